@@ -1,0 +1,83 @@
+"""How a component is written down: frozen pydantic models, polymorphic fields tagged `type: ClassName`, immutable maps."""
+
+import difflib
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, WrapSerializer, WrapValidator
+from pydantic_core import PydanticCustomError, core_schema
+
+imported_by_user: list[str] = []  # modules named by `--import`; their components are found beside ours
+
+
+class FrozenMap[K, V](Mapping[K, V]):
+    """An immutable, hashable mapping that keeps its order; written as a plain mapping in YAML."""
+
+    def __init__(self, items: Mapping[K, V] | None = None, **named: V):
+        self._items = dict(items or {}, **named)
+
+    def __getitem__(self, key: K) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items.items()))
+
+    def __repr__(self) -> str:
+        return f"FrozenMap({self._items})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Validate as a dict of the parameters, then freeze."""
+        inner = handler.generate_schema(dict[source.__args__])
+        return core_schema.no_info_before_validator_function(
+            lambda value: dict(value) if isinstance(value, FrozenMap) else value,
+            core_schema.no_info_after_validator_function(cls, inner),
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                lambda value, inner_serializer: inner_serializer(dict(value)), schema=inner
+            ),
+        )
+
+
+def components_in(*places: str) -> dict[str, type[BaseModel]]:
+    """Name -> component class, of every frozen model defined in the modules or packages `places` and in the user's own modules."""
+    found = {}
+    for place in (*places, *imported_by_user):
+        module = importlib.import_module(place)
+        children = [f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(module, "__path__", ()))]
+        for part in (module, *map(importlib.import_module, children)):
+            for name, value in vars(part).items():
+                own = inspect.isclass(value) and issubclass(value, BaseModel) and value.__module__ == part.__name__
+                if own and value.model_config.get("frozen") and not name.startswith("_"):
+                    found[name] = value
+    return found
+
+
+def one_of(*places: str) -> Any:
+    """A field type that holds any component defined under `places`, tagged `type: ClassName` when written down."""
+
+    def validate(value: Any, handler: Any) -> BaseModel:
+        if isinstance(value, BaseModel):
+            return value
+        if not isinstance(value, Mapping) or "type" not in value:
+            raise PydanticCustomError("component", "must be a mapping with `type: {names}`", {"names": " | ".join(components_in(*places))})
+        known, name = components_in(*places), value["type"]
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 3, 0.3) or sorted(known)
+            raise PydanticCustomError("component", "type={name} is unknown; nearest: {near}", {"name": repr(name), "near": ", ".join(near)})
+        fields = {key: field for key, field in value.items() if key != "type"}
+        return known[name].model_validate_json(json.dumps(fields))  # JSON, so that a list may stand for a tuple and nothing else is coerced
+
+    def serialize(value: BaseModel, handler: Any) -> dict[str, Any]:
+        return {"type": type(value).__name__, **value.model_dump(mode="json")}
+
+    return Annotated[Any, WrapValidator(validate), WrapSerializer(serialize)]
