@@ -1,0 +1,174 @@
+"""The alphabet: a name's last letters say what an array is and how it lies on the mesh. The only file that knows mesh axes.
+
+`at_rest` is the layout of parameters, their moments and checkpoints; `in_use` that of activations and of weights gathered for a
+product. All meshes have explicit axes: a wrong layout is an error while tracing.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from pydantic import BaseModel, field_validator
+
+AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
+
+
+class Letter(NamedTuple):
+    """What a letter stands for, and the mesh axes that divide it."""
+
+    meaning: str
+    at_rest: tuple[str, ...] = ()
+    in_use: tuple[str, ...] = ()
+
+
+ALPHABET = {
+    "B": Letter("batch row", (), ("data", "fsdp")),
+    "L": Letter("position (query)", (), ("context",)),
+    "T": Letter("position (key/value)"),
+    "D": Letter("model width", ("fsdp",), ()),
+    "F": Letter("feed-forward width", ("tensor",), ("tensor",)),
+    "H": Letter("query head", ("tensor",), ("tensor",)),
+    "K": Letter("key/value head", ("tensor",), ("tensor",)),
+    "G": Letter("query heads a key/value head"),
+    "A": Letter("width of a head"),
+    "V": Letter("vocabulary entry", ("tensor",), ("tensor",)),
+    "E": Letter("expert", ("expert",), ("expert",)),
+    "M": Letter("routed token"),
+    "C": Letter("slot of an expert"),
+    "N": Letter("layer in a stack", ("stage",), ("stage",)),
+    "R": Letter("low-rank or latent width"),
+    "S": Letter("samples per prompt, beams"),
+    "P": Letter("pair or segment slot in a row"),
+    "J": Letter("image patch"),
+    "Q": Letter("quantization block"),
+    "U": Letter("cache page"),
+    "W": Letter("another model's width"),
+}
+
+
+class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Sizes of the mesh axes; one may be -1: all devices that the others leave."""
+
+    data: int = 1
+    stage: int = 1
+    fsdp: int = -1
+    context: int = 1
+    expert: int = 1
+    tensor: int = 1
+
+    @field_validator(*AXES)
+    @classmethod
+    def _size(cls, size: int) -> int:
+        if size < 1 and size != -1:
+            raise ValueError("must be a positive number of devices, or -1 for all that are left")
+        return size
+
+    def make(self, devices: list[Any] | None = None) -> jax.sharding.Mesh:
+        """The mesh over `devices` (default: all of the cluster).
+
+        Raises:
+            ValueError: the axis sizes do not multiply to the number of devices.
+        """
+        devices = jax.devices() if devices is None else devices
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        open_axes = [axis for axis, size in sizes.items() if size == -1]
+        fixed = math.prod(size for size in sizes.values() if size > 0)
+        if len(open_axes) == 1 and len(devices) % fixed == 0:
+            sizes[open_axes[0]] = len(devices) // fixed
+        if len(open_axes) > 1 or math.prod(sizes.values()) != len(devices):
+            shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
+            raise ValueError(f"mesh ({shown}) does not divide {len(devices)} devices; set the sizes so that their product is that number")
+        return make_mesh(devices, **sizes)
+
+
+def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
+    """A mesh with explicit axes; an axis that is not named has size 1 and is off."""
+    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+
+
+def letters_of(name: str) -> str:
+    """`layers.w_up_NDF` -> `NDF`; a digit makes a second size under the letter's rule and is dropped."""
+    match = re.search(r"_([A-Z][A-Z0-9]*)$", name)
+    return re.sub(r"\d", "", match.group(1)) if match else ""
+
+
+def spec(letters: str, *, at_rest: bool = False) -> PartitionSpec:
+    """The layout of an array with these letters on the current mesh; `.` is a dimension that is never divided.
+
+    Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); of two letters on one axis, or of
+    a repeated letter, the first takes it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit and mesh.shape[axis] > 1}
+    entries = []
+    for letter in letters:
+        axes = () if letter == "." else ALPHABET[letter].at_rest if at_rest else ALPHABET[letter].in_use
+        mine = tuple(axis for axis in axes if axis in free)
+        free -= set(mine)
+        entries.append(mine if len(mine) > 1 else mine[0] if mine else None)
+    return PartitionSpec(*entries)
+
+
+def named(mesh: jax.sharding.Mesh, letters: str, *, at_rest: bool = False) -> NamedSharding:
+    """`spec` bound to a mesh, for arrays that come from outside a jitted function."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return NamedSharding(mesh, spec(letters, at_rest=at_rest))
+
+
+def shard(x: jax.Array, letters: str, *, at_rest: bool = False) -> jax.Array:
+    """Lay x out by its letters; this may move data."""
+    return jax.sharding.reshard(x, spec(letters, at_rest=at_rest))
+
+
+def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
+    """The product whose letters after the arrow are the layout of its result, accumulated and returned in `dtype`.
+
+    Raises:
+        ValueError: an operand does not lie as its letters say (JAX would accept it, at twice the communication).
+    """
+    inputs, output = equation.split("->")
+    for letters, operand in zip(inputs.split(","), operands, strict=True):
+        lies, wanted = jax.typeof(operand).sharding.spec, spec(letters)
+        if _trimmed(lies) != _trimmed(wanted):
+            raise ValueError(f"einsum {equation!r}: operand {letters} lies as {lies}, its letters say {wanted}; lay it out with shard(x, {letters!r})")
+    return jnp.einsum(equation, *operands, out_sharding=spec(output), preferred_element_type=dtype)
+
+
+def _trimmed(layout: PartitionSpec) -> tuple[Any, ...]:
+    entries = list(layout.partitions)
+    while entries and entries[-1] is None:
+        entries.pop()
+    return tuple(entries)
+
+
+def look_up(table_VD: jax.Array, ids: jax.Array, letters: str) -> jax.Array:
+    """Rows of a table, laid out by `letters` (those of ids, then the table's last)."""
+    return table_VD.at[ids].get(out_sharding=spec(letters))
+
+
+def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
+    """Split or join dimensions; on explicit axes a reshape states its layout."""
+    return jax.lax.reshape(x, shape, out_sharding=spec(letters))
+
+
+def local(fn: Callable, in_letters: tuple[str, ...], out_letters: str) -> Callable:
+    """Run fn on each device's own block (fully manual): the exit for kernels and for library code that knows no explicit axes."""
+    return jax.shard_map(fn, in_specs=tuple(spec(letters) for letters in in_letters), out_specs=spec(out_letters), check_vma=False)
+
+
+def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
+    """One sentence for each parameter whose size does not divide over the mesh, whole names ending in letters."""
+    problems = []
+    for name, shape in shapes.items():
+        letters = letters_of(name)
+        entries = named(mesh, letters, at_rest=True).spec
+        for letter, size, axes in zip(letters, shape, entries, strict=True):
+            n = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+            if size % n:
+                problems.append(f"mesh {axes}={n} does not divide {letter} ({ALPHABET[letter].meaning}) of {name}: {size} % {n} = {size % n}")
+    return problems

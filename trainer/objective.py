@@ -1,0 +1,103 @@
+"""What a phase optimises: a loss over a batch, as sums that add over micro-batches and hosts."""
+
+from collections.abc import Mapping
+from functools import partial
+from math import gcd
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from model.api import Model, ModelInputs, Params
+from model.sharding import einsum, reshape, spec
+
+Policies = Mapping[str, tuple[Model, Params]]  # role -> model: policy, and where an objective asks for it reference, teacher, reward, value
+Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the quotient is formed once, at the end
+
+CHUNK = 128  # positions of a row whose logits exist at one time; the [B, L, V] array never does
+
+
+class Loss(NamedTuple):
+    """`total` is already divided by the global denominators, so totals and gradients of micro-batches and hosts simply add."""
+
+    total: Float[Array, ""]
+    metrics: Metrics
+    aux: dict[str, Any] = {}
+
+
+class Objective(Protocol):
+    """A frozen component; its fields are the hyper-parameters."""
+
+    batch_type: type
+
+    def denominators(self, batch: Any) -> dict[str, Float[Array, ""]]:
+        """Sums over the whole global batch that the loss divides by; from data alone."""
+        ...
+
+    def loss(self, models: Policies, batch: Any, denominators: dict[str, Any], key: Key[Array, ""]) -> Loss:
+        """The loss of some rows of the batch."""
+        ...
+
+
+def score(models: Policies, role: str, batch: Any) -> tuple[Float[Array, "B L"], Bool[Array, "B L"], dict[str, Any]]:
+    """Log-probability of every target under a model, whether it is the likeliest token, and the model's auxiliary sums."""
+    model, params = models[role]
+    outputs = model.apply(params, ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL))
+    logp_BL, correct_BL = token_logp(outputs.hidden_BLD, model.unembed(params), batch.targets_BL)
+    return logp_BL, correct_BL, outputs.aux
+
+
+@jax.custom_vjp
+def token_logp(
+    hidden_BLD: Float[Array, "B L D"], unembed_DV: Float[Array, "D V"], targets_BL: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L"], Bool[Array, "B L"]]:
+    """log softmax(hidden · unembed)[target] in nats, float32, and whether the target has the largest logit; chunk by chunk."""
+    return _forward(hidden_BLD, unembed_DV, targets_BL)[0]
+
+
+def _forward(hidden_BLD: Array, unembed_DV: Array, targets_BL: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    def one(chunk: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        logits_BLV = einsum("BLD,DV->BLV", chunk[0], unembed_DV, dtype=jnp.float32)
+        top_BL = jnp.max(logits_BLV, -1)
+        lse_BL = top_BL + jnp.log(jnp.sum(jnp.exp(logits_BLV - top_BL[..., None]), -1))
+        hit_BL = jnp.sum(jnp.where(_is_target(logits_BLV, chunk[1]), logits_BLV, 0.0), -1)
+        return hit_BL - lse_BL, hit_BL >= top_BL, lse_BL
+
+    logp_BL, correct_BL, lse_BL = map(_join, jax.lax.map(one, (_split(hidden_BLD), _split(targets_BL))))
+    return (logp_BL, correct_BL), (hidden_BLD, unembed_DV, targets_BL, lse_BL)
+
+
+def _backward(saved: tuple[Array, ...], cotangents: tuple[Array, Any]) -> tuple[Array, Array, None]:
+    hidden_BLD, unembed_DV, targets_BL, lse_BL = saved
+
+    def one(d_unembed_DV: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+        h_BLD, targets_BL, lse_BL, g_BL = chunk
+        logits_BLV = einsum("BLD,DV->BLV", h_BLD, unembed_DV, dtype=jnp.float32)
+        p_BLV = jnp.exp(logits_BLV - lse_BL[..., None])
+        d_BLV = (g_BL[..., None] * (_is_target(logits_BLV, targets_BL) - p_BLV)).astype(h_BLD.dtype)
+        return d_unembed_DV + einsum("BLD,BLV->DV", h_BLD, d_BLV, dtype=jnp.float32), einsum("BLV,DV->BLD", d_BLV, unembed_DV)
+
+    zero_DV = jnp.zeros(unembed_DV.shape, jnp.float32, out_sharding=spec("DV"))
+    d_unembed_DV, d_hidden = jax.lax.scan(one, zero_DV, tuple(map(_split, (hidden_BLD, targets_BL, lse_BL, cotangents[0]))))
+    return _join(d_hidden), d_unembed_DV.astype(unembed_DV.dtype), None
+
+
+token_logp.defvjp(_forward, _backward)
+
+
+def _is_target(logits_BLV: Array, targets_BL: Array) -> Array:
+    """A mask, not an index: V may be divided over devices."""
+    return jax.lax.broadcasted_iota(targets_BL.dtype, logits_BLV.shape, 2) == targets_BL[..., None]
+
+
+def _split(x: Array) -> Array:
+    """[B, L, …] -> [n, B, L/n, …]: chunk j takes positions j, j+n, …, so that a divided L keeps its shards."""
+    B, L, *rest = x.shape
+    n = L // gcd(L, CHUNK)
+    return jnp.moveaxis(reshape(x, (B, L // n, n, *rest), "BL." + "." * len(rest)), 2, 0)
+
+
+def _join(x: Array) -> Array:
+    n, B, chunk, *rest = x.shape
+    return reshape(jnp.moveaxis(x, 0, 2), (B, chunk * n, *rest), "BL" + "." * len(rest))

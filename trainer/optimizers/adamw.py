@@ -1,0 +1,36 @@
+"""AdamW (Loshchilov and Hutter 2019) with clipping by the global gradient norm."""
+
+from typing import Any
+
+import jax
+import optax
+from pydantic import BaseModel, Field, PositiveFloat
+
+from data_pipeline.component import one_of
+from model.sharding import letters_of
+
+
+class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Weight decay is decoupled, times the learning rate, and spares vectors (norm scales)."""
+
+    peak_lr: PositiveFloat
+    schedule: one_of("trainer.optimizers.schedule")
+    weight_decay: float = Field(ge=0)
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.95, ge=0, lt=1)
+    eps: PositiveFloat = 1e-8
+    clip_norm: PositiveFloat = 1.0
+
+    def learning_rate(self, steps: int) -> optax.Schedule:
+        """Step number -> learning rate."""
+        return self.schedule.of(self.peak_lr, steps)
+
+    def chain(self, steps: int) -> optax.GradientTransformation:
+        """The optax transformation for a phase of `steps`."""
+        adamw = optax.adamw(self.learning_rate(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=is_matrix)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+
+
+def is_matrix(params: Any) -> Any:
+    """True for leaves with two or more letters, not counting the layer N of a stack."""
+    return jax.tree.map_with_path(lambda path, _: len(letters_of(path[-1].key).replace("N", "")) > 1, params)
