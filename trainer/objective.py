@@ -30,6 +30,7 @@ class Objective(Protocol):
     """A frozen component; its fields are the hyper-parameters."""
 
     batch_type: type
+    reference_columns: tuple[str, ...]  # row fields that `reference` computes once, from the policy that the phase starts with
 
     def denominators(self, batch: Any) -> dict[str, Float[Array, ""]]:
         """Sums over the whole global batch that the loss divides by; from data alone."""

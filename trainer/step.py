@@ -38,7 +38,7 @@ def make_step(
         (loss, gradient), _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, gradient_of(part)), None), zero, parts)
         updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
         trainable = model.after_step(optax.apply_updates(state.trainable, updates), loss.aux)
-        metrics = {**loss.metrics, "grad_norm": (optax.global_norm(gradient), jnp.ones(()))}
+        metrics = {**loss.metrics, "loss/train": (loss.total, 1.0), "optimizer/grad_norm": (optax.global_norm(gradient), 1.0)}
         return TrainState(state.step + 1, trainable, state.frozen, opt_state, state.key), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -43,7 +43,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         weight_BP = batch.pair_weight_BP
         loss_BP = -jax.nn.log_sigmoid(margin_BP)
         values = {
-            "loss": loss_BP,
+            "dpo_loss": loss_BP,
             "rewards/chosen": reward_chosen_BP,
             "rewards/rejected": reward_rejected_BP,
             "rewards/margins": margin_BP,

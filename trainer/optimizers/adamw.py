@@ -25,6 +25,13 @@ class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
         """Step number -> learning rate."""
         return self.schedule.of(self.peak_lr, steps)
 
+    def problems(self, steps: int) -> list[str]:
+        """Rules between this and the length of the phase."""
+        warmup_steps = self.schedule.warmup_steps
+        if warmup_steps <= steps:
+            return []
+        return [f"optimizer.schedule.warmup_steps={warmup_steps} exceeds steps={steps}; lower it or raise steps"]
+
     def chain(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation for a phase of `steps`."""
         adamw = optax.adamw(self.learning_rate(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=is_matrix)

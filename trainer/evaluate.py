@@ -1,0 +1,124 @@
+"""What is measured on held-out data: sums over a whole set, divided once."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from pydantic import BaseModel, PositiveInt
+
+from data_pipeline.chat import prompt as chat_prompt
+from data_pipeline.component import one_of
+from data_pipeline.loader import PackedRows
+from data_pipeline.tokenizer import Tokenizer
+from inference.decode import generate
+from inference.sample import Greedy
+from model.api import Model, Params
+from trainer.objective import Objective
+from trainer.reference import add_reference
+from trainer.source import Layout, passes
+
+
+class Subject(NamedTuple):
+    """Who is evaluated, and where."""
+
+    model: Model
+    objective: Objective
+    mesh: Mesh
+    folder: Path  # of the phase
+    job_folder: Path
+    tokenizer: Tokenizer
+    context: int
+
+
+class Findings(NamedTuple):
+    """Numbers by name (`web/loss`), and texts as {"prompt", "text"}."""
+
+    numbers: dict[str, float]
+    texts: list[dict[str, str]]
+
+
+class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The objective's metrics on each source of held-out data; `max_rows` bounds what is read of each."""
+
+    data: one_of("data_pipeline.loader")
+    max_rows: PositiveInt | None = None
+
+    def problems(self, run: Any) -> list[str]:
+        """Rules between this and the run that it evaluates."""
+        if self.data.batch_type is run.objective.batch_type and self.data.seq_len <= run.architecture.context:
+            return []
+        return [f"evals: {type(self.data).__name__} of seq_len={self.data.seq_len} does not fit the run's objective or context; choose it like `data`"]
+
+    def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
+        """Read the data, and let the phase's first policy compute what the objective wants of it."""
+        layout = Layout.of(subject.objective.batch_type, self.data.fields(), subject.mesh)
+        sources = self.data.sources(subject.job_folder)
+        for rows in sources.values():
+            add_reference(rows, subject.objective, layout, subject.model, start, subject.folder / "reference")
+        n_bytes = {name: self._bytes(rows, subject.tokenizer) for name, rows in sources.items()}
+
+        def measure(params: Params) -> Findings:
+            numbers = {}
+            for name, rows in sources.items():
+                sums = _sums(subject, layout, rows, params, self.max_rows)
+                numbers |= {f"{name}/{metric}": value for metric, value in _quotients(sums, n_bytes[name]).items()}
+            return Findings(numbers, [])
+
+        return measure
+
+    def _bytes(self, rows: PackedRows, tokenizer: Tokenizer) -> int:
+        """UTF-8 bytes of all targets, for bits per byte."""
+        n = min(len(rows), self.max_rows or len(rows))
+        return sum(int(np.sum(tokenizer.byte_lengths[row["targets_L"]] * (row["weight_L"] > 0))) for row in map(rows.__getitem__, range(n)))
+
+
+def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None) -> dict[str, tuple[float, float]]:
+    """Each metric's (sum, weight) over all rows, added in float64."""
+    sums: dict[str, tuple[float, float]] = {}
+    for _, batch in passes(rows, layout, max_rows):
+        found = jax.device_get(_metrics(params, batch, model=subject.model, objective=subject.objective))
+        sums = {name: (sums.get(name, (0.0, 0.0))[0] + float(a), sums.get(name, (0.0, 0.0))[1] + float(b)) for name, (a, b) in found.items()}
+    return sums
+
+
+@partial(jax.jit, static_argnames=("model", "objective"))
+def _metrics(params: Params, batch: Any, *, model: Model, objective: Objective) -> dict[str, Any]:
+    return objective.loss({"policy": (model, params)}, batch, objective.denominators(batch), jax.random.key(0)).metrics
+
+
+def _quotients(sums: dict[str, tuple[float, float]], n_bytes: int) -> dict[str, float]:
+    """Means; of a log-likelihood also bits a byte of text, and how far it compresses the text (raw bytes by coded bytes)."""
+    means = {name: total / weight for name, (total, weight) in sums.items() if weight}
+    if "nll" in means:
+        bits_per_byte = sums["nll"][0] / math.log(2) / n_bytes
+        means |= {"loss": means.pop("nll"), "bits_per_byte": bits_per_byte, "compression_ratio": 8 / bits_per_byte}
+    return means
+
+
+class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Greedy continuations of some prompts, or answers to them as a user's turn when `chat`."""
+
+    prompts: tuple[str, ...]
+    chat: bool
+    max_tokens: PositiveInt
+
+    def problems(self, run: Any) -> list[str]:
+        """Rules between this and the run that it evaluates."""
+        return []
+
+    def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
+        """Encode the prompts."""
+        t = subject.tokenizer
+        asked = [chat_prompt([{"role": "user", "content": p}], t) if self.chat else [t.bos, *t.encode(p)] for p in self.prompts]
+        settings = {"sampler": Greedy(), "context": subject.context, "max_tokens": self.max_tokens, "stop_ids": (t.eos, t.end_of_turn)}
+
+        def measure(params: Params) -> Findings:
+            answers = generate(subject.model, params, asked, key=jax.random.key(0), **settings)
+            return Findings({}, [{"prompt": p, "text": t.decode(a)} for p, a in zip(self.prompts, answers, strict=True)])
+
+        return measure

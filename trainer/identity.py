@@ -1,0 +1,53 @@
+"""Which fields of a Run may change when it goes on, and which make it another run."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size", "precision")  # `optimizer` only by its type
+
+
+def flat(tree: Any, path: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf of nested dicts and lists."""
+    if isinstance(tree, Mapping):
+        return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}" if path else key).items()}
+    if isinstance(tree, list | tuple):
+        return {k: v for i, value in enumerate(tree) for k, v in flat(value, f"{path}.{i}").items()}
+    return {path: tree}
+
+
+def is_free(path: str) -> bool:
+    """Whether a checkpoint may be resumed with another value there."""
+    if path.startswith("optimizer."):
+        return path != "optimizer.type"
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Path -> (saved value, present value) wherever two serialized Runs differ."""
+    before, after = flat(saved), flat(now)
+    return {path: (before.get(path), after.get(path)) for path in before | after if before.get(path) != after.get(path)}
+
+
+def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_change: Sequence[str], folder: Any) -> list[str]:
+    """The differences that are free or allowed, a line each, for the log.
+
+    Raises:
+        ValueError: an identity field differs.
+    """
+    differing = changes(saved, now)
+    refused = [path for path in differing if not is_free(path) and not any(path == a or path.startswith(f"{a}.") for a in allow_change)]
+    if refused:
+        diff = "; ".join(f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for" for path in refused)
+        raise ValueError(
+            f"{folder} holds checkpoints of another run ({diff}); choose another --dir, restore the values, or pass --allow-change {refused[0]}"
+        )
+    return [f"{path}: {old!r} -> {new!r}" for path, (old, new) in differing.items()]
+
+
+def run_fingerprint(run: Mapping[str, Any]) -> str:
+    """16 hex digits of what a finished phase must have been made with to count as done: all but where and how often it was watched."""
+    unimportant = ("mesh", "checkpoint", "evals", "evaluate_every", "micro_batches")
+    kept = {field: value for field, value in run.items() if field not in unimportant}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,109 @@
+"""Run: all that one phase of training is. `execute` builds the parts on the devices and calls the loop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
+
+from data_pipeline.component import one_of
+from data_pipeline.files import write_json
+from model.adapt import Full
+from model.api import Precision
+from model.sharding import Mesh
+from trainer.checkpoint import Checkpoints
+from trainer.identity import run_fingerprint
+from trainer.loop import train
+from trainer.metrics import MetricsWriter
+from trainer.phase import Phase
+
+
+class Run(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A phase as data: what is trained (architecture), on what (data), towards what (objective), how (optimizer), where (mesh).
+
+    `start_from` names an earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the parameters.
+    `evals` are measured before and after, and every `evaluate_every` steps if that is not 0.
+    """
+
+    architecture: one_of("model.architectures")
+    objective: one_of("trainer.objectives")
+    data: one_of("data_pipeline.loader")
+    optimizer: one_of("trainer.optimizers")
+    steps: PositiveInt
+    checkpoint: Checkpoints
+    adaptation: one_of("model.adapt") = Full()
+    start_from: str | None = None
+    mesh: Mesh = Mesh()
+    precision: Precision = Precision()
+    micro_batches: PositiveInt = 1
+    evals: tuple[one_of("trainer.evaluate"), ...] = ()
+    evaluate_every: NonNegativeInt = 0
+    tokenizer: str = "data/tokenizer.model"  # relative to the run folder
+    seed: NonNegativeInt = 0
+
+    needs_devices: ClassVar[bool] = True
+
+    def fingerprint(self) -> str:
+        """What a finished phase is known by."""
+        return run_fingerprint(self.model_dump(mode="json"))
+
+    def problems(self, job: Mapping[str, Any]) -> list[str]:
+        """Rules across fields and phases, a sentence each."""
+        a, d, found = self.architecture, self.data, []
+        if d.seq_len > a.context:
+            found.append(f"data.seq_len={d.seq_len} exceeds architecture.context={a.context}; lower it or raise the context")
+        if d.batch_size % self.micro_batches:
+            found.append(f"micro_batches={self.micro_batches} does not divide data.batch_size={d.batch_size}; choose a divisor")
+        if d.batch_type is not self.objective.batch_type:
+            found.append(
+                f"data.type={type(d).__name__} gives {d.batch_type.__name__}, but objective.type={type(self.objective).__name__} "
+                f"reads {self.objective.batch_type.__name__}; choose data of that kind"
+            )
+        for eval_ in self.evals:
+            found += eval_.problems(self)
+        found += self.optimizer.problems(self.steps)
+        parent = job.get(self.start_from) if self.start_from else None
+        if isinstance(parent, Run) and parent.architecture != a:
+            found.append(f"architecture differs from that of start_from={self.start_from}; make them the same")
+        sizes = [phase.tokenizer.vocab_size for phase in job.values() if hasattr(getattr(phase, "tokenizer", None), "vocab_size")]
+        if sizes and sizes[0] > a.vocab_size:
+            found.append(f"architecture.vocab_size={a.vocab_size} is less than the tokenizer's vocab_size={sizes[0]}; raise it to that or more")
+        return found
+
+    def execute(
+        self,
+        folder: Path,
+        *,
+        job_folder: Path,
+        say: Callable[[str], None],
+        progress: Callable[..., Any],
+        allow_change: Sequence[str] = (),
+    ) -> None:
+        """Train to the end, from the newest checkpoint in `folder` if there is one; then write results.json.
+
+        Raises:
+            ValueError: the folder holds another run, or sizes do not fit the mesh. Stopped, Diverged: see `train`.
+        """
+        mesh = self.mesh.make()
+        with jax.set_mesh(mesh):
+            phase = Phase(self, folder, job_folder, mesh)
+            for change in phase.check_identity(allow_change):
+                say(f"  changed since the checkpoint: {change}")
+            say(f"  {phase.describe()}")
+            state = phase.state()
+            before, first = phase.before(state), int(state.step)
+            metrics = MetricsWriter(folder, first, active=jax.process_index() == 0)
+            try:
+                with progress(f"  {folder.name}", self.steps, unit="steps", done=first) as advance:
+                    state = train(phase.parts(metrics), state, steps=self.steps, advance=advance)
+                after = phase.evaluate(state)
+                metrics.write(self.steps, {f"eval/{name}": value for name, value in after.numbers.items()})
+                for i, sample in enumerate(after.texts):
+                    metrics.text(self.steps, f"samples/{i}", f"{sample['prompt']}\n\n{sample['text']}")
+                phase.checkpointer.close()
+            finally:
+                metrics.close()
+            if jax.process_index() == 0:
+                results = {"before": before, "after": after.numbers, "samples": after.texts, "summary": phase.summary()}
+                write_json(folder / "results.json", results)
