@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import TypeAdapter
 
 from data_pipeline.component import one_of
@@ -44,4 +44,9 @@ def load_params(phase_folder: Path, step: int | None = None) -> Loaded:
 def placed(shapes: Any) -> Any:
     """Shapes traced under a mesh, with their layouts bound to its devices."""
     mesh = jax.sharding.get_mesh()
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, s.sharding.spec)), shapes)
+
+    def place(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        layout = s.sharding.spec if s.sharding else PartitionSpec()  # what came in from outside, such as the key, has no layout yet
+        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, layout))
+
+    return jax.tree.map(place, shapes)

@@ -1,0 +1,128 @@
+"""Where a phase's numbers go: `metrics.jsonl`, which everything of ours reads, and TensorBoard's own event file."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.text.metadata import create_summary_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from data_pipeline.files import write_bytes
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Appends rows of numbers, and texts, of a phase that goes on after `start_step` steps (0: from the beginning).
+
+    What an interrupted run wrote after `start_step` is taken back first: cut off metrics.jsonl, hidden in TensorBoard. Exactly one
+    process of a run is `active`; the others write nothing.
+    """
+
+    def __init__(self, folder: Path, start_step: int, *, active: bool = True):
+        first_step = start_step + 1 if start_step else 0
+        self._sinks = (_JsonLines(folder, first_step), _TensorBoard(folder, first_step)) if active else ()
+
+    def write(self, step: int, row: Mapping[str, float | int]) -> None:
+        """Record numbers under stable names (`loss/train`, `eval/web/bits_per_byte`, …)."""
+        values, now = {name: float(value) for name, value in row.items()}, time.time()
+        for sink in self._sinks:
+            sink.write(step, now, values)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Show a text in TensorBoard, character for character."""
+        for sink in self._sinks:
+            sink.text(step, name, text)
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system: from here on a crash of this process loses none of it."""
+        for sink in self._sinks:
+            sink.flush()
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a phase folder, oldest first; a number that was not finite is NaN. Empty when nothing is written yet."""
+    path = folder / METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [row for row in map(_parsed, lines) if row]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A killed process leaves its last line torn: that one is read as empty."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return row if isinstance(row, dict) and "step" in row else {}
+
+
+class _JsonLines:
+    """One line a row: {"step", "time" (Unix seconds), **numbers}; null stands for a number that is not finite, which JSON cannot say."""
+
+    def __init__(self, folder: Path, first_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_FILE
+        if path.exists():
+            _cut(path, first_step)
+        self._file: TextIO = path.open("a", buffering=1)  # a line reaches the kernel at its end, so that a kill leaves whole rows
+
+    def write(self, step: int, now: float, row: dict[str, float]) -> None:
+        numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._file.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Rows are numbers; texts are for TensorBoard and results.json."""
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _cut(path: Path, first_step: int) -> None:
+    """Keep the rows before `first_step`, in one rename: a crash leaves the old file or the new one."""
+    kept = [line for line in path.read_text().splitlines() if _parsed(line).get("step", first_step) < first_step]
+    write_bytes(path, "".join(line + "\n" for line in kept).encode())
+
+
+class _TensorBoard:
+    """TensorBoard's own writer: nothing flushed is lost in a crash, and no TensorFlow is needed."""
+
+    def __init__(self, folder: Path, first_step: int):
+        earlier_events = any(folder.glob("events.out.tfevents.*"))
+        self._writer = EventFileWriter(str(folder))
+        if earlier_events:  # readers drop what they read with a step of `first_step` or later when they meet a START
+            self._writer.add_event(Event(step=first_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+            self._writer.flush()
+
+    def write(self, step: int, now: float, row: dict[str, float]) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
+        self._writer.add_event(Event(step=step, wall_time=now, summary=Summary(value=values)))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        verbatim = "\n".join("    " + line for line in text.split("\n"))  # the page renders Markdown; four spaces make a literal block
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+        tensor = TensorProto(dtype=DT_STRING, string_val=[verbatim.encode()], tensor_shape=shape)
+        value = Summary.Value(tag=name, metadata=create_summary_metadata(None, None), tensor=tensor)
+        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
