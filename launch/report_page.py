@@ -1,0 +1,95 @@
+"""The bricks of report.html: escaped tables, folds and figures in one self-contained page."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+STYLE = """
+:root { color-scheme: light dark; --back: #f7f7f5; --card: #fff; --ink: #1d1f23; --soft: #6a6f78; --rule: #e4e4e0;
+  --good: #14784a; --bad: #b3372b; --chip: #eceef2;
+  --line-1: #2563c9; --line-2: #d9730d; --line-3: #2b8a5f; --line-4: #9b3fb5; --line-5: #c2304f; --line-6: #5f6b7a; }
+@media (prefers-color-scheme: dark) { :root { --back: #14161a; --card: #1c1f25; --ink: #e6e8eb; --soft: #9aa2ad; --rule: #31353d;
+  --good: #56c596; --bad: #f08b7f; --chip: #2a2f38;
+  --line-1: #6ea8ff; --line-2: #ffa657; --line-3: #5fd3a0; --line-4: #d295ea; --line-5: #ff8fa3; --line-6: #a7b3c2; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 28px 20px 64px; }
+h1 { font-size: 1.75rem; margin: 0; letter-spacing: -.01em; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 0 0 12px; } h3 { font-size: .95rem; margin: 22px 0 8px; color: var(--soft); font-weight: 600; }
+p { margin: 6px 0; } .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
+section { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 20px; margin-top: 18px; }
+nav { margin-top: 12px; display: flex; flex-wrap: wrap; gap: 8px; }
+.chip { background: var(--chip); color: inherit; border-radius: 99px; padding: 2px 12px;
+  font-size: .85rem; text-decoration: none; white-space: nowrap; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { padding: 6px 14px 6px 0; text-align: left; border-bottom: 1px solid var(--rule); white-space: nowrap; vertical-align: top; }
+th { color: var(--soft); font-weight: 600; } tr:last-child td { border-bottom: 0; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+.charts { margin-top: 18px; display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 16px; }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .85rem; display: flex; flex-wrap: wrap; gap: 2px 12px; justify-content: space-between; }
+figcaption b { font-weight: 600; overflow-wrap: anywhere; } svg { display: block; width: 100%; height: auto; }
+svg text { font-family: inherit !important; } .keys span { margin-left: 10px; white-space: nowrap; }
+.key { display: inline-block; width: 10px; height: 3px; border-radius: 2px; margin: 0 5px 3px 0; }
+pre { margin: 8px 0; padding: 12px; background: var(--back); border: 1px solid var(--rule); border-radius: 8px;
+  font-size: .82rem; line-height: 1.5;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+pre .prompt { color: var(--soft); } details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); }
+code { font-size: .88em; overflow-wrap: anywhere; }
+@media (max-width: 520px) { main { padding: 18px 12px 48px; } section { padding: 14px; }
+  table { font-size: .78rem; } th, td { padding-right: 8px; } .charts { grid-template-columns: 1fr; } }
+"""
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """The whole document: no file or address outside it is needed to show it."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body><main>\n'
+        + "\n".join(body)
+        + "\n</main></body></html>\n"
+    )
+
+
+def section(name: str, title: str, parts: Iterable[str]) -> str:
+    """A card with an anchor; nothing when all its parts are empty."""
+    content = "\n".join(part for part in parts if part)
+    return f'<section id="{escape(name)}"><h2>{escape(title)}</h2>\n{content}\n</section>' if content else ""
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int = 1, marks: Sequence[str] = ()) -> str:
+    """A table whose first `n_text` columns are text and the others numbers; `marks` are classes of the last cell of each row."""
+    if not rows:
+        return ""
+    marks = [*marks, *[""] * len(rows)]
+    body = "".join(
+        "<tr>" + "".join(_cell("td", text, i >= n_text, mark if i == len(row) - 1 else "") for i, text in enumerate(row)) + "</tr>\n"
+        for row, mark in zip(rows, marks, strict=False)
+    )
+    head = "".join(_cell("th", text, i >= n_text, "") for i, text in enumerate(heads))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def _cell(tag: str, text: str, is_number: bool, mark: str) -> str:
+    classes = " ".join(name for name in ("number" if is_number else "", mark) if name)
+    return f'<{tag} class="{classes}">{escape(text)}</{tag}>' if classes else f"<{tag}>{escape(text)}</{tag}>"
+
+
+def fold(title: str, content: str) -> str:
+    """Content that opens on a click."""
+    return f"<details><summary>{escape(title)}</summary>\n{content}\n</details>" if content else ""
+
+
+def figure(caption: str, note: str, svg: str, names: Sequence[str]) -> str:
+    """A chart with its name, and a note or, for several curves, their key."""
+    keys = "".join(
+        f'<span><i class="key" style="background:var(--line-{i % 6 + 1})"></i>{escape(name)}</span>' for i, name in enumerate(names)
+    )
+    aside = f'<span class="keys">{keys}</span>' if len(names) > 1 else f'<span class="soft">{escape(note)}</span>'
+    return f"<figure><figcaption><b>{escape(caption)}</b>{aside}</figcaption>{svg}</figure>"
+
+
+def literal(text: str, prompt: str = "") -> str:
+    """Text as it is, a prompt before it in a softer colour."""
+    first = f'<span class="prompt">{escape(prompt)}</span>' if prompt else ""
+    return f"<pre>{first}{escape(text)}</pre>"

@@ -1,0 +1,75 @@
+"""The step bench: its arithmetic, its shapes, and one real run at a tiny size."""
+
+import jax
+import pytest
+
+from launch.bench import shape_of
+from launch.problems import Problems
+from launch.step_bench import Round, describe, lines
+from model.api import Precision
+from model.architectures.llama import Llama
+from model.sharding import make_mesh
+from model.size import flops_per_token, flops_per_token_of, n_matmul_params, n_params
+from tests.launch.command import meshwright
+from trainer.profile import PEAK_BF16, matmul_rates, n_sharers, peak_flops
+
+NOTE_FLOPS = 6 * 31_457_280 + 12 * 8 * 8 * 64 * 512 / 2
+
+
+def test_flops_of_the_note_are_the_ones_its_numbers_were_made_with():
+    """1040 tokens/s are 209 GFLOP/s there."""
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        assert describe(shape_of("note", []), 1)[1] == NOTE_FLOPS
+    assert round(1040 * NOTE_FLOPS / 1e9) == 209
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_norms_and_an_embedding_that_is_looked_up_are_in_no_product(tied):
+    sizes = Llama(vocab_size=64, width=12, layers=3, heads=4, kv_heads=2, head_width=6, feed_forward_width=20, context=8, tied=tied)
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
+    products = 64 * 12 + 3 * (12 * 6 * (4 + 2 + 2 + 4) + 3 * 12 * 20)
+    assert n_matmul_params(params) == products
+    assert n_params(params) == products + (0 if tied else 64 * 12) + 12 * (2 * 3 + 1)
+    assert flops_per_token_of(sizes, params, length=8) == 6 * products + 3 * (4 * 6) * 8 * 6
+
+
+def test_attention_grows_with_the_row_and_products_do_not():
+    base = {"matmul_params": 1000, "layers": 2, "heads": 3, "head_width": 4}
+    assert flops_per_token(**base, length=0) == 6000
+    assert flops_per_token(**base, length=20) - 6000 == 2 * (flops_per_token(**base, length=10) - 6000) == 6 * 2 * 3 * 4 * 20
+
+
+def test_utilisation_is_the_ratio_of_medians_over_all_devices():
+    rounds = [Round(2.0, 5e9), Round(4.0, 20e9), Round(9.0, 10e9)]
+    text = "\n".join(lines(rounds, tokens=4000, flops_per_token=1e7, n_devices=2))
+    for shown in ("4.000 s", "(2.000 to 9.000)", "1,000 tokens/s", "10 GFLOP/s", "20 GFLOP/s  (10 to 40)", "50.0%"):
+        assert shown in text
+
+
+def test_virtual_devices_share_the_measured_rate_of_their_processor():
+    device = jax.devices()[0]
+    assert n_sharers(device) == len(jax.devices()) == 8
+    assert peak_flops(device) == peak_flops(device) > 0
+    assert len(matmul_rates(device, n_repeats=3, size=64)) == 3
+
+
+def test_a_longer_name_stands_before_its_prefix():
+    """The first prefix that fits counts: a TPU v5 lite is not a TPU v5."""
+    names = list(PEAK_BF16)
+    assert all(not later.startswith(earlier) for i, earlier in enumerate(names) for later in names[i + 1 :])
+
+
+def test_every_problem_of_a_shape_is_reported_at_once():
+    with pytest.raises(Problems) as refused:
+        shape_of("note", ["step.widht=3", "step.batch_size=0", "run.steps=1"])
+    assert len(refused.value.problems) == 3
+
+
+def test_the_command_prints_speed_and_utilisation(tmp_path):
+    sizes = ["layers=2", "width=32", "heads=2", "kv_heads=2", "head_width=16", "feed_forward_width=64", "vocab_size=128", "context=16"]
+    settings = [word for size in sizes for word in ("--set", f"step.architecture.{size}")]
+    done = meshwright("bench", "step", "--shape", "note", "--rounds", "1", "--set", "step.seq_len=16", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tokens/s" in done.stdout
+    assert "MFU" in done.stdout

@@ -1,0 +1,123 @@
+"""Metrics: nothing flushed is lost, and a resumed phase shows each step once."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from trainer.metrics import METRICS_FILE, MetricsWriter, read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_tensorboard(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in in_tensorboard(folder).Scalars(tag)]
+
+
+def in_jsonl(folder: Path, tag: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[tag]) for row in read_metrics(folder) if tag in row]
+
+
+def write_losses(folder: Path, *, start_step: int, steps: range, offset: float) -> None:
+    writer = MetricsWriter(folder, start_step)
+    for step in steps:
+        writer.write(step, {"loss/train": step + offset})
+    writer.close()
+
+
+def test_both_files_hold_every_row(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    for step in range(7):
+        writer.write(step, {"loss/train": 0.5 * step, "time/step_s": 2.0})
+    writer.write(6, {"eval/web/bits_per_byte": 1.25})
+    writer.close()
+    expected = [(step, 0.5 * step) for step in range(7)]
+    assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
+    assert scalars(tmp_path, "eval/web/bits_per_byte") == in_jsonl(tmp_path, "eval/web/bits_per_byte") == [(6, 1.25)]
+    assert all(row["time"] > 1e9 for row in read_metrics(tmp_path))
+
+
+def test_a_crash_after_a_flush_loses_nothing(tmp_path):
+    program = """if True:
+        import os, pathlib, sys
+        from trainer.metrics import MetricsWriter
+        writer = MetricsWriter(pathlib.Path(sys.argv[1]), 0)
+        for step in range(500):
+            writer.write(step, {"loss/train": float(step)})
+        writer.flush()
+        os._exit(1)"""
+    crashed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=False)
+    assert crashed.returncode == 1
+    expected = [(step, float(step)) for step in range(500)]
+    assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
+
+
+def test_a_resumed_phase_shows_each_step_once_with_its_new_value(tmp_path):
+    write_losses(tmp_path, start_step=0, steps=range(1, 10), offset=0.0)
+    write_losses(tmp_path, start_step=6, steps=range(7, 12), offset=0.5)
+    expected = [(step, float(step)) for step in range(1, 7)] + [(step, step + 0.5) for step in range(7, 12)]
+    assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
+
+
+def test_a_phase_begun_again_from_zero_hides_the_first_attempt_with_its_step_zero(tmp_path):
+    write_losses(tmp_path, start_step=0, steps=range(0, 5), offset=0.0)
+    write_losses(tmp_path, start_step=0, steps=range(0, 3), offset=0.5)
+    expected = [(step, step + 0.5) for step in range(3)]
+    assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
+
+
+def test_a_torn_last_line_is_dropped_and_what_follows_stands_on_its_own_line(tmp_path):
+    write_losses(tmp_path, start_step=0, steps=range(1, 4), offset=0.0)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 4, "loss/tr')
+    assert in_jsonl(tmp_path, "loss/train") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    write_losses(tmp_path, start_step=3, steps=range(4, 5), offset=0.0)
+    assert in_jsonl(tmp_path, "loss/train") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_loss_that_is_not_finite_is_valid_json_and_nan_to_readers(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(1, {"loss/train": math.nan, "optimizer/grad_norm": math.inf})
+    writer.close()
+    row = json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=pytest.fail)
+    assert row["loss/train"] is None
+    assert math.isnan(read_metrics(tmp_path)[0]["loss/train"])
+    assert math.isnan(scalars(tmp_path, "loss/train")[0][1])
+
+
+def test_a_text_is_shown_character_for_character(tmp_path):
+    text = "# not a heading\n<b>größe</b>"
+    writer = MetricsWriter(tmp_path, 0)
+    writer.text(3, "samples/0", text)
+    writer.close()
+    (event,) = in_tensorboard(tmp_path).Tensors("samples/0")
+    shown = event.tensor_proto.string_val[0].decode()
+    assert event.step == 3
+    assert "\n".join(line.removeprefix("    ") for line in shown.split("\n")) == text
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    plugins = [value.metadata.plugin_data.plugin_name for event in EventFileLoader(str(path)).Load() for value in event.summary.value]
+    assert plugins == ["text"]
+
+
+def test_a_process_that_is_not_active_writes_nothing(tmp_path):
+    writer = MetricsWriter(tmp_path / "phase", 0, active=False)
+    writer.write(1, {"loss/train": 1.0})
+    writer.text(1, "samples/0", "text")
+    writer.flush()
+    writer.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_reading_a_phase_that_has_not_begun_gives_no_rows(tmp_path):
+    assert read_metrics(tmp_path) == []
