@@ -1,6 +1,6 @@
 """Which parameters a phase trains."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 from pydantic import BaseModel
@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from model.api import Params
 
 
+@runtime_checkable
 class Adaptation(Protocol):
     """Divides parameters into what the optimizer sees and what stays as it is."""
 

@@ -15,7 +15,7 @@ from data_pipeline.chat import prompt as chat_prompt
 from data_pipeline.component import one_of
 from data_pipeline.loader import PackedRows
 from data_pipeline.tokenizer import Tokenizer
-from inference.decode import generate
+from inference.decode import generate, text_ids
 from inference.sample import Greedy
 from model.api import Model, Params
 from trainer.objective import Objective
@@ -115,10 +115,11 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
         """Encode the prompts."""
         t = subject.tokenizer
         asked = [chat_prompt([{"role": "user", "content": p}], t) if self.chat else [t.bos, *t.encode(p)] for p in self.prompts]
-        settings = {"sampler": Greedy(), "context": subject.context, "max_tokens": self.max_tokens, "stop_ids": (t.eos, t.end_of_turn)}
+        stop_ids = (t.eos, t.end_of_turn)
+        limits = {"context": subject.context, "max_tokens": self.max_tokens, "stop_ids": stop_ids, "allowed_V": text_ids(t, stop_ids)}
 
         def measure(params: Params) -> Findings:
-            answers = generate(subject.model, params, asked, key=jax.random.key(0), **settings)
+            answers = generate(subject.model, params, asked, sampler=Greedy(), key=jax.random.key(0), **limits)
             return Findings({}, [{"prompt": p, "text": t.decode(a)} for p, a in zip(self.prompts, answers, strict=True)])
 
         return measure

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from math import gcd
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ class Loss(NamedTuple):
     aux: dict[str, Any] = {}
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A frozen component; its fields are the hyper-parameters."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from model.api import Params
 from model.sharding import letters_of, named
 
 
+@runtime_checkable
 class BatchSource[Batch](Protocol):
     """Data ignores the policy; rollouts use it."""
 
