@@ -1,0 +1,178 @@
+"""The held-out split and the guarantee behind it: what is set aside shares no text with what is trained on."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from data_pipeline.clean.normalise import retext
+from data_pipeline.clean.overlap import HeldOutIndex, Ngrams, held_out_texts
+from data_pipeline.clean.spans import Span, cut, is_python, line_spans, parse, spans_of, words_of
+from data_pipeline.document import Document
+from data_pipeline.drops import Drops
+
+# modules whose text is another's: `_` before the name is handled by rule, these are not regular
+TWINS = {
+    "posixpath": "os.path",
+    "ntpath": "os.path",
+    "genericpath": "os.path",
+    "posix": "os",
+    "nt": "os",
+    "cProfile": "profile",
+    "sre_compile": "re",
+    "sre_constants": "re",
+    "sre_parse": "re",
+    "_thread": "threading",
+    "_threading_local": "threading",
+    "_collections_abc": "collections",
+    "_compat_pickle": "pickle",
+    "_pydecimal": "decimal",
+    "_pydatetime": "datetime",
+    "_pyio": "io",
+    "_pylong": "int",
+    "_strptime": "time",
+    "_weakrefset": "weakref",
+    "nturl2path": "urllib",
+}
+MAX_ROUNDS = 3  # cutting joins what stood apart, which may make another run of 13 words
+
+
+def canonical(group: str) -> str:
+    """One name for a module and its twins (`_pydecimal` → `decimal`, `ntpath` → `os.path`, `_bisect` → `bisect`)."""
+    return TWINS.get(group) or group.lstrip("_") or group
+
+
+def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int) -> frozenset[str]:
+    """Groups to set aside: units (a group with its twins) in an order keyed by `seed`, until each source has ≥ `frac` of its units.
+
+    Args:
+        groups: Source → the groups of its documents. A group on the held-out side is there in every source.
+        frac: Of a source's units, in (0, 1); at least one unit a source.
+        seed: Of the order.
+
+    Raises:
+        ValueError: `frac` is not a fraction, or a source has only one unit, so that nothing would be left to train on.
+    """
+    if not 0 < frac < 1:
+        raise ValueError(f"held_out_frac={frac} must lie between 0 and 1; 0.05 sets aside a twentieth")
+    names = {source: frozenset(members) for source, members in groups.items()}
+    taken: set[str] = set()
+    for source, members in sorted(names.items()):
+        units = sorted({canonical(name) for name in members}, key=lambda unit: order_key(unit, seed))
+        if len(units) < 2:
+            raise ValueError(f"source {source!r} has {len(units)} group(s) and a held-out split needs 2; add documents or leave it out")
+        wanted = min(len(units) - 1, max(1, -int(-frac * len(units) // 1)))
+        for unit in units:
+            if len(taken & set(units)) >= wanted:
+                break
+            taken.add(unit)
+    return frozenset(name for members in names.values() for name in members if canonical(name) in taken)
+
+
+def order_key(unit: str, seed: int) -> bytes:
+    """A unit's place in the order of `seed`; it does not depend on which other units there are."""
+    return hashlib.sha256(f"held out/{seed}/{unit}".encode()).digest()
+
+
+class Separated(NamedTuple):
+    """Both sides, and the index that tells whether a text is too close to the held-out one."""
+
+    training: list[Document]
+    held_out: list[Document]
+    index: HeldOutIndex
+
+
+class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Makes two sides share no text.
+
+    A training docstring or paragraph that repeats a held-out one (`HeldOutIndex`) is cut out, then every docstring or line in which a run
+    of 13 held-out words is left; code that still has one (in a comment, a string) is dropped. Held-out words are those of docstrings, and
+    all of pages and books. A held-out text that training documents of
+    `common_groups` or more groups repeat is common language ("Return repr(self).", a licence): cutting it from half the corpus would
+    remove nothing that is theirs, so it is cut out of the held-out document instead. Either way no text is on both sides.
+
+    Attributes:
+        jaccard: Similarity from which two texts are near-duplicates.
+        common_groups: From how many training groups on a text is common language.
+    """
+
+    jaccard: float
+    common_groups: int
+
+    def separate(self, training: Iterable[Document], held_out: Iterable[Document], drops: Drops) -> Separated:
+        """Both sides after cutting; keeps the documents of both in memory."""
+        training, held_out = list(training), list(held_out)
+        index = HeldOutIndex(held_out, jaccard=self.jaccard)
+        found = [find(document, index) for document in training]
+        groups: dict[int, set[str]] = defaultdict(set)
+        for document, (spans, loose) in zip(training, found, strict=True):
+            for number in loose.union(*(numbers for _, numbers in spans)):
+                groups[number].add(canonical(document.group))
+        common = {number for number, names in groups.items() if len(names) >= self.common_groups}
+        held_out = [kept for document in held_out if (kept := without_common(document, index, common, drops)) is not None]
+        index.dropped |= common
+        runs = runs_of(held_out)
+        kept = [without_held_out(document, spans, index, runs, drops) for document, (spans, _) in zip(training, found, strict=True)]
+        return Separated([document for document in kept if document is not None], held_out, index)
+
+
+def find(document: Document, index: HeldOutIndex) -> tuple[list[tuple[Span, set[int]]], set[int]]:
+    """The document's spans that repeat held-out texts, with the numbers of these; and the numbers of those it contains anywhere."""
+    loose = index.containing(words_of(document.text))
+    spans = []
+    for span in spans_of(document):
+        numbers: set[int] = set()
+        for unit in span.units:
+            words = words_of(unit)
+            numbers |= index.near(words) | (index.containing(words) if loose else set())
+        if numbers:
+            spans.append((span, numbers))
+    return spans, loose
+
+
+def without_common(document: Document, index: HeldOutIndex, common: set[int], drops: Drops) -> Document | None:
+    """A held-out document without the texts that are common language."""
+    spans = [span for span in spans_of(document) if any(index.number[words] in common for words in held_out_texts(span))]
+    return cut_out(document, spans, "held_out_common", drops)
+
+
+def runs_of(held_out: Iterable[Document]) -> Ngrams:
+    """The runs of 13 words of what is held out: of docstrings in code, anywhere in other text."""
+    runs = Ngrams()
+    for document in held_out:
+        for text in (span.units[0] for span in spans_of(document)) if is_python(document) else (document.text,):
+            runs.add(words_of(text))
+    return runs
+
+
+def without_held_out(
+    document: Document, spans: list[tuple[Span, set[int]]], index: HeldOutIndex, runs: Ngrams, drops: Drops
+) -> Document | None:
+    """A training document without what repeats held-out text; None when that cannot be cut out."""
+    kept = cut_out(document, [span for span, numbers in spans if numbers - index.dropped], "held_out_near_duplicate", drops)
+    for _ in range(MAX_ROUNDS):
+        left = runs.ranges(kept.text) if kept is not None else []
+        if not left:
+            return kept
+        parts = spans_of(kept) if is_python(kept) else line_spans(kept.text)
+        kept = cut_out(kept, [part for part in parts if any(touches(part, place) for place in left)], "held_out_ngram", drops)
+    return kept if kept is None or not runs.ranges(kept.text) else drops.add(document.source, "held_out_overlap", document.path)
+
+
+def touches(span: Span, place: tuple[int, int]) -> bool:
+    """Whether a span and a range of characters overlap."""
+    return span.start < place[1] and place[0] < span.end
+
+
+def cut_out(document: Document, spans: list[Span], reason: str, drops: Drops) -> Document | None:
+    """The document without `spans`; None when nothing is left, or when code would no longer be code."""
+    if not spans:
+        return document
+    text = cut(document, spans)
+    if not words_of(text) or (is_python(document) and parse(text) is None):
+        return drops.add(document.source, f"{reason}_documents", document.path)
+    for span in spans:
+        drops.add(document.source, f"{reason}_spans", f"{document.path}: {span.units[0]}")
+    return retext(document, text)

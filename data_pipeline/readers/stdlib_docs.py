@@ -1,0 +1,112 @@
+"""Web text that every Python installation has: pydoc pages of standard modules, rendered to HTML, kept as a WARC, read back as one."""
+
+import gzip
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from data_pipeline.document import Document
+from data_pipeline.drops import Drops
+from data_pipeline.files import write_bytes
+from data_pipeline.readers.warc import Warc, write_record
+from data_pipeline.readers.worker import map_batches
+
+# modules whose import has no side effect, in every Python since 3.12; one that a build lacks (readline, curses, …) is counted and skipped
+MODULES = tuple(
+    """
+    __future__ abc argparse array ast asyncio asyncio.base_events asyncio.events asyncio.exceptions asyncio.futures asyncio.locks
+    asyncio.protocols asyncio.queues asyncio.runners asyncio.selector_events asyncio.sslproto asyncio.streams asyncio.subprocess
+    asyncio.taskgroups asyncio.tasks asyncio.threads asyncio.timeouts asyncio.transports asyncio.unix_events atexit base64 bdb binascii
+    bisect builtins bz2 cProfile calendar cmath cmd code codecs codeop collections collections.abc colorsys compileall
+    concurrent.futures concurrent.futures.process concurrent.futures.thread configparser contextlib contextvars copy copyreg csv
+    ctypes ctypes.util curses curses.ascii curses.textpad dataclasses datetime dbm dbm.dumb decimal difflib dis doctest email
+    email.base64mime email.charset email.contentmanager email.encoders email.errors email.feedparser email.generator email.header
+    email.headerregistry email.iterators email.message email.mime.application email.mime.audio email.mime.base email.mime.image
+    email.mime.message email.mime.multipart email.mime.text email.parser email.policy email.quoprimime email.utils encodings
+    encodings.idna encodings.punycode ensurepip enum errno faulthandler fcntl filecmp fileinput fnmatch fractions ftplib functools gc
+    genericpath getopt getpass gettext glob graphlib grp gzip hashlib heapq hmac html html.entities html.parser http http.client
+    http.cookiejar http.cookies http.server imaplib importlib importlib.abc importlib.machinery importlib.metadata
+    importlib.resources importlib.resources.abc importlib.util inspect io ipaddress itertools json json.decoder json.encoder
+    json.scanner json.tool keyword linecache locale logging logging.config logging.handlers lzma mailbox marshal math mimetypes mmap
+    modulefinder multiprocessing multiprocessing.connection multiprocessing.context multiprocessing.dummy multiprocessing.heap
+    multiprocessing.managers multiprocessing.pool multiprocessing.process multiprocessing.queues multiprocessing.reduction
+    multiprocessing.shared_memory multiprocessing.sharedctypes multiprocessing.synchronize multiprocessing.util netrc ntpath
+    nturl2path numbers opcode operator optparse os pathlib pdb pickle pickletools pkgutil platform plistlib poplib posixpath pprint
+    profile pstats pty pwd py_compile pyclbr pydoc queue quopri random re readline reprlib resource rlcompleter runpy sched secrets
+    select selectors shelve shlex shutil signal smtplib socket socketserver sqlite3 sqlite3.dump ssl stat statistics string
+    stringprep struct subprocess symtable sys sysconfig syslog tabnanny tarfile tempfile termios textwrap threading time timeit
+    token tokenize tomllib trace traceback tracemalloc tty types typing unicodedata unittest unittest.async_case unittest.case
+    unittest.loader unittest.main unittest.mock unittest.result unittest.runner unittest.signals unittest.suite unittest.util urllib
+    urllib.error urllib.parse urllib.request urllib.response urllib.robotparser uuid venv warnings wave weakref webbrowser wsgiref
+    wsgiref.handlers wsgiref.headers wsgiref.simple_server wsgiref.util wsgiref.validate xml.dom xml.dom.expatbuilder
+    xml.dom.minidom xml.dom.pulldom xml.dom.xmlbuilder xml.etree.ElementInclude xml.etree.ElementPath xml.etree.ElementTree
+    xml.parsers.expat xml.sax xml.sax.expatreader xml.sax.handler xml.sax.saxutils xml.sax.xmlreader xmlrpc.client xmlrpc.server
+    zipapp zipfile zipimport zlib zoneinfo
+    """.split()
+)
+SITE = "http://localhost/pydoc/"  # where `python -m pydoc -b` would serve the page
+MODULES_PER_CHILD = 10
+DATE = "2000-01-01T00:00:00Z"  # a WARC needs one; a fixed one keeps the file a function of Python and of the list
+
+
+class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
+    """pydoc pages of `modules`.
+
+    Attributes:
+        modules: Dotted names; one that cannot be imported or rendered is counted and skipped.
+        timeout_s: Limit for importing and rendering one module, in a child that is killed when it takes longer.
+        processes: Children at work at a time; the output does not depend on it.
+    """
+
+    modules: tuple[str, ...] = MODULES
+    timeout_s: float = 30.0
+    processes: int = 2
+
+    def documents(self, source: str, *, work: Path, drops: Drops | None = None) -> Iterator[Document]:
+        """One document a module, in sorted order; path = URL, group = top-level module. The WARC stays in `work`.
+
+        Raises:
+            ValueError: Not one of the modules could be rendered.
+        """
+        drops = Drops() if drops is None else drops
+        archive = work / f"{source}.warc.gz"
+        records = [gzip.compress(record, 6, mtime=0) for record in self._records(source, drops)]
+        if len(records) < 2:  # the first is the archive's own
+            raise ValueError(f"sources.{source}.modules={self.modules!r}: none could be rendered; name modules that this Python has")
+        write_bytes(archive, b"".join(records))
+        pages = Warc(paths=(str(archive),), processes=self.processes)
+        for document in pages.documents(source, work=work, drops=drops):
+            module = document.path.removeprefix(SITE).removesuffix(".html")
+            yield document._replace(group=module.split(".")[0])
+
+    def _records(self, source: str, drops: Drops) -> Iterator[bytes]:
+        names = sorted(set(self.modules))
+        batches = [names[i : i + MODULES_PER_CHILD] for i in range(0, len(names), MODULES_PER_CHILD)]
+        answers = map_batches(
+            "data_pipeline.readers.render:render",
+            ([name.encode() for name in batch] for batch in batches),
+            timeout_s=self.timeout_s,
+            processes=self.processes,
+            fresh=True,  # a page lists subclasses: what else was imported before must not depend on scheduling
+        )
+        yield server_information()
+        for name, answer in zip(names, flat(answers), strict=True):
+            if answer.error:
+                drops.add(source, "module_not_rendered", f"{name}: {answer.error}")
+            else:
+                yield write_record(url=f"{SITE}{name}.html", html=answer.data, date=DATE)
+
+
+def flat(batches: Iterable[list]) -> Iterator:
+    """The items of the batches, one after the other."""
+    for batch in batches:
+        yield from batch
+
+
+def server_information() -> bytes:
+    """The archive's first record: what made it."""
+    block = f"software: pydoc of Python {sys.version.split()[0]}\r\nformat: WARC file version 1.1\r\n".encode()
+    head = f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>\r\n"
+    return f"{head}Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
