@@ -1,0 +1,50 @@
+# Needs git, make and Python 3.12 or later; everything else is installed into .venv from pinned, hashed requirements.
+#   make quickstart   the main job, `meshwright run tiny`: corpora, pretraining, SFT, DPO, text
+#   make test         lint and tests;   make test-full   the same with the slow ones
+#   make lint         lint alone;       make lock        pin the requirements anew (UPGRADE=--upgrade takes newer versions)
+
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && command -v $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.12 --generate-hashes --no-annotate --quiet \
+	--custom-compile-command "make lock" $(UPGRADE)
+
+.PHONY: quickstart test test-full lint lock clean
+
+quickstart: .venv/base.installed
+	$(BIN)/meshwright run tiny
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+test-full: lint
+	$(PYTEST)
+
+lint: .venv/dev.installed
+	$(BIN)/ruff check .
+
+lock: .venv/dev.installed
+	$(COMPILE) -o requirements/base.txt
+	$(COMPILE) --extra dev -c requirements/base.txt -o requirements/dev.txt
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.12 or later found; install it, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "creating .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+
+# The package itself is linked by the pinned setuptools: without build isolation nothing unpinned is fetched.
+.venv/base.installed: requirements/base.txt pyproject.toml | .venv/bin/python
+	@echo "installing requirements/base.txt (once, some minutes)"
+	@$(PIP) install --require-hashes -r requirements/base.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev.installed: requirements/dev.txt .venv/base.installed
+	@echo "installing requirements/dev.txt"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

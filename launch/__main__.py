@@ -1,0 +1,67 @@
+"""The `meshwright` command: `meshwright VERB …`, one file a verb with `add_arguments(parser)` and `main(args) -> int`.
+
+A verb's file is imported only when the verb is named, and imports jax and components only inside `main`, so help is instant.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "run": "train: all phases of a config in order; finished phases are skipped, a half-done one is resumed",
+    "show": "print the effective configuration as YAML that runs the same",
+    "generate": "write text with a checkpoint of a run",
+    "tensorboard": "open the curves of a run in the browser",
+    "bench": "measure tokens a second and the share of this machine's matmul rate",
+}
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """The parser of all verbs; only the file of `verb` is imported for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="meshwright",
+        description="From raw text to a trained, aligned language model: corpora, pretraining, SFT, DPO, text.",
+        epilog="`meshwright VERB --help` lists the options of a verb.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in VERBS.items():
+        child = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        if name == verb:
+            importlib.import_module(f"launch.{name}").add_arguments(child)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code and prints an error as one sentence. `--help` and a wrong usage raise SystemExit."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in argv if word in VERBS), None)
+    args = build_parser(verb).parse_args(argv)
+    args.argv = argv
+    run = importlib.import_module(f"launch.{args.verb}").main
+    try:
+        return run(args) or 0
+    except SystemExit:
+        raise
+    except BaseException as error:
+        from launch.failures import report
+
+        return report(error, args)
+
+
+def command() -> None:
+    """Entry point of the console script: `main`, then leave without waiting for peers that are gone."""
+    code = main()
+    if "jax" in sys.modules:
+        from launch.environment import leave
+
+        leave(code)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    sys.path[:] = [os.getcwd() if entry == "" else entry for entry in sys.path]  # a later chdir must not move our imports
+    command()

@@ -1,0 +1,149 @@
+"""`--on local:N`: N processes of one jax.distributed run on this machine, over loopback. Every multi-process test starts here."""
+
+import contextlib
+import ctypes
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from launch.distributed import free_port
+from launch.failures import PEER_LOST
+
+GRACE_S = 15.0  # the survivors notice the loss, say so and leave; then they are killed
+CODES_OF_OURS = (2, 3, 4, 75, 130, 143)
+
+
+def launch(n: int, argv: Sequence[str], *, logs: Path, env: Mapping[str, str] | None = None, devices: int = 1) -> int:
+    """Run `argv` in n processes and wait; returns the exit code of the run. Process i > 0 writes to `logs`/process-i.log."""
+    processes = start(n, argv, logs=logs, env=env, devices=devices)
+    with _forwarded_once(processes):
+        return wait(processes)
+
+
+def start(
+    n: int, argv: Sequence[str], *, logs: Path, env: Mapping[str, str] | None = None, devices: int = 1, prefix: bool = True
+) -> list[subprocess.Popen]:
+    """Start `argv` n times with `env` over this environment; process 0 prints here, each line marked if `prefix`."""
+    logs.mkdir(parents=True, exist_ok=True)
+    base = {**os.environ, **(env or {})}
+    address = f"127.0.0.1:{free_port()}"
+    processes = []
+    for i in range(n):
+        own = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(n), "JAX_PROCESS_ID": str(i), **share(base, i, n, devices)}
+        with contextlib.ExitStack() as files:
+            out = subprocess.PIPE if i == 0 and prefix else None if i == 0 else files.enter_context(open(logs / f"process-{i}.log", "ab"))
+            child = subprocess.Popen(
+                argv,
+                env={**base, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT if out is not None else None,
+                start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
+                preexec_fn=_die_with_parent,
+            )
+        processes.append(child)
+    if prefix:
+        threading.Thread(target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True).start()
+    return processes
+
+
+def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str]:
+    """Process i's part of this machine's devices: GPUs in equal parts, or `devices` CPU devices each."""
+    gpus = [] if env.get("JAX_PLATFORMS") == "cpu" else _gpus(env)
+    if gpus:
+        if len(gpus) < n:
+            raise ValueError(f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; lower it, or set JAX_PLATFORMS=cpu to use the CPU")
+        each = len(gpus) // n
+        return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])}
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
+    return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
+
+
+def _gpus(env: Mapping[str, str]) -> list[str]:
+    if "CUDA_VISIBLE_DEVICES" in env:
+        return [name for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _die_with_parent() -> None:
+    """A launcher that is killed leaves no process behind (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _copy_lines(lines: IO[bytes], mark: str) -> None:
+    """Print process 0's lines with its mark; gloo's own greeting, which goes to stdout, is left out."""
+    for line in lines:
+        if not line.startswith(b"[Gloo]"):
+            sys.stdout.write(mark + line.decode(errors="replace"))
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _forwarded_once(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """SIGINT and SIGTERM go to all processes once, which save together; a second one kills them."""
+    received = []
+
+    def forward(number: int, frame: object) -> None:
+        received.append(number)
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number if len(received) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait(processes: Sequence[subprocess.Popen]) -> int:
+    """Wait for all; when one fails, name it, give the others a moment to notice, and end them. Returns the run's exit code."""
+    try:
+        while (failed := _first_failure(processes)) is None and any(process.poll() is None for process in processes):
+            time.sleep(0.05)
+        if failed is None:
+            return 0
+        code = processes[failed].returncode
+        end = time.monotonic() + GRACE_S
+        while time.monotonic() < end and any(process.poll() is None for process in processes):
+            time.sleep(0.05)
+        if code not in (130, 143):
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            print(f"meshwright: process {failed} {how}; the others are ended", file=sys.stderr, flush=True)
+        return code if code in CODES_OF_OURS else PEER_LOST if code < 0 else 1
+    finally:
+        _end(processes)
+
+
+def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
+    """The process that failed; one that was killed before one that only noticed."""
+    codes = [process.poll() for process in processes]
+    failed = [i for i, code in enumerate(codes) if code]
+    return min(failed, key=lambda i: (codes[i] > 0, codes[i] == PEER_LOST)) if failed else None
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a stopped process is killed all the same, but only once it runs
+            process.kill()
+        process.wait()
+
+
+def run_here(n: int, command: Sequence[str], *, devices: int, run_dir: Path, dry_run: bool) -> int:
+    """The verb `run` on N processes of this machine."""
+    argv = [sys.executable, "-m", "launch", *command]
+    if dry_run:
+        print(f"{n} processes on this machine, each: {shlex.join(argv)}")
+        return 0
+    return launch(n, argv, logs=run_dir / "logs", devices=devices)

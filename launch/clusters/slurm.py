@@ -1,0 +1,129 @@
+"""`--on slurm`: an sbatch script that runs the same command on every task, saves before the end of its time and queues itself again."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from launch.overrides import override
+from launch.problems import Problems, explain_all
+
+TEMPLATE = """\
+#!/usr/bin/env bash
+{directives}
+
+set -uo pipefail
+cd {folder} || exit 2
+{setup}
+# The first node coordinates; the port follows from the job, so that two jobs on one node do not meet.
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export JAX_COORDINATOR_PORT=$((12000 + SLURM_JOB_ID % 20000))
+export JAX_COORDINATOR_ADDRESS="$first_node:$JAX_COORDINATOR_PORT"
+export PYTHONUNBUFFERED=1
+
+# `scancel` also signals this script, the signal before the end of the time only the tasks: a cancelled job must not queue itself again.
+cancelled=0
+trap 'cancelled=1' TERM
+
+# The tasks save together and end within seconds of each other; 120 s after the first one the rest is ended.
+srun --kill-on-bad-exit=0 --wait=120 {command}
+code=$?
+
+# 143: saved on SIGTERM; 75: a peer was lost or hung, and srun tells the highest code, so the lost one's own 134 or 137.
+# All else ends the job: done, Ctrl-C, a user error, does not fit, diverged.
+restarts=${{SLURM_RESTART_COUNT:-0}}
+if [[ $cancelled == 0 && $code =~ ^(75|134|137|143)$ ]]; then
+  if [[ $restarts -lt {max_restarts} ]]; then
+    echo "meshwright: exit code $code, queued again (restart $((restarts + 1)) of {max_restarts})"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+  fi
+  echo "meshwright: exit code $code after {max_restarts} restarts; submit it again to go on, finished work is kept"
+fi
+exit "$code"
+"""
+
+
+class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What the job asks of SLURM; one task is one process of the run."""
+
+    nodes: Annotated[int, Field(ge=1)] = 1
+    tasks_per_node: Annotated[int, Field(ge=1)] = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    cpus_per_task: Annotated[int, Field(ge=1)] | None = None
+    memory: str | None = None  # as sbatch writes it: 64G
+    time: str = "24:00:00"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    save_s: Annotated[int, Field(ge=10)] = 120  # SIGTERM comes this long before the end
+    max_restarts: Annotated[int, Field(ge=0)] = 20
+    setup: str = ""  # shell lines before the run, e.g. "module load cuda"
+
+    def script(self, command: Sequence[str], *, name: str, run_dir: Path, folder: Path) -> str:
+        """The whole sbatch script that runs `command` from `folder`."""
+        return TEMPLATE.format(
+            directives="\n".join(f"#SBATCH --{option}" for option in self._directives(name, run_dir)),
+            folder=shlex.quote(str(folder)),
+            setup=f"{self.setup}\n" if self.setup else "",
+            command=shlex.join(command),
+            max_restarts=self.max_restarts,
+        )
+
+    def _directives(self, name: str, run_dir: Path) -> list[str]:
+        optional = {
+            "gpus-per-node": self.gpus_per_node or None,
+            "cpus-per-task": self.cpus_per_task,
+            "mem": self.memory,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+        }
+        return [
+            f"job-name={name}",
+            f"nodes={self.nodes}",
+            f"ntasks-per-node={self.tasks_per_node}",
+            *(f"{option}={value}" for option, value in optional.items() if value is not None),
+            f"time={self.time}",
+            f"signal=TERM@{self.save_s}",
+            "requeue",
+            f"output={run_dir}/logs/slurm-%j.log",
+            "open-mode=append",
+        ]
+
+
+def slurm_from(settings: Sequence[str]) -> Slurm:
+    """The component that `--cluster key=value` settings describe. Raises Problems with all that is wrong."""
+    tree = {"slurm": {}}
+    problems = override(tree, [f"slurm.{setting}" for setting in settings])
+    try:
+        slurm = Slurm.model_validate(tree["slurm"])
+    except ValidationError as error:
+        problems += explain_all(error, "slurm", tree["slurm"], Slurm)
+    if problems:
+        raise Problems("--cluster", [problem.replace("slurm.", "") for problem in problems])
+    return slurm
+
+
+def submit(command: Sequence[str], *, name: str, run_dir: Path, settings: Sequence[str], dry_run: bool) -> int:
+    """The verb `run` as a batch job: print the script, or hand it to sbatch."""
+    argv = [sys.executable, "-m", "launch", *command]
+    script = slurm_from(settings).script(argv, name=f"meshwright-{name}", run_dir=run_dir.absolute(), folder=Path.cwd())
+    if dry_run:
+        sys.stdout.write(script)
+        return 0
+    if shutil.which("sbatch") is None:
+        raise ValueError("--on slurm: there is no sbatch on this machine; submit from a login node, or add --dry-run and copy the script")
+    (run_dir / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make the folder of its output
+    told = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
+    if told.returncode:
+        raise ValueError(f"--on slurm: sbatch refused the job, {' '.join(told.stderr.split())}; mend it with --cluster key=value")
+    print(f"{told.stdout.strip()}; its output goes to {run_dir / 'logs'}")
+    return 0

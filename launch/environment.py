@@ -1,0 +1,80 @@
+"""The process around a run: flags before jax is imported, SIGTERM while no trainer listens, the way out."""
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from launch.distributed import client_of_several, is_first
+from launch.failures import Terminated
+
+ONEDNN = "--xla_cpu_experimental_onednn_custom_call"  # 1.6x on a whole bf16 training step on a CPU with matrix units
+FAREWELL_S = 2.0  # the coordinator lives in process 0: what it published last must be read before it goes
+
+
+def prepare_process() -> None:
+    """Settings that jax reads while it is imported, and quiet libraries; what the user set is kept."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _cpu_only() and ONEDNN not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}=true".strip()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not sys.warnoptions:  # `python -W default -m launch …` shows them
+        warnings.simplefilter("ignore")
+
+
+def _cpu_only() -> bool:
+    """Whether jax will choose the CPU: asked for, or no accelerator's plugin is installed (its build may not know a CPU's flag)."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    plugins = importlib.util.find_spec("libtpu") or list(importlib.metadata.entry_points(group="jax_plugins"))
+    return asked == "cpu" or not (asked or plugins)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """SIGTERM raises Terminated inside; afterwards the handler that stood before, jax's C++ one too, stands again.
+
+    After `jax.distributed.initialize` SIGTERM is only noted for the trainer to ask; work that never asks would not end. Python
+    does not know a handler set in C++, hence libc's sigaction.
+    """
+    before = ctypes.create_string_buffer(256)  # struct sigaction is 152 bytes on Linux, 16 on macOS
+    libc = ctypes.CDLL(None)
+    libc.sigaction(signal.SIGTERM, None, before)
+
+    def raise_terminated(number: int, frame: Any) -> None:
+        raise Terminated
+
+    python = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, python if python is not None else signal.SIG_DFL)
+        libc.sigaction(signal.SIGTERM, before, None)
+
+
+def leave(code: int) -> None:
+    """Leave a process that has imported jax. After a failure no shutdown barrier is waited for: the peers may be gone."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        return
+    if code == 0:
+        jax.distributed.shutdown()
+        return
+    if client_of_several() is not None and is_first():
+        time.sleep(FAREWELL_S)
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

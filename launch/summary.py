@@ -1,0 +1,57 @@
+"""The tables at the end of a run, from the phases' results.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from launch.console import Console
+
+
+def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Print what was kept and dropped, before against after, speed, and samples of text; phases without results are left out."""
+    found = {name: result for name, result in results.items() if result}
+    for name, result in found.items():
+        _print_corpora(console, name, result)
+    rows = [row for name, result in found.items() for row in _comparison(name, result)]
+    _print_rows(console, "Held out, before and after each phase", ("phase", "metric", "before", "after", "change"), rows, text_columns=2)
+    speed = [_speed(name, result["summary"]) for name, result in found.items() if result.get("summary")]
+    _print_rows(console, "Speed", ("phase", "steps", "seconds", "tokens/s", "MFU"), speed, text_columns=1)
+    for name, result in found.items():
+        for sample in result.get("samples", [])[:2]:
+            console.say(f"{name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
+
+
+def _print_rows(console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], *, text_columns: int) -> None:
+    """A table, if there is anything to show."""
+    if rows:
+        console.table(title, columns, rows, text_columns=text_columns)
+
+
+def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> None:
+    kept = [(source, *(f"{count:,}" for count in counts.values())) for source, counts in result.get("kept", {}).items()]
+    units = next(iter(result.get("kept", {}).values()), {})
+    _print_rows(console, f"{name}: kept to train on", ("source", *units), kept, text_columns=1)
+    dropped = [(source, rule, f"{n:,}") for source, rules in result.get("dropped", {}).items() for rule, n in rules.items() if n]
+    _print_rows(console, f"{name}: dropped", ("source", "reason", "documents"), dropped, text_columns=2)
+
+
+def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    before, after = result.get("before", {}), result.get("after", {})
+    return [
+        (name, metric, f"{before[metric]:.4g}" if metric in before else "", f"{value:.4g}", _change(before.get(metric), value))
+        for metric, value in after.items()
+    ]
+
+
+def _change(before: float | None, after: float) -> str:
+    return f"{after - before:+.3g}" if before is not None else ""
+
+
+def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    mfu = summary.get("mfu")
+    numbers = (f"{summary[key]:,.0f}" if key in summary else "" for key in ("steps", "seconds", "tokens_per_s"))
+    return (name, *numbers, f"{mfu:.1%}" if mfu is not None else "")
+
+
+def _one_line(text: str) -> str:
+    joined = " ".join(text.split())
+    return joined if len(joined) <= 100 else joined[:99] + "…"
