@@ -1,0 +1,203 @@
+"""A run that is killed, stopped, or moved to other processes goes on as if nothing had happened. Real processes, real signals."""
+
+import json
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import yaml
+
+from data_pipeline.component import FrozenMap
+from data_pipeline.loader import PackedShards
+from data_pipeline.tokenizer import SentencePiece, Tokenizer
+from launch.yaml_text import to_yaml
+from model.architectures.llama import Llama
+from tests.examples import write_documents
+from tests.launch.command import begin, meshwright, until
+from trainer.checkpoint import Checkpoints
+from trainer.evaluate import HeldOut
+from trainer.metrics import read_metrics
+from trainer.objectives.next_token import NextToken
+from trainer.optimizers.adamw import AdamW
+from trainer.optimizers.schedule import WarmupCosine
+from trainer.run import Run
+
+STEPS, SAVE_EVERY = 40, 8
+
+
+def pretrain() -> Run:
+    """A few thousand parameters; bf16 and a save every few steps, as a real run has them."""
+    weights = FrozenMap(some=2.0, other=1.0)
+    data = PackedShards(folder="data/train", weights=weights, seq_len=64, batch_size=8)
+    return Run(
+        architecture=Llama(vocab_size=320, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=64),
+        objective=NextToken(),
+        data=data,
+        optimizer=AdamW(peak_lr=3e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
+        steps=STEPS,
+        checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=9),
+        evals=(HeldOut(data=data.model_copy(update={"folder": "data/held_out"})),),
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """job.yaml, and a run folder with a tokenizer and shards of this repository's own sources."""
+    folder = tmp_path_factory.mktemp("prepared")
+    texts = [path.read_text() for path in sorted(repository.glob("*/*.py"))]
+    SentencePiece(vocab_size=320, model="bpe").train(texts, folder / "run/data/tokenizer.model")
+    tokenizer = Tokenizer(folder / "run/data/tokenizer.model")
+    documents = [[tokenizer.bos, *tokenizer.encode(text)[:500], tokenizer.eos] for text in texts]
+    for side, mine in {"train": documents[4:], "held_out": documents[:4]}.items():
+        write_documents(folder / "run/data" / side / "some", mine[::2])
+        write_documents(folder / "run/data" / side / "other", mine[1::2])
+    (folder / "job.yaml").write_text(to_yaml({"pretrain": {"type": "Run", **pretrain().model_dump(mode="json")}}))
+    return folder
+
+
+@pytest.fixture
+def job(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of its own."""
+    shutil.copytree(prepared, tmp_path / "job")
+    return tmp_path / "job"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "job"
+    shutil.copytree(prepared, folder)
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+COMMAND = ("run", "job.yaml", "--dir", "run")
+
+
+def run(job: Path, *more: str) -> subprocess.CompletedProcess:
+    """Run or resume to the end."""
+    return meshwright(*COMMAND, *more, cwd=job)
+
+
+def rows(job: Path) -> list[dict[str, Any]]:
+    """The training rows written so far."""
+    return [row for row in read_metrics(job / "run/pretrain") if "loss/train" in row]
+
+
+def interrupt(job: Path, number: int, *, after_steps: int) -> tuple[int, str]:
+    """Start, send the signal when the checkpoint at or behind `after_steps` is written; exit code and everything printed."""
+    process = begin(*COMMAND, cwd=job)
+    until(lambda: process.poll() is not None or any(int(p.name) >= after_steps for p in saved(job)), "a checkpoint")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out + err
+
+
+def saved(job: Path) -> list[Path]:
+    """Whole checkpoints."""
+    return [path for path in (job / "run/pretrain/checkpoints").glob("*") if path.name.isdigit()]
+
+
+def arrays(job: Path, step: int = STEPS) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, by its path."""
+    found = {}
+    for item in ("params", "optimizer"):
+        with ocp.StandardCheckpointer() as reader:
+            tree = reader.restore((job / f"run/pretrain/checkpoints/{step}/{item}").resolve())
+        found |= {f"{item}/{path}": np.asarray(leaf) for path, leaf in ocp.tree.to_flat_dict(tree, sep="/").items()}
+    return found
+
+
+def assert_same_bits(job: Path, other: Path) -> None:
+    """Parameters, optimizer state, key, losses, gradient norms: equal to the last bit."""
+    ours, theirs = arrays(job), arrays(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    assert all(np.array_equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+    names = ("step", "loss/train", "optimizer/grad_norm", "optimizer/learning_rate", "train/accuracy")
+    assert [[row[name] for name in names] for row in rows(job)] == [[row[name] for name in names] for row in rows(other)]
+    results = [json.loads((folder / "run/pretrain/results.json").read_text()) for folder in (job, other)]
+    assert results[0]["before"] == results[1]["before"] and results[0]["after"] == results[1]["after"]
+
+
+def test_killed_run_resumed_repeats_the_uninterrupted_run(job: Path, uninterrupted: Path) -> None:
+    code, _ = interrupt(job, signal.SIGKILL, after_steps=2 * SAVE_EVERY)
+    assert code == -signal.SIGKILL and not (job / "run/pretrain/done.json").exists()
+    kept = max(int(path.name) for path in saved(job))
+    assert 2 * SAVE_EVERY <= kept < STEPS
+    again = run(job)
+    assert again.returncode == 0, again.stderr
+    assert len(rows(job)) == STEPS
+    assert_same_bits(job, uninterrupted)
+
+
+def test_training_learns(uninterrupted: Path) -> None:
+    results = json.loads((uninterrupted / "run/pretrain/results.json").read_text())
+    assert results["after"]["some/bits_per_byte"] < 0.8 * results["before"]["some/bits_per_byte"]
+
+
+def test_a_run_with_other_rows_differs(job: Path, uninterrupted: Path) -> None:
+    """The negative control of the tests above: were the data position lost, they would see it."""
+    interrupt(job, signal.SIGKILL, after_steps=SAVE_EVERY)
+    newest = max(saved(job), key=lambda path: int(path.name))
+    position = newest / "position/metadata"
+    position.write_text(json.dumps({**json.loads(position.read_text()), "rows": 8}))
+    assert run(job).returncode == 0
+    assert rows(job)[-1]["loss/train"] != rows(uninterrupted)[-1]["loss/train"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_how_to_go_on_and_the_run_goes_on(job: Path, uninterrupted: Path, number: int, code: int) -> None:
+    returned, said = interrupt(job, number, after_steps=SAVE_EVERY)
+    assert returned == code, said
+    assert "Traceback" not in said and "meshwright run job.yaml" in said
+    last = rows(job)[-1]["step"]
+    assert last < STEPS and (job / f"run/pretrain/checkpoints/{last}").is_dir(), "the step it stopped after is saved"
+    assert run(job).returncode == 0
+    assert_same_bits(job, uninterrupted)
+
+
+def test_two_processes_train_and_one_goes_on(job: Path, uninterrupted: Path) -> None:
+    shorter = ("--set", "pretrain.steps=16")
+    two = run(job, *shorter, "--on", "local:2")
+    assert two.returncode == 0, two.stdout + two.stderr
+    first, alone = rows(job), rows(uninterrupted)
+    assert len(first) == 16
+    assert first[0]["loss/train"] == pytest.approx(alone[0]["loss/train"], rel=2e-3), "the same rows, products in bf16"
+    one = run(job)
+    assert one.returncode == 0, one.stderr
+    assert [row["step"] for row in rows(job)] == list(range(1, STEPS + 1))
+    assert rows(job)[-1]["loss/train"] == pytest.approx(rows(uninterrupted)[-1]["loss/train"], rel=0.05)
+
+
+def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupted: Path) -> None:
+    refused = run(uninterrupted, "--set", "pretrain.architecture.norm_eps=1e-6", "--set", "pretrain.steps=50")
+    assert refused.returncode == 2
+    assert "architecture.norm_eps: 1e-05 saved, 1e-06 asked for" in refused.stderr and "Traceback" not in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("pretrain.mesh.fsdp=3", "does not divide 1 devices"),
+        ("pretrain.data.folder=data/none", "data/none"),
+        ("pretrain.tokenizer=data/none.model", "none.model"),
+        ("pretrain.start_from=nowhere", "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(job: Path, setting: str, sentence: str) -> None:
+    wrong = run(job, "--set", setting)
+    assert wrong.returncode == 2, wrong.stdout + wrong.stderr
+    assert sentence in wrong.stderr and "Traceback" not in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
+    assert not (job / "run/pretrain/done.json").exists() and not saved(job)
+
+
+def test_the_config_written_as_yaml_is_the_config(job: Path) -> None:
+    shown = meshwright("show", "job.yaml", cwd=job)
+    assert Run.model_validate_json(json.dumps({k: v for k, v in yaml.safe_load(shown.stdout)["pretrain"].items() if k != "type"})) == pretrain()

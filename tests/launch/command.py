@@ -1,0 +1,37 @@
+"""Start the `meshwright` command as a user does: in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+TOYS = ("--import", "tests.launch.toy")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This environment with the repository importable from any folder and one CPU device."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", **extra}
+
+
+def meshwright(*argv: str, cwd: Path, timeout_s: float = 240, **extra: str) -> subprocess.CompletedProcess:
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "launch", *argv]
+    return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout_s)
+
+
+def begin(*argv: str, cwd: Path, **extra: str) -> subprocess.Popen:
+    """Start the command in a process group of its own."""
+    command = [sys.executable, "-m", "launch", *argv]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment(**extra), start_new_session=True, **pipes)
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    """Wait for a condition; no fixed sleeps, since a start takes 3 s or 60 s."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)

@@ -1,0 +1,95 @@
+"""What a person sees: bars on a terminal, a line now and then elsewhere, nothing from a quiet console."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from launch import console as console_module
+from launch.console import Console, duration
+from launch.summary import print_summary
+from tests.launch.command import environment
+
+RESULTS = {
+    "data": {"kept": {"web": {"documents": 1200, "bytes": 9}}, "dropped": {"web": {"too short": 3, "no reason": 0}}},
+    "pretrain": {
+        "before": {"loss": 8.3},
+        "after": {"loss": 3.25, "new": 0.5},
+        "samples": [{"prompt": "def", "text": " f(x):\n  [bold]return[/bold]"}],
+        "summary": {"steps": 600, "seconds": 100.4, "tokens_per_s": 12345.6, "mfu": 0.271},
+    },
+    "sft": None,
+}
+
+
+def test_the_tables_hold_every_number_and_markup_is_text(capsys):
+    print_summary(Console(), RESULTS)
+    out = capsys.readouterr().out
+    for text in ("1,200", "too short", "8.3", "3.25", "-5.05", "0.5", "12,346", "27.1%", "def → f(x): [bold]return[/bold]"):
+        assert text in out
+    assert "no reason" not in out
+
+
+def test_without_a_terminal_long_work_prints_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(console_module, "LINE_EVERY_S", 0.0)
+    with Console().progress("train", 4, unit="steps", done=1) as advance:
+        advance()
+        advance(2, "loss 3.1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("train: 2/4 steps, ") and lines[0].endswith(" left") and lines[1].endswith("loss 3.1") and "4/4" in lines[1]
+
+
+def test_short_work_prints_nothing_and_a_quiet_console_never(capsys, monkeypatch):
+    with Console().progress("train", 4) as advance:
+        advance()
+    monkeypatch.setattr(console_module, "LINE_EVERY_S", 0.0)
+    quiet = Console(quiet=True)
+    with quiet.progress("train") as advance:
+        advance()
+    quiet.say("hello")
+    quiet.table("title", ("a",), [("b",)])
+    assert capsys.readouterr().out == ""
+
+
+def test_lines_are_printed_as_they_are(capsys):
+    Console().say("[1/4] data: " + "x" * 300)
+    assert capsys.readouterr().out == "[1/4] data: " + "x" * 300 + "\n"
+
+
+BAR = """
+import time
+from launch.console import Console
+console = Console()
+with console.progress("outer", 2, unit="files") as outer:
+    with console.progress("inner", 3) as inner:
+        for _ in range(3):
+            inner(1, "loss 1.5")
+            time.sleep(0.2)
+    outer()
+    console.say("a line above")
+"""
+
+
+def test_on_a_terminal_bars_show_what_is_left():
+    master, slave = pty.openpty()
+    child = subprocess.Popen([sys.executable, "-c", BAR], env=environment(TERM="xterm", COLUMNS="140"), stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert child.wait() == 0
+    for text in (b"outer", b"inner", b"0/2 files", b"loss 1.5", b"eta", b"a line above"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (-1, "0 s")])
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,44 @@
+"""Help is instant: it imports neither jax nor pydantic nor any component."""
+
+import subprocess
+import sys
+
+import pytest
+
+from launch.__main__ import VERBS
+from tests.launch.command import environment, meshwright
+
+PROBE = """
+import sys
+from launch.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+rooms = [m for m in sys.modules if m.split(".")[0] in ("trainer", "model", "data_pipeline", "inference")]
+print("HEAVY", [m for m in ("jax", "numpy", "pydantic", "yaml", "rich", "matplotlib", "tensorboard") if m in sys.modules] + rooms)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_imports_nothing_heavy(argv, tmp_path):
+    done = subprocess.run([sys.executable, "-c", PROBE, *argv], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+    assert "usage: meshwright" in done.stdout
+
+
+def test_every_verb_has_a_line_in_the_help(tmp_path):
+    text = " ".join(meshwright("--help", cwd=tmp_path).stdout.split())
+    assert all(" ".join(line.split()) in text.replace("- ", "-") or verb in text for verb, line in VERBS.items())
+
+
+def test_an_unknown_verb_names_the_known_ones(tmp_path):
+    done = meshwright("rnu", cwd=tmp_path)
+    assert done.returncode == 2 and "'run'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_abbreviated_options_are_refused(tmp_path):
+    done = meshwright("show", "tiny", "--se", "a.b=1", cwd=tmp_path)
+    assert done.returncode == 2 and "--se" in done.stderr

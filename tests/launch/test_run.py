@@ -1,0 +1,181 @@
+"""The verb `run`: phases in order, skipped when done, stopped and failed with a sentence and the code of the house."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from launch.__main__ import main
+from launch.job import dump
+from launch.record import lineage, read_json, state
+from launch.run import without_options
+from launch.yaml_text import read_yaml, to_yaml
+from tests.launch import toy
+from tests.launch.command import TOYS, begin, meshwright, until
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to stand in, with toy.yaml: two counts, no devices."""
+    (tmp_path / "toy.yaml").write_text(to_yaml(dump(toy.job())))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*argv):
+    return main(["run", "toy.yaml", *TOYS, *argv])
+
+
+def test_phases_run_in_order_and_leave_their_record(folder, capsys):
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert out.index("[1/2] data: starts") < out.index("[1/2] data: done") < out.index("[2/2] pretrain: starts") < out.index("before")
+    assert read_yaml(folder / "runs/toy/job.yaml") == dump(toy.job())
+    assert (folder / "runs/toy/report.html").exists()
+    assert json.loads((folder / "runs/toy/launches.jsonl").read_text())["argv"][0] == "run"
+    assert read_json(folder / "runs/toy/pretrain/done.json")["after"].keys() == {"data"}
+
+
+def test_finished_phases_are_skipped_and_the_tables_come_again(folder, capsys):
+    run()
+    made = (folder / "runs/toy/data/results.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert out.count("done before, skipped") == 2 and "before" in out
+    assert (folder / "runs/toy/data/results.json").stat().st_mtime_ns == made
+
+
+def test_a_phase_with_another_configuration_is_not_done(folder, capsys):
+    run()
+    assert run("--set", "pretrain.steps=3", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "runs/toy/data: Count is done, would be skipped" in out and "runs/toy/pretrain: Count would be resumed" in out
+
+
+def test_a_phase_made_after_another_one_is_refused_with_the_remedy(folder, capsys):
+    run()
+    assert run("--set", "data.steps=4") == 2
+    assert "runs/toy/pretrain was made after another data" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(folder, capsys):
+    assert run("--dry-run") == 0
+    assert not (folder / "runs").exists() and "would run" in capsys.readouterr().out
+
+
+def test_the_folder_is_the_users_choice(folder):
+    assert run("--dir", "elsewhere/deep") == 0
+    assert (folder / "elsewhere/deep/pretrain/done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "told"),
+    [
+        ("ValueError", 2, "error: steps=1 is not to my liking; choose another"),
+        ("disk", 2, "the disk is full"),
+        ("KeyError", 1, "internal error: KeyError: 'a fault of ours'; the traceback is in runs/toy/error.log"),
+        ("foreign", 1, "internal error: JSONDecodeError"),
+    ],
+)
+def test_a_failure_is_one_line_and_its_code(folder, capsys, failure, code, told):
+    assert run("--set", f"pretrain.fails_with={failure}") == code
+    err = capsys.readouterr().err
+    assert told in err and len(err.splitlines()) == 1
+    assert (folder / "runs/toy/error.log").exists() == (code == 1)
+    assert (folder / "runs/toy/data/done.json").exists() and not (folder / "runs/toy/pretrain/done.json").exists()
+
+
+def test_the_traceback_is_printed_on_request(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MESHWRIGHT_TRACEBACK", "1")
+    run("--set", "pretrain.fails_with=KeyError")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_a_file_is_told(folder, capsys):
+    (folder / "taken").write_text("")
+    assert run("--dir", "taken") == 2
+    err = capsys.readouterr().err
+    assert "taken: is there already and is no folder" in err and len(err.splitlines()) == 1
+
+
+def test_a_folder_on_a_read_only_system_is_told(folder, capsys):
+    assert run("--dir", "/proc/nothing") == 2
+    err = capsys.readouterr().err
+    assert "/proc/nothing" in err and len(err.splitlines()) == 1
+
+
+def test_a_damaged_record_is_told(folder, capsys):
+    run()
+    (folder / "runs/toy/data/done.json").write_text("{")
+    assert run() == 2
+    assert "done.json: not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, "stopped by Ctrl-C"), (signal.SIGTERM, 143, "stopped by SIGTERM")], ids=str
+)
+def test_a_signal_during_host_work_ends_with_its_code_and_how_to_go_on(folder, number, code, told):
+    process = begin("run", "toy.yaml", *TOYS, "--set", "data.step_s=5", cwd=folder)
+    until((folder / "runs/toy/data/begun").exists, "the first phase")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err == f"meshwright: {told}; `meshwright run toy.yaml --import tests.launch.toy --set data.step_s=5` continues\n"
+    assert not (folder / "runs/toy/data/done.json").exists()
+
+
+def test_two_runs_do_not_write_into_one_folder(folder, capsys):
+    process = begin("run", "toy.yaml", *TOYS, "--set", "data.step_s=5", cwd=folder)
+    until((folder / "runs/toy/data/begun").exists, "the first phase")
+    assert run() == 2
+    assert "another meshwright run is writing there" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
+
+
+def test_device_work_runs_alone_in_a_cluster_of_one(folder):
+    (folder / "sum.yaml").write_text("train: {type: Sum}\n")
+    done = meshwright("run", "sum.yaml", *TOYS, cwd=folder)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert read_json(folder / "runs/sum/train/process-0.json") == {"sum": 1, "n": 1, "devices": 1, "local": 1}
+
+
+def test_half_a_cluster_in_the_environment_is_a_sentence(folder):
+    done = meshwright("run", "toy.yaml", *TOYS, cwd=folder, JAX_PROCESS_ID="0")
+    assert done.returncode == 2 and "set all three or none" in done.stderr and not os.path.exists(folder / "runs")
+
+
+def test_lineage_follows_the_order_of_phases(folder):
+    from launch.job import Job
+
+    job = Job("toy", toy.job())
+    rows = lineage(job)
+    assert rows["data"]["after"] == {} and rows["pretrain"]["after"] == {"data": rows["data"]["fingerprint"]}
+    assert state(folder, "data", rows["data"]) == "new"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "a", "--on", "local:2", "--set", "x=1"],
+        ["run", "--on=local:2", "a", "--set", "x=1", "--dry-run"],
+        ["--cluster", "nodes=2", "run", "a", "--set", "x=1"],
+    ],
+)
+def test_the_command_handed_over_is_the_same_less_where_it_runs(argv):
+    assert without_options(argv, {"--on": 1, "--cluster": 1, "--dry-run": 0}) == ["run", "a", "--set", "x=1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--on", "slrm"], "--on slrm: no such cluster"),
+        (["--on", "local:0"], "no such cluster"),
+        (["--cluster", "nodes=2"], "needs --on slurm"),
+    ],
+)
+def test_a_wrong_cluster_is_told(folder, capsys, options, told):
+    assert run(*options) == 2
+    assert told in capsys.readouterr().err
