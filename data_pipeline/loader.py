@@ -13,7 +13,7 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 from data_pipeline.batch import PreferenceBatch, TokenBatch
 from data_pipeline.component import FrozenMap
 from data_pipeline.mix import Mixture
-from data_pipeline.pack import Plan, best_fit, cut
+from data_pipeline.pack import best_fit, cut
 from data_pipeline.shards import Sequence, Shards
 
 Row = dict[str, np.ndarray]  # fields of a batch without its B
@@ -170,7 +170,8 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def sources(self, root: Path) -> dict[str, PackedRows]:
         """The rows of each source by name, in plan order."""
-        return {name: PackedRows(root / self.folder / name, seq_len=self.seq_len, pairs_per_row=self.pairs_per_row) for name in self.weights}
+        sizes = {"seq_len": self.seq_len, "pairs_per_row": self.pairs_per_row}
+        return {name: PackedRows(root / self.folder / name, **sizes) for name in self.weights}
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """Shape of every batch field."""

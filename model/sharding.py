@@ -135,7 +135,7 @@ def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
     for letters, operand in zip(inputs.split(","), operands, strict=True):
         lies, wanted = jax.typeof(operand).sharding.spec, spec(letters)
         if _trimmed(lies) != _trimmed(wanted):
-            raise ValueError(f"einsum {equation!r}: operand {letters} lies as {lies}, its letters say {wanted}; lay it out with shard(x, {letters!r})")
+            raise ValueError(f"einsum {equation!r}: operand {letters} lies as {lies}, not {wanted}; use shard(x, {letters!r})")
     return jnp.einsum(equation, *operands, out_sharding=spec(output), preferred_element_type=dtype)
 
 
@@ -170,5 +170,6 @@ def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> 
         for letter, size, axes in zip(letters, shape, entries, strict=True):
             n = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
             if size % n:
-                problems.append(f"mesh {axes}={n} does not divide {letter} ({ALPHABET[letter].meaning}) of {name}: {size} % {n} = {size % n}")
+                what = f"{letter}={size} ({ALPHABET[letter].meaning}) of {name}"
+                problems.append(f"mesh {axes}={n} does not divide {what}; change the mesh or the size")
     return problems

@@ -112,10 +112,20 @@ def checkpoint_path(phase_folder: Path, step: int | None = None) -> Path:
     """
     steps = sorted(int(p.name) for p in (phase_folder / "checkpoints").glob("*") if p.name.isdigit())
     if not steps:
-        raise FileNotFoundError(f"{phase_folder} holds no checkpoint; name the folder of a phase that was trained, such as runs/tiny/pretrain")
+        raise FileNotFoundError(f"{phase_folder} holds no checkpoint; name the folder of a trained phase, such as runs/tiny/pretrain")
     if step is not None and step not in steps:
         raise FileNotFoundError(f"{phase_folder} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     return phase_folder / "checkpoints" / str(steps[-1] if step is None else step)
+
+
+CAUSES = {  # in the text of an error, from Orbax or the system -> what we say
+    "No space left": "no space left on the device",
+    "RESOURCE_EXHAUSTED": "no space left on the device",
+    "ermission": "permission denied",
+    "Read-only": "read-only file system",
+    "Not a directory": "a file has that name",
+    "File exists": "a file has that name",
+}
 
 
 @contextmanager
@@ -124,9 +134,8 @@ def _said(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        text = str(error)
-        causes = {"No space left": "no space left on the device", "RESOURCE_EXHAUSTED": "no space left on the device", "ermission": "permission denied"}
-        cause = next((said for part, said in {**causes, "Read-only": "read-only file system"}.items() if part in text), None)
+        cause = next((said for part, said in CAUSES.items() if part in str(error)), None)
         if cause is None:
             raise
-        raise OutputError(f"cannot save a checkpoint in {folder}: {cause}; free space or choose another run folder, then run the same command") from error
+        remedy = "free space or choose another run folder, then run the same command"
+        raise OutputError(f"cannot save a checkpoint in {folder}: {cause}; {remedy}") from error

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size", "precision")  # `optimizer` only by its type
+FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size", "precision")
 
 
 def flat(tree: Any, path: str = "") -> dict[str, Any]:
@@ -18,7 +19,7 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def is_free(path: str) -> bool:
-    """Whether a checkpoint may be resumed with another value there."""
+    """Whether a checkpoint may be resumed with another value there; of the optimizer only its type is identity."""
     if path.startswith("optimizer."):
         return path != "optimizer.type"
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
@@ -41,7 +42,8 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_ch
     if refused:
         diff = "; ".join(f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for" for path in refused)
         raise ValueError(
-            f"{folder} holds checkpoints of another run ({diff}); choose another --dir, restore the values, or pass --allow-change {refused[0]}"
+            f"{folder} holds checkpoints of another run ({diff}); "
+            f"choose another --dir, restore the values, or pass --allow-change {Path(folder).name}.{refused[0]}"
         )
     return [f"{path}: {old!r} -> {new!r}" for path, (old, new) in differing.items()]
 

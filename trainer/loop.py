@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -59,20 +58,26 @@ def train(parts: Parts, state: TrainState, *, steps: int, advance: Callable[...,
                 _log(parts, *pending, clock, advance)
             pending = number, metrics, data_wait_s
             stop, last = signals.reached(), number == steps
-            evaluate = parts.evaluate_every and number % parts.evaluate_every == 0 and not last
-            if stop or last or evaluate or parts.checkpointer.due(number):
+            save = stop or last or parts.checkpointer.due(number)
+            evaluate = not last and parts.evaluate_every and number % parts.evaluate_every == 0
+            if save or evaluate:
                 _log(parts, *pending, clock, advance)
                 pending = None
-                if evaluate:
-                    parts.metrics.write(number, parts.evaluate(state))
-                parts.metrics.flush()
-                if stop or last or parts.checkpointer.due(number):
-                    parts.checkpointer.save(state, parts.source.get_state(), parts.run)
+                _pause(parts, state, number, save=bool(save), evaluate=bool(evaluate))
                 clock.lap()
             if stop and not last:
                 parts.checkpointer.wait()
                 raise Stopped(stop, number)
     return state
+
+
+def _pause(parts: Parts, state: TrainState, number: int, *, save: bool, evaluate: bool) -> None:
+    """What happens between two steps now and then."""
+    if evaluate:
+        parts.metrics.write(number, parts.evaluate(state))
+    parts.metrics.flush()
+    if save:
+        parts.checkpointer.save(state, parts.source.get_state(), parts.run)
 
 
 def _log(parts: Parts, number: int, metrics: dict[str, Any], data_wait_s: float, clock: Clock, advance: Callable[..., None]) -> None:

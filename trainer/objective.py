@@ -1,7 +1,6 @@
 """What a phase optimises: a loss over a batch, as sums that add over micro-batches and hosts."""
 
 from collections.abc import Mapping
-from functools import partial
 from math import gcd
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 

@@ -15,7 +15,9 @@ from model.sharding import Mesh
 from trainer.checkpoint import Checkpoints
 from trainer.identity import run_fingerprint
 from trainer.loop import train
+from trainer.measure import Measures
 from trainer.metrics import MetricsWriter
+from trainer.parts import parts_of, summary_of
 from trainer.phase import Phase
 
 
@@ -37,7 +39,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     mesh: Mesh = Mesh()
     precision: Precision = Precision()
     micro_batches: PositiveInt = 1
-    evals: tuple[one_of("trainer.evaluate"), ...] = ()
+    evals: tuple[one_of("trainer.evals"), ...] = ()
     evaluate_every: NonNegativeInt = 0
     tokenizer: str = "data/tokenizer.model"  # relative to the run folder
     seed: NonNegativeInt = 0
@@ -50,25 +52,30 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, job: Mapping[str, Any]) -> list[str]:
         """Rules across fields and phases, a sentence each."""
-        a, d, found = self.architecture, self.data, []
-        if d.seq_len > a.context:
-            found.append(f"data.seq_len={d.seq_len} exceeds architecture.context={a.context}; lower it or raise the context")
-        if d.batch_size % self.micro_batches:
-            found.append(f"micro_batches={self.micro_batches} does not divide data.batch_size={d.batch_size}; choose a divisor")
-        if d.batch_type is not self.objective.batch_type:
-            found.append(
-                f"data.type={type(d).__name__} gives {d.batch_type.__name__}, but objective.type={type(self.objective).__name__} "
-                f"reads {self.objective.batch_type.__name__}; choose data of that kind"
-            )
-        for eval_ in self.evals:
-            found += eval_.problems(self)
-        found += self.optimizer.problems(self.steps)
+        own = [*self._size_problems(), *self.optimizer.problems(self.steps)]
+        of_evals = [line for each in self.evals for line in each.problems(self)]
+        return [*own, *of_evals, *self._job_problems(job)]
+
+    def _size_problems(self) -> list[str]:
+        found, data = [], self.data
+        if data.seq_len > self.architecture.context:
+            found.append(f"data.seq_len={data.seq_len} exceeds architecture.context={self.architecture.context}; lower it")
+        if data.batch_size % self.micro_batches:
+            found.append(f"micro_batches={self.micro_batches} does not divide data.batch_size={data.batch_size}; choose a divisor")
+        wanted = self.objective.batch_type
+        if data.batch_type is not wanted:
+            found.append(f"data.type={type(data).__name__} does not give the {wanted.__name__} of the objective; choose data that does")
+        return found
+
+    def _job_problems(self, job: Mapping[str, Any]) -> list[str]:
+        """Rules between this phase and the ones before it."""
+        found, a = [], self.architecture
         parent = job.get(self.start_from) if self.start_from else None
         if isinstance(parent, Run) and parent.architecture != a:
             found.append(f"architecture differs from that of start_from={self.start_from}; make them the same")
         sizes = [phase.tokenizer.vocab_size for phase in job.values() if hasattr(getattr(phase, "tokenizer", None), "vocab_size")]
         if sizes and sizes[0] > a.vocab_size:
-            found.append(f"architecture.vocab_size={a.vocab_size} is less than the tokenizer's vocab_size={sizes[0]}; raise it to that or more")
+            found.append(f"architecture.vocab_size={a.vocab_size} is less than the tokenizer's vocab_size={sizes[0]}; raise it")
         return found
 
     def execute(
@@ -91,13 +98,13 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             for change in phase.check_identity(allow_change):
                 say(f"  changed since the checkpoint: {change}")
             say(f"  {phase.describe()}")
-            state = phase.state()
-            before, first = phase.before(state), int(state.step)
+            state, measures = phase.state(), Measures(phase)
+            before, first = measures.before(state), int(state.step)
             metrics = MetricsWriter(folder, first, active=jax.process_index() == 0)
             try:
                 with progress(f"  {folder.name}", self.steps, unit="steps", done=first) as advance:
-                    state = train(phase.parts(metrics), state, steps=self.steps, advance=advance)
-                after = phase.evaluate(state)
+                    state = train(parts_of(phase, measures, metrics), state, steps=self.steps, advance=advance)
+                after = measures(state)
                 metrics.write(self.steps, {f"eval/{name}": value for name, value in after.numbers.items()})
                 for i, sample in enumerate(after.texts):
                     metrics.text(self.steps, f"samples/{i}", f"{sample['prompt']}\n\n{sample['text']}")
@@ -105,5 +112,5 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             finally:
                 metrics.close()
             if jax.process_index() == 0:
-                results = {"before": before, "after": after.numbers, "samples": after.texts, "summary": phase.summary()}
+                results = {"before": before, "after": after.numbers, "samples": after.texts, "summary": summary_of(phase)}
                 write_json(folder / "results.json", results)

@@ -1,7 +1,6 @@
 """Where batches come from: a source gives global arrays laid out by their field names, and can say in JSON where it stands."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
@@ -21,7 +20,9 @@ class TrainState(NamedTuple):
     key: Key[Array, ""]
 
 
-def new_state(model: Model, adaptation: Adaptation, tx: optax.GradientTransformation, key: Key[Array, ""], params: Params | None = None) -> TrainState:
+def new_state(
+    model: Model, adaptation: Adaptation, tx: optax.GradientTransformation, key: Key[Array, ""], params: Params | None = None
+) -> TrainState:
     """The state before the first step: from scratch, or from another phase's parameters. Call under jit and `jax.set_mesh`."""
     params = model.init(key_of(key, "init")) if params is None else params
     trainable, frozen = adaptation.split(params, key_of(key, "adapt"))

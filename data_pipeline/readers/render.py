@@ -13,7 +13,7 @@ import sysconfig
 import warnings
 
 NAVIGATION = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)  # links to the index and to this machine's source file
-ADDRESS = re.compile(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-fA-F]{4,}")
+ADDRESS = re.compile(r"(?: |&nbsp;)(?:at(?: |&nbsp;)0x|handle(?: |&nbsp;))[0-9a-fA-F]{4,}")  # the second in ctypes alone
 VOLATILE = frozenset({"meta_path", "path_hooks", "version", "flags", "modules"})  # in `sys`: other installed packages, the build's date
 OWN_MEMBERS = pydoc.classify_class_attrs
 

@@ -19,7 +19,8 @@ from data_pipeline.readers.stdlib_docs import StdlibDocs
 from data_pipeline.tokenizer import SentencePiece
 from model.architectures.llama import Llama
 from trainer.checkpoint import Checkpoints
-from trainer.evaluate import HeldOut, Samples
+from trainer.evals.held_out import HeldOut
+from trainer.evals.samples import Samples
 from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -44,7 +45,7 @@ def data() -> Prepare:
         held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
         tokenizer=SentencePiece(vocab_size=4096, model="bpe"),
         chats=DocstringChats(source="code", n_chats=20_000, n_pairs=20_000, max_tokens=SEQ_LEN),
-        seed=0,
+        seed=2,  # sets aside 56 KB of web pages, 305 KB of code, 21 KB of books
     )
 
 
@@ -59,7 +60,10 @@ def pretrain() -> Run:
         optimizer=optimizer(peak_lr=4e-3, warmup_steps=40),
         steps=500,
         checkpoint=Checkpoints(every_steps=50),
-        evals=(HeldOut(data=held_out, max_rows=160), Samples(prompts=("def __init__(self", "The function returns"), chat=False, max_tokens=48)),
+        evals=(
+            HeldOut(data=held_out, max_rows=160),
+            Samples(prompts=("def __init__(self", "The function returns"), chat=False, max_tokens=48),
+        ),
     )
 
 
@@ -95,9 +99,8 @@ def dpo() -> Run:
 
 def architecture() -> Llama:
     """5.1 M parameters."""
-    return Llama(
-        vocab_size=4096, width=256, layers=4, heads=4, kv_heads=2, head_width=64, feed_forward_width=704, context=SEQ_LEN, rope_theta=10_000.0
-    )
+    sizes = {"width": 256, "layers": 4, "heads": 4, "kv_heads": 2, "head_width": 64, "feed_forward_width": 704}
+    return Llama(vocab_size=4096, context=SEQ_LEN, **sizes)
 
 
 def optimizer(*, peak_lr: float, warmup_steps: int) -> AdamW:

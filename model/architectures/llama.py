@@ -36,7 +36,7 @@ class Llama(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Llama":
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; queries share key/value heads in equal groups")
+            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; choose equal groups")
         if self.head_width % 2:
             raise ValueError(f"head_width={self.head_width} is odd; rotary positions turn pairs, choose an even width")
         return self
@@ -67,7 +67,9 @@ class Block(nnx.Module):
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotations_BLA2, mask_BLT)
         return x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
 
-    def decode(self, x_BLD: Array, rotations_BLA2: Array, mask_BLT: Array, layer: tuple[Array, Array], lengths_B: Array) -> tuple[Array, tuple]:
+    def decode(
+        self, x_BLD: Array, rotations_BLA2: Array, mask_BLT: Array, layer: tuple[Array, Array], lengths_B: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
         """One layer over new tokens, with this layer's keys and values of the earlier ones."""
         o_BLD, layer = self.attention.decode(self.attention_norm(x_BLD), rotations_BLA2, mask_BLT, layer, lengths_B)
         x_BLD = x_BLD + o_BLD

@@ -55,7 +55,7 @@ class Stack:
         _, layers = jax.lax.scan(one, None, jax.numpy.arange(self.N))
         return map_leaves(layers, lambda name, x: (stacked_name(name), x))
 
-    def apply(self, params: Tree, x: Array, step: Callable[[nnx.Module, Array, Any], tuple[Array, Any]], extra: Any = None, *, dtype: str) -> Any:
+    def apply(self, params: Tree, x: Array, step: Callable[..., tuple[Array, Any]], extra: Any = None, *, dtype: str) -> tuple[Array, Any]:
         """`step(block, x, extra_of_this_layer) -> (x, out)` through all layers; returns the last x and the outs stacked by N."""
         definition, _ = nnx.split(nnx.eval_shape(lambda: self.block(nnx.Rngs(0))))
 

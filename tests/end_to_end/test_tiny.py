@@ -40,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], sub
     folder, stdlib = tmp_path_factory.mktemp("tiny"), Path(sysconfig.get_path("stdlib"))
     for name in ("json", "email", "http", "logging", "importlib", "concurrent"):
         shutil.copytree(stdlib / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("argparse", "ast", "calendar", "csv", "difflib", "fractions", "ftplib", "heapq", "inspect", "random", "shutil", "statistics"):
+    for name in ("argparse", "ast", "calendar", "csv", "difflib", "fractions", "ftplib", "heapq", "inspect", "random", "shutil"):
         shutil.copy(stdlib / f"{name}.py", folder / "code")
     command = ["run", "tiny", *settings(folder / "code")]
     return folder, command, meshwright(*command, cwd=folder, timeout_s=420)

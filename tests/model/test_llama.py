@@ -147,16 +147,15 @@ def test_a_hidden_state_has_no_gradient_from_later_tokens_or_from_another_docume
     tokens = 1 + np.arange(L + 2)
     batch = token_batch([[tokens[:7].tolist(), tokens[7:].tolist()]], L=L)  # positions 0-5, 6-9; every token occurs once
     direction_D = jnp.array(np.random.default_rng(0).normal(size=SIZES.width), jnp.float32)
-    inputs = ModelInputs(*map(jnp.array, (batch.tokens_BL, batch.positions_BL, batch.segments_BL)))
+    inputs, params = ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL), params_on(under(ONE_DEVICE))
 
     def at(embed_VD, i):
-        params = {**params_on(under(ONE_DEVICE)), "embed_VD": embed_VD}
-        return built().apply(params, inputs).hidden_BLD[0, i] @ direction_D
+        return built().apply({**params, "embed_VD": embed_VD}, ModelInputs(*map(jnp.array, inputs))).hidden_BLD[0, i] @ direction_D
 
     with jax.set_mesh(under(ONE_DEVICE)):
         gradient = quick_jit(jax.grad(at))
         for i in (0, 3, 5, 6, 9):
-            reached = np.flatnonzero(np.abs(gradient(jnp.array(host_params()["embed_VD"]), i)).sum(-1))
+            reached = np.flatnonzero(np.abs(gradient(params["embed_VD"], i)).sum(-1))
             assert reached.tolist() == batch.tokens_BL[0, 0 if i < 6 else 6 : i + 1].tolist()
 
 

@@ -19,7 +19,12 @@ D, V = 6, 14
 def drawn(B: int, L: int, seed: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(seed)
     hidden_BLD, unembed_DV = rng.normal(size=(B, L, D)), rng.normal(size=(D, V))
-    return hidden_BLD.astype(np.float32), unembed_DV.astype(np.float32), rng.integers(0, V, (B, L), np.int32), rng.normal(size=(B, L)).astype(np.float32)
+    return (
+        hidden_BLD.astype(np.float32),
+        unembed_DV.astype(np.float32),
+        rng.integers(0, V, (B, L), np.int32),
+        rng.normal(size=(B, L)).astype(np.float32),
+    )
 
 
 def plain_logp(hidden_BLD: Any, unembed_DV: Any, targets_BL: Any) -> Any:
@@ -73,7 +78,9 @@ def test_a_vocabulary_divided_over_devices_gives_the_same():
     np.testing.assert_array_equal(correct_BL, expected_correct_BL)
     np.testing.assert_allclose(d_hidden_BLD, expected[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(d_unembed_DV, expected[1], rtol=1e-5, atol=1e-5)
-    assert d_hidden_BLD.sharding.is_equivalent_to(laid_out[0].sharding, 3) and d_unembed_DV.sharding.is_equivalent_to(laid_out[1].sharding, 2)
+    assert d_hidden_BLD.sharding.is_equivalent_to(laid_out[0].sharding, 3) and d_unembed_DV.sharding.is_equivalent_to(
+        laid_out[1].sharding, 2
+    )
 
 
 def test_log_probabilities_of_bfloat16_states_are_computed_in_float32():
@@ -88,8 +95,8 @@ def test_log_probabilities_of_bfloat16_states_are_computed_in_float32():
 
 def sizes_in(jaxpr: Any) -> set[int]:
     found = {v.aval.size for equation in jaxpr.eqns for v in equation.outvars if hasattr(v.aval, "size")}
-    inner = [j for equation in jaxpr.eqns for j in jax.core.jaxprs_in_params(equation.params)]
-    return found.union(*map(sizes_in, inner))
+    inner = [getattr(x, "jaxpr", x) for equation in jaxpr.eqns for x in jax.tree.leaves(list(equation.params.values()))]
+    return found.union(*(sizes_in(x) for x in inner if hasattr(x, "eqns")))
 
 
 @pytest.mark.parametrize("L", [2 * CHUNK, 4 * CHUNK, CHUNK + 32])

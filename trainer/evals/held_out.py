@@ -1,45 +1,22 @@
-"""What is measured on held-out data: sums over a whole set, divided once."""
+"""The objective's metrics on held-out data: sums over a whole set, divided once."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from pydantic import BaseModel, PositiveInt
 
-from data_pipeline.chat import prompt as chat_prompt
 from data_pipeline.component import one_of
 from data_pipeline.loader import PackedRows
 from data_pipeline.tokenizer import Tokenizer
-from inference.decode import generate, text_ids
-from inference.sample import Greedy
 from model.api import Model, Params
 from trainer.objective import Objective
 from trainer.reference import add_reference
 from trainer.source import Layout, passes
-
-
-class Subject(NamedTuple):
-    """Who is evaluated, and where."""
-
-    model: Model
-    objective: Objective
-    mesh: Mesh
-    folder: Path  # of the phase
-    job_folder: Path
-    tokenizer: Tokenizer
-    context: int
-
-
-class Findings(NamedTuple):
-    """Numbers by name (`web/loss`), and texts as {"prompt", "text"}."""
-
-    numbers: dict[str, float]
-    texts: list[dict[str, str]]
+from trainer.subject import Findings, Subject
 
 
 class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -52,7 +29,8 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         """Rules between this and the run that it evaluates."""
         if self.data.batch_type is run.objective.batch_type and self.data.seq_len <= run.architecture.context:
             return []
-        return [f"evals: {type(self.data).__name__} of seq_len={self.data.seq_len} does not fit the run's objective or context; choose it like `data`"]
+        what = f"{type(self.data).__name__} of seq_len={self.data.seq_len}"
+        return [f"evals: {what} does not fit the run's objective or context; choose it like `data`"]
 
     def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
         """Read the data, and let the phase's first policy compute what the objective wants of it."""
@@ -82,7 +60,9 @@ def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, ma
     sums: dict[str, tuple[float, float]] = {}
     for _, batch in passes(rows, layout, max_rows):
         found = jax.device_get(_metrics(params, batch, model=subject.model, objective=subject.objective))
-        sums = {name: (sums.get(name, (0.0, 0.0))[0] + float(a), sums.get(name, (0.0, 0.0))[1] + float(b)) for name, (a, b) in found.items()}
+        for name, (total, weight) in found.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + float(total), before[1] + float(weight)
     return sums
 
 
@@ -98,28 +78,3 @@ def _quotients(sums: dict[str, tuple[float, float]], n_bytes: int) -> dict[str, 
         bits_per_byte = sums["nll"][0] / math.log(2) / n_bytes
         means |= {"loss": means.pop("nll"), "bits_per_byte": bits_per_byte, "compression_ratio": 8 / bits_per_byte}
     return means
-
-
-class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Greedy continuations of some prompts, or answers to them as a user's turn when `chat`."""
-
-    prompts: tuple[str, ...]
-    chat: bool
-    max_tokens: PositiveInt
-
-    def problems(self, run: Any) -> list[str]:
-        """Rules between this and the run that it evaluates."""
-        return []
-
-    def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
-        """Encode the prompts."""
-        t = subject.tokenizer
-        asked = [chat_prompt([{"role": "user", "content": p}], t) if self.chat else [t.bos, *t.encode(p)] for p in self.prompts]
-        stop_ids = (t.eos, t.end_of_turn)
-        limits = {"context": subject.context, "max_tokens": self.max_tokens, "stop_ids": stop_ids, "allowed_V": text_ids(t, stop_ids)}
-
-        def measure(params: Params) -> Findings:
-            answers = generate(subject.model, params, asked, sampler=Greedy(), key=jax.random.key(0), **limits)
-            return Findings({}, [{"prompt": p, "text": t.decode(a)} for p, a in zip(self.prompts, answers, strict=True)])
-
-        return measure

@@ -1,0 +1,54 @@
+"""What the loop turns, built from a phase."""
+
+import statistics
+from typing import Any
+
+import jax
+
+from data_pipeline.loader import RowSequence
+from model.size import flops_per_token_of, n_params
+from trainer.loop import Parts
+from trainer.measure import Measures
+from trainer.metrics import MetricsWriter, read_metrics
+from trainer.phase import Phase
+from trainer.profile import peak_flops
+from trainer.reference import add_reference
+from trainer.source import ShardSource
+from trainer.step import make_step
+
+
+def parts_of(phase: Phase, measures: Measures, metrics: MetricsWriter) -> Parts:
+    """Step, source and the rest; the source stands where the newest checkpoint left it."""
+    run, data = phase.run, phase.run.data
+    flops = flops_per_token_of(run.architecture, phase.shapes.trainable, length=data.seq_len)
+    return Parts(
+        step=make_step(phase.model, run.objective, run.adaptation, phase.tx, micro_batches=run.micro_batches),
+        source=source_of(phase),
+        checkpointer=phase.checkpointer,
+        metrics=metrics,
+        learning_rate=run.optimizer.learning_rate(run.steps),
+        evaluate=lambda state: {f"eval/{name}": value for name, value in measures(state).numbers.items()},
+        evaluate_every=run.evaluate_every,
+        tokens_per_step=data.batch_size * data.seq_len,
+        peak_tokens_per_s=peak_flops(jax.devices()[0]) * phase.mesh.size / flops,
+        run=phase.serialized,
+    )
+
+
+def source_of(phase: Phase) -> ShardSource:
+    """The phase's batches, with what its first policy has to say of them."""
+    run, sources = phase.run, phase.run.data.sources(phase.job_folder)
+    for rows in sources.values():
+        add_reference(rows, run.objective, phase.layout, phase.model, phase.first_policy, phase.folder / "reference")
+    source = ShardSource(RowSequence(sources, run.data.weights, run.seed), phase.layout)
+    if (step := phase.checkpointer.latest()) is not None:
+        source.set_state(phase.checkpointer.read_json(step, "position"))
+    return source
+
+
+def summary_of(phase: Phase) -> dict[str, Any]:
+    """Medians over the steps of the phase, and its length."""
+    rows = [row for row in read_metrics(phase.folder) if "time/step_s" in row]
+    medians = {name: statistics.median(row[f"throughput/{name}"] for row in rows) for name in ("tokens_per_s", "mfu")}
+    seconds = sum(row["time/step_s"] for row in rows)
+    return {**medians, "steps": phase.run.steps, "seconds": seconds, "parameters": n_params(phase.shapes.trainable)}
