@@ -134,7 +134,7 @@ class _HostRows:
 def stream(rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...]) -> Iterator[Row]:
     """This host's rows of one global batch after another from row `first` on, stacked [len(offsets), …]; read ahead in threads."""
     source: Any = _HostRows(rows, first, batch_size, offsets)
-    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * len(offsets))
+    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)  # counted in batches
     return iter(grain.MapDataset.source(source).batch(len(offsets)).to_iter_dataset(reading))
 
 

@@ -91,6 +91,12 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
 
 
+def undivided() -> jax.sharding.use_abstract_mesh:
+    """Trace shapes without layouts, so that no size has to divide: under automatic axes, letters lie on none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(mesh.axis_names, AxisType.Auto)))
+
+
 def letters_of(name: str) -> str:
     """`layers.w_up_NDF` -> `NDF`; a digit makes a second size under the letter's rule and is dropped."""
     match = re.search(r"_([A-Z][A-Z0-9]*)$", name)

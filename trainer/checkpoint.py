@@ -121,6 +121,8 @@ def checkpoint_path(phase_folder: Path, step: int | None = None) -> Path:
 CAUSES = {  # in the text of an error, from Orbax or the system -> what we say
     "No space left": "no space left on the device",
     "RESOURCE_EXHAUSTED": "no space left on the device",
+    "File too large": "it is larger than a file may be there",
+    "quota": "the disk quota is used up",
     "ermission": "permission denied",
     "Read-only": "read-only file system",
     "Not a directory": "a file has that name",

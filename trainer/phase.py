@@ -9,7 +9,7 @@ import jax
 
 from data_pipeline.tokenizer import Tokenizer
 from model.api import Params
-from model.sharding import check_sizes
+from model.sharding import check_sizes, undivided
 from model.size import n_params
 from trainer.checkpoint import Checkpointer
 from trainer.identity import check_identity
@@ -30,19 +30,20 @@ class Phase:
         self.serialized = run.model_dump(mode="json")
         self.model = run.architecture.build(run.precision)
         self.tx = run.optimizer.chain(run.steps)
-        self.layout = Layout.of(run.objective.batch_type, run.data.fields(), mesh)
+        self.layout = Layout.of(run.objective.batch_type, run.data.fields(), mesh, micro_batches=run.micro_batches)
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
         if self.tokenizer.vocab_size > run.architecture.vocab_size:
             raise ValueError(
                 f"architecture.vocab_size={run.architecture.vocab_size} is less than the {self.tokenizer.vocab_size} entries of "
                 f"{job_folder / run.tokenizer}; raise it"
             )
-        self.birth = partial(new_state, self.model, run.adaptation, self.tx)
-        self.shapes = jax.eval_shape(self.birth, jax.random.key(run.seed))
-        leaves = jax.tree.leaves_with_path(self.shapes.trainable)
+        with undivided():  # JAX would refuse a size that does not divide, but not by the parameter's name
+            leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: self.model.init(jax.random.key(run.seed))))
         names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
         if problems := check_sizes(names, mesh):
             raise ValueError("; ".join(problems))
+        self.birth = partial(new_state, self.model, run.adaptation, self.tx)
+        self.shapes = jax.eval_shape(self.birth, jax.random.key(run.seed))
 
     @cached_property
     def checkpointer(self) -> Checkpointer:

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     offsets: tuple[int, ...]
 
     @classmethod
-    def of(cls, batch_type: type, shapes: dict[str, tuple[int, ...]], mesh: Mesh) -> "Layout":
+    def of(cls, batch_type: type, shapes: dict[str, tuple[int, ...]], mesh: Mesh, *, micro_batches: int = 1) -> "Layout":
         """The layout by field names.
 
         Raises:
@@ -48,8 +48,9 @@ class Layout(NamedTuple):
         n_rows = next(iter(shapes.values()))[0]
         rows = named(mesh, "B")
         parts = mesh.shape["data"] * mesh.shape["fsdp"]
-        if n_rows % parts:
-            raise ValueError(f"data.batch_size={n_rows} does not divide over data · fsdp = {parts} devices; choose a multiple of {parts}")
+        if n_rows % (parts * micro_batches):
+            over = f"data · fsdp = {parts} devices" + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
+            raise ValueError(f"data.batch_size={n_rows} does not divide over {over}; choose a multiple of {parts * micro_batches}")
         slices = {index[0].indices(n_rows)[:2] for index in rows.addressable_devices_indices_map((n_rows,)).values()}
         return cls(batch_type, shapes, shardings, tuple(sorted(i for start, stop in slices for i in range(start, stop))))
 

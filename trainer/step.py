@@ -38,7 +38,7 @@ def make_step(
         (loss, gradient), _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, gradient_of(part)), None), zero, parts)
         updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
         trainable = model.after_step(optax.apply_updates(state.trainable, updates), loss.aux)
-        metrics = {**loss.metrics, "loss/train": (loss.total, 1.0), "optimizer/grad_norm": (optax.global_norm(gradient), 1.0)}
+        metrics = {**loss.metrics, "loss/train": (loss.total, 1.0), "optimizer/grad_norm": (optax.tree.norm(gradient), 1.0)}
         return TrainState(state.step + 1, trainable, state.frozen, opt_state, state.key), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -46,7 +46,12 @@ def make_step(
 
 def zeros_of(shapes: Any) -> Any:
     """Zeros of these shapes, in their layouts."""
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, out_sharding=s.sharding.spec), shapes)
+
+    def zeros(s: jax.ShapeDtypeStruct) -> jax.Array:
+        layout = s.sharding.spec if s.sharding else None  # a constant, such as a metric's weight of 1.0, has no layout
+        return jnp.zeros(s.shape, s.dtype, out_sharding=layout)
+
+    return jax.tree.map(zeros, shapes)
 
 
 def split_rows(batch: Any, parts: int) -> Any:

@@ -58,7 +58,7 @@ def pretrain() -> Run:
         objective=NextToken(),
         data=PackedShards(folder="data/train", weights=weights, seq_len=SEQ_LEN, batch_size=16),
         optimizer=optimizer(peak_lr=4e-3, warmup_steps=40),
-        steps=500,
+        steps=600,
         checkpoint=Checkpoints(every_steps=50),
         evals=(
             HeldOut(data=held_out, max_rows=160),
@@ -91,7 +91,7 @@ def dpo() -> Run:
         data=PackedPairs(folder="data/train", **pairs),
         optimizer=optimizer(peak_lr=2e-4, warmup_steps=10),
         start_from="sft",
-        steps=100,
+        steps=150,
         checkpoint=Checkpoints(every_steps=50),
         evals=(HeldOut(data=PackedPairs(folder="data/held_out", **pairs)), samples()),
     )

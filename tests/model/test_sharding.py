@@ -9,7 +9,22 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from pydantic import ValidationError
 
-from model.sharding import ALPHABET, AXES, Mesh, check_sizes, einsum, letters_of, local, look_up, make_mesh, named, reshape, shard, spec
+from model.sharding import (
+    ALPHABET,
+    AXES,
+    Mesh,
+    check_sizes,
+    einsum,
+    letters_of,
+    local,
+    look_up,
+    make_mesh,
+    named,
+    reshape,
+    shard,
+    spec,
+    undivided,
+)
 from tests.examples import MESHES, under
 
 # HOUSE's table once more, by hand: letter -> (at rest, in use); the other letters lie on no axis
@@ -106,7 +121,7 @@ def test_the_result_of_a_product_lies_by_the_letters_after_the_arrow_and_is_the_
 def test_a_product_with_a_weight_not_yet_gathered_names_equation_and_operand():
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         x_BLD, w_DF = shard(jnp.ones((4, 5, 8)), "BLD"), shard(jnp.ones((8, 6)), "DF", at_rest=True)
-        with pytest.raises(ValueError, match=r"einsum 'BLD,DF->BLF': operand DF lies as .*'fsdp'.* lay it out with shard\(x, 'DF'\)"):
+        with pytest.raises(ValueError, match=r"einsum 'BLD,DF->BLF': operand DF lies as .*'fsdp'.* use shard\(x, 'DF'\)"):
             einsum("BLD,DF->BLF", x_BLD, w_DF)
         with pytest.raises(ValueError, match=r"einsum 'BLD,DF->BLF': operand BLD lies as"):
             jax.jit(lambda x, w: einsum("BLD,DF->BLF", shard(x, "..."), shard(w, "DF")))(x_BLD, w_DF)
@@ -192,9 +207,9 @@ def test_a_size_that_is_no_number_of_devices_is_refused(size):
 def test_a_parameter_that_does_not_divide_is_named_with_letter_axis_and_both_sizes():
     shapes = {"embed_VD": (41, 20), "blocks.attention.wq_NDHA": (3, 16, 5, 6), "norm.scale_D": (18,), "w_up_DF": (20, 10)}
     assert check_sizes(shapes, make_mesh(fsdp=4, tensor=2)) == [
-        "mesh tensor=2 does not divide V (vocabulary entry) of embed_VD: 41 % 2 = 1",
-        "mesh tensor=2 does not divide H (query head) of blocks.attention.wq_NDHA: 5 % 2 = 1",
-        "mesh fsdp=4 does not divide D (model width) of norm.scale_D: 18 % 4 = 2",
+        "mesh tensor=2 does not divide V=41 (vocabulary entry) of embed_VD; change the mesh or the size",
+        "mesh tensor=2 does not divide H=5 (query head) of blocks.attention.wq_NDHA; change the mesh or the size",
+        "mesh fsdp=4 does not divide D=18 (model width) of norm.scale_D; change the mesh or the size",
     ]
     assert check_sizes(shapes, under({})) == []
 
@@ -203,3 +218,12 @@ def test_a_layout_bound_to_a_mesh_needs_no_mesh_around_it():
     mesh = make_mesh(fsdp=4, tensor=2)
     assert named(mesh, "DF", at_rest=True).spec == PartitionSpec("fsdp", "tensor")
     assert named(mesh, "DF").spec == PartitionSpec(None, "tensor")
+
+
+def test_shapes_of_what_does_not_divide_can_be_asked_for_without_layouts():
+    with jax.set_mesh(make_mesh(fsdp=4, tensor=2)):
+        with pytest.raises(ValueError, match="does not evenly divide"):
+            jax.eval_shape(lambda: shard(jnp.zeros((6, 3)), "DF", at_rest=True))
+        with undivided():
+            assert jax.eval_shape(lambda: shard(jnp.zeros((6, 3)), "DF", at_rest=True)).shape == (6, 3)
+        assert spec("DF", at_rest=True) == PartitionSpec("fsdp", "tensor")

@@ -138,6 +138,14 @@ def test_log_probabilities_of_packed_pairs_are_those_of_the_pairs_alone():
     assert len({float(x) for x in packed.reference_chosen_BP[0]}) == 3
 
 
+def test_log_probabilities_are_added_and_not_multiplied_as_matrices():
+    """An accelerator rounds the float32 factors of a product (bfloat16 on TPUs), which a sum of hundreds of nats would show."""
+    with jax.set_mesh(under(ONE_DEVICE)):
+        batch = batch_on(under(ONE_DEVICE), preference_batch([[([0, 0], [0, 0, 0], 1)]], L=3, P=1))
+        jaxpr = jax.make_jaxpr(lambda batch: DPO(beta=0.1).reference({"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch))(batch)
+    assert str(jaxpr).count("= dot_general[") == 1  # the logits
+
+
 def test_prompt_tokens_are_no_part_of_an_answer():
     with_prompt = referenced(BATCH._replace(weight_BL=(BATCH.segments_BL > 0).astype(np.float32)))
     assert (with_prompt.reference_chosen_BP < referenced(BATCH).reference_chosen_BP)[BATCH.pair_weight_BP > 0].all()

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float
 from pydantic import BaseModel, PositiveFloat
 
 from data_pipeline.batch import PreferenceBatch
-from model.sharding import einsum
 from trainer.objective import Loss, Policies, score
+
+Slots = tuple[Float[Array, "B P"], Float[Array, "B P"], Float[Array, "B P"], Float[Array, "B P"]]
 
 
 class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -58,7 +59,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         )
 
 
-def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[Float[Array, "B P"], ...]:
+def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[*Slots, dict[str, Any]]:
     """Answer log-probabilities of the policy by pair slot: sums (chosen, rejected), means a token (chosen, rejected); then aux."""
     logp_BL, _, aux = score(models, "policy", batch)
     P = batch.pair_weight_BP.shape[1]
@@ -67,6 +68,6 @@ def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[Float[Array, 
     for offset in (0, 1):
         in_slot_BLP = (batch.segments_BL[..., None] == slots_P + offset) * batch.weight_BL[..., None]
         n_BP = jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0)
-        sides.append((einsum("BL,BLP->BP", logp_BL, in_slot_BLP), n_BP))
+        sides.append((jnp.sum(logp_BL[..., None] * in_slot_BLP, 1), n_BP))  # no einsum: TPUs round float32 factors to bfloat16
     (chosen_BP, n_chosen_BP), (rejected_BP, n_rejected_BP) = sides
     return chosen_BP, rejected_BP, chosen_BP / n_chosen_BP, rejected_BP / n_rejected_BP, aux
