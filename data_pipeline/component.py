@@ -30,7 +30,7 @@ class FrozenMap[K, V](Mapping[K, V]):
         return len(self._items)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._items.items()))
+        return hash(frozenset(self._items.items()))  # without order, as mappings are equal
 
     def __repr__(self) -> str:
         return f"FrozenMap({self._items})"
@@ -64,20 +64,26 @@ def components_in(*places: str) -> dict[str, type[BaseModel]]:
 
 def one_of(*places: str) -> Any:
     """A field type that holds any component defined under `places`, tagged `type: ClassName` when written down."""
+    return Annotated[Any, WrapValidator(lambda value, handler: _read(value, places)), WrapSerializer(_write)]
 
-    def validate(value: Any, handler: Any) -> BaseModel:
-        if isinstance(value, BaseModel):
+
+def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
+    known = components_in(*places)
+    if isinstance(value, BaseModel):
+        if type(value) in known.values():
             return value
-        if not isinstance(value, Mapping) or "type" not in value:
-            raise PydanticCustomError("component", "must be a mapping with `type: {names}`", {"names": " | ".join(components_in(*places))})
-        known, name = components_in(*places), value["type"]
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 3, 0.3) or sorted(known)
-            raise PydanticCustomError("component", "type={name} is unknown; nearest: {near}", {"name": repr(name), "near": ", ".join(near)})
-        fields = {key: field for key, field in value.items() if key != "type"}
-        return known[name].model_validate_json(json.dumps(fields))  # JSON, so that a list may stand for a tuple and nothing else is coerced
+        where = {"name": type(value).__name__, "places": ", ".join(places), "names": ", ".join(sorted(known))}
+        raise PydanticCustomError("component", "{name} is no component of {places}; there are {names}", where)
+    if not isinstance(value, Mapping) or "type" not in value:
+        raise PydanticCustomError("component", "must be a mapping with `type: {names}`", {"names": " | ".join(known)})
+    name = value["type"]
+    if not isinstance(name, str) or name not in known:
+        near = difflib.get_close_matches(str(name), known, 3, 0.3) or sorted(known)
+        raise PydanticCustomError("component", "type={name} is unknown; nearest: {near}", {"name": repr(name), "near": ", ".join(near)})
+    fields = {key: field for key, field in value.items() if key != "type"}
+    # JSON, so that a list may stand for a tuple and nothing else is coerced; what JSON has no word for (a date in YAML) is its text
+    return known[name].model_validate_json(json.dumps(fields, default=str))
 
-    def serialize(value: BaseModel, handler: Any) -> dict[str, Any]:
-        return {"type": type(value).__name__, **value.model_dump(mode="json")}
 
-    return Annotated[Any, WrapValidator(validate), WrapSerializer(serialize)]
+def _write(value: BaseModel, handler: Any) -> dict[str, Any]:
+    return {"type": type(value).__name__, **value.model_dump(mode="json")}

@@ -1,7 +1,6 @@
 """What a phase optimises: a loss over a batch, as sums that add over micro-batches and hosts."""
 
 from collections.abc import Mapping
-from math import gcd
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -95,7 +94,7 @@ def _is_target(logits_BLV: Array, targets_BL: Array) -> Array:
 def _split(x: Array) -> Array:
     """[B, L, …] -> [n, B, L/n, …]: chunk j takes positions j, j+n, …, so that a divided L keeps its shards."""
     B, L, *rest = x.shape
-    n = L // gcd(L, CHUNK)
+    n = next(n for n in range(-(-L // CHUNK), L + 1) if L % n == 0)  # the fewest chunks of equal size
     return jnp.moveaxis(reshape(x, (B, L // n, n, *rest), "BL." + "." * len(rest)), 2, 0)
 
 

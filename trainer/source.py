@@ -111,6 +111,6 @@ def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterat
     for first in range(0, n, batch_size):
         numbers = range(first, min(first + batch_size, n))
         read = {offset: rows[first + offset] for offset in layout.offsets if first + offset < n}
-        empty = {name: np.zeros_like(x) for name, x in next(iter(read.values()), rows[0]).items()}
+        empty = {name: np.zeros_like(x) for name, x in (next(iter(read.values())) if read else rows[0]).items()}
         mine = [read.get(offset, empty) for offset in layout.offsets]
         yield numbers, layout.place({name: np.stack([row[name] for row in mine]) for name in empty})

@@ -178,7 +178,7 @@ def test_a_stream_reads_only_a_few_batches_ahead(sources):
     rows = stream(Watched(sources, {"web": 3.0, "code": 1.0}, 0), 0, 16, tuple(range(16)))
     next(rows)
     time.sleep(0.3)  # what the threads would read by themselves
-    assert 16 < max(read) < 16 * 10
+    assert max(read) < 16 * 10
 
 
 def test_a_pair_has_its_chosen_answer_in_an_odd_segment_and_its_rejected_one_in_the_next(folder):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.pack import Plan, best_fit, cut
@@ -14,6 +14,7 @@ def positions(pieces: np.ndarray) -> list[tuple[int, int]]:
     return [(document, position) for document, start, n in pieces.tolist() for position in range(start, start + n)]
 
 
+@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_short(lengths, capacity):
     pieces = cut(lengths, capacity)
@@ -22,6 +23,7 @@ def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_sho
     assert (np.delete(pieces[:, 2], last) == capacity).all() and (pieces[:, 2] > 0).all()
 
 
+@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17), max_pieces=st.integers(1, 5))
 def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_pieces(lengths, capacity, max_pieces):
     pieces = cut(lengths, capacity)
@@ -32,6 +34,7 @@ def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_piec
     assert all(1 <= len(row) <= max_pieces and row[:, 2].sum() <= capacity for row in rows)
 
 
+@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17), max_pieces=st.integers(1, 5))
 def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
     """Against the definition: the longest piece first, into the fullest row that takes it, else into a new one."""
@@ -49,6 +52,7 @@ def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
     assert len(plan) >= -(-pieces[:, 2].sum() // capacity)
 
 
+@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_equal_lengths_give_equal_plans(lengths, capacity):
     one, other = (best_fit(cut(lengths.copy(), capacity), capacity, 3) for _ in range(2))

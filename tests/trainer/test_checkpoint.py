@@ -134,7 +134,7 @@ def test_a_folder_without_checkpoints_or_without_that_step_says_what_there_is(tm
 def test_a_file_where_the_folder_should_be_is_one_sentence(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("in the way")
-    with pytest.raises(OutputError, match=r"cannot save a checkpoint in .*phase/checkpoints: a file has that name; .* run the same command$"):
+    with pytest.raises(OutputError, match=r"cannot save a checkpoint in .*phase/checkpoints: a file has that name; .* the same command$"):
         Checkpointer(tmp_path / "phase", Checkpoints(every_steps=1))
 
 
@@ -179,5 +179,7 @@ def test_parameters_of_a_phase_load_on_any_mesh_with_what_made_them(sizes, tmp_p
 def test_traced_shapes_are_bound_to_the_devices_of_the_mesh():
     mesh = under(MESHES[1])
     with jax.set_mesh(mesh):
-        shapes = placed(jax.eval_shape(lambda key: {"step": jnp.zeros(()), "key": key, "x": jax.random.normal(key, (8,))}, jax.random.key(0)))
+        shapes = placed(
+            jax.eval_shape(lambda key: {"step": jnp.zeros(()), "key": key, "x": jax.random.normal(key, (8,))}, jax.random.key(0))
+        )
     assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(shapes))

@@ -40,7 +40,7 @@ both = quick_jit(lambda h, w, t, g: (token_logp(h, w, t), jax.grad(weighted(lamb
 plain = quick_jit(lambda h, w, t, g: (plain_logp(h, w, t), jax.grad(weighted(plain_logp), (0, 1))(h, w, t, g)))
 
 
-@pytest.mark.parametrize(("B", "L"), [(2, 5), (1, CHUNK), (3, CHUNK + 32), (2, 2 * CHUNK)])
+@pytest.mark.parametrize(("B", "L"), [(2, 5), (1, CHUNK), (3, CHUNK + 32), (2, 2 * CHUNK + 1)])
 def test_chunked_log_probabilities_and_their_gradients_are_those_of_the_plain_form(B, L):
     arrays = drawn(B, L, seed=L)
     with jax.set_mesh(under(ONE_DEVICE)):
@@ -99,7 +99,7 @@ def sizes_in(jaxpr: Any) -> set[int]:
     return found.union(*(sizes_in(x) for x in inner if hasattr(x, "eqns")))
 
 
-@pytest.mark.parametrize("L", [2 * CHUNK, 4 * CHUNK, CHUNK + 32])
+@pytest.mark.parametrize("L", [2 * CHUNK, 4 * CHUNK, CHUNK + 32, 7 * CHUNK + 3])
 def test_no_array_over_all_positions_and_all_of_the_vocabulary_exists(L):
     B, V = 2, 101
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((B, L, D), "f4"), ((D, V), "f4"), ((B, L), "i4"), ((B, L), "f4"))]
@@ -108,3 +108,10 @@ def test_no_array_over_all_positions_and_all_of_the_vocabulary_exists(L):
         of_plain = jax.make_jaxpr(jax.value_and_grad(weighted(plain_logp), (0, 1)))(*shapes).jaxpr
     assert max(sizes_in(jaxpr)) <= B * CHUNK * V < B * L * V
     assert max(sizes_in(of_plain)) == B * L * V
+
+
+@pytest.mark.parametrize(("L", "chunks"), [(5, 1), (100, 1), (CHUNK, 1), (160, 2), (2 * CHUNK, 2), (1000, 8), (4096, 32)])
+def test_positions_are_cut_into_the_fewest_equal_chunks(L, chunks):
+    with jax.set_mesh(under(ONE_DEVICE)):
+        jaxpr = jax.make_jaxpr(token_logp)(*(jnp.array(x) for x in drawn(2, L, 0)[:3])).jaxpr
+    assert f"[2,{L // chunks},{V}]" in str(jaxpr) and f"length={chunks}" in str(jaxpr)
