@@ -35,10 +35,10 @@ def pretrain() -> Run:
     weights = FrozenMap(some=2.0, other=1.0)
     data = PackedShards(folder="data/train", weights=weights, seq_len=64, batch_size=8)
     return Run(
-        architecture=Llama(vocab_size=320, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=64),
+        architecture=Llama(vocab_size=512, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=64),
         objective=NextToken(),
         data=data,
-        optimizer=AdamW(peak_lr=3e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
+        optimizer=AdamW(peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=9),
         evals=(HeldOut(data=data.model_copy(update={"folder": "data/held_out"})),),
@@ -50,7 +50,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path
     """job.yaml, and a run folder with a tokenizer and shards of this repository's own sources."""
     folder = tmp_path_factory.mktemp("prepared")
     texts = [path.read_text() for path in sorted(repository.glob("*/*.py"))]
-    SentencePiece(vocab_size=320, model="bpe").train(texts, folder / "run/data/tokenizer.model")
+    SentencePiece(vocab_size=512, model="bpe").train(texts, folder / "run/data/tokenizer.model")
     tokenizer = Tokenizer(folder / "run/data/tokenizer.model")
     documents = [[tokenizer.bos, *tokenizer.encode(text)[:500], tokenizer.eos] for text in texts]
     for side, mine in {"train": documents[4:], "held_out": documents[:4]}.items():
