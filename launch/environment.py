@@ -28,7 +28,7 @@ def prepare_process() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}=true".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
     if not sys.warnoptions:  # `python -W default -m launch …` shows them
         warnings.simplefilter("ignore")
 

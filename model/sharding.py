@@ -60,6 +60,13 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
     expert: int = 1
     tensor: int = 1
 
+    @field_validator("stage", "expert")
+    @classmethod
+    def _not_yet(cls, size: int) -> int:
+        if size != 1:
+            raise ValueError("must be 1: pipelines and experts are not built yet; use fsdp or tensor")
+        return size
+
     @field_validator(*AXES)
     @classmethod
     def _size(cls, size: int) -> int:
@@ -106,16 +113,22 @@ def letters_of(name: str) -> str:
 def spec(letters: str, *, at_rest: bool = False) -> PartitionSpec:
     """The layout of an array with these letters on the current mesh; `.` is a dimension that is never divided.
 
-    Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); of two letters on one axis, or of
-    a repeated letter, the first takes it.
+    Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); a repeated letter shards its
+    first occurrence.
+
+    Raises:
+        ValueError: two letters lie on one axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit and mesh.shape[axis] > 1}
+    owner: dict[str, str] = {}
     entries = []
-    for letter in letters:
-        axes = () if letter == "." else ALPHABET[letter].at_rest if at_rest else ALPHABET[letter].in_use
+    for i, letter in enumerate(letters):
+        axes = () if letter == "." or letter in letters[:i] else ALPHABET[letter].at_rest if at_rest else ALPHABET[letter].in_use
         mine = tuple(axis for axis in axes if axis in free)
-        free -= set(mine)
+        for axis in mine:
+            if owner.setdefault(axis, letter) != letter:
+                raise ValueError(f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}; rename one or set {axis}=1")
         entries.append(mine if len(mine) > 1 else mine[0] if mine else None)
     return PartitionSpec(*entries)
 

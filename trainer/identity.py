@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size", "precision")
+FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size")
 
 
 def flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from data_pipeline.files import write_json
 from data_pipeline.loader import RowSequence
 from model.size import flops_per_token_of, n_params
 from trainer.loop import Parts
@@ -15,17 +16,18 @@ from trainer.profile import peak_flops
 from trainer.reference import add_reference
 from trainer.source import ShardSource
 from trainer.step import make_step
+from trainer.subject import Findings
 
 
-def parts_of(phase: Phase, measures: Measures, metrics: MetricsWriter) -> Parts:
-    """Step, source and the rest; the source stands where the newest checkpoint left it."""
+def parts_of(phase: Phase, measures: Measures, first: int) -> Parts:
+    """Step, source and the rest; the source stands where the newest checkpoint left it, after `first` steps."""
     run, data = phase.run, phase.run.data
     flops = flops_per_token_of(run.architecture, phase.shapes.trainable, length=data.seq_len)
     return Parts(
         step=make_step(phase.model, run.objective, run.adaptation, phase.tx, micro_batches=run.micro_batches),
         source=source_of(phase),
         checkpointer=phase.checkpointer,
-        metrics=metrics,
+        metrics=MetricsWriter(phase.folder, first, active=jax.process_index() == 0),
         learning_rate=run.optimizer.learning_rate(run.steps),
         evaluate=lambda state: {f"eval/{name}": value for name, value in measures(state).numbers.items()},
         evaluate_every=run.evaluate_every,
@@ -44,6 +46,17 @@ def source_of(phase: Phase) -> ShardSource:
     if (step := phase.checkpointer.latest()) is not None:
         source.set_state(phase.checkpointer.read_json(step, "position"))
     return source
+
+
+def write_results(phase: Phase, parts: Parts, *, before: dict[str, float], after: Findings) -> None:
+    """Wait for the last checkpoint, then say what the phase did: metrics, sample texts, results.json."""
+    parts.metrics.write(phase.run.steps, {f"eval/{name}": value for name, value in after.numbers.items()})
+    for i, sample in enumerate(after.texts):
+        parts.metrics.text(phase.run.steps, f"samples/{i}", f"{sample['prompt']}\n\n{sample['text']}")
+    parts.checkpointer.close()
+    if jax.process_index() == 0:
+        results = {"before": before, "after": after.numbers, "samples": after.texts, "summary": summary_of(phase)}
+        write_json(phase.folder / "results.json", results)
 
 
 def summary_of(phase: Phase) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import jax
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from data_pipeline.component import one_of
-from data_pipeline.files import write_json
 from model.adapt import Full
 from model.api import Precision
 from model.sharding import Mesh
@@ -16,8 +15,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.identity import run_fingerprint
 from trainer.loop import train
 from trainer.measure import Measures
-from trainer.metrics import MetricsWriter
-from trainer.parts import parts_of, summary_of
+from trainer.parts import parts_of, write_results
 from trainer.phase import Phase
 
 
@@ -100,17 +98,10 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             say(f"  {phase.describe()}")
             state, measures = phase.state(), Measures(phase)
             before, first = measures.before(state), int(state.step)
-            metrics = MetricsWriter(folder, first, active=jax.process_index() == 0)
+            parts = parts_of(phase, measures, first)
             try:
                 with progress(f"  {folder.name}", self.steps, unit="steps", done=first) as advance:
-                    state = train(parts_of(phase, measures, metrics), state, steps=self.steps, advance=advance)
-                after = measures(state)
-                metrics.write(self.steps, {f"eval/{name}": value for name, value in after.numbers.items()})
-                for i, sample in enumerate(after.texts):
-                    metrics.text(self.steps, f"samples/{i}", f"{sample['prompt']}\n\n{sample['text']}")
-                phase.checkpointer.close()
+                    state = train(parts, state, steps=self.steps, advance=advance)
+                write_results(phase, parts, before=before, after=measures(state))
             finally:
-                metrics.close()
-            if jax.process_index() == 0:
-                results = {"before": before, "after": after.numbers, "samples": after.texts, "summary": summary_of(phase)}
-                write_json(folder / "results.json", results)
+                parts.metrics.close()

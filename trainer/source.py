@@ -51,6 +51,8 @@ class Layout(NamedTuple):
         if n_rows % (parts * micro_batches):
             over = f"data · fsdp = {parts} devices" + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
             raise ValueError(f"data.batch_size={n_rows} does not divide over {over}; choose a multiple of {parts * micro_batches}")
+        if (length := next(iter(shapes.values()))[1]) % mesh.shape["context"]:
+            raise ValueError(f"data.seq_len={length} does not divide over mesh context={mesh.shape['context']}; choose a multiple of it")
         slices = {index[0].indices(n_rows)[:2] for index in rows.addressable_devices_indices_map((n_rows,)).values()}
         return cls(batch_type, shapes, shardings, tuple(sorted(i for start, stop in slices for i in range(start, stop))))
 

@@ -24,8 +24,8 @@ from trainer.evals.samples import Samples
 from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.schedule import WarmupCosine
 from trainer.run import Run
+from trainer.schedules import WarmupCosine
 
 SEQ_LEN = 256
 QUESTION = "What does `pathlib.Path.exists(self)` do?"

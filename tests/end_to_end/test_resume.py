@@ -24,8 +24,8 @@ from trainer.evals.held_out import HeldOut
 from trainer.metrics import read_metrics
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.schedule import WarmupCosine
 from trainer.run import Run
+from trainer.schedules import WarmupCosine
 
 STEPS, SAVE_EVERY = 40, 8
 

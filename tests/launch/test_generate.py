@@ -20,7 +20,7 @@ from tests.launch.command import meshwright
 from trainer.checkpoint import Checkpointer, Checkpoints
 from trainer.load import load_params
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.schedule import WarmupCosine
+from trainer.schedules import WarmupCosine
 from trainer.state import new_state
 
 SIZES = Llama(vocab_size=280, width=16, layers=2, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=32)

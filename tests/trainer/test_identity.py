@@ -8,8 +8,8 @@ from trainer.checkpoint import Checkpoints
 from trainer.identity import changes, check_identity, flat, is_free, run_fingerprint
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.schedule import WarmupCosine
 from trainer.run import Run
+from trainer.schedules import WarmupCosine
 
 RUN = Run(
     architecture=SIZES,

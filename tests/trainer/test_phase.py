@@ -13,9 +13,9 @@ from tests.examples import ONE_DEVICE, under
 from trainer.checkpoint import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.schedule import WarmupCosine
 from trainer.phase import Phase
 from trainer.run import Run
+from trainer.schedules import WarmupCosine
 
 SIZES = Llama(vocab_size=400, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32)
 RUN = Run(

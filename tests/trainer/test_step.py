@@ -19,7 +19,7 @@ from tests.examples import MESHES, ONE_DEVICE, at_rest_on, batch_on, built, host
 from trainer.objective import Loss
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.schedule import WarmupCosine
+from trainer.schedules import WarmupCosine
 from trainer.state import TrainState, new_state
 from trainer.step import make_step, split_rows, zeros_of
 

@@ -14,7 +14,7 @@ class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
     """Weight decay is decoupled, times the learning rate, and spares vectors (norm scales)."""
 
     peak_lr: PositiveFloat
-    schedule: one_of("trainer.optimizers.schedule")
+    schedule: one_of("trainer.schedules")
     weight_decay: float = Field(ge=0)
     b1: float = Field(0.9, ge=0, lt=1)
     b2: float = Field(0.95, ge=0, lt=1)

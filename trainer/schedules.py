@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat
 
 
 class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Linear from 0 to the peak over `warmup_steps`, then a half cosine down to `end_frac` of it at the last step."""
+    """Linear from 0 to the peak over `warmup_steps`, then a half cosine down to `end_frac` of it when all steps are made."""
 
     warmup_steps: NonNegativeInt
     end_frac: float = Field(ge=0, le=1)
