@@ -18,6 +18,7 @@ from launch.distributed import client_of_several, is_first
 from launch.failures import Terminated
 
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call"  # 1.6x on a whole bf16 training step on a CPU with matrix units
+HUGE_PAGES = "glibc.malloc.hugetlb"
 FAREWELL_S = 2.0  # the coordinator lives in process 0: what it published last must be read before it goes
 
 
@@ -31,6 +32,17 @@ def prepare_process() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
     if not sys.warnoptions:  # `python -W default -m launch …` shows them
         warnings.simplefilter("ignore")
+
+
+def use_huge_pages() -> None:
+    """Start this process anew with malloc asking for huge pages, which glibc reads only at the start of a process.
+
+    A training step on a CPU takes and returns the same hundreds of MiB every time; with pages of 4 KiB a quarter of its time goes there.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and HUGE_PAGES not in tunables and _cpu_only():
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{HUGE_PAGES}=1")))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _cpu_only() -> bool:

@@ -89,7 +89,7 @@ def dpo() -> Run:
         architecture=architecture(),
         objective=DPO(beta=0.1),
         data=PackedPairs(folder="data/train", **pairs),
-        optimizer=optimizer(peak_lr=5e-4, warmup_steps=10),
+        optimizer=optimizer(peak_lr=3e-4, warmup_steps=10),
         start_from="sft",
         steps=150,
         checkpoint=Checkpoints(every_steps=50),
