@@ -61,7 +61,7 @@ class Phase:
         """One line: what is trained, and where."""
         axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1) or "1 device"
         kind, compute = type(self.run.architecture).__name__, self.run.precision.compute
-        return f"{kind} of {n_params(self.shapes.trainable) / 1e6:.1f} M parameters, {compute}, on {axes}"
+        return f"{kind} of {n_params(self.shapes.trainable):,} parameters, {compute}, on {axes}"
 
     def state(self) -> TrainState:
         """The newest checkpoint's state, or a new one."""

@@ -27,7 +27,7 @@ from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
-STEPS, SAVE_EVERY = 40, 8
+STEPS, SAVE_EVERY = 240, 24  # seconds: a signal is noticed within one
 
 
 def pretrain() -> Run:
@@ -38,9 +38,9 @@ def pretrain() -> Run:
         architecture=Llama(vocab_size=512, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=64),
         objective=NextToken(),
         data=data,
-        optimizer=AdamW(peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
+        optimizer=AdamW(peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
         steps=STEPS,
-        checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=9),
+        checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=11),
         evals=(HeldOut(data=data.model_copy(update={"folder": "data/held_out"})),),
     )
 
@@ -172,11 +172,11 @@ def test_two_processes_train_and_one_goes_on(job: Path, uninterrupted: Path) -> 
     one = run(job)
     assert one.returncode == 0, one.stderr
     assert [row["step"] for row in rows(job)] == list(range(1, STEPS + 1))
-    assert rows(job)[-1]["loss/train"] == pytest.approx(rows(uninterrupted)[-1]["loss/train"], rel=0.05)
+    assert rows(job)[-1]["loss/train"] == pytest.approx(rows(uninterrupted)[-1]["loss/train"], rel=0.1)
 
 
 def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupted: Path) -> None:
-    refused = run(uninterrupted, "--set", "pretrain.architecture.norm_eps=1e-6", "--set", "pretrain.steps=50")
+    refused = run(uninterrupted, "--set", "pretrain.architecture.norm_eps=1e-6", "--set", f"pretrain.steps={STEPS + 10}")
     assert refused.returncode == 2
     assert "architecture.norm_eps: 1e-05 saved, 1e-06 asked for" in refused.stderr and "Traceback" not in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
