@@ -34,7 +34,7 @@ def serve(run_dir: Path, *, host: str, port: int) -> tuple[object, str]:
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     server = program.TensorBoard(plugins=default.get_plugins())
-    server.configure(argv=["tensorboard", "--logdir", str(run_dir), "--host", host, "--port", str(port)])
+    server.configure(argv=["tensorboard", "--logdir", str(run_dir), "--host", host, "--port", str(port), "--load_fast", "false"])
     try:
         return server, server.launch()
     except program.TensorBoardServerException as error:

@@ -100,6 +100,8 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             before, first = measures.before(state), int(state.step)
             parts = parts_of(phase, measures, first)
             try:
+                if first == 0:
+                    parts.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})
                 with progress(f"  {folder.name}", self.steps, unit="steps", done=first) as advance:
                     state = train(parts, state, steps=self.steps, advance=advance)
                 write_results(phase, parts, before=before, after=measures(state))

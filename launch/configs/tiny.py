@@ -59,6 +59,7 @@ def pretrain() -> Run:
         data=PackedShards(folder="data/train", weights=weights, seq_len=SEQ_LEN, batch_size=16),
         optimizer=optimizer(peak_lr=4e-3, warmup_steps=40),
         steps=600,
+        evaluate_every=200,
         checkpoint=Checkpoints(every_steps=50),
         evals=(
             HeldOut(data=held_out, max_rows=160),

@@ -1,6 +1,8 @@
 """Readers: every sound record of raw input becomes a document, every other one a count, and nothing at all one clear sentence."""
 
 import gzip
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -254,3 +256,9 @@ def test_topics_come_without_a_folder(tmp_path):
     documents, counts = read(Books(), tmp_path, "books")
     assert len(documents) > 60 and not counts
     assert next(d for d in documents if d.group == "topic:while").text.lstrip().startswith('The "while" statement')
+
+
+def test_a_page_is_the_same_wherever_python_is_installed():
+    """`platform.architecture` has the interpreter's path as a default: it would differ with every checkout."""
+    code = "import sys; from data_pipeline.readers.render import render; sys.exit(sys.executable.encode() in render(b'platform'))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -113,6 +113,8 @@ def test_tensorboard_reads_what_every_phase_wrote(tiny, phase: str) -> None:
     assert stable | {"time/step_s", "time/data_wait_s"} <= tags
     own = {"pretrain": "eval/web/bits_per_byte", "sft": "eval/chat/accuracy", "dpo": "rewards/margins"}
     assert own[phase] in tags
+    evaluated = [event.step for event in events.Scalars(next(tag for tag in sorted(tags) if tag.startswith("eval/")))]
+    assert evaluated[0] == 0 and len(evaluated) >= 2, "before and after"
     steps = [event.step for event in events.Scalars("loss/train")]
     assert steps == list(range(1, len(steps) + 1))
 
