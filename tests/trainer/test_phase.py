@@ -61,5 +61,5 @@ def test_a_tokenizer_with_more_entries_than_the_model_is_told_with_both_numbers(
 
 def test_nothing_is_written_before_a_phase_is_known_to_fit(job_folder):
     phase = phase_of(job_folder, {"fsdp": 4, "tensor": 2})
-    assert phase.describe() == "Llama of 0.0 M parameters, bfloat16, on fsdp=4, tensor=2"
+    assert phase.describe() == "Llama of 17,488 parameters, bfloat16, on fsdp=4, tensor=2"
     assert sorted(path.name for path in job_folder.iterdir()) == ["data"]
