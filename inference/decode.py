@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_pipeline.tokenizer import Tokenizer
@@ -90,10 +91,10 @@ def stream(
     )
     rows = _prefill(params, tokens_BL, lengths_B, limits, model=model, max_tokens=_rounded(max_tokens))
     told_B, until = np.zeros(len(prompts), int), 0
-    while not np.all(rows.finished_B):
+    while not np.all(_on_host(rows.finished_B)):
         until = min(until + stride, max_tokens)
         rows = _advance(params, rows, limits, key, np.int32(until), model=model, sampler=sampler)
-        new_BL = np.asarray(rows.new_BL)[: len(prompts)]
+        new_BL = _on_host(rows.new_BL)[: len(prompts)]
         lengths_B = np.sum(new_BL >= 0, -1)
         yield [row[told:length].tolist() for row, told, length in zip(new_BL, told_B, lengths_B, strict=True)]
         told_B = lengths_B
@@ -109,6 +110,11 @@ def text_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> Bool[np.ndarray, 
 def _of_length(V: int, allowed_V: np.ndarray | None) -> np.ndarray:
     """A vocabulary is padded to a size that the mesh divides; its padding stands for nothing."""
     return np.ones(V, bool) if allowed_V is None else np.pad(allowed_V, (0, V - len(allowed_V)))
+
+
+def _on_host(x: Array) -> np.ndarray:
+    """All of an array, whose rows may lie on other hosts."""
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def _check(prompts: Sequence[Sequence[int]], *, context: int, **positive: int) -> None:
