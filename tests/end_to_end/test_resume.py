@@ -21,6 +21,7 @@ from tests.examples import write_documents
 from tests.launch.command import begin, meshwright, until
 from trainer.checkpoint import Checkpoints
 from trainer.evals.held_out import HeldOut
+from trainer.evals.samples import Samples
 from trainer.metrics import read_metrics
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -41,7 +42,7 @@ def pretrain() -> Run:
         optimizer=AdamW(peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=11),
-        evals=(HeldOut(data=data.model_copy(update={"folder": "data/held_out"})),),
+        evals=(HeldOut(data=data.model_copy(update={"folder": "data/held_out"})), Samples(prompts=("def ",), chat=False, max_tokens=4)),
     )
 
 
