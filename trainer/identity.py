@@ -6,16 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.settings import flat
+
 FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size")
-
-
-def flat(tree: Any, path: str = "") -> dict[str, Any]:
-    """Dotted path -> leaf of nested dicts and lists."""
-    if isinstance(tree, Mapping):
-        return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}" if path else key).items()}
-    if isinstance(tree, list | tuple):
-        return {k: v for i, value in enumerate(tree) for k, v in flat(value, f"{path}.{i}").items()}
-    return {path: tree}
 
 
 def is_free(path: str) -> bool:

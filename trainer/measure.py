@@ -15,7 +15,16 @@ class Measures:
 
     def __init__(self, phase: Phase):
         run = phase.run
-        subject = Subject(phase.model, run.objective, phase.mesh, phase.folder, phase.job_folder, phase.tokenizer, run.architecture.context)
+        subject = Subject(
+            model=phase.model,
+            objective=run.objective,
+            mesh=phase.mesh,
+            folder=phase.folder,
+            resumed=phase.resumed,
+            job_folder=phase.job_folder,
+            tokenizer=phase.tokenizer,
+            context=run.architecture.context,
+        )
         self.phase, self._measures = phase, [each.open(subject, phase.first_policy) for each in run.evals]
 
     def __call__(self, state: TrainState) -> Findings:
@@ -27,7 +36,7 @@ class Measures:
     def before(self, state: TrainState) -> dict[str, float]:
         """What they said before the first step; measured once, then kept in before.json."""
         kept = self.phase.folder / "before.json"
-        if kept.exists():
+        if self.phase.resumed and kept.exists():
             return json.loads(kept.read_text())
         numbers = self(state).numbers
         if jax.process_index() == 0:

@@ -41,10 +41,11 @@ def source_of(phase: Phase) -> ShardSource:
     """The phase's batches, with what its first policy has to say of them."""
     run, sources = phase.run, phase.run.data.sources(phase.job_folder)
     for rows in sources.values():
-        add_reference(rows, run.objective, phase.layout, phase.model, phase.first_policy, phase.folder / "reference")
+        where = {"folder": phase.folder / "reference", "resumed": phase.resumed}
+        add_reference(rows, run.objective, phase.layout, phase.model, phase.first_policy, **where)
     source = ShardSource(RowSequence(sources, run.data.weights, run.seed), phase.layout)
-    if (step := phase.checkpointer.latest()) is not None:
-        source.set_state(phase.checkpointer.read_json(step, "position"))
+    if phase.resumed:
+        source.set_state(phase.checkpointer.read_json(phase.checkpointer.latest(), "position"))
     return source
 
 

@@ -50,12 +50,17 @@ class Phase:
         """The phase's checkpoints."""
         return Checkpointer(self.folder, self.run.checkpoint)
 
+    @cached_property
+    def resumed(self) -> bool:
+        """Whether the phase goes on from a checkpoint; what else lies in its folder counts only then."""
+        return self.checkpointer.latest() is not None
+
     def check_identity(self, allow_change: Sequence[str]) -> list[str]:
         """Free differences from the run that wrote the newest checkpoint. Raises ValueError if it was another run."""
-        step = self.checkpointer.latest()
-        if step is None:
+        if not self.resumed:
             return []
-        return check_identity(self.checkpointer.read_json(step, "run"), self.serialized, allow_change=allow_change, folder=self.folder)
+        saved = self.checkpointer.read_json(self.checkpointer.latest(), "run")
+        return check_identity(saved, self.serialized, allow_change=allow_change, folder=self.folder)
 
     def describe(self) -> str:
         """One line: what is trained, and where."""
@@ -65,8 +70,9 @@ class Phase:
 
     def state(self) -> TrainState:
         """The newest checkpoint's state, or a new one."""
-        step = self.checkpointer.latest()
-        return self._new_state() if step is None else self.checkpointer.restore(step, placed(self.shapes))
+        if not self.resumed:
+            return self._new_state()
+        return self.checkpointer.restore(self.checkpointer.latest(), placed(self.shapes))
 
     def first_policy(self) -> Params:
         """The parameters before the first step."""

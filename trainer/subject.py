@@ -17,6 +17,7 @@ class Subject(NamedTuple):
     objective: Objective
     mesh: Mesh
     folder: Path  # of the phase
+    resumed: bool  # from a checkpoint in it
     job_folder: Path
     tokenizer: Tokenizer
     context: int

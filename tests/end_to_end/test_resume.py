@@ -137,6 +137,13 @@ def test_killed_run_resumed_repeats_the_uninterrupted_run(job: Path, uninterrupt
     assert_same_bits(job, uninterrupted)
 
 
+def test_leftovers_of_a_beginning_without_a_checkpoint_do_not_count(job: Path, uninterrupted: Path) -> None:
+    (job / "run/pretrain").mkdir()
+    (job / "run/pretrain/before.json").write_text('{"some/loss": 0.0}')
+    assert run(job).returncode == 0
+    assert_same_bits(job, uninterrupted)
+
+
 def test_training_learns(uninterrupted: Path) -> None:
     results = json.loads((uninterrupted / "run/pretrain/results.json").read_text())
     assert results["after"]["some/bits_per_byte"] < 0.8 * results["before"]["some/bits_per_byte"]

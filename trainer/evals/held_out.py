@@ -37,7 +37,8 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         layout = Layout.of(subject.objective.batch_type, self.data.fields(), subject.mesh)
         sources = self.data.sources(subject.job_folder)
         for rows in sources.values():
-            add_reference(rows, subject.objective, layout, subject.model, start, subject.folder / "reference")
+            where = {"folder": subject.folder / "reference", "resumed": subject.resumed}
+            add_reference(rows, subject.objective, layout, subject.model, start, **where)
         n_bytes = {name: self._bytes(rows, subject.tokenizer) for name, rows in sources.items()}
 
         def measure(params: Params) -> Findings:
