@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from data_pipeline.shards import Sequence as Tokens
+from data_pipeline.streaming.record import Sequence as Tokens
 from data_pipeline.tokenizer import Tokenizer
 
 
@@ -20,6 +20,8 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> Token
 
 def render_all(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer: Tokenizer) -> list[Tokens]:
     """`render` for many conversations, five times faster than one by one."""
+    if conversations and not tokenizer.roles:
+        raise ValueError("the tokenizer has no pieces for the roles of a chat; name the file's own in HuggingFaceTokenizer(control=…)")
     for messages in conversations:
         _check(messages, tokenizer)
     encoded = iter(tokenizer.encode_all([message["content"] for message in chain.from_iterable(conversations)]))

@@ -1,122 +1,123 @@
-"""Raw input → text on disk: one JSON line a document (or conversation, or pair), one file a source and side."""
+"""Documents on disk: Parquet in row groups of bounded size, so that any corpus passes through little memory."""
 
-import contextlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_pipeline.document import Document
-from data_pipeline.drops import MAX_EXAMPLES, Drops
-from data_pipeline.files import new_folder, write_json, writing
-from data_pipeline.progress import Progress
-from data_pipeline.sampling import first_by_key, key_of
+from data_pipeline.files import read_json, writing
 
-REPORT, DOCUMENTS = "report.json", "documents.jsonl"
-NOT_DOCUMENTS = ("_spans", "_lines", "_bytes")  # reasons that count parts of documents, see `Drops`
-LARGEST_FRAC = 0.25  # of limit_mib: a larger document would crowd out the rest of a small sample
+SCHEMA = pa.schema([(name, pa.large_string()) for name in Document._fields])
+BATCH_BYTES = 4 << 20  # of text in a row group: what a task holds at a time
+BATCH_DOCUMENTS = 1000
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines; the folder is made."""
+def write_documents(path: Path, documents: Iterable[Document]) -> int:
+    """Write `documents` in their order; returns how many. `path` appears when all are written."""
+    return sum(map(len, write_batches(path, batches(documents))))
+
+
+def write_batches(path: Path, groups: Iterable[list[Document]]) -> Iterator[list[Document]]:
+    """Write each batch as a row group and pass it on; `path` appears at the end."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("wb")
     try:
-        for row in rows:
-            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        with writing(path):
+            writer = pq.ParquetWriter(partial, SCHEMA, compression="zstd")
+        try:
+            for group in groups:
+                table = pa.table([pa.array(values, pa.large_string()) for values in _columns(group)], SCHEMA)
+                with writing(path):
+                    writer.write_table(table)
+                yield group
+        finally:
             with writing(path):
-                file.write(line)
-    except BaseException:
-        with contextlib.suppress(OSError):  # closing writes what is buffered: on a full disk it fails once more
-            file.close()
-        raise
+                writer.close()
+        with writing(path):
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Runs of documents of about `BATCH_BYTES` together, at most `BATCH_DOCUMENTS`."""
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def read_batches(path: Path) -> Iterator[list[Document]]:
+    """The documents of a file that `write_documents` wrote, a row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            columns = file.read_row_group(number, list(Document._fields)).to_pydict()
+            yield [Document(*values) for values in zip(*columns.values(), strict=True)]
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of a file that `write_documents` wrote."""
+    for batch in read_batches(path):
+        yield from batch
+
+
+def clean_text(data: Path, side: str, source: str) -> Iterator[Document]:
+    """The documents that the shards `data`/SIDE/SOURCE were made of, not in their order."""
+    for entry in entries(data, side, source):
+        yield from read_documents(data / entry["file"])
+
+
+def entries(data: Path, side: str, source: str) -> list[dict[str, Any]]:
+    """What the manifests of the shards `data`/SIDE/SOURCE, its first and all further segments, say of each text they were made of."""
+    folder = data / side / source
+    manifests = [folder / "manifest.json", *sorted(folder.glob("segments/*/manifest.json"))]
+    return [entry for manifest in manifests for entry in read_json(manifest)["lineage"]["text"]]
+
+
+def _columns(documents: list[Document]) -> list[tuple[str, ...]]:
+    return list(zip(*documents, strict=True)) if documents else [()] * len(Document._fields)
+
+
+def write_table(path: Path, table: pa.Table, *, rows_a_group: int | None = None) -> None:
+    """Write a table as one Parquet file, in one step; the folder is made."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
-        file.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write JSON lines and return how many; the folder is made, and `path` appears when all are written."""
+    partial, n = path.with_name(f".{path.name}.{os.getpid()}.partial"), 0
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                for row in rows:
+                    n += 1
+                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return n
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file that `write_lines` wrote."""
     with path.open("rb") as file:
         yield from map(json.loads, file)
-
-
-def read_documents(path: Path) -> Iterator[Document]:
-    """The documents of a file of them."""
-    return (Document(**row) for row in read_lines(path))
-
-
-def ingest(
-    reader: Any, folder: Path, *, source: str, seed: int, limit_mib: int | float | None, work: Path, settings: Any, progress: Progress
-) -> None:
-    """Read a whole source into `folder`, at most `limit_mib` of it: a sample keyed by `seed`, in the reader's order.
-
-    Raises:
-        ValueError: as the reader says; or `limit_mib` is too small for any document.
-    """
-    drops, groups, n_kept = Drops(), set(), 0
-
-    def rows(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
-        nonlocal n_kept
-        for document in documents:
-            n_kept += 1
-            groups.add(document.group)
-            yield document._asdict()
-
-    with new_folder(folder) as partial, progress(f"  reading {source}", unit="documents") as advance:
-        documents: Iterable[Document] = watched(reader.documents(source, work=work, drops=drops), advance)
-        if limit_mib is not None:
-            documents = _limited(documents, limit_mib, seed, source, drops)
-        write_lines(partial / DOCUMENTS, rows(documents))
-        if not n_kept:
-            raise ValueError(f"sources.{source} gave no document ({reasons(drops, source)}); check its fields, and limit_mib if it is set")
-        write_json(partial / REPORT, {"settings": settings, "documents": n_kept, "groups": sorted(groups), **drops.as_json()})
-
-
-def watched(documents: Iterable[Document], advance: Callable[..., None]) -> Iterator[Document]:
-    """The documents, each told to a progress bar."""
-    for document in documents:
-        advance()
-        yield document
-
-
-def _limited(documents: Iterable[Document], limit_mib: int | float, seed: int, source: str, drops: Drops) -> list[Document]:
-    limit, n_read = limit_mib * 2**20, 0
-
-    def keyed() -> Iterator[tuple[bytes, int, tuple[int, Document]]]:
-        nonlocal n_read
-        for document in documents:
-            size = len(document.text.encode())
-            if size <= limit * LARGEST_FRAC:
-                yield key_of(seed, document.path, document.id), size, (n_read, document)
-            n_read += 1
-
-    kept = first_by_key(keyed(), limit)
-    if len(kept) < n_read:
-        drops.add(source, "over_limit_mib", n=n_read - len(kept))
-    return [document for _, document in sorted(kept)]
-
-
-def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
-    """One tally of what the reports of several sources count."""
-    drops = Drops()
-    for report in reports:
-        for source, counts in report["dropped"].items():
-            for reason, n in counts.items():
-                drops.add(source, reason, n=n)
-        for reason, texts in report["examples"].items():
-            known = drops.examples.setdefault(reason, [])
-            known += texts[: MAX_EXAMPLES - len(known)]
-    return drops
-
-
-def n_documents_in(counts: Mapping[str, int]) -> int:
-    """How many documents the reasons of a source count, spans, lines and bytes apart."""
-    return sum(n for reason, n in counts.items() if not reason.endswith(NOT_DOCUMENTS))
-
-
-def reasons(drops: Drops, source: str) -> str:
-    """What cost a source most, in words."""
-    counts = Counter(drops.counts.get(source, {})).most_common(3)
-    return ", ".join(f"{reason}: {n}" for reason, n in counts) or "nothing was dropped"

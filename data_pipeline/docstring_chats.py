@@ -10,7 +10,7 @@ from data_pipeline.clean.overlap import HeldOutIndex
 from data_pipeline.docstrings import pairs_from_code, preferences, questions
 from data_pipeline.document import Document, content_id
 from data_pipeline.sampling import first_by_key, key_of
-from data_pipeline.shards import Record
+from data_pipeline.streaming.record import Record
 from data_pipeline.tokenizer import Tokenizer
 
 Row = dict[str, Any]  # {"id", "conversations"}: one conversation, or the chosen and the rejected one

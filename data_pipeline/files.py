@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 class OutputError(OSError):
@@ -46,6 +49,18 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_bytes())
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array, replacing `path` in one step."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name when the block ends well; what a killed writer left is removed first.
@@ -66,6 +81,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put the finished folder `new` in the place of `folder`, on the same disk."""
+    with writing(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.rename(folder)
 
 
 def sha256(path: Path) -> str:

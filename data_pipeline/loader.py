@@ -1,156 +1,109 @@
-"""From shards to rows of a batch: random access by position, so that position is all there is to save."""
+"""From shards to batches: the data components, and the stream of rows that a host reads ahead."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import grain
 import numpy as np
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from absl import flags
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from data_pipeline.batch import PreferenceBatch, TokenBatch
-from data_pipeline.component import FrozenMap
-from data_pipeline.mix import Mixture
-from data_pipeline.pack import best_fit, cut
-from data_pipeline.shards import Sequence, Shards
+from data_pipeline.component import FrozenMap, one_of
+from data_pipeline.mix import Schedule
+from data_pipeline.pack import BestFit
+from data_pipeline.streaming.fim import FillInTheMiddle
+from data_pipeline.streaming.rows import PackedRows, Row
+from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.tokenizer import Tokenizer
 
-Row = dict[str, np.ndarray]  # fields of a batch without its B
-
-
-class Origin(NamedTuple):
-    """Where a part of a row comes from: token positions [start, stop) of a document of a source."""
-
-    source: str
-    document: str
-    start: int
-    stop: int
+AHEAD = 4  # batches
 
 
-class PackedRows:
-    """The rows of one shard folder, in plan order."""
+class _HostBatches:
+    """The part of the sequence that one host reads: of every batch of `batch_size` rows those at `offsets`, of them `positions`."""
 
-    def __init__(self, folder: Path, *, seq_len: int, pairs_per_row: int | None = None):
-        self.shards, self.seq_len, self.pairs_per_row = Shards(folder), seq_len, pairs_per_row
-        lengths = (self.shards.lengths - 1).clip(min=0)  # the first token of a document is never a target
-        if pairs_per_row:
-            self.plan = best_fit(_whole(lengths.sum(1), seq_len), seq_len, pairs_per_row)
-        else:
-            self.plan = best_fit(cut(lengths[:, 0], seq_len), seq_len, seq_len)
-        if not len(self.plan):
-            raise ValueError(f"{folder} holds no document that fits seq_len={seq_len}; raise seq_len or prepare more data")
-        rule = json.dumps([self.shards.manifest["content_hash"], seq_len, pairs_per_row])
-        self.fingerprint = hashlib.sha256(rule.encode()).hexdigest()[:16]
-        self.columns: dict[str, np.ndarray] = {}  # further fields by row, such as a reference model's log-probabilities
+    def __init__(self, rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...], positions: slice | None):
+        self.rows, self.first, self.batch_size, self.offsets, self.positions = rows, first, batch_size, offsets, positions
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return 2**31 - 1 if self.rows.n_rows is None else max(self.rows.n_rows - self.first, 0) // self.batch_size
 
     def __getitem__(self, index: int) -> Row:
-        pieces = self.plan.row(index)
-        records = self.shards.__getitems__([int(document) for document in pieces[:, 0]])
-        if self.pairs_per_row:
-            row = _lay([(s, 0, len(s.tokens) - 1) for record in records for s in record.sequences], self.seq_len)
-            del row["source_L"]
-            row["pair_weight_P"] = (np.arange(self.pairs_per_row) < len(records)).astype(np.float32)
-        else:
-            row = _lay([(r.sequences[0], start, n) for r, (_, start, n) in zip(records, pieces.tolist(), strict=True)], self.seq_len)
-        return row | {name: column[index] for name, column in self.columns.items()}
-
-    def origins(self, source: str, index: int) -> list[Origin]:
-        """Which documents make a row, in its order."""
-        pieces = self.plan.row(index).tolist()
-        return [Origin(source, self.shards[document].id, start, start + n + 1) for document, start, n in pieces]
+        first = self.first + index * self.batch_size
+        rows = self.rows.read([first + offset for offset in self.offsets], self.positions)
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _whole(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """One piece a document; those that do not fit whole are left out."""
-    fits = np.flatnonzero(lengths <= capacity)
-    return np.stack([fits, np.zeros_like(fits), lengths[fits]], 1).astype(np.int64)
+def stream(
+    rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...], *, positions: slice | None = None, processes: int = 0
+) -> Iterator[Row]:
+    """This host's rows of one global batch after another from row `first` on, stacked [len(offsets), …]; ends where the rows do.
 
-
-def _lay(parts: list[tuple[Sequence, int, int]], seq_len: int) -> Row:
-    """Put (sequence, first position, number of positions) behind one another; targets are the tokens one further on."""
-    row = {name: np.zeros(seq_len, np.int32) for name in ("tokens_L", "targets_L", "positions_L", "segments_L", "source_L")}
-    row["weight_L"] = np.zeros(seq_len, np.float32)
-    at = 0
-    for segment, (sequence, start, n) in enumerate(parts, 1):
-        here, there = slice(at, at + n), slice(start + 1, start + n + 1)
-        row["tokens_L"][here] = sequence.tokens[start : start + n]
-        row["targets_L"][here] = sequence.tokens[there]
-        row["weight_L"][here] = sequence.weight[there]
-        row["positions_L"][here] = np.arange(n)
-        row["segments_L"][here] = segment
-        at += n
-    return row
-
-
-class RowSequence:
-    """The endless sequence of training rows of a mixture: row i is a function of (contents, weights, seed, i).
-
-    Every source is reordered anew in each of its epochs by Grain's keyed permutation.
+    Read ahead in threads, or in as many processes as `processes` says: Python's share of the work is little, unless documents are
+    turned around (fill-in-the-middle).
     """
-
-    def __init__(self, sources: Mapping[str, PackedRows], weights: Mapping[str, float], seed: int):
-        self.sources, self.mixture = dict(sources), Mixture(weights, seed)
-        self._orders = [grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat() for rows in self.sources.values()]
-        rule = json.dumps([{name: rows.fingerprint for name, rows in self.sources.items()}, self.mixture.counts.tolist(), seed])
-        self.fingerprint = hashlib.sha256(rule.encode()).hexdigest()[:16]
-
-    def place(self, index: int) -> tuple[int, int]:
-        """(source index, row of its plan)."""
-        source, before = self.mixture[index]
-        return source, int(self._orders[source][before])
-
-    def __getitem__(self, index: int) -> Row:
-        source, row_index = self.place(index)
-        row = list(self.sources.values())[source][row_index]
-        if "source_L" in row:
-            row["source_L"] = np.full_like(row["source_L"], source)
-        return row
-
-    def origins(self, index: int) -> list[Origin]:
-        """Which documents make row i, past or future."""
-        source, row_index = self.place(index)
-        name = list(self.sources)[source]
-        return self.sources[name].origins(name, row_index)
+    source: Any = _HostBatches(rows, first, batch_size, offsets, positions)
+    if not len(source):
+        return iter(())
+    batches = grain.MapDataset.source(source)
+    if processes:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags, which only an absl program parses
+        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=AHEAD)
+        return iter(batches.to_iter_dataset(reading).mp_prefetch(workers))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD)))
 
 
-class _HostRows:
-    """The part of the sequence that one host reads: of every batch of `batch_size` rows those at `offsets`."""
-
-    def __init__(self, rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...]):
-        self.rows, self.first, self.batch_size, self.offsets = rows, first, batch_size, offsets
-
-    def __len__(self) -> int:
-        return 2**31 - 1
-
-    def __getitem__(self, index: int) -> Row:
-        batch, i = divmod(index, len(self.offsets))
-        return self.rows[self.first + batch * self.batch_size + self.offsets[i]]
-
-
-def stream(rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...]) -> Iterator[Row]:
-    """This host's rows of one global batch after another from row `first` on, stacked [len(offsets), …]; read ahead in threads."""
-    source: Any = _HostRows(rows, first, batch_size, offsets)
-    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)  # counted in batches
-    return iter(grain.MapDataset.source(source).batch(len(offsets)).to_iter_dataset(reading))
+Frac = Annotated[float, Field(gt=0, lt=1)]
 
 
 class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Rows of `seq_len` positions packed from the shard folders `folder/<source>`, mixed by weight (of rows)."""
+    """Rows of `seq_len` positions packed from the shard folders `folder/<source>`, mixed by weight (of rows).
 
-    folder: str  # relative to the run folder
+    Attributes:
+        folder: Relative to the run folder.
+        weights: Of the sources that rows are drawn from at first.
+        seq_len: Positions a row.
+        batch_size: Rows of a global batch.
+        packing: How documents become rows.
+        schedule: How the mixture goes on: shares by size, stages, caps.
+        fim: Source → how its documents are turned around for fill-in-the-middle. Every epoch has a plan of its own, for which the documents
+            turned around are encoded once; it is made when the first row of the epoch is read.
+        dropout: Source → share of its documents left out of each epoch, other ones in each; a plan an epoch too.
+        processes: That read ahead on each host; 0 = threads.
+    """
+
+    folder: str
     weights: FrozenMap[str, PositiveFloat]
     seq_len: PositiveInt
-    batch_size: PositiveInt  # rows of a global batch
+    batch_size: PositiveInt
+    packing: one_of("data_pipeline.pack") = BestFit()
+    schedule: Schedule = Schedule()
+    fim: FrozenMap[str, FillInTheMiddle] = FrozenMap()
+    dropout: FrozenMap[str, Frac] = FrozenMap()
+    processes: int = Field(default=0, ge=0)
 
     batch_type: ClassVar[type] = TokenBatch
 
+    @model_validator(mode="after")
+    def _rules(self) -> "PackedShards":
+        if self.packing.overlap >= self.seq_len:
+            raise ValueError(f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}; lower it")
+        _check_names(self)
+        return self
+
     def sources(self, root: Path) -> dict[str, PackedRows]:
         """The rows of each source by name, in plan order."""
-        return {name: PackedRows(root / self.folder / name, seq_len=self.seq_len) for name in self.weights}
+        return {name: PackedRows(root / self.folder / name, **self._packing(root, name)) for name in source_names(self)}
+
+    def _packing(self, root: Path, name: str) -> dict[str, Any]:
+        fim = self.fim.get(name)
+        tokenizer = Tokenizer(root / fim.tokenizer) if fim else None
+        settings = {"seq_len": self.seq_len, "strategy": self.packing, "dropout": self.dropout.get(name, 0.0)}
+        return {**settings, "fim": fim, "tokenizer": tokenizer}
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """Shape of every batch field."""
@@ -158,22 +111,49 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Preference pairs packed into rows of `seq_len` positions, at most `pairs_per_row` each; longer pairs are left out."""
+    """Preference pairs packed into rows of `seq_len` positions, at most `pairs_per_row` each; longer pairs are left out.
+
+    The other fields are those of `PackedShards`.
+    """
 
     folder: str
     weights: FrozenMap[str, PositiveFloat]
     seq_len: PositiveInt
     batch_size: PositiveInt
     pairs_per_row: PositiveInt
+    schedule: Schedule = Schedule()
+    processes: int = Field(default=0, ge=0)
 
     batch_type: ClassVar[type] = PreferenceBatch
+
+    @model_validator(mode="after")
+    def _rules(self) -> "PackedPairs":
+        _check_names(self)
+        return self
 
     def sources(self, root: Path) -> dict[str, PackedRows]:
         """The rows of each source by name, in plan order."""
         sizes = {"seq_len": self.seq_len, "pairs_per_row": self.pairs_per_row}
-        return {name: PackedRows(root / self.folder / name, **sizes) for name in self.weights}
+        return {name: PackedRows(root / self.folder / name, **sizes) for name in source_names(self)}
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """Shape of every batch field."""
         sizes = {"L": self.seq_len, "P": self.pairs_per_row}
         return {name: (self.batch_size, sizes[name[-1]]) for name in PreferenceBatch._fields}
+
+
+def source_names(data: PackedShards | PackedPairs) -> list[str]:
+    """Every source that a stage names, in the order of their first stages: the numbers they have in batches."""
+    return list(dict.fromkeys([*data.weights, *(name for stage in data.schedule.stages for name in stage.weights)]))
+
+
+def _check_names(data: PackedShards | PackedPairs) -> None:
+    """Refuse settings for sources that no stage draws from."""
+    known, schedule = source_names(data), data.schedule
+    named: dict[str, Mapping[str, Any]] = {"schedule.segments": schedule.segments, "schedule.max_epochs": schedule.max_epochs}
+    named |= {f"schedule.stages.{i}.segments": stage.segments for i, stage in enumerate(schedule.stages)}
+    named |= {field: getattr(data, field, {}) for field in ("fim", "dropout")}
+    for field, names in named.items():
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{field}.{name} is no source of the mixture; choose of {', '.join(known)}")

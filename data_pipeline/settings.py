@@ -3,13 +3,16 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1  # of what is written; raise it when the same settings give other bytes
-TOOLS = ("array_record", "fastwarc", "msgpack", "py3langid", "resiliparse", "sentencepiece")
+from pydantic import BaseModel
+
+FORMAT = 2  # of what is written; raise it when the same settings give other bytes
+TOOLS = ("array_record", "daft", "fastwarc", "msgpack", "py3langid", "pyarrow", "resiliparse", "sentencepiece")
 MAX_SHOWN = 5
 
 
@@ -18,23 +21,45 @@ def versions() -> dict[str, Any]:
     return {"python": platform.python_version(), "format": FORMAT, **{name: version(name) for name in TOOLS}}
 
 
-def digest(configuration: Mapping[str, Any]) -> str:
-    """16 hex digits of a configuration."""
+def digest(configuration: Any) -> str:
+    """16 hex digits of a configuration, of plain data."""
     return hashlib.sha256(json.dumps([FORMAT, configuration], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path, *, without: tuple[str, ...] = ()) -> None:
-    """Compare the settings that `folder` was made with and those asked for, fields in `without` apart.
+@cache
+def code(folder: str) -> str:
+    """16 hex digits of the source code in a folder of this room: what it computes may change with it."""
+    files = sorted((Path(__file__).parent / folder).rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def described(component: BaseModel, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """A component as plain data, some fields left out; one that depends on the content of files says by `fingerprint()` on which."""
+    fields = component.model_dump(mode="json", exclude=set(without))
+    content = getattr(component, "fingerprint", str)()
+    return {"type": f"{type(component).__module__}.{type(component).__name__}", "content": content, **fields}
+
+
+def changed(
+    saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path, *, without: Collection[str] = (), allow_change: Sequence[str] = ()
+) -> bool:
+    """Whether the settings that `folder` was made with differ from those asked for, fields in `without` apart.
 
     Raises:
-        ValueError: some differ; each is named with both values.
+        ValueError: some differ that `allow_change` does not name; each is named with both values.
     """
     before, after = (flat({name: value for name, value in settings.items() if name not in without}) for settings in (saved, now))
     differing = [path for path in {**before, **after} if before.get(path) != after.get(path)]
-    if differing:
-        shown = "; ".join(f"{path}: {before.get(path)!r:.60} there, {after.get(path)!r:.60} now" for path in differing[:MAX_SHOWN])
-        more = f"; and {len(differing) - MAX_SHOWN} more" if len(differing) > MAX_SHOWN else ""
-        raise ValueError(f"{folder} was prepared with other settings ({shown}{more}); restore them or choose another folder")
+    refused = [path for path in differing if not any(f"{path}.".startswith(f"{allowed}.") for allowed in allow_change)]
+    if refused:
+        shown = "; ".join(f"{path}: {before.get(path)!r:.60} there, {after.get(path)!r:.60} now" for path in refused[:MAX_SHOWN])
+        more = f"; and {len(refused) - MAX_SHOWN} more" if len(refused) > MAX_SHOWN else ""
+        allowing = f"--allow-change {folder.name}.{refused[0].split('.')[0]}"
+        raise ValueError(
+            f"{folder} was prepared with other settings ({shown}{more}); restore them, choose another folder, or pass {allowing} "
+            "to make again what depends on it"
+        )
+    return bool(differing)
 
 
 def flat(tree: Any, path: str = "") -> dict[str, Any]:

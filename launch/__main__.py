@@ -12,9 +12,10 @@ from collections.abc import Sequence
 VERBS = {
     "run": "train: all phases of a config in order; finished phases are skipped, a half-done one is resumed",
     "show": "print the effective configuration as YAML that runs the same",
+    "data": "look into token shards: inspect, verify, stats; which documents a step saw; check them against a new task",
     "generate": "write text with a checkpoint of a run",
     "tensorboard": "open the curves of a run in the browser",
-    "bench": "measure tokens a second and the share of this machine's matmul rate",
+    "bench": "measure the training step, or the stages of the data phase, against this machine's own limits",
 }
 
 

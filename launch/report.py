@@ -12,6 +12,7 @@ import yaml
 
 from data_pipeline.files import write_bytes
 from launch.report_charts import Curve, chart
+from launch.report_data import data_section
 from launch.report_page import figure, fold, literal, page, section, table
 from trainer.metrics import read_metrics
 
@@ -37,7 +38,7 @@ def write_report(run_dir: Path) -> Path:
     title, phases = run_dir.resolve().name, _phases(run_dir)
     results = {name: _json(run_dir / name / "results.json") for name in phases}
     rows = {name: read_metrics(run_dir / name) for name in phases}
-    corpora = [_corpora(name, result) for name, result in results.items() if "kept" in result]
+    corpora = [data_section(name, result) for name, result in results.items() if "kept" in result]
     trained = [_phase(name, run_dir / name, results[name], rows[name]) for name in phases if "kept" not in results[name]]
     states = {name: _state(run_dir / name, rows[name]) for name in phases}
     comparison = section("before-after", "Before and after, on held-out data", [_comparison(results)])
@@ -106,37 +107,6 @@ def _mark(metric: str, before: float | int | None, after: float | int | None) ->
     if less_is_better is None or before is None or after is None or before == after:
         return ""
     return "good" if (after < before) == less_is_better else "bad"
-
-
-def _corpora(name: str, result: Mapping[str, Any]) -> str:
-    """What was read, kept on each side and dropped, by source, and why."""
-    dropped = result.get("dropped", {})
-    rules = sorted({rule for counts in dropped.values() for rule in counts})
-    losses = [(rule, *(f"{counts.get(rule, 0):,}" for counts in dropped.values())) for rule in rules]
-    examples = [f"<h3>{escape(rule)}</h3>" + "".join(map(literal, texts)) for rule, texts in result.get("examples", {}).items() if texts]
-    parts = [
-        *_amounts("Kept to train on", result["kept"], {"read": result.get("read", {})}),
-        *_amounts("Held out", result.get("held_out", {}), {}),
-        "<h3>Dropped, by reason and source</h3>" if losses else "",
-        table(("reason", *dropped), losses),
-        fold("Examples of what was dropped", "".join(examples)),
-    ]
-    return section(name, name, parts)
-
-
-def _amounts(title: str, amounts: Mapping[str, Mapping[str, int]], more: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A heading and a table of documents, bytes, tokens by source; columns of `more` stand before them where they have values."""
-    more = {column: values for column, values in more.items() if values}
-    units = list(dict.fromkeys(unit for counts in amounts.values() for unit in counts))
-    rows = [
-        (source, *(f"{values.get(source, 0):,}" for values in more.values()), *(_amount(unit, counts.get(unit, 0)) for unit in units))
-        for source, counts in amounts.items()
-    ]
-    return [f"<h3>{title}</h3>", table(("source", *more, *units), rows)] if rows else []
-
-
-def _amount(column: str, count: float | int) -> str:
-    return f"{count / 1e6:,.2f} MB" if column == "bytes" else f"{count:,}"
 
 
 def _phase(name: str, folder: Path, result: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:

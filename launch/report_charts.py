@@ -1,4 +1,4 @@
-"""Curves as SVG inside the page: drawn by matplotlib, coloured by the page, so that they follow its light and dark themes."""
+"""Curves and histograms as SVG inside the page, in the colours of its light and dark themes; curves are drawn by matplotlib."""
 
 import io
 import itertools
@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+Number = int | float
 Curve = Sequence[tuple[int, float]]  # (step, value), steps rising; a value may be NaN
 
 INK = "#010203"  # becomes the colour of the text around the chart
 COLOURS = tuple(f"#a1b2c{i}" for i in range(1, 7))  # become the page's --line-1 … --line-6
+WIDE, HIGH = 220, 56  # units of a histogram
 MAX_POINTS = 240  # wider than the chart has pixels to tell apart
 
 
@@ -58,3 +60,33 @@ def _for_page(svg: str) -> str:
     for i, colour in enumerate(COLOURS, 1):
         svg = svg.replace(colour, f"var(--line-{i})")
     return svg
+
+
+def histogram(edges: Sequence[Number], counts: Sequence[int], *, limits: Sequence[Number], least: Number, most: Number) -> str:
+    """One small `<svg>`: bars that lie wholly beyond `least` or `most` in another colour, `limits` as dashed lines."""
+    width, tallest = WIDE / len(counts), max(counts, default=0) or 1
+    bars = {True: "", False: ""}
+    for i, (n, left, right) in enumerate(zip(counts, edges, edges[1:], strict=False)):
+        bars[left <= most and right > least] += _bar(i * width, n / tallest, width) if n else ""
+    lines = "".join(f"M{_at(x, edges):.1f} 0V{HIGH}" for x in limits)
+    ends = [x for x in (edges[0], edges[-1]) if all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)]
+    labels = "".join(_label(x, edges) for x in (*limits, *ends))
+    body = f'<path fill="var(--line-1)" d="{bars[True]}"/><path fill="var(--line-5)" d="{bars[False]}"/>'
+    body += f'<path stroke="currentColor" stroke-dasharray="3 2" d="{lines}"/><g font-size="9" fill="currentColor">{labels}</g>'
+    return f'<svg viewBox="0 0 {WIDE} {HIGH + 14}">{body}</svg>'
+
+
+def _bar(x: float, share: float, width: float) -> str:
+    """Part of a path; the rarest value can still be seen."""
+    tall = max(1.5, share * (HIGH - 2))
+    return f"M{x:.1f} {HIGH}v{-tall:.1f}h{width * 0.85:.1f}v{tall:.1f}z"
+
+
+def _at(x: Number, edges: Sequence[Number]) -> float:
+    return (x - edges[0]) / (edges[-1] - edges[0]) * WIDE
+
+
+def _label(x: Number, edges: Sequence[Number]) -> str:
+    place = _at(x, edges)
+    anchor = "start" if place < WIDE / 20 else "end" if place > WIDE * 0.95 else "middle"
+    return f'<text x="{place:.1f}" y="{HIGH + 11}" text-anchor="{anchor}">{x:,.4g}</text>'

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch.console import Console
+from launch.drop_table import drop_table
 
 
 def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -30,8 +31,8 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
     kept = [(source, *(f"{count:,}" for count in counts.values())) for source, counts in result.get("kept", {}).items()]
     units = next(iter(result.get("kept", {}).values()), {})
     _print_rows(console, f"{name}: kept to train on", ("source", *units), kept, text_columns=1)
-    dropped = [(source, rule, f"{n:,}") for source, rules in result.get("dropped", {}).items() for rule, n in rules.items() if n]
-    _print_rows(console, f"{name}: dropped", ("source", "reason", "documents"), dropped, text_columns=2)
+    heads, dropped = drop_table(result)
+    _print_rows(console, f"{name}: dropped", heads, dropped, text_columns=1)
 
 
 def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from data_pipeline.batch import PreferenceBatch, TokenBatch
-from data_pipeline.shards import Record, Sequence, write_shards
+from data_pipeline.shards import write_shards
+from data_pipeline.streaming.record import Record, Sequence
 from model.api import Model, Params, Precision
 from model.architectures.llama import Llama
 from model.sharding import letters_of, make_mesh, named

@@ -8,7 +8,8 @@ from typing import Any
 
 from data_pipeline.settings import flat
 
-FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size")
+FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size", "data.schedule", "data.processes")
+# of data.schedule the part that lies behind the position is checked with it: see ShardSource.set_state
 
 
 def is_free(path: str) -> bool:

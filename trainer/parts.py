@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from data_pipeline.files import write_json
-from data_pipeline.loader import RowSequence
+from data_pipeline.streaming.sequence import RowSequence
 from model.size import flops_per_token_of, n_params
 from trainer.loop import Parts
 from trainer.measure import Measures
@@ -43,7 +43,11 @@ def source_of(phase: Phase) -> ShardSource:
     for rows in sources.values():
         where = {"folder": phase.folder / "reference", "resumed": phase.resumed}
         add_reference(rows, run.objective, phase.layout, phase.model, phase.first_policy, **where)
-    source = ShardSource(RowSequence(sources, run.data.weights, run.seed), phase.layout)
+    rows = RowSequence(sources, run.data.weights, run.seed, run.data.schedule)
+    if rows.n_rows is not None and rows.n_rows < run.steps * run.data.batch_size:
+        wanted = f"steps={run.steps} of batch_size={run.data.batch_size} need {run.steps * run.data.batch_size} rows"
+        raise ValueError(f"{wanted}, data.schedule.max_epochs allows {rows.n_rows}; lower steps or raise it")
+    source = ShardSource(rows, phase.layout, processes=run.data.processes)
     if phase.resumed:
         source.set_state(phase.checkpointer.read_json(phase.checkpointer.latest(), "position"))
     return source

@@ -1,13 +1,16 @@
 """Where batches come from: a source gives global arrays laid out by their field names, and can say in JSON where it stands."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from data_pipeline.loader import PackedRows, Row, RowSequence, stream
+from data_pipeline.loader import stream
+from data_pipeline.streaming.rows import PackedRows, Row
+from data_pipeline.streaming.sequence import RowSequence
 from model.api import Params
 from model.sharding import letters_of, named
 
@@ -30,12 +33,13 @@ class BatchSource[Batch](Protocol):
 
 
 class Layout(NamedTuple):
-    """How the rows of a batch lie on a mesh, and which of them this host reads."""
+    """How the rows of a batch lie on a mesh, and what of them this host reads: of the rows at `offsets` the positions `positions`."""
 
     batch_type: type
     shapes: dict[str, tuple[int, ...]]
     shardings: dict[str, NamedSharding]
     offsets: tuple[int, ...]
+    positions: slice
 
     @classmethod
     def of(cls, batch_type: type, shapes: dict[str, tuple[int, ...]], mesh: Mesh, *, micro_batches: int = 1) -> "Layout":
@@ -46,26 +50,29 @@ class Layout(NamedTuple):
         """
         shardings = {name: named(mesh, letters_of(name)) for name in shapes}
         n_rows = next(iter(shapes.values()))[0]
-        rows = named(mesh, "B")
         parts = mesh.shape["data"] * mesh.shape["fsdp"]
         if n_rows % (parts * micro_batches):
             over = f"data · fsdp = {parts} devices" + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
             raise ValueError(f"data.batch_size={n_rows} does not divide over {over}; choose a multiple of {parts * micro_batches}")
         if (length := next(iter(shapes.values()))[1]) % mesh.shape["context"]:
             raise ValueError(f"data.seq_len={length} does not divide over mesh context={mesh.shape['context']}; choose a multiple of it")
-        slices = {index[0].indices(n_rows)[:2] for index in rows.addressable_devices_indices_map((n_rows,)).values()}
-        return cls(batch_type, shapes, shardings, tuple(sorted(i for start, stop in slices for i in range(start, stop))))
+        blocks = named(mesh, "BL").addressable_devices_indices_map((n_rows, length)).values()
+        rows, positions = ([index[axis].indices(size)[:2] for index in blocks] for axis, size in enumerate((n_rows, length)))
+        offsets = sorted({i for start, stop in rows for i in range(start, stop)})
+        mine = slice(min(start for start, _ in positions), max(stop for _, stop in positions))
+        return cls(batch_type, shapes, shardings, tuple(offsets), mine)
 
     def place(self, host_rows: Row) -> Any:
-        """The global batch, from this host's rows stacked in the order of `offsets`."""
+        """The global batch, from this host's part of its rows, stacked in the order of `offsets`."""
         at = {offset: i for i, offset in enumerate(self.offsets)}
 
         def field(name: str) -> jax.Array:
             values = host_rows[name.replace("_B", "_")]
 
             def block(index: tuple[slice, ...]) -> np.ndarray:
-                start, stop, _ = index[0].indices(self.shapes[name][0])
-                return values[at[start] : at[stop - 1] + 1][(slice(None), *index[1:])]
+                (start, stop, _), *others = (part.indices(size) for part, size in zip(index, self.shapes[name], strict=True))
+                skipped = self.positions.start if letters_of(name)[1] == "L" else 0
+                return values[at[start] : at[stop - 1] + 1, *(slice(first - skipped, last - skipped) for first, last, _ in others)]
 
             return jax.make_array_from_callback(self.shapes[name], self.shardings[name], block, dtype=values.dtype)
 
@@ -73,46 +80,89 @@ class Layout(NamedTuple):
 
 
 class ShardSource:
-    """Training batches from a row sequence. The position is one number: how many rows were consumed."""
+    """Training batches from a row sequence. The position is how many rows were gone through, and which windows of them were skipped.
 
-    def __init__(self, rows: RowSequence, layout: Layout):
-        self.rows, self.layout, self.consumed = rows, layout, 0
+    The next batch is read and laid out while the devices work on the one before.
+    """
+
+    def __init__(self, rows: RowSequence, layout: Layout, *, processes: int = 0):
+        self.rows, self.layout, self._processes = rows, layout, processes
+        self._batch_size = next(iter(layout.shapes.values()))[0]
+        self._go_to(0, [])
+
+    def _go_to(self, row: int, skipped: list[list[int]]) -> None:
+        self.consumed, self.skipped = row, skipped
         self._stream: Iterator[Row] | None = None
+        self._ahead: Any = None
+
+    def _place_next(self) -> Any:
+        """The batch behind the last one that was laid out; None where the rows end."""
+        if self._stream is None:
+            part = {"positions": self.layout.positions, "processes": self._processes}
+            self._stream = stream(self.rows, self.consumed, self._batch_size, self.layout.offsets, **part)
+        host_rows = next(self._stream, None)
+        return None if host_rows is None else self.layout.place(host_rows)
 
     def next(self, policy: Params) -> Any:
-        """The next rows of the sequence; each host reads only those that its own devices hold."""
-        batch_size = next(iter(self.layout.shapes.values()))[0]
-        if self._stream is None:
-            self._stream = stream(self.rows, self.consumed, batch_size, self.layout.offsets)
-        batch = self.layout.place(next(self._stream))
-        self.consumed += batch_size
-        return batch
-
-    def get_state(self) -> dict[str, Any]:
-        """Rows consumed, and what they were consumed of."""
-        return {"rows": self.consumed, "fingerprint": self.rows.fingerprint}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on behind the rows consumed.
+        """The next rows of the sequence; each host reads only what its own devices hold of them.
 
         Raises:
-            ValueError: the position belongs to other data.
+            ValueError: all sources have reached their max_epochs.
         """
-        if state["fingerprint"] != self.rows.fingerprint:
+        batch = self._place_next() if self._ahead is None else self._ahead
+        if batch is None:
+            raise ValueError(f"the data ends after {self.rows.n_rows} rows; lower steps or raise data.schedule.max_epochs")
+        self.consumed += self._batch_size
+        self._ahead = self._place_next()
+        return batch
+
+    def skip(self, n_rows: int) -> None:
+        """Leave out the next rows, those of a loss spike say; the position remembers them."""
+        self._go_to(self.consumed + n_rows, [*self.skipped, [self.consumed, self.consumed + n_rows]])
+
+    def get_state(self) -> dict[str, Any]:
+        """Rows gone through, windows skipped, and all that these rows depended on."""
+        return {"rows": self.consumed, "skipped": self.skipped, "past": self.rows.past(self.consumed)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on behind the rows gone through. What comes then may be another mixture than it was to be.
+
+        Raises:
+            ValueError: the rows before the position would be others now.
+        """
+        if difference := _difference(state["past"], self.rows.past(state["rows"])):
             raise ValueError(
-                f"data fingerprint {self.rows.fingerprint} differs from the checkpoint's {state['fingerprint']}; "
-                "restore the data, its weights and the seed it was trained with, or start a new run folder"
+                f"the data of the {state['rows']} rows before the checkpoint has changed: {difference}; restore the data, its weights and "
+                "the seed it was trained with (new segments and stages may only begin later), or start a new run folder"
             )
-        self.consumed, self._stream = state["rows"], None
+        self._go_to(state["rows"], state["skipped"])
+
+
+def _difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs first between two pasts; "" if nothing does."""
+    if saved["seed"] != now["seed"]:
+        return f"seed={saved['seed']} then, {now['seed']} now"
+    for before, after in zip_longest(saved["legs"], now["legs"]):
+        if before != after:
+            return f"{_told(before)} then, {_told(after)} now"
+    return ""
+
+
+def _told(leg: dict[str, Any] | None) -> str:
+    if leg is None:
+        return "no change of the mixture"
+    return f"from row {leg['first']} on " + ", ".join(f"{n} x {name} ({fingerprint})" for _, name, fingerprint, n in leg["streams"])
 
 
 def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[range, Any]]:
     """Every row of a plan once, in batches; (row numbers, batch), the last batch filled up with rows of weight 0."""
     batch_size = next(iter(layout.shapes.values()))[0]
     n = min(len(rows), limit or len(rows))
+    (first_row,) = rows.read([rows.place(0)], layout.positions)
+    empty = {name: np.zeros_like(x) for name, x in first_row.items()}
     for first in range(0, n, batch_size):
         numbers = range(first, min(first + batch_size, n))
-        read = {offset: rows[first + offset] for offset in layout.offsets if first + offset < n}
-        empty = {name: np.zeros_like(x) for name, x in (next(iter(read.values())) if read else rows[0]).items()}
+        there = [offset for offset in layout.offsets if first + offset < n]
+        read = dict(zip(there, rows.read([rows.place(first + offset) for offset in there], layout.positions), strict=True))
         mine = [read.get(offset, empty) for offset in layout.offsets]
         yield numbers, layout.place({name: np.stack([row[name] for row in mine]) for name in empty})

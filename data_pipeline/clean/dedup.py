@@ -1,31 +1,90 @@
-"""Documents that are the same but for case, spacing and punctuation."""
+"""Documents that are the same but for case, accents, spacing and punctuation; and what all rules across documents have in common."""
 
-import hashlib
-import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, Field
 
-from data_pipeline.clean.rule import Check
+from data_pipeline.clean.canonical import canonical, chunks
+from data_pipeline.clean.rule import AcrossRule, Limit, Signals
 from data_pipeline.document import Document
-from data_pipeline.drops import Drops
-
-NOT_WORD = re.compile(r"[\W_]+")
+from data_pipeline.engine import tables
 
 
 class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Keeps the first of equal documents, across all its sources; readers yield in a fixed order, so the first is always the same."""
+    """Keeps the first of equal documents, across all its sources.
+
+    Two of 10^9 different documents share a key with probability 0.03.
+
+    Attributes:
+        sources: The sources whose documents are compared, with one another.
+        max_removed_frac: More of the documents gone is an error: a broken reader makes all documents equal.
+    """
 
     sources: tuple[str, ...]
+    max_removed_frac: float = Field(gt=0, le=1)
 
-    def start(self, drops: Drops) -> Check:
-        """The check; it remembers 16 bytes a document."""
-        seen: set[bytes] = set()
+    LATE: ClassVar[frozenset[str]] = frozenset({"max_removed_frac"})
+    EDITS: ClassVar[bool] = False
+    REASON: ClassVar[str] = "exact_duplicate"
 
-        def check(document: Document) -> Document | None:
-            key = hashlib.sha256(NOT_WORD.sub(" ", document.text.lower()).strip().encode()).digest()[:16]
-            if key in seen:
-                return drops.add(document.source, "exact_duplicate", document.path)
-            seen.add(key)
-            return document
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """`key`: of all words of a document, uint64 [n]."""
+        return documents, {"key": text_keys([document.text for document in documents])}
 
-        return check
+    def limits(self) -> tuple[Limit, ...]:
+        """None: the verdict depends on other documents."""
+        return ()
+
+    def resolve(self, keys: Sequence[Path], out: Path) -> None:
+        """Verdicts: `document`, `cluster` (its lowest document), `size`; documents alone in their cluster are not listed.
+
+        Raises:
+            ValueError: more than `max_removed_frac` would go.
+        """
+        resolve_clusters(self, keys, ("key",), out)
+
+    def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """All documents of a cluster but the lowest."""
+        return repeats(verdicts)
+
+    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+        """None: documents stay or go whole."""
+        return []
+
+
+def text_keys(texts: Sequence[str]) -> np.ndarray:
+    """A key for all words of each text, uint64 [n]."""
+    found = [np.zeros(0, np.uint64)]
+    for chunk in chunks(texts):
+        words = canonical(chunk)
+        found.append(words.keys(words.first[:-1], words.first[1:]))
+    return np.concatenate(found)
+
+
+def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[str], out: Path) -> None:
+    """Write the clusters of documents that share a value in one of the columns.
+
+    Raises:
+        ValueError: more than the rule's `max_removed_frac` would go.
+    """
+    clusters = tables.clusters(keys, columns)
+    require_most_left(rule, int((clusters["cluster"] != clusters[tables.DOCUMENT]).sum()), tables.n_rows(keys), "documents")
+    tables.write_table(out, pa.table(clusters))
+
+
+def require_most_left(rule: AcrossRule, n_removed: int, n: int, unit: str) -> None:
+    """Raises ValueError when the rule removes more than its `max_removed_frac`."""
+    if n_removed > rule.max_removed_frac * n:
+        raise ValueError(
+            f"{type(rule).__name__} would remove {n_removed:,} of {n:,} {unit} ({n_removed / n:.1%}) of {', '.join(rule.sources)}, more "
+            f"than max_removed_frac={rule.max_removed_frac}; look at the source for repeated pages, or raise max_removed_frac"
+        )
+
+
+def repeats(verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All documents of a cluster but the lowest."""
+    return verdicts[tables.DOCUMENT][verdicts["cluster"] != verdicts[tables.DOCUMENT]]

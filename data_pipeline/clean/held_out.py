@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from data_pipeline.clean.normalise import retext
 from data_pipeline.clean.overlap import HeldOutIndex, Ngrams, held_out_texts
 from data_pipeline.clean.spans import Span, cut, is_python, line_spans, parse, spans_of, words_of
 from data_pipeline.document import Document
@@ -76,14 +75,6 @@ def order_key(unit: str, seed: int) -> bytes:
     return hashlib.sha256(f"held out/{seed}/{unit}".encode()).digest()
 
 
-class Separated(NamedTuple):
-    """Both sides, and the index that tells whether a text is too close to the held-out one."""
-
-    training: list[Document]
-    held_out: list[Document]
-    index: HeldOutIndex
-
-
 class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
     """Makes two sides share no text.
 
@@ -101,35 +92,41 @@ class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
     jaccard: float
     common_groups: int
 
-    def separate(self, training: Iterable[Document], held_out: Iterable[Document], drops: Drops) -> Separated:
-        """Both sides after cutting; keeps the documents of both in memory."""
-        training, held_out = list(training), list(held_out)
-        index = HeldOutIndex(held_out, jaccard=self.jaccard)
-        found = [find(document, index) for document in training]
+    def common(self, found: Iterable["Found"]) -> set[int]:
+        """The held-out texts that are common language: `common_groups` groups of training documents repeat them."""
         groups: dict[int, set[str]] = defaultdict(set)
-        for document, (spans, loose) in zip(training, found, strict=True):
-            for number in loose.union(*(numbers for _, numbers in spans)):
-                groups[number].add(canonical(document.group))
-        common = {number for number, names in groups.items() if len(names) >= self.common_groups}
-        held_out = [kept for document in held_out if (kept := without_common(document, index, common, drops)) is not None]
-        index.dropped |= common
-        runs = runs_of(held_out)
-        kept = [without_held_out(document, spans, index, runs, drops) for document, (spans, _) in zip(training, found, strict=True)]
-        return Separated([document for document in kept if document is not None], held_out, index)
+        for each in found:
+            for number in set(each.anywhere).union(*each.spans.values()):
+                groups[number].add(each.group)
+        return {number for number, names in groups.items() if len(names) >= self.common_groups}
 
 
-def find(document: Document, index: HeldOutIndex) -> tuple[list[tuple[Span, set[int]]], set[int]]:
-    """The document's spans that repeat held-out texts, with the numbers of these; and the numbers of those it contains anywhere."""
-    loose = index.containing(words_of(document.text))
-    spans = []
-    for span in spans_of(document):
+class Found(NamedTuple):
+    """What a training document repeats; plain data, since it is kept on disk.
+
+    Attributes:
+        group: Of the document, canonical.
+        spans: Place in `spans_of` → numbers of the held-out texts that the span repeats.
+        anywhere: Numbers of those that it shares a run of 13 words with.
+    """
+
+    group: str
+    spans: dict[int, list[int]]
+    anywhere: list[int]
+
+
+def find(document: Document, index: HeldOutIndex) -> Found | None:
+    """What the document repeats of held-out texts; None = nothing."""
+    anywhere = index.containing(words_of(document.text))
+    spans = {}
+    for place, span in enumerate(spans_of(document)):
         numbers: set[int] = set()
         for unit in span.units:
             words = words_of(unit)
-            numbers |= index.near(words) | (index.containing(words) if loose else set())
+            numbers |= index.near(words) | (index.containing(words) if anywhere else set())
         if numbers:
-            spans.append((span, numbers))
-    return spans, loose
+            spans[place] = sorted(numbers)
+    return Found(canonical(document.group), spans, sorted(anywhere)) if spans or anywhere else None
 
 
 def without_common(document: Document, index: HeldOutIndex, common: set[int], drops: Drops) -> Document | None:
@@ -147,11 +144,13 @@ def runs_of(held_out: Iterable[Document]) -> Ngrams:
     return runs
 
 
-def without_held_out(
-    document: Document, spans: list[tuple[Span, set[int]]], index: HeldOutIndex, runs: Ngrams, drops: Drops
-) -> Document | None:
+def without_held_out(document: Document, found: Found | None, common: set[int], runs: Ngrams, drops: Drops) -> Document | None:
     """A training document without what repeats held-out text; None when that cannot be cut out."""
-    kept = cut_out(document, [span for span, numbers in spans if numbers - index.dropped], "held_out_near_duplicate", drops)
+    kept = document
+    if found is not None and found.spans:
+        spans = spans_of(document)
+        repeating = [spans[place] for place, numbers in found.spans.items() if set(numbers) - common]
+        kept = cut_out(document, repeating, "held_out_near_duplicate", drops)
     for _ in range(MAX_ROUNDS):
         left = runs.ranges(kept.text) if kept is not None else []
         if not left:
@@ -175,4 +174,4 @@ def cut_out(document: Document, spans: list[Span], reason: str, drops: Drops) ->
         return drops.add(document.source, f"{reason}_documents", document.path)
     for span in spans:
         drops.add(document.source, f"{reason}_spans", f"{document.path}: {span.units[0]}")
-    return retext(document, text)
+    return document._replace(text=text)

@@ -1,43 +1,54 @@
 """Which language a text is in, by py3langid."""
 
+from typing import ClassVar
+
+import numpy as np
 from pydantic import BaseModel
 
-from data_pipeline.clean.rule import Check
+from data_pipeline.clean.identify import classify, model
+from data_pipeline.clean.languages import LANGUAGES, own
+from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.document import Document
-from data_pipeline.drops import Drops
 
 
 class Language(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Keeps documents in one language.
+    """Names the language of each document, and keeps those in some languages.
 
     Attributes:
         sources: The sources it applies to: prose only, code has no such language.
-        language: ISO 639-1 code.
-        min_probability: Of that language, among all that py3langid knows.
-        first_chars: How much of the text is looked at.
+        languages: ISO 639-1 codes.
+        first_chars: How much of a text is looked at.
+        min_probability: Of the most probable language, among all that py3langid knows; the entry of a language in `languages.py` may
+            have its own. FineWeb and DCLM have 0.65 (of another identifier).
     """
 
+    LATE: ClassVar[frozenset[str]] = frozenset({"min_probability"})
+    EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
-    language: str
-    min_probability: float
+    languages: tuple[str, ...]
     first_chars: int
+    min_probability: float = 0.65
 
-    def start(self, drops: Drops) -> Check:
-        """The check; the model (5 MB, part of the package) is loaded once.
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """Documents with `language` set; `language_probability` is 0 for those in none of `languages`.
 
         Raises:
-            ValueError: py3langid does not know the language.
+            ValueError: py3langid does not know a language.
         """
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second: only when a recipe runs
+        for language in self.languages:
+            if language not in model().labels:
+                raise ValueError(f"languages={language!r} is none that py3langid knows; give ISO 639-1 codes such as 'en'")
+        found = classify([" ".join(document.text[: self.first_chars].split()) for document in documents])
+        named = [document._replace(language=language) for document, (language, _) in zip(documents, found, strict=True)]
+        return named, {"language_probability": np.array([score if language in self.languages else 0.0 for language, score in found])}
 
-        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        if self.language not in identifier.labels:
-            raise ValueError(f"language={self.language!r} is none that py3langid knows; give an ISO 639-1 code such as 'en'")
+    def limits(self) -> tuple[Limit, ...]:
+        """A text in another language than these has probability 0."""
+        least = {code: self.least(code) for code in self.languages}
+        loosest = min(least.values())
+        stricter = [Limit("language", "language_probability", bound, language=code) for code, bound in least.items() if bound > loosest]
+        return (Limit("language", "language_probability", loosest), *stricter)
 
-        def check(document: Document) -> Document | None:
-            language, probability = identifier.classify(" ".join(document.text[: self.first_chars].split()))
-            if language == self.language and probability >= self.min_probability:
-                return document
-            return drops.add(document.source, "language", f"{language} {probability:.2f}: {document.text[:300]}")
-
-        return check
+    def least(self, language: str) -> float:
+        """Probability from which a language is believed."""
+        return own(LANGUAGES[language].min_probability if language in LANGUAGES else None, self.min_probability)

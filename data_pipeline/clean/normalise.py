@@ -2,20 +2,23 @@
 
 import re
 import unicodedata
+from typing import ClassVar
 
 from pydantic import BaseModel
 
-from data_pipeline.clean.rule import Check
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.clean.rule import Limit, Signals
+from data_pipeline.document import Document
 
-NEWLINES = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffe\uffff]|[\ud800-\udfff]")
-TRAILING = re.compile(r"[ \t\u00a0]+$", re.MULTILINE)
+# \x85 and \x1c to \x1e are newlines
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]")
+TRAILING = " \t\u00a0"
 BLANK_LINES = re.compile(r"\n{4,}")
-# UTF-8 read as Windows-1252 and stored again: runs that begin like a UTF-8 lead byte and go on like its tail
-MOJIBAKE = re.compile(
-    r"[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]{1,3}"
+# Lines that may be UTF-8 read as Windows-1252 or, in Cyrillic, as Windows-1251: what a lead byte became, then what its tail bytes became.
+LATIN_TAIL = r"[\u00a0-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
+CYRILLIC_TAIL = r"[\u00a0-\u00bb\u0401-\u040f\u0451-\u045f\u0490\u0491\u2013-\u203a\u20ac\u2116\u2122]"
+SUSPECT = re.compile(  # one class first, which `re` looks for ten times as fast as for alternatives
+    rf"[\u00c2-\u00f4РС](?:(?<=[\u00c2-\u00df]){LATIN_TAIL}|(?<=\u00c3) |(?<=[\u00e0-\u00f4]){LATIN_TAIL}{{2}}"
+    rf"|(?<=[РС]){CYRILLIC_TAIL}[РС]{CYRILLIC_TAIL})"
 )
 
 
@@ -27,35 +30,43 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         repair_mojibake: Undo double encoding (`cafÃ©` → `café`); off for code, where such characters may be meant.
     """
 
+    LATE: ClassVar[frozenset[str]] = frozenset()
+    EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
     repair_mojibake: bool
 
-    def start(self, drops: Drops) -> Check:
-        """The check: a document with its text normalised."""
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """The documents rewritten; nothing is measured."""
+        return [retext(document, self.normalised(document.text)) for document in documents], {}
 
-        def check(document: Document) -> Document | None:
-            text = normalise(document.text)
-            if self.repair_mojibake:
-                text = MOJIBAKE.sub(repair, text)
-            return retext(document, text) if text.strip() else drops.add(document.source, "empty", document.path)
+    def normalised(self, text: str) -> str:
+        """The text, or "" where nothing but white space is left."""
+        text = normalise(text)
+        if self.repair_mojibake and not text.isascii() and SUSPECT.search(text):
+            text = normalise("\n".join(repair(line) if SUSPECT.search(line) else line for line in text.split("\n")))
+        return text if text.strip() else ""
 
-        return check
+    def limits(self) -> tuple[Limit, ...]:
+        """None."""
+        return ()
 
 
 def normalise(text: str) -> str:
     """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines in a row, one newline at the end."""
-    text = CONTROL.sub("", NEWLINES.sub("\n", unicodedata.normalize("NFC", text)))
-    return BLANK_LINES.sub("\n\n\n", TRAILING.sub("", text)).strip("\n") + "\n"
+    text = unicodedata.normalize("NFC", CONTROL.sub("", text))
+    text = "\n".join([line.rstrip(TRAILING) for line in text.splitlines()])
+    if "\n\n\n\n" in text:
+        text = BLANK_LINES.sub("\n\n\n", text)
+    return text.strip("\n") + "\n"
 
 
-def repair(match: re.Match) -> str:
-    """The letter that a run of doubly encoded characters stands for, or the run itself when it stands for none."""
-    try:
-        return match[0].encode("cp1252").decode()
-    except UnicodeError:
-        return match[0]
+def repair(line: str) -> str:
+    """What a line said before its UTF-8 was read as something else, by ftfy; it changes only what its model of such accidents finds."""
+    import ftfy  # 0.1 s, and no page of most batches needs it
+
+    return ftfy.fix_encoding(line)
 
 
 def retext(document: Document, text: str) -> Document:
-    """The document with another text, and the id that goes with it."""
-    return document if text == document.text else document._replace(text=text, id=content_id(text))
+    """The document with another text; its id stays that of the text as it was read."""
+    return document if text == document.text else document._replace(text=text)

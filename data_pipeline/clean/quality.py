@@ -1,128 +1,145 @@
-"""Text worth learning from: Gopher's (Rae et al. 2021, A1.1), C4's (Raffel et al. 2020), StarCoder's (Li et al. 2023)."""
+"""Pages worth reading by Gopher's rules on words, symbols and lines (Rae et al. 2021, A1.1)."""
 
-import re
+from typing import ClassVar
 
+import numpy as np
 from pydantic import BaseModel
 
-from data_pipeline.clean.normalise import retext
-from data_pipeline.clean.rule import Check
+from data_pipeline.clean.characters import LETTER, codes
+from data_pipeline.clean.languages import LANGUAGES, by_language, chars_per_word, forms, own, per_language
+from data_pipeline.clean.rule import Limit, Signals
+from data_pipeline.clean.words import Layout, hash_of, measured
 from data_pipeline.document import Document
-from data_pipeline.drops import Drops
 
-STOP_WORDS = frozenset("the be to of and that have with".split())
-BULLETS = ("•", "-", "*")
+BULLETS = "•-*"
 ELLIPSES = ("...", "…")
-WIKI_MARK = re.compile(r"\[(?:\d*|edit|citation needed)\]")
-POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies|enable javascript", re.IGNORECASE)
-MAX_WORD_CHARS = 1_000  # C4
 
 
 class TooShort(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Drops documents of fewer than `min_words` words."""
+    """Drops documents of fewer than `min_words` words, words being what stands between white space."""
 
+    LATE: ClassVar[frozenset[str]] = frozenset({"min_words"})
+    EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
     min_words: int
 
-    def start(self, drops: Drops) -> Check:
-        """The check."""
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """`n_words`."""
+        return documents, measured(documents, lambda layout, languages: {"n_words": np.diff(layout.first) / chars_per_word(languages)})
 
-        def check(document: Document) -> Document | None:
-            if len(document.text.split()) >= self.min_words:
-                return document
-            return drops.add(document.source, "too_short", document.text)
-
-        return check
-
-
-class WebLines(BaseModel, frozen=True, extra="forbid", strict=True):
-    """C4's line and page rules that hold for any page: wiki marks cut, lines of cookie and policy notices or with a word of more than
-    1,000 characters cut, pages with placeholder text dropped. Its rule of end punctuation is left out, as FineWeb does."""
-
-    sources: tuple[str, ...]
-
-    def start(self, drops: Drops) -> Check:
-        """The check."""
-
-        def check(document: Document) -> Document | None:
-            if "lorem ipsum" in document.text.lower():
-                return drops.add(document.source, "lorem_ipsum", document.path)
-            lines = WIKI_MARK.sub("", document.text).split("\n")
-            kept = [line for line in lines if not is_bad_line(line)]
-            if len(kept) < len(lines):
-                drops.add(document.source, "policy_lines", next(filter(is_bad_line, lines)), len(lines) - len(kept))
-            text = "\n".join(kept)
-            return retext(document, text) if text.strip() else drops.add(document.source, "empty", document.path)
-
-        return check
-
-
-def is_bad_line(line: str) -> bool:
-    """Whether C4 would cut the line, end punctuation apart."""
-    short_notice = len(line) < 300 and POLICY.search(line) is not None
-    return short_notice or (len(line) > MAX_WORD_CHARS and max(map(len, line.split()), default=0) > MAX_WORD_CHARS)
+    def limits(self) -> tuple[Limit, ...]:
+        """One."""
+        return (Limit("too_short", "n_words", least=self.min_words),)
 
 
 class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Gopher's page rules, a limit each field; a word is a token with a letter or digit, as in datatrove."""
+    """Gopher's page rules. A word counts when it has a letter or digit, as in datatrove; lines are those that are not blank.
 
-    sources: tuple[str, ...]
-    max_words: int
-    min_mean_word_chars: float
-    max_mean_word_chars: float
-    max_symbol_word_ratio: float
-    max_bullet_line_frac: float
-    max_ellipsis_line_frac: float
-    min_alphabetic_word_frac: float
-    min_stop_words: int
+    Bounds of word length are the language's. Stop words are counted as in datatrove (different ones, not occurrences), in lower case,
+    capitalised or in capitals; a text in a language without an entry has no such count and stays.
 
-    def start(self, drops: Drops) -> Check:
-        """The check; the reason is the first limit that the document breaks."""
+    Attributes:
+        sources: The sources it applies to.
+        min_words, max_words: Of a document.
+        max_symbol_word_ratio: Of `#` to words and of ellipses to words, each.
+        max_bullet_line_frac, max_ellipsis_line_frac: Of lines that begin with a bullet, that end in an ellipsis.
+        min_alphabetic_word_frac: Of words, marks standing alone included, that have a letter.
+        min_stop_words: Of the language's.
+    """
 
-        def check(document: Document) -> Document | None:
-            broken = self.first_broken(document.text)
-            return document if broken is None else drops.add(document.source, f"gopher_{broken}", document.text)
-
-        return check
-
-    def first_broken(self, text: str) -> str | None:
-        """Name of the first limit that `text` breaks; None when it keeps all."""
-        tokens, lines = text.split(), [line.strip() for line in text.split("\n") if line.strip()]
-        words = [token for token in tokens if any(map(str.isalnum, token))]
-        n_words, n_lines = max(1, len(words)), max(1, len(lines))
-        mean_chars = sum(map(len, words)) / n_words
-        symbols = max(text.count("#"), sum(map(text.count, ELLIPSES)))
-        kept = {
-            "words": len(words) <= self.max_words,
-            "word_length": self.min_mean_word_chars <= mean_chars <= self.max_mean_word_chars,
-            "symbols": symbols / n_words <= self.max_symbol_word_ratio,
-            "bullets": sum(line.startswith(BULLETS) for line in lines) / n_lines <= self.max_bullet_line_frac,
-            "ellipses": sum(line.endswith(ELLIPSES) for line in lines) / n_lines <= self.max_ellipsis_line_frac,
-            "alphabetic": sum(any(map(str.isalpha, token)) for token in tokens) / max(1, len(tokens)) >= self.min_alphabetic_word_frac,
-            "stop_words": len(STOP_WORDS & {word.lower() for word in words}) >= self.min_stop_words,
+    LATE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "min_words",
+            "max_words",
+            "max_symbol_word_ratio",
+            "max_bullet_line_frac",
+            "max_ellipsis_line_frac",
+            "min_alphabetic_word_frac",
+            "min_stop_words",
         }
-        return next((name for name, holds in kept.items() if not holds), None)
-
-
-class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
-    """StarCoder's file rules: limits on the longest and the mean line (characters) and on the fraction of letters and digits."""
-
+    )
+    EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
-    max_line_chars: int
-    max_mean_line_chars: float
-    min_alphanumeric_frac: float
+    min_words: int = 50
+    max_words: int = 100_000
+    max_symbol_word_ratio: float = 0.1
+    max_bullet_line_frac: float = 0.9
+    max_ellipsis_line_frac: float = 0.3
+    min_alphabetic_word_frac: float = 0.8
+    min_stop_words: int = 2
 
-    def start(self, drops: Drops) -> Check:
-        """The check; the reason is the first limit that the file breaks."""
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """One signal a limit."""
+        signals = measured(documents, lambda layout, languages: {**word_signals(layout, languages), **line_signals(layout, languages)})
+        n_words = np.maximum(1, signals["n_words"])
+        hashes = np.array([document.text.count("#") for document in documents], np.float64)
+        ellipses = np.array([sum(map(document.text.count, ELLIPSES)) for document in documents], np.float64)
+        return documents, {**signals, "hash_word_ratio": hashes / n_words, "ellipsis_word_ratio": ellipses / n_words}
 
-        def check(document: Document) -> Document | None:
-            lengths = [len(line) for line in document.text.splitlines()] or [0]
-            alphanumeric_frac = sum(map(str.isalnum, document.text)) / max(1, len(document.text))
-            broken = {
-                "code_long_line": max(lengths) > self.max_line_chars,
-                "code_mean_line": sum(lengths) / len(lengths) > self.max_mean_line_chars,
-                "code_alphanumeric": alphanumeric_frac < self.min_alphanumeric_frac,
-            }
-            reason = next((name for name, breaks in broken.items() if breaks), None)
-            return document if reason is None else drops.add(document.source, reason, f"{document.path}: {document.text[:200]}")
+    def limits(self) -> tuple[Limit, ...]:
+        """In the paper's order."""
+        return (
+            Limit("gopher_words", "n_words", self.min_words, self.max_words),
+            *per_language("gopher_word_length", "mean_word_chars", lambda entry: entry.word_chars),
+            Limit("gopher_symbols", "hash_word_ratio", most=self.max_symbol_word_ratio),
+            Limit("gopher_symbols", "ellipsis_word_ratio", most=self.max_symbol_word_ratio),
+            Limit("gopher_bullets", "bullet_line_frac", most=self.max_bullet_line_frac),
+            Limit("gopher_ellipses", "ellipsis_line_frac", most=self.max_ellipsis_line_frac),
+            *per_language(
+                "gopher_alphabetic",
+                "alphabetic_word_frac",
+                lambda entry: (own(entry.min_alphabetic_word_frac, self.min_alphabetic_word_frac), np.inf),
+            ),
+            Limit("gopher_stop_words", "n_stop_words", least=self.min_stop_words),
+        )
 
-        return check
+
+def word_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
+    """What is counted in words."""
+    chars = layout.per_text(np.where(layout.is_word, layout.end - layout.start, 0))
+    alphabetic = layout.per_text((layout.flags & LETTER) != 0)
+    return {
+        "n_words": layout.n_words / chars_per_word(languages),
+        "mean_word_chars": chars / np.maximum(1, layout.n_words),
+        "alphabetic_word_frac": alphabetic / np.maximum(1, np.diff(layout.first)),
+        "n_stop_words": stop_words(layout, languages),
+    }
+
+
+def stop_words(layout: Layout, languages: tuple[str, ...]) -> np.ndarray:
+    """How many different stop words of its language each text has, [n]; NaN where the language has no entry."""
+    found = np.full(layout.n, np.nan)
+    for language, texts in by_language(languages).items():
+        if language not in LANGUAGES:
+            continue
+        known = sorted((hash_of(form), number) for number, word in enumerate(LANGUAGES[language].stop_words) for form in forms(word))
+        hashes, numbers = np.array([key for key, _ in known], np.uint64), np.array([number for _, number in known])
+        place = np.minimum(np.searchsorted(hashes, layout.hashes), len(hashes) - 1)
+        hit = np.flatnonzero(hashes[place] == layout.hashes)
+        present = np.zeros((layout.n, len(LANGUAGES[language].stop_words)), bool)
+        present[layout.document[hit], numbers[place[hit]]] = True
+        found[texts] = present.sum(1)[texts]
+    return found
+
+
+def line_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
+    """What is counted in lines."""
+    lines = layout.lines
+    n_lines = np.maximum(1, np.bincount(lines.document, minlength=layout.n))
+    begins, ends = layout.chars[layout.start[lines.first]], layout.end[lines.stop - 1]
+    bullets = np.isin(begins, codes(BULLETS))
+    for language in set(languages) & LANGUAGES.keys():
+        if LANGUAGES[language].bullets:
+            in_it = np.array(languages) == language
+            bullets |= np.isin(begins, codes(LANGUAGES[language].bullets)) & in_it[lines.document]
+    return {
+        "bullet_line_frac": layout.per_line_text(bullets) / n_lines,
+        "ellipsis_line_frac": layout.per_line_text(is_ellipsis(layout, ends)) / n_lines,
+    }
+
+
+def is_ellipsis(layout: Layout, ends: np.ndarray) -> np.ndarray:
+    """Which of the words that end at `ends` do so in an ellipsis."""
+    last = layout.chars[ends - 1]
+    dots = (last == ord(".")) & (layout.chars[ends - 2] == ord(".")) & (layout.chars[ends - 3] == ord("."))
+    return dots | (last == ord("…"))

@@ -1,30 +1,29 @@
-"""A recipe is a tuple of rules; a document passes those that name its source, in order, until one drops it."""
+"""Recipes: the order of the rules, and the thresholds of each. A recipe is a tuple, so a config can add, leave out and replace.
 
-from collections.abc import Iterable, Iterator
+What is the user's comes after: rules that need lists, examples or tasks (`Blocklist`, `Decontaminate`), and dedup of a wider scope.
+"""
 
+from data_pipeline.clean.book import BookQuality
+from data_pipeline.clean.c4 import C4Lines, C4Page
+from data_pipeline.clean.code import CodeKind, CodeQuality
 from data_pipeline.clean.dedup import ExactDedup
+from data_pipeline.clean.fineweb import FineWeb
 from data_pipeline.clean.language import Language
+from data_pipeline.clean.near_dedup import NearDedup
 from data_pipeline.clean.normalise import Normalise
-from data_pipeline.clean.quality import CodeQuality, GopherQuality, TooShort, WebLines
+from data_pipeline.clean.pii import Pii
+from data_pipeline.clean.quality import GopherQuality, TooShort
+from data_pipeline.clean.repetition import GopherRepetition
 from data_pipeline.clean.rule import Rule
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.clean.secrets import Secrets
+
+NOTICES = ("enable javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
-def run_recipe(rules: tuple[Rule, ...], documents: Iterable[Document], drops: Drops) -> Iterator[Document]:
-    """The documents that every rule for their source lets through, in the order they came."""
-    started = [(rule.sources, rule.start(drops)) for rule in rules]
-    for document in documents:
-        kept: Document | None = document
-        for sources, check in started:
-            if kept is not None and document.source in sources:
-                kept = check(kept)
-        if kept is not None:
-            yield kept
-
-
-def standard_recipe(*, web: tuple[str, ...] = ("web",), code: tuple[str, ...] = ("code",), books: tuple[str, ...] = ("books",)) -> tuple:
-    """The published thresholds, for English prose and source code; the arguments name the sources of each kind.
+def standard_recipe(
+    *, web: tuple[str, ...] = ("web",), code: tuple[str, ...] = ("code",), books: tuple[str, ...] = ("books",)
+) -> tuple[Rule, ...]:
+    """For small corpora of documentation, source code and books in English; the arguments name the sources of each kind.
 
     Where a threshold differs from its source, it is because reference pages and grammar chapters are lists of signatures with short
     explanations: the bulk of good ones would fail the limit made for running text.
@@ -33,22 +32,62 @@ def standard_recipe(*, web: tuple[str, ...] = ("web",), code: tuple[str, ...] = 
     return (
         Normalise(sources=prose, repair_mojibake=True),
         Normalise(sources=code, repair_mojibake=False),
-        WebLines(sources=web),
+        C4Page(sources=web, max_curly_brackets=None, min_sentences=0),
+        C4Lines(sources=web, min_line_words=0, notices=NOTICES, max_notice_chars=299),
         TooShort(sources=prose, min_words=30),  # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles
         TooShort(sources=code, min_words=10),
-        Language(sources=prose, language="en", min_probability=0.65, first_chars=800),  # FineWeb and DCLM: 0.65
+        Language(sources=prose, languages=("en",), first_chars=800),
         GopherQuality(
             sources=prose,
+            min_words=0,
             max_words=10_000_000,  # Gopher has 100,000: a book has more
-            min_mean_word_chars=3.0,
-            max_mean_word_chars=10.0,
-            max_symbol_word_ratio=0.1,
-            max_bullet_line_frac=0.9,
-            max_ellipsis_line_frac=0.3,
             min_alphabetic_word_frac=0.6,  # Gopher has 0.8: `->`, `=` and numbers are words of a reference page
-            min_stop_words=2,
         ),
-        # StarCoder (Li et al. 2023)
-        CodeQuality(sources=code, max_line_chars=1_000, max_mean_line_chars=100.0, min_alphanumeric_frac=0.25),
-        ExactDedup(sources=(*prose, *code)),
+        CodeQuality(sources=code),
+        ExactDedup(sources=(*prose, *code), max_removed_frac=0.5),
+    )
+
+
+def web_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)) -> tuple[Rule, ...]:
+    """FineWeb's (Penedo et al. 2024), for crawled pages: its rules and thresholds in its order, C4 without the rule of end marks.
+
+    Differs in that e-mail addresses and IP addresses are replaced before near-duplicates are looked for.
+    """
+    return (
+        Normalise(sources=sources, repair_mojibake=True),
+        Language(sources=sources, languages=languages, first_chars=2_000),
+        GopherRepetition(sources=sources),
+        GopherQuality(sources=sources),
+        C4Lines(sources=sources, min_line_words=3),  # datatrove's defaults, which FineWeb takes: 3 words, 5 sentences
+        C4Page(sources=sources, min_sentences=5),
+        FineWeb(sources=sources),
+        Pii(sources=sources, kinds=("email", "ip")),
+        ExactDedup(sources=sources, max_removed_frac=0.9),
+        NearDedup(sources=sources, max_removed_frac=0.9),
+    )
+
+
+def code_recipe(*, sources: tuple[str, ...]) -> tuple[Rule, ...]:
+    """StarCoder's (Li et al. 2023), for source files; licences, vendored and generated files are the reader's."""
+    return (
+        Normalise(sources=sources, repair_mojibake=False),
+        TooShort(sources=sources, min_words=10),
+        CodeQuality(sources=sources),
+        CodeKind(sources=sources),
+        Secrets(sources=sources),
+        Pii(sources=sources, kinds=("email", "ip")),
+        ExactDedup(sources=sources, max_removed_frac=0.9),
+        NearDedup(sources=sources, max_removed_frac=0.9),
+    )
+
+
+def book_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)) -> tuple[Rule, ...]:
+    """dolma's (Soldaini et al. 2024), for books and chapters, with Gopher's limits on repetition."""
+    return (
+        Normalise(sources=sources, repair_mojibake=True),
+        Language(sources=sources, languages=languages, first_chars=10_000),
+        BookQuality(sources=sources, min_letter_frac=0.75, n_paragraphs=32),
+        GopherRepetition(sources=sources),
+        ExactDedup(sources=sources, max_removed_frac=0.9),
+        NearDedup(sources=sources, max_removed_frac=0.9),
     )

@@ -1,7 +1,5 @@
-"""Readers: raw input → `Document`s, in an order that depends on the input alone (sorted paths), never on the number of processes.
+"""Readers: raw input → `Document`s. The contract is in `part.py`; a source is read in parts, each by one process, in an order of its own.
 
-Every reader is a frozen component with one method, `documents(source, *, work, drops=None) -> Iterator[Document]`:
-`source` is the name it has in the config, `work` a folder for files of its own, `drops` the `Drops` in which a single damaged, empty
-or undecodable record is counted by reason and then skipped. When nothing at all can be read (missing or empty folder, broken archive)
-it raises one sentence that names the field, its value, the rule and the remedy: FileNotFoundError or ValueError.
+A record that is damaged, empty or undecodable is counted in `Drops` by reason, with its place, and skipped. When there is nothing to read
+(a missing or empty folder) `parts` raises one sentence that names the field, its value, the rule and the remedy.
 """

@@ -1,83 +1,96 @@
-"""Long prose: the topics that `help()` explains, and a user's folder of plain-text books."""
+"""Long prose: the topics that `help()` explains, and a user's folder of books as plain text or EPUB."""
 
-import gzip
 import pydoc_data.topics
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from data_pipeline.document import Document, content_id
 from data_pipeline.drops import Drops
-from data_pipeline.readers.folder import files_under
+from data_pipeline.readers.book_files import SUFFIXES, Text, read_book
+from data_pipeline.readers.chapters import chapters
+from data_pipeline.readers.folder import batches, files_under, name_in
+from data_pipeline.readers.gutenberg import without_gutenberg
+from data_pipeline.readers.part import Part
+from data_pipeline.readers.scans import without_scan_noise
 
-# Project Gutenberg's own header and footer (their wording changed over the years; the starred lines did not)
-GUTENBERG_START = re.compile(r"\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*?\*\*\*", re.IGNORECASE | re.DOTALL)
-GUTENBERG_END = re.compile(
-    r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK|^End of (?:the )?Project Gutenberg", re.IGNORECASE | re.MULTILINE
-)
+WRAP_CHARS = 50  # no line of a hard-wrapped paragraph but its last is shorter
 
 
 class Books(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Books and book-like texts.
+    """Books and book-like texts. Plain text is UTF-8, UTF-16, or the legacy encoding that it declares or is detected to be in.
 
     Attributes:
-        folder: A folder of .txt and .txt.gz files (UTF-8), one book each; none by default.
+        folder: A folder of .txt, .txt.gz and .epub files, one book each; none by default.
         topics: Whether Python's `help()` topics are read too.
+        unit: What becomes one document; the group is the book either way.
+        lines: Whether the lines of a hard-wrapped paragraph stay, or are joined (verse and tables always stay).
+        min_letter_frac: For scanned books (0.6 is a fair start): paragraphs with fewer letters among their characters are dropped, and
+            with them page numbers, running heads and hyphens at line ends. None = the text was proofread.
     """
 
     folder: str | None = None
     topics: bool = True
+    unit: Literal["book", "chapter"] = "book"
+    lines: Literal["kept", "joined"] = "kept"
+    min_letter_frac: float | None = Field(None, ge=0, le=1)
 
-    def documents(self, source: str, *, work: Path, drops: Drops | None = None) -> Iterator[Document]:
-        """Topics by name (group `topic:NAME`), then the folder's books by path (group `book:PATH`).
+    def parts(self, source: str, *, work: Path) -> list[Part]:
+        """The topics, then the folder's books by path in batches.
 
         Raises:
             FileNotFoundError: No such folder.
-            ValueError: It holds no .txt file, or not one that can be read; or there is neither folder nor topics.
+            ValueError: It holds no book; or there is neither folder nor topics.
         """
-        drops = Drops() if drops is None else drops
         if self.folder is None and not self.topics:
             raise ValueError(f"sources.{source}: folder=None and topics=False leave no books; set one of them")
-        if self.topics:
-            for name, text in sorted(pydoc_data.topics.topics.items()):
-                yield Document(content_id(text), text, source, f"topic:{name}", f"topic:{name}")
+        parts = [Part("00000", (pydoc_data.topics.__file__,), "topics")] if self.topics else []
         if self.folder is not None:
-            yield from self._books(source, drops)
+            files = files_under(self.folder, SUFFIXES, field=f"sources.{source}.folder")
+            for batch in batches(files):
+                parts.append(Part(f"{len(parts):05d}", tuple(file.path for file in batch)))
+        return parts
 
-    def _books(self, source: str, drops: Drops) -> Iterator[Document]:
-        field, root, n_books = f"sources.{source}.folder", Path(self.folder).expanduser(), 0
-        for file in files_under(self.folder, (".txt", ".txt.gz"), field=field):
-            text = read_book(file, source, drops)
-            if text is not None:
-                n_books += 1
-                path = file.relative_to(root).as_posix() if root.is_dir() else file.name
-                yield Document(content_id(text), text, source, path, f"book:{path}")
-        if not n_books:
-            reasons = ", ".join(sorted(drops.counts.get(source, {})))
-            raise ValueError(f"{field}={self.folder!r} holds no readable book ({reasons}); books are UTF-8 .txt or .txt.gz files with text")
+    def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
+        """One document a book, its path that of the file; or one a chapter, with `#` and its number behind the path."""
+        if part.detail == "topics":
+            for name, text in sorted(pydoc_data.topics.topics.items()):
+                yield Document(content_id(text), text, source, f"topic:{name}", f"topic:{name}", "en", "PSF-2.0")
+            return
+        for file in part.inputs:
+            path = name_in(self.folder, file)
+            book = read_book(file, path, work, source, drops)
+            if book is not None:
+                yield from self._documents(book, path, source, drops)
+
+    def _documents(self, book: Text, path: str, source: str, drops: Drops) -> Iterator[Document]:
+        text, language = without_gutenberg(book.text)
+        language = language or book.language
+        if self.min_letter_frac is not None:
+            text, n_page_lines, n_joined, n_noise_bytes = without_scan_noise(text, min_letter_frac=self.min_letter_frac)
+            cuts = {"scan_page_lines": n_page_lines, "scan_hyphen_spans": n_joined, "scan_noise_bytes": n_noise_bytes}
+            for reason, n in cuts.items():
+                if n:
+                    drops.add(source, reason, path, n=n)
+        pieces = chapters(text) if self.unit == "chapter" else [text]
+        pieces = [piece.replace("\f", "").strip("\n") + "\n" for piece in pieces]
+        pieces = [unwrapped(piece) if self.lines == "joined" else piece for piece in pieces]
+        if not any(map(str.strip, pieces)):
+            drops.add(source, "file_empty", path)
+        for n, piece in enumerate(pieces):
+            if piece.strip():
+                shown = f"{path}#{n:03d}" if self.unit == "chapter" else path
+                yield Document(content_id(piece), piece, source, shown, f"book:{path}", language)
 
 
-def read_book(file: Path, source: str, drops: Drops) -> str | None:
-    """The book without Gutenberg's wrapping; None, counted, when it cannot be read."""
-    try:
-        data = file.read_bytes()
-        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return drops.add(source, "file_not_utf8", str(file))
-    except (gzip.BadGzipFile, zlib.error, EOFError):
-        return drops.add(source, "file_broken_gzip", str(file))
-    except OSError as error:
-        return drops.add(source, "file_unreadable", f"{file}: {error.strerror}")
-    text = without_gutenberg(text)
-    return text if text.strip() else drops.add(source, "file_empty", str(file))
+def unwrapped(text: str) -> str:
+    """Paragraphs whose lines were wrapped at a width, on one line each; short or indented lines are verse, tables or titles."""
+    return re.sub(r"(?:^[^\s][^\n]*\n)+", _one_line, text, flags=re.MULTILINE)
 
 
-def without_gutenberg(text: str) -> str:
-    """The text between Project Gutenberg's start and end lines, where it has them."""
-    start = GUTENBERG_START.search(text)
-    text = text[start.end() :] if start else text
-    end = GUTENBERG_END.search(text)
-    return (text[: end.start()] if end else text).strip("\r\n") + "\n"
+def _one_line(paragraph: re.Match) -> str:
+    lines = paragraph[0].rstrip("\n").split("\n")
+    return " ".join(lines) + "\n" if all(len(line) >= WRAP_CHARS for line in lines[:-1]) else paragraph[0]

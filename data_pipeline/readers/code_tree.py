@@ -1,97 +1,118 @@
-"""Source files of a folder, or of this Python's standard library."""
+"""Source files of a folder (a checkout, a folder of checkouts, installed packages), or of this Python's standard library."""
 
-import io
-import os
 import sysconfig
-import tokenize
 from collections.abc import Iterator
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from data_pipeline.document import Document, content_id
 from data_pipeline.drops import Drops
-from data_pipeline.readers.folder import files_under
+from data_pipeline.readers.code_files import Found, Selection, walk
+from data_pipeline.readers.code_kind import KINDS, Kind
+from data_pipeline.readers.code_parts import opened_part, parts_of
+from data_pipeline.readers.languages import PROGRAMMING_LANGUAGES, check_languages
+from data_pipeline.readers.licences import allowed, licence_of_head
+from data_pipeline.readers.package_licences import PackageLicences
+from data_pipeline.readers.part import Part
+from data_pipeline.readers.source_text import evidence_text, source_text
+from data_pipeline.readers.storage import local_path
 
-MAX_FILE_BYTES = 2 << 20  # a longer source file is data
-NOT_SOURCE = ("*/__pycache__/*", "*/.git/*", "*/site-packages/*", "*/dist-packages/*", "*/node_modules/*")
 # tests, bundled third parties, another source's text (topics), this machine's build settings, tables written by gencodec.py
 STDLIB_EXCLUDE = tuple(
     """*/test/* */tests/* */idle_test/* */ensurepip/_bundled/* */lib-dynload/* */config-*/* */_sysconfigdata* */pydoc_data/topics.py
     */encodings/cp* */encodings/iso8859* */encodings/mac_* */encodings/koi8* */encodings/hp_roman8.py */encodings/kz1048.py
-    */encodings/palmos.py */encodings/ptcp154.py */encodings/tis_620.py */turtledemo/*""".split()
+    */encodings/palmos.py */encodings/ptcp154.py */encodings/tis_620.py */turtledemo/* */site-packages/* */dist-packages/* *.pyw""".split()
 )
 
 
 class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The source files under a folder.
+    """The source files under a folder; hidden files, and links to folders, are not followed.
 
     Attributes:
-        folder: The tree.
-        suffixes: Names of source files end in one of these.
+        folder: The tree: one package or checkout, or a folder of many.
+        languages: Languages to read, by the names of `languages.py`; None = all programming languages, no markup and no data.
+        licences: SPDX identifiers (such as `licences.PERMISSIVE`) that a file's licence must be met with; None = any licence and none.
+        leave_out: Kinds of files that nobody wrote there.
         exclude: Patterns (`*` also matches `/`) of paths to leave out, matched against "/" + the path inside the tree.
+        part_bytes: About how much one process reads.
     """
 
     folder: str
-    suffixes: tuple[str, ...] = (".py",)
+    languages: tuple[str, ...] | None = None
+    licences: tuple[str, ...] | None = None
+    leave_out: tuple[Kind, ...] = KINDS
     exclude: tuple[str, ...] = ()
+    part_bytes: int = 64 << 20
 
-    def documents(self, source: str, *, work: Path, drops: Drops | None = None) -> Iterator[Document]:
-        """One document a file, sorted by path; path is inside the tree, group is its first part that tells files apart.
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        check_languages(names or ())
+        return names
+
+    def parts(self, source: str, *, work: Path) -> list[Part]:
+        """Top-level folders in batches of about `part_bytes`.
 
         Raises:
             FileNotFoundError: No such folder.
-            ValueError: It holds no source file, or none that can be decoded.
+            ValueError: It holds no source file.
         """
-        drops = Drops() if drops is None else drops
-        field, root = f"sources.{source}.folder", Path(self.folder).expanduser()
-        files = files_under(self.folder, self.suffixes, field=field)
-        paths = [PurePosixPath(file.relative_to(root if root.is_dir() else root.parent).as_posix()) for file in files]
-        kept = [(file, path) for file, path in zip(files, paths, strict=True) if not matches(path, NOT_SOURCE + self.exclude)]
-        shared = len(os.path.commonpath([path.parent for _, path in kept]).split("/")) if is_nested(kept) else 0
-        n_documents = 0
-        for file, path in kept:
-            text = decode(file, source, drops)
-            if text is not None:
-                n_documents += 1
-                yield Document(content_id(text), text, source, str(path), PurePosixPath(path.parts[shared]).stem)
-        if not n_documents:
-            raise ValueError(f"{field}={self.folder!r} holds no readable {' or '.join(self.suffixes)} file after `exclude`; name another")
+        field, local = f"sources.{source}.folder", local_path(self.folder)
+        if local is None:
+            raise ValueError(f"{field}={self.folder!r} is a URL; copy the tree to this machine and name the copy")
+        root = Path(local)
+        if not root.exists():
+            raise FileNotFoundError(f"{field}={self.folder!r} does not exist; name an existing file or folder")
+        revisions: dict[str, str] = {}
+        if root.is_file():
+            root, found = root.parent, [Found(root.name, root.stat().st_size)]
+        else:
+            found = list(walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions))
+        if all(file.drop for file in found):
+            left_out = ", ".join(sorted({file.drop for file in found if file.drop != "evidence"})) or "nothing"
+            raise ValueError(
+                f"{field}={self.folder!r} holds no source file (languages={self.languages}; left out: {left_out}); name a folder that does"
+            )
+        return parts_of(root, found, revisions, part_bytes=self.part_bytes)
+
+    def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
+        """One document a file; path is inside the tree, `checkout@revision/path` for a checkout.
+
+        Group: the checkout below the folder, else the path's first part that tells files apart.
+        """
+        tree = opened_part(part, source, drops)
+        packages = PackageLicences(tree.evidence, lambda path: evidence_text(tree.root / path, work), frozenset(tree.revisions))
+        chosen = {"languages": self._languages(), "leave_out": self.leave_out}
+        for path in tree.files:
+            shown, group = tree.names(path)
+            found = source_text(tree.root / path, shown, **chosen, work=work, source=source, drops=drops)
+            if found is None:
+                continue
+            licence = licence_of_head(found.text) or packages.of(path)
+            if self.licences is not None and not (licence and allowed(licence, self.licences)):
+                drops.add(source, f"licence_{licence}".replace(" ", "_") if licence else "no_licence", shown)
+                continue
+            yield Document(content_id(found.text), found.text, source, shown, group, found.language, licence)
+
+    def _languages(self) -> frozenset[str]:
+        return PROGRAMMING_LANGUAGES if self.languages is None else frozenset(self.languages)
 
 
 class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The standard library's own source tree, without its tests; `exclude` as in `CodeTree`."""
+    """The standard library's own Python files, without its tests; `exclude` as in `CodeTree`."""
 
     exclude: tuple[str, ...] = STDLIB_EXCLUDE
 
-    def documents(self, source: str, *, work: Path, drops: Drops | None = None) -> Iterator[Document]:
+    def parts(self, source: str, *, work: Path) -> list[Part]:
+        """One part."""
+        return self._tree().parts(source, work=work)
+
+    def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a file; group is the top-level module, as in `StdlibDocs`."""
-        tree = CodeTree(folder=sysconfig.get_paths()["stdlib"], exclude=self.exclude)
-        return tree.documents(source, work=work, drops=drops)
+        for document in self._tree().read(part, source, work=work, drops=drops):
+            yield document if document.licence else document._replace(licence="Python-2.0")  # Debian ships its text elsewhere
 
-
-def matches(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
-    """Whether one of the patterns leaves the path out."""
-    return any(fnmatch(f"/{path}", pattern) for pattern in patterns)
-
-
-def is_nested(kept: list[tuple[Path, PurePosixPath]]) -> bool:
-    """Whether all files lie below one common folder of the tree (`src/`), which then tells nothing about a file."""
-    return bool(kept) and os.path.commonpath([f"/{path.parent}" for _, path in kept]) != "/"
-
-
-def decode(file: Path, source: str, drops: Drops) -> str | None:
-    """The file's text: UTF-8, or for Python what its coding line says (PEP 263); None, counted, when that fails."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        return drops.add(source, "file_unreadable", f"{file}: {error.strerror}")
-    if len(data) > MAX_FILE_BYTES:
-        return drops.add(source, "file_too_large", str(file))
-    try:
-        coding = tokenize.detect_encoding(io.BytesIO(data).readline)[0] if file.suffix in (".py", ".pyi") else "utf-8-sig"
-        text = data.decode(coding)
-    except (UnicodeDecodeError, SyntaxError, LookupError):  # SyntaxError: an unknown or contradicted coding line
-        return drops.add(source, "file_not_utf8", str(file))
-    return text if text.strip() else drops.add(source, "file_empty", str(file))
+    def _tree(self) -> CodeTree:
+        # `token.py` and the like are written by programs, but belong to what a standard library is
+        return CodeTree(folder=sysconfig.get_paths()["stdlib"], languages=("python",), leave_out=(), exclude=self.exclude)

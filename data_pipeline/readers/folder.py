@@ -1,24 +1,124 @@
-"""The user's files and folders: found in sorted order, or one sentence that says what is missing."""
+"""The user's files and folders, on disk or at a URL: found in sorted order, or one sentence that says what is missing."""
 
 import os
-from pathlib import Path
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import fsspec
+
+from data_pipeline.readers.part import Part
+from data_pipeline.readers.storage import address, local_path
+
+BATCH_BYTES = 64 << 20  # small files are read so many bytes a part: a few seconds of work
 
 
-def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Path]:
-    """`path` itself when it is a file, else the files below it that end in one of `suffixes`, sorted by their relative path.
+class File(NamedTuple):
+    """A raw file: what `storage.opened` takes, and what it is called in the corpus.
+
+    Attributes:
+        path: Absolute path or URL, always valid Unicode.
+        name: Path inside the folder it was found in, with "/"; bytes that are no UTF-8 are written \\xff.
+        n_bytes: Size; 0 where the store does not tell or the file (a broken link, a loop of links) cannot be looked at.
+    """
+
+    path: str
+    name: str
+    n_bytes: int
+
+
+def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[File]:
+    """`path` itself when it is a file, else the files below it that end in one of `suffixes` (in any case), sorted by name.
+
+    Names that begin with a dot are left out, and links to folders are not followed (what they lead to would be read twice, or for ever).
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        ValueError: It is a folder without such a file.
+        ValueError: It is a folder without such a file, or a URL that this installation cannot open.
+        OSError: A folder below cannot be listed, or a store does not answer.
     """
-    root = Path(path).expanduser()
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise FileNotFoundError(f"{field}={path!r} does not exist; name an existing file or folder")
-    found = [
-        Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(suffixes) and not name.startswith(".")
-    ]
-    if not found:
+    local = local_path(path)
+    found = _local_files(local, field) if local is not None else _remote_files(path, field)
+    if found is None:
+        what = "does not exist" if local is not None else "does not exist or cannot be reached"
+        raise FileNotFoundError(f"{field}={path!r} {what}; name an existing file or folder")
+    if isinstance(found, File):
+        return [found]
+    kept = [file for file in found if file.name.lower().endswith(suffixes) and not posixpath.basename(file.name).startswith(".")]
+    if not kept:
         raise ValueError(f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does")
-    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+    return sorted(kept, key=lambda file: (file.name, file.path))
+
+
+def _local_files(root: str, field: str) -> Iterable[File] | File | None:
+    def refuse(error: OSError) -> None:  # os.walk would pass over it in silence
+        raise OSError(f"{field}: {error.filename!r} cannot be listed ({error.strerror}); make it readable or name folders without it")
+
+    if os.path.isfile(root):
+        return _local_file(root, os.path.dirname(root))
+    if not os.path.isdir(root):
+        return None
+    return (_local_file(os.path.join(folder, name), root) for folder, _, names in os.walk(root, onerror=refuse) for name in names)
+
+
+def _local_file(path: str, root: str) -> File:
+    try:
+        n_bytes = os.stat(path).st_size
+    except OSError:
+        n_bytes = 0
+    return File(address(path), os.fsencode(os.path.relpath(path, root)).decode(errors="backslashreplace"), n_bytes)
+
+
+def _remote_files(url: str, field: str) -> list[File] | File | None:
+    try:
+        store, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # a protocol that fsspec does not know, or one whose package is missing
+        raise ValueError(f"{field}={url!r} cannot be opened: {error}; install what it names, or use another address") from error
+    is_index = "http" in str(store.protocol) and url.endswith("/")  # to HTTP a folder is a page, told by the slash alone
+    try:
+        if not is_index and store.isfile(root):
+            return File(url, posixpath.basename(root.rstrip("/")), store.info(root).get("size") or 0)
+        if not is_index and not store.isdir(root):
+            return None
+        walk = store.walk(root, detail=True, on_error="raise")  # `find` would pass over what it cannot list
+        found = {info["name"]: info for _, _, infos in walk for info in infos.values()}
+    except Exception as error:  # every store has exceptions of its own
+        raise OSError(f"{field}={url!r} cannot be listed ({type(error).__name__}: {error}); check the address and access") from error
+    top = root.rstrip("/") + "/"
+    return [File(store.unstrip_protocol(name), name.removeprefix(top), info.get("size") or 0) for name, info in found.items()]
+
+
+def one_part_a_file(paths: tuple[str, ...], suffixes: tuple[str, ...], *, field: str) -> list[Part]:
+    """Parts named NUMBER/NAME, the number being that of the path; raises as `files_under`."""
+    if not paths:
+        raise ValueError(f"{field}=() names nothing to read; name a file or folder")
+    found = ((i, file) for i, path in enumerate(paths) for file in files_under(path, suffixes, field=field))
+    return [Part(f"{i:05d}/{file.name}", (file.path,)) for i, file in found]
+
+
+def name_of(part: Part) -> str:
+    """The file's name in a part of `one_part_a_file`."""
+    return part.name.partition("/")[2]
+
+
+def batches(files: Iterable[File]) -> Iterator[list[File]]:
+    """Files in runs of about `BATCH_BYTES`, each the work of one part."""
+    batch, total = [], 0
+    for file in files:
+        batch.append(file)
+        total += max(file.n_bytes, 1 << 12)  # opening one costs as much as reading a page of the disk
+        if total >= BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def name_in(folder: str, path: str) -> str:
+    """The name of the `File` with this path that `files_under(folder)` found."""
+    local, root = local_path(path), local_path(folder)
+    if local is not None and root is not None:
+        return _local_file(local, root if os.path.isdir(root) else os.path.dirname(root)).name
+    store, top = fsspec.core.url_to_fs(folder)
+    inside = store._strip_protocol(path)
+    return posixpath.basename(inside) if inside == top else inside.removeprefix(top.rstrip("/") + "/")

@@ -1,8 +1,8 @@
 """Web text that every Python installation has: pydoc pages of standard modules, rendered to HTML, kept as a WARC, read back as one."""
 
 import gzip
-import sys
-from collections.abc import Iterable, Iterator
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from data_pipeline.document import Document
 from data_pipeline.drops import Drops
 from data_pipeline.files import write_bytes
-from data_pipeline.readers.warc import Warc, write_record
-from data_pipeline.readers.worker import map_batches
+from data_pipeline.readers.part import Part
+from data_pipeline.readers.warc import Warc
+from data_pipeline.readers.warc_records import write_record
+from data_pipeline.readers.worker import Worker
 
 # modules whose import has no side effect, in every Python since 3.12; one that a build lacks (readline, curses, …) is counted and skipped
 MODULES = tuple(
@@ -48,6 +50,7 @@ MODULES = tuple(
 )
 SITE = "http://localhost/pydoc/"  # where `python -m pydoc -b` would serve the page
 MODULES_PER_CHILD = 10
+CHILDREN_PER_PART = 2
 DATE = "2000-01-01T00:00:00Z"  # a WARC needs one; a fixed one keeps the file a function of Python and of the list
 
 
@@ -56,57 +59,52 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         modules: Dotted names; one that cannot be imported or rendered is counted and skipped.
-        timeout_s: Limit for importing and rendering one module, in a child that is killed when it takes longer.
-        processes: Children at work at a time; the output does not depend on it.
+        timeout_s: Processor time for importing and rendering one module, in a child that is killed when it takes longer.
     """
 
     modules: tuple[str, ...] = MODULES
     timeout_s: float = 30.0
-    processes: int = 2
 
-    def documents(self, source: str, *, work: Path, drops: Drops | None = None) -> Iterator[Document]:
-        """One document a module, in sorted order; path = URL, group = top-level module. The WARC stays in `work`.
+    def parts(self, source: str, *, work: Path) -> list[Part]:
+        """A part for a range of names; it has no input but this Python, named in `detail` before the modules.
 
         Raises:
-            ValueError: Not one of the modules could be rendered.
+            ValueError: No module is named.
         """
-        drops = Drops() if drops is None else drops
-        archive = work / f"{source}.warc.gz"
-        records = [gzip.compress(record, 6, mtime=0) for record in self._records(source, drops)]
-        if len(records) < 2:  # the first is the archive's own
-            raise ValueError(f"sources.{source}.modules={self.modules!r}: none could be rendered; name modules that this Python has")
+        names, size = sorted(set(self.modules)), CHILDREN_PER_PART * MODULES_PER_CHILD
+        if not names:
+            raise ValueError(f"sources.{source}.modules=() names nothing to read; name modules of this Python")
+        ranges = [names[start : start + size] for start in range(0, len(names), size)]
+        return [Part(f"{i:03d}-{some[0]}", (), " ".join((platform.python_version(), *some))) for i, some in enumerate(ranges)]
+
+    def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
+        """One document a module, in sorted order; path = URL, group = top-level module. The part's WARC stays in `work`."""
+        archive = work / f"{source}-{part.name}.warc.gz"
+        records = [gzip.compress(record, 6, mtime=0) for record in self._records(part.detail.split()[1:], source, drops)]
         write_bytes(archive, b"".join(records))
-        pages = Warc(paths=(str(archive),), processes=self.processes)
-        for document in pages.documents(source, work=work, drops=drops):
+        pages = Warc(paths=(str(archive),))
+        for document in pages.read(Part(part.name, (str(archive),)), source, work=work, drops=drops):
             module = document.path.removeprefix(SITE).removesuffix(".html")
-            yield document._replace(group=module.split(".")[0])
+            yield document._replace(group=module.split(".")[0], time="")
 
-    def _records(self, source: str, drops: Drops) -> Iterator[bytes]:
-        names = sorted(set(self.modules))
-        batches = [names[i : i + MODULES_PER_CHILD] for i in range(0, len(names), MODULES_PER_CHILD)]
-        answers = map_batches(
-            "data_pipeline.readers.render:render",
-            ([name.encode() for name in batch] for batch in batches),
-            timeout_s=self.timeout_s,
-            processes=self.processes,
-            fresh=True,  # a page lists subclasses: what else was imported before must not depend on scheduling
-        )
+    def _records(self, names: list[str], source: str, drops: Drops) -> Iterator[bytes]:
         yield server_information()
-        for name, answer in zip(names, flat(answers), strict=True):
-            if answer.error:
-                drops.add(source, "module_not_rendered", f"{name}: {answer.error}")
-            else:
-                yield write_record(url=f"{SITE}{name}.html", html=answer.data, date=DATE)
-
-
-def flat(batches: Iterable[list]) -> Iterator:
-    """The items of the batches, one after the other."""
-    for batch in batches:
-        yield from batch
+        for start in range(0, len(names), MODULES_PER_CHILD):
+            some = names[start : start + MODULES_PER_CHILD]
+            worker = Worker("data_pipeline.readers.render:render")  # a page lists subclasses: it shows what else was imported before
+            try:
+                answers = worker.run([name.encode() for name in some], timeout_s=self.timeout_s)
+            finally:
+                worker.close()
+            for name, answer in zip(some, answers, strict=True):
+                if answer.error:
+                    drops.add(source, "module_not_rendered", f"{name}: {answer.error}")
+                else:
+                    yield write_record(url=f"{SITE}{name}.html", html=answer.data, date=DATE)
 
 
 def server_information() -> bytes:
     """The archive's first record: what made it."""
-    block = f"software: pydoc of Python {sys.version.split()[0]}\r\nformat: WARC file version 1.1\r\n".encode()
+    block = f"software: pydoc of Python {platform.python_version()}\r\nformat: WARC file version 1.1\r\n".encode()
     head = f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>\r\n"
     return f"{head}Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"

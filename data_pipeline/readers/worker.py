@@ -1,25 +1,31 @@
-"""Untrusted or fragile work in child processes that can be killed: page extraction, importing and rendering modules.
+"""Untrusted or fragile work in a child process that can be killed: page extraction, importing and rendering modules.
 
-A child is a fresh interpreter (never a fork: the parent may hold JAX's threads) that reads batches of requests and answers each as
-soon as it is ready, so a stuck request costs only itself.
+The child is a fresh interpreter (never a fork: the parent may hold threads) with limits on memory and on the processor time of each
+request. It reads batches and answers each request as soon as it is ready, so a stuck request costs only itself, and it ends with its
+parent, however that ends.
 """
 
+import atexit
+import contextlib
 import importlib
 import os
-import queue
+import resource
 import selectors
+import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-FRAME = struct.Struct("<BI")  # status or kind, length in bytes
+REQUESTS, FRAME = struct.Struct("<Id"), struct.Struct("<BI")  # number of requests, seconds for each; failed or not, length in bytes
 START_TIMEOUT_S = 120.0  # a fresh interpreter on a machine under heavy load
+WALL_FACTOR = 10  # limits are of processor time, so that an answer does not depend on who else computes; one that sleeps ends here
+ADDRESS_SPACE_BYTES = 2 << 30
+WATCH_S = 1.0
 
 
 class Answer(NamedTuple):
@@ -30,50 +36,53 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """One child process that runs `handler`, a function bytes → bytes named `package.module:function`."""
+    """One child process that runs `handler`, a function bytes → bytes named `package.module:function`; started when it is needed."""
 
-    def __init__(self, handler: str, *, timeout_s: float):
-        self.handler, self.timeout_s = handler, timeout_s
+    def __init__(self, handler: str):
+        self._handler = handler
         self._process: subprocess.Popen | None = None
-        self._stopped = False
+        self._lock = threading.Lock()
 
-    def run(self, batch: list[bytes]) -> list[Answer]:
-        """The answers in order; after a timeout or a crash the rest of the batch goes to a new child."""
+    def run(self, requests: list[bytes], *, timeout_s: float) -> list[Answer]:
+        """The answers in order; after a timeout or a crash the rest goes to a new child.
+
+        Raises:
+            ChildProcessError: The child does not start.
+        """
         answers: list[Answer] = []
-        while len(answers) < len(batch) and not self._stopped:
-            answers += self._attempt(batch[len(answers) :])
+        with self._lock:
+            while len(answers) < len(requests):
+                answers += self._attempt(requests[len(answers) :], timeout_s)
         return answers
-
-    def stop(self) -> None:
-        """Kill the child and start no other; a `run` under way in another thread ends early."""
-        self._stopped = True
-        if (process := self._process) is not None:
-            process.kill()
 
     def close(self) -> None:
         """Kill the child; the next batch starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # of what it had not read yet
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process = None
 
-    def _attempt(self, batch: list[bytes]) -> list[Answer]:
+    def _attempt(self, requests: list[bytes], timeout_s: float) -> list[Answer]:
         answers: list[Answer] = []
+        if self._process is None:
+            self._start()
         try:
-            if self._process is None:
-                self._start()
-            frames = b"".join(FRAME.pack(0, len(item)) + item for item in batch)
-            self._process.stdin.write(FRAME.pack(1, len(batch)) + frames)
+            self._process.stdin.write(REQUESTS.pack(len(requests), timeout_s))
+            self._process.stdin.write(b"".join(FRAME.pack(0, len(request)) + request for request in requests))
             self._process.stdin.flush()
-            for _ in batch:
-                answers.append(self._read_frame(self.timeout_s))
+            for _ in requests:
+                answers.append(self._read_frame(WALL_FACTOR * timeout_s))
         except TimeoutError:
             answers.append(Answer(b"", "timeout"))
-            self.close()
         except (EOFError, BrokenPipeError):
-            answers.append(Answer(b"", "crash"))
+            answers.append(Answer(b"", "timeout" if self._process.wait() == -signal.SIGPROF else "crash"))
+        except BaseException:  # Ctrl-C: half an answer may be on its way
+            self.close()
+            raise
+        if answers[-1].error in ("timeout", "crash"):
             self.close()
         return answers
 
@@ -81,14 +90,18 @@ class Worker:
         root = str(Path(__file__).parents[2])
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from data_pipeline.readers.worker import serve; serve({self.handler!r})"],
+            [sys.executable, "-P", "-c", f"from data_pipeline.readers.worker import serve; serve({self._handler!r}, {os.getpid()})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**kept, "PYTHONPATH": root, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
         )
         self._buffer = bytearray()
-        self._read_frame(START_TIMEOUT_S)
+        try:
+            self._read_frame(START_TIMEOUT_S)
+        except (TimeoutError, EOFError) as error:
+            self.close()
+            raise ChildProcessError(f"{sys.executable} does not start a child for {self._handler}; check memory and limits") from error
 
     def _read_frame(self, timeout_s: float) -> Answer:
         deadline = time.monotonic() + timeout_s
@@ -111,69 +124,57 @@ class Worker:
         return data
 
 
-def serve(handler: str) -> None:
+_kept: dict[tuple[int, str], Worker] = {}
+
+
+def kept_worker(handler: str) -> Worker:
+    """This process's one worker for `handler`, which must answer alike whatever it answered before; starting one takes 0.3 s."""
+    key = (os.getpid(), handler)  # a fork must not use its parent's
+    if key not in _kept:
+        _kept[key] = Worker(handler)
+        atexit.register(_kept[key].close)
+    return _kept[key]
+
+
+def serve(handler: str, parent: int) -> None:
     """The child's side: answer batches from standard input until it closes. Prints of a handler go nowhere."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
+    _limit(parent)
     module, function = handler.split(":")
     handle: Callable[[bytes], bytes] = getattr(importlib.import_module(module), function)
     _reply(replies, 0, b"ready")
-    while header := requests.read(FRAME.size):
-        batch = []
-        for _ in range(FRAME.unpack(header)[1]):
-            batch.append(requests.read(FRAME.unpack(requests.read(FRAME.size))[1]))
-        for item in batch:  # the whole batch is read first, so parent and child never both wait on a full pipe
+    while header := requests.read(REQUESTS.size):
+        n_requests, timeout_s = REQUESTS.unpack(header)
+        # the whole batch is read first, so that parent and child never both wait on a full pipe
+        batch = [requests.read(FRAME.unpack(requests.read(FRAME.size))[1]) for _ in range(n_requests)]
+        for item in batch:
+            signal.setitimer(signal.ITIMER_PROF, timeout_s)  # counts processor time; its signal kills even inside a library
             try:
-                _reply(replies, 0, handle(item))
+                answer = 0, handle(item)
             except (Exception, SystemExit) as error:  # whatever a foreign module or page does is that item's failure alone
-                _reply(replies, 1, f"{type(error).__name__}: {error}".encode(errors="replace"))
+                answer = 1, f"{type(error).__name__}: {error}".encode(errors="replace")
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
+            _reply(replies, *answer)
+
+
+def _limit(parent: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES if hard < 0 else min(ADDRESS_SPACE_BYTES, hard), hard))  # -1: no limit
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process is the one to end, not its parent
+
+    def watch() -> None:  # a closed pipe tells an idle child alone, and another child of the parent may hold it open
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _reply(replies, failed: int, data: bytes) -> None:
     replies.write(FRAME.pack(failed, len(data)) + data)
     replies.flush()
-
-
-def map_batches(
-    handler: str, batches: Iterable[list[bytes]], *, timeout_s: float, processes: int, fresh: bool = False
-) -> Iterator[list[Answer]]:
-    """Answers batch by batch in the order given, by `processes` children, a few batches ahead of the consumer.
-
-    Args:
-        handler: `package.module:function`, bytes → bytes.
-        batches: Requests; a batch should be worth a millisecond or more.
-        timeout_s: Limit for one request.
-        processes: Children at work at a time.
-        fresh: A new child for every batch, so that an answer depends on its own batch alone.
-    """
-    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-    workers = [Worker(handler, timeout_s=timeout_s) for _ in range(processes)]
-    for worker in workers:
-        idle.put(worker)
-
-    def answer(batch: list[bytes]) -> list[Answer]:
-        worker = idle.get()
-        try:
-            return worker.run(batch)
-        finally:
-            if fresh:
-                worker.close()
-            idle.put(worker)
-
-    threads = ThreadPoolExecutor(processes)
-    waiting: deque = deque()
-    try:
-        for batch in batches:
-            waiting.append(threads.submit(answer, batch))
-            if len(waiting) >= 3 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # also when the consumer stops early or Ctrl-C ends the wait: no child outlives the iterator
-        for worker in workers:
-            worker.stop()
-        threads.shutdown(cancel_futures=True)
-        for worker in workers:
-            worker.close()

@@ -9,6 +9,7 @@ from data_pipeline.clean.overlap import HeldOutIndex
 from data_pipeline.docstrings import pairs_from_code, preferences, questions
 from data_pipeline.document import Document, content_id
 from data_pipeline.readers.code_tree import CodeTree, StdlibCode
+from data_pipeline.readers.part import read_all
 
 CODE = (
     '''
@@ -58,7 +59,7 @@ def document(text: str, path: str) -> Document:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    return pairs_from_code(StdlibCode().documents("code", work=tmp_path_factory.mktemp("work")))
+    return pairs_from_code(read_all(StdlibCode(), "code", work=tmp_path_factory.mktemp("work")))
 
 
 @pytest.fixture(scope="module")
@@ -140,5 +141,5 @@ def test_pairs_follow_the_files_of_a_users_own_tree(tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper/page.py").write_text(CODE)
     (tmp_path / "cut.py").write_text('def cut():\n    """Cut the page along its fold."""\n')
-    documents = CodeTree(folder=str(tmp_path)).documents("code", work=tmp_path)
+    documents = read_all(CodeTree(folder=str(tmp_path)), "code", work=tmp_path)
     assert [(p.module, p.name) for p in pairs_from_code(documents)][:2] == [("cut", "cut"), ("paper.page", "Page")]

@@ -3,20 +3,31 @@
 import ast
 import functools
 import re
+import tempfile
 import warnings
 from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.clean.held_out import HeldOutFilter, canonical, split_groups
-from data_pipeline.clean.recipe import run_recipe, standard_recipe
+from data_pipeline.clean.overlap import HeldOutIndex
+from data_pipeline.clean.recipe import standard_recipe
+from data_pipeline.corpus import read_documents
 from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.drops import Drops, merged
+from data_pipeline.engine.runner import Engine
+from data_pipeline.files import read_json
 from data_pipeline.readers.books import Books
 from data_pipeline.readers.code_tree import STDLIB_EXCLUDE, StdlibCode
+from data_pipeline.readers.part import read_all
 from data_pipeline.readers.stdlib_docs import StdlibDocs
+from data_pipeline.stages.separate import separate
+from data_pipeline.stages.text import HELD_OUT as ASIDE
+from data_pipeline.stages.text import REPORT, TRAIN, Text, write_side
 
 FILTER = HeldOutFilter(jaccard=0.7, common_groups=3)
 MODULES = """abc argparse array asyncio.locks asyncio.queues bisect builtins calendar cmath codecs collections collections.abc configparser
@@ -76,25 +87,46 @@ def repeated_docstrings(training, held_out) -> list[tuple]:
     return repeated
 
 
+class Sides(NamedTuple):
+    """Both sides after the filter."""
+
+    training: list[Document]
+    held_out: list[Document]
+    index: HeldOutIndex
+
+
+def separated_by_filter(training: list[Document], held_out: list[Document]) -> tuple[Sides, Drops]:
+    """What the stage makes of the two sides, and what it counts."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts = []
+        for side, documents in ((TRAIN, training), (ASIDE, held_out)):
+            path = Path(folder, f"{side}.parquet")
+            texts.append(Text(side, "any", path, **write_side(path, iter(documents)), lineage=path))
+        found = separate(texts, FILTER, Path(folder, "stage"), engine=Engine(workers=1), advance=lambda: None)
+        after = [[d for text in found.texts if text.side == side for d in read_documents(text.path)] for side in (TRAIN, ASIDE)]
+        return Sides(*after, found.index), merged(read_json(report / REPORT) for report in found.reports)
+
+
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
     """(training, held out, both after the filter, drops) of the real standard library: pages, code and topics."""
     work = tmp_path_factory.mktemp("work")
     large = ("/idlelib/*", "/tkinter/*", "/lib2to3/*", "/turtle.py", "/encodings/*", "/email/*", "/asyncio/*", "/unittest/*")
     documents = [
-        *StdlibDocs(modules=tuple(MODULES)).documents("web", work=work),
-        *StdlibCode(exclude=(*STDLIB_EXCLUDE, *large)).documents("code", work=work),
-        *Books().documents("books", work=work),
+        *read_all(StdlibDocs(modules=tuple(MODULES)), "web", work=work),
+        *read_all(StdlibCode(exclude=(*STDLIB_EXCLUDE, *large)), "code", work=work),
+        *read_all(Books(), "books", work=work),
     ]
-    documents = list(run_recipe(standard_recipe(), documents, Drops()))
+    for rule in standard_recipe():
+        rewritten, _ = rule.annotate([document for document in documents if document.source in rule.sources])
+        documents = [document for document in documents if document.source not in rule.sources] + rewritten
     groups = defaultdict(set)
     for document in documents:
         groups[document.source].add(document.group)
     set_aside = split_groups(groups, frac=0.05, seed=3)
     training = [d for d in documents if d.group not in set_aside]
     held_out = [d for d in documents if d.group in set_aside]
-    drops = Drops()
-    return training, held_out, FILTER.separate(training, held_out, drops), drops
+    return training, held_out, *separated_by_filter(training, held_out)
 
 
 def test_no_run_of_13_held_out_words_is_in_any_training_document(sides):
@@ -132,7 +164,7 @@ def test_code_parses_after_the_filter_and_every_cut_is_counted(sides):
         for reason, n in table.items():
             counts[reason.endswith("_spans")] += n
     assert len(before) - len(after) == counts[False] and 0 < len(changed) <= counts[True]
-    assert all(d.id == content_id(d.text) for d in after.values())
+    assert all(d.id == before[key].id for key, d in after.items())
 
 
 def test_both_sides_have_text_of_every_source_and_no_group_is_on_both(sides):
@@ -196,40 +228,36 @@ HELD_OUT = code(f'def fold(pages):\n    """{SECRET}"""\n    return 3\n', "held.p
 )
 @pytest.mark.parametrize("text", [SECRET, NEAR, SECRET.upper()])
 def test_a_near_duplicate_docstring_is_cut_and_the_code_around_it_stays(body, expected, text):
-    drops = Drops()
-    separated = FILTER.separate([code(body.format(text), "train.py")], [HELD_OUT], drops)
+    separated, drops = separated_by_filter([code(body.format(text), "train.py")], [HELD_OUT])
     assert [d.text for d in separated.training] == [expected]
     assert drops.counts["code"]["held_out_near_duplicate_spans"] == 1
 
 
 def test_other_docstrings_of_the_same_subject_stay():
     text = 'def g():\n    """Report how many pages of a book are left to fold."""\n    return 1\n'
-    assert FILTER.separate([code(text, "train.py")], [HELD_OUT], Drops()).training[0].text == text
+    assert separated_by_filter([code(text, "train.py")], [HELD_OUT])[0].training[0].text == text
 
 
 def test_code_that_keeps_held_out_words_outside_docstrings_is_dropped():
-    drops = Drops()
-    separated = FILTER.separate([code(f"# {SECRET}\nx = 1\n", "train.py")], [HELD_OUT], drops)
+    separated, drops = separated_by_filter([code(f"# {SECRET}\nx = 1\n", "train.py")], [HELD_OUT])
     assert separated.training == [] and drops.counts["code"] == {"held_out_overlap": 1}
 
 
 def test_of_a_page_only_the_lines_that_repeat_are_cut():
     page = f"Folding\n\nfold(pages)\n{NEAR}\nkeep(pages)\nKeep every page flat, and press the book when it is done.\n"
-    drops = Drops()
-    separated = FILTER.separate([Document("1", page, "web", "http://x", "x")], [HELD_OUT], drops)
+    separated, drops = separated_by_filter([Document("1", page, "web", "http://x", "x")], [HELD_OUT])
     assert separated.training[0].text == page.replace(NEAR + "\n", "") and drops.counts["web"]["held_out_near_duplicate_spans"] == 1
 
 
 def test_short_docstrings_are_compared_word_by_word():
     held_out = code('def f():\n    """Fold it twice."""\n    return 1\n', "held.py")
     training = [code(f'def g():\n    """{text}"""\n    return 1\n', "a.py") for text in ("Fold it, twice!", "Fold it thrice.")]
-    assert ["Fold" in d.text for d in FILTER.separate(training, [held_out], Drops()).training] == [False, True]
+    assert ["Fold" in d.text for d in separated_by_filter(training, [held_out])[0].training] == [False, True]
 
 
 def test_what_three_groups_say_is_common_language_and_leaves_the_held_out_side_instead():
     said = 'def g():\n    """Return a copy of this object with the same items."""\n    return 1\n'
-    drops = Drops()
-    separated = FILTER.separate([code(said, f"{name}.py") for name in "abc"], [code(said, "held.py")], drops)
+    separated, drops = separated_by_filter([code(said, f"{name}.py") for name in "abc"], [code(said, "held.py")])
     assert [d.text for d in separated.training] == [said] * 3
     assert separated.held_out[0].text == "def g():\n    return 1\n" and drops.counts["code"] == {"held_out_common_spans": 1}
     assert not separated.index.matches("Return a copy of this object with the same items.")

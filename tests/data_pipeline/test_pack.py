@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.pack import Plan, best_fit, cut
+from data_pipeline.pack import BestFit, ConcatenateAndSplit, OnePerRow, Plan, best_fit, cut, whole
 
 documents = st.lists(st.integers(0, 40), max_size=30).map(lambda lengths: np.array(lengths, np.int64))
 
@@ -73,3 +73,43 @@ def test_no_documents_make_no_rows():
 def test_a_row_of_a_plan_is_its_pieces():
     plan = Plan(np.array([[0, 0, 5], [2, 0, 3], [1, 0, 8]]), np.array([0, 2, 3]))
     assert [plan.row(i).tolist() for i in range(2)] == [[[0, 0, 5], [2, 0, 3]], [[1, 0, 8]]]
+
+
+@settings(deadline=None)
+@given(lengths=documents, capacity=st.integers(2, 17), data=st.data())
+def test_windows_of_a_long_document_reach_back_by_the_overlap_and_have_every_position_as_a_target_once(lengths, capacity, data):
+    overlap = data.draw(st.integers(0, capacity - 1))
+    pieces = cut(lengths, capacity, overlap)
+    context = np.where(pieces[:, 1] > 0, overlap, 0)
+    targets = np.stack([pieces[:, 0], pieces[:, 1] + context, pieces[:, 2] - context], 1)
+    assert (targets[:, 2] > 0).all() and (pieces[:, 2] <= capacity).all()
+    assert positions(targets) == [(document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)]
+
+
+@settings(deadline=None)
+@given(lengths=documents, capacity=st.integers(1, 17))
+def test_concatenated_rows_are_the_stream_of_all_documents_and_full(lengths, capacity):
+    plan = ConcatenateAndSplit().plan(lengths, capacity)
+    assert positions(plan.pieces) == [(document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)]
+    sizes = [plan.row(i)[:, 2].sum() for i in range(len(plan))]
+    full, rest = divmod(int(lengths.sum()), capacity)
+    assert sizes == [capacity] * full + [rest] * (rest > 0)
+
+
+@settings(deadline=None)
+@given(lengths=documents, capacity=st.integers(1, 17))
+def test_one_a_row_has_one_piece_in_every_row(lengths, capacity):
+    plan = OnePerRow().plan(lengths, capacity)
+    assert np.diff(plan.offsets).tolist() == [1] * len(plan) and plan.pieces.tolist() == cut(lengths, capacity).tolist()
+
+
+def test_whole_pieces_are_the_documents_that_fit():
+    assert whole(np.array([3, 0, 9, 4]), 4).tolist() == [[0, 0, 3], [3, 0, 4]]
+
+
+def test_documents_below_the_row_length_are_never_cut():
+    lengths = np.random.default_rng(0).integers(1, 1000, 3000)
+    plan = BestFit().plan(lengths, 256)
+    whole_ones = np.flatnonzero(lengths <= 256)
+    rows = plan.pieces[np.isin(plan.pieces[:, 0], whole_ones)]
+    assert sorted(rows.tolist()) == [[i, 0, lengths[i]] for i in whole_ones]

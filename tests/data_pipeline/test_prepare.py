@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import itertools
 import json
 import pydoc_data.topics
 import resource
@@ -17,19 +18,25 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.clean.held_out import HeldOutFilter, canonical
+from data_pipeline.clean.identify import model
+from data_pipeline.clean.language import Language
+from data_pipeline.clean.quality import TooShort
 from data_pipeline.clean.recipe import standard_recipe
 from data_pipeline.component import FrozenMap
-from data_pipeline.corpus import read_documents, read_lines
+from data_pipeline.corpus import clean_text, read_lines
 from data_pipeline.docstring_chats import DocstringChats
+from data_pipeline.engine.runner import Engine
 from data_pipeline.files import OutputError
 from data_pipeline.prepare import Prepare
 from data_pipeline.readers.books import Books
 from data_pipeline.readers.code_tree import CodeTree
-from data_pipeline.readers.warc import Warc, write_record
+from data_pipeline.readers.warc import Warc
+from data_pipeline.readers.warc_records import write_record
 from data_pipeline.shards import Shards
 from data_pipeline.tokenizer import SentencePiece, Tokenizer
 
 SOURCES, KINDS = ("web", "code", "books"), ("web", "code", "books", "chat", "pairs")
+ROOT = Path(__file__).parents[2]
 MODULES = """abc bisect calendar cmd code codeop colorsys copy csv fnmatch getopt getpass heapq netrc queue sched shelve shlex stat
 textwrap""".split()
 
@@ -44,7 +51,7 @@ def make_raw(folder: Path) -> Path:
     topics = sorted(pydoc_data.topics.topics.items(), key=lambda item: -len(item[1]))[2:32]
     for name, text in topics[::2]:
         (folder / "books" / f"{name}.txt").write_text(text, encoding="utf-8")
-    (folder / "books" / "latin.txt").write_bytes("Stra\xdfe".encode("latin-1"))
+    (folder / "books" / "noise.txt").write_bytes(bytes(range(256)) * 9)
     pages = []
     for name, text in topics[1::2]:
         body = "".join(f"<p>{escape(part)}</p>" for part in text.split("\n\n"))
@@ -59,7 +66,7 @@ def prepare(raw: Path, **changes) -> Prepare:
     fields = {
         "sources": FrozenMap(
             {
-                "web": Warc(paths=(str(raw / "web"),), processes=1),
+                "web": Warc(paths=(str(raw / "web"),)),
                 "code": CodeTree(folder=str(raw / "code")),
                 "books": Books(folder=str(raw / "books"), topics=False),
             }
@@ -71,6 +78,7 @@ def prepare(raw: Path, **changes) -> Prepare:
         "chats": DocstringChats(source="code", n_chats=100, n_pairs=60, max_tokens=200),
         "seed": 1,
         "shard_records": 7,
+        "engine": Engine(workers=1),
     }
     return Prepare(**(fields | changes))
 
@@ -80,16 +88,20 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 class Watch:
-    """A progress display that remembers what it was told, and may call `act` at the start of a stage or after its first advance."""
+    """A progress display that calls `act` with a stage and how far it is: at its start, and after every advance."""
 
-    def __init__(self, act=lambda what, n: None):
-        self.stages, self.act = [], act
+    def __init__(self, act):
+        self.act = act
 
     @contextlib.contextmanager
     def __call__(self, what, total=None, *, unit="", done=0):
-        self.stages.append(what.strip())
-        self.act(what.strip(), 0)
-        yield lambda n=1, note="": self.act(what.strip(), n)
+        counted = itertools.count()
+
+        def advance(n=1, note=""):
+            self.act(what.strip(), next(counted))
+
+        advance()
+        yield advance
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +110,11 @@ def raw(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(raw, tmp_path_factory) -> tuple[Path, list[str]]:
-    """The job, run without interruption, and the stages it went through."""
-    folder, watch = tmp_path_factory.mktemp("job") / "data", Watch()
-    prepare(raw).execute(folder, job_folder=folder.parent, progress=watch)
-    return folder, watch.stages
-
-
-@pytest.fixture(scope="module")
-def data(finished) -> Path:
-    """The finished job's folder; tests only read it."""
-    return finished[0]
+def data(raw, tmp_path_factory) -> Path:
+    """The job, run without interruption; tests only read it."""
+    folder = tmp_path_factory.mktemp("job") / "data"
+    prepare(raw).execute(folder, job_folder=folder.parent)
+    return folder
 
 
 def results(folder: Path) -> dict:
@@ -131,7 +137,7 @@ def test_read_is_kept_plus_dropped_for_every_source(data):
         dropped = sum(n for reason, n in found["dropped"].get(kind, {}).items() if not reason.endswith(("_spans", "_lines", "_bytes")))
         assert found["read"][kind] == found["kept"][kind]["documents"] + found["held_out"][kind]["documents"] + dropped
     assert found["read"]["code"] == len(MODULES) and found["read"]["books"] == 16
-    assert found["dropped"]["books"]["file_not_utf8"] == 1 and found["dropped"]["chat"]["over_n_chat"] > 0
+    assert found["dropped"]["books"]["file_undecodable"] == 1 and found["dropped"]["chat"]["over_n_chat"] > 0
     assert found["kept"]["chat"]["documents"] <= 100
 
 
@@ -139,20 +145,19 @@ def test_a_document_of_a_shard_decodes_to_its_cleaned_text_between_bos_and_eos(d
     tokenizer = Tokenizer(data / "tokenizer.model")
     for side in ("train", "held_out"):
         for source in SOURCES:
-            documents, shards = list(read_documents(data / "text" / side / f"{source}.jsonl")), Shards(data / side / source)
-            assert [document.id for document in documents] == [shards[i].id for i in range(len(shards))]
-            assert shards.manifest["bytes"] == sum(len(document.text.encode()) for document in documents)
-            for document, record in zip(documents, shards.__getitems__(range(len(shards))), strict=True):
+            texts = {document.id: document.text for document in clean_text(data, side, source)}
+            shards = Shards(data / side / source)
+            assert shards.manifest["bytes"] == sum(len(text.encode()) for text in texts.values()) and len(shards) == len(texts)
+            for record in shards.__getitems__(range(len(shards))):
                 ((tokens, weight),) = record.sequences
                 assert (tokens[0], tokens[-1]) == (tokenizer.bos, tokenizer.eos) and weight.all()
-                assert tokenizer.decode(tokens) == document.text
+                assert tokenizer.decode(tokens) == texts.pop(record.id)
 
 
 def test_no_group_is_on_both_sides(data):
     set_aside = json.loads((data / "held_out.json").read_bytes())
     for source in SOURCES:
-        paths = (data / "text" / side / f"{source}.jsonl" for side in ("train", "held_out"))
-        train, held_out = ({canonical(document.group) for document in read_documents(path)} for path in paths)
+        train, held_out = ({canonical(document.group) for document in clean_text(data, side, source)} for side in ("train", "held_out"))
         assert train and held_out and held_out <= {canonical(group) for group in set_aside[source]}
         assert not train & {canonical(group) for group in set_aside[source]}
 
@@ -161,7 +166,8 @@ def test_chats_and_pairs_ask_about_the_code_of_their_own_side(data):
     tokenizer = Tokenizer(data / "tokenizer.model")
     set_aside = set(json.loads((data / "held_out.json").read_bytes())["code"])
     for side in ("train", "held_out"):
-        for row in read_lines(data / "text" / side / "chat.jsonl"):
+        (rows,) = (data / "stages" / "chats").glob(f"*/{side}/chat.jsonl")
+        for row in read_lines(rows):
             asked = {module for module in MODULES if f"`{module}`" in row["conversations"][0][0]["content"]}
             asked |= {module for module in MODULES if f"Module: {module}\n" in row["conversations"][0][0]["content"]}
             assert asked and bool(asked & set_aside) == (side == "held_out")
@@ -174,9 +180,9 @@ def test_chats_and_pairs_ask_about_the_code_of_their_own_side(data):
 
 
 def test_finished_data_is_not_made_again(raw, data):
-    before, watch = {path: path.stat().st_mtime_ns for path in data.rglob("*")}, Watch()
-    prepare(raw).execute(data, job_folder=data.parent, progress=watch)
-    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before and not watch.stages
+    before, stages = {path: path.stat().st_mtime_ns for path in data.rglob("*")}, []
+    prepare(raw).execute(data, job_folder=data.parent, progress=Watch(lambda what, n: stages.append(what)))
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before and not stages
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,7 @@ def test_finished_data_is_not_made_again(raw, data):
 )
 def test_another_configuration_in_the_same_folder_is_refused_by_field(raw, data, changes, field):
     before = tree(data)
-    with pytest.raises(ValueError, match=f"was prepared with other settings .{field}.; restore them or choose another folder"):
+    with pytest.raises(ValueError, match=f"with other settings .{field}.; restore them, choose another folder, or pass --allow-change"):
         prepare(raw, **changes).execute(data, job_folder=data.parent)
     assert tree(data) == before
 
@@ -214,29 +220,77 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("stage", "advanced"), [("reading code", 1), ("tokens of train/chat", 0)])
-def test_the_same_command_after_a_kill_gives_the_bytes_of_an_uninterrupted_run(raw, finished, tmp_path, stage, advanced):
-    data, stages = finished
-    command = [sys.executable, "-c", KILLED, raw, tmp_path / "data", stage, str(advanced)]
-    assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
-    assert not (tmp_path / "data" / "done.json").exists()
-    watch = Watch()
-    prepare(raw).execute(tmp_path / "data", job_folder=tmp_path, progress=watch)
-    assert tree(tmp_path / "data") == tree(data)
-    assert watch.stages == stages[stages.index(stage) :]  # what was finished before the kill is used again
+def killed_at(raw: Path, folder: Path, stage: str, advanced: int) -> None:
+    command = [sys.executable, "-c", KILLED, raw, folder, stage, str(advanced)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert not (folder / "done.json").exists()
 
 
-def test_after_a_mistake_the_corrected_job_goes_on_from_what_the_mistake_did_not_touch(raw, tmp_path):
-    data, watch = tmp_path / "data", Watch()
+STAGES = (
+    *("reading", "measuring", "comparing", "selecting", "keeping the sides apart", "writing tokens"),
+    *("making the tokenizer", "making chats"),
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "advanced"),
+    [("measuring", 2), ("writing tokens", 3)]
+    + [pytest.param(stage, n, marks=pytest.mark.slow) for stage in STAGES for n in range(3) if n == 0 or not stage.startswith("making")],
+)
+def test_the_same_command_after_a_kill_gives_the_bytes_of_an_uninterrupted_run(raw, data, tmp_path, stage, advanced):
+    if (stage, advanced) == ("comparing", 2):
+        advanced = 1  # there is one rule that compares
+    killed_at(raw, tmp_path / "data", stage, advanced)
+    finished = {path: path.stat().st_mtime_ns for path in made(tmp_path / "data")}
+    prepare(raw).execute(tmp_path / "data", job_folder=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in finished if path.exists()}.items() <= finished.items()
+    assert outputs(tmp_path / "data") == outputs(data)
+
+
+def made(folder: Path) -> list[Path]:
+    """What the stages of an unfinished job have finished."""
+    return [path for path in (folder / "stages").rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.parts)]
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """What the trainer and people read."""
+    return {name: content for name, content in tree(folder).items() if not name.startswith("stages/")}
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_workers_writes_the_same_bytes(raw, data, tmp_path, workers):
+    prepare(raw, engine=Engine(workers=workers)).execute(tmp_path / "data", job_folder=tmp_path)
+    assert outputs(tmp_path / "data") == outputs(data)
+
+
+def changed_stages(raw: Path, data: Path, folder: Path, **changes) -> set[str]:
+    """The stages that make something anew when finished data is asked for with other settings."""
+    shutil.copytree(data, folder)
+    before = set(made(folder))
+    prepare(raw, **changes).execute(folder, job_folder=folder.parent, allow_change=tuple(changes))
+    return {path.relative_to(folder / "stages").parts[0] for path in set(made(folder)) - before}
+
+
+def test_a_change_makes_again_what_depends_on_it_and_nothing_else(raw, data, tmp_path):
+    looser = tuple(rule.model_copy(update={"min_words": 10}) if isinstance(rule, TooShort) else rule for rule in standard_recipe())
+    assert changed_stages(raw, data, tmp_path / "1", recipe=looser) <= {"across", "select", "separate", "tokenizer", "chats"}
+    words = tuple(rule.model_copy(update={"first_chars": 700}) if isinstance(rule, Language) else rule for rule in standard_recipe())
+    assert "ingest" not in changed_stages(raw, data, tmp_path / "2", recipe=words)
+    assert changed_stages(raw, data, tmp_path / "3", tokenizer=SentencePiece(vocab_size=500, model="bpe")) == {"tokenizer"}
+    assert not changed_stages(raw, data, tmp_path / "4", shard_records=9)
+
+
+def test_after_a_mistake_the_corrected_job_goes_on_from_what_the_mistake_did_not_touch(raw, data, tmp_path):
+    folder = tmp_path / "data"
     wrong_path = FrozenMap({**prepare(raw).sources, "books": Books(folder=str(raw / "nowhere"), topics=False)})
     with pytest.raises(FileNotFoundError, match="sources.books.folder"):
-        prepare(raw, sources=wrong_path).execute(data, job_folder=tmp_path)
+        prepare(raw, sources=wrong_path).execute(folder, job_folder=tmp_path)
     with pytest.raises(ValueError, match=r"vocab_size=90000 is more than this text supports; set it to \d+ or lower"):
-        prepare(raw, tokenizer=SentencePiece(vocab_size=90_000, model="bpe")).execute(data, job_folder=tmp_path, progress=watch)
-    assert watch.stages[0] == "reading books" and not (data / "tokenizer.model").exists() and not (data / "done.json").exists()
-    watch.stages.clear()
-    prepare(raw).execute(data, job_folder=tmp_path, progress=watch)
-    assert watch.stages[0] == "training the tokenizer" and (data / "done.json").exists()
+        prepare(raw, tokenizer=SentencePiece(vocab_size=90_000, model="bpe")).execute(folder, job_folder=tmp_path)
+    assert not (folder / "tokenizer.model").exists() and not (folder / "done.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in made(folder)}
+    prepare(raw).execute(folder, job_folder=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before and outputs(folder) == outputs(data)
 
 
 def test_a_limit_keeps_a_sample_of_each_source_and_counts_the_rest(raw, tmp_path):
@@ -252,7 +306,7 @@ def test_a_limit_keeps_a_sample_of_each_source_and_counts_the_rest(raw, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chats": DocstringChats(source="cod", n_chats=1, n_pairs=0, max_tokens=9)}, "chats.source='cod' is no source; choose"),
+        ({"chats": DocstringChats(source="cod", n_chats=1, n_pairs=0, max_tokens=9)}, "chats.source names 'cod', which is no source"),
         ({"recipe": standard_recipe(web=("wbe",))}, "recipe.0.sources names 'wbe', which is no source"),
         ({"sources": FrozenMap()}, "sources is empty"),
         ({"sources": FrozenMap({"pairs": Books()})}, "sources.pairs: the name is taken"),
@@ -281,6 +335,7 @@ def test_an_output_that_cannot_be_written_is_named_with_a_remedy(raw, tmp_path):
 
 
 def _run_on_a_full_disk(raw: Path, folder: Path) -> str:
+    model()  # unpacks itself into a temporary file
     resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))  # a file beyond it fails as on a full disk
     try:
         prepare(raw).execute(folder, job_folder=folder.parent)

@@ -1,23 +1,29 @@
 """Laws of token shards: read back what was written, in any order, and nothing half-written looks complete."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.document import content_id
 from data_pipeline.files import OutputError
-from data_pipeline.shards import Record, Sequence, Shards, pack, unpack, write_shards
+from data_pipeline.shards import Shards, append_shards, finish_shards, next_segment, write_shard, write_shards
+from data_pipeline.streaming.record import Record, Sequence, pack, unpack
 
 
 def make(n: int, *, n_sequences: int = 1, vocab_size: int = 4096, seed: int = 0) -> list[Record]:
@@ -166,10 +172,49 @@ def test_a_flipped_bit_is_found_by_verify_and_not_read(tmp_path):
     data[len(data) // 3 : 2 * len(data) // 3] = bytes(len(data) // 3 + 1)
     path.write_bytes(data[: first["size"]])
     shards = Shards(tmp_path / "code")
-    with pytest.raises(ValueError, match=r"00000.arrayrecord is damaged .* prepare the data again"):
-        shards.verify()
-    with pytest.raises(ValueError, match=r"00000.arrayrecord cannot be read .* prepare the data again"):
-        shards.__getitems__(range(7))
+    for read in (shards.verify, lambda: shards.__getitems__(range(7))):
+        with pytest.raises(ValueError, match=r"00000.arrayrecord: record 0 \(document \w{16}\) cannot be read .* prepare the data again"):
+            read()
+
+
+def _edit(path: Path, number: int, change: Callable[[Record], Record]) -> None:
+    """Write a shard file anew with one record changed, to a length that is the same."""
+    records = [unpack(data) for data in ArrayRecordReader(str(path)).read_all()]
+    records[number] = change(records[number])
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(pack(record))
+    writer.close()
+
+
+def _other_token(record: Record) -> Record:
+    (tokens, weight), *_ = record.sequences
+    return Record(record.id, (Sequence(np.concatenate([tokens[:-1], tokens[-1:] ^ 1]).astype(np.int32), weight),))
+
+
+@pytest.mark.parametrize("change", [_other_token, lambda record: record._replace(id=f"{7:016x}")], ids=["token", "id"])
+def test_a_shard_edited_by_hand_is_refused_by_file_record_and_document(change, tmp_path):
+    records = [record._replace(id=content_id(record.id)) for record in make(30)]
+    shards = write(tmp_path / "code", records)
+    path = tmp_path / "code" / "00002.arrayrecord"
+    _edit(path, 3, change)
+    manifest = json.loads((tmp_path / "code" / "manifest.json").read_text())
+    manifest["shards"][2]["size"] = path.stat().st_size  # the edit may pack better or worse
+    (tmp_path / "code" / "manifest.json").write_text(json.dumps(manifest))
+    shards = Shards(tmp_path / "code")
+    assert_equal(shards.__getitems__([0, 16, 18]), [records[i] for i in (0, 16, 18)])
+    for read in (lambda: shards[17], lambda: shards.__getitems__(range(30)), shards.verify):
+        with pytest.raises(ValueError, match=rf"00002.arrayrecord: record 3 \(document {records[17].id}\) is not what was written; delete"):
+            read()
+
+
+def test_verify_names_a_file_that_differs_where_no_record_does(tmp_path):
+    write(tmp_path / "code", make(30))
+    index = np.load(tmp_path / "code" / "index.npy")
+    index["lengths"][5] += 1
+    np.save(tmp_path / "code" / "index.npy", index)
+    with pytest.raises(ValueError, match=r"index.npy is damaged \(its SHA-256 is not the manifest's\); delete"):
+        Shards(tmp_path / "code").verify()
 
 
 def test_an_existing_folder_is_not_touched(tmp_path):
@@ -237,3 +282,107 @@ def test_a_kill_while_writing_leaves_nothing_that_looks_complete_and_the_next_wr
         Shards(tmp_path / "code")
     assert_equal(write(tmp_path / "code", make(30)).__getitems__(range(30)), make(30))
     assert [path.name for path in tmp_path.iterdir()] == ["code"]
+
+
+def _write_file(folder: Path, number: int) -> dict:
+    return write_shard(folder / f"{number:05}.arrayrecord", iter(make(30)[7 * number : 7 * number + 7]))
+
+
+def test_files_written_by_many_processes_are_the_folder_that_one_writes(tmp_path):
+    write(tmp_path / "one", make(30))
+    (tmp_path / "many").mkdir()
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        described = pool.starmap(_write_file, [(tmp_path / "many", number) for number in (4, 2, 0, 1, 3)])
+    described = json.loads(json.dumps(sorted(described, key=lambda shard: shard["file"])))
+    with pytest.raises(FileNotFoundError):
+        Shards(tmp_path / "many")
+    for _ in range(2):  # as after a kill between the manifest and the end
+        finish_shards(tmp_path / "many", described, source="code", n_bytes=1234, lineage={"tokenizer": "abc"})
+        files = sorted(path.name for path in (tmp_path / "many").iterdir())
+        assert files == sorted(path.name for path in (tmp_path / "one").iterdir())
+        assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes() for file in files)
+        _write_again = [_write_file(tmp_path / "many", number) for number in range(5)]
+        assert _write_again == described
+
+
+def test_a_file_without_records_does_no_harm(tmp_path):
+    described = [write_shard(tmp_path / f"{i:05}.arrayrecord", part) for i, part in enumerate((make(3), [], make(9)[3:]))]
+    finish_shards(tmp_path, described, source="code", n_bytes=1, lineage={})
+    shards = Shards(tmp_path)
+    shards.verify()
+    assert_equal(shards.__getitems__([8, 2, 3]), [make(9)[i] for i in (8, 2, 3)])
+
+
+def append(folder: Path, records: list[Record]) -> Path:
+    return append_shards(folder, records, source="code", n_bytes=100, shard_records=7, lineage={})
+
+
+def test_appended_segments_are_read_behind_what_was_there_which_is_not_touched(tmp_path):
+    records = make(50)
+    write(tmp_path / "code", records[:30])
+    before = {path: path.read_bytes() for path in (tmp_path / "code").iterdir()}
+    append(tmp_path / "code", records[30:41])
+    assert next_segment(tmp_path / "code")[0] == append(tmp_path / "code", records[41:])
+    assert all(path.read_bytes() == data for path, data in before.items())
+    shards = Shards(tmp_path / "code")
+    shards.verify()
+    assert [segment.first for segment in shards.segments] == [0, 30, 41] and len(shards) == 50
+    order = [49, 0, 40, 41, 29, 30, 7]
+    assert_equal(shards.__getitems__(order), [records[i] for i in order])
+    assert shards.lengths.tolist() == [[len(record.sequences[0].tokens)] for record in records]
+    assert (shards.manifest["documents"], shards.manifest["bytes"]) == (50, 1434) and shards.manifest["tokens"] == shards.lengths.sum()
+    assert_equal(pickle.loads(pickle.dumps(shards)).__getitems__(order), [records[i] for i in order])
+    assert shards.find("0028") == [40] and shards.find("nowhere") == []
+
+
+def test_another_content_or_order_of_segments_is_another_content_hash(tmp_path):
+    hashes = set()
+    for name, parts in (("a", [30]), ("b", [30, 40]), ("c", [30, 35, 40]), ("d", [40])):
+        write(tmp_path / name, make(40)[: parts[0]])
+        for first, stop in itertools.pairwise(parts):
+            append(tmp_path / name, make(40)[first:stop])
+        hashes.add(Shards(tmp_path / name).manifest["content_hash"])
+    assert len(hashes) == 4
+
+
+def test_a_changed_prefix_is_refused(tmp_path):
+    write(tmp_path / "code", make(30))
+    append(tmp_path / "code", make(40)[30:])
+    append(tmp_path / "code", make(50)[40:])
+    kept = tmp_path / "segments"
+    (tmp_path / "code" / "segments").rename(kept)
+    shutil.rmtree(tmp_path / "code")
+    write(tmp_path / "code", make(29))
+    kept.rename(tmp_path / "code" / "segments")
+    with pytest.raises(ValueError, match=r"code is not what .*segments/00001 was appended to; restore it, or delete that"):
+        Shards(tmp_path / "code")
+
+
+def test_a_segment_that_is_being_written_is_not_seen_and_one_that_is_missing_is_named(tmp_path):
+    write(tmp_path / "code", make(30))
+    segment, after = next_segment(tmp_path / "code")
+    described = write_shard(segment / "00000.arrayrecord", make(40)[30:])
+    assert len(Shards(tmp_path / "code")) == 30
+    finish_shards(segment, [described], source="code", n_bytes=1, lineage={}, after=after)
+    append(tmp_path / "code", make(50)[40:])
+    assert_equal(Shards(tmp_path / "code").__getitems__(range(50)), make(50))
+    shutil.rmtree(segment)
+    with pytest.raises(ValueError, match=r"segments/00001 is missing, and segments behind it are there; restore it or delete them"):
+        Shards(tmp_path / "code")
+
+
+def test_a_kill_while_appending_leaves_the_source_as_it_was(tmp_path):
+    write(tmp_path / "code", make(30))
+    script = KILLED.replace("write(Path(sys.argv[1]), ", "append(Path(sys.argv[1]), ").replace("import make, write", "import append, make")
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "code", "10"], cwd=Path(__file__).parents[2], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert_equal(Shards(tmp_path / "code").__getitems__(range(30)), make(30))
+    append(tmp_path / "code", make(33)[30:])
+    assert_equal(Shards(tmp_path / "code").__getitems__(range(33)), make(33))
+
+
+def test_shards_of_an_earlier_version_are_named(tmp_path):
+    write(tmp_path / "code", make(30))
+    np.save(tmp_path / "code" / "index.npy", np.zeros((30, 1), np.int32))
+    with pytest.raises(ValueError, match=r"index.npy is of an earlier version; delete the folder and prepare the data again"):
+        Shards(tmp_path / "code")

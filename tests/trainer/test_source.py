@@ -1,6 +1,12 @@
 """Laws of batch sources: the global batch is the rows in order on every mesh, and a number says where the source stands."""
 
+import itertools
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -8,7 +14,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.batch import TokenBatch
-from data_pipeline.loader import PackedPairs, PackedRows, PackedShards, RowSequence
+from data_pipeline.loader import PackedPairs, PackedShards
+from data_pipeline.mix import Schedule, Stage
+from data_pipeline.streaming.rows import PackedRows
+from data_pipeline.streaming.sequence import RowSequence
 from model.sharding import letters_of, named
 from tests.examples import MESHES, ONE_DEVICE, random_documents, under, write_documents, write_pairs
 from trainer.source import BatchSource, Layout, ShardSource, passes
@@ -85,10 +94,56 @@ def test_another_batch_size_goes_on_at_the_row_where_the_first_stopped(mesh, fol
     assert larger.get_state()["rows"] == 40
 
 
-def test_a_position_of_other_data_or_of_another_seed_is_refused_with_a_remedy(folder):
-    source, other = ShardSource(rows_of(folder), layout()), ShardSource(rows_of(folder, seed=1), layout())
-    with pytest.raises(ValueError, match=r"data fingerprint \w{16} differs from the checkpoint's \w{16}; restore the data"):
+@pytest.mark.parametrize(
+    ("weights", "seed", "difference"),
+    [
+        ({"web": 3.0, "code": 1.0}, 1, "seed=0 then, 1 now"),
+        ({"web": 1.0, "code": 1.0}, 0, r"from row 0 on 49152 x web/0 \(\w{16}\), 16384 x code/0 .* then, .* 32768 x web/0 .* now"),
+        ({"web": 1.0}, 0, r"from row 0 on 65536 x web/0 \(\w{16}\) now"),
+    ],
+)
+def test_a_position_of_other_data_or_of_another_seed_is_refused_with_a_remedy(weights, seed, difference, folder):
+    source = ShardSource(rows_of(folder), layout())
+    batches(source, 1)
+    other = ShardSource(RowSequence({name: settings().sources(folder)[name] for name in weights}, weights, seed), layout())
+    with pytest.raises(ValueError, match=rf"rows before the checkpoint has changed: .*{difference}; restore the data, its weights"):
         other.set_state(source.get_state())
+
+
+def test_what_comes_after_the_position_may_be_another_mixture_and_what_came_before_may_not(folder):
+    source = ShardSource(rows_of(folder), layout())
+    batches(source, 3)
+
+    def staged(row: int) -> ShardSource:
+        schedule = Schedule(stages=(Stage(from_tokens=row * L, weights={"code": 1.0}),))
+        return ShardSource(RowSequence(settings().sources(folder), settings().weights, 0, schedule), layout())
+
+    later = staged(24)
+    later.set_state(source.get_state())
+    (batch,) = batches(later, 1)
+    assert (batch.source_BL[batch.segments_BL > 0] == 1).all() and later.get_state()["past"] != source.get_state()["past"]
+    with pytest.raises(ValueError, match="no change of the mixture then, from row 23 on 65536 x code/0"):
+        staged(23).set_state(source.get_state())
+
+
+def test_a_skipped_window_is_left_out_and_remembered(folder):
+    source, plain, rows = ShardSource(rows_of(folder), layout()), ShardSource(rows_of(folder), layout()), rows_of(folder)
+    batches(source, 1)
+    source.skip(16)
+    other = ShardSource(rows_of(folder), layout())
+    other.set_state(json.loads(json.dumps(source.get_state())))
+    assert_equal(batches(other, 1), batches(plain, 4)[3:])
+    (batch,) = batches(source, 1)
+    np.testing.assert_array_equal(batch.tokens_BL, [rows[24 + b]["tokens_L"] for b in range(8)])
+    assert source.get_state() == other.get_state() and source.get_state()["skipped"] == [[8, 24]]
+
+
+def test_the_end_of_the_data_is_an_error_only_when_a_batch_is_asked_for(folder):
+    rows = RowSequence(settings().sources(folder), {"code": 1.0}, 0, Schedule(max_epochs={"code": 2.0}))
+    source = ShardSource(rows, layout())
+    batches(source, rows.n_rows // 8)
+    with pytest.raises(ValueError, match=f"the data ends after {rows.n_rows} rows; lower steps or raise data.schedule.max_epochs"):
+        source.next({})
 
 
 def test_rows_that_do_not_divide_over_the_mesh_are_refused_with_the_next_multiple():
@@ -129,3 +184,71 @@ def test_a_source_of_one_row_folder_is_endless(tmp_path):
     rows = PackedRows(write_documents(tmp_path / "one", [[1, 2, 3]]), seq_len=L)
     source = ShardSource(RowSequence({"one": rows}, {"one": 1.0}, 0), layout())
     assert {tuple(row) for batch in batches(source, 3) for row in batch.tokens_BL} == {(1, 2, 0, 0, 0, 0, 0)}
+
+
+TWO = """
+import sys
+import jax, numpy as np
+from pathlib import Path
+folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+from model.sharding import make_mesh
+from tests.trainer.test_source import CROSSING, crossing
+from trainer.source import Layout, ShardSource
+out = {}
+for name, sizes in CROSSING.items():
+    mesh = make_mesh(**sizes)
+    rows, data = crossing(folder)
+    layout = Layout.of(data.batch_type, data.fields(), mesh)
+    source = ShardSource(rows, layout)
+    out[f"{name}/held"] = np.array([len(layout.offsets), layout.positions.stop - layout.positions.start])
+    for number in range(5):
+        for field, x in zip(data.batch_type._fields, source.next({})):
+            whole = np.full(x.shape, -1.0)
+            for shard in x.addressable_shards:
+                whole[shard.index] = shard.data
+            out[f"{name}/{number}/{field}"] = whole
+np.savez(folder / f"process-{process}.npz", **out)
+jax.distributed.shutdown()
+"""
+CROSSING = {  # the outermost axis of a mesh crosses from one process to the other
+    "data": {"data": 2, "fsdp": 2},
+    "tensor": {"tensor": 4},
+    "context": {"context": 4},
+    "stage": {"stage": 2, "fsdp": 2},
+    "data and context": {"data": 2, "context": 2},
+}
+
+
+def crossing(folder: Path) -> tuple[RowSequence, PackedShards]:
+    """Rows that change their mixture in the third batch, where code has also come to its end."""
+    schedule = Schedule(stages=(Stage(from_tokens=20 * 8, weights={"more": 1.0, "web": 1.0}),), max_epochs={"code": 0.5})
+    data = PackedShards(folder=".", weights={"web": 1.0, "code": 1.0}, seq_len=8, batch_size=8, schedule=schedule)
+    return RowSequence(data.sources(folder), data.weights, 0, data.schedule), data
+
+
+def test_two_processes_hold_the_batches_of_one_whatever_axis_crosses_from_one_to_the_other(folder, repository, tmp_path):
+    """The stage axis, which a Run refuses so far, divides no batch: both stages hold all of it."""
+    for name in ("web", "code"):
+        shutil.copytree(folder / name, tmp_path / name)
+    write_documents(tmp_path / "more", random_documents(np.random.default_rng(1), [5, 9, 30, 2, 7]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", TWO, tmp_path, port]
+    both = [subprocess.Popen([*command, str(i)], cwd=repository, env=env, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    held = [np.load(tmp_path / f"process-{i}.npz") for i in range(2)]
+    rows, data = crossing(tmp_path)
+    assert rows.mixture.legs[1].first < 20 == rows.mixture.legs[2].first
+    for name, number in itertools.product(CROSSING, range(5)):
+        for field in data.batch_type._fields:
+            found = np.maximum(*(process[f"{name}/{number}/{field}"] for process in held))
+            expected = [rows[8 * number + b][field.replace("_B", "_")] for b in range(8)]
+            np.testing.assert_array_equal(found, expected, err_msg=f"{name} {number} {field}")
+    parts = {name: [process[f"{name}/held"].tolist() for process in held] for name in CROSSING}
+    assert parts == {
+        "data": [[4, 8]] * 2, "tensor": [[8, 8]] * 2, "context": [[8, 4]] * 2, "stage": [[8, 8]] * 2, "data and context": [[4, 8]] * 2
+    }  # fmt: skip

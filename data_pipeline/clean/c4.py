@@ -1,0 +1,198 @@
+"""C4's rules (Raffel et al. 2020, §2.2; thresholds of its reference code): what lines a page keeps, and what pages stay."""
+
+import re
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from data_pipeline.clean.characters import CLOSERS, TERMINAL, codes
+from data_pipeline.clean.languages import LANGUAGES, by_language, chars_per_word
+from data_pipeline.clean.normalise import retext
+from data_pipeline.clean.quality import is_ellipsis
+from data_pipeline.clean.rule import Limit, Signals
+from data_pipeline.clean.words import Layout, layouts, measured
+from data_pipeline.document import Document
+
+WIKI_MARK = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+NOTICES = ("javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+
+BadLines = Callable[[Layout, list[Document]], dict[str, np.ndarray]]  # reason → which of `layout.lines`, bool
+
+
+class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Cuts marks that Wikipedia leaves, then lines of few words, of a word too long, or of cookie and policy notices.
+
+    The rule of end marks is `C4EndMarks`, since FineWeb leaves it out. A text in which nothing is cut stays as it is, blank lines and
+    indentation too.
+
+    Attributes:
+        sources: The sources it applies to.
+        min_line_words: A line that is not blank has at least so many.
+        max_word_chars: A word between white space has at most so many.
+        notices: Phrases, lower case, for which a line is cut, besides those of the text's language in `languages.py`.
+        max_notice_chars: Longer lines are prose about such things and stay; C4 has no such bound.
+    """
+
+    LATE: ClassVar[frozenset[str]] = frozenset()
+    EDITS: ClassVar[bool] = True
+    sources: tuple[str, ...]
+    min_line_words: int = 5
+    max_word_chars: int = 1_000
+    notices: tuple[str, ...] = NOTICES
+    max_notice_chars: int | None = None
+
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """How many lines were cut for each reason (of several, the first) and how many marks."""
+        kept, signals = cut_lines(documents, self.bad_lines)
+        unmarked = [WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0) for document in documents]
+        marks = np.array([n for _, n in unmarked], np.float64)
+        marked = np.flatnonzero(marks)  # those few again: the arrays of the rest are already there, made for the rule before
+        again, found = cut_lines([retext(documents[number], unmarked[number][0]) for number in marked], self.bad_lines)
+        for number, document in zip(marked, again, strict=True):
+            kept[number] = document
+        for name, values in found.items():
+            signals[name][marked] = values
+        return kept, {"wiki_mark_spans": marks, **signals}
+
+    def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
+        """Reason → which lines."""
+        lines = layout.lines
+        scales = chars_per_word(document.language for document in documents)
+        long = np.zeros(len(lines.first), bool)
+        suspects = np.flatnonzero(layout.end[lines.stop - 1] - layout.start[lines.first] > self.max_word_chars)
+        words = layout.end - layout.start
+        for line in suspects:
+            long[line] = words[lines.first[line] : lines.stop[line]].max() > self.max_word_chars
+        return {
+            "long_word_lines": long,
+            "short_lines": (lines.stop - lines.first) / scales[lines.document] < self.min_line_words,
+            "notice_lines": self.with_notice(layout, documents),
+        }
+
+    def with_notice(self, layout: Layout, documents: list[Document]) -> np.ndarray:
+        """Which lines have one of the phrases."""
+        lines = layout.lines
+        found = np.zeros(len(lines.first), bool)
+        bounds = np.searchsorted(lines.document, np.arange(layout.n + 1))
+        for number, document in enumerate(documents):
+            phrases = phrases_of(self.notices, document.language)
+            page = document.text.encode(errors="replace").lower()
+            if any(phrase in page for phrase in phrases):
+                parts = page.split(b"\n")
+                own = slice(bounds[number], bounds[number + 1])
+                found[own] = [any(phrase in parts[line] for phrase in phrases) for line in lines.number[own]]
+        if self.max_notice_chars is not None:
+            found &= layout.end[lines.stop - 1] - layout.start[lines.first] <= self.max_notice_chars
+        return found
+
+    def limits(self) -> tuple[Limit, ...]:
+        """None: a page is dropped when nothing is left of it."""
+        return ()
+
+
+class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Cuts lines that do not end in an end mark of their language, or that end in an ellipsis (three dots, as in C4)."""
+
+    LATE: ClassVar[frozenset[str]] = frozenset()
+    EDITS: ClassVar[bool] = True
+    sources: tuple[str, ...]
+
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """How many lines were cut."""
+        return cut_lines(documents, self.bad_lines)
+
+    def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
+        """Reason → which lines."""
+        lines, ends = layout.lines, layout.end[layout.lines.stop - 1]
+        last = layout.chars[ends - 1]
+        ended = np.zeros(len(last), bool)
+        for language, texts in by_language(tuple(document.language for document in documents)).items():
+            marks = LANGUAGES[language if language in LANGUAGES else "en"].end_marks
+            ended |= np.isin(last, codes(marks)) & np.isin(lines.document, texts)
+        return {"unended_lines": ~ended | (is_ellipsis(layout, ends) & (last == ord(".")))}
+
+    def limits(self) -> tuple[Limit, ...]:
+        """None: a page is dropped when nothing is left of it."""
+        return ()
+
+
+class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Drops placeholder text, pages with code, and pages of few sentences; after `C4Lines`, whose cut lines do not count.
+
+    A sentence ends with a word that ends in an end mark of any script (closing quotes and brackets may follow), or with its line; C4 uses
+    NLTK's model of English, which also knows abbreviations.
+
+    Attributes:
+        sources: The sources it applies to.
+        max_curly_brackets: Of `{`; None for sources in which code is meant.
+        min_sentences: Of a page.
+    """
+
+    LATE: ClassVar[frozenset[str]] = frozenset({"max_curly_brackets", "min_sentences"})
+    EDITS: ClassVar[bool] = False
+    sources: tuple[str, ...]
+    max_curly_brackets: int | None = 0
+    min_sentences: int = 3
+
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """`lorem_ipsum` (0 or 1), `n_curly_brackets`, `n_sentences`."""
+        lorem = [b"lorem ipsum" in document.text.encode(errors="replace").lower() for document in documents]
+        curly = [document.text.count("{") for document in documents]
+        sentences = measured(documents, lambda layout, languages: {"n_sentences": n_sentences(layout)})
+        return documents, {"lorem_ipsum": np.array(lorem, np.float64), "n_curly_brackets": np.array(curly, np.float64), **sentences}
+
+    def limits(self) -> tuple[Limit, ...]:
+        """In C4's order."""
+        curly = () if self.max_curly_brackets is None else (Limit("curly_bracket", "n_curly_brackets", most=self.max_curly_brackets),)
+        return (Limit("lorem_ipsum", "lorem_ipsum", most=0), *curly, Limit("few_sentences", "n_sentences", least=self.min_sentences))
+
+
+def phrases_of(notices: tuple[str, ...], language: str) -> list[bytes]:
+    """The phrases to look for in bytes of which only ASCII letters were lowered: others also as at the start of a sentence."""
+    phrases = notices + (LANGUAGES[language].notices if language in LANGUAGES else ())
+    return [form.encode().lower() for phrase in phrases for form in {phrase, phrase if phrase.isascii() else phrase.capitalize()}]
+
+
+def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Document], Signals]:
+    """The documents without the lines that `bad_lines(layout, documents)` names, and how many fell to each reason first."""
+    kept, found, position = [], [], 0
+    for layout in layouts(tuple(document.text for document in documents)):
+        chunk = documents[position : position + layout.n]
+        position += layout.n
+        reasons = bad_lines(layout, chunk)
+        cut = np.zeros(len(layout.lines.first), bool)
+        counted = {}
+        for reason, bad in reasons.items():
+            counted[reason] = layout.per_line_text(bad & ~cut)
+            cut |= bad
+        found.append(counted)
+        kept += without_lines(layout, chunk, cut)
+    return kept, {name: np.concatenate([signals[name] for signals in found]) for name in found[0]}
+
+
+def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) -> list[Document]:
+    """The documents of a chunk without the marked ones of its `lines`."""
+    lines = layout.lines
+    change = np.zeros(len(layout.chars) + 1, np.int8)
+    change[lines.end[cut] + 1] = -1
+    change[lines.begin[cut]] += 1
+    kept = np.cumsum(change[:-1], dtype=np.int8) == 0
+    text = layout.chars[kept].tobytes().decode("utf-32-le", "surrogatepass")
+    before = np.concatenate([[0], np.cumsum(kept)])
+    documents = list(documents)
+    for number in np.unique(lines.document[cut]):
+        start, stop = before[layout.text_start[number]], before[layout.text_end[number] + 1]
+        left = text[start : max(start, stop - 1)]  # without the last line's newline
+        documents[number] = retext(documents[number], left if left.strip() else "")
+    return documents
+
+
+def n_sentences(layout: Layout) -> np.ndarray:
+    """Sentences of each text, [n]."""
+    last = layout.end - 1
+    closed = np.isin(layout.chars[last], codes(CLOSERS)) & (last > layout.start)
+    ended = (layout.kinds[last - closed] & TERMINAL) != 0
+    ended[layout.lines.stop - 1] = True
+    return layout.per_text(ended).astype(np.float64)

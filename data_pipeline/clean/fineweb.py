@@ -1,0 +1,84 @@
+"""FineWeb's own page rules (Penedo et al. 2024, §3.6): lists, menus and repeated lines that Gopher and C4 let through."""
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from data_pipeline.clean.characters import TERMINAL
+from data_pipeline.clean.languages import chars_per_word, own, per_language
+from data_pipeline.clean.rule import Limit, Signals
+from data_pipeline.clean.words import Layout, measured
+from data_pipeline.document import Document
+
+
+class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Limits on lines that are not blank, without the white space around them.
+
+    Attributes:
+        sources: The sources it applies to.
+        short_line_chars: Up to which a line is short.
+        min_punctuated_line_frac: Of lines that end a sentence (any script's marks, no quotes, as in datatrove).
+        max_short_line_frac: Of lines.
+        max_repeated_line_char_frac: Of the lines' characters, in lines that repeat an earlier one; the paper's text has 0.1, its code 0.01.
+        max_newline_word_ratio: Of newlines between the first word and the last, to words.
+    """
+
+    LATE: ClassVar[frozenset[str]] = frozenset(
+        {"min_punctuated_line_frac", "max_short_line_frac", "max_repeated_line_char_frac", "max_newline_word_ratio"}
+    )
+    EDITS: ClassVar[bool] = False
+    sources: tuple[str, ...]
+    short_line_chars: int = 30
+    min_punctuated_line_frac: float = 0.12
+    max_short_line_frac: float = 0.67
+    max_repeated_line_char_frac: float = 0.01
+    max_newline_word_ratio: float = 0.3
+
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """One signal a limit."""
+        return documents, measured(documents, self.signals)
+
+    def signals(self, layout: Layout, languages: tuple[str, ...]) -> Signals:
+        """Of one chunk."""
+        lines = layout.lines
+        repeated, chars = layout.repeated_lines
+        n_lines = np.maximum(1, np.bincount(lines.document, minlength=layout.n))
+        punctuated = (layout.kinds[layout.end[lines.stop - 1] - 1] & TERMINAL) != 0
+        last = np.zeros(layout.n, np.int64)
+        np.maximum.at(last, lines.document, lines.number)
+        first = np.minimum(last, leading(layout))
+        return {
+            "punctuated_line_frac": layout.per_line_text(punctuated) / n_lines,
+            "short_line_frac": layout.per_line_text(chars <= self.short_line_chars) / n_lines,
+            "repeated_line_char_frac": layout.per_line_text(repeated * chars) / np.maximum(1, layout.per_line_text(chars)),
+            "newline_word_ratio": (last - first) / np.maximum(1, layout.n_words / chars_per_word(languages)),
+        }
+
+    def limits(self) -> tuple[Limit, ...]:
+        """In datatrove's order."""
+        return (
+            *per_language(
+                "fineweb_punctuation",
+                "punctuated_line_frac",
+                lambda entry: (own(entry.min_punctuated_line_frac, self.min_punctuated_line_frac), np.inf),
+            ),
+            Limit("fineweb_short_line", "short_line_frac", most=self.max_short_line_frac),
+            *per_language(
+                "fineweb_repeated_line",
+                "repeated_line_char_frac",
+                lambda entry: (0, own(entry.max_repeated_line_char_frac, self.max_repeated_line_char_frac)),
+            ),
+            *per_language(
+                "fineweb_newlines",
+                "newline_word_ratio",
+                lambda entry: (0, own(entry.max_newline_word_ratio, self.max_newline_word_ratio)),
+            ),
+        )
+
+
+def leading(layout: Layout) -> np.ndarray:
+    """Number of each text's first line that is not blank, [n]; where all are, more than any."""
+    first = np.full(layout.n, np.iinfo(np.int64).max)
+    np.minimum.at(first, layout.lines.document, layout.lines.number)
+    return first

@@ -1,0 +1,177 @@
+"""Pages that say the same thing again and again, by Gopher's rules (Rae et al. 2021, Table A1)."""
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from data_pipeline.clean.languages import Entry, chars_per_word, own, per_language
+from data_pipeline.clean.rule import Limit, Signals
+from data_pipeline.clean.words import Layout, Runs, grouped, measured, salts
+from data_pipeline.document import Document
+
+TOP = (2, 3, 4)
+REPEATED = (5, 6, 7, 8, 9, 10)
+
+
+class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Gopher's limits on repeated lines, paragraphs and n-grams of words.
+
+    Lines and paragraphs (lines without a blank one between them) count from the second time on, blank lines and differences of spacing do
+    not. The paper leaves the rest open and implementations differ; here n-grams are measured by coverage: a word inside any occurrence of
+    an n-gram that the text has twice or more is marked, once, and the signal is the share of marked characters among those of all words
+    (white space and marks standing alone are in neither). datatrove counts from the second occurrence on, skips n words at each, and
+    divides by all characters; dolma counts overlaps each time. For the top n-gram only its own occurrences are marked; of equally
+    frequent ones the one with the most characters counts.
+
+    Attributes:
+        sources: The sources it applies to.
+        max_repeated_line_frac, max_repeated_paragraph_frac: Of lines, of paragraphs.
+        max_repeated_line_char_frac, max_repeated_paragraph_char_frac: Of their characters.
+        max_top_gram_fracs: Of characters, in the most frequent run of 2, 3, 4 words.
+        max_repeated_gram_fracs: Of characters, in repeated runs of 5 to 10 words.
+    """
+
+    LATE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_repeated_line_frac",
+            "max_repeated_paragraph_frac",
+            "max_repeated_line_char_frac",
+            "max_repeated_paragraph_char_frac",
+            "max_top_gram_fracs",
+            "max_repeated_gram_fracs",
+        }
+    )
+    EDITS: ClassVar[bool] = False
+    sources: tuple[str, ...]
+    max_repeated_line_frac: float = 0.30
+    max_repeated_paragraph_frac: float = 0.30
+    max_repeated_line_char_frac: float = 0.20
+    max_repeated_paragraph_char_frac: float = 0.20
+    max_top_gram_fracs: tuple[float, float, float] = (0.20, 0.18, 0.16)
+    max_repeated_gram_fracs: tuple[float, float, float, float, float, float] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+
+    def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
+        """One signal a limit."""
+        return documents, measured(documents, lambda layout, languages: {**stretch_signals(layout), **gram_signals(layout, languages)})
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Paragraphs, lines, then n-grams from short to long."""
+        top = [
+            per_language(f"gopher_top_{n}_gram", f"top_{n}_gram_frac", lambda entry, i=i: (0, self.most_top(entry)[i]))
+            for i, n in enumerate(TOP)
+        ]
+        repeated = [
+            per_language(f"gopher_repeated_{n}_grams", f"repeated_{n}_gram_frac", lambda entry, i=i: (0, self.most_repeated(entry)[i]))
+            for i, n in enumerate(REPEATED)
+        ]
+        return (
+            Limit("gopher_repeated_paragraph", "repeated_paragraph_frac", most=self.max_repeated_paragraph_frac),
+            Limit("gopher_repeated_paragraph", "repeated_paragraph_char_frac", most=self.max_repeated_paragraph_char_frac),
+            *per_language(
+                "gopher_repeated_line",
+                "repeated_line_frac",
+                lambda entry: (0, own(entry.max_repeated_line_frac, self.max_repeated_line_frac)),
+            ),
+            Limit("gopher_repeated_line", "repeated_line_char_frac", most=self.max_repeated_line_char_frac),
+            *sum(top + repeated, ()),
+        )
+
+    def most_top(self, entry: Entry) -> tuple[float, ...]:
+        """The limits of the top n-grams in a language."""
+        return own(entry.max_top_gram_fracs, self.max_top_gram_fracs)
+
+    def most_repeated(self, entry: Entry) -> tuple[float, ...]:
+        """The limits of repeated n-grams in a language."""
+        return own(entry.max_repeated_gram_fracs, self.max_repeated_gram_fracs)
+
+
+def stretch_signals(layout: Layout) -> Signals:
+    """Shares of repeated lines and paragraphs, of their number and of their characters."""
+    lines = layout.lines
+    repeated, chars = layout.repeated_lines
+    begins = np.ones(len(lines.first), bool)
+    begins[1:] = (lines.document[1:] != lines.document[:-1]) | (lines.number[1:] != lines.number[:-1] + 1)
+    begin = np.flatnonzero(begins)
+    last = np.append(begin[1:], len(begins))[: len(begin)] - 1
+    document = lines.document[begin]
+    paragraph_repeated = layout.repeated(lines.first[begin], lines.stop[last], document)
+    paragraph_chars = np.add.reduceat(chars, begin) if len(begin) else chars
+
+    def share(part: np.ndarray, whole: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        return np.bincount(texts, part * whole, layout.n) / np.maximum(1, np.bincount(texts, whole, layout.n))
+
+    return {
+        "repeated_line_frac": share(repeated, np.ones(len(repeated)), lines.document),
+        "repeated_line_char_frac": share(repeated, chars, lines.document),
+        "repeated_paragraph_frac": share(paragraph_repeated, np.ones(len(document)), document),
+        "repeated_paragraph_char_frac": share(paragraph_repeated, paragraph_chars, document),
+    }
+
+
+def gram_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
+    """Shares of characters in repeated n-grams; n counts words of the language, several characters each without spaces."""
+    signals: Signals = {}
+    scales = chars_per_word(languages)
+    for scale in np.unique(scales) if len(scales) else [1]:
+        found = Grams(layout, scales == scale).signals(int(scale))
+        for name, values in found.items():
+            signals[name] = np.where(scales == scale, values, signals.get(name, 0.0))
+    return signals
+
+
+class Grams:
+    """The words of the chosen texts of a batch, and the n-grams that repeat in each; `chosen` is bool [n]."""
+
+    def __init__(self, layout: Layout, chosen: np.ndarray):
+        kept = layout.is_word if chosen.all() else layout.is_word & chosen[layout.document]
+        self.n = layout.n
+        self.document = layout.document[kept]
+        self.runs = Runs(layout.hashes[kept])
+        self.chars = np.concatenate([[0], np.cumsum((layout.end - layout.start)[kept])])  # before each word
+        self.n_chars = np.maximum(1, np.bincount(self.document, np.diff(self.chars), self.n))
+        self.salt = salts(self.n)[self.document]
+
+    def signals(self, scale: int) -> Signals:
+        """The shares, [n] each; n-grams have `scale` times as many words."""
+        signals: Signals = {}
+        at, before = np.arange(len(self.document)), 0  # starts of the repeated n-grams of the length before
+        for n in (*TOP, *REPEATED):
+            size = n * scale
+            at = self.extended(at, before, size)
+            order, same = grouped(self.runs(at, at + size) + self.salt.take(at))
+            same_next = np.append(same[1:], False)[: len(same)]
+            repeats = same | same_next  # in order of (n-gram, place)
+            if n in TOP:
+                signals[f"top_{n}_gram_frac"] = self.top(at[order[repeats]], same[repeats], size) / self.n_chars
+            at, before = np.sort(at[order[repeats]]), size
+            if n in REPEATED:
+                signals[f"repeated_{n}_gram_frac"] = np.bincount(self.document[at], self.new_chars(at, size), self.n) / self.n_chars
+        return signals
+
+    def extended(self, at: np.ndarray, before: int, size: int) -> np.ndarray:
+        """Starts of n-grams of `size` words that may repeat: those whose first and last `before` words do."""
+        fits = at[at + size <= len(self.document)]
+        fits = fits[self.document[fits + size - 1] == self.document[fits]]
+        if not before:
+            return fits
+        known = np.zeros(len(self.document), bool)
+        known[at] = True
+        return fits[known[fits + size - before]]
+
+    def new_chars(self, at: np.ndarray, size: int) -> np.ndarray:
+        """Characters that each n-gram marks and the one before it in the list has not; starts ascend within a text."""
+        stop, fresh = at + size, at.copy()
+        fresh[1:] = np.maximum(at[1:], stop[:-1])
+        return self.chars[stop] - self.chars[fresh]
+
+    def top(self, at: np.ndarray, same: np.ndarray, size: int) -> np.ndarray:
+        """Characters that the most frequent n-gram of each text marks, [n]; `at` is in order of (n-gram, place)."""
+        best = np.zeros(self.n, np.int64)
+        begin = np.flatnonzero(~same)
+        if not len(begin):
+            return best
+        marked = np.where(same, self.new_chars(at, size), self.chars[at + size] - self.chars[at])
+        rank = (np.diff(np.append(begin, len(at))) << 40) | np.add.reduceat(marked, begin)
+        np.maximum.at(best, self.document[at[begin]], rank)
+        return best & ((1 << 40) - 1)

@@ -1,0 +1,137 @@
+"""Where corpus work runs: daft's embedded runner on this machine, or the same plan on a Ray cluster."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # daft and its like report their use to their makers at import
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the launcher has its own
+os.environ.setdefault("DAFT_RUNNER", "native")  # else it imports Ray, where that is installed, to look for a cluster
+
+import daft  # noqa: E402
+from daft.pickle import dumps, loads
+from pydantic import BaseModel, PositiveInt
+
+MAX_LOST = 3  # workers lost in a row without a task done in between
+LOST = ("closed the connection unexpectedly", "process has terminated")  # how daft's embedded runner reports a dead worker
+
+
+class WorkerLost(OSError):
+    """Workers keep dying at the same work."""
+
+
+class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Who does the work. What is written does not depend on it.
+
+    Attributes:
+        workers: Processes at work at a time; None = one a core. With 1, or one task, the work is done in this process.
+        ray: Address of a Ray cluster ("auto": the one this machine belongs to); None = this machine alone. All its machines must see
+            the run folder and the input under the same paths.
+    """
+
+    workers: PositiveInt | None = None
+    ray: str | None = None
+
+    def map[T, R](self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+        """(number of the task, what `function` made of it), in the order they finish; tasks of a worker that died are done again.
+
+        `function` and the tasks travel by pickle: a module's function, or a `functools.partial` of one. It must be safe to call twice.
+
+        Raises:
+            WorkerLost: workers die again and again. Otherwise what `function` raises, the first time it does.
+        """
+        if self.ray is None and min(self.n_workers(), len(tasks)) <= 1:
+            yield from enumerate(map(function, tasks))
+            return
+        self.start()
+        waiting, n_lost = dict(enumerate(tasks)), 0
+        while waiting:
+            try:
+                for number, outcome in self._outcomes(function, waiting):
+                    n_lost = 0
+                    del waiting[number]
+                    yield number, outcome
+            except RuntimeError as error:
+                n_lost += 1
+                _require_lost(error, n_lost, waiting)
+
+    def start(self) -> None:
+        """Choose daft's runner, once a process."""
+        if self.ray is not None:
+            _join_ray(self.ray)
+        daft.set_execution_config(maintain_order=False)
+
+    def n_workers(self) -> int:
+        """Processes at work at a time."""
+        if self.workers is not None:
+            return self.workers
+        if self.ray is None:
+            return len(os.sched_getaffinity(0))
+        import ray
+
+        self.start()
+        return max(1, math.floor(ray.cluster_resources().get("CPU", 1)))
+
+    def _outcomes(self, function: Callable, waiting: dict[int, Any]) -> Iterator[tuple[int, Any]]:
+        n_workers = min(self.n_workers(), len(waiting))
+        worker = daft.cls(_Worker, use_process=True, max_concurrency=n_workers, max_retries=0)
+        tasks = {"number": list(waiting), "task": [dumps(task) for task in waiting.values()]}
+        work = worker(dumps(function), tuple(sys.path))
+        frame = daft.from_pydict(tasks).into_batches(1).select("number", work.do(daft.col("task")).alias("outcome"))
+        for row in frame.iter_rows():
+            yield row["number"], opened(row["outcome"])
+
+
+def _require_lost(error: RuntimeError, n_lost: int, waiting: dict[int, Any]) -> None:
+    """Raises unless the error is a worker's death, and not one too many."""
+    if not any(words in str(error) for words in LOST):
+        raise error
+    if n_lost == MAX_LOST:
+        first = str(next(iter(waiting.values())))
+        raise WorkerLost(f"workers died {MAX_LOST} times in a row, about at {first:.200}; give them more memory") from error
+
+
+class _Worker:
+    """One process: the function is unpickled once."""
+
+    def __init__(self, function: bytes, path: tuple[str, ...]):
+        sys.path += [entry for entry in path if entry not in sys.path]
+        self.function = loads(function)
+
+    @daft.method(return_dtype=daft.DataType.binary())
+    def do(self, task: bytes) -> bytes:
+        """The sealed outcome of a task."""
+        return sealed(self.function, loads(task))
+
+
+def sealed(function: Callable, argument: Any) -> bytes:
+    """What `function` returns or raises, pickled: so that the user sees its sentence and not the engine's traceback."""
+    try:
+        return dumps((True, function(argument)))
+    except Exception as error:  # of whatever kind, it goes to the one who asked
+        return dumps((False, error))
+
+
+def opened(outcome: bytes) -> Any:
+    """What a sealed function returned; what it raised is raised here."""
+    worked, result = loads(outcome)
+    if not worked:
+        raise result
+    return result
+
+
+@cache
+def _join_ray(address: str) -> None:
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError('engine.ray needs Ray, which is not installed: pip install "meshwright[ray]"') from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ValueError(f"engine.ray={address!r}: no Ray cluster answers there ({error}); start one, or leave it out") from error
+    daft.set_runner_ray(address=None if address == "auto" else address, noop_if_initialized=True)

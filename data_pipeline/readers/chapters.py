@@ -1,0 +1,59 @@
+"""A book's chapters, by the headings that stand alone between blank lines."""
+
+import re
+
+NUMBER = (
+    r"(?:[ivxlcdm]+|\d{1,3}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
+    r"eighteen|nineteen|twenty(?:[- ]\w+)?|thirty(?:[- ]\w+)?|forty(?:[- ]\w+)?|(?:the )?(?:first|second|third|fourth|fifth|sixth|seventh|"
+    r"eighth|ninth|tenth|eleventh|twelfth|last)|(?:перв|втор|трет|четв[её]рт|пят|шест|седьм|восьм|девят|десят|последн)\w{1,4})"
+)
+NAME = (
+    r"(?:chapter|book|part|volume|act|scene|canto|letter|stave|section|kapitel|buch|teil|chapitre|livre|partie|cap[ií]tulo|libro|parte|"
+    r"capitolo|глава|часть|книга|том|действие|явление|раздел)"
+)
+ALONE = (
+    r"(?:prologue|epilogue|preface|foreword|introduction|conclusion|afterword|appendix|contents|table of contents|"
+    r"пролог|эпилог|предисловие|введение|послесловие|заключение|содержание|оглавление)"
+)
+# the heading's line, perhaps with its title, after a blank line; then a blank line, or up to two of title and a blank one
+HEADING = re.compile(
+    rf"(?:\A|(?<=\n\n))[ \t_*=]*(?:the )?(?:{NAME}\s+(?:the )?{NUMBER}\b|(?:{NUMBER}\s+{NAME}|{ALONE})[ \t_*=.:]*$|[IVXLC]+\.?[ \t]*$)"
+    r"[^\n]{0,100}\n(?=(?:[^\n]{1,100}\n){0,2}[ \t]*\n)",
+    re.IGNORECASE | re.MULTILINE,
+)
+MIN_CHAPTER_CHARS = 400  # less between two headings is a title page or a line of the contents
+CONTENTS_HEADINGS = 3
+
+
+def chapters(text: str) -> list[str]:
+    """The text cut before each heading (`\\f` stands before those that markup told), nothing lost: "".join(chapters(text)) == text.
+
+    A few headings on end ("BOOK ONE", "CHAPTER I") open the chapter below them; a longer run of them is a table of contents, a piece of
+    its own.
+    """
+    marked = (mark.start() for mark in re.finditer("\f", text))
+    cuts = sorted({0, *(heading.start() for heading in HEADING.finditer(text)), *marked, len(text)})
+    found: list[str] = []
+    short: list[str] = []
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        if end - begin < MIN_CHAPTER_CHARS:
+            short.append(text[begin:end])
+            continue
+        n_contents = _n_contents(short)
+        found += ["".join(short[:n_contents])] if n_contents else []
+        found.append("".join(short[n_contents:]) + text[begin:end])
+        short = []
+    if not found:
+        return [text]
+    found[-1] += "".join(short)
+    return found
+
+
+def _n_contents(short: list[str]) -> int:
+    """How many of the headings are a table of contents; the last ones, set apart by blank lines, are the chapter's own."""
+    if len(short) < CONTENTS_HEADINGS:
+        return 0
+    n = len(short)
+    while n > len(short) - CONTENTS_HEADINGS + 1 and short[n - 2].endswith("\n\n\n"):
+        n -= 1
+    return n

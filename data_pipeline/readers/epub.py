@@ -1,0 +1,107 @@
+"""EPUB → text in reading order; runs in a child process (`worker.py`), because a book can be built to take minutes or all memory."""
+
+import io
+import posixpath
+import re
+import zipfile
+import zlib
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+MAX_TEXT_BYTES = 64 << 20  # pages of one book, unpacked; the largest dictionaries have about 20 MB
+MAX_XML_BYTES = 8 << 20
+PAGE = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
+HEAD_MARK = "\ue000"  # private: put before a heading, so that it is known from the lines around it
+HEADING = re.compile(r"(<h[1-3](?:\s[^>]*)?>)", re.IGNORECASE)
+HEAD = re.compile(r"<head\b[^>]*>.*?</head>", re.IGNORECASE | re.DOTALL)
+XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([\w.-]+)["']""")
+MARKED_LINE = re.compile(rf"[ \t]*{HEAD_MARK}[ \t{HEAD_MARK}]*")
+
+
+def epub_text(data: bytes) -> bytes:
+    """Language, a newline, then the text of the book; `\\f` before each heading.
+
+    Raises:
+        ValueError: One word why it cannot be read: broken, encrypted, too_large, no_pages.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as book:
+            language, names = _spine(book)
+            text = "\n\n".join(_page_text(page) for page in _pages(book, names))
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, EOFError, OSError, zlib.error) as error:
+        raise ValueError("broken") from error
+    except RuntimeError as error:  # how zipfile says that a password is wanted
+        raise ValueError("encrypted") from error
+    return f"{language}\n{text}".encode(errors="replace")
+
+
+def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
+    """Language, and the names of the pages in reading order."""
+    container = _xml(book, "META-INF/container.xml")
+    rootfile = container.find(".//{*}rootfile")
+    if rootfile is None:
+        raise ValueError("broken")
+    package_name = unquote(rootfile.get("full-path", ""))
+    package = _xml(book, package_name)
+    folder = posixpath.dirname(package_name)
+    manifest = {
+        item.get("id"): posixpath.normpath(posixpath.join(folder, unquote(item.get("href", ""))))
+        for item in package.iterfind(".//{*}manifest/{*}item")
+        if item.get("media-type") in PAGE and "nav" not in item.get("properties", "").split()
+    }
+    refs = [ref.get("idref") for ref in package.iterfind(".//{*}spine/{*}itemref") if ref.get("linear") != "no"]
+    names = [manifest[ref] for ref in dict.fromkeys(refs) if ref in manifest]
+    if not names:
+        raise ValueError("no_pages")
+    if "META-INF/encryption.xml" in book.namelist():  # it may also speak of fonts alone
+        hidden = {unquote(ref.get("URI", "")) for ref in _xml(book, "META-INF/encryption.xml").iterfind(".//{*}CipherReference")}
+        if hidden & set(names):
+            raise ValueError("encrypted")
+    said = package.findtext(".//{http://purl.org/dc/elements/1.1/}language") or ""
+    return said.strip().lower().split("-")[0][:3], names
+
+
+def _pages(book: zipfile.ZipFile, names: list[str]) -> list[bytes]:
+    """The pages' bytes; sizes are checked before anything is unpacked, and no entry unpacks to more than it says."""
+    if sum(book.getinfo(name).file_size for name in names) > MAX_TEXT_BYTES:
+        raise ValueError("too_large")
+    return [book.read(name) for name in names]
+
+
+def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
+    if book.getinfo(name).file_size > MAX_XML_BYTES:
+        raise ValueError("too_large")
+    data = book.read(name)
+    if b"<!ENTITY" in data.replace(b"\0", b""):  # also as UTF-16; entities that name one another grow without bound
+        raise ValueError("broken")
+    return ElementTree.fromstring(data)
+
+
+def _page_text(page: bytes) -> str:
+    from resiliparse.extract.html2text import extract_plain_text  # in the child only
+
+    text = HEAD.sub("", _decoded(page).replace(HEAD_MARK, ""), count=1)
+    text = extract_plain_text(HEADING.sub(rf"\1{HEAD_MARK}", text), main_content=False, preserve_formatting=True, alt_texts=False)
+    return "\n".join(_line(line) for line in text.replace("\xa0", " ").split("\n"))
+
+
+def _decoded(page: bytes) -> str:
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+
+    declared = XML_ENCODING.match(page)
+    text = _decoded_as(page, "utf-8-sig")
+    if text is None and declared:
+        text = _decoded_as(page, declared[1].decode())
+    return bytes_to_str(page, detect_encoding(page, from_html_meta=True)) if text is None else text
+
+
+def _decoded_as(page: bytes, encoding: str) -> str | None:
+    try:
+        return page.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return None
+
+
+def _line(line: str) -> str:
+    found = MARKED_LINE.match(line)
+    return ("\f" + line[found.end() :] if found else line).replace(HEAD_MARK, "")

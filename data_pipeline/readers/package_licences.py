@@ -1,0 +1,159 @@
+"""Which licence the files of a package are under: what its metadata declares, else the licence texts that lie beside it."""
+
+import csv
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from email.parser import HeaderParser
+from pathlib import PurePosixPath
+
+from data_pipeline.readers.languages import PROGRAMMING_LANGUAGES, language_of_name
+from data_pipeline.readers.licences import expression, licence_of_text
+
+LICENCE_FILE = re.compile(r"(?:li[cs]en[cs]e|copying|unlicen[cs]e)(?![a-z])", re.IGNORECASE)
+CLASSIFIER = "License :: OSI Approved :: "
+Read = Callable[[str], str]
+
+
+def is_evidence(path: str) -> bool:
+    """Whether the file (path inside the tree) says under which licence its neighbours are."""
+    parts = PurePosixPath(path).parts
+    if any(part.endswith(".dist-info") for part in parts[:-1]):
+        return parts[-1] in ("METADATA", "RECORD") or is_licence_file(parts[-1])
+    return parts[-1] in DECLARATIONS or is_licence_file(parts[-1])
+
+
+def is_licence_file(name: str) -> bool:
+    """LICENSE, COPYING.LESSER, Licence-MIT.md …, but no program of that name."""
+    return bool(LICENCE_FILE.match(name)) and language_of_name(name) not in PROGRAMMING_LANGUAGES
+
+
+def home(path: str) -> str:
+    """The folder (inside the tree) about which an evidence file speaks: its own, or the one that its `*.dist-info` lies in."""
+    parts = PurePosixPath(path).parts[:-1]
+    cut = next((n for n, part in enumerate(parts) if part.endswith(".dist-info")), len(parts))
+    return "/".join(parts[:cut])
+
+
+class PackageLicences:
+    """Answers for the files of one tree; reads each folder's evidence when it is first asked for.
+
+    Args:
+        evidence: Paths inside the tree for which `is_evidence` holds.
+        read: path → text, "" when it cannot be read.
+        repositories: Paths of checkouts: what lies above one says nothing about it.
+    """
+
+    def __init__(self, evidence: list[str], read: Read, repositories: frozenset[str]):
+        self._read, self._repositories = read, repositories
+        self._evidence: dict[str, list[str]] = {}
+        for path in evidence:
+            self._evidence.setdefault(home(path), []).append(path)
+        self._folders: dict[str, tuple[str | None, dict[str, str]]] = {}
+
+    def of(self, path: str) -> str:
+        """The SPDX expression of the nearest package around `path`, "" when none says."""
+        folder, name = path.rpartition("/")[::2]
+        while True:
+            own, installed = self._folder(folder)
+            if name in installed:
+                return installed[name]
+            if own is not None:
+                return own
+            if not folder or folder in self._repositories:
+                return ""
+            folder, name = folder.rpartition("/")[::2]
+
+    def _folder(self, folder: str) -> tuple[str | None, dict[str, str]]:
+        if folder not in self._folders:
+            paths = self._evidence.get(folder, [])
+            installed: dict[str, list[str]] = {}
+            for path in paths:
+                if ".dist-info/" in path:
+                    installed.setdefault(path.split(".dist-info/")[0], []).append(path)
+            by_name: dict[str, str] = {}
+            for files in installed.values():
+                by_name |= self._installed(files)
+            own = [path for path in paths if ".dist-info/" not in path]
+            self._folders[folder] = (self._declared(own), by_name)
+        return self._folders[folder]
+
+    def _declared(self, paths: list[str]) -> str | None:
+        """None: nothing there speaks of a licence."""
+        names = {PurePosixPath(path).name: path for path in paths}
+        for name, declaration in DECLARATIONS.items():
+            if name in names and (licence := declaration(self._read(names[name]))):
+                return licence
+        texts = [licence_of_text(self._read(path)) for name, path in sorted(names.items()) if is_licence_file(name)]
+        return joined(texts) if texts else None
+
+    def _installed(self, paths: list[str]) -> dict[str, str]:
+        """Top-level name → licence, of one installed distribution."""
+        names = {PurePosixPath(path).name: path for path in paths}
+        licence = core_metadata(self._read(names["METADATA"])) if "METADATA" in names else ""
+        licence = licence or joined([licence_of_text(self._read(path)) for path in paths if is_licence_file(PurePosixPath(path).name)])
+        files = csv.reader(self._read(names["RECORD"]).splitlines()) if "RECORD" in names else ()
+        tops = {row[0].split("/")[0] for row in files if row}
+        return {top: licence for top in tops if top not in ("..", "") and not top.endswith(".dist-info")}
+
+
+def joined(licences: list[str]) -> str:
+    """Several licence texts side by side bind together; a GPL beside an LGPL is only what that one is written on."""
+    found = sorted({part for licence in licences for part in licence.split(" AND ") if part})
+    if any(part.startswith("LGPL-") for part in found):
+        found = [part for part in found if not part.startswith("GPL-")]
+    return " AND ".join(found)
+
+
+def core_metadata(text: str) -> str:
+    """Of a wheel's METADATA: License-Expression (PEP 639), else License, else the one classifier that is clear."""
+    headers = HeaderParser().parsestr(text)
+    for name in ("License-Expression", "License"):
+        if licence := expression(str(headers.get(name, ""))):
+            return licence
+    classifiers = [str(value).removeprefix(CLASSIFIER) for value in headers.get_all("Classifier", []) if str(value).startswith(CLASSIFIER)]
+    return expression(classifiers[0]) if len(classifiers) == 1 else ""
+
+
+def pyproject(text: str) -> str:
+    """`project.license` as PEP 639 and PEP 621 write it, or Poetry's."""
+    data = _toml(text)
+    project, poetry = _table(data, "project"), _table(_table(data, "tool"), "poetry")
+    said = project.get("license", poetry.get("license"))
+    return _expression(said.get("text") if isinstance(said, dict) else said)
+
+
+def cargo(text: str) -> str:
+    """`package.license`; its old form writes OR as a slash."""
+    said = _table(_toml(text), "package").get("license")
+    return _expression(said.replace("/", " OR ") if isinstance(said, str) else said)
+
+
+def package_json(text: str) -> str:
+    """`license`, or the older `{"type": …}`."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    said = data.get("license") if isinstance(data, dict) else None
+    return _expression(said.get("type") if isinstance(said, dict) else said)
+
+
+DECLARATIONS: dict[str, Callable[[str], str]] = {"pyproject.toml": pyproject, "Cargo.toml": cargo, "package.json": package_json}
+
+
+def _expression(said: object) -> str:
+    return expression(said) if isinstance(said, str) else ""
+
+
+def _table(data: dict, name: str) -> dict:
+    value = data.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _toml(text: str) -> dict:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return {}

@@ -1,0 +1,82 @@
+"""Rows of Arrow tables on their way to documents."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from data_pipeline.columns import Columns
+from data_pipeline.document import Document
+from data_pipeline.drops import Drops
+from data_pipeline.readers.folder import name_of
+from data_pipeline.readers.part import Part
+from data_pipeline.readers.storage import Unreadable, opened
+
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def check_columns(schema: pa.Schema, columns: Columns, field: str, name: str) -> None:
+    """Fail before any row is read when the table lacks a column.
+
+    Raises:
+        ValueError: It does.
+    """
+    for wanted in columns.wanted():
+        if wanted not in schema.names and not _is_inside(schema, wanted):
+            raise ValueError(f"{field} names {wanted!r}, which {name} lacks; it has {', '.join(schema.names)}")
+
+
+def _is_inside(schema: pa.Schema, name: str) -> bool:
+    outer, *inner = name.split(".")
+    kind = schema.field(outer).type if outer in schema.names else None
+    for part in inner:
+        position = kind.get_field_index(part) if isinstance(kind, pa.StructType) else -1
+        kind = kind.field(position).type if position >= 0 else None
+    return kind is not None
+
+
+def documents_of(batch: pa.RecordBatch, n_before: int, columns: Columns, name: str, source: str, drops: Drops) -> Iterator[Document]:
+    """One document a row; `n_before` rows of the file come before the batch."""
+    for i in range(batch.num_rows):
+        place = f"{name}:{n_before + i + 1}"
+        try:
+            row = {column: batch.column(j)[i].as_py() for j, column in enumerate(batch.schema.names)}
+        except UnicodeDecodeError:
+            drops.add(source, "row_not_utf8", place)
+            continue
+        document = columns.document(row, place, source, drops)
+        if document is not None:
+            yield document
+
+
+def arrow_documents(part: Part, columns: Columns, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
+    """The documents of an Arrow stream; from a batch that cannot be decoded on, the rest of the file is counted in bytes."""
+    name, n_before = name_of(part), 0
+    try:
+        with opened(part.inputs[0], work) as file:
+            batches = _batches(file)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (OSError, pa.ArrowException) as error:
+                    n_bytes = os.fstat(file.fileno()).st_size - file.tell()
+                    return drops.add(source, "damaged_arrow_bytes", f"{name}:{n_before + 1}: {error}", max(n_bytes, 1))
+                if batch is None:
+                    return
+                check_columns(batch.schema, columns, f"sources.{source}.columns", name)
+                yield from documents_of(batch, n_before, columns, name, source, drops)
+                n_before += batch.num_rows
+    except Unreadable as error:
+        drops.add(source, "file_unreadable", str(error))
+
+
+def _batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
+    with pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            batch.validate(full=True)  # else damaged offsets read outside the batch
+            yield batch
+        file.seek(-min(len(END_OF_STREAM), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        if file.read() != END_OF_STREAM:
+            raise pa.ArrowInvalid("the stream breaks off")

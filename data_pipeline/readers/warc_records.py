@@ -1,0 +1,129 @@
+"""WARC records out of a file's pieces: each is framed by its own header and checked at its end, so that a damaged one costs no other."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+from data_pipeline.document import content_id
+from data_pipeline.readers.compressed import Lost, Piece
+
+VERSION = re.compile(rb"WARC/[01]\.\d{1,2}\r\n")
+VERSION_BYTES = 11
+TYPE = re.compile(rb"\r\nWARC-Type:[ \t]*(\w+)[ \t]*\r\n", re.IGNORECASE)
+LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+NEWLINES = re.compile(rb"[\r\n]*")
+HEADER_BYTES = 1 << 16  # a longer one is none
+RECORD_BYTES = 64 << 20  # longer ones (films, disk images) are passed over
+WAIT, DAMAGED, OVERSIZED = "", "damaged_warc_bytes", "oversized_record_bytes"
+
+
+class Found(NamedTuple):
+    """A record as it lies in the archive: header and block."""
+
+    kind: str  # WARC-Type in lower case
+    data: bytes
+    offset: int  # where it, or the compressed member that it begins in, begins in the file
+
+    def parsed(self) -> WarcRecord | None:
+        """The record with HTTP parsed and its encodings undone; None when fastwarc cannot read it."""
+        try:
+            return next(ArchiveIterator(io.BytesIO(self.data), record_types=WarcRecordType.any_type, auto_decode="all"), None)
+        except OSError:
+            return None
+
+
+class Records:
+    """The whole records of an archive, fed piece by piece; records may lie across pieces.
+
+    Args:
+        lost: Is told of every stretch that is no sound record, with its length decompressed, and where it or its member begins.
+    """
+
+    def __init__(self, lost: Lost):
+        self._lost = lost
+        self._data = bytearray()  # not yet used up
+        self._offset, self._flat = 0, False  # of `_data` in the file; whether what follows lies there as it is
+        self._losing = WAIT  # why what stands at the start of `_data` is being passed over
+
+    def of(self, pieces: Iterable[Piece]) -> Iterator[Found]:
+        """The records in order."""
+        for piece in pieces:
+            if piece.broken:
+                yield from self._take(final=True)
+            n_before, self._flat = len(self._data), piece.flat
+            if not n_before:
+                self._offset = piece.offset
+            self._data += piece.data
+            yield from self._take(final=False)
+            if not piece.flat and len(self._data) <= len(piece.data):  # what is left begins in this member
+                self._offset = piece.offset
+        yield from self._take(final=True)
+
+    def _take(self, *, final: bool) -> Iterator[Found]:
+        data, start = self._data, 0
+        while (start := NEWLINES.match(data, start).end()) < len(data):
+            verdict, end = framed(data, start, final)
+            if verdict == WAIT:
+                break
+            if verdict in (DAMAGED, OVERSIZED):
+                self._losing = self._losing or verdict
+                self._lost(self._losing, self._offset + start * self._flat, end - start)
+            else:
+                self._losing = WAIT
+                yield Found(verdict, bytes(data[start:end]), self._offset + start * self._flat)
+            start = end
+        self._offset += start * self._flat
+        del data[:start]
+
+
+def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
+    """What stands at `start`: a sound record's type and end; DAMAGED or OVERSIZED and where the next may begin; or WAIT for more data.
+
+    `final`: there is no more.
+    """
+    if not VERSION.match(data, start):
+        return nothing_before(data, start, final)
+    head_end = data.find(b"\r\n\r\n", start, start + HEADER_BYTES)
+    if head_end < 0:
+        return (WAIT, start) if len(data) - start < HEADER_BYTES and not final else (DAMAGED, following(data, start))
+    head = bytes(data[start : head_end + 2])
+    kind, length = TYPE.search(head), LENGTH.search(head)
+    if not kind or not length or VERSION.search(head, 1):
+        return DAMAGED, following(data, start)
+    end = head_end + 4 + int(length[1])
+    if int(length[1]) > RECORD_BYTES:
+        return OVERSIZED, following(data, start)
+    if end > len(data):
+        return (DAMAGED, following(data, start)) if final else (WAIT, start)
+    if not b"\r\n".startswith(data[end : end + 2]) and not VERSION.match(data, end):  # the length is wrong
+        return DAMAGED, following(data, start)
+    return kind[1].decode().lower(), end
+
+
+def nothing_before(data: bytearray, start: int, final: bool) -> tuple[str, int]:
+    """How much from `start` on is no record; its last bytes may be the start of one."""
+    end = following(data, start)
+    if end == len(data) and not final:
+        end -= VERSION_BYTES - 1
+    return (DAMAGED, end) if end > start else (WAIT, start)
+
+
+def following(data: bytearray, start: int) -> int:
+    """Where the next record after `start` may begin."""
+    found = VERSION.search(data, start + 1)
+    return found.start() if found else len(data)
+
+
+def write_record(*, url: str, html: bytes, date: str) -> bytes:
+    """One WARC/1.1 response record of an HTML page, uncompressed; equal pages give equal bytes."""
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + html
+    name = content_id(url)
+    head = (
+        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:{name[:8]}-{name[8:12]}-4{name[13:16]}-8000-{name[:12]}>\r\n"
+        f"WARC-Date: {date}\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http; msgtype=response\r\n"
+        f"Content-Length: {len(http)}\r\n\r\n"
+    )
+    return head.encode() + http + b"\r\n\r\n"

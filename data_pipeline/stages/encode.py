@@ -1,0 +1,48 @@
+"""Documents as rows of tokens, each with its shard and its place there, which depend on its id and the seed alone."""
+
+from itertools import batched
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipeline import corpus
+from data_pipeline.document import Document
+from data_pipeline.sampling import key_of
+from data_pipeline.stages.text import Text
+from data_pipeline.tokenizer import Tokenizer
+
+SCHEMA = pa.schema(
+    [("shard", pa.int32()), ("rank", pa.uint64()), ("id", pa.large_string()), ("text_bytes", pa.int64()), ("tokens", pa.large_binary())]
+)
+BATCH = 64  # documents encoded at a time
+ROWS = 1000  # in a row group: what a reader of one shard may read in vain
+
+
+class Encoding(NamedTuple):
+    """How documents become records: by which tokenizer, and in which of how many shards they go."""
+
+    tokenizer: Path
+    seed: int
+    n_shards: int
+
+
+def encode(task: tuple[Text, Path, Encoding]) -> None:
+    """One part of the text, whole: the task of a process."""
+    text, path, encoding = task
+    tokenizer = Tokenizer(encoding.tokenizer)
+    rows: list[tuple] = []
+    for batch in batched(corpus.read_documents(text.path), BATCH):
+        for document, ids in zip(batch, tokenizer.encode_all([document.text for document in batch]), strict=True):
+            tokens = np.array([tokenizer.bos, *ids, tokenizer.eos], np.int32)
+            rank = rank_of(document, encoding.seed)
+            rows.append((rank % encoding.n_shards, rank, document.id, len(document.text.encode()), tokens.tobytes()))
+    rows.sort()
+    table = pa.table([pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], SCHEMA)
+    corpus.write_table(path, table, rows_a_group=ROWS)
+
+
+def rank_of(document: Document, seed: int) -> int:
+    """A document's place in the order of its source, in [0, 2**64)."""
+    return int.from_bytes(key_of(seed, document.id))

@@ -1,0 +1,155 @@
+"""Stage 1: the parts of every source → documents, one Parquet file a part, with what was lost on the way counted."""
+
+from collections.abc import Callable, Container, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipeline import corpus, settings
+from data_pipeline.document import Document
+from data_pipeline.drops import Drops, merged, reasons
+from data_pipeline.engine.runner import Engine
+from data_pipeline.files import new_folder, read_json, sha256, write_json, write_npy
+from data_pipeline.readers.part import Part, Reader
+from data_pipeline.readers.storage import sha256_of, state_of
+from data_pipeline.sampling import key_of
+
+DOCUMENTS, REPORT, RANKED = "documents.parquet", "report.json", "ranked.npy"
+LARGEST_FRAC = 0.25  # of limit_mib: a larger document would crowd out the rest of a small sample
+Task = tuple[str, Part, Path]  # source, part, folder
+
+
+class Sample(NamedTuple):
+    """Which documents of a source take part when it is made small: those of low rank, none that would crowd out the rest."""
+
+    below: int  # rank
+    max_bytes: float
+
+    def __contains__(self, document: Document) -> bool:
+        return rank_of(document) < self.below and n_bytes(document) <= self.max_bytes
+
+
+class Ingested(NamedTuple):
+    """One part as it was read.
+
+    Attributes:
+        source: Its source.
+        name: Of the part.
+        folder: Where its documents and report are.
+        key: Hash of its content: what later stages know it by.
+        n_documents: That take part.
+        groups: Of these, each once, sorted.
+        sample: Which take part; None = all.
+    """
+
+    source: str
+    name: str
+    folder: Path
+    key: str
+    n_documents: int
+    groups: tuple[str, ...]
+    sample: Container | None = None  # of documents
+
+    def batches(self) -> Iterator[list[Document]]:
+        """The documents that take part."""
+        for batch in corpus.read_batches(self.folder / DOCUMENTS):
+            yield batch if self.sample is None else [document for document in batch if document in self.sample]
+
+    def report(self) -> dict[str, Any]:
+        """What was read, lost and why, and the hashes of the raw files."""
+        return read_json(self.folder / REPORT)
+
+
+def rank_of(document: Document) -> int:
+    """A number in [0, 2**64) that puts documents in an order of no meaning, the same in every run."""
+    return int.from_bytes(key_of("rank", document.path, document.id))
+
+
+def n_bytes(document: Document) -> int:
+    """Size of the text in UTF-8."""
+    return len(document.text.encode(errors="surrogatepass"))
+
+
+def ingest(
+    sources: dict[str, Reader], folder: Path, *, work: Path, limit_mib: float | None, engine: Engine, advance: Callable[[], None]
+) -> list[Ingested]:
+    """Read what was not read before; the parts of all sources, in their order.
+
+    Raises:
+        ValueError: as a reader says; or a source gave no document.
+    """
+    tasks: list[Task] = []
+    for source, reader in sources.items():
+        made_by = [source, settings.described(reader), settings.code("readers"), settings.versions()]
+        parts = reader.parts(source, work=work)
+        keys = [settings.digest([*made_by, part, [state_of(path) for path in part.inputs]]) for part in parts]
+        tasks += [(source, part, folder / source / key) for part, key in zip(parts, keys, strict=True)]
+    missing = [task for task in tasks if not task[2].exists()]
+    for _ in engine.map(partial(_read, sources, work), missing):
+        advance()
+    return [found for source in sources for found in _taken([task for task in tasks if task[0] == source], source, limit_mib)]
+
+
+def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
+    """One part, whole: the task of a process."""
+    source, part, folder = task
+    if folder.exists():
+        return  # a worker that died had just finished it
+    drops, groups, ranked = Drops(), set(), []
+    with new_folder(folder) as partial_folder:
+
+        def seen() -> Iterator[Document]:
+            for document in sources[source].read(part, source, work=work, drops=drops):
+                groups.add(document.group)
+                ranked.append((rank_of(document), n_bytes(document)))
+                yield document
+
+        n_documents = corpus.write_documents(partial_folder / DOCUMENTS, seen())
+        write_npy(partial_folder / RANKED, np.array(ranked, np.uint64).reshape(-1, 2))
+        report = {
+            "part": part.name,
+            "inputs": {path: sha256_of(path, work) for path in part.inputs},
+            "sha256": sha256(partial_folder / DOCUMENTS),
+            "documents": n_documents,
+            "groups": sorted(groups),
+            **drops.as_json(),
+        }
+        write_json(partial_folder / REPORT, report)
+
+
+def _taken(tasks: list[Task], source: str, limit_mib: float | None) -> list[Ingested]:
+    """The parts of one source, without the documents that `limit_mib` leaves out."""
+    reports = [read_json(folder / REPORT) for *_, folder in tasks]
+    found = [stored(source, folder) for *_, folder in tasks]
+    if limit_mib is not None:
+        sample = _sample([part.folder for part in found], limit_mib * 2**20)
+        found = [limited(part, sample, [*sample]) for part in found]
+    if not sum(part.n_documents for part in found):
+        n_read = sum(report["documents"] for report in reports)
+        lost = reasons(merged(reports), source) + (f"; {n_read} documents read, all left out by limit_mib={limit_mib}" if n_read else "")
+        raise ValueError(f"sources.{source} gave no document ({lost}); check its fields, and limit_mib if it is set")
+    return found
+
+
+def _sample(folders: list[Path], limit: float) -> Sample:
+    """Documents in the order of their ranks, as many as sum to at most `limit` bytes."""
+    ranked = np.concatenate([np.load(folder / RANKED) for folder in folders])
+    ranked = ranked[ranked[:, 1] <= limit * LARGEST_FRAC]
+    ranked = ranked[np.argsort(ranked[:, 0], kind="stable")]
+    n_fitting = int(np.searchsorted(np.cumsum(ranked[:, 1]), limit, side="right"))
+    return Sample(int(ranked[n_fitting, 0]) if n_fitting < len(ranked) else 1 << 64, limit * LARGEST_FRAC)
+
+
+def limited(part: Ingested, sample: Container, described: Any) -> Ingested:
+    """The part with those documents alone that `sample`, which `described` stands for, contains."""
+    part = part._replace(sample=sample, key=settings.digest([part.key, described]))
+    taken = [document.group for batch in part.batches() for document in batch]
+    return part._replace(n_documents=len(taken), groups=tuple(sorted(set(taken))))
+
+
+def stored(source: str, folder: Path) -> Ingested:
+    """A part that was read before."""
+    report = read_json(folder / REPORT)
+    return Ingested(source, report["part"], folder, report["sha256"][:16], report["documents"], tuple(report["groups"]))

@@ -1,0 +1,71 @@
+"""An evaluation task in a file of JSON records: GSM8K, SVAMP and the like."""
+
+import functools
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+
+class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Questions and answers, one JSON object a line or one array of objects; a path that ends in .gz is decompressed.
+
+    Attributes:
+        name: Of the task.
+        path: The file.
+        question: Fields that make up the question, in order.
+        answer: Field of the answer.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    path: str
+    question: Annotated[tuple[str, ...], Field(min_length=1)]
+    answer: str
+
+    def texts(self) -> Iterator[str]:
+        """Each question, alone and with its answer.
+
+        Raises:
+            OSError, ValueError: no such file, not JSON, or a record without one of the fields.
+        """
+        for number, record in enumerate(self._records(), 1):
+            missing = [name for name in (*self.question, self.answer) if not isinstance(record, dict) or name not in record]
+            if missing:
+                raise ValueError(f"tasks.{self.name}: record {number} of {self.path} has no field {missing[0]!r}; give one that all have")
+            question = " ".join(str(record[name]) for name in self.question)
+            yield question
+            yield f"{question} {record[self.answer]}"
+
+    def fingerprint(self) -> str:
+        """Of the file's content and the fields that are read."""
+        read = json.dumps([_sha256(self.path, *self._version()), self.question, self.answer])
+        return hashlib.sha256(read.encode()).hexdigest()[:16]
+
+    def _version(self) -> tuple[int, int]:
+        try:
+            found = Path(self.path).stat()
+        except OSError as error:
+            raise FileNotFoundError(f"tasks.{self.name}.path={self.path}: {error.strerror}; give a file of JSON records") from error
+        return found.st_size, found.st_mtime_ns
+
+    def _records(self) -> list[Any]:
+        self._version()
+        try:
+            text = _bytes(self.path).decode()
+            return json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(line) for line in text.split("\n") if line.strip()]
+        except (ValueError, EOFError, gzip.BadGzipFile) as error:
+            raise ValueError(f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error}); give one") from error
+
+
+def _bytes(path: str) -> bytes:
+    data = Path(path).read_bytes()
+    return gzip.decompress(data) if path.endswith(".gz") else data
+
+
+@functools.lru_cache(maxsize=256)  # asked for with every batch; size and time tell that a file is another
+def _sha256(path: str, n_bytes: int, mtime_ns: int) -> str:
+    return hashlib.sha256(_bytes(path)).hexdigest()

@@ -1,0 +1,90 @@
+"""A SentencePiece model as `Tokenizer` uses one."""
+
+from typing import Any
+
+import sentencepiece
+
+from data_pipeline.tokenizers.control import CHAT_PIECES, CONTROL_PIECES, SPACE, SPACE_BYTES
+from data_pipeline.tokenizers.fast_bpe import Encoder
+
+
+class SentenceModel:
+    """Text → ids and ids → bytes.
+
+    Attributes:
+        pieces: The bytes that each id stands for; none for control ids.
+        control: Control piece → id, of those that the model has.
+
+    Raises:
+        ValueError: the bytes are no SentencePiece model, or none that can keep text apart from control pieces.
+    """
+
+    def __init__(self, data: bytes, name: str):
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=data or b"empty")  # it takes b"" for no argument
+        except RuntimeError as error:
+            raise ValueError(f"{name} is not a SentencePiece model; train it again") from error
+        ids = {piece: self._model.piece_to_id(piece) for piece in (*CONTROL_PIECES, *SPACE_BYTES)}
+        known = {piece: i for piece, i in ids.items() if i != self._model.unk_id()}
+        unknown = [piece for piece in (*CHAT_PIECES, *SPACE_BYTES) if piece not in known]
+        if unknown:
+            raise ValueError(f"{name} has no piece {unknown[0]}; use a tokenizer made by this project's `SentencePiece`")
+        self.pad, self.bos, self.eos = self._model.pad_id(), self._model.bos_id(), self._model.eos_id()
+        self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
+        self.pieces = [_bytes_of(self._model, i) for i in range(self._model.vocab_size())]
+        self._space = [known[piece] for piece in SPACE_BYTES]
+        all_pieces = "".join(map(self._model.id_to_piece, range(len(self.pieces)))).replace(SPACE, " ")
+        self._part = Encoder(self._model.encode, lambda: tokenizer_json(self._model), [all_pieces])
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`.
+
+        Raises:
+            ValueError: it has a lone surrogate.
+        """
+        try:
+            ids, *rest = map(self._part, text.split(SPACE))  # nearly always one part
+        except (RuntimeError, TypeError) as error:  # what the libraries make of a str that has no UTF-8
+            raise ValueError("the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'") from error
+        for part in rest:
+            ids += self._space
+            ids += part
+        return ids
+
+
+def _is_text(model: sentencepiece.SentencePieceProcessor, i: int) -> bool:
+    return not (model.is_control(i) or model.is_unknown(i) or model.is_byte(i))
+
+
+def _bytes_of(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes:
+    piece = model.id_to_piece(i)
+    if _is_text(model, i):
+        return piece.replace(SPACE, " ").encode()
+    return bytes.fromhex(piece[3:-1]) if model.is_byte(i) else b""
+
+
+def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any] | None:
+    """A BPE model in Hugging Face's format, without its control pieces; None for unigram."""
+    text = {model.id_to_piece(i): i for i in range(model.vocab_size()) if _is_text(model, i)}
+    if not all(model.get_score(i).is_integer() for i in text.values()):  # BPE scores are ranks, those of unigram log-probabilities
+        return None
+    ranked = sorted(text, key=lambda piece: -model.get_score(text[piece]))
+    unknown = model.id_to_piece(model.unk_id())
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        "model": {
+            "type": "BPE",
+            "unk_token": unknown,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": text | {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)} | {unknown: model.unk_id()},
+            "merges": [split for piece in ranked for split in _splits(piece) if text.keys() >= set(split)],
+        },
+    }
+
+
+def _splits(piece: str) -> list[tuple[str, str]]:
+    """The ways to make a piece of two, the longest left part first."""
+    return [(piece[:i], piece[i:]) for i in range(len(piece) - 1, 0, -1)]
