@@ -48,6 +48,8 @@ class Permutation:
 
     def _walk(self, numbers: np.ndarray, rounds: range) -> np.ndarray:
         out = np.array(numbers, np.uint64, ndmin=1)
+        if len(out) and out.max() >= self.n:  # from there the walk may go round outside for ever
+            raise IndexError(f"{out.max()} is not in the order of 0 … {self.n - 1}")
         outside = np.arange(len(out))
         while len(outside):
             out[outside] = self._network(out[outside], rounds)

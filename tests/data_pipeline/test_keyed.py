@@ -20,12 +20,17 @@ def test_a_permutation_has_every_number_once_and_its_inverse_undoes_it(n, key):
 
 
 @settings(deadline=None)
-@given(n=st.integers(2**32, 2**62), key=keys, positions=st.lists(st.integers(0, 2**32), min_size=1, max_size=5, unique=True))
+@given(n=st.integers(2**32, 2**62), key=keys, positions=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5, unique=True))
 def test_more_rows_than_32_bits_can_number_are_ordered_too(n, key, positions):
     order = Permutation(n, key)
     values = order(np.array(positions))
     assert len(set(values.tolist())) == len(positions) and 0 <= values.min() <= values.max() < n
     assert order.inverse(values).tolist() == positions
+
+
+def test_a_number_that_is_not_in_the_order_is_refused():
+    with pytest.raises(IndexError, match="9 is not in the order of 0 … 8"):
+        Permutation(9, 1)(np.array([3, 9]))
 
 
 @pytest.mark.parametrize("n", [8, 1000])

@@ -1,0 +1,57 @@
+"""Does cleaning pay? `meshwright run clean_or_raw`: the model of `tiny` trained on pages as they are and on the same pages cleaned.
+
+It reads `corpora/web` (WARC files of HTML pages; `--set clean.sources.web.paths='[crawl/]' --set raw.sources.web.paths='[crawl/]'` for
+others). Both models see equally many tokens of one tokenizer and are asked about the same clean held-out pages, which neither has seen.
+Hardware: any CPU; 6 minutes on 2 cores. Expect: fewer held-out bits per byte after the clean corpus; docs/corpora.md has figures.
+"""
+
+from typing import Any
+
+from data_pipeline.clean.held_out import HeldOutFilter
+from data_pipeline.clean.recipe import web_recipe
+from data_pipeline.component import FrozenMap
+from data_pipeline.loader import PackedShards
+from data_pipeline.prepare import Prepare
+from data_pipeline.readers.warc import Warc
+from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.tokenizers.trained import TrainedTokenizer
+from launch.configs.tiny import SEQ_LEN, architecture, optimizer
+from trainer.checkpoint import Checkpoints
+from trainer.evals.held_out import HeldOut
+from trainer.objectives.next_token import NextToken
+from trainer.run import Run
+
+STEPS, BATCH_SIZE = 300, 16
+
+
+def clean_or_raw() -> dict[str, Any]:
+    """Two corpora, and a model of each."""
+    split = {"held_out_frac": 0.02, "held_out_filter": HeldOutFilter(jaccard=0.7, common_groups=8), "seed": 0}
+    cleaned = Prepare(
+        sources=FrozenMap(web=Warc(paths=("corpora/web",))),
+        recipe=web_recipe(sources=("web",)),
+        tokenizer=SentencePiece(vocab_size=4096, model="bpe"),
+        **split,
+    )
+    raw = Prepare(
+        sources=FrozenMap(web=Warc(paths=("corpora/web",), content="all")),
+        recipe=(),
+        tokenizer=TrainedTokenizer(path="runs/clean_or_raw/clean/tokenizer.model"),
+        **split,
+    )
+    return {"clean": cleaned, "raw": raw, "on_clean": on("clean"), "on_raw": on("raw")}
+
+
+def on(corpus: str) -> Run:
+    """The model of `tiny` on one of the corpora."""
+    rows = {"weights": FrozenMap(web=1.0), "seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
+    return Run(
+        architecture=architecture(),
+        objective=NextToken(),
+        data=PackedShards(folder=f"{corpus}/train", **rows),
+        tokenizer="clean/tokenizer.model",
+        optimizer=optimizer(peak_lr=4e-3, warmup_steps=40),
+        steps=STEPS,
+        checkpoint=Checkpoints(every_steps=STEPS),
+        evals=(HeldOut(data=PackedShards(folder="clean/held_out", **rows)),),
+    )
