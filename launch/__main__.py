@@ -64,6 +64,8 @@ def command() -> None:
 
         leave(code)
     sys.stdout.flush()
+    if code and "daft" in sys.modules:
+        os._exit(code)  # its threads may be at work still, and would abort the interpreter on its own way out
     sys.exit(code)
 
 

@@ -32,7 +32,7 @@ def add_reference(
         for numbers, batch in passes(rows, layout):
             values = multihost_utils.process_allgather(compute(params, batch), tiled=True)
             for name, value in zip(names, values, strict=True):
-                columns[name][numbers.start : numbers.stop] = value[: len(numbers)]
+                columns[name][numbers] = value[: len(numbers)]
         if jax.process_index() == 0:
             packed = io.BytesIO()
             np.savez(packed, **columns)

@@ -154,15 +154,19 @@ def _told(leg: dict[str, Any] | None) -> str:
     return f"from row {leg['first']} on " + ", ".join(f"{n} x {name} ({fingerprint})" for _, name, fingerprint, n in leg["streams"])
 
 
-def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[range, Any]]:
-    """Every row of a plan once, in batches; (row numbers, batch), the last batch filled up with rows of weight 0."""
+def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[list[int], Any]]:
+    """Every row of a plan once, or `limit` of them spread evenly over it: a plan begins with its longest documents.
+
+    In batches: (row numbers, batch), the last batch filled up with rows of weight 0.
+    """
     batch_size = next(iter(layout.shapes.values()))[0]
     n = min(len(rows), limit or len(rows))
+    chosen = [i * len(rows) // n for i in range(n)]
     (first_row,) = rows.read([rows.place(0)], layout.positions)
     empty = {name: np.zeros_like(x) for name, x in first_row.items()}
     for first in range(0, n, batch_size):
-        numbers = range(first, min(first + batch_size, n))
         there = [offset for offset in layout.offsets if first + offset < n]
-        read = dict(zip(there, rows.read([rows.place(first + offset) for offset in there], layout.positions), strict=True))
+        places = [rows.place(chosen[first + offset]) for offset in there]
+        read = dict(zip(there, rows.read(places, layout.positions), strict=True))
         mine = [read.get(offset, empty) for offset in layout.offsets]
-        yield numbers, layout.place({name: np.stack([row[name] for row in mine]) for name in empty})
+        yield chosen[first : first + batch_size], layout.place({name: np.stack([row[name] for row in mine]) for name in empty})
