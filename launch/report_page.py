@@ -26,7 +26,7 @@ th, td { padding: 6px 14px 6px 0; text-align: left; border-bottom: 1px solid var
 th { color: var(--soft); font-weight: 600; } tr:last-child td { border-bottom: 0; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .charts { margin-top: 18px; display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 16px; }
-.tables { columns: 400px 2; column-gap: 40px; margin-top: 20px; } .tables > div { break-inside: avoid; padding-bottom: 16px; }
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px 40px; margin-top: 20px; }
 .tables h3 { margin-top: 0; } .tables table { font-size: .82rem; } .tables th, .tables td { padding: 3px 10px 3px 0; }
 .small { margin-top: 10px; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: 14px 22px; }
 .small figcaption { font-size: .78rem; display: block; line-height: 1.4; }
