@@ -2,14 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.launch.command import begin, until
 
 
 def processes_of(session: int) -> set[int]:
@@ -29,25 +26,11 @@ def processes_of(session: int) -> set[int]:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_stopped_data_phase_leaves_its_code_and_no_process(tmp_path, sent, code):
     ingested = tmp_path / "run" / "data" / "stages" / "ingest" / "web"
-    settings = ["--set", "data.engine.workers=2", "--dir", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "launch", "run", "tiny", *settings],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    while not ingested.exists() or len(os.listdir(ingested)) < 2:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    assert len(processes_of(process.pid)) > 2
+    process = begin("run", "tiny", "--dir", "run", "--set", "data.engine.workers=2", cwd=tmp_path)
+    until(lambda: ingested.exists() and len(os.listdir(ingested)) > 1 or process.poll() is not None, "the first parts are read")
+    assert process.poll() is None and len(processes_of(process.pid)) > 2
     process.send_signal(sent)
-    said, _ = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    deadline = time.monotonic() + 20
-    while (left := processes_of(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
+    until(lambda: not processes_of(process.pid), "no process is left")
     assert sent == signal.SIGKILL or "continues" in said
