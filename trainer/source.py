@@ -154,14 +154,17 @@ def _told(leg: dict[str, Any] | None) -> str:
     return f"from row {leg['first']} on " + ", ".join(f"{n} x {name} ({fingerprint})" for _, name, fingerprint, n in leg["streams"])
 
 
-def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[list[int], Any]]:
-    """Every row of a plan once, or `limit` of them spread evenly over it: a plan begins with its longest documents.
-
-    In batches: (row numbers, batch), the last batch filled up with rows of weight 0.
-    """
-    batch_size = next(iter(layout.shapes.values()))[0]
+def spread(rows: PackedRows, limit: int | None) -> list[int]:
+    """The numbers of all rows of a plan, or of `limit` of them spread evenly over it: a plan begins with its longest documents."""
     n = min(len(rows), limit or len(rows))
-    chosen = [i * len(rows) // n for i in range(n)]
+    return [i * len(rows) // n for i in range(n)]
+
+
+def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[list[int], Any]]:
+    """The rows of `spread` once, in batches; (row numbers, batch), the last batch filled up with rows of weight 0."""
+    batch_size = next(iter(layout.shapes.values()))[0]
+    chosen = spread(rows, limit)
+    n = len(chosen)
     (first_row,) = rows.read([rows.place(0)], layout.positions)
     empty = {name: np.zeros_like(x) for name, x in first_row.items()}
     for first in range(0, n, batch_size):

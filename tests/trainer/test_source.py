@@ -20,7 +20,7 @@ from data_pipeline.streaming.rows import PackedRows
 from data_pipeline.streaming.sequence import RowSequence
 from model.sharding import letters_of, named
 from tests.examples import MESHES, ONE_DEVICE, random_documents, under, write_documents, write_pairs
-from trainer.source import BatchSource, Layout, ShardSource, passes
+from trainer.source import BatchSource, Layout, ShardSource, passes, spread
 
 L = 7
 
@@ -165,7 +165,7 @@ def test_a_pass_has_every_row_or_an_even_spread_once_and_fills_the_last_batch_wi
             np.testing.assert_array_equal(batch.tokens_BL[i], rows[number]["tokens_L"])
         assert all(not x[len(numbers) :].any() for x in batch)
         seen += numbers
-    assert len(set(seen)) == n and all(abs(number - i * len(rows) / n) < 1 for i, number in enumerate(seen))
+    assert seen == spread(rows, limit) and len(set(seen)) == n and all(abs(number - i * len(rows) / n) < 1 for i, number in enumerate(seen))
 
 
 def test_preference_rows_are_placed_with_their_reference_columns(folder):

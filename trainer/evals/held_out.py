@@ -15,7 +15,7 @@ from data_pipeline.tokenizer import Tokenizer
 from model.api import Model, Params
 from trainer.objective import Objective
 from trainer.reference import add_reference
-from trainer.source import Layout, passes
+from trainer.source import Layout, passes, spread
 from trainer.subject import Findings, Subject
 
 
@@ -52,8 +52,8 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _bytes(self, rows: PackedRows, tokenizer: Tokenizer) -> int:
         """UTF-8 bytes of all targets, for bits per byte."""
-        n = min(len(rows), self.max_rows or len(rows))
-        return sum(int(np.sum(tokenizer.byte_lengths[row["targets_L"]] * (row["weight_L"] > 0))) for row in map(rows.__getitem__, range(n)))
+        chosen = map(rows.__getitem__, spread(rows, self.max_rows))
+        return sum(int(np.sum(tokenizer.byte_lengths[row["targets_L"]] * (row["weight_L"] > 0))) for row in chosen)
 
 
 def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None) -> dict[str, tuple[float, float]]:
