@@ -1,8 +1,8 @@
 """From raw text to an aligned model on a laptop: `meshwright run tiny`.
 
 Hardware: any CPU; 9 minutes and 2 GiB on 2 cores with bf16 matrix units. Needs no network: the raw input is what every Python brings along.
-Expect: held-out bits per byte fall from about 4 to 1.9 (documentation), 2.1 (code) and 1.5 (books); SFT doubles the accuracy of answers'
-tokens (0.12 to 0.28); DPO prefers the right docstring of a function over that of its neighbour in 0.6 of the held-out pairs.
+Expect: held-out bits per byte fall from about 4 to 1.9 (documentation), 2.2 (code) and 1.5 (books); SFT triples the accuracy of answers'
+tokens (0.09 to 0.28); DPO prefers the right docstring of a function over that of its neighbour in 0.6 of the held-out pairs.
 """
 
 from typing import Any
