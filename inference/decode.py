@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from data_pipeline.tokenizer import Tokenizer
 from inference.sample import exclude
-from model.api import Model, ModelInputs, Params
+from model.api import Model, ModelInputs, Params, finish_logits
 from model.cache import KVCache
 from model.sharding import ALPHABET, einsum, local, shard
 
@@ -181,7 +181,8 @@ def _advance(params: Params, rows: _Rows, limits: _Limits, key: Array, until: Ar
         inputs = ModelInputs(rows.last_B[:, None], rows.cache.lengths_B[:, None], going_B[:, None].astype(jnp.int32))
         hidden_BLD, cache = model.decode(params, inputs, rows.cache)
         logits_BV = einsum("BLD,DV->BLV", hidden_BLD, unembed_DV, dtype=jnp.float32)[:, 0]
-        logits_BV = exclude(shard(logits_BV, "B."), limits.allowed_V)
+        logits_BV = finish_logits(shard(logits_BV, "B."), vocab_size=model.vocab_size, soft_cap=model.soft_cap)
+        logits_BV = exclude(logits_BV, limits.allowed_V)
         token_B = local(choose, ("B", "B.", "", ""), "B")(index_B, logits_BV, key, rows.step)
         new_B = jnp.where(going_B, token_B, -1)
         stopped_B = jnp.any(token_B[:, None] == limits.stop_ids, -1) | (rows.step + 1 >= room_B)

@@ -15,7 +15,7 @@ VERBS = {
     "data": "look into token shards: inspect, verify, stats; which documents a step saw; check them against a new task",
     "generate": "write text with a checkpoint of a run",
     "tensorboard": "open the curves of a run in the browser",
-    "bench": "measure the training step, or the stages of the data phase, against this machine's own limits",
+    "bench": "measure training, or the stages of the data phase, against this machine's own limits",
 }
 
 

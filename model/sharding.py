@@ -1,7 +1,8 @@
 """The alphabet: a name's last letters say what an array is and how it lies on the mesh. The only file that knows mesh axes.
 
 `at_rest` is the layout of parameters, their moments and checkpoints; `in_use` that of activations and of weights gathered for a
-product. All meshes have explicit axes: a wrong layout is an error while tracing.
+product. The small letter `l` is L between the products of a block, where positions are divided over `tensor` too (sequence
+parallelism, Korthikanti et al. 2022). All meshes have explicit axes: a wrong layout is an error while tracing.
 """
 
 import math
@@ -18,16 +19,17 @@ AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
 
 
 class Letter(NamedTuple):
-    """What a letter stands for, and the mesh axes that divide it."""
+    """What a letter stands for, and the mesh axes that divide it; `between` counts where it is written small."""
 
     meaning: str
     at_rest: tuple[str, ...] = ()
     in_use: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
 
 
 ALPHABET = {
-    "B": Letter("batch row", (), ("data", "fsdp")),
-    "L": Letter("position (query)", (), ("context",)),
+    "B": Letter("batch row", (), ("stage", "data", "fsdp", "expert")),  # stage and expert: outside of pipelines and expert layers
+    "L": Letter("position (query)", (), ("context",), ("context", "tensor")),
     "T": Letter("position (key/value)"),
     "D": Letter("model width", ("fsdp",), ()),
     "F": Letter("feed-forward width", ("tensor",), ("tensor",)),
@@ -59,13 +61,6 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
     context: int = 1
     expert: int = 1
     tensor: int = 1
-
-    @field_validator("stage", "expert")
-    @classmethod
-    def _not_yet(cls, size: int) -> int:
-        if size != 1:
-            raise ValueError("must be 1: pipelines and experts are not built yet; use fsdp or tensor")
-        return size
 
     @field_validator(*AXES)
     @classmethod
@@ -110,22 +105,53 @@ def letters_of(name: str) -> str:
     return re.sub(r"\d", "", match.group(1)) if match else ""
 
 
-def spec(letters: str, *, at_rest: bool = False) -> PartitionSpec:
+def axes_of(letter: str, size: int | None = None, *, at_rest: bool = False) -> tuple[str, ...]:
+    """The axes of the current mesh that divide a letter; those of size 1 are off, and manual ones are not the alphabet's.
+
+    Three exceptions where a `size` does not divide: fewer key/value heads than `tensor` lie whole (attention repeats them), and so do
+    positions (one token of decoding has no length to divide) and fewer layers than stages (they run before the pipeline).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    row = ALPHABET[letter.upper()]
+    named_axes = row.between if letter.islower() else row.at_rest if at_rest else row.in_use
+    explicit = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
+    axes = tuple(axis for axis in named_axes if axis in explicit and mesh.shape[axis] > 1)
+    n = math.prod(mesh.shape[axis] for axis in axes)
+    if size is None or size % n == 0 or not _may_lie_whole(letter, size, n):
+        return axes
+    outer = axes[:-1]  # l goes back to what L lies on
+    return outer if size % math.prod(mesh.shape[axis] for axis in outer) == 0 else ()
+
+
+def _may_lie_whole(letter: str, size: int, n: int) -> bool:
+    return letter in "Ll" or (letter == "K" and n % size == 0) or (letter == "N" and size < n)
+
+
+def n_parts(letter: str, size: int | None = None, *, at_rest: bool = False) -> int:
+    """Into how many parts the current mesh divides a letter."""
+    return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes_of(letter, size, at_rest=at_rest))
+
+
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be here; without a mesh, what computes here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False) -> PartitionSpec:
     """The layout of an array with these letters on the current mesh; `.` is a dimension that is never divided.
 
     Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); a repeated letter shards its
-    first occurrence.
+    first occurrence; with the `shape`, the exceptions of `axes_of` count.
 
     Raises:
         ValueError: two letters lie on one axis.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    free = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit and mesh.shape[axis] > 1}
     owner: dict[str, str] = {}
     entries = []
     for i, letter in enumerate(letters):
-        axes = () if letter == "." or letter in letters[:i] else ALPHABET[letter].at_rest if at_rest else ALPHABET[letter].in_use
-        mine = tuple(axis for axis in axes if axis in free)
+        free = letter == "." or letter in letters[:i]
+        mine = () if free else axes_of(letter, shape[i] if shape else None, at_rest=at_rest)
         for axis in mine:
             if owner.setdefault(axis, letter) != letter:
                 raise ValueError(f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}; rename one or set {axis}=1")
@@ -133,15 +159,15 @@ def spec(letters: str, *, at_rest: bool = False) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def named(mesh: jax.sharding.Mesh, letters: str, *, at_rest: bool = False) -> NamedSharding:
+def named(mesh: jax.sharding.Mesh, letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False) -> NamedSharding:
     """`spec` bound to a mesh, for arrays that come from outside a jitted function."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return NamedSharding(mesh, spec(letters, at_rest=at_rest))
+        return NamedSharding(mesh, spec(letters, shape, at_rest=at_rest))
 
 
 def shard(x: jax.Array, letters: str, *, at_rest: bool = False) -> jax.Array:
     """Lay x out by its letters; this may move data."""
-    return jax.sharding.reshard(x, spec(letters, at_rest=at_rest))
+    return jax.sharding.reshard(x, spec(letters, x.shape, at_rest=at_rest))
 
 
 def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
@@ -151,11 +177,16 @@ def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
         ValueError: an operand does not lie as its letters say (JAX would accept it, at twice the communication).
     """
     inputs, output = equation.split("->")
+    sizes: dict[str, int] = {}
     for letters, operand in zip(inputs.split(","), operands, strict=True):
-        lies, wanted = jax.typeof(operand).sharding.spec, spec(letters)
+        if len(letters) != operand.ndim:
+            raise ValueError(f"einsum {equation!r}: operand {letters} has {operand.ndim} dimensions; give it as many letters")
+        sizes.update(zip(letters.upper(), operand.shape, strict=True))
+        lies, wanted = jax.typeof(operand).sharding.spec, spec(letters, operand.shape)
         if _trimmed(lies) != _trimmed(wanted):
             raise ValueError(f"einsum {equation!r}: operand {letters} lies as {lies}, not {wanted}; use shard(x, {letters!r})")
-    return jnp.einsum(equation, *operands, out_sharding=spec(output), preferred_element_type=dtype)
+    layout = spec(output, tuple(sizes[letter] for letter in output.upper()))
+    return jnp.einsum(equation.upper(), *operands, out_sharding=layout, preferred_element_type=dtype)
 
 
 def _trimmed(layout: PartitionSpec) -> tuple[Any, ...]:
@@ -167,17 +198,31 @@ def _trimmed(layout: PartitionSpec) -> tuple[Any, ...]:
 
 def look_up(table_VD: jax.Array, ids: jax.Array, letters: str) -> jax.Array:
     """Rows of a table, laid out by `letters` (those of ids, then the table's last)."""
-    return table_VD.at[ids].get(out_sharding=spec(letters))
+    return table_VD.at[ids].get(out_sharding=spec(letters, (*ids.shape, table_VD.shape[-1])))
 
 
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
     """Split or join dimensions; on explicit axes a reshape states its layout."""
-    return jax.lax.reshape(x, shape, out_sharding=spec(letters))
+    return jax.lax.reshape(x, shape, out_sharding=spec(letters, shape))
 
 
-def local(fn: Callable, in_letters: tuple[str, ...], out_letters: str) -> Callable:
-    """Run fn on each device's own block (fully manual): the exit for kernels and for library code that knows no explicit axes."""
-    return jax.shard_map(fn, in_specs=tuple(spec(letters) for letters in in_letters), out_specs=spec(out_letters), check_vma=False)
+def zeros(letters: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Zeros laid out by their letters (`device=` would be ignored while tracing)."""
+    return jnp.zeros(shape, dtype, out_sharding=spec(letters, shape))
+
+
+def local(fn: Callable, in_letters: tuple[str, ...], out_letters: Any) -> Callable:
+    """Run fn on each device's own block (fully manual): the exit for kernels and for library code that knows no explicit axes.
+
+    `out_letters` are those of the result, or a tuple of them for several results.
+    """
+    out_specs = spec(out_letters) if isinstance(out_letters, str) else tuple(spec(letters) for letters in out_letters)
+    return jax.shard_map(fn, in_specs=tuple(spec(letters) for letters in in_letters), out_specs=out_specs, check_vma=False)
+
+
+def library(fn: Callable, out_letters: str) -> Callable:
+    """Run fn under automatic axes: the exit for library code that multiplies or sorts without stating layouts."""
+    return jax.sharding.auto_axes(fn, out_sharding=spec(out_letters))
 
 
 def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
@@ -185,7 +230,7 @@ def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> 
     problems = []
     for name, shape in shapes.items():
         letters = letters_of(name)
-        entries = named(mesh, letters, at_rest=True).spec
+        entries = named(mesh, letters, shape, at_rest=True).spec
         for letter, size, axes in zip(letters, shape, entries, strict=True):
             n = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
             if size % n:

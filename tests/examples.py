@@ -51,7 +51,7 @@ def host_params(sizes: Llama = SIZES, seed: int = 0) -> Params:
 
 def at_rest_on(mesh: jax.sharding.Mesh, params: Params) -> Params:
     """Host parameters laid out by their names."""
-    return jax.tree.map_with_path(lambda path, x: jax.device_put(x, named(mesh, letters_of(path[-1].key), at_rest=True)), params)
+    return jax.tree.map_with_path(lambda path, x: jax.device_put(x, named(mesh, letters_of(path[-1].key), x.shape, at_rest=True)), params)
 
 
 def params_on(mesh: jax.sharding.Mesh, sizes: Llama = SIZES, seed: int = 0) -> Params:

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from pydantic import BaseModel, PositiveInt
 
 from data_pipeline.files import OutputError
+from model.stages import in_memory_order, in_model_order
 from trainer.state import TrainState
 
 
@@ -25,11 +26,12 @@ class Checkpointer:
     """The checkpoints of one phase, in `folder/checkpoints/<step>`.
 
     A step appears under its name when all of it is written (Orbax renames it). Saving is asynchronous: the state is copied, and the
-    step goes on; an error of a save is raised by the next call.
+    step goes on; an error of a save is raised by the next call. On the disk layers are in the order of the model, so that any mesh can
+    go on; `rounds` is how often a pipeline's stages are passed here.
     """
 
-    def __init__(self, folder: Path, settings: Checkpoints):
-        self.folder, self.settings = folder / "checkpoints", settings
+    def __init__(self, folder: Path, settings: Checkpoints, *, rounds: int = 1):
+        self.folder, self.settings, self.rounds = folder / "checkpoints", settings, rounds
         with _said(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, cleanup_tmp_directories=True, enable_async_checkpointing=True)
@@ -48,6 +50,7 @@ class Checkpointer:
         step = int(state.step)
         if step == self._manager.latest_step():
             return
+        state = in_model_order(state, rounds=self.rounds)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave({"trainable": state.trainable, "frozen": state.frozen}),
             optimizer=ocp.args.StandardSave(_rest(state)),
@@ -79,7 +82,8 @@ class Checkpointer:
         wanted = ocp.args.Composite(params=ocp.args.StandardRestore(params), optimizer=ocp.args.StandardRestore(_rest(like)))
         found = self._manager.restore(step, args=wanted)
         rest = found["optimizer"]
-        return TrainState(rest["step"], **found["params"], opt_state=rest["opt_state"], key=jax.random.wrap_key_data(rest["key"]))
+        state = TrainState(rest["step"], **found["params"], opt_state=rest["opt_state"], key=jax.random.wrap_key_data(rest["key"]))
+        return in_memory_order(state, rounds=self.rounds)
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

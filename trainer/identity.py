@@ -8,7 +8,8 @@ from typing import Any
 
 from data_pipeline.settings import flat
 
-FREE = ("mesh", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every", "data.batch_size", "data.schedule", "data.processes")
+FREE = ("mesh", "execution", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every")
+FREE += ("data.batch_size", "data.schedule", "data.processes")
 # of data.schedule the part that lies behind the position is checked with it: see ShardSource.set_state
 
 
@@ -44,6 +45,6 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_ch
 
 def run_fingerprint(run: Mapping[str, Any]) -> str:
     """16 hex digits of what a finished phase must have been made with to count as done: all but where and how often it was watched."""
-    unimportant = ("mesh", "checkpoint", "evals", "evaluate_every", "micro_batches")
+    unimportant = ("mesh", "execution", "checkpoint", "evals", "evaluate_every", "micro_batches")
     kept = {field: value for field, value in run.items() if field not in unimportant}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

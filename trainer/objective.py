@@ -1,14 +1,15 @@
 """What a phase optimises: a loss over a batch, as sums that add over micro-batches and hosts."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from model.api import Model, ModelInputs, Params
-from model.sharding import einsum, reshape, spec
+from model.api import Model, ModelInputs, ModelOutputs, Params, finish_logits
+from model.sharding import einsum, reshape, zeros
 
 Policies = Mapping[str, tuple[Model, Params]]  # role -> model: policy, and where an objective asks for it reference, teacher, reward, value
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the quotient is formed once, at the end
@@ -40,46 +41,75 @@ class Objective(Protocol):
         ...
 
 
-def score(models: Policies, role: str, batch: Any) -> tuple[Float[Array, "B L"], Bool[Array, "B L"], dict[str, Any]]:
-    """Log-probability of every target under a model, whether it is the likeliest token, and the model's auxiliary sums."""
+class Scores(NamedTuple):
+    """What a model says of every target; padding and other positions without a target hold numbers too."""
+
+    logp_BL: Float[Array, "B L"]  # nats
+    correct_BL: Bool[Array, "B L"]  # whether the target is the likeliest token
+    lse_BL: Float[Array, "B L"]  # log of the sum over all logits, for z-loss
+
+
+def score(models: Policies, role: str, batch: Any) -> tuple[Scores, ModelOutputs]:
+    """Every target of a batch under a model, and all that the model gave."""
     model, params = models[role]
     outputs = model.apply(params, ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL))
-    logp_BL, correct_BL = token_logp(outputs.hidden_BLD, model.unembed(params), batch.targets_BL)
-    return logp_BL, correct_BL, outputs.aux
+    return scores_of(model, params, outputs.hidden_BLD, batch.targets_BL), outputs
 
 
-@jax.custom_vjp
+def scores_of(model: Model, params: Params, hidden_BLD: Float[Array, "B L D"], targets_BL: Int[Array, "B L"]) -> Scores:
+    """Targets under hidden states of a model."""
+    return Scores(*token_logp(hidden_BLD, model.unembed(params), targets_BL, model.vocab_size, model.soft_cap))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def token_logp(
-    hidden_BLD: Float[Array, "B L D"], unembed_DV: Float[Array, "D V"], targets_BL: Int[Array, "B L"]
-) -> tuple[Float[Array, "B L"], Bool[Array, "B L"]]:
-    """log softmax(hidden · unembed)[target] in nats, float32, and whether the target has the largest logit; chunk by chunk."""
-    return _forward(hidden_BLD, unembed_DV, targets_BL)[0]
+    hidden_BLD: Float[Array, "B L D"],
+    unembed_DV: Float[Array, "D V"],
+    targets_BL: Int[Array, "B L"],
+    vocab_size: int,
+    soft_cap: float | None,
+) -> tuple[Float[Array, "B L"], Bool[Array, "B L"], Float[Array, "B L"]]:
+    """The fields of `Scores`: log softmax(logits)[target] in float32, chunk by chunk; V may be divided, and padded beyond `vocab_size`."""
+    return _forward(hidden_BLD, unembed_DV, targets_BL, vocab_size, soft_cap)[0]
 
 
-def _forward(hidden_BLD: Array, unembed_DV: Array, targets_BL: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+def _logits(h_BLD: Array, unembed_DV: Array, vocab_size: int, soft_cap: float | None) -> Array:
+    logits_BLV = einsum("BLD,DV->BLV", h_BLD, unembed_DV, dtype=jnp.float32)
+    return finish_logits(logits_BLV, vocab_size=vocab_size, soft_cap=soft_cap)
+
+
+def _forward(
+    hidden_BLD: Array, unembed_DV: Array, targets_BL: Array, vocab_size: int, soft_cap: float | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     def one(chunk: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        logits_BLV = einsum("BLD,DV->BLV", chunk[0], unembed_DV, dtype=jnp.float32)
+        logits_BLV = _logits(chunk[0], unembed_DV, vocab_size, soft_cap)
         top_BL = jnp.max(logits_BLV, -1)
         lse_BL = top_BL + jnp.log(jnp.sum(jnp.exp(logits_BLV - top_BL[..., None]), -1))
         hit_BL = jnp.sum(jnp.where(_is_target(logits_BLV, chunk[1]), logits_BLV, 0.0), -1)
         return hit_BL - lse_BL, hit_BL >= top_BL, lse_BL
 
     logp_BL, correct_BL, lse_BL = map(_join, jax.lax.map(one, (_split(hidden_BLD), _split(targets_BL))))
-    return (logp_BL, correct_BL), (hidden_BLD, unembed_DV, targets_BL, lse_BL)
+    return (logp_BL, correct_BL, lse_BL), (hidden_BLD, unembed_DV, targets_BL, lse_BL)
 
 
-def _backward(saved: tuple[Array, ...], cotangents: tuple[Array, Any]) -> tuple[Array, Array, None]:
+def _backward(
+    vocab_size: int, soft_cap: float | None, saved: tuple[Array, ...], cotangents: tuple[Array, Any, Array]
+) -> tuple[Array, Array, None]:
     hidden_BLD, unembed_DV, targets_BL, lse_BL = saved
 
     def one(d_unembed_DV: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
-        h_BLD, targets_BL, lse_BL, g_BL = chunk
-        logits_BLV = einsum("BLD,DV->BLV", h_BLD, unembed_DV, dtype=jnp.float32)
+        h_BLD, targets_BL, lse_BL, d_logp_BL, d_lse_BL = chunk
+        logits_BLV = _logits(h_BLD, unembed_DV, vocab_size, soft_cap)
         p_BLV = jnp.exp(logits_BLV - lse_BL[..., None])
-        d_BLV = (g_BL[..., None] * (_is_target(logits_BLV, targets_BL) - p_BLV)).astype(h_BLD.dtype)
+        d_BLV = d_logp_BL[..., None] * _is_target(logits_BLV, targets_BL) + (d_lse_BL - d_logp_BL)[..., None] * p_BLV
+        if soft_cap is not None:  # entries beyond the vocabulary are minus infinity, and no target: their d is 0
+            d_BLV = jnp.where(jnp.isfinite(logits_BLV), d_BLV * (1 - (logits_BLV / soft_cap) ** 2), 0.0)
+        d_BLV = d_BLV.astype(h_BLD.dtype)
         return d_unembed_DV + einsum("BLD,BLV->DV", h_BLD, d_BLV, dtype=jnp.float32), einsum("BLV,DV->BLD", d_BLV, unembed_DV)
 
-    zero_DV = jnp.zeros(unembed_DV.shape, jnp.float32, out_sharding=spec("DV"))
-    d_unembed_DV, d_hidden = jax.lax.scan(one, zero_DV, tuple(map(_split, (hidden_BLD, targets_BL, lse_BL, cotangents[0]))))
+    zero_DV = zeros("DV", unembed_DV.shape, jnp.float32)
+    chunks = tuple(map(_split, (hidden_BLD, targets_BL, lse_BL, cotangents[0], cotangents[2])))
+    d_unembed_DV, d_hidden = jax.lax.scan(one, zero_DV, chunks)
     return _join(d_hidden), d_unembed_DV.astype(unembed_DV.dtype), None
 
 

@@ -11,6 +11,7 @@ from data_pipeline.tokenizer import Tokenizer
 from model.api import Params
 from model.sharding import check_sizes, undivided
 from model.size import n_params
+from model.stages import in_memory_order
 from trainer.checkpoint import Checkpointer
 from trainer.identity import check_identity
 from trainer.load import load_params, placed
@@ -28,7 +29,7 @@ class Phase:
     def __init__(self, run: Any, folder: Path, job_folder: Path, mesh: jax.sharding.Mesh):
         self.run, self.folder, self.job_folder, self.mesh = run, folder, job_folder, mesh
         self.serialized = run.model_dump(mode="json")
-        self.model = run.architecture.build(run.precision)
+        self.model = run.architecture.build(run.precision, run.execution)
         self.tx = run.optimizer.chain(run.steps)
         self.layout = Layout.of(run.objective.batch_type, run.data.fields(), mesh, micro_batches=run.micro_batches)
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
@@ -48,7 +49,7 @@ class Phase:
     @cached_property
     def checkpointer(self) -> Checkpointer:
         """The phase's checkpoints."""
-        return Checkpointer(self.folder, self.run.checkpoint)
+        return Checkpointer(self.folder, self.run.checkpoint, rounds=self.run.execution.pipeline.rounds)
 
     @cached_property
     def resumed(self) -> bool:
@@ -93,4 +94,4 @@ class Phase:
         loaded = load_params(parent if parent.exists() else Path(self.run.start_from))
         if loaded.architecture != self.run.architecture:
             raise ValueError(f"start_from={self.run.start_from} has another architecture ({loaded.architecture}); make this run's the same")
-        return loaded.params
+        return in_memory_order(loaded.params, rounds=self.run.execution.pipeline.rounds)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from data_pipeline.component import one_of
 from model.adapt import Full
 from model.api import Precision
+from model.execution import Execution
 from model.sharding import Mesh
 from trainer.checkpoint import Checkpoints
 from trainer.identity import run_fingerprint
@@ -36,6 +37,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     start_from: str | None = None
     mesh: Mesh = Mesh()
     precision: Precision = Precision()
+    execution: Execution = Execution()
     micro_batches: PositiveInt = 1
     evals: tuple[one_of("trainer.evals"), ...] = ()
     evaluate_every: NonNegativeInt = 0

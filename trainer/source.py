@@ -12,7 +12,7 @@ from data_pipeline.loader import stream
 from data_pipeline.streaming.rows import PackedRows, Row
 from data_pipeline.streaming.sequence import RowSequence
 from model.api import Params
-from model.sharding import letters_of, named
+from model.sharding import axes_of, letters_of, n_parts, named
 
 
 @runtime_checkable
@@ -50,12 +50,13 @@ class Layout(NamedTuple):
         """
         shardings = {name: named(mesh, letters_of(name)) for name in shapes}
         n_rows = next(iter(shapes.values()))[0]
-        parts = mesh.shape["data"] * mesh.shape["fsdp"]
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            parts, parts_of_length, axes = n_parts("B"), n_parts("L"), " · ".join(axes_of("B"))
         if n_rows % (parts * micro_batches):
-            over = f"data · fsdp = {parts} devices" + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
+            over = f"{axes} = {parts} devices" + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
             raise ValueError(f"data.batch_size={n_rows} does not divide over {over}; choose a multiple of {parts * micro_batches}")
-        if (length := next(iter(shapes.values()))[1]) % mesh.shape["context"]:
-            raise ValueError(f"data.seq_len={length} does not divide over mesh context={mesh.shape['context']}; choose a multiple of it")
+        if (length := next(iter(shapes.values()))[1]) % parts_of_length:
+            raise ValueError(f"data.seq_len={length} does not divide over mesh context={parts_of_length}; choose a multiple of it")
         blocks = named(mesh, "BL").addressable_devices_indices_map((n_rows, length)).values()
         rows, positions = ([index[axis].indices(size)[:2] for index in blocks] for axis, size in enumerate((n_rows, length)))
         offsets = sorted({i for start, stop in rows for i in range(start, stop)})

@@ -1,80 +1,146 @@
 """Causal attention with grouped key/value heads (Ainslie et al. 2023) over packed rows."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from model.cache import write
+from model.execution import Execution, name
+from model.kernels.choose import attention_of
 from model.layers.rope import rotate
-from model.layers.weight import weight
-from model.sharding import einsum, reshape, shard, spec
+from model.layers.rows import Rows
+from model.layers.weight import bias, weight
+from model.sharding import einsum, n_parts, platform, reshape, shard
 
-QUERY_BLOCK = 128  # smaller ones skip more, but their products are too small to be fast
+# attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2: one of model/kernels
+Attend = Callable[..., Array]
 
 
 class Attention(nnx.Module):
-    """Queries of H heads read keys and values of K heads; H is a multiple of K."""
+    """Queries of H heads read keys and values of K heads; H is a multiple of K.
 
-    def __init__(self, *, D: int, H: int, K: int, A: int, rngs: nnx.Rngs):
+    `rope` names the rotations of the rows that turn queries and keys; None turns nothing. `window` is how many positions back, itself
+    counted, a position sees. `biased` lists the products among q, k, v, o that have a bias; `head_norm` makes a norm over A for queries
+    and keys. `attend` is the kernel.
+    """
+
+    def __init__(
+        self,
+        *,
+        D: int,
+        H: int,
+        K: int,
+        A: int,
+        attend: Attend,
+        rngs: nnx.Rngs,
+        rope: str | None = "rope",
+        scale: float | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        biased: str = "",
+        head_norm: Callable[[], nnx.Module] | None = None,
+    ):
+        self.K, self.A, self.rope, self.window, self.attend = K, A, rope, window, attend
+        self.scale, self.soft_cap = A**-0.5 if scale is None else scale, soft_cap
         self.wq_DHA = weight(rngs, "DHA", (D, H, A), fan_in=D)
         self.wk_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wv_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wo_HAD = weight(rngs, "HAD", (H, A, D), fan_in=H * A)
+        for one, letters, shape in (("q", "HA", (H, A)), ("k", "KA", (K, A)), ("v", "KA", (K, A)), ("o", "D", (D,))):
+            if one in biased:
+                setattr(self, f"b{one}_{letters}", bias(letters, shape))
+        if head_norm:
+            self.q_norm, self.k_norm = head_norm(), head_norm()
 
-    def __call__(
-        self, x_BLD: Float[Array, "B L D"], rotations_BLA2: Float[Array, "B L A2 2"], mask_BLT: Bool[Array, "B L T"]
-    ) -> Float[Array, "B L D"]:
-        """Attention within the row itself (T = L)."""
-        q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rotations_BLA2)
-        o_BLHA = attend_causal(q_BLHA, shard(k_BLKA, "BTKA"), shard(v_BLKA, "BTKA"), mask_BLT)
-        return einsum("BLHA,HAD->BLD", o_BLHA, self.wo_HAD[...])
+    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> Float[Array, "B L D"]:
+        """Attention within the rows themselves (T = L)."""
+        q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
+        o_BLHA = self.attend(
+            q_BLHA, k_BLKA, v_BLKA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=self.window, soft_cap=self.soft_cap
+        )
+        return self._out(name(o_BLHA, "mixed"))
 
-    def decode(
-        self,
-        x_BLD: Float[Array, "B L D"],
-        rotations_BLA2: Float[Array, "B L A2 2"],
-        mask_BLT: Bool[Array, "B L T"],
-        keys_and_values: tuple[Array, Array],
-        lengths_B: Int[Array, "B"],
-    ) -> tuple[Float[Array, "B L D"], tuple[Array, Array]]:
+    def decode(self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Attention to all that the cache holds and to x itself, whose keys and values are written behind it."""
-        q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rotations_BLA2)
-        k_BTKA, v_BTKA = (write(slots, new, lengths_B) for slots, new in zip(keys_and_values, (k_BLKA, v_BLKA), strict=True))
-        o_BLHA = attend(q_BLHA, k_BTKA, v_BTKA, mask_BLT)
-        return einsum("BLHA,HAD->BLD", o_BLHA, self.wo_HAD[...]), (k_BTKA, v_BTKA)
+        q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
+        k_BTKA, v_BTKA = write(slots["keys_BTKA"], k_BLKA, rows.lengths_B), write(slots["values_BTKA"], v_BLKA, rows.lengths_B)
+        seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.window)
+        o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, scale=self.scale, soft_cap=self.soft_cap)
+        return self._out(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
 
-    def _project(self, x_BLD: Array, rotations_BLA2: Array) -> tuple[Array, Array, Array]:
-        q_BLHA = rotate(einsum("BLD,DHA->BLHA", x_BLD, self.wq_DHA[...]), rotations_BLA2)
-        k_BLKA = rotate(einsum("BLD,DKA->BLKA", x_BLD, self.wk_DKA[...]), rotations_BLA2)
-        return q_BLHA, k_BLKA, einsum("BLD,DKA->BLKA", x_BLD, self.wv_DKA[...])
+    def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what one layer keeps of T tokens."""
+        shape = (B, T, max(self.K, n_parts("K")), self.A)
+        return {"keys_BTKA": shape, "values_BTKA": shape}
+
+    def _project(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array, Array]:
+        q_BLHA = self._biased(einsum("BLD,DHA->BLHA", x_BLD, self.wq_DHA[...]), "q", "HA")
+        k_BLKA = self._biased(einsum("BLD,DKA->BLKA", x_BLD, repeated(self.wk_DKA[...], "DKA")), "k", "KA")
+        v_BLKA = self._biased(einsum("BLD,DKA->BLKA", x_BLD, repeated(self.wv_DKA[...], "DKA")), "v", "KA")
+        if hasattr(self, "q_norm"):
+            q_BLHA, k_BLKA = self.q_norm(q_BLHA), self.k_norm(k_BLKA)
+        if self.rope is not None:
+            q_BLHA, k_BLKA = (rotate(x, rows.rotations[self.rope]) for x in (q_BLHA, k_BLKA))
+        return name(q_BLHA, "query"), name(k_BLKA, "key"), name(v_BLKA, "value")
+
+    def _biased(self, x: Array, one: str, letters: str) -> Array:
+        found = getattr(self, f"b{one}_{letters}", None)
+        return x if found is None else x + repeated(found[...], letters)
+
+    def _out(self, o_BLHA: Array) -> Array:
+        out_BLD = self._biased(einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HAD[...]), "o", "D")
+        return name(out_BLD, "attention")
 
 
-def attend(
-    q_BLHA: Float[Array, "B L H A"], k_BTKA: Float[Array, "B T K A"], v_BTKA: Float[Array, "B T K A"], mask_BLT: Bool[Array, "B L T"]
-) -> Float[Array, "B L H A"]:
-    """softmax(q·k / √A) · v over the positions that the mask allows, softmax in float32: the plain form, the reference for kernels."""
-    B, L, H, A = q_BLHA.shape
-    K = k_BTKA.shape[2]
-    q_BLKGA = reshape(q_BLHA * A**-0.5, (B, L, K, H // K, A), "BLKGA")
+def attend_of(execution: Execution) -> Attend:
+    """The kernel for the platform of the mesh under which it is traced."""
+
+    def attend(*inputs: Array, **settings: Any) -> Array:
+        return attention_of(execution.attention, execution.context, platform())(*inputs, **settings)
+
+    return attend
+
+
+def repeated(w: Array, letters: str) -> Array:
+    """Fewer key/value heads than `tensor`: each is repeated for the devices that share it, so that each computes one (HOUSE §2)."""
+    n, at = n_parts("K"), letters.find("K")
+    if at < 0 or w.shape[at] % n == 0:
+        return w
+    return shard(jnp.repeat(w, n // w.shape[at], at), letters)
+
+
+def attend_masked(
+    q_BLHA: Float[Array, "B L H A"],
+    k_BTKA: Float[Array, "B T K A"],
+    v_BTKA: Float[Array, "B T K A2"],
+    mask_BLT: Bool[Array, "B L T"],
+    *,
+    scale: float,
+    soft_cap: float | None,
+) -> Float[Array, "B L H A2"]:
+    """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
+    (B, L, H, A), K = q_BLHA.shape, k_BTKA.shape[2]
+    q_BLKGA = reshape(q_BLHA * scale, (B, L, K, H // K, A), "BLKGA")
     scores_BKGLT = einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
+    if soft_cap is not None:
+        scores_BKGLT = soft_cap * jnp.tanh(scores_BKGLT / soft_cap)
     scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, -1e30)
     p_BKGLT = jax.nn.softmax(scores_BKGLT, -1).astype(v_BTKA.dtype)
-    return reshape(einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA), (B, L, H, A), "BLHA")
+    return reshape(einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA), (B, L, H, v_BTKA.shape[-1]), "BLHA")
 
 
-def attend_causal(
-    q_BLHA: Float[Array, "B L H A"], k_BTKA: Float[Array, "B L K A"], v_BTKA: Float[Array, "B L K A"], mask_BLT: Bool[Array, "B L L"]
-) -> Float[Array, "B L H A"]:
-    """`attend` within a row for a mask without any later position: blocks of queries skip the keys behind them, nearly half of the work."""
-    L = q_BLHA.shape[1]
-    if L % QUERY_BLOCK or spec("L") != spec("."):  # a divided L cannot be cut into blocks
-        return attend(q_BLHA, k_BTKA, v_BTKA, mask_BLT)
-    blocks = [(start, start + QUERY_BLOCK) for start in range(0, L, QUERY_BLOCK)]
-    return jnp.concatenate([attend(q_BLHA[:, i:j], k_BTKA[:, :j], v_BTKA[:, :j], mask_BLT[:, i:j, :j]) for i, j in blocks], 1)
+def cache_mask(rows: Rows, *, T: int, window: int | None) -> Bool[Array, "B L T"]:
+    """Slot t of a cache holds position t: a position sees itself and the `window` - 1 before it, or all before it."""
+    back_BLT = rows.positions_BL[:, :, None] - jnp.arange(T)
+    return (back_BLT >= 0) & (True if window is None else back_BLT < window)
 
 
-def packed_mask(segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"]) -> Bool[Array, "B L T"]:
-    """A position sees the earlier positions of its own segment and itself; padding sees only itself-like padding, so no row is empty."""
-    same_BLT = segments_BL[:, :, None] == shard(segments_BL, "BT")[:, None, :]
-    return same_BLT & (positions_BL[:, :, None] >= shard(positions_BL, "BT")[:, None, :])
+def packed_mask(segments_BL: Any, positions_BL: Any, *, window: int | None = None) -> Bool[Array, "B L T"]:
+    """A position sees the earlier positions of its own segment and itself; padding sees only padding, so no row is empty."""
+    back_BLT = positions_BL[:, :, None] - shard(positions_BL, "BT")[:, None, :]
+    seen_BLT = (segments_BL[:, :, None] == shard(segments_BL, "BT")[:, None, :]) & (back_BLT >= 0)
+    return seen_BLT if window is None else seen_BLT & (back_BLT < window)

@@ -1,23 +1,44 @@
-"""Gated feed-forward layer (Shazeer 2020, SwiGLU)."""
+"""Feed-forward layers: gated (Shazeer 2020) and plain."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from model.layers.weight import weight
+from model.execution import name
+from model.layers.weight import bias, weight
 from model.sharding import einsum
 
 
 class FeedForward(nnx.Module):
-    """w_down · (silu(w_gate · x) * w_up · x)."""
+    """w_down · (activation(w_gate · x) * w_up · x); SwiGLU with silu, GeGLU with gelu."""
 
-    def __init__(self, *, D: int, F: int, rngs: nnx.Rngs):
+    def __init__(self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array] = jax.nn.silu):
+        self.activation = activation
         self.w_gate_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_up_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_down_FD = weight(rngs, "FD", (F, D), fan_in=F)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Hidden width F lies on `tensor`."""
-        gate_BLF = jax.nn.silu(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]))
-        up_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...])
-        return einsum("BLF,FD->BLD", gate_BLF * up_BLF, self.w_down_FD[...])
+    def __call__(self, x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"]) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+        """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
+        gate_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]), "gate")
+        up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]), "up")
+        out_BLD = einsum("BLF,FD->BlD", self.activation(gate_BLF) * up_BLF, self.w_down_FD[...])
+        return name(out_BLD, "feed_forward"), {}
+
+
+class PlainFeedForward(nnx.Module):
+    """w_down · activation(w_up · x + b_up) + b_down, as in GPT-2."""
+
+    def __init__(self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array]):
+        self.activation = activation
+        self.w_up_DF, self.b_up_F = weight(rngs, "DF", (D, F), fan_in=D), bias("F", (F,))
+        self.w_down_FD, self.b_down_D = weight(rngs, "FD", (F, D), fan_in=F), bias("D", (D,))
+
+    def __call__(self, x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"]) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+        """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
+        up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]) + self.b_up_F[...], "up")
+        out_BLD = einsum("BLF,FD->BlD", self.activation(up_BLF), self.w_down_FD[...]) + self.b_down_D[...]
+        return name(out_BLD, "feed_forward"), {}

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang and Sennrich 2019)."""
+"""Normalisation over the last dimension, in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,32 @@ from jaxtyping import Array, Float
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · scale, with the mean square in float32."""
+    """x / rms(x) · (offset + scale) over `letter` (Zhang and Sennrich 2019); the offset is 1 where scales are stored less 1 (Gemma)."""
 
-    def __init__(self, *, D: int, eps: float):
-        self.eps = eps
-        self.scale_D = nnx.Param(jnp.ones(D))
+    def __init__(self, *, size: int, eps: float, letter: str = "D", offset: float = 0.0):
+        self.eps, self.letter, self.offset = eps, letter, offset
+        setattr(self, f"scale_{letter}", nnx.Param(jnp.full(size, 1.0 - offset)))
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """The same dtype comes out as goes in."""
-        wide_BLD = x_BLD.astype(jnp.float32)
-        inverse_BL = jax.lax.rsqrt(jnp.mean(wide_BLD * wide_BLD, -1, keepdims=True) + self.eps)
-        return (wide_BLD * inverse_BL).astype(x_BLD.dtype) * self.scale_D[...].astype(x_BLD.dtype)
+        scale = getattr(self, f"scale_{self.letter}")[...]
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
+        if self.offset:  # near 1 a bfloat16 has 8 bits for what the model learned: add in float32
+            return (wide * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
+        return wide.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / deviation · scale + bias (Ba et al. 2016)."""
+
+    def __init__(self, *, size: int, eps: float):
+        self.eps = eps
+        self.scale_D, self.bias_D = nnx.Param(jnp.ones(size)), nnx.Param(jnp.zeros(size))
+
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        """The same dtype comes out as goes in."""
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * self.scale_D[...].astype(x.dtype) + self.bias_D[...].astype(x.dtype)

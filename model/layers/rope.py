@@ -2,13 +2,26 @@
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from pydantic import BaseModel, PositiveFloat
+
+from model.layers.rope_scaling import Scaling
 
 
-def rotations(positions_BL: Int[Array, "B L"], *, A: int, theta: float) -> Float[Array, "B L A2 2"]:
-    """Cosine and sine of every position for the A/2 frequencies theta^(-2i/A); float32."""
-    frequencies_A2 = theta ** -(jnp.arange(0, A, 2, dtype=jnp.float32) / A)
-    angles_BLA2 = positions_BL[..., None].astype(jnp.float32) * frequencies_A2
-    return jnp.stack([jnp.cos(angles_BLA2), jnp.sin(angles_BLA2)], -1)
+class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Frequencies theta^(-2i/A), stretched for longer contexts by `scaling`."""
+
+    theta: PositiveFloat = 10_000.0
+    scaling: Scaling | None = None
+
+    def rotations(self, positions_BL: Int[Array, "B L"], A: int) -> Float[Array, "B L A2 2"]:
+        """Cosine and sine of every position for the A/2 frequencies; float32."""
+        frequencies_A2 = self.theta ** -(jnp.arange(0, A, 2, dtype=jnp.float32) / A)
+        factor = 1.0
+        if self.scaling is not None:
+            frequencies_A2, factor = self.scaling.stretch(frequencies_A2, theta=self.theta, A=A), self.scaling.factor_of_tables()
+        angles_BLA2 = positions_BL[..., None].astype(jnp.float32) * frequencies_A2
+        tables_BLA2 = jnp.stack([jnp.cos(angles_BLA2), jnp.sin(angles_BLA2)], -1)
+        return tables_BLA2 if factor == 1.0 else tables_BLA2 * factor
 
 
 def rotate(x: Float[Array, "B L H A"], rotations_BLA2: Float[Array, "B L A2 2"]) -> Float[Array, "B L H A"]:

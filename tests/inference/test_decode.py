@@ -43,7 +43,7 @@ def decoded(prompts: list[list[int]], *, mesh: dict = ONE_DEVICE, kv_heads: int 
 def full_forward(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:
     positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
     hidden_BLD = model.apply(params, ModelInputs(tokens_BL, positions_BL, jnp.ones_like(tokens_BL))).hidden_BLD
-    return einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params), dtype=jnp.float32)
+    return einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params), dtype=jnp.float32)[..., : model.vocab_size]
 
 
 def greedy_by_full_forward(prompt: list[int], *, kv_heads: int, max_tokens: int) -> list[int]:

@@ -29,7 +29,7 @@ from tests.examples import MESHES, under
 
 # HOUSE's table once more, by hand: letter -> (at rest, in use); the other letters lie on no axis
 LAYOUTS = {
-    "B": (None, ("data", "fsdp")),
+    "B": (None, ("stage", "data", "fsdp", "expert")),
     "L": (None, "context"),
     "D": ("fsdp", None),
     "F": ("tensor", "tensor"),

@@ -51,7 +51,7 @@ def answering(logp_BL) -> Model:
         p_BL = jnp.exp(jnp.array(logp_BL, jnp.float32))
         return ModelOutputs(jnp.stack([jnp.log(p_BL) - jnp.log1p(-p_BL), jnp.zeros_like(p_BL)], -1))
 
-    return Model(init=None, apply=apply, unembed=lambda params: jnp.eye(2), decode=None, empty_cache=None)
+    return Model(init=None, apply=apply, unembed=lambda params: jnp.eye(2), decode=None, empty_cache=None, vocab_size=2)
 
 
 def test_the_loss_of_given_log_probabilities_is_the_closed_form():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.api import ModelInputs
-from tests.examples import ONE_DEVICE, batch_on, built, params_on, quick_jit, random_tokens, under
+from tests.examples import ONE_DEVICE, SIZES, batch_on, built, params_on, quick_jit, random_tokens, under
 from trainer.objectives.next_token import NextToken
 
 BATCH = random_tokens(B=4, L=9)
@@ -29,7 +29,8 @@ def of(batch):
 
 @quick_jit
 def plain_logits(params, tokens_BL, positions_BL, segments_BL):
-    return built().apply(params, ModelInputs(tokens_BL, positions_BL, segments_BL)).hidden_BLD @ built().unembed(params)
+    hidden_BLD = built().apply(params, ModelInputs(tokens_BL, positions_BL, segments_BL)).hidden_BLD
+    return hidden_BLD @ built().unembed(params)[:, : SIZES.vocab_size]
 
 
 def nll_and_correct() -> tuple[np.ndarray, np.ndarray]:
@@ -81,4 +82,7 @@ def test_a_batch_without_targets_has_loss_0_and_gradient_0():
 def test_denominators_come_from_the_data_alone(row):
     weight_BL = np.array(BATCH.weight_BL)
     weight_BL[row] = 0
-    assert NextToken().denominators(BATCH._replace(weight_BL=jnp.array(weight_BL))) == {"targets": weight_BL.sum()}
+    assert NextToken().denominators(BATCH._replace(weight_BL=jnp.array(weight_BL))) == {
+        "targets": weight_BL.sum(),
+        "tokens": (BATCH.segments_BL > 0).sum(),
+    }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.sharding import named
+from model.sharding import named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
 from trainer.objective import CHUNK, token_logp
 
@@ -36,7 +36,11 @@ def weighted(logp: Any) -> Any:
     return lambda hidden_BLD, unembed_DV, targets_BL, weight_BL: jnp.sum(logp(hidden_BLD, unembed_DV, targets_BL) * weight_BL)
 
 
-both = quick_jit(lambda h, w, t, g: (token_logp(h, w, t), jax.grad(weighted(lambda *x: token_logp(*x)[0]), (0, 1))(h, w, t, g)))
+def logp_of(hidden_BLD: Any, unembed_DV: Any, targets_BL: Any) -> Any:
+    return token_logp(hidden_BLD, unembed_DV, targets_BL, unembed_DV.shape[1], None)[0]
+
+
+both = quick_jit(lambda h, w, t, g: (token_logp(h, w, t, w.shape[1], None)[:2], jax.grad(weighted(logp_of), (0, 1))(h, w, t, g)))
 plain = quick_jit(lambda h, w, t, g: (plain_logp(h, w, t), jax.grad(weighted(plain_logp), (0, 1))(h, w, t, g)))
 
 
@@ -66,6 +70,36 @@ def test_large_and_small_logits_stay_finite_and_right(seed, scale):
         np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-3, atol=1e-4 * max(scale, 1))
 
 
+@pytest.mark.parametrize("sizes", [ONE_DEVICE, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("soft_cap", [None, 1.5], ids=["plain", "soft cap"])
+def test_padded_entries_soft_caps_and_the_log_of_the_sum_have_the_gradients_of_the_plain_form(sizes, soft_cap):
+    vocab_size, (hidden_BLD, unembed_DV, targets_BL, g_BL) = V - 3, drawn(4, 5, seed=3)
+    targets_BL = targets_BL % vocab_size
+
+    def capped(h_BLD, w_DV):
+        logits_BLV = jnp.einsum("BLD,DV->BLV", h_BLD, w_DV[:, :vocab_size])
+        return logits_BLV if soft_cap is None else soft_cap * jnp.tanh(logits_BLV / soft_cap)
+
+    def plain_total(h_BLD, w_DV):
+        logits_BLV = capped(h_BLD, w_DV)
+        lse_BL = jax.nn.logsumexp(logits_BLV, -1)
+        logp_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], -1)[..., 0] - lse_BL
+        return jnp.sum(logp_BL * g_BL + lse_BL**2), (logp_BL, lse_BL)
+
+    def total(h_BLD, w_DV):
+        logp_BL, _, lse_BL = token_logp(h_BLD, w_DV, shard(jnp.array(targets_BL), "BL"), vocab_size, soft_cap)
+        return jnp.sum(logp_BL * shard(jnp.array(g_BL), "BL") + lse_BL**2), (logp_BL, lse_BL)
+
+    with jax.set_mesh(under(sizes)):
+        laid_out = [jax.device_put(x, named(under(sizes), letters)) for x, letters in ((hidden_BLD, "BLD"), (unembed_DV, "DV"))]
+        (_, found), gradients = quick_jit(jax.value_and_grad(total, (0, 1), has_aux=True))(*laid_out)
+    with jax.set_mesh(under(ONE_DEVICE)):
+        (_, wanted), expected = jax.value_and_grad(plain_total, (0, 1), has_aux=True)(hidden_BLD, unembed_DV)
+    for x, y in zip((*found, *gradients), (*wanted, *expected), strict=True):
+        np.testing.assert_allclose(np.array(x), y, rtol=1e-4, atol=1e-5)
+    assert not np.any(np.array(gradients[1])[:, vocab_size:])
+
+
 def test_a_vocabulary_divided_over_devices_gives_the_same():
     arrays = drawn(4, CHUNK + 32, seed=1)
     mesh = under({"data": 2, "fsdp": 2, "tensor": 2})
@@ -87,7 +121,7 @@ def test_log_probabilities_of_bfloat16_states_are_computed_in_float32():
     hidden_BLD, unembed_DV, targets_BL, _ = drawn(2, 5, seed=2)
     hidden_BLD, unembed_DV = jnp.array(hidden_BLD, jnp.bfloat16), jnp.array(unembed_DV, jnp.bfloat16)
     with jax.set_mesh(under(ONE_DEVICE)):
-        logp_BL, _ = token_logp(hidden_BLD, unembed_DV, jnp.array(targets_BL))
+        logp_BL = logp_of(hidden_BLD, unembed_DV, jnp.array(targets_BL))
     expected_BL = plain_logp(hidden_BLD.astype(jnp.float32), unembed_DV.astype(jnp.float32), targets_BL)
     assert logp_BL.dtype == jnp.float32
     np.testing.assert_allclose(logp_BL, expected_BL, rtol=1e-5, atol=1e-5)
@@ -104,7 +138,7 @@ def test_no_array_over_all_positions_and_all_of_the_vocabulary_exists(L):
     B, V = 2, 101
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((B, L, D), "f4"), ((D, V), "f4"), ((B, L), "i4"), ((B, L), "f4"))]
     with jax.set_mesh(under(ONE_DEVICE)):
-        jaxpr = jax.make_jaxpr(jax.value_and_grad(weighted(lambda *x: token_logp(*x)[0]), (0, 1)))(*shapes).jaxpr
+        jaxpr = jax.make_jaxpr(jax.value_and_grad(weighted(logp_of), (0, 1)))(*shapes).jaxpr
         of_plain = jax.make_jaxpr(jax.value_and_grad(weighted(plain_logp), (0, 1)))(*shapes).jaxpr
     assert max(sizes_in(jaxpr)) <= B * CHUNK * V < B * L * V
     assert max(sizes_in(of_plain)) == B * L * V
@@ -113,5 +147,5 @@ def test_no_array_over_all_positions_and_all_of_the_vocabulary_exists(L):
 @pytest.mark.parametrize(("L", "chunks"), [(5, 1), (100, 1), (CHUNK, 1), (160, 2), (2 * CHUNK, 2), (1000, 8), (4096, 32)])
 def test_positions_are_cut_into_the_fewest_equal_chunks(L, chunks):
     with jax.set_mesh(under(ONE_DEVICE)):
-        jaxpr = jax.make_jaxpr(token_logp)(*(jnp.array(x) for x in drawn(2, L, 0)[:3])).jaxpr
+        jaxpr = jax.make_jaxpr(logp_of)(*(jnp.array(x) for x in drawn(2, L, 0)[:3])).jaxpr
     assert f"[2,{L // chunks},{V}]" in str(jaxpr) and f"length={chunks}" in str(jaxpr)

@@ -44,8 +44,8 @@ def phase_of(job_folder: Path, mesh: dict, run: Run = RUN, **sizes: int) -> Phas
 
 
 def test_every_parameter_that_a_mesh_does_not_divide_is_named_with_its_size(job_folder):
-    with pytest.raises(ValueError, match="mesh tensor=2 does not divide K=1 .* of blocks.attention.wk_NDKA; change the mesh") as error:
-        phase_of(job_folder, {"fsdp": 4, "tensor": 2}, kv_heads=1, feed_forward_width=25)
+    with pytest.raises(ValueError, match="mesh tensor=2 does not divide H=3 .* of blocks.attention.wq_NDHA; change the mesh") as error:
+        phase_of(job_folder, {"fsdp": 4, "tensor": 2}, heads=3, kv_heads=3, feed_forward_width=25)
     assert "F=25 (feed-forward width) of blocks.feed_forward.w_up_NDF" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -61,5 +61,5 @@ def test_a_tokenizer_with_more_entries_than_the_model_is_told_with_both_numbers(
 
 def test_nothing_is_written_before_a_phase_is_known_to_fit(job_folder):
     phase = phase_of(job_folder, {"fsdp": 4, "tensor": 2})
-    assert phase.describe() == "Llama of 17,488 parameters, bfloat16, on fsdp=4, tensor=2"
+    assert phase.describe() == "Llama of 21,072 parameters, bfloat16, on fsdp=4, tensor=2"
     assert sorted(path.name for path in job_folder.iterdir()) == ["data"]

@@ -127,7 +127,7 @@ def drawing_steps(n: int, *, micro_batches: int, seed: int = 0) -> list[dict[str
     def after_step(params, aux):
         return {"x_D": params["x_D"], "rows_D": params["rows_D"] + aux["rows"]}
 
-    model = Model(init=None, apply=None, unembed=None, decode=None, empty_cache=None, after_step=after_step)
+    model = Model(init=None, apply=None, unembed=None, decode=None, empty_cache=None, vocab_size=1, after_step=after_step)
     with jax.set_mesh(under(ONE_DEVICE)):
         state = new_state(model, Full(), optax.sgd(0.5), jax.random.key(seed), {"x_D": jnp.zeros(3), "rows_D": jnp.zeros(3)})
         step, found = make_step(model, Draw(), Full(), optax.sgd(0.5), micro_batches=micro_batches), []
@@ -156,7 +156,8 @@ def test_contributions_of_micro_batches_add_and_auxiliary_sums_reach_what_change
 
 def test_a_state_from_other_parameters_keeps_them_and_one_from_scratch_draws_its_own():
     params = {"x_D": jnp.arange(3.0)}
-    model = Model(init=lambda key: {"x_D": jax.random.normal(key, (3,))}, apply=None, unembed=None, decode=None, empty_cache=None)
+    unused = dict.fromkeys(("apply", "unembed", "decode", "empty_cache"))
+    model = Model(init=lambda key: {"x_D": jax.random.normal(key, (3,))}, vocab_size=1, **unused)
     given, scratch, again = (new_state(model, Full(), optax.adam(1.0), jax.random.key(1), p) for p in (params, None, None))
     assert given.trainable["x_D"].tolist() == [0, 1, 2] and given.step == 0
     assert (

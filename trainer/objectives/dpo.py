@@ -61,13 +61,13 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[*Slots, dict[str, Any]]:
     """Answer log-probabilities of the policy by pair slot: sums (chosen, rejected), means a token (chosen, rejected); then aux."""
-    logp_BL, _, aux = score(models, "policy", batch)
+    scores, outputs = score(models, "policy", batch)
     P = batch.pair_weight_BP.shape[1]
     slots_P = 2 * jnp.arange(P) + 1
     sides = []
     for offset in (0, 1):
         in_slot_BLP = (batch.segments_BL[..., None] == slots_P + offset) * batch.weight_BL[..., None]
         n_BP = jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0)
-        sides.append((jnp.sum(logp_BL[..., None] * in_slot_BLP, 1), n_BP))  # no einsum: TPUs round float32 factors to bfloat16
+        sides.append((jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1), n_BP))  # no einsum: TPUs round float32 factors to bfloat16
     (chosen_BP, n_chosen_BP), (rejected_BP, n_rejected_BP) = sides
-    return chosen_BP, rejected_BP, chosen_BP / n_chosen_BP, rejected_BP / n_rejected_BP, aux
+    return chosen_BP, rejected_BP, chosen_BP / n_chosen_BP, rejected_BP / n_rejected_BP, outputs.aux

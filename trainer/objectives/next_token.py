@@ -3,25 +3,65 @@
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from pydantic import BaseModel
+from jaxtyping import Array, Num
+from pydantic import BaseModel, Field
 
 from data_pipeline.batch import TokenBatch
-from trainer.objective import Loss, Policies, score
+from model.api import ModelOutputs
+from model.sharding import shard
+from trainer.objective import Loss, Policies, score, scores_of
 
 
 class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Mean negative log-likelihood (nats) over the tokens that `weight_BL` marks as targets, all of the global batch alike."""
+    """Mean negative log-likelihood (nats) over the tokens that `weight_BL` marks as targets, all of the global batch alike.
+
+    `z_loss` times the squared log of the softmax's sum keeps logits small (Chowdhery et al. 2022, §5); `mtp_weight` is that of a model's
+    predictions further ahead (DeepSeek-V3, eq. 24-25), their mean over depths. What the model itself asks for (router losses) is added.
+    """
+
+    z_loss: float = Field(0.0, ge=0)
+    mtp_weight: float = Field(0.0, ge=0)
 
     batch_type: ClassVar[type] = TokenBatch
     reference_columns: ClassVar[tuple[str, ...]] = ()
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
-        """The number of targets."""
-        return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0)}
+        """The numbers of targets and of tokens."""
+        n_tokens = jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
+        return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
 
     def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
-        """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token)."""
-        logp_BL, correct_BL, aux = score(models, "policy", batch)
-        nll, n = -jnp.sum(logp_BL * batch.weight_BL), jnp.sum(batch.weight_BL)
-        metrics = {"nll": (nll, n), "accuracy": (jnp.sum(correct_BL * batch.weight_BL), n)}
-        return Loss(nll / denominators["targets"], metrics, aux)
+        """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what else is in the loss."""
+        scores, outputs = score(models, "policy", batch)
+        weight_BL, n = batch.weight_BL, jnp.sum(batch.weight_BL)
+        nll = -jnp.sum(scores.logp_BL * weight_BL)
+        total = nll / denominators["targets"]
+        metrics = {"nll": (nll, n), "accuracy": (jnp.sum(scores.correct_BL * weight_BL), n)}
+        if self.z_loss:
+            squares = jnp.sum(scores.lse_BL**2 * weight_BL)
+            total, metrics["z_loss"] = total + self.z_loss * squares / denominators["targets"], (squares, n)
+        if self.mtp_weight and outputs.mtp_hidden:
+            further, n_further = self._further(models, batch, outputs)
+            total = total + self.mtp_weight / len(outputs.mtp_hidden) * further / denominators["targets"]
+            metrics["nll_further"] = (further, n_further)
+        if "penalty" in outputs.aux:
+            penalty, n_tokens = outputs.aux["penalty"], jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
+            total, metrics["router_loss"] = total + penalty / denominators["tokens"], (penalty, n_tokens)
+        return Loss(total, metrics, outputs.aux)
+
+    def _further(self, models: Policies, batch: TokenBatch, outputs: ModelOutputs) -> tuple[Array, Array]:
+        """Negative log-likelihood of the tokens 2, 3, … ahead that lie in the same segment, and how many there are."""
+        model, params = models["policy"]
+        total, n = jnp.zeros(()), jnp.zeros(())
+        for depth, hidden_BLD in enumerate(outputs.mtp_hidden, 1):
+            same_BL = batch.segments_BL == ahead(batch.segments_BL, depth)
+            inside_BL = batch.positions_BL < ahead(batch.positions_BL, depth)  # not round the end of a row of one segment
+            weight_BL = ahead(batch.weight_BL, depth) * same_BL * inside_BL
+            logp_BL = scores_of(model, params, hidden_BLD, ahead(batch.targets_BL, depth)).logp_BL
+            total, n = total - jnp.sum(logp_BL * weight_BL), n + jnp.sum(weight_BL)
+        return total, n
+
+
+def ahead(x_BL: Num[Array, "B L"], n: int) -> Num[Array, "B L"]:
+    """What stands n positions later in the row, round its end."""
+    return shard(jnp.roll(shard(x_BL, "BT"), -n, 1), "BL")

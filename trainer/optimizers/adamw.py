@@ -11,7 +11,7 @@ from model.sharding import letters_of
 
 
 class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Weight decay is decoupled, times the learning rate, and spares vectors (norm scales)."""
+    """Weight decay is decoupled, times the learning rate, and spares norm scales and biases."""
 
     peak_lr: PositiveFloat
     schedule: one_of("trainer.schedules")
@@ -39,5 +39,10 @@ class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def is_matrix(params: Any) -> Any:
-    """True for leaves with two or more letters, not counting the layer N of a stack."""
-    return jax.tree.map_with_path(lambda path, _: len(letters_of(path[-1].key).replace("N", "")) > 1, params)
+    """True for leaves with two or more letters, not counting the layer N of a stack, that are no biases (`bq_NHA`)."""
+
+    def one(path: Any, _: Any) -> bool:
+        name = path[-1].key
+        return len(letters_of(name).replace("N", "")) > 1 and not name.startswith("b")
+
+    return jax.tree.map_with_path(one, params)

@@ -1,5 +1,7 @@
 """The real training step on one made-up batch, timed next to matrix products."""
 
+import resource
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ from data_pipeline.batch import TokenBatch
 from data_pipeline.component import one_of
 from model.adapt import Full
 from model.api import Precision
+from model.architectures.gpt2 import PRESETS as GPT2_PRESETS
+from model.execution import Execution
 from model.sharding import Mesh, letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from trainer.objectives.next_token import NextToken
@@ -18,31 +22,32 @@ from trainer.profile import matmul_rates, n_sharers
 from trainer.state import new_state
 from trainer.step import make_step
 
-NOTE = {  # 31.5 M parameters in products: the shape that docs and issues quote
-    "architecture": {
-        "type": "Llama",
-        "vocab_size": 8192,
-        "width": 512,
-        "layers": 8,
-        "heads": 8,
-        "kv_heads": 8,
-        "head_width": 64,
-        "feed_forward_width": 1536,
-        "context": 512,
-    },
-    "optimizer": {
-        "type": "AdamW",
-        "peak_lr": 1e-4,
-        "weight_decay": 0.1,
-        "schedule": {"type": "WarmupCosine", "warmup_steps": 10, "end_frac": 0.1},
-    },
-    "batch_size": 8,
-    "seq_len": 512,
+ADAMW = {
+    "type": "AdamW",
+    "peak_lr": 1e-4,
+    "weight_decay": 0.1,
+    "schedule": {"type": "WarmupCosine", "warmup_steps": 10, "end_frac": 0.1},
+}
+LLAMA_31M = {  # 31.5 M parameters in products: the shape that docs and issues quote
+    "type": "Llama",
+    "vocab_size": 8192,
+    "width": 512,
+    "layers": 8,
+    "heads": 8,
+    "kv_heads": 8,
+    "head_width": 64,
+    "feed_forward_width": 1536,
+    "context": 512,
+}
+BATCH = {"optimizer": ADAMW, "batch_size": 8, "seq_len": 512}
+SHAPES = {
+    "llama_31m": {"architecture": LLAMA_31M, **BATCH},
+    "gpt2_124m": {"architecture": {"type": "GPT2", **GPT2_PRESETS["gpt2_124m"].model_dump(mode="json")}, **BATCH},
 }
 STEPS = 1000  # length of the schedule; it costs nothing
 
 
-class StepShape(BaseModel, frozen=True, extra="forbid", strict=True):
+class TrainShape(BaseModel, frozen=True, extra="forbid", strict=True):
     """All that decides what a step costs; the fields are those of a Run."""
 
     architecture: one_of("model.architectures")
@@ -51,6 +56,7 @@ class StepShape(BaseModel, frozen=True, extra="forbid", strict=True):
     seq_len: PositiveInt
     micro_batches: PositiveInt = 1
     precision: Precision = Precision()
+    execution: Execution = Execution()
     mesh: Mesh = Mesh()
 
 
@@ -62,12 +68,12 @@ class Round(NamedTuple):
 
 
 def shape_of_run(run: Any) -> dict[str, Any]:
-    """The tree of the StepShape of a Run."""
+    """The tree of the TrainShape of a Run."""
     saved = run.model_dump(mode="json")
-    return {name: saved["data"][name] if name in saved["data"] else saved[name] for name in StepShape.model_fields}
+    return {name: saved["data"][name] if name in saved["data"] else saved[name] for name in TrainShape.model_fields}
 
 
-def describe(shape: StepShape, n_devices: int) -> tuple[str, float]:
+def describe(shape: TrainShape, n_devices: int) -> tuple[str, float]:
     """A sentence about the shape, and its FLOPs a token."""
     params = jax.eval_shape(shape.architecture.build(shape.precision).init, jax.random.key(0))
     flops = flops_per_token_of(shape.architecture, params, length=shape.seq_len)
@@ -77,9 +83,9 @@ def describe(shape: StepShape, n_devices: int) -> tuple[str, float]:
     return f"{type(shape.architecture).__name__}, {sizes}, {rows}, {how}; {flops / 1e6:.1f} MFLOP a token", flops
 
 
-def measure(shape: StepShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> list[Round]:
+def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> list[Round]:
     """Rounds after one that compiles and one that warms up. Call under `jax.set_mesh(mesh)`."""
-    model, tx = shape.architecture.build(shape.precision), shape.optimizer.chain(STEPS)
+    model, tx = shape.architecture.build(shape.precision, shape.execution), shape.optimizer.chain(STEPS)
     state = jax.jit(lambda key: new_state(model, Full(), tx, key))(jax.random.key(0))
     step = make_step(model, NextToken(), Full(), tx, micro_batches=shape.micro_batches)
     batch, device = made_up_batch(shape, mesh), mesh.devices.flat[0]
@@ -92,7 +98,7 @@ def measure(shape: StepShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> list
     return rounds[2:]
 
 
-def made_up_batch(shape: StepShape, mesh: jax.sharding.Mesh) -> TokenBatch:
+def made_up_batch(shape: TrainShape, mesh: jax.sharding.Mesh) -> TokenBatch:
     """Rows of one document of random tokens each, all of them targets."""
     size = (shape.batch_size, shape.seq_len)
     tokens_BL = np.random.default_rng(0).integers(0, shape.architecture.vocab_size, size).astype(np.int32)
@@ -101,16 +107,36 @@ def made_up_batch(shape: StepShape, mesh: jax.sharding.Mesh) -> TokenBatch:
     return TokenBatch(*(jax.device_put(x, named(mesh, letters_of(name))) for name, x in zip(batch._fields, batch, strict=True)))
 
 
-def lines(rounds: list[Round], *, tokens: int, flops_per_token: float, n_devices: int) -> list[str]:
-    """Medians, with the range in brackets; MFU is the ratio of the two medians."""
+def figures(rounds: list[Round], *, tokens: int, flops_per_token: float, n_devices: int) -> dict[str, float]:
+    """Medians; MFU is the ratio of the two medians; `peak_bytes` is the most memory that was ever in use, of a device or of the process."""
+    step_s, matmul_flops = np.median(np.array(rounds), 0)
+    return {
+        "step_s": float(step_s),
+        "tokens_per_s": float(tokens / step_s),
+        "flops_per_s": float(tokens * flops_per_token / step_s),
+        "matmul_flops_per_s": float(matmul_flops * n_devices),
+        "mfu": float(tokens * flops_per_token / step_s / (matmul_flops * n_devices)),
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def peak_bytes() -> int:
+    """Of the fullest device, where devices count their own memory; else of this process."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return max(each["peak_bytes_in_use"] for each in stats)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def lines(found: dict[str, float], rounds: list[Round], n_devices: int) -> list[str]:
+    """The figures for people, with the range of what was measured in brackets."""
     step_s, matmul_flops = np.array(rounds).T
-    median_s, peak = np.median(step_s), np.median(matmul_flops) * n_devices
-    flops = tokens * flops_per_token / median_s
     low, high = (edge(matmul_flops) * n_devices / 1e9 for edge in (np.min, np.max))
     return [
-        f"step    {median_s:9.3f} s        ({np.min(step_s):.3f} to {np.max(step_s):.3f})",
-        f"speed   {tokens / median_s:9,.0f} tokens/s",
-        f"        {flops / 1e9:9,.0f} GFLOP/s",
-        f"matmul  {peak / 1e9:9,.0f} GFLOP/s  ({low:,.0f} to {high:,.0f}), square, bfloat16, on the same devices",
-        f"MFU     {flops / peak:9.1%}",
+        f"step    {found['step_s']:9.3f} s        ({np.min(step_s):.3f} to {np.max(step_s):.3f})",
+        f"speed   {found['tokens_per_s']:9,.0f} tokens/s",
+        f"        {found['flops_per_s'] / 1e9:9,.0f} GFLOP/s",
+        f"matmul  {found['matmul_flops_per_s'] / 1e9:9,.0f} GFLOP/s  ({low:,.0f} to {high:,.0f}), square, bfloat16, on the same devices",
+        f"MFU     {found['mfu']:9.1%}",
+        f"memory  {found['peak_bytes'] / 2**30:9.2f} GiB at most",
     ]

@@ -1,0 +1,10 @@
+"""`python -m launch.planning`: the calibration table, predicted next to published MFU."""
+
+from launch.planning.environment import quiet_environment
+
+quiet_environment()  # before jax is imported
+
+from launch.planning.calibrate import predict, published, table  # noqa: E402
+
+if __name__ == "__main__":
+    print("\n".join(table([predict(row) for row in published()])))

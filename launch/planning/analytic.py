@@ -1,0 +1,236 @@
+"""A step's work and memory reckoned from sizes alone: for GPUs, for pruning a search, and for the calibration; no compiler is asked.
+
+It is about stacks of attention and feed-forward layers on this repository's layouts: weights gathered over `fsdp` by layer, forward and
+again backward; activations divided over `tensor` between products; gradients scattered over `fsdp` and summed over the other axes of
+the batch.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from launch.planning.collectives import Transfer, wire_factor
+from launch.planning.compile import Memory
+from launch.planning.roofline import Work
+from model.execution import KEPT, Execution
+from model.sharding import AXES, letters_of, n_parts, undivided
+from trainer.state import new_state
+
+BYTES = {"float32": 4, "bfloat16": 2}
+# what a layer's backward pass computes again: each weight whose product gives a named activation, unless that is kept
+PRODUCT_OF = {"query": "wq_", "key": "wk_", "value": "wv_", "attention": "wo_", "gate": "w_gate_", "up": "w_up_"}
+KERNEL_PRODUCTS = {"forward": 2, "backward": 7}  # of 2·L·T·A a head; splash's two backward kernels form scores and their gradient twice
+HBM_PASSES = 30  # reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md)
+WORKSPACE = (8, 6)  # activations of width D and F that are alive in a layer's backward pass, as in the compiled Llama-2-7B
+CHUNK = 128  # positions of a row whose logits exist at one time
+
+
+class Leaf(NamedTuple):
+    """One array of the state: its name, its letters, sizes and bytes an element."""
+
+    name: str
+    letters: str
+    sizes: tuple[int, ...]
+    n_bytes: int
+
+    @property
+    def n(self) -> int:
+        """How many numbers."""
+        return math.prod(self.sizes)
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a matrix of a stack of layers."""
+        return "N" in self.letters and len(self.letters) > 2
+
+
+class Outline(NamedTuple):
+    """What of a Run decides its cost, apart from the dials of a search."""
+
+    shapes: Any  # of the trainable parameters
+    params: tuple[Leaf, ...]
+    state: tuple[Leaf, ...]  # moments and all else that rests on the chips
+    layers: int
+    width: int
+    head_numbers: int  # heads · head width
+    kv_numbers: int
+    inner_width: int  # of the feed-forward layer, as many experts of it as a token sees
+    experts: tuple[int, int]  # (a token's, all)
+    vocab_size: int
+    seq_len: int
+    compute_bytes: int
+
+
+class Plan(NamedTuple):
+    """The dials: mesh (all axes of the alphabet), rows of a global batch, micro-batches, execution."""
+
+    sizes: Mapping[str, int]
+    batch_size: int
+    micro_batches: int
+    execution: Execution
+
+
+def outline_of(run: Any) -> Outline:
+    """Read a Run's sizes; nothing is compiled, and no layout has to divide."""
+    a = run.architecture
+    model, tx = a.build(run.precision, run.execution), run.optimizer.chain(run.steps)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with undivided_mesh():
+        state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx), key)
+    params = tuple(_leaves((state.trainable, state.frozen)))
+    experts = (getattr(a, "experts_per_token", 1), getattr(a, "experts", 1))
+    widths = [leaf.sizes[leaf.letters.index("F")] for leaf in params if leaf.is_layer and "F" in leaf.letters]
+    return Outline(
+        shapes=state.trainable,
+        params=params,
+        state=tuple(_leaves(state.opt_state)),
+        layers=a.layers,
+        width=a.width,
+        head_numbers=a.heads * a.head_width,
+        kv_numbers=getattr(a, "kv_heads", a.heads) * a.head_width,
+        inner_width=max(widths, default=4 * a.width) * experts[0],
+        experts=experts,
+        vocab_size=a.vocab_size,
+        seq_len=run.data.seq_len,
+        compute_bytes=BYTES[run.precision.compute],
+    )
+
+
+def undivided_mesh() -> Any:
+    """Trace under a mesh of one device that nobody has."""
+    mesh = AbstractMesh((1,) * len(AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return undivided()
+
+
+def _leaves(tree: Any) -> Iterator[Leaf]:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if jax.numpy.issubdtype(leaf.dtype, jax.numpy.number):  # not a key
+            yield Leaf(name, letters_of(name), tuple(leaf.shape), leaf.dtype.itemsize)
+
+
+def resting_bytes(leaves: tuple[Leaf, ...], sizes: Mapping[str, int]) -> float:
+    """Bytes of one chip of what lies at rest on a mesh."""
+    mesh = AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    with jax.sharding.use_abstract_mesh(mesh):
+        parts = {letter: n_parts(letter, at_rest=True) for leaf in leaves for letter in leaf.letters}
+    return sum((leaf.n * leaf.n_bytes / math.prod(parts[letter] for letter in dict.fromkeys(leaf.letters)) for leaf in leaves), 0.0)
+
+
+def computed_again(execution: Execution) -> tuple[set[str], bool]:
+    """(names of the activations whose products the backward pass repeats, whether attention itself is repeated)."""
+    preset = execution.remat.preset
+    if preset in ("none", "dots"):
+        return set(), preset == "dots"
+    kept = {*KEPT[preset], *execution.remat.keep, *execution.remat.offload}
+    return set(PRODUCT_OF) - kept, "mixed" not in kept
+
+
+def work_of_plan(outline: Outline, plan: Plan) -> Work:
+    """What one chip does in one step."""
+    tokens = plan.batch_size * outline.seq_len / math.prod(plan.sizes.values())
+    names, attention_again = computed_again(plan.execution)
+    again = sum((_active(outline, leaf) for leaf in outline.params if leaf.is_layer and _product(leaf) in names), 0.0)
+    head = outline.width * outline.vocab_size
+    layers = sum(_active(outline, leaf) for leaf in outline.params if leaf.is_layer)
+    products = KERNEL_PRODUCTS["forward"] * (1 + attention_again) + KERNEL_PRODUCTS["backward"]
+    S, pipeline = plan.sizes["stage"], plan.execution.pipeline
+    parts = (pipeline.micro_batches or S) * pipeline.rounds
+    inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
+    return Work(
+        matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),  # the logits are computed again backward
+        kernel_flops=tokens * outline.layers * products * outline.head_numbers * outline.seq_len,  # half of 2·products: causal
+        hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes + 3 * resting_bytes(outline.state, plan.sizes),
+        transfers=tuple(_transfers(outline, plan, names)),
+        slowdown=1 + (S - 1) / parts,
+        notes=("all from sizes, nothing compiled: see the analytic model in docs/planning.md",),
+    )
+
+
+def _active(outline: Outline, leaf: Leaf) -> float:
+    """Numbers of a matrix that a token is multiplied with."""
+    return leaf.n * (outline.experts[0] / outline.experts[1] if "E" in leaf.letters else 1.0)
+
+
+def _product(leaf: Leaf) -> str | None:
+    last = leaf.name.rsplit(".", 1)[-1]
+    return next((name for name, start in PRODUCT_OF.items() if last.startswith(start)), None)
+
+
+def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transfer]:
+    """What a chip sends and takes: (kind, axes, whole bytes a call, calls)."""
+    sizes, M = plan.sizes, plan.micro_batches
+    unsplit = {**sizes, "fsdp": 1}
+    in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
+    gathered = resting_bytes(in_use, unsplit)
+    rows = plan.batch_size / M / math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
+    stream = rows * outline.seq_len / sizes["context"] * outline.width * outline.compute_bytes * sizes["stage"]
+    layers = outline.layers / sizes["stage"]
+    kept = plan.execution.remat.preset in ("none", "dots")
+    recomputed = 0 if kept else 1
+    keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
+    yield from _transfer("all-gather", ("fsdp",), sizes, gathered, M * (2 - (plan.execution.remat.preset == "none")))
+    yield from _transfer("reduce-scatter", ("fsdp",), sizes, gathered, M)
+    others = tuple(axis for axis in ("data", "context") if sizes[axis] > 1)
+    yield from _transfer("all-reduce", others, sizes, gathered / sizes["fsdp"], M)
+    yield from _transfer("all-gather", ("tensor",), sizes, stream, M * layers * (4 + 2 * recomputed))
+    yield from _transfer("reduce-scatter", ("tensor",), sizes, stream, M * layers * (4 + recomputed * ("attention" in again)))
+    yield from _transfer("all-gather", ("context",), sizes, keys, M * layers * (1 + recomputed))
+    yield from _transfer("reduce-scatter", ("context",), sizes, keys, M * layers)
+    routed = stream * outline.experts[0] / sizes["tensor"]
+    yield from _transfer("all-to-all", ("expert",), sizes, routed, M * layers * (4 + 2 * recomputed))
+    turns = (plan.execution.pipeline.micro_batches or sizes["stage"]) + sizes["stage"] - 1
+    yield from _transfer("collective-permute", ("stage",), sizes, stream / sizes["stage"] / sizes["tensor"], 2 * M * turns)
+
+
+def _transfer(kind: str, axes: tuple[str, ...], sizes: Mapping[str, int], n_bytes: float, n_calls: float | int) -> Iterator[Transfer]:
+    n = math.prod(sizes[axis] for axis in axes)
+    if n > 1:
+        yield Transfer(kind, axes, n, n_bytes * n_calls, n_bytes * n_calls * wire_factor(kind, n), float(n_calls))
+
+
+def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
+    """Bytes of one chip: state, gradients, activations kept for the backward pass, two layers' gathered weights, one layer's work."""
+    sizes = plan.sizes
+    on_host = plan.execution.offload
+    params, state = resting_bytes(outline.params, sizes), resting_bytes(outline.state, sizes)
+    arguments = params * ("params" not in on_host) + state * ("optimizer" not in on_host)
+    gradients = params * (2 if plan.micro_batches > 1 else 1)
+    whole = {**sizes, "fsdp": 1}
+    in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
+    layer = resting_bytes(tuple(leaf for leaf in in_use if leaf.is_layer), whole) / (outline.layers / sizes["stage"])
+    head = resting_bytes(tuple(leaf for leaf in in_use if not leaf.is_layer), whole)
+    n_rows = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
+    tokens = plan.batch_size / plan.micro_batches / n_rows * outline.seq_len / sizes["context"] / sizes["tensor"]
+    saved = tokens * outline.layers / sizes["stage"] * _saved_bytes(outline, plan.execution)
+    if plan.execution.remat.preset == "none":
+        layer *= outline.layers / sizes["stage"] / 2  # gathered weights are kept too
+    in_stage = tokens / sizes["stage"] * outline.compute_bytes
+    work = in_stage * (WORKSPACE[0] * outline.width + WORKSPACE[1] * outline.inner_width)
+    logits = 2 * 4 * plan.batch_size / plan.micro_batches / n_rows / sizes["stage"] * CHUNK * outline.vocab_size / sizes["tensor"]
+    temporaries = gradients + saved + 2 * layer + 2 * head + work + logits
+    host = params * ("params" in on_host) + state * ("optimizer" in on_host)
+    return Memory(int(arguments), int(temporaries), int(arguments + temporaries), int(host))
+
+
+def _saved_bytes(outline: Outline, execution: Execution) -> int:
+    """Bytes a token and layer that the backward pass finds on the chip."""
+    sizes = {
+        "query": outline.head_numbers,
+        "key": outline.kv_numbers,
+        "value": outline.kv_numbers,
+        "mixed": outline.head_numbers,
+        "attention": outline.width,
+        "gate": outline.inner_width,
+        "up": outline.inner_width,
+        "feed_forward": outline.width,
+    }
+    preset = execution.remat.preset
+    every = [*sizes] if preset in ("none", "dots") else [*KEPT[preset], *execution.remat.keep]
+    extra = 4 * outline.width + 2 * outline.inner_width if preset == "none" else 0  # norms, activations, float32 copies
+    return outline.compute_bytes * (outline.width + sum(sizes[name] for name in every) + extra)

@@ -1,0 +1,128 @@
+"""The dials of a step: which meshes, rematerialisations, micro-batches and offloads there are, and what each would cost by sizes alone."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from launch.planning.analytic import Outline, Plan, memory_of_plan, work_of_plan
+from launch.planning.compile import Memory
+from launch.planning.network import Wiring, wiring_of, wiring_of_gpus
+from launch.planning.roofline import Estimate, estimate
+from launch.planning.topology import Target, axis_sizes, mesh_over
+from model.execution import Remat
+from model.sharding import AXES
+
+PRESETS = ("none", "dots", "projections", "inputs", "attention", "full")  # from the most memory to the least
+MICRO_BATCHES = (1, 2, 4, 8, 16)
+OFFLOADS = ((), ("optimizer",))
+HEADROOM = 0.95  # the sizes alone are right to some percent; the compiler has the last word
+LONG = 16_384  # positions from which dividing rows over `context` is worth a look
+
+
+class Candidate(NamedTuple):
+    """A setting of the dials, and what it costs by sizes."""
+
+    plan: Plan
+    memory: Memory
+    estimate: Estimate
+
+
+class Setting(NamedTuple):
+    """What a search starts from: the Run, its outline, the target and the devices (none for GPUs)."""
+
+    run: Any
+    outline: Outline
+    target: Target
+    devices: tuple[Any, ...]
+
+
+def present(setting: Setting) -> Plan:
+    """The dials as the config has them.
+
+    Raises:
+        ValueError: the mesh does not divide the target.
+    """
+    run = setting.run
+    return Plan(axis_sizes(run.mesh, setting.target), run.data.batch_size, run.micro_batches, run.execution)
+
+
+def candidates(setting: Setting) -> list[Candidate]:
+    """All settings that fit by sizes, the fastest first."""
+    found = []
+    for plan in plans(setting):
+        memory = memory_of_plan(setting.outline, plan)
+        if memory.peak <= HEADROOM * setting.target.chip.hbm_bytes:
+            found.append(Candidate(plan, memory, rated(setting, plan)))
+    return sorted(found, key=lambda each: (each.estimate.step_s, each.memory.peak))
+
+
+def rated(setting: Setting, plan: Plan) -> Estimate:
+    """The roofline of a plan by sizes."""
+    return estimate(work_of_plan(setting.outline, plan), wiring_for(setting.target, tuple(plan.sizes.values()), setting.devices))
+
+
+@functools.cache
+def wiring_for(target: Target, shape: tuple[int, ...], devices: tuple[Any, ...]) -> Wiring:
+    """The wiring of a mesh of this shape."""
+    sizes = dict(zip(AXES, shape, strict=True))
+    if target.chip.platform == "gpu":
+        return wiring_of_gpus(sizes, target)
+    return wiring_of(mesh_over(sizes, target, list(devices)), target)
+
+
+def plans(setting: Setting) -> Iterator[Plan]:
+    """Every mesh with every rematerialisation, number of micro-batches and offload that rows and sizes divide over."""
+    run = setting.run
+    for sizes in meshes(setting):
+        rows = math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
+        for preset, micro_batches, offload in itertools.product(PRESETS, MICRO_BATCHES, OFFLOADS):
+            if run.data.batch_size % (rows * micro_batches) == 0:
+                execution = run.execution.model_copy(update={"remat": Remat(preset=preset), "offload": offload})
+                yield Plan(sizes, run.data.batch_size, micro_batches, execution)
+
+
+def meshes(setting: Setting) -> Iterator[dict[str, int]]:
+    """Sizes of the axes whose product is the target; each divides what lies on it."""
+    run, n = setting.run, setting.target.n_chips
+    a = run.architecture
+    choices = {
+        "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
+        "stage": [size for size in _divisors(n) if size == 1 or (size <= 8 and a.layers % size == 0)],
+        "context": [size for size in _divisors(n) if size == 1 or (run.data.seq_len >= LONG and size <= 16)],
+        "expert": [size for size in _divisors(n) if setting.outline.experts[1] % size == 0],
+        "tensor": [size for size in _divisors(n) if size <= 16 and a.heads % size == 0],
+    }
+    for combination in itertools.product(*choices.values()):
+        sizes = dict(zip(choices, combination, strict=True))
+        left = n / math.prod(combination)
+        if left == int(left) and a.width % int(left) == 0:
+            yield {axis: int(left) if axis == "fsdp" else sizes[axis] for axis in AXES}
+
+
+def _divisors(n: int) -> list[int]:
+    return [size for size in range(1, n + 1) if n % size == 0]
+
+
+def applied(run: Any, plan: Plan) -> Any:
+    """The Run with a plan's dials."""
+    mesh = type(run.mesh)(**plan.sizes)
+    return run.model_copy(update={"mesh": mesh, "execution": plan.execution, "micro_batches": plan.micro_batches})
+
+
+def overrides(name: str, run: Any, plan: Plan) -> str:
+    """The `--set` arguments that turn the dials of phase `name` from where the config has them to the plan's."""
+    now, then = flat_dials(run), flat_dials(applied(run, plan))
+    return " ".join(f"--set {name}.{path}={_yaml(then[path])}" for path in then if then[path] != now.get(path))
+
+
+def flat_dials(run: Any) -> dict[str, Any]:
+    """Dotted path → value of what a search changes."""
+    mesh = {f"mesh.{axis}": getattr(run.mesh, axis) for axis in AXES}
+    remat = {f"execution.remat.{field}": getattr(run.execution.remat, field) for field in Remat.model_fields}
+    return {**mesh, "micro_batches": run.micro_batches, **remat, "execution.offload": run.execution.offload}
+
+
+def _yaml(value: Any) -> str:
+    return f"'[{', '.join(value)}]'" if isinstance(value, tuple) else str(value)

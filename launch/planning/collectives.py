@@ -1,0 +1,129 @@
+"""Which chips talk in a collective, and along which axes of the mesh."""
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from launch.planning.hlo import Instruction, Scope
+from launch.planning.walk import Occurrence
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "collective-broadcast", "ragged-all-to-all")
+MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^)]*(?:\([^)]*\))?)\))?\s*\{([^}]*)\}")
+IOTA_GROUPS = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
+LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[^}]*\},?\s*)*)\}")
+PAIRS = re.compile(r"source_target_pairs=\{((?:\{[^}]*\},?\s*)*)\}")
+
+
+class Transfer(NamedTuple):
+    """Collectives of one kind along the same axes: sums over a step, of one chip.
+
+    `n_bytes` counts the whole array that a collective is about: what an all-gather gives, what the reductions, a permute and an
+    all-to-all take. `wire_bytes` is what a chip sends of it: (n-1)/n for gather and scatter among n chips, twice that for an all-reduce.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    n_chips: int  # that talk with one another
+    n_bytes: float
+    wire_bytes: float
+    n_calls: float
+
+
+def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> list[Transfer]:
+    """The collectives of a step, by kind and axes; `mesh` is axis → size, in the order of the devices' numbers."""
+    sums: dict[tuple[str, tuple[str, ...], int], np.ndarray] = {}
+    for each in _without_repeats(occurrences):
+        kind = each.instruction.op.removesuffix("-start")
+        groups = groups_of(each.instruction, math.prod(mesh.values()))
+        n = max(map(len, groups))
+        payload = payload_bytes(each, n)
+        wire = payload * wire_factor(kind, n)
+        key = (kind, axes_between(groups, mesh), n)
+        sums[key] = sums.get(key, np.zeros(3)) + each.times * np.array([payload, wire, 1.0])
+    return [Transfer(*key, *map(float, total)) for key, total in sorted(sums.items()) if key[1]]
+
+
+def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
+    """A TPU's collective that runs beside products stands in several fusions (begin, products, end) of one computation: it counts once."""
+    seen = set()
+    for each in occurrences:
+        if each.instruction.op.removesuffix("-start") not in KINDS:
+            continue
+        if each.fused and (channel := re.search(r"channel_id=(\d+)", each.instruction.rest)):
+            key = (id(_unfused(each.scope)), each.instruction.op, channel[1], each.instruction.shapes)
+            if key in seen:
+                continue
+            seen.add(key)
+        yield each
+
+
+def _unfused(scope: Scope) -> object:
+    """The computation that the outermost fusion stands in, as it is called this time."""
+    while scope.caller is not None and scope.caller.op == "fusion":
+        scope = scope.outer
+    return scope
+
+
+def payload_bytes(occurrence: Occurrence, n: int) -> int:
+    """The whole array's bytes; an all-gather gives n times what it takes."""
+    known = occurrence.scope.computation.instructions
+    taken = sum(shape.n_bytes for name in occurrence.instruction.operands for shape in known[name].shapes)
+    return taken * (n if occurrence.instruction.op.startswith("all-gather") else 1)
+
+
+def wire_factor(kind: str, n: int) -> float:
+    """Bytes that a chip sends, of each byte of the whole array, among n chips."""
+    share = (n - 1) / n
+    return {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(kind, share)
+
+
+def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
+    """Who talks with whom, as numbers of partitions, whichever way the text says it."""
+    if found := MESH_GROUPS.search(instruction.rest):
+        return _mesh_groups(*found.groups())
+    if found := IOTA_GROUPS.search(instruction.rest):
+        return [tuple(map(int, group)) for group in _iota(found[1])]
+    listed = (PAIRS if "permute" in instruction.op else LISTED_GROUPS).search(instruction.rest)
+    groups = [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,\s]+)\}", listed[1])] if listed else []
+    return groups or [tuple(range(n_chips))]  # no groups: all with all
+
+
+@functools.cache
+def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int, ...]]:
+    """`mesh['a'=2,'b'=8] {'b'}`: groups along axis b; `'b':(2)4` is the part of size 4 of b behind a part of size 2."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    ids = np.arange(math.prod(sizes.values())) if device_ids is None else _device_ids(device_ids)
+    named = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+    wanted = {name: (int(before or 1), int(size or sizes[name])) for name, before, size in named}
+    split, inside = [], []
+    for name, size in sizes.items():
+        before, part = wanted.get(name, (size, 1))
+        inside.append(len(split) + 1)
+        split += [before, part, size // (before * part)]
+    outside = [i for i in range(len(split)) if i not in inside]
+    groups = ids.reshape(split).transpose(*outside, *inside).reshape(-1, math.prod(split[i] for i in inside))
+    return [tuple(map(int, group)) for group in groups]
+
+
+def _device_ids(text: str) -> np.ndarray:
+    return _iota(text).reshape(-1) if "<=" in text or "T(" in text else np.array([int(i) for i in text.split(",")])
+
+
+def _iota(text: str) -> np.ndarray:
+    """`[4,2]<=[2,4]T(1,0)`: numbers 0, 1, … shaped [2,4], transposed, reshaped to [4,2]."""
+    shape, given, order = re.fullmatch(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?", text).groups()
+    sizes = [int(size) for size in (given or shape).split(",")]
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    ids = ids.transpose([int(i) for i in order.split(",")]) if order else ids
+    return ids.reshape([int(size) for size in shape.split(",")])
+
+
+def axes_between(groups: list[tuple[int, ...]], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The axes of the mesh along which the members of a group differ."""
+    members = np.array(np.unravel_index([list(group) for group in groups if len(group) > 1] or [[0]], tuple(mesh.values())))
+    differ = (members != members[:, :, :1]).any(axis=(1, 2))  # [axis, group, member]
+    return tuple(axis for axis, yes in zip(mesh, differ, strict=True) if yes)

@@ -1,0 +1,107 @@
+"""What the products of a program cost: dots, convolutions, and kernels that the compiler cannot look into."""
+
+import functools
+import math
+import re
+
+import numpy as np
+
+from launch.planning.hlo import Instruction, Scope, Shape, attribute
+from launch.planning.walk import Occurrence
+
+# attention kernels by their names: products of 2·rows·L·T·A each (Dao et al. 2022: scores and mixing forward; backward the scores again)
+ATTENTION_PRODUCTS = {"_fwd": 2, "_dq": 3, "_dkv": 4}
+ATTENTION_KERNELS = ("splash", "flash", "mha", "mqa", "attention")
+GROUPED_KERNELS = ("gmm", "ragged_dot", "ragged-dot", "grouped_matmul")
+
+
+def product_flops(occurrence: Occurrence) -> int:
+    """FLOPs of one dot or convolution, 2 a multiply-add; 0 of all else."""
+    instruction, known = occurrence.instruction, occurrence.scope.computation.instructions
+    if instruction.op == "dot":
+        left = known[instruction.operands[0]].shapes[0]
+        contracted = [int(i) for i in (attribute(instruction, "lhs_contracting_dims") or "").split(",") if i]
+        return 2 * instruction.shapes[0].n_elements * math.prod(left.sizes[i] for i in contracted)
+    if instruction.op == "convolution":
+        left, right = (known[name].shapes[0] for name in instruction.operands[:2])
+        return _convolution_flops(instruction, left, right)
+    return 0
+
+
+def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
+    """A TPU writes products as convolutions; only the places where the window meets data count, padding does not."""
+    left_labels, right_labels, out_labels = re.split(r"_|->", attribute(instruction, "dim_labels"))
+    out = instruction.shapes[0]
+    window = attribute(instruction, "window") or ""
+    n_spatial = len(out_labels) - 2
+    meetings = 1
+    for i in range(n_spatial):
+        sizes = [shape.sizes[labels.index(str(i))] for shape, labels in ((left, left_labels), (right, right_labels), (out, out_labels))]
+        meetings *= _meetings(*sizes, *(_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate")))
+    batch, features = (out.sizes[out_labels.index(label)] for label in "bf")
+    batch_groups = int(attribute(instruction, "batch_group_count") or 1)
+    return 2 * batch * features * right.sizes[right_labels.index("i")] * meetings // batch_groups
+
+
+def _window(window: str, name: str, i: int) -> int:
+    """One number of a printed window for spatial dimension i; of `pad` the lower."""
+    found = re.search(rf"\b{name}=(\S+)", window)
+    if not found:
+        return 0 if name == "pad" else 1
+    return int(found[1].split("x")[i].split("_")[0])
+
+
+@functools.cache
+def _meetings(n_in: int, n_window: int, n_out: int, stride: int, pad: int, lhs_dilate: int, rhs_dilate: int) -> int:
+    """Pairs (place of the output, place in the window) that fall on data."""
+    outs, total = np.arange(n_out) * stride - pad, 0
+    for k in range(n_window):
+        at = outs + k * rhs_dilate
+        total += int(np.count_nonzero((at >= 0) & (at <= (n_in - 1) * lhs_dilate) & (at % lhs_dilate == 0)))
+    return total
+
+
+def kernel_flops(occurrence: Occurrence) -> int | None:
+    """FLOPs of one custom kernel; None of one that is not known, 0 of what is no kernel.
+
+    An attention kernel is taken as causal: blocks above the diagonal are skipped, those on it are done whole.
+    """
+    instruction = occurrence.instruction
+    if instruction.op not in ("custom-call", "custom-call-start") or attribute(instruction, "custom_call_target") not in _TARGETS:
+        return 0
+    if said := re.search(r"cost_estimate\W+flops\W+(\d+)", instruction.rest):
+        return int(said[1])
+    name, arrays = instruction.name.lower(), _arrays(instruction, occurrence.scope)
+    if any(word in name for word in GROUPED_KERNELS):
+        return _grouped_flops(instruction, arrays)
+    phase = next((phase for phase in ATTENTION_PRODUCTS if phase in name), None)
+    if phase is None or len(arrays) < 2 or not any(word in name for word in ATTENTION_KERNELS):
+        return None
+    return _attention_flops(instruction, phase, *arrays[:2])
+
+
+_TARGETS = ('"tpu_custom_call"', '"__gpu$xla.gpu.triton"', '"mosaic_gpu"', '"triton_kernel_call"')
+
+
+def _arrays(instruction: Instruction, scope: Scope) -> list[Shape]:
+    """The kernel's operands that are arrays of numbers to be multiplied."""
+    shapes = [shape for name in instruction.operands for shape in scope.computation.instructions[name].shapes]
+    return [shape for shape in shapes if shape.dtype[0] in "bf" and len(shape.sizes) > 1]
+
+
+def _attention_flops(instruction: Instruction, phase: str, q: Shape, k: Shape) -> int:
+    """The queries' L positions against the keys' T; a fused backward kernel gives the queries' gradient too, one product more."""
+    products = ATTENTION_PRODUCTS[phase] + (phase == "_dkv" and 'use_fused_bwd_kernel\\": true' in instruction.rest)
+    T = k.sizes[-2]
+    block = re.search(r"block_kv\W+(\d+)", instruction.rest)
+    n_blocks = max(T // int(block[1]), 1) if block else T
+    return int(2 * products * q.n_elements * T * (n_blocks + 1) / (2 * n_blocks))
+
+
+def _grouped_flops(instruction: Instruction, arrays: list[Shape]) -> int | None:
+    """Rows of [M, K] each with one of [E, K, N]: 2·M·K·N, backward with the result's roles changed."""
+    matrices = [shape for shape in (*arrays, *instruction.shapes) if len(shape.sizes) == 2]
+    stacks = [shape for shape in (*arrays, *instruction.shapes) if len(shape.sizes) == 3]
+    if not matrices or not stacks:
+        return None
+    return 2 * matrices[0].sizes[0] * math.prod(stacks[0].sizes[-2:])

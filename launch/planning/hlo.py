@@ -1,0 +1,245 @@
+"""Optimized HLO text as data: computations of instructions, and how often each loop turns.
+
+The text is XLA's own printing of a compiled program (`compiled.as_text()`), for CPU, GPU and TPU alike. It is read as text because the
+protocol buffers behind it are no public interface, and because a kept text can be read again without any compiler.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "bf16": 16, "tf32": 32}
+SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
+INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+SEVERAL_CALLED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+MEANING_THE_SAME = ("copy", "bitcast", "convert", "reshape", "copy-done", "copy-start", "optimization-barrier")
+
+
+class Shape(NamedTuple):
+    """One array of a result: element type, sizes, memory space (0 is HBM; a TPU's others are on the chip or the host)."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def n_elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.sizes)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes without a layout's padding."""
+        return math.ceil(self.n_elements * bits_of(self.dtype) / 8)
+
+
+class Instruction(NamedTuple):
+    """One line of a computation; `shapes` are the arrays of its result, a tuple's in order; `rest` is all that follows the operands."""
+
+    name: str
+    op: str
+    shapes: tuple[Shape, ...]
+    operands: tuple[str, ...]
+    inside: str  # the text between the parentheses: the operands, a constant's value, a parameter's number
+    rest: str
+    is_root: bool
+
+
+class Computation(NamedTuple):
+    """A function of the program."""
+
+    name: str
+    instructions: dict[str, Instruction]
+
+    @property
+    def root(self) -> Instruction:
+        """What it returns."""
+        return next(each for each in self.instructions.values() if each.is_root)
+
+    @property
+    def parameters(self) -> list[Instruction]:
+        """By their numbers."""
+        return sorted((each for each in self.instructions.values() if each.op == "parameter"), key=lambda each: int(each.inside))
+
+    def users(self, name: str) -> list[Instruction]:
+        """The instructions that read `name`."""
+        return [each for each in self.instructions.values() if name in each.operands]
+
+
+class Module(NamedTuple):
+    """A program."""
+
+    computations: dict[str, Computation]
+    entry: Computation
+
+
+class Scope(NamedTuple):
+    """A computation as it is called: `inputs` is the instruction of `outer` that calls it; the entry has neither."""
+
+    computation: Computation
+    caller: Instruction | None = None
+    outer: "Scope | None" = None
+
+
+def bits_of(dtype: str) -> int:
+    """Bits of an element: `bf16` 16, `f8e4m3fn` 8, `s4` 4."""
+    return BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])
+
+
+def parse(text: str) -> Module:
+    """The program that XLA printed.
+
+    Raises:
+        ValueError: the text has no entry computation.
+    """
+    computations, current, entry = {}, None, None
+    for line in _whole_lines(text):
+        if header := HEADER.match(line):
+            current = Computation(header[2], {})
+            computations[current.name] = current
+            entry = current if header[1] else entry
+        elif current is not None and INSTRUCTION.match(line):
+            instruction = parse_instruction(line)
+            current.instructions[instruction.name] = instruction
+    if entry is None:
+        raise ValueError("the text holds no ENTRY computation; give the optimized HLO that `--hlo FILE` writes")
+    return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Lines with their continuations joined: a kernel's attributes may hold line breaks, and such a line may begin with `}`."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line == "}" or HEADER.match(line) or INSTRUCTION.match(line):
+            lines.append(line)
+        elif lines:
+            lines[-1] += line
+    return lines
+
+
+def parse_instruction(line: str) -> Instruction:
+    """`  ROOT %add.1 = f32[2]{0} add(%x, %y), metadata={…}` as an Instruction."""
+    head = INSTRUCTION.match(line)
+    at = head.end()
+    type_end = _closing(line, at) + 1 if line[at] == "(" else line.index(" ", at)
+    open_at = line.index("(", type_end)
+    close_at = _closing(line, open_at)
+    inside = line[open_at + 1 : close_at]
+    return Instruction(
+        name=head[2],
+        op=line[type_end:open_at].strip(),
+        shapes=shapes_of(line[at:type_end]),
+        operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
+        inside=inside,
+        rest=line[close_at + 1 :],
+        is_root=bool(head[1]),
+    )
+
+
+def _closing(line: str, at: int) -> int:
+    """Where the parenthesis that opens at `at` closes."""
+    depth = 0
+    for i in range(at, len(line)):
+        depth += (line[i] == "(") - (line[i] == ")")
+        if depth == 0:
+            return i
+    raise ValueError(f"unbalanced parentheses in {line[:80]!r}; give the whole text that XLA printed")
+
+
+def shapes_of(text: str) -> tuple[Shape, ...]:
+    """The arrays of a printed type, a tuple's in order."""
+    return tuple(_shape(found) for found in SHAPE.finditer(text))
+
+
+def _shape(found: re.Match) -> Shape:
+    sizes = tuple(int(size.strip("<= ")) for size in found[2].split(",") if size.strip("<= "))
+    space = re.search(r"S\((\d+)\)", found[3] or "")
+    return Shape(found[1], sizes, int(space[1]) if space else 0)
+
+
+def called(instruction: Instruction) -> list[str]:
+    """The computations that an instruction names, in order."""
+    several = [name.strip().lstrip("%") for group in SEVERAL_CALLED.findall(instruction.rest) for name in group.split(",")]
+    return CALLED.findall(instruction.rest) + several
+
+
+def attribute(instruction: Instruction, name: str) -> str | None:
+    """The value of `name=…` behind the operands: a word, or all between braces; None where it is not said."""
+    found = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", instruction.rest)
+    return found[1].strip("{}") if found else None
+
+
+def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
+    """How often a `while` turns: as the compiler noted it, or by its condition `i < n` and its step; None where neither says."""
+    if noted := re.search(r'"?known_trip_count"?\s*[:=]\s*\{"?n"?\s*:\s*"?(\d+)', loop.rest):
+        return int(noted[1])
+    names = dict(zip(("condition", "body"), (attribute(loop, name).lstrip("%") for name in ("condition", "body")), strict=True))
+    condition = Scope(module.computations[names["condition"]], loop, outer)
+    compare, where = _comparison(module, condition)
+    if compare is None or len(compare.operands) != 2:
+        return None
+    index, limit = _loop_variable(where, compare.operands[0]), constant_of(where, compare.operands[1])
+    if index is None or limit is None:
+        return None
+    start = _initial(loop, index, outer)
+    step = _step(Scope(module.computations[names["body"]], loop, outer), index)
+    return _turns(attribute(compare, "direction"), start or 0, limit, step)
+
+
+def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope]:
+    """The comparison that a condition returns, also from inside a fusion, and where its operands are to be looked up."""
+    root = scope.computation.root
+    while root.op in ("fusion", "call"):
+        scope = Scope(module.computations[called(root)[0]], root, scope)
+        root = scope.computation.root
+    return (root if root.op == "compare" else None), scope
+
+
+def _source(scope: Scope, name: str) -> tuple[Scope, Instruction]:
+    """Where a value comes from, through copies and out of fusions, but not out of loops."""
+    instruction = scope.computation.instructions[name]
+    if instruction.op in MEANING_THE_SAME and instruction.operands:
+        return _source(scope, instruction.operands[0])
+    if instruction.op == "parameter" and scope.caller is not None and scope.caller.op in ("fusion", "call"):
+        return _source(scope.outer, scope.caller.operands[int(instruction.inside)])
+    return scope, instruction
+
+
+def _loop_variable(scope: Scope, name: str) -> int | None:
+    """The index into the loop's tuple that a value is read from."""
+    _, source = _source(scope, name)
+    return int(attribute(source, "index")) if source.op == "get-tuple-element" else None
+
+
+def constant_of(scope: Scope, name: str) -> int | None:
+    """The whole number that a value always is; None where the text does not say. A loop's constant may stand outside of the loop."""
+    scope, source = _source(scope, name)
+    if source.op == "constant":
+        return int(source.inside) if re.fullmatch(r"-?\d+", source.inside) else None
+    if source.op != "get-tuple-element" or scope.caller is None or scope.caller.op != "while":
+        return None
+    return _initial(scope.caller, int(attribute(source, "index")), scope.outer)
+
+
+def _initial(loop: Instruction, index: int, outer: Scope) -> int | None:
+    """What an element of a loop's tuple is before the first turn."""
+    _, start = _source(outer, loop.operands[0])
+    return constant_of(outer, start.operands[index]) if start.op == "tuple" else None
+
+
+def _step(body: Scope, index: int) -> int:
+    """What a turn adds to the loop variable; 1 where the text does not say."""
+    root = body.computation.root
+    if root.op != "tuple":
+        return 1
+    scope, source = _source(body, root.operands[index])
+    added = [constant_of(scope, name) for name in source.operands] if source.op == "add" else []
+    return next((value for value in added if value), 1)
+
+
+def _turns(direction: str | None, start: int, limit: int, step: int) -> int | None:
+    """Turns of `for i in start, start+step, … while i <direction> limit`."""
+    distance = limit - start + {"LE": 1, "GE": -1}.get(direction or "", 0)
+    return max(math.ceil(distance / step), 0) if direction in ("LT", "LE", "GT", "GE", "NE") else None

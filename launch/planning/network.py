@@ -1,0 +1,86 @@
+"""How long collectives take on a target's links."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from launch.planning.collectives import Transfer
+from launch.planning.topology import Target
+
+
+class Wiring(NamedTuple):
+    """Where the chips of a mesh stand: `places[…, axis of the torus]` and `islands[…]` over the mesh's axes in their order."""
+
+    target: Target
+    axes: tuple[str, ...]
+    places: np.ndarray
+    islands: np.ndarray
+
+
+class Seconds(NamedTuple):
+    """Inside of islands (ICI, NVLink) and between them (data-centre network), at full bandwidth."""
+
+    inner: float
+    outer: float
+
+
+def wiring_of(mesh: Any, target: Target) -> Wiring:
+    """The wiring of a mesh over a target's devices."""
+    devices = mesh.devices
+    coordinates = [device.coords[: len(target.shape)] for device in devices.flat]
+    islands = [getattr(device, "slice_index", None) or 0 for device in devices.flat]
+    places = np.array(coordinates).reshape(*devices.shape, -1)
+    return Wiring(target, tuple(mesh.axis_names), places, np.array(islands).reshape(devices.shape))
+
+
+def wiring_of_gpus(sizes: dict[str, int], target: Target) -> Wiring:
+    """GPUs numbered in the order of the mesh, islands of neighbours."""
+    numbers = np.arange(target.n_chips).reshape(tuple(sizes.values()))
+    return Wiring(target, tuple(sizes), numbers[..., None], numbers // target.chip.island)
+
+
+def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
+    """The time of all calls of a transfer, one after another.
+
+    Rings in both directions of every axis of the torus that the group spans (Chan et al. 2007); without a closed ring half of that.
+    Between islands each chip exchanges its part alone, after or before the exchange inside.
+    """
+    index = tuple(slice(None) if axis in transfer.axes else 0 for axis in wiring.axes)
+    places, islands = wiring.places[index].reshape(-1, wiring.places.shape[-1]), wiring.islands[index].reshape(-1)
+    n_islands = len(np.unique(islands))
+    n_inside = transfer.n_chips / n_islands
+    chip, extents = wiring.target.chip, _extents(places[islands == islands[0]])
+    bandwidth = _bandwidth(wiring.target, extents)
+    if transfer.kind in ("collective-permute", "collective-broadcast"):
+        one_link = transfer.n_bytes / (chip.outer_bandwidth if n_islands > 1 else chip.link_bandwidth)
+        return Seconds(0.0, one_link) if n_islands > 1 else Seconds(one_link, 0.0)
+    passes = 2 if transfer.kind == "all-reduce" else 1
+    hops = max(max(extents, default=1) / 4, 1.0) if "all-to-all" in transfer.kind and chip.n_dims else 1.0
+    inner = passes * hops * transfer.n_bytes * (n_inside - 1) / n_inside / bandwidth if n_inside > 1 else 0.0
+    spread = 1 if "all-to-all" in transfer.kind else n_inside
+    outer = passes * transfer.n_bytes / spread * (n_islands - 1) / n_islands / chip.outer_bandwidth
+    return Seconds(inner, outer)
+
+
+def _extents(places: np.ndarray) -> list[int]:
+    """Along how many places of each axis of the torus some chips stand."""
+    return [len(np.unique(column)) for column in places.T]
+
+
+def _bandwidth(target: Target, extents: list[int]) -> float:
+    """Bytes a second that a chip can take in from the others of its group."""
+    if not target.chip.n_dims:
+        return target.chip.link_bandwidth
+    links = sum(2 if ring and n == size else 1 for n, ring, size in zip(extents, target.rings, target.shape, strict=True) if n > 1)
+    return max(links, 1) * target.chip.link_bandwidth
+
+
+def describe(wiring: Wiring, axes: tuple[str, ...]) -> str:
+    """Over what an axis of the mesh goes: `ICI 4x4`, `DCN`."""
+    index = tuple(slice(None) if axis in axes else 0 for axis in wiring.axes)
+    places, islands = wiring.places[index].reshape(-1, wiring.places.shape[-1]), wiring.islands[index].reshape(-1)
+    extents = [n for n in _extents(places[islands == islands[0]]) if n > 1]
+    inner, outer = ("ICI", "DCN") if wiring.target.chip.n_dims else ("NVLink", "network")
+    parts = [f"{inner} {'x'.join(map(str, extents))}"] if math.prod(extents) > 1 else []
+    return " and ".join([*parts, *([f"{outer} {len(np.unique(islands))}"] if len(np.unique(islands)) > 1 else [])])

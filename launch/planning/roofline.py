@@ -1,0 +1,61 @@
+"""From work to time: three roofs and what of them overlaps."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from launch.planning.collectives import Transfer
+from launch.planning.network import Seconds, Wiring, transfer_seconds
+
+
+class Work(NamedTuple):
+    """What one chip does in one step; `slowdown` multiplies the compute term (a pipeline's bubble)."""
+
+    matmul_flops: float
+    kernel_flops: float
+    hbm_bytes: float
+    transfers: tuple[Transfer, ...]
+    slowdown: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+class Efficiency(NamedTuple):
+    """Shares of the sheet's figures that programs reach; the same for all chips and programs. `overlap` is the share of the network's time
+    that hides behind products.
+    """
+
+    matmul: float
+    kernel: float
+    hbm: float
+    network: float
+    overlap: float
+
+
+# matmul, kernel, network and overlap are fitted to the rows of calibrate.py (mean error 4.5 points of MFU); no row there leans on hbm
+EFFICIENCY = Efficiency(matmul=0.82, kernel=0.3, hbm=0.85, network=0.5, overlap=0.5)
+
+
+class Estimate(NamedTuple):
+    """Seconds of a step and its terms; `exposed_s` is the part of the network that nothing hides."""
+
+    step_s: float
+    compute_s: float
+    hbm_s: float
+    network: Seconds
+    exposed_s: float
+
+
+def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Estimate:
+    """Products and HBM run beside one another, so the longer counts; of the network what products do not hide comes on top."""
+    chip = wiring.target.chip
+    compute_s = (work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel) / chip.bf16_flops * work.slowdown
+    hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
+    network = network_seconds(work.transfers, wiring, efficiency)
+    total = network.inner + network.outer
+    exposed_s = total - min(efficiency.overlap * total, compute_s)
+    return Estimate(max(compute_s, hbm_s) + exposed_s, compute_s, hbm_s, network, exposed_s)
+
+
+def network_seconds(transfers: Sequence[Transfer], wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Seconds:
+    """All transfers one after another."""
+    each = [transfer_seconds(wiring, transfer) for transfer in transfers]
+    return Seconds(sum(one.inner for one in each) / efficiency.network, sum(one.outer for one in each) / efficiency.network)

@@ -1,0 +1,85 @@
+"""`--search`: prune by sizes, compile the finalists, rank them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from launch.planning.answer import Answer, as_json
+from launch.planning.candidates import Candidate, Setting, applied, candidates, overrides
+from launch.planning.compile import DoesNotFit
+
+VARIETY = 3  # candidates of one mesh among the finalists at most, so that meshes are compared and not only rematerialisations
+
+
+class Finalist(NamedTuple):
+    """A candidate and what the compiler found; None where it does not fit or does not divide."""
+
+    candidate: Candidate
+    answer: Answer | None
+    reason: str = ""
+
+
+def search(setting: Setting, n_finalists: int, answer_of: Callable[[Any], Answer], say: Callable[[str], None]) -> list[Finalist]:
+    """The finalists, the fastest first; `answer_of` compiles a Run.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    ordered = candidates(setting)
+    if not ordered:
+        remedy = "take more chips, or a smaller data.batch_size"
+        raise ValueError(f"--search: no mesh, rematerialisation, micro-batch or offload fits {setting.target.describe()}; {remedy}")
+    say(f"{len(ordered)} settings fit by their sizes; compiling {n_finalists}")
+    finalists: list[Finalist] = []
+    for candidate in _varied(ordered):
+        if sum(each.answer is not None for each in finalists) == n_finalists:
+            break
+        say(f"  {told(candidate)}: {candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB")
+        try:
+            finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
+        except (DoesNotFit, ValueError) as error:
+            finalists.append(Finalist(candidate, None, str(error)))
+    return sorted(finalists, key=lambda each: each.answer.estimate.step_s if each.answer else float("inf"))
+
+
+def _varied(ordered: list[Candidate]) -> Iterator[Candidate]:
+    """In order, leaving out what would only compile the same mesh again and again."""
+    seen: dict[tuple[int, ...], int] = {}
+    for candidate in ordered:
+        mesh = tuple(candidate.plan.sizes.values())
+        seen[mesh] = seen.get(mesh, 0) + 1
+        if seen[mesh] <= VARIETY:
+            yield candidate
+
+
+def told(candidate: Candidate) -> str:
+    """`fsdp=8, tensor=2, remat full, 2 micro-batches, optimizer in host memory`."""
+    plan = candidate.plan
+    axes = [f"{axis}={size}" for axis, size in plan.sizes.items() if size > 1]
+    parts = [*(axes or ["1 device"]), f"remat {plan.execution.remat.preset}", f"{plan.micro_batches} micro-batches"]
+    return ", ".join(parts + [f"{name} in host memory" for name in plan.execution.offload])
+
+
+def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> list[str]:
+    """The ranking, and the winner's `--set` line."""
+    lines = ["", f"{'step':>9}  {'MFU':>6}  {'HBM peak':>9}  setting"]
+    for each in finalists:
+        if each.answer:
+            gb = f"{each.answer.memory.peak / 1e9:.1f} GB"
+            lines.append(f"{each.answer.estimate.step_s:>7.3f} s  {each.answer.mfu:>6.1%}  {gb:>9}  {told(each.candidate)}")
+        else:
+            lines.append(f"{'–':>9}  {'–':>6}  {'–':>9}  {told(each.candidate)}: {each.reason}")
+    return [*lines, "", overrides(name, setting.run, finalists[0].candidate.plan) or "the config's own setting is the best"]
+
+
+def ranking_json(finalists: list[Finalist], setting: Setting, name: str) -> list[dict[str, Any]]:
+    """The same as numbers."""
+    return [
+        {
+            "set": overrides(name, setting.run, each.candidate.plan),
+            "by_sizes_step_s": each.candidate.estimate.step_s,
+            "by_sizes_peak_bytes": each.candidate.memory.peak,
+            "reason": each.reason,
+            **(as_json(each.answer) if each.answer else {"fits": False}),
+        }
+        for each in finalists
+    ]

@@ -1,0 +1,138 @@
+"""A name such as `v5p:4x4x4` → what it is made of, and the devices of the compiler that knows it; nothing of it need be here."""
+
+import importlib.util
+import math
+import re
+from typing import Any, NamedTuple
+
+from launch.planning.chips import ALIASES, CHIPS, Chip
+from launch.problems import nearest
+from model.sharding import AXES
+
+HOST = (2, 2, 1)  # chips of one host; a single chip is a host too
+EXAMPLES = {0: "64", 2: "4x4", 3: "2x2x4"}  # by dimensions of the torus
+CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what their accelerator types (v5p-128) count
+
+
+class Target(NamedTuple):
+    """`n_slices` equal slices of chips, each a torus `shape` (of GPUs: their number); the data-centre network lies between slices."""
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+    n_slices: int
+
+    @property
+    def n_chips(self) -> int:
+        """In all slices."""
+        return math.prod(self.shape) * self.n_slices
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which axes of the torus close to a ring; v4 and v5p do so in whole cubes alone."""
+        closed = [size % self.chip.wrap == 0 for size in self.shape]
+        return tuple(closed) if self.chip.n_dims == 2 else (all(closed),) * len(closed)
+
+    def describe(self) -> str:
+        """`v5p:4x4x4, 64 chips`."""
+        slices = f"{self.n_slices} slices of " if self.n_slices > 1 else ""
+        return f"{slices}{self.name}, {self.n_chips} {'chips' if self.chip.platform == 'tpu' else 'GPUs'}"
+
+
+def target_of(name: str, n_slices: int = 1) -> Target:
+    """What `--topology NAME --slices N` means.
+
+    Raises:
+        ValueError: there is no such chip, or no such slice of it.
+    """
+    match = re.fullmatch(r"([a-z]+\d*[a-z]*)(?::(\d+(?:x\d+)*)|-(\d+))", name.lower())
+    kind = ALIASES.get(match[1], match[1]) if match else name.lower().split(":")[0]
+    if kind not in CHIPS:
+        known = nearest(kind, list(CHIPS))
+        raise ValueError(f"--topology {name}: no such chip; nearest: {', '.join(known)}; write e.g. v5p:4x4x4, v5e:16x16 or h100:64")
+    chip = CHIPS[kind]
+    if match is None or match[2] is None:
+        example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
+        counted = f" in cores, {CORES_A_CHIP[kind]} a chip" if match and kind in CORES_A_CHIP else ""
+        raise ValueError(f"--topology {name}: the shape of a slice must be given, not its size{counted}; write e.g. {example}")
+    if n_slices < 1:
+        raise ValueError(f"--slices {n_slices}: must be at least 1; raise it")
+    shape = tuple(int(size) for size in match[2].split("x"))
+    if problem := _shape_problem(chip, shape):
+        raise ValueError(f"--topology {name}: {problem}")
+    if chip.platform == "gpu" and n_slices > 1:
+        raise ValueError(f"--slices {n_slices}: GPUs have no slices; give their whole number, {chip.name}:{shape[0] * n_slices}")
+    return Target(f"{chip.name}:{match[2]}", chip, shape, n_slices)
+
+
+def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with a slice of this shape, with the remedy."""
+    if len(shape) != (chip.n_dims or 1):
+        return f"a {chip.name} has {len(shape)} sizes here and needs {chip.n_dims or 1}; write e.g. {chip.name}:{EXAMPLES[chip.n_dims]}"
+    if 0 in shape:
+        return "a size is 0; raise it"
+    if chip.platform == "gpu":
+        return None
+    divides = all(size % part == 0 for size, part in zip(shape, HOST, strict=False))
+    if math.prod(shape) > 1 and not divides:
+        return f"the first two sizes must be even, since a host has {HOST[0]}x{HOST[1]} chips; round them"
+    if math.prod(shape) > chip.island:
+        return f"{math.prod(shape)} chips are more than the {chip.island} of a {chip.name} pod; use --slices for several pods"
+    return None
+
+
+def load_devices(target: Target) -> list[Any]:
+    """The devices of a TPU target, as libtpu describes them to a machine that has none.
+
+    Raises:
+        ValueError: libtpu is not installed, or does not know the slice.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"--topology {target.name}: libtpu, the compiler for TPUs, is not installed here; install meshwright[tpu]")
+    from jax.errors import JaxRuntimeError
+    from jax.experimental import topologies
+
+    settings: dict[str, Any] = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}  # else a device a core
+    if target.n_slices > 1:
+        settings["num_slices"] = target.n_slices
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=target.name, **settings).devices)
+    except JaxRuntimeError as error:
+        raise ValueError(f"--topology {target.name}: libtpu refuses it ({str(error).splitlines()[0]}); choose another shape") from None
+
+
+def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
+    """The size of every axis of a Run's mesh on a target, -1 filled in.
+
+    Raises:
+        ValueError: the sizes do not multiply to the target's chips, or `data` does not divide over the slices.
+    """
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) == 1 and target.n_chips % fixed == 0:
+        sizes[open_axes[0]] = target.n_chips // fixed
+    if -1 in sizes.values() or math.prod(sizes.values()) != target.n_chips:
+        shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
+        rule = f"does not divide the {target.n_chips} chips of {target.describe()}"
+        raise ValueError(f"mesh ({shown}) {rule}; set the sizes so that their product is that number")
+    if sizes["data"] % target.n_slices:
+        wanted = target.n_slices * max(sizes["data"] // target.n_slices, 1)
+        rule = f"does not divide over --slices {target.n_slices}, whose network is the outer part of data"
+        raise ValueError(f"mesh data={sizes['data']} {rule}; set mesh.data={wanted}")
+    return sizes
+
+
+def mesh_over(sizes: dict[str, int], target: Target, devices: list[Any]) -> Any:
+    """The mesh of these sizes over a target's devices: axes along the torus, slices the outer part of `data`."""
+    from jax.experimental import mesh_utils
+    from jax.sharding import AxisType, Mesh
+
+    inside = {**sizes, "data": sizes["data"] // target.n_slices}
+    outside = {axis: target.n_slices if axis == "data" else 1 for axis in sizes}
+    shape, split = tuple(inside.values()), {"allow_split_physical_axes": True}
+    if target.n_slices > 1:
+        array = mesh_utils.create_hybrid_device_mesh(shape, tuple(outside.values()), devices, **split)
+    else:
+        array = mesh_utils.create_device_mesh(shape, devices, **split)
+    return Mesh(array, tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))

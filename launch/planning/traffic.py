@@ -1,0 +1,78 @@
+"""Bytes that a program moves between HBM and the chip: an estimate from what its instructions read and write."""
+
+from launch.planning.hlo import Computation, Instruction, Module, Shape, called
+from launch.planning.walk import Occurrence
+
+# what moves no data by itself: names, views, ends of what was counted at its start, and callers whose insides are counted
+FREE = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "replica-id", "after-all", "while", "call"),
+    *("conditional", "optimization-barrier", "add-dependency", "async-start", "async-update", "async-done", "call-start", "call-done"),
+    *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done", "custom-call-start", "custom-call-update"),
+    *("custom-call-done", "send", "send-done", "recv", "recv-done"),
+)
+VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
+PARTS = ("dynamic-slice", "slice", "gather")
+NO_DATA_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
+
+
+def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
+    """Bytes read and written in HBM by one instruction outside of fusions; of a sliced or updated array only the part."""
+    instruction, computation = occurrence.instruction, occurrence.scope.computation
+    if occurrence.fused or instruction.op in FREE or any(word in instruction.rest[:200] for word in NO_DATA_CALLS):
+        return 0
+    operands = [computation.instructions[name] for name in instruction.operands]
+    if instruction.op == "fusion":
+        return _fusion_bytes(module, instruction, operands)
+    if instruction.op in PARTS:
+        return 2 * _in_hbm(instruction.shapes)
+    if instruction.op == "dynamic-update-slice":
+        return 2 * _in_hbm(operands[1].shapes)
+    if instruction.op == "copy-start":
+        return _in_hbm(instruction.shapes[:2])
+    return _in_hbm(instruction.shapes) + sum(_in_hbm(each.shapes) for each in operands)
+
+
+def _in_hbm(shapes: tuple[Shape, ...]) -> int:
+    return sum(shape.n_bytes for shape in shapes if shape.space == 0)
+
+
+def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instruction]) -> int:
+    """Each operand as far as it is used, each result as far as it is new."""
+    inside = module.computations[called(fusion)[0]]
+    read = sum(min(_used(module, inside, to), _in_hbm(given.shapes)) for to, given in zip(inside.parameters, operands, strict=True))
+    root = inside.root
+    roots = [inside.instructions[name] for name in root.operands] if root.op == "tuple" else [root]
+    return read + sum(_new(module, inside, each) for each, shape in zip(roots, fusion.shapes, strict=False) if shape.space == 0)
+
+
+def _used(module: Module, inside: Computation, parameter: Instruction) -> int:
+    """Bytes of a value inside a fusion that are read of what it is a view of; at most all of them count."""
+    return min(sum(_used_by(module, inside, user, parameter) for user in inside.users(parameter.name)), _bytes(parameter))
+
+
+def _used_by(module: Module, inside: Computation, user: Instruction, value: Instruction) -> int:
+    """What one user reads: a slice its part, an update in place nothing, a view what its own users read."""
+    if user.op in PARTS:
+        return _bytes(user)
+    if user.op == "dynamic-update-slice" and user.operands[0] == value.name:
+        return 0
+    if user.op == "fusion":
+        inner = module.computations[called(user)[0]]
+        return sum(_used(module, inner, to) for to, name in zip(inner.parameters, user.operands, strict=True) if name == value.name)
+    if user.op in VIEWS and inside.users(user.name):
+        return _used(module, inside, user)
+    return _bytes(value)
+
+
+def _new(module: Module, inside: Computation, root: Instruction) -> int:
+    """Bytes of a fusion's result that it writes: an update's part, else all."""
+    while root.op in VIEWS:
+        root = inside.instructions[root.operands[0]]
+    if root.op == "fusion":
+        inner = module.computations[called(root)[0]]
+        return _new(module, inner, inner.root) if inner.root.op != "tuple" else _bytes(root)
+    return _bytes(inside.instructions[root.operands[1]]) if root.op == "dynamic-update-slice" else _bytes(root)
+
+
+def _bytes(instruction: Instruction) -> int:
+    return sum(shape.n_bytes for shape in instruction.shapes)

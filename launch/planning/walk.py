@@ -1,0 +1,43 @@
+"""Every instruction of a program that runs, with how often: loops multiplied out, called computations entered."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from launch.planning.hlo import Instruction, Module, Scope, attribute, called, trip_count
+
+ENTERED = ("fusion", "call", "async-start", "call-start", "custom-call-start")  # the others' computations (sums, orders) are of scalars
+
+
+class Occurrence(NamedTuple):
+    """An instruction where it is called; in a loop whose length the text does not say it counts once a turn of what is around."""
+
+    instruction: Instruction
+    scope: Scope
+    times: int
+    fused: bool  # inside a fusion, where results stay on the chip
+    endless: bool  # a loop without a known length
+
+
+def walk(module: Module) -> Iterator[Occurrence]:
+    """All that the program runs, callers before what they call. Of a conditional's branches the longest is taken."""
+    yield from _inside(module, Scope(module.entry), times=1, fused=False)
+
+
+def _inside(module: Module, scope: Scope, *, times: int, fused: bool) -> Iterator[Occurrence]:
+    for instruction in scope.computation.instructions.values():
+        turns = trip_count(module, instruction, scope) if instruction.op == "while" else 1
+        yield Occurrence(instruction, scope, times, fused, turns is None)
+        for name in _entered(module, instruction):
+            inner = Scope(module.computations[name], instruction, scope)
+            yield from _inside(module, inner, times=times * (1 if turns is None else turns), fused=fused or instruction.op == "fusion")
+
+
+def _entered(module: Module, instruction: Instruction) -> list[str]:
+    """The computations that run where the instruction stands."""
+    if instruction.op in ENTERED:
+        return called(instruction)
+    if instruction.op == "while":
+        return [attribute(instruction, "body").lstrip("%")]
+    if instruction.op == "conditional":
+        return [max(called(instruction), key=lambda name: len(module.computations[name].instructions))]
+    return []

@@ -1,0 +1,210 @@
+"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, many small experts beside shared ones, and predictions of more than one token."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from model.api import Model, Precision
+from model.architectures.deepseek_layers import router_of
+from model.architectures.deepseek_parts import assemble
+from model.execution import DEFAULT, Execution
+from model.hugging_face.config import require, rope_fields, rope_of, size
+from model.hugging_face.deepseek_tables import mtp_name, rows
+from model.hugging_face.tensor import Tensor
+from model.layers.rope import Rope
+from model.layers.rope_scaling import Scaling, YaRN, yarn_growth
+
+
+class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Sizes by the names of the field. The first `dense_layers` of the `layers` have one feed-forward layer instead of experts.
+
+    `balance_loss` is α of eq. 17, but of the loads of the whole batch where the paper has those of each sequence; `router_z_loss` is a
+    coefficient too (see `Router.balance`). `bias_rate` moves the router biases after each step (eq. 16); 0 keeps them as they are.
+    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest; None drops nothing.
+    `mscale_all_dim`: scores grow by (0.1 · that · ln(rope_scaling.factor) + 1)².
+    """
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("deepseek_v3",)
+
+    vocab_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    dense_layers: NonNegativeInt
+    heads: PositiveInt
+    head_width: PositiveInt  # of queries and keys, without what is turned
+    rope_width: PositiveInt  # of the part that is turned
+    value_width: PositiveInt
+    latent_width: PositiveInt
+    query_latent_width: PositiveInt | None  # None: queries are made without a latent
+    feed_forward_width: PositiveInt  # of the dense layers
+    experts: PositiveInt
+    shared_experts: NonNegativeInt
+    top_k: PositiveInt  # experts a token, without the shared ones
+    expert_width: PositiveInt
+    n_groups: PositiveInt
+    top_groups: PositiveInt
+    routed_scale: PositiveFloat
+    context: PositiveInt  # longest sequence in tokens
+    balance_loss: NonNegativeFloat
+    bias_rate: NonNegativeFloat
+    router_z_loss: NonNegativeFloat = 0.0
+    expert_weights: Literal["scores", "renormalised"] = "renormalised"
+    capacity_factor: PositiveFloat | None = None
+    mtp_layers: NonNegativeInt = 0  # tokens beyond the next that are predicted too
+    rope_theta: PositiveFloat = 10_000.0
+    rope_scaling: Scaling | None = None
+    mscale_all_dim: NonNegativeFloat = 0.0
+    norm_eps: PositiveFloat = 1e-6
+    tied: bool = False  # the output matrix is the embedding
+    rope_interleave: bool = True  # how a Hugging Face checkpoint stores the pairs that are turned; here they are in halves
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "DeepSeekV3":
+        if self.rope_width % 2:
+            raise ValueError(f"rope_width={self.rope_width} is odd; rotary positions turn pairs, choose an even width")
+        if self.dense_layers >= self.layers:
+            raise ValueError(f"dense_layers={self.dense_layers} leaves none of layers={self.layers} for experts; lower it, or take a Llama")
+        router_of(self).check(self.experts)
+        return self
+
+    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
+        """The functions of this architecture at these dtypes."""
+        return assemble(self, precision, execution)
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied with."""
+        growth = yarn_growth(self.rope_scaling.factor, self.mscale_all_dim) if self.rope_scaling and self.mscale_all_dim else 1.0
+        return (self.head_width + self.rope_width) ** -0.5 * growth**2
+
+    @property
+    def attention_widths(self) -> int:
+        """Of a query and a value of one head together."""
+        return self.head_width + self.rope_width + self.value_width
+
+    def windows(self) -> tuple[None, ...]:
+        """Every layer sees all, those of the prediction modules too."""
+        return (None,) * (self.layers + self.mtp_layers)
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> "DeepSeekV3":
+        """The sizes in a config.json; router biases stay as they are, as at the end of the authors' training.
+
+        Raises:
+            ValueError: it lacks one, or asks for what we would compute differently.
+        """
+        router = {"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,)}
+        require(config, hidden_act=("silu",), attention_bias=(False,), **router)
+        rope, get = rope_of(_with_rope_width(config)), partial(size, config)
+        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        return cls(
+            **{ours: get(theirs) for ours, theirs in FIELDS.items()},
+            query_latent_width=config.get("q_lora_rank"),
+            mtp_layers=get("num_nextn_predict_layers", "num_mtp_layers", default=0),
+            expert_weights="renormalised" if get("norm_topk_prob", default=True) else "scores",
+            balance_loss=get("aux_loss_alpha", default=1e-4),
+            bias_rate=0.0,
+            rope_theta=rope.theta,
+            rope_scaling=rope.scaling,
+            mscale_all_dim=scaling.get("mscale_all_dim") or 0.0,
+            rope_interleave=get("rope_interleave", default=True),
+            norm_eps=get("rms_norm_eps", default=1e-6),
+            tied=config.get("tie_word_embeddings", False),
+        )
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """config.json for transformers 4 and 5, and for the authors' own code."""
+        return {
+            "architectures": ["DeepseekV3ForCausalLM"],
+            "model_type": "deepseek_v3",
+            **{theirs: getattr(self, ours) for ours, theirs in FIELDS.items()},
+            "num_key_value_heads": self.heads,
+            "q_lora_rank": self.query_latent_width,
+            "num_nextn_predict_layers": self.mtp_layers,
+            "norm_topk_prob": self.expert_weights == "renormalised",
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+            "moe_layer_freq": 1,
+            "aux_loss_alpha": self.balance_loss,
+            "rope_interleave": self.rope_interleave,
+            "rms_norm_eps": self.norm_eps,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "tie_word_embeddings": self.tied,
+            **rope_fields(Rope(theta=self.rope_theta, scaling=self.rope_scaling), extra=self._mscales()),
+        }
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Names and layouts of a Hugging Face checkpoint; prediction modules are layers behind the last, which transformers passes over."""
+        return rows(self)
+
+    def fitted(self, names: Collection[str]) -> "DeepSeekV3":
+        """Without the prediction modules, if tensors of these names have none: transformers keeps the config's number, but not them."""
+        found = not self.mtp_layers or any(name.startswith(mtp_name(self, 1)) for name in names)
+        return self if found else self.model_copy(update={"mtp_layers": 0})
+
+    def _mscales(self) -> dict[str, float]:
+        """The two coefficients as the authors' config has them: our tables' factor is the ratio of their growths."""
+        if not isinstance(self.rope_scaling, YaRN) or not self.mscale_all_dim or self.rope_scaling.factor <= 1:
+            return {"mscale_all_dim": self.mscale_all_dim} if self.mscale_all_dim else {}
+        unit = yarn_growth(self.rope_scaling.factor, 1.0) - 1
+        growth = self.rope_scaling.factor_of_tables() * yarn_growth(self.rope_scaling.factor, self.mscale_all_dim)
+        return {"mscale": (growth - 1) / unit, "mscale_all_dim": self.mscale_all_dim}
+
+
+FIELDS = {  # ours -> config.json
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "dense_layers": "first_k_dense_replace",
+    "heads": "num_attention_heads",
+    "head_width": "qk_nope_head_dim",
+    "rope_width": "qk_rope_head_dim",
+    "value_width": "v_head_dim",
+    "latent_width": "kv_lora_rank",
+    "feed_forward_width": "intermediate_size",
+    "experts": "n_routed_experts",
+    "shared_experts": "n_shared_experts",
+    "top_k": "num_experts_per_tok",
+    "expert_width": "moe_intermediate_size",
+    "n_groups": "n_group",
+    "top_groups": "topk_group",
+    "routed_scale": "routed_scaling_factor",
+    "context": "max_position_embeddings",
+}
+
+
+def _with_rope_width(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "head_dim": config.get("qk_rope_head_dim")}
+
+
+PRESETS = {
+    "deepseek_v3": DeepSeekV3(
+        vocab_size=129_280,
+        width=7168,
+        layers=61,
+        dense_layers=3,
+        heads=128,
+        head_width=128,
+        rope_width=64,
+        value_width=128,
+        latent_width=512,
+        query_latent_width=1536,
+        feed_forward_width=18_432,
+        experts=256,
+        shared_experts=1,
+        top_k=8,
+        expert_width=2048,
+        n_groups=8,
+        top_groups=4,
+        routed_scale=2.5,
+        context=163_840,
+        balance_loss=1e-4,
+        bias_rate=1e-3,
+        mtp_layers=1,
+        rope_scaling=YaRN(factor=40.0, original_context=4096, table_factor=1.0),
+        mscale_all_dim=1.0,
+    ),
+}

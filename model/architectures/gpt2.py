@@ -1,0 +1,142 @@
+"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm, biases everywhere, a plain feed-forward layer, tied."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+
+from model.api import Model, Precision
+from model.decoder import Decoder
+from model.execution import DEFAULT, Execution
+from model.hugging_face.config import require, size
+from model.hugging_face.tensor import Tensor
+from model.layers.attention import Attention, attend_of
+from model.layers.block import Block
+from model.layers.feed_forward import PlainFeedForward
+from model.layers.norm import LayerNorm
+from model.layers.stack import Stack
+
+
+class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Sizes by the names of the field; there is a learned vector for each of `context` positions. We have no dropout."""
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("gpt2",)
+
+    vocab_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    feed_forward_width: PositiveInt
+    context: PositiveInt  # longest sequence in tokens
+    norm_eps: PositiveFloat = 1e-5
+    tied: bool = True  # the output matrix is the embedding
+
+    @property
+    def head_width(self) -> int:
+        """The heads share the width."""
+        return self.width // self.heads
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "GPT2":
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}; the heads share the width, choose equal parts")
+        return self
+
+    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
+        """The functions of this architecture at these dtypes."""
+        norm = partial(LayerNorm, size=self.width, eps=self.norm_eps)
+        heads = {"D": self.width, "H": self.heads, "K": self.heads, "A": self.head_width, "rope": None, "biased": "qkvo"}
+
+        def block(rngs: nnx.Rngs) -> Block:
+            activation = partial(jax.nn.gelu, approximate=True)
+            return Block(
+                norm=norm,
+                attention=Attention(**heads, attend=attend_of(execution), rngs=rngs),
+                feed_forward=PlainFeedForward(D=self.width, F=self.feed_forward_width, rngs=rngs, activation=activation),
+            )
+
+        return Decoder(
+            vocab_size=self.vocab_size,
+            width=self.width,
+            stacks={"blocks": Stack([block], N=self.layers, execution=execution)},
+            norm=norm,
+            tied=self.tied,
+            learned_positions=self.context,
+        ).build(precision)
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> "GPT2":
+        """The sizes in a config.json.
+
+        Raises:
+            ValueError: it lacks one, or asks for what we would compute differently.
+        """
+        require(config, activation_function=("gelu_new", "gelu_pytorch_tanh"), add_cross_attention=(False,))
+        require(config, scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,))
+        return cls(
+            vocab_size=size(config, "vocab_size"),
+            width=size(config, "n_embd"),
+            layers=size(config, "n_layer"),
+            heads=size(config, "n_head"),
+            feed_forward_width=size(config, "n_inner", default=4 * size(config, "n_embd")),
+            context=size(config, "n_positions", "n_ctx"),
+            norm_eps=size(config, "layer_norm_epsilon", default=1e-5),
+            tied=config.get("tie_word_embeddings", True),
+        )
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """config.json for transformers 4 and 5."""
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": self.vocab_size,
+            "n_embd": self.width,
+            "n_layer": self.layers,
+            "n_head": self.heads,
+            "n_inner": self.feed_forward_width,
+            "n_positions": self.context,
+            "layer_norm_epsilon": self.norm_eps,
+            "activation_function": "gelu_new",
+            "tie_word_embeddings": self.tied,
+        }
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Names and layouts of a Hugging Face checkpoint: matrices are (in, out), and q, k, v are the thirds of one."""
+        outer = [("embed_VD", "wte.weight", "V D"), ("positions_TD", "wpe.weight", "T D")]
+        outer += [("norm.scale_D", "ln_f.weight", "D"), ("norm.bias_D", "ln_f.bias", "D")]
+        rows = [Tensor(ours, f"transformer.{theirs}", layout) for ours, theirs, layout in outer]
+        rows += [Tensor(f"blocks.{ours}", f"transformer.h.{{N}}.{theirs}", layout) for ours, theirs, layout in _BLOCK]
+        for i, (one, letter) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
+            ours, theirs = "blocks.attention.", "transformer.h.{N}.attn.c_attn."
+            rows.append(Tensor(f"{ours}w{one}_ND{letter}A", f"{theirs}weight", f"D *{letter}A", part=(i, 3)))
+            rows.append(Tensor(f"{ours}b{one}_N{letter}A", f"{theirs}bias", f"{letter}A", part=(i, 3)))
+        return tuple(rows if self.tied else [*rows, Tensor("unembed_DV", "lm_head.weight", "V D")])
+
+
+_BLOCK = (
+    ("attention_norm.scale_ND", "ln_1.weight", "D"),
+    ("attention_norm.bias_ND", "ln_1.bias", "D"),
+    ("attention.wo_NHAD", "attn.c_proj.weight", "HA D"),
+    ("attention.bo_ND", "attn.c_proj.bias", "D"),
+    ("feed_forward_norm.scale_ND", "ln_2.weight", "D"),
+    ("feed_forward_norm.bias_ND", "ln_2.bias", "D"),
+    ("feed_forward.w_up_NDF", "mlp.c_fc.weight", "D F"),
+    ("feed_forward.b_up_NF", "mlp.c_fc.bias", "F"),
+    ("feed_forward.w_down_NFD", "mlp.c_proj.weight", "F D"),
+    ("feed_forward.b_down_ND", "mlp.c_proj.bias", "D"),
+)
+
+
+def _gpt2(*, width: int, layers: int, heads: int) -> GPT2:
+    return GPT2(vocab_size=50_257, context=1024, width=width, layers=layers, heads=heads, feed_forward_width=4 * width)
+
+
+PRESETS = {
+    "gpt2_124m": _gpt2(width=768, layers=12, heads=12),
+    "gpt2_350m": _gpt2(width=1024, layers=24, heads=16),
+    "gpt2_774m": _gpt2(width=1280, layers=36, heads=20),
+    "gpt2_1_5b": _gpt2(width=1600, layers=48, heads=25),
+}

@@ -1,0 +1,84 @@
+"""How a model is computed: what changes memory and speed, and no result."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
+
+Name = Literal["query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"]  # what `name` is given, in the order of a block
+
+KEPT: dict[str, tuple[Name, ...]] = {  # by preset, what the backward pass finds of a layer beside its input
+    "full": (),
+    "attention": ("mixed",),
+    "inputs": ("query", "key", "value", "mixed"),
+    "projections": ("query", "key", "value", "mixed", "gate", "up"),
+}
+
+
+def name(x: jax.Array, what: Name) -> jax.Array:
+    """Give an activation the name by which `Remat` keeps it."""
+    return checkpoint_name(x, what)
+
+
+class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What the backward pass finds of each layer: kept, kept in host memory (`offload`), or computed again (all else).
+
+    Presets: `none` keeps everything that differentiation wants, `full` the layer's input alone, `attention` also what attention mixed,
+    `inputs` also queries, keys and values, `projections` also gate and up, `dots` every product of weights.
+    """
+
+    preset: Literal["none", "full", "attention", "inputs", "projections", "dots"] = "none"
+    keep: tuple[Name, ...] = ()
+    offload: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Remat":
+        if self.preset in ("none", "dots") and (self.keep or self.offload):
+            raise ValueError(f"remat.preset={self.preset} keeps all that keep and offload could name; use preset full with them")
+        if both := set(self.offload) & {*self.keep, *KEPT.get(self.preset, ())}:
+            raise ValueError(f"remat.offload={sorted(both)} are kept on the device by preset or keep; name each once")
+        return self
+
+    def wrap(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer whose backward pass works so. `prevent_cse` is off because a layer stands in a scan."""
+        if self.preset == "none":
+            return layer
+        return jax.checkpoint(layer, policy=self._policy(), prevent_cse=False)
+
+    def _policy(self) -> Callable[..., Any]:
+        policies = jax.checkpoint_policies
+        if self.preset == "dots":
+            return policies.dots_with_no_batch_dims_saveable
+        kept = [*KEPT[self.preset], *self.keep]
+        if not self.offload:
+            return policies.save_only_these_names(*kept)
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=kept,
+            names_which_can_be_offloaded=list(self.offload),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+
+
+class Pipeline(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Schedule over the mesh axis `stage`: each stage holds `rounds` runs of layers (Narayanan et al. 2021), and the rows of a device go
+    through in `micro_batches` parts; 0 means as many as there are stages.
+    """
+
+    rounds: PositiveInt = 1
+    micro_batches: NonNegativeInt = 0
+
+
+class Execution(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Rematerialisation, kernels and schedules; `offload` names what rests in host memory between steps."""
+
+    remat: Remat = Remat()
+    attention: Literal["auto", "plain", "blocked", "splash", "cudnn"] = "auto"  # auto: by platform
+    context: Literal["gather", "ring"] = "gather"  # how keys and values travel over the mesh axis `context`
+    pipeline: Pipeline = Pipeline()
+    offload: tuple[Literal["optimizer", "params"], ...] = ()
+
+
+DEFAULT = Execution()

@@ -1,0 +1,136 @@
+"""GGUF files of Llama models, read as Hugging Face checkpoints: names, layouts and config are translated, weights dequantized."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model.hugging_face.checkpoint import Checkpoint, File
+
+NAMES = {  # GGUF → Hugging Face; {} is the layer
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    "blk.{}.attn_norm.weight": "model.layers.{}.input_layernorm.weight",
+    "blk.{}.attn_q.weight": "model.layers.{}.self_attn.q_proj.weight",
+    "blk.{}.attn_k.weight": "model.layers.{}.self_attn.k_proj.weight",
+    "blk.{}.attn_v.weight": "model.layers.{}.self_attn.v_proj.weight",
+    "blk.{}.attn_output.weight": "model.layers.{}.self_attn.o_proj.weight",
+    "blk.{}.ffn_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "blk.{}.ffn_gate.weight": "model.layers.{}.mlp.gate_proj.weight",
+    "blk.{}.ffn_up.weight": "model.layers.{}.mlp.up_proj.weight",
+    "blk.{}.ffn_down.weight": "model.layers.{}.mlp.down_proj.weight",
+}
+
+
+class Gguf(NamedTuple):
+    """A file and its metadata, by the names of the format (`llama.block_count`, `tokenizer.ggml.tokens`)."""
+
+    checkpoint: Checkpoint
+    metadata: dict[str, Any]
+
+
+def open_gguf(path: Path) -> Gguf:
+    """A .gguf file.
+
+    Raises:
+        ValueError: it is cut short or damaged, of another architecture than llama, or the library is not installed.
+    """
+    reader = _reader(path)
+    with _damage_said(path):
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+    kind = metadata.get("general.architecture")
+    if kind != "llama" or metadata.get("llama.expert_count", 0):
+        raise ValueError(f"{path} has general.architecture={kind!r}, and only dense llama models are imported from GGUF; take safetensors")
+    config = _config(path, metadata, {tensor.name for tensor in reader.tensors})
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    found = {_their_name(tensor.name): _Weight(path, tensor, _heads_of(tensor.name, heads)) for tensor in reader.tensors}
+    shapes = {name: tuple(int(n) for n in reversed(weight.tensor.shape)) for name, weight in found.items()}
+    return Gguf(Checkpoint(path, config, (File(path, shapes, partial(contextlib.nullcontext, found)),)), metadata)
+
+
+def _reader(path: Path) -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise ValueError(f"{path} needs the library `gguf`; run `pip install 'meshwright[huggingface]'`") from error
+    with _damage_said(path):
+        return gguf.GGUFReader(path)
+
+
+@contextlib.contextmanager
+def _damage_said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:
+        raise ValueError(f"{path} is cut short or damaged ({error}); download it again") from error
+
+
+def _config(path: Path, metadata: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
+    """What config.json would say."""
+    fields = {
+        "vocab_size": "llama.vocab_size",
+        "hidden_size": "llama.embedding_length",
+        "num_hidden_layers": "llama.block_count",
+        "num_attention_heads": "llama.attention.head_count",
+        "num_key_value_heads": "llama.attention.head_count_kv",
+        "intermediate_size": "llama.feed_forward_length",
+        "max_position_embeddings": "llama.context_length",
+        "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
+    }
+    known = {"llama.vocab_size": len(metadata.get("tokenizer.ggml.tokens", ())), **metadata}
+    known.setdefault("llama.attention.head_count_kv", metadata.get("llama.attention.head_count"))
+    if missing := [name for name in fields.values() if not known.get(name)]:
+        raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; take another file")
+    config = {"model_type": "llama", "tie_word_embeddings": "output.weight" not in tensors, "rope_scaling": _scaling(metadata)}
+    config["rope_theta"] = _short(metadata.get("llama.rope.freq_base", 10_000.0))
+    config["head_dim"] = metadata.get("llama.attention.key_length")
+    return config | {ours: known[name] for ours, name in fields.items()} | {"rms_norm_eps": _short(known[fields["rms_norm_eps"]])}
+
+
+def _short(number: float) -> float:
+    """The shortest decimal that is this float32: 1e-05, which GGUF hands back as 9.999999747378752e-06."""
+    return float(str(np.float32(number)))
+
+
+def _scaling(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    kind = metadata.get("llama.rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    scaling = {"rope_type": kind, "factor": metadata.get("llama.rope.scaling.factor")}
+    original = metadata.get("llama.rope.scaling.original_context_length")
+    return scaling | ({"original_max_position_embeddings": original} if original else {})
+
+
+def _their_name(name: str) -> str:
+    parts = name.split(".")
+    if parts[0] != "blk":
+        return NAMES.get(name, name)
+    return NAMES.get(".".join(["blk", "{}", *parts[2:]]), name).format(parts[1])
+
+
+def _heads_of(name: str, heads: Mapping[str, int]) -> int:
+    return next((n for part, n in heads.items() if f".{part}." in name), 0)
+
+
+class _Weight(NamedTuple):
+    """Dequantized when it is sliced. `heads` > 0: rows of each head whose rotary pairs llama.cpp stores alternately."""
+
+    path: Path
+    tensor: Any
+    heads: int
+
+    def __getitem__(self, cuts: Any) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        with _damage_said(self.path):
+            x = dequantize(self.tensor.data, self.tensor.tensor_type)
+            x = x.reshape(tuple(int(n) for n in reversed(self.tensor.shape)))
+        return (self._in_halves(x) if self.heads else x)[cuts]
+
+    def _in_halves(self, x: np.ndarray) -> np.ndarray:
+        """The inverse of llama.cpp's `permute`: Hugging Face has the first of all pairs, then the second of all."""
+        return x.reshape(self.heads, x.shape[0] // self.heads // 2, 2, -1).swapaxes(1, 2).reshape(x.shape)

@@ -1,0 +1,79 @@
+"""Matrix products of rows that are sorted by group, each group with its own matrix."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model.sharding import platform
+
+TILE_ROWS = 128  # fewer waste less where a group ends within a tile, but their products are too small to be fast
+
+
+def grouped_matmul(x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]) -> Float[Array, "C F"]:
+    """The first sizes_E[0] rows times w_EDF[0], the next sizes_E[1] rows times w_EDF[1], …; rows after the last group are undefined.
+
+    For TPUs the compiler has a kernel of its own for `ragged_dot` (libtpu 0.0.52: a Mosaic call a product and gradient, which visits only
+    tiles that hold rows of a group). Elsewhere XLA multiplies all rows with all matrices, so there the tiles are visited by a loop.
+    """
+    return (jax.lax.ragged_dot if platform() == "tpu" else tiled_matmul)(x_CD, w_EDF, sizes_E)
+
+
+@jax.custom_vjp
+def tiled_matmul(x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]) -> Float[Array, "C F"]:
+    """`grouped_matmul` in plain JAX; rows after the last group are zero."""
+    return _multiply(x_CD, w_EDF, sizes_E, 0)
+
+
+def _multiply(x_CD: Array, w_EDF: Array, sizes_E: Array, contracted: int) -> Array:
+    """Rows times the matrices of their groups, over dimension `contracted` of each matrix."""
+    C, n_out = len(x_CD), w_EDF.shape[2 - contracted]
+
+    def visit(y_CF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
+        x = jnp.where(mask_C1, _tile(x_padded, first), 0)
+        part = jax.lax.dot_general(x, w_EDF[group], (((1,), (contracted,)), ((), ())))
+        return jax.lax.dynamic_update_slice(y_CF, _tile(y_CF, first) + part, (first, 0))
+
+    x_padded = _padded(x_CD)
+    return _visits(visit, jnp.zeros((len(x_padded), n_out), x_CD.dtype), sizes_E)[:C]
+
+
+def _backward(saved: tuple[Array, Array, Array], d_y_CF: Array) -> tuple[Array, Array, None]:
+    x_CD, w_EDF, sizes_E = saved
+    x_padded, d_y_padded = _padded(x_CD), _padded(d_y_CF)
+
+    def visit(d_w_EDF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
+        x, d_y = (jnp.where(mask_C1, _tile(rows, first), 0) for rows in (x_padded, d_y_padded))
+        return d_w_EDF.at[group].add(jax.lax.dot_general(x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32))
+
+    d_w_EDF = _visits(visit, jnp.zeros(w_EDF.shape, jnp.float32), sizes_E)
+    return _multiply(d_y_CF, w_EDF, sizes_E, 1), d_w_EDF.astype(w_EDF.dtype), None
+
+
+tiled_matmul.defvjp(lambda x_CD, w_EDF, sizes_E: (tiled_matmul(x_CD, w_EDF, sizes_E), (x_CD, w_EDF, sizes_E)), _backward)
+
+
+def _visits(visit: Callable[[Array, Array, Array, Array], Array], start: Array, sizes_E: Array) -> Array:
+    """`visit(result, group, first row of the tile, which rows of it are the group's)` for every tile of every group."""
+    ends_E = jnp.cumsum(sizes_E)
+    starts_E = ends_E - sizes_E
+    first_E = starts_E // TILE_ROWS
+    n_tiles_E = jnp.where(sizes_E > 0, (ends_E - 1) // TILE_ROWS - first_E + 1, 0)
+    done_E = jnp.cumsum(n_tiles_E)
+
+    def one(i: Array, result: Array) -> Array:
+        group = jnp.sum(done_E <= i)
+        first = (first_E[group] + i - (done_E - n_tiles_E)[group]) * TILE_ROWS
+        rows_C1 = first + jnp.arange(TILE_ROWS)[:, None]
+        return visit(result, group, first, (rows_C1 >= starts_E[group]) & (rows_C1 < ends_E[group]))
+
+    return jax.lax.fori_loop(0, done_E[-1], one, start)
+
+
+def _padded(x_CD: Array) -> Array:
+    return jnp.pad(x_CD, ((0, -len(x_CD) % TILE_ROWS), (0, 0)))
+
+
+def _tile(x_CD: Array, first: Array) -> Array:
+    return jax.lax.dynamic_slice(x_CD, (first, 0), (TILE_ROWS, x_CD.shape[1]))

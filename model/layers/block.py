@@ -1,0 +1,45 @@
+"""One layer of a transformer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from model.layers.rows import Rows
+from model.sharding import shard
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); with `post_norms`, what is added is normalised too (Gemma 2).
+
+    Between its products the residual stream is `BlD`: positions lie on `tensor` too, and norms work on a part of them.
+    """
+
+    def __init__(self, *, norm: Callable[[], nnx.Module], attention: nnx.Module, feed_forward: nnx.Module, post_norms: bool = False):
+        self.attention_norm, self.attention = norm(), attention
+        self.feed_forward_norm, self.feed_forward = norm(), feed_forward
+        if post_norms:
+            self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
+
+    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+        """One layer over whole rows, and the auxiliary sums of its feed-forward layer."""
+        x_BLD = x_BLD + self._after("attention", self.attention(shard(self.attention_norm(x_BLD), "BLD"), rows))
+        return self._fed_forward(x_BLD, rows)
+
+    def decode(self, x_BLD: Array, rows: Rows, slots: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """One layer over new tokens, with what this layer keeps of the earlier ones."""
+        o_BLD, slots = self.attention.decode(shard(self.attention_norm(x_BLD), "BLD"), rows, slots)
+        return self._fed_forward(x_BLD + self._after("attention", o_BLD), rows)[0], slots
+
+    def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what this layer keeps of T tokens."""
+        return self.attention.slots(B, T)
+
+    def _fed_forward(self, x_BLD: Array, rows: Rows) -> tuple[Array, dict[str, Any]]:
+        out_BLD, aux = self.feed_forward(shard(self.feed_forward_norm(x_BLD), "BLD"), rows.segments_BL)
+        return x_BLD + self._after("feed_forward", out_BLD), aux
+
+    def _after(self, part: str, x_BLD: Array) -> Array:
+        norm = getattr(self, f"{part}_post_norm", None)
+        return x_BLD if norm is None else norm(x_BLD)

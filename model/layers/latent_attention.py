@@ -1,0 +1,126 @@
+"""Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2 §2.1): keys and values are made from one narrow vector a token."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from model.cache import write
+from model.execution import name
+from model.layers.attention import Attend, cache_mask
+from model.layers.norm import RMSNorm
+from model.layers.rope import rotate
+from model.layers.rows import Rows
+from model.layers.weight import weight
+from model.sharding import einsum, shard, spec
+
+EPS = 1e-6  # of the norms of latents, whatever the model's other norms have
+
+
+class LatentAttention(nnx.Module):
+    """H heads whose keys (A) and values (A3) are products of a latent of width D2, which all heads share as they share a rotary key (A2).
+
+    Queries have A entries that meet the keys and A2 that meet the rotary key; with `query_latent` they too come from a latent, of width
+    D3. `scale` is that of the scores (None: (A + A2)^-1/2). `rope` names the rotations of the rows, `attend` is the kernel.
+
+    The widths of latents are D2 and D3, not R: at rest their weights are divided over the mesh as the model width is, where a low-rank R
+    would lie whole (3.3 of the 11.4 billion attention weights of DeepSeek-V3). In use both lie whole, and equations call them R.
+    """
+
+    def __init__(
+        self,
+        *,
+        D: int,
+        H: int,
+        A: int,
+        A2: int,
+        A3: int,
+        latent: int,
+        query_latent: int | None,
+        attend: Attend,
+        rngs: nnx.Rngs,
+        rope: str = "rope",
+        scale: float | None = None,
+    ):
+        self.latent, self.A2, self.rope, self.attend = latent, A2, rope, attend
+        self.query_latent, self.scale = query_latent, (A + A2) ** -0.5 if scale is None else scale
+        if query_latent:
+            self.wq_down_DD3 = weight(rngs, "DD", (D, query_latent), fan_in=D)
+            self.q_norm = RMSNorm(size=query_latent, eps=EPS, letter="D3")
+            self.wq_D3HA = weight(rngs, "DHA", (query_latent, H, A), fan_in=query_latent)
+            self.wq_rope_D3HA2 = weight(rngs, "DHA", (query_latent, H, A2), fan_in=query_latent)
+        else:
+            self.wq_DHA, self.wq_rope_DHA2 = (weight(rngs, "DHA", (D, H, n), fan_in=D) for n in (A, A2))
+        self.wkv_down_DD2 = weight(rngs, "DD", (D, latent), fan_in=D)
+        self.kv_norm = RMSNorm(size=latent, eps=EPS, letter="D2")
+        self.wk_rope_DA2 = weight(rngs, "DA", (D, A2), fan_in=D)
+        self.wk_D2HA = weight(rngs, "DHA", (latent, H, A), fan_in=latent)
+        self.wv_D2HA3 = weight(rngs, "DHA", (latent, H, A3), fan_in=latent)
+        self.wo_HA3D = weight(rngs, "HAD", (H, A3, D), fan_in=H * A3)
+
+    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> Float[Array, "B L D"]:
+        """Attention within the rows themselves, every head with keys and values of its own."""
+        q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
+        latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
+        k_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wk_D2HA[...])
+        v_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wv_D2HA3[...])
+        k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
+        joined = (jnp.concatenate(parts, -1) for parts in ((q_BLHA, q_rope_BLHA), (k_BLHA, k_rope_BLHA)))
+        o_BLHA = self.attend(*joined, v_BLHA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=None, soft_cap=None)
+        return self._out(name(o_BLHA, "mixed"))
+
+    def decode(self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
+        """Attention to all that the cache holds and to x itself.
+
+        What makes keys of latents is multiplied into the queries instead, and what makes values into the result (§2.1.2): the cache is
+        read as it is, as by H query heads of width D2 + A2 that share one key head.
+        """
+        q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
+        latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
+        latents_BTR = write(slots["latents_BTR"], latents_BLR, rows.lengths_B)
+        rope_keys_BTA = write(slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
+        q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.scale, self.wk_D2HA[...])
+        scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
+        scores_BHLT += einsum("BLHA,BTA->BHLT", q_rope_BLHA * self.scale, rope_keys_BTA, dtype=jnp.float32)
+        seen_BLT = cache_mask(rows, T=latents_BTR.shape[1], window=None)
+        p_BHLT = jax.nn.softmax(jnp.where(seen_BLT[:, None], scores_BHLT, -1e30), -1).astype(latents_BTR.dtype)
+        o_BLHR = einsum("BHLT,BTR->BLHR", p_BHLT, latents_BTR)
+        o_BLHA = einsum("BLHR,RHA->BLHA", o_BLHR, self.wv_D2HA3[...])
+        return self._out(o_BLHA), {"latents_BTR": latents_BTR, "rope_keys_BTA": rope_keys_BTA}
+
+    def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of what one layer keeps of T tokens, for all heads together."""
+        return {"latents_BTR": (B, T, self.latent), "rope_keys_BTA": (B, T, self.A2)}
+
+    def _queries(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
+        """Those that meet the keys, and those, already turned, that meet the rotary key."""
+        if self.query_latent:
+            x_BLR = name(self.q_norm(_narrow(x_BLD, self.wq_down_DD3[...])), "query")
+            weights = self.wq_D3HA[...], self.wq_rope_D3HA2[...]
+        else:
+            x_BLR, weights = x_BLD, (self.wq_DHA[...], self.wq_rope_DHA2[...])
+        q_BLHA, q_rope_BLHA = map(partial(einsum, "BLR,RHA->BLHA", x_BLR), weights)
+        return q_BLHA, rotate(q_rope_BLHA, rows.rotations[self.rope])
+
+    def _latents(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
+        """What a cache keeps: latents after their norm, and the rotary key, turned. They carry the names for remat: all else of keys and
+        values is 30 times as large and quickly made of them.
+        """
+        latents_BLR = name(self.kv_norm(_narrow(x_BLD, self.wkv_down_DD2[...])), "value")
+        k_BLHA = _narrow(x_BLD, self.wk_rope_DA2[...])[:, :, None]
+        return latents_BLR, name(rotate(k_BLHA, rows.rotations[self.rope])[:, :, 0], "key")
+
+    def _out(self, o_BLHA: Array) -> Array:
+        return name(einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HA3D[...]), "attention")
+
+
+def _narrow(x_BLD: Array, w_DR: Array) -> Array:
+    """A product for all heads: each device of `tensor` computes it for some positions, and the narrow result is gathered."""
+    return shard(einsum("BlD,DR->BlR", shard(x_BLD, "BlD"), w_DR), "BLR")
+
+
+def _for_each_head(k_BLA: Array, shape: tuple[int, ...]) -> Array:
+    """The one rotary key, as every head's own."""
+    return jax.lax.broadcast_in_dim(k_BLA, shape, (0, 1, 3), out_sharding=spec("BLHA", shape))

@@ -1,0 +1,98 @@
+"""config.json of transformers 4 and 5: either is read, both are written, and what we would compute differently is refused."""
+
+import pytest
+
+from model.hugging_face.config import (
+    dtype_fields,
+    dtype_of,
+    head_width,
+    local_and_global_fields,
+    local_and_global_ropes,
+    require,
+    rope_fields,
+    rope_of,
+    size,
+)
+from model.layers.rope import Rope
+from model.layers.rope_scaling import Linear, Llama3, YaRN
+
+ROPES = {
+    "default": Rope(theta=5e5),
+    "linear": Rope(scaling=Linear(factor=4.0)),
+    "llama3": Rope(scaling=Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)),
+    "yarn": Rope(scaling=YaRN(factor=4.0, original_context=4096)),
+    "yarn with a factor": Rope(scaling=YaRN(factor=4.0, original_context=4096, beta_fast=8.0, table_factor=1.25, truncate=False)),
+}
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+@pytest.mark.parametrize("kept", [("rope_theta", "rope_scaling"), ("rope_parameters",), ("rope_theta", "rope_scaling", "rope_parameters")])
+def test_a_rope_comes_back_from_either_layout_and_from_both(rope, kept):
+    written = rope_fields(rope)
+    assert rope_of({field: written[field] for field in kept}) == rope
+
+
+def test_the_old_name_of_the_type_is_read_and_a_missing_original_length_is_the_context():
+    old = {"rope_theta": 1e4, "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.5}}
+    scaling = rope_of({**old, "max_position_embeddings": 4096}).scaling
+    assert scaling.original_context == 4096
+    assert scaling.table_factor == pytest.approx((0.1 * 3.6888794 + 1) / (0.05 * 3.6888794 + 1))
+
+
+def test_what_nothing_says_is_the_default():
+    assert rope_of({}) == Rope(theta=10_000.0)
+    assert rope_of({}, default_theta=1e6) == Rope(theta=1e6)
+    assert dtype_of({}) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_type='longrope', and only default, linear, llama3, yarn"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "twice and differently"),
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+            },
+            "twice and differently",
+        ),
+        ({"rope_scaling": {"rope_type": "linear"}}, "no factor"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "no low_freq_factor|no default|original"),
+    ],
+)
+def test_rotary_positions_that_cannot_be_had_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        rope_of(config)
+
+
+@pytest.mark.parametrize("everywhere", [Rope(theta=1e6), Rope(theta=1e6, scaling=Linear(factor=8.0))])
+def test_two_ropes_come_back_from_either_layout(everywhere):
+    written = local_and_global_fields(Rope(theta=1e4), everywhere)
+    old = {field: value for field, value in written.items() if field != "rope_parameters"}
+    new = {"rope_parameters": written["rope_parameters"]}
+    for config in (old, new, written):
+        assert local_and_global_ropes(config) == (Rope(theta=1e4), everywhere)
+
+
+def test_two_ropes_that_no_config_can_say_are_refused():
+    with pytest.raises(ValueError, match="local_rope.scaling"):
+        local_and_global_fields(Rope(scaling=Linear(factor=8.0)), Rope())
+    with pytest.raises(ValueError, match="no rope_parameters.full_attention"):
+        local_and_global_ropes({"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}})
+
+
+def test_fields_are_required_or_restricted_by_name():
+    with pytest.raises(ValueError, match="hidden_act='gelu', and only 'silu'"):
+        require({"hidden_act": "gelu"}, hidden_act=("silu",))
+    require({"hidden_act": None}, hidden_act=("silu",), mlp_bias=(False,))
+    with pytest.raises(ValueError, match="no n_head or num_attention_heads"):
+        size({}, "n_head", "num_attention_heads")
+    assert head_width({"head_dim": None, "hidden_size": 48, "num_attention_heads": 4}) == 12
+
+
+@pytest.mark.parametrize("version", ["dtype", "torch_dtype"])
+def test_a_dtype_is_read_by_either_name(version):
+    assert dtype_of({version: dtype_fields("bfloat16")[version]}) == "bfloat16"
+    assert dtype_of({version: "torch.float32"}) == "float32"
