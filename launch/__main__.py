@@ -14,6 +14,9 @@ VERBS = {
     "show": "print the effective configuration as YAML that runs the same",
     "data": "look into token shards: inspect, verify, stats; which documents a step saw; check them against a new task",
     "generate": "write text with a checkpoint of a run",
+    "plan": "compile the training step for TPUs that are not here: memory, communication, time; --search finds the mesh",
+    "import": "bring in a Hugging Face folder or a GGUF file as a phase to train on, generate from or export",
+    "export": "write a checkpoint as a Hugging Face folder",
     "tensorboard": "open the curves of a run in the browser",
     "bench": "measure training, or the stages of the data phase, against this machine's own limits",
 }

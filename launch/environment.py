@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import glob
 import importlib.metadata
 import importlib.util
 import logging
@@ -25,8 +26,10 @@ FAREWELL_S = 2.0  # the coordinator lives in process 0: what it published last m
 def prepare_process() -> None:
     """Settings that jax reads while it is imported, and quiet libraries; what the user set is kept."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if _cpu_only() and ONEDNN not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}=true".strip()
+    if _cpu_only():
+        os.environ["JAX_PLATFORMS"] = "cpu"  # else an installed libtpu, which `plan` uses, would look for its chips on the network
+        if ONEDNN not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}=true".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
@@ -46,10 +49,15 @@ def use_huge_pages() -> None:
 
 
 def _cpu_only() -> bool:
-    """Whether jax will choose the CPU: asked for, or no accelerator's plugin is installed (its build may not know a CPU's flag)."""
+    """Whether jax is to choose the CPU: asked for, or there is neither a GPU's plugin (its build may not know a CPU's flag) nor a TPU."""
     asked = os.environ.get("JAX_PLATFORMS", "")
-    plugins = importlib.util.find_spec("libtpu") or list(importlib.metadata.entry_points(group="jax_plugins"))
-    return asked == "cpu" or not (asked or plugins)
+    return asked == "cpu" or not (asked or list(importlib.metadata.entry_points(group="jax_plugins")) or _tpu_is_here())
+
+
+def _tpu_is_here() -> bool:
+    """A TPU machine shows its chips as /dev/accel0, … or /dev/vfio/0, …; libtpu alone is no TPU: it also compiles for absent ones."""
+    chips = any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
+    return chips and importlib.util.find_spec("libtpu") is not None
 
 
 @contextlib.contextmanager

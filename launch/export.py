@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 MIB = 1 << 20
 
@@ -33,7 +34,6 @@ def main(args: argparse.Namespace) -> int:
     prepare_process()
     import jax
 
-    from launch.hugging_face import export_phase, n_bytes
     from launch.job import import_components
     from launch.verify_logits import check_transformers, verify
     from model.sharding import Mesh
@@ -45,7 +45,29 @@ def main(args: argparse.Namespace) -> int:
         check_transformers(python)
     with jax.set_mesh(Mesh().make()):
         architecture, params = export_phase(phase, step, args.out, dtype=args.dtype, max_shard_bytes=args.max_shard_mib * MIB)
-        print(f"  {type(architecture).__name__} -> {args.out} ({n_bytes(args.out) / 1e6:,.1f} MB)")
+        n_bytes = sum(path.stat().st_size for path in args.out.iterdir())
+        print(f"  {type(architecture).__name__} -> {args.out} ({n_bytes / 1e6:,.1f} MB)")
         if args.verify:
             print(f"  beside transformers: {verify(architecture, params, args.out, python=python)}")
     return 0
+
+
+def export_phase(phase: Path, step: int | None, out: Path, *, dtype: str | None, max_shard_bytes: int) -> tuple[Any, Any]:
+    """Write a Hugging Face folder of a phase's checkpoint; returns the architecture and its parameters. Under `jax.set_mesh`.
+
+    Raises:
+        ValueError: the folder is there already, or the architecture has no name table.
+    """
+    import jax
+
+    from launch.tokenizer_files import exported
+    from model.hugging_face.save import save
+    from trainer.load import load_params
+
+    loaded = load_params(phase, step)
+    if not hasattr(loaded.architecture, "tensors"):
+        raise ValueError(f"{type(loaded.architecture).__name__} has no name table; give it `tensors` and `to_hugging_face` to export it")
+    stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
+    files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
+    save(loaded.architecture, loaded.params, out, dtype=stored, max_shard_bytes=max_shard_bytes, files=files)
+    return loaded.architecture, loaded.params

@@ -110,6 +110,7 @@ def writer(folder: Path, step: int | None, *, sampler: Any, max_tokens: int, cha
     from data_pipeline.chat import prompt as chat_prompt
     from data_pipeline.tokenizer import Tokenizer
     from inference.decode import stream, text_ids
+    from launch.chat_template import template_of, template_prompt
     from model.api import Precision
     from trainer.load import load_params
 
@@ -118,10 +119,13 @@ def writer(folder: Path, step: int | None, *, sampler: Any, max_tokens: int, cha
     model = loaded.architecture.build(Precision(compute="float32"))
     stop_ids = (tokenizer.eos, tokenizer.end_of_turn)
     settings = {"sampler": sampler, "context": loaded.architecture.context, "max_tokens": max_tokens, "stop_ids": stop_ids}
-    allowed_V = text_ids(tokenizer, stop_ids)
+    allowed_V, template = text_ids(tokenizer, stop_ids), template_of(loaded.tokenizer)
+
+    def chat_ids(messages: list[dict[str, str]]) -> list[int]:
+        return template_prompt(template, messages, loaded.tokenizer) if template else chat_prompt(messages, tokenizer)
 
     def write(number: int, prompt: str) -> Iterator[str]:
-        ids = chat_prompt([{"role": "user", "content": prompt}], tokenizer) if chat else [tokenizer.bos, *tokenizer.encode(prompt)]
+        ids = chat_ids([{"role": "user", "content": prompt}]) if chat else [tokenizer.bos, *tokenizer.encode(prompt)]
         news = stream(model, loaded.params, [ids], key=jax.random.fold_in(key, number), allowed_V=allowed_V, **settings)
         return pieces((new for (new,) in news), tokenizer)
 

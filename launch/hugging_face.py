@@ -1,6 +1,5 @@
-"""Foreign checkpoints in, ours out: what the verbs `import` and `export` do with devices and folders."""
+"""Foreign checkpoints → phases: what the verb `import` does with devices and folders."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +10,12 @@ import orbax.checkpoint as ocp
 from data_pipeline.component import components_in
 from data_pipeline.files import write_json, writing
 from data_pipeline.tokenizer import Tokenizer
-from launch.tokenizer_files import exported, imported
+from launch.tokenizer_files import imported
 from model.api import Params, Precision
 from model.hugging_face.checkpoint import Checkpoint, open_folder
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
-from model.hugging_face.save import save
 from model.sharding import check_sizes, undivided
-from trainer.load import load_params
 
 
 class Source(NamedTuple):
@@ -93,26 +90,3 @@ def _write_checkpoint(folder: Path, params: Params, run: dict[str, Any]) -> None
     with writing(folder), ocp.CheckpointManager((folder / "checkpoints").resolve()) as manager:
         manager.save(0, args=items, force=True)
         manager.wait_until_finished()
-
-
-def export_phase(phase: Path, step: int | None, out: Path, *, dtype: str | None, max_shard_bytes: int) -> tuple[Any, Params]:
-    """Write a Hugging Face folder of a phase's checkpoint; returns the architecture and its parameters. Under `jax.set_mesh`.
-
-    Raises:
-        ValueError: the folder is there already, or the architecture has no name table.
-    """
-    loaded = load_params(phase, step)
-    stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
-    files = exported(loaded.tokenizer) if loaded.tokenizer.exists() else {}
-    save(loaded.architecture, loaded.params, out, dtype=stored, max_shard_bytes=max_shard_bytes, files=files)
-    return loaded.architecture, loaded.params
-
-
-def n_bytes(folder: Path) -> int:
-    """Of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of an exported folder."""
-    return json.loads((folder / "config.json").read_text())

@@ -81,7 +81,7 @@ def _rows(x: np.ndarray) -> jax.Array:
     return jax.device_put(x, named(jax.sharding.get_mesh(), "BL", x.shape))
 
 
-def compare(ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, "B L V"]) -> Agreement:
+def compare(ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, "_ _ _"]) -> Agreement:
     """How two sets of logits agree.
 
     Raises:

@@ -148,8 +148,17 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
         hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes + 3 * resting_bytes(outline.state, plan.sizes),
         transfers=tuple(_transfers(outline, plan, names)),
         slowdown=1 + (S - 1) / parts,
+        host_bytes=_host_bytes(outline, plan, tokens),
         notes=("all from sizes, nothing compiled: see the analytic model in docs/planning.md",),
     )
+
+
+def _host_bytes(outline: Outline, plan: Plan, tokens: float) -> float:
+    """What offloads move there and back in a step."""
+    offload, sizes = plan.execution.offload, plan.sizes
+    resting = resting_bytes(outline.state, sizes) * ("optimizer" in offload) + resting_bytes(outline.params, sizes) * ("params" in offload)
+    kept = sum(numbers_of(outline)[name] for name in plan.execution.remat.offload)
+    return 2 * (resting + tokens * outline.layers * outline.compute_bytes * kept)
 
 
 def _active(outline: Outline, leaf: Leaf) -> float:
@@ -218,9 +227,9 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     return Memory(int(arguments), int(temporaries), int(arguments + temporaries), int(host))
 
 
-def _saved_bytes(outline: Outline, execution: Execution) -> int:
-    """Bytes a token and layer that the backward pass finds on the chip."""
-    sizes = {
+def numbers_of(outline: Outline) -> dict[str, int]:
+    """Numbers a token and layer of each named activation."""
+    return {
         "query": outline.head_numbers,
         "key": outline.kv_numbers,
         "value": outline.kv_numbers,
@@ -230,7 +239,11 @@ def _saved_bytes(outline: Outline, execution: Execution) -> int:
         "up": outline.inner_width,
         "feed_forward": outline.width,
     }
-    preset = execution.remat.preset
+
+
+def _saved_bytes(outline: Outline, execution: Execution) -> int:
+    """Bytes a token and layer that the backward pass finds on the chip."""
+    sizes, preset = numbers_of(outline), execution.remat.preset
     every = [*sizes] if preset in ("none", "dots") else [*KEPT[preset], *execution.remat.keep]
     extra = 4 * outline.width + 2 * outline.inner_width if preset == "none" else 0  # norms, activations, float32 copies
     return outline.compute_bytes * (outline.width + sum(sizes[name] for name in every) + extra)

@@ -21,6 +21,7 @@ class Chip(NamedTuple):
     hbm_bandwidth: float
     link_bandwidth: float
     outer_bandwidth: float
+    host_bandwidth: float  # to its host's memory, one direction
     n_dims: int  # of the torus; 0 for GPUs
     island: int  # most chips that ICI or NVLink connect
     wrap: int  # an axis closes to a ring when it is a multiple of this (with v4 and v5p: all axes of the slice)
@@ -30,13 +31,13 @@ class Chip(NamedTuple):
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "tpu", 275e12, int(30.75 * GIB), 1.2e12, 45e9, 3.1e9, 3, 4096, 4, TPU_SOURCE),
-        Chip("v5e", "tpu", 197e12, int(15.75 * GIB), 0.819e12, 50e9, 3.125e9, 2, 256, 16, TPU_SOURCE),
-        Chip("v5p", "tpu", 459e12, int(95.73 * GIB), 2.765e12, 100e9, 6.25e9, 3, 8960, 4, TPU_SOURCE),
-        Chip("v6e", "tpu", 918e12, int(31.24 * GIB), 1.638e12, 100e9, 12.5e9, 2, 256, 16, TPU_SOURCE),
-        Chip("a100", "gpu", 312e12, 80 * 10**9, 2.039e12, 300e9, 25e9, 0, 8, 1, GPU_SOURCE),
-        Chip("h100", "gpu", 989e12, 80 * 10**9, 3.35e12, 450e9, 50e9, 0, 8, 1, GPU_SOURCE),
-        Chip("h200", "gpu", 989e12, 141 * 10**9, 4.8e12, 450e9, 50e9, 0, 8, 1, GPU_SOURCE),
+        Chip("v4", "tpu", 275e12, int(30.75 * GIB), 1.2e12, 45e9, 3.1e9, 15e9, 3, 4096, 4, TPU_SOURCE),
+        Chip("v5e", "tpu", 197e12, int(15.75 * GIB), 0.819e12, 50e9, 3.125e9, 15e9, 2, 256, 16, TPU_SOURCE),
+        Chip("v5p", "tpu", 459e12, int(95.73 * GIB), 2.765e12, 100e9, 6.25e9, 15e9, 3, 8960, 4, TPU_SOURCE),
+        Chip("v6e", "tpu", 918e12, int(31.24 * GIB), 1.638e12, 100e9, 12.5e9, 30e9, 2, 256, 16, TPU_SOURCE),
+        Chip("a100", "gpu", 312e12, 80 * 10**9, 2.039e12, 300e9, 25e9, 32e9, 0, 8, 1, GPU_SOURCE),
+        Chip("h100", "gpu", 989e12, 80 * 10**9, 3.35e12, 450e9, 50e9, 64e9, 0, 8, 1, GPU_SOURCE),
+        Chip("h200", "gpu", 989e12, 141 * 10**9, 4.8e12, 450e9, 50e9, 64e9, 0, 8, 1, GPU_SOURCE),
     )
 }
 ALIASES = {"trillium": "v6e", "v5litepod": "v5e", "v5": "v5p"}

@@ -15,6 +15,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "al
 MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^)]*(?:\([^)]*\))?)\))?\s*\{([^}]*)\}")
 IOTA_GROUPS = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
 LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[^}]*\},?\s*)*)\}")
+BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"')
 PAIRS = re.compile(r"source_target_pairs=\{((?:\{[^}]*\},?\s*)*)\}")
 
 
@@ -37,7 +38,7 @@ def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> 
     """The collectives of a step, by kind and axes; `mesh` is axis → size, in the order of the devices' numbers."""
     sums: dict[tuple[str, tuple[str, ...], int], np.ndarray] = {}
     for each in _without_repeats(occurrences):
-        kind = each.instruction.op.removesuffix("-start")
+        kind = kind_of(each.instruction)
         groups = groups_of(each.instruction, math.prod(mesh.values()))
         n = max(map(len, groups))
         payload = payload_bytes(each, n)
@@ -51,7 +52,7 @@ def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
     """A TPU's collective that runs beside products stands in several fusions (begin, products, end) of one computation: it counts once."""
     seen = set()
     for each in occurrences:
-        if each.instruction.op.removesuffix("-start") not in KINDS:
+        if kind_of(each.instruction) is None:
             continue
         if each.fused and (channel := re.search(r"channel_id=(\d+)", each.instruction.rest)):
             key = (id(_unfused(each.scope)), each.instruction.op, channel[1], each.instruction.shapes)
@@ -59,6 +60,15 @@ def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
                 continue
             seen.add(key)
         yield each
+
+
+def kind_of(instruction: Instruction) -> str | None:
+    """Which collective begins here; None of all else. Between slices a TPU program sends to its runtime, which says what for."""
+    if instruction.op == "send":
+        found = BETWEEN_SLICES.search(instruction.rest)
+        return found[2].lower().replace("_", "-") if found else None
+    kind = instruction.op.removesuffix("-start")
+    return kind if kind in KINDS else None
 
 
 def _unfused(scope: Scope) -> object:
@@ -83,6 +93,9 @@ def wire_factor(kind: str, n: int) -> float:
 
 def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
     """Who talks with whom, as numbers of partitions, whichever way the text says it."""
+    if instruction.op == "send":
+        n_slices = _n_numbers(BETWEEN_SLICES.search(instruction.rest)[1])
+        return [tuple(range(i, n_chips, n_chips // n_slices)) for i in range(n_chips // n_slices)]
     if found := MESH_GROUPS.search(instruction.rest):
         return _mesh_groups(*found.groups())
     if found := IOTA_GROUPS.search(instruction.rest):
@@ -107,6 +120,12 @@ def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int
     outside = [i for i in range(len(split)) if i not in inside]
     groups = ids.reshape(split).transpose(*outside, *inside).reshape(-1, math.prod(split[i] for i in inside))
     return [tuple(map(int, group)) for group in groups]
+
+
+def _n_numbers(text: str) -> int:
+    """How many `1,2` or `1:4` are."""
+    ends = [[int(end) for end in part.split(":")] for part in text.split(",")]
+    return sum(end[-1] - end[0] + 1 for end in ends)
 
 
 def _device_ids(text: str) -> np.ndarray:

@@ -91,7 +91,7 @@ def _arrays(instruction: Instruction, scope: Scope) -> list[Shape]:
 
 def _attention_flops(instruction: Instruction, phase: str, q: Shape, k: Shape) -> int:
     """The queries' L positions against the keys' T; a fused backward kernel gives the queries' gradient too, one product more."""
-    products = ATTENTION_PRODUCTS[phase] + (phase == "_dkv" and 'use_fused_bwd_kernel\\": true' in instruction.rest)
+    products = ATTENTION_PRODUCTS[phase] + (phase == "_dkv" and len(instruction.shapes) > 2)
     T = k.sizes[-2]
     block = re.search(r"block_kv\W+(\d+)", instruction.rest)
     n_blocks = max(T // int(block[1]), 1) if block else T

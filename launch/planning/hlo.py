@@ -220,13 +220,15 @@ def constant_of(scope: Scope, name: str) -> int | None:
         return int(source.inside) if re.fullmatch(r"-?\d+", source.inside) else None
     if source.op != "get-tuple-element" or scope.caller is None or scope.caller.op != "while":
         return None
+    if _source(scope, source.operands[0])[1].op != "parameter":  # of another loop's result, say
+        return None
     return _initial(scope.caller, int(attribute(source, "index")), scope.outer)
 
 
 def _initial(loop: Instruction, index: int, outer: Scope) -> int | None:
     """What an element of a loop's tuple is before the first turn."""
-    _, start = _source(outer, loop.operands[0])
-    return constant_of(outer, start.operands[index]) if start.op == "tuple" else None
+    where, start = _source(outer, loop.operands[0])
+    return constant_of(where, start.operands[index]) if start.op == "tuple" else None
 
 
 def _step(body: Scope, index: int) -> int:

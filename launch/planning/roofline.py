@@ -15,6 +15,7 @@ class Work(NamedTuple):
     hbm_bytes: float
     transfers: tuple[Transfer, ...]
     slowdown: float = 1.0
+    host_bytes: float = 0.0  # over the way to the host's memory, both directions
     notes: tuple[str, ...] = ()
 
 
@@ -30,29 +31,33 @@ class Efficiency(NamedTuple):
     overlap: float
 
 
-# matmul, kernel, network and overlap are fitted to the rows of calibrate.py (mean error 4.5 points of MFU); no row there leans on hbm
-EFFICIENCY = Efficiency(matmul=0.82, kernel=0.3, hbm=0.85, network=0.5, overlap=0.5)
+# Fitted to the rows of calibrate.py, where the errors are flat around them (docs/planning.md); no row there leans on hbm, which is assumed.
+EFFICIENCY = Efficiency(matmul=0.86, kernel=0.25, hbm=0.85, network=0.5, overlap=0.4)
 
 
 class Estimate(NamedTuple):
-    """Seconds of a step and its terms; `exposed_s` is the part of the network that nothing hides."""
+    """Seconds of a step and its terms; `exposed_s` is the part of the network that nothing hides, `host_s` what offloads take."""
 
     step_s: float
     compute_s: float
     hbm_s: float
     network: Seconds
     exposed_s: float
+    host_s: float
 
 
 def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Estimate:
-    """Products and HBM run beside one another, so the longer counts; of the network what products do not hide comes on top."""
+    """Products and HBM run beside one another, so the longer counts; what of the network products do not hide comes on top, and all that
+    goes to the host's memory and back (both directions at one time).
+    """
     chip = wiring.target.chip
     compute_s = (work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel) / chip.bf16_flops * work.slowdown
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
     total = network.inner + network.outer
     exposed_s = total - min(efficiency.overlap * total, compute_s)
-    return Estimate(max(compute_s, hbm_s) + exposed_s, compute_s, hbm_s, network, exposed_s)
+    host_s = work.host_bytes / 2 / chip.host_bandwidth
+    return Estimate(max(compute_s, hbm_s) + exposed_s + host_s, compute_s, hbm_s, network, exposed_s, host_s)
 
 
 def network_seconds(transfers: Sequence[Transfer], wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Seconds:

@@ -12,6 +12,7 @@ FREE = (
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
 PARTS = ("dynamic-slice", "slice", "gather")
+HOST_SPACE = 5  # in a layout's S(5)
 NO_DATA_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
 
 
@@ -30,6 +31,17 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
     if instruction.op == "copy-start":
         return _in_hbm(instruction.shapes[:2])
     return _in_hbm(instruction.shapes) + sum(_in_hbm(each.shapes) for each in operands)
+
+
+def host_bytes(occurrence: Occurrence) -> int:
+    """Bytes that a copy moves to or from the host's memory."""
+    instruction, known = occurrence.instruction, occurrence.scope.computation.instructions
+    if occurrence.fused or instruction.op not in ("copy", "copy-start", "dynamic-slice", "dynamic-update-slice"):
+        return 0
+    moved = [*instruction.shapes[:2], *(shape for name in instruction.operands for shape in known[name].shapes)]
+    if HOST_SPACE not in {shape.space for shape in moved}:
+        return 0
+    return min(shape.n_bytes for shape in moved if shape.sizes)  # of a sliced or updated array only the part
 
 
 def _in_hbm(shapes: tuple[Shape, ...]) -> int:

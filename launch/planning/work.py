@@ -7,7 +7,7 @@ from launch.planning.collectives import transfers_of
 from launch.planning.flops import kernel_flops, product_flops
 from launch.planning.hlo import parse
 from launch.planning.roofline import Work
-from launch.planning.traffic import hbm_bytes
+from launch.planning.traffic import hbm_bytes, host_bytes
 from launch.planning.walk import Occurrence, walk
 
 
@@ -29,6 +29,7 @@ def work_of(text: str, mesh: Mapping[str, int]) -> Work:
         kernel_flops=kernels.flops,
         hbm_bytes=float(sum(hbm_bytes(module, each) * each.times for each in occurrences)),
         transfers=tuple(transfers_of(occurrences, mesh)),
+        host_bytes=float(sum(host_bytes(each) * each.times for each in occurrences)),
         notes=tuple(notes),
     )
 

@@ -28,7 +28,7 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
     feed_forward_width: PositiveInt
     context: PositiveInt  # longest sequence in tokens
     window: PositiveInt
-    query_pre_attn_scalar: PositiveFloat  # scores are divided by its root
+    query_pre_attn_scalar: PositiveInt  # scores are divided by its root
     rope_theta: PositiveFloat = 10_000.0
     rope_scaling: Scaling | None = None
     attention_soft_cap: PositiveFloat | None = 50.0
@@ -74,13 +74,13 @@ _CAPS = {"attention_soft_cap": ("attn_logit_softcapping", 50.0), "logit_soft_cap
 
 
 def _gemma2(**sizes: Any) -> Gemma2:
-    return Gemma2(**{"vocab_size": 256_000, "context": 8192, "window": 4096, "head_width": 256, "query_pre_attn_scalar": 256.0, **sizes})
+    return Gemma2(**{"vocab_size": 256_000, "context": 8192, "window": 4096, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
 
 
 PRESETS = {
     "gemma2_2b": _gemma2(width=2304, layers=26, heads=8, kv_heads=4, feed_forward_width=9216),
     "gemma2_9b": _gemma2(width=3584, layers=42, heads=16, kv_heads=8, feed_forward_width=14_336),
     "gemma2_27b": _gemma2(
-        width=4608, layers=46, heads=32, kv_heads=16, feed_forward_width=36_864, head_width=128, query_pre_attn_scalar=144.0
+        width=4608, layers=46, heads=32, kv_heads=16, feed_forward_width=36_864, head_width=128, query_pre_attn_scalar=144
     ),
 }

@@ -33,7 +33,7 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
     feed_forward_width: PositiveInt
     context: PositiveInt  # longest sequence in tokens
     window: PositiveInt
-    query_pre_attn_scalar: PositiveFloat  # scores are divided by its root
+    query_pre_attn_scalar: PositiveInt  # scores are divided by its root
     full_every: PositiveInt = 6
     rope_theta: PositiveFloat = 1_000_000.0
     rope_scaling: Scaling | None = None
@@ -67,7 +67,9 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         require(config, attn_logit_softcapping=(None,), final_logit_softcapping=(None,))
         local, full = local_and_global_ropes(config)
         if local.scaling is not None:
-            raise ValueError(f"config.json scales the rope of its sliding layers ({local.scaling}), which we have not; take another checkpoint")
+            raise ValueError(
+                f"config.json scales the rope of its sliding layers ({local.scaling}), which we have not; take another checkpoint"
+            )
         sizes = gemma_like.sizes_of({**config, "rope_parameters": None, "rope_scaling": None})
         full_every = gemma_like.full_every(config)
         gemma_like.check_pattern(config, sizes["layers"], full_every)
@@ -87,7 +89,7 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
 def _gemma3(**sizes: Any) -> Gemma3:
     """Those that were trained with images have a larger vocabulary, and were stretched from 32,768 to 131,072 tokens."""
     large = {"vocab_size": 262_208, "context": 131_072, "window": 1024, "rope_scaling": Linear(factor=8.0)}
-    return Gemma3(**{**large, "head_width": 256, "query_pre_attn_scalar": 256.0, **sizes})
+    return Gemma3(**{**large, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
 
 
 _SMALL = {"vocab_size": 262_144, "context": 32_768, "window": 512, "rope_scaling": None, "heads": 4, "kv_heads": 1}
@@ -98,6 +100,6 @@ PRESETS = {
     "gemma3_4b": _gemma3(width=2560, layers=34, heads=8, kv_heads=4, feed_forward_width=10_240),
     "gemma3_12b": _gemma3(width=3840, layers=48, heads=16, kv_heads=8, feed_forward_width=15_360),
     "gemma3_27b": _gemma3(
-        width=5376, layers=62, heads=32, kv_heads=16, feed_forward_width=21_504, head_width=128, query_pre_attn_scalar=168.0
+        width=5376, layers=62, heads=32, kv_heads=16, feed_forward_width=21_504, head_width=128, query_pre_attn_scalar=168
     ),
 }

@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
-from flax import nnx
-
 from model.architectures import llama_like
 from model.decoder import Decoder
 from model.execution import Execution
@@ -15,7 +12,7 @@ from model.hugging_face.tables import attention_rows, gated_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 from model.layers.attention import Attention, attend_of
 from model.layers.block import Block
-from model.layers.feed_forward import FeedForward
+from model.layers.feed_forward import FeedForward, gelu_tanh
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
 from model.layers.stack import Stack
@@ -26,13 +23,12 @@ def decoder(sizes: Any, execution: Execution, ropes: dict[str, Rope], pattern: S
     norm = partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0)
     heads = {"D": sizes.width, "H": sizes.heads, "K": sizes.kv_heads, "A": sizes.head_width}
 
-    def block(attention: dict[str, Any], rngs: nnx.Rngs) -> Block:
+    def block(attention: dict[str, Any], rngs: Any) -> Block:
         attend, scale = attend_of(execution), sizes.query_pre_attn_scalar**-0.5
-        activation = partial(jax.nn.gelu, approximate=True)
         return Block(
             norm=norm,
             attention=Attention(**heads, attend=attend, rngs=rngs, scale=scale, **attention),
-            feed_forward=FeedForward(D=sizes.width, F=sizes.feed_forward_width, rngs=rngs, activation=activation),
+            feed_forward=FeedForward(D=sizes.width, F=sizes.feed_forward_width, rngs=rngs, activation=gelu_tanh),
             post_norms=True,
         )
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-import jax
 from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
@@ -15,7 +14,7 @@ from model.hugging_face.config import require, size
 from model.hugging_face.tensor import Tensor
 from model.layers.attention import Attention, attend_of
 from model.layers.block import Block
-from model.layers.feed_forward import PlainFeedForward
+from model.layers.feed_forward import PlainFeedForward, gelu_tanh
 from model.layers.norm import LayerNorm
 from model.layers.stack import Stack
 
@@ -51,11 +50,10 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         heads = {"D": self.width, "H": self.heads, "K": self.heads, "A": self.head_width, "rope": None, "biased": "qkvo"}
 
         def block(rngs: nnx.Rngs) -> Block:
-            activation = partial(jax.nn.gelu, approximate=True)
             return Block(
                 norm=norm,
                 attention=Attention(**heads, attend=attend_of(execution), rngs=rngs),
-                feed_forward=PlainFeedForward(D=self.width, F=self.feed_forward_width, rngs=rngs, activation=activation),
+                feed_forward=PlainFeedForward(D=self.width, F=self.feed_forward_width, rngs=rngs, activation=gelu_tanh),
             )
 
         return Decoder(

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from flax import nnx
-
 from model.api import Model, Precision
 from model.decoder import Decoder
 from model.execution import Execution
@@ -25,7 +23,7 @@ def build(sizes: Any, precision: Precision, execution: Execution, **attention: A
     norm = partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps)
     heads = {"D": sizes.width, "H": sizes.heads, "K": sizes.kv_heads, "A": sizes.head_width}
 
-    def block(rngs: nnx.Rngs) -> Block:
+    def block(rngs: Any) -> Block:
         return Block(
             norm=norm,
             attention=Attention(**heads, attend=attend_of(execution), rngs=rngs, **attention),

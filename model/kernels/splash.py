@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jaxtyping import Array, Float, Int
@@ -21,6 +20,7 @@ from model.sharding import local, platform
 
 LANES = 128
 TILE = 1024  # positions; 2048 x 2048 does not fit into VMEM of v5e and v5p
+COMPUTE_TILE = 512  # keys of a tile whose scores are in registers and VMEM at a time
 FUSED_UP_TO = 4096  # keys; the fused backward pass keeps one gradient of the queries for each tile of keys until it adds them up
 
 
@@ -99,8 +99,8 @@ def _whole(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, segments_BL: Array, math
     more = -L % LANES
     q_BHLA, k_BKTA, v_BKTA = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA))
     segments_BL = jnp.pad(segments_BL, ((0, 0), (0, more)), constant_values=-1)
-    row = Row(segments_BL, segments_BL, (np.int32(0),))
-    kernel = _kernel(L + more, L + more, row, np.int32(0), maths, save_residuals=False)
+    row = Row(segments_BL, segments_BL, (jnp.zeros((), jnp.int32),))
+    kernel = _kernel(L + more, L + more, row, row.starts[0], maths, save_residuals=False)
     o_BHLA = jax.vmap(kernel)(_scaled(q_BHLA, maths), k_BKTA, v_BKTA, library.SegmentIds(segments_BL, segments_BL))
     return o_BHLA.swapaxes(1, 2)[:, :L]
 
@@ -134,7 +134,7 @@ class _Sees(NamedTuple):
 
 def _block_sizes(run: int, T: int) -> library.BlockSizes:
     q, kv = (LANES * block_of(n // LANES, TILE // LANES) for n in (run, T))
-    compute = LANES * block_of(kv // LANES, TILE // LANES // 2)
+    compute = LANES * block_of(kv // LANES, COMPUTE_TILE // LANES)
     fused = T <= FUSED_UP_TO
     return library.BlockSizes(
         block_q=q,

@@ -12,6 +12,11 @@ from model.layers.weight import bias, weight
 from model.sharding import einsum
 
 
+def gelu_tanh(x: Array) -> Array:
+    """x · Φ(x) by its approximation with tanh (Hendrycks and Gimpel 2016), which GPT-2 and Gemma were trained with."""
+    return jax.nn.gelu(x, approximate=True)
+
+
 class FeedForward(nnx.Module):
     """w_down · (activation(w_gate · x) * w_up · x); SwiGLU with silu, GeGLU with gelu."""
 

@@ -29,8 +29,8 @@ EXAMPLES = {  # windows are shorter than the rows, and the last pattern of layer
     "Mistral": Mistral(**DENSE, window=3),
     "Qwen2": Qwen2(**DENSE, tied=True),
     "Qwen3": Qwen3(**DENSE),
-    "Gemma2": Gemma2(**DENSE, window=3, query_pre_attn_scalar=10.0, attention_soft_cap=2.0, logit_soft_cap=3.0),
-    "Gemma3": Gemma3(**DENSE, window=3, query_pre_attn_scalar=10.0, full_every=2),
+    "Gemma2": Gemma2(**DENSE, window=3, query_pre_attn_scalar=10, attention_soft_cap=2.0, logit_soft_cap=3.0),
+    "Gemma3": Gemma3(**DENSE, window=3, query_pre_attn_scalar=10, full_every=2),
     "GPT2": GPT2(vocab_size=40, width=16, layers=3, heads=4, feed_forward_width=24, context=32),
     **moe_examples.EXAMPLES,
 }

@@ -167,6 +167,33 @@ ENTRY %main (x: f32[64]) -> f32[128] {
     assert (transfer.axes, transfer.n_bytes, transfer.n_calls) == (("tensor",), 512, 1)
 
 
+def test_what_a_tpu_sends_between_slices_is_a_collective_over_them():
+    """Rows lie on data, whose outer part are two slices of four chips: the gradient is summed inside, then between."""
+    mesh = absent_mesh("v5p:2x2x1", 2, data=8)
+
+    def gradient(w, x):
+        return jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w)))(w)
+
+    text = text_of(gradient, mesh, shape_on(mesh, (256, 512)), shape_on(mesh, (64, 256), "data"))
+    transfers = work_of(text, {**dict.fromkeys(AXES, 1), "data": 8}).transfers
+    assert {each.axes for each in transfers} == {("data",)}
+    (between,) = [each for each in transfers if each.n_chips == 2]
+    assert between.kind == "all-reduce" and between.n_bytes == 256 * 512 * 4 / 4  # each chip its own part
+    assert all(each.n_chips in (2, 4) for each in transfers)
+
+
+def test_a_copy_to_the_hosts_memory_is_counted_and_is_none_of_hbm_to_chip():
+    text = """HloModule m
+
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %x = f32[64]{0} parameter(0)
+  %c.1 = (f32[64]{0:S(5)}, f32[64]{0}, u32[]{:S(2)}) copy-start(%x)
+  ROOT %d = f32[64]{0:S(5)} copy-done(%c.1)
+}
+"""
+    assert work_of(text, MESH).host_bytes == 256
+
+
 def test_a_text_without_a_program_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="no ENTRY computation; give the optimized HLO"):
         parse("nothing")

@@ -27,7 +27,7 @@ def test_a_kernel_of_another_platform_is_refused(kernel, platform):
     ],
 )
 def test_what_cudnn_cannot_do_is_said(changes, setting, what):
-    *inputs, _ = case(L=6, **changes)
+    *inputs, _ = map(jnp.asarray, case(L=6, **changes))
     with jax.set_mesh(under(ONE_DEVICE)), pytest.raises(ValueError, match=f"execution.attention=cudnn cannot do {what}.*; use auto"):
         attention_of("cudnn", "gather", "gpu")(*inputs, **SETTINGS[setting])
 

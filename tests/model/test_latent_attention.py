@@ -15,13 +15,16 @@ from model.layers.latent_attention import LatentAttention
 from model.layers.rope import Rope
 from model.layers.rows import Rows
 from model.layers.stack import in_use
-from model.sharding import letters_of, named
+from model.sharding import letters_of, named, shard
 from tests.examples import ONE_DEVICE, at_rest_on, quick_jit, random_tokens, under
 
 D, H, A, A2, A3, LATENT = 16, 4, 6, 4, 10, 8
 B, L = 8, 12
 QUERIES = pytest.mark.parametrize("query_latent", [24, None], ids=["latent queries", "whole queries"])
-MESHES = (ONE_DEVICE, {"fsdp": 2, "tensor": 2, "data": 2}, {"context": 2, "tensor": 2, "fsdp": 2})
+BATCHES, CONTEXT = {"fsdp": 2, "tensor": 2, "data": 2}, {"context": 2, "tensor": 2, "fsdp": 2}
+SLOW = {"marks": pytest.mark.slow}
+ON_MESHES = [(24, CONTEXT), (None, BATCHES), pytest.param(24, BATCHES, **SLOW), pytest.param(None, CONTEXT, **SLOW)]
+DECODED = [(24, ONE_DEVICE), (None, BATCHES), pytest.param(24, CONTEXT, **SLOW)]
 
 
 def attention(query_latent: int | None, rngs: nnx.Rngs) -> LatentAttention:
@@ -57,7 +60,7 @@ def whole(query_latent: int | None, mesh: tuple) -> tuple[np.ndarray, Any]:
     mesh = under(dict(mesh))
 
     def run(weights: Any, x_BLD: Any, positions_BL: Any, segments_BL: Any) -> Any:
-        out_BLD = nnx.merge(definition, in_use(weights, "float32"))(x_BLD, rows_of(positions_BL, segments_BL))
+        out_BLD = shard(nnx.merge(definition, in_use(weights, "float32"))(x_BLD, rows_of(positions_BL, segments_BL)), "BLD")
         return jnp.sum(jnp.sin(out_BLD) * (segments_BL > 0)[..., None]), out_BLD
 
     with jax.set_mesh(mesh):
@@ -104,8 +107,7 @@ def test_packed_rows_are_those_of_plain_numpy_document_by_document(query_latent)
     assert n == (batch.segments_BL > 0).sum() > 0 and np.isfinite(out_BLD).all()
 
 
-@QUERIES
-@pytest.mark.parametrize("mesh", MESHES[1:], ids=str)
+@pytest.mark.parametrize(("query_latent", "mesh"), ON_MESHES)
 def test_a_mesh_gives_what_one_device_gives(query_latent, mesh):
     (out_BLD, gradient), (expected_BLD, expected) = (whole(query_latent, tuple(m.items())) for m in (mesh, ONE_DEVICE))
     real_BL = case()[1].segments_BL > 0
@@ -114,8 +116,7 @@ def test_a_mesh_gives_what_one_device_gives(query_latent, mesh):
         assert np.linalg.norm(g - h) <= 1e-5 * np.linalg.norm(h) > 0, path
 
 
-@QUERIES
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize(("query_latent", "mesh"), DECODED)
 def test_reading_ragged_prompts_and_then_token_by_token_gives_whole_rows(query_latent, mesh):
     """The cache holds latents alone: keys and values of a head are never made of them."""
     definition, weights = parts(query_latent)
@@ -136,7 +137,8 @@ def test_reading_ragged_prompts_and_then_token_by_token_gives_whole_rows(query_l
             real_BL = np.arange(n) < np.minimum(n, lengths - done_B)[:, None]
             at_BL = np.minimum(done_B[:, None] + np.arange(n, dtype=np.int32), L - 1)
             arrays = (np.take_along_axis(x_BLD, at_BL[..., None], 1), at_BL, real_BL.astype(np.int32), done_B)
-            inputs = [jax.device_put(x, named(mesh, letters)) for letters, x in zip(("B.D", "B.", "B.", "B"), arrays, strict=True)]
+            letters = ("BLD", "BL", "BL", "B")
+            inputs = [jax.device_put(x, named(mesh, one, x.shape)) for one, x in zip(letters, arrays, strict=True)]
             out_BLD, slots = jitted(placed, *inputs, slots)
             for b, new in enumerate(real_BL.sum(-1)):
                 found_BLD[b, done_B[b] : done_B[b] + new] = np.array(out_BLD)[b, :new]
