@@ -15,7 +15,7 @@ from model.kernels.context import balance, is_balanced, unbalance
 from model.layers.mtp import MultiToken
 from model.layers.rope import Rope
 from model.layers.rows import Rows
-from model.layers.stack import Stack, at_rest, in_use, stacked
+from model.layers.stack import Stack, at_rest, fetched, in_use, stacked
 from model.sharding import look_up, shard, spec
 
 
@@ -110,12 +110,12 @@ def _rows(self: Decoder, inputs: ModelInputs) -> Rows:
 
 
 def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precision) -> Array:
-    table_VD = shard(params["embed_VD"].astype(precision.compute), "VD")
+    table_VD = shard(fetched(params["embed_VD"], precision.compute), "VD")
     x_BLD = look_up(table_VD, inputs.tokens_BL, "BlD")
     if self.embed_scale != 1.0:
         x_BLD = x_BLD * jnp.asarray(self.embed_scale, x_BLD.dtype)
     if self.learned_positions:
-        x_BLD = x_BLD + look_up(shard(params["positions_TD"].astype(precision.compute), "TD"), inputs.positions_BL, "BlD")
+        x_BLD = x_BLD + look_up(shard(fetched(params["positions_TD"], precision.compute), "TD"), inputs.positions_BL, "BlD")
     return x_BLD
 
 
@@ -126,5 +126,5 @@ def _norm(self: Decoder, params: Params, x_BLD: Array) -> Array:
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> Array:
     if self.tied:
-        return shard(params["embed_VD"].astype(precision.compute), "VD").T
-    return shard(params["unembed_DV"].astype(precision.compute), "DV")
+        return shard(fetched(params["embed_VD"], precision.compute), "VD").T
+    return shard(fetched(params["unembed_DV"], precision.compute), "DV")

@@ -138,6 +138,12 @@ def platform() -> str:
     return device.platform if device else jax.default_backend()
 
 
+def device_kind() -> str:
+    """What the devices of the current mesh call themselves, such as `TPU v5`."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device else jax.devices()[0].device_kind
+
+
 def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False) -> PartitionSpec:
     """The layout of an array with these letters on the current mesh; `.` is a dimension that is never divided.
 

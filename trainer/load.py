@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from data_pipeline.component import one_of
 from model.api import Params, Precision
+from model.stages import in_memory_order
 from trainer.checkpoint import checkpoint_path, read_run, restore_params
 
 
@@ -21,8 +22,8 @@ class Loaded(NamedTuple):
     step: int
 
 
-def load_params(phase_folder: Path, step: int | None = None) -> Loaded:
-    """The parameters of a phase's newest checkpoint, or of the one of `step`, at rest on the current mesh.
+def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1) -> Loaded:
+    """The parameters of a phase's newest checkpoint, or of the one of `step`, at rest on the current mesh; `rounds` are its pipeline's.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -38,7 +39,8 @@ def load_params(phase_folder: Path, step: int | None = None) -> Loaded:
 
     trainable, frozen = placed(jax.eval_shape(split, jax.random.key(0)))
     found = restore_params(path, {"trainable": trainable, "frozen": frozen})
-    return Loaded(architecture, adaptation.merge(**found), phase_folder.parent / saved["tokenizer"], int(path.name))
+    params = in_memory_order(adaptation.merge(**found), rounds=rounds)
+    return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
 
 
 def placed(shapes: Any) -> Any:

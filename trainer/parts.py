@@ -24,7 +24,7 @@ def parts_of(phase: Phase, measures: Measures, first: int) -> Parts:
     run, data = phase.run, phase.run.data
     flops = flops_per_token_of(run.architecture, phase.shapes.trainable, length=data.seq_len)
     return Parts(
-        step=make_step(phase.model, run.objective, run.adaptation, phase.tx, micro_batches=run.micro_batches),
+        step=make_step(phase.model, run.objective, run.adaptation, phase.tx, **phase.step_settings),
         source=source_of(phase),
         checkpointer=phase.checkpointer,
         metrics=MetricsWriter(phase.folder, first, active=jax.process_index() == 0),

@@ -11,10 +11,10 @@ from data_pipeline.tokenizer import Tokenizer
 from model.api import Params
 from model.sharding import check_sizes, undivided
 from model.size import n_params
-from model.stages import in_memory_order
 from trainer.checkpoint import Checkpointer
 from trainer.identity import check_identity
 from trainer.load import load_params, placed
+from trainer.offload import at_rest, placed_at_rest
 from trainer.source import Layout
 from trainer.state import TrainState, new_state
 
@@ -63,6 +63,11 @@ class Phase:
         saved = self.checkpointer.read_json(self.checkpointer.latest(), "run")
         return check_identity(saved, self.serialized, allow_change=allow_change, folder=self.folder)
 
+    @property
+    def step_settings(self) -> dict[str, Any]:
+        """What the step is told beside its parts."""
+        return {"micro_batches": self.run.micro_batches, "offload": self.run.execution.offload}
+
     def describe(self) -> str:
         """One line: what is trained, and where."""
         axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1) or "1 device"
@@ -73,7 +78,8 @@ class Phase:
         """The newest checkpoint's state, or a new one."""
         if not self.resumed:
             return self._new_state()
-        return self.checkpointer.restore(self.checkpointer.latest(), placed(self.shapes))
+        wanted = placed_at_rest(placed(self.shapes), self.run.execution.offload)
+        return self.checkpointer.restore(self.checkpointer.latest(), wanted)
 
     def first_policy(self) -> Params:
         """The parameters before the first step."""
@@ -84,14 +90,16 @@ class Phase:
         return self.run.adaptation.merge(state.trainable, state.frozen)
 
     def _new_state(self) -> TrainState:
-        return jax.jit(self.birth)(jax.random.key(self.run.seed), self._start_params())
+        born = jax.jit(lambda key, params: at_rest(self.birth(key, params), self.run.execution.offload))
+        return born(jax.random.key(self.run.seed), self._start_params())
 
     def _start_params(self) -> Params | None:
         """The parameters of `start_from`; None to begin from scratch."""
         if self.run.start_from is None:
             return None
         parent = self.job_folder / self.run.start_from
-        loaded = load_params(parent if parent.exists() else Path(self.run.start_from))
+        rounds = self.run.execution.pipeline.rounds
+        loaded = load_params(parent if parent.exists() else Path(self.run.start_from), rounds=rounds)
         if loaded.architecture != self.run.architecture:
             raise ValueError(f"start_from={self.run.start_from} has another architecture ({loaded.architecture}); make this run's the same")
-        return in_memory_order(loaded.params, rounds=self.run.execution.pipeline.rounds)
+        return loaded.params

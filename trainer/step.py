@@ -1,6 +1,6 @@
 """One optimizer step: the same for every phase."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -9,23 +9,26 @@ import optax
 
 from model.adapt import Adaptation
 from model.api import Model
-from model.sharding import letters_of, platform, reshape
+from model.sharding import letters_of, reshape
+from trainer.compiler import compiler_options
 from trainer.objective import Loss, Objective
+from trainer.offload import at_rest, to_device
 from trainer.state import TrainState
-
-COMPILER_OPTIONS = {
-    # else libtpu makes an all-reduce and a slice of every reduce-scatter over a whole torus: twice the bytes (docs/planning.md)
-    "tpu": {
-        "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
-        "xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter": "true",
-    },
-}
 
 
 def make_step(
-    model: Model, objective: Objective, adaptation: Adaptation, tx: optax.GradientTransformation, *, micro_batches: int
+    model: Model,
+    objective: Objective,
+    adaptation: Adaptation,
+    tx: optax.GradientTransformation,
+    *,
+    micro_batches: int,
+    offload: Collection[str] = (),
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update -> after_step."""
+    """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update -> after_step.
+
+    `offload` names what rests in host memory: the model fetches its weights itself, the update all that it reads.
+    """
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         denominators = objective.denominators(batch)
@@ -39,24 +42,18 @@ def make_step(
         def gradient_of(part: tuple[Any, Any]) -> tuple[Loss, Any]:
             i, rows = part
             (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, rows, jax.random.fold_in(key, i))
-            return loss, gradient
+            return loss, to_device(gradient, after=loss.total)
 
-        loss, gradient = added_up(gradient_of, (jnp.arange(micro_batches), split_rows(batch, micro_batches)))
-        updates, opt_state = tx.update(gradient, state.opt_state, state.trainable)
-        trainable = model.after_step(optax.apply_updates(state.trainable, updates), loss.aux)
+        parts = jnp.arange(micro_batches), split_rows(batch, micro_batches)
+        zero = zeros_of(jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts)))
+        (loss, gradient), _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, gradient_of(part)), None), zero, parts)
+        trainable, opt_state = to_device((state.trainable, state.opt_state), after=gradient)
+        updates, opt_state = tx.update(gradient, opt_state, trainable)
+        trainable = model.after_step(optax.apply_updates(trainable, updates), loss.aux)
         metrics = {**loss.metrics, "loss/train": (loss.total, 1.0), "optimizer/grad_norm": (optax.tree.norm(gradient), 1.0)}
-        return TrainState(state.step + 1, trainable, state.frozen, opt_state, state.key), metrics
+        return at_rest(TrainState(state.step + 1, trainable, state.frozen, opt_state, state.key), offload), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=COMPILER_OPTIONS.get(platform()))
-
-
-def added_up(function: Callable[[Any], Any], parts: tuple[Any, ...]) -> Any:
-    """The sum of `function` over the leading dimension of `parts`; a single part needs no second copy of the gradients."""
-    first = jax.tree.map(lambda x: x[0], parts)
-    if len(parts[0]) == 1:
-        return function(first)
-    zero = zeros_of(jax.eval_shape(function, first))
-    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zero, parts)[0]
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
 def zeros_of(shapes: Any) -> Any:

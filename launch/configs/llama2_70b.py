@@ -6,8 +6,8 @@ those of the config corpus. 1.4 T tokens, 20 a parameter (Hoffmann et al. 2022).
 
 from typing import Any
 
-from launch.configs.llama2_7b import SEQ_LEN, VOCAB_SIZE, data, rows
-from model.architectures.llama import Llama
+from launch.configs.llama2_7b import data, rows
+from model.architectures.llama import PRESETS
 from model.execution import Execution, Remat
 from trainer.checkpoint import Checkpoints
 from trainer.evals.held_out import HeldOut
@@ -25,7 +25,7 @@ def llama2_70b() -> dict[str, Any]:
 def pretrain() -> Run:
     """Next tokens; the learning rate is Llama 2's (Touvron et al. 2023, section 2.2)."""
     return Run(
-        architecture=architecture(),
+        architecture=PRESETS["llama2_70b"],
         objective=NextToken(),
         data=rows("data/train", batch_size=256),
         optimizer=AdamW(peak_lr=1.5e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1),
@@ -35,9 +35,3 @@ def pretrain() -> Run:
         evals=(HeldOut(data=rows("data/held_out", batch_size=256), max_rows=1024),),
         evaluate_every=5000,
     )
-
-
-def architecture() -> Llama:
-    """69 B parameters."""
-    sizes = {"width": 8192, "layers": 80, "heads": 64, "kv_heads": 8, "head_width": 128, "feed_forward_width": 28_672}
-    return Llama(vocab_size=VOCAB_SIZE, context=SEQ_LEN, **sizes)

@@ -11,7 +11,7 @@ from data_pipeline.loader import PackedShards
 from data_pipeline.prepare import Prepare
 from data_pipeline.tokenizer import SentencePiece
 from launch.configs.corpus import corpus
-from model.architectures.llama import Llama
+from model.architectures.llama import PRESETS
 from model.execution import Execution, Remat
 from trainer.checkpoint import Checkpoints
 from trainer.evals.held_out import HeldOut
@@ -21,7 +21,6 @@ from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
 SEQ_LEN = 4096
-VOCAB_SIZE = 32_000
 WEIGHTS = FrozenMap(web=0.8, code=0.15, books=0.05)
 
 
@@ -32,14 +31,14 @@ def llama2_7b() -> dict[str, Any]:
 
 def data() -> Prepare:
     """The corpora of the config corpus, with Llama 2's size of vocabulary."""
-    tokenizer = SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=256)
+    tokenizer = SentencePiece(vocab_size=PRESETS["llama2_7b"].vocab_size, model="bpe", sample_mib=256)
     return corpus()["data"].model_copy(update={"tokenizer": tokenizer})
 
 
 def pretrain() -> Run:
     """Next tokens; the learning rate is Llama 2's (Touvron et al. 2023, section 2.2)."""
     return Run(
-        architecture=architecture(),
+        architecture=PRESETS["llama2_7b"],
         objective=NextToken(),
         data=rows("data/train", batch_size=64),
         optimizer=AdamW(peak_lr=3e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1),
@@ -49,12 +48,6 @@ def pretrain() -> Run:
         evals=(HeldOut(data=rows("data/held_out", batch_size=64), max_rows=1024),),
         evaluate_every=5000,
     )
-
-
-def architecture() -> Llama:
-    """6.7 B parameters."""
-    sizes = {"width": 4096, "layers": 32, "heads": 32, "kv_heads": 32, "head_width": 128, "feed_forward_width": 11_008}
-    return Llama(vocab_size=VOCAB_SIZE, context=SEQ_LEN, **sizes)
 
 
 def rows(folder: str, *, batch_size: int) -> PackedShards:

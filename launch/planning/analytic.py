@@ -17,7 +17,8 @@ from launch.planning.collectives import Transfer, wire_factor
 from launch.planning.compile import Memory
 from launch.planning.roofline import Work
 from model.execution import KEPT, Execution
-from model.sharding import AXES, letters_of, n_parts, undivided
+from model.sharding import ALPHABET, AXES, letters_of, n_parts, undivided
+from model.size import mean_keys
 from trainer.state import new_state
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -56,9 +57,10 @@ class Outline(NamedTuple):
     state: tuple[Leaf, ...]  # moments and all else that rests on the chips
     layers: int
     width: int
-    head_numbers: int  # heads · head width
+    head_numbers: int  # heads · head width, of queries and values in the mean
     kv_numbers: int
-    inner_width: int  # of the feed-forward layer, as many experts of it as a token sees
+    keys: float  # positions that a position sees, summed over layers
+    inner_width: int  # of the feed-forward layer, of all experts that a token meets
     experts: tuple[int, int]  # (a token's, all)
     vocab_size: int
     seq_len: int
@@ -82,22 +84,36 @@ def outline_of(run: Any) -> Outline:
     with undivided_mesh():
         state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx), key)
     params = tuple(_leaves((state.trainable, state.frozen)))
-    experts = (getattr(a, "experts_per_token", 1), getattr(a, "experts", 1))
-    widths = [leaf.sizes[leaf.letters.index("F")] for leaf in params if leaf.is_layer and "F" in leaf.letters]
+    experts = (getattr(a, "top_k", 1), getattr(a, "experts", 1))
     return Outline(
         shapes=state.trainable,
         params=params,
         state=tuple(_leaves(state.opt_state)),
         layers=a.layers,
         width=a.width,
-        head_numbers=a.heads * a.head_width,
+        head_numbers=a.heads * getattr(a, "attention_widths", 2 * a.head_width) // 2,
         kv_numbers=getattr(a, "kv_heads", a.heads) * a.head_width,
-        inner_width=max(widths, default=4 * a.width) * experts[0],
+        keys=sum((mean_keys(run.data.seq_len, window) for window in _windows(a)), 0.0),
+        inner_width=max((_inner_width(leaf, experts[0]) for leaf in params), default=4 * a.width),
         experts=experts,
         vocab_size=a.vocab_size,
         seq_len=run.data.seq_len,
         compute_bytes=BYTES[run.precision.compute],
     )
+
+
+def _windows(architecture: Any) -> tuple[int | None, ...]:
+    """The sliding window of every layer; None where there is none."""
+    if hasattr(architecture, "windows"):
+        return tuple(architecture.windows())
+    return (getattr(architecture, "window", None),) * architecture.layers
+
+
+def _inner_width(leaf: Leaf, n_experts: int) -> int:
+    """F of a feed-forward matrix, times the experts that a token meets; 0 of other arrays."""
+    if not leaf.is_layer or "F" not in leaf.letters:
+        return 0
+    return leaf.sizes[leaf.letters.index("F")] * (n_experts if "E" in leaf.letters else 1)
 
 
 def undivided_mesh() -> Any:
@@ -116,10 +132,16 @@ def _leaves(tree: Any) -> Iterator[Leaf]:
 
 def resting_bytes(leaves: tuple[Leaf, ...], sizes: Mapping[str, int]) -> float:
     """Bytes of one chip of what lies at rest on a mesh."""
-    mesh = AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
-    with jax.sharding.use_abstract_mesh(mesh):
-        parts = {letter: n_parts(letter, at_rest=True) for leaf in leaves for letter in leaf.letters}
+    parts = _parts(tuple(sizes[axis] for axis in AXES))
     return sum((leaf.n * leaf.n_bytes / math.prod(parts[letter] for letter in dict.fromkeys(leaf.letters)) for leaf in leaves), 0.0)
+
+
+@functools.cache
+def _parts(shape: tuple[int, ...]) -> dict[str, int]:
+    """Into how many parts a mesh of this shape divides each letter at rest."""
+    mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return {letter: n_parts(letter, at_rest=True) for letter in ALPHABET}
 
 
 def computed_again(execution: Execution) -> tuple[set[str], bool]:
@@ -144,7 +166,7 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
     return Work(
         matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),  # the logits are computed again backward
-        kernel_flops=tokens * outline.layers * products * outline.head_numbers * outline.seq_len,  # half of 2·products: causal
+        kernel_flops=tokens * products * 2 * outline.head_numbers * outline.keys,
         hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes + 3 * resting_bytes(outline.state, plan.sizes),
         transfers=tuple(_transfers(outline, plan, names)),
         slowdown=1 + (S - 1) / parts,

@@ -65,7 +65,7 @@ def step_of(run: Any, mesh: jax.sharding.Mesh) -> Step:
         _check(run, model, mesh)
         state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx), key)
         flops = flops_per_token_of(run.architecture, state.trainable, length=run.data.seq_len)
-    function = make_step(model, run.objective, run.adaptation, tx, micro_batches=run.micro_batches)
+        function = make_step(model, run.objective, run.adaptation, tx, micro_batches=run.micro_batches)
     return Step(function, (_bound(state, mesh), batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops)
 
 

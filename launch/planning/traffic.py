@@ -7,7 +7,15 @@ from launch.planning.walk import Occurrence
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "replica-id", "after-all", "while", "call"),
     *("conditional", "optimization-barrier", "add-dependency", "async-start", "async-update", "async-done", "call-start", "call-done"),
-    *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done", "custom-call-start", "custom-call-update"),
+    *(
+        "copy-done",
+        "all-gather-done",
+        "all-reduce-done",
+        "collective-permute-done",
+        "custom-call-start",
+        "custom-call-update",
+        "call-update",
+    ),
     *("custom-call-done", "send", "send-done", "recv", "recv-done"),
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")

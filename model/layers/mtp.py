@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Num
 
 from model.api import ModelInputs, key_of
 from model.execution import Execution
-from model.kernels.context import balance, is_balanced, unbalance
 from model.layers.rows import Rows
 from model.layers.stack import MakeBlock, Tree, at_rest, in_use
 from model.layers.weight import weight

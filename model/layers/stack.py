@@ -31,7 +31,7 @@ def at_rest(tree: Tree, dtype: str) -> Tree:
 
 def in_use(tree: Tree, dtype: str) -> Tree:
     """Every leaf in `dtype`, gathered for its products: cast first, so that half the bytes travel."""
-    return map_leaves(tree, lambda name, x: (name, shard(_cast(x, _dtype_of(name, dtype)), letters_of(name))))
+    return map_leaves(tree, lambda name, x: (name, shard(fetched(x, _dtype_of(name, dtype)), letters_of(name))))
 
 
 def _dtype_of(name: str, dtype: str) -> str:
@@ -39,8 +39,10 @@ def _dtype_of(name: str, dtype: str) -> str:
     return "float32" if name.startswith("router") else dtype
 
 
-def _cast(x: Array, dtype: str) -> Array:
-    """Bit for bit `x.astype(dtype)`; on a TPU XLA would move that out of the scan and hold a second copy of all layers."""
+def fetched(x: Array, dtype: str) -> Array:
+    """Bit for bit `x.astype(dtype)`, on the device. On a TPU XLA would move a plain cast out of the scan and hold a copy of all layers."""
+    if jax.typeof(x).memory_space == jax.memory.Space.Host:
+        x = jax.device_put(x, jax.memory.Space.Device)
     if platform() == "tpu" and x.dtype == jnp.float32 and dtype == "bfloat16":
         x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return x.astype(dtype)

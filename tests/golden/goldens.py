@@ -112,8 +112,12 @@ def sizes_in_use(sizes: dict[str, int]) -> dict[str, int]:
 def bad_program() -> None:
     """Compile what the compiler can only do by holding a whole array on every device."""
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-    one, other = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("b", None), (None, "a")))
-    jax.jit(jnp.sin, in_shardings=one, out_shardings=other).lower(jax.ShapeDtypeStruct((16, 16, 16), jnp.float32)).compile()
+    one, other = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("a", None, "b"), (None, ("a", "b"), None)))
+
+    def moved(x: jax.Array) -> jax.Array:
+        return jnp.cos(jax.lax.with_sharding_constraint(jnp.sin(x), other))
+
+    jax.jit(moved, in_shardings=one).lower(jax.ShapeDtypeStruct((16, 16, 16), jnp.float32)).compile()
 
 
 def _held(letters: str, shape: tuple[int, ...]) -> int:

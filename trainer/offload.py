@@ -1,0 +1,58 @@
+"""State that rests in the memory of the host between steps, and comes to the devices for its part of a step."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from model.sharding import letters_of
+from trainer.state import TrainState
+
+PARTS = {"optimizer": "opt_state", "params": "trainable"}  # a name in execution.offload -> the field of the state
+
+
+def at_rest(state: TrainState, offload: Collection[str]) -> TrainState:
+    """The parts named by `offload` in host memory; scalars stay, they weigh nothing."""
+
+    def away(x: Any) -> Any:
+        return jax.device_put(x, jax.memory.Space.Host) if x.ndim else x
+
+    return state._replace(**{PARTS[name]: jax.tree.map(away, getattr(state, PARTS[name])) for name in offload})
+
+
+def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
+    """Shapes with layouts on devices, as `at_rest` leaves the arrays."""
+
+    def away(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding.with_memory_kind("pinned_host")) if s.ndim else s
+
+    return shapes._replace(**{PARTS[name]: jax.tree.map(away, getattr(shapes, PARTS[name])) for name in offload})
+
+
+def to_device(tree: Any, *, after: Any) -> Any:
+    """What rests on the host, fetched once `after` is computed; stacks come layer by layer.
+
+    A compiler that sees no reason to wait begins all copies with the step, when there is least room for them: what is fetched therefore
+    depends on a zero that is known only when `after` is.
+    """
+    zero = (optax.tree.norm(after) < 0).astype(jnp.int32)
+
+    def one(path: Any, x: Any) -> Any:
+        if not on_host(x):
+            return x
+        if not letters_of(str(getattr(path[-1], "key", ""))).startswith("N"):
+            return jax.device_put(x, jax.memory.Space.Device)
+
+        def layer(_: None, i: Any) -> tuple[None, Any]:
+            return None, jax.device_put(jax.lax.dynamic_index_in_dim(x, i + zero, 0, keepdims=False), jax.memory.Space.Device)
+
+        return jax.lax.scan(layer, None, jnp.arange(x.shape[0]))[1]
+
+    return jax.tree.map_with_path(one, tree)
+
+
+def on_host(x: Any) -> bool:
+    """Whether an array of a traced function lies in the host's memory."""
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
