@@ -73,10 +73,10 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
     """
     from pydantic import ValidationError
 
+    from launch.bench_shapes import SHAPES, TrainShape, shape_of_run
     from launch.job import load
     from launch.overrides import override
     from launch.problems import Problems, explain_all
-    from launch.train_bench import SHAPES, TrainShape, shape_of_run
 
     fields = SHAPES[name] if name in SHAPES else shape_of_run(_first_run(name, load(name).phases))
     tree = {"train": copy.deepcopy(fields)}

@@ -13,7 +13,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 from launch.distributed import client_of_several, is_first
 from launch.failures import Terminated
@@ -71,7 +70,7 @@ def sigterm_raises() -> Iterator[None]:
     libc = ctypes.CDLL(None)
     libc.sigaction(signal.SIGTERM, None, before)
 
-    def raise_terminated(number: int, frame: Any) -> None:
+    def raise_terminated(number: int, frame: object) -> None:
         raise Terminated
 
     python = signal.signal(signal.SIGTERM, raise_terminated)

@@ -111,7 +111,7 @@ def writer(folder: Path, step: int | None, *, sampler: Any, max_tokens: int, cha
     from data_pipeline.tokenizer import Tokenizer
     from inference.decode import stream, text_ids
     from launch.chat_template import template_of, template_prompt
-    from model.api import Precision
+    from model.execution import Precision
     from trainer.load import load_params
 
     loaded = load_params(folder, step)

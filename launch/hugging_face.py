@@ -11,7 +11,8 @@ from data_pipeline.component import components_in
 from data_pipeline.files import write_json, writing
 from data_pipeline.tokenizer import Tokenizer
 from launch.tokenizer_files import imported
-from model.api import Params, Precision
+from model.api import Params
+from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint, open_folder
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
@@ -51,6 +52,17 @@ def architecture_of(config: dict[str, Any]) -> Any:
     return known[kind].from_hugging_face(config)
 
 
+def fitted(architecture: Any, checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Any:
+    """Without what a config names and its tensors lack by custom (see `DeepSeekV3.fitted`); a line says what that changes."""
+    if not hasattr(architecture, "fitted"):
+        return architecture
+    found = architecture.fitted(checkpoint.shapes())
+    changes = [f"{name}={value}" for name, value in found if value != getattr(architecture, name)]
+    if changes:
+        say(f"  config.json names more than there are tensors for; imported with {', '.join(changes)}")
+    return found
+
+
 def import_source(source: Source, folder: Path, *, precision: Precision, say: Callable[[str], None]) -> tuple[Any, Params]:
     """Write a phase folder with checkpoint 0 of a foreign model; returns the architecture and its parameters. Under `jax.set_mesh`.
 
@@ -59,7 +71,7 @@ def import_source(source: Source, folder: Path, *, precision: Precision, say: Ca
     """
     if (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
-    architecture = architecture_of(source.checkpoint.config)
+    architecture = fitted(architecture_of(source.checkpoint.config), source.checkpoint, say=say)
     with undivided():
         shapes = {name: leaf.shape for name, leaf in parameter_shapes(architecture, precision.params).items()}
     if problems := check_sizes(shapes, jax.sharding.get_mesh()):

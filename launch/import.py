@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
 
     from launch.hugging_face import import_source, open_source
     from launch.verify_logits import check_transformers, verify
-    from model.api import Precision
+    from model.execution import Precision
     from model.sharding import Mesh
     from model.size import n_params
 

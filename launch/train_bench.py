@@ -3,61 +3,22 @@
 import resource
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from pydantic import BaseModel, PositiveInt
 
 from data_pipeline.batch import TokenBatch
-from data_pipeline.component import one_of
+from launch.bench_shapes import TrainShape
 from model.adapt import Full
-from model.api import Precision
-from model.architectures.gpt2 import PRESETS as GPT2_PRESETS
-from model.execution import Execution
-from model.sharding import Mesh, letters_of, named
+from model.sharding import letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from trainer.objectives.next_token import NextToken
 from trainer.profile import matmul_rates, n_sharers
 from trainer.state import new_state
 from trainer.step import make_step
 
-ADAMW = {
-    "type": "AdamW",
-    "peak_lr": 1e-4,
-    "weight_decay": 0.1,
-    "schedule": {"type": "WarmupCosine", "warmup_steps": 10, "end_frac": 0.1},
-}
-LLAMA_31M = {  # 31.5 M parameters in products: the shape that docs and issues quote
-    "type": "Llama",
-    "vocab_size": 8192,
-    "width": 512,
-    "layers": 8,
-    "heads": 8,
-    "kv_heads": 8,
-    "head_width": 64,
-    "feed_forward_width": 1536,
-    "context": 512,
-}
-BATCH = {"optimizer": ADAMW, "batch_size": 8, "seq_len": 512}
-SHAPES = {
-    "llama_31m": {"architecture": LLAMA_31M, **BATCH},
-    "gpt2_124m": {"architecture": {"type": "GPT2", **GPT2_PRESETS["gpt2_124m"].model_dump(mode="json")}, **BATCH},
-}
 STEPS = 1000  # length of the schedule; it costs nothing
-
-
-class TrainShape(BaseModel, frozen=True, extra="forbid", strict=True):
-    """All that decides what a step costs; the fields are those of a Run."""
-
-    architecture: one_of("model.architectures")
-    optimizer: one_of("trainer.optimizers")
-    batch_size: PositiveInt
-    seq_len: PositiveInt
-    micro_batches: PositiveInt = 1
-    precision: Precision = Precision()
-    execution: Execution = Execution()
-    mesh: Mesh = Mesh()
 
 
 class Round(NamedTuple):
@@ -65,12 +26,6 @@ class Round(NamedTuple):
 
     step_s: float
     matmul_flops: float
-
-
-def shape_of_run(run: Any) -> dict[str, Any]:
-    """The tree of the TrainShape of a Run."""
-    saved = run.model_dump(mode="json")
-    return {name: saved["data"][name] if name in saved["data"] else saved[name] for name in TrainShape.model_fields}
 
 
 def describe(shape: TrainShape, n_devices: int) -> tuple[str, float]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from model.api import ModelInputs, Params, Precision, finish_logits
+from model.api import ModelInputs, Params, finish_logits
+from model.execution import Precision
 from model.sharding import ALPHABET, einsum, named
 
 ROWS, TOKENS = 2, 32

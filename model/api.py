@@ -2,12 +2,11 @@
 
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
-from pydantic import BaseModel
 
 from model.cache import KVCache
 
@@ -32,13 +31,6 @@ class ModelOutputs(NamedTuple):
     hidden_BLD: Float[Array, "B L D"]
     mtp_hidden: tuple[Float[Array, "B L D"], ...] = ()
     aux: dict[str, Any] = {}
-
-
-class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Dtypes of parameters at rest and of products; norms, softmax and losses are always float32."""
-
-    params: Literal["float32", "bfloat16"] = "float32"
-    compute: Literal["float32", "bfloat16"] = "bfloat16"
 
 
 def identity_after_step(params: Params, aux: dict[str, Any]) -> Params:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
 
-from model.api import Model, ModelInputs, ModelOutputs, Params, Precision, identity_after_step, key_of, padded
+from model.api import Model, ModelInputs, ModelOutputs, Params, identity_after_step, key_of, padded
 from model.cache import KVCache
+from model.execution import Precision
 from model.kernels.context import balance, is_balanced, unbalance
 from model.layers.mtp import MultiToken
 from model.layers.rope import Rope
@@ -52,10 +52,10 @@ class Decoder(NamedTuple):
         )
 
 
-def _init(self: Decoder, precision: Precision, key: Array) -> Params:
+def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
     V = padded(self.vocab_size)
 
-    def matrix(name: str, letters: str, shape: tuple[int, ...]) -> Array:
+    def matrix(name: str, letters: str, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.normal(key_of(key, name), shape, out_sharding=spec(letters, shape, at_rest=True)) * self.width**-0.5
 
     params = {"embed_VD": matrix("embed", "VD", (V, self.width)), "norm": nnx.to_pure_dict(nnx.state(self.norm()))}
@@ -90,7 +90,7 @@ def _apply(self: Decoder, precision: Precision, params: Params, inputs: ModelInp
     return ModelOutputs(hidden_BLD=hidden_BLD, mtp_hidden=tuple(further), aux=aux)
 
 
-def _decode(self: Decoder, precision: Precision, params: Params, inputs: ModelInputs, cache: KVCache) -> tuple[Array, KVCache]:
+def _decode(self: Decoder, precision: Precision, params: Params, inputs: ModelInputs, cache: KVCache) -> tuple[jax.Array, KVCache]:
     rows = _rows(self, inputs)._replace(lengths_B=cache.lengths_B)
     x_BLD, slots = _embed(self, params, inputs, precision), {}
     for name, stack in self.stacks.items():
@@ -109,7 +109,7 @@ def _rows(self: Decoder, inputs: ModelInputs) -> Rows:
     return Rows(inputs.positions_BL, inputs.segments_BL, rotations)
 
 
-def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precision) -> Array:
+def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precision) -> jax.Array:
     table_VD = shard(fetched(params["embed_VD"], precision.compute), "VD")
     x_BLD = look_up(table_VD, inputs.tokens_BL, "BlD")
     if self.embed_scale != 1.0:
@@ -119,12 +119,12 @@ def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precis
     return x_BLD
 
 
-def _norm(self: Decoder, params: Params, x_BLD: Array) -> Array:
+def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
     definition = nnx.split(nnx.eval_shape(self.norm))[0]
     return shard(nnx.merge(definition, in_use(params["norm"], str(x_BLD.dtype)))(x_BLD), "BLD")
 
 
-def _unembed(self: Decoder, precision: Precision, params: Params) -> Array:
+def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:
     if self.tied:
         return shard(fetched(params["embed_VD"], precision.compute), "VD").T
     return shard(fetched(params["unembed_DV"], precision.compute), "DV")

@@ -1,4 +1,4 @@
-"""How a model is computed: what changes memory and speed, and no result."""
+"""How a model is computed: its dtypes, and what changes memory and speed and no result."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,7 +7,16 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 
-Name = Literal["query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"]  # what `name` is given, in the order of a block
+
+class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Dtypes of parameters at rest and of products; norms, softmax and losses are always float32."""
+
+    params: Literal["float32", "bfloat16"] = "float32"
+    compute: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+# what `name` is given, in the order of a block; the residual is its input, which is kept on the device if it is not offloaded
+Name = Literal["residual", "query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"]
 
 KEPT: dict[str, tuple[Name, ...]] = {  # by preset, what the backward pass finds of a layer beside its input
     "full": (),

@@ -11,8 +11,9 @@ import numpy as np
 from data_pipeline.batch import PreferenceBatch, TokenBatch
 from data_pipeline.shards import write_shards
 from data_pipeline.streaming.record import Record, Sequence
-from model.api import Model, Params, Precision
+from model.api import Model, Params
 from model.architectures.llama import Llama
+from model.execution import Precision
 from model.sharding import letters_of, make_mesh, named
 
 SIZES = Llama(vocab_size=40, width=16, layers=3, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32)

@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import TypeAdapter
 
 from data_pipeline.component import one_of
-from model.api import Params, Precision
+from model.api import Params
+from model.execution import Precision
 from model.stages import in_memory_order
 from trainer.checkpoint import checkpoint_path, read_run, restore_params
 

@@ -9,8 +9,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from data_pipeline.component import one_of
 from model.adapt import Full
-from model.api import Precision
-from model.execution import Execution
+from model.execution import Execution, Precision
 from model.sharding import Mesh
 from trainer.checkpoint import Checkpoints
 from trainer.identity import run_fingerprint

@@ -4,7 +4,8 @@ from launch.planning.environment import quiet_environment
 
 quiet_environment()  # before jax is imported
 
-from launch.planning.calibrate import predict, published, table  # noqa: E402
+from launch.planning.calibrate import predict, table  # noqa: E402
+from launch.planning.published import published  # noqa: E402
 
 if __name__ == "__main__":
     print("\n".join(table([predict(row) for row in published()])))

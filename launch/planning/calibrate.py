@@ -1,43 +1,17 @@
-"""Predicted next to published MFU: MaxText's tables for v4, v5e, v5p and Trillium. `python -m launch.planning` prints it.
+"""Predicted next to published MFU; `python -m launch.planning` prints it."""
 
-Sources: the README and the script of each model under `configs/tpu/{v4,v5e,v5p}` of MaxText, and its page of optimized models (Trillium,
-Llama-2-70B on v5p). The models named by parameters are its `global_parameter_scale` of a base of width 2048, 16 heads of 128,
-feed-forward 7168, 16 layers and 32,000 vocabulary entries: each doubling takes heads and feed-forward, then width, then layers in turn.
-"""
-
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from data_pipeline.component import FrozenMap
-from data_pipeline.loader import PackedShards
-from launch.planning.analytic import Outline, Plan, outline_of, work_of_plan
+from launch.planning.analytic import Plan, work_of_plan
 from launch.planning.network import wiring_of
+from launch.planning.published import Published, outline
 from launch.planning.roofline import EFFICIENCY, Efficiency, Work, estimate
 from launch.planning.topology import Target, load_devices, mesh_over, target_of
-from model.architectures.llama import Llama
-from model.execution import Execution, Remat
+from model.execution import Execution
 from model.sharding import AXES
-from trainer.checkpoint import Checkpoints
-from trainer.objectives.next_token import NextToken
-from trainer.optimizers.adamw import AdamW
-from trainer.run import Run
-from trainer.schedules import WarmupCosine
 
 ACCEPTED_POINTS = 8.0
-
-
-class Published(NamedTuple):
-    """A row of MaxText's tables: model, slices, rows of a chip, tensor axis, what is recomputed, MFU in percent."""
-
-    model: str
-    topology: str
-    n_slices: int
-    rows: int
-    seq_len: int
-    tensor: int
-    remat: Remat
-    mfu: float
 
 
 class Predicted(NamedTuple):
@@ -52,73 +26,10 @@ class Predicted(NamedTuple):
         return self.mfu - self.row.mfu
 
 
-FULL, DOTS = Remat(preset="full"), Remat(preset="dots")
-INPUTS = Remat(preset="full", offload=("query", "key", "value", "mixed"))  # its qkv and attention output offloaded to the host
-QKV = Remat(preset="full", offload=("query", "key", "value"))
-
-
-def published() -> Iterator[Published]:
-    """All rows of dense bf16 models, with the batch and the mesh of the script that made them."""
-    for model, topology, rows, tensor, remat, mfus in (
-        ("32B", "v5p:4x4x4", 7, 4, DOTS, (71.47, 69.43)),
-        ("64B", "v5p:4x4x4", 3, 4, DOTS, (70.31, 67.26)),
-        ("128B", "v5p:4x4x8", 1, 8, DOTS, (68.68, 66.34)),
-        ("128B", "v5p:4x8x8", 1, 8, DOTS, (68.83, 59.66)),
-        ("256B", "v5p:8x8x8", 1, 8, DOTS, (67.09, 62.99)),
-        ("512B", "v5p:8x8x8", 2, 8, FULL, (63.99, 61.45)),
-        ("1024B", "v5p:8x8x16", 2, 8, FULL, (55.35, 51.55)),
-        ("1024B", "v5p:8x16x16", 2, 8, FULL, (64.80, 60.83)),
-        ("16B", "v5e:16x16", 6, 1, FULL, (61.10, 59.37, 59.14, 58.27, 56.56, 54.65)),
-        ("32B", "v5e:16x16", 4, 1, FULL, (66.86, 64.81, 64.10, 63.67, 62.26, 60.40)),
-        ("64B", "v5e:16x16", 2, 1, FULL, (59.90, 56.66, 55.85, 54.96, 53.29, 50.18)),
-        ("128B", "v5e:16x16", 1, 16, DOTS, (56.06, 55.82, 54.93, 52.93, 50.86, 46.25)),
-        ("22B", "v4:4x4x4", 13, 1, FULL, (56.7, 55.2, 54.3, 53.2)),
-        ("52B", "v4:4x4x12", 7, 1, FULL, (56.0, 58.9)),
-    ):
-        for i, mfu in enumerate(mfus):
-            yield Published(model, topology, 2**i, rows, 2048, tensor, remat, mfu)
-    yield Published("Llama-3.1-8B", "v6e:16x16", 1, 4, 8192, 1, INPUTS, 45.46)
-    yield Published("Llama-3.1-70B", "v6e:16x16", 1, 4, 8192, 1, QKV, 50.33)
-    yield Published("Llama-2-70B", "v6e:16x16", 1, 2, 4096, 1, QKV, 43.8)
-
-
-def sizes_of(model: str) -> dict[str, int]:
-    """The sizes of a model of the tables."""
-    names = ("width", "layers", "heads", "kv_heads", "head_width", "feed_forward_width", "vocab_size")
-    known = {
-        # two matrices of widths 24,576 and 49,152 then, as many numbers in our three
-        "22B": (6144, 48, 24, 24, 256, 24_576 * 2 // 3, 32_000),
-        "52B": (12_288, 32, 32, 32, 256, 49_152 * 2 // 3, 32_000),
-        "Llama-3.1-8B": (4096, 32, 32, 8, 128, 14336, 128_256),
-        "Llama-3.1-70B": (8192, 80, 64, 8, 128, 28672, 128_256),
-        "Llama-2-70B": (8192, 80, 64, 8, 128, 28672, 32_000),
-    }
-    if model in known:
-        return dict(zip(names, known[model], strict=True))
-    cycles, left = divmod(int(model.removesuffix("B")).bit_length() - 1, 3)
-    wide, heads = 2 ** (cycles + (left > 1)), 16 * 2 ** (cycles + (left > 0))
-    return dict(zip(names, (2048 * wide, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000), strict=True))
-
-
 @cache
 def _target(topology: str, n_slices: int) -> tuple[Target, Any]:
     target = target_of(topology, n_slices)
     return target, load_devices(target)
-
-
-@cache
-def outline(model: str, seq_len: int) -> Outline:
-    """The model as a Run with AdamW."""
-    return outline_of(
-        Run(
-            architecture=Llama(context=seq_len, **sizes_of(model)),
-            objective=NextToken(),
-            data=PackedShards(folder="data/train", weights=FrozenMap(web=1.0), seq_len=seq_len, batch_size=1),
-            optimizer=AdamW(peak_lr=1e-4, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1),
-            steps=1,
-            checkpoint=Checkpoints(every_steps=1),
-        )
-    )
 
 
 @cache

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from model.sharding import check_sizes, letters_of, n_parts, named, undivided
 from model.size import flops_per_token_of
+from trainer.offload import placed_at_rest
 from trainer.state import new_state
 from trainer.step import make_step
 
@@ -65,8 +66,10 @@ def step_of(run: Any, mesh: jax.sharding.Mesh) -> Step:
         _check(run, model, mesh)
         state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx), key)
         flops = flops_per_token_of(run.architecture, state.trainable, length=run.data.seq_len)
-        function = make_step(model, run.objective, run.adaptation, tx, micro_batches=run.micro_batches)
-    return Step(function, (_bound(state, mesh), batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops)
+        settings = {"micro_batches": run.micro_batches, "offload": run.execution.offload}
+        function = make_step(model, run.objective, run.adaptation, tx, **settings)
+    bound = placed_at_rest(_bound(state, mesh), run.execution.offload)
+    return Step(function, (bound, batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops)
 
 
 def _check(run: Any, model: Any, mesh: jax.sharding.Mesh) -> None:

@@ -31,7 +31,7 @@ class Efficiency(NamedTuple):
     overlap: float
 
 
-# Fitted to the rows of calibrate.py, where the errors are flat around them (docs/planning.md); no row there leans on hbm, which is assumed.
+# Fitted to the rows of published.py, where the errors are flat around them (docs/planning.md); no row there leans on hbm, which is assumed.
 EFFICIENCY = Efficiency(matmul=0.86, kernel=0.25, hbm=0.85, network=0.5, overlap=0.4)
 
 

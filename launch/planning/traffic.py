@@ -7,19 +7,13 @@ from launch.planning.walk import Occurrence
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "replica-id", "after-all", "while", "call"),
     *("conditional", "optimization-barrier", "add-dependency", "async-start", "async-update", "async-done", "call-start", "call-done"),
-    *(
-        "copy-done",
-        "all-gather-done",
-        "all-reduce-done",
-        "collective-permute-done",
-        "custom-call-start",
-        "custom-call-update",
-        "call-update",
-    ),
-    *("custom-call-done", "send", "send-done", "recv", "recv-done"),
+    *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
+    *("custom-call-start", "custom-call-update", "call-update"),
+    *("custom-call-done", "send", "send-done", "recv", "recv-done", "slice-start", "dynamic-slice-start", "dynamic-update-slice-done"),
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
 PARTS = ("dynamic-slice", "slice", "gather")
+COPIES = ("copy", "copy-start", "dynamic-slice", "dynamic-slice-done", "dynamic-update-slice", "dynamic-update-slice-start")
 HOST_SPACE = 5  # in a layout's S(5)
 NO_DATA_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
 
@@ -32,9 +26,9 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
     operands = [computation.instructions[name] for name in instruction.operands]
     if instruction.op == "fusion":
         return _fusion_bytes(module, instruction, operands)
-    if instruction.op in PARTS:
+    if instruction.op.removesuffix("-done") in PARTS:
         return 2 * _in_hbm(instruction.shapes)
-    if instruction.op == "dynamic-update-slice":
+    if instruction.op.removesuffix("-start") == "dynamic-update-slice":
         return 2 * _in_hbm(operands[1].shapes)
     if instruction.op == "copy-start":
         return _in_hbm(instruction.shapes[:2])
@@ -44,7 +38,7 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
 def host_bytes(occurrence: Occurrence) -> int:
     """Bytes that a copy moves to or from the host's memory."""
     instruction, known = occurrence.instruction, occurrence.scope.computation.instructions
-    if occurrence.fused or instruction.op not in ("copy", "copy-start", "dynamic-slice", "dynamic-update-slice"):
+    if occurrence.fused or instruction.op not in COPIES:
         return 0
     moved = [*instruction.shapes[:2], *(shape for name in instruction.operands for shape in known[name].shapes)]
     if HOST_SPACE not in {shape.space for shape in moved}:

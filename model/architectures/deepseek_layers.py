@@ -5,13 +5,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from model.architectures.moe_like import WEIGH
 from model.execution import Execution
 from model.layers.attention import attend_of
 from model.layers.feed_forward import FeedForward
 from model.layers.latent_attention import LatentAttention
 from model.layers.moe import MoE
-from model.layers.router import Router
+from model.layers.router import WEIGH, Router
 
 
 def router_of(sizes: Any) -> Router:

@@ -6,15 +6,15 @@ from typing import Any
 
 from flax import nnx
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures.deepseek_layers import attention, experts, feed_forward
-from model.architectures.router_bias import move_biases
 from model.decoder import Decoder
-from model.execution import Execution
+from model.execution import Execution, Precision
 from model.layers.block import Block
 from model.layers.mtp import Module, MultiToken
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
+from model.layers.router import move_biases
 from model.layers.stack import Stack
 
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures.deepseek_layers import router_of
 from model.architectures.deepseek_parts import assemble
-from model.execution import DEFAULT, Execution
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require, rope_fields, rope_of, size
 from model.hugging_face.deepseek_tables import mtp_name, rows
 from model.hugging_face.tensor import Tensor

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures import gemma_like
-from model.architectures.checks import check_heads
-from model.execution import DEFAULT, Execution
+from model.architectures.one_stack import check_heads
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.tensor import Tensor
 from model.layers.rope import Rope
 from model.layers.rope_scaling import Scaling
@@ -46,6 +46,10 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
         ropes = {"rope": Rope(theta=self.rope_theta, scaling=self.rope_scaling)}
         pattern = ({"window": self.window, "soft_cap": self.attention_soft_cap}, {"soft_cap": self.attention_soft_cap})
         return gemma_like.decoder(self, execution, ropes, pattern)._replace(soft_cap=self.logit_soft_cap).build(precision)
+
+    def windows(self) -> tuple[int | None, ...]:
+        """How many positions back each layer sees; None: all."""
+        return tuple(self.window if i % 2 == 0 else None for i in range(self.layers))
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Gemma2":

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures import gemma_like
-from model.architectures.checks import check_heads
-from model.execution import DEFAULT, Execution
+from model.architectures.one_stack import check_heads
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import local_and_global_fields, local_and_global_ropes, require
 from model.hugging_face.tensor import Tensor
 from model.layers.norm import RMSNorm
@@ -56,6 +56,10 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _ropes(self) -> tuple[Rope, Rope]:
         return Rope(theta=self.local_rope_theta), Rope(theta=self.rope_theta, scaling=self.rope_scaling)
+
+    def windows(self) -> tuple[int | None, ...]:
+        """How many positions back each layer sees; None: all."""
+        return tuple(None if (i + 1) % self.full_every == 0 else self.window for i in range(self.layers))
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Gemma3":

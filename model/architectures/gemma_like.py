@@ -4,43 +4,28 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from model.architectures import llama_like
+from model.architectures import llama_like, one_stack
 from model.decoder import Decoder
 from model.execution import Execution
 from model.hugging_face.config import LAYER_KINDS, require, size
 from model.hugging_face.tables import attention_rows, gated_rows, outer_rows
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of
-from model.layers.block import Block
 from model.layers.feed_forward import FeedForward, gelu_tanh
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
-from model.layers.stack import Stack
 
 
 def decoder(sizes: Any, execution: Execution, ropes: dict[str, Rope], pattern: Sequence[dict[str, Any]]) -> Decoder:
     """Blocks with norms before and after, whose attention differs as `pattern` says; norms store scales less 1."""
-    norm = partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0)
-    heads = {"D": sizes.width, "H": sizes.heads, "K": sizes.kv_heads, "A": sizes.head_width}
-
-    def block(attention: dict[str, Any], rngs: Any) -> Block:
-        attend, scale = attend_of(execution), sizes.query_pre_attn_scalar**-0.5
-        return Block(
-            norm=norm,
-            attention=Attention(**heads, attend=attend, rngs=rngs, scale=scale, **attention),
-            feed_forward=FeedForward(D=sizes.width, F=sizes.feed_forward_width, rngs=rngs, activation=gelu_tanh),
-            post_norms=True,
-        )
-
-    return Decoder(
-        vocab_size=sizes.vocab_size,
-        width=sizes.width,
-        stacks={"blocks": Stack([partial(block, attention) for attention in pattern], N=sizes.layers, execution=execution)},
-        norm=norm,
-        tied=sizes.tied,
-        ropes={name: (rope, sizes.head_width) for name, rope in ropes.items()},
-        embed_scale=sizes.width**0.5,
-    )
+    return one_stack.decoder(
+        sizes,
+        execution,
+        norm=partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0),
+        pattern=[{"scale": sizes.query_pre_attn_scalar**-0.5, **attention} for attention in pattern],
+        feed_forward=partial(FeedForward, D=sizes.width, F=sizes.feed_forward_width, activation=gelu_tanh),
+        ropes=ropes,
+        post_norms=True,
+    )._replace(embed_scale=sizes.width**0.5)
 
 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,4 +92,4 @@ def rows(sizes: Any, *, head_norm: bool = False) -> tuple[Tensor, ...]:
         "feed_forward_post_norm": "post_feedforward_layernorm",
     }
     norm_rows = [Tensor(f"blocks.{ours}.scale_ND", f"model.layers.{{N}}.{theirs}.weight", "D") for ours, theirs in norms.items()]
-    return (*outer_rows(tied=sizes.tied), *attention_rows("blocks", head_norm=head_norm), *norm_rows, *gated_rows("blocks"))
+    return (*outer_rows(tied=sizes.tied), *attention_rows(head_norm=head_norm), *norm_rows, *gated_rows())

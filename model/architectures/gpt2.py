@@ -4,19 +4,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
-from model.decoder import Decoder
-from model.execution import DEFAULT, Execution
+from model.api import Model
+from model.architectures import one_stack
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require, size
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of
-from model.layers.block import Block
 from model.layers.feed_forward import PlainFeedForward, gelu_tanh
 from model.layers.norm import LayerNorm
-from model.layers.stack import Stack
 
 
 class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -38,6 +34,11 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         """The heads share the width."""
         return self.width // self.heads
 
+    @property
+    def kv_heads(self) -> int:
+        """Each head has its own keys and values."""
+        return self.heads
+
     @model_validator(mode="after")
     def _sizes_agree(self) -> "GPT2":
         if self.width % self.heads:
@@ -46,24 +47,18 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        norm = partial(LayerNorm, size=self.width, eps=self.norm_eps)
-        heads = {"D": self.width, "H": self.heads, "K": self.heads, "A": self.head_width, "rope": None, "biased": "qkvo"}
-
-        def block(rngs: nnx.Rngs) -> Block:
-            return Block(
-                norm=norm,
-                attention=Attention(**heads, attend=attend_of(execution), rngs=rngs),
-                feed_forward=PlainFeedForward(D=self.width, F=self.feed_forward_width, rngs=rngs, activation=gelu_tanh),
+        return (
+            one_stack.decoder(
+                self,
+                execution,
+                norm=partial(LayerNorm, size=self.width, eps=self.norm_eps),
+                pattern=[{"rope": None, "biased": "qkvo"}],
+                feed_forward=partial(PlainFeedForward, D=self.width, F=self.feed_forward_width, activation=gelu_tanh),
+                ropes={},
             )
-
-        return Decoder(
-            vocab_size=self.vocab_size,
-            width=self.width,
-            stacks={"blocks": Stack([block], N=self.layers, execution=execution)},
-            norm=norm,
-            tied=self.tied,
-            learned_positions=self.context,
-        ).build(precision)
+            ._replace(learned_positions=self.context)
+            .build(precision)
+        )
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "GPT2":

@@ -1,43 +1,42 @@
 """What Llama and its relatives share: the decoder, and the fields and tensors of a Hugging Face checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from model.api import Model, Precision
-from model.decoder import Decoder
-from model.execution import Execution
+from flax import nnx
+
+from model.api import Model
+from model.architectures import one_stack
+from model.execution import Execution, Precision
 from model.hugging_face.config import head_width, rope_fields, rope_of, size
 from model.hugging_face.tables import attention_rows, gated_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of
-from model.layers.block import Block
 from model.layers.feed_forward import FeedForward
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
-from model.layers.stack import Stack
 
 
-def build(sizes: Any, precision: Precision, execution: Execution, **attention: Any) -> Model:
-    """Pre-norm blocks of rotary grouped-query attention and SwiGLU; `attention` is what `Attention` has beyond Llama's."""
-    norm = partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps)
-    heads = {"D": sizes.width, "H": sizes.heads, "K": sizes.kv_heads, "A": sizes.head_width}
+def build(
+    sizes: Any, precision: Precision, execution: Execution, *, feed_forward: Callable[..., nnx.Module] | None = None, **attention: Any
+) -> Model:
+    """Pre-norm blocks of rotary grouped-query attention and SwiGLU, or of another `feed_forward(rngs=…)`.
 
-    def block(rngs: Any) -> Block:
-        return Block(
-            norm=norm,
-            attention=Attention(**heads, attend=attend_of(execution), rngs=rngs, **attention),
-            feed_forward=FeedForward(D=sizes.width, F=sizes.feed_forward_width, rngs=rngs),
-        )
-
-    return Decoder(
-        vocab_size=sizes.vocab_size,
-        width=sizes.width,
-        stacks={"blocks": Stack([block], N=sizes.layers, execution=execution)},
-        norm=norm,
-        tied=sizes.tied,
-        ropes={"rope": (Rope(theta=sizes.rope_theta, scaling=sizes.rope_scaling), sizes.head_width)},
+    `attention` is what `Attention` has beyond Llama's.
+    """
+    return one_stack.decoder(
+        sizes,
+        execution,
+        norm=partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps),
+        pattern=[attention],
+        feed_forward=feed_forward or partial(FeedForward, D=sizes.width, F=sizes.feed_forward_width),
+        ropes={"rope": Rope(theta=sizes.rope_theta, scaling=sizes.rope_scaling)},
     ).build(precision)
+
+
+def head_norm(sizes: Any) -> Callable[[], RMSNorm]:
+    """Of queries and keys, head by head (Qwen3)."""
+    return partial(RMSNorm, size=sizes.head_width, eps=sizes.norm_eps, letter="A")
 
 
 def sizes_of(config: Mapping[str, Any], *, default_tied: bool = False) -> dict[str, Any]:
@@ -83,4 +82,4 @@ def fields_of(sizes: Any) -> dict[str, Any]:
 
 def rows(sizes: Any, **attention: Any) -> tuple[Tensor, ...]:
     """Names and layouts of all tensors; `attention` is what `attention_rows` takes."""
-    return (*outer_rows(tied=sizes.tied), *attention_rows("blocks", **attention), *norm_rows("blocks"), *gated_rows("blocks"))
+    return (*outer_rows(tied=sizes.tied), *attention_rows(**attention), *norm_rows(), *gated_rows())

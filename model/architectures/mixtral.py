@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures import llama_like, moe_like
-from model.execution import DEFAULT, Execution
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require
 from model.hugging_face.expert_tables import expert_sizes, rows
 from model.hugging_face.tensor import Tensor
 from model.layers.rope_scaling import Scaling
-from model.layers.router import Router, renormalised
 
 
 class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -23,6 +21,7 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("mixtral",)
+    expert_weights: ClassVar[str] = "renormalised"
 
     vocab_size: PositiveInt
     width: PositiveInt
@@ -45,12 +44,12 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Mixtral":
-        moe_like.check(self, self._router())
+        moe_like.check(self)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        return moe_like.build(self, precision, execution, router=self._router(), window=self.window)
+        return moe_like.build(self, precision, execution, window=self.window)
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Mixtral":
@@ -71,15 +70,6 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
         return rows(self, theirs="block_sparse_moe", gate="w1", up="w3", down="w2")
-
-    def _router(self) -> Router:
-        return Router(
-            top_k=self.top_k,
-            score=jax.nn.softmax,
-            weigh=renormalised,
-            balance_loss=self.balance_loss,
-            z_loss=self.router_z_loss,
-        )
 
 
 def _mixtral(**sizes: Any) -> Mixtral:

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures import llama_like
-from model.architectures.checks import check_heads
-from model.execution import DEFAULT, Execution
+from model.architectures.one_stack import check_heads
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require
 from model.hugging_face.tensor import Tensor
 from model.layers.rope_scaling import Scaling

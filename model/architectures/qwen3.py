@@ -1,18 +1,16 @@
 """Qwen3, dense (Yang et al. 2025): a Llama whose queries and keys are normalised head by head."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures import llama_like
-from model.architectures.checks import check_heads
-from model.execution import DEFAULT, Execution
+from model.architectures.one_stack import check_heads
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require
 from model.hugging_face.tensor import Tensor
-from model.layers.norm import RMSNorm
 from model.layers.rope_scaling import Scaling
 
 
@@ -41,8 +39,7 @@ class Qwen3(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        head_norm = partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A")
-        return llama_like.build(self, precision, execution, head_norm=head_norm)
+        return llama_like.build(self, precision, execution, head_norm=llama_like.head_norm(self))
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen3":

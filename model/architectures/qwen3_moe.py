@@ -1,21 +1,17 @@
 """Qwen3-MoE (Yang et al. 2025): a Qwen3 whose feed-forward layers are mixtures of many small experts."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar, Literal
 
-import jax
 from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from model.api import Model, Precision
+from model.api import Model
 from model.architectures import llama_like, moe_like
-from model.execution import DEFAULT, Execution
+from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require, size
 from model.hugging_face.expert_tables import expert_sizes, rows
 from model.hugging_face.tensor import Tensor
-from model.layers.norm import RMSNorm
 from model.layers.rope_scaling import Scaling
-from model.layers.router import Router
 
 
 class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -48,13 +44,12 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Qwen3MoE":
-        moe_like.check(self, self._router())
+        moe_like.check(self)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        head_norm = partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A")
-        return moe_like.build(self, precision, execution, router=self._router(), head_norm=head_norm)
+        return moe_like.build(self, precision, execution, head_norm=llama_like.head_norm(self))
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen3MoE":
@@ -86,16 +81,7 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
-        return rows(self, theirs="mlp", gate="gate_proj", up="up_proj", down="down_proj", head_norm=True)
-
-    def _router(self) -> Router:
-        return Router(
-            top_k=self.top_k,
-            score=jax.nn.softmax,
-            weigh=moe_like.WEIGH[self.expert_weights],
-            balance_loss=self.balance_loss,
-            z_loss=self.router_z_loss,
-        )
+        return rows(self, theirs="mlp", head_norm=True)
 
 
 def _qwen3(**sizes: Any) -> Qwen3MoE:

@@ -1,20 +1,19 @@
 """Name table of DeepSeek-V3."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from model.hugging_face.expert_tables import expert_rows
-from model.hugging_face.tables import outer_rows
+from model.hugging_face.tables import gated_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
-
-PRODUCTS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 
 
 def rows(sizes: Any) -> tuple[Tensor, ...]:
     """Names and layouts of all tensors."""
     found = [*outer_rows(tied=sizes.tied)]
-    for stack, first, feed_forward in (("dense_blocks", 0, _gated), ("blocks", sizes.dense_layers, _experts)):
+    for stack, first, feed_forward in (("dense_blocks", 0, gated_rows), ("blocks", sizes.dense_layers, _experts(sizes))):
         if stack == "blocks" or sizes.dense_layers:
-            part = _block(sizes, stack, "model.layers.{N}.", feed_forward)
+            part = _block(sizes, f"{stack}.", "model.layers.{N}.", feed_forward)
             found += [row._replace(first=first) for row in part]
     for depth in range(1, sizes.mtp_layers + 1):
         found += _module(sizes, f"mtp.depth{depth}", mtp_name(sizes, depth))
@@ -26,12 +25,9 @@ def mtp_name(sizes: Any, depth: int) -> str:
     return f"model.layers.{sizes.layers + depth - 1}."
 
 
-def _block(sizes: Any, ours: str, theirs: str, feed_forward: Any) -> list[Tensor]:
-    N = "N" if "{N}" in theirs else ""
-    norms = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
-    found = [Tensor(f"{ours}.{one}.scale_{N}D", f"{theirs}{other}.weight", "D") for one, other in norms.items()]
-    found += _attention(sizes, f"{ours}.attention.", f"{theirs}self_attn.", N)
-    return [*found, *feed_forward(sizes, f"{ours}.feed_forward", f"{theirs}mlp.", N)]
+def _block(sizes: Any, ours: str, theirs: str, feed_forward: Callable[[str, str], Sequence[Tensor]]) -> list[Tensor]:
+    attention = _attention(sizes, f"{ours}attention.", f"{theirs}self_attn.", "N" if "{N}" in theirs else "")
+    return [*norm_rows(ours, theirs), *attention, *feed_forward(f"{ours}feed_forward.", f"{theirs}mlp.")]
 
 
 def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
@@ -55,15 +51,13 @@ def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
     return found
 
 
-def _gated(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
-    layouts = {"gate": (f"{N}DF", "F D"), "up": (f"{N}DF", "F D"), "down": (f"{N}FD", "D F")}
-    return [Tensor(f"{ours}.w_{one}_{layouts[one][0]}", f"{theirs}{PRODUCTS[one]}.weight", layouts[one][1]) for one in layouts]
+def _experts(sizes: Any) -> Callable[[str, str], Sequence[Tensor]]:
+    def feed_forward(ours: str, theirs: str) -> Sequence[Tensor]:
+        bias = Tensor(f"{ours}router_bias_{'N' if '{N}' in theirs else ''}E", f"{theirs}gate.e_score_correction_bias", "E")
+        shared = gated_rows(f"{ours}shared.", f"{theirs}shared_experts.") if sizes.shared_experts else ()
+        return *expert_rows(ours, theirs), bias, *shared
 
-
-def _experts(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
-    found = [*expert_rows(ours, theirs, **PRODUCTS)]
-    found.append(Tensor(f"{ours}.router_bias_{N}E", f"{theirs}gate.e_score_correction_bias", "E"))
-    return [*found, *(_gated(sizes, f"{ours}.shared", f"{theirs}shared_experts.", N) if sizes.shared_experts else ())]
+    return feed_forward
 
 
 def _module(sizes: Any, ours: str, theirs: str) -> list[Tensor]:
@@ -73,4 +67,4 @@ def _module(sizes: Any, ours: str, theirs: str) -> list[Tensor]:
     found += [Tensor(f"{ours}.w_{one}_DD2", f"{theirs}eh_proj.weight", "D2 *D", part=(i, 2)) for i, one in enumerate(("embed", "hidden"))]
     found.append(Tensor("embed_VD", f"{theirs}embed_tokens.weight", "V D"))
     head = Tensor("embed_VD" if sizes.tied else "unembed_DV", f"{theirs}shared_head.head.weight", "V D")
-    return [*found, head, *_block(sizes, f"{ours}.block", theirs, _experts)]
+    return [*found, head, *_block(sizes, f"{ours}.block.", theirs, _experts(sizes))]

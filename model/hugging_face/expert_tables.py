@@ -21,20 +21,18 @@ def expert_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def expert_rows(ours: str, theirs: str, *, gate: str, up: str, down: str, first: int = 0) -> tuple[Tensor, ...]:
-    """The router and the products of every expert; `ours` is the name of the layer, `theirs` that of the layer's module with its dot."""
-    N = "N" if "{N}" in theirs else ""
-    experts = f"{theirs}experts.{{E}}."
+def expert_rows(ours: str, theirs: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Tensor, ...]:
+    """The router and the products of every expert; `ours` and `theirs` are what the names of the layer begin with."""
+    N, experts = "N" if "{N}" in theirs else "", f"{theirs}experts.{{E}}."
     return (
-        Tensor(f"{ours}.router_{N}DE", f"{theirs}gate.weight", "E D", first),
-        Tensor(f"{ours}.w_gate_{N}EDF", f"{experts}{gate}.weight", "F D", first),
-        Tensor(f"{ours}.w_up_{N}EDF", f"{experts}{up}.weight", "F D", first),
-        Tensor(f"{ours}.w_down_{N}EFD", f"{experts}{down}.weight", "D F", first),
+        Tensor(f"{ours}router_{N}DE", f"{theirs}gate.weight", "E D"),
+        Tensor(f"{ours}w_gate_{N}EDF", f"{experts}{gate}.weight", "F D"),
+        Tensor(f"{ours}w_up_{N}EDF", f"{experts}{up}.weight", "F D"),
+        Tensor(f"{ours}w_down_{N}EFD", f"{experts}{down}.weight", "D F"),
     )
 
 
-def rows(sizes: Any, *, theirs: str, gate: str, up: str, down: str, head_norm: bool = False) -> tuple[Tensor, ...]:
-    """Names and layouts of all tensors; `theirs` is the module of the experts in a layer."""
-    attention = attention_rows("blocks", head_norm=head_norm)
-    experts = expert_rows("blocks.feed_forward", f"model.layers.{{N}}.{theirs}.", gate=gate, up=up, down=down)
-    return (*outer_rows(tied=sizes.tied), *attention, *norm_rows("blocks"), *experts)
+def rows(sizes: Any, *, theirs: str, head_norm: bool = False, **products: str) -> tuple[Tensor, ...]:
+    """Names and layouts of all tensors; `theirs` is the module of the experts in a layer, `products` is as for `expert_rows`."""
+    experts = expert_rows("blocks.feed_forward.", f"model.layers.{{N}}.{theirs}.", **products)
+    return (*outer_rows(tied=sizes.tied), *attention_rows(head_norm=head_norm), *norm_rows(), *experts)

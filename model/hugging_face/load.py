@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from model.api import Params, Precision
+from model.api import Params
+from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint
 from model.hugging_face.tensor import Tensor, own_letters, places, run_letters, take, their_shape
 from model.sharding import letters_of, named

@@ -62,7 +62,7 @@ class Attention(nnx.Module):
         o_BLHA = self.attend(
             q_BLHA, k_BLKA, v_BLKA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=self.window, soft_cap=self.soft_cap
         )
-        return self._out(name(o_BLHA, "mixed"))
+        return self._out(o_BLHA)
 
     def decode(self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Attention to all that the cache holds and to x itself, whose keys and values are written behind it."""

@@ -69,7 +69,7 @@ class LatentAttention(nnx.Module):
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
         joined = (jnp.concatenate(parts, -1) for parts in ((q_BLHA, q_rope_BLHA), (k_BLHA, k_rope_BLHA)))
         o_BLHA = self.attend(*joined, v_BLHA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=None, soft_cap=None)
-        return self._out(name(o_BLHA, "mixed"))
+        return self._out(o_BLHA)
 
     def decode(self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Attention to all that the cache holds and to x itself.

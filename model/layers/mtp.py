@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from model.api import ModelInputs, key_of
 from model.execution import Execution
@@ -62,7 +62,7 @@ class MultiToken(NamedTuple):
         """
 
         def at(depth: int) -> ModelInputs:
-            segments_BL = jnp.where(goes_on(inputs, depth), inputs.segments_BL, 0)
+            segments_BL = jnp.where(goes_on(inputs.segments_BL, inputs.positions_BL, depth), inputs.segments_BL, 0)
             return ModelInputs(ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL)
 
         return tuple(map(at, range(1, self.depths + 1)))
@@ -87,12 +87,11 @@ def _name(depth: int) -> str:
     return f"depth{depth}"
 
 
-def goes_on(inputs: ModelInputs, n: int) -> Bool[Array, "B L"]:
+def goes_on(segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], n: int) -> Bool[Array, "B L"]:
     """Where the position n later in the row continues the same segment, and not round the end of a row of one segment."""
-    same_BL = inputs.segments_BL == ahead(inputs.segments_BL, n)
-    return same_BL & (inputs.positions_BL < ahead(inputs.positions_BL, n))
+    return (segments_BL == ahead(segments_BL, n)) & (positions_BL < ahead(positions_BL, n))
 
 
 def ahead(x_BL: Num[Array, "B L"], n: int) -> Num[Array, "B L"]:
-    """What stands n positions later in the row, round its end."""
+    """What stands n positions later in a row that lies as it reads, round its end."""
     return shard(jnp.roll(shard(x_BL, "BT"), -n, 1), "BL")

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import reduce
+from operator import getitem
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from model.api import Params
 from model.sharding import shard
 
 
@@ -34,6 +37,9 @@ def as_scored(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
 def renormalised(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
     """The experts that were chosen count 1 together; after a softmax over all, this is the softmax over the chosen (Mixtral)."""
     return scores_MS / (jnp.sum(scores_MS, -1, keepdims=True) + 1e-20)  # the summand of DeepSeek-V3, for sigmoids that are all zero
+
+
+WEIGH = {"scores": as_scored, "renormalised": renormalised}  # by what configurations say of `expert_weights`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +103,13 @@ class Router:
     def balance(self, logits_ME: Float[Array, "M E"], routes: Routes, real_M: Bool[Array, "M"], axes: tuple[str, ...]) -> Balance:
         """Router losses of the real tokens, times their number n, so that penalties of micro-batches add up.
 
-        `axes` are the mesh axes that divide the tokens: f and P are of all of them. With f_e the fraction of the tokens that chose expert e
-        and P_e its mean share, the penalty is n · `balance_loss` · E · Σ f_e P_e (Fedus et al. 2021, eq. 4-6; here f adds up to top_k, as
-        in Hugging Face's models, and each layer has its own loss) + `z_loss` · Σ logsumexp(logits)² (Zoph et al. 2022, eq. 5).
+        `axes` are the mesh axes that divide the tokens: f and P are of all tokens that pass the layer together. With f_e the fraction of
+        them that chose expert e and P_e its mean share, the penalty is n · `balance_loss` · E · Σ f_e P_e (Fedus et al. 2021, eq. 4-6;
+        here f adds up to top_k, as in Hugging Face's models, and each layer has its own loss) + `z_loss` · Σ logsumexp(logits)² (Zoph et
+        al. 2022, eq. 5).
+
+        Tokens that pass together are one micro-batch, where the trainer or a pipeline (model/layers/pipeline.py) makes several: then each
+        has to be even by itself, so that such a run has another balance loss, while loads and all else are those of the whole batch.
         """
         total = (lambda x: jax.lax.psum(x, axes)) if axes else (lambda x: x)
         E = logits_ME.shape[1]
@@ -120,3 +130,19 @@ def move_bias(bias: Float[Array, "*layers E"], load: Float[Array, "*layers E"], 
     letters = "NE"[-bias.ndim :]
     load = shard(load, letters, at_rest=True)
     return bias + rate * jnp.sign(jnp.mean(load, -1, keepdims=True) - load).astype(bias.dtype)
+
+
+def move_biases(params: Params, aux: dict[str, Any], *, rate: float) -> Params:
+    """Every router bias of a model after a step, by the loads of its layer in `aux`.
+
+    `params` may be only those that are trained, without any router.
+    """
+
+    def moved(path: Any, leaf: Array) -> Array:
+        *parts, name = (key.key for key in path)
+        if not name.startswith("router_bias"):
+            return leaf
+        found = reduce(getitem, [part for part in parts if part not in ("block", "feed_forward")], aux)
+        return move_bias(leaf, found[name.replace("router_bias", "load")], rate=rate)
+
+    return jax.tree.map_with_path(moved, params)

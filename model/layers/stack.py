@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Key
 
-from model.execution import Execution
+from model.execution import Execution, name
 from model.layers.pipeline import by_stage, canonical_order, one_layer, pipeline, stage_order
 from model.layers.rows import Rows
 from model.sharding import letters_of, n_parts, platform, shard, zeros
@@ -159,7 +159,7 @@ class Stack:
 
 
 def _apply_block(definition: Any, dtype: str, x_BLD: Array, weights: Tree, rows: Rows) -> tuple[Array, Tree]:
-    return nnx.merge(definition, in_use(weights, dtype))(x_BLD, rows)
+    return nnx.merge(definition, in_use(weights, dtype))(name(x_BLD, "residual"), rows)
 
 
 def _at(tree: Any, i: int) -> Any:

@@ -11,13 +11,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from data_pipeline.component import components_in, one_of
-from model.api import Model, ModelInputs, Precision, padded
+from model.api import Model, ModelInputs, padded
 from model.architectures.gemma2 import Gemma2
 from model.architectures.gemma3 import Gemma3
 from model.architectures.gpt2 import GPT2
 from model.architectures.mistral import Mistral
 from model.architectures.qwen2 import Qwen2
 from model.architectures.qwen3 import Qwen3
+from model.execution import Precision
 from model.sharding import ALPHABET, check_sizes, letters_of
 from model.size import n_matmul_params, n_params
 from tests.examples import MESHES, ONE_DEVICE, SIZES, params_on, quick_jit, random_documents, random_tokens, token_batch, under

@@ -21,9 +21,8 @@ from launch.planning.collectives import kind_of, transfers_of
 from launch.planning.hlo import parse
 from launch.planning.walk import walk
 from model.adapt import Full
-from model.api import Precision
 from model.architectures.llama import Llama
-from model.execution import Execution, Remat
+from model.execution import Execution, Precision, Remat
 from model.layers.stack import layer_name
 from model.sharding import AXES, letters_of, make_mesh, n_parts
 from tests.examples import batch_on, random_tokens

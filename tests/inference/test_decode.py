@@ -9,8 +9,9 @@ import pytest
 
 from inference.decode import generate, stream
 from inference.sample import Greedy, Sampler
-from model.api import Model, ModelInputs, Params, Precision
+from model.api import Model, ModelInputs, Params
 from model.architectures.llama import Llama
+from model.execution import Precision
 from model.sharding import einsum, make_mesh
 
 SIZES = Llama(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=48)

@@ -9,8 +9,8 @@ import pytest
 from launch.bench import shape_of
 from launch.problems import Problems
 from launch.train_bench import Round, describe, figures, lines
-from model.api import Precision
 from model.architectures.llama import Llama
+from model.execution import Precision
 from model.sharding import make_mesh
 from model.size import flops_per_token, flops_per_token_of, n_matmul_params, n_params
 from tests.launch.command import meshwright

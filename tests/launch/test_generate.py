@@ -13,8 +13,8 @@ from inference.decode import generate
 from inference.sample import Greedy, Sampler
 from launch.generate import find_phase, pieces, sampler_of, writer
 from model.adapt import Full
-from model.api import Precision
 from model.architectures.llama import Llama
+from model.execution import Precision
 from model.sharding import make_mesh
 from tests.launch.command import meshwright
 from trainer.checkpoint import Checkpointer, Checkpoints

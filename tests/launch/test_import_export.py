@@ -25,8 +25,8 @@ from launch.generate import find_phase
 from launch.hugging_face import architecture_of, import_source, open_source
 from launch.tokenizer_files import exported, imported
 from launch.verify_logits import check_transformers, compare, logits, verify
-from model.api import Precision
 from model.architectures.llama import Llama
+from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint
 from model.hugging_face.save import export_plan, save
 from tests.examples import ONE_DEVICE, quick_jit, under
@@ -196,6 +196,18 @@ def test_what_cannot_be_imported_is_said(tmp_path):
         import_folder(FOLDER, tmp_path / "x")
     with pytest.raises(ValueError, match="--max-shard-mib 0"):
         run_verb("export", str(tmp_path / "x"), "--out", str(tmp_path / "out"), "--max-shard-mib", "0")
+
+
+def test_prediction_modules_that_a_config_names_and_no_tensor_has_are_left_out_and_said(tmp_path):
+    """As transformers saves DeepSeek-V3."""
+    folder = tmp_path / "hf"
+    shutil.copytree(FOLDER.with_name("deepseek_v3"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").chmod(0o644)
+    (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+    architecture, params, said = import_folder(folder, tmp_path / "x")
+    assert architecture.mtp_layers == 0 and "mtp" not in params
+    assert "  config.json names more than there are tensors for; imported with mtp_layers=0" in said
 
 
 def test_a_mesh_that_does_not_divide_the_model_is_refused_before_anything_is_placed(tmp_path):

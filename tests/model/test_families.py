@@ -7,12 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from data_pipeline.component import components_in
-from model.api import Precision, padded
+from model.api import padded
 from model.architectures.gemma3 import Gemma3
 from model.architectures.gpt2 import GPT2
 from model.architectures.mistral import Mistral
+from model.execution import Precision
 from model.sharding import axes_of
-from model.size import n_params
+from model.size import flops_per_token_of, n_matmul_params, n_params
 from tests.examples import ONE_DEVICE, under
 from tests.model.matrix import CASES, FAMILIES, errors, loss_and_gradient
 
@@ -92,6 +93,16 @@ def test_a_preset_has_the_published_number_of_parameters(name):
         shapes = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
     padding = (padded(sizes.vocab_size) - sizes.vocab_size) * sizes.width * (1 if sizes.tied else 2)
     assert n_params(shapes) - padding == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(("family", "windows"), [("Gemma2", (5, None, 5)), ("Gemma3", (5, None, 5)), ("Llama", (None,) * 3)])
+def test_flops_count_the_keys_that_each_position_of_each_layer_sees(family, windows):
+    """A position counts from its middle, as in a row cut infinitely fine: position i sees i + 1/2 keys, or its window."""
+    sizes, length = FAMILIES[family], 14
+    seen = sum(min(i + 0.5, window or length) for window in windows for i in range(length)) / length
+    with jax.set_mesh(under(ONE_DEVICE)):
+        params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
+    assert flops_per_token_of(sizes, params, length=length) == pytest.approx(6 * n_matmul_params(params) + 6 * 8 * 2 * 6 * seen, rel=1e-12)
 
 
 def test_every_published_size_is_a_preset_of_a_family():

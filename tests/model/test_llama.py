@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from model.api import ModelInputs, Precision
+from model.api import ModelInputs
 from model.architectures.llama import Llama
+from model.execution import Precision
 from model.sharding import einsum, letters_of, named, shard
 from tests.examples import (
     MESHES,

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from model.execution import Execution, Remat
+from model.kernels.context import balance, is_balanced, unbalance
 from model.kernels.grouped import grouped_matmul, tiled_matmul
 from model.layers.moe import MoE
 from model.layers.router import Router, as_scored, renormalised
@@ -101,7 +102,7 @@ def loss_of(y_BLD, aux) -> jax.Array:
 
 
 def on_mesh(sizes: dict[str, int], router: Router = ROUTER, factor: float | None = None, rows=None, params=None, shared_F: int = 14):
-    """Loss, aux, result and gradients by parameters and tokens, as numpy arrays."""
+    """Loss, aux, result and gradients by parameters and tokens, as numpy arrays; inside, rows lie as a model holds them."""
     mesh = under(sizes)
     params = host_params(router, shared_F=shared_F) if params is None else params
     x_BLD, segments_BL = host_rows(router) if rows is None else rows
@@ -109,7 +110,9 @@ def on_mesh(sizes: dict[str, int], router: Router = ROUTER, factor: float | None
         definition = nnx.split(nnx.eval_shape(lambda: make(router, factor, shared_F)))[0]
 
         def loss(params, x_BLD, segments_BL):
-            y_BLD, aux = nnx.merge(definition, in_use(params, "float32"))(shard(x_BLD, "BLD"), segments_BL)
+            rows = balance(shard(x_BLD, "BLD"), "BLD"), balance(segments_BL, "BL")
+            y_BLD, aux = nnx.merge(definition, in_use(params, "float32"))(*rows)
+            y_BLD = unbalance(y_BLD, "BlD")
             return loss_of(y_BLD, aux), (aux, y_BLD)
 
         params = jax.tree.map_with_path(lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params)
@@ -219,6 +222,17 @@ def test_a_later_token_does_not_decide_what_is_dropped_of_earlier_ones():
     before, after = (on_mesh(ONE_DEVICE, factor=0.7, rows=(x, segments_BL))[2] for x in (x_BLD, changed_BLD))
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert np.abs(before - after)[:, 4:].max() > 0.01
+
+
+@pytest.mark.parametrize("sizes", [{"context": 2, "tensor": 2, "expert": 2}, {"context": 4, "expert": 2}])
+def test_rows_that_devices_hold_in_balanced_order_lose_what_they_lose_as_they_read(sizes):
+    x_BLD, segments_BL = host_rows()
+    rows = x_BLD.reshape(6, 8, D), np.where(np.arange(8) < 7, 1, segments_BL.reshape(6, 8))
+    with jax.set_mesh(under(sizes)):
+        assert is_balanced(8)
+    found, wanted = on_mesh(sizes, factor=0.7, rows=rows), on_mesh(ONE_DEVICE, factor=0.7, rows=rows)
+    assert wanted[1]["dropped"] > 10
+    assert_equal(found, wanted)
 
 
 @pytest.mark.parametrize("factor", [None, ROOM])

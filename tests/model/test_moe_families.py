@@ -11,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from model.adapt import Full
-from model.api import ModelInputs, Precision
+from model.api import ModelInputs
 from model.architectures import deepseek_v3, mixtral, qwen3_moe
+from model.execution import Precision
 from model.hugging_face.checkpoint import open_folder
 from model.hugging_face.load import load
 from model.hugging_face.save import save

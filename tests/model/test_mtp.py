@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from model.api import Model, ModelInputs, Precision
+from model.api import Model, ModelInputs
 from model.decoder import Decoder
-from model.execution import DEFAULT
+from model.execution import DEFAULT, Precision
 from model.layers.attention import Attention, attend_of
 from model.layers.block import Block
 from model.layers.feed_forward import FeedForward

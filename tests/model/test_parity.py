@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.component import components_in
-from model.api import ModelInputs, Precision, finish_logits
+from model.api import ModelInputs, finish_logits
+from model.execution import Precision
 from model.hugging_face.checkpoint import open_folder
 from model.hugging_face.config import LAYER_KINDS
 from model.hugging_face.load import load

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from model.adapt import Full
-from model.api import Precision
-from model.execution import DEFAULT, KEPT, Execution, Remat
+from model.execution import DEFAULT, KEPT, Execution, Precision, Remat
 from tests.examples import SIZES, batch_on, quick_jit, random_tokens, under
 from trainer.load import placed
 from trainer.objectives.next_token import NextToken
@@ -63,7 +62,7 @@ def test_a_restored_state_is_asked_for_where_it_rested():
 
 @pytest.mark.parametrize(
     "remat",
-    [Remat(preset="full"), Remat(preset="full", offload=("mixed", "gate")), Remat(preset="attention", keep=("up",)), Remat(preset="dots")],
+    [Remat(preset="full"), Remat(preset="full", offload=("residual", "gate")), Remat(preset="attention", keep=("up",)), Remat(preset="dots")],
     ids=["full", "offload", "keep", "dots"],
 )
 def test_what_the_backward_pass_finds_changes_no_number(remat):

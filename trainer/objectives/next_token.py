@@ -3,12 +3,12 @@
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Num
+from jaxtyping import Array
 from pydantic import BaseModel, Field
 
 from data_pipeline.batch import TokenBatch
 from model.api import ModelOutputs
-from model.sharding import shard
+from model.layers.mtp import ahead, goes_on
 from trainer.objective import Loss, Policies, score, scores_of
 
 
@@ -54,14 +54,7 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         model, params = models["policy"]
         total, n = jnp.zeros(()), jnp.zeros(())
         for depth, hidden_BLD in enumerate(outputs.mtp_hidden, 1):
-            same_BL = batch.segments_BL == ahead(batch.segments_BL, depth)
-            inside_BL = batch.positions_BL < ahead(batch.positions_BL, depth)  # not round the end of a row of one segment
-            weight_BL = ahead(batch.weight_BL, depth) * same_BL * inside_BL
+            weight_BL = ahead(batch.weight_BL, depth) * goes_on(batch.segments_BL, batch.positions_BL, depth)
             logp_BL = scores_of(model, params, hidden_BLD, ahead(batch.targets_BL, depth)).logp_BL
             total, n = total - jnp.sum(logp_BL * weight_BL), n + jnp.sum(weight_BL)
         return total, n
-
-
-def ahead(x_BL: Num[Array, "B L"], n: int) -> Num[Array, "B L"]:
-    """What stands n positions later in the row, round its end."""
-    return shard(jnp.roll(shard(x_BL, "BT"), -n, 1), "BL")

@@ -1,0 +1,165 @@
+"""How tokens come to their experts and back: all of them in sorted order, or as many as there is room for in slots."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from model.execution import name
+from model.kernels.grouped import grouped_matmul
+from model.layers.dispatch import combine, order_by, slots_of, spread, window
+
+
+class Experts(NamedTuple):
+    """The experts that this device has, and of each the part of F that it has."""
+
+    w_gate_EDF: Array
+    w_up_EDF: Array
+    w_down_EFD: Array
+    activation: Callable[[Array], Array]
+
+
+class Axes(NamedTuple):
+    """The mesh axes that divide experts, feed-forward width, and the positions of whole rows; () where one is not divided. In how many
+    `runs` of positions a device holds its part of a row: two in balanced order (model/kernels/context.py).
+    """
+
+    experts: tuple[str, ...]
+    width: tuple[str, ...]
+    length: tuple[str, ...]
+    runs: int
+
+
+class Choices(NamedTuple):
+    """Of b rows on this device: `experts_BLS` is E for padding, which goes nowhere."""
+
+    x_BLD: Array
+    experts_BLS: Array
+    weights_BLS: Array
+
+
+Dispatch = Callable[[Choices, Experts, Axes], tuple[Array, Array]]  # -> (y_BLD, a part of the sum over `width`; choices that were dropped)
+
+
+def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Array]:
+    """All choices, sorted by expert and multiplied by `grouped_matmul`.
+
+    Over a mesh axis for experts, each device gathers the tokens of its group of n devices, computes the choices of its own experts, and the
+    results are scattered back. The buffer is static and has as many slots as the device has choices of its own (tokens · top_k), which is
+    what falls to its experts under an even load. Where more fall to them, the buffer is filled again, up to the n · min(1, E / (n · top_k))
+    times that could be needed if every token chose this device's experts; rounds that have nothing to do are skipped. So memory does not
+    depend on the routing, time does, and nothing is dropped. The backward pass of several rounds computes the hidden layer again.
+    """
+    S = choices.experts_BLS.shape[-1]
+    C, E = choices.experts_BLS.size, experts.w_gate_EDF.shape[0]
+    choices = jax.tree.map(lambda x: _gather(x, axes.experts, 0), choices)
+    x_MD = choices.x_BLD.reshape(-1, choices.x_BLD.shape[-1])
+    weights_MS, experts_MS = (x.reshape(-1, S) for x in (choices.weights_BLS, choices.experts_BLS))
+    mine_MS = experts_MS - _index(axes.experts) * E
+    order = order_by(jnp.where((mine_MS >= 0) & (mine_MS < E), mine_MS, E), E)
+    n_rounds = -(-min(S, E) * len(x_MD) // C)
+
+    def one(first: Array | int) -> Array:
+        slots, sizes_E = window(order, first, C)
+        return combine(_feed_forward(spread(x_MD, slots), sizes_E, experts), weights_MS, slots)
+
+    y_MD = one(0) if n_rounds == 1 else _in_rounds(one, order.ends_E[-1], n_rounds, C, x_MD)
+    y_BLD = y_MD.reshape(choices.x_BLD.shape)
+    if axes.experts:
+        y_BLD = jax.lax.psum_scatter(y_BLD, axes.experts, scatter_dimension=0, tiled=True)
+    return y_BLD, jnp.zeros(())
+
+
+def _in_rounds(one: Callable[[Array], Array], total: Array, n_rounds: int, C: int, like: Array) -> Array:
+    """The sum of `one(i · C)` for all rounds i that begin below `total`."""
+
+    def step(y_MD: Array, i: Array) -> tuple[Array, None]:
+        return y_MD + jax.lax.cond(i * C < total, jax.checkpoint(one), lambda _: jnp.zeros_like(like), i * C), None
+
+    return jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))[0]
+
+
+def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
+    """Rows sorted by expert through their experts."""
+    # products leave rows behind the last group undefined; even a factor 0 in the backward pass would not stop a NaN there
+    filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
+    gate_CF, up_CF = (
+        name(jnp.where(filled_C1, grouped_matmul(rows_CD, w_EDF, sizes_E), 0), what)
+        for w_EDF, what in ((experts.w_gate_EDF, "gate"), (experts.w_up_EDF, "up"))
+    )
+    return grouped_matmul(experts.activation(gate_CF) * up_CF, experts.w_down_EFD, sizes_E)
+
+
+def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float) -> tuple[Array, Array]:
+    """Each expert takes at most ⌈factor · L · top_k / E⌉ choices of a row, the first as it reads; the others are dropped.
+
+    As in Switch (Fedus et al. 2021), with a row as the group, so that no mesh changes what is dropped. A token takes places in the order of
+    its choices before the next token does; GShard (Lepikhin et al. 2020) gives places to all first choices first, which lets later tokens
+    decide about earlier ones. Slots travel to their experts and back by all-to-all; those of a row whose positions are divided over devices
+    are divided over these devices too.
+    """
+    (B, L, S), D = choices.experts_BLS.shape, choices.x_BLD.shape[-1]
+    E = experts.w_gate_EDF.shape[0] * _size(axes.experts)
+    P = _size(axes.length)
+    capacity = math.ceil(factor * L * P * S / E)
+    C = -(-capacity // P) * P  # slots for one expert and row; P devices share them
+    rank_MS = _ranks(choices.experts_BLS, E, axes)
+    experts_MS = choices.experts_BLS.reshape(-1, S)
+    row_M1 = jnp.repeat(jnp.arange(B), L)[:, None]
+    kept_MS = (rank_MS < capacity) & (experts_MS < E)
+    slots = slots_of(jnp.where(kept_MS, (experts_MS * B + row_M1) * C + rank_MS, E * B * C), E * B * C)
+    rows_EBCD = spread(choices.x_BLD.reshape(-1, D), slots).reshape(E, B, C, D)
+    y_EBCD = _exchange(rows_EBCD, experts, axes)
+    y_MD = combine(y_EBCD.reshape(-1, D), choices.weights_BLS.reshape(-1, S), slots)
+    return y_MD.reshape(B, L, D), jnp.sum((experts_MS < E) & ~kept_MS, dtype=jnp.float32)
+
+
+def _ranks(experts_BLS: Array, E: int, axes: Axes) -> Array:
+    """How many choices of the same expert go before each one in its row as it reads, also on the devices that hold other parts of it."""
+    (B, L, S), P = experts_BLS.shape, axes.runs
+    run_BL1 = (P * jnp.arange(B)[:, None] + P * jnp.arange(L) // L)[:, :, None]
+    key_MS = jnp.where(experts_BLS < E, experts_BLS + E * run_BL1, E * B * P).reshape(-1, S)
+    order = order_by(key_MS, E * B * P)
+    before_BPE = _in_earlier_runs((order.ends_E - order.starts_E).reshape(B, P, E), axes)
+    return order.place_MS + jnp.take(before_BPE.reshape(-1) - order.starts_E, key_MS, mode="fill", fill_value=0)
+
+
+def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
+    """The sum of what all runs of a row hold that come before each run here. Device c of C has runs c and, in balanced order, 2C-1-c."""
+    if not axes.length:
+        return jnp.zeros_like(sizes_BPE)
+    sizes_CBPE, C = jax.lax.all_gather(sizes_BPE, axes.length), _size(axes.length)
+    as_read = jnp.concatenate([sizes_CBPE[:, :, 0], *(sizes_CBPE[::-1, :, p] for p in range(1, axes.runs))])
+    mine = jnp.stack([_index(axes.length), 2 * C - 1 - _index(axes.length)][: axes.runs])
+    return (jnp.cumsum(as_read, 0) - as_read)[mine].swapaxes(0, 1)
+
+
+def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
+    """Slots to the devices of their experts, through them, and back."""
+    if axes.length:
+        rows_EBCD = jax.lax.psum_scatter(rows_EBCD, axes.length, scatter_dimension=2, tiled=True)
+    if axes.experts:
+        rows_EBCD = jax.lax.all_to_all(rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True)
+    gate_EBCF, up_EBCF = (
+        name(jnp.einsum("EBCD,EDF->EBCF", rows_EBCD, w_EDF), what)
+        for w_EDF, what in ((experts.w_gate_EDF, "gate"), (experts.w_up_EDF, "up"))
+    )
+    y_EBCD = jnp.einsum("EBCF,EFD->EBCD", experts.activation(gate_EBCF) * up_EBCF, experts.w_down_EFD)
+    if axes.experts:
+        y_EBCD = jax.lax.all_to_all(y_EBCD, axes.experts, split_axis=1, concat_axis=0, tiled=True)
+    return _gather(y_EBCD, axes.length, 2)
+
+
+def _gather(x: Array, axes: tuple[str, ...], dimension: int) -> Array:
+    return jax.lax.all_gather(x, axes, axis=dimension, tiled=True) if axes else x
+
+
+def _index(axes: tuple[str, ...]) -> Array | int:
+    return jax.lax.axis_index(axes) if axes else 0
+
+
+def _size(axes: tuple[str, ...]) -> int:
+    return jax.lax.axis_size(axes) if axes else 1
