@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.execution import DEFAULT
+from model.execution import DEFAULT, Execution
 from model.layers.attention import attend_of
 from model.layers.latent_attention import LatentAttention
 from model.layers.rope import Rope
@@ -153,3 +153,14 @@ def test_no_large_weight_lies_whole_at_rest():
         axes = {axis for axis in named(mesh, letters_of(path[-1].key), leaf.shape, at_rest=True).spec if axis}
         heads = "H" in letters_of(path[-1].key)
         assert axes == ({"fsdp", "tensor"} if heads else {"fsdp"}), path
+
+
+def test_what_attention_mixes_has_its_name_once():
+    """A second name would keep it twice under remat."""
+    with jax.set_mesh(under(ONE_DEVICE)):
+        layer = LatentAttention(
+            D=D, H=H, A=A, A2=A2, A3=A3, latent=LATENT, query_latent=24, attend=attend_of(Execution(attention="plain")), rngs=nnx.Rngs(0)
+        )
+        _, batch = case()
+        rows = rows_of(jnp.array(batch.positions_BL), jnp.array(batch.segments_BL))
+        assert str(jax.make_jaxpr(lambda x_BLD: layer(x_BLD, rows))(jnp.zeros((B, L, D)))).count("name=mixed") == 1

@@ -62,7 +62,12 @@ def test_a_restored_state_is_asked_for_where_it_rested():
 
 @pytest.mark.parametrize(
     "remat",
-    [Remat(preset="full"), Remat(preset="full", offload=("residual", "gate")), Remat(preset="attention", keep=("up",)), Remat(preset="dots")],
+    [
+        Remat(preset="full"),
+        Remat(preset="full", offload=("residual", "gate")),
+        Remat(preset="attention", keep=("up",)),
+        Remat(preset="dots"),
+    ],
     ids=["full", "offload", "keep", "dots"],
 )
 def test_what_the_backward_pass_finds_changes_no_number(remat):
