@@ -168,7 +168,7 @@ def _prefill(params: Params, tokens_BL: Array, lengths_B: Array, limits: _Limits
 @partial(jax.jit, static_argnames=("model", "sampler"), donate_argnames=("rows",))
 def _advance(params: Params, rows: _Rows, limits: _Limits, key: Array, until: Array, *, model: Model, sampler: SamplingRule) -> _Rows:
     """Go on until `until` tokens are made or every row is finished."""
-    unembed_DV = model.unembed(params)
+    unembed_DV = shard(model.unembed(params), "DV")
     room_B = shard(limits.room_B, "B")
     index_B = shard(jnp.arange(room_B.shape[0]), "B")
 

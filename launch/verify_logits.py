@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from model.api import ModelInputs, Params, finish_logits
 from model.execution import Precision
-from model.sharding import ALPHABET, einsum, named
+from model.sharding import ALPHABET, einsum, named, shard
 
 ROWS, TOKENS = 2, 32
 
@@ -71,7 +71,7 @@ def logits(architecture: Any, params: Params, ids_BL: Int[np.ndarray, "B L"]) ->
 
     @jax.jit
     def whole(params: Params, inputs: ModelInputs) -> jax.Array:
-        logits_BLV = einsum("BLD,DV->BLV", model.apply(params, inputs).hidden_BLD, model.unembed(params), dtype=jnp.float32)
+        logits_BLV = einsum("BLD,DV->BLV", model.apply(params, inputs).hidden_BLD, shard(model.unembed(params), "DV"), dtype=jnp.float32)
         return finish_logits(logits_BLV, vocab_size=model.vocab_size, soft_cap=model.soft_cap)
 
     with jax.default_matmul_precision("float32"):

@@ -46,7 +46,7 @@ class Model(NamedTuple):
 
     init: Callable[[Key[Array, ""]], Params]
     apply: Callable[[Params, ModelInputs], ModelOutputs]
-    unembed: Callable[[Params], Float[Array, "D V"]]  # in compute dtype, laid out in use
+    unembed: Callable[[Params], Float[Array, "D V"]]  # in compute dtype, laid out at rest
     decode: Callable[[Params, ModelInputs, KVCache], tuple[Float[Array, "B L D"], KVCache]]
     empty_cache: Callable[[int, int], KVCache]  # (rows, longest sequence in tokens)
     vocab_size: int

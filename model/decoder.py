@@ -126,5 +126,5 @@ def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:
     if self.tied:
-        return shard(fetched(params["embed_VD"], precision.compute), "VD").T
-    return shard(fetched(params["unembed_DV"], precision.compute), "DV")
+        return fetched(params["embed_VD"], precision.compute).T
+    return fetched(params["unembed_DV"], precision.compute)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from pydantic import BaseModel, field_validator
 
@@ -88,9 +89,26 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
-    """A mesh with explicit axes; an axis that is not named has size 1 and is off."""
+    """A mesh with explicit axes; an axis that is not named has size 1 and is off. Axes follow the links between the devices.
+
+    Slices (devices with links of their own, between which is the data-centre network) are the outer part of `data`.
+
+    Raises:
+        ValueError: `data` does not divide over the slices.
+    """
+    devices = jax.devices() if devices is None else devices
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+    n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if n_slices == 1:
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        if shape[0] % n_slices:
+            wanted = n_slices * max(shape[0] // n_slices, 1)
+            rule = f"does not divide over {n_slices} slices, whose network is its outer part"
+            raise ValueError(f"mesh data={shape[0]} {rule}; set mesh.data={wanted}")
+        inside, outside = (shape[0] // n_slices, *shape[1:]), (n_slices, *[1] * (len(shape) - 1))
+        placed = mesh_utils.create_hybrid_device_mesh(inside, outside, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(placed, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
 def undivided() -> jax.sharding.use_abstract_mesh:

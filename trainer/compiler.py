@@ -11,7 +11,7 @@ ON_SPARSE_CORES = {
     # It would make a gather over a whole torus of 64 chips or more an all-reduce of zeros: many times the bytes.
     "xla_disable_hlo_passes": "all_gather_decomposer",
 }
-BY_KIND = {"TPU v5": ON_SPARSE_CORES, "TPU v5p": ON_SPARSE_CORES}
+BY_KIND = {"TPU v5": ON_SPARSE_CORES, "TPU v5p": ON_SPARSE_CORES, "TPU v6 lite": ON_SPARSE_CORES}  # v5p and v6e; v5e has no such cores
 
 
 def compiler_options() -> dict[str, str] | None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.api import Model, ModelInputs, ModelOutputs, Params, finish_logits
-from model.sharding import einsum, reshape, zeros
+from model.sharding import einsum, reshape, shard, zeros
 
 Policies = Mapping[str, tuple[Model, Params]]  # role -> model: policy, and where an objective asks for it reference, teacher, reward, value
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the quotient is formed once, at the end
@@ -69,7 +69,10 @@ def token_logp(
     vocab_size: int,
     soft_cap: float | None,
 ) -> tuple[Float[Array, "B L"], Bool[Array, "B L"], Float[Array, "B L"]]:
-    """The fields of `Scores`: log softmax(logits)[target] in float32, chunk by chunk; V may be divided, and padded beyond `vocab_size`."""
+    """The fields of `Scores`: log softmax(logits)[target] in float32, chunk by chunk; V may be divided, and padded beyond `vocab_size`.
+
+    The output matrix comes, and its gradient goes, in its layout at rest: a gathered one would live from the loss to the update.
+    """
     return _forward(hidden_BLD, unembed_DV, targets_BL, vocab_size, soft_cap)[0]
 
 
@@ -81,8 +84,10 @@ def _logits(h_BLD: Array, unembed_DV: Array, vocab_size: int, soft_cap: float | 
 def _forward(
     hidden_BLD: Array, unembed_DV: Array, targets_BL: Array, vocab_size: int, soft_cap: float | None
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    whole_DV = shard(unembed_DV, "DV")
+
     def one(chunk: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        logits_BLV = _logits(chunk[0], unembed_DV, vocab_size, soft_cap)
+        logits_BLV = _logits(chunk[0], whole_DV, vocab_size, soft_cap)
         top_BL = jnp.max(logits_BLV, -1)
         lse_BL = top_BL + jnp.log(jnp.sum(jnp.exp(logits_BLV - top_BL[..., None]), -1))
         hit_BL = jnp.sum(jnp.where(_is_target(logits_BLV, chunk[1]), logits_BLV, 0.0), -1)
@@ -95,7 +100,8 @@ def _forward(
 def _backward(
     vocab_size: int, soft_cap: float | None, saved: tuple[Array, ...], cotangents: tuple[Array, Any, Array]
 ) -> tuple[Array, Array, None]:
-    hidden_BLD, unembed_DV, targets_BL, lse_BL = saved
+    hidden_BLD, at_rest_DV, targets_BL, lse_BL = saved
+    unembed_DV = shard(at_rest_DV, "DV")
 
     def one(d_unembed_DV: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
         h_BLD, targets_BL, lse_BL, d_logp_BL, d_lse_BL = chunk
@@ -110,7 +116,8 @@ def _backward(
     zero_DV = zeros("DV", unembed_DV.shape, jnp.float32)
     chunks = tuple(map(_split, (hidden_BLD, targets_BL, lse_BL, cotangents[0], cotangents[2])))
     d_unembed_DV, d_hidden = jax.lax.scan(one, zero_DV, chunks)
-    return _join(d_hidden), d_unembed_DV.astype(unembed_DV.dtype), None
+    d_unembed_DV = jax.sharding.reshard(d_unembed_DV.astype(at_rest_DV.dtype), jax.typeof(at_rest_DV).sharding.spec)
+    return *jax.lax.optimization_barrier((_join(d_hidden), d_unembed_DV)), None  # else its float32 sum waits for the update
 
 
 token_logp.defvjp(_forward, _backward)

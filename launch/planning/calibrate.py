@@ -7,9 +7,9 @@ from launch.planning.analytic import Plan, work_of_plan
 from launch.planning.network import wiring_of
 from launch.planning.published import Published, outline
 from launch.planning.roofline import EFFICIENCY, Efficiency, Work, estimate
-from launch.planning.topology import Target, load_devices, mesh_over, target_of
+from launch.planning.topology import Target, load_devices, target_of
 from model.execution import Execution
-from model.sharding import AXES
+from model.sharding import AXES, make_mesh
 
 ACCEPTED_POINTS = 8.0
 
@@ -43,7 +43,7 @@ def worked(row: Published) -> tuple[Work, Any, float]:
     layers = sum(leaf.n for leaf in model.params if leaf.is_layer)
     attention = 12 * model.layers * model.head_numbers * row.seq_len
     flops = float(row.rows * row.seq_len) * (6 * (layers + model.width * model.vocab_size) + attention)
-    return work, wiring_of(mesh_over(sizes, target, devices), target), flops
+    return work, wiring_of(make_mesh(devices, **sizes), target), flops
 
 
 def predict(row: Published, efficiency: Efficiency = EFFICIENCY) -> Predicted:

@@ -10,9 +10,9 @@ from launch.planning.analytic import Outline, Plan, memory_of_plan, work_of_plan
 from launch.planning.compile import Memory
 from launch.planning.network import Wiring, wiring_of, wiring_of_gpus
 from launch.planning.roofline import Estimate, estimate
-from launch.planning.topology import Target, axis_sizes, mesh_over
+from launch.planning.topology import Target, axis_sizes
 from model.execution import Remat
-from model.sharding import AXES
+from model.sharding import AXES, make_mesh
 
 PRESETS = ("none", "dots", "projections", "inputs", "attention", "full")  # from the most memory to the least
 MICRO_BATCHES = (1, 2, 4, 8, 16)
@@ -69,7 +69,7 @@ def wiring_for(target: Target, shape: tuple[int, ...], devices: tuple[Any, ...])
     sizes = dict(zip(AXES, shape, strict=True))
     if target.chip.platform == "gpu":
         return wiring_of_gpus(sizes, target)
-    return wiring_of(mesh_over(sizes, target, list(devices)), target)
+    return wiring_of(make_mesh(list(devices), **sizes), target)
 
 
 def plans(setting: Setting) -> Iterator[Plan]:

@@ -12,8 +12,9 @@ from launch.planning.candidates import Setting, present, wiring_for
 from launch.planning.compile import DoesNotFit, compile_step, step_of
 from launch.planning.network import wiring_of
 from launch.planning.search import ranking_json, ranking_lines, search
-from launch.planning.topology import Target, axis_sizes, load_devices, mesh_over
+from launch.planning.topology import Target, axis_sizes, load_devices
 from launch.planning.work import work_of
+from model.sharding import make_mesh
 from model.size import flops_per_token_of
 
 
@@ -71,7 +72,7 @@ class Planner:
 
     def _compiled(self, run: Any) -> Answer:
         sizes = axis_sizes(run.mesh, self.target)
-        mesh = mesh_over(sizes, self.target, list(self.setting.devices))
+        mesh = make_mesh(list(self.setting.devices), **sizes)
         step = step_of(run, mesh)
         compiled = compile_step(step)
         if self.hlo is not None:

@@ -121,18 +121,3 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
         rule = f"does not divide over --slices {target.n_slices}, whose network is the outer part of data"
         raise ValueError(f"mesh data={sizes['data']} {rule}; set mesh.data={wanted}")
     return sizes
-
-
-def mesh_over(sizes: dict[str, int], target: Target, devices: list[Any]) -> Any:
-    """The mesh of these sizes over a target's devices: axes along the torus, slices the outer part of `data`."""
-    from jax.experimental import mesh_utils
-    from jax.sharding import AxisType, Mesh
-
-    inside = {**sizes, "data": sizes["data"] // target.n_slices}
-    outside = {axis: target.n_slices if axis == "data" else 1 for axis in sizes}
-    shape, split = tuple(inside.values()), {"allow_split_physical_axes": True}
-    if target.n_slices > 1:
-        array = mesh_utils.create_hybrid_device_mesh(shape, tuple(outside.values()), devices, **split)
-    else:
-        array = mesh_utils.create_device_mesh(shape, devices, **split)
-    return Mesh(array, tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))

@@ -42,14 +42,14 @@ def decoder(
     """
     heads = {"D": sizes.width, "H": sizes.heads, "K": sizes.kv_heads, "A": sizes.head_width}
 
-    def layer(attention: dict[str, Any], rngs: nnx.Rngs) -> Block:
-        attention = Attention(**heads, attend=attend_of(execution), rngs=rngs, **attention)
+    def layer(own: dict[str, Any], rngs: nnx.Rngs) -> Block:
+        attention = Attention(**heads, attend=attend_of(execution), rngs=rngs, **own)
         return Block(norm=norm, attention=attention, feed_forward=feed_forward(rngs=rngs), **block)
 
     return Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,
-        stacks={"blocks": Stack([partial(layer, attention) for attention in pattern], N=sizes.layers, execution=execution)},
+        stacks={"blocks": Stack([partial(layer, own) for own in pattern], N=sizes.layers, execution=execution)},
         norm=norm,
         tied=sizes.tied,
         ropes={name: (rope, sizes.head_width) for name, rope in ropes.items()},

@@ -8,8 +8,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from launch.planning.environment import ASIDE
-from launch.planning.topology import load_devices, mesh_over, target_of
-from model.sharding import AXES
+from launch.planning.topology import load_devices, target_of
+from model.sharding import AXES, make_mesh
 
 os.environ.update(ASIDE)  # before libtpu is loaded; jax has been told to use the CPU by conftest
 
@@ -18,7 +18,7 @@ os.environ.update(ASIDE)  # before libtpu is loaded; jax has been told to use th
 def absent_mesh(topology: str, n_slices: int = 1, **sizes: int) -> Any:
     """A mesh over a TPU topology."""
     target = target_of(topology, n_slices)
-    return mesh_over({**dict.fromkeys(AXES, 1), **sizes}, target, load_devices(target))
+    return make_mesh(load_devices(target), **sizes)
 
 
 def mesh_here(**sizes: int) -> Any:

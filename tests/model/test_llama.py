@@ -218,10 +218,10 @@ def test_a_tied_model_has_no_output_matrix_of_its_own_and_reads_out_with_its_emb
         params = params_on(under({"fsdp": 4, "tensor": 2}), TIED)
         assert "unembed_DV" not in params and "unembed_DV" in host_params()
         unembed_DV = built(TIED).unembed(params)
-        assert jax.typeof(unembed_DV).sharding.spec.partitions == (None, "tensor")
+        assert jax.typeof(unembed_DV).sharding.spec.partitions == ("fsdp", "tensor")
         np.testing.assert_array_equal(unembed_DV, host_params(TIED)["embed_VD"].T)
         hot_V = shard(jnp.arange(unembed_DV.shape[1]) == 3, "V").astype(jnp.float32)
-        read_out = jax.grad(lambda p: jnp.sum(einsum("DV,V->D", built(TIED).unembed(p), hot_V) ** 2))
+        read_out = jax.grad(lambda p: jnp.sum(einsum("DV,V->D", shard(built(TIED).unembed(p), "DV"), hot_V) ** 2))
         gradient_VD = np.array(read_out(params)["embed_VD"])
     assert np.flatnonzero(gradient_VD.any(-1)).tolist() == [3]
     np.testing.assert_allclose(gradient_VD[3], 2 * host_params(TIED)["embed_VD"][3], rtol=1e-6)
