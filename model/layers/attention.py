@@ -137,10 +137,3 @@ def cache_mask(rows: Rows, *, T: int, window: int | None) -> Bool[Array, "B L T"
     """Slot t of a cache holds position t: a position sees itself and the `window` - 1 before it, or all before it."""
     back_BLT = rows.positions_BL[:, :, None] - jnp.arange(T)
     return (back_BLT >= 0) & (True if window is None else back_BLT < window)
-
-
-def packed_mask(segments_BL: Any, positions_BL: Any, *, window: int | None = None) -> Bool[Array, "B L T"]:
-    """A position sees the earlier positions of its own segment and itself; padding sees only padding, so no row is empty."""
-    back_BLT = positions_BL[:, :, None] - shard(positions_BL, "BT")[:, None, :]
-    seen_BLT = (segments_BL[:, :, None] == shard(segments_BL, "BT")[:, None, :]) & (back_BLT >= 0)
-    return seen_BLT if window is None else seen_BLT & (back_BLT < window)

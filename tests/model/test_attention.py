@@ -1,6 +1,7 @@
 """Laws of attention: against plain numpy, of its mask, and of rotary positions."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,21 @@ import numpy as np
 import pytest
 
 from model.cache import write
-from model.layers.attention import QUERY_BLOCK, attend, attend_causal, packed_mask
-from model.layers.rope import rotate, rotations
+from model.kernels.plain import sees
+from model.layers.attention import attend_masked
+from model.layers.rope import Rope, rotate
 from model.sharding import shard
 from tests.examples import quick_jit, under
 
 SEGMENTS_BL = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 3]], np.int32)
 POSITIONS_BL = np.array([[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 0]], np.int32)
+
+
+attend = partial(attend_masked, scale=0.5, soft_cap=None)  # of heads of width 4
+
+
+def packed_mask(segments_BL, positions_BL):
+    return sees(positions_BL, segments_BL, positions_BL, segments_BL, None)
 
 
 @pytest.fixture(autouse=True)
@@ -43,33 +52,6 @@ def test_attention_is_a_softmax_over_allowed_positions_with_consecutive_queries_
     o_BLHA = quick_jit(attend)(*map(jnp.array, (q_BLHA, k_BTKA, v_BTKA, mask_BLT)))
     expected = [plain_attention(*(x[b].astype(np.float64) for x in (q_BLHA, k_BTKA, v_BTKA)), mask_BLT[b]) for b in range(2)]
     np.testing.assert_allclose(o_BLHA, expected, rtol=1e-5, atol=1e-6)
-
-
-BLOCKS = [({}, 2 * QUERY_BLOCK), ({"data": 2, "context": 2, "tensor": 2}, 2 * QUERY_BLOCK), ({}, 9)]
-
-
-@pytest.mark.parametrize(("sizes", "L"), BLOCKS, ids=["blocks", "divided positions", "one short block"])
-def test_blocks_of_queries_give_attention_and_gradients_of_the_whole_row(sizes, L):
-    rng = np.random.default_rng(0)
-    q_BLHA, k_BLKA, v_BLKA, g_BLHA = (rng.normal(size=(2, L, heads, 2)).astype(np.float32) for heads in (4, 2, 2, 4))
-    segments_BL = np.sort(rng.integers(1, 4, (2, L)))
-    segments_BL[1, L - 5 :] = 0
-    positions_BL = np.stack([[i - list(row).index(row[i]) for i in range(L)] for row in segments_BL])
-    real_BLHA = segments_BL[..., None, None] > 0
-
-    def of(function):
-        def total(q_BLHA, k_BLKA, v_BLKA):
-            mask_BLT = packed_mask(shard(jnp.array(segments_BL), "BL"), shard(jnp.array(positions_BL), "BL"))
-            out_BLHA = function(shard(q_BLHA, "BLHA"), shard(k_BLKA, "BTKA"), shard(v_BLKA, "BTKA"), mask_BLT)
-            return jnp.sum(out_BLHA * shard(jnp.array(g_BLHA * real_BLHA), "BLHA")), out_BLHA
-
-        return quick_jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*map(jnp.array, (q_BLHA, k_BLKA, v_BLKA)))
-
-    with jax.set_mesh(under(sizes)):
-        ((_, found_BLHA), gradients), ((_, expected_BLHA), expected) = of(attend_causal), of(attend)
-    np.testing.assert_allclose(np.array(found_BLHA) * real_BLHA, np.array(expected_BLHA) * real_BLHA, rtol=1e-4, atol=1e-5)
-    for gradient, plain in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(gradient, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_scores_and_softmax_of_bfloat16_inputs_are_float32():
@@ -104,7 +86,7 @@ def test_a_row_that_is_all_padding_gives_finite_numbers_and_gradients():
 def test_rotary_positions_turn_half_split_pairs_by_position_times_falling_frequencies():
     A, theta = 6, 100.0
     x_BLHA = np.random.default_rng(0).normal(size=(2, 7, 3, A)).astype(np.float32)
-    turned = np.array(rotate(jnp.array(x_BLHA), rotations(jnp.array(POSITIONS_BL), A=A, theta=theta)))
+    turned = np.array(rotate(jnp.array(x_BLHA), Rope(theta=theta).rotations(jnp.array(POSITIONS_BL), A)))
     for b, position, h, i in np.ndindex(2, 7, 3, A // 2):
         pair = complex(x_BLHA[b, position, h, i], x_BLHA[b, position, h, i + A // 2])
         expected = pair * np.exp(1j * POSITIONS_BL[b, position] * theta ** (-2 * i / A))
@@ -118,7 +100,7 @@ def test_rotated_products_depend_on_the_distance_of_positions_alone():
 
     @quick_jit
     def products(shift: int) -> jax.Array:
-        turn = rotations(positions_BL + shift, A=8, theta=10_000.0)
+        turn = Rope().rotations(positions_BL + shift, 8)
         return jnp.einsum("BLHA,BTHA->BLT", rotate(q_BLHA, turn), rotate(k_BLHA, turn))
 
     np.testing.assert_allclose(products(0), products(19), rtol=1e-4, atol=1e-5)
