@@ -194,6 +194,11 @@ def shard(x: jax.Array, letters: str, *, at_rest: bool = False) -> jax.Array:
     return jax.sharding.reshard(x, spec(letters, x.shape, at_rest=at_rest))
 
 
+def on_host(x: jax.Array) -> bool:
+    """Whether an array of a traced function lies in the memory of the host."""
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
 def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
     """The product whose letters after the arrow are the layout of its result, accumulated and returned in `dtype`.
 

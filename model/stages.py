@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.layers.pipeline import canonical_order, stage_order
-from model.sharding import letters_of, n_parts
+from model.sharding import letters_of, n_parts, on_host
 
 
 def in_model_order(tree: Any, *, rounds: int) -> Any:
@@ -32,6 +32,8 @@ def _reordered(tree: Any, order_of: Callable[..., np.ndarray], rounds: int) -> A
         if not in_stack or n_parts("N", x.shape[0], at_rest=True) == 1:
             return x
         layout = jax.typeof(x).sharding.spec
-        return x.at[jnp.array(order_of(x.shape[0], stages=stages))].get(out_sharding=layout)
+        here = jax.device_put(x, jax.memory.Space.Device) if on_host(x) else x
+        ordered = here.at[jnp.array(order_of(x.shape[0], stages=stages))].get(out_sharding=layout)
+        return jax.device_put(ordered, jax.memory.Space.Host) if on_host(x) else ordered
 
     return jax.jit(lambda tree: jax.tree.map_with_path(one, tree))(tree)

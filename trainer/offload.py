@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from model.sharding import letters_of
+from model.sharding import letters_of, on_host
 from trainer.state import TrainState
 
 PARTS = {"optimizer": "opt_state", "params": "trainable"}  # a name in execution.offload -> the field of the state
@@ -51,8 +51,3 @@ def to_device(tree: Any, *, after: Any) -> Any:
         return jax.lax.scan(layer, None, jnp.arange(x.shape[0]))[1]
 
     return jax.tree.map_with_path(one, tree)
-
-
-def on_host(x: Any) -> bool:
-    """Whether an array of a traced function lies in the host's memory."""
-    return jax.typeof(x).memory_space == jax.memory.Space.Host

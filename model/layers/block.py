@@ -37,7 +37,7 @@ class Block(nnx.Module):
         return self.attention.slots(B, T)
 
     def _fed_forward(self, x_BLD: Array, rows: Rows) -> tuple[Array, dict[str, Any]]:
-        out_BLD, aux = self.feed_forward(shard(self.feed_forward_norm(x_BLD), "BLD"), rows.segments_BL)
+        out_BLD, aux = self.feed_forward(shard(self.feed_forward_norm(x_BLD), "BLD"), rows)
         return x_BLD + self._after("feed_forward", out_BLD), aux
 
     def _after(self, part: str, x_BLD: Array) -> Array:

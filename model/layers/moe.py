@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from model.execution import name
 from model.kernels.context import is_balanced
 from model.layers.experts import Axes, Choices, Experts, at_capacity, dropless
 from model.layers.feed_forward import FeedForward
 from model.layers.router import Router
+from model.layers.rows import Rows
 from model.layers.weight import bias, weight
 from model.sharding import axes_of, local, shard
 
@@ -54,21 +55,22 @@ class MoE(nnx.Module):
         if shared_F:
             self.shared = FeedForward(D=D, F=shared_F, rngs=rngs, activation=activation)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], segments_BL: Int[Array, "B L"]) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """The result, laid out `BlD`, and sums over the tokens of all devices: "penalty" (router losses, see `Router.balance`), "load_E"
         (tokens that chose each expert) and "dropped" (choices that found no room).
         """
         L = x_BLD.shape[1]
         length, result = _length_letters(L)
+        balanced = is_balanced(L) and rows.lengths_B is None  # tokens that are decoded come in their own order
         letters = (f"B{length}D", f"B{length}", "..", ".", "EDF", "EDF", "EFD")
-        axes = Axes(axes_of("E"), axes_of("F"), axes_of("L") if length == "L" else (), runs=2 if is_balanced(L) else 1)
+        axes = Axes(axes_of("E"), axes_of("F"), axes_of("L") if length == "L" else (), runs=2 if balanced else 1)
         body = partial(self._on_device, axes=axes, token_axes=axes_of("B") + axes.length, scatter=result == "l")
         bias_E = self.router_bias_E[...] if self.router.bias_rate is not None else jnp.zeros(self.router_DE.shape[1])
-        operands = (shard(x_BLD, "BLD"), segments_BL, self.router_DE[...], bias_E, self.w_gate_EDF[...], self.w_up_EDF[...])
+        operands = (shard(x_BLD, "BLD"), rows.segments_BL, self.router_DE[...], bias_E, self.w_gate_EDF[...], self.w_up_EDF[...])
         operands = [shard(x, to) if set(to) <= {"."} else x for x, to in zip((*operands, self.w_down_EFD[...]), letters, strict=True)]
         y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(*operands)
         if hasattr(self, "shared"):
-            y_BLD = y_BLD + self.shared(x_BLD, segments_BL)[0]
+            y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
         return name(y_BLD, "feed_forward"), {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}
 
     def _on_device(

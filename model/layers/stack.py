@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from model.execution import Execution, name
 from model.layers.pipeline import by_stage, canonical_order, one_layer, pipeline, stage_order
 from model.layers.rows import Rows
-from model.sharding import letters_of, n_parts, platform, shard, zeros
+from model.sharding import letters_of, n_parts, on_host, platform, shard, zeros
 
 Tree = dict[str, Any]
 MakeBlock = Callable[[nnx.Rngs], nnx.Module]
@@ -41,7 +41,7 @@ def _dtype_of(name: str, dtype: str) -> str:
 
 def fetched(x: Array, dtype: str) -> Array:
     """Bit for bit `x.astype(dtype)`, on the device. On a TPU XLA would move a plain cast out of the scan and hold a copy of all layers."""
-    if jax.typeof(x).memory_space == jax.memory.Space.Host:
+    if on_host(x):
         x = jax.device_put(x, jax.memory.Space.Device)
     if platform() == "tpu" and x.dtype == jnp.float32 and dtype == "bfloat16":
         x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)

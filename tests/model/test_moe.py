@@ -110,8 +110,9 @@ def on_mesh(sizes: dict[str, int], router: Router = ROUTER, factor: float | None
         definition = nnx.split(nnx.eval_shape(lambda: make(router, factor, shared_F)))[0]
 
         def loss(params, x_BLD, segments_BL):
-            rows = balance(shard(x_BLD, "BLD"), "BLD"), balance(segments_BL, "BL")
-            y_BLD, aux = nnx.merge(definition, in_use(params, "float32"))(*rows)
+            segments_BL = balance(segments_BL, "BL")
+            rows = Rows(segments_BL, segments_BL, {})
+            y_BLD, aux = nnx.merge(definition, in_use(params, "float32"))(balance(shard(x_BLD, "BLD"), "BLD"), rows)
             y_BLD = unbalance(y_BLD, "BlD")
             return loss_of(y_BLD, aux), (aux, y_BLD)
 
@@ -244,6 +245,26 @@ def test_one_token_a_row_passes_on_a_mesh_that_divides_positions(factor):
     assert_equal(on_mesh(sizes, factor=factor, rows=rows), on_mesh(ONE_DEVICE, factor=factor, rows=rows))
 
 
+def test_tokens_that_are_decoded_are_dropped_in_their_own_order_on_any_mesh():
+    """Whole rows lie balanced over `context`, later positions first on some devices; a chunk that is decoded does not."""
+    x_BLD = host_rows()[0].reshape(4, -1, D)
+    segments_BL = np.ones(x_BLD.shape[:2], np.int32)
+
+    def decoded(sizes: dict[str, int]) -> np.ndarray:
+        with jax.set_mesh(under(sizes)):
+            assert is_balanced(x_BLD.shape[1]) == bool(sizes)
+            definition = nnx.split(nnx.eval_shape(lambda: make(ROUTER, 0.5)))[0]
+
+            def run(params, x_BLD, segments_BL):
+                segments_BL = shard(segments_BL, "BL")
+                rows = Rows(segments_BL, segments_BL, {}, lengths_B=jnp.zeros(4, jnp.int32))
+                return nnx.merge(definition, in_use(params, "float32"))(shard(x_BLD, "BLD"), rows)[0]
+
+            return np.asarray(quick_jit(run)(host_params(ROUTER, shared_F=14), x_BLD, segments_BL))
+
+    np.testing.assert_allclose(decoded({"context": 2, "expert": 4}), decoded(ONE_DEVICE), rtol=1e-4, atol=1e-5)
+
+
 class Residual(nnx.Module):
     """x + MoE(x)."""
 
@@ -251,7 +272,7 @@ class Residual(nnx.Module):
         self.moe = MoE(D=D, F=F, E=E, router=WITHOUT_BALANCE, rngs=rngs)
 
     def __call__(self, x_BLD, rows: Rows):
-        y_BLD, aux = self.moe(shard(x_BLD, "BLD"), rows.segments_BL)
+        y_BLD, aux = self.moe(shard(x_BLD, "BLD"), rows)
         return x_BLD + y_BLD, aux
 
 

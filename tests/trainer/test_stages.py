@@ -10,10 +10,12 @@ import pytest
 from model.adapt import Full
 from model.execution import Execution, Pipeline, Precision
 from model.layers.pipeline import stage_order
+from model.stages import in_memory_order, in_model_order
 from tests.examples import SIZES, batch_on, quick_jit, random_tokens, under
 from trainer.checkpoint import Checkpointer, Checkpoints
 from trainer.load import placed
 from trainer.objectives.next_token import NextToken
+from trainer.offload import at_rest
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import TrainState, new_state
@@ -64,6 +66,19 @@ def test_a_checkpoint_of_one_schedule_goes_on_under_any_other(to, tmp_path):
         _, loss = stepped(found, under(other_sizes), other_rounds)
         reader.close()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_layers_that_rest_in_host_memory_are_put_in_order_there():
+    sizes, rounds = ROUND
+    with jax.set_mesh(under(sizes)):
+        state = quick_jit(born(rounds))(jax.random.key(0))
+        away = quick_jit(lambda state: at_rest(state, ("params",)))(state)
+        found = in_model_order(away, rounds=rounds)
+        pairs = (found, in_model_order(state, rounds=rounds)), (in_memory_order(found, rounds=rounds), state)
+    for given, expected in pairs:
+        for x, y in zip(jax.tree.leaves(given.trainable), jax.tree.leaves(expected.trainable), strict=True):
+            assert x.sharding.memory_kind == "pinned_host" and x.sharding.spec == y.sharding.spec
+            np.testing.assert_array_equal(x, y)
 
 
 def test_layers_that_do_not_divide_are_refused_before_anything_is_made():
