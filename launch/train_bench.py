@@ -14,6 +14,7 @@ from model.adapt import Full
 from model.sharding import letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from trainer.objectives.next_token import NextToken
+from trainer.offload import at_rest
 from trainer.profile import matmul_rates, n_sharers
 from trainer.state import new_state
 from trainer.step import make_step
@@ -41,8 +42,9 @@ def describe(shape: TrainShape, n_devices: int) -> tuple[str, float]:
 def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> list[Round]:
     """Rounds after one that compiles and one that warms up. Call under `jax.set_mesh(mesh)`."""
     model, tx = shape.architecture.build(shape.precision, shape.execution), shape.optimizer.chain(STEPS)
-    state = jax.jit(lambda key: new_state(model, Full(), tx, key))(jax.random.key(0))
-    step = make_step(model, NextToken(), Full(), tx, micro_batches=shape.micro_batches)
+    offload = shape.execution.offload
+    state = jax.jit(lambda key: at_rest(new_state(model, Full(), tx, key), offload))(jax.random.key(0))
+    step = make_step(model, NextToken(), Full(), tx, micro_batches=shape.micro_batches, offload=offload)
     batch, device = made_up_batch(shape, mesh), mesh.devices.flat[0]
     rounds = []
     for _ in range(n_rounds + 2):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.api import Model, ModelInputs, ModelOutputs, Params, finish_logits
-from model.sharding import einsum, reshape, shard, zeros
+from model.sharding import einsum, reshape, shard, spec, zeros
 
 Policies = Mapping[str, tuple[Model, Params]]  # role -> model: policy, and where an objective asks for it reference, teacher, reward, value
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the quotient is formed once, at the end
@@ -18,11 +18,15 @@ CHUNK = 128  # positions of a row whose logits exist at one time; the [B, L, V] 
 
 
 class Loss(NamedTuple):
-    """`total` is already divided by the global denominators, so totals and gradients of micro-batches and hosts simply add."""
+    """`total` is already divided by the global denominators, so totals and gradients of micro-batches and hosts simply add.
+
+    `targets` are negative log-likelihood (nats) and weight of each target, where an objective has them.
+    """
 
     total: Float[Array, ""]
     metrics: Metrics
     aux: dict[str, Any] = {}
+    targets: tuple[Float[Array, "B L"], Float[Array, "B L"]] | None = None
 
 
 @runtime_checkable
@@ -125,7 +129,8 @@ token_logp.defvjp(_forward, _backward)
 
 def _is_target(logits_BLV: Array, targets_BL: Array) -> Array:
     """A mask, not an index: V may be divided over devices."""
-    return jax.lax.broadcasted_iota(targets_BL.dtype, logits_BLV.shape, 2) == targets_BL[..., None]
+    entries_BLV = jax.lax.broadcasted_iota(targets_BL.dtype, logits_BLV.shape, 2, out_sharding=spec("BLV", logits_BLV.shape))
+    return entries_BLV == targets_BL[..., None]
 
 
 def _split(x: Array) -> Array:

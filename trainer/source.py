@@ -8,16 +8,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from data_pipeline.loader import stream
 from data_pipeline.streaming.rows import PackedRows, Row
 from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.streaming.stream import stream
 from model.api import Params
 from model.sharding import axes_of, letters_of, n_parts, named
+from trainer.position import Ramp, after, batch_size_at
 
 
 @runtime_checkable
 class BatchSource[Batch](Protocol):
-    """Data ignores the policy; rollouts use it."""
+    """Data ignores the policy; rollouts use it. `consumed` counts the rows gone through."""
+
+    consumed: int
 
     def next(self, policy: Params) -> Batch:
         """The next global batch."""
@@ -29,6 +32,10 @@ class BatchSource[Batch](Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+        ...
+
+    def skip(self, first: int, stop: int) -> None:
+        """Leave out rows first to stop, which are not read yet; the state remembers them."""
         ...
 
 
@@ -49,7 +56,7 @@ class Layout(NamedTuple):
             ValueError: the number of rows does not divide over the mesh.
         """
         shardings = {name: named(mesh, letters_of(name)) for name in shapes}
-        n_rows = next(iter(shapes.values()))[0]
+        n_rows = _n_rows(shapes)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             parts, parts_of_length, axes = n_parts("B"), n_parts("L"), " · ".join(axes_of("B"))
         if n_rows % (parts * micro_batches):
@@ -62,6 +69,16 @@ class Layout(NamedTuple):
         offsets = sorted({i for start, stop in rows for i in range(start, stop)})
         mine = slice(min(start for start, _ in positions), max(stop for _, stop in positions))
         return cls(batch_type, shapes, shardings, tuple(offsets), mine)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the global batch."""
+        return _n_rows(self.shapes)
+
+    def of_rows(self, n_rows: int) -> "Layout":
+        """The same for batches of another number of rows, which divides as well."""
+        mesh = next(iter(self.shardings.values())).mesh
+        return Layout.of(self.batch_type, {name: (n_rows, *rest) for name, (_, *rest) in self.shapes.items()}, mesh)
 
     def place(self, host_rows: Row) -> Any:
         """The global batch, from this host's part of its rows, stacked in the order of `offsets`."""
@@ -80,29 +97,39 @@ class Layout(NamedTuple):
         return self.batch_type(**{name: field(name) for name in self.batch_type._fields})
 
 
-class ShardSource:
-    """Training batches from a row sequence. The position is how many rows were gone through, and which windows of them were skipped.
+def _n_rows(shapes: dict[str, tuple[int, ...]]) -> int:
+    return next(iter(shapes.values()))[0]
 
-    The next batch is read and laid out while the devices work on the one before.
+
+class ShardSource:
+    """Training batches from a row sequence. The position is how many rows were gone through, and which windows of them are skipped.
+
+    The next batch is read and laid out while the devices work on the one before. The first steps may have smaller batches (`ramp`).
     """
 
-    def __init__(self, rows: RowSequence, layout: Layout, *, processes: int = 0):
-        self.rows, self.layout, self._processes = rows, layout, processes
-        self._batch_size = next(iter(layout.shapes.values()))[0]
-        self._go_to(0, [])
+    def __init__(self, rows: RowSequence, layout: Layout, *, processes: int = 0, ramp: Ramp = ()):
+        self.rows, self._processes, self._ramp = rows, processes, tuple(ramp)
+        self._batch_size = layout.batch_size
+        self._layouts = {n: layout.of_rows(n) for n in {layout.batch_size, *(n for n, _ in self._ramp)}}
+        self._go_to(0, 0, [])
 
-    def _go_to(self, row: int, skipped: list[list[int]]) -> None:
-        self.consumed, self.skipped = row, skipped
-        self._stream: Iterator[Row] | None = None
+    def _go_to(self, step: int, row: int, skipped: list[list[int]]) -> None:
+        self.step, self.consumed, self.skipped = step, row, skipped
+        self._stream: tuple[int, Iterator[Row]] | None = None  # with the rows of its batches
         self._ahead: Any = None
 
-    def _place_next(self) -> Any:
-        """The batch behind the last one that was laid out; None where the rows end."""
-        if self._stream is None:
-            part = {"positions": self.layout.positions, "processes": self._processes}
-            self._stream = stream(self.rows, self.consumed, self._batch_size, self.layout.offsets, **part)
-        host_rows = next(self._stream, None)
-        return None if host_rows is None else self.layout.place(host_rows)
+    def _size(self, step: int) -> int:
+        return batch_size_at(step, self._batch_size, self._ramp)
+
+    def _place(self, step: int) -> Any:
+        """The batch of a step behind the last one that was laid out; None where the rows end."""
+        n_rows = self._size(step)
+        layout = self._layouts[n_rows]
+        if self._stream is None or self._stream[0] != n_rows:
+            part = {"positions": layout.positions, "processes": self._processes, "skipped": self.skipped}
+            self._stream = n_rows, stream(self.rows, self.consumed, n_rows, layout.offsets, **part)
+        host_rows = next(self._stream[1], None)
+        return None if host_rows is None else layout.place(host_rows)
 
     def next(self, policy: Params) -> Any:
         """The next rows of the sequence; each host reads only what its own devices hold of them.
@@ -110,20 +137,21 @@ class ShardSource:
         Raises:
             ValueError: all sources have reached their max_epochs.
         """
-        batch = self._place_next() if self._ahead is None else self._ahead
+        batch = self._place(self.step + 1) if self._ahead is None else self._ahead
         if batch is None:
             raise ValueError(f"the data ends after {self.rows.n_rows} rows; lower steps or raise data.schedule.max_epochs")
-        self.consumed += self._batch_size
-        self._ahead = self._place_next()
+        self.step += 1
+        self.consumed = after(self.consumed, self._size(self.step), self.skipped)
+        self._ahead = self._place(self.step + 1)
         return batch
 
-    def skip(self, n_rows: int) -> None:
-        """Leave out the next rows, those of a loss spike say; the position remembers them."""
-        self._go_to(self.consumed + n_rows, [*self.skipped, [self.consumed, self.consumed + n_rows]])
+    def skip(self, first: int, stop: int) -> None:
+        """Leave out rows first to stop, those of a loss spike say; the position remembers them."""
+        self._go_to(self.step, self.consumed, [*self.skipped, [first, stop]])
 
     def get_state(self) -> dict[str, Any]:
-        """Rows gone through, windows skipped, and all that these rows depended on."""
-        return {"rows": self.consumed, "skipped": self.skipped, "past": self.rows.past(self.consumed)}
+        """Steps made, rows gone through, windows skipped (some may lie ahead), and all that these rows depended on."""
+        return {"step": self.step, "rows": self.consumed, "skipped": self.skipped, "past": self.rows.past(self.consumed)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on behind the rows gone through. What comes then may be another mixture than it was to be.
@@ -136,16 +164,16 @@ class ShardSource:
                 f"the data of the {state['rows']} rows before the checkpoint has changed: {difference}; restore the data, its weights and "
                 "the seed it was trained with (new segments and stages may only begin later), or start a new run folder"
             )
-        self._go_to(state["rows"], state["skipped"])
+        self._go_to(state["step"], state["rows"], state["skipped"])
 
 
 def _difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs first between two pasts; "" if nothing does."""
     if saved["seed"] != now["seed"]:
         return f"seed={saved['seed']} then, {now['seed']} now"
-    for before, after in zip_longest(saved["legs"], now["legs"]):
-        if before != after:
-            return f"{_told(before)} then, {_told(after)} now"
+    for then, leg in zip_longest(saved["legs"], now["legs"]):
+        if then != leg:
+            return f"{_told(then)} then, {_told(leg)} now"
     return ""
 
 
@@ -163,7 +191,7 @@ def spread(rows: PackedRows, limit: int | None) -> list[int]:
 
 def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[list[int], Any]]:
     """The rows of `spread` once, in batches; (row numbers, batch), the last batch filled up with rows of weight 0."""
-    batch_size = next(iter(layout.shapes.values()))[0]
+    batch_size = layout.batch_size
     chosen = spread(rows, limit)
     n = len(chosen)
     (first_row,) = rows.read([rows.place(0)], layout.positions)

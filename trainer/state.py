@@ -1,6 +1,6 @@
 """The whole of what resumes, and its birth on the mesh."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -8,22 +8,29 @@ from jaxtyping import Array, Int, Key
 
 from model.adapt import Adaptation
 from model.api import Model, Params, key_of
+from trainer.health import STANDARD, Guard, Guarded
 
 
 class TrainState(NamedTuple):
-    """`step` counts the updates made; `key` never changes: every use folds in a name and the step."""
+    """`step` counts the steps made; `key` never changes: every use folds in a name and the step."""
 
     step: Int[Array, ""]
     trainable: Params
     frozen: Params
-    opt_state: Any
+    opt_state: Guarded  # of arrays, or of their shapes
     key: Key[Array, ""]
 
 
 def new_state(
-    model: Model, adaptation: Adaptation, tx: optax.GradientTransformation, key: Key[Array, ""], params: Params | None = None
+    model: Model,
+    adaptation: Adaptation,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    params: Params | None = None,
+    *,
+    guard: Guard = STANDARD,
 ) -> TrainState:
     """The state before the first step: from scratch, or from another phase's parameters. Call under jit and `jax.set_mesh`."""
     params = model.init(key_of(key, "init")) if params is None else params
     trainable, frozen = adaptation.split(params, key_of(key, "adapt"))
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(trainable), key)
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, Guarded(guard.new_history(), tx.init(trainable)), key)

@@ -11,6 +11,7 @@ from model.adapt import Adaptation
 from model.api import Model
 from model.sharding import letters_of, reshape
 from trainer.compiler import compiler_options
+from trainer.health import STANDARD, Guard, Guarded, counts, kept_if
 from trainer.objective import Loss, Objective
 from trainer.offload import at_rest, to_device
 from trainer.state import TrainState
@@ -24,10 +25,14 @@ def make_step(
     *,
     micro_batches: int,
     offload: Collection[str] = (),
+    guard: Guard = STANDARD,
+    breakdown: Callable[[Any, Any], dict[str, Any]] = lambda targets, batch: {},
+    watch: Callable[..., dict[str, Any]] = lambda step, **trees: {},
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update -> after_step.
+    """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update -> after_step -> guard.
 
-    `offload` names what rests in host memory: the model fetches its weights itself, the update all that it reads.
+    `offload` names what rests in host memory: the model fetches its weights itself, the update all that it reads. `breakdown` sums the
+    loss of targets in further ways, `watch` looks at parameters, gradient and updates.
     """
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -42,16 +47,22 @@ def make_step(
         def gradient_of(part: tuple[Any, Any]) -> tuple[Loss, Any]:
             i, rows = part
             (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, rows, jax.random.fold_in(key, i))
+            loss = loss._replace(metrics=loss.metrics | breakdown(loss.targets, rows), targets=None)
             return loss, to_device(gradient, after=loss.total)
 
         parts = jnp.arange(micro_batches), split_rows(batch, micro_batches)
         zero = zeros_of(jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts)))
         (loss, gradient), _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, gradient_of(part)), None), zero, parts)
-        trainable, opt_state = to_device((state.trainable, state.opt_state), after=gradient)
-        updates, opt_state = tx.update(gradient, opt_state, trainable)
-        trainable = model.after_step(optax.apply_updates(trainable, updates), loss.aux)
-        metrics = {**loss.metrics, "loss/train": (loss.total, 1.0), "optimizer/grad_norm": (optax.tree.norm(gradient), 1.0)}
-        return at_rest(TrainState(state.step + 1, trainable, state.frozen, opt_state, state.key), offload), metrics
+        norm = optax.tree.norm(gradient)
+        healthy, history = guard.judge(state.opt_state.history, loss.total, norm)
+        old = to_device((state.trainable, state.opt_state.inner), after=gradient)
+        updates, inner = tx.update(gradient, old[1], old[0])
+        new = model.after_step(optax.apply_updates(old[0], updates), loss.aux), inner
+        trainable, inner = kept_if(healthy, new, old)
+        metrics = {**loss.metrics, **counts(history), "loss/train": (loss.total, 1.0), "optimizer/grad_norm": (norm, 1.0)}
+        seen = watch(state.step, params=old[0], gradient=gradient, updates=updates)
+        state = TrainState(state.step + 1, trainable, state.frozen, Guarded(history, inner), state.key)
+        return at_rest(state, offload), metrics | ({"watch": seen} if seen else {})
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 

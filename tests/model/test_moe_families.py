@@ -24,7 +24,7 @@ from tests.model.moe_examples import EXAMPLES, MARGIN, B, L, clear_batch, least_
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
-from trainer.state import TrainState
+from trainer.state import new_state
 from trainer.step import make_step
 
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
@@ -174,7 +174,7 @@ def test_training_evens_out_loads_through_the_bias_which_the_optimizer_never_mov
         bias_NE = params["blocks"]["feed_forward"]["router_bias_NE"]
         params["blocks"]["feed_forward"]["router_bias_NE"] = bias_NE.at[:, 0].add(1.0)  # all tokens want the first expert
         first_NE, loads = np.array(params["blocks"]["feed_forward"]["router_bias_NE"]), []
-        state = TrainState(jnp.zeros((), jnp.int32), params, {}, tx.init(params), jax.random.key(0))
+        state = new_state(model, Full(), tx, jax.random.key(0), params)
         step = make_step(model, NextToken(), Full(), tx, micro_batches=2)
         seen = quick_jit(lambda params, inputs: model.apply(params, inputs).aux["blocks"]["load_NE"])
         for i in range(61):

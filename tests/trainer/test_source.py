@@ -127,15 +127,30 @@ def test_what_comes_after_the_position_may_be_another_mixture_and_what_came_befo
 
 
 def test_a_skipped_window_is_left_out_and_remembered(folder):
-    source, plain, rows = ShardSource(rows_of(folder), layout()), ShardSource(rows_of(folder), layout()), rows_of(folder)
+    source, rows = ShardSource(rows_of(folder), layout()), rows_of(folder)
     batches(source, 1)
-    source.skip(16)
+    source.skip(12, 28)
     other = ShardSource(rows_of(folder), layout())
     other.set_state(json.loads(json.dumps(source.get_state())))
-    assert_equal(batches(other, 1), batches(plain, 4)[3:])
     (batch,) = batches(source, 1)
-    np.testing.assert_array_equal(batch.tokens_BL, [rows[24 + b]["tokens_L"] for b in range(8)])
-    assert source.get_state() == other.get_state() and source.get_state()["skipped"] == [[8, 24]]
+    assert_equal(batches(other, 1), [batch])
+    np.testing.assert_array_equal(batch.tokens_BL, [rows[i]["tokens_L"] for i in (8, 9, 10, 11, 28, 29, 30, 31)])
+    assert source.get_state() == other.get_state() and source.get_state()["skipped"] == [[12, 28]] and source.consumed == 32
+    (batch,) = batches(source, 1)
+    np.testing.assert_array_equal(batch.tokens_BL, [rows[32 + b]["tokens_L"] for b in range(8)])
+
+
+def test_smaller_first_batches_take_the_same_rows_in_the_same_order(folder):
+    source, rows = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1))), rows_of(folder)
+    found = batches(source, 4)
+    assert [len(batch.tokens_BL) for batch in found] == [4, 4, 8, 16] and source.consumed == 32
+    np.testing.assert_array_equal(np.concatenate([batch.tokens_BL for batch in found]), [rows[i]["tokens_L"] for i in range(32)])
+    again = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1)))
+    batches(again, 1)
+    state = again.get_state()
+    again = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1)))
+    again.set_state(state)
+    assert_equal(batches(again, 3), found[1:])
 
 
 def test_the_end_of_the_data_is_an_error_only_when_a_batch_is_asked_for(folder):

@@ -47,7 +47,7 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         if "penalty" in outputs.aux:
             penalty, n_tokens = outputs.aux["penalty"], jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
             total, metrics["router_loss"] = total + penalty / denominators["tokens"], (penalty, n_tokens)
-        return Loss(total, metrics, outputs.aux)
+        return Loss(total, metrics, outputs.aux, (-scores.logp_BL, weight_BL))
 
     def _further(self, models: Policies, batch: TokenBatch, outputs: ModelOutputs) -> tuple[Array, Array]:
         """Negative log-likelihood of the tokens 2, 3, … ahead that lie in the same segment, and how many there are."""

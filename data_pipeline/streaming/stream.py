@@ -1,0 +1,72 @@
+"""The stream of rows that a host reads ahead, through Grain."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from data_pipeline.streaming.position import rows_of, united
+from data_pipeline.streaming.rows import Row
+from data_pipeline.streaming.sequence import RowSequence
+
+AHEAD = 4  # batches
+
+
+class _HostBatches:
+    """The part of the sequence that one host reads: of every batch of `batch_size` rows those at `offsets`, of them `positions`."""
+
+    def __init__(
+        self,
+        rows: RowSequence,
+        first: int,
+        batch_size: int,
+        offsets: tuple[int, ...],
+        positions: slice | None,
+        skipped: Sequence[Sequence[int]],
+    ):
+        self.rows, self.first, self.batch_size, self.offsets, self.positions = rows, first, batch_size, offsets, positions
+        self.skipped = skipped
+
+    def __len__(self) -> int:
+        if self.rows.n_rows is None:
+            return 2**31 - 1
+        windows = ((max(start, self.first), min(stop, self.rows.n_rows)) for start, stop in united(self.skipped))
+        ahead = sum(max(stop - start, 0) for start, stop in windows)
+        return max(self.rows.n_rows - self.first - ahead, 0) // self.batch_size
+
+    def __getitem__(self, index: int) -> Row:
+        numbers = rows_of(self.first, self.batch_size, self.skipped, offset=index * self.batch_size)
+        rows = self.rows.read([numbers[offset] for offset in self.offsets], self.positions)
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def stream(
+    rows: RowSequence,
+    first: int,
+    batch_size: int,
+    offsets: tuple[int, ...],
+    *,
+    positions: slice | None = None,
+    processes: int = 0,
+    skipped: Sequence[Sequence[int]] = (),
+) -> Iterator[Row]:
+    """This host's rows of one global batch after another from row `first` on, stacked [len(offsets), …]; ends where the rows do.
+
+    Rows in the windows `skipped` are left out.
+
+    Read ahead in threads, or in as many processes as `processes` says: Python's share of the work is little, unless documents are
+    turned around (fill-in-the-middle).
+    """
+    source: Any = _HostBatches(rows, first, batch_size, offsets, positions, skipped)
+    if not len(source):
+        return iter(())
+    batches = grain.MapDataset.source(source)
+    if processes:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags, which only an absl program parses
+        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=AHEAD)
+        return iter(batches.to_iter_dataset(reading).mp_prefetch(workers))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD)))
