@@ -1,12 +1,9 @@
-"""From shards to batches: the data components, and the stream of rows that a host reads ahead."""
+"""From shards to batches: the data components."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import grain
-import numpy as np
-from absl import flags
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from data_pipeline.batch import PreferenceBatch, TokenBatch
@@ -14,48 +11,8 @@ from data_pipeline.component import FrozenMap, one_of
 from data_pipeline.mix import Schedule
 from data_pipeline.pack import BestFit
 from data_pipeline.streaming.fim import FillInTheMiddle
-from data_pipeline.streaming.rows import PackedRows, Row
-from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.streaming.rows import PackedRows
 from data_pipeline.tokenizer import Tokenizer
-
-AHEAD = 4  # batches
-
-
-class _HostBatches:
-    """The part of the sequence that one host reads: of every batch of `batch_size` rows those at `offsets`, of them `positions`."""
-
-    def __init__(self, rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...], positions: slice | None):
-        self.rows, self.first, self.batch_size, self.offsets, self.positions = rows, first, batch_size, offsets, positions
-
-    def __len__(self) -> int:
-        return 2**31 - 1 if self.rows.n_rows is None else max(self.rows.n_rows - self.first, 0) // self.batch_size
-
-    def __getitem__(self, index: int) -> Row:
-        first = self.first + index * self.batch_size
-        rows = self.rows.read([first + offset for offset in self.offsets], self.positions)
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def stream(
-    rows: RowSequence, first: int, batch_size: int, offsets: tuple[int, ...], *, positions: slice | None = None, processes: int = 0
-) -> Iterator[Row]:
-    """This host's rows of one global batch after another from row `first` on, stacked [len(offsets), …]; ends where the rows do.
-
-    Read ahead in threads, or in as many processes as `processes` says: Python's share of the work is little, unless documents are
-    turned around (fill-in-the-middle).
-    """
-    source: Any = _HostBatches(rows, first, batch_size, offsets, positions)
-    if not len(source):
-        return iter(())
-    batches = grain.MapDataset.source(source)
-    if processes:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags, which only an absl program parses
-        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=AHEAD)
-        return iter(batches.to_iter_dataset(reading).mp_prefetch(workers))
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD)))
-
 
 Frac = Annotated[float, Field(gt=0, lt=1)]
 
@@ -74,6 +31,8 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
             turned around are encoded once; it is made when the first row of the epoch is read.
         dropout: Source → share of its documents left out of each epoch, other ones in each; a plan an epoch too.
         processes: That read ahead on each host; 0 = threads.
+        skip_bad_records: A damaged or missing record becomes padding in its row and is counted; otherwise it is an error. One that
+            fill-in-the-middle turns around is an error when the plan of its epoch is made.
     """
 
     folder: str
@@ -85,6 +44,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
     fim: FrozenMap[str, FillInTheMiddle] = FrozenMap()
     dropout: FrozenMap[str, Frac] = FrozenMap()
     processes: int = Field(default=0, ge=0)
+    skip_bad_records: bool = False
 
     batch_type: ClassVar[type] = TokenBatch
 
@@ -103,7 +63,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
         fim = self.fim.get(name)
         tokenizer = Tokenizer(root / fim.tokenizer) if fim else None
         settings = {"seq_len": self.seq_len, "strategy": self.packing, "dropout": self.dropout.get(name, 0.0)}
-        return {**settings, "fim": fim, "tokenizer": tokenizer}
+        return {**settings, "fim": fim, "tokenizer": tokenizer, "skip_bad_records": self.skip_bad_records}
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """Shape of every batch field."""
@@ -123,6 +83,7 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
     pairs_per_row: PositiveInt
     schedule: Schedule = Schedule()
     processes: int = Field(default=0, ge=0)
+    skip_bad_records: bool = False
 
     batch_type: ClassVar[type] = PreferenceBatch
 
@@ -133,8 +94,8 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def sources(self, root: Path) -> dict[str, PackedRows]:
         """The rows of each source by name, in plan order."""
-        sizes = {"seq_len": self.seq_len, "pairs_per_row": self.pairs_per_row}
-        return {name: PackedRows(root / self.folder / name, **sizes) for name in source_names(self)}
+        settings = {"seq_len": self.seq_len, "pairs_per_row": self.pairs_per_row, "skip_bad_records": self.skip_bad_records}
+        return {name: PackedRows(root / self.folder / name, **settings) for name in source_names(self)}
 
     def fields(self) -> dict[str, tuple[int, ...]]:
         """Shape of every batch field."""

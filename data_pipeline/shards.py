@@ -4,14 +4,13 @@ A source is a list of immutable segments: `folder` itself, then `folder/segments
 """
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from itertools import batched, chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import xxhash
@@ -20,10 +19,20 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from data_pipeline.files import new_folder, sha256, write_json, writing
 from data_pipeline.streaming.npy import new_array, read_array
 from data_pipeline.streaming.record import Record, id_key, pack, unpack
+from data_pipeline.streaming.segment import (
+    AGAIN,
+    AMOUNTS,
+    INDEX,
+    MANIFEST,
+    MEND,
+    chained,
+    index_type,
+    n_segments,
+    segment_at,
+    segment_folder,
+)
+from data_pipeline.streaming.segment import SEGMENTS as SEGMENTS
 
-MANIFEST, INDEX, SEGMENTS = "manifest.json", "index.npy", "segments"
-AGAIN = "delete the folder and prepare the data again"
-AMOUNTS = ("documents", "tokens", "bytes")
 CHUNK = 4096  # records whose index rows are held at a time
 
 
@@ -142,50 +151,34 @@ def finish_shards(
         (folder / shard["file"]).with_suffix(".npy").unlink(missing_ok=True)
 
 
-def index_type(n_sequences: int) -> np.dtype:
-    """A row of the index; 16 bytes and 4 a sequence."""
-    return np.dtype([("id", "<u8"), ("digest", "<u8"), ("lengths", "<i4", (n_sequences,))])
-
-
 def _differ(one: int, other: int) -> str:
     return f"records differ in their number of sequences ({one} and {other}); write documents and pairs to folders of their own"
 
 
-class Segment(NamedTuple):
-    """One immutable folder of shards.
-
-    Attributes:
-        folder: Where it lies.
-        manifest: What was written there, and from what.
-        index: A row a document, mapped from the disk: `id` (see `id_key`), `digest` (xxh3-64 of the record) and `lengths` [sequences].
-        first: Number of its first document in the source.
-    """
-
-    folder: Path
-    manifest: dict[str, Any]
-    index: np.ndarray
-    first: int
+class BadRecord(ValueError):
+    """A record that cannot be read, or is not what was written: its file, number in it, document and the remedy."""
 
 
 class Shards:
     """Random access to the records of a source; cheap to open, to pickle and to share among threads (files are opened at first use).
 
     Every record read is compared with its digest. `manifest` has the amounts and the content hash of all segments together.
+    Unless `whole`, shard files may be missing or cut short: what was in them is bad records.
 
     Raises:
         FileNotFoundError: the folder or its manifest is missing. ValueError: a file is not as the manifest says, or a segment was put
             behind something else than what lies before it.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike, *, whole: bool = True):
+        self.folder, self.whole = Path(folder), whole
         if not (self.folder / MANIFEST).is_file():
             raise FileNotFoundError(f"{self.folder} holds no token shards ({MANIFEST} is missing); prepare the data first")
-        self.segments = [_segment(self.folder, first=0)]
+        self.segments = [segment_at(self.folder, first=0, whole=whole)]
         content = self.segments[0].manifest["content_hash"]
-        for number in range(1, _n_segments(self.folder)):
+        for number in range(1, n_segments(self.folder)):
             following = segment_folder(self.folder, number)
-            segment = _segment(following, first=self.segments[-1].first + len(self.segments[-1].index))
+            segment = segment_at(following, first=self.segments[-1].first + len(self.segments[-1].index), whole=whole)
             if segment.manifest["after"] != content:
                 raise ValueError(f"{self.folder} is not what {following} was appended to; restore it, or delete that and append again")
             content = chained(content, segment.manifest["content_hash"])
@@ -204,7 +197,7 @@ class Shards:
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shards, (self.folder,)
+        return _reopened, (self.folder, self.whole)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -218,24 +211,25 @@ class Shards:
             ValueError: a file was changed or damaged; it is named, and the record and its document where only one is.
         """
         for segment in self.segments:
-            expected = {INDEX: segment.manifest["index_sha256"], **{shard["file"]: shard["sha256"] for shard in segment.manifest["shards"]}}
-            for file, digest in expected.items():
-                if sha256(segment.folder / file) != digest:
-                    self._find_damage(segment.folder / file)
-                    raise ValueError(f"{segment.folder / file} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
+            segment.check_index()
+            for shard in segment.manifest["shards"]:
+                path = segment.folder / shard["file"]
+                if sha256(path) != shard["sha256"]:
+                    self._find_damage(path)
+                    raise ValueError(f"{path} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
 
     def _find_damage(self, path: Path) -> None:
         """Read the records of a file one by one, which raises at the first one that is not as it was written."""
-        if path in self._paths:
-            number = self._paths.index(path)
-            for i in range(self._first(number), int(self._ends[number])):
-                self.__getitems__([i])
+        number = self._paths.index(path)
+        for i in range(self._first(number), int(self._ends[number])):
+            unharmed(self.read([i]))
 
     def find(self, document_id: str) -> list[int]:
         """The numbers of the documents with an id."""
         key = np.uint64(id_key(document_id))
         found = [segment.first + i for segment in self.segments for i in np.flatnonzero(segment.index["id"] == key).tolist()]
-        return [i for i in found if self[i].id == document_id]
+        read = zip(found, self.read(found), strict=True)
+        return [i for i, record in read if isinstance(record, BadRecord) or record.id == document_id]
 
     def __len__(self) -> int:
         return self.segments[-1].first + len(self.segments[-1].index)
@@ -244,7 +238,11 @@ class Shards:
         return self.__getitems__([i])[0]
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Record]:
-        """Many records at once, in the order asked for: one call a shard, ten times faster than one a record."""
+        """Many records at once, in the order asked for. Raises BadRecord where one is."""
+        return unharmed(self.read(indices))
+
+    def read(self, indices: Iterable[SupportsIndex]) -> list[Record | BadRecord]:
+        """The same, errors in their places: one call a shard, ten times faster than one a record."""
         wanted = np.array([int(i) for i in indices], np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"record {wanted.max() if wanted.min() >= 0 else wanted.min()} of {self.folder}, which has {len(self)}")
@@ -259,67 +257,49 @@ class Shards:
     def _first(self, number: int) -> int:
         return int(self._ends[number - 1]) if number else 0
 
-    def _checked(self, number: int, wanted: np.ndarray) -> list[Record]:
-        """The records of one file, each as it was written."""
+    def _checked(self, number: int, wanted: np.ndarray) -> list[Record | BadRecord]:
+        """The records of one file, each as it was written, or what is wrong with it."""
         segment, positions = self.segments[self._segment_of[number]], (wanted - self._first(number)).tolist()
         rows = segment.index[wanted - segment.first]
-        found = self._read(number, positions, rows["id"])
-        for position, row, data in zip(positions, rows, found, strict=True):
-            if xxhash.xxh3_64_intdigest(data) != row["digest"]:
-                what = f"record {position} (document {row['id']:016x}) is not what was written"
-                raise ValueError(f"{self._paths[number]}: {what}; {AGAIN}")
-        return [unpack(data) for data in found]
+        indexed = zip(positions, rows["id"].tolist(), rows["digest"].tolist(), rows["lengths"].tolist(), strict=True)
+        found = self._read(number, positions)
+        return [self._compared(number, data, *row) for data, row in zip(found, indexed, strict=True)]
 
-    def _read(self, number: int, positions: list[int], ids: np.ndarray) -> list[bytes]:
-        path = self._paths[number]
+    def _compared(self, number: int, data: bytes | str, position: int, key: int, digest: int, lengths: list[int]) -> Record | BadRecord:
+        where = f"{self._paths[number]}: record {position} (document {key:016x})"
+        if isinstance(data, str):
+            return BadRecord(f"{where} cannot be read ({data}); {MEND}")
+        if xxhash.xxh3_64_intdigest(data) != digest:
+            return BadRecord(f"{where} is not what was written; {MEND}")
+        record = unpack(data)
+        if id_key(record.id) != key or [len(sequence.tokens) for sequence in record.sequences] != lengths:
+            return BadRecord(f"{where} is not what its row of {INDEX} says; {MEND}")
+        return record
+
+    def _read(self, number: int, positions: list[int]) -> list[bytes | str]:
+        """The bytes of records of one file; of one that cannot be read, why."""
         if self._process != os.getpid():  # a fork has none of the parent's threads, which the readers lean on
             self._forget_readers()
         try:
             with self._lock:
                 if number not in self._readers:
-                    self._readers[number] = ArrayRecordReader(str(path), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15)
+                    path, sizes = str(self._paths[number]), {"file_reader_buffer_size": 1 << 15}
+                    self._readers[number] = ArrayRecordReader(path, "readahead_buffer_size:0", **sizes)
             return self._readers[number].read(positions)
         except (RuntimeError, ValueError, IndexError) as error:
-            if len(positions) > 1:  # one by one, to name the record
-                return [self._read(number, [position], ids[i : i + 1])[0] for i, position in enumerate(positions)]
-            what = f"record {positions[0]} (document {ids[0]:016x})"
-            raise ValueError(f"{path}: {what} cannot be read ({error}); {AGAIN}") from error
+            if len(positions) > 1:
+                return [self._read(number, [position])[0] for position in positions]
+            return [str(error)]
 
 
-def chained(before: str, content_hash: str) -> str:
-    """The content hash of a source with one more segment."""
-    return hashlib.sha256(f"{before} {content_hash}".encode()).hexdigest()
+def unharmed(records: Iterable[Record | BadRecord]) -> list[Record]:
+    """The records. Raises the first error among them."""
+    found = list(records)
+    for record in found:
+        if isinstance(record, BadRecord):
+            raise record
+    return found
 
 
-def segment_folder(folder: Path, number: int) -> Path:
-    """Where segment `number` of a source lies; segment 0 is the folder itself."""
-    return folder / SEGMENTS / f"{number:05}" if number else folder
-
-
-def _n_segments(folder: Path) -> int:
-    """How many finished segments a source has; one that is still being written has no manifest."""
-    there = {int(path.parent.name) for path in folder.glob(f"{SEGMENTS}/[0-9]*/{MANIFEST}")} | {0}
-    if missing := set(range(max(there))) - there:
-        raise ValueError(f"{segment_folder(folder, min(missing))} is missing, and segments behind it are there; restore it or delete them")
-    return len(there)
-
-
-def _segment(folder: Path, *, first: int) -> Segment:
-    manifest: dict[str, Any] = _load(folder / MANIFEST, lambda path: json.loads(path.read_bytes()))
-    for shard in manifest["shards"]:
-        size = (folder / shard["file"]).stat().st_size if (folder / shard["file"]).exists() else "no"
-        if size != shard["size"]:
-            raise ValueError(f"{folder / shard['file']} has {size} bytes, its manifest says {shard['size']}; {AGAIN}")
-    index: np.ndarray = _load(folder / INDEX, read_array)
-    if index.dtype.names is None:
-        raise ValueError(f"{folder / INDEX} is of an earlier version; {AGAIN}")
-    if not len(index) == manifest["documents"] == sum(shard["records"] for shard in manifest["shards"]):
-        raise ValueError(f"{folder / INDEX} has {len(index)} rows, its manifest says {manifest['documents']}; {AGAIN}")
-    return Segment(folder, manifest, index, first)
-
-
-def _load(path: Path, read: Any) -> Any:
-    try:
-        return read(path)
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error
+def _reopened(folder: Path, whole: bool) -> Shards:
+    return Shards(folder, whole=whole)

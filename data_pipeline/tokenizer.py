@@ -27,7 +27,7 @@ class SentencePiece(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     vocab_size: int = Field(ge=269)
-    model: Literal["bpe", "unigram"]
+    model: Literal["bpe", "unigram", "char"]
     sample_mib: float | None = Field(default=None, gt=0)
     character_coverage: float = Field(default=0.9995, gt=0, le=1)
 

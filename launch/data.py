@@ -13,6 +13,7 @@ ACTIONS = {  # name -> (module, what it does)
     "at": ("data_origin", "the documents that a training step reads, past or future"),
     "seen": ("data_origin", "the training steps that have read a document"),
 }
+RUN = "the folder of a run such as runs/tiny"
 SHARDS = "a folder of shards such as runs/tiny/data/train/web"
 
 
@@ -50,12 +51,20 @@ def _add_paths(parsers: dict[str, argparse.ArgumentParser]) -> None:
 
 
 def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    for name in ("append", "at", "seen"):
-        parsers[name].add_argument("run", metavar="RUN", type=Path, help="the folder of a run such as runs/tiny")
-    parsers["at"].add_argument("--phase", metavar="NAME", required=True, help="a trained phase such as pretrain")
-    parsers["at"].add_argument("--step", metavar="N", type=int, required=True, help="the step, from 1")
+    parsers["append"].add_argument("run", metavar="RUN", type=Path, help=RUN)
+    for name, otherwise in (("at", "the only one"), ("seen", "all of them")):
+        add_run_arguments(parsers[name])
+        parsers[name].add_argument("--phase", metavar="NAME", help=f"a trained phase such as pretrain (default: {otherwise})")
     parsers["seen"].add_argument("document", metavar="DOCUMENT_ID", help="as `data inspect` and `data at` print it")
-    parsers["seen"].add_argument("--phase", metavar="NAME", help="of this phase alone (default: all trained phases)")
+    parsers["at"].add_argument("--step", metavar="N", type=int, required=True, help="the step, from 1")
+    parsers["at"].add_argument("--text", action="store_true", help="print the text of every span")
+    parsers["at"].add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, which may also be written `--run RUN`; see `launch.data_origin.run_of`."""
+    parser.add_argument("run", metavar="RUN", type=Path, nargs="?", help=RUN)
+    parser.add_argument("--run", dest="run_option", metavar="RUN", type=Path, help="the same")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,75 +1,111 @@
-"""`meshwright data at` and `data seen`: which documents a step reads, and which steps have read a document."""
+"""`meshwright data at` and `data seen`: which documents a step reads, past or future, and which steps have read a document."""
 
 import argparse
 import json
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipeline.streaming.provenance import steps_of
+import numpy as np
+
+from data_pipeline.streaming.provenance import Origin, steps_of
 from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.tokenizer import Tokenizer
 from launch.console import Console
+from launch.data_look import marked
 from launch.job import Job, import_components, load
+from trainer.past import Past, past_of
 
 N_STEPS = 20  # named of a document
 
 
 class Trained(NamedTuple):
-    """A phase that reads shards, and how far it has come.
-
-    Attributes:
-        name: Of the phase.
-        rows: Its rows.
-        batch_size: Rows a step.
-        consumed: Rows gone through, as the newest checkpoint says.
-        skipped: Windows [first, stop) of rows that were left out, in order.
-    """
+    """A phase that reads shards, and how far it has come."""
 
     name: str
+    run: Any
     rows: RowSequence
-    batch_size: int
-    consumed: int
-    skipped: tuple[tuple[int, int], ...]
+    past: Past
 
-    def steps_to(self, row: int) -> int:
-        """Whole steps that lie before a row, which is behind all skipped ones."""
-        return (row - sum(stop - first for first, stop in self.skipped)) // self.batch_size
+    def n_steps(self) -> int | None:
+        """How many steps the data is enough for; None = as many as are asked for."""
+        n_rows = self.rows.n_rows
+        return None if n_rows is None else bisect_left(range(1, n_rows + 1), n_rows, key=lambda step: self.past.rows_of(step)[-1])
 
-    def rows_of(self, step: int) -> range:
-        """The rows of a step, from 1; the batch size is taken to have been the same all the time, as `steps_of` does."""
-        first = (step - 1) * self.batch_size
-        for start, stop in self.skipped:
-            first += (stop - start) * (start <= first)
-        return range(first, first + self.batch_size)
+
+class Span(NamedTuple):
+    """A part of a row: whence it comes, and its tokens as the step reads them; none of a damaged record that is left out."""
+
+    row: int
+    origin: Origin
+    tokens: list[int]
 
 
 def at(args: argparse.Namespace) -> None:
-    """Print a line a piece of a row."""
-    if args.step < 1:
-        raise ValueError(f"--step {args.step}: steps count from 1; give one from there")
-    (phase,) = opened(args.run, [args.phase], args.imports)
-    numbers = phase.rows_of(args.step)
-    if phase.rows.n_rows is not None and numbers.stop > phase.rows.n_rows:
-        last = phase.steps_to(phase.rows.n_rows)
-        raise ValueError(f"--step {args.step}: {args.phase} ends after {last} steps, its data is used up; give one up to there")
-    found = [(number, origin) for number in numbers for origin in phase.rows.origins(number)]
-    rows = [(f"{number}", o.source, o.document, f"{o.start:,}", f"{o.stop:,}", f"{o.epoch + 1}") for number, o in found]
-    title = f"{args.run / args.phase}, step {args.step}: rows {numbers.start:,} to {numbers.stop - 1:,}"
-    Console().table(title, ("row", "source", "document", "from token", "to", "epoch"), rows, text_columns=3)
+    """Print a line a piece of a row, or its text, or all of it as JSON."""
+    (phase,) = opened(run_of(args), only_phase(args), args.imports)
+    spans = list(spans_of(phase, args.step))
+    tokenizer = Tokenizer(run_of(args) / phase.run.tokenizer) if args.text else None
+    if args.json:
+        described = [_described(span, tokenizer) for span in spans]
+        print(json.dumps({"phase": phase.name, "step": args.step, "rows": phase.past.rows_of(args.step), "spans": described}), flush=True)
+    elif tokenizer:
+        for span in spans:
+            o = span.origin
+            print(f"── row {span.row}, {o.source} document {o.document}, tokens {o.start} to {o.stop}, epoch {o.epoch + 1}")
+            print(marked(span.tokens, tokenizer), flush=True)
+    else:
+        _table(phase, args.step, spans)
+
+
+def _described(span: Span, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    found = {"row": span.row, **span.origin._asdict(), "damaged": not span.tokens}
+    return found | ({"text": marked(span.tokens, tokenizer)} if tokenizer else {})
+
+
+def _table(phase: Trained, step: int, spans: Sequence[Span]) -> None:
+    lines = [
+        (f"{row}", o.source, o.document + ("" if tokens else " (damaged, left out)"), f"{o.start:,}", f"{o.stop:,}", f"{o.epoch + 1}")
+        for row, o, tokens in spans
+    ]
+    numbers = phase.past.rows_of(step)
+    tense = "read" if step <= phase.past.step else "will read"
+    title = f"{phase.name}, step {step} {tense} rows {numbers[0]:,} to {numbers[-1]:,}"
+    Console().table(title, ("row", "source", "document", "from token", "to", "epoch"), lines, text_columns=3)
+
+
+def spans_of(phase: Trained, step: int) -> Iterator[Span]:
+    """The parts of a step's rows, in order.
+
+    Raises:
+        ValueError: there is no such step.
+    """
+    if step < 1:
+        raise ValueError(f"--step {step}: steps count from 1; give one from there")
+    last = phase.n_steps()
+    if last is not None and step > last:
+        raise ValueError(f"--step {step}: {phase.name} ends after {last} steps, its data is used up; give one up to there")
+    for number in phase.past.rows_of(step):
+        row = phase.rows[number]
+        for segment, origin in enumerate(phase.rows.origins(number), 1):
+            here = row["segments_L"] == segment
+            yield Span(number, origin, np.append(row["tokens_L"][here], row["targets_L"][here][-1:]).tolist())
 
 
 def seen(args: argparse.Namespace) -> None:
     """Print a line a phase and source."""
-    wanted, known = [args.phase] if args.phase else None, False
-    for phase in opened(args.run, wanted, args.imports):
+    run, known = run_of(args), False
+    for phase in opened(run, [args.phase] if args.phase else None, args.imports):
         for source, rows in phase.rows.sources.items():
             if not rows.shards.find(args.document):
                 continue
             known = True
-            steps = steps_of(phase.rows.rows_of(source, args.document, phase.consumed), phase.batch_size, phase.skipped)
-            print(f"{phase.name}: {source} document {args.document} {told(steps, phase.steps_to(phase.consumed))}", flush=True)
+            read = phase.rows.rows_of(source, args.document, phase.past.ends[-1])
+            steps = steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []
+            print(f"{phase.name}: {source} document {args.document} {told(steps, phase.past.step)}", flush=True)
     if not known:
-        raise ValueError(f"{args.document}: no such document in what the phases of {args.run} train on; `meshwright data at` shows ids")
+        raise ValueError(f"{args.document}: no such document in what the phases of {run} train on; `meshwright data at` shows ids")
 
 
 def told(steps: Sequence[int], n_steps: int) -> str:
@@ -80,33 +116,57 @@ def told(steps: Sequence[int], n_steps: int) -> str:
     return f"was in {len(steps):,} of {n_steps:,} steps: " + ", ".join(map(str, steps[:N_STEPS])) + more
 
 
+def run_of(args: argparse.Namespace) -> Path:
+    """The folder of the run, which may be named with or without `--run`.
+
+    Raises:
+        ValueError: it is named not at all, or twice.
+    """
+    if (args.run is None) == (args.run_option is None):
+        raise ValueError("give the folder of one run, such as runs/tiny")
+    return args.run or args.run_option
+
+
+def only_phase(args: argparse.Namespace) -> list[str] | None:
+    """`--phase`, or the only one that trains.
+
+    Raises:
+        ValueError: it is not given and there are several.
+    """
+    if args.phase:
+        return [args.phase]
+    reading = reading_phases(_job(run_of(args), args.imports))
+    if len(reading) != 1:
+        raise ValueError(f"{run_of(args)} has several phases that read shards; choose one by --phase: {', '.join(reading)}")
+    return reading
+
+
+def reading_phases(job: Job) -> list[str]:
+    """Names of the phases that read shards."""
+    return [name for name, phase in job.phases.items() if hasattr(getattr(phase, "data", None), "sources")]
+
+
 def opened(run: Path, names: Sequence[str] | None, imports: Sequence[str]) -> list[Trained]:
     """The phases `names` of a run, or all that read shards.
 
     Raises:
         ValueError: there is no such run or phase.
     """
+    job = _job(run, imports)
+    reading = reading_phases(job)
+    if unknown := [name for name in names or () if name not in reading]:
+        raise ValueError(f"--phase {unknown[0]}: {run} has no such phase that reads shards; choose of {', '.join(reading)}")
+    return [_opened(run, name, job.phases[name]) for name in names or reading]
+
+
+def _job(run: Path, imports: Sequence[str]) -> Job:
     for module in imports:
         import_components(module)
     if not (run / "job.yaml").is_file():
         raise ValueError(f"{run} is no folder of a run (job.yaml is missing); give one such as runs/tiny")
-    job = load(str(run / "job.yaml"))
-    reading = [name for name, phase in job.phases.items() if hasattr(getattr(phase, "data", None), "sources")]
-    if unknown := [name for name in names or () if name not in reading]:
-        raise ValueError(f"--phase {unknown[0]}: {run} has no such phase that reads shards; choose of {', '.join(reading)}")
-    return [_opened(run, job, name) for name in names or reading]
+    return load(str(run / "job.yaml"))
 
 
-def _opened(run: Path, job: Job, name: str) -> Trained:
-    phase = job.phases[name]
-    data = phase.data
-    position = position_of(run / name)
-    rows = RowSequence(data.sources(run), data.weights, phase.seed, data.schedule)
-    return Trained(name, rows, data.batch_size, position["rows"], tuple((first, stop) for first, stop in position["skipped"]))
-
-
-def position_of(folder: Path) -> dict[str, Any]:
-    """Where a phase stands in its data, as the newest checkpoint says."""
-    files = [file for file in folder.glob("checkpoints/*/position/metadata") if file.parents[1].name.isdecimal()]
-    newest = max(files, key=lambda file: int(file.parents[1].name), default=None)
-    return json.loads(newest.read_bytes()) if newest else {"rows": 0, "skipped": []}
+def _opened(run_folder: Path, name: str, run: Any) -> Trained:
+    rows = RowSequence(run.data.sources(run_folder), run.data.weights, run.seed, run.data.schedule)
+    return Trained(name, run, rows, past_of(run_folder / name, run))

@@ -1,14 +1,16 @@
 """The cluster a process belongs to: found in its variables, joined, and told what process 0 decided."""
 
+import ctypes
 import json
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from launch.failures import PeerFailed, explain
+from launch.failures import PEER_LOST, PeerFailed, explain, present_hosts
 
 HEARTBEAT_S = 30
 JOIN_S = 300  # nodes of one job start minutes apart
@@ -88,6 +90,37 @@ def join_cluster(cluster: Cluster | None) -> None:
         return
     local = [int(os.environ["SLURM_LOCALID"])] if cluster.chosen_by == "SLURM" and _shares_gpus() else None
     jax.distributed.initialize(cluster.address, cluster.n, cluster.process, local, coordinator_bind_address=cluster.bind, **limits)
+    if cluster.n > 1:
+        explain_aborts(cluster.address if cluster.process else None)
+
+
+def explain_aborts(coordinator: str | None) -> None:
+    """Where jax's heartbeat aborts this process (C++, SIGABRT) because another one is gone: say who, and leave with exit code 75.
+
+    jax can be given no callback (0.12 cannot convert its argument to Python) and Python runs no handler of its own inside of `abort`,
+    hence libc's. `coordinator` is None in the process that coordinates.
+    """
+
+    def aborted(number: int) -> None:
+        lost = present.lost() if (present := present_hosts()) else None
+        others = "another process of this run is gone; the lines of jax above number it"
+        gone = lost.lost if lost else others if coordinator is None or _answers(coordinator) else "process 0, which coordinates, is gone"
+        print(f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True)
+        os._exit(lost.code if lost else PEER_LOST)
+
+    explain_aborts.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # C does not keep it alive
+    set_signal = ctypes.CDLL(None).signal
+    set_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    set_signal(signal.SIGABRT, ctypes.cast(explain_aborts.handler, ctypes.c_void_p))
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _shares_gpus() -> bool:

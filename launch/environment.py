@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import glob
 import importlib.metadata
 import importlib.util
@@ -15,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 
 from launch.distributed import client_of_several, is_first
-from launch.failures import Terminated
+from launch.failures import Terminated, present_hosts
 
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call"  # 1.6x on a whole bf16 training step on a CPU with matrix units
 HUGE_PAGES = "glibc.malloc.hugetlb"
@@ -32,6 +33,7 @@ def prepare_process() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)  # `kill -USR1 PID` shows what every thread is doing, and ends nothing
     if not sys.warnoptions:  # `python -W default -m launch …` shows them
         warnings.simplefilter("ignore")
 
@@ -90,7 +92,7 @@ def leave(code: int) -> None:
     if code == 0:
         jax.distributed.shutdown()
         return
-    if client_of_several() is not None and is_first():
+    if client_of_several() is not None and is_first() and present_hosts() is None:  # else it has waited for the others already
         time.sleep(FAREWELL_S)
     for child in multiprocessing.active_children():
         child.terminate()

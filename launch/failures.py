@@ -3,14 +3,17 @@
 import argparse
 import errno
 import os
+import re
 import shlex
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 OUR_ROOMS = ("launch", "trainer", "model", "data_pipeline", "inference")
 DONE, UNEXPECTED, USER_ERROR, DOES_NOT_FIT, DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 75, 130, 143
 PEER_WORDS = ("gloo", "coordination service", "heartbeat", "connection reset", "connection closed", "nccl", "unavailable:")
+XLA_STATUS = r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
 
 
 class Terminated(BaseException):
@@ -69,14 +72,28 @@ def _sentence(error: BaseException, otherwise: str) -> str:
 def _of_devices(error: BaseException) -> tuple[int, str] | None:
     """What XLA raises when memory is short or a peer has gone."""
     text = str(error)
-    if type(error).__name__ != "JaxRuntimeError":
-        return None
+    if type(error).__name__ != "JaxRuntimeError" and not (isinstance(error, ValueError) and re.match(XLA_STATUS, text)):
+        return None  # jax raises some errors of gloo as a ValueError
     if "RESOURCE_EXHAUSTED" in text:
         first = text.splitlines()[0]
         return DOES_NOT_FIT, f"the model and batch do not fit this device's memory ({first}); raise micro_batches or use more devices"
     if any(word in text.lower() for word in PEER_WORDS):
-        return PEER_LOST, f"another process of this run is gone ({text.splitlines()[0]}); start the same command again"
+        return _peer_lost(text.splitlines()[0])
     return None
+
+
+def _peer_lost(said: str) -> tuple[int, str]:
+    """Who is gone, as far as the others can tell; where one of them told its fault, its own exit code."""
+    lost = hosts.wait_for_lost() if (hosts := present_hosts()) else None
+    if lost is None:
+        return PEER_LOST, f"another process of this run is gone ({said}); start the same command again"
+    return lost.code, lost.lost + ("; start the same command again" if lost.code == PEER_LOST else "")
+
+
+def present_hosts() -> Any:
+    """The processes of the loop under way; its module is looked up, not imported: who has not trained has none."""
+    module = sys.modules.get("trainer.hosts")
+    return module.present() if module else None
 
 
 def _of_user(error: BaseException) -> tuple[int, str] | None:
@@ -102,15 +119,21 @@ def report(error: BaseException, args: argparse.Namespace) -> int:
     code, sentence = explain(error)
     if os.environ.get("MESHWRIGHT_TRACEBACK") == "1":
         traceback.print_exception(error)
-    if sentence is None:
-        return _report_fault(error, args)
-    again = f"; `{shlex.join(['meshwright', *args.argv])}` continues" if code in (INTERRUPTED, TERMINATED) and args.verb == "run" else ""
-    kind = "" if code in (INTERRUPTED, TERMINATED) else "error: "
-    print(f"meshwright: {kind}{sentence}{again}", file=sys.stderr, flush=True)
+    said = _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
+    if hosts := present_hosts():
+        own_fault = code not in (DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED)  # of those each process knows by itself
+        hosts.leave(f"process {hosts.process} failed: {said}" if own_fault else "", code)
     return code
 
 
-def _report_fault(error: BaseException, args: argparse.Namespace) -> int:
+def _report_sentence(code: int, sentence: str, args: argparse.Namespace) -> str:
+    again = f"; `{shlex.join(['meshwright', *args.argv])}` continues" if code in (INTERRUPTED, TERMINATED) and args.verb == "run" else ""
+    kind = "" if code in (INTERRUPTED, TERMINATED) else "error: "
+    print(f"meshwright: {kind}{sentence}{again}", file=sys.stderr, flush=True)
+    return sentence
+
+
+def _report_fault(error: BaseException, args: argparse.Namespace) -> str:
     """A fault of ours: the traceback goes to RUN/error.log, one line naming it to the terminal."""
     lines = traceback.format_exception(error)
     log = Path(getattr(args, "run_dir", None) or ".") / "error.log"
@@ -124,4 +147,4 @@ def _report_fault(error: BaseException, args: argparse.Namespace) -> int:
         sys.stderr.writelines(lines)
         where = f"{log} could not be written ({failure.strerror})"
     print(f"meshwright: internal error: {brief}; {where}, please report it", file=sys.stderr, flush=True)
-    return UNEXPECTED
+    return brief

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from launch.console import Console, duration
 from launch.distributed import agree, find_cluster, is_first, join_cluster
@@ -23,12 +24,16 @@ def preview(job: Job, run_dir: Path) -> None:
         console.say(f"{run_dir / name}: {type(phase).__name__} {word[state(run_dir, name, rows[name])]}")
 
 
-def run_phases(job: Job, run_dir: Path, *, allow_change: Sequence[str], argv: Sequence[str]) -> None:
+def run_phases(job: Job, run_dir: Path, *, allow_change: Sequence[str], profile: str | None, argv: Sequence[str]) -> None:
     """Run or resume every phase that is not done; print the tables and write the report at the end."""
+    from trainer.goodput import process_started  # with what it needs it takes half a second, which only a run shall wait for
+    from trainer.profiler import window_of
+
+    further = {"allow_change": allow_change, "profile": window_of(profile) if profile else None}
     cluster = find_cluster(os.environ)
     if cluster is None or cluster.n > 1:  # the others wait in the coordination service while process 0 prepares data
         join_cluster(cluster)
-    console, rows, start = Console(quiet=not is_first()), lineage(job), time.monotonic()
+    console, rows, start, began = Console(quiet=not is_first()), lineage(job), time.monotonic(), process_started()
     with contextlib.ExitStack() as held:
 
         def begin() -> dict[str, str]:
@@ -45,19 +50,23 @@ def run_phases(job: Job, run_dir: Path, *, allow_change: Sequence[str], argv: Se
                 continue
             console.say(f"{label}: {'goes on' if states[name] == 'started' else 'starts'} in {run_dir / name}")
             phase_start = time.monotonic()
-            _run_phase(job, name, run_dir, console, allow_change, lambda: join_cluster(cluster))
+            _run_phase(job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further)
             agree(f"{name}/done", lambda name=name: mark_done(run_dir / name, rows[name]))
             console.say(f"{label}: done in {duration(time.monotonic() - phase_start)}")
+            began = time.time()
         agree("end", lambda: _finish(job, run_dir, console, time.monotonic() - start))
 
 
-def _run_phase(job: Job, name: str, run_dir: Path, console: Console, allow_change: Sequence[str], join: Callable[[], None]) -> None:
+def _run_phase(
+    job: Job, name: str, run_dir: Path, console: Console, join: Callable[[], None], *, allow_change: Sequence[str], **further: Any
+) -> None:
     """One phase: on all processes if it uses devices, else in process 0 while the others wait. It is given what its `execute` names."""
     phase, folder = job.phases[name], run_dir / name
     offered = {
         "job_folder": run_dir,
         "say": console.say,
         "progress": console.progress,
+        **further,
         "allow_change": tuple(field.removeprefix(f"{name}.") for field in allow_change if field.startswith(f"{name}.")),
     }
     wanted = inspect.signature(phase.execute).parameters

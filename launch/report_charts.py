@@ -1,65 +1,196 @@
-"""Curves and histograms as SVG inside the page, in the colours of its light and dark themes; curves are drawn by matplotlib."""
+"""Charts as SVG inside the page, in the colours of its light and dark themes: lines, a stacked area, histograms."""
 
-import io
-import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
 
 Number = int | float
-Curve = Sequence[tuple[int, float]]  # (step, value), steps rising; a value may be NaN
 
-INK = "#010203"  # becomes the colour of the text around the chart
-COLOURS = tuple(f"#a1b2c{i}" for i in range(1, 7))  # become the page's --line-1 … --line-6
+COLOURS = tuple(f"var(--line-{i})" for i in range(1, 7))
+WIDTH, HEIGHT = 330, 176  # units of a chart, near the pixels it gets
+LEFT, RIGHT, TOP, BOTTOM = 46, 6, 8, 20  # around its frame
 WIDE, HIGH = 220, 56  # units of a histogram
 MAX_POINTS = 240  # wider than the chart has pixels to tell apart
+CROPPED = 0.05  # of the way, where a loss falls so steeply that nothing else could be seen beside it
+LOG_FROM = 50.0  # a range of more than this factor is drawn on a logarithmic scale
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def chart(curves: Mapping[str, Curve], *, salt: str) -> str:
-    """One `<svg>` with all curves over the step; `salt` keeps its ids apart from those of other charts of the page."""
-    import matplotlib
-    from matplotlib.figure import Figure
+class Curve(NamedTuple):
+    """Points whose x rises, a y may be NaN; `low` and `high` are the least and the greatest of what a point stands for."""
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK)
-    with matplotlib.rc_context({**style, **ink}):
-        figure = Figure(figsize=(4.6, 2.4), layout="constrained")
-        axes = figure.add_subplot()
-        for colour, (name, curve) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
-            _draw(axes, thinned(curve), colour, name)
-        axes.grid(alpha=0.15, linewidth=0.6)
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
-        svg = io.StringIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(svg.getvalue())
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
-def _draw(axes, curve: Curve, colour: str, name: str) -> None:
-    steps, values = zip(*curve, strict=True) if curve else ((), ())
-    axes.plot(steps, values, color=colour, linewidth=1.6, marker="o" if len(curve) < 12 else "", markersize=3, label=name)
+class Frame(NamedTuple):
+    """What a chart shows of its curves: from zero up, on a logarithmic scale where the range asks for it, without the first steep part."""
+
+    zero: bool = False
+    log: bool = False
+    crop: bool = False
+    band: bool = False  # the range behind each mean, as a pale area
 
 
-def thinned(curve: Curve, limit: int = MAX_POINTS) -> list[tuple[int, float]]:
+class Axis(NamedTuple):
+    """One direction of a chart."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, values: np.ndarray) -> np.ndarray:
+        """0 at the low end, 1 at the high end."""
+        if not self.log:
+            return (values - self.low) / (self.high - self.low)
+        logs = np.log(np.where(values > 0, values, np.nan))
+        return (logs - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+
+    def ticks(self, n: int) -> list[float]:
+        """About `n` round values within the ends."""
+        if self.log and self.high / self.low > 10:
+            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            return [10.0**power for power in range(first, last + 1, math.ceil((last - first + 1) / n) or 1)]
+        raw = (self.high - self.low) / n
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = min((power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw))
+        return [i * step for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
+
+
+def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
     """At most `limit` points, means of equally many neighbours; values that are not finite are left out of a mean."""
-    size = math.ceil(len(curve) / limit) or 1
-    return [_mean(curve[i : i + size]) for i in range(0, len(curve), size)]
+    size = math.ceil(len(x) / limit) or 1
+    starts = np.arange(0, len(x), size)
+    finite = np.isfinite(y)
+    counts = np.add.reduceat(finite, starts, dtype=np.int64)
+    with np.errstate(invalid="ignore"):  # 0 / 0: nothing finite to take the mean of
+        mean = np.add.reduceat(np.where(finite, y, 0.0), starts) / counts
+    low = np.where(counts, np.minimum.reduceat(np.where(finite, y, np.inf), starts), np.nan)
+    high = np.where(counts, np.maximum.reduceat(np.where(finite, y, -np.inf), starts), np.nan)
+    return Curve(x[np.append(starts[1:], len(x)) - 1], mean, low, high)
 
 
-def _mean(points: Curve) -> tuple[int, float]:
-    finite = [value for _, value in points if math.isfinite(value)]
-    return points[-1][0], sum(finite) / len(finite) if finite else math.nan
+def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> str:
+    """One `<svg>` with all curves, a colour each; the pointer over it shows the values."""
+    across, up = _axes(list(curves.values()), frame)
+    body = ""
+    for curve, colour in zip(curves.values(), colours, strict=True):
+        x = _place(across, curve.x)
+        body += (
+            _area(x, _height(up, curve.low), _height(up, curve.high), colour, 0.16) if frame.band and np.any(curve.high > curve.low) else ""
+        )
+        body += _line(x, _height(up, curve.y), colour)
+    return _svg(across, up, body, _readings(across, curves))
 
 
-def _for_page(svg: str) -> str:
-    """Without the XML prologue and fixed size, in the page's colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL).replace(INK, "currentColor")
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # `axes_1` and such stand in every chart; ids that are referred to are salted
-    for i, colour in enumerate(COLOURS, 1):
-        svg = svg.replace(colour, f"var(--line-{i})")
-    return svg
+def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
+    """One `<svg>` with areas on top of each other, in COLOURS."""
+    levels = np.vstack([np.zeros(len(x)), np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)])
+    across, up = Axis(*_ends(x, 0.0)), Axis(0.0, float(levels.max()) * 1.05 or 1.0)
+    heights = _height(up, levels)
+    body = "".join(_area(_place(across, x), heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers)))
+    return _svg(across, up, body, _readings(across, {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}))
+
+
+def value_text(value: Number | None) -> str:
+    """A number for a person: four digits that count, thousands in groups."""
+    if value is None or not math.isfinite(value):
+        return "–" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 or value == int(value) else f"{value:.4g}"
+
+
+def tick_text(value: Number) -> str:
+    """A number for a scale: `250k`, `2e-4`."""
+    for unit, letter in UNITS:
+        if abs(value) >= unit:
+            return f"{value / unit:.5g}{letter}"
+    if 0 < abs(value) < 1e-3:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:.5g}"
+
+
+def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
+    """Both directions, so that every curve is inside."""
+    across = Axis(*_ends(np.concatenate([curve.x for curve in curves]), 0.0))
+    late = across.low + (across.high - across.low) * CROPPED
+    late = late if frame.crop and max(np.count_nonzero(curve.x >= late) for curve in curves) > 3 else across.low
+    drawn = [(curve.x, side) for curve in curves for side in ((curve.low, curve.high) if frame.band else (curve.y,))]
+    inside = np.concatenate([side[x >= min(late, x[-1])] for x, side in drawn])
+    inside = inside[np.isfinite(inside)]
+    if frame.log and len(inside) and inside.max() > LOG_FROM * inside.min() > 0:
+        return across, Axis(float(inside.min()) / 1.1, float(inside.max()) * 1.1, log=True)
+    return across, Axis(*_ends(np.append(inside, 0.0) if frame.zero or not len(inside) else inside, 0.04))
+
+
+def _ends(values: np.ndarray, margin: float) -> tuple[float, float]:
+    """Least and greatest with a margin; never the same."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
+    space = (high - low) * margin
+    return (low if low == 0 else low - space), high + space
+
+
+def _place(across: Axis, values: np.ndarray) -> np.ndarray:
+    return LEFT + across.at(values) * (WIDTH - LEFT - RIGHT)
+
+
+def _height(up: Axis, values: np.ndarray) -> np.ndarray:
+    return HEIGHT - BOTTOM - up.at(values) * (HEIGHT - TOP - BOTTOM)
+
+
+def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
+    """A line with gaps where there is no number; points are marked when they are few, or alone between gaps."""
+    known = np.isfinite(y)
+    runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
+    runs = [run for run in runs if known[run[0]]]
+    path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
+    dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
+    marks = "".join(f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>' for i in dots)
+    return f'<g fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"><path d="{path}"/>{marks}</g>'
+
+
+def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, opacity: float) -> str:
+    known = np.isfinite(low) & np.isfinite(high)
+    there = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known], high[known], strict=True)]
+    back = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known][::-1], low[known][::-1], strict=True)]
+    return f'<path fill="{colour}" fill-opacity="{opacity}" d="M{"L".join(there + back)}z"/>' if there else ""
+
+
+def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
+    """Grid and scales around the curves, which are clipped to the frame by an inner `<svg>`."""
+    grid, texts = "", ""
+    for value, y in zip(up.ticks(4), _height(up, np.array(up.ticks(4))), strict=True):
+        grid += f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"
+        texts += f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(value)}</text>'
+    for value, x in zip(across.ticks(5), _place(across, np.array(across.ticks(5))), strict=True):
+        anchor = "end" if x > WIDTH - 24 else "middle"
+        texts += f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{tick_text(value)}</text>'
+    inner = f'x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 2}"'
+    view = f'viewBox="{LEFT} 0 {WIDTH - LEFT} {HEIGHT - BOTTOM + 2}"'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"><path class="grid" d="{grid}"/>'
+        f'<path class="grid" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/><g class="scale">{texts}</g>'
+        f"<svg {inner} {view}>{body}{readings}</svg></svg>"
+    )
+
+
+def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
+    """Upright strips without a colour, whose titles tell the values there: what a pointer finds without a script."""
+    wide, strips = (WIDTH - LEFT - RIGHT) / n, ""
+    for i, middle in enumerate(across.low + (np.arange(n) + 0.5) / n * (across.high - across.low)):
+        nearest = {name: min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1) for name, curve in list(curves.items())[:8]}
+        told = [f"{name} {value_text(float(curves[name].y[place]))}".lstrip() for name, place in nearest.items()]
+        where = next(value_text(float(curves[name].x[place])) for name, place in nearest.items())
+        title = escape(f"{where}: {', '.join(told)}")
+        strips += f'<rect x="{LEFT + i * wide:.1f}" width="{wide:.1f}" height="{HEIGHT}"><title>{title}</title></rect>'
+    return f'<g fill="transparent">{strips}</g>'
 
 
 def histogram(edges: Sequence[Number], counts: Sequence[int], *, limits: Sequence[Number], least: Number, most: Number) -> str:

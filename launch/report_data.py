@@ -55,9 +55,7 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
             tokens = _count(round(size / per_token)) if size and per_token else ""
             rows.append((reason, _count(n), share, _mb(size), tokens, ""))
     heads = ("reason", "documents", "of all", "MB", "tokens, about", "parts cut")
-    kept = [i for i in range(len(heads)) if i == 0 or any(row[i] for row in rows)]
-    shown = table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    return f"<div><h3>Dropped of {escape(source)}</h3>{shown}</div>" if rows else ""
+    return f"<div><h3>Dropped of {escape(source)}</h3>{table(heads, rows)}</div>" if rows else ""
 
 
 def _examples(result: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="let a field differ from the run in the folder although it is part of its identity; may be repeated",
     )
+    parser.add_argument("--profile", metavar="steps=A:B", help="trace steps A to B of every phase for TensorBoard's profile page")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         preview(job, args.run_dir)
     else:
-        run_phases(job, args.run_dir, allow_change=args.allow_change, argv=args.argv)
+        run_phases(job, args.run_dir, allow_change=args.allow_change, profile=args.profile, argv=args.argv)
     return 0
 
 

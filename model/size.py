@@ -16,9 +16,14 @@ def n_params(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is multiplied with: it has two letters or more beside the layer N of a stack, and is no bias (`bq_NHA`)."""
+    return len(letters_of(name).replace("N", "")) > 1 and not name.rsplit(".", 1)[-1].startswith("b")
+
+
 def n_matmul_params(params: Params, *, top_k: int | None = None) -> int:
-    """Numbers that a token is multiplied with: matrices, without norm scales (one letter beside the layer's N) and without
-    tables that are only looked up. A tied embedding counts, as the output matrix that it also is.
+    """Numbers that a token is multiplied with: matrices, without tables that are only looked up. A tied embedding counts, as the output
+    matrix that it also is.
 
     Of each expert layer a token meets the weights of `top_k` experts; None counts them all.
     """
@@ -29,21 +34,11 @@ def n_matmul_params(params: Params, *, top_k: int | None = None) -> int:
 
 def _met(name: str, shape: tuple[int, ...], top_k: int | None) -> int:
     letters = letters_of(name)
-    if len(letters.replace("N", "")) < 2:
+    if not is_matrix(name):
         return 0
     if top_k is None or "E" not in letters or len(letters.replace("N", "")) == 2:  # a router meets every token whole
         return math.prod(shape)
     return math.prod(shape) // shape[letters.index("E")] * top_k
-
-
-def flops_per_token(*, matmul_params: int, layers: int, heads: int, head_width: int, length: int) -> float:
-    """Model FLOPs of training on one token of a causal row of `length` tokens: the one definition behind every FLOP/s and MFU of ours.
-
-    6 a matmul parameter (2 forward, 4 backward), and for attention 12·N·H·A·L / 2: a layer's scores and mixing are two products of 2·H·A·L
-    forward and twice that backward, of which a causal row needs half (Chowdhery et al. 2022, appendix B, has no half). Recomputation
-    does not count, nor that packed documents see less than their row.
-    """
-    return 6 * matmul_params + _attention_flops(heads=heads, widths=2 * head_width, keys=layers * mean_keys(length, None))
 
 
 def _attention_flops(*, heads: int, widths: int, keys: float) -> float:
@@ -59,11 +54,16 @@ def mean_keys(length: int, window: int | None) -> float:
 
 
 def flops_per_token_of(architecture: Any, params: Params, *, length: int) -> float:
-    """`flops_per_token` of an architecture, with active experts alone (`top_k`) and no more keys than its windows hold.
+    """Model FLOPs of training on one token of a causal row of `length` tokens: the one definition behind every FLOP/s and MFU of ours.
 
-    It has `layers`, `heads` and `head_width`. What differs from those it says itself: `windows()`, one for every layer (else `window`, if
-    it has that, is of all), `attention_widths`, of a query and a value together (else 2 · head_width), and `mtp_layers`, each of which
-    meets the output matrix once more.
+    6 a matmul parameter (2 forward, 4 backward), of experts only the active ones (`top_k`); and for attention 12·N·H·A·L / 2: a layer's
+    scores and mixing are two products of 2·H·A·L forward and twice that backward, of which a causal row needs half (Chowdhery et al. 2022,
+    appendix B, has no half), and a window no more keys than it holds. Recomputation does not count, nor that packed documents see less
+    than their row.
+
+    The architecture has `layers`, `heads` and `head_width`. What differs from those it says itself: `windows()`, one for every layer
+    (else `window`, if it has that, is of all), `attention_widths`, of a query and a value together (else 2 · head_width), and
+    `mtp_layers`, each of which meets the output matrix once more.
     """
     active = n_matmul_params(params, top_k=getattr(architecture, "top_k", None))
     further = getattr(architecture, "mtp_layers", 0) * architecture.width * padded(architecture.vocab_size)

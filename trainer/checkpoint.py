@@ -1,147 +1,287 @@
-"""Checkpoints by Orbax: parameters and optimizer state as arrays, the data position and the serialized Run as JSON beside them."""
+"""Checkpoints of a phase by Orbax: begun between two steps, written and hashed behind them, verified before they are used."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
-from pydantic import BaseModel, PositiveInt
 
-from data_pipeline.files import OutputError
 from model.stages import in_memory_order, in_model_order
+from trainer.agreement import is_first, of_all, of_first
+from trainer.manifest import problem
+from trainer.retention import Best as Best
+from trainer.retention import Checkpoints as Checkpoints
+from trainer.saving import DISK_TROUBLE, Running, Writer, cause_of, free_bytes, output_error, said
 from trainer.state import TrainState
+from trainer.stored import Damaged as Damaged
+from trainer.stored import arrays_of, json_problem, read_arrays, read_item, sealed, state_of, steps_in
+from trainer.stored import checkpoint_path as checkpoint_path
+from trainer.stored import read_run as read_run
+from trainer.stored import restore_params as restore_params
+from trainer.tidying import finish, local_folder, remove, remove_leftovers
+
+NONE: Mapping[str, float] = MappingProxyType({})
+RUNNING_S = 30.0  # a save that is due waits so long for the one before it, counted from its beginning; slower disks have it come later
+RETRY_S, LONGEST_RETRY_S = 1.0, 300.0  # doubled after each failure
+LAST_PAUSES_S = (0.0, 1.0, 2.0, 4.0)  # before each further try at the end
 
 
-class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Save every `every_steps` and at the end; keep the newest `keep`."""
+class Asked(NamedTuple):
+    """What `save` was last asked for; the next step takes the arrays of `state` away."""
 
-    every_steps: PositiveInt
-    keep: PositiveInt = 2
+    step: int
+    state: TrainState
+    jsons: dict[str, Any]
+
+    @property
+    def gone(self) -> bool:
+        """Whether the next step has taken them."""
+        return any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state.trainable))
+
+
+def log_event(name: str, step: int, **what: Any) -> None:
+    """Where nobody else listens."""
+    logging.getLogger(__name__).warning("%s at step %d: %s", name, step, ", ".join(f"{key}={value}" for key, value in what.items()))
 
 
 class Checkpointer:
-    """The checkpoints of one phase, in `folder/checkpoints/<step>`.
+    """The checkpoints of one phase, in `folder/checkpoints/<step>`, and for a while also where `settings.local` says.
 
-    A step appears under its name when all of it is written (Orbax renames it). Saving is asynchronous: the state is copied, and the
-    step goes on; an error of a save is raised by the next call. On the disk layers are in the order of the model, so that any mesh can
-    go on; `rounds` is how often a pipeline's stages are passed here.
+    A step appears under its name when all of it is written; its manifest follows. Trouble with the disk ends no training: it is said as
+    an event, counted, and tried again after a pause with the state of a later step, for which `due` asks. On the disk layers are in the
+    order of the model, so that any mesh can go on; `rounds` is how often a pipeline's stages are passed here. All processes call all
+    methods in the same order; `event(name, step, **what)` is told what happened.
     """
 
-    def __init__(self, folder: Path, settings: Checkpoints, *, rounds: int = 1):
-        self.folder, self.settings, self.rounds = folder / "checkpoints", settings, rounds
-        with _said(self.folder):
+    def __init__(self, folder: Path, settings: Checkpoints, *, rounds: int = 1, event: Callable[..., None] = log_event):
+        self.folder, self.settings, self.rounds, self._event = folder / "checkpoints", settings, rounds, event
+        with said(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(max_to_keep=settings.keep, cleanup_tmp_directories=True, enable_async_checkpointing=True)
-            self._manager = ocp.CheckpointManager(self.folder.resolve(), options=options)
+            self._places = [self.folder, *([local_folder(self.folder, settings.local)] if settings.local else [])]
+        self._writer: Writer | None = None
+        self._after = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+        self._finishing: list[tuple[int, dict[str, float], Future]] = []
+        self._running: Running | None = None
+        self._asked: Asked | None = None
+        self._newest_written, self._stall_s = -1, 0.0
+        self._n_failed, self._n_failed_in_a_row, self._trouble = 0, 0, None
+        self._owed, self._retry_at, self._retry = False, 0.0, False
+        self._whole: dict[int, Path] = {}
+        self._refused: set[Path] = set()
 
     def latest(self) -> int | None:
-        """The newest whole step."""
-        return self._manager.latest_step()
+        """The newest whole step; what fails `settings.verify` on the way is set aside."""
+        return self._newest(None)
+
+    def before(self, step: int) -> int | None:
+        """The newest whole step that is not behind `step`."""
+        self._finish_running()
+        return self._newest(step)
+
+    def drop_after(self, step: int) -> None:
+        """Forget the later ones: they belong to a branch that is given up."""
+        self._finish_running()
+        if is_first():
+            for path in [place / str(later) for place in self._places for later in steps_in(place) if later > step]:
+                remove(path)
+        self._asked, self._owed, self._newest_written = None, False, min(self._newest_written, step)
+        self._whole = {s: path for s, path in self._whole.items() if s <= step}
+        of_all()  # nobody goes on before they are gone
 
     def due(self, step: int) -> bool:
-        """Whether the settings ask for a save after this step."""
-        return step % self.settings.every_steps == 0
+        """Whether the settings, or an earlier save that is owed, ask for a save after this step."""
+        local = self.settings.local_every_steps
+        return step % self.settings.every_steps == 0 or bool(local and step % local == 0) or self._owed and self._retry
 
-    def save(self, state: TrainState, position: dict[str, Any], run: dict[str, Any]) -> None:
-        """Begin to save the state after `state.step` steps; nothing happens if that step is saved already."""
-        step = int(state.step)
-        if step == self._manager.latest_step():
+    def save(self, state: TrainState, position: dict[str, Any], run: dict[str, Any], *, numbers: Mapping[str, float] = NONE) -> None:
+        """Begin to save the state after `state.step` steps; nothing happens if that step is saved already.
+
+        At steps that only `local_every_steps` asks for it goes to the local folder; `wait` takes care of the durable one. `numbers` are
+        what was measured last, for `settings.best`.
+        """
+        began, step, settings = time.perf_counter(), int(state.step), self.settings
+        only_local = settings.local_every_steps and step % settings.local_every_steps == 0 and step % settings.every_steps
+        place = self._places[-1 if only_local else 0]
+        if self._running and self._running.folder == place / str(step) or of_first(os.path.exists(place / str(step)))[0]:
             return
-        state = in_model_order(state, rounds=self.rounds)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave({"trainable": state.trainable, "frozen": state.frozen}),
-            optimizer=ocp.args.StandardSave(_rest(state)),
-            position=ocp.args.JsonSave(position),
-            run=ocp.args.JsonSave(run),
-        )
-        with _said(self.folder):
-            self._manager.check_for_errors()
-            self._manager.save(step, args=items, force=True)
+        jsons = {"position": position, "run": run, "numbers": {"time": time.time(), "metrics": dict(numbers)}}
+        self._asked = Asked(step, state, jsons)
+        self._begin(self._asked, place)
+        self._stall_s = time.perf_counter() - began
+
+    def poll(self, step: int) -> dict[str, float]:
+        """After every step: notices the end of a save, good or bad. Numbers for the step's row, or none."""
+        numbers = self._settle(0.0)
+        self._report()
+        return numbers
 
     def wait(self) -> None:
-        """Until what was begun is on the disk."""
-        with _said(self.folder):
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        """Until what was asked last is on the disk, in the durable folder.
+
+        Raises:
+            OutputError: it is not, after several tries.
+        """
+        self._settle(None)
+        for pause_s in LAST_PAUSES_S:
+            if self._is_safe() or self._asked.gone:
+                break
+            time.sleep(pause_s)
+            self._begin(self._asked, self.folder)
+            self._settle(None)
+        self._finish_running()
+        if self._owed and not self._is_safe():
+            raise output_error(self.folder, self._trouble) from self._trouble
 
     def close(self) -> None:
         """Wait, and give the resources back."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._asked = None
+            self._after.shutdown()
+            if self._writer:
+                self._writer.close()
 
     def read_json(self, step: int, item: str) -> dict[str, Any]:
-        """`position` or `run` of a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+        """`position`, `run` or `numbers` of a step. Raises Damaged."""
+        return read_item(self._path(step), item)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, laid out as the shapes of `like` say."""
-        params = {"trainable": like.trainable, "frozen": like.frozen}
-        wanted = ocp.args.Composite(params=ocp.args.StandardRestore(params), optimizer=ocp.args.StandardRestore(_rest(like)))
-        found = self._manager.restore(step, args=wanted)
-        rest = found["optimizer"]
-        state = TrainState(rest["step"], **found["params"], opt_state=rest["opt_state"], key=jax.random.wrap_key_data(rest["key"]))
-        return in_memory_order(state, rounds=self.rounds)
+        """The state of a step, laid out as the shapes of `like` say, and bit for bit what was saved.
 
+        Raises:
+            ValueError: an array has another shape or type than `like` wants. Damaged: it is not what was saved.
+        """
+        return in_memory_order(state_of(read_arrays(self._path(step), arrays_of(like))), rounds=self.rounds)
 
-def _rest(state: TrainState) -> dict[str, Any]:
-    """What is no parameter; a key is saved as its numbers."""
-    key = state.key
-    if isinstance(key, jax.ShapeDtypeStruct):
-        data = jax.eval_shape(jax.random.key_data, key)
-        key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
-    else:
-        key = jax.random.key_data(key)
-    return {"step": state.step, "opt_state": state.opt_state, "key": key}
+    def newest(self, like: TrainState) -> tuple[int, TrainState] | None:
+        """The newest step that can be restored, and its state; what cannot be is set aside."""
+        while (step := self.latest()) is not None:
+            try:
+                return step, self.restore(step, like)
+            except Damaged as error:
+                self._set_aside(self._path(step), error.why)
+        return None
 
+    def _newest(self, limit: int | None) -> int | None:
+        step, place = of_first(*(self._search(limit) if is_first() else (-1, 0)))
+        if step < 0:
+            return None
+        self._whole[step] = self._places[place] / str(step)
+        return step
 
-def restore_params(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
-    """`trainable` and `frozen` of a checkpoint, laid out as the shapes of `like` say."""
-    with ocp.StandardCheckpointer() as reader:
-        return reader.restore((checkpoint / "params").resolve(), like)
+    def _search(self, limit: int | None) -> tuple[int, int]:
+        """Newest whole step and its place, the local one of two; (-1, 0) if there is none."""
+        found = [(step, i) for i, place in enumerate(self._places) for step in steps_in(place) if limit is None or step <= limit]
+        for step, i in sorted(found, reverse=True):
+            path = self._places[i] / str(step)
+            if path in self._refused:
+                continue
+            why = None if self._whole.get(step) == path else problem(path, self.settings.verify) or json_problem(path)
+            if why is None:
+                return step, i
+            self._set_aside(path, why)
+        return -1, 0
 
+    def _set_aside(self, path: Path, why: str) -> None:
+        """Under another name it is found no more; nothing of it is lost."""
+        self._whole.pop(int(path.name), None)
+        self._refused.add(path)
+        aside = path.with_name(f"{path.name}.damaged")
+        if is_first():
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                self._refused.discard(path)
+            except OSError:
+                aside = path
+        self._event("damaged", int(path.name), why=why, kept_as=str(aside))
 
-def read_run(checkpoint: Path) -> dict[str, Any]:
-    """The Run that wrote a checkpoint, as it was serialized."""
-    return json.loads((checkpoint / "run" / "metadata").read_text())
+    def _path(self, step: int) -> Path:
+        paths = [place / str(step) for place in self._places]
+        return self._whole.get(step) or next((path for path in paths if path.exists()), paths[0])
 
+    def _is_safe(self) -> bool:
+        return self._asked is None or self._newest_written == self._asked.step
 
-def checkpoint_path(phase_folder: Path, step: int | None = None) -> Path:
-    """The folder of a step.
+    def _begin(self, asked: Asked, place: Path) -> None:
+        """Hand a state to the writer, unless it is still busy with the one before."""
+        if self._running:
+            self._settle(self._running.began + RUNNING_S - time.perf_counter())
+        if self._running:
+            self._event("save_postponed", asked.step, why=f"the save of step {self._running.step} is still being written")
+            self._owed, self._retry_at = True, 0.0
+            return
+        if self._writer is None:
+            self._writer = Writer(self.settings.host_gb)
+            if is_first():
+                remove_leftovers(self._places)
+        arrays = arrays_of(in_model_order(asked.state, rounds=self.rounds))
+        self._warn_of_little_room(asked.step, place, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons)}
+        self._running = self._writer.begin(place / str(asked.step), arrays, jsons)
+        if self.settings.host_gb:
+            wait([self._running.watched])  # parts that are not copied yet must not be taken by the next step
 
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-    """
-    steps = sorted(int(p.name) for p in (phase_folder / "checkpoints").glob("*") if p.name.isdigit())
-    if not steps:
-        raise FileNotFoundError(f"{phase_folder} holds no checkpoint; name the folder of a trained phase, such as runs/tiny/pretrain")
-    if step is not None and step not in steps:
-        raise FileNotFoundError(f"{phase_folder} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    return phase_folder / "checkpoints" / str(steps[-1] if step is None else step)
+    def _warn_of_little_room(self, step: int, place: Path, needed: int) -> None:
+        free = free_bytes(place)
+        if is_first() and free is not None and free < 2 * needed:
+            self._event("low_space", step, folder=str(place), free_bytes=free, checkpoint_bytes=needed)
 
+    def _settle(self, limit_s: float | None) -> dict[str, float]:
+        """Wait at most so long for the running save, then agree on what has come of it."""
+        running = self._running
+        if running is None and not self._owed:
+            return {}
+        if running:
+            wait([running.watched], None if limit_s is None else max(limit_s, 0.0))
+        done = running is not None and running.watched.done()
+        flags = of_all(done, done and running.committed.exception() is not None, time.monotonic() >= self._retry_at)
+        self._retry = bool(flags[0, 2])
+        if running is None or not flags[:, 0].all():
+            return {}
+        self._running = None
+        return self._failed(running) if flags[:, 1].any() else self._succeeded(running)
 
-CAUSES = {  # in the text of an error, from Orbax or the system -> what we say
-    "No space left": "no space left on the device",
-    "RESOURCE_EXHAUSTED": "no space left on the device",
-    "File too large": "it is larger than a file may be there",
-    "quota": "the disk quota is used up",
-    "ermission": "permission denied",
-    "Read-only": "read-only file system",
-    "Not a directory": "a file has that name",
-    "File exists": "a file has that name",
-}
+    def _succeeded(self, running: Running) -> dict[str, float]:
+        save_s, peak_bytes = running.watched.result()
+        numbers = {"save_s": save_s, "stall_s": self._stall_s, "peak_host_bytes": float(peak_bytes), "failed": float(self._n_failed)}
+        if running.folder.parent == self.folder:
+            self._newest_written, self._owed, self._n_failed_in_a_row = running.step, False, 0
+        if is_first():
+            self._finishing.append((running.step, numbers, self._after.submit(finish, running.folder, self.folder, self.settings)))
+        return {f"checkpoint/{name}": value for name, value in numbers.items()}
 
+    def _failed(self, running: Running) -> dict[str, float]:
+        error = running.committed.exception() or OSError("another process could not write its part")
+        if not isinstance(error, DISK_TROUBLE):
+            raise error
+        self._n_failed += 1
+        what = {"why": cause_of(error), "folder": str(running.folder), "failed": self._n_failed}
+        if running.folder.parent == self.folder:
+            pause_s = min(RETRY_S * 2**self._n_failed_in_a_row, LONGEST_RETRY_S)
+            self._trouble, self._owed, self._retry_at = error, True, time.monotonic() + pause_s
+            self._retry, self._n_failed_in_a_row = False, self._n_failed_in_a_row + 1
+            what["retry_s"] = pause_s
+        self._event("save_failed", running.step, **what)
+        if is_first():
+            self._after.submit(remove_leftovers, [running.folder.parent])
+        return {"checkpoint/failed": float(self._n_failed)}
 
-@contextmanager
-def _said(folder: Path) -> Iterator[None]:
-    """Errors of a full or read-only disk, in one sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:
-        cause = next((said for part, said in CAUSES.items() if part in str(error)), None)
-        if cause is None:
-            raise
-        remedy = "free space or choose another run folder, then run the same command"
-        raise OutputError(f"cannot save a checkpoint in {folder}: {cause}; {remedy}") from error
+    def _finish_running(self) -> None:
+        """Until nothing is on its way any more."""
+        self._settle(None)
+        wait([future for *_, future in self._finishing])
+        self._report()
+
+    def _report(self) -> None:
+        """Say which checkpoints have their manifest by now."""
+        while self._finishing and self._finishing[0][2].done():
+            step, numbers, future = self._finishing.pop(0)
+            self._event("saved", step, **numbers, **future.result())

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline.settings import flat
 
-FREE = ("mesh", "execution", "micro_batches", "steps", "checkpoint", "evals", "evaluate_every")
+FREE = ("mesh", "execution", "micro_batches", "steps", "batch_ramp", "checkpoint", "evals", "evaluate_every", "guard", "watch")
 FREE += ("data.batch_size", "data.schedule", "data.processes")
 # of data.schedule the part that lies behind the position is checked with it: see ShardSource.set_state
 
@@ -17,6 +17,8 @@ def is_free(path: str) -> bool:
     """Whether a checkpoint may be resumed with another value there; of the optimizer only its type is identity."""
     if path.startswith("optimizer."):
         return path != "optimizer.type"
+    if path == "guard.window":  # the size of what is kept in the state
+        return False
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
@@ -45,6 +47,6 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_ch
 
 def run_fingerprint(run: Mapping[str, Any]) -> str:
     """16 hex digits of what a finished phase must have been made with to count as done: all but where and how often it was watched."""
-    unimportant = ("mesh", "execution", "checkpoint", "evals", "evaluate_every", "micro_batches")
+    unimportant = ("mesh", "execution", "checkpoint", "evals", "evaluate_every", "micro_batches", "guard", "watch")
     kept = {field: value for field, value in run.items() if field not in unimportant}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
@@ -42,6 +43,16 @@ class MetricsWriter:
         for sink in self._sinks:
             sink.text(step, name, text)
 
+    def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
+        """Show how many numbers lie between two neighbours of `edges`, which are one more than `counts`, in TensorBoard."""
+        for sink in self._sinks:
+            sink.histogram(step, name, edges, counts)
+
+    def back_to(self, step: int) -> None:
+        """Take back all that was written of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
+        for sink in self._sinks:
+            sink.back_to(step)
+
     def flush(self) -> None:
         """Hand everything written so far to the operating system: from here on a crash of this process loses none of it."""
         for sink in self._sinks:
@@ -55,14 +66,18 @@ class MetricsWriter:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of a phase folder, oldest first; a number that was not finite is NaN. Empty when nothing is written yet."""
-    path = folder / METRICS_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [row for row in map(_parsed, lines) if row]
+    rows = read_rows(folder / METRICS_FILE)
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file of ours, each with a "step"; without those that a killed process left torn."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for row in map(_parsed, lines) if row]
+
+
 def _parsed(line: str) -> dict[str, Any]:
-    """A killed process leaves its last line torn: that one is read as empty."""
+    """A torn line is read as empty."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
@@ -75,10 +90,13 @@ class _JsonLines:
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / METRICS_FILE
-        if path.exists():
-            _cut(path, first_step)
-        self._file: TextIO = path.open("a", buffering=1)  # a line reaches the kernel at its end, so that a kill leaves whole rows
+        self._path = folder / METRICS_FILE
+        if self._path.exists():
+            _cut(self._path, first_step)
+        self._file = self._open()
+
+    def _open(self) -> TextIO:
+        return self._path.open("a", buffering=1)  # a line reaches the kernel at its end, so that a kill leaves whole rows
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
@@ -86,6 +104,14 @@ class _JsonLines:
 
     def text(self, step: int, name: str, text: str) -> None:
         """Rows are numbers; texts are for TensorBoard and results.json."""
+
+    def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
+        """Rows are numbers; histograms are for TensorBoard."""
+
+    def back_to(self, step: int) -> None:
+        self._file.close()
+        _cut(self._path, step + 1)
+        self._file = self._open()
 
     def flush(self) -> None:
         self._file.flush()
@@ -106,9 +132,14 @@ class _TensorBoard:
     def __init__(self, folder: Path, first_step: int):
         earlier_events = any(folder.glob("events.out.tfevents.*"))
         self._writer = EventFileWriter(str(folder))
-        if earlier_events:  # readers drop what they read with a step of `first_step` or later when they meet a START
-            self._writer.add_event(Event(step=first_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
-            self._writer.flush()
+        if earlier_events:
+            self.back_to(first_step - 1)
+
+    def back_to(self, step: int) -> None:
+        """Readers drop what they have read with the step of a START, or a later one, when they meet it."""
+        start = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
+        self._writer.flush()
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
@@ -119,6 +150,16 @@ class _TensorBoard:
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[verbatim.encode()], tensor_shape=shape)
         value = Summary.Value(tag=name, metadata=create_summary_metadata(None, None), tensor=tensor)
+        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
+
+    def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
+        filled = np.flatnonzero(counts)
+        if not len(filled):
+            return
+        kept = slice(filled[0], filled[-1] + 1)  # the page shows from the first edge to the last
+        left, right = edges[:-1][kept], edges[1:][kept]
+        histogram = HistogramProto(min=left[0], max=right[-1], num=counts.sum(), bucket_limit=right, bucket=counts[kept])
+        value = Summary.Value(tag=name, histo=histogram)
         self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
 
     def flush(self) -> None:

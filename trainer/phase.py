@@ -1,7 +1,7 @@
 """A Run on devices: model, layouts, state and checkpoints. Call under `jax.set_mesh`."""
 
-from collections.abc import Sequence
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,24 @@ from model.api import Params
 from model.sharding import check_sizes, undivided
 from model.size import n_params
 from trainer.checkpoint import Checkpointer
-from trainer.identity import check_identity
-from trainer.load import load_params, placed
-from trainer.offload import at_rest, placed_at_rest
+from trainer.goodput import append_event
 from trainer.source import Layout
-from trainer.state import TrainState, new_state
+from trainer.start import birth_of, new_state_of, wanted_of
+from trainer.state import TrainState
+from trainer.transforms.finish import averaged
+
+ROUTINE = ("saved", "start", "end")  # events that happen in every run
 
 
 class Phase:
-    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job.
+    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job; `say` is told what a person should know.
 
     Raises:
         ValueError: a size does not divide over the mesh, or the tokenizer has more entries than the architecture.
     """
 
-    def __init__(self, run: Any, folder: Path, job_folder: Path, mesh: jax.sharding.Mesh):
-        self.run, self.folder, self.job_folder, self.mesh = run, folder, job_folder, mesh
+    def __init__(self, run: Any, folder: Path, job_folder: Path, mesh: jax.sharding.Mesh, say: Callable[[str], None] = print):
+        self.run, self.folder, self.job_folder, self.mesh, self._say = run, folder, job_folder, mesh, say
         self.serialized = run.model_dump(mode="json")
         self.model = run.architecture.build(run.precision, run.execution)
         self.tx = run.optimizer.chain(run.steps)
@@ -43,30 +45,34 @@ class Phase:
         names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
         if problems := check_sizes(names, mesh):
             raise ValueError("; ".join(problems))
-        self.birth = partial(new_state, self.model, run.adaptation, self.tx)
-        self.shapes = jax.eval_shape(self.birth, jax.random.key(run.seed))
+        self.shapes = jax.eval_shape(birth_of(run, self.model, self.tx), jax.random.key(run.seed))
+
+    def event(self, name: str, step: int, **what: Any) -> None:
+        """Write down what happened, and tell it where it is no routine."""
+        if jax.process_index() == 0:
+            append_event(self.folder, name, step, **what)
+        if name not in ROUTINE:
+            self._say(f"  {name.replace('_', ' ')} at step {step}: " + ", ".join(f"{key} {value}" for key, value in what.items()))
 
     @cached_property
     def checkpointer(self) -> Checkpointer:
         """The phase's checkpoints."""
-        return Checkpointer(self.folder, self.run.checkpoint, rounds=self.run.execution.pipeline.rounds)
+        return Checkpointer(self.folder, self.run.checkpoint, rounds=self.run.execution.pipeline.rounds, event=self.event)
 
     @cached_property
     def resumed(self) -> bool:
-        """Whether the phase goes on from a checkpoint; what else lies in its folder counts only then."""
-        return self.checkpointer.latest() is not None
+        """Whether the phase goes on from a checkpoint; what else lies in its folder counts only then.
 
-    def check_identity(self, allow_change: Sequence[str]) -> list[str]:
-        """Free differences from the run that wrote the newest checkpoint. Raises ValueError if it was another run."""
-        if not self.resumed:
-            return []
-        saved = self.checkpointer.read_json(self.checkpointer.latest(), "run")
-        return check_identity(saved, self.serialized, allow_change=allow_change, folder=self.folder)
-
-    @property
-    def step_settings(self) -> dict[str, Any]:
-        """What the step is told beside its parts."""
-        return {"micro_batches": self.run.micro_batches, "offload": self.run.execution.offload}
+        Raises:
+            ValueError: there were checkpoints, and all of them are damaged.
+        """
+        if self.checkpointer.latest() is not None:
+            return True
+        damaged = sorted(path.name for path in self.checkpointer.folder.glob("*.damaged"))
+        if damaged:
+            where = f"{self.checkpointer.folder} holds damaged checkpoints alone ({', '.join(damaged)})"
+            raise ValueError(f"{where}; remove them to begin the phase anew, or bring a whole one back")
+        return False
 
     def describe(self) -> str:
         """One line: what is trained, and where."""
@@ -75,31 +81,31 @@ class Phase:
         return f"{kind} of {n_params(self.shapes.trainable):,} parameters, {compute}, on {axes}"
 
     def state(self) -> TrainState:
-        """The newest checkpoint's state, or a new one."""
-        if not self.resumed:
-            return self._new_state()
-        wanted = placed_at_rest(placed(self.shapes), self.run.execution.offload)
-        return self.checkpointer.restore(self.checkpointer.latest(), wanted)
+        """The state of the newest checkpoint that is whole, or a new one.
+
+        Raises:
+            ValueError: there are checkpoints, and all of them are damaged.
+        """
+        found = self.checkpointer.newest(self._wanted) if self.resumed else None
+        if self.resumed and found is None:
+            raise ValueError(f"{self.checkpointer.folder} holds damaged checkpoints alone; remove them to begin the phase anew")
+        return found[1] if found else self._new_state()
+
+    def restore(self, step: int) -> TrainState:
+        """The state after a step that is saved. Raises Damaged."""
+        return self.checkpointer.restore(step, self._wanted)
+
+    @property
+    def _wanted(self) -> TrainState:
+        return wanted_of(self.run, self.shapes)
 
     def first_policy(self) -> Params:
         """The parameters before the first step."""
         return self.policy(self._new_state())
 
     def policy(self, state: TrainState) -> Params:
-        """The parameters that the model reads."""
-        return self.run.adaptation.merge(state.trainable, state.frozen)
+        """The parameters that evaluations read: the averaged ones, where the optimizer averages."""
+        return self.run.adaptation.merge(averaged(state.opt_state.inner, state.trainable), state.frozen)
 
     def _new_state(self) -> TrainState:
-        born = jax.jit(lambda key, params: at_rest(self.birth(key, params), self.run.execution.offload))
-        return born(jax.random.key(self.run.seed), self._start_params())
-
-    def _start_params(self) -> Params | None:
-        """The parameters of `start_from`; None to begin from scratch."""
-        if self.run.start_from is None:
-            return None
-        parent = self.job_folder / self.run.start_from
-        rounds = self.run.execution.pipeline.rounds
-        loaded = load_params(parent if parent.exists() else Path(self.run.start_from), rounds=rounds)
-        if loaded.architecture != self.run.architecture:
-            raise ValueError(f"start_from={self.run.start_from} has another architecture ({loaded.architecture}); make this run's the same")
-        return loaded.params
+        return new_state_of(self.run, self.model, self.tx, self.job_folder)

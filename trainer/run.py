@@ -1,22 +1,20 @@
-"""Run: all that one phase of training is. `execute` builds the parts on the devices and calls the loop."""
+"""Run: all that one phase of training is, as data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from data_pipeline.component import one_of
 from model.adapt import Full
 from model.execution import Execution, Precision
 from model.sharding import Mesh
-from trainer.checkpoint import Checkpoints
+from trainer.execute import execute
+from trainer.guard import Guard
 from trainer.identity import run_fingerprint
-from trainer.loop import train
-from trainer.measure import Measures
-from trainer.parts import parts_of, write_results
-from trainer.phase import Phase
+from trainer.retention import Checkpoints
+from trainer.watch import Watch
 
 
 class Run(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -38,6 +36,9 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     precision: Precision = Precision()
     execution: Execution = Execution()
     micro_batches: PositiveInt = 1
+    batch_ramp: tuple[tuple[PositiveInt, PositiveInt], ...] = ()  # (rows, steps) of the first steps, before data.batch_size
+    guard: Guard = Guard()
+    watch: Watch = Watch()
     evals: tuple[one_of("trainer.evals"), ...] = ()
     evaluate_every: NonNegativeInt = 0
     tokenizer: str = "data/tokenizer.model"  # relative to the run folder
@@ -59,8 +60,9 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
         found, data = [], self.data
         if data.seq_len > self.architecture.context:
             found.append(f"data.seq_len={data.seq_len} exceeds architecture.context={self.architecture.context}; lower it")
-        if data.batch_size % self.micro_batches:
-            found.append(f"micro_batches={self.micro_batches} does not divide data.batch_size={data.batch_size}; choose a divisor")
+        for name, rows in (("data.batch_size", data.batch_size), *(("batch_ramp rows", rows) for rows, _ in self.batch_ramp)):
+            if rows % self.micro_batches:
+                found.append(f"micro_batches={self.micro_batches} does not divide {name}={rows}; choose a divisor")
         wanted = self.objective.batch_type
         if data.batch_type is not wanted:
             found.append(f"data.type={type(data).__name__} does not give the {wanted.__name__} of the objective; choose data that does")
@@ -85,26 +87,14 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
         say: Callable[[str], None],
         progress: Callable[..., Any],
         allow_change: Sequence[str] = (),
+        started: float | None = None,
+        profile: tuple[int, int] | None = None,
     ) -> None:
         """Train to the end, from the newest checkpoint in `folder` if there is one; then write results.json.
+
+        `started` is the Unix time from which on time counts as this phase's; `profile` the first and last step of a trace.
 
         Raises:
             ValueError: the folder holds another run, or sizes do not fit the mesh. Stopped, Diverged: see `train`.
         """
-        mesh = self.mesh.make()
-        with jax.set_mesh(mesh):
-            phase = Phase(self, folder, job_folder, mesh)
-            for change in phase.check_identity(allow_change):
-                say(f"  changed since the checkpoint: {change}")
-            say(f"  {phase.describe()}")
-            state, measures = phase.state(), Measures(phase)
-            before, first = measures.before(state), int(state.step)
-            parts = parts_of(phase, measures, first)
-            try:
-                if first == 0:
-                    parts.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})
-                with progress(f"  {folder.name}", self.steps, unit="steps", done=first) as advance:
-                    state = train(parts, state, steps=self.steps, advance=advance)
-                write_results(phase, parts, before=before, after=measures(state))
-            finally:
-                parts.metrics.close()
+        execute(self, folder, job_folder, say=say, progress=progress, allow_change=allow_change, started=started, profile=profile)

@@ -18,9 +18,10 @@ from trainer.position import Ramp, after, batch_size_at
 
 @runtime_checkable
 class BatchSource[Batch](Protocol):
-    """Data ignores the policy; rollouts use it. `consumed` counts the rows gone through."""
+    """Data ignores the policy; rollouts use it. `consumed` counts the rows gone through, `skipped` are the windows of rows left out."""
 
     consumed: int
+    skipped: list[list[int]]
 
     def next(self, policy: Params) -> Batch:
         """The next global batch."""
@@ -36,6 +37,10 @@ class BatchSource[Batch](Protocol):
 
     def skip(self, first: int, stop: int) -> None:
         """Leave out rows first to stop, which are not read yet; the state remembers them."""
+        ...
+
+    def progress(self) -> dict[str, float]:
+        """Numbers for the metrics: what of each source was read."""
         ...
 
 
@@ -148,6 +153,10 @@ class ShardSource:
     def skip(self, first: int, stop: int) -> None:
         """Leave out rows first to stop, those of a loss spike say; the position remembers them."""
         self._go_to(self.step, self.consumed, [*self.skipped, [first, stop]])
+
+    def progress(self) -> dict[str, float]:
+        """`tokens/source/NAME` (positions of its rows, padding included) and `epochs/source/NAME`."""
+        return {f"{what}/source/{name}": x for name, found in self.rows.progress(self.consumed).items() for what, x in found.items()}
 
     def get_state(self) -> dict[str, Any]:
         """Steps made, rows gone through, windows skipped (some may lie ahead), and all that these rows depended on."""

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, Key
 
 from model.adapt import Adaptation
 from model.api import Model, Params, key_of
-from trainer.health import STANDARD, Guard, Guarded
+from trainer.guard import STANDARD, Guard, Guarded
 
 
 class TrainState(NamedTuple):

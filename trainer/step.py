@@ -11,7 +11,7 @@ from model.adapt import Adaptation
 from model.api import Model
 from model.sharding import letters_of, reshape
 from trainer.compiler import compiler_options
-from trainer.health import STANDARD, Guard, Guarded, counts, kept_if
+from trainer.guard import STANDARD, Guard, Guarded, counts, kept_if
 from trainer.objective import Loss, Objective
 from trainer.offload import at_rest, to_device
 from trainer.state import TrainState

@@ -1,7 +1,10 @@
 """Which documents made a row, and which rows a document is in: of any row, past or future."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from data_pipeline.streaming.position import united
 
 
 class Origin(NamedTuple):
@@ -19,10 +22,8 @@ class Origin(NamedTuple):
     epoch: int
 
 
-def steps_of(rows: Iterable[int], batch_size: int, skipped: Sequence[tuple[int, int]] = ()) -> list[int]:
-    """The steps, from 1, that read such rows with a constant batch size; rows in the windows `skipped` were read by none."""
-    steps = set()
-    for row in rows:
-        if not any(first <= row < stop for first, stop in skipped):
-            steps.add((row - sum(stop - first for first, stop in skipped if stop <= row)) // batch_size + 1)
-    return sorted(steps)
+def steps_of(rows: Iterable[int], ends: Sequence[int], skipped: Iterable[Sequence[int]] = ()) -> list[int]:
+    """The steps, from 1, that read such rows; `ends` are the rows gone through after each, and none read those in the windows `skipped`."""
+    windows = united(skipped)
+    read = [row for row in rows if row < ends[-1] and not any(first <= row < stop for first, stop in windows)]
+    return sorted({bisect_right(ends, row) + 1 for row in read})

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipeline.pack import BestFit, Plan, best_fit, whole
-from data_pipeline.shards import Segment, Shards
+from data_pipeline.shards import BadRecord, Shards, unharmed
 from data_pipeline.streaming.fim import FillInTheMiddle
 from data_pipeline.streaming.keyed import key_from, uniform
 from data_pipeline.streaming.plan import plan_key, planned, stored_plan
 from data_pipeline.streaming.provenance import Origin
 from data_pipeline.streaming.record import Record, Sequence
+from data_pipeline.streaming.segment import AGAIN, Segment
 from data_pipeline.tokenizer import Tokenizer
 
 Row = dict[str, np.ndarray]  # fields of a batch without its B; of several rows, stacked
 READ = 256  # documents read at a time to be measured
+MAX_BAD_FRAC, FEW = 1e-3, 10  # of a source's records may be bad, or so many where it is small: more is no accident of single bits
 REPLAN = "a library encodes fill-in-the-middle otherwise now: install the one the plan was made with, or delete the folder's plans"
 
 
@@ -51,6 +54,7 @@ class Packing(NamedTuple):
         fim: How documents are turned around, if they are.
         tokenizer: What `fim` needs.
         dropout: Share of the documents that are left out of an epoch, other ones in each.
+        skip_bad_records: What would be pieces of a damaged document is padding instead of an error. No other row depends on it.
     """
 
     seq_len: int
@@ -59,6 +63,7 @@ class Packing(NamedTuple):
     fim: FillInTheMiddle | None = None
     tokenizer: Tokenizer | None = None
     dropout: float = 0.0
+    skip_bad_records: bool = False
 
     @property
     def varies(self) -> bool:
@@ -66,7 +71,7 @@ class Packing(NamedTuple):
         return self.fim is not None or self.dropout > 0
 
     def described(self) -> list[Any]:
-        """The same as JSON."""
+        """The same as JSON, for the fingerprint: without what changes no plan."""
         fim = self.fim and [self.fim.rate, self.fim.spm_rate, self.tokenizer.fingerprint]
         return [self.seq_len, type(self.strategy).__name__, self.strategy.model_dump(mode="json"), self.pairs_per_row, fim, self.dropout]
 
@@ -91,10 +96,13 @@ class SegmentRows:
         epoch = epoch if self.packing.varies else 0
         with self._lock:  # one thread makes it, the others wait
             if epoch not in self._plans:
-                key = plan_key(self.fingerprint, epoch)
-                blocks = planned(len(self.segment.index), lambda documents: self._plan_some(self._lengths(documents, epoch)))
-                self._plans[epoch] = stored_plan(self.segment.folder, key, blocks)
+                self._plans[epoch] = stored_plan(self.segment.folder, plan_key(self.fingerprint, epoch), self._blocks(epoch))
             return self._plans[epoch]
+
+    def _blocks(self, epoch: int) -> Iterator[Plan]:
+        """A new plan, in blocks."""
+        self.segment.check_index()  # a plan stays: it shall not come from wrong lengths
+        yield from planned(len(self.segment.index), lambda documents: self._plan_some(self._lengths(documents, epoch)))
 
     def n_rows(self, epochs: int | float) -> int:
         """Rows of the first `epochs` epochs together; of a broken one, the share rounded down."""
@@ -117,10 +125,15 @@ class SegmentRows:
         """`id_key` of documents; uint64 [n]."""
         return np.ascontiguousarray(self.segment.index["id"][documents])
 
-    def records(self, documents: np.ndarray, epoch: int) -> list[Record]:
-        """Documents as they are in an epoch."""
-        found, fim = self.shards.__getitems__(documents + self.segment.first), self.packing.fim
-        return fim.rewrite(found, self.ids(documents), epoch, self.packing.tokenizer) if fim else found
+    def read(self, documents: np.ndarray, epoch: int) -> list[Record | BadRecord]:
+        """Documents as they are in an epoch; in place of one that is damaged what is wrong with it."""
+        found, fim = self.shards.read(documents + self.segment.first), self.packing.fim
+        if fim:
+            good = [i for i, record in enumerate(found) if isinstance(record, Record)]
+            turned = fim.rewrite([found[i] for i in good], self.ids(documents[good]), epoch, self.packing.tokenizer)
+            for i, record in zip(good, turned, strict=True):
+                found[i] = record
+        return found
 
     def _plan_some(self, lengths: np.ndarray) -> Plan:
         seq_len, n_pairs = self.packing.seq_len, self.packing.pairs_per_row
@@ -134,7 +147,7 @@ class SegmentRows:
         if self.packing.fim:
             turned = np.flatnonzero(self.packing.fim.chosen(ids, epoch) & kept)
             for some in np.split(turned, range(READ, len(turned), READ)):
-                lengths[some] = [len(record.sequences[0].tokens) - 1 for record in self.records(some + documents.start, epoch)]
+                lengths[some] = [len(record.sequences[0].tokens) - 1 for record in unharmed(self.read(some + documents.start, epoch))]
         return np.where(kept, lengths, 0)
 
 
@@ -148,13 +161,15 @@ class PackedRows:
     """
 
     def __init__(self, folder: str | os.PathLike, **packing: Any):
-        self.shards, self.packing = Shards(folder), Packing(**packing)
+        self.packing = Packing(**packing)
+        self.shards = Shards(folder, whole=not self.packing.skip_bad_records)
         self.segments = [SegmentRows(self.shards, segment, self.packing) for segment in self.shards.segments]
         self._ends = np.cumsum([len(rows.plan(0)) for rows in self.segments])
         if not len(self):
             raise ValueError(f"{folder} holds no document that fits seq_len={self.packing.seq_len}; raise seq_len or prepare more data")
         self.fingerprint = plan_key([rows.fingerprint for rows in self.segments])
         self.columns: dict[str, np.ndarray] = {}
+        self.bad_records: dict[int, str] = {}  # record of the source → what is wrong with it, of those met so far
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.shards.folder, self.packing._asdict(), self.columns)
@@ -177,22 +192,52 @@ class PackedRows:
         return int(self._ends[segment - 1]) if segment else 0
 
     def read(self, places: Many[Place], positions: slice) -> list[Row]:
-        """Many rows, of each the positions `positions`; only documents that reach into them are read, each file once."""
-        pieces_of = {place: self._within(place, positions) for place in places}
-        read: dict[tuple[int, int], dict[int, Record]] = {}
+        """Many rows, of each the positions `positions`; only documents that reach into them are read, each file once.
+
+        Raises:
+            ValueError: a document is damaged, or with `skip_bad_records` too many are.
+        """
+        # the weight of a pair says whether both answers are there, wherever in the row they lie
+        reach = slice(0, self.packing.seq_len) if self.packing.pairs_per_row and self.packing.skip_bad_records else positions
+        pieces_of = {place: self._within(place, reach) for place in places}
+        read: dict[tuple[int, int], dict[int, Record | BadRecord]] = {}
         for segment, epoch in {(place.segment, place.epoch) for place in places}:
             wanted = np.unique([d for p, pieces in pieces_of.items() if p[:2] == (segment, epoch) for d, *_ in pieces]).astype(np.int64)
-            read[segment, epoch] = dict(zip(wanted.tolist(), self.segments[segment].records(wanted, epoch), strict=True))
+            found = self.segments[segment].read(wanted, epoch)
+            self._note(wanted + self.segments[segment].segment.first, found)
+            read[segment, epoch] = dict(zip(wanted.tolist(), found, strict=True))
         return [self._row(place, pieces_of[place], read[place.segment, place.epoch], positions) for place in places]
 
+    def _note(self, numbers: np.ndarray, found: list[Record | BadRecord]) -> None:
+        """Remember bad records; raise the first one unless they are to be left out, and when they are too many."""
+        if not self.packing.skip_bad_records:
+            unharmed(found)
+        read = zip(numbers.tolist(), found, strict=True)
+        self.note_bad({number: str(record) for number, record in read if isinstance(record, BadRecord)})
+
+    def note_bad(self, bad: dict[int, str]) -> None:
+        """Add to `bad_records` what was met here, or in another process that reads for this one.
+
+        Raises:
+            ValueError: they are more than `MAX_BAD_FRAC` of the source's records.
+        """
+        self.bad_records |= bad
+        if len(self.bad_records) > max(FEW, MAX_BAD_FRAC * len(self.shards)):
+            n, first = len(self.bad_records), next(iter(self.bad_records.values()))
+            limit = f"more than {MAX_BAD_FRAC:.1%} of the records or {FEW}"
+            raise ValueError(f"{self.shards.folder}: {n} of {len(self.shards)} records are damaged, {limit}; {AGAIN} (the first: {first})")
+
     def origins(self, source: str, place: Place) -> list[Origin]:
-        """Which documents make a row, in its order."""
+        """Which documents make a row, in its order; of a damaged one what the index knows of its id."""
         rows = self.segments[place.segment]
         pieces = rows.plan(place.epoch).row(place.row)
         found = []
-        for (_, start, n), record in zip(pieces.tolist(), rows.records(pieces[:, 0], place.epoch), strict=True):
-            spans = [(start, start + n + 1)] if not self.packing.pairs_per_row else [(0, len(s.tokens)) for s in record.sequences]
-            found += [Origin(source, record.id, i, *span, place.epoch) for i, span in enumerate(spans)]
+        for (document, start, n), record in zip(pieces.tolist(), rows.read(pieces[:, 0], place.epoch), strict=True):
+            indexed = rows.segment.index[document]
+            name = record.id if isinstance(record, Record) else f"{indexed['id']:016x}"
+            lengths = indexed["lengths"].tolist()
+            spans = [(start, start + n + 1)] if not self.packing.pairs_per_row else [(0, length) for length in lengths]
+            found += [Origin(source, name, i, *span, place.epoch) for i, span in enumerate(spans)]
         return found
 
     def _within(self, place: Place, positions: slice) -> list[tuple[int, int, int, int, int]]:
@@ -203,27 +248,29 @@ class PackedRows:
         inside = np.flatnonzero((at < positions.stop) & (ends > positions.start))
         return [(*pieces[i].tolist(), int(at[i]), i) for i in inside.tolist()]
 
-    def _row(self, place: Place, pieces: list[tuple[int, int, int, int, int]], records: dict[int, Record], positions: slice) -> Row:
-        pairs, overlap = self.packing.pairs_per_row, self.packing.strategy.overlap
-        laid = []
-        for document, start, n, at, i in pieces:
-            if pairs:
-                chosen, rejected = records[document].sequences
-                middle = at + len(chosen.tokens) - 1
-                laid.append(Piece(chosen, 0, middle - at, at, 2 * i + 1, 0))
-                laid.append(Piece(rejected, 0, len(rejected.tokens) - 1, middle, 2 * i + 2, 0))
-            else:
-                sequence = records[document].sequences[0]
-                if start + n >= len(sequence.tokens):
-                    raise ValueError(f"{self.shards.folder}: document {records[document].id} is shorter than its plan says; {REPLAN}")
-                laid.append(Piece(sequence, start, n, at, i + 1, overlap if start else 0))
-        row = lay(laid, positions)
-        if pairs:
+    def _row(
+        self, place: Place, pieces: list[tuple[int, int, int, int, int]], records: dict[int, Record | BadRecord], positions: slice
+    ) -> Row:
+        good = [piece for piece in pieces if isinstance(records[piece[0]], Record)]
+        row = lay([laid for piece in good for laid in self._laid(records[piece[0]], *piece[1:])], positions)
+        if pairs := self.packing.pairs_per_row:
             n_pairs = np.diff(self.segments[place.segment].plan(0).offsets[place.row : place.row + 2])
-            row["pair_weight_P"] = (np.arange(pairs) < n_pairs).astype(np.float32)
+            bad = {piece[-1] for piece in pieces} - {piece[-1] for piece in good}
+            row["pair_weight_P"] = ((np.arange(pairs) < n_pairs) & ~np.isin(np.arange(pairs), list(bad))).astype(np.float32)
         else:
             row["source_L"] = np.zeros_like(row["tokens_L"])
         return row | {name: column[self._first(place.segment) + place.row] for name, column in self.columns.items()}
+
+    def _laid(self, record: Record, start: int, n: int, at: int, i: int) -> list[Piece]:
+        """Piece i of a row: a part of a document, or a pair."""
+        if self.packing.pairs_per_row:
+            chosen, rejected = record.sequences
+            middle = at + len(chosen.tokens) - 1
+            after = Piece(rejected, 0, len(rejected.tokens) - 1, middle, 2 * i + 2, 0)
+            return [Piece(chosen, 0, middle - at, at, 2 * i + 1, 0), after]
+        if start + n >= len(record.sequences[0].tokens):
+            raise ValueError(f"{self.shards.folder}: document {record.id} is shorter than its plan says; {REPLAN}")
+        return [Piece(record.sequences[0], start, n, at, i + 1, self.packing.strategy.overlap if start else 0)]
 
 
 def _reopened(folder: Path, packing: dict[str, Any], columns: dict[str, np.ndarray]) -> PackedRows:

@@ -88,6 +88,17 @@ class RowSequence:
         streams = zip(self.streams, counts.tolist(), strict=True)
         return [[self._names.index(s.source), f"{s.source}/{s.segment}", s.rows.fingerprint, n] for s, n in streams if n]
 
+    def progress(self, n_rows: int) -> dict[str, dict[str, float]]:
+        """Of each source, how many tokens and epochs the first `n_rows` rows hold; a row counts as full."""
+        found = {name: {"tokens": 0.0, "epochs": 0.0} for name in self._names}
+        for stream, n in zip(self.streams, self.mixture.cursors(n_rows).tolist(), strict=True):
+            epoch, rest = stream.rows.epoch_of(n)
+            mine = found[stream.source]
+            mine["tokens"] += float(n * stream.rows.packing.seq_len)
+            # segments of a source end their epochs together; where one has come in later, the first speaks for it
+            mine["epochs"] = max(mine["epochs"], epoch + rest / max(len(stream.rows.plan(epoch)), 1))
+        return found
+
     def place(self, index: int) -> tuple[str, Place]:
         """The source of row `index`, and where the row is in it."""
         return self.places([index])[0]

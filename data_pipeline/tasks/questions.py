@@ -6,9 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
+
+from data_pipeline.tasks.answers import final_number, same_number, same_text
+from data_pipeline.tasks.task import Item
 
 
 class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -19,12 +22,14 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         path: The file.
         question: Fields that make up the question, in order.
         answer: Field of the answer.
+        grading: By the answer's final number, or by all of its text.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     path: str
     question: Annotated[tuple[str, ...], Field(min_length=1)]
     answer: str
+    grading: Literal["number", "text"] = "text"
 
     def texts(self) -> Iterator[str]:
         """Each question, alone and with its answer.
@@ -32,13 +37,34 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             OSError, ValueError: no such file, not JSON, or a record without one of the fields.
         """
+        for item in self._items():
+            yield item.prompt
+            yield f"{item.prompt} {item.answer}"
+
+    def items(self) -> list[Item]:
+        """The questions and their answers.
+
+        Raises:
+            OSError, ValueError: as in `texts`, or an answer has no number to be graded by.
+        """
+        found = list(self._items())
+        for number, item in enumerate(found, 1):
+            if self.grading == "number" and final_number(item.answer) is None:
+                what = f"the answer of record {number} of {self.path} has no number"
+                raise ValueError(f"tasks.{self.name}.grading=number: {what}; choose grading=text, or mend it")
+        return found
+
+    def grade(self, item: Item, answer: str) -> float:
+        """1 for a right answer, else 0."""
+        same = {"number": same_number, "text": same_text}[self.grading]
+        return float(same(answer, item.answer))
+
+    def _items(self) -> Iterator[Item]:
         for number, record in enumerate(self._records(), 1):
             missing = [name for name in (*self.question, self.answer) if not isinstance(record, dict) or name not in record]
             if missing:
                 raise ValueError(f"tasks.{self.name}: record {number} of {self.path} has no field {missing[0]!r}; give one that all have")
-            question = " ".join(str(record[name]) for name in self.question)
-            yield question
-            yield f"{question} {record[self.answer]}"
+            yield Item(" ".join(str(record[name]) for name in self.question), str(record[self.answer]))
 
     def fingerprint(self) -> str:
         """Of the file's content and the fields that are read."""

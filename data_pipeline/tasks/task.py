@@ -1,7 +1,14 @@
-"""The contract of an evaluation task towards the corpus: texts that training must not have seen."""
+"""The contract of an evaluation task: texts that training must not have seen, questions to ask, and a grade for each answer."""
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+
+class Item(NamedTuple):
+    """What is asked, and the answer as the data has it."""
+
+    prompt: str
+    answer: str
 
 
 @runtime_checkable
@@ -24,4 +31,16 @@ class Task(Protocol):
 
     def fingerprint(self) -> str:
         """Hex digits that change with any of the texts."""
+        ...
+
+    def items(self) -> Sequence[Item]:
+        """All questions in the order of the data.
+
+        Raises:
+            OSError, ValueError: as in `texts`, or an answer cannot be graded.
+        """
+        ...
+
+    def grade(self, item: Item, answer: str) -> float:
+        """How right an answer is, from 0 to 1."""
         ...

@@ -107,29 +107,41 @@ def _forwarded_once(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def wait(processes: Sequence[subprocess.Popen]) -> int:
-    """Wait for all; when one fails, name it, give the others a moment to notice, and end them. Returns the run's exit code."""
+    """Wait for all; when one fails, give the others a moment to notice, say who was lost, and end them. Returns the run's exit code."""
     try:
-        while (failed := _first_failure(processes)) is None and any(process.poll() is None for process in processes):
+        while _first_failure(processes) is None and _running(processes):
             time.sleep(0.05)
-        if failed is None:
+        if _first_failure(processes) is None:
             return 0
-        code = processes[failed].returncode
         end = time.monotonic() + GRACE_S
-        while time.monotonic() < end and any(process.poll() is None for process in processes):
+        while _running(processes) and time.monotonic() < end:
             time.sleep(0.05)
-        if code not in (130, 143):
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            print(f"meshwright: process {failed} {how}; the others are ended", file=sys.stderr, flush=True)
-        return code if code in CODES_OF_OURS else PEER_LOST if code < 0 else 1
+        return _told(processes)
     finally:
         _end(processes)
 
 
+def _running(processes: Sequence[subprocess.Popen]) -> list[int]:
+    return [i for i, process in enumerate(processes) if process.poll() is None]
+
+
+def _told(processes: Sequence[subprocess.Popen]) -> int:
+    """Name those that were lost; the exit code of the run."""
+    failed, running = _first_failure(processes), _running(processes)
+    code = processes[failed].returncode
+    silent = [f"process {i} does not answer and is killed" for i in running]
+    if running or code not in (130, 143):
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        print(f"meshwright: {', '.join([f'process {failed} {how}', *silent])}; the others are ended", file=sys.stderr, flush=True)
+    return code if code in CODES_OF_OURS else PEER_LOST if code < 0 else 1
+
+
 def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
-    """The process that failed; one that was killed before one that only noticed."""
+    """The process that failed by itself: killed, else with a code of its own, before those that were aborted or left because of it."""
     codes = [process.poll() for process in processes]
     failed = [i for i, code in enumerate(codes) if code]
-    return min(failed, key=lambda i: (codes[i] > 0, codes[i] == PEER_LOST)) if failed else None
+    noticed = (-signal.SIGABRT, PEER_LOST)
+    return min(failed, key=lambda i: (codes[i] in noticed, codes[i] > 0)) if failed else None
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:

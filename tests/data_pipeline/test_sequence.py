@@ -122,8 +122,9 @@ def test_the_rows_of_a_document_are_all_rows_whose_origins_name_it(stop, sources
 
 
 def test_steps_of_rows_leave_out_what_was_skipped():
-    assert steps_of([0, 3, 4, 17], 4) == [1, 2, 5]
-    assert steps_of([3, 4, 11, 12, 25], 4, [(4, 12), (16, 20)]) == [1, 2, 4]
+    assert steps_of([0, 3, 4, 17, 20], ends=[4, 8, 12, 16, 20]) == [1, 2, 5]
+    assert steps_of([3, 4, 11, 12, 25], ends=[4, 16, 24, 28], skipped=[(4, 12), (16, 20)]) == [1, 2, 4]
+    assert steps_of([0, 1, 2, 9], ends=[1, 3, 10]) == [1, 2, 3], "batch sizes may differ"
 
 
 def test_a_later_stage_moves_no_earlier_row_and_no_sources_place_in_its_epoch(sources):

@@ -1,30 +1,24 @@
-"""A run that is killed, stopped, or moved to other processes goes on as if nothing had happened. Real processes, real signals."""
+"""A run that is killed or stopped goes on as if nothing had happened. Real processes, real signals."""
 
 import json
-import shutil
 import signal
-import subprocess
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import yaml
 
 from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from data_pipeline.tokenizer import SentencePiece, Tokenizer
-from launch.yaml_text import to_yaml
 from model.architectures.llama import Llama
+from tests.end_to_end.job import COMMAND, assert_same_bits, copied, finish, phase, rows, run, saved, write_job
 from tests.examples import write_documents
 from tests.launch.command import begin, meshwright, until
-from trainer.checkpoint import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.evals.samples import Samples
-from trainer.metrics import read_metrics
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
+from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
@@ -57,91 +51,43 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path
     for side, mine in {"train": documents[4:], "held_out": documents[:4]}.items():
         write_documents(folder / "run/data" / side / "some", mine[::2])
         write_documents(folder / "run/data" / side / "other", mine[1::2])
-    (folder / "job.yaml").write_text(to_yaml({"pretrain": {"type": "Run", **pretrain().model_dump(mode="json")}}))
+    write_job(folder, pretrain())
     return folder
 
 
 @pytest.fixture
 def job(prepared: Path, tmp_path: Path) -> Path:
     """A copy of its own."""
-    shutil.copytree(prepared, tmp_path / "job")
-    return tmp_path / "job"
+    return copied(prepared, tmp_path / "job")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("uninterrupted") / "job"
-    shutil.copytree(prepared, folder)
-    done = run(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-COMMAND = ("run", "job.yaml", "--dir", "run")
-
-
-def run(job: Path, *more: str) -> subprocess.CompletedProcess:
-    """Run or resume to the end."""
-    return meshwright(*COMMAND, *more, cwd=job)
-
-
-def rows(job: Path) -> list[dict[str, Any]]:
-    """The training rows written so far."""
-    return [row for row in read_metrics(job / "run/pretrain") if "loss/train" in row]
+    return finish(copied(prepared, tmp_path_factory.mktemp("uninterrupted") / "job"))
 
 
 def interrupt(job: Path, number: int, *, after_steps: int) -> tuple[int, str]:
     """Start, send the signal when the checkpoint at or behind `after_steps` is written; exit code and everything printed."""
     process = begin(*COMMAND, cwd=job)
-    until(lambda: process.poll() is not None or any(int(p.name) >= after_steps for p in saved(job)), "a checkpoint")
+    until(lambda: process.poll() is not None or any(step >= after_steps for step in saved(job)), "a checkpoint")
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     return process.returncode, out + err
 
 
-def saved(job: Path) -> list[Path]:
-    """Whole checkpoints."""
-    return [path for path in (job / "run/pretrain/checkpoints").glob("*") if path.name.isdigit()]
-
-
-def arrays(job: Path, step: int = STEPS) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint, by its path."""
-    found = {}
-    for item in ("params", "optimizer"):
-        with ocp.StandardCheckpointer() as reader:
-            tree = reader.restore((job / f"run/pretrain/checkpoints/{step}/{item}").resolve())
-        found |= {f"{item}/{path}": np.asarray(leaf) for path, leaf in ocp.tree.to_flat_dict(tree, sep="/").items()}
-    return found
-
-
-def assert_same_bits(job: Path, other: Path) -> None:
-    """Parameters, optimizer state, key, losses, gradient norms: equal to the last bit."""
-    ours, theirs = arrays(job), arrays(other)
-    assert ours.keys() == theirs.keys() and len(ours) > 20
-    assert all(np.array_equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
-    names = ("step", "loss/train", "optimizer/grad_norm", "optimizer/learning_rate", "train/accuracy")
-    assert [[row[name] for name in names] for row in rows(job)] == [[row[name] for name in names] for row in rows(other)]
-    results = [json.loads((folder / "run/pretrain/results.json").read_text()) for folder in (job, other)]
-    assert results[0]["before"] == results[1]["before"] and results[0]["after"] == results[1]["after"]
-
-
 def test_killed_run_resumed_repeats_the_uninterrupted_run(job: Path, uninterrupted: Path) -> None:
     code, _ = interrupt(job, signal.SIGKILL, after_steps=2 * SAVE_EVERY)
     assert code == -signal.SIGKILL and not (job / "run/pretrain/done.json").exists()
-    kept = max(int(path.name) for path in saved(job))
-    assert 2 * SAVE_EVERY <= kept < STEPS
-    again = run(job)
-    assert again.returncode == 0, again.stderr
+    assert 2 * SAVE_EVERY <= saved(job)[-1] < STEPS
+    assert_same_bits(finish(job), uninterrupted)
     assert len(rows(job)) == STEPS
-    assert_same_bits(job, uninterrupted)
 
 
-def test_leftovers_of_a_beginning_without_a_checkpoint_do_not_count(job: Path, uninterrupted: Path) -> None:
+def test_a_second_run_gives_the_same_bits_whatever_a_beginning_without_a_checkpoint_has_left(job: Path, uninterrupted: Path) -> None:
     (job / "run/pretrain").mkdir()
     (job / "run/pretrain/before.json").write_text('{"some/loss": 0.0}')
-    assert run(job).returncode == 0
-    assert_same_bits(job, uninterrupted)
+    assert_same_bits(finish(job), uninterrupted)
 
 
 def test_training_learns(uninterrupted: Path) -> None:
@@ -152,10 +98,9 @@ def test_training_learns(uninterrupted: Path) -> None:
 def test_a_run_with_other_rows_differs(job: Path, uninterrupted: Path) -> None:
     """The negative control of the tests above: were the data position lost, they would see it."""
     interrupt(job, signal.SIGKILL, after_steps=SAVE_EVERY)
-    newest = max(saved(job), key=lambda path: int(path.name))
-    position = newest / "position/metadata"
+    position = phase(job) / f"checkpoints/{saved(job)[-1]}/position/metadata"
     position.write_text(json.dumps({**json.loads(position.read_text()), "rows": 8}))
-    assert run(job).returncode == 0
+    finish(job, "--set", "pretrain.checkpoint.verify=off")
     assert rows(job)[-1]["loss/train"] != rows(uninterrupted)[-1]["loss/train"]
 
 
@@ -166,21 +111,7 @@ def test_a_signal_saves_says_how_to_go_on_and_the_run_goes_on(job: Path, uninter
     assert "Traceback" not in said and "meshwright run job.yaml" in said
     last = rows(job)[-1]["step"]
     assert last < STEPS and (job / f"run/pretrain/checkpoints/{last}").is_dir(), "the step it stopped after is saved"
-    assert run(job).returncode == 0
-    assert_same_bits(job, uninterrupted)
-
-
-def test_two_processes_train_and_one_goes_on(job: Path, uninterrupted: Path) -> None:
-    shorter = ("--set", "pretrain.steps=16")
-    two = run(job, *shorter, "--on", "local:2")
-    assert two.returncode == 0, two.stdout + two.stderr
-    first, alone = rows(job), rows(uninterrupted)
-    assert len(first) == 16
-    assert first[0]["loss/train"] == pytest.approx(alone[0]["loss/train"], rel=2e-3), "the same rows, products in bf16"
-    one = run(job)
-    assert one.returncode == 0, one.stderr
-    assert [row["step"] for row in rows(job)] == list(range(1, STEPS + 1))
-    assert rows(job)[-1]["loss/train"] == pytest.approx(rows(uninterrupted)[-1]["loss/train"], rel=0.1)
+    assert_same_bits(finish(job), uninterrupted)
 
 
 def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupted: Path) -> None:

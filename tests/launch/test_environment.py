@@ -134,3 +134,33 @@ leave(143)
 def test_the_notifier_of_jax_stands_again_after_host_work():
     done = subprocess.run([sys.executable, "-c", NOTIFIER], env=environment(), capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["raised", "noted"] and done.returncode == 143, done.stderr
+
+
+ABORTED = """
+import ctypes, os, sys
+from launch.distributed import explain_aborts
+explain_aborts(sys.argv[1] or None)
+ctypes.CDLL(None).abort()
+"""
+
+
+@pytest.mark.parametrize(("coordinator", "told"), [("127.0.0.1:9", "process 0, which coordinates, is gone"), ("", "lines of jax above")])
+def test_an_abort_of_jax_is_explained_and_has_the_code_of_a_lost_peer(coordinator, told):
+    ended = subprocess.run([sys.executable, "-c", ABORTED, coordinator], env=environment(), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 75 and told in ended.stderr and "start the same command again" in ended.stderr
+
+
+STACKS = """
+import os, signal
+from launch.environment import prepare_process
+prepare_process()
+def here():
+    os.kill(os.getpid(), signal.SIGUSR1)
+here()
+print("goes on")
+"""
+
+
+def test_sigusr1_shows_all_stacks_and_ends_nothing():
+    done = subprocess.run([sys.executable, "-c", STACKS], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "goes on\n" and "in here" in done.stderr and done.returncode == 0

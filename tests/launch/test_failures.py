@@ -35,6 +35,7 @@ class JaxRuntimeError(RuntimeError):
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 3),
         (JaxRuntimeError("Gloo AllGather failed: Connection reset by peer"), 75),
         (JaxRuntimeError("INTERNAL: a fault"), 1),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), 75),
         (KeyError("x"), 1),
         (AssertionError(), 1),
     ],

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from launch.report import write_report
-from launch.report_charts import thinned
 from trainer.metrics import MetricsWriter
 
 JOB = """data:
@@ -160,11 +159,18 @@ def test_a_change_is_coloured_by_whether_it_is_better(finished):
 
 
 def test_charts_take_the_colours_of_the_page(finished):
-    charts = re.findall(r"<svg.*?</svg>", finished, re.DOTALL)
-    assert len(charts) == (7 + 2) + (7 + 2) + 7
-    assert all("currentColor" in svg and "var(--line-1)" in svg and "#010203" not in svg for svg in charts)
+    charts = re.findall(r"<figure>.*?</figure>", finished, re.DOTALL)
+    assert len(charts) == 3 * 6 + 2 * 2  # of each phase: loss, rate, gradient, tokens/s, MFU, time; of two what was held out
+    assert all("var(--line-1)" in svg or "var(--ink)" in svg for svg in charts) and not re.search(r"#[0-9a-f]{6}", "".join(charts))
     assert sum("var(--line-3)" in svg for svg in charts) == 2  # loss and bits per byte of three sources
     assert len(finished) < 1_000_000
+
+
+def test_the_first_screen_answers_how_healthy_far_good_and_fast(finished):
+    tiles = [Page(tile).text for tile in re.findall(r'<div class="tile .*?</div>', finished)]
+    assert [tile.split(" ")[0] for tile in tiles] == ["HealthRecovered3\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}loss", "How", "How", "How"]
+    assert "Done" in tiles[1] and "4 of 4 phases" in tiles[1]
+    assert "1.27" in tiles[2] and "3.4 before" in tiles[2] and "11,321" in tiles[3] and "MFU 23.0%" in tiles[3]
 
 
 def test_a_half_done_run_has_a_page_too(tmp_path):
@@ -176,10 +182,16 @@ def test_a_half_done_run_has_a_page_too(tmp_path):
     write_phase(run_dir / "pretrain", steps=37, sets=("web",), finished=False)
     with (run_dir / "pretrain" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 38, "lo')
+    (run_dir / "data" / "results.json").write_text('{"kept": {"web"')
+    (run_dir / "pretrain" / "events.jsonl").write_text('{"time": 1e9, "step": 12, "event": "sp')
     text = Page(write_report(run_dir).read_text()).text
     assert "data · begun" in text
     assert "pretrain · at step 37" in text
     assert "sft · not begun" in text
+    assert "6%" in text and "step 37 of 600 of pretrain" in text
+    assert "data/results.json is not whole and is left out" in text
+    (run_dir / "job.yaml").write_text("pretrain: {steps: [")
+    assert "pretrain · at step 37" in Page(write_report(run_dir).read_text()).text
 
 
 def test_phases_of_a_folder_without_a_config_are_found(tmp_path):
@@ -190,13 +202,3 @@ def test_phases_of_a_folder_without_a_config_are_found(tmp_path):
 def test_a_run_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent is no folder; give the folder of a run"):
         write_report(tmp_path / "absent")
-
-
-def test_thinning_keeps_short_curves_and_means_of_long_ones():
-    curve = [(step, float(step)) for step in range(1, 1001)]
-    assert thinned(curve[:50], limit=100) == curve[:50]
-    thin = thinned(curve, limit=100)
-    assert len(thin) == 100
-    assert thin[0] == (10, 5.5)
-    assert sum(value for _, value in thin) / 100 == pytest.approx(500.5)
-    assert math.isnan(thinned([(1, math.nan), (2, math.nan)], limit=1)[0][1])

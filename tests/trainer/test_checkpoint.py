@@ -8,68 +8,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from data_pipeline.files import OutputError
 from model.sharding import letters_of, named
-from tests.examples import MESHES, ONE_DEVICE, SIZES, at_rest_on, host_params, under
+from tests.examples import MESHES, ONE_DEVICE, SIZES, host_params, under
+from tests.trainer.saved_states import POSITION, RUN, assert_same_bits, like, saved, state_on
 from trainer.checkpoint import Checkpointer, Checkpoints, checkpoint_path, read_run
 from trainer.load import load_params, placed
-from trainer.state import TrainState
-
-POSITION = {"rows": 24, "fingerprint": "ab"}
-RUN = {
-    "architecture": {"type": "Llama", **SIZES.model_dump()},
-    "adaptation": {"type": "Full"},
-    "precision": {"params": "float32", "compute": "float32"},
-    "tokenizer": "data/tokenizer.model",
-    "seed": 3,
-}
-TX = optax.adamw(1e-3)
-rng = np.random.default_rng(0)
-SMALL = {
-    "w_DF": rng.normal(size=(16, 6)).astype(np.float32),
-    "blocks": {"scale_ND": rng.normal(size=(3, 16)), "half_DF": rng.normal(size=(16, 4)).astype(jnp.bfloat16)},
-}
-SMALL["blocks"]["scale_ND"] = SMALL["blocks"]["scale_ND"].astype(np.float32)
-
-
-def state_on(mesh: jax.sharding.Mesh, step: int, params: dict = SMALL) -> TrainState:
-    """A state whose every leaf is random, moments as well."""
-
-    def filled(path, x):
-        letters = letters_of(getattr(path[-1], "key", ""))
-        value = np.random.default_rng(step).normal(size=x.shape).astype(x.dtype) if x.ndim else np.asarray(step, x.dtype)
-        return jax.device_put(value, named(mesh, letters, at_rest=True))
-
-    with jax.set_mesh(mesh):
-        trainable = at_rest_on(mesh, params)
-        opt_state = jax.tree.map_with_path(filled, jax.eval_shape(TX.init, trainable))
-        number = jax.device_put(np.int32(step), named(mesh, ""))
-        return TrainState(number, trainable, {}, opt_state, jax.random.fold_in(jax.random.key(7), step))
-
-
-def like(mesh: jax.sharding.Mesh) -> TrainState:
-    """The shapes of a state, laid out at rest."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_on(mesh, 0))
-
-
-def saved(folder: Path, steps: tuple[int, ...] = (3,), *, mesh: jax.sharding.Mesh | None = None, keep: int = 2) -> Checkpointer:
-    mesh = mesh or under(MESHES[0])
-    checkpointer = Checkpointer(folder, Checkpoints(every_steps=2, keep=keep))
-    with jax.set_mesh(mesh):
-        for step in steps:
-            checkpointer.save(state_on(mesh, step), {**POSITION, "rows": 8 * step}, RUN)
-        checkpointer.wait()
-    return checkpointer
-
-
-def assert_same_bits(found: TrainState, expected: TrainState) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for (path, x), (_, y) in zip(jax.tree.leaves_with_path(found), jax.tree.leaves_with_path(expected), strict=True):
-        x, y = (jax.random.key_data(z) if jnp.issubdtype(z.dtype, jax.dtypes.prng_key) else z for z in (x, y))
-        assert x.dtype == y.dtype and np.array(x).tobytes() == np.array(y).tobytes(), path
 
 
 @pytest.mark.parametrize("sizes", [ONE_DEVICE, *MESHES], ids=str)
@@ -105,8 +51,9 @@ def test_the_newest_are_kept_and_saving_a_step_again_changes_nothing(tmp_path):
     checkpointer.close()
 
 
-def test_a_save_is_due_after_every_so_many_steps():
-    assert [step for step in range(1, 10) if Checkpointer.due(type("C", (), {"settings": Checkpoints(every_steps=3)}), step)] == [3, 6, 9]
+def test_a_save_is_due_after_every_so_many_steps(tmp_path):
+    checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=3))
+    assert [step for step in range(1, 10) if checkpointer.due(step)] == [3, 6, 9]
 
 
 def test_a_half_written_step_is_not_listed_and_does_not_stand_in_the_way(tmp_path):

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
+from tensorboard.util import tensor_util
 
 from trainer.metrics import METRICS_FILE, MetricsWriter, read_metrics
 
@@ -110,10 +113,39 @@ def test_a_text_is_shown_character_for_character(tmp_path):
     assert plugins == ["text"]
 
 
+def shown_histograms(folder: Path, name: str) -> list[tuple[int, list[list[float]]]]:
+    """Step, and [left edge, right edge, count] of every bin, as the page reads them."""
+    read = PluginAccumulator(str(folder), size_guidance={"tensors": 0}, tensor_size_guidance={"histograms": 0}).Reload()
+    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in read.Tensors(name)]
+
+
+def test_a_histogram_is_shown_from_its_first_filled_bin_to_its_last_and_one_of_nothing_is_not(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.histogram(4, "histograms/gradient/embed", np.array([-8.0, -2.0, -1.0, 1.0, 2.0, 8.0]), np.array([0.0, 3.0, 0.0, 5.0, 0.0]))
+    writer.histogram(8, "histograms/gradient/embed", np.array([-1.0, 0.0, 1.0]), np.zeros(2))
+    writer.close()
+    assert shown_histograms(tmp_path, "histograms/gradient/embed") == [(4, [[-2, -1, 3], [-1, 1, 0], [1, 2, 5]])]
+    assert read_metrics(tmp_path) == []
+
+
+def test_what_is_taken_back_while_a_run_goes_on_is_shown_once_with_its_new_value(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    for offset, steps in ((0.0, range(0, 10)), (0.5, range(7, 12))):
+        for step in steps:
+            writer.write(step, {"loss/train": step + offset})
+        if offset == 0:
+            writer.back_to(6)
+    writer.close()
+    expected = [(step, float(step)) for step in range(7)] + [(step, step + 0.5) for step in range(7, 12)]
+    assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
+
+
 def test_a_process_that_is_not_active_writes_nothing(tmp_path):
     writer = MetricsWriter(tmp_path / "phase", 0, active=False)
     writer.write(1, {"loss/train": 1.0})
     writer.text(1, "samples/0", "text")
+    writer.histogram(1, "histograms/gradient/embed", np.array([0.0, 1.0]), np.ones(1))
+    writer.back_to(0)
     writer.flush()
     writer.close()
     assert os.listdir(tmp_path) == []

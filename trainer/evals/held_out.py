@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from pydantic import BaseModel, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from data_pipeline.component import one_of
 from data_pipeline.loader import PackedRows
@@ -20,17 +20,25 @@ from trainer.subject import Findings, Subject
 
 
 class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The objective's metrics on each source of held-out data; `max_rows` bounds what is read of each."""
+    """The objective's metrics on each source of held-out data; `max_rows` bounds what is read of each.
+
+    Of several sources also macro/METRIC, the mean over the sources, and micro/METRIC, over all of their targets together. Where a run has
+    several of these, the `name` of each goes before its sources: NAME/web/loss, NAME/macro/loss.
+    """
 
     data: one_of("data_pipeline.loader")
     max_rows: PositiveInt | None = None
+    name: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$")
 
     def problems(self, run: Any) -> list[str]:
         """Rules between this and the run that it evaluates."""
-        if self.data.batch_type is run.objective.batch_type and self.data.seq_len <= run.architecture.context:
-            return []
-        what = f"{type(self.data).__name__} of seq_len={self.data.seq_len}"
-        return [f"evals: {what} does not fit the run's objective or context; choose it like `data`"]
+        found = []
+        if self.data.batch_type is not run.objective.batch_type or self.data.seq_len > run.architecture.context:
+            what = f"{type(self.data).__name__} of seq_len={self.data.seq_len}"
+            found.append(f"evals: {what} does not fit the run's objective or context; choose it like `data`")
+        if [each.name for each in run.evals if isinstance(each, HeldOut)].count(self.name) > 1:
+            found.append(f"evals: two HeldOut have name={self.name!r}; give each a name of its own")
+        return found
 
     def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
         """Read the data, and let the phase's first policy compute what the objective wants of it."""
@@ -42,11 +50,12 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         n_bytes = {name: self._bytes(rows, subject.tokenizer) for name, rows in sources.items()}
 
         def measure(params: Params) -> Findings:
-            numbers = {}
-            for name, rows in sources.items():
-                sums = _sums(subject, layout, rows, params, self.max_rows)
-                numbers |= {f"{name}/{metric}": value for metric, value in _quotients(sums, n_bytes[name]).items()}
-            return Findings(numbers, [])
+            sums = {name: _sums(subject, layout, rows, params, self.max_rows) for name, rows in sources.items()}
+            found = {name: _quotients(sums[name], n_bytes[name]) for name in sources}
+            if len(sources) > 1:
+                found |= {"macro": _mean(found), "micro": _quotients(_total(sums), sum(n_bytes.values()))}
+            prefix = f"{self.name}/" if self.name else ""
+            return Findings({f"{prefix}{of}/{metric}": value for of, means in found.items() for metric, value in means.items()}, [])
 
         return measure
 
@@ -65,6 +74,19 @@ def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, ma
             before = sums.get(name, (0.0, 0.0))
             sums[name] = before[0] + float(total), before[1] + float(weight)
     return sums
+
+
+def _total(sums: dict[str, dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """Sums and weights of all sets, added."""
+    names = {name for of in sums.values() for name in of}
+    return {name: tuple(math.fsum(of[name][i] for of in sums.values() if name in of) for i in range(2)) for name in sorted(names)}
+
+
+def _mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Each metric's mean over the sets that have it."""
+    names = {name for means in found.values() for name in means}
+    values = {name: [means[name] for means in found.values() if name in means] for name in sorted(names)}
+    return {name: math.fsum(x) / len(x) for name, x in values.items()}
 
 
 @partial(jax.jit, static_argnames=("model", "objective"))

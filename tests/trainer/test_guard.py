@@ -10,7 +10,7 @@ import pytest
 
 from model.adapt import Full
 from tests.examples import MESHES, ONE_DEVICE, at_rest_on, batch_on, built, host_params, quick_jit, random_tokens, under
-from trainer.health import Guard, forgotten
+from trainer.guard import Guard, forgotten
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine

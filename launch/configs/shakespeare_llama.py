@@ -1,0 +1,33 @@
+"""The data, tokens and parameters of `shakespeare` with our defaults instead of nanoGPT's: `meshwright run shakespeare_llama`.
+
+Llama's block (rotary positions, SwiGLU, no biases) with an output matrix of its own. Hardware: any CPU.
+"""
+
+from typing import Any
+
+from launch.configs.shakespeare import CONTEXT, VOCAB_SIZE, data
+from launch.configs.shakespeare import pretrain as shakespeare_run
+from model.architectures.llama import Llama
+from trainer.optimizers.adamw import AdamW
+from trainer.run import Run
+from trainer.schedules import WarmupCosine
+
+
+def shakespeare_llama() -> dict[str, Any]:
+    """Two phases: data, pretraining."""
+    return {"data": data(), "pretrain": pretrain()}
+
+
+def pretrain() -> Run:
+    """Next letters, with another model and optimizer than `shakespeare`."""
+    changed = {
+        "architecture": architecture(),
+        "optimizer": AdamW(peak_lr=4e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.0), weight_decay=0.1, b2=0.99),
+    }
+    return shakespeare_run().model_copy(update=changed)
+
+
+def architecture() -> Llama:
+    """840,832 parameters; `shakespeare` has 850,688."""
+    sizes = {"width": 128, "layers": 4, "heads": 4, "kv_heads": 4, "head_width": 32, "feed_forward_width": 312}
+    return Llama(vocab_size=VOCAB_SIZE, context=CONTEXT, **sizes)

@@ -1,0 +1,114 @@
+"""Whether a run is well: what went wrong, where its time went, what happened when."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from launch.console import duration
+from launch.report_charts import COLOURS, value_text
+from launch.report_page import Cell, bar, fold, table
+from launch.report_record import PhaseRecord
+
+FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that no step can follow
+TROUBLE = re.compile(f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|no number")
+COUNTERS = {
+    "skipped": "guard/skipped",
+    "spike": "guard/spikes",
+    "rollback": "guard/rollbacks",
+    "save_failed": "checkpoint/failed",
+    "bad_record": "data/bad_records",
+}
+WORDS = {"": "Not begun", "good": "Healthy", "warn": "Recovered", "bad": "In trouble"}  # from the best to the worst
+LOST = "goodput/lost_s/"
+SHOWN = 100  # events on the page before the older ones are folded away
+
+
+def incidents(phase: PhaseRecord) -> dict[str, int]:
+    """How often what went wrong, by the event log and by the counters."""
+    found = Counter(str(event["event"]) for event in phase.events if "event" in event)
+    for word, name in COUNTERS.items():
+        last = phase.last(name)
+        found[word] = max(found[word], int(last) if last is not None and math.isfinite(last) else 0)
+    found["loss is no number"] = not_finite(phase)
+    return {name: n for name, n in found.items() if n and TROUBLE.search(name)}
+
+
+def not_finite(phase: PhaseRecord) -> int:
+    """Rows whose training loss is no number."""
+    return sum(not math.isfinite(value) for value in phase.columns["loss/train"].values) if "loss/train" in phase.columns else 0
+
+
+def verdict(phase: PhaseRecord) -> str:
+    """`good`: nothing went wrong; `warn`: something did, and training went on; `bad`: it stands so now; empty: not begun."""
+    if not phase.trained:
+        return "good" if phase.done else ""
+    last_loss, streak = phase.last("loss/train"), phase.last("guard/streak")
+    stopped = bool(phase.events) and not phase.done and bool(FATAL.search(str(phase.events[-1].get("event"))))
+    if stopped or streak or (last_loss is not None and not math.isfinite(last_loss)):
+        return "bad"
+    return "warn" if incidents(phase) else "good"
+
+
+def verdict_cell(phases: Sequence[PhaseRecord]) -> Cell:
+    """The worst verdict of all, in a word."""
+    worst = max((verdict(phase) for phase in phases), key=list(WORDS).index, default="")
+    return Cell(WORDS[worst], worst)
+
+
+def summed(phases: Sequence[PhaseRecord]) -> Counter[str]:
+    """The incidents of all."""
+    return sum((Counter(incidents(phase)) for phase in phases), Counter())
+
+
+def told(found: Mapping[str, int]) -> str:
+    """`2 × spike, 1 × rollback`."""
+    return ", ".join(f"{n:,}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{name.replace('_', ' ')}" for name, n in found.items())
+
+
+def goodput(phase: PhaseRecord) -> str:
+    """A bar of the time since the phase began: what went into steps that count, and what was lost by cause."""
+    useful = phase.last("goodput/frac")
+    if useful is None:
+        return ""
+    columns = {name.removeprefix(LOST): column for name, column in phase.columns.items() if name.startswith(LOST)}
+    lost = sorted(((cause, column.last) for cause, column in columns.items() if column.last > 0), key=lambda item: -item[1])
+    total, parts = sum(seconds for _, seconds in lost), [(f"steps that count {useful:.1%}", useful, COLOURS[2])]
+    for i, (cause, seconds) in enumerate(lost):
+        share = (1 - useful) * seconds / total
+        parts.append((f"{cause} {duration(seconds)}, {share:.1%}", share, [*COLOURS[:2], *COLOURS[3:]][i % 5]))
+    return bar(parts)
+
+
+def events(phase: PhaseRecord) -> str:
+    """The event log, newest first, trouble in colour; what happens all the time is only counted."""
+    counts = Counter(str(event.get("event", "")) for event in phase.events)
+    often = {name: n for name, n in counts.items() if n > SHOWN // 10 and not TROUBLE.search(name)}
+    rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
+    heads = ("time (UTC)", "life", "step", "event", "what")
+    first, older = (table(heads, part, n_text=5) for part in (rows[:SHOWN], rows[SHOWN : 5 * SHOWN]))
+    left_out = f'<p class="soft">Not in the table: {escape(told(often))}.</p>' if often else ""
+    return first + left_out + fold("Older events (all of them stand in events.jsonl)", older)
+
+
+def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
+    name = str(event.get("event", ""))
+    rest = {key: value for key, value in event.items() if key not in ("time", "life", "step", "event") and "/" not in key}
+    said = ", ".join(f"{key}: {_plain(value)}" for key, value in rest.items())
+    mark = "warn" if TROUBLE.search(name) else ""
+    return clock(event.get("time")), str(event.get("life", "")), _plain(event.get("step", "")), Cell(name, mark), Cell(said, "wrap")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return value or ""
+    return value_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
+
+
+def clock(seconds: Any) -> str:
+    """Unix seconds as a date and time of day, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if isinstance(seconds, int | float) else ""

@@ -1,0 +1,83 @@
+"""What a phase comes to in a few numbers: held out, speed, time, tokens."""
+
+import statistics
+
+import numpy as np
+
+from launch.report_record import Column, PhaseRecord
+
+LESS_IS_BETTER = {
+    "loss": True,
+    "bits_per_byte": True,
+    "perplexity": True,
+    "dpo_loss": True,
+    "accuracy": False,
+    "accuracies": False,
+    "ranking_accuracy": False,
+    "margin": False,
+    "margins": False,
+    "compression_ratio": False,
+}
+RECENT = 200  # rows behind the present speed
+
+
+def less_is_better(metric: str) -> bool | None:
+    """Which way `web/loss` is better; None if that is not known."""
+    return LESS_IS_BETTER.get(metric.rsplit("/", 1)[-1])
+
+
+def held_out(phase: PhaseRecord) -> dict[str, tuple[float | None, float]]:
+    """Metric → (before, at the end or by now)."""
+    before, after = ({name.removeprefix("eval/"): x for name, x in phase.results.get(side, {}).items()} for side in ("before", "after"))
+    if after:
+        return {name: (before.get(name), value) for name, value in after.items()}
+    columns = {name.removeprefix("eval/"): column for name, column in phase.columns.items() if name.startswith("eval/")}
+    return {name: (float(c.values[0]) if c.steps[0] == 0 else None, c.last) for name, c in columns.items()}
+
+
+def recent(phase: PhaseRecord, name: str) -> float | None:
+    """Median of the newest rows of a metric."""
+    return statistics.median(phase.columns[name].values[-RECENT:].tolist()) if name in phase.columns else None
+
+
+def speed(phase: PhaseRecord) -> float | None:
+    """Tokens a second: of the whole phase when it is done, else of its newest rows."""
+    return phase.results.get("summary", {}).get("tokens_per_s") or recent(phase, "throughput/tokens_per_s")
+
+
+def hours(phase: PhaseRecord) -> Column | None:
+    """Hours in steps and in what stands between them, by the step; what passed between two lives of a run does not count."""
+    if "time/step_s" not in phase.columns:
+        return None
+    total = _summed(phase.columns["time/step_s"], per_step=True)
+    for name in ("time/evaluate_s", "time/checkpoint_s", "time/restore_s"):
+        if name in phase.columns:
+            total = Column(total.steps, total.values + _at(total.steps, _summed(phase.columns[name], per_step=False)))
+    return Column(total.steps, total.values / 3600)
+
+
+def tokens(phase: PhaseRecord) -> Column | None:
+    """Tokens gone through by the step: as counted by source, else from the speed."""
+    counted = [_from_zero(column) for name, column in phase.columns.items() if name.startswith("tokens/source/")]
+    if counted:
+        steps = np.unique(np.concatenate([column.steps for column in counted]))
+        return Column(steps, sum(_at(steps, column) for column in counted))
+    rate, time = phase.columns.get("throughput/tokens_per_s"), phase.columns.get("time/step_s")
+    if rate is None or time is None:
+        return None
+    return _summed(Column(time.steps, _at(time.steps, rate) * time.values), per_step=True)
+
+
+def _summed(column: Column, *, per_step: bool) -> Column:
+    """Running sums; a value per step stands for all steps since the row before it."""
+    weights = np.diff(column.steps, prepend=0) if per_step else 1
+    return _from_zero(Column(column.steps, np.cumsum(np.nan_to_num(column.values) * weights)))
+
+
+def _from_zero(column: Column) -> Column:
+    """Nothing before the first step."""
+    return column if column.steps[0] == 0 else Column(np.append(0, column.steps), np.append(0.0, column.values))
+
+
+def _at(steps: np.ndarray, column: Column) -> np.ndarray:
+    return np.interp(steps, column.steps, column.values)

@@ -1,0 +1,156 @@
+"""What a run folder holds, as the report reads it: whatever is whole is used, whatever is not is said."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from launch.yaml_text import read_yaml
+from trainer.metrics import METRICS_FILE
+
+
+class Column(NamedTuple):
+    """One metric over the steps it was written at; the steps rise, a value may be NaN."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    @property
+    def last(self) -> float:
+        """The newest value."""
+        return float(self.values[-1])
+
+
+class PhaseRecord(NamedTuple):
+    """One phase: `config` is its part of job.yaml, `state` says how far it is in words."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    results: Mapping[str, Any]
+    columns: Mapping[str, Column]
+    events: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    state: str
+
+    @property
+    def step(self) -> int:
+        """The newest step that left a row; 0 before the first."""
+        return int(self.columns["time"].steps[-1]) if "time" in self.columns else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to its end."""
+        return self.state == "done"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has rows of training."""
+        return bool(self.columns)
+
+    def last(self, name: str) -> float | None:
+        """The newest value of a metric, None if it was never written."""
+        return self.columns[name].last if name in self.columns else None
+
+
+class RunRecord(NamedTuple):
+    """A run folder: its phases in order, how it was started last, and what could not be read."""
+
+    name: str
+    folder: Path
+    phases: list[PhaseRecord]
+    launch: Mapping[str, Any]
+    problems: list[str]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Everything that stands in the folder so far.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; give the folder of a run, such as runs/tiny")
+    problems: list[str] = []
+    job = _mapping(folder / "job.yaml", read_yaml, problems)
+    found = {path.parent for name in (METRICS_FILE, "results.json") for path in folder.glob(f"*/{name}")}
+    others = sorted({each.name for each in found} - set(job), key=lambda name: (folder / name).stat().st_ctime)
+    phases = [_phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)]
+    launches = list(json_lines(folder / "launches.jsonl"))
+    return RunRecord(folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems)
+
+
+def _phase(folder: Path, config: Mapping[str, Any], problems: list[str]) -> PhaseRecord:
+    columns = read_columns(folder / METRICS_FILE)
+    return PhaseRecord(
+        name=folder.name,
+        folder=folder,
+        config=config,
+        results=_mapping(folder / "results.json", _read_json, problems),
+        columns=columns,
+        events=list(json_lines(folder / "events.jsonl")),
+        samples=list(json_lines(folder / "samples.jsonl")),
+        state=_state(folder, columns),
+    )
+
+
+def _state(folder: Path, columns: Mapping[str, Column]) -> str:
+    if (folder / "done.json").exists():
+        return "done"
+    if columns:
+        return f"at step {max(int(column.steps[-1]) for column in columns.values()):,}"
+    return "begun" if folder.exists() else "not begun"
+
+
+def read_columns(path: Path) -> dict[str, Column]:
+    """metrics.jsonl by metric. A step that was gone through twice, after a rollback, counts as it went the last time."""
+    steps: dict[str, list[int]] = {}
+    values: dict[str, list[float]] = {}
+    for row in json_lines(path):
+        step = row.pop("step", None)
+        for name, value in row.items() if isinstance(step, int) else ():
+            if name not in steps:
+                steps[name], values[name] = [], []
+            steps[name].append(step)
+            values[name].append(np.nan if value is None else value)
+    return {name: _column(np.array(steps[name]), np.array(values[name], float)) for name in steps}
+
+
+def _column(steps: np.ndarray, values: np.ndarray) -> Column:
+    """Without what a later row of the same or an earlier step overtakes."""
+    least_after = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
+    kept = steps < least_after
+    return Column(steps[kept], values[kept])
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file that is only ever appended to; a killed process leaves its last one torn."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _mapping(path: Path, read, problems: list[str]) -> Mapping[str, Any]:
+    """What `read` finds in the file; nothing if it is not there, or not whole, which is noted."""
+    try:
+        return _as_mapping(read(path)) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.parent.name}/{path.name} is not whole and is left out: {error}")
+        return {}
+
+
+def _as_mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,132 @@
+"""The page of one run: five answers first, then every phase."""
+
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from html import escape
+
+from launch.console import duration
+from launch.report_charts import value_text
+from launch.report_data import data_section
+from launch.report_health import clock, incidents, summed, told, verdict_cell
+from launch.report_numbers import held_out, hours, less_is_better, recent, speed
+from launch.report_page import Cell, fold, literal, page, section, table, tile
+from launch.report_phase import phase_section
+from launch.report_record import PhaseRecord, RunRecord
+
+FIRST = ("bits_per_byte", "loss")  # what a first look asks for
+
+
+def run_page(run: RunRecord) -> str:
+    """The whole document."""
+    comparison = section("before-after", "Before and after, on held-out data", [held_out_table(run.phases)])
+    data = [data_section(phase.name, phase.results) for phase in run.phases if "kept" in phase.results]
+    phases = [phase_section(phase) for phase in run.phases if "kept" not in phase.results]
+    body = [_header(run), _phases(run.phases), comparison, *data, *phases, _configuration(run)]
+    return page(f"{run.name} · Meshwright", [part for part in body if part])
+
+
+def _header(run: RunRecord) -> str:
+    command = shlex.join(["meshwright", *map(str, run.launch.get("argv", ["run", str(run.folder / "job.yaml")]))])
+    versions = ", ".join(f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv"))
+    chips = "".join(f'<a class="chip" href="#{escape(p.name)}">{escape(p.name)} · {escape(p.state)}</a>' for p in run.phases)
+    problems = "".join(f'<p class="bad">{escape(line)}</p>' for line in run.problems)
+    made = f"{versions} · page of {clock(time.time())} UTC"
+    lines = f'<p class="command"><code>{escape(command)}</code></p><p class="soft">{escape(made)}</p>{problems}'
+    return f'<header><h1>{escape(run.name)}</h1>{lines}<nav>{chips}</nav>\n<div class="tiles">{"".join(_tiles(run.phases))}</div></header>'
+
+
+def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
+    """Is it healthy, what went wrong; how far; how good; how fast."""
+    health, wrong = verdict_cell(phases), told(summed(phases))
+    trained = [phase for phase in phases if phase.trained]
+    n_done = sum(phase.done for phase in phases)
+    tiles = [tile("Health", health.text, wrong or "nothing went wrong" if health.mark else "", health.mark)]
+    if not trained:
+        return [*tiles, tile("How far", f"{n_done} of {len(phases)} phases", "")]
+    now = trained[-1]
+    far, where = _progress(now)
+    tiles.append(tile("How far", far, f"{where}; {n_done} of {len(phases)} phases done"))
+    tiles.append(tile("How good", *_quality(now)))
+    tiles.append(tile("How fast", value_text(speed(now)), f"tokens/s; {_efficiency(now)}"))
+    return tiles
+
+
+def _progress(phase: PhaseRecord) -> tuple[str, str]:
+    """The share of the newest phase's steps, and the time left at the present speed."""
+    of, step_s = phase.config.get("steps"), recent(phase, "time/step_s")
+    if phase.done or not isinstance(of, int) or of < 1:
+        return "Done" if phase.done else f"step {phase.step:,}", phase.name
+    left = f", about {duration((of - phase.step) * step_s)} left" if step_s is not None else ""
+    return f"{phase.step / of:.0%}", f"step {phase.step:,} of {of:,} of {phase.name}{left}; last row at {clock(phase.last('time'))} UTC"
+
+
+def _quality(phase: PhaseRecord) -> tuple[str, str]:
+    """The metric that is asked for first: of all sets together, or of the first; then of every set."""
+    numbers = {tuple(name.split("/", 1)): pair for name, pair in held_out(phase).items()}  # (set, metric)
+    if not numbers:
+        return value_text(phase.last("loss/train")), f"loss/train of {phase.name}; no held-out numbers yet"
+    metrics = [key[-1] for key in numbers]
+    losses = [metric for metric in metrics if metric.endswith("loss")]
+    wanted = next(metric for metric in (*FIRST, *losses, *metrics) if metric in metrics)
+    found = {key[0]: pair for key, pair in numbers.items() if key[-1] == wanted}
+    first = "macro" if "macro" in found else next(iter(found))
+    before, now = found.pop(first)
+    others = [f"{name} {value_text(value)}" for name, (_, value) in found.items()]
+    return value_text(now), ", ".join([f"{first}/{wanted} of {phase.name}, held out; {value_text(before)} before", *others])
+
+
+def _efficiency(phase: PhaseRecord) -> str:
+    shares = {"MFU": recent(phase, "throughput/mfu"), "HFU": recent(phase, "throughput/hfu"), "goodput": phase.last("goodput/frac")}
+    shown = [f"{name} {share:.1%}" for name, share in shares.items() if share is not None and math.isfinite(share)]
+    return ", ".join([*shown, f"{value_text(recent(phase, 'time/step_s'))} s a step"])
+
+
+def _phases(phases: Sequence[PhaseRecord]) -> str:
+    """A row a phase."""
+    rows = []
+    for phase in phases:
+        mfu, useful, spent = recent(phase, "throughput/mfu"), phase.last("goodput/frac"), hours(phase)
+        rows.append(
+            (
+                phase.name,
+                verdict_cell([phase]),
+                phase.state,
+                duration(3600 * spent.last) if spent else "",
+                value_text(speed(phase)) if phase.trained else "",
+                f"{mfu:.1%}" if mfu is not None else "",
+                f"{useful:.1%}" if useful is not None else "",
+                Cell(told(incidents(phase)), "wrap"),
+            )
+        )
+    heads = ("phase", "health", "state", "time", "tokens/s", "MFU", "goodput", Cell("what went wrong", "wrap"))
+    return section("all-phases", "Phases", [table(heads, rows, n_text=3)])
+
+
+def held_out_table(phases: Sequence[PhaseRecord]) -> str:
+    """Every held-out metric of every phase; the last cell says by colour whether it became better."""
+    rows = [
+        (phase.name, metric, value_text(before), value_text(now), Cell(_change(before, now), _mark(metric, before, now)))
+        for phase in phases
+        for metric, (before, now) in held_out(phase).items()
+    ]
+    return table(("phase", "metric", "before", "after", "change"), rows, n_text=2)
+
+
+def _change(before: float | None, now: float) -> str:
+    return "" if before is None else f"{now - before:+.3g}"
+
+
+def _mark(metric: str, before: float | None, now: float) -> str:
+    less = less_is_better(metric)
+    if less is None or before is None or now == before:
+        return ""
+    return "good" if (now < before) == less else "bad"
+
+
+def _configuration(run: RunRecord) -> str:
+    job = run.folder / "job.yaml"
+    if not job.exists():
+        return ""
+    return section("job-yaml", "Configuration", [fold("job.yaml", literal(job.read_text(encoding="utf-8", errors="replace")))])

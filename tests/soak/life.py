@@ -1,0 +1,87 @@
+"""One life of a soaked run: the command on two processes from its start to its end, and what is seen of it from outside."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.process_tree import descendants
+from tests.end_to_end.job import COMMAND, last_step, rows, saved, soon
+from tests.launch.command import environment
+
+PROCESSES = 2
+START_S, END_S = 600.0, 180.0  # limits on a busy machine: until a life's first step; until it has noticed a fault
+
+
+class Life(NamedTuple):
+    """`began` is Unix time, as metrics.jsonl has it."""
+
+    job: Path
+    process: subprocess.Popen
+    began: float
+
+    def workers(self) -> dict[int, int]:
+        """Process number -> its process id."""
+        found = {}
+        for pid in descendants(self.process.pid):
+            told = _environment_of(pid)
+            if told.get("JAX_PROCESS_ID", "").isdecimal() and _parent_of(pid) == self.process.pid:
+                found[int(told["JAX_PROCESS_ID"])] = pid
+        return found
+
+    def first_row(self) -> tuple[int, float] | None:
+        """Step and time of the first step of this life."""
+        return next(((row["step"], row["time"]) for row in rows(self.job) if row["time"] >= self.began), None)
+
+    def ended(self) -> bool:
+        """Whether the command has come to its end."""
+        return self.process.poll() is not None
+
+    def wait_for_steps(self, n: int) -> bool:
+        """Until this life has made n steps; False if it ended before."""
+        soon(lambda: self.ended() or self.first_row() is not None, "the first step of a life", START_S)
+        if self.first_row() is None:
+            return False
+        last = self.first_row()[0] + n - 1
+        soon(lambda: self.ended() or last_step(self.job) >= last, f"{n} steps", START_S)
+        return not self.ended()
+
+    def wait_for_checkpoints(self, n: int) -> bool:
+        """Until n of them are whole; False if this life ended before."""
+        soon(lambda: self.ended() or len(saved(self.job)) >= n, f"{n} checkpoints", START_S)
+        return not self.ended()
+
+    def wait_for_end(self) -> int | None:
+        """The exit code; None if the life does not end in time, which is then ended."""
+        try:
+            return self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def begin(job: Path) -> Life:
+    """Start or go on. Everything that is printed goes to lives.log."""
+    command = [sys.executable, "-m", "launch", *COMMAND, "--import", "tests.soak.stuck", "--on", f"local:{PROCESSES}"]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(job.parent / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    env = environment(JAX_PLATFORMS="cpu", **cache)
+    began = time.time()
+    with (job / "lives.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=job, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    return Life(job, process, began)
+
+
+def _environment_of(pid: int) -> dict[str, str]:
+    """The variables that a process was started with; none if it has gone."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(word.partition("=")[::2] for word in words if word)
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

@@ -1,0 +1,63 @@
+"""One signal asks, a second one ends at once; both also while the main thread is inside of C++. What stood before stands again."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.launch.command import environment
+
+PROGRAM = """
+import os, signal, sys, time
+from launch.distributed import find_cluster, join_cluster
+join_cluster(find_cluster({}))
+import jax, jax.numpy as jnp
+from trainer.signals import StopSignals
+
+kind, number = sys.argv[1], getattr(signal, sys.argv[2])
+before = signal.getsignal(signal.SIGINT)
+with StopSignals() as signals:
+    signals.reached()
+    if kind == "hang":
+        print("hangs", flush=True)
+        jax.jit(lambda x: jax.lax.while_loop(lambda y: y > 0, lambda y: y + 1e-9 * y * y, x))(jnp.ones(())).block_until_ready()
+    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)  # `timeout` does that
+    found, end = None, time.monotonic() + 60
+    while not found and time.monotonic() < end:
+        found = signals.reached()
+        time.sleep(0.05)
+    print(found, flush=True)
+assert signal.getsignal(signal.SIGINT) is before
+with StopSignals() as again:
+    assert again.reached() is None
+    print("again", flush=True)
+os._exit(0)
+"""
+
+
+def begun(kind: str, number: signal.Signals) -> subprocess.Popen:
+    argv = [sys.executable, "-c", PROGRAM, kind, number.name]
+    return subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_sent_twice_at_a_time_asks_once_for_the_end_by_its_name(number):
+    out, err = begun("ask", number).communicate(timeout=120)
+    assert out.split() == [number.name, "again"], err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_a_process_whose_main_thread_hangs_in_c(number, code):
+    process = begun("hang", number)
+    assert process.stdout.readline() == "hangs\n"
+    while process.poll() is None:
+        os.kill(process.pid, number)
+        try:
+            process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            continue
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "stopped at once by a second signal" in err

@@ -1,0 +1,56 @@
+"""Which rows every step of a phase has read, or will read, as its folder says."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.metrics import read_metrics
+from trainer.position import after, batch_size_at, rows_of, rows_until
+from trainer.stored import steps_in
+
+
+class Past(NamedTuple):
+    """How far a phase has come in its rows.
+
+    Attributes:
+        ends: Rows gone through after steps 0, 1, … up to the present one.
+        skipped: Windows [first, stop) of rows that are left out, some perhaps still ahead.
+        batch_size: Rows of a step to come.
+        ramp: (rows, steps) of the first steps, before that.
+    """
+
+    ends: Sequence[int]
+    skipped: Sequence[Sequence[int]]
+    batch_size: int
+    ramp: Sequence[Sequence[int]]
+
+    @property
+    def step(self) -> int:
+        """The present one."""
+        return len(self.ends) - 1
+
+    def rows_of(self, step: int) -> list[int]:
+        """The rows of a step, from 1: of a past one as it was logged, of a future one by the batch sizes that the run has now."""
+        if step <= self.step:
+            first, stop = self.ends[step - 1 : step + 1]
+            return [row for row in range(first, stop) if not any(start <= row < end for start, end in self.skipped)]
+        ahead = rows_until(step - 1, self.batch_size, self.ramp) - rows_until(self.step, self.batch_size, self.ramp)
+        n = batch_size_at(step, self.batch_size, self.ramp)
+        return rows_of(after(self.ends[-1], ahead, self.skipped), n, self.skipped)
+
+
+def past_of(folder: Path, run: Any) -> Past:
+    """That of the phase in `folder`: from metrics.jsonl, and the newest checkpoint's position; steps of which neither speaks had `run`'s
+    batch sizes.
+    """
+    checkpoint = max(steps_in(folder / "checkpoints"), default=0)
+    position = {"rows": 0, "skipped": []}
+    if checkpoint:
+        position = json.loads((folder / "checkpoints" / str(checkpoint) / "position" / "metadata").read_bytes())
+    logged = {row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row}
+    known, ends, skipped = {checkpoint: position["rows"], **logged}, [0], position["skipped"]
+    for step in range(1, max(known) + 1):
+        n = batch_size_at(step, run.data.batch_size, run.batch_ramp)
+        ends.append(known[step] if step in known else after(ends[-1], n, skipped))
+    return Past(ends, skipped, run.data.batch_size, run.batch_ramp)

@@ -1,0 +1,80 @@
+"""When checkpoints are saved, and which of them are kept."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from orbax.checkpoint import checkpoint_managers as policies
+from pydantic import BaseModel, PositiveInt, model_validator
+
+from trainer.manifest import Level
+
+
+class Best(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Keep the `keep` checkpoints with the best `metric`, such as `eval/web/loss`, of those that were saved just after it was measured."""
+
+    metric: str
+    better: Literal["lower", "higher"]
+    keep: PositiveInt = 1
+
+
+class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Save every `every_steps` and at the end.
+
+    Attributes:
+        keep: The newest so many are kept.
+        keep_every_steps: Those of every so many steps are kept for ever.
+        keep_every_s: The first one and then one every so many seconds are kept for ever.
+        best: The best by a metric are kept.
+        verify: What of the files is compared with the manifest before a checkpoint is used: nothing, sizes, or hashes too, which means
+            that everything is read twice. The fingerprints of all arrays are compared in any case.
+        local: A folder on a fast disk or in memory (`/dev/shm/…`) that all processes see, for one more copy every `local_every_steps`;
+            the newest whole checkpoint of both is resumed from.
+        host_gb: The most gigabytes of arrays that a save may hold in the memory of the host; the loop then waits until all is written.
+            None = copy everything at once and go on.
+    """
+
+    every_steps: PositiveInt
+    keep: PositiveInt = 2
+    keep_every_steps: PositiveInt | None = None
+    keep_every_s: PositiveInt | None = None
+    best: Best | None = None
+    verify: Level = "full"
+    local: str | None = None
+    local_every_steps: PositiveInt | None = None
+    host_gb: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _local_is_whole(self) -> "Checkpoints":
+        if (self.local is None) != (self.local_every_steps is None):
+            raise ValueError(f"local={self.local} and local_every_steps={self.local_every_steps} belong together; set both or none")
+        return self
+
+
+class Kept(NamedTuple):
+    """A checkpoint on the disk, as Orbax's policies want it; `metrics` is None where the metric of `best` was not measured."""
+
+    step: int
+    time: datetime.datetime
+    metrics: dict[str, float] | None
+
+
+def superseded(kept: Sequence[Kept], settings: Checkpoints) -> list[int]:
+    """Steps that no rule keeps; `kept` in the order of steps."""
+    rules: list[policies.PreservationPolicy] = [policies.LatestN(settings.keep)]
+    if settings.keep_every_steps:
+        rules.append(policies.EveryNSteps(settings.keep_every_steps))
+    if settings.keep_every_s:
+        rules.append(policies.EveryNSeconds(settings.keep_every_s))
+    if best := settings.best:
+        lowest_last = best.better == "lower"
+        rules.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[best.metric],
+                reverse=lowest_last,
+                n=best.keep,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    stays = policies.AnyPreservationPolicy(rules).should_preserve(kept, context=policies.PreservationContext())
+    return [each.step for each, stay in zip(kept, stays, strict=True) if not stay]
