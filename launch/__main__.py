@@ -13,12 +13,14 @@ VERBS = {
     "run": "train: all phases of a config in order; finished phases are skipped, a half-done one is resumed",
     "show": "print the effective configuration as YAML that runs the same",
     "data": "look into token shards: inspect, verify, stats; which documents a step saw; check them against a new task",
+    "report": "write the page of a run, whole or half done, or one that compares several runs",
+    "replay": "make one step of a run again and compare it with its log, bit for bit",
     "generate": "write text with a checkpoint of a run",
     "plan": "compile the training step for TPUs that are not here: memory, communication, time; --search finds the mesh",
     "import": "bring in a Hugging Face folder or a GGUF file as a phase to train on, generate from or export",
     "export": "write a checkpoint as a Hugging Face folder",
     "tensorboard": "open the curves of a run in the browser",
-    "bench": "measure training, or the stages of the data phase, against this machine's own limits",
+    "bench": "measure training, its loop, checkpoints, optimizers, or the data phase, against this machine's own limits",
 }
 
 
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> None:
     """Entry point of the console script: `main`, then leave without waiting for peers that are gone."""
-    if {"run", "bench"} & set(sys.argv[1:2]):
+    if {"run", "bench", "replay"} & set(sys.argv[1:2]):
         from launch.environment import use_huge_pages
 
         use_huge_pages()

@@ -21,7 +21,7 @@ from model.api import Model, ModelInputs, Params, key_of
 from model.execution import Precision
 from model.sharding import einsum, make_mesh
 from trainer.mup import scaled_at_birth
-from trainer.schedules import WarmupCosine
+from trainer.schedules import Constant
 from trainer.state import new_state
 from trainer.step import make_step
 
@@ -55,7 +55,7 @@ def report(run: Any) -> tuple[list[str], int]:
     if run.objective.batch_type is not TokenBatch:
         raise ValueError(f"objective.type={type(run.objective).__name__} does not read rows of tokens; name another phase with --phase")
     if not hasattr(run.optimizer, "mup_base_width"):
-        raise ValueError(f"optimizer.type={type(run.optimizer).__name__} has no mup_base_width to check; choose AdamW")
+        raise ValueError(f"optimizer.type={type(run.optimizer).__name__} has no mup_base_width to check; choose AdamW or Lion")
     models = family(run.architecture)
     widths = [architecture.width for architecture in models]
     lines, verdicts, code = [f"mean |x| at steps 0 to {STEPS} by width, and how it goes with the width", ""], [], 0
@@ -94,27 +94,28 @@ def measured(run: Any, models: Sequence[Any], base_width: int | None) -> Sizes:
 def _history(architecture: Any, run: Any, base_width: int | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Of every step: means of activations, and of what is learned."""
     model = architecture.build(Precision(compute="float32"))
-    constant = WarmupCosine(warmup_steps=0, end_frac=1.0)
-    tx = run.optimizer.model_copy(update={"schedule": constant, "mup_base_width": base_width}).chain(STEPS)
-    batch = _rows(architecture.vocab_size, min(LENGTH, architecture.context))
+    tx = run.optimizer.model_copy(update={"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}).chain(STEPS)
 
     def born(key: Any) -> Any:
         params = model.init(key_of(key, "init"))
         return new_state(model, Full(), tx, key, params if base_width is None else scaled_at_birth(params, base_width))
 
-    def look(params: Params, first: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+    def look(params: Params, first: Params, batch: TokenBatch) -> tuple[dict[str, Array], dict[str, Array]]:
         (now, hidden_BLD), (before, _) = activations(model, params, batch), activations(model, first, batch)
         learned = {name: now[name] - before[name] for name in SHOWN}
         learned["logits"] = einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params) - model.unembed(first))
         return tuple({name: jnp.mean(jnp.abs(x)) for name, x in of.items()} for of in (now, learned))
 
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
-        state, step, looked = quick_jit(born)(jax.random.key(run.seed)), make_step(model, run.objective, Full(), tx, micro_batches=1), []
-        first, see = jax.tree.map(jnp.copy, state.trainable), quick_jit(look)
+        state, see = quick_jit(born)(jax.random.key(run.seed)), quick_jit(look)
+        step = make_step(model, run.objective, Full(), tx, micro_batches=1)
+        batch = jax.tree.map(jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context)))
+        first = jax.tree.map(jnp.copy, state.trainable)
+        looked = [see(first, first, batch)]
         for _ in range(STEPS):
-            looked.append(see(state.trainable, first))
             state, _ = step(state, batch)
-        return jax.device_get([*looked, see(state.trainable, first)])
+            looked.append(see(state.trainable, first, batch))
+        return jax.device_get(looked)
 
 
 def _rows(vocab_size: int, length: int) -> TokenBatch:

@@ -14,7 +14,7 @@ from data_pipeline.streaming.sequence import RowSequence
 from data_pipeline.tokenizer import Tokenizer
 from launch.console import Console
 from launch.data_look import marked
-from launch.job import Job, import_components, load
+from launch.job import import_components, load
 from trainer.past import Past, past_of
 
 N_STEPS = 20  # named of a document
@@ -44,7 +44,7 @@ class Span(NamedTuple):
 
 def at(args: argparse.Namespace) -> None:
     """Print a line a piece of a row, or its text, or all of it as JSON."""
-    (phase,) = opened(run_of(args), only_phase(args), args.imports)
+    phase = opened(run_of(args), *named_phase(args))
     spans = list(spans_of(phase, args.step))
     tokenizer = Tokenizer(run_of(args) / phase.run.tokenizer) if args.text else None
     if args.json:
@@ -96,7 +96,8 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
 def seen(args: argparse.Namespace) -> None:
     """Print a line a phase and source."""
     run, known = run_of(args), False
-    for phase in opened(run, [args.phase] if args.phase else None, args.imports):
+    phases = dict([named_phase(args)]) if args.phase else reading_phases(run, args.imports)
+    for phase in (opened(run, name, each) for name, each in phases.items()):
         for source, rows in phase.rows.sources.items():
             if not rows.shards.find(args.document):
                 continue
@@ -127,46 +128,37 @@ def run_of(args: argparse.Namespace) -> Path:
     return args.run or args.run_option
 
 
-def only_phase(args: argparse.Namespace) -> list[str] | None:
-    """`--phase`, or the only one that trains.
+def named_phase(args: argparse.Namespace) -> tuple[str, Any]:
+    """Name and Run of `--phase`, or of the only one that trains.
 
     Raises:
-        ValueError: it is not given and there are several.
+        ValueError: there is no such phase, or none is named and there are several.
     """
-    if args.phase:
-        return [args.phase]
-    reading = reading_phases(_job(run_of(args), args.imports))
-    if len(reading) != 1:
-        raise ValueError(f"{run_of(args)} has several phases that read shards; choose one by --phase: {', '.join(reading)}")
-    return reading
+    run = run_of(args)
+    reading = reading_phases(run, args.imports)
+    if not args.phase and len(reading) != 1:
+        raise ValueError(f"{run} has several phases that read shards; choose one by --phase: {', '.join(reading)}")
+    name = args.phase or next(iter(reading))
+    if name not in reading:
+        raise ValueError(f"--phase {name}: {run} has no such phase that reads shards; choose of {', '.join(reading)}")
+    return name, reading[name]
 
 
-def reading_phases(job: Job) -> list[str]:
-    """Names of the phases that read shards."""
-    return [name for name, phase in job.phases.items() if hasattr(getattr(phase, "data", None), "sources")]
-
-
-def opened(run: Path, names: Sequence[str] | None, imports: Sequence[str]) -> list[Trained]:
-    """The phases `names` of a run, or all that read shards.
+def reading_phases(run: Path, imports: Sequence[str]) -> dict[str, Any]:
+    """The phases of a run that read shards, by name.
 
     Raises:
-        ValueError: there is no such run or phase.
+        ValueError: there is no such run.
     """
-    job = _job(run, imports)
-    reading = reading_phases(job)
-    if unknown := [name for name in names or () if name not in reading]:
-        raise ValueError(f"--phase {unknown[0]}: {run} has no such phase that reads shards; choose of {', '.join(reading)}")
-    return [_opened(run, name, job.phases[name]) for name in names or reading]
-
-
-def _job(run: Path, imports: Sequence[str]) -> Job:
     for module in imports:
         import_components(module)
     if not (run / "job.yaml").is_file():
         raise ValueError(f"{run} is no folder of a run (job.yaml is missing); give one such as runs/tiny")
-    return load(str(run / "job.yaml"))
+    phases = load(str(run / "job.yaml")).phases
+    return {name: phase for name, phase in phases.items() if hasattr(getattr(phase, "data", None), "sources")}
 
 
-def _opened(run_folder: Path, name: str, run: Any) -> Trained:
+def opened(run_folder: Path, name: str, run: Any) -> Trained:
+    """A phase of a run, with its rows."""
     rows = RowSequence(run.data.sources(run_folder), run.data.weights, run.seed, run.data.schedule)
     return Trained(name, run, rows, past_of(run_folder / name, run))

@@ -13,6 +13,7 @@ from launch.distributed import agree, find_cluster, is_first, join_cluster
 from launch.environment import sigterm_raises
 from launch.job import Job
 from launch.record import lineage, locked, mark_done, read_json, state, write_record
+from launch.report import write_report
 from launch.summary import print_summary
 
 
@@ -82,8 +83,6 @@ def _run_phase(
 
 def _finish(job: Job, run_dir: Path, console: Console, seconds: float) -> None:
     """The tables and the page."""
-    from launch.report import write_report  # matplotlib takes a second, which only the end shall wait for
-
     print_summary(console, {name: read_json(run_dir / name / "results.json") for name in job.phases})
     write_report(run_dir)
     console.say(f"{run_dir}: all {len(job.phases)} phases done in {duration(seconds)}; see {run_dir / 'report.html'}")

@@ -1,4 +1,4 @@
-"""The verb `plan`: compile a phase's real training step for chips that are not here, and say what it costs."""
+"""The verb `plan`: compile a phase's real training step for chips that are not here, and say what it costs; or check its muP."""
 
 import argparse
 import json
@@ -12,7 +12,9 @@ from launch.arguments import add_config_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, the hardware, what to print."""
     add_config_arguments(parser)
-    parser.add_argument("--topology", metavar="NAME", required=True, help="a TPU slice (v5p:4x4x4) or a number of GPUs (h100:64)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--topology", metavar="NAME", help="a TPU slice (v5p:4x4x4) or a number of GPUs (h100:64)")
+    what.add_argument("--coordinate-check", action="store_true", help="does mup_base_width keep activations of one size as widths grow?")
     parser.add_argument("--slices", metavar="N", type=int, default=1, help="of that topology, over the data-centre network (default 1)")
     parser.add_argument("--phase", metavar="NAME", help="the training phase (default: the config's first)")
     parser.add_argument("--search", action="store_true", help="find the fastest mesh, rematerialisation, micro-batches and offload")
@@ -22,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compile, and print; 3 when the step does not fit."""
+    """Compile, and print; 3 when the step does not fit, or activations grow."""
     from launch.environment import prepare_process
     from launch.planning.environment import quiet_environment
 
     prepare_process()
+    if args.coordinate_check:
+        return _check(args)
     quiet_environment()
     from launch.planning.topology import target_of
 
@@ -54,6 +58,17 @@ def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
     if name not in runs:
         raise ValueError(f"--phase {name}: no training phase of {job.name}; choose of {', '.join(runs)}")
     return name, runs[name]
+
+
+def _check(args: argparse.Namespace) -> int:
+    from launch.coordinate_check import report
+    from launch.job import load
+
+    name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
+    print(f"{name}: training small models of its architecture for a few steps", file=sys.stderr, flush=True)
+    lines, code = report(run)
+    print("\n".join(lines))
+    return code
 
 
 def _plan(args: argparse.Namespace, name: str, run: Any, target: Any) -> int:

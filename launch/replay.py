@@ -3,8 +3,6 @@
 import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from launch.data import add_run_arguments
 
@@ -30,8 +28,8 @@ def main(args: argparse.Namespace) -> int:
 
     from launch.console import Console
     from launch.data_origin import named_phase, run_of
-    from trainer.placement import moved, placement
-    from trainer.replay import placed_at, replay, run_of_step
+    from trainer.placement import moved, placed_at, placement
+    from trainer.replay import replay, run_of_step
 
     console, folder = Console(), run_of(args)
     name, run = named_phase(args)

@@ -62,7 +62,7 @@ def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
     """The figures under a heading; what was 0 throughout is not drawn."""
     placed = [(*place_of(name), column) for name, column in columns.items() if np.any(column.values != 0)]
     groups: dict[str, tuple[Place, dict[str, Column]]] = {}
-    for i, chart, curve, column in sorted(placed, key=lambda each: each[:2]):
+    for i, chart, curve, column in sorted(placed, key=lambda each: each[:3]):
         if PLACES[i].heading == heading:
             place, of_chart = groups.setdefault(chart, (PLACES[i], {}))
             of_chart[curve] = Column(column.steps, column.values / place.unit)

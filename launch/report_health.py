@@ -97,7 +97,7 @@ def events(phase: PhaseRecord) -> str:
 
 def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     name = str(event.get("event", ""))
-    rest = {key: value for key, value in event.items() if key not in ("time", "life", "step", "event") and "/" not in key}
+    rest = {key: value for key, value in event.items() if key not in ("time", "life", "step", "event", "began") and "/" not in key}
     said = ", ".join(f"{key}: {_plain(value)}" for key, value in rest.items())
     mark = "warn" if TROUBLE.search(name) else ""
     return clock(event.get("time")), str(event.get("life", "")), _plain(event.get("step", "")), Cell(name, mark), Cell(said, "wrap")

@@ -41,25 +41,25 @@ def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
     """Is it healthy, what went wrong; how far; how good; how fast."""
     health, wrong = verdict_cell(phases), told(summed(phases))
     trained = [phase for phase in phases if phase.trained]
-    n_done = sum(phase.done for phase in phases)
+    far = f"{sum(phase.done for phase in phases)} of {len(phases)} phases done"
     tiles = [tile("Health", health.text, wrong or "nothing went wrong" if health.mark else "", health.mark)]
     if not trained:
-        return [*tiles, tile("How far", f"{n_done} of {len(phases)} phases", "")]
+        return [*tiles, tile("How far", far, "")]
     now = trained[-1]
-    far, where = _progress(now)
-    tiles.append(tile("How far", far, f"{where}; {n_done} of {len(phases)} phases done"))
+    tiles.append(tile("How far", far, "") if now.done else tile("How far", *_progress(now, far)))
     tiles.append(tile("How good", *_quality(now)))
     tiles.append(tile("How fast", value_text(speed(now)), f"tokens/s; {_efficiency(now)}"))
     return tiles
 
 
-def _progress(phase: PhaseRecord) -> tuple[str, str]:
-    """The share of the newest phase's steps, and the time left at the present speed."""
+def _progress(phase: PhaseRecord, far: str) -> tuple[str, str]:
+    """The share of a phase's steps, and the time left at the present speed."""
     of, step_s = phase.config.get("steps"), recent(phase, "time/step_s")
-    if phase.done or not isinstance(of, int) or of < 1:
-        return "Done" if phase.done else f"step {phase.step:,}", phase.name
+    seen = f"{far}; last row at {clock(phase.last('time'))} UTC"
+    if not isinstance(of, int) or of < 1:
+        return f"step {phase.step:,}", f"of {phase.name}; {seen}"
     left = f", about {duration((of - phase.step) * step_s)} left" if step_s is not None else ""
-    return f"{phase.step / of:.0%}", f"step {phase.step:,} of {of:,} of {phase.name}{left}; last row at {clock(phase.last('time'))} UTC"
+    return f"{phase.step / of:.0%}", f"step {phase.step:,} of {of:,} of {phase.name}{left}; {seen}"
 
 
 def _quality(phase: PhaseRecord) -> tuple[str, str]:

@@ -32,7 +32,7 @@ def hardware_flops_per_token_of(architecture: Any, params: Params, *, length: in
 
 
 def _met_again(tree: Params, remat: Remat, architecture: Any, *, behind: bool) -> float:
-    """Numbers in the weights of a block that a token is multiplied with again; `behind` says whether anything comes behind its last product."""
+    """Numbers in the weights of a block that a token is multiplied with again; `behind`: whether a norm comes behind its last product."""
     found = 0.0
     for key, leaf in tree.items():
         if isinstance(leaf, dict):
@@ -51,12 +51,11 @@ def _is_needed(weight: str, siblings: Params, remat: Remat, *, of_experts: bool,
     """Whether the backward pass needs the product of this weight, and does not find it."""
     if remat.preset == "dots":
         return of_experts
-    name = (LATENT_RESULTS if "wkv_down_NDD2" in siblings or "wkv_down_DD2" in siblings else RESULTS).get(weight)
-    if of_experts and weight == "w_down":
-        return True
-    if name in _kept(remat) and NORMED.get(name) not in siblings:
-        return False
-    return weight != "w_down" or behind
+    if weight == "w_down" and (of_experts or not behind):
+        return of_experts
+    latent = any(key.startswith("wkv_down") for key in siblings)
+    name = (LATENT_RESULTS if latent else RESULTS).get(weight)
+    return name not in _kept(remat) or NORMED.get(name) in siblings
 
 
 def _kept(remat: Remat) -> set[str]:

@@ -1,13 +1,9 @@
 """Checkpoints of a phase by Orbax: begun between two steps, written and hashed behind them, verified before they are used."""
 
-import logging
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +11,12 @@ import jax
 from model.stages import in_memory_order, in_model_order
 from trainer.agreement import is_first, of_all, of_first
 from trainer.manifest import problem
-from trainer.retention import Best as Best
-from trainer.retention import Checkpoints as Checkpoints
-from trainer.saving import DISK_TROUBLE, Running, Writer, cause_of, free_bytes, output_error, said
+from trainer.retention import Checkpoints
+from trainer.saving import DISK_TROUBLE, Running, Writer, cause_of, free_bytes, log_event, output_error, said
 from trainer.state import TrainState
-from trainer.stored import Damaged as Damaged
-from trainer.stored import arrays_of, json_problem, read_arrays, read_item, sealed, state_of, steps_in
-from trainer.stored import checkpoint_path as checkpoint_path
-from trainer.stored import read_run as read_run
-from trainer.stored import restore_params as restore_params
-from trainer.tidying import finish, local_folder, remove, remove_leftovers
+from trainer.stored import Damaged, arrays_of, json_problem, read_arrays, read_item, sealed, state_of, steps_in
+from trainer.tidying import finish, local_folder, remove, remove_leftovers, set_aside
 
-NONE: Mapping[str, float] = MappingProxyType({})
 RUNNING_S = 30.0  # a save that is due waits so long for the one before it, counted from its beginning; slower disks have it come later
 RETRY_S, LONGEST_RETRY_S = 1.0, 300.0  # doubled after each failure
 LAST_PAUSES_S = (0.0, 1.0, 2.0, 4.0)  # before each further try at the end
@@ -43,11 +33,6 @@ class Asked(NamedTuple):
     def gone(self) -> bool:
         """Whether the next step has taken them."""
         return any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state.trainable))
-
-
-def log_event(name: str, step: int, **what: Any) -> None:
-    """Where nobody else listens."""
-    logging.getLogger(__name__).warning("%s at step %d: %s", name, step, ", ".join(f"{key}={value}" for key, value in what.items()))
 
 
 class Checkpointer:
@@ -99,7 +84,7 @@ class Checkpointer:
         local = self.settings.local_every_steps
         return step % self.settings.every_steps == 0 or bool(local and step % local == 0) or self._owed and self._retry
 
-    def save(self, state: TrainState, position: dict[str, Any], run: dict[str, Any], *, numbers: Mapping[str, float] = NONE) -> None:
+    def save(self, state: TrainState, position: dict[str, Any], run: dict[str, Any], *, numbers: Mapping[str, float] | None = None) -> None:
         """Begin to save the state after `state.step` steps; nothing happens if that step is saved already.
 
         At steps that only `local_every_steps` asks for it goes to the local folder; `wait` takes care of the durable one. `numbers` are
@@ -108,9 +93,9 @@ class Checkpointer:
         began, step, settings = time.perf_counter(), int(state.step), self.settings
         only_local = settings.local_every_steps and step % settings.local_every_steps == 0 and step % settings.every_steps
         place = self._places[-1 if only_local else 0]
-        if self._running and self._running.folder == place / str(step) or of_first(os.path.exists(place / str(step)))[0]:
+        if self._running and self._running.folder == place / str(step) or of_first(step in steps_in(place))[0]:
             return
-        jsons = {"position": position, "run": run, "numbers": {"time": time.time(), "metrics": dict(numbers)}}
+        jsons = {"position": position, "run": run, "numbers": {"time": time.time(), "metrics": dict(numbers or {})}}
         self._asked = Asked(step, state, jsons)
         self._begin(self._asked, place)
         self._stall_s = time.perf_counter() - began
@@ -192,16 +177,10 @@ class Checkpointer:
     def _set_aside(self, path: Path, why: str) -> None:
         """Under another name it is found no more; nothing of it is lost."""
         self._whole.pop(int(path.name), None)
-        self._refused.add(path)
-        aside = path.with_name(f"{path.name}.damaged")
-        if is_first():
-            try:
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-                self._refused.discard(path)
-            except OSError:
-                aside = path
-        self._event("damaged", int(path.name), why=why, kept_as=str(aside))
+        kept_as = set_aside(path) if is_first() else path
+        if kept_as == path:
+            self._refused.add(path)
+        self._event("damaged", int(path.name), why=why, kept_as=str(kept_as))
 
     def _path(self, step: int) -> Path:
         paths = [place / str(step) for place in self._places]

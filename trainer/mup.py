@@ -37,8 +37,8 @@ def scaled_at_birth(params: Params, base_width: int) -> Params:
     """
     if "unembed_DV" not in params:
         raise ValueError(
-            f"optimizer.mup_base_width={base_width} needs an output matrix whose updates shrink with the width, while those of the embedding "
-            "do not, and here one matrix is both; set architecture.tied=false"
+            f"optimizer.mup_base_width={base_width} shrinks the updates of the output matrix but not those of the embedding, and here one "
+            "matrix is both; set architecture.tied=false"
         )
     growth = math.sqrt(_width(params) / base_width)
     embeddings = {name: x * growth for name, x in params.items() if _is_embedding(name)}

@@ -37,7 +37,7 @@ class Past(NamedTuple):
             return [row for row in range(first, stop) if not any(start <= row < end for start, end in self.skipped)]
         ahead = rows_until(step - 1, self.batch_size, self.ramp) - rows_until(self.step, self.batch_size, self.ramp)
         n = batch_size_at(step, self.batch_size, self.ramp)
-        return rows_of(after(self.ends[-1], ahead, self.skipped), n, self.skipped)
+        return rows_of(self.ends[-1], n, self.skipped, offset=ahead)
 
 
 def past_of(folder: Path, run: Any) -> Past:

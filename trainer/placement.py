@@ -1,12 +1,14 @@
 """On what a phase computed: only there does the same step give the same bits."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from model.sharding import device_kind
+from trainer.goodput import read_events
 
 EVENT = "placed"  # in events.jsonl, at every start of a phase
 
@@ -15,6 +17,12 @@ def placement(mesh: Mesh) -> dict[str, Any]:
     """As JSON: axes of the mesh, kind of its devices, processes, version of jax."""
     axes = {axis: size for axis, size in mesh.shape.items() if size > 1}
     return {"mesh": axes, "devices": device_kind(), "processes": jax.process_count(), "jax": jax.__version__}
+
+
+def placed_at(folder: Path, step: int) -> dict[str, Any] | None:
+    """That of the process that made a step, as the phase's events say: the last one that began before it. None = it was not noted."""
+    began = [event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step]
+    return began[-1] if began else None
 
 
 def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.metrics import read_metrics
 from trainer.parts import step_settings
-from trainer.past import Past, past_of
+from trainer.past import past_of
 from trainer.phase import Phase
 from trainer.recorder import quotients
 from trainer.rows import source_of
@@ -45,8 +45,8 @@ def replay(run: Any, folder: Path, job_folder: Path, step: int, *, say: Callable
         compute = make_step(phase.model, run.objective, run.adaptation, phase.tx, **step_settings(phase))
         for number in range(first + 1, step + 1):
             state, metrics = compute(state, _batch(phase, rows, past.rows_of(number)))
-        metrics.pop("watch", None)
-        return Replayed(logged, quotients(jax.device_get(metrics)), first)
+        norms, _ = run.watch.rows(step, metrics.pop("watch", {}))
+        return Replayed(logged, norms | quotients(jax.device_get(metrics)), first)
 
 
 def logged_row(folder: Path, step: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """One save: begun by the step loop, written by Orbax in the background."""
 
 import errno
+import logging
 import os
 import resource
 import shutil
@@ -138,3 +139,8 @@ def said(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise output_error(folder, error) from error
+
+
+def log_event(name: str, step: int, **what: Any) -> None:
+    """Where nobody listens to events."""
+    logging.getLogger(__name__).warning("%s at step %d: %s", name, step, ", ".join(f"{key}={value}" for key, value in what.items()))

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from trainer.agreement import of_all
 from trainer.fingerprint import differing, fingerprints, path_name
@@ -170,7 +169,7 @@ def _check_kinds(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, st
 def _read(folder: Path, item: str, like: Any) -> Any:
     """By the handler: a Checkpointer would have processes wait for one that has failed."""
     try:
-        return ocp.StandardCheckpointHandler().restore(epath.Path(folder / item), args=ocp.args.StandardRestore(like))
+        return ocp.StandardCheckpointHandler().restore((folder / item).resolve(), args=ocp.args.StandardRestore(like))
     except PermissionError:
         raise
     except UNREADABLE as error:

@@ -47,6 +47,16 @@ def _kept(path: Path, metric: str) -> Kept:
     return Kept(int(path.name), saved_at, {metric: value} if math.isfinite(value) else None)
 
 
+def set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name under which it is found no more; nothing of it is lost. Where it lies now: there, if need be."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        return path.rename(aside)
+    except OSError:
+        return path
+
+
 def remove(path: Path) -> None:
     """Delete a checkpoint, so that at no moment half of it stands under its name."""
     doomed = path.with_name(f"{path.name}.removed")

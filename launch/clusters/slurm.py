@@ -62,7 +62,7 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    save_s: Annotated[int, Field(ge=10)] = 120  # SIGTERM comes this long before the end
+    save_s: Annotated[int, Field(ge=10)] = 120  # SIGTERM comes this long before the end, for the save; a second one stops at once
     max_restarts: Annotated[int, Field(ge=0)] = 20
     setup: str = ""  # shell lines before the run, e.g. "module load cuda"
 

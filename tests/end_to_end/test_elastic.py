@@ -1,6 +1,5 @@
 """A run goes on with other processes, devices and batch sizes: the rows it reads, and to rounding its losses, are the ones they were."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from data_pipeline.mix import Schedule, Stage
 from data_pipeline.streaming.sequence import RowSequence
 from model.architectures.llama import Llama
 from model.execution import Precision
-from tests.end_to_end.job import VOCAB, copied, finish, killed_when, last_step, phase, rewind, rows, saved, write_data, write_job
+from tests.end_to_end.job import VOCAB, copied, finish, killed_when, last_step, rewind, rows, saved, write_data, write_job
 from tests.end_to_end.seen_rows import seen
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -95,14 +94,24 @@ def test_a_larger_batch_goes_on_at_the_next_row(uninterrupted: Path, tmp_path: P
     assert len(rows(job)) == 8 * SAVE_EVERY and seen(rows(job)) == expected[:n]
 
 
-def test_rows_at_another_position_are_seen_to_differ(uninterrupted: Path, tmp_path: Path) -> None:
-    job, expected = copied(uninterrupted, tmp_path / "job"), seen(rows(uninterrupted))
+def test_a_run_that_is_resumed_within_a_ramp_of_its_batch_size_goes_on_at_the_next_row(
+    prepared: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    job, ramp = copied(prepared, tmp_path / "job"), ("--set", "pretrain.batch_ramp=[[2, 3], [4, 6]]")
+    for processes, steps in ((1, 5), (2, 12)):
+        finish(job, *ramp, "--set", f"pretrain.steps={steps}", "--on", f"local:{processes}")
+    assert seen(rows(job)) == seen(rows(uninterrupted))[: 3 * 2 + 6 * 4 + 3 * 8] and len(rows(job)) == 12
+
+
+def test_rows_that_are_others_are_seen_to_differ(uninterrupted: Path, tmp_path: Path) -> None:
+    """The negative control of the tests above: two steps behind the resumption another mixture begins."""
+    job, expected, n = copied(uninterrupted, tmp_path / "job"), seen(rows(uninterrupted)), (SAVE_EVERY + 2) * BATCH
     rewind(job, SAVE_EVERY)
-    position = phase(job) / f"checkpoints/{SAVE_EVERY}/position/metadata"
-    position.write_text(json.dumps({**json.loads(position.read_text()), "rows": SAVE_EVERY * BATCH + 1}))
-    finish(job, "--set", "pretrain.checkpoint.verify=off", "--set", f"pretrain.steps={2 * SAVE_EVERY}")
-    n = SAVE_EVERY * BATCH
-    assert seen(rows(job)) == expected[:n] + expected[n + 1 : 2 * n + 1], "one row further: the negative control of the tests above"
+    stage = f"{{from_tokens: {n * SEQ_LEN}, weights: {{web: 1.0, books: 1.0}}}}"
+    finish(job, "--set", f"pretrain.data.schedule.stages=[{stage}]", "--set", f"pretrain.steps={2 * SAVE_EVERY}")
+    found = seen(rows(job))
+    assert found[:n] == expected[:n] and found[n:] != expected[n : len(found)]
+    assert rows(job)[-1]["loss/train"] != rows(uninterrupted)[2 * SAVE_EVERY - 1]["loss/train"]
 
 
 MESHES = [

@@ -12,7 +12,7 @@ from launch.train_bench import Round, describe, figures, lines
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import make_mesh
-from model.size import flops_per_token, flops_per_token_of, n_matmul_params, n_params
+from model.size import flops_per_token_of, n_matmul_params, n_params
 from tests.launch.command import meshwright
 from trainer.profile import PEAK_BF16, matmul_rates, n_sharers, peak_flops
 
@@ -38,9 +38,12 @@ def test_norms_and_an_embedding_that_is_looked_up_are_in_no_product(tied):
 
 
 def test_attention_grows_with_the_row_and_products_do_not():
-    base = {"matmul_params": 1000, "layers": 2, "heads": 3, "head_width": 4}
-    assert flops_per_token(**base, length=0) == 6000
-    assert flops_per_token(**base, length=20) - 6000 == 2 * (flops_per_token(**base, length=10) - 6000) == 6 * 2 * 3 * 4 * 20
+    sizes = Llama(vocab_size=128, width=12, layers=2, heads=3, kv_heads=3, head_width=4, feed_forward_width=20, context=20)
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
+    products = 6 * n_matmul_params(params)
+    whole, half = (flops_per_token_of(sizes, params, length=length) - products for length in (20, 10))
+    assert whole == 2 * half == 6 * 2 * 3 * 4 * 20
 
 
 def test_utilisation_is_the_ratio_of_medians_over_all_devices():

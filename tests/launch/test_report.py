@@ -169,7 +169,7 @@ def test_charts_take_the_colours_of_the_page(finished):
 def test_the_first_screen_answers_how_healthy_far_good_and_fast(finished):
     tiles = [Page(tile).text for tile in re.findall(r'<div class="tile .*?</div>', finished)]
     assert [tile.split(" ")[0] for tile in tiles] == ["HealthRecovered3\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}loss", "How", "How", "How"]
-    assert "Done" in tiles[1] and "4 of 4 phases" in tiles[1]
+    assert "4 of 4 phases done" in tiles[1]
     assert "1.27" in tiles[2] and "3.4 before" in tiles[2] and "11,321" in tiles[3] and "MFU 23.0%" in tiles[3]
 
 

@@ -54,9 +54,7 @@ def test_every_point_is_inside_the_frame_and_the_chart_is_well_formed(values, ze
 
 def test_a_steep_beginning_is_above_the_frame():
     y = [1000.0 / i for i in range(1, 201)]
-    assert (
-        min(y for _, y in points(lines({"loss": curve(y)}, Frame(crop=True)))) < 0 <= min(y for _, y in points(lines({"loss": curve(y)})))
-    )
+    assert min(y for _, y in points(drawn(y, Frame(crop=True)))) < 0 <= min(y for _, y in points(drawn(y, Frame())))
 
 
 def test_a_wide_range_has_a_logarithmic_scale():

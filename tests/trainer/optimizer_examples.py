@@ -18,7 +18,7 @@ from trainer.schedules import Constant, WarmupCosine
 
 SCHEDULE = WarmupCosine(warmup_steps=4, end_frac=0.1)
 CONSTANT = Constant(warmup_steps=0)
-COMMON = {"peak_lr": 0.1, "schedule": SCHEDULE, "weight_decay": 0.5}
+COMMON = {"peak_lr": 0.1, "schedule": SCHEDULE, "weight_decay": 0.05, "no_decay": (r"blocks\.wo_",)}
 EXAMPLES = {
     "AdamW": AdamW(**COMMON),
     "AdamW8bit": AdamW8bit(**COMMON),

@@ -18,6 +18,7 @@ POSITION = {"rows": 24, "fingerprint": "ab"}
 RUN = {
     "architecture": {"type": "Llama", **SIZES.model_dump()},
     "adaptation": {"type": "Full"},
+    "optimizer": {"type": "AdamW"},
     "precision": {"params": "float32", "compute": "float32"},
     "tokenizer": "data/tokenizer.model",
     "seed": 3,
@@ -31,7 +32,7 @@ SMALL = {
 
 
 def state_on(mesh: jax.sharding.Mesh, step: int, params: dict = SMALL) -> TrainState:
-    """A state whose every leaf is random, moments as well."""
+    """A state whose every leaf is random and another one at every step; parameters are `params` plus the step."""
 
     def filled(path: Any, x: Any) -> jax.Array:
         letters = letters_of(getattr(path[-1], "key", ""))
@@ -39,7 +40,7 @@ def state_on(mesh: jax.sharding.Mesh, step: int, params: dict = SMALL) -> TrainS
         return jax.device_put(value, named(mesh, letters, at_rest=True))
 
     with jax.set_mesh(mesh):
-        trainable = jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), at_rest_on(mesh, params)) if step else at_rest_on(mesh, params)
+        trainable = jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), at_rest_on(mesh, params))
         opt_state = jax.tree.map_with_path(filled, jax.eval_shape(TX.init, trainable))
         number = jax.device_put(np.int32(step), named(mesh, ""))
         return TrainState(number, trainable, {}, opt_state, jax.random.fold_in(jax.random.key(7), step))

@@ -19,10 +19,10 @@ from tests.examples import MESHES, ONE_DEVICE, host_params, under
 from tests.launch.command import environment, until
 from tests.trainer.checkpoint_process import LARGE
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, bits, like, saved, state_on
-from trainer.checkpoint import Checkpointer, Checkpoints, Damaged, checkpoint_path, restore_params
+from trainer.checkpoint import Checkpointer, Checkpoints
 from trainer.load import load_params
 from trainer.manifest import NAME, files_of
-from trainer.stored import arrays_of
+from trainer.stored import Damaged, arrays_of, checkpoint_path, restore_params
 
 MODES = ("full", "size", "off", "unhashed")  # unhashed: its writer was killed before the manifest
 

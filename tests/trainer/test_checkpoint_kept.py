@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from tests.examples import ONE_DEVICE, under
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, like, saved, state_on
-from trainer.checkpoint import Best, Checkpoints
-from trainer.retention import Kept, superseded
+from trainer.checkpoint import Checkpoints
+from trainer.retention import Best, Kept, superseded
 
 MESH = ONE_DEVICE
 
@@ -97,7 +97,7 @@ def test_half_of_the_local_settings_is_refused():
 
 def test_going_back_finds_the_newest_step_before_and_forgets_those_behind(tmp_path):
     mesh = under(MESH)
-    checkpointer = saved(tmp_path, (2, 4, 6, 8), keep=4, mesh=mesh)
+    checkpointer = saved(tmp_path, (2, 4, 6, 8), keep=5, mesh=mesh)
     assert [checkpointer.before(step) for step in (1, 2, 5, 6, 9)] == [None, 2, 4, 6, 8]
     with jax.set_mesh(mesh):
         checkpointer.save(state_on(mesh, 10), POSITION, RUN)
@@ -114,5 +114,5 @@ def test_a_save_in_parts_is_the_same_and_its_memory_is_said(tmp_path):
     with jax.set_mesh(mesh):
         assert_same_bits(checkpointer.restore(3, like(mesh)), state_on(mesh, 3))
     ((step, what),) = events.of("saved")
-    assert step == 3 and what["peak_host_bytes"] >= 0 and what["hash_s"] > 0 and what["save_s"] >= what["stall_s"] > 0
+    assert step == 3 and what["peak_host_bytes"] >= 0 and min(what[name] for name in ("save_s", "stall_s", "hash_s")) > 0
     checkpointer.close()

@@ -78,7 +78,7 @@ def orthogonalized(x: Float[Array, "matrices rows columns"]) -> Float[Array, "ma
     a, b, c = COEFFICIENTS
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
 
-    def iteration(_: int, x: Array) -> Array:
+    def iteration(_: Any, x: Array) -> Array:
         square = x @ jnp.swapaxes(x, 1, 2)
         return a * x + (b * square + c * square @ square) @ x
 

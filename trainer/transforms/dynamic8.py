@@ -5,6 +5,7 @@ paper has the middles of intervals we have their upper ends: the largest of a bl
 read and written. Arithmetic instead of a table of 256 entries: no look-up that a mesh would have to lay out.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ def blocks_of(name: str, shape: tuple[int, ...]) -> Blocks | None:
     numbers whose number takes all twos of the size.
     """
     letters = letters_of(name)
-    if not is_matrix(name) or len(shape) != len(letters) or jnp.size(jax.ShapeDtypeStruct(shape, jnp.float32)) < SMALLEST_LEAF:
+    if not is_matrix(name) or len(shape) != len(letters) or math.prod(shape) < SMALLEST_LEAF:
         return None
     axis = max(i for i, letter in enumerate(letters) if i != letters.find("D"))
     size = shape[axis]

@@ -1,0 +1,82 @@
+"""The loop of a phase and a bare one around the same compiled step, in turns, because other work comes and goes on a machine."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from launch.bench_job import run_of
+from trainer.goodput import Ledger
+from trainer.loop import Parts, train
+from trainer.measure import Measures
+from trainer.metrics import read_metrics
+from trainer.parts import parts_of
+from trainer.phase import Phase
+from trainer.profiler import Profiler
+from trainer.rows import source_of
+from trainer.telemetry import recording
+
+STEP_S = 0.05  # what a step is to take
+FIRST_ROWS = 8
+STEPS = 50  # of a round: every kind of row that the loop writes is among them
+
+
+class Round(NamedTuple):
+    """Seconds of a step."""
+
+    bare_s: float
+    loop_s: float
+
+
+def measure(job_folder: Path, *, n_rounds: int) -> list[Round]:
+    """Rounds on a job whose data are written, with as many rows in a batch as make a step of about STEP_S."""
+    with _opened(job_folder, "short", FIRST_ROWS) as (phase, parts):
+        _bare(parts, phase, steps=3)
+        rows = FIRST_ROWS * max(1, round(STEP_S / _bare(parts, phase, steps=10)))
+    with _opened(job_folder, "bench", rows) as (phase, parts):
+        state = train(parts, phase.state(), steps=STEPS)
+        _bare(parts, phase, steps=3)
+        found = []
+        for number in range(2, n_rounds + 2):
+            phase.checkpointer.wait()
+            bare_s = _bare(parts, phase, steps=STEPS)
+            state = train(parts, state, steps=number * STEPS)
+            found.append(Round(bare_s, _of_rows(phase.folder)))
+    return found
+
+
+@contextlib.contextmanager
+def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phase, Parts]]:
+    """All that training is done with (trainer/execute.py)."""
+    run = run_of(batch_size)
+    mesh = run.mesh.make()
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(jax.set_mesh(mesh))
+        phase = Phase(run, job_folder / name, job_folder, mesh)
+        ledger = Ledger(phase.folder, 0, active=True, started=time.time())
+        source = source_of(phase)
+        profiler = opened.enter_context(contextlib.closing(Profiler(phase.folder, None)))
+        recorder = opened.enter_context(recording(phase, source, ledger, first=0, advance=lambda *_: None))
+        yield phase, parts_of(phase, source, recorder, Measures(phase), profiler, first=0)
+        phase.checkpointer.close()
+
+
+def _bare(parts: Parts, phase: Phase, *, steps: int) -> float:
+    """Seconds of a step when nothing is done but steps, on one batch."""
+    state, batch = phase.state(), source_of(phase).next({})
+    jax.block_until_ready((state, batch))
+    start = time.perf_counter()
+    for _ in range(steps):
+        state, metrics = parts.step(state, batch)
+    jax.block_until_ready((state, metrics))
+    return (time.perf_counter() - start) / steps
+
+
+def _of_rows(folder: Path) -> float:
+    """Seconds of a step by the rows of the last round; the first of them waited for the round to begin."""
+    rows: list[dict[str, Any]] = [row for row in read_metrics(folder) if "time/step_s" in row]
+    return statistics.mean(row["time/step_s"] for row in rows[1 - STEPS :])
