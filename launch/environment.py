@@ -7,7 +7,6 @@ import glob
 import importlib.metadata
 import importlib.util
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -94,8 +93,8 @@ def leave(code: int) -> None:
         return
     if client_of_several() is not None and is_first() and present_hosts() is None:  # else it has waited for the others already
         time.sleep(FAREWELL_S)
-    for child in multiprocessing.active_children():
-        child.terminate()
+    from trainer.watchdog import leave_now
+
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    leave_now(code)

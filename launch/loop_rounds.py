@@ -18,11 +18,13 @@ from trainer.parts import parts_of
 from trainer.phase import Phase
 from trainer.profiler import Profiler
 from trainer.rows import source_of
+from trainer.state import TrainState
 from trainer.telemetry import recording
 
 STEP_S = 0.05  # what a step is to take
 FIRST_ROWS = 8
 STEPS = 50  # of a round: every kind of row that the loop writes is among them
+HOST_STEPS = 500
 
 
 class Round(NamedTuple):
@@ -32,7 +34,14 @@ class Round(NamedTuple):
     loop_s: float
 
 
-def measure(job_folder: Path, *, n_rounds: int) -> list[Round]:
+class Measured(NamedTuple):
+    """`host_s` is the time a step in which the loop's own thread works, by the thread's clock: other work on the machine is none of it."""
+
+    rounds: list[Round]
+    host_s: float
+
+
+def measure(job_folder: Path, *, n_rounds: int) -> Measured:
     """Rounds on a job whose data are written, with as many rows in a batch as make a step of about STEP_S."""
     with _opened(job_folder, "short", FIRST_ROWS) as (phase, parts):
         _bare(parts, phase, steps=3)
@@ -46,7 +55,7 @@ def measure(job_folder: Path, *, n_rounds: int) -> list[Round]:
             bare_s = _bare(parts, phase, steps=STEPS)
             state = train(parts, state, steps=number * STEPS)
             found.append(Round(bare_s, _of_rows(phase.folder)))
-    return found
+        return Measured(found, _host_s(parts, phase, state))
 
 
 @contextlib.contextmanager
@@ -74,6 +83,15 @@ def _bare(parts: Parts, phase: Phase, *, steps: int) -> float:
         state, metrics = parts.step(state, batch)
     jax.block_until_ready((state, metrics))
     return (time.perf_counter() - start) / steps
+
+
+def _host_s(parts: Parts, phase: Phase, state: TrainState) -> float:
+    """The loop around steps that are done at once: all that it does itself, nothing of it hidden behind devices."""
+    _, metrics = jax.block_until_ready(parts.step(phase.state(), source_of(phase).next({})))
+    idle, first = parts._replace(step=lambda state, batch: (state, dict(metrics))), int(state.step)
+    start = time.thread_time()
+    train(idle, state, steps=first + HOST_STEPS)  # what it saves in the end is saved already
+    return (time.thread_time() - start) / HOST_STEPS
 
 
 def _of_rows(folder: Path) -> float:

@@ -1,5 +1,6 @@
 """Checkpoints of a phase by Orbax: begun between two steps, written and hashed behind them, verified before they are used."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -93,7 +94,7 @@ class Checkpointer:
         began, step, settings = time.perf_counter(), int(state.step), self.settings
         only_local = settings.local_every_steps and step % settings.local_every_steps == 0 and step % settings.every_steps
         place = self._places[-1 if only_local else 0]
-        if self._running and self._running.folder == place / str(step) or of_first(step in steps_in(place))[0]:
+        if self._running and self._running.folder == place / str(step) or of_first(os.path.exists(place / str(step)))[0]:
             return
         jsons = {"position": position, "run": run, "numbers": {"time": time.time(), "metrics": dict(numbers or {})}}
         self._asked = Asked(step, state, jsons)
@@ -121,6 +122,8 @@ class Checkpointer:
             self._settle(None)
         self._finish_running()
         if self._owed and not self._is_safe():
+            if is_first():
+                remove_leftovers(self._places)
             raise output_error(self.folder, self._trouble) from self._trouble
 
     def close(self) -> None:
@@ -197,10 +200,9 @@ class Checkpointer:
             self._event("save_postponed", asked.step, why=f"the save of step {self._running.step} is still being written")
             self._owed, self._retry_at = True, 0.0
             return
-        if self._writer is None:
-            self._writer = Writer(self.settings.host_gb)
-            if is_first():
-                remove_leftovers(self._places)
+        if is_first():
+            remove_leftovers(self._places)
+        self._writer = self._writer or Writer(self.settings.host_gb)
         arrays = arrays_of(in_model_order(asked.state, rounds=self.rounds))
         self._warn_of_little_room(asked.step, place, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons)}
@@ -249,8 +251,6 @@ class Checkpointer:
             self._retry, self._n_failed_in_a_row = False, self._n_failed_in_a_row + 1
             what["retry_s"] = pause_s
         self._event("save_failed", running.step, **what)
-        if is_first():
-            self._after.submit(remove_leftovers, [running.folder.parent])
         return {"checkpoint/failed": float(self._n_failed)}
 
     def _finish_running(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from trainer.checkpoint import Checkpointer
 from trainer.guard import Stopped, Verdict
 from trainer.profiler import Profiler
-from trainer.recorder import Recorder, Step
+from trainer.recorder import Recorder, Step, timed
 from trainer.rollback import Rollbacks
 from trainer.signals import StopSignals
 from trainer.source import BatchSource
@@ -42,8 +42,9 @@ def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
             with recorder.waiting() as waited:
                 batch = parts.source.next(state.trainable)
             parts.inspect(number, state, batch)
-            state, metrics = parts.step(state, batch)
-            step = Step(number, metrics, waited[0], parts.source.consumed)
+            with timed() as called:
+                state, metrics = parts.step(state, batch)
+            step = Step(number, metrics, waited[0], called[0], parts.source.consumed)
             verdict = recorder.began(step, parts.checkpointer.poll(number))
             parts.rollbacks.passed(number)
             parts.profiler.after(number, metrics)

@@ -26,7 +26,16 @@ class Step(NamedTuple):
     number: int
     metrics: dict[str, Any]
     data_wait_s: float
+    call_s: float  # on some devices a step is computed inside of its call
     rows: int  # gone through after it
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[list[float]]:
+    """The seconds of a block, once it has ended."""
+    seconds, start = [], time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - start)
 
 
 class Costs(NamedTuple):
@@ -102,7 +111,7 @@ class Recorder:
         now = time.perf_counter()
         step_s, self._last = now - self._last, now
         row, histograms = self._watch.rows(step.number, watched)
-        row |= quotients(sums) | self._times(step, step_s) | self._of_guard(step, sums) | self._of_hosts(step, step_s, now - asked)
+        row |= quotients(sums) | self._times(step, step_s) | self._of_guard(step, sums) | self._of_hosts(step, step_s, now - asked + step.call_s)
         finite = math.isfinite(row["loss/train"]) and math.isfinite(row["optimizer/grad_norm"])
         verdict = Verdict(step.number, round(row["guard/streak"]), finite)
         self.ledger.stepped(step.number, step_s, lost_to="skipped" if verdict.streak else None)

@@ -1,6 +1,7 @@
 """One step of a phase once more: from the nearest checkpoint before it, on the rows that it read."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ def replay(run: Any, folder: Path, job_folder: Path, step: int, *, say: Callable
     """
     logged, past = logged_row(folder, step), past_of(folder, run)
     with _before(folder, step) as earlier:
-        mesh = jax.sharding.get_mesh()
-        phase = Phase(run, earlier, job_folder, mesh, say)
+        durable = run.checkpoint.model_copy(update={"local": None, "local_every_steps": None})
+        phase = Phase(run.model_copy(update={"checkpoint": durable}), earlier, job_folder, jax.sharding.get_mesh(), say)
         state, rows = phase.state(), source_of(phase).rows
         first = int(state.step)
         compute = make_step(phase.model, run.objective, run.adaptation, phase.tx, **step_settings(phase))
@@ -80,7 +81,7 @@ def _before(folder: Path, step: int) -> Iterator[Path]:
             if saved < step:
                 (earlier / "checkpoints" / str(saved)).symlink_to((folder / "checkpoints" / str(saved)).resolve())
         if (folder / "reference").is_dir():
-            (earlier / "reference").symlink_to((folder / "reference").resolve())
+            shutil.copytree(folder / "reference", earlier / "reference")  # what is missing there may be written
         yield earlier
 
 

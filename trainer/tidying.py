@@ -62,11 +62,11 @@ def remove(path: Path) -> None:
     doomed = path.with_name(f"{path.name}.removed")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(folders: Sequence[Path]) -> None:
-    """Delete what killed or failed writers and removers left; what cannot be deleted stays for the next time."""
+    """Delete what killed or failed writers and removers left, while nothing is written; what cannot be deleted stays for the next time."""
     for path in [path for folder in folders for pattern in LEFTOVERS for path in folder.glob(pattern)]:
         shutil.rmtree(path, ignore_errors=True)
 

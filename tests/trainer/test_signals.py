@@ -1,5 +1,6 @@
 """One signal asks, a second one ends at once; both also while the main thread is inside of C++. What stood before stands again."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,9 +56,7 @@ def test_a_second_signal_ends_a_process_whose_main_thread_hangs_in_c(number, cod
     assert process.stdout.readline() == "hangs\n"
     while process.poll() is None:
         os.kill(process.pid, number)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            continue
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "stopped at once by a second signal" in err
