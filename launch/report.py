@@ -25,8 +25,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         FileNotFoundError: there is no such folder.
     """
     from data_pipeline.files import write_bytes
-    from launch.report_record import read_run
-    from launch.report_run import run_page
+    from launch.reporting.record import read_run
+    from launch.reporting.run import run_page
 
     path = out or run_dir / "report.html"
     write_bytes(path, run_page(read_run(run_dir)).encode())
@@ -40,8 +40,8 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         FileNotFoundError: one of them is no folder.
     """
     from data_pipeline.files import write_bytes
-    from launch.report_compare import comparison_page
-    from launch.report_record import read_run
+    from launch.reporting.compare import comparison_page
+    from launch.reporting.record import read_run
 
     path = out or Path(os.path.commonpath([each.resolve().parent for each in run_dirs])) / "comparison.html"
     write_bytes(path, comparison_page([read_run(each) for each in run_dirs]).encode())

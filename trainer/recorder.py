@@ -111,7 +111,8 @@ class Recorder:
         now = time.perf_counter()
         step_s, self._last = now - self._last, now
         row, histograms = self._watch.rows(step.number, watched)
-        row |= quotients(sums) | self._times(step, step_s) | self._of_guard(step, sums) | self._of_hosts(step, step_s, now - asked + step.call_s)
+        row |= quotients(sums) | self._times(step, step_s) | self._of_guard(step, sums)
+        row |= self._of_hosts(step, step_s, now - asked + step.call_s)
         finite = math.isfinite(row["loss/train"]) and math.isfinite(row["optimizer/grad_norm"])
         verdict = Verdict(step.number, round(row["guard/streak"]), finite)
         self.ledger.stepped(step.number, step_s, lost_to="skipped" if verdict.streak else None)

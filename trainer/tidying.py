@@ -1,5 +1,6 @@
 """What happens to checkpoint folders behind the step loop: the manifest of a new one, the end of old ones, leftovers of killed writers."""
 
+import contextlib
 import datetime
 import hashlib
 import math
@@ -67,8 +68,9 @@ def remove(path: Path) -> None:
 
 def remove_leftovers(folders: Sequence[Path]) -> None:
     """Delete what killed or failed writers and removers left, while nothing is written; what cannot be deleted stays for the next time."""
-    for path in [path for folder in folders for pattern in LEFTOVERS for path in folder.glob(pattern)]:
-        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that cannot be read: the save that follows says so
+        for path in [path for folder in folders for pattern in LEFTOVERS for path in folder.glob(pattern)]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def local_folder(durable: Path, local: str) -> Path:

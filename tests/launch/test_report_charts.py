@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.report_charts import COLOURS, HEIGHT, LEFT, RIGHT, WIDTH, Axis, Curve, Frame, lines, stacked, thinned, tick_text, value_text
-from launch.report_curves import PLACES, charts, place_of, time_split
-from launch.report_record import Column
+from launch.reporting.charts import COLOURS, HEIGHT, LEFT, RIGHT, WIDTH, Axis, Curve, Frame, lines, stacked, thinned, tick_text, value_text
+from launch.reporting.curves import PLACES, charts, place_of, time_split
+from launch.reporting.record import Column
 from tests.launch.test_report import Page
 
 

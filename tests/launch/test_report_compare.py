@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from launch.report import add_arguments, main, write_comparison
-from launch.report_compare import flat, names_of
-from launch.report_numbers import tokens
-from launch.report_record import read_run
+from launch.reporting.compare import flat, names_of
+from launch.reporting.numbers import tokens
+from launch.reporting.record import read_run
 from tests.launch.test_report import Page, write_phase
 
 

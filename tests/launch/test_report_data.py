@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.drop_table import drop_table, in_one_order
-from launch.report_charts import WIDE, histogram
-from launch.report_data import data_section
+from launch.reporting.charts import WIDE, histogram
+from launch.reporting.data import data_section
 from tests.launch.test_report import Page
 
 RESULT = {

@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from launch.report_health import events, goodput, incidents, verdict
-from launch.report_numbers import hours, tokens
-from launch.report_phase import phase_section
-from launch.report_record import json_lines, read_columns, read_run
+from launch.reporting.health import events, goodput, incidents, verdict
+from launch.reporting.numbers import hours, tokens
+from launch.reporting.phase import phase_section
+from launch.reporting.record import json_lines, read_columns, read_run
 from tests.launch.test_report import Page
 from trainer.metrics import read_metrics
 

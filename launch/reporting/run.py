@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from html import escape
 
 from launch.console import duration
-from launch.report_charts import value_text
-from launch.report_data import data_section
-from launch.report_health import clock, incidents, summed, told, verdict_cell
-from launch.report_numbers import held_out, hours, less_is_better, recent, speed
-from launch.report_page import Cell, fold, literal, page, section, table, tile
-from launch.report_phase import phase_section
-from launch.report_record import PhaseRecord, RunRecord
+from launch.reporting.charts import value_text
+from launch.reporting.data import data_section
+from launch.reporting.health import clock, incidents, summed, told, verdict_cell
+from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed
+from launch.reporting.page import Cell, fold, literal, page, section, table, tile
+from launch.reporting.phase import phase_section
+from launch.reporting.record import PhaseRecord, RunRecord
 
 FIRST = ("bits_per_byte", "loss")  # what a first look asks for
 

@@ -8,11 +8,11 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from launch.console import duration
-from launch.report_charts import COLOURS, Frame, lines, thinned, value_text
-from launch.report_health import summed, told, verdict_cell
-from launch.report_numbers import held_out, hours, less_is_better, recent, speed, tokens
-from launch.report_page import Cell, figure, fold, grid, page, section, table, titled
-from launch.report_record import Column, PhaseRecord, RunRecord
+from launch.reporting.charts import COLOURS, Frame, lines, thinned, value_text
+from launch.reporting.health import summed, told, verdict_cell
+from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed, tokens
+from launch.reporting.page import Cell, figure, fold, grid, page, section, table, titled
+from launch.reporting.record import Column, PhaseRecord, RunRecord
 
 WINDOW_FRAC = 0.02  # of the rows of a phase: what a training loss is smoothed over
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from launch.report_charts import value_text
-from launch.report_curves import LEARNING, NORMS, OTHER, SPEED, charts, time_split
-from launch.report_health import events, goodput
-from launch.report_page import fold, grid, literal, section, table, titled
-from launch.report_record import PhaseRecord
+from launch.reporting.charts import value_text
+from launch.reporting.curves import LEARNING, NORMS, OTHER, SPEED, charts, time_split
+from launch.reporting.health import events, goodput
+from launch.reporting.page import fold, grid, literal, section, table, titled
+from launch.reporting.record import PhaseRecord
 
 SAMPLES_SHOWN = 12  # of every prompt, evenly over the steps
 PER_CENT = ("mfu", "hfu", "goodput")

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from launch.report_charts import COLOURS, MAX_POINTS, Frame, lines, stacked, thinned, value_text
-from launch.report_page import figure
-from launch.report_record import Column
+from launch.reporting.charts import COLOURS, MAX_POINTS, Frame, lines, stacked, thinned, value_text
+from launch.reporting.page import figure
+from launch.reporting.record import Column
 
 LEARNING, NORMS, SPEED, OTHER, NOWHERE = "Learning", "Norms of the layers", "Speed", "Other metrics", ""
 GIB = 1 << 30

@@ -4,7 +4,7 @@ import statistics
 
 import numpy as np
 
-from launch.report_record import Column, PhaseRecord
+from launch.reporting.record import Column, PhaseRecord
 
 LESS_IS_BETTER = {
     "loss": True,

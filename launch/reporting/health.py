@@ -10,9 +10,9 @@ from html import escape
 from typing import Any
 
 from launch.console import duration
-from launch.report_charts import COLOURS, value_text
-from launch.report_page import Cell, bar, fold, table
-from launch.report_record import PhaseRecord
+from launch.reporting.charts import COLOURS, value_text
+from launch.reporting.page import Cell, bar, fold, table
+from launch.reporting.record import PhaseRecord
 
 FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that no step can follow
 TROUBLE = re.compile(f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|no number")

@@ -8,8 +8,8 @@ from typing import Any
 
 from data_pipeline.drops import NOT_DOCUMENTS
 from launch.drop_table import drop_table, sources_of
-from launch.report_charts import histogram
-from launch.report_page import figure, fold, literal, section, table
+from launch.reporting.charts import histogram
+from launch.reporting.page import figure, fold, literal, section, table
 
 SIDES = {"kept": "to train on", "held_out": "held out"}  # each with its documents, MB and tokens
 CLUSTER_SIZES = {"2": (2, 2), "3": (3, 3), "4 to 9": (4, 9), "10 to 99": (10, 99), "100 and more": (100, 1 << 62)}
