@@ -25,13 +25,13 @@ from data_pipeline.streaming.segment import (
     INDEX,
     MANIFEST,
     MEND,
+    SEGMENTS,  # noqa: F401 — for who looks for segments on the disk
     chained,
     index_type,
     n_segments,
     segment_at,
     segment_folder,
 )
-from data_pipeline.streaming.segment import SEGMENTS as SEGMENTS
 
 CHUNK = 4096  # records whose index rows are held at a time
 

@@ -26,7 +26,8 @@ from trainer.state import new_state
 from trainer.step import make_step
 
 FACTORS = (1, 2, 4, 8)
-STEPS, ROWS, LENGTH, CYCLE, LAYERS = 3, 8, 16, 8, 2
+STEPS, ROWS, LENGTH, CYCLE = 3, 8, 16, 8
+LAYERS = {"layers": 2, "dense_layers": 1}
 GROWING = ("width", "heads", "kv_heads", "feed_forward_width", "expert_width", "latent_width", "query_latent_width")
 SHOWN = ("embedding", "attention", "feed_forward", "residual", "logits")
 FLAT = 0.25  # what remains of the randomness of narrow models; a matrix without its factor gives 0.5 to 1
@@ -71,9 +72,10 @@ def report(run: Any) -> tuple[list[str], int]:
 
 
 def family(architecture: Any) -> list[Any]:
-    """The narrowest architecture of the same proportions and head width, and those 2, 4 and 8 times as wide; at most two layers, untied."""
+    """The narrowest architecture of the same proportions and head width, and those 2, 4 and 8 times as wide; of few layers, untied."""
     sizes = {name: size for name in GROWING if name in type(architecture).model_fields and (size := getattr(architecture, name))}
-    part, same = math.gcd(*sizes.values()), {"layers": min(architecture.layers, LAYERS), "tied": False}
+    few = {name: min(most, getattr(architecture, name)) for name, most in LAYERS.items() if hasattr(architecture, name)}
+    part, same = math.gcd(*sizes.values()), {**few, "tied": False}
 
     def scaled(factor: int) -> Any:
         return type(architecture)(**{**dict(architecture), **same, **{name: size // part * factor for name, size in sizes.items()}})

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 
 from data_pipeline.component import components_in
 from data_pipeline.files import write_json, writing
@@ -17,6 +16,7 @@ from model.hugging_face.checkpoint import Checkpoint, open_folder
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
 from model.sharding import check_sizes, undivided
+from trainer.given import save_params
 
 
 class Source(NamedTuple):
@@ -90,15 +90,7 @@ def import_source(source: Source, folder: Path, *, precision: Precision, say: Ca
         "precision": precision.model_dump(mode="json"),
         "tokenizer": f"{folder.resolve().name}/{tokenizer.name}",
     }
-    _write_checkpoint(folder, params, run)
+    save_params(folder, params, run)
     origin = {"imported": str(source.checkpoint.path.resolve()), "model_type": source.checkpoint.config["model_type"]}
     write_json(folder / "done.json", origin)
     return architecture, params
-
-
-def _write_checkpoint(folder: Path, params: Params, run: dict[str, Any]) -> None:
-    """Checkpoint 0, without what only a training run has: an optimizer's state and a position in the data."""
-    items = ocp.args.Composite(params=ocp.args.StandardSave({"trainable": params, "frozen": {}}), run=ocp.args.JsonSave(run))
-    with writing(folder), ocp.CheckpointManager((folder / "checkpoints").resolve()) as manager:
-        manager.save(0, args=items, force=True)
-        manager.wait_until_finished()

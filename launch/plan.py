@@ -61,11 +61,13 @@ def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from launch.coordinate_check import report
+    from launch.coordinate_check import family, report
     from launch.job import load
 
     name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
-    print(f"{name}: training small models of its architecture for a few steps", file=sys.stderr, flush=True)
+    widths = ", ".join(str(architecture.width) for architecture in family(run.architecture))
+    remedy = f"--set {name}.architecture.… gives a smaller relative if that is too much here"
+    print(f"{name}: a few steps of relatives with width {widths}, twice; {remedy}", file=sys.stderr, flush=True)
     lines, code = report(run)
     print("\n".join(lines))
     return code

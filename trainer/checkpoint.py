@@ -148,9 +148,9 @@ class Checkpointer:
         """
         return in_memory_order(state_of(read_arrays(self._path(step), arrays_of(like))), rounds=self.rounds)
 
-    def newest(self, like: TrainState) -> tuple[int, TrainState] | None:
-        """The newest step that can be restored, and its state; what cannot be is set aside."""
-        while (step := self.latest()) is not None:
+    def newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
+        """The newest step, not behind `limit`, that can be restored, and its state; what cannot be is set aside."""
+        while (step := self.latest() if limit is None else self.before(limit)) is not None:
             try:
                 return step, self.restore(step, like)
             except Damaged as error:

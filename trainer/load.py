@@ -42,7 +42,7 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     adaptation = TypeAdapter(one_of("model.adapt")).validate_python(saved["adaptation"])
     model = architecture.build(Precision.model_validate(saved["precision"]))
 
-    found = (_averaged if saved["optimizer"].get("ema_decay") else _last)(path, model, adaptation, saved)
+    found = (_averaged if saved.get("optimizer", {}).get("ema_decay") else _last)(path, model, adaptation, saved)
     params = in_memory_order(adaptation.merge(*found), rounds=rounds)
     return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
 

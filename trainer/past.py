@@ -1,4 +1,4 @@
-"""Which rows every step of a phase has read, or will read, as its folder says."""
+"""What a phase's folder says of its steps: the rows that each has read or will read, its row of the log, what the Run was then."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from trainer.metrics import read_metrics
 from trainer.position import after, batch_size_at, rows_of, rows_until
-from trainer.stored import steps_in
+from trainer.stored import checkpoint_path, read_run, steps_in
 
 
 class Past(NamedTuple):
@@ -54,3 +54,24 @@ def past_of(folder: Path, run: Any) -> Past:
         n = batch_size_at(step, run.data.batch_size, run.batch_ramp)
         ends.append(known[step] if step in known else after(ends[-1], n, skipped))
     return Past(ends, skipped, run.data.batch_size, run.batch_ramp)
+
+
+def logged_row(folder: Path, step: int) -> dict[str, float]:
+    """The row of a step in metrics.jsonl.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = {row["step"]: row for row in read_metrics(folder) if "loss/train" in row}
+    if step not in rows:
+        there = f"it has steps {min(rows)} to {max(rows)}" if rows else "it has no steps yet"
+        raise ValueError(f"--step {step}: the log of {folder} has no such step; {there}")
+    return rows[step]
+
+
+def run_of_step(folder: Path, step: int, otherwise: Any) -> Any:
+    """The Run as it was when the phase made a step: what was saved behind it was saved by the process that made it."""
+    later = next((saved for saved in steps_in(folder / "checkpoints") if saved >= step), None)
+    if later is None:
+        return otherwise
+    return type(otherwise).model_validate_json(json.dumps(read_run(checkpoint_path(folder, later))))

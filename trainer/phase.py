@@ -91,9 +91,9 @@ class Phase:
             raise ValueError(f"{self.checkpointer.folder} holds damaged checkpoints alone; remove them to begin the phase anew")
         return found[1] if found else self._new_state()
 
-    def restore(self, step: int) -> TrainState:
-        """The state after a step that is saved. Raises Damaged."""
-        return self.checkpointer.restore(step, self._wanted)
+    def restore(self, limit: int) -> tuple[int, TrainState] | None:
+        """The newest checkpoint that is whole and not behind step `limit`, and its state."""
+        return self.checkpointer.newest(self._wanted, limit=limit)
 
     @property
     def _wanted(self) -> TrainState:

@@ -1,6 +1,5 @@
 """One step of a phase once more: from the nearest checkpoint before it, on the rows that it read."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trainer.metrics import read_metrics
 from trainer.parts import step_settings
-from trainer.past import past_of
+from trainer.past import logged_row, past_of
 from trainer.phase import Phase
 from trainer.recorder import quotients
 from trainer.rows import source_of
 from trainer.step import make_step
-from trainer.stored import checkpoint_path, read_run, steps_in
+from trainer.stored import steps_in
 
 
 class Replayed(NamedTuple):
@@ -48,27 +46,6 @@ def replay(run: Any, folder: Path, job_folder: Path, step: int, *, say: Callable
             state, metrics = compute(state, _batch(phase, rows, past.rows_of(number)))
         norms, _ = run.watch.rows(step, metrics.pop("watch", {}))
         return Replayed(logged, norms | quotients(jax.device_get(metrics)), first)
-
-
-def logged_row(folder: Path, step: int) -> dict[str, float]:
-    """The row of a step in metrics.jsonl.
-
-    Raises:
-        ValueError: there is none.
-    """
-    rows = {row["step"]: row for row in read_metrics(folder) if "loss/train" in row}
-    if step not in rows:
-        there = f"it has steps {min(rows)} to {max(rows)}" if rows else "it has no steps yet"
-        raise ValueError(f"--step {step}: the log of {folder} has no such step; {there}")
-    return rows[step]
-
-
-def run_of_step(folder: Path, step: int, otherwise: Any) -> Any:
-    """The Run as it was when the phase made a step: what was saved behind it was saved by the process that made it."""
-    later = next((saved for saved in steps_in(folder / "checkpoints") if saved >= step), None)
-    if later is None:
-        return otherwise
-    return type(otherwise).model_validate_json(json.dumps(read_run(checkpoint_path(folder, later))))
 
 
 @contextmanager

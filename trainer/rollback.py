@@ -13,7 +13,8 @@ from trainer.state import TrainState
 class Rollbacks:
     """Decides when to go back, and does it.
 
-    `restore` gives the state of a checkpoint, `event` is told. Every process sees the same verdicts, so all of them do the same.
+    `restore` gives the newest checkpoint up to a step, and its state; `event` is told. Every process sees the same verdicts, so all of
+    them do the same.
     """
 
     def __init__(
@@ -22,7 +23,7 @@ class Rollbacks:
         *,
         checkpointer: Checkpointer,
         source: BatchSource,
-        restore: Callable[[int], TrainState],
+        restore: Callable[[int], tuple[int, TrainState] | None],
         event: Callable[..., None],
         first: int,
     ):
@@ -55,20 +56,19 @@ class Rollbacks:
             what = f"{verdict.streak} steps in a row, the last of them {verdict.number}, had a loss or gradient that is no number"
             remedy = f"lower optimizer.peak_lr or look at rows {first} to {stop - 1} of the data"
             raise Diverged(f"{what}, after {len(behind)} rollbacks; {remedy}")
-        step = self._checkpointer.before(begun)
-        self._event("rollback", verdict.number, to=step, rows=[first, stop], finite=verdict.finite)
-        state = self._forgiven(state) if step is None else self._restored(step)
+        found = self._restore(begun)
+        self._event("rollback", verdict.number, to=found[0] if found else None, rows=[first, stop], finite=verdict.finite)
+        if found:
+            state = self._gone_back(*found)
+        else:  # none of the streak's updates was made, so the state is the one before it
+            state = state._replace(opt_state=forgotten(state.opt_state))
         self._source.skip(first, stop)
         self._ends.clear()
         self._ends.append((int(state.step), self._source.consumed))
         return state
 
-    def _forgiven(self, state: TrainState) -> TrainState:
-        """Without a checkpoint: none of the streak's updates was made, so the state is the one before it."""
-        return state._replace(opt_state=forgotten(state.opt_state))
-
-    def _restored(self, step: int) -> TrainState:
-        state, skipped = self._restore(step), self._source.skipped
+    def _gone_back(self, step: int, state: TrainState) -> TrainState:
+        skipped = self._source.skipped
         self._checkpointer.drop_after(step)
         position: dict[str, Any] = self._checkpointer.read_json(step, "position")
         self._source.set_state({**position, "skipped": skipped})

@@ -63,6 +63,10 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
         for name, rows in (("data.batch_size", data.batch_size), *(("batch_ramp rows", rows) for rows, _ in self.batch_ramp)):
             if rows % self.micro_batches:
                 found.append(f"micro_batches={self.micro_batches} does not divide {name}={rows}; choose a divisor")
+        best = self.checkpoint.best
+        if best and (not self.evaluate_every or self.evaluate_every % self.checkpoint.every_steps):
+            every = f"checkpoint.every_steps={self.checkpoint.every_steps}"
+            found.append(f"evaluate_every={self.evaluate_every} is no multiple of {every}, so no checkpoint could be best; make it one")
         wanted = self.objective.batch_type
         if data.batch_type is not wanted:
             found.append(f"data.type={type(data).__name__} does not give the {wanted.__name__} of the objective; choose data that does")

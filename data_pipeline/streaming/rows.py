@@ -1,6 +1,5 @@
 """The rows of a source: its documents, packed by a plan, laid out as a batch has them."""
 
-import os
 import threading
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
@@ -160,7 +159,7 @@ class PackedRows:
         ValueError: no document fits a row.
     """
 
-    def __init__(self, folder: str | os.PathLike, **packing: Any):
+    def __init__(self, folder: str | Path, **packing: Any):
         self.packing = Packing(**packing)
         self.shards = Shards(folder, whole=not self.packing.skip_bad_records)
         self.segments = [SegmentRows(self.shards, segment, self.packing) for segment in self.shards.segments]

@@ -14,8 +14,11 @@ from data_pipeline.document import content_id
 from data_pipeline.loader import PackedPairs, PackedShards
 from data_pipeline.pack import ConcatenateAndSplit
 from data_pipeline.shards import BadRecord, Shards, write_shards
+from data_pipeline.streaming.bad import bad_records
 from data_pipeline.streaming.record import Record, Sequence
 from data_pipeline.streaming.rows import PackedRows
+from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.streaming.stream import stream
 
 L = 12
 N, PER_SHARD = 40, 5
@@ -137,6 +140,18 @@ def test_what_other_processes_have_met_counts_too(root):
     assert rows.bad_records == {3: "a.arrayrecord: record 3"}
     with pytest.raises(ValueError, match="11 of 40 records are damaged"):
         rows.note_bad(dict.fromkeys(range(11), "a.arrayrecord"))
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_is_read_ahead_is_counted_where_it_is_used(processes, root):
+    (root / "web" / LOST).unlink()
+    rows = RowSequence({"web": opened(root, "web", skip=True)}, {"web": 1.0}, 0)
+    batches = stream(rows, 0, 8, (0, 3, 6), processes=processes)
+    for first in range(0, 8 * 4, 8):
+        batch = next(batches)
+        assert all(x.tolist() == [rows[first + i][name].tolist() for i in (0, 3, 6)] for name, x in batch.items())
+    found = bad_records(rows.sources)
+    assert found and set(found) <= {f"web/{n}" for n in range(10, 15)} and all(LOST in said for said in found.values())
 
 
 def test_nothing_is_counted_where_nothing_is_damaged(sound):
