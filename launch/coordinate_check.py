@@ -87,14 +87,15 @@ def measured(run: Any, models: Sequence[Any], base_width: int | None) -> Sizes:
     """Train each architecture for a few steps at the peak learning rate."""
     found = [_history(architecture, run, base_width) for architecture in models]
 
-    def table(kind: int, name: str) -> np.ndarray:
-        return np.array([[seen[kind][name] for seen in history] for history in found])
+    def table(name: str, minus: float = 0.0) -> np.ndarray:
+        return np.array([[np.abs(seen[name] - minus * history[0][name]).mean() for seen in history] for history in found])
 
-    return Sizes(*({name: table(kind, name) for name in SHOWN} for kind in (0, 1)))
+    learned = {name: table(name, minus=1.0) for name in SHOWN} | {"logits": table("learned")}
+    return Sizes({name: table(name) for name in SHOWN}, learned)
 
 
-def _history(architecture: Any, run: Any, base_width: int | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Of every step: means of activations, and of what is learned."""
+def _history(architecture: Any, run: Any, base_width: int | None) -> list[dict[str, np.ndarray]]:
+    """The activations at each step, and as "learned" what the change of the output matrix adds to the logits."""
     model = architecture.build(Precision(compute="float32"))
     tx = run.optimizer.model_copy(update={"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}).chain(STEPS)
 
@@ -102,22 +103,21 @@ def _history(architecture: Any, run: Any, base_width: int | None) -> list[tuple[
         params = model.init(key_of(key, "init"))
         return new_state(model, Full(), tx, key, params if base_width is None else scaled_at_birth(params, base_width))
 
-    def look(params: Params, first: Params, batch: TokenBatch) -> tuple[dict[str, Array], dict[str, Array]]:
-        (now, hidden_BLD), (before, _) = activations(model, params, batch), activations(model, first, batch)
-        learned = {name: now[name] - before[name] for name in SHOWN}
-        learned["logits"] = einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params) - model.unembed(first))
-        return tuple({name: jnp.mean(jnp.abs(x)) for name, x in of.items()} for of in (now, learned))
+    def look(params: Params, first: Params, batch: TokenBatch) -> dict[str, Array]:
+        seen, hidden_BLD = activations(model, params, batch)
+        change_DV = model.unembed(params) - model.unembed(first)
+        return {**seen, "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size]}
 
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         state, see = quick_jit(born)(jax.random.key(run.seed)), quick_jit(look)
         step = make_step(model, run.objective, Full(), tx, micro_batches=1)
         batch = jax.tree.map(jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context)))
         first = jax.tree.map(jnp.copy, state.trainable)
-        looked = [see(first, first, batch)]
+        history = [jax.device_get(see(first, first, batch))]
         for _ in range(STEPS):
             state, _ = step(state, batch)
-            looked.append(see(state.trainable, first, batch))
-        return jax.device_get(looked)
+            history.append(jax.device_get(see(state.trainable, first, batch)))
+    return history
 
 
 def _rows(vocab_size: int, length: int) -> TokenBatch:

@@ -13,7 +13,7 @@ from trainer.loop import train
 from trainer.measure import Measures
 from trainer.parts import parts_of
 from trainer.phase import Phase
-from trainer.profiler import Profiler
+from trainer.placement import note_placement
 from trainer.results import write_findings, write_results
 from trainer.rows import source_of
 from trainer.telemetry import recording
@@ -43,12 +43,12 @@ def execute(
             state = phase.state()
         first = int(state.step)
         ledger.back_to(first)  # the newest checkpoint may have been damaged
+        note_placement(phase.event, first, mesh)
         measures, source = Measures(phase), source_of(phase)
         before = measures.before(state)
         with contextlib.ExitStack() as opened:
             advance = opened.enter_context(progress(f"  {folder.name}", run.steps, unit="steps", done=first))
-            profiler = opened.enter_context(contextlib.closing(Profiler(folder, profile)))
-            recorder = opened.enter_context(recording(phase, source, ledger, first=first, advance=advance))
+            recorder, profiler = opened.enter_context(recording(phase, source, ledger, first=first, advance=advance, profile=profile))
             parts = parts_of(phase, source, recorder, measures, profiler, first=first)
             if first == 0:
                 recorder.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})

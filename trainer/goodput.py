@@ -46,7 +46,7 @@ class Ledger:
         self._until = array("d", [0.0])  # productive seconds by step: what a rollback goes back to
         self._spans: list[tuple[float, float]] = []  # spent since the last step
         self._spent_s = 0.0
-        self._before_first, self._first_s = True, 0.0
+        self._between, self._first_s = "start", None  # what time between two steps is lost to; seconds of this life's first step
         self._origin = started
         if active:
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,8 @@ class Ledger:
                     self.event(cause, self._step, seconds=own_s)
 
     def stepped(self, number: int, seconds: float, *, lost_to: str | None = None) -> None:
-        """Step `number` has ended, `seconds` after the one before; what was spent in that time is taken off. Its update counts unless
-        it is `lost_to` a cause.
+        """Step `number` has ended just now, `seconds` after the one before; what was spent in that time is taken off. Its update counts
+        unless it is `lost_to` a cause.
 
         Of the first step of a life only as much counts as the second takes: the rest is compiling.
         """
@@ -111,15 +111,15 @@ class Ledger:
         own_s = seconds - sum(max(0.0, ended - max(began, now - seconds)) for began, ended in self._spans)
         self._spans.clear()
         self._step = number
-        if self._before_first:
-            self._before_first, self._first_s = False, own_s
-            self._settle("start", now)
+        self._settle(self._between, now - own_s)
+        if self._first_s is None:
+            self._first_s = own_s
         else:
-            first_s, self._first_s = min(self._first_s, own_s), 0.0
-            self._lost_s["start"] -= first_s
-            self._productive_s += first_s
+            if self._between == "start":
+                self._between = "other"
+                self._productive_s += min(self._first_s, own_s)
+                self._lost_s["start"] -= min(self._first_s, own_s)
             self._count(own_s, lost_to)
-            self._settle("other", now)
         self._mark(number, self._productive_s)
 
     def _count(self, seconds: float, lost_to: str | None) -> None:
@@ -144,7 +144,7 @@ class Ledger:
     def row(self) -> dict[str, float]:
         """The account up to now: `goodput/productive_s` and `goodput/lost_s/CAUSE` add up to the time since the first start."""
         now = self._now()
-        self._settle("start" if self._before_first else "other", now)
+        self._settle(self._between, now)
         lost = {f"goodput/lost_s/{cause}": seconds for cause, seconds in self._lost_s.items()}
         return {"goodput/frac": self._productive_s / max(now - self._origin, 1e-9), PRODUCTIVE: self._productive_s, **lost}
 

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.settings import flat
 
 FREE = ("mesh", "execution", "micro_batches", "steps", "batch_ramp", "checkpoint", "evals", "evaluate_every", "guard", "watch")
-FREE += ("data.batch_size", "data.schedule", "data.processes")
+FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_records")
 # of data.schedule the part that lies behind the position is checked with it: see ShardSource.set_state
 
 

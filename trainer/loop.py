@@ -49,7 +49,7 @@ def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
             parts.rollbacks.passed(number)
             parts.profiler.after(number, metrics)
             stop, last = signals.reached(), number == steps
-            save = bool(stop) or last or parts.checkpointer.due(number)
+            save = bool(stop) or last or parts.checkpointer.due(number) or parts.rollbacks.due()
             evaluate = not last and parts.evaluate_every > 0 and number % parts.evaluate_every == 0
             if save or evaluate:
                 verdict = recorder.ended()

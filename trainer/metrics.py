@@ -2,8 +2,9 @@
 
 import json
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,43 +26,50 @@ class MetricsWriter:
     """Appends rows of numbers, and texts, of a phase that goes on after `start_step` steps (0: from the beginning).
 
     What an interrupted run wrote after `start_step` is taken back first: cut off metrics.jsonl, hidden in TensorBoard. Exactly one
-    process of a run is `active`; the others write nothing.
+    process of a run is `active`; the others write nothing. A disk that is full later on stops nobody: it is said, and what is written
+    until the first `flush` with room again may be missing.
     """
 
     def __init__(self, folder: Path, start_step: int, *, active: bool = True):
         first_step = start_step + 1 if start_step else 0
         self._sinks = (_JsonLines(folder, first_step), _TensorBoard(folder, first_step)) if active else ()
+        self._failing: set[type] = set()
 
     def write(self, step: int, row: Mapping[str, float | int]) -> None:
         """Record numbers under stable names (`loss/train`, `eval/web/bits_per_byte`, …)."""
         values, now = {name: float(value) for name, value in row.items()}, time.time()
-        for sink in self._sinks:
-            sink.write(step, now, values)
+        self._each(lambda sink: sink.write(step, now, values))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Show a text in TensorBoard, character for character."""
-        for sink in self._sinks:
-            sink.text(step, name, text)
+        self._each(lambda sink: sink.text(step, name, text))
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
         """Show how many numbers lie between two neighbours of `edges`, which are one more than `counts`, in TensorBoard."""
-        for sink in self._sinks:
-            sink.histogram(step, name, edges, counts)
+        self._each(lambda sink: sink.histogram(step, name, edges, counts))
 
     def back_to(self, step: int) -> None:
         """Take back all that was written of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
-        for sink in self._sinks:
-            sink.back_to(step)
+        self._each(lambda sink: sink.back_to(step))
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system: from here on a crash of this process loses none of it."""
-        for sink in self._sinks:
-            sink.flush()
+        self._each(lambda sink: sink.flush())
 
     def close(self) -> None:
         """Flush and close the files."""
+        self._each(lambda sink: sink.close())
+
+    def _each(self, do: Callable[[Any], None]) -> None:
         for sink in self._sinks:
-            sink.close()
+            try:
+                do(sink)
+                self._failing.discard(type(sink))
+            except OSError as error:
+                if type(sink) not in self._failing:
+                    why = f"metrics cannot be written ({error.strerror or error}); training goes on"
+                    print(f"{sink.folder}: {why}", file=sys.stderr, flush=True)
+                self._failing.add(type(sink))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -90,7 +98,7 @@ class _JsonLines:
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / METRICS_FILE
+        self.folder, self._path = folder, folder / METRICS_FILE
         if self._path.exists():
             _cut(self._path, first_step)
         self._file = self._open()
@@ -109,9 +117,11 @@ class _JsonLines:
         """Rows are numbers; histograms are for TensorBoard."""
 
     def back_to(self, step: int) -> None:
-        self._file.close()
-        _cut(self._path, step + 1)
-        self._file = self._open()
+        try:
+            self._file.close()
+            _cut(self._path, step + 1)
+        finally:
+            self._file = self._open()
 
     def flush(self) -> None:
         self._file.flush()
@@ -131,7 +141,7 @@ class _TensorBoard:
 
     def __init__(self, folder: Path, first_step: int):
         earlier_events = any(folder.glob("events.out.tfevents.*"))
-        self._writer = EventFileWriter(str(folder))
+        self.folder, self._writer = folder, EventFileWriter(str(folder))
         if earlier_events:
             self.back_to(first_step - 1)
 
@@ -163,7 +173,11 @@ class _TensorBoard:
         self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
 
     def flush(self) -> None:
-        self._writer.flush()
+        try:
+            self._writer.flush()
+        except OSError:  # its thread has ended; another one goes on when there is room again
+            self._writer = EventFileWriter(str(self.folder))
+            raise
 
     def close(self) -> None:
         self._writer.close()

@@ -18,7 +18,7 @@ from trainer.start import birth_of, new_state_of, wanted_of
 from trainer.state import TrainState
 from trainer.transforms.finish import averaged
 
-ROUTINE = ("saved", "start", "end")  # events that happen in every run
+ROUTINE = ("saved", "start", "end", "placed")  # events that happen in every run
 
 
 class Phase:

@@ -1,6 +1,6 @@
 """On what a phase computed: only there does the same step give the same bits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ def placement(mesh: Mesh) -> dict[str, Any]:
     """As JSON: axes of the mesh, kind of its devices, processes, version of jax."""
     axes = {axis: size for axis, size in mesh.shape.items() if size > 1}
     return {"mesh": axes, "devices": device_kind(), "processes": jax.process_count(), "jax": jax.__version__}
+
+
+def note_placement(event: Callable[..., None], step: int, mesh: Mesh) -> None:
+    """Write down on what the steps behind `step` are made."""
+    event(EVENT, step, **placement(mesh))
 
 
 def placed_at(folder: Path, step: int) -> dict[str, Any] | None:

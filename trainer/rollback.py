@@ -28,11 +28,17 @@ class Rollbacks:
         first: int,
     ):
         self._guard, self._checkpointer, self._source, self._restore, self._event = guard, checkpointer, source, restore, event
+        self._saved_soon = False
         self._ends = deque([(first, source.consumed)], maxlen=guard.patience + 2)  # (step, rows gone through after it)
 
     def passed(self, number: int) -> None:
         """Step `number` has been given its rows."""
         self._ends.append((number, self._source.consumed))
+
+    def due(self) -> bool:
+        """Whether a save is wanted, once: the windows of rows left out are known to checkpoints alone."""
+        asked, self._saved_soon = self._saved_soon, False
+        return asked
 
     def wanted(self, verdict: Verdict | None) -> bool:
         """Whether a streak is as long as patience."""
@@ -63,6 +69,7 @@ class Rollbacks:
         else:  # none of the streak's updates was made, so the state is the one before it
             state = state._replace(opt_state=forgotten(state.opt_state))
         self._source.skip(first, stop)
+        self._saved_soon = True
         self._ends.clear()
         self._ends.append((int(state.step), self._source.consumed))
         return state

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from data_pipeline.streaming.bad import bad_records
 from data_pipeline.streaming.rows import PackedRows, Row
 from data_pipeline.streaming.sequence import RowSequence
 from data_pipeline.streaming.stream import stream
@@ -41,6 +42,10 @@ class BatchSource[Batch](Protocol):
 
     def progress(self) -> dict[str, float]:
         """Numbers for the metrics: what of each source was read."""
+        ...
+
+    def bad_records(self) -> dict[str, str]:
+        """Records that this host left out because they are damaged, each with a sentence."""
         ...
 
 
@@ -157,6 +162,10 @@ class ShardSource:
     def progress(self) -> dict[str, float]:
         """`tokens/source/NAME` (positions of its rows, padding included) and `epochs/source/NAME`."""
         return {f"{what}/source/{name}": x for name, found in self.rows.progress(self.consumed).items() for what, x in found.items()}
+
+    def bad_records(self) -> dict[str, str]:
+        """SOURCE/NUMBER -> file, record, document and what is wrong with it."""
+        return bad_records(self.rows.sources)
 
     def get_state(self) -> dict[str, Any]:
         """Steps made, rows gone through, windows skipped (some may lie ahead), and all that these rows depended on."""

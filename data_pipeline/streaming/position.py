@@ -13,7 +13,7 @@ def rows_of(first: int, n: int, skipped: Iterable[Window], *, offset: int = 0) -
 
 def after(first: int, n: int, skipped: Iterable[Window]) -> int:
     """Rows gone through when the next n are read: up to the last of them, windows before it included."""
-    return rows_of(first, n, skipped)[-1] + 1 if n else first
+    return rows_of(first, 1, skipped, offset=n - 1)[0] + 1 if n else first
 
 
 def united(windows: Iterable[Window]) -> list[list[int]]:

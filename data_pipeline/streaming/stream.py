@@ -7,6 +7,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from data_pipeline.streaming.bad import heard, told
 from data_pipeline.streaming.position import rows_of, united
 from data_pipeline.streaming.rows import Row
 from data_pipeline.streaming.sequence import RowSequence
@@ -39,7 +40,7 @@ class _HostBatches:
     def __getitem__(self, index: int) -> Row:
         numbers = rows_of(self.first, self.batch_size, self.skipped, offset=index * self.batch_size)
         rows = self.rows.read([numbers[offset] for offset in self.offsets], self.positions)
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]} | told(self.rows.sources)
 
 
 def stream(
@@ -68,5 +69,7 @@ def stream(
             flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags, which only an absl program parses
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=AHEAD)
-        return iter(batches.to_iter_dataset(reading).mp_prefetch(workers))
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD)))
+        ahead = batches.to_iter_dataset(reading).mp_prefetch(workers)
+    else:
+        ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD))
+    return (heard(batch, rows.sources) for batch in ahead)

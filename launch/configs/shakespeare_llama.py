@@ -1,6 +1,7 @@
-"""The data, tokens and parameters of `shakespeare` with our defaults instead of nanoGPT's: `meshwright run shakespeare_llama`.
+"""The letters and the size of `shakespeare` with our defaults instead of nanoGPT's: `meshwright run shakespeare_llama`.
 
-Llama's block (rotary positions, SwiGLU, no biases) with an output matrix of its own. Hardware: any CPU.
+Llama's block (rotary positions, SwiGLU, no biases), an output matrix of its own, Muon, a cosine to zero. Hardware: any CPU.
+Expect: a held-out loss of 1.57 nats a letter; docs/learning.md has the figures.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from launch.configs.shakespeare import CONTEXT, VOCAB_SIZE, data
 from launch.configs.shakespeare import pretrain as shakespeare_run
 from model.architectures.llama import Llama
-from trainer.optimizers.adamw import AdamW
+from trainer.optimizers.muon import Muon
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
@@ -22,7 +23,7 @@ def pretrain() -> Run:
     """Next letters, with another model and optimizer than `shakespeare`."""
     changed = {
         "architecture": architecture(),
-        "optimizer": AdamW(peak_lr=4e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.0), weight_decay=0.1, b2=0.99),
+        "optimizer": Muon(peak_lr=6e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.0), weight_decay=0.1, b2=0.99),
     }
     return shakespeare_run().model_copy(update=changed)
 

@@ -145,11 +145,11 @@ def test_what_other_processes_have_met_counts_too(root):
 @pytest.mark.parametrize("processes", [0, 2])
 def test_what_is_read_ahead_is_counted_where_it_is_used(processes, root):
     (root / "web" / LOST).unlink()
-    rows = RowSequence({"web": opened(root, "web", skip=True)}, {"web": 1.0}, 0)
+    rows, others = (RowSequence({"web": opened(root, "web", skip=True)}, {"web": 1.0}, 0) for _ in range(2))
     batches = stream(rows, 0, 8, (0, 3, 6), processes=processes)
     for first in range(0, 8 * 4, 8):
         batch = next(batches)
-        assert all(x.tolist() == [rows[first + i][name].tolist() for i in (0, 3, 6)] for name, x in batch.items())
+        assert all(x.tolist() == [others[first + i][name].tolist() for i in (0, 3, 6)] for name, x in batch.items())
     found = bad_records(rows.sources)
     assert found and set(found) <= {f"web/{n}" for n in range(10, 15)} and all(LOST in said for said in found.values())
 

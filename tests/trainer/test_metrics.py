@@ -65,6 +65,25 @@ def test_a_crash_after_a_flush_loses_nothing(tmp_path):
     assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
 
 
+def test_a_full_disk_is_said_and_rows_come_again_when_there_is_room(tmp_path):
+    program = """if True:
+        import pathlib, resource, sys
+        from trainer.metrics import MetricsWriter
+        writer = MetricsWriter(pathlib.Path(sys.argv[1]), 0)
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for limit, steps in ((20_000, range(1000)), (most, range(1000, 1010))):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+            writer.flush()
+            for step in steps:
+                writer.write(step, {"loss/train": float(step)})
+        writer.close()"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.count("File too large); training goes on") == 2
+    for steps in ([step for step, _ in found] for found in (in_jsonl(tmp_path, "loss/train"), scalars(tmp_path, "loss/train"))):
+        assert steps == sorted(steps) and 100 < len(steps) < 1000
+        assert steps[-9:] == list(range(1001, 1010))
+
+
 def test_a_resumed_phase_shows_each_step_once_with_its_new_value(tmp_path):
     write_losses(tmp_path, start_step=0, steps=range(1, 10), offset=0.0)
     write_losses(tmp_path, start_step=6, steps=range(7, 12), offset=0.5)

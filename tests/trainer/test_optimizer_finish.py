@@ -1,14 +1,19 @@
 """Laws of what optimizers share: clipping, decay masks, averages, and whole matrices on single devices."""
 
 import re
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
+from model.execution import Precision
+from model.sharding import AXES, letters_of, spec, undivided
 from model.size import is_matrix
 from tests.examples import at_rest_on, quick_jit, under
+from tests.model import moe_examples
 from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, compiled, normal, run
 from trainer.optimizers.adamw import AdamW
 from trainer.transforms.finish import averaged, clip_each, decayed
@@ -114,3 +119,22 @@ def test_muon_exchanges_parts_and_gathers_nothing():
         params = at_rest_on(mesh, PARAMS)
         text = step.lower(params, init(params), params).compile().as_text()
     assert "all-to-all" in text and "all-gather" not in text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("divided", [True, False], ids=["divided", "undivided"])
+def test_every_kind_of_parameter_has_a_state_at_rest_on_a_mesh_without_devices(name, divided):
+    """DeepSeek has experts, latents, heads of three widths and layers outside of stacks; `plan` traces it all on chips that are not here."""
+    sizes = {"fsdp": 4, "expert": 2, "tensor": 2}
+    mesh = AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    tx = EXAMPLES[name].model_copy(update={"no_decay": (), "ema_decay": 0.9}).chain(9)
+    with jax.sharding.use_abstract_mesh(mesh), nullcontext() if divided else undivided():
+        params = jax.eval_shape(moe_examples.EXAMPLES["DeepSeekV3"].build(Precision()).init, jax.eval_shape(lambda: jax.random.key(0)))
+        before = jax.eval_shape(tx.init, params)
+        updates, after = jax.eval_shape(tx.update, params, before, params)
+        for path, x in jax.tree.leaves_with_path((updates, after)):
+            letters = letters_of(str(getattr(path[-1], "key", "")))
+            assert len(letters) == x.ndim, path
+            if divided and letters:
+                assert x.sharding.spec == spec(letters, x.shape, at_rest=True), path
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
