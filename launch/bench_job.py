@@ -10,9 +10,9 @@ from data_pipeline.shards import write_shards
 from data_pipeline.streaming.record import Record, Sequence
 from data_pipeline.tokenizer import SentencePiece
 from model.architectures.llama import Llama
+from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from model.sharding import named
 from trainer.checkpoint import Checkpointer, Checkpoints
-from trainer.manifest import files_of, problem
+from trainer.checkpoints.manifest import files_of, problem
 from trainer.state import TrainState
 
 BLOCK_BYTES = 2**26

@@ -93,7 +93,7 @@ def leave(code: int) -> None:
         return
     if client_of_several() is not None and is_first() and present_hosts() is None:  # else it has waited for the others already
         time.sleep(FAREWELL_S)
-    from trainer.watchdog import leave_now
+    from trainer.cluster.watchdog import leave_now
 
     sys.stdout.flush()
     sys.stderr.flush()

@@ -92,7 +92,7 @@ def _peer_lost(said: str) -> tuple[int, str]:
 
 def present_hosts() -> Any:
     """The processes of the loop under way; its module is looked up, not imported: who has not trained has none."""
-    module = sys.modules.get("trainer.hosts")
+    module = sys.modules.get("trainer.cluster.hosts")
     return module.present() if module else None
 
 

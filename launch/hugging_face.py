@@ -16,7 +16,7 @@ from model.hugging_face.checkpoint import Checkpoint, open_folder
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
 from model.sharding import check_sizes, undivided
-from trainer.given import save_params
+from trainer.checkpoints.given import save_params
 
 
 class Source(NamedTuple):

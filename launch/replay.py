@@ -28,8 +28,8 @@ def main(args: argparse.Namespace) -> int:
 
     from launch.console import Console
     from launch.data_origin import named_phase, run_of
+    from trainer.cluster.placement import moved, placed_at, placement
     from trainer.past import run_of_step
-    from trainer.placement import moved, placed_at, placement
     from trainer.replay import replay
 
     console, folder = Console(), run_of(args)

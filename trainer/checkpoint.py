@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 
 from model.stages import in_memory_order, in_model_order
-from trainer.agreement import is_first, of_all, of_first
-from trainer.manifest import problem
-from trainer.retention import Checkpoints
-from trainer.saving import DISK_TROUBLE, Running, Writer, cause_of, free_bytes, log_event, output_error, said
+from trainer.checkpoints.agreement import is_first, of_all, of_first
+from trainer.checkpoints.manifest import problem
+from trainer.checkpoints.retention import Checkpoints
+from trainer.checkpoints.saving import DISK_TROUBLE, Running, Writer, cause_of, free_bytes, log_event, output_error, said
+from trainer.checkpoints.stored import Damaged, arrays_of, json_problem, read_arrays, read_item, sealed, state_of, steps_in
+from trainer.checkpoints.tidying import finish, local_folder, remove, remove_leftovers, set_aside
 from trainer.state import TrainState
-from trainer.stored import Damaged, arrays_of, json_problem, read_arrays, read_item, sealed, state_of, steps_in
-from trainer.tidying import finish, local_folder, remove, remove_leftovers, set_aside
 
 RUNNING_S = 30.0  # a save that is due waits so long for the one before it, counted from its beginning; slower disks have it come later
 RETRY_S, LONGEST_RETRY_S = 1.0, 300.0  # doubled after each failure

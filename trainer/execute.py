@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
+from trainer.cluster.placement import note_placement
 from trainer.goodput import Ledger, process_started
 from trainer.identity import check_identity
 from trainer.loop import train
 from trainer.measure import Measures
 from trainer.parts import parts_of
 from trainer.phase import Phase
-from trainer.placement import note_placement
 from trainer.results import write_findings, write_results
 from trainer.rows import source_of
 from trainer.telemetry import recording

@@ -13,9 +13,9 @@ from model.adapt import Adaptation
 from model.api import Model, Params
 from model.execution import Precision
 from model.stages import in_memory_order
+from trainer.checkpoints.stored import arrays_of, checkpoint_path, read_arrays, read_run, restore_params, state_of
 from trainer.guard import Guard
 from trainer.state import new_state
-from trainer.stored import arrays_of, checkpoint_path, read_arrays, read_run, restore_params, state_of
 from trainer.transforms.finish import averaged
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from trainer.checkpoint import Checkpointer
+from trainer.cluster.signals import StopSignals
 from trainer.guard import Stopped, Verdict
 from trainer.profiler import Profiler
 from trainer.recorder import Recorder, Step, timed
 from trainer.rollback import Rollbacks
-from trainer.signals import StopSignals
 from trainer.source import BatchSource
 from trainer.state import TrainState
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_pipeline.loader import source_names
 from trainer.breakdown import Breakdown
-from trainer.inspection import make_inspection
+from trainer.cluster.inspection import make_inspection
 from trainer.loop import Parts
 from trainer.measure import Measures
 from trainer.phase import Phase

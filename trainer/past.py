@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.checkpoints.stored import checkpoint_path, read_run, steps_in
 from trainer.metrics import read_metrics
 from trainer.position import after, batch_size_at, rows_of, rows_until
-from trainer.stored import checkpoint_path, read_run, steps_in
 
 
 class Past(NamedTuple):

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.watchdog import Watchdog
 from trainer.goodput import Ledger
 from trainer.guard import Verdict
-from trainer.hosts import Hosts
 from trainer.memory import memory_row
 from trainer.metrics import MetricsWriter
 from trainer.source import BatchSource
 from trainer.watch import Watch
-from trainer.watchdog import Watchdog
 
 NOW_AND_THEN = 10  # steps between two rows with what changes slowly
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from trainer.checkpoints.stored import steps_in
 from trainer.parts import step_settings
 from trainer.past import logged_row, past_of
 from trainer.phase import Phase
 from trainer.recorder import quotients
 from trainer.rows import source_of
 from trainer.step import make_step
-from trainer.stored import steps_in
 
 
 class Replayed(NamedTuple):

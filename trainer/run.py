@@ -10,10 +10,10 @@ from data_pipeline.component import one_of
 from model.adapt import Full
 from model.execution import Execution, Precision
 from model.sharding import Mesh
+from trainer.checkpoints.retention import Checkpoints
 from trainer.execute import execute
 from trainer.guard import Guard
 from trainer.identity import run_fingerprint
-from trainer.retention import Checkpoints
 from trainer.watch import Watch
 
 

@@ -7,8 +7,9 @@ import jax
 
 from model.recompute import hardware_flops_per_token_of
 from model.size import flops_per_token_of
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.watchdog import Watchdog
 from trainer.goodput import Ledger
-from trainer.hosts import Hosts
 from trainer.metrics import MetricsWriter
 from trainer.phase import Phase
 from trainer.position import batch_size_at
@@ -16,7 +17,6 @@ from trainer.profile import peak_flops
 from trainer.profiler import Profiler
 from trainer.recorder import Costs, Recorder
 from trainer.source import BatchSource
-from trainer.watchdog import Watchdog
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from data_pipeline.loader import PackedPairs, PackedShards, source_names
 from data_pipeline.mix import Schedule, Stage
 from data_pipeline.streaming.sequence import RowSequence
 from data_pipeline.streaming.stream import stream
-from data_pipeline.streaming.stream import stream
 from tests.examples import random_documents, write_documents
 
 L = 9

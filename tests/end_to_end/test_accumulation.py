@@ -11,9 +11,9 @@ from data_pipeline.streaming.sequence import RowSequence
 from model.architectures.llama import Llama
 from model.execution import Precision
 from tests.end_to_end.job import VOCAB, copied, finish, rows, write_data, write_job
+from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

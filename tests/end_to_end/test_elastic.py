@@ -13,9 +13,9 @@ from model.architectures.llama import Llama
 from model.execution import Precision
 from tests.end_to_end.job import VOCAB, copied, finish, killed_when, last_step, rewind, rows, saved, write_data, write_job
 from tests.end_to_end.seen_rows import seen
+from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

@@ -23,9 +23,9 @@ from tests.end_to_end.job import (
     write_data,
     write_job,
 )
+from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

@@ -14,11 +14,11 @@ from model.architectures.llama import Llama
 from tests.end_to_end.job import COMMAND, arrays, assert_same_bits, copied, differences, finish, rows, run, saved, write_job
 from tests.examples import write_documents
 from tests.launch.command import begin, meshwright, until
+from trainer.checkpoints.retention import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.evals.samples import Samples
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

@@ -11,11 +11,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import BaseModel
 
 from model.sharding import make_mesh
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.replicas import check
+from trainer.cluster.signals import StopSignals
+from trainer.cluster.watchdog import Watchdog
 from trainer.guard import Stopped
-from trainer.hosts import Hosts
-from trainer.replicas import check
-from trainer.signals import StopSignals
-from trainer.watchdog import Watchdog
 
 
 class Turns(BaseModel, frozen=True, extra="forbid", strict=True):

@@ -20,10 +20,10 @@ from tests.examples import ONE_DEVICE, under
 from tests.launch.command import environment, meshwright
 from tests.launch.corpus import write_corpus
 from trainer.checkpoint import Checkpoints
+from trainer.cluster.placement import EVENT, moved, placed_at, placement
 from trainer.goodput import append_event
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.placement import EVENT, moved, placed_at, placement
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

@@ -6,10 +6,10 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from model.architectures.llama import Llama
 from tests.end_to_end.job import VOCAB, write_data, write_job
+from trainer.checkpoints.retention import Checkpoints
 from trainer.guard import Guard
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
-from trainer.retention import Checkpoints
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

@@ -20,8 +20,8 @@ from jax.experimental import multihost_utils
 from model.sharding import make_mesh
 from tests.trainer.saved_states import POSITION, RUN, Events, like, state_on
 from trainer.checkpoint import Checkpointer, Checkpoints
-from trainer.fingerprint import fingerprints
-from trainer.stored import arrays_of
+from trainer.checkpoints.fingerprint import fingerprints
+from trainer.checkpoints.stored import arrays_of
 
 LARGE = {"w_DF": np.random.default_rng(1).normal(size=(1024, 512)).astype(np.float32)}
 

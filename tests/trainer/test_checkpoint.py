@@ -15,8 +15,8 @@ from model.sharding import letters_of, named
 from tests.examples import MESHES, ONE_DEVICE, SIZES, host_params, under
 from tests.trainer.saved_states import POSITION, RUN, assert_same_bits, like, saved, state_on
 from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints.stored import checkpoint_path, read_run
 from trainer.load import load_params, placed
-from trainer.stored import checkpoint_path, read_run
 
 
 @pytest.mark.parametrize("sizes", [ONE_DEVICE, *MESHES], ids=str)

@@ -20,9 +20,9 @@ from tests.launch.command import environment, until
 from tests.trainer.checkpoint_process import LARGE
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, bits, like, saved, state_on
 from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints.manifest import NAME, files_of
+from trainer.checkpoints.stored import Damaged, arrays_of, checkpoint_path, restore_params
 from trainer.load import load_params
-from trainer.manifest import NAME, files_of
-from trainer.stored import Damaged, arrays_of, checkpoint_path, restore_params
 
 MODES = ("full", "size", "off", "unhashed")  # unhashed: its writer was killed before the manifest
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tests.examples import ONE_DEVICE, under
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, like, saved, state_on
 from trainer.checkpoint import Checkpoints
-from trainer.retention import Best, Kept, superseded
+from trainer.checkpoints.retention import Best, Kept, superseded
 
 MESH = ONE_DEVICE
 

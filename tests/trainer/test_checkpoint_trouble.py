@@ -22,7 +22,7 @@ from tests.launch.command import environment, until
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, like, state_on
 from trainer import checkpoint
 from trainer.checkpoint import Checkpointer, Checkpoints
-from trainer.stored import arrays_of
+from trainer.checkpoints.stored import arrays_of
 
 disk_usage = shutil.disk_usage
 LARGE = {"w_DF": np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)}

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer import hosts
-from trainer.hosts import HURRIED_S, PEER_LOST, SILENT_S, Hosts, Post, Quiet, Stragglers
+from trainer.cluster.hosts import HURRIED_S, PEER_LOST, SILENT_S, Hosts, Post, Quiet, Stragglers
 
 
 @pytest.fixture

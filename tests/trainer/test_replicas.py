@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.sharding import make_mesh
-from trainer.replicas import check, make_replay
+from trainer.cluster.replicas import check, make_replay
 
 SIZES = {"w_DF": (8, 6), "narrow_DF": (8, 6), "scale_D": (8,), "count": ()}
 TYPES = {"w_DF": np.float32, "narrow_DF": jnp.bfloat16, "scale_D": np.int8, "count": np.int32}

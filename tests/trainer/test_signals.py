@@ -15,7 +15,7 @@ import os, signal, sys, time
 from launch.distributed import find_cluster, join_cluster
 join_cluster(find_cluster({}))
 import jax, jax.numpy as jnp
-from trainer.signals import StopSignals
+from trainer.cluster.signals import StopSignals
 
 kind, number = sys.argv[1], getattr(signal, sys.argv[2])
 before = signal.getsignal(signal.SIGINT)

@@ -10,8 +10,8 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import jax, jax.numpy as jnp
-from trainer.hosts import Hosts
-from trainer.watchdog import Watchdog
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.watchdog import Watchdog
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 

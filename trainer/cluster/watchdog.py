@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 
-from trainer.hosts import PEER_LOST, Hosts, Quiet
+from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
 
 TICK_S = 0.5
 PAUSED_TIMES = 10  # a save, an evaluation or a compilation may take so many times the limit of a step

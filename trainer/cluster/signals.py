@@ -10,7 +10,7 @@ from types import TracebackType
 
 from jax.experimental import multihost_utils
 
-from trainer.watchdog import leave_now
+from trainer.cluster.watchdog import leave_now
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TWICE_S = 1.0  # `timeout` and some schedulers send one signal to the process and again to its group

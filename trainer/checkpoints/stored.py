@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from trainer.agreement import of_all
-from trainer.fingerprint import differing, fingerprints, path_name
-from trainer.manifest import problem
+from trainer.checkpoints.agreement import of_all
+from trainer.checkpoints.fingerprint import differing, fingerprints, path_name
+from trainer.checkpoints.manifest import problem
 from trainer.state import TrainState
 
 # what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError say nothing of the files

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, UInt32
 
-from trainer.fingerprint import path_name
+from trainer.checkpoints.fingerprint import path_name
 
 
 def check(tree: Any, mesh: Mesh) -> list[str]:

@@ -8,9 +8,9 @@ import jax
 
 from model.adapt import Adaptation
 from model.api import Model
+from trainer.cluster.replicas import check, make_replay
 from trainer.guard import Diverged
 from trainer.objective import Objective
-from trainer.replicas import check, make_replay
 from trainer.state import TrainState
 from trainer.step import split_rows
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.files import OutputError, write_bytes
-from trainer.agreement import is_first, of_all
-from trainer.manifest import write_manifest
-from trainer.retention import Checkpoints, Kept, superseded
-from trainer.saving import cause_of
-from trainer.stored import Damaged, read_item, steps_in
+from trainer.checkpoints.agreement import is_first, of_all
+from trainer.checkpoints.manifest import write_manifest
+from trainer.checkpoints.retention import Checkpoints, Kept, superseded
+from trainer.checkpoints.saving import cause_of
+from trainer.checkpoints.stored import Damaged, read_item, steps_in
 
 LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.removed")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from model.api import Params
-from trainer.manifest import write_manifest
-from trainer.saving import Writer, said
-from trainer.stored import sealed
+from trainer.checkpoints.manifest import write_manifest
+from trainer.checkpoints.saving import Writer, said
+from trainer.checkpoints.stored import sealed
 
 
 def save_params(folder: Path, params: Params, run: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from data_pipeline.files import OutputError
-from trainer.agreement import is_first, of_first
+from trainer.checkpoints.agreement import is_first, of_first
 
 DISK_TROUBLE = (OSError, RuntimeError, ValueError)  # in what TensorStore, Orbax and the system say that a disk is full or gone
 COMMIT_S = 600  # a process that could not write keeps the others waiting so long for its part

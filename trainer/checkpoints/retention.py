@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from orbax.checkpoint import checkpoint_managers as policies
 from pydantic import BaseModel, PositiveInt, model_validator
 
-from trainer.manifest import Level
+from trainer.checkpoints.manifest import Level
 
 
 class Best(BaseModel, frozen=True, extra="forbid", strict=True):
