@@ -60,8 +60,9 @@ def bench_optimizers(args: argparse.Namespace) -> None:
 
 
 def optimizers() -> dict[str, Any]:
-    """Name -> tuned optimizer, of all there are."""
-    return {name: kind(schedule=SCHEDULE, **TUNED[name]) for name, kind in components_in("trainer.optimizers").items()}
+    """Name -> tuned optimizer."""
+    kinds = components_in("trainer.optimizers")
+    return {name: kinds[name](schedule=SCHEDULE, **rules) for name, rules in TUNED.items()}
 
 
 def train(optimizer: Any, *, steps: int, seed: int = 0) -> Outcome:

@@ -16,7 +16,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from data_pipeline.tokenizer import SentencePiece
-from launch.process_tree import descendants
 from launch.yaml_text import to_yaml
 from tests.examples import random_documents, write_documents
 from tests.launch.command import begin, meshwright, until
@@ -99,7 +98,7 @@ def n_files(folder: Path) -> int:
 
 def kill(process: subprocess.Popen) -> None:
     """SIGKILL to the command and to all that it started, and wait until none of them runs."""
-    everyone = descendants(process.pid)
+    everyone = [process.pid, *children(process.pid)]
     for pid in everyone:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -107,12 +106,24 @@ def kill(process: subprocess.Popen) -> None:
     until(lambda: not any(map(runs, everyone)), "killed processes to go")
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that still run. (The kernel's own list of them is incomplete while they do.)"""
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [number for number in numbers if _state_and_parent(number)[1] == pid and runs(number)]
+
+
 def runs(pid: int) -> bool:
     """Whether a process still does; one that has ended may stand in the table until its parent asks for it."""
+    return _state_and_parent(pid)[0] not in "ZX"
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """`X` is what Linux calls a process that is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return "X", 0
+    return state, int(parent)
 
 
 def soon(condition: Callable[[], bool], what: str, timeout_s: float = 300) -> None:

@@ -32,7 +32,8 @@ def send(number: int, *processes: int) -> Callable[[Life, random.Random], None]:
     def strike(life: Life, draw: random.Random) -> None:
         pids = life.workers()
         for process in processes:
-            os.kill(pids[process], number)
+            if process in pids:  # it may just have ended by itself
+                os.kill(pids[process], number)
 
     return strike
 

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.process_tree import descendants
-from tests.end_to_end.job import COMMAND, last_step, rows, saved, soon
+from tests.end_to_end.job import COMMAND, children, last_step, rows, saved, soon
 from tests.launch.command import environment
 
 PROCESSES = 2
@@ -23,12 +22,7 @@ class Life(NamedTuple):
 
     def workers(self) -> dict[int, int]:
         """Process number -> its process id."""
-        found = {}
-        for pid in descendants(self.process.pid):
-            told = _environment_of(pid)
-            if told.get("JAX_PROCESS_ID", "").isdecimal() and _parent_of(pid) == self.process.pid:
-                found[int(told["JAX_PROCESS_ID"])] = pid
-        return found
+        return {int(_variables_of(pid)["JAX_PROCESS_ID"]): pid for pid in children(self.process.pid)}
 
     def first_row(self) -> tuple[int, float] | None:
         """Step and time of the first step of this life."""
@@ -71,17 +65,7 @@ def begin(job: Path) -> Life:
     return Life(job, process, began)
 
 
-def _environment_of(pid: int) -> dict[str, str]:
-    """The variables that a process was started with; none if it has gone."""
-    try:
-        words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return {}
+def _variables_of(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     return dict(word.partition("=")[::2] for word in words if word)
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0

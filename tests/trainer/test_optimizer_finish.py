@@ -124,7 +124,7 @@ def test_muon_exchanges_parts_and_gathers_nothing():
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("divided", [True, False], ids=["divided", "undivided"])
 def test_every_kind_of_parameter_has_a_state_at_rest_on_a_mesh_without_devices(name, divided):
-    """DeepSeek has experts, latents, heads of three widths and layers outside of stacks; `plan` traces it all on chips that are not here."""
+    """DeepSeek has experts, latents, heads of three widths and layers outside of stacks; `plan` traces all on chips that are not here."""
     sizes = {"fsdp": 4, "expert": 2, "tensor": 2}
     mesh = AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
     tx = EXAMPLES[name].model_copy(update={"no_decay": (), "ema_decay": 0.9}).chain(9)

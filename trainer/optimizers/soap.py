@@ -54,7 +54,7 @@ def scale_by_rotated_adam(b1: float, b2: float, eps: float, *, every: int, max_s
     """Adam's direction where the mean products of rows and of columns are diagonal, turned back.
 
     Bases are found before the steps 1, 1 + every, 1 + 2 · every, … by a power iteration, the first from the identity. The paper turns them
-    behind a step, begins with a whole eigendecomposition, and leaves the first step out; which no mesh compiles quickly, and costs a batch.
+    behind a step, begins with an eigendecomposition, and makes no update in the first step.
     """
 
     def init(name: str, x: Any) -> dict[str, Any]:

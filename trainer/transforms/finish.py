@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from model.sharding import letters_of
 from model.size import is_matrix
+from trainer.mup import scale_by_width
 from trainer.transforms.leaves import name_of
 
 
@@ -33,24 +34,17 @@ def finished(core: optax.GradientTransformation, optimizer: Any, steps: int) -> 
 
     Clipping -> core -> widths (muP) -> decoupled weight decay of matrices, times the learning rate -> learning rate -> averaging.
     """
+    base_width = getattr(optimizer, "mup_base_width", None)
     parts = (
         optimizer.clip_norm and optax.clip_by_global_norm(optimizer.clip_norm),
         optimizer.clip_each and clip_each(optimizer.clip_each),
         core,
-        _by_width(getattr(optimizer, "mup_base_width", None)),
+        base_width and scale_by_width(base_width),
         optax.add_decayed_weights(optimizer.weight_decay, decayed(optimizer.no_decay)),
         optax.scale_by_learning_rate(optimizer.learning_rate(steps)),
         optimizer.ema_decay and average(optimizer.ema_decay),
     )
-    return optax.chain(*(part for part in parts if part is not None))
-
-
-def _by_width(base_width: int | None) -> optax.GradientTransformation | None:
-    if base_width is None:
-        return None
-    from trainer.mup import scale_by_width
-
-    return scale_by_width(base_width)
+    return optax.chain(*(part for part in parts if part))
 
 
 def decayed(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
