@@ -2,6 +2,7 @@
 #   make quickstart   the main job, `meshwright run tiny`: corpora, pretraining, SFT, DPO, text
 #   make test         lint and tests;   make test-full   the same with the slow ones
 #   make lint         lint alone;       make lock        pin the requirements anew (UPGRADE=--upgrade takes newer versions)
+#   make soak-short   a run that is killed, frozen and damaged 8 times must end with the bits of one that is not;   make soak   40 times
 
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && command -v $$p && break; done)
@@ -11,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.12 --generate-hashes --no-annotate --quiet \
 	--custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: quickstart test test-full lint lock clean
+.PHONY: quickstart test test-full soak-short soak lint lock clean
 
 quickstart: .venv/base.installed
 	$(BIN)/meshwright run tiny
@@ -21,6 +22,12 @@ test: lint
 
 test-full: lint
 	$(PYTEST)
+
+soak-short: .venv/dev.installed
+	$(BIN)/python -m tests.soak --faults 8 --seed 1
+
+soak: .venv/dev.installed
+	$(BIN)/python -m tests.soak --faults 40 --seed 1
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

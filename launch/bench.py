@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint.add_argument("--rounds", metavar="N", type=int, default=3, help="saves measured; medians are printed (default 3)")
     checkpoint.add_argument("--dir", metavar="FOLDER", type=Path, default=Path("runs"), help="on the disk to measure (default runs)")
     checkpoint.add_argument("--every", metavar="SECONDS", type=float, default=600.0, help="between two saves (default 600)")
-    parsers["optimizers"].add_argument("--steps", metavar="N", type=int, default=600, help="of each run (default 600)")
+    parsers["optimizers"].add_argument("--steps", metavar="N", type=int, default=400, help="of each run (default 400)")
     data.add_argument("--web", metavar="PATH", type=Path, help="a folder of HTML files or a WARC file (default: pydoc pages)")
     data.add_argument("--mb", metavar="N", type=float, default=8.0, help="of raw HTML and of code that are measured on (default 8)")
     data.add_argument("--rounds", metavar="N", type=int, default=3, help="times each stage is measured; medians are printed (default 3)")

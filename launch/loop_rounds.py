@@ -1,7 +1,6 @@
 """The loop of a phase and a bare one around the same compiled step, in turns, because other work comes and goes on a machine."""
 
 import contextlib
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,7 @@ from trainer.measure import Measures
 from trainer.metrics import read_metrics
 from trainer.parts import parts_of
 from trainer.phase import Phase
-from trainer.profiler import Profiler
 from trainer.rows import source_of
-from trainer.state import TrainState
 from trainer.telemetry import recording
 
 STEP_S = 0.05  # what a step is to take
@@ -68,8 +65,8 @@ def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phas
         phase = Phase(run, job_folder / name, job_folder, mesh)
         ledger = Ledger(phase.folder, 0, active=True, started=time.time())
         source = source_of(phase)
-        profiler = opened.enter_context(contextlib.closing(Profiler(phase.folder, None)))
-        recorder = opened.enter_context(recording(phase, source, ledger, first=0, advance=lambda *_: None))
+        watching = recording(phase, source, ledger, first=0, advance=lambda *_: None, profile=None)
+        recorder, profiler = opened.enter_context(watching)
         yield phase, parts_of(phase, source, recorder, Measures(phase), profiler, first=0)
         phase.checkpointer.close()
 
@@ -85,7 +82,7 @@ def _bare(parts: Parts, phase: Phase, *, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def _host_s(parts: Parts, phase: Phase, state: TrainState) -> float:
+def _host_s(parts: Parts, phase: Phase, state: Any) -> float:
     """The loop around steps that are done at once: all that it does itself, nothing of it hidden behind devices."""
     _, metrics = jax.block_until_ready(parts.step(phase.state(), source_of(phase).next({})))
     idle, first = parts._replace(step=lambda state, batch: (state, dict(metrics))), int(state.step)
@@ -96,5 +93,5 @@ def _host_s(parts: Parts, phase: Phase, state: TrainState) -> float:
 
 def _of_rows(folder: Path) -> float:
     """Seconds of a step by the rows of the last round; the first of them waited for the round to begin."""
-    rows: list[dict[str, Any]] = [row for row in read_metrics(folder) if "time/step_s" in row]
-    return statistics.mean(row["time/step_s"] for row in rows[1 - STEPS :])
+    seconds = [row["time/step_s"] for row in read_metrics(folder) if "time/step_s" in row][1 - STEPS :]
+    return sum(seconds) / len(seconds)

@@ -7,7 +7,6 @@ each has its own learning rate (`TUNED`).
 import argparse
 import json
 import time
-from statistics import median
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +25,16 @@ from trainer.step import make_step
 ARCHITECTURE = Llama(vocab_size=256, width=64, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=64)
 BATCH_SIZE, SEQ_LEN, HELD_OUT_ROWS = 16, 64, 256
 SCHEDULE = WarmupCosine(warmup_steps=20, end_frac=0.1)
-TUNED: dict[str, dict[str, float]] = {}
+# Each rate ended best after 300 steps; half and twice the rate ended with 0.007 to 0.11 nats more. AdamW8bit has AdamW's, to be compared
+# with it. Decay is 0.1, none for Adafactor, whose steps are relative, and for Lion the better of 0.2 and 0.8: a smaller rate wants more.
+TUNED = {
+    "AdamW": {"peak_lr": 4e-3, "weight_decay": 0.1},
+    "AdamW8bit": {"peak_lr": 4e-3, "weight_decay": 0.1},
+    "Lion": {"peak_lr": 2e-3, "weight_decay": 0.8},
+    "Adafactor": {"peak_lr": 4e-2, "weight_decay": 0.0},
+    "Muon": {"peak_lr": 1.6e-2, "weight_decay": 0.1},
+    "SOAP": {"peak_lr": 1.6e-2, "weight_decay": 0.1},
+}
 
 
 class Outcome(NamedTuple):
@@ -85,7 +93,7 @@ def train(optimizer: Any, *, steps: int, seed: int = 0) -> Outcome:
         if number in (steps // 4, steps // 2, steps):
             losses.append(float(held_out_loss(state.trainable)))
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(state.opt_state.inner))
-    return Outcome(*losses, step_s=median(times[1:]), state_bytes=state_bytes)  # the first step compiles
+    return Outcome(*losses, step_s=sorted(times)[steps // 2], state_bytes=state_bytes)
 
 
 def header(steps: int) -> str:

@@ -1,7 +1,5 @@
 """The real training step on one made-up batch, timed next to matrix products."""
 
-import resource
-import sys
 import time
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ from launch.bench_shapes import TrainShape
 from model.adapt import Full
 from model.sharding import letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
+from trainer.memory import memory_row, most_host_bytes
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest
 from trainer.profile import matmul_rates, n_sharers
@@ -79,10 +78,7 @@ def figures(rounds: list[Round], *, tokens: int, flops_per_token: float, n_devic
 
 def peak_bytes() -> int:
     """Of the fullest device, where devices count their own memory; else of this process."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    if all(stats):
-        return max(each["peak_bytes_in_use"] for each in stats)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(memory_row().get("memory/device_peak_bytes") or most_host_bytes())
 
 
 def lines(found: dict[str, float], rounds: list[Round], n_devices: int) -> list[str]:

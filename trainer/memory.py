@@ -23,4 +23,9 @@ def _host_bytes() -> int:
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return most_host_bytes()
+
+
+def most_host_bytes() -> int:
+    """The most that this process ever held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

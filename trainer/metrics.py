@@ -6,20 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.plugins.text.metadata import create_summary_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data_pipeline.files import write_bytes
+from trainer.event_file import EventFile
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
 
 class MetricsWriter:
@@ -32,7 +26,7 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, start_step: int, *, active: bool = True):
         first_step = start_step + 1 if start_step else 0
-        self._sinks = (_JsonLines(folder, first_step), _TensorBoard(folder, first_step)) if active else ()
+        self._sinks = (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
         self._failing: set[type] = set()
 
     def write(self, step: int, row: Mapping[str, float | int]) -> None:
@@ -94,90 +88,51 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 class _JsonLines:
-    """One line a row: {"step", "time" (Unix seconds), **numbers}; null stands for a number that is not finite, which JSON cannot say."""
+    """One line a row: {"step", "time" (Unix seconds), **numbers}; null stands for a number that is not finite, which JSON cannot say.
+
+    Texts go to a file of their own, {"step", "time", "name", "text"}.
+    """
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._path = folder, folder / METRICS_FILE
-        if self._path.exists():
-            _cut(self._path, first_step)
-        self._file = self._open()
+        self.folder, self._paths = folder, (folder / METRICS_FILE, folder / SAMPLES_FILE)
+        for path in self._paths:
+            if path.exists():
+                _cut(path, first_step)
+        self._open()
 
-    def _open(self) -> TextIO:
-        return self._path.open("a", buffering=1)  # a line reaches the kernel at its end, so that a kill leaves whole rows
+    def _open(self) -> None:
+        """A line reaches the kernel at its end, so that a kill leaves whole rows."""
+        self._rows, self._texts = (path.open("a", buffering=1) for path in self._paths)
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
+        self._rows.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Rows are numbers; texts are for TensorBoard and results.json."""
+        self._texts.write(json.dumps({"step": step, "time": round(time.time(), 3), "name": name, "text": text}, ensure_ascii=False) + "\n")
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
-        """Rows are numbers; histograms are for TensorBoard."""
+        """Histograms are for TensorBoard alone."""
 
     def back_to(self, step: int) -> None:
+        self.close()
         try:
-            self._file.close()
-            _cut(self._path, step + 1)
+            for path in self._paths:
+                _cut(path, step + 1)
         finally:
-            self._file = self._open()
+            self._open()
 
     def flush(self) -> None:
-        self._file.flush()
+        for file in (self._rows, self._texts):
+            file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        for file in (self._rows, self._texts):
+            file.close()
 
 
 def _cut(path: Path, first_step: int) -> None:
     """Keep the rows before `first_step`, in one rename: a crash leaves the old file or the new one."""
     kept = [line for line in path.read_text().splitlines() if _parsed(line).get("step", first_step) < first_step]
     write_bytes(path, "".join(line + "\n" for line in kept).encode())
-
-
-class _TensorBoard:
-    """TensorBoard's own writer: nothing flushed is lost in a crash, and no TensorFlow is needed."""
-
-    def __init__(self, folder: Path, first_step: int):
-        earlier_events = any(folder.glob("events.out.tfevents.*"))
-        self.folder, self._writer = folder, EventFileWriter(str(folder))
-        if earlier_events:
-            self.back_to(first_step - 1)
-
-    def back_to(self, step: int) -> None:
-        """Readers drop what they have read with the step of a START, or a later one, when they meet it."""
-        start = SessionLog(status=SessionLog.START)
-        self._writer.add_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
-        self._writer.flush()
-
-    def write(self, step: int, now: float, row: dict[str, float]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
-        self._writer.add_event(Event(step=step, wall_time=now, summary=Summary(value=values)))
-
-    def text(self, step: int, name: str, text: str) -> None:
-        verbatim = "\n".join("    " + line for line in text.split("\n"))  # the page renders Markdown; four spaces make a literal block
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-        tensor = TensorProto(dtype=DT_STRING, string_val=[verbatim.encode()], tensor_shape=shape)
-        value = Summary.Value(tag=name, metadata=create_summary_metadata(None, None), tensor=tensor)
-        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
-
-    def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
-        filled = np.flatnonzero(counts)
-        if not len(filled):
-            return
-        kept = slice(filled[0], filled[-1] + 1)  # the page shows from the first edge to the last
-        left, right = edges[:-1][kept], edges[1:][kept]
-        histogram = HistogramProto(min=left[0], max=right[-1], num=counts.sum(), bucket_limit=right, bucket=counts[kept])
-        value = Summary.Value(tag=name, histo=histogram)
-        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
-
-    def flush(self) -> None:
-        try:
-            self._writer.flush()
-        except OSError:  # its thread has ended; another one goes on when there is room again
-            self._writer = EventFileWriter(str(self.folder))
-            raise
-
-    def close(self) -> None:
-        self._writer.close()

@@ -10,6 +10,7 @@ import jax
 
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.watchdog import Watchdog
+from trainer.costs import Costs
 from trainer.goodput import Ledger
 from trainer.guard import Verdict
 from trainer.memory import memory_row
@@ -38,14 +39,6 @@ def timed() -> Iterator[list[float]]:
     seconds.append(time.perf_counter() - start)
 
 
-class Costs(NamedTuple):
-    """What throughput is measured by."""
-
-    tokens_of: Callable[[int], int]  # of a step
-    peak_tokens_per_s: float  # what the devices would reach at full rate; the denominator of MFU
-    hardware_ratio: float  # FLOPs computed, by those of the model: HFU / MFU
-
-
 class Recorder:
     """Rows for the metrics, seconds for the ledger, signs of life for the watchdog."""
 
@@ -58,12 +51,12 @@ class Recorder:
         watch: Watch,
         *,
         source: BatchSource,
-        learning_rate: Callable[[int], Any],
+        learning_rate: Callable[[int], float],
         costs: Costs,
         advance: Callable[..., None],
     ):
         self.metrics, self.ledger, self._watchdog, self._hosts, self._watch = metrics, ledger, watchdog, hosts, watch
-        self._source, self._learning_rate, self._costs, self._advance = source, learning_rate, costs, advance
+        self._source, self._rates, self._costs, self._advance = source, learning_rate, costs, advance
         self._under_way: Step | None = None
         self._further: dict[str, float] = {}  # for the next row
         self._told: set[str] = set()
@@ -135,8 +128,8 @@ class Recorder:
 
     def _of_guard(self, step: Step, sums: dict[str, Any]) -> dict[str, float]:
         n_bad = sum(int(sums[f"guard/{name}"][0]) for name in ("skipped", "spikes"))
-        rate = self._learning_rate(max(step.number - 1 - n_bad, 0))  # bad steps are none of the optimizer's
-        return {"optimizer/learning_rate": float(rate), "guard/rollbacks": len(self._source.skipped), "data/rows": step.rows}
+        rate = self._rates(max(step.number - 1 - n_bad, 0))  # bad steps are none of the optimizer's
+        return {"optimizer/learning_rate": rate, "guard/rollbacks": len(self._source.skipped), "data/rows": step.rows}
 
     def _of_hosts(self, step: Step, step_s: float, device_wait_s: float) -> dict[str, float]:
         row, straggler = self._hosts.gather(step_s, device_wait_s=device_wait_s)

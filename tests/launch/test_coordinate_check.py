@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from launch.activations import activations
 from launch.configs.shakespeare_llama import pretrain
 from launch.configs.tiny import dpo
-from launch.coordinate_check import activations, exponent, family, measured, report
+from launch.coordinate_check import exponent, family, measured, report
 from launch.plan import add_arguments
 from model.api import ModelInputs
 from model.architectures.gpt2 import GPT2

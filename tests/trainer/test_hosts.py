@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import hosts
+from trainer.cluster import hosts
 from trainer.cluster.hosts import HURRIED_S, PEER_LOST, SILENT_S, Hosts, Post, Quiet, Stragglers
 
 

@@ -11,6 +11,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
+from trainer.goodput import append_event
 
 TICK_S = 0.5
 PAUSED_TIMES = 10  # a save, an evaluation or a compilation may take so many times the limit of a step
@@ -78,6 +79,7 @@ class Watchdog:
         path, again = self._folder / f"stacks-{self._hosts.process}.txt", "; start the same command again" if code == PEER_LOST else ""
         print(f"meshwright: error: {sentence}; all stacks are in {path}{again}", file=sys.stderr, flush=True)
         sys.stdout.flush()
+        append_event(self._folder, "hang" if stuck else "lost", self._step, why=sentence)
         with path.open("w") as file:
             faulthandler.dump_traceback(file=file)
 
