@@ -38,9 +38,11 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
 
 
 def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a metric; of many held-out sets only their mean, where there is one."""
+    """A row a metric; of many held-out sets their means, where there are such, and bits a byte if they are not too many."""
     before, after = result.get("before", {}), result.get("after", {})
     means = [metric for metric in after if metric.startswith("macro/")]
+    sizes = [metric for metric in after if metric.endswith("/bits_per_byte") and not metric.startswith(("macro/", "micro/"))]
+    means = [*sizes, *means] if len(sizes) + len(means) <= MOST_ROWS else means
     return [
         (
             name,

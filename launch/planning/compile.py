@@ -66,7 +66,8 @@ def step_of(run: Any, mesh: jax.sharding.Mesh) -> Step:
         _check(run, model, mesh)
         state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx, guard=run.guard), key)
         flops = flops_per_token_of(run.architecture, state.trainable, length=run.data.seq_len)
-        settings = {"micro_batches": run.micro_batches, "offload": run.execution.offload, "guard": run.guard}
+        watch = functools.partial(run.watch.arrays, rounds=run.execution.pipeline.rounds)
+        settings = {"micro_batches": run.micro_batches, "offload": run.execution.offload, "guard": run.guard, "watch": watch}
         function = make_step(model, run.objective, run.adaptation, tx, **settings)
     bound = placed_at_rest(_bound(state, mesh), run.execution.offload)
     return Step(function, (bound, batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops)

@@ -43,7 +43,7 @@ def host_bytes(occurrence: Occurrence) -> int:
     moved = [*instruction.shapes[:2], *(shape for name in instruction.operands for shape in known[name].shapes)]
     if HOST_SPACE not in {shape.space for shape in moved}:
         return 0
-    return min(shape.n_bytes for shape in moved if shape.sizes)  # of a sliced or updated array only the part
+    return min((shape.n_bytes for shape in moved if shape.sizes), default=0)  # of a sliced or updated array only the part
 
 
 def _in_hbm(shapes: tuple[Shape, ...]) -> int:

@@ -9,7 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from data_pipeline.component import components_in, one_of
-from data_pipeline.loader import PackedPairs, PackedShards, RowSequence
+from data_pipeline.loader import PackedPairs, PackedShards
+from data_pipeline.streaming.sequence import RowSequence
 from model.sharding import letters_of
 from tests.examples import MESHES, random_documents, under, write_documents, write_pairs
 from trainer.objective import Objective

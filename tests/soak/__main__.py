@@ -4,12 +4,15 @@ Exit code 0 if every fault was survived and the run ended with the same bits as 
 """
 
 import argparse
+import logging
 import random
 import secrets
 import shutil
 import tempfile
 import time
 from pathlib import Path
+
+import jax
 
 from tests.end_to_end.job import copied, differences, phase, rows
 from tests.soak.faults import drawn
@@ -25,6 +28,8 @@ def main() -> int:
     parser.add_argument("--faults", type=int, required=True, help="how many; 0 compares two undisturbed runs")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32), help="of the faults and their moments (default: a new one)")
     args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # here arrays are only read
+    logging.getLogger("absl").setLevel(logging.ERROR)
     folder, start, draw = Path(tempfile.mkdtemp(prefix="soak-")), time.monotonic(), random.Random(args.seed)
     print(f"soak of {args.faults} faults, --seed {args.seed}, in {folder}", flush=True)
     job = prepared(folder / "soaked", LAST_STEPS + STEPS_PER_FAULT * args.faults)

@@ -14,7 +14,7 @@ from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
 SAVE_EVERY = 10
-HANG_S = 30.0
+HANG_S = 20.0
 
 
 def pretrain(steps: int) -> Run:

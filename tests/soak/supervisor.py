@@ -13,7 +13,7 @@ from tests.soak.scoreboard import Outcome
 from tests.soak.subject import SAVE_EVERY
 
 MOST_STEPS = 3 * SAVE_EVERY  # between two faults, from 1 on
-STEPS_PER_FAULT, LAST_STEPS = 36, 60  # enough for all faults before the run ends: the mean is half of MOST_STEPS, and some are lost
+STEPS_PER_FAULT, LAST_STEPS = 22, 40  # enough for all faults before the run ends: the mean is half of MOST_STEPS, and some are lost
 TRIES = 5
 
 

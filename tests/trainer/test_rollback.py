@@ -119,4 +119,5 @@ def test_a_loss_that_stays_no_number_ends_the_run_after_so_many_rollbacks(max_ro
     with pytest.raises(Diverged, match=re.escape(f"after {max_rollbacks} rollbacks; lower optimizer.peak_lr")):
         execute(run_of(None, max_rollbacks=max_rollbacks), folder)
     assert len(of(read_events(folder / "pretrain"), "rollback")) == max_rollbacks
-    assert max(int(path.name) for path in (folder / "pretrain/checkpoints").iterdir() if path.name.isdigit()) == 16
+    steps = {int(path.name) for path in (folder / "pretrain/checkpoints").iterdir() if path.name.isdigit()}
+    assert max(steps) == (17 if max_rollbacks else 16), "after a rollback the next step is saved, with the rows that are left out"
