@@ -67,7 +67,7 @@ class Ledger:
         for row in rows:
             self._take(row, new=row["time"] > self._origin + known_s and row["step"] > account["step"])
         for event in events:
-            if event["event"] in CAUSES and event["time"] > self._origin + known_s:
+            if event["event"] in CAUSES and "seconds" in event and event["time"] > self._origin + known_s:
                 self._lost_s[event["event"]] += event["seconds"]
         self._settle("other", max(entry["time"] for entry in (*rows, *events)))
         self._settle("down", started)
@@ -136,7 +136,7 @@ class Ledger:
             del self._until[step + 1 :]
         self._step = step
 
-    def event(self, name: str, step: int | None, **what: Any) -> None:
+    def event(self, name: str, step: int | None, /, **what: Any) -> None:
         """Append a line to events.jsonl at once."""
         if self._active:
             append_event(self._folder, name, step, **what)
@@ -175,7 +175,7 @@ def _end(account: dict[str, Any]) -> float:
     return account[PRODUCTIVE] + sum(_lost_in(account).values())
 
 
-def append_event(folder: Path, name: str, step: int | None, **what: Any) -> None:
+def append_event(folder: Path, name: str, step: int | None, /, **what: Any) -> None:
     """Append {"time" (Unix seconds), "event", "step", **what} to events.jsonl; null stands for a number that is not finite.
 
     A disk that does not take the line stops nobody: it goes to stderr.

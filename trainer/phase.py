@@ -47,7 +47,7 @@ class Phase:
             raise ValueError("; ".join(problems))
         self.shapes = jax.eval_shape(birth_of(run, self.model, self.tx), jax.random.key(run.seed))
 
-    def event(self, name: str, step: int, **what: Any) -> None:
+    def event(self, name: str, step: int, /, **what: Any) -> None:
         """Write down what happened, and tell it where it is no routine."""
         if jax.process_index() == 0:
             append_event(self.folder, name, step, **what)

@@ -310,3 +310,14 @@ def test_the_process_began_before_now_and_after_its_parent():
         [sys.executable, "-c", "from trainer.goodput import process_started; print(process_started())"], cwd=ROOT, capture_output=True
     )
     assert process_started() < float(child.stdout) < time.time()
+
+
+def test_an_event_may_tell_of_a_folder_a_name_and_a_step(tmp_path):
+    append_event(tmp_path, "save_failed", 3, folder="elsewhere", why="full")
+    assert [(event["event"], event["step"], event["folder"]) for event in read_events(tmp_path)] == [("save_failed", 3, "elsewhere")]
+
+
+def test_a_life_that_ended_before_its_first_row_is_taken_over(tmp_path):
+    for started in (100.0, 200.0, 300.0):
+        ledger = Ledger(tmp_path, 0, active=True, started=started)
+    assert ledger.row()["goodput/productive_s"] == 0.0

@@ -172,7 +172,9 @@ def _read(folder: Path, item: str, like: Any) -> Any:
         return ocp.StandardCheckpointHandler().restore((folder / item).resolve(), args=ocp.args.StandardRestore(like))
     except PermissionError:
         raise
-    except UNREADABLE as error:
+    except Exception as error:
+        if not isinstance(error, UNREADABLE) and type(error) is not Exception:  # with several processes Orbax raises it bare
+            raise
         if "RESOURCE_EXHAUSTED" in str(error):  # the memory of the device
             raise
         first_line = (str(error).splitlines() or [""])[0][:160]

@@ -28,7 +28,7 @@ class Watchdog:
 
     def __init__(self, limit_s: float | None, *, folder: Path, hosts: Hosts):
         self._limit_s, self._folder, self._hosts = limit_s, folder, hosts
-        self._step, self._beats, self._pauses = 0, 0, 1  # the pause ends with the first beat
+        self._n_steps, self._step, self._beats, self._pauses = 0, 0, 0, 1  # the pause ends with the second step
         self._ended = Event()
         self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -42,8 +42,9 @@ class Watchdog:
         self._thread.join()
 
     def beat(self, step: int) -> None:
-        """Step `step` begins."""
-        self._pauses -= self._step == 0
+        """Step `step` begins; the second not before the first has ended, which one process may compile while another has it compiled."""
+        self._n_steps += 1
+        self._pauses -= self._n_steps == 2
         self._step, self._beats = step, self._beats + 1
         self._hosts.beat(step)
 
