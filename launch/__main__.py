@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command() -> None:
     """Entry point of the console script: `main`, then leave without waiting for peers that are gone."""
     if {"run", "bench", "replay"} & set(sys.argv[1:2]):
-        from launch.environment import use_huge_pages
+        from launch.hardware import use_huge_pages
 
         use_huge_pages()
     code = main()
