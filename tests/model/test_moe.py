@@ -309,7 +309,8 @@ def test_in_bfloat16_the_router_still_sees_float32():
         params = {name: jnp.asarray(w, jnp.bfloat16) for name, w in host_params().items() if name != "shared"}
         params["router_DE"] = jnp.zeros((D, E), jnp.bfloat16).at[:2, 5].set(1).at[0, 3].set(1)
         x_BLD = jnp.zeros((1, 1, D), jnp.bfloat16).at[0, 0, :2].set(jnp.array([1, 2.0**-10], jnp.bfloat16))
-        y_BLD, aux = quick_jit(lambda params, x_BLD: nnx.merge(definition, params)(x_BLD, jnp.ones((1, 1), jnp.int32)))(params, x_BLD)
+        rows = Rows(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32), {})
+        y_BLD, aux = quick_jit(lambda params, x_BLD: nnx.merge(definition, params)(x_BLD, rows))(params, x_BLD)
     assert y_BLD.dtype == jnp.bfloat16
     assert aux["load_E"].tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
 
