@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "
     os.environ.pop(name, None)
 
 _hook = install_import_hook(["launch", "trainer", "model", "data_pipeline", "inference"], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def components_of_others_stay_where_they_are() -> Iterator[None]:
+    """A module that a test brings in by `--import` is not known to the next one."""
+    from data_pipeline import component  # after the import hook
+
+    before = list(component.imported_by_user)
+    yield
+    component.imported_by_user[:] = before
 
 
 @pytest.fixture(scope="session")

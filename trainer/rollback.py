@@ -61,6 +61,7 @@ class Rollbacks:
         if left < 1:
             what = f"{verdict.streak} steps in a row, the last of them {verdict.number}, had a loss or gradient that is no number"
             remedy = f"lower optimizer.peak_lr or look at rows {first} to {stop - 1} of the data"
+            self._checkpointer.wait()  # what is on its way to the disk is kept
             raise Diverged(f"{what}, after {len(behind)} rollbacks; {remedy}")
         found = self._restore(begun)
         self._event("rollback", verdict.number, to=found[0] if found else None, rows=[first, stop], finite=verdict.finite)
