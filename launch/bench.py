@@ -53,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
         from launch.environment import prepare_process
 
         prepare_process()
-    globals()[f"_bench_{args.what}"](args)
+    benches = (_bench_train, _bench_loop, _bench_checkpoint, _bench_optimizers, _bench_data)
+    dict(zip(KINDS, benches, strict=True))[args.what](args)
     return 0
 
 
