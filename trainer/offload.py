@@ -1,6 +1,6 @@
 """State that rests in the memory of the host between steps, and comes to the devices for its part of a step."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -10,16 +10,10 @@ import optax
 from model.sharding import letters_of, on_host
 from trainer.state import TrainState
 
-PARTS = {"optimizer": "opt_state", "params": "trainable"}  # a name in execution.offload -> the field of the state
-
 
 def at_rest(state: TrainState, offload: Collection[str]) -> TrainState:
     """The parts named by `offload` in host memory; scalars stay, they weigh nothing."""
-
-    def away(x: Any) -> Any:
-        return jax.device_put(x, jax.memory.Space.Host) if x.ndim else x
-
-    return state._replace(**{PARTS[name]: jax.tree.map(away, getattr(state, PARTS[name])) for name in offload})
+    return _moved(state, offload, lambda x: jax.device_put(x, jax.memory.Space.Host) if x.ndim else x)
 
 
 def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
@@ -28,7 +22,16 @@ def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
     def away(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding.with_memory_kind("pinned_host")) if s.ndim else s
 
-    return shapes._replace(**{PARTS[name]: jax.tree.map(away, getattr(shapes, PARTS[name])) for name in offload})
+    return _moved(shapes, offload, away)
+
+
+def _moved(state: TrainState, offload: Collection[str], away: Callable[[Any], Any]) -> TrainState:
+    """The guard's history stays: what is computed of numbers on the host is computed by the host."""
+    if "params" in offload:
+        state = state._replace(trainable=jax.tree.map(away, state.trainable))
+    if "optimizer" in offload:
+        state = state._replace(opt_state=state.opt_state._replace(inner=jax.tree.map(away, state.opt_state.inner)))
+    return state
 
 
 def to_device(tree: Any, *, after: Any) -> Any:
