@@ -87,11 +87,14 @@ def join_cluster(cluster: Cluster | None) -> None:
     limits = {"initialization_timeout": JOIN_S, "heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
     if cluster is None:
         jax.distributed.initialize(**limits)
-        return
-    local = [int(os.environ["SLURM_LOCALID"])] if cluster.chosen_by == "SLURM" and _shares_gpus() else None
-    jax.distributed.initialize(cluster.address, cluster.n, cluster.process, local, coordinator_bind_address=cluster.bind, **limits)
-    if cluster.n > 1:
-        explain_aborts(cluster.address if cluster.process else None)
+    else:
+        local = [int(os.environ["SLURM_LOCALID"])] if cluster.chosen_by == "SLURM" and _shares_gpus() else None
+        jax.distributed.initialize(cluster.address, cluster.n, cluster.process, local, coordinator_bind_address=cluster.bind, **limits)
+        if cluster.n > 1:
+            explain_aborts(cluster.address if cluster.process else None)
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # only process 0 would find CPU programs in the cache, and theirs may wait for each other's collectives in another order: a deadlock
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def explain_aborts(coordinator: str | None) -> None:

@@ -80,6 +80,14 @@ def test_rows_on_1_then_4_then_2_processes_are_those_of_the_uninterrupted_run(pr
         np.testing.assert_allclose(*([row[name] for row in rows(folder)] for folder in (job, uninterrupted)), rtol=1e-3)
 
 
+def test_several_cpu_processes_take_no_program_from_the_compilation_cache(prepared: Path, tmp_path: Path) -> None:
+    """Process 0 alone would, and hang: its collectives come in another order. One process does keep its programs."""
+    for processes in (2, 1):
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache{processes}"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        finish(copied(prepared, tmp_path / f"job{processes}"), "--set", "pretrain.steps=4", "--on", f"local:{processes}", **cache)
+        assert bool(list((tmp_path / f"cache{processes}").glob("jit_step-*"))) == (processes == 1)
+
+
 def test_the_rows_that_are_compared_come_of_stages_and_a_cap(prepared: Path) -> None:
     data = pretrain().data
     legs = RowSequence(data.sources(prepared / "run"), data.weights, pretrain().seed, data.schedule).mixture.legs

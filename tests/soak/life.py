@@ -57,8 +57,7 @@ class Life(NamedTuple):
 def begin(job: Path) -> Life:
     """Start or go on. Everything that is printed goes to lives.log."""
     command = [sys.executable, "-m", "launch", *COMMAND, "--import", "tests.soak.stuck", "--on", f"local:{PROCESSES}"]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(job.parent / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    env = environment(JAX_PLATFORMS="cpu", **cache)
+    env = environment(JAX_PLATFORMS="cpu")
     began = time.time()
     with (job / "lives.log").open("a") as log:
         process = subprocess.Popen(command, cwd=job, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
