@@ -17,9 +17,7 @@ from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
 VOCAB, SEQ_LEN, DOCUMENTS, STEPS = 512, 128, 2000, 100_000
-ARCHITECTURE = Llama(
-    vocab_size=VOCAB, width=128, layers=2, heads=4, kv_heads=4, head_width=32, feed_forward_width=384, context=SEQ_LEN
-)
+ARCHITECTURE = Llama(vocab_size=VOCAB, width=128, layers=2, heads=4, kv_heads=4, head_width=32, feed_forward_width=384, context=SEQ_LEN)
 
 
 def write_data(job_folder: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 
 from launch.bench_job import run_of
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.watchdog import Watchdog
 from trainer.goodput import Ledger
 from trainer.loop import Parts, train
 from trainer.measure import Measures
@@ -64,8 +66,9 @@ def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phas
         opened.enter_context(jax.set_mesh(mesh))
         phase = Phase(run, job_folder / name, job_folder, mesh)
         ledger = Ledger(phase.folder, 0, active=True, started=time.time())
-        source = source_of(phase)
-        watching = recording(phase, source, ledger, first=0, advance=lambda *_: None, profile=None)
+        source, hosts = source_of(phase), opened.enter_context(Hosts())
+        watchdog = opened.enter_context(Watchdog(run.guard.hang_s, folder=phase.folder, hosts=hosts))
+        watching = recording(phase, source, ledger, watchdog, hosts, first=0, advance=lambda *_: None, profile=None)
         recorder, profiler = opened.enter_context(watching)
         yield phase, parts_of(phase, source, recorder, Measures(phase), profiler, first=0)
         phase.checkpointer.close()

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
+from trainer.cluster.hosts import Hosts
 from trainer.cluster.placement import note_placement
+from trainer.cluster.watchdog import Watchdog
 from trainer.goodput import Ledger, process_started
 from trainer.identity import check_identity
 from trainer.loop import train
@@ -32,23 +34,26 @@ def execute(
 ) -> None:
     """See `Run.execute`."""
     mesh = run.mesh.make()
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), Hosts() as hosts, Watchdog(run.guard.hang_s, folder=folder, hosts=hosts) as watchdog:
         phase = Phase(run, folder, job_folder, mesh, say)
         for change in _checked(phase, allow_change):
             say(f"  changed since the checkpoint: {change}")
         say(f"  {phase.describe()}")
         at, is_first = phase.checkpointer.latest() or 0, jax.process_index() == 0
         ledger = Ledger(folder, at, active=is_first, started=process_started() if started is None else started)
-        with ledger.spent("restore") if at else contextlib.nullcontext():
+        with watchdog.paused(), ledger.spent("restore") if at else contextlib.nullcontext():
             state = phase.state()
         first = int(state.step)
         ledger.back_to(first)  # the newest checkpoint may have been damaged
         note_placement(phase.event, first, mesh)
         measures, source = Measures(phase), source_of(phase)
-        before = measures.before(state)
+        with watchdog.paused():
+            before = measures.before(state)
         with contextlib.ExitStack() as opened:
             advance = opened.enter_context(progress(f"  {folder.name}", run.steps, unit="steps", done=first))
-            recorder, profiler = opened.enter_context(recording(phase, source, ledger, first=first, advance=advance, profile=profile))
+            recorder, profiler = opened.enter_context(
+                recording(phase, source, ledger, watchdog, hosts, first=first, advance=advance, profile=profile)
+            )
             parts = parts_of(phase, source, recorder, measures, profiler, first=first)
             if first == 0:
                 recorder.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})

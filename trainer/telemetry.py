@@ -1,4 +1,4 @@
-"""What watches a phase while it trains, opened and closed together."""
+"""What writes down how a phase trains, opened and closed together."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,9 +18,17 @@ from trainer.source import BatchSource
 
 @contextlib.contextmanager
 def recording(
-    phase: Phase, source: BatchSource, ledger: Ledger, *, first: int, advance: Callable[..., None], profile: tuple[int, int] | None
+    phase: Phase,
+    source: BatchSource,
+    ledger: Ledger,
+    watchdog: Watchdog,
+    hosts: Hosts,
+    *,
+    first: int,
+    advance: Callable[..., None],
+    profile: tuple[int, int] | None,
 ) -> Iterator[tuple[Recorder, Profiler]]:
-    """The recorder of a phase that goes on after `first` steps, and the profiler of the steps `profile`; the watchdog is at work.
+    """The recorder of a phase that goes on after `first` steps, and the profiler of the steps `profile`.
 
     `advance` moves the progress bar.
     """
@@ -28,9 +36,8 @@ def recording(
     metrics = MetricsWriter(phase.folder, first, active=jax.process_index() == 0)
     profiler = Profiler(phase.folder, profile)
     try:
-        with Hosts() as hosts, Watchdog(run.guard.hang_s, folder=phase.folder, hosts=hosts) as watchdog:
-            facts = {"source": source, "learning_rate": Rates(run.optimizer.learning_rate(run.steps)), "costs": costs_of(phase)}
-            yield Recorder(metrics, ledger, watchdog, hosts, run.watch, advance=advance, **facts), profiler
+        facts = {"source": source, "learning_rate": Rates(run.optimizer.learning_rate(run.steps)), "costs": costs_of(phase)}
+        yield Recorder(metrics, ledger, watchdog, hosts, run.watch, advance=advance, **facts), profiler
     finally:
         profiler.close()
         metrics.close()

@@ -82,9 +82,7 @@ def secrets_in(text: str) -> Iterator[Span]:
     for literal, pattern in (("PRIVATE KEY", PRIVATE_KEY), ("hf_", HUGGING_FACE)):
         yield from (Span(*match.span(), "key", KEY) for match in (pattern.finditer(text) if literal in text else ()))
     at = positions_of(text, "://") if "@" in text else start[:0]
-    yield from (
-        Span(*match.span("value"), "password", PASSWORD) for match in matches_near(text, URL_PASSWORD, at, at, before=0, after=200)
-    )
+    yield from (Span(*match.span("value"), "password", PASSWORD) for match in matches_near(text, URL_PASSWORD, at, at, before=0, after=200))
 
 
 def long_runs(chars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

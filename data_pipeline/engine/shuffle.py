@@ -14,9 +14,7 @@ from data_pipeline.engine.runner import Engine, opened, sealed
 ROUND_BYTES = 512 << 20  # of rows that the embedded runner, which spills nothing, holds at a time
 
 
-def by_key[R](
-    engine: Engine, files: Sequence[Path], key: str, function: Callable[[pa.Table], R], *, sizes: dict[int, int]
-) -> Iterator[R]:
+def by_key[R](engine: Engine, files: Sequence[Path], key: str, function: Callable[[pa.Table], R], *, sizes: dict[int, int]) -> Iterator[R]:
     """What `function` makes of all rows of each key, in no certain order.
 
     Args:

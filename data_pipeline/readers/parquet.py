@@ -91,9 +91,7 @@ def parquet_documents(part: Part, columns: Columns, source: str, *, work: Path, 
         drops.add(source, "file_unreadable", str(error))
 
 
-def _row_group(
-    table: pq.ParquetFile, i: int, n_before: int, columns: Columns, name: str, source: str, drops: Drops
-) -> Iterator[Document]:
+def _row_group(table: pq.ParquetFile, i: int, n_before: int, columns: Columns, name: str, source: str, drops: Drops) -> Iterator[Document]:
     n_rows, n_read = table.metadata.row_group(i).num_rows, 0
     batches = table.iter_batches(BATCH_ROWS, row_groups=[i], columns=list(columns.wanted()), use_threads=False)
     while n_read < n_rows:

@@ -18,7 +18,7 @@ from data_pipeline.tokenizer import SentencePiece, Tokenizer
 
 L = 48
 RNG = np.random.default_rng(0)
-TEXTS = [f"def f_{i}(x):\n    \"\"\"Привет, ▁ {'é' * (i % 5)}\"\"\"\n    return {'x + 1 ' * int(RNG.integers(0, 30))}\n" for i in range(60)]
+TEXTS = [f'def f_{i}(x):\n    """Привет, ▁ {"é" * (i % 5)}"""\n    return {"x + 1 " * int(RNG.integers(0, 30))}\n' for i in range(60)]
 FIM = FillInTheMiddle(rate=0.5)
 
 

@@ -113,6 +113,4 @@ def test_too_short_counts_what_stands_between_spaces():
 
 def test_no_documents_have_no_signals():
     _, signals = RULE.annotate([])
-    assert set(signals) == set(reference("", "en")) and all(
-        values.shape == (0,) for values in signals.values()
-    )
+    assert set(signals) == set(reference("", "en")) and all(values.shape == (0,) for values in signals.values())

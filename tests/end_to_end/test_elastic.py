@@ -11,7 +11,7 @@ from data_pipeline.mix import Schedule, Stage
 from data_pipeline.streaming.sequence import RowSequence
 from model.architectures.llama import Llama
 from model.execution import Precision
-from tests.end_to_end.job import VOCAB, copied, finish, killed_when, last_step, rewind, rows, saved, write_data, write_job
+from tests.end_to_end.job import VOCAB, copied, finish, killed_when, last_step, phase, rewind, rows, run, saved, write_data, write_job
 from tests.end_to_end.seen_rows import seen
 from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
@@ -109,6 +109,14 @@ def test_a_run_that_is_resumed_within_a_ramp_of_its_batch_size_goes_on_at_the_ne
     for processes, steps in ((1, 5), (2, 12)):
         finish(job, *ramp, "--set", f"pretrain.steps={steps}", "--on", f"local:{processes}")
     assert seen(rows(job)) == seen(rows(uninterrupted))[: 3 * 2 + 6 * 4 + 3 * 8] and len(rows(job)) == 12
+
+
+def test_a_process_that_hangs_before_the_first_step_ends_all_of_them(uninterrupted: Path, tmp_path: Path) -> None:
+    job = copied(uninterrupted, tmp_path / "job")
+    rewind(job, SAVE_EVERY)
+    hangs = run(job, "--on", "local:2", "--import", "tests.end_to_end.stuck_restore", "--set", "pretrain.guard.hang_s=1")
+    assert hangs.returncode == 75 and "nothing has moved for 10 s" in hangs.stdout + hangs.stderr
+    assert "stuck_restore.py" in (phase(job) / "stacks-1.txt").read_text()
 
 
 def test_rows_that_are_others_are_seen_to_differ(uninterrupted: Path, tmp_path: Path) -> None:

@@ -87,9 +87,7 @@ def test_what_is_said_is_what_is_computed_by_every_family_in_every_way(name, rem
 def test_the_less_is_kept_the_more_is_computed_and_full_is_the_blocks_forward_once_more_but_for_their_last_products():
     sizes = SIZES["Llama"]
     _, params = counted(sizes, Execution())
-    flops = {
-        remat.preset: hardware_flops_per_token_of(sizes, params, length=L, execution=Execution(remat=remat)) for remat in REMATS[:-1]
-    }
+    flops = {remat.preset: hardware_flops_per_token_of(sizes, params, length=L, execution=Execution(remat=remat)) for remat in REMATS[:-1]}
     model_flops = flops_per_token_of(sizes, params, length=L)
     assert model_flops < flops["none"] < flops["projections"] < flops["inputs"] < flops["attention"] < flops["full"]
     V = 128  # padded

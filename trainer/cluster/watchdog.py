@@ -19,11 +19,11 @@ TELL_S = 5.0  # the folder may lie on the very disk that hangs
 
 
 class Watchdog:
-    """Watches the loop from a thread, so also while the main thread waits inside of a collective; a context manager around the loop.
+    """Watches a phase from a thread, so also while the main thread waits inside of a collective; a context manager around all of it.
 
     A step that takes more than `limit_s` (None: any time) writes all stacks to `folder`/stacks-PROCESS.txt and to stderr, says where each
-    process is, and ends the process with exit code 75. The first step, which compiles, has ten times as long. A peer that
-    `hosts` reports lost ends it too, with that one's own code if it said one.
+    process is, and ends the process with exit code 75. The first step, which compiles, and what comes before it have ten times as long.
+    A peer that `hosts` reports lost ends it too, with that one's own code if it said one.
     """
 
     def __init__(self, limit_s: float | None, *, folder: Path, hosts: Hosts):

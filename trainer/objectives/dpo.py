@@ -54,9 +54,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
             "logps/rejected": rejected_BP,
         }
         n = jnp.sum(weight_BP)
-        return Loss(
-            jnp.sum(loss_BP * weight_BP) / denominators["pairs"], {k: (jnp.sum(v * weight_BP), n) for k, v in values.items()}, aux
-        )
+        return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], {k: (jnp.sum(v * weight_BP), n) for k, v in values.items()}, aux)
 
 
 def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[*Slots, dict[str, Any]]:
