@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 
-from trainer.cluster.hosts import Hosts
 from trainer.cluster.placement import note_placement
-from trainer.cluster.watchdog import Watchdog
 from trainer.goodput import Ledger, process_started
 from trainer.identity import check_identity
 from trainer.loop import train
@@ -18,7 +16,7 @@ from trainer.parts import parts_of
 from trainer.phase import Phase
 from trainer.results import write_findings, write_results
 from trainer.rows import source_of
-from trainer.telemetry import recording
+from trainer.telemetry import recording, watching
 
 
 def execute(
@@ -34,7 +32,7 @@ def execute(
 ) -> None:
     """See `Run.execute`."""
     mesh = run.mesh.make()
-    with jax.set_mesh(mesh), Hosts() as hosts, Watchdog(run.guard.hang_s, folder=folder, hosts=hosts) as watchdog:
+    with jax.set_mesh(mesh), watching(run, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
         for change in _checked(phase, allow_change):
             say(f"  changed since the checkpoint: {change}")
@@ -46,13 +44,13 @@ def execute(
         first = int(state.step)
         ledger.back_to(first)  # the newest checkpoint may have been damaged
         note_placement(phase.event, first, mesh)
-        measures, source = Measures(phase), source_of(phase)
+        measures, source = Measures(phase), source_of(phase, alive=watchdog.alive)
         with watchdog.paused():
             before = measures.before(state)
         with contextlib.ExitStack() as opened:
             advance = opened.enter_context(progress(f"  {folder.name}", run.steps, unit="steps", done=first))
             recorder, profiler = opened.enter_context(
-                recording(phase, source, ledger, watchdog, hosts, first=first, advance=advance, profile=profile)
+                recording(phase, source, ledger, hosts, watchdog, first=first, advance=advance, profile=profile)
             )
             parts = parts_of(phase, source, recorder, measures, profiler, first=first)
             if first == 0:

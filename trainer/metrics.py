@@ -4,7 +4,9 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,19 @@ class MetricsWriter:
 
     What an interrupted run wrote after `start_step` is taken back first: cut off metrics.jsonl, hidden in TensorBoard. Exactly one
     process of a run is `active`; the others write nothing. A disk that is full later on stops nobody: it is said, and what is written
-    until the first `flush` with room again may be missing.
+    until the first `flush` with room again may be missing. A thread writes, so that the step loop does not wait for it.
     """
 
     def __init__(self, folder: Path, start_step: int, *, active: bool = True):
         first_step = start_step + 1 if start_step else 0
         self._sinks = (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
         self._failing: set[type] = set()
+        self._thread, self._under_way = ThreadPoolExecutor(1, thread_name_prefix="metrics"), deque[Future]()
 
     def write(self, step: int, row: Mapping[str, float | int]) -> None:
         """Record numbers under stable names (`loss/train`, `eval/web/bits_per_byte`, …)."""
-        values, now = {name: float(value) for name, value in row.items()}, time.time()
-        self._each(lambda sink: sink.write(step, now, values))
+        now = time.time()
+        self._each(lambda sink: sink.write(step, now, {name: float(value) for name, value in row.items()}))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Show a text in TensorBoard, character for character."""
@@ -45,16 +48,29 @@ class MetricsWriter:
     def back_to(self, step: int) -> None:
         """Take back all that was written of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
         self._each(lambda sink: sink.back_to(step))
+        self._wait()
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system: from here on a crash of this process loses none of it."""
         self._each(lambda sink: sink.flush())
+        self._wait()
 
     def close(self) -> None:
         """Flush and close the files."""
         self._each(lambda sink: sink.close())
+        self._wait()
+        self._thread.shutdown()
 
     def _each(self, do: Callable[[Any], None]) -> None:
+        while self._under_way and self._under_way[0].done():
+            self._under_way.popleft().result()  # raises what was no trouble with the disk
+        self._under_way.append(self._thread.submit(self._do, do))
+
+    def _wait(self) -> None:
+        while self._under_way:
+            self._under_way.popleft().result()
+
+    def _do(self, do: Callable[[Any], None]) -> None:
         for sink in self._sinks:
             try:
                 do(sink)

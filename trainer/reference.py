@@ -16,11 +16,20 @@ from trainer.source import Layout, passes
 
 
 def add_reference(
-    rows: PackedRows, objective: Objective, layout: Layout, model: Model, start: Callable[[], Params], *, folder: Path, resumed: bool
+    rows: PackedRows,
+    objective: Objective,
+    layout: Layout,
+    model: Model,
+    start: Callable[[], Params],
+    *,
+    folder: Path,
+    resumed: bool,
+    alive: Callable[[], None] = lambda: None,
 ) -> None:
     """Give the rows `objective.reference_columns` under the parameters of `start()`, and keep the numbers in `folder` for a resumed run.
 
-    What lies there when a phase begins anew is of another beginning (another `start_from`, say) and is written over.
+    What lies there when a phase begins anew is of another beginning (another `start_from`, say) and is written over. `alive` is called
+    after every batch.
     """
     names, cache = objective.reference_columns, folder / f"{rows.fingerprint}.npz"
     if not names:
@@ -33,6 +42,7 @@ def add_reference(
             values = multihost_utils.process_allgather(compute(params, batch), tiled=True)
             for name, value in zip(names, values, strict=True):
                 columns[name][numbers] = value[: len(numbers)]
+            alive()
         if jax.process_index() == 0:
             packed = io.BytesIO()
             np.savez(packed, **columns)

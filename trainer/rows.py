@@ -1,5 +1,7 @@
 """The rows that a phase trains on."""
 
+from collections.abc import Callable
+
 from data_pipeline.streaming.sequence import RowSequence
 from trainer.phase import Phase
 from trainer.position import rows_until
@@ -7,11 +9,11 @@ from trainer.reference import add_reference
 from trainer.source import ShardSource
 
 
-def source_of(phase: Phase) -> ShardSource:
-    """The phase's batches, with what its first policy has to say of them."""
+def source_of(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> ShardSource:
+    """The phase's batches, with what its first policy has to say of them; `alive` is called while it says it."""
     run, sources = phase.run, phase.run.data.sources(phase.job_folder)
     for rows in sources.values():
-        where = {"folder": phase.folder / "reference", "resumed": phase.resumed}
+        where = {"folder": phase.folder / "reference", "resumed": phase.resumed, "alive": alive}
         add_reference(rows, run.objective, phase.layout, phase.model, phase.first_policy, **where)
     rows = RowSequence(sources, run.data.weights, run.seed, run.data.schedule)
     needed = rows_until(run.steps, run.data.batch_size, run.batch_ramp)

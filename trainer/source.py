@@ -1,6 +1,7 @@
 """Where batches come from: a source gives global arrays laid out by their field names, and can say in JSON where it stands."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -114,19 +115,23 @@ def _n_rows(shapes: dict[str, tuple[int, ...]]) -> int:
 class ShardSource:
     """Training batches from a row sequence. The position is how many rows were gone through, and which windows of them are skipped.
 
-    The next batch is read and laid out while the devices work on the one before. The first steps may have smaller batches (`ramp`).
+    The next batch is read and laid out by a thread while the devices work on the one before. The first steps may have smaller batches
+    (`ramp`).
     """
 
     def __init__(self, rows: RowSequence, layout: Layout, *, processes: int = 0, ramp: Ramp = ()):
         self.rows, self._processes, self._ramp = rows, processes, tuple(ramp)
         self._batch_size = layout.batch_size
         self._layouts = {n: layout.of_rows(n) for n in {layout.batch_size, *(n for n, _ in self._ramp)}}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: Future | None = None
         self._go_to(0, 0, [])
 
     def _go_to(self, step: int, row: int, skipped: list[list[int]]) -> None:
-        self.step, self.consumed, self.skipped = step, row, skipped
+        if self._ahead:
+            wait([self._ahead])
+        self.step, self.consumed, self.skipped, self._ahead = step, row, skipped, None
         self._stream: tuple[int, Iterator[Row]] | None = None  # with the rows of its batches
-        self._ahead: Any = None
 
     def _size(self, step: int) -> int:
         return batch_size_at(step, self._batch_size, self._ramp)
@@ -147,12 +152,12 @@ class ShardSource:
         Raises:
             ValueError: all sources have reached their max_epochs.
         """
-        batch = self._place(self.step + 1) if self._ahead is None else self._ahead
+        batch = self._ahead.result() if self._ahead else self._place(self.step + 1)
         if batch is None:
             raise ValueError(f"the data ends after {self.rows.n_rows} rows; lower steps or raise data.schedule.max_epochs")
         self.step += 1
         self.consumed = after(self.consumed, self._size(self.step), self.skipped)
-        self._ahead = self._place(self.step + 1)
+        self._ahead = self._thread.submit(self._place, self.step + 1)
         return batch
 
     def skip(self, first: int, stop: int) -> None:

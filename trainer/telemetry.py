@@ -1,7 +1,9 @@
-"""What writes down how a phase trains, opened and closed together."""
+"""What watches a phase, and writes down how it trains, opened and closed together."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,12 +19,19 @@ from trainer.source import BatchSource
 
 
 @contextlib.contextmanager
+def watching(run: Any, folder: Path) -> Iterator[tuple[Hosts, Watchdog]]:
+    """Who looks after the processes of a phase, from before its state is restored."""
+    with Hosts() as hosts, Watchdog(run.guard.hang_s, folder=folder, hosts=hosts) as watchdog:
+        yield hosts, watchdog
+
+
+@contextlib.contextmanager
 def recording(
     phase: Phase,
     source: BatchSource,
     ledger: Ledger,
-    watchdog: Watchdog,
     hosts: Hosts,
+    watchdog: Watchdog,
     *,
     first: int,
     advance: Callable[..., None],

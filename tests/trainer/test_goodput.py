@@ -56,6 +56,7 @@ class Life:
             self.ledger.stepped(self.number, float(seconds), lost_to=lost_to)
             row = self.ledger.row() if self.number % account_every == 0 else {}
             self.metrics.write(self.number, {"time/step_s": seconds, "time/data_wait_s": 0.0, **row})
+        self.metrics.flush()
 
     def spend(self, cause: str, seconds: float) -> None:
         with self.ledger.spent(cause):

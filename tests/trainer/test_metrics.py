@@ -76,6 +76,7 @@ def test_a_full_disk_is_said_and_rows_come_again_when_there_is_room(tmp_path):
             writer.flush()
             for step in steps:
                 writer.write(step, {"loss/train": float(step)})
+            writer.flush()
         writer.close()"""
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr.count("File too large); training goes on") == 2

@@ -48,6 +48,10 @@ class Watchdog:
         self._step, self._beats = step, self._beats + 1
         self._hosts.beat(step)
 
+    def alive(self) -> None:
+        """Something has moved, though it is no step."""
+        self._beats += 1
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Ten times the limit inside: a save, an evaluation."""
