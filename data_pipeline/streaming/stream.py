@@ -13,10 +13,15 @@ from data_pipeline.streaming.rows import Row
 from data_pipeline.streaming.sequence import RowSequence
 
 AHEAD = 4  # batches
+GROUP_POSITIONS = 1 << 15
 
 
 class _HostBatches:
-    """The part of the sequence that one host reads: of every batch of `batch_size` rows those at `offsets`, of them `positions`."""
+    """The part of the sequence that one host reads: of every batch of `batch_size` rows those at `offsets`, of them `positions`.
+
+    Batches that are small are read in groups, of AHEAD at most and about GROUP_POSITIONS: most of the work for few rows is done once a
+    group. So an error may come some steps before the batch that it is about.
+    """
 
     def __init__(
         self,
@@ -29,18 +34,28 @@ class _HostBatches:
     ):
         self.rows, self.first, self.batch_size, self.offsets, self.positions = rows, first, batch_size, offsets, positions
         self.skipped = skipped
+        seq_len = next(iter(rows.sources.values())).packing.seq_len
+        self.group = min(max(GROUP_POSITIONS // (len(offsets) * seq_len), 1), AHEAD)  # batches
 
     def __len__(self) -> int:
+        return min(-(-self._n_batches // self.group), 2**31 - 1)
+
+    @property
+    def _n_batches(self) -> int:
         if self.rows.n_rows is None:
-            return 2**31 - 1
+            return 2**62
         windows = ((max(start, self.first), min(stop, self.rows.n_rows)) for start, stop in united(self.skipped))
         ahead = sum(max(stop - start, 0) for start, stop in windows)
         return max(self.rows.n_rows - self.first - ahead, 0) // self.batch_size
 
     def __getitem__(self, index: int) -> Row:
-        numbers = rows_of(self.first, self.batch_size, self.skipped, offset=index * self.batch_size)
-        rows = self.rows.read([numbers[offset] for offset in self.offsets], self.positions)
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]} | told(self.rows.sources)
+        """A group, [batches of it, len(offsets), …]."""
+        first = index * self.group
+        n, size = min(self.group, self._n_batches - first), self.batch_size
+        numbers = rows_of(self.first, n * size, self.skipped, offset=first * size)
+        rows = self.rows.read([numbers[i * size + offset] for i in range(n) for offset in self.offsets], self.positions)
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: x.reshape(n, len(self.offsets), *x.shape[1:]) for name, x in stacked.items()} | told(self.rows.sources)
 
 
 def stream(
@@ -60,16 +75,20 @@ def stream(
     Read ahead in threads, or in as many processes as `processes` says: Python's share of the work is little, unless documents are
     turned around (fill-in-the-middle).
     """
-    source: Any = _HostBatches(rows, first, batch_size, offsets, positions, skipped)
+    source = _HostBatches(rows, first, batch_size, offsets, positions, skipped)
     if not len(source):
         return iter(())
-    batches = grain.MapDataset.source(source)
+    groups: Any = grain.MapDataset.source(source)
     if processes:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags, which only an absl program parses
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=AHEAD)
-        ahead = batches.to_iter_dataset(reading).mp_prefetch(workers)
+        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=AHEAD // source.group)
+        ahead = groups.to_iter_dataset(reading).mp_prefetch(workers)
     else:
-        ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD))
-    return (heard(batch, rows.sources) for batch in ahead)
+        ahead = groups.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD // source.group))
+    return (batch for group in ahead for batch in _batches(heard(group, rows.sources)))
+
+
+def _batches(group: Row) -> list[Row]:
+    return [dict(zip(group, batch, strict=True)) for batch in zip(*group.values(), strict=True)]
