@@ -1,4 +1,6 @@
-"""How a component is written down: frozen pydantic models, polymorphic fields tagged `type: ClassName`, immutable maps."""
+"""How a component is written down: frozen pydantic models, polymorphic fields tagged `type: ClassName`,
+immutable maps.
+"""
 
 import difflib
 import importlib
@@ -49,21 +51,29 @@ class FrozenMap[K, V](Mapping[K, V]):
 
 
 def components_in(*places: str) -> dict[str, type[BaseModel]]:
-    """Name -> component class, of every frozen model defined in the modules or packages `places` and in the user's own modules."""
+    """Name -> component class, of every frozen model defined in the modules or packages `places` and in the
+    user's own modules.
+    """
     found = {}
     for place in (*places, *imported_by_user):
         module = importlib.import_module(place)
         children = [f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(module, "__path__", ()))]
         for part in (module, *map(importlib.import_module, children)):
             for name, value in vars(part).items():
-                own = inspect.isclass(value) and issubclass(value, BaseModel) and value.__module__ == part.__name__
+                own = (
+                    inspect.isclass(value)
+                    and issubclass(value, BaseModel)
+                    and value.__module__ == part.__name__
+                )
                 if own and value.model_config.get("frozen") and not name.startswith("_"):
                     found[name] = value
     return found
 
 
 def one_of(*places: str) -> Any:
-    """A field type that holds any component defined under `places`, tagged `type: ClassName` when written down."""
+    """A field type that holds any component defined under `places`, tagged `type: ClassName` when written
+    down.
+    """
     return Annotated[Any, WrapValidator(lambda value, handler: _read(value, places)), WrapSerializer(_write)]
 
 
@@ -75,13 +85,20 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
         where = {"name": type(value).__name__, "places": ", ".join(places), "names": ", ".join(sorted(known))}
         raise PydanticCustomError("component", "{name} is no component of {places}; there are {names}", where)
     if not isinstance(value, Mapping) or "type" not in value:
-        raise PydanticCustomError("component", "must be a mapping with `type: {names}`", {"names": " | ".join(known)})
+        raise PydanticCustomError(
+            "component", "must be a mapping with `type: {names}`", {"names": " | ".join(known)}
+        )
     name = value["type"]
     if not isinstance(name, str) or name not in known:
         near = difflib.get_close_matches(str(name), known, 3, 0.3) or sorted(known)
-        raise PydanticCustomError("component", "type={name} is unknown; nearest: {near}", {"name": repr(name), "near": ", ".join(near)})
+        raise PydanticCustomError(
+            "component",
+            "type={name} is unknown; nearest: {near}",
+            {"name": repr(name), "near": ", ".join(near)},
+        )
     fields = {key: field for key, field in value.items() if key != "type"}
-    # JSON, so that a list may stand for a tuple and nothing else is coerced; what JSON has no word for (a date in YAML) is its text
+    # JSON, so that a list may stand for a tuple and nothing else is coerced; what JSON has no word for (a
+    # date in YAML) is its text
     return known[name].model_validate_json(json.dumps(fields, default=str))
 
 

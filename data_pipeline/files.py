@@ -19,14 +19,18 @@ class OutputError(OSError):
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or read-only disk into one `OutputError` that names the output and the remedy."""
+    """Turn the errors of a full or read-only disk into one `OutputError` that names the output and the
+    remedy.
+    """
     try:
         yield
     except OutputError:
         raise
     except (OSError, RuntimeError) as error:  # RuntimeError: how ArrayRecord reports one
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {path}: {reason}; free space there or choose another output folder") from error
+        raise OutputError(
+            f"cannot write {path}: {reason}; free space there or choose another output folder"
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -63,7 +67,8 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its name when the block ends well; what a killed writer left is removed first.
+    """Yield an empty folder beside `folder` that takes its name when the block ends well; what a killed
+    writer left is removed first.
 
     Raises:
         OutputError: `folder` is there already (nothing of it is touched), or cannot be made.

@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validat
 
 from data_pipeline.batch import PreferenceBatch, TokenBatch
 from data_pipeline.component import FrozenMap, one_of
-from data_pipeline.mix import Schedule
-from data_pipeline.pack import BestFit
-from data_pipeline.streaming.fim import FillInTheMiddle
-from data_pipeline.streaming.rows import PackedRows
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.rows.fim import FillInTheMiddle
+from data_pipeline.rows.mix import Schedule
+from data_pipeline.rows.pack import BestFit
+from data_pipeline.rows.packed import PackedRows
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 Frac = Annotated[float, Field(gt=0, lt=1)]
 
@@ -27,11 +27,14 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
         batch_size: Rows of a global batch.
         packing: How documents become rows.
         schedule: How the mixture goes on: shares by size, stages, caps.
-        fim: Source → how its documents are turned around for fill-in-the-middle. Every epoch has a plan of its own, for which the documents
+        fim: Source → how its documents are turned around for fill-in-the-middle. Every epoch has a plan of
+        its own, for which the documents
             turned around are encoded once; it is made when the first row of the epoch is read.
-        dropout: Source → share of its documents left out of each epoch, other ones in each; a plan an epoch too.
+        dropout: Source → share of its documents left out of each epoch, other ones in each; a plan an epoch
+        too.
         processes: That read ahead on each host; 0 = threads.
-        skip_bad_records: A damaged or missing record becomes padding in its row and is counted; otherwise it is an error. One that
+        skip_bad_records: A damaged or missing record becomes padding in its row and is counted; otherwise
+        it is an error. One that
             fill-in-the-middle turns around is an error when the plan of its epoch is made.
     """
 
@@ -39,7 +42,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
     weights: FrozenMap[str, PositiveFloat]
     seq_len: PositiveInt
     batch_size: PositiveInt
-    packing: one_of("data_pipeline.pack") = BestFit()
+    packing: one_of("data_pipeline.rows.pack") = BestFit()
     schedule: Schedule = Schedule()
     fim: FrozenMap[str, FillInTheMiddle] = FrozenMap()
     dropout: FrozenMap[str, Frac] = FrozenMap()
@@ -51,13 +54,18 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _rules(self) -> "PackedShards":
         if self.packing.overlap >= self.seq_len:
-            raise ValueError(f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}; lower it")
+            raise ValueError(
+                f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}; lower it"
+            )
         _check_names(self)
         return self
 
     def sources(self, root: Path) -> dict[str, PackedRows]:
         """The rows of each source by name, in plan order."""
-        return {name: PackedRows(root / self.folder / name, **self._packing(root, name)) for name in source_names(self)}
+        return {
+            name: PackedRows(root / self.folder / name, **self._packing(root, name))
+            for name in source_names(self)
+        }
 
     def _packing(self, root: Path, name: str) -> dict[str, Any]:
         fim = self.fim.get(name)
@@ -71,7 +79,8 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Preference pairs packed into rows of `seq_len` positions, at most `pairs_per_row` each; longer pairs are left out.
+    """Preference pairs packed into rows of `seq_len` positions, at most `pairs_per_row` each; longer pairs
+    are left out.
 
     The other fields are those of `PackedShards`.
     """
@@ -94,7 +103,11 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def sources(self, root: Path) -> dict[str, PackedRows]:
         """The rows of each source by name, in plan order."""
-        settings = {"seq_len": self.seq_len, "pairs_per_row": self.pairs_per_row, "skip_bad_records": self.skip_bad_records}
+        settings = {
+            "seq_len": self.seq_len,
+            "pairs_per_row": self.pairs_per_row,
+            "skip_bad_records": self.skip_bad_records,
+        }
         return {name: PackedRows(root / self.folder / name, **settings) for name in source_names(self)}
 
     def fields(self) -> dict[str, tuple[int, ...]]:
@@ -104,14 +117,21 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def source_names(data: PackedShards | PackedPairs) -> list[str]:
-    """Every source that a stage names, in the order of their first stages: the numbers they have in batches."""
-    return list(dict.fromkeys([*data.weights, *(name for stage in data.schedule.stages for name in stage.weights)]))
+    """Every source that a stage names, in the order of their first stages: the numbers they have in
+    batches.
+    """
+    return list(
+        dict.fromkeys([*data.weights, *(name for stage in data.schedule.stages for name in stage.weights)])
+    )
 
 
 def _check_names(data: PackedShards | PackedPairs) -> None:
     """Refuse settings for sources that no stage draws from."""
     known, schedule = source_names(data), data.schedule
-    named: dict[str, Mapping[str, Any]] = {"schedule.segments": schedule.segments, "schedule.max_epochs": schedule.max_epochs}
+    named: dict[str, Mapping[str, Any]] = {
+        "schedule.segments": schedule.segments,
+        "schedule.max_epochs": schedule.max_epochs,
+    }
     named |= {f"schedule.stages.{i}.segments": stage.segments for i, stage in enumerate(schedule.stages)}
     named |= {field: getattr(data, field, {}) for field in ("fim", "dropout")}
     for field, names in named.items():

@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveIn
 from data_pipeline import settings
 from data_pipeline.clean.held_out import HeldOutFilter
 from data_pipeline.component import FrozenMap, one_of
-from data_pipeline.docstring_chats import DocstringChats
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import read_json, write_json
 from data_pipeline.progress import Progress, Say, silent, unseen
 from data_pipeline.stages.append import new_text, write_segments
 from data_pipeline.stages.chats import KINDS
 from data_pipeline.stages.deliver import Ordered, deliver
+from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import Asked, clean, keys_of, misplaced
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -23,15 +23,18 @@ FREE = ("engine",)  # fields that nothing written depends on
 
 
 class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Read → annotate → deduplicate → select on two sides → keep them apart → tokenizer → shards of documents, chats and pairs.
+    """Read → annotate → deduplicate → select on two sides → keep them apart → tokenizer → shards of
+    documents, chats and pairs.
 
     Attributes:
-        sources: Name → reader; the name is the folder of its shards. Of equal documents that of the source named first stays.
+        sources: Name → reader; the name is the folder of its shards. Of equal documents that of the source
+        named first stays.
         recipe: Rules that every document passes, on both sides, in this order.
         held_out_frac: Of each source's groups (modules, topics, books), set aside before anything else.
         held_out_filter: What keeps the text of the two sides apart.
         tokenizer: Trained on the training side, or a finished one.
-        tokenizer_weights: Source → its share of the text that the tokenizer learns from; None = as much as there is.
+        tokenizer_weights: Source → its share of the text that the tokenizer learns from; None = as much as
+        there is.
         chats: Questions and preference pairs from docstrings, on both sides; None = none.
         seed: Of the split and of all samples.
         limit_mib: Of each source as read: a keyed sample, to make a job small; None = everything.
@@ -43,7 +46,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
     recipe: tuple[one_of("data_pipeline.clean"), ...]
     held_out_frac: float = Field(gt=0, lt=1)
     held_out_filter: HeldOutFilter
-    tokenizer: one_of("data_pipeline.tokenizer", "data_pipeline.tokenizers")
+    tokenizer: one_of("data_pipeline.tokenizers.tokenizer", "data_pipeline.tokenizers")
     tokenizer_weights: FrozenMap[SourceName, PositiveFloat] | None = None
     chats: DocstringChats | None = None
     seed: NonNegativeInt
@@ -63,21 +66,35 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         if not self.sources:
             found.append("sources is empty; name at least one reader")
         if taken := set(self.sources) & set(KINDS):
-            found.append(f"sources.{min(taken)}: the name is taken by what is made of docstrings; choose another")
+            found.append(
+                f"sources.{min(taken)}: the name is taken by what is made of docstrings; choose another"
+            )
         named = {"chats.source": (self.chats.source,)} if self.chats else {}
         named |= {"tokenizer_weights": tuple(self.tokenizer_weights or ())}
         named |= {f"recipe.{number}.sources": rule.sources for number, rule in enumerate(self.recipe)}
         for field, given in named.items():
-            found += [f"{field} names {name!r}, which is no source; choose of {names}" for name in given if name not in self.sources]
+            found += [
+                f"{field} names {name!r}, which is no source; choose of {names}"
+                for name in given
+                if name not in self.sources
+            ]
         return found + list(misplaced(self.recipe))
 
     def execute(
-        self, folder: Path, *, job_folder: Path, say: Say = silent, progress: Progress = unseen, allow_change: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        job_folder: Path,
+        say: Say = silent,
+        progress: Progress = unseen,
+        allow_change: Sequence[str] = (),
     ) -> None:
-        """Write everything into `folder`; what was done before, by an interrupted run or with other settings, is used again.
+        """Write everything into `folder`; what was done before, by an interrupted run or with other
+        settings, is used again.
 
         Raises:
-            ValueError: the folder holds finished data of other settings, or a stage cannot be done with these.
+            ValueError: the folder holds finished data of other settings, or a stage cannot be done with
+            these.
             OSError: the disk is full or read-only.
         """
         if problems := self.problems({}):
@@ -92,14 +109,21 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         write_json(folder / "results.json", delivered.results)
         for line in lines_of(delivered.results):
             say(line)
-        made = {"tokenizer": delivered.tokenizer, "contents": delivered.contents, "parts": keys_of(cleaned.read)}
-        write_json(folder / "done.json", {"fingerprint": self.fingerprint(), "settings": self._settings(), **made})
+        made = {
+            "tokenizer": delivered.tokenizer,
+            "contents": delivered.contents,
+            "parts": keys_of(cleaned.read),
+        }
+        write_json(
+            folder / "done.json", {"fingerprint": self.fingerprint(), "settings": self._settings(), **made}
+        )
 
     def append(self, folder: Path, *, say: Say = silent, progress: Progress = unseen) -> None:
-        """Put what its sources have gained since behind the shards of finished data, which stay as they are; all of it is trained on.
+        """Put what its sources have gained since behind the shards of finished data, which stay as they
+        are; all of it is trained on.
 
-        Chats and pairs are not made of it, and the tokenizer and the held-out side stay. A run that goes on reads it from a mixture stage
-        that names the segment.
+        Chats and pairs are not made of it, and the tokenizer and the held-out side stay. A run that goes on
+        reads it from a mixture stage that names the segment.
 
         Raises:
             ValueError: the data is not finished or was made with other settings.
@@ -116,14 +140,18 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         write_json(folder / "done.json", done)
 
     def _asked(self) -> Asked:
-        return Asked(self.sources, self.recipe, self.held_out_frac, self.held_out_filter, self.seed, self.limit_mib)
+        return Asked(
+            self.sources, self.recipe, self.held_out_frac, self.held_out_filter, self.seed, self.limit_mib
+        )
 
     def _settings(self) -> dict[str, Any]:
         """Everything that the bytes written depend on, but for the contents of the user's own input."""
         return {**self.model_dump(mode="json", exclude=set(FREE)), "versions": settings.versions()}
 
     def _is_due(self, folder: Path, allow_change: Sequence[str]) -> bool:
-        """Whether there is something to do; what was finished with other settings is no longer called done."""
+        """Whether there is something to do; what was finished with other settings is no longer called
+        done.
+        """
         done = folder / "done.json"
         if not done.exists():
             return True

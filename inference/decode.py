@@ -1,7 +1,9 @@
-"""Tokens one after the other, with a cache of keys and values: prompts are read in one pass, then every token costs one position.
+"""Tokens one after the other, with a cache of keys and values: prompts are read in one pass, then every
+token costs one position.
 
-Rows are padded on the right: token i of a row lies in slot i of the cache, so padding is behind everything that the row attends to and
-each new token overwrites one slot of it. A row's tokens depend on its prompt, its index and the key alone.
+Rows are padded on the right: token i of a row lies in slot i of the cache, so padding is behind everything
+that the row attends to and each new token overwrites one slot of it. A row's tokens depend on its prompt,
+its index and the key alone.
 """
 
 import math
@@ -15,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 from inference.sample import exclude
 from model.api import Model, ModelInputs, Params, finish_logits
 from model.cache import KVCache
@@ -32,7 +34,9 @@ class SamplingRule(Protocol):
 
 
 class _Rows(NamedTuple):
-    """The state of the loop: `step` tokens of every row that is not finished are in `new_BL`; -1 is nothing."""
+    """The state of the loop: `step` tokens of every row that is not finished are in `new_BL`; -1 is
+    nothing.
+    """
 
     step: Int[Array, ""]
     new_BL: Int[Array, "B L"]
@@ -49,7 +53,9 @@ class _Limits(NamedTuple):
     allowed_V: Bool[Array, "V"]
 
 
-def generate(model: Model, params: Params, prompts: Sequence[Sequence[int]], *, max_tokens: int, **options: Any) -> list[list[int]]:
+def generate(
+    model: Model, params: Params, prompts: Sequence[Sequence[int]], *, max_tokens: int, **options: Any
+) -> list[list[int]]:
     """All new tokens of each prompt; arguments are those of `stream`."""
     rows: list[list[int]] = [[] for _ in prompts]
     for news in stream(model, params, prompts, max_tokens=max_tokens, stride=max_tokens, **options):
@@ -73,9 +79,9 @@ def stream(
 ) -> Iterator[list[list[int]]]:
     """Yields the next at most `stride` tokens of every prompt until all are finished.
 
-    A row is finished when it has produced one of `stop_ids` (its last token), `max_tokens` tokens, or as many as fit with its prompt
-    into `context`. `allowed_V` is False for ids that may never come, and so are those beyond its end (see `text_ids`); None allows all.
-    Runs under `jax.set_mesh`.
+    A row is finished when it has produced one of `stop_ids` (its last token), `max_tokens` tokens, or as
+    many as fit with its prompt into `context`. `allowed_V` is False for ids that may never come, and so are
+    those beyond its end (see `text_ids`); None allows all. Runs under `jax.set_mesh`.
 
     Raises:
         ValueError: a prompt is empty or leaves no room in `context`, or a limit is not positive.
@@ -101,7 +107,9 @@ def stream(
 
 
 def text_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> Bool[np.ndarray, "V"]:
-    """True for ids that stand for text and for `stop_ids`; False for the other specials, which a model has no reason to write."""
+    """True for ids that stand for text and for `stop_ids`; False for the other specials, which a model has
+    no reason to write.
+    """
     allowed_V = tokenizer.byte_lengths > 0
     allowed_V[list(stop_ids)] = True
     return allowed_V
@@ -125,7 +133,9 @@ def _check(prompts: Sequence[Sequence[int]], *, context: int, **positive: int) -
         if not len(prompt):
             raise ValueError(f"prompt {i} is empty; give it at least one token (<bos> starts a text)")
         if len(prompt) >= context:
-            raise ValueError(f"prompt {i} has {len(prompt)} tokens, and context={context} leaves no room for a new one; shorten the prompt")
+            raise ValueError(
+                f"prompt {i} has {len(prompt)} tokens, and context={context} leaves no room for a new one; shorten the prompt"
+            )
 
 
 def _divisible(n_rows: int) -> int:
@@ -148,13 +158,19 @@ def _padded(prompts: Sequence[Sequence[int]], *, n_rows: int) -> tuple[np.ndarra
 
 
 @partial(jax.jit, static_argnames=("model", "max_tokens"))
-def _prefill(params: Params, tokens_BL: Array, lengths_B: Array, limits: _Limits, *, model: Model, max_tokens: int) -> _Rows:
-    """Read all but the last token of every prompt; the loop reads that one and so makes the first new token."""
+def _prefill(
+    params: Params, tokens_BL: Array, lengths_B: Array, limits: _Limits, *, model: Model, max_tokens: int
+) -> _Rows:
+    """Read all but the last token of every prompt; the loop reads that one and so makes the first new
+    token.
+    """
     B, L = tokens_BL.shape
     tokens_BL, lengths_B = shard(tokens_BL, "BL"), shard(lengths_B, "B")
     positions_BL = shard(jnp.broadcast_to(jnp.arange(L), (B, L)), "BL")
     segments_BL = (positions_BL < lengths_B[:, None] - 1).astype(jnp.int32)
-    _, cache = model.decode(params, ModelInputs(tokens_BL, positions_BL, segments_BL), model.empty_cache(B, L + max_tokens))
+    _, cache = model.decode(
+        params, ModelInputs(tokens_BL, positions_BL, segments_BL), model.empty_cache(B, L + max_tokens)
+    )
     last_BL = jnp.where(positions_BL == lengths_B[:, None] - 1, tokens_BL, 0)
     return _Rows(
         step=jnp.int32(0),
@@ -166,7 +182,16 @@ def _prefill(params: Params, tokens_BL: Array, lengths_B: Array, limits: _Limits
 
 
 @partial(jax.jit, static_argnames=("model", "sampler"), donate_argnames=("rows",))
-def _advance(params: Params, rows: _Rows, limits: _Limits, key: Array, until: Array, *, model: Model, sampler: SamplingRule) -> _Rows:
+def _advance(
+    params: Params,
+    rows: _Rows,
+    limits: _Limits,
+    key: Array,
+    until: Array,
+    *,
+    model: Model,
+    sampler: SamplingRule,
+) -> _Rows:
     """Go on until `until` tokens are made or every row is finished."""
     unembed_DV = shard(model.unembed(params), "DV")
     room_B = shard(limits.room_B, "B")
@@ -178,10 +203,14 @@ def _advance(params: Params, rows: _Rows, limits: _Limits, key: Array, until: Ar
 
     def one_token(rows: _Rows) -> _Rows:
         going_B = ~rows.finished_B
-        inputs = ModelInputs(rows.last_B[:, None], rows.cache.lengths_B[:, None], going_B[:, None].astype(jnp.int32))
+        inputs = ModelInputs(
+            rows.last_B[:, None], rows.cache.lengths_B[:, None], going_B[:, None].astype(jnp.int32)
+        )
         hidden_BLD, cache = model.decode(params, inputs, rows.cache)
         logits_BV = einsum("BLD,DV->BLV", hidden_BLD, unembed_DV, dtype=jnp.float32)[:, 0]
-        logits_BV = finish_logits(shard(logits_BV, "B."), vocab_size=model.vocab_size, soft_cap=model.soft_cap)
+        logits_BV = finish_logits(
+            shard(logits_BV, "B."), vocab_size=model.vocab_size, soft_cap=model.soft_cap
+        )
         logits_BV = exclude(logits_BV, limits.allowed_V)
         token_B = local(choose, ("B", "B.", "", ""), "B")(index_B, logits_BV, key, rows.step)
         new_B = jnp.where(going_B, token_B, -1)

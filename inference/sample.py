@@ -1,6 +1,7 @@
 """From logits to the next token: the rules of sampling, each a component with `sample(keys_B, logits_BV)`.
 
-The order is temperature, then top-k, then nucleus, as in Hugging Face and vLLM (nucleus before temperature keeps other tokens).
+The order is temperature, then top-k, then nucleus, as in Hugging Face and vLLM (nucleus before temperature
+keeps other tokens).
 """
 
 import jax
@@ -24,10 +25,12 @@ class Greedy(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Random tokens from the tempered distribution, restricted to its `top_k` likeliest tokens and then to its nucleus of mass `top_p`.
+    """Random tokens from the tempered distribution, restricted to its `top_k` likeliest tokens and then to
+    its nucleus of mass `top_p`.
 
-    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens with mass `top_p` or more, measured after top-k has
-    renormalised. Equal logits stay or go together, so `top_k=2` of (1, 1, 1, 0) keeps three: no token wins by its place in the vocabulary.
+    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens with mass `top_p` or more,
+    measured after top-k has renormalised. Equal logits stay or go together, so `top_k=2` of (1, 1, 1, 0)
+    keeps three: no token wins by its place in the vocabulary.
     """
 
     temperature: float
@@ -38,7 +41,9 @@ class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
     @classmethod
     def _above_zero(cls, value: float) -> float:
         if not 0 < value < float("inf"):
-            raise PydanticCustomError("temperature", "must be a finite number above 0; for the most likely token use Greedy")
+            raise PydanticCustomError(
+                "temperature", "must be a finite number above 0; for the most likely token use Greedy"
+            )
         return value
 
     @field_validator("top_k")
@@ -52,11 +57,15 @@ class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
     @classmethod
     def _is_mass(cls, value: float | None) -> float | None:
         if value is not None and not 0 < value <= 1:
-            raise PydanticCustomError("top_p", "must be above 0 and at most 1; leave it out to keep all tokens")
+            raise PydanticCustomError(
+                "top_p", "must be above 0 and at most 1; leave it out to keep all tokens"
+            )
         return value
 
     def logits(self, logits_BV: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """Logits of the distribution that is sampled, in float32; -inf where a token is excluded. A softmax renormalises them."""
+        """Logits of the distribution that is sampled, in float32; -inf where a token is excluded. A softmax
+        renormalises them.
+        """
         logits_BV = logits_BV.astype(jnp.float32) / self.temperature
         if self.top_k is None and self.top_p is None:
             return logits_BV
@@ -75,7 +84,9 @@ class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _mass_before(sorted_BV: Float[Array, "B V"]) -> Float[Array, "B V"]:
-    """The probability of all likelier tokens; below 1 for every token that has some, whatever the rounding of the sum."""
+    """The probability of all likelier tokens; below 1 for every token that has some, whatever the rounding
+    of the sum.
+    """
     probs_BV = jax.nn.softmax(sorted_BV, -1)
     before_BV = jnp.cumsum(probs_BV, -1) - probs_BV
     return jnp.where(probs_BV > 0, jnp.minimum(before_BV, 1 - jnp.finfo(before_BV.dtype).epsneg), 1.0)

@@ -1,6 +1,8 @@
-"""The `meshwright` command: `meshwright VERB …`, one file a verb with `add_arguments(parser)` and `main(args) -> int`.
+"""The `meshwright` command: `meshwright VERB …`, one file a verb with `add_arguments(parser)` and
+`main(args) -> int`.
 
-A verb's file is imported only when the verb is named, and imports jax and components only inside `main`, so help is instant.
+A verb's file is imported only when the verb is named, and imports jax and components only inside `main`, so
+help is instant.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 VERBS = {
     "run": "train: all phases of a config in order; finished phases are skipped, a half-done one is resumed",
@@ -24,6 +27,12 @@ VERBS = {
 }
 
 
+def verb_module(verb: str) -> ModuleType:
+    """The file of a verb in launch/verbs; `import` is a word of Python, so its file is import_model.py."""
+    file = "import_model" if verb == "import" else verb
+    return importlib.import_module(f"launch.verbs.{file}")
+
+
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The parser of all verbs; only the file of `verb` is imported for its arguments."""
     parser = argparse.ArgumentParser(
@@ -34,25 +43,29 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():
-        child = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        child = verbs.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+        )
         if name == verb:
-            importlib.import_module(f"launch.{name}").add_arguments(child)
+            verb_module(name).add_arguments(child)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code and prints an error as one sentence. `--help` and a wrong usage raise SystemExit."""
+    """Run one verb; returns the exit code and prints an error as one sentence. `--help` and a wrong usage
+    raise SystemExit.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if word in VERBS), None)
     args = build_parser(verb).parse_args(argv)
     args.argv = argv
-    run = importlib.import_module(f"launch.{args.verb}").main
+    run = verb_module(args.verb).main
     try:
         return run(args) or 0
     except SystemExit:
         raise
     except BaseException as error:
-        from launch.failures import report
+        from launch.process.failures import report
 
         return report(error, args)
 
@@ -60,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command() -> None:
     """Entry point of the console script: `main`, then leave without waiting for peers that are gone."""
     if {"run", "bench", "replay"} & set(sys.argv[1:2]):
-        from launch.hardware import use_huge_pages
+        from launch.process.hardware import use_huge_pages
 
         use_huge_pages()
     code = main()
     if "jax" in sys.modules:
-        from launch.environment import leave
+        from launch.process.environment import leave
 
         leave(code)
     sys.stdout.flush()
@@ -75,5 +88,7 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:] = [os.getcwd() if entry == "" else entry for entry in sys.path]  # a later chdir must not move our imports
+    sys.path[:] = [
+        os.getcwd() if entry == "" else entry for entry in sys.path
+    ]  # a later chdir must not move our imports
     command()

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from model.cache import KVCache
 
-Params = dict[str, Any]  # nested; leaf names end in letters of the alphabet, which are their shape and their layout
+Params = dict[
+    str, Any
+]  # nested; leaf names end in letters of the alphabet, which are their shape and their layout
 
 
 class ModelInputs(NamedTuple):
@@ -24,8 +26,9 @@ class ModelInputs(NamedTuple):
 class ModelOutputs(NamedTuple):
     """Hidden states after the last norm, never logits.
 
-    `mtp_hidden` are those that predict 2, 3, … tokens ahead. `aux` holds sums that add up over micro-batches: "penalty" is what the
-    model adds to the loss (router losses, times their coefficients and the number of tokens), the rest is for `after_step`.
+    `mtp_hidden` are those that predict 2, 3, … tokens ahead. `aux` holds sums that add up over
+    micro-batches: "penalty" is what the model adds to the loss (router losses, times their coefficients and
+    the number of tokens), the rest is for `after_step`.
     """
 
     hidden_BLD: Float[Array, "B L D"]
@@ -39,9 +42,11 @@ def identity_after_step(params: Params, aux: dict[str, Any]) -> Params:
 
 
 class Model(NamedTuple):
-    """What trainer and inference know of an architecture. All functions are pure and run under `jax.set_mesh`.
+    """What trainer and inference know of an architecture. All functions are pure and run under
+    `jax.set_mesh`.
 
-    Parameters hold `padded(vocab_size)` vocabulary entries; those beyond `vocab_size` have no logits (see `finish_logits`).
+    Parameters hold `padded(vocab_size)` vocabulary entries; those beyond `vocab_size` have no logits (see
+    `finish_logits`).
     """
 
     init: Callable[[Key[Array, ""]], Params]
@@ -55,17 +60,23 @@ class Model(NamedTuple):
 
 
 def padded(vocab_size: int) -> int:
-    """Entries of the parameters: the next multiple of 128, so that any mesh divides them and every mesh has the same."""
+    """Entries of the parameters: the next multiple of 128, so that any mesh divides them and every mesh has
+    the same.
+    """
     return -(-vocab_size // 128) * 128
 
 
-def finish_logits(logits: Float[Array, "*rows V"], *, vocab_size: int, soft_cap: float | None) -> Float[Array, "*rows V"]:
+def finish_logits(
+    logits: Float[Array, "*rows V"], *, vocab_size: int, soft_cap: float | None
+) -> Float[Array, "*rows V"]:
     """Soft-capped where the model asks for it, and minus infinity for entries that are only padding."""
     if soft_cap is not None:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
     if logits.shape[-1] == vocab_size:
         return logits
-    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < vocab_size, logits, -jnp.inf)
+    return jnp.where(
+        jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < vocab_size, logits, -jnp.inf
+    )
 
 
 def key_of(key: Key[Array, ""], name: str) -> Key[Array, ""]:

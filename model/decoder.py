@@ -1,4 +1,6 @@
-"""What all architectures share: an embedding, stacks of blocks, a norm, an output matrix, and the functions of the edge over them."""
+"""What all architectures share: an embedding, stacks of blocks, a norm, an output matrix, and the functions
+of the edge over them.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +24,9 @@ from model.sharding import look_up, shard, spec
 class Decoder(NamedTuple):
     """A decoder-only transformer, as its architecture describes it.
 
-    `ropes[name]` is a rope and the width that it turns; `learned_positions` is how many positions have a vector that is added to the
-    embedding (0: none); `soft_cap` bounds the logits; `further` predicts more than the next token.
+    `ropes[name]` is a rope and the width that it turns; `learned_positions` is how many positions have a
+    vector that is added to the embedding (0: none); `soft_cap` bounds the logits; `further` predicts more
+    than the next token.
     """
 
     vocab_size: int
@@ -56,9 +59,15 @@ def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
     V = padded(self.vocab_size)
 
     def matrix(name: str, letters: str, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.normal(key_of(key, name), shape, out_sharding=spec(letters, shape, at_rest=True)) * self.width**-0.5
+        return (
+            jax.random.normal(key_of(key, name), shape, out_sharding=spec(letters, shape, at_rest=True))
+            * self.width**-0.5
+        )
 
-    params = {"embed_VD": matrix("embed", "VD", (V, self.width)), "norm": nnx.to_pure_dict(nnx.state(self.norm()))}
+    params = {
+        "embed_VD": matrix("embed", "VD", (V, self.width)),
+        "norm": nnx.to_pure_dict(nnx.state(self.norm())),
+    }
     if self.learned_positions:
         params["positions_TD"] = matrix("positions", "TD", (self.learned_positions, self.width))
     if not self.tied:
@@ -83,18 +92,27 @@ def _apply(self: Decoder, precision: Precision, params: Params, inputs: ModelInp
             aux[name] = stacked(found)
     hidden_BLD = _norm(self, params, x_BLD)
     if self.further:
-        read = [(_embed(self, params, one, precision), rows._replace(segments_BL=one.segments_BL)) for one in later]
+        read = [
+            (_embed(self, params, one, precision), rows._replace(segments_BL=one.segments_BL))
+            for one in later
+        ]
         further, aux["mtp"] = self.further.apply(params["mtp"], hidden_BLD, read, dtype=precision.compute)
-        aux["penalty"] = aux.get("penalty", 0.0) + sum(found.pop("penalty", 0.0) for found in aux["mtp"].values())
+        aux["penalty"] = aux.get("penalty", 0.0) + sum(
+            found.pop("penalty", 0.0) for found in aux["mtp"].values()
+        )
     hidden_BLD, *further = (x if in_order else unbalance(x, "BLD") for x in (hidden_BLD, *further))
     return ModelOutputs(hidden_BLD=hidden_BLD, mtp_hidden=tuple(further), aux=aux)
 
 
-def _decode(self: Decoder, precision: Precision, params: Params, inputs: ModelInputs, cache: KVCache) -> tuple[jax.Array, KVCache]:
+def _decode(
+    self: Decoder, precision: Precision, params: Params, inputs: ModelInputs, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
     rows = _rows(self, inputs)._replace(lengths_B=cache.lengths_B)
     x_BLD, slots = _embed(self, params, inputs, precision), {}
     for name, stack in self.stacks.items():
-        x_BLD, slots[name] = stack.decode(params[name], x_BLD, rows, cache.slots[name], dtype=precision.compute)
+        x_BLD, slots[name] = stack.decode(
+            params[name], x_BLD, rows, cache.slots[name], dtype=precision.compute
+        )
     lengths_B = cache.lengths_B + jnp.sum(inputs.segments_BL > 0, -1, dtype=jnp.int32)
     return _norm(self, params, x_BLD), KVCache(slots, lengths_B)
 
@@ -115,7 +133,9 @@ def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precis
     if self.embed_scale != 1.0:
         x_BLD = x_BLD * jnp.asarray(self.embed_scale, x_BLD.dtype)
     if self.learned_positions:
-        x_BLD = x_BLD + look_up(shard(fetched(params["positions_TD"], precision.compute), "TD"), inputs.positions_BL, "BlD")
+        x_BLD = x_BLD + look_up(
+            shard(fetched(params["positions_TD"], precision.compute), "TD"), inputs.positions_BL, "BlD"
+        )
     return x_BLD
 
 

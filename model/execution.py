@@ -15,7 +15,8 @@ class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
     compute: Literal["float32", "bfloat16"] = "bfloat16"
 
 
-# what `name` is given, in the order of a block; the residual is its input, which is kept on the device if it is not offloaded
+# what `name` is given, in the order of a block; the residual is its input, which is kept on the device if it
+# is not offloaded
 Name = Literal["residual", "query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"]
 
 KEPT: dict[str, tuple[Name, ...]] = {  # by preset, what the backward pass finds of a layer beside its input
@@ -32,10 +33,12 @@ def name(x: jax.Array, what: Name) -> jax.Array:
 
 
 class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What the backward pass finds of each layer: kept, kept in host memory (`offload`), or computed again (all else).
+    """What the backward pass finds of each layer: kept, kept in host memory (`offload`), or computed again
+    (all else).
 
-    Presets: `none` keeps everything that differentiation wants, `full` the layer's input alone, `attention` also what attention mixed,
-    `inputs` also queries, keys and values, `projections` also gate and up, `dots` every product of weights.
+    Presets: `none` keeps everything that differentiation wants, `full` the layer's input alone, `attention`
+    also what attention mixed, `inputs` also queries, keys and values, `projections` also gate and up,
+    `dots` every product of weights.
     """
 
     preset: Literal["none", "full", "attention", "inputs", "projections", "dots"] = "none"
@@ -45,9 +48,13 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _names_agree(self) -> "Remat":
         if self.preset in ("none", "dots") and (self.keep or self.offload):
-            raise ValueError(f"remat.preset={self.preset} keeps all that keep and offload could name; use preset full with them")
+            raise ValueError(
+                f"remat.preset={self.preset} keeps all that keep and offload could name; use preset full with them"
+            )
         if both := set(self.offload) & {*self.keep, *KEPT.get(self.preset, ())}:
-            raise ValueError(f"remat.offload={sorted(both)} are kept on the device by preset or keep; name each once")
+            raise ValueError(
+                f"remat.offload={sorted(both)} are kept on the device by preset or keep; name each once"
+            )
         return self
 
     def wrap(self, layer: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,8 +79,9 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Pipeline(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Schedule over the mesh axis `stage`: each stage holds `rounds` runs of layers (Narayanan et al. 2021), and the rows of a device go
-    through in `micro_batches` parts; 0 means as many as there are stages.
+    """Schedule over the mesh axis `stage`: each stage holds `rounds` runs of layers (Narayanan et al.
+    2021), and the rows of a device go through in `micro_batches` parts; 0 means as many as there are
+    stages.
     """
 
     rounds: PositiveInt = 1

@@ -1,4 +1,6 @@
-"""What a training step computes beyond the FLOPs of the model: products made again, so that their results need not be kept (HFU)."""
+"""What a training step computes beyond the FLOPs of the model: products made again, so that their results
+need not be kept (HFU).
+"""
 
 import math
 from typing import Any
@@ -9,30 +11,53 @@ from model.sharding import letters_of
 from model.size import flops_per_token_of, mean_keys
 
 # a weight -> the name by which the result of its product is kept (model/execution.py)
-RESULTS = {"wq": "query", "wk": "key", "wv": "value", "wo": "attention", "w_gate": "gate", "w_up": "up", "w_down": "feed_forward"}
-LATENT_RESULTS = {"wk_rope": "key", "wo": "attention"}  # its other names are behind norms, which want their inputs
+RESULTS = {
+    "wq": "query",
+    "wk": "key",
+    "wv": "value",
+    "wo": "attention",
+    "w_gate": "gate",
+    "w_up": "up",
+    "w_down": "feed_forward",
+}
+LATENT_RESULTS = {
+    "wk_rope": "key",
+    "wo": "attention",
+}  # its other names are behind norms, which want their inputs
 NORMED = {"query": "q_norm", "key": "k_norm"}  # where a head has these norms, so are those names
 
 
-def hardware_flops_per_token_of(architecture: Any, params: Params, *, length: int, execution: Execution) -> float:
-    """FLOPs computed in training on one token of a causal row: `flops_per_token_of`, and what the backward pass computes again.
+def hardware_flops_per_token_of(
+    architecture: Any, params: Params, *, length: int, execution: Execution
+) -> float:
+    """FLOPs computed in training on one token of a causal row: `flops_per_token_of`, and what the backward
+    pass computes again.
 
-    That is always the logits, and the scores of attention (but for `plain`, which keeps them); under `execution.remat` also every product
-    of a block whose result is needed and not kept. A block's last product is needed only where a norm or a router's weight comes behind
-    it: `full` is the forward pass of the blocks once more without it. What masks leave out does not count, as in the model's FLOPs; nor
-    do products of the optimizer, and what splash computes twice beyond 4,096 keys.
+    That is always the logits, and the scores of attention (but for `plain`, which keeps them); under
+    `execution.remat` also every product of a block whose result is needed and not kept. A block's last
+    product is needed only where a norm or a router's weight comes behind
+    it: `full` is the forward pass of the blocks once more without it. What masks leave out does not count,
+    as in the model's FLOPs; nor do products of the optimizer, and what splash computes twice beyond 4,096
+    keys.
     """
-    logits = (1 + getattr(architecture, "mtp_layers", 0)) * architecture.width * padded(architecture.vocab_size)
+    logits = (
+        (1 + getattr(architecture, "mtp_layers", 0)) * architecture.width * padded(architecture.vocab_size)
+    )
     weights = 0.0
     if execution.remat.preset != "none":
         blocks = {name: tree for name, tree in params.items() if isinstance(tree, dict)}
-        weights = sum(_met_again(tree, execution.remat, architecture, behind=name == "mtp") for name, tree in blocks.items())
+        weights = sum(
+            _met_again(tree, execution.remat, architecture, behind=name == "mtp")
+            for name, tree in blocks.items()
+        )
     attention = _attention_again(architecture, length, execution)
     return flops_per_token_of(architecture, params, length=length) + 2 * (logits + weights + attention)
 
 
 def _met_again(tree: Params, remat: Remat, architecture: Any, *, behind: bool) -> float:
-    """Numbers in the weights of a block that a token is multiplied with again; `behind`: whether a norm comes behind its last product."""
+    """Numbers in the weights of a block that a token is multiplied with again; `behind`: whether a norm
+    comes behind its last product.
+    """
     found = 0.0
     for key, leaf in tree.items():
         if isinstance(leaf, dict):
@@ -67,7 +92,11 @@ def _attention_again(architecture: Any, length: int, execution: Execution) -> fl
     remat = execution.remat.preset != "none"
     mixes = remat and "mixed" not in _kept(execution.remat)
     scores = mixes + 1 if execution.attention != "plain" else int(remat)
-    windows = architecture.windows() if hasattr(architecture, "windows") else (getattr(architecture, "window", None),) * architecture.layers
+    windows = (
+        architecture.windows()
+        if hasattr(architecture, "windows")
+        else (getattr(architecture, "window", None),) * architecture.layers
+    )
     values = getattr(architecture, "value_width", architecture.head_width)
     queries = getattr(architecture, "attention_widths", 2 * architecture.head_width) - values
     keys = sum(mean_keys(length, window) for window in windows)

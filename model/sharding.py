@@ -1,8 +1,10 @@
-"""The alphabet: a name's last letters say what an array is and how it lies on the mesh. The only file that knows mesh axes.
+"""The alphabet: a name's last letters say what an array is and how it lies on the mesh. The only file that
+knows mesh axes.
 
-`at_rest` is the layout of parameters, their moments and checkpoints; `in_use` that of activations and of weights gathered for a
-product. The small letter `l` is L between the products of a block, where positions are divided over `tensor` too (sequence
-parallelism, Korthikanti et al. 2022). All meshes have explicit axes: a wrong layout is an error while tracing.
+`at_rest` is the layout of parameters, their moments and checkpoints; `in_use` that of activations and of
+weights gathered for a product. The small letter `l` is L between the products of a block, where positions
+are divided over `tensor` too (sequence parallelism, Korthikanti et al. 2022). All meshes have explicit
+axes: a wrong layout is an error while tracing.
 """
 
 import math
@@ -20,7 +22,9 @@ AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
 
 
 class Letter(NamedTuple):
-    """What a letter stands for, and the mesh axes that divide it; `between` counts where it is written small."""
+    """What a letter stands for, and the mesh axes that divide it; `between` counts where it is written
+    small.
+    """
 
     meaning: str
     at_rest: tuple[str, ...] = ()
@@ -29,7 +33,9 @@ class Letter(NamedTuple):
 
 
 ALPHABET = {
-    "B": Letter("batch row", (), ("stage", "data", "fsdp", "expert")),  # stage and expert: outside of pipelines and expert layers
+    "B": Letter(
+        "batch row", (), ("stage", "data", "fsdp", "expert")
+    ),  # stage and expert: outside of pipelines and expert layers
     "L": Letter("position (query)", (), ("context",), ("context", "tensor")),
     "T": Letter("position (key/value)"),
     "D": Letter("model width", ("fsdp",), ()),
@@ -84,14 +90,18 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
             sizes[open_axes[0]] = len(devices) // fixed
         if len(open_axes) > 1 or math.prod(sizes.values()) != len(devices):
             shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
-            raise ValueError(f"mesh ({shown}) does not divide {len(devices)} devices; set the sizes so that their product is that number")
+            raise ValueError(
+                f"mesh ({shown}) does not divide {len(devices)} devices; set the sizes so that their product is that number"
+            )
         return make_mesh(devices, **sizes)
 
 
 def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
-    """A mesh with explicit axes; an axis that is not named has size 1 and is off. Axes follow the links between the devices.
+    """A mesh with explicit axes; an axis that is not named has size 1 and is off. Axes follow the links
+    between the devices.
 
-    Slices (devices with links of their own, between which is the data-centre network) are the outer part of `data`.
+    Slices (devices with links of their own, between which is the data-centre network) are the outer part of
+    `data`.
 
     Raises:
         ValueError: `data` does not divide over the slices.
@@ -107,14 +117,20 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
             rule = f"does not divide over {n_slices} slices, whose network is its outer part"
             raise ValueError(f"mesh data={shape[0]} {rule}; set mesh.data={wanted}")
         inside, outside = (shape[0] // n_slices, *shape[1:]), (n_slices, *[1] * (len(shape) - 1))
-        placed = mesh_utils.create_hybrid_device_mesh(inside, outside, devices, allow_split_physical_axes=True)
+        placed = mesh_utils.create_hybrid_device_mesh(
+            inside, outside, devices, allow_split_physical_axes=True
+        )
     return jax.sharding.Mesh(placed, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
 def undivided() -> jax.sharding.use_abstract_mesh:
-    """Trace shapes without layouts, so that no size has to divide: under automatic axes, letters lie on none."""
+    """Trace shapes without layouts, so that no size has to divide: under automatic axes, letters lie on
+    none.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(mesh.axis_names, AxisType.Auto)))
+    return jax.sharding.use_abstract_mesh(
+        mesh.update_axis_types(dict.fromkeys(mesh.axis_names, AxisType.Auto))
+    )
 
 
 def letters_of(name: str) -> str:
@@ -124,15 +140,19 @@ def letters_of(name: str) -> str:
 
 
 def axes_of(letter: str, size: int | None = None, *, at_rest: bool = False) -> tuple[str, ...]:
-    """The axes of the current mesh that divide a letter; those of size 1 are off, and manual ones are not the alphabet's.
+    """The axes of the current mesh that divide a letter; those of size 1 are off, and manual ones are not
+    the alphabet's.
 
-    Three exceptions where a `size` does not divide: fewer key/value heads than `tensor` lie whole (attention repeats them), and so do
-    positions (one token of decoding has no length to divide) and fewer layers than stages (they run before the pipeline).
+    Three exceptions where a `size` does not divide: fewer key/value heads than `tensor` lie whole
+    (attention repeats them), and so do positions (one token of decoding has no length to divide) and fewer
+    layers than stages (they run before the pipeline).
     """
     mesh = jax.sharding.get_abstract_mesh()
     row = ALPHABET[letter.upper()]
     named_axes = row.between if letter.islower() else row.at_rest if at_rest else row.in_use
-    explicit = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit}
+    explicit = {
+        axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
+    }
     axes = tuple(axis for axis in named_axes if axis in explicit and mesh.shape[axis] > 1)
     n = math.prod(mesh.shape[axis] for axis in axes)
     if size is None or size % n == 0 or not _may_lie_whole(letter, size, n):
@@ -147,11 +167,15 @@ def _may_lie_whole(letter: str, size: int, n: int) -> bool:
 
 def n_parts(letter: str, size: int | None = None, *, at_rest: bool = False) -> int:
     """Into how many parts the current mesh divides a letter."""
-    return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes_of(letter, size, at_rest=at_rest))
+    return math.prod(
+        jax.sharding.get_abstract_mesh().shape[axis] for axis in axes_of(letter, size, at_rest=at_rest)
+    )
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be here; without a mesh, what computes here."""
+    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be here; without a mesh, what
+    computes here.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
@@ -163,10 +187,11 @@ def device_kind() -> str:
 
 
 def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False) -> PartitionSpec:
-    """The layout of an array with these letters on the current mesh; `.` is a dimension that is never divided.
+    """The layout of an array with these letters on the current mesh; `.` is a dimension that is never
+    divided.
 
-    Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); a repeated letter shards its
-    first occurrence; with the `shape`, the exceptions of `axes_of` count.
+    Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); a
+    repeated letter shards its first occurrence; with the `shape`, the exceptions of `axes_of` count.
 
     Raises:
         ValueError: two letters lie on one axis.
@@ -178,12 +203,16 @@ def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = 
         mine = () if free else axes_of(letter, shape[i] if shape else None, at_rest=at_rest)
         for axis in mine:
             if owner.setdefault(axis, letter) != letter:
-                raise ValueError(f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}; rename one or set {axis}=1")
+                raise ValueError(
+                    f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}; rename one or set {axis}=1"
+                )
         entries.append(mine if len(mine) > 1 else mine[0] if mine else None)
     return PartitionSpec(*entries)
 
 
-def named(mesh: jax.sharding.Mesh, letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False) -> NamedSharding:
+def named(
+    mesh: jax.sharding.Mesh, letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False
+) -> NamedSharding:
     """`spec` bound to a mesh, for arrays that come from outside a jitted function."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return NamedSharding(mesh, spec(letters, shape, at_rest=at_rest))
@@ -200,20 +229,26 @@ def on_host(x: jax.Array) -> bool:
 
 
 def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
-    """The product whose letters after the arrow are the layout of its result, accumulated and returned in `dtype`.
+    """The product whose letters after the arrow are the layout of its result, accumulated and returned in
+    `dtype`.
 
     Raises:
-        ValueError: an operand does not lie as its letters say (JAX would accept it, at twice the communication).
+        ValueError: an operand does not lie as its letters say (JAX would accept it, at twice the
+        communication).
     """
     inputs, output = equation.split("->")
     sizes: dict[str, int] = {}
     for letters, operand in zip(inputs.split(","), operands, strict=True):
         if len(letters) != operand.ndim:
-            raise ValueError(f"einsum {equation!r}: operand {letters} has {operand.ndim} dimensions; give it as many letters")
+            raise ValueError(
+                f"einsum {equation!r}: operand {letters} has {operand.ndim} dimensions; give it as many letters"
+            )
         sizes.update(zip(letters.upper(), operand.shape, strict=True))
         lies, wanted = jax.typeof(operand).sharding.spec, spec(letters, operand.shape)
         if _trimmed(lies) != _trimmed(wanted):
-            raise ValueError(f"einsum {equation!r}: operand {letters} lies as {lies}, not {wanted}; use shard(x, {letters!r})")
+            raise ValueError(
+                f"einsum {equation!r}: operand {letters} lies as {lies}, not {wanted}; use shard(x, {letters!r})"
+            )
     layout = spec(output, tuple(sizes[letter] for letter in output.upper()))
     return jnp.einsum(equation.upper(), *operands, out_sharding=layout, preferred_element_type=dtype)
 
@@ -241,21 +276,30 @@ def zeros(letters: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 def local(fn: Callable, in_letters: tuple[str, ...], out_letters: Any) -> Callable:
-    """Run fn on each device's own block (fully manual): the exit for kernels and for library code that knows no explicit axes.
+    """Run fn on each device's own block (fully manual): the exit for kernels and for library code that
+    knows no explicit axes.
 
     `out_letters` are those of the result, or a tuple of them for several results.
     """
-    out_specs = spec(out_letters) if isinstance(out_letters, str) else tuple(spec(letters) for letters in out_letters)
-    return jax.shard_map(fn, in_specs=tuple(spec(letters) for letters in in_letters), out_specs=out_specs, check_vma=False)
+    out_specs = (
+        spec(out_letters) if isinstance(out_letters, str) else tuple(spec(letters) for letters in out_letters)
+    )
+    return jax.shard_map(
+        fn, in_specs=tuple(spec(letters) for letters in in_letters), out_specs=out_specs, check_vma=False
+    )
 
 
 def library(fn: Callable, out_letters: str) -> Callable:
-    """Run fn under automatic axes: the exit for library code that multiplies or sorts without stating layouts."""
+    """Run fn under automatic axes: the exit for library code that multiplies or sorts without stating
+    layouts.
+    """
     return jax.sharding.auto_axes(fn, out_sharding=spec(out_letters))
 
 
 def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
-    """One sentence for each parameter whose size does not divide over the mesh, whole names ending in letters."""
+    """One sentence for each parameter whose size does not divide over the mesh, whole names ending in
+    letters.
+    """
     problems = []
     for name, shape in shapes.items():
         letters = letters_of(name)

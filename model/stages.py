@@ -13,7 +13,9 @@ from model.sharding import letters_of, n_parts, on_host
 
 
 def in_model_order(tree: Any, *, rounds: int) -> Any:
-    """Every stacked leaf of what lies on stages, layers as the model counts them. Any other number of stages and rounds can take them."""
+    """Every stacked leaf of what lies on stages, layers as the model counts them. Any other number of
+    stages and rounds can take them.
+    """
     return _reordered(tree, partial(canonical_order, rounds=rounds), rounds)
 
 

@@ -1,4 +1,6 @@
-"""Every test runs on 8 CPU devices with jaxtyping's annotations checked by beartype; all set before jax or our packages are imported."""
+"""Every test runs on 8 CPU devices with jaxtyping's annotations checked by beartype; all set before jax or
+our packages are imported.
+"""
 
 import os
 import tempfile
@@ -11,8 +13,11 @@ from jaxtyping import install_import_hook
 # compiled programs are kept between processes and runs: most of a test's time would be compiling them again
 CACHE = Path(tempfile.gettempdir()) / f"meshwright-tests-{os.getuid()}" / "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# the launcher's flag is pinned too: a test that calls the command in this process must not change what later tests compute
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_experimental_onednn_custom_call=false"
+# the launcher's flag is pinned too: a test that calls the command in this process must not change what later
+# tests compute
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_cpu_experimental_onednn_custom_call=false"
+)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"

@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
+from trainer.assemble import parts_of
 from trainer.cluster.placement import note_placement
-from trainer.goodput import Ledger, process_started
+from trainer.evals.measure import Measures
 from trainer.identity import check_identity
 from trainer.loop import train
-from trainer.measure import Measures
-from trainer.parts import parts_of
 from trainer.phase import Phase
-from trainer.results import write_findings, write_results
+from trainer.records.goodput import Ledger, process_started
+from trainer.records.results import write_findings, write_results
 from trainer.rows import source_of
 from trainer.telemetry import recording, watching
 
@@ -38,7 +38,9 @@ def execute(
             say(f"  changed since the checkpoint: {change}")
         say(f"  {phase.describe()}")
         at, is_first = phase.checkpointer.latest() or 0, jax.process_index() == 0
-        ledger = Ledger(folder, at, active=is_first, started=process_started() if started is None else started)
+        ledger = Ledger(
+            folder, at, active=is_first, started=process_started() if started is None else started
+        )
         with watchdog.paused(), ledger.spent("restore") if at else contextlib.nullcontext():
             state = phase.state()
         first = int(state.step)
@@ -50,7 +52,9 @@ def execute(
         with contextlib.ExitStack() as opened:
             advance = opened.enter_context(progress(f"  {folder.name}", run.steps, unit="steps", done=first))
             recorder, profiler = opened.enter_context(
-                recording(phase, source, ledger, hosts, watchdog, first=first, advance=advance, profile=profile)
+                recording(
+                    phase, source, ledger, hosts, watchdog, first=first, advance=advance, profile=profile
+                )
             )
             parts = parts_of(phase, source, recorder, measures, profiler, first=first)
             if first == 0:
@@ -65,7 +69,9 @@ def execute(
 
 
 def _checked(phase: Phase, allow_change: Sequence[str]) -> list[str]:
-    """Free differences from the run that wrote the newest checkpoint. Raises ValueError if it was another run."""
+    """Free differences from the run that wrote the newest checkpoint. Raises ValueError if it was another
+    run.
+    """
     if not phase.resumed:
         return []
     saved = phase.checkpointer.read_json(phase.checkpointer.latest(), "run")

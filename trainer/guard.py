@@ -1,4 +1,6 @@
-"""When a run must stop, and which of its steps count: a loss or gradient that is no number, or far above the last ones, changes nothing."""
+"""When a run must stop, and which of its steps count: a loss or gradient that is no number, or far above
+the last ones, changes nothing.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +11,9 @@ from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class Stopped(Exception):
-    """A signal asked for the end, and the state is saved; `exit_code` is 130 for Ctrl-C and 143 for SIGTERM."""
+    """A signal asked for the end, and the state is saved; `exit_code` is 130 for Ctrl-C and 143 for
+    SIGTERM.
+    """
 
     def __init__(self, signal_name: str, step: int):
         super().__init__(f"stopped by {signal_name} after step {step}; the state is saved")
@@ -21,7 +25,9 @@ class Diverged(Exception):
 
 
 class History(NamedTuple):
-    """Of the last healthy steps the losses and gradient norms, in a ring; of all steps the counts. Part of what resumes."""
+    """Of the last healthy steps the losses and gradient norms, in a ring; of all steps the counts. Part of
+    what resumes.
+    """
 
     losses: Float[Array, " window"]
     norms: Float[Array, " window"]
@@ -42,12 +48,17 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
     """What happens to steps that go wrong.
 
     Attributes:
-        window: Healthy steps that a step is compared with; bad ones never enter, so that one of them does not excuse the next.
-        sigmas: A loss or gradient norm so many standard deviations above their mean is a spike, and its update is left out like that of
+        window: Healthy steps that a step is compared with; bad ones never enter, so that one of them does
+        not excuse the next.
+        sigmas: A loss or gradient norm so many standard deviations above their mean is a spike, and its
+        update is left out like that of
             one that is no number; None = no such thing as a spike.
-        patience: Bad steps in a row after which the run goes back to its newest checkpoint before them and leaves out their rows.
-        max_rollbacks: Of a phase; one more ends it (exit code 4). 0 = never go back: bad steps are left out and training goes on.
-        hang_s: A step that takes longer ends the process with all stacks written down (exit code 75); None = wait for ever.
+        patience: Bad steps in a row after which the run goes back to its newest checkpoint before them and
+        leaves out their rows.
+        max_rollbacks: Of a phase; one more ends it (exit code 4). 0 = never go back: bad steps are left out
+        and training goes on.
+        hang_s: A step that takes longer ends the process with all stacks written down (exit code 75); None
+        = wait for ever.
         sdc_every: Steps between two searches for devices that compute wrongly without a word; 0 = never.
     """
 
@@ -60,13 +71,21 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def new_history(self) -> History:
         """Of no steps; every array is its own, since a step takes them all."""
-        rings, numbers = [jnp.zeros(self.window, jnp.float32) for _ in range(2)], [jnp.zeros((), jnp.int32) for _ in range(4)]
+        rings, numbers = (
+            [jnp.zeros(self.window, jnp.float32) for _ in range(2)],
+            [jnp.zeros((), jnp.int32) for _ in range(4)],
+        )
         return History(*rings, *numbers)
 
-    def judge(self, history: History, loss: Float[Array, ""], norm: Float[Array, ""]) -> tuple[Bool[Array, ""], History]:
+    def judge(
+        self, history: History, loss: Float[Array, ""], norm: Float[Array, ""]
+    ) -> tuple[Bool[Array, ""], History]:
         """Whether a step is healthy, and the history with it."""
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        spike = finite & (self._beyond(history.losses, history.n_healthy, loss) | self._beyond(history.norms, history.n_healthy, norm))
+        spike = finite & (
+            self._beyond(history.losses, history.n_healthy, loss)
+            | self._beyond(history.norms, history.n_healthy, norm)
+        )
         healthy = finite & ~spike
         place = jnp.where(healthy, history.n_healthy % self.window, self.window)  # behind the ring: dropped
         return healthy, History(
@@ -106,7 +125,9 @@ def kept_if(healthy: Bool[Array, ""], new: Any, old: Any) -> Any:
 def forgotten(opt_state: Guarded) -> Guarded:
     """With a history that begins anew; the counts stay."""
     history = opt_state.history
-    return opt_state._replace(history=history._replace(n_healthy=0 * history.n_healthy, streak=0 * history.streak))
+    return opt_state._replace(
+        history=history._replace(n_healthy=0 * history.n_healthy, streak=0 * history.streak)
+    )
 
 
 def counts(history: History) -> dict[str, tuple[Array, float]]:

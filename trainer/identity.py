@@ -8,13 +8,26 @@ from typing import Any
 
 from data_pipeline.settings import flat
 
-FREE = ("mesh", "execution", "micro_batches", "steps", "batch_ramp", "checkpoint", "evals", "evaluate_every", "guard", "watch")
+FREE = (
+    "mesh",
+    "execution",
+    "micro_batches",
+    "steps",
+    "batch_ramp",
+    "checkpoint",
+    "evals",
+    "evaluate_every",
+    "guard",
+    "watch",
+)
 FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_records")
 # of data.schedule the part that lies behind the position is checked with it: see ShardSource.set_state
 
 
 def is_free(path: str) -> bool:
-    """Whether a checkpoint may be resumed with another value there; of the optimizer only its type is identity."""
+    """Whether a checkpoint may be resumed with another value there; of the optimizer only its type is
+    identity.
+    """
     if path.startswith("optimizer."):
         return path != "optimizer.type"
     if path == "guard.window":  # the size of what is kept in the state
@@ -25,19 +38,31 @@ def is_free(path: str) -> bool:
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Path -> (saved value, present value) wherever two serialized Runs differ."""
     before, after = flat(saved), flat(now)
-    return {path: (before.get(path), after.get(path)) for path in before | after if before.get(path) != after.get(path)}
+    return {
+        path: (before.get(path), after.get(path))
+        for path in before | after
+        if before.get(path) != after.get(path)
+    }
 
 
-def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_change: Sequence[str], folder: Any) -> list[str]:
+def check_identity(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_change: Sequence[str], folder: Any
+) -> list[str]:
     """The differences that are free or allowed, a line each, for the log.
 
     Raises:
         ValueError: an identity field differs.
     """
     differing = changes(saved, now)
-    refused = [path for path in differing if not is_free(path) and not any(path == a or path.startswith(f"{a}.") for a in allow_change)]
+    refused = [
+        path
+        for path in differing
+        if not is_free(path) and not any(path == a or path.startswith(f"{a}.") for a in allow_change)
+    ]
     if refused:
-        diff = "; ".join(f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for" for path in refused)
+        diff = "; ".join(
+            f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for" for path in refused
+        )
         raise ValueError(
             f"{folder} holds checkpoints of another run ({diff}); "
             f"choose another --dir, restore the values, or pass --allow-change {Path(folder).name}.{refused[0]}"
@@ -46,7 +71,18 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_ch
 
 
 def run_fingerprint(run: Mapping[str, Any]) -> str:
-    """16 hex digits of what a finished phase must have been made with to count as done: all but where and how often it was watched."""
-    unimportant = ("mesh", "execution", "checkpoint", "evals", "evaluate_every", "micro_batches", "guard", "watch")
+    """16 hex digits of what a finished phase must have been made with to count as done: all but where and
+    how often it was watched.
+    """
+    unimportant = (
+        "mesh",
+        "execution",
+        "checkpoint",
+        "evals",
+        "evaluate_every",
+        "micro_batches",
+        "guard",
+        "watch",
+    )
     kept = {field: value for field, value in run.items() if field not in unimportant}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

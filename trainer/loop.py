@@ -1,15 +1,17 @@
-"""The loop of every phase: next batch, step, log, evaluate, save; stop on a signal, go back after a streak of bad steps."""
+"""The loop of every phase: next batch, step, log, evaluate, save; stop on a signal, go back after a streak
+of bad steps.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from trainer.checkpoint import Checkpointer
+from trainer.batches.source import BatchSource
+from trainer.checkpoints.checkpointer import Checkpointer
+from trainer.checkpoints.rollback import Rollbacks
 from trainer.cluster.signals import StopSignals
 from trainer.guard import Stopped, Verdict
-from trainer.profiler import Profiler
-from trainer.recorder import Recorder, Step, timed
-from trainer.rollback import Rollbacks
-from trainer.source import BatchSource
+from trainer.records.profiler import Profiler
+from trainer.records.recorder import Recorder, Step, timed
 from trainer.state import TrainState
 
 
@@ -29,7 +31,8 @@ class Parts(NamedTuple):
 
 
 def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
-    """Train until `state.step` is `steps`; metrics are fetched one step late, so that the devices never wait for the host.
+    """Train until `state.step` is `steps`; metrics are fetched one step late, so that the devices never
+    wait for the host.
 
     Raises:
         Stopped: a signal came, and the state is saved. Diverged: the loss stays no number.
@@ -57,7 +60,13 @@ def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
                 state = _go_back(parts, state, verdict)
                 number = int(state.step)
             elif save or evaluate:
-                _pause(parts, state, verdict, save=bool(stop) or last or save and not verdict.streak, evaluate=evaluate)
+                _pause(
+                    parts,
+                    state,
+                    verdict,
+                    save=bool(stop) or last or save and not verdict.streak,
+                    evaluate=evaluate,
+                )
             if stop and not last:
                 parts.checkpointer.wait()
                 raise Stopped(stop, number)
@@ -65,7 +74,9 @@ def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
 
 
 def _pause(parts: Parts, state: TrainState, verdict: Verdict, *, save: bool, evaluate: bool) -> None:
-    """What happens between two steps now and then; within a streak of bad steps nothing is saved that need not be."""
+    """What happens between two steps now and then; within a streak of bad steps nothing is saved that need
+    not be.
+    """
     numbers = {}
     if evaluate:
         with parts.recorder.pausing("evaluate"):

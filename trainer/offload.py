@@ -1,4 +1,6 @@
-"""State that rests in the memory of the host between steps, and comes to the devices for its part of a step."""
+"""State that rests in the memory of the host between steps, and comes to the devices for its part of a
+step.
+"""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -20,7 +22,11 @@ def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
     """Shapes with layouts on devices, as `at_rest` leaves the arrays."""
 
     def away(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding.with_memory_kind("pinned_host")) if s.ndim else s
+        return (
+            jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding.with_memory_kind("pinned_host"))
+            if s.ndim
+            else s
+        )
 
     return _moved(shapes, offload, away)
 
@@ -30,15 +36,17 @@ def _moved(state: TrainState, offload: Collection[str], away: Callable[[Any], An
     if "params" in offload:
         state = state._replace(trainable=jax.tree.map(away, state.trainable))
     if "optimizer" in offload:
-        state = state._replace(opt_state=state.opt_state._replace(inner=jax.tree.map(away, state.opt_state.inner)))
+        state = state._replace(
+            opt_state=state.opt_state._replace(inner=jax.tree.map(away, state.opt_state.inner))
+        )
     return state
 
 
 def to_device(tree: Any, *, after: Any) -> Any:
     """What rests on the host, fetched once `after` is computed; stacks come layer by layer.
 
-    A compiler that sees no reason to wait begins all copies with the step, when there is least room for them: what is fetched therefore
-    depends on a zero that is known only when `after` is.
+    A compiler that sees no reason to wait begins all copies with the step, when there is least room for
+    them: what is fetched therefore depends on a zero that is known only when `after` is.
     """
     zero = (optax.tree.norm(after) < 0).astype(jnp.int32)
 
@@ -49,7 +57,9 @@ def to_device(tree: Any, *, after: Any) -> Any:
             return jax.device_put(x, jax.memory.Space.Device)
 
         def layer(_: None, i: Any) -> tuple[None, Any]:
-            return None, jax.device_put(jax.lax.dynamic_index_in_dim(x, i + zero, 0, keepdims=False), jax.memory.Space.Device)
+            return None, jax.device_put(
+                jax.lax.dynamic_index_in_dim(x, i + zero, 0, keepdims=False), jax.memory.Space.Device
+            )
 
         return jax.lax.scan(layer, None, jnp.arange(x.shape[0]))[1]
 

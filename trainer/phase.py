@@ -7,33 +7,44 @@ from typing import Any
 
 import jax
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Params
 from model.sharding import check_sizes, undivided
 from model.size import n_params
-from trainer.checkpoint import Checkpointer
-from trainer.goodput import append_event
-from trainer.source import Layout
+from trainer.batches.source import Layout
+from trainer.checkpoints.checkpointer import Checkpointer
+from trainer.optimizers.common.chain import averaged
+from trainer.records.goodput import append_event
 from trainer.start import birth_of, new_state_of, wanted_of
 from trainer.state import TrainState
-from trainer.transforms.finish import averaged
 
 ROUTINE = ("saved", "start", "end", "placed")  # events that happen in every run
 
 
 class Phase:
-    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job; `say` is told what a person should know.
+    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job; `say` is
+    told what a person should know.
 
     Raises:
-        ValueError: a size does not divide over the mesh, or the tokenizer has more entries than the architecture.
+        ValueError: a size does not divide over the mesh, or the tokenizer has more entries than the
+        architecture.
     """
 
-    def __init__(self, run: Any, folder: Path, job_folder: Path, mesh: jax.sharding.Mesh, say: Callable[[str], None] = print):
+    def __init__(
+        self,
+        run: Any,
+        folder: Path,
+        job_folder: Path,
+        mesh: jax.sharding.Mesh,
+        say: Callable[[str], None] = print,
+    ):
         self.run, self.folder, self.job_folder, self.mesh, self._say = run, folder, job_folder, mesh, say
         self.serialized = run.model_dump(mode="json")
         self.model = run.architecture.build(run.precision, run.execution)
         self.tx = run.optimizer.chain(run.steps)
-        self.layout = Layout.of(run.objective.batch_type, run.data.fields(), mesh, micro_batches=run.micro_batches)
+        self.layout = Layout.of(
+            run.objective.batch_type, run.data.fields(), mesh, micro_batches=run.micro_batches
+        )
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
         if self.tokenizer.vocab_size > run.architecture.vocab_size:
             raise ValueError(
@@ -41,7 +52,9 @@ class Phase:
                 f"{job_folder / run.tokenizer}; raise it"
             )
         with undivided():  # JAX would refuse a size that does not divide, but not by the parameter's name
-            leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: self.model.init(jax.random.key(run.seed))))
+            leaves = jax.tree.leaves_with_path(
+                jax.eval_shape(lambda: self.model.init(jax.random.key(run.seed)))
+            )
         names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
         if problems := check_sizes(names, mesh):
             raise ValueError("; ".join(problems))
@@ -52,12 +65,17 @@ class Phase:
         if jax.process_index() == 0:
             append_event(self.folder, name, step, **what)
         if name not in ROUTINE:
-            self._say(f"  {name.replace('_', ' ')} at step {step}: " + ", ".join(f"{key} {value}" for key, value in what.items()))
+            self._say(
+                f"  {name.replace('_', ' ')} at step {step}: "
+                + ", ".join(f"{key} {value}" for key, value in what.items())
+            )
 
     @cached_property
     def checkpointer(self) -> Checkpointer:
         """The phase's checkpoints."""
-        return Checkpointer(self.folder, self.run.checkpoint, rounds=self.run.execution.pipeline.rounds, event=self.event)
+        return Checkpointer(
+            self.folder, self.run.checkpoint, rounds=self.run.execution.pipeline.rounds, event=self.event
+        )
 
     @cached_property
     def resumed(self) -> bool:
@@ -88,7 +106,9 @@ class Phase:
         """
         found = self.checkpointer.newest(self._wanted) if self.resumed else None
         if self.resumed and found is None:
-            raise ValueError(f"{self.checkpointer.folder} holds damaged checkpoints alone; remove them to begin the phase anew")
+            raise ValueError(
+                f"{self.checkpointer.folder} holds damaged checkpoints alone; remove them to begin the phase anew"
+            )
         return found[1] if found else self._new_state()
 
     def restore(self, limit: int) -> tuple[int, TrainState] | None:

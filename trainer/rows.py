@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 
-from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.rows.sequence import RowSequence
+from trainer.batches.position import rows_until
+from trainer.batches.reference import add_reference
+from trainer.batches.source import ShardSource
 from trainer.phase import Phase
-from trainer.position import rows_until
-from trainer.reference import add_reference
-from trainer.source import ShardSource
 
 
 def source_of(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> ShardSource:
-    """The phase's batches, with what its first policy has to say of them; `alive` is called while it says it."""
+    """The phase's batches, with what its first policy has to say of them; `alive` is called while it says
+    it.
+    """
     run, sources = phase.run, phase.run.data.sources(phase.job_folder)
     for rows in sources.values():
         where = {"folder": phase.folder / "reference", "resumed": phase.resumed, "alive": alive}

@@ -1,4 +1,6 @@
-"""Learning rate over the steps of a phase: linear from 0 to the peak over `warmup_steps`, and from there as each says."""
+"""Learning rate over the steps of a phase: linear from 0 to the peak over `warmup_steps`, and from there as
+each says.
+"""
 
 from typing import Any, Literal
 
@@ -30,7 +32,9 @@ class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
         decay_steps = max(steps, self.warmup_steps + 1)  # optax counts the warmup in
-        return optax.warmup_cosine_decay_schedule(0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac)
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac
+        )
 
     def problems(self, steps: int) -> list[str]:
         """Rules between this and the length of the phase."""
@@ -54,10 +58,12 @@ class WarmupLinear(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class WSD(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Warmup, stable, decay: the peak until the last `decay_steps`, then down to `end_frac` of it (Hu et al. 2024).
+    """Warmup, stable, decay: the peak until the last `decay_steps`, then down to `end_frac` of it (Hu et
+    al. 2024).
 
-    With "linear" by the share x of the decay that is done, with "1-sqrt" by its root (Hägele et al. 2024, eq. 1). A run that was stopped
-    before its decay goes on with more steps as if they had been asked for at once.
+    With "linear" by the share x of the decay that is done, with "1-sqrt" by its root (Hägele et al. 2024,
+    eq. 1). A run that was stopped before its decay goes on with more steps as if they had been asked for at
+    once.
     """
 
     warmup_steps: NonNegativeInt
@@ -81,13 +87,19 @@ class WSD(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class InverseSqrt(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Down with the root of the step: peak · sqrt(warmup_steps / step) (Vaswani et al. 2017, eq. 3), whatever the length of the phase."""
+    """Down with the root of the step: peak · sqrt(warmup_steps / step) (Vaswani et al. 2017, eq. 3),
+    whatever the length of the phase.
+    """
 
     warmup_steps: PositiveInt
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        return _warmed_up(peak_lr, self.warmup_steps, lambda step: peak_lr * (1 + jnp.maximum(step, 0) / self.warmup_steps) ** -0.5)
+        return _warmed_up(
+            peak_lr,
+            self.warmup_steps,
+            lambda step: peak_lr * (1 + jnp.maximum(step, 0) / self.warmup_steps) ** -0.5,
+        )
 
     def problems(self, steps: int) -> list[str]:
         """Rules between this and the length of the phase."""
@@ -96,7 +108,11 @@ class InverseSqrt(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def _warmed_up(peak_lr: float, warmup_steps: int, then: optax.Schedule) -> optax.Schedule:
     """Up to the peak, and `then` from step 0 of its own."""
-    return optax.join_schedules([optax.linear_schedule(0.0, peak_lr, warmup_steps), then], [warmup_steps]) if warmup_steps else then
+    return (
+        optax.join_schedules([optax.linear_schedule(0.0, peak_lr, warmup_steps), then], [warmup_steps])
+        if warmup_steps
+        else then
+    )
 
 
 def _too_long(what: str, asked: int, steps: int) -> list[str]:

@@ -9,9 +9,9 @@ import jax
 import optax
 
 from model.api import Model, Params, key_of
-from trainer.load import load_params, placed
-from trainer.mup import scaled_at_birth
+from trainer.checkpoints.load import load_params, placed
 from trainer.offload import at_rest, placed_at_rest
+from trainer.optimizers.common.mup import scaled_at_birth
 from trainer.state import TrainState, new_state
 
 
@@ -21,7 +21,8 @@ def birth_of(run: Any, model: Model, tx: optax.GradientTransformation) -> Callab
 
 
 def new_state_of(run: Any, model: Model, tx: optax.GradientTransformation, job_folder: Path) -> TrainState:
-    """That state on the mesh, from `run.start_from`, a phase of the job or any phase's folder, or from scratch.
+    """That state on the mesh, from `run.start_from`, a phase of the job or any phase's folder, or from
+    scratch.
 
     Raises:
         ValueError: the parameters are of another architecture, or cannot be scaled as the optimizer wants it.
@@ -43,11 +44,17 @@ def _params(run: Any, model: Model, job_folder: Path) -> Params | None:
     base_width = getattr(run.optimizer, "mup_base_width", None)
     if base_width is None:
         return None
-    return jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(jax.random.key(run.seed))
+    return jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(
+        jax.random.key(run.seed)
+    )
 
 
 def _loaded(run: Any, parent: Path) -> Params:
-    loaded = load_params(parent if parent.exists() else Path(run.start_from), rounds=run.execution.pipeline.rounds)
+    loaded = load_params(
+        parent if parent.exists() else Path(run.start_from), rounds=run.execution.pipeline.rounds
+    )
     if loaded.architecture != run.architecture:
-        raise ValueError(f"start_from={run.start_from} has another architecture ({loaded.architecture}); make this run's the same")
+        raise ValueError(
+            f"start_from={run.start_from} has another architecture ({loaded.architecture}); make this run's the same"
+        )
     return loaded.params

@@ -30,7 +30,11 @@ def new_state(
     *,
     guard: Guard = STANDARD,
 ) -> TrainState:
-    """The state before the first step: from scratch, or from another phase's parameters. Call under jit and `jax.set_mesh`."""
+    """The state before the first step: from scratch, or from another phase's parameters. Call under jit and
+    `jax.set_mesh`.
+    """
     params = model.init(key_of(key, "init")) if params is None else params
     trainable, frozen = adaptation.split(params, key_of(key, "adapt"))
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, Guarded(guard.new_history(), tx.init(trainable)), key)
+    return TrainState(
+        jnp.zeros((), jnp.int32), trainable, frozen, Guarded(guard.new_history(), tx.init(trainable)), key
+    )

@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
+from trainer.batches.source import BatchSource
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.watchdog import Watchdog
-from trainer.costs import Rates, costs_of
-from trainer.goodput import Ledger
-from trainer.metrics import MetricsWriter
 from trainer.phase import Phase
-from trainer.profiler import Profiler
-from trainer.recorder import Recorder
-from trainer.source import BatchSource
+from trainer.records.costs import Rates, costs_of
+from trainer.records.goodput import Ledger
+from trainer.records.metrics import MetricsWriter
+from trainer.records.profiler import Profiler
+from trainer.records.recorder import Recorder
 
 
 @contextlib.contextmanager
@@ -45,7 +45,11 @@ def recording(
     metrics = MetricsWriter(phase.folder, first, active=jax.process_index() == 0)
     profiler = Profiler(phase.folder, profile)
     try:
-        facts = {"source": source, "learning_rate": Rates(run.optimizer.learning_rate(run.steps)), "costs": costs_of(phase)}
+        facts = {
+            "source": source,
+            "learning_rate": Rates(run.optimizer.learning_rate(run.steps)),
+            "costs": costs_of(phase),
+        }
         yield Recorder(metrics, ledger, watchdog, hosts, run.watch, advance=advance, **facts), profiler
     finally:
         profiler.close()

@@ -1,4 +1,6 @@
-"""Books and chapters worth reading: dolma's rules for Project Gutenberg (Soldaini et al. 2024), and a limit for scanned pages."""
+"""Books and chapters worth reading: dolma's rules for Project Gutenberg (Soldaini et al. 2024), and a limit
+for scanned pages.
+"""
 
 from typing import ClassVar
 
@@ -11,23 +13,29 @@ from data_pipeline.clean.languages import chars_per_word
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.spans import paragraphs
 from data_pipeline.clean.words import Layout, measured
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 PARAGRAPH_CHARS = 800  # of each that are looked at
 
 
 class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Limits on length, on how sure the language of its paragraphs is, and on letters: scanning leaves marks where letters were.
+    """Limits on length, on how sure the language of its paragraphs is, and on letters: scanning leaves
+    marks where letters were.
 
     Attributes:
         sources: The sources it applies to.
-        min_letter_frac: Of characters that are not white space; dolma has none, running text has 0.9 and more.
-        n_paragraphs: At most so many paragraphs of a document are looked at, evenly spaced; dolma looks at all.
+        min_letter_frac: Of characters that are not white space; dolma has none, running text has 0.9 and
+        more.
+        n_paragraphs: At most so many paragraphs of a document are looked at, evenly spaced; dolma looks at
+        all.
         min_words: With a letter or digit.
-        min_paragraph_language_probability: Of the document's language (`Language` names it, or the reader), mean over its paragraphs.
+        min_paragraph_language_probability: Of the document's language (`Language` names it, or the reader),
+        mean over its paragraphs.
     """
 
-    LATE: ClassVar[frozenset[str]] = frozenset({"min_letter_frac", "min_words", "min_paragraph_language_probability"})
+    LATE: ClassVar[frozenset[str]] = frozenset(
+        {"min_letter_frac", "min_words", "min_paragraph_language_probability"}
+    )
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
     min_letter_frac: float
@@ -38,7 +46,10 @@ class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """One signal a limit; a document of unknown language has no paragraph score."""
         scores = [self.score(document) for document in documents]
-        return documents, {**measured(documents, letters), "paragraph_language_probability": np.array(scores, np.float64)}
+        return documents, {
+            **measured(documents, letters),
+            "paragraph_language_probability": np.array(scores, np.float64),
+        }
 
     def score(self, document: Document) -> float:
         """Mean probability of the document's language over its paragraphs."""
@@ -54,7 +65,11 @@ class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         return (
             Limit("book_words", "n_words", least=self.min_words),
             Limit("book_letters", "letter_frac", least=self.min_letter_frac),
-            Limit("book_language", "paragraph_language_probability", least=self.min_paragraph_language_probability),
+            Limit(
+                "book_language",
+                "paragraph_language_probability",
+                least=self.min_paragraph_language_probability,
+            ),
         )
 
 

@@ -1,4 +1,6 @@
-"""C4's rules (Raffel et al. 2020, §2.2; thresholds of its reference code): what lines a page keeps, and what pages stay."""
+"""C4's rules (Raffel et al. 2020, §2.2; thresholds of its reference code): what lines a page keeps, and
+what pages stay.
+"""
 
 import re
 from collections.abc import Callable
@@ -13,25 +15,35 @@ from data_pipeline.clean.normalise import retext
 from data_pipeline.clean.quality import is_ellipsis
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, layouts, measured
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 WIKI_MARK = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-NOTICES = ("javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+NOTICES = (
+    "javascript",
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
 
 BadLines = Callable[[Layout, list[Document]], dict[str, np.ndarray]]  # reason → which of `layout.lines`, bool
 
 
 class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Cuts marks that Wikipedia leaves, then lines of few words, of a word too long, or of cookie and policy notices.
+    """Cuts marks that Wikipedia leaves, then lines of few words, of a word too long, or of cookie and
+    policy notices.
 
-    The rule of end marks is `C4EndMarks`, since FineWeb leaves it out. A text in which nothing is cut stays as it is, blank lines and
-    indentation too.
+    The rule of end marks is `C4EndMarks`, since FineWeb leaves it out. A text in which nothing is cut stays
+    as it is, blank lines and indentation too.
 
     Attributes:
         sources: The sources it applies to.
         min_line_words: A line that is not blank has at least so many.
         max_word_chars: A word between white space has at most so many.
-        notices: Phrases, lower case, for which a line is cut, besides those of the text's language in `languages.py`.
+        notices: Phrases, lower case, for which a line is cut, besides those of the text's language in
+        `languages.py`.
         max_notice_chars: Longer lines are prose about such things and stay; C4 has no such bound.
     """
 
@@ -46,10 +58,16 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """How many lines were cut for each reason (of several, the first) and how many marks."""
         kept, signals = cut_lines(documents, self.bad_lines)
-        unmarked = [WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0) for document in documents]
+        unmarked = [
+            WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0) for document in documents
+        ]
         marks = np.array([n for _, n in unmarked], np.float64)
-        marked = np.flatnonzero(marks)  # those few again: the arrays of the rest are already there, made for the rule before
-        again, found = cut_lines([retext(documents[number], unmarked[number][0]) for number in marked], self.bad_lines)
+        marked = np.flatnonzero(
+            marks
+        )  # those few again: the arrays of the rest are already there, made for the rule before
+        again, found = cut_lines(
+            [retext(documents[number], unmarked[number][0]) for number in marked], self.bad_lines
+        )
         for number, document in zip(marked, again, strict=True):
             kept[number] = document
         for name, values in found.items():
@@ -61,7 +79,9 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         lines = layout.lines
         scales = chars_per_word(document.language for document in documents)
         long = np.zeros(len(lines.first), bool)
-        suspects = np.flatnonzero(layout.end[lines.stop - 1] - layout.start[lines.first] > self.max_word_chars)
+        suspects = np.flatnonzero(
+            layout.end[lines.stop - 1] - layout.start[lines.first] > self.max_word_chars
+        )
         words = layout.end - layout.start
         for line in suspects:
             long[line] = words[lines.first[line] : lines.stop[line]].max() > self.max_word_chars
@@ -93,7 +113,9 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Cuts lines that do not end in an end mark of their language, or that end in an ellipsis (three dots, as in C4)."""
+    """Cuts lines that do not end in an end mark of their language, or that end in an ellipsis (three dots,
+    as in C4).
+    """
 
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
@@ -119,10 +141,11 @@ class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Drops placeholder text, pages with code, and pages of few sentences; after `C4Lines`, whose cut lines do not count.
+    """Drops placeholder text, pages with code, and pages of few sentences; after `C4Lines`, whose cut lines
+    do not count.
 
-    A sentence ends with a word that ends in an end mark of any script (closing quotes and brackets may follow), or with its line; C4 uses
-    NLTK's model of English, which also knows abbreviations.
+    A sentence ends with a word that ends in an end mark of any script (closing quotes and brackets may
+    follow), or with its line; C4 uses NLTK's model of English, which also knows abbreviations.
 
     Attributes:
         sources: The sources it applies to.
@@ -141,22 +164,42 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
         lorem = [b"lorem ipsum" in document.text.encode(errors="replace").lower() for document in documents]
         curly = [document.text.count("{") for document in documents]
         sentences = measured(documents, lambda layout, languages: {"n_sentences": n_sentences(layout)})
-        return documents, {"lorem_ipsum": np.array(lorem, np.float64), "n_curly_brackets": np.array(curly, np.float64), **sentences}
+        return documents, {
+            "lorem_ipsum": np.array(lorem, np.float64),
+            "n_curly_brackets": np.array(curly, np.float64),
+            **sentences,
+        }
 
     def limits(self) -> tuple[Limit, ...]:
         """In C4's order."""
-        curly = () if self.max_curly_brackets is None else (Limit("curly_bracket", "n_curly_brackets", most=self.max_curly_brackets),)
-        return (Limit("lorem_ipsum", "lorem_ipsum", most=0), *curly, Limit("few_sentences", "n_sentences", least=self.min_sentences))
+        curly = (
+            ()
+            if self.max_curly_brackets is None
+            else (Limit("curly_bracket", "n_curly_brackets", most=self.max_curly_brackets),)
+        )
+        return (
+            Limit("lorem_ipsum", "lorem_ipsum", most=0),
+            *curly,
+            Limit("few_sentences", "n_sentences", least=self.min_sentences),
+        )
 
 
 def phrases_of(notices: tuple[str, ...], language: str) -> list[bytes]:
-    """The phrases to look for in bytes of which only ASCII letters were lowered: others also as at the start of a sentence."""
+    """The phrases to look for in bytes of which only ASCII letters were lowered: others also as at the
+    start of a sentence.
+    """
     phrases = notices + (LANGUAGES[language].notices if language in LANGUAGES else ())
-    return [form.encode().lower() for phrase in phrases for form in {phrase, phrase if phrase.isascii() else phrase.capitalize()}]
+    return [
+        form.encode().lower()
+        for phrase in phrases
+        for form in {phrase, phrase if phrase.isascii() else phrase.capitalize()}
+    ]
 
 
 def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Document], Signals]:
-    """The documents without the lines that `bad_lines(layout, documents)` names, and how many fell to each reason first."""
+    """The documents without the lines that `bad_lines(layout, documents)` names, and how many fell to each
+    reason first.
+    """
     kept, found, position = [], [], 0
     for layout in layouts(tuple(document.text for document in documents)):
         chunk = documents[position : position + layout.n]

@@ -1,7 +1,8 @@
-"""The words of texts whatever their case, accents, spacing and punctuation, and 64-bit keys of any stretch of them, in numpy.
+"""The words of texts whatever their case, accents, spacing and punctuation, and 64-bit keys of any stretch
+of them, in numpy.
 
-Everything that compares documents (duplicates, repeated lines, evaluation tasks) compares these words. In scripts without spaces every
-character is a word.
+Everything that compares documents (duplicates, repeated lines, evaluation tasks) compares these words. In
+scripts without spaces every character is a word.
 """
 
 import functools
@@ -26,10 +27,14 @@ UNSPACED = (  # Thai and Lao, Myanmar, Khmer, kana, Han with its compatibility f
     range(0xFF66, 0xFF9E),
     range(0x20000, 0x323B0),
 )
-THEMSELVES = (HANGUL, *(characters for characters in UNSPACED if len(characters) > 5000))  # the many letters without case or accents
+THEMSELVES = (
+    HANGUL,
+    *(characters for characters in UNSPACED if len(characters) > 5000),
+)  # the many letters without case or accents
 LAST = 0x323B0  # from here on are no letters
 CHUNK_CHARS = 1 << 16  # arrays of one chunk stay in the processor's cache: a fourth faster than whole batches
-# Keys are polynomials in an odd base modulo 2^64, so that subtracting two prefix sums gives the key of what lies between
+# Keys are polynomials in an odd base modulo 2^64, so that subtracting two prefix sums gives the key of what
+# lies between
 BASE = 0x9E3779B97F4A7C15
 INVERSE = pow(BASE, -1, 1 << 64)
 
@@ -67,7 +72,9 @@ class Canonical:
         return powers(INVERSE, len(self.codes))[self.starts]
 
     def keys(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """uint64 keys of the stretches of words `first` to `last` (exclusive), NO_KEY where a stretch is empty."""
+        """uint64 keys of the stretches of words `first` to `last` (exclusive), NO_KEY where a stretch is
+        empty.
+        """
         found = np.full(len(first), NO_KEY, np.uint64)
         full = np.flatnonzero(last > first)
         start, end = self.starts[first[full]], self.ends[last[full] - 1]
@@ -149,7 +156,9 @@ def one_space(codes: np.ndarray, origin: np.ndarray, numbers_alike: bool) -> tup
 
 @functools.cache
 def letters(numbers_alike: bool) -> np.ndarray:
-    """For each character: 0 = nothing (accents, joiners), SPACE, or the letter that stands for it; uint32 [LAST + 1]."""
+    """For each character: 0 = nothing (accents, joiners), SPACE, or the letter that stands for it; uint32
+    [LAST + 1].
+    """
     table = np.arange(LAST + 1, dtype=np.uint32)
     others = np.setdiff1d(table, np.concatenate(THEMSELVES))
     table[others] = [letter(chr(code), numbers_alike) for code in others.tolist()]
@@ -163,7 +172,9 @@ def letter(character: str, numbers_alike: bool) -> int:
     """The code that stands for a character: lower case, without accents, digits of all scripts alike."""
     kind = unicodedata.category(character)
     if kind in ("Mn", "Me", "Cf"):
-        return SPACE if character == "\u200b" else 0  # a space of no width parts words where a script has no other
+        return (
+            SPACE if character == "\u200b" else 0
+        )  # a space of no width parts words where a script has no other
     if kind == "Nd":
         return ZERO + (0 if numbers_alike else unicodedata.digit(character))
     if kind[0] not in "LN" and kind != "Mc":

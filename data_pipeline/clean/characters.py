@@ -1,4 +1,6 @@
-"""What each Unicode character is, as tables over code points: built once a process, looked up for whole batches of text."""
+"""What each Unicode character is, as tables over code points: built once a process, looked up for whole
+batches of text.
+"""
 
 import functools
 import unicodedata
@@ -9,7 +11,8 @@ SPACE, LETTER, ALPHANUMERIC, UPPER, DIGIT, UNSPACED, MARK, TERMINAL = (1 << bit 
 # Sentence ends: of Unicode's Sentence_Terminal those in living use, and the ellipsis.
 TERMINALS = ".?!…。．！？｡﹒﹖﹗‼‽⁇⁈⁉؟۔؝؞।॥။၊።፧፨։՜՞។៕᠃᠉"
 CLOSERS = "\"'”’»›)]}」』）］】〉》*_"  # may follow the mark that ends a sentence
-# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han (with its extensions), half-width kana.
+# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han (with its extensions),
+# half-width kana.
 UNSPACED_BLOCKS = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),

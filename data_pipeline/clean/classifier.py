@@ -1,6 +1,8 @@
-"""A linear classifier over hashed words and pairs of words, small and exact: the same score to the bit on every machine.
+"""A linear classifier over hashed words and pairs of words, small and exact: the same score to the bit on
+every machine.
 
-The features are fastText's (Joulin et al. 2017), as in DCLM (Li et al. 2024, 4.4); the weights are those of a logistic regression.
+The features are fastText's (Joulin et al. 2017), as in DCLM (Li et al. 2024, 4.4); the weights are those of
+a logistic regression.
 """
 
 import functools
@@ -70,7 +72,9 @@ def load(path: Path) -> LinearClassifier:
     try:
         return _parsed(path.read_bytes())
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"model={str(path)!r} is no classifier ({error}); name a file that LinearClassifier.save wrote") from error
+        raise ValueError(
+            f"model={str(path)!r} is no classifier ({error}); name a file that LinearClassifier.save wrote"
+        ) from error
 
 
 @functools.lru_cache(maxsize=4)  # asked for with every batch
@@ -83,7 +87,8 @@ def _parsed(data: bytes) -> LinearClassifier:
 
 
 def train_classifier(positive: Iterable[str], negative: Iterable[str]) -> LinearClassifier:
-    """A logistic regression, both classes weighing the same; depends neither on the order of the texts nor on repeats.
+    """A logistic regression, both classes weighing the same; depends neither on the order of the texts nor
+    on repeats.
 
     Raises:
         ValueError: A class has no text with a word.
@@ -98,7 +103,12 @@ def train_classifier(positive: Iterable[str], negative: Iterable[str]) -> Linear
     labels = np.repeat([1, 0], [rows.shape[0] for rows in classes.values()])
     # liblinear's dual coordinate descent: one thread, no BLAS, its own generator
     regression = LogisticRegression(
-        C=INVERSE_REGULARISATION, class_weight="balanced", solver="liblinear", dual=True, random_state=0, max_iter=1000
+        C=INVERSE_REGULARISATION,
+        class_weight="balanced",
+        solver="liblinear",
+        dual=True,
+        random_state=0,
+        max_iter=1000,
     )
     regression.fit(vstack(list(classes.values())), labels)
     weights, scale = regression.coef_[0], float(np.abs(regression.coef_).max()) / MAX_WEIGHT or 1.0
@@ -127,7 +137,9 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_by_text(values: np.ndarray, pieces: list[list[str]]) -> np.ndarray:
-    """Of the values of all pieces of all texts, each text's mean weighted by their characters, float32 [n]; NaN for a text without any."""
+    """Of the values of all pieces of all texts, each text's mean weighted by their characters, float32 [n];
+    NaN for a text without any.
+    """
     owner = np.repeat(np.arange(len(pieces)), [len(part) for part in pieces])
     chars = np.array([len(piece) for part in pieces for piece in part], np.float64)
     sums, totals = (np.bincount(owner, weights, minlength=len(pieces)) for weights in (values * chars, chars))

@@ -10,17 +10,20 @@ from pydantic import BaseModel
 from data_pipeline.clean.characters import ALPHANUMERIC
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, measured
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 XML = frozenset(("xml", "xslt", "svg", "html"))
 DATA = frozenset(("json", "yaml"))
 XML_HEADER, XML_HEADER_CHARS = "<?xml version=", 100
 # What is never closed goes on to the end: a search for the end from each opening would take quadratic time.
-HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
+HIDDEN = re.compile(
+    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL
+)
 SPACES = re.compile(r"\s+")
 STRING = r'"(?:\\.|[^"\\\n])*"' + r"|'(?:\\.|[^'\\\n])*'"
 LONG_STRING = '""".*?(?:"""|\\Z)' + r"|'''.*?(?:'''|\Z)"
-# A comment, or a string in which something looks like one. In Python a string that stands alone on its lines is a docstring.
+# A comment, or a string in which something looks like one. In Python a string that stands alone on its lines
+# is a docstring.
 PYTHON = re.compile(
     rf"(?P<comment>\#[^\n]*|^[ \t]*[rRuU]?(?>{LONG_STRING})[ \t]*$)|{LONG_STRING}|{STRING}",
     re.DOTALL | re.MULTILINE,
@@ -38,7 +41,9 @@ class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         min_alphanumeric_frac: Letters and digits among all characters.
     """
 
-    LATE: ClassVar[frozenset[str]] = frozenset({"max_line_chars", "max_mean_line_chars", "min_alphanumeric_frac"})
+    LATE: ClassVar[frozenset[str]] = frozenset(
+        {"max_line_chars", "max_mean_line_chars", "min_alphanumeric_frac"}
+    )
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
     max_line_chars: int = 1_000
@@ -59,16 +64,22 @@ class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def line_lengths(layout: Layout, languages: tuple[str, ...]) -> Signals:
-    """Characters of the longest line and of the mean line, and the share of letters and digits; the last newline ends a line."""
+    """Characters of the longest line and of the mean line, and the share of letters and digits; the last
+    newline ends a line.
+    """
     newlines = np.flatnonzero(layout.chars == ord("\n"))
     chars = np.diff(newlines, prepend=-1) - 1
     first = np.searchsorted(newlines, layout.text_start)
     empty = layout.text_end == layout.text_start
-    ended = ~empty & (layout.chars[layout.text_end - 1] == ord("\n"))  # nothing stands between this newline and the one after the text
+    ended = ~empty & (
+        layout.chars[layout.text_end - 1] == ord("\n")
+    )  # nothing stands between this newline and the one after the text
     n_lines = np.maximum(1, np.diff(np.append(first, len(newlines))) - ended)
     alphanumeric = np.concatenate([[0], np.cumsum((layout.kinds & ALPHANUMERIC) != 0)])
     length = np.maximum(1, layout.text_end - layout.text_start)
-    total = np.concatenate([[0], np.cumsum(chars)])[np.append(first[1:], len(newlines))] if layout.n else chars
+    total = (
+        np.concatenate([[0], np.cumsum(chars)])[np.append(first[1:], len(newlines))] if layout.n else chars
+    )
     return {
         "longest_line_chars": np.maximum.reduceat(chars, first) if layout.n else chars,
         "mean_line_chars": np.diff(total, prepend=0) / n_lines,
@@ -77,17 +88,26 @@ def line_lengths(layout: Layout, languages: tuple[str, ...]) -> Signals:
 
 
 class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Limits on files of some languages, told by `Document.language`: XML under another name, pages with little text, data, comments.
+    """Limits on files of some languages, told by `Document.language`: XML under another name, pages with
+    little text, data, comments.
 
     Attributes:
         sources: The sources it applies to.
         min_visible_frac, min_visible_chars: Of an HTML file, the text outside of tags, scripts and styles.
         min_data_chars, max_data_chars: Of a JSON or YAML file.
-        min_comment_frac, max_comment_frac: Characters in comments and docstrings among all, of Python, Java and JavaScript.
+        min_comment_frac, max_comment_frac: Characters in comments and docstrings among all, of Python, Java
+        and JavaScript.
     """
 
     LATE: ClassVar[frozenset[str]] = frozenset(
-        {"min_visible_frac", "min_visible_chars", "min_data_chars", "max_data_chars", "min_comment_frac", "max_comment_frac"}
+        {
+            "min_visible_frac",
+            "min_visible_chars",
+            "min_data_chars",
+            "max_data_chars",
+            "min_comment_frac",
+            "max_comment_frac",
+        }
     )
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
@@ -100,13 +120,17 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """One signal a limit; NaN for files of other languages."""
-        visible = of_some(documents, lambda document: visible_chars(document.text) if document.language == "html" else None)
+        visible = of_some(
+            documents, lambda document: visible_chars(document.text) if document.language == "html" else None
+        )
         chars = np.array([max(1, len(document.text)) for document in documents], np.float64)
         return documents, {
             "xml_header": of_some(documents, has_xml_header),
             "visible_frac": visible / chars,
             "visible_chars": visible,
-            "data_chars": of_some(documents, lambda document: len(document.text) if document.language in DATA else None),
+            "data_chars": of_some(
+                documents, lambda document: len(document.text) if document.language in DATA else None
+            ),
             "comment_frac": of_some(documents, comment_frac),
         }
 
@@ -123,7 +147,9 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def of_some(documents: list[Document], measure: Callable[[Document], float | None]) -> np.ndarray:
     """What is measured of each, float64; NaN where that is None."""
-    return np.array([np.nan if (value := measure(document)) is None else value for document in documents], np.float64)
+    return np.array(
+        [np.nan if (value := measure(document)) is None else value for document in documents], np.float64
+    )
 
 
 def has_xml_header(document: Document) -> float | None:
@@ -141,5 +167,9 @@ def comment_frac(document: Document) -> float | None:
     pattern = COMMENTED.get(document.language)
     if pattern is None:
         return None
-    n = sum(match.end("comment") - match.start("comment") for match in pattern.finditer(document.text) if match["comment"])
+    n = sum(
+        match.end("comment") - match.start("comment")
+        for match in pattern.finditer(document.text)
+        if match["comment"]
+    )
     return n / max(1, len(document.text))

@@ -14,7 +14,7 @@ from data_pipeline.clean.dedup import require_most_left
 from data_pipeline.clean.protected import protected
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.component import one_of
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 from data_pipeline.engine import tables
 from data_pipeline.tasks.task import Task
 
@@ -32,11 +32,12 @@ def different(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
 
 
 class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Takes out documents, or the words, that share a run of 13 words with an evaluation task (Brown et al. 2020, C).
+    """Takes out documents, or the words, that share a run of 13 words with an evaluation task (Brown et al.
+    2020, C).
 
-    A text of a task with 8 to 12 words is looked for whole, anywhere; a shorter one as a line by itself. A run in more than
-    `max_documents` documents is common language, and stays. Every hit is recorded, of common language too, by its key: no text of a task
-    is written down.
+    A text of a task with 8 to 12 words is looked for whole, anywhere; a shorter one as a line by itself. A
+    run in more than `max_documents` documents is common language, and stays. Every hit is recorded, of
+    common language too, by its key: no text of a task is written down.
 
     Attributes:
         sources: The sources that are searched.
@@ -59,7 +60,9 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
     REASON: ClassVar[str] = "contaminated"
 
     def pieces(self) -> tuple["Decontaminate", ...]:
-        """The rule for each task alone; their signals together are those of the whole, so that a task that is added is looked for alone."""
+        """The rule for each task alone; their signals together are those of the whole, so that a task that
+        is added is looked for alone.
+        """
         return tuple(self.model_copy(update={"tasks": (task,)}) for task in self.tasks)
 
     def fingerprint(self) -> str:
@@ -67,14 +70,19 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         return hashlib.sha256(" ".join(task.fingerprint() for task in self.tasks).encode()).hexdigest()[:16]
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """For each task `TASK_ngram`, `TASK_start`, `TASK_end`: lists of the keys and places of its hits, in the order of the text."""
+        """For each task `TASK_ngram`, `TASK_start`, `TASK_end`: lists of the keys and places of its hits,
+        in the order of the text.
+        """
         index = protected(self.tasks, n_words=self.n_words)
         found = index.hits([document.text for document in documents])
         signals: Signals = {}
         for task, keys in zip(self.tasks, index.tasks, strict=True):
             hits = found.where(keys.having(found.ngram))
             bounds = np.searchsorted(hits.text, np.arange(1, len(documents)))
-            signals |= {f"{task.name}_{place}": np.split(getattr(hits, place), bounds)[: len(documents)] for place in PLACES}
+            signals |= {
+                f"{task.name}_{place}": np.split(getattr(hits, place), bounds)[: len(documents)]
+                for place in PLACES
+            }
         return documents, signals
 
     def limits(self) -> tuple[Limit, ...]:
@@ -82,7 +90,8 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         return ()
 
     def resolve(self, keys: Sequence[Path], out: Path) -> None:
-        """Verdicts: `document`, `task`, `ngram`, `start`, `end` of every hit, `n_documents` that have the n-gram.
+        """Verdicts: `document`, `task`, `ngram`, `start`, `end` of every hit, `n_documents` that have the
+        n-gram.
 
         Raises:
             ValueError: more than `max_removed_frac` of the documents have one that is not common.
@@ -90,7 +99,9 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         found = pa.concat_tables([hits_of(task.name, keys) for task in self.tasks] or [hits_of("", ())])
         found = found.sort_by([(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")])
         rare = found["n_documents"].to_numpy() <= self.max_documents
-        require_most_left(self, len(np.unique(found[tables.DOCUMENT].to_numpy()[rare])), tables.n_rows(keys), "documents")
+        require_most_left(
+            self, len(np.unique(found[tables.DOCUMENT].to_numpy()[rare])), tables.n_rows(keys), "documents"
+        )
         tables.write_table(out, found)
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -107,7 +118,13 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
 def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
     """The hits of one task in all documents, with the number of documents that have each n-gram."""
     schema = pa.schema(
-        [(tables.DOCUMENT, pa.int64()), ("task", pa.string()), ("ngram", pa.uint64()), ("start", pa.int64()), ("end", pa.int64())]
+        [
+            (tables.DOCUMENT, pa.int64()),
+            ("task", pa.string()),
+            ("ngram", pa.uint64()),
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+        ]
         + [("n_documents", pa.int64())]
     )
     names = [f"{task}_{place}" for place in PLACES]
@@ -117,7 +134,11 @@ def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
         document, _, ngram = tables.flat(batch, names[0])
         start, end = (tables.flat(batch, name)[2] for name in names[1:])
         n_documents = counts.n_documents[counts.find(ngram)[1]]
-        found.append(pa.table([document, pa.repeat(task, len(document)), ngram, start, end, n_documents], schema=schema))
+        found.append(
+            pa.table(
+                [document, pa.repeat(task, len(document)), ngram, start, end, n_documents], schema=schema
+            )
+        )
     return pa.concat_tables([schema.empty_table(), *found])
 
 
@@ -138,7 +159,9 @@ class Hit(NamedTuple):
 
 
 def recheck(texts: Iterable[str], task: Task, *, n_words: int = N_WORDS) -> Iterator[Hit]:
-    """What finished data shares with a task that was not known when it was made; texts are read BATCH_TEXTS at a time."""
+    """What finished data shares with a task that was not known when it was made; texts are read BATCH_TEXTS
+    at a time.
+    """
     index = protected((task,), n_words=n_words)
     for n_before, batch in enumerate(itertools.batched(texts, BATCH_TEXTS)):
         for text, *place in zip(*(values.tolist() for values in index.hits(batch)), strict=True):

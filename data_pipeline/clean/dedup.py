@@ -1,4 +1,6 @@
-"""Documents that are the same but for case, accents, spacing and punctuation; and what all rules across documents have in common."""
+"""Documents that are the same but for case, accents, spacing and punctuation; and what all rules across
+documents have in common.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from data_pipeline.clean.canonical import canonical, chunks
 from data_pipeline.clean.rule import AcrossRule, Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 from data_pipeline.engine import tables
 
 
@@ -40,7 +42,8 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         return ()
 
     def resolve(self, keys: Sequence[Path], out: Path) -> None:
-        """Verdicts: `document`, `cluster` (its lowest document), `size`; documents alone in their cluster are not listed.
+        """Verdicts: `document`, `cluster` (its lowest document), `size`; documents alone in their cluster
+        are not listed.
 
         Raises:
             ValueError: more than `max_removed_frac` would go.
@@ -72,7 +75,9 @@ def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[s
         ValueError: more than the rule's `max_removed_frac` would go.
     """
     clusters = tables.clusters(keys, columns)
-    require_most_left(rule, int((clusters["cluster"] != clusters[tables.DOCUMENT]).sum()), tables.n_rows(keys), "documents")
+    require_most_left(
+        rule, int((clusters["cluster"] != clusters[tables.DOCUMENT]).sum()), tables.n_rows(keys), "documents"
+    )
     tables.write_table(out, pa.table(clusters))
 
 

@@ -1,4 +1,6 @@
-"""FineWeb's own page rules (Penedo et al. 2024, §3.6): lists, menus and repeated lines that Gopher and C4 let through."""
+"""FineWeb's own page rules (Penedo et al. 2024, §3.6): lists, menus and repeated lines that Gopher and C4
+let through.
+"""
 
 from typing import ClassVar
 
@@ -9,7 +11,7 @@ from data_pipeline.clean.characters import TERMINAL
 from data_pipeline.clean.languages import chars_per_word, own, per_language
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, measured
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 
 class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -18,14 +20,21 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
     Attributes:
         sources: The sources it applies to.
         short_line_chars: Up to which a line is short.
-        min_punctuated_line_frac: Of lines that end a sentence (any script's marks, no quotes, as in datatrove).
+        min_punctuated_line_frac: Of lines that end a sentence (any script's marks, no quotes, as in
+        datatrove).
         max_short_line_frac: Of lines.
-        max_repeated_line_char_frac: Of the lines' characters, in lines that repeat an earlier one; the paper's text has 0.1, its code 0.01.
+        max_repeated_line_char_frac: Of the lines' characters, in lines that repeat an earlier one; the
+        paper's text has 0.1, its code 0.01.
         max_newline_word_ratio: Of newlines between the first word and the last, to words.
     """
 
     LATE: ClassVar[frozenset[str]] = frozenset(
-        {"min_punctuated_line_frac", "max_short_line_frac", "max_repeated_line_char_frac", "max_newline_word_ratio"}
+        {
+            "min_punctuated_line_frac",
+            "max_short_line_frac",
+            "max_repeated_line_char_frac",
+            "max_newline_word_ratio",
+        }
     )
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
@@ -51,7 +60,8 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         return {
             "punctuated_line_frac": layout.per_line_text(punctuated) / n_lines,
             "short_line_frac": layout.per_line_text(chars <= self.short_line_chars) / n_lines,
-            "repeated_line_char_frac": layout.per_line_text(repeated * chars) / np.maximum(1, layout.per_line_text(chars)),
+            "repeated_line_char_frac": layout.per_line_text(repeated * chars)
+            / np.maximum(1, layout.per_line_text(chars)),
             "newline_word_ratio": (last - first) / np.maximum(1, layout.n_words / chars_per_word(languages)),
         }
 

@@ -1,4 +1,6 @@
-"""The held-out split and the guarantee behind it: what is set aside shares no text with what is trained on."""
+"""The held-out split and the guarantee behind it: what is set aside shares no text with what is trained
+on.
+"""
 
 import hashlib
 from collections import defaultdict
@@ -9,8 +11,8 @@ from pydantic import BaseModel
 
 from data_pipeline.clean.overlap import HeldOutIndex, Ngrams, held_out_texts
 from data_pipeline.clean.spans import Span, cut, is_python, line_spans, parse, spans_of, words_of
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 
 # modules whose text is another's: `_` before the name is handled by rule, these are not regular
 TWINS = {
@@ -39,12 +41,15 @@ MAX_ROUNDS = 3  # cutting joins what stood apart, which may make another run of 
 
 
 def canonical(group: str) -> str:
-    """One name for a module and its twins (`_pydecimal` → `decimal`, `ntpath` → `os.path`, `_bisect` → `bisect`)."""
+    """One name for a module and its twins (`_pydecimal` → `decimal`, `ntpath` → `os.path`, `_bisect` →
+    `bisect`).
+    """
     return TWINS.get(group) or group.lstrip("_") or group
 
 
 def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int) -> frozenset[str]:
-    """Groups to set aside: units (a group with its twins) in an order keyed by `seed`, until each source has ≥ `frac` of its units.
+    """Groups to set aside: units (a group with its twins) in an order keyed by `seed`, until each source
+    has ≥ `frac` of its units.
 
     Args:
         groups: Source → the groups of its documents. A group on the held-out side is there in every source.
@@ -52,7 +57,8 @@ def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int)
         seed: Of the order.
 
     Raises:
-        ValueError: `frac` is not a fraction, or a source has only one unit, so that nothing would be left to train on.
+        ValueError: `frac` is not a fraction, or a source has only one unit, so that nothing would be left
+        to train on.
     """
     if not 0 < frac < 1:
         raise ValueError(f"held_out_frac={frac} must lie between 0 and 1; 0.05 sets aside a twentieth")
@@ -61,7 +67,9 @@ def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int)
     for source, members in sorted(names.items()):
         units = sorted({canonical(name) for name in members}, key=lambda unit: order_key(unit, seed))
         if len(units) < 2:
-            raise ValueError(f"source {source!r} has {len(units)} group(s) and a held-out split needs 2; add documents or leave it out")
+            raise ValueError(
+                f"source {source!r} has {len(units)} group(s) and a held-out split needs 2; add documents or leave it out"
+            )
         wanted = min(len(units) - 1, max(1, -int(-frac * len(units) // 1)))
         for unit in units:
             if len(taken & set(units)) >= wanted:
@@ -78,11 +86,12 @@ def order_key(unit: str, seed: int) -> bytes:
 class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
     """Makes two sides share no text.
 
-    A training docstring or paragraph that repeats a held-out one (`HeldOutIndex`) is cut out, then every docstring or line in which a run
-    of 13 held-out words is left; code that still has one (in a comment, a string) is dropped. Held-out words are those of docstrings, and
-    all of pages and books. A held-out text that training documents of
-    `common_groups` or more groups repeat is common language ("Return repr(self).", a licence): cutting it from half the corpus would
-    remove nothing that is theirs, so it is cut out of the held-out document instead. Either way no text is on both sides.
+    A training docstring or paragraph that repeats a held-out one (`HeldOutIndex`) is cut out, then every
+    docstring or line in which a run of 13 held-out words is left; code that still has one (in a comment, a
+    string) is dropped. Held-out words are those of docstrings, and all of pages and books. A held-out text
+    that training documents of `common_groups` or more groups repeat is common language ("Return
+    repr(self).", a licence): cutting it from half the corpus would remove nothing that is theirs, so it is
+    cut out of the held-out document instead. Either way no text is on both sides.
 
     Attributes:
         jaccard: Similarity from which two texts are near-duplicates.
@@ -93,7 +102,9 @@ class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
     common_groups: int
 
     def common(self, found: Iterable["Found"]) -> set[int]:
-        """The held-out texts that are common language: `common_groups` groups of training documents repeat them."""
+        """The held-out texts that are common language: `common_groups` groups of training documents repeat
+        them.
+        """
         groups: dict[int, set[str]] = defaultdict(set)
         for each in found:
             for number in set(each.anywhere).union(*each.spans.values()):
@@ -129,9 +140,15 @@ def find(document: Document, index: HeldOutIndex) -> Found | None:
     return Found(canonical(document.group), spans, sorted(anywhere)) if spans or anywhere else None
 
 
-def without_common(document: Document, index: HeldOutIndex, common: set[int], drops: Drops) -> Document | None:
+def without_common(
+    document: Document, index: HeldOutIndex, common: set[int], drops: Drops
+) -> Document | None:
     """A held-out document without the texts that are common language."""
-    spans = [span for span in spans_of(document) if any(index.number[words] in common for words in held_out_texts(span))]
+    spans = [
+        span
+        for span in spans_of(document)
+        if any(index.number[words] in common for words in held_out_texts(span))
+    ]
     return cut_out(document, spans, "held_out_common", drops)
 
 
@@ -139,12 +156,16 @@ def runs_of(held_out: Iterable[Document]) -> Ngrams:
     """The runs of 13 words of what is held out: of docstrings in code, anywhere in other text."""
     runs = Ngrams()
     for document in held_out:
-        for text in (span.units[0] for span in spans_of(document)) if is_python(document) else (document.text,):
+        for text in (
+            (span.units[0] for span in spans_of(document)) if is_python(document) else (document.text,)
+        ):
             runs.add(words_of(text))
     return runs
 
 
-def without_held_out(document: Document, found: Found | None, common: set[int], runs: Ngrams, drops: Drops) -> Document | None:
+def without_held_out(
+    document: Document, found: Found | None, common: set[int], runs: Ngrams, drops: Drops
+) -> Document | None:
     """A training document without what repeats held-out text; None when that cannot be cut out."""
     kept = document
     if found is not None and found.spans:
@@ -156,8 +177,17 @@ def without_held_out(document: Document, found: Found | None, common: set[int], 
         if not left:
             return kept
         parts = spans_of(kept) if is_python(kept) else line_spans(kept.text)
-        kept = cut_out(kept, [part for part in parts if any(touches(part, place) for place in left)], "held_out_ngram", drops)
-    return kept if kept is None or not runs.ranges(kept.text) else drops.add(document.source, "held_out_overlap", document.path)
+        kept = cut_out(
+            kept,
+            [part for part in parts if any(touches(part, place) for place in left)],
+            "held_out_ngram",
+            drops,
+        )
+    return (
+        kept
+        if kept is None or not runs.ranges(kept.text)
+        else drops.add(document.source, "held_out_overlap", document.path)
+    )
 
 
 def touches(span: Span, place: tuple[int, int]) -> bool:

@@ -1,7 +1,8 @@
 """py3langid's language identifier over many texts at once: the same answer for each, several times faster.
 
-The library walks an automaton byte by byte in Python. Here all texts take a step together, as one array operation; scores are then those
-of its formula (naive Bayes over the features met, softmax at temperature √bytes).
+The library walks an automaton byte by byte in Python. Here all texts take a step together, as one array
+operation; scores are then those of its formula (naive Bayes over the features met, softmax at temperature
+√bytes).
 """
 
 import functools
@@ -12,7 +13,9 @@ import numpy as np
 
 
 class Model(NamedTuple):
-    """py3langid's tables as arrays: `next_state[row[state] + byte]`, `feature[state]` (-1 = none), log-likelihoods [feature, class]."""
+    """py3langid's tables as arrays: `next_state[row[state] + byte]`, `feature[state]` (-1 = none),
+    log-likelihoods [feature, class].
+    """
 
     next_state: np.ndarray
     row: np.ndarray
@@ -32,7 +35,15 @@ def model() -> Model:
     labels = list(found.nb_classes)
     next_state, row = np.asarray(found.tk_nextmove), np.asarray(found.tk_row, np.int64) << 8
     feature = np.asarray(found.tk_output, np.int32)
-    return Model(next_state, row, feature, found.nb_ptc.astype(np.float32), found.nb_pc, labels, [labels.index(label) for label in labels])
+    return Model(
+        next_state,
+        row,
+        feature,
+        found.nb_ptc.astype(np.float32),
+        found.nb_pc,
+        labels,
+        [labels.index(label) for label in labels],
+    )
 
 
 def probabilities(texts: list[str]) -> np.ndarray:
@@ -40,7 +51,11 @@ def probabilities(texts: list[str]) -> np.ndarray:
     found = np.zeros((len(texts), len(model().labels)), np.float32)
     encoded = [encode(text) for text in texts]
     for number, (features, counts) in enumerate(features_of(encoded)):
-        scores = np.log1p(counts.astype(np.float32)) @ model().likelihood[features] + model().prior if len(features) else found[number]
+        scores = (
+            np.log1p(counts.astype(np.float32)) @ model().likelihood[features] + model().prior
+            if len(features)
+            else found[number]
+        )
         scores = scores * np.float32(1 / np.sqrt(len(encoded[number]) or 1))
         weights = np.exp(scores - scores.max())
         np.add.at(found[number], model().alias, weights / weights.sum())
@@ -56,7 +71,9 @@ def classify(texts: list[str]) -> list[tuple[str, float]]:
 
 def encode(text: str) -> bytes:
     """The bytes that the library looks at."""
-    return unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="surrogatepass")
+    return unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(
+        errors="surrogatepass"
+    )
 
 
 def features_of(texts: list[bytes]) -> list[tuple[np.ndarray, np.ndarray]]:

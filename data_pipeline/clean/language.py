@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from data_pipeline.clean.identify import classify, model
 from data_pipeline.clean.languages import LANGUAGES, own
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 
 class Language(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -18,7 +18,8 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
         sources: The sources it applies to: prose only, code has no such language.
         languages: ISO 639-1 codes.
         first_chars: How much of a text is looked at.
-        min_probability: Of the most probable language, among all that py3langid knows; the entry of a language in `languages.py` may
+        min_probability: Of the most probable language, among all that py3langid knows; the entry of a
+        language in `languages.py` may
             have its own. FineWeb and DCLM have 0.65 (of another identifier).
     """
 
@@ -37,18 +38,33 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         for language in self.languages:
             if language not in model().labels:
-                raise ValueError(f"languages={language!r} is none that py3langid knows; give ISO 639-1 codes such as 'en'")
+                raise ValueError(
+                    f"languages={language!r} is none that py3langid knows; give ISO 639-1 codes such as 'en'"
+                )
         found = classify([" ".join(document.text[: self.first_chars].split()) for document in documents])
-        named = [document._replace(language=language) for document, (language, _) in zip(documents, found, strict=True)]
-        return named, {"language_probability": np.array([score if language in self.languages else 0.0 for language, score in found])}
+        named = [
+            document._replace(language=language)
+            for document, (language, _) in zip(documents, found, strict=True)
+        ]
+        return named, {
+            "language_probability": np.array(
+                [score if language in self.languages else 0.0 for language, score in found]
+            )
+        }
 
     def limits(self) -> tuple[Limit, ...]:
         """A text in another language than these has probability 0."""
         least = {code: self.least(code) for code in self.languages}
         loosest = min(least.values())
-        stricter = [Limit("language", "language_probability", bound, language=code) for code, bound in least.items() if bound > loosest]
+        stricter = [
+            Limit("language", "language_probability", bound, language=code)
+            for code, bound in least.items()
+            if bound > loosest
+        ]
         return (Limit("language", "language_probability", loosest), *stricter)
 
     def least(self, language: str) -> float:
         """Probability from which a language is believed."""
-        return own(LANGUAGES[language].min_probability if language in LANGUAGES else None, self.min_probability)
+        return own(
+            LANGUAGES[language].min_probability if language in LANGUAGES else None, self.min_probability
+        )

@@ -10,19 +10,23 @@ from data_pipeline.clean.rule import Limit
 
 
 class Entry(NamedTuple):
-    """A language. A bound that is None is the one in the rule's own field, which is the published one for English.
+    """A language. A bound that is None is the one in the rule's own field, which is the published one for
+    English.
 
     Attributes:
         stop_words: Lower case; in a script without spaces, single characters (with their marks).
         word_chars: Least and most mean length of a word in characters.
-        chars_per_word: How many words of `words.py` make a word: 1 where spaces part words, else characters of a mean word.
+        chars_per_word: How many words of `words.py` make a word: 1 where spaces part words, else characters
+        of a mean word.
         min_probability: From which the language identifier is believed.
         end_marks: Characters that may end a line of running text.
         bullets: Characters that begin a line of a list, besides •, - and *.
         notices: Phrases of cookie and policy notices, lower case.
         min_alphabetic_word_frac: Gopher's share of words with a letter.
-        max_repeated_line_frac, max_top_gram_fracs, max_repeated_gram_fracs: Gopher's repetition, as in `GopherRepetition`.
-        min_punctuated_line_frac, max_repeated_line_char_frac, max_newline_word_ratio: FineWeb's, as in `FineWeb`.
+        max_repeated_line_frac, max_top_gram_fracs, max_repeated_gram_fracs: Gopher's repetition, as in
+        `GopherRepetition`.
+        min_punctuated_line_frac, max_repeated_line_char_frac, max_newline_word_ratio: FineWeb's, as in
+        `FineWeb`.
     """
 
     stop_words: frozenset[str]
@@ -45,8 +49,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# English: Gopher (Rae et al. 2021), C4 (Raffel et al. 2020). The others: FineWeb-2 (Penedo et al. 2025), its settings of each language.
-# Where that takes a bound from another segmentation (mean characters of Chinese words), ours is in the units of `words.py`.
+# English: Gopher (Rae et al. 2021), C4 (Raffel et al. 2020). The others: FineWeb-2 (Penedo et al. 2025), its
+# settings of each language. Where that takes a bound from another segmentation (mean characters of Chinese
+# words), ours is in the units of `words.py`.
 LANGUAGES: dict[str, Entry] = {
     "en": Entry(
         stop_words=_words("the be to of and that have with"),
@@ -148,7 +153,9 @@ LANGUAGES: dict[str, Entry] = {
         max_newline_word_ratio=0.162,
     ),
     "th": Entry(
-        stop_words=_words("ที่ มี ก็ นี้ นั้ ผู้ ซึ่ ว่"),  # one written syllable each: its words (ใน, และ, ของ) are several characters
+        stop_words=_words(
+            "ที่ มี ก็ นี้ นั้ ผู้ ซึ่ ว่"
+        ),  # one written syllable each: its words (ใน, และ, ของ) are several characters
         word_chars=(1, 10),
         chars_per_word=3,
         end_marks='.?!"…”ฯๆ',
@@ -161,15 +168,19 @@ LANGUAGES: dict[str, Entry] = {
 }
 
 
-def per_language(reason: str, signal: str, bounds: Callable[[Entry], tuple[float, float]]) -> tuple[Limit, ...]:
+def per_language(
+    reason: str, signal: str, bounds: Callable[[Entry], tuple[float, float]]
+) -> tuple[Limit, ...]:
     """The limits of one signal where the bounds (least, most) differ by language.
 
-    The first holds for every text, and is the loosest there is, so a language without an entry is held to that; then each language that
-    has a stricter one.
+    The first holds for every text, and is the loosest there is, so a language without an entry is held to
+    that; then each language that has a stricter one.
     """
     found = {code: bounds(entry) for code, entry in LANGUAGES.items()}
     loosest = min(least for least, _ in found.values()), max(most for _, most in found.values())
-    stricter = [Limit(reason, signal, *bound, language=code) for code, bound in found.items() if bound != loosest]
+    stricter = [
+        Limit(reason, signal, *bound, language=code) for code, bound in found.items() if bound != loosest
+    ]
     return (Limit(reason, signal, *loosest), *stricter)
 
 
@@ -180,7 +191,9 @@ def own[T](value: T | None, default: T) -> T:
 
 def chars_per_word(languages: Iterable[str]) -> np.ndarray:
     """Of each text's language, int64; 1 for a language without an entry."""
-    return np.array([LANGUAGES[code].chars_per_word if code in LANGUAGES else 1 for code in languages], np.int64)
+    return np.array(
+        [LANGUAGES[code].chars_per_word if code in LANGUAGES else 1 for code in languages], np.int64
+    )
 
 
 def by_language(languages: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from data_pipeline.clean import units
 from data_pipeline.clean.canonical import Canonical, canonical, chunks
 from data_pipeline.clean.dedup import require_most_left
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 from data_pipeline.engine import tables
 
 PARTS = {"line": units.lines, "paragraph": units.paragraphs, "3_sentences": units.sentence_spans}
@@ -21,7 +21,8 @@ PARTS = {"line": units.lines, "paragraph": units.paragraphs, "3_sentences": unit
 class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
     """Cuts what more than `max_documents` documents have, everywhere but in the lowest of them.
 
-    Llama 3 (2024) cuts lines in more than 6 of 30 M web pages, C4 (Raffel et al. 2020) spans of 3 sentences in more than one.
+    Llama 3 (2024) cuts lines in more than 6 of 30 M web pages, C4 (Raffel et al. 2020) spans of 3 sentences
+    in more than one.
 
     Attributes:
         sources: The sources whose documents are compared, with one another.

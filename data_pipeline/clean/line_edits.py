@@ -1,4 +1,6 @@
-"""RefinedWeb's line edits as DCLM-Baseline runs them (Penedo et al. 2023, §3.3; Li et al. 2024): menus, counters and buttons."""
+"""RefinedWeb's line edits as DCLM-Baseline runs them (Penedo et al. 2023, §3.3; Li et al. 2024): menus,
+counters and buttons.
+"""
 
 import re
 from typing import ClassVar
@@ -12,7 +14,7 @@ from data_pipeline.clean.languages import chars_per_word
 from data_pipeline.clean.normalise import retext
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, measured
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 COUNTER = re.compile(
     r"\W*\d(?:,|\.|\d)*(?:k|m|b)?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes|downloads|views|followers)\W*",
@@ -24,13 +26,15 @@ HINTS = ("items in cart", "read more...", "sign-in")
 
 
 class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Cuts lines that are capitals, numbers, counters ("3 likes") or single words, and buttons out of short lines.
+    """Cuts lines that are capitals, numbers, counters ("3 likes") or single words, and buttons out of short
+    lines.
 
     Attributes:
         sources: The sources it applies to.
         max_upper_frac, max_digit_frac: Of a line's characters.
         min_line_words: Of a line that is not blank.
-        max_button_line_words: Up to which a line loses "items in cart", "read more..." at its end, "sign-in" at its beginning.
+        max_button_line_words: Up to which a line loses "items in cart", "read more..." at its end,
+        "sign-in" at its beginning.
         max_cut_word_frac: A document that lost more of its words is dropped.
     """
 
@@ -67,7 +71,10 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         counters = np.zeros(len(begin), bool)
         for line in np.flatnonzero((end - begin <= MAX_COUNTER_CHARS) & (frac(DIGIT) > 0)):
             at = layout.text_start[lines.document[line]]
-            counters[line] = COUNTER.fullmatch(documents[lines.document[line]].text, begin[line] - at, end[line] - at) is not None
+            counters[line] = (
+                COUNTER.fullmatch(documents[lines.document[line]].text, begin[line] - at, end[line] - at)
+                is not None
+            )
         return {
             "capitals_lines": frac(UPPER) > self.max_upper_frac,
             "number_lines": frac(DIGIT) > self.max_digit_frac,
@@ -82,7 +89,9 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
             return text, 0
         n, lines = 0, []
         for line in text.split("\n"):
-            left, found = BUTTON.subn("", line) if len(line.split()) <= self.max_button_line_words else (line, 0)
+            left, found = (
+                BUTTON.subn("", line) if len(line.split()) <= self.max_button_line_words else (line, 0)
+            )
             n += found
             if left.strip() or not found:
                 lines.append(left)

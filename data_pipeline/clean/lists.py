@@ -1,4 +1,6 @@
-"""The user's word lists, blocklists and folders of examples: read once a process, and again when they change."""
+"""The user's word lists, blocklists and folders of examples: read once a process, and again when they
+change.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-State = tuple[str, int, int]  # path, size and time of a file: what is kept of it is good as long as these stay
+State = tuple[
+    str, int, int
+]  # path, size and time of a file: what is kept of it is good as long as these stay
 
 
 class UserList(NamedTuple):
@@ -29,7 +33,9 @@ def user_list(file: str, *, field: str) -> UserList:
     try:
         found = _user_list(_state(Path(file).expanduser()))
     except (OSError, UnicodeError) as error:
-        raise ValueError(f"{field}={file!r} cannot be read ({error}); name a text file with an entry a line") from error
+        raise ValueError(
+            f"{field}={file!r} cannot be read ({error}); name a text file with an entry a line"
+        ) from error
     if not found.lines:
         raise ValueError(f"{field}={file!r} has no entry; name a text file with an entry a line")
     return found
@@ -39,7 +45,9 @@ def user_list(file: str, *, field: str) -> UserList:
 def _user_list(state: State) -> UserList:
     data = Path(state[0]).read_bytes()
     lines = (line.strip().lower() for line in data.decode().split("\n"))
-    return UserList(frozenset(line for line in lines if line and not line.startswith("#")), sha256(data).hexdigest())
+    return UserList(
+        frozenset(line for line in lines if line and not line.startswith("#")), sha256(data).hexdigest()
+    )
 
 
 def examples_in(folder: str) -> Iterator[str]:
@@ -66,12 +74,18 @@ def examples_sha256(folder: str, *, field: str) -> str:
 
 @lru_cache(maxsize=32)
 def _sha256(states: tuple[State, ...]) -> str:
-    return sha256("".join(sorted(sha256(Path(path).read_bytes()).hexdigest() for path, *_ in states)).encode()).hexdigest()
+    return sha256(
+        "".join(sorted(sha256(Path(path).read_bytes()).hexdigest() for path, *_ in states)).encode()
+    ).hexdigest()
 
 
 def files_in(folder: str) -> list[Path]:
     """Every .txt and .jsonl file below the folder, sorted."""
-    return sorted(file for file in Path(folder).expanduser().rglob("*") if file.suffix in (".txt", ".jsonl") and file.is_file())
+    return sorted(
+        file
+        for file in Path(folder).expanduser().rglob("*")
+        if file.suffix in (".txt", ".jsonl") and file.is_file()
+    )
 
 
 def _state(path: Path) -> State:

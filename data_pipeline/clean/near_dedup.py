@@ -10,18 +10,20 @@ from pydantic import BaseModel, Field, PositiveInt
 from data_pipeline.clean.canonical import NO_KEY, canonical, chunks, mixed
 from data_pipeline.clean.dedup import repeats, resolve_clusters
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 from data_pipeline.engine.kernels import minhash
 
 SEED = 1  # of the permutations: any will do, another gives other keys
 
 
 class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Keeps the lowest document of each cluster of near-duplicates (Broder 1997; the defaults are FineWeb's, Penedo et al. 2024).
+    """Keeps the lowest document of each cluster of near-duplicates (Broder 1997; the defaults are
+    FineWeb's, Penedo et al. 2024).
 
-    Two documents whose sets of shingles have Jaccard similarity J share a band, and so a cluster, with probability 1 − (1 − J^rows)^bands:
-    .7 → 56 %, .8 → 92 %, .9 → 99.99 %. Case, accents and punctuation do not count, and every number is the same. A document with fewer
-    words than a shingle is a duplicate only of one with the same words.
+    Two documents whose sets of shingles have Jaccard similarity J share a band, and so a cluster, with
+    probability 1 − (1 − J^rows)^bands: .7 → 56 %, .8 → 92 %, .9 → 99.99 %. Case, accents and punctuation do
+    not count, and every number is the same. A document with fewer words than a shingle is a duplicate only
+    of one with the same words.
 
     Attributes:
         sources: The sources whose documents are compared, with one another.
@@ -53,7 +55,9 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         for chunk in chunks(texts):
             words = canonical(chunk, numbers_alike=True)
             n_permutations = self.bands * self.rows
-            least = minhash(words.joined(), n_permutations=n_permutations, shingle_words=self.shingle_words, seed=SEED)
+            least = minhash(
+                words.joined(), n_permutations=n_permutations, shingle_words=self.shingle_words, seed=SEED
+            )
             keys = mixed((least.reshape(-1, self.bands, self.rows) * factors).sum(-1, dtype=np.uint64))
             found.append(np.where(np.diff(words.first)[:, None] > 0, np.maximum(keys, 1), np.uint64(NO_KEY)))
         return np.concatenate(found)
@@ -67,7 +71,8 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         return ()
 
     def resolve(self, keys: Sequence[Path], out: Path) -> None:
-        """Verdicts: `document`, `cluster` (its lowest document), `size`; documents alone in their cluster are not listed.
+        """Verdicts: `document`, `cluster` (its lowest document), `size`; documents alone in their cluster
+        are not listed.
 
         Raises:
             ValueError: more than `max_removed_frac` would go.

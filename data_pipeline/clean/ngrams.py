@@ -1,6 +1,8 @@
-"""Words and short runs of words as 64-bit hashes, for many texts at once: what blocklists look up and linear classifiers weigh.
+"""Words and short runs of words as 64-bit hashes, for many texts at once: what blocklists look up and
+linear classifiers weigh.
 
-A word is a run of letters and digits in lower case; `words.py` has words as white space parts them, with their punctuation and case.
+A word is a run of letters and digits in lower case; `words.py` has words as white space parts them, with
+their punctuation and case.
 The hashes are made here and may never change: the weights of a trained model lie where they point.
 """
 
@@ -13,7 +15,9 @@ import numpy as np
 from data_pipeline.clean.characters import ALPHANUMERIC, MARK, SPACE, codes, kinds
 from data_pipeline.clean.words import boundaries
 
-CHUNK_CHARS = 1 << 17  # whose arrays are made together; longer texts are cut here, so that memory does not grow with them
+CHUNK_CHARS = (
+    1 << 17
+)  # whose arrays are made together; longer texts are cut here, so that memory does not grow with them
 BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 
 
@@ -49,7 +53,9 @@ def words_of(indices: list[int], pieces: list[str]) -> tuple[np.ndarray, np.ndar
     flags[(flags & (ALPHANUMERIC | MARK)) == 0] |= SPACE
     start, end = boundaries(flags)
     ends = np.cumsum([len(piece) + 1 for piece in lowered])
-    return np.array(indices, np.int64)[np.searchsorted(ends, start, "right")], runs(chars.astype(np.uint64))(start, end)
+    return np.array(indices, np.int64)[np.searchsorted(ends, start, "right")], runs(chars.astype(np.uint64))(
+        start, end
+    )
 
 
 def runs(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -69,7 +75,9 @@ def powers(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mixed(hashes: np.ndarray) -> np.ndarray:
-    """So that every bit depends on all others: the low ones choose a bucket (the last steps of SplitMix64; Steele et al. 2014)."""
+    """So that every bit depends on all others: the low ones choose a bucket (the last steps of SplitMix64;
+    Steele et al. 2014).
+    """
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))

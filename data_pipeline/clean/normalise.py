@@ -1,4 +1,6 @@
-"""The same characters for the same text: NFC, newlines, control characters, double-encoded letters, blank lines."""
+"""The same characters for the same text: NFC, newlines, control characters, double-encoded letters, blank
+lines.
+"""
 
 import re
 import unicodedata
@@ -7,14 +9,17 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 # \x85 and \x1c to \x1e are newlines
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]")
 TRAILING = " \t\u00a0"
 BLANK_LINES = re.compile(r"\n{4,}")
-# Lines that may be UTF-8 read as Windows-1252 or, in Cyrillic, as Windows-1251: what a lead byte became, then what its tail bytes became.
-LATIN_TAIL = r"[\u00a0-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
+# Lines that may be UTF-8 read as Windows-1252 or, in Cyrillic, as Windows-1251: what a lead byte became, then
+# what its tail bytes became.
+LATIN_TAIL = (
+    r"[\u00a0-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
+)
 CYRILLIC_TAIL = r"[\u00a0-\u00bb\u0401-\u040f\u0451-\u045f\u0490\u0491\u2013-\u203a\u20ac\u2116\u2122]"
 SUSPECT = re.compile(  # one class first, which `re` looks for ten times as fast as for alternatives
     rf"[\u00c2-\u00f4РС](?:(?<=[\u00c2-\u00df]){LATIN_TAIL}|(?<=\u00c3) |(?<=[\u00e0-\u00f4]){LATIN_TAIL}{{2}}"
@@ -27,7 +32,8 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         sources: The sources it applies to.
-        repair_mojibake: Undo double encoding (`cafÃ©` → `café`); off for code, where such characters may be meant.
+        repair_mojibake: Undo double encoding (`cafÃ©` → `café`); off for code, where such characters may be
+        meant.
     """
 
     LATE: ClassVar[frozenset[str]] = frozenset()
@@ -43,7 +49,9 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         """The text, or "" where nothing but white space is left."""
         text = normalise(text)
         if self.repair_mojibake and not text.isascii() and SUSPECT.search(text):
-            text = normalise("\n".join(repair(line) if SUSPECT.search(line) else line for line in text.split("\n")))
+            text = normalise(
+                "\n".join(repair(line) if SUSPECT.search(line) else line for line in text.split("\n"))
+            )
         return text if text.strip() else ""
 
     def limits(self) -> tuple[Limit, ...]:
@@ -52,7 +60,9 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def normalise(text: str) -> str:
-    """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines in a row, one newline at the end."""
+    """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines in a row,
+    one newline at the end.
+    """
     text = unicodedata.normalize("NFC", CONTROL.sub("", text))
     text = "\n".join([line.rstrip(TRAILING) for line in text.splitlines()])
     if "\n\n\n\n" in text:
@@ -61,7 +71,9 @@ def normalise(text: str) -> str:
 
 
 def repair(line: str) -> str:
-    """What a line said before its UTF-8 was read as something else, by ftfy; it changes only what its model of such accidents finds."""
+    """What a line said before its UTF-8 was read as something else, by ftfy; it changes only what its model
+    of such accidents finds.
+    """
     import ftfy  # 0.1 s, and no page of most batches needs it
 
     return ftfy.fix_encoding(line)

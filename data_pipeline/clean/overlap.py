@@ -4,12 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from data_pipeline.clean.spans import WORD, Span, spans_of, words_of
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 SHINGLE_WORDS = 3
 NGRAM_WORDS = 13  # GPT-3's decontamination (Brown et al. 2020, C)
 SHORT_WORDS = 5  # shorter texts have too few shingles to be alike: they are compared word by word
-PROSE_WORDS = 8  # shorter paragraphs (captions, "Example:") are nobody's text, unless they are a docstring's first
+PROSE_WORDS = (
+    8  # shorter paragraphs (captions, "Example:") are nobody's text, unless they are a docstring's first
+)
 Words = tuple[str, ...]
 
 
@@ -19,7 +21,9 @@ def shingles_of(words: Words, n: int = SHINGLE_WORDS) -> set[Words]:
 
 
 class Ngrams:
-    """Runs of 13 words, found in a text in one quick pass: a run begins only where 11 known 3-word shingles follow one another."""
+    """Runs of 13 words, found in a text in one quick pass: a run begins only where 11 known 3-word shingles
+    follow one another.
+    """
 
     def __init__(self) -> None:
         self._texts: dict[Words, set[int]] = defaultdict(set)  # n-gram → numbers of the texts it is from
@@ -38,7 +42,9 @@ class Ngrams:
         linked = map(self._links.__contains__, zip(words, words[1:], words[2:], strict=False))
         for last, is_link in enumerate(linked, 1 + SHINGLE_WORDS - NGRAM_WORDS):
             run = run + 1 if is_link else 0
-            if run > NGRAM_WORDS - SHINGLE_WORDS and (numbers := self._texts.get(words[last - 1 : last - 1 + NGRAM_WORDS])):
+            if run > NGRAM_WORDS - SHINGLE_WORDS and (
+                numbers := self._texts.get(words[last - 1 : last - 1 + NGRAM_WORDS])
+            ):
                 yield last - 1, numbers
 
     def ranges(self, text: str) -> list[tuple[int, int]]:
@@ -51,8 +57,9 @@ class Ngrams:
 class HeldOutIndex:
     """Finds texts that are near-duplicates of held-out ones, or share a run of 13 words with one.
 
-    Two texts of ≥ 5 words are near-duplicates when their sets of 3-word shingles have Jaccard similarity ≥ `jaccard`; shorter ones when
-    their words are equal. A held-out text is a docstring or its first paragraph, or a paragraph of ≥ 8 words.
+    Two texts of ≥ 5 words are near-duplicates when their sets of 3-word shingles have Jaccard similarity ≥
+    `jaccard`; shorter ones when their words are equal. A held-out text is a docstring or its first
+    paragraph, or a paragraph of ≥ 8 words.
     """
 
     def __init__(self, documents: Iterable[Document], *, jaccard: float):
@@ -83,8 +90,14 @@ class HeldOutIndex:
         if len(words) < SHORT_WORDS:
             return same - self.dropped
         shingles = shingles_of(words)
-        shared = Counter(number for shingle in shingles & self._postings.keys() for number in self._postings[shingle])
-        alike = {n for n, count in shared.items() if count >= self.jaccard * (len(shingles) + self._sizes[n] - count)}
+        shared = Counter(
+            number for shingle in shingles & self._postings.keys() for number in self._postings[shingle]
+        )
+        alike = {
+            n
+            for n, count in shared.items()
+            if count >= self.jaccard * (len(shingles) + self._sizes[n] - count)
+        }
         return (same | alike) - self.dropped
 
     def containing(self, words: Words) -> set[int]:

@@ -1,6 +1,8 @@
-"""Personal data replaced by values that nobody owns: e-mail and IP addresses, telephone numbers, IBANs, payment cards.
+"""Personal data replaced by values that nobody owns: e-mail and IP addresses, telephone numbers, IBANs,
+payment cards.
 
-After dolma (Soldaini et al. 2024), with more kinds and with checksums. What is found is counted, never shown or logged.
+After dolma (Soldaini et al. 2024), with more kinds and with checksums. What is found is counted, never
+shown or logged.
 """
 
 from collections.abc import Iterator
@@ -12,16 +14,18 @@ from pydantic import BaseModel
 from data_pipeline.clean.pii_patterns import EMAIL, NUMERIC, Pattern, PiiKind
 from data_pipeline.clean.replace import Span, bytes_of, matches_near, positions_of, replace_spans
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 DIGIT_0 = np.uint8(ord("0"))
 
 
 class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Replaces personal data: equal values by equal values, in every document and on every machine, so that who is who stays clear.
+    """Replaces personal data: equal values by equal values, in every document and on every machine, so that
+    who is who stays clear.
 
-    E-mail addresses get the domains of RFC 2606, IP addresses the ranges of RFC 5737 and 3849, telephone numbers the fictional 555-01xx,
-    IBANs and cards published examples; such values are no personal data and stay where they are found.
+    E-mail addresses get the domains of RFC 2606, IP addresses the ranges of RFC 5737 and 3849, telephone
+    numbers the fictional 555-01xx, IBANs and cards published examples; such values are no personal data and
+    stay where they are found.
 
     Attributes:
         sources: The sources it applies to.

@@ -32,7 +32,8 @@ class Pattern(NamedTuple):
     replace: Callable[[re.Match], str]
 
 
-# The generic top-level domains most in use; of two letters all are. Without a list, image@2x.png and x@self.weight would be addresses.
+# The generic top-level domains most in use; of two letters all are. Without a list, image@2x.png and
+# x@self.weight would be addresses.
 TOP_LEVEL = (
     "academy|agency|app|biz|blog|cat|center|cloud|club|com|company|coop|design|dev|digital|edu|email|expert|global|gov|group|guru|health|"
     "help|info|ink|int|international|io|jobs|life|link|live|ltd|mail|market|media|mil|mobi|moscow|museum|name|net|network|news|ngo|ninja|"
@@ -40,7 +41,8 @@ TOP_LEVEL = (
     "tools|top|travel|university|vip|website|wiki|work|works|world|xyz|zone|рф|рус|бел|укр|москва|сайт|онлайн|орг|дети|[a-z][a-z]"
 )
 EMAIL_REGEX = re.compile(
-    rf"(?<![\w.%+&-])[\w.%+&-]{{1,64}}@(?P<domain>(?:[\w-]{{1,63}}\.){{1,8}}(?:{TOP_LEVEL}))(?![\w-]|\.\w)", re.IGNORECASE
+    rf"(?<![\w.%+&-])[\w.%+&-]{{1,64}}@(?P<domain>(?:[\w-]{{1,63}}\.){{1,8}}(?:{TOP_LEVEL}))(?![\w-]|\.\w)",
+    re.IGNORECASE,
 )
 RESERVED_DOMAIN = re.compile(r"(?:^|\.)example\.(?:com|net|org)$", re.IGNORECASE)
 
@@ -58,15 +60,19 @@ def email(match: re.Match) -> str:
     return f"user{number % 10_000:04d}@example.{('com', 'net', 'org')[number // 10_000]}"
 
 
-# What makes four numbers a version or a section: the word before them, a comparison, a product's name and a slash
+# What makes four numbers a version or a section: the word before them, a comparison, a product's name and a
+# slash
 VERSION = re.compile(
     r"(?:\b(?:v|ver|vers|version|release|rev|revision|build|firmware|oid|section|chapter|верс\w*|сборк\w*|раздел\w*|глав\w*)[.:=\s\"']*"
     r"|[=<>~!]=\s*|\w/|\^)$",
     re.IGNORECASE,
 )
-SMALL = 32  # with fewer than two numbers from here on, it reads as a version or a section: as does one address in 150
+# with fewer than two numbers from here on, it reads as a version or a section: as does one address in 150
+SMALL = 32
 IPV4_REGEX = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.\w|-\w)")
-IPV6_REGEX = re.compile(r"(?<![\w:.])[23][0-9a-f]{3}(?:::?[0-9a-f]{1,4}){0,7}(?:::)?(?![\w]|:\w)", re.IGNORECASE)
+IPV6_REGEX = re.compile(
+    r"(?<![\w:.])[23][0-9a-f]{3}(?:::?[0-9a-f]{1,4}){0,7}(?:::)?(?![\w]|:\w)", re.IGNORECASE
+)
 
 
 def dotted(chars: np.ndarray, digits: np.ndarray) -> Candidates:
@@ -76,7 +82,9 @@ def dotted(chars: np.ndarray, digits: np.ndarray) -> Candidates:
 
 def coloned(chars: np.ndarray, digits: np.ndarray) -> Candidates:
     """2 or 3, three characters, a colon: global unicast addresses (2000::/3), and few times of day."""
-    found = digits[(chars[digits + 4] == ord(":")) & ((chars[digits] == ord("2")) | (chars[digits] == ord("3")))]
+    found = digits[
+        (chars[digits + 4] == ord(":")) & ((chars[digits] == ord("2")) | (chars[digits] == ord("3")))
+    ]
     return found, found
 
 
@@ -115,16 +123,35 @@ def is_global(address: str) -> bool:
 NEXT = r"(?:[ .\-\u00a0\u2010\u2011]{0,2}[()]?[ \-\u00a0]?[0-9])"
 PHONE_REGEX = re.compile(
     r"(?:"
-    rf"(?<![\w+])\+(?:[17]{NEXT}{{10}}|[2-689]{NEXT}{{9,13}})"  # E.164; North America and Russia: eleven digits
+    # E.164; North America and Russia: eleven digits
+    rf"(?<![\w+])\+(?:[17]{NEXT}{{10}}|[2-689]{NEXT}{{9,13}})"
     r"|(?<![\w.+/:-])(?:(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?[2-9][0-9]{2}[-. ]|[2-9][0-9]{2}(?P<gap>[-.])[2-9][0-9]{2}(?P=gap))[0-9]{4}"
     r"|8[ -]?(?:\([3489][0-9]{2}\)|[3489][0-9]{2})[ -][0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{2}"  # 8 (495) 123-45-67
     r"|8[ -]?\([3489][0-9]{3,4}\)[ -]?[0-9]{1,2}(?:-?[0-9]{2}){2}"  # 8 (48535) 2-31-00
     r"|89[0-9]{9})"  # a Russian mobile number
     r")(?!\w|[-./]\w)"
 )
-# dolma: neither within 100 characters of one of the words nor of "#"; here "#" must stand before the number itself
+# dolma: neither within 100 characters of one of the words nor of "#"; here "#" must stand before the number
+# itself
 OTHER_NUMBER = re.compile(r"\b(?:isbn|issn|doi|arxiv|инн|огрн|снилс)\b|[#№]\s?$", re.IGNORECASE)
-AREAS = ("202", "206", "212", "303", "305", "312", "404", "415", "503", "512", "602", "617", "702", "713", "808", "919")
+AREAS = (
+    "202",
+    "206",
+    "212",
+    "303",
+    "305",
+    "312",
+    "404",
+    "415",
+    "503",
+    "512",
+    "602",
+    "617",
+    "702",
+    "713",
+    "808",
+    "919",
+)
 
 
 def ten_digits(chars: np.ndarray, digits: np.ndarray) -> Candidates:

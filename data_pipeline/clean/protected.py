@@ -11,11 +11,15 @@ from data_pipeline.clean.canonical import Canonical, canonical, chunks
 from data_pipeline.clean.units import lines
 from data_pipeline.tasks.task import Task
 
-SHORTEST_RUN = 8  # words: a shorter text occurs by chance, so it must be a line by itself (GPT-3's shortest n-gram: Brown et al. 2020, C)
+# words: a shorter text occurs by chance, so it must be a line by itself (GPT-3's shortest n-gram: Brown et
+# al. 2020, C)
+SHORTEST_RUN = 8
 
 
 class KeySet:
-    """Sorted keys; a table of bits, read first, answers nearly all questions of a text that has none of them."""
+    """Sorted keys; a table of bits, read first, answers nearly all questions of a text that has none of
+    them.
+    """
 
     def __init__(self, keys: np.ndarray):
         self.keys = np.unique(keys)
@@ -74,7 +78,9 @@ class Protected(NamedTuple):
 
     def _hits(self, texts: Sequence[str], n_before: int) -> Hits:
         words = canonical(texts)
-        found = [(first, first + n, key, keys) for n, keys in self.runs.items() for first, key in [words.runs(n)]]
+        found = [
+            (first, first + n, key, keys) for n, keys in self.runs.items() for first, key in [words.runs(n)]
+        ]
         if len(self.lines.keys):
             units = lines(texts, words)
             found.append((units.first, units.last, words.keys(units.first, units.last), self.lines))
@@ -86,7 +92,9 @@ class Protected(NamedTuple):
 
 
 def placed(words: Canonical, first: np.ndarray, last: np.ndarray, ngram: np.ndarray, n_before: int) -> Hits:
-    """Stretches of words `first` to `last` (exclusive), in order and as places in the texts; `n_before` texts came before these."""
+    """Stretches of words `first` to `last` (exclusive), in order and as places in the texts; `n_before`
+    texts came before these.
+    """
     order = np.lexsort((last, first))
     start, end = words.places(first[order], last[order])
     text = np.searchsorted(words.offsets, start, "right") - 1
@@ -107,7 +115,9 @@ def _protected(tasks: tuple[Task, ...], fingerprints: tuple[str, ...], n_words: 
 
 
 def keys_of(task: Task, n_words: int) -> dict[int, np.ndarray]:
-    """Number of words → keys of the runs of as many words that protect the task; 0 → those of texts that must be a line."""
+    """Number of words → keys of the runs of as many words that protect the task; 0 → those of texts that
+    must be a line.
+    """
     found: dict[int, list[np.ndarray]] = defaultdict(list)
     for chunk in chunks(list(task.texts())):
         words = canonical(chunk)
@@ -117,7 +127,10 @@ def keys_of(task: Task, n_words: int) -> dict[int, np.ndarray]:
         for length in range(min(SHORTEST_RUN, n_words), n_words):
             found[length].append(keys[n == length])
         found[0].append(keys[(n > 0) & (n < min(SHORTEST_RUN, n_words))])
-    return defaultdict(lambda: np.zeros(0, np.uint64), {length: joined(keys) for length, keys in found.items() if len(joined(keys))})
+    return defaultdict(
+        lambda: np.zeros(0, np.uint64),
+        {length: joined(keys) for length, keys in found.items() if len(joined(keys))},
+    )
 
 
 def joined(keys: Iterable[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,7 @@ from data_pipeline.clean.characters import LETTER, codes
 from data_pipeline.clean.languages import LANGUAGES, by_language, chars_per_word, forms, own, per_language
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, hash_of, measured
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 BULLETS = "•-*"
 ELLIPSES = ("...", "…")
@@ -25,7 +25,10 @@ class TooShort(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """`n_words`."""
-        return documents, measured(documents, lambda layout, languages: {"n_words": np.diff(layout.first) / chars_per_word(languages)})
+        return documents, measured(
+            documents,
+            lambda layout, languages: {"n_words": np.diff(layout.first) / chars_per_word(languages)},
+        )
 
     def limits(self) -> tuple[Limit, ...]:
         """One."""
@@ -33,16 +36,19 @@ class TooShort(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Gopher's page rules. A word counts when it has a letter or digit, as in datatrove; lines are those that are not blank.
+    """Gopher's page rules. A word counts when it has a letter or digit, as in datatrove; lines are those
+    that are not blank.
 
-    Bounds of word length are the language's. Stop words are counted as in datatrove (different ones, not occurrences), in lower case,
-    capitalised or in capitals; a text in a language without an entry has no such count and stays.
+    Bounds of word length are the language's. Stop words are counted as in datatrove (different ones, not
+    occurrences), in lower case, capitalised or in capitals; a text in a language without an entry has no
+    such count and stays.
 
     Attributes:
         sources: The sources it applies to.
         min_words, max_words: Of a document.
         max_symbol_word_ratio: Of `#` to words and of ellipses to words, each.
-        max_bullet_line_frac, max_ellipsis_line_frac: Of lines that begin with a bullet, that end in an ellipsis.
+        max_bullet_line_frac, max_ellipsis_line_frac: Of lines that begin with a bullet, that end in an
+        ellipsis.
         min_alphabetic_word_frac: Of words, marks standing alone included, that have a letter.
         min_stop_words: Of the language's.
     """
@@ -70,11 +76,18 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """One signal a limit."""
-        signals = measured(documents, lambda layout, languages: {**word_signals(layout, languages), **line_signals(layout, languages)})
+        signals = measured(
+            documents,
+            lambda layout, languages: {**word_signals(layout, languages), **line_signals(layout, languages)},
+        )
         n_words = np.maximum(1, signals["n_words"])
         hashes = np.array([document.text.count("#") for document in documents], np.float64)
         ellipses = np.array([sum(map(document.text.count, ELLIPSES)) for document in documents], np.float64)
-        return documents, {**signals, "hash_word_ratio": hashes / n_words, "ellipsis_word_ratio": ellipses / n_words}
+        return documents, {
+            **signals,
+            "hash_word_ratio": hashes / n_words,
+            "ellipsis_word_ratio": ellipses / n_words,
+        }
 
     def limits(self) -> tuple[Limit, ...]:
         """In the paper's order."""
@@ -107,13 +120,22 @@ def word_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
 
 
 def stop_words(layout: Layout, languages: tuple[str, ...]) -> np.ndarray:
-    """How many different stop words of its language each text has, [n]; NaN where the language has no entry."""
+    """How many different stop words of its language each text has, [n]; NaN where the language has no
+    entry.
+    """
     found = np.full(layout.n, np.nan)
     for language, texts in by_language(languages).items():
         if language not in LANGUAGES:
             continue
-        known = sorted((hash_of(form), number) for number, word in enumerate(LANGUAGES[language].stop_words) for form in forms(word))
-        hashes, numbers = np.array([key for key, _ in known], np.uint64), np.array([number for _, number in known])
+        known = sorted(
+            (hash_of(form), number)
+            for number, word in enumerate(LANGUAGES[language].stop_words)
+            for form in forms(word)
+        )
+        hashes, numbers = (
+            np.array([key for key, _ in known], np.uint64),
+            np.array([number for _, number in known]),
+        )
         place = np.minimum(np.searchsorted(hashes, layout.hashes), len(hashes) - 1)
         hit = np.flatnonzero(hashes[place] == layout.hashes)
         present = np.zeros((layout.n, len(LANGUAGES[language].stop_words)), bool)

@@ -13,15 +13,18 @@ from data_pipeline import settings
 from data_pipeline.clean.classifier import LinearClassifier, load, mean_by_text, train_classifier
 from data_pipeline.clean.lists import examples_in, examples_sha256
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
-PASSAGE_CHARS = 1_000  # trained on and scored one by one, so that a long text is no more certain than a short one
+PASSAGE_CHARS = (
+    1_000  # trained on and scored one by one, so that a long text is no more certain than a short one
+)
 
 
 class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
     """Scores documents by a classifier between two folders of examples and keeps the best of each source.
 
-    The classifier is trained when first needed and kept in the user's cache folder under a hash of the examples.
+    The classifier is trained when first needed and kept in the user's cache folder under a hash of the
+    examples.
 
     Attributes:
         sources: The sources it applies to.
@@ -49,7 +52,9 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """Of the examples."""
-        return " ".join(examples_sha256(getattr(self, field), field=field) for field in ("positive", "negative"))
+        return " ".join(
+            examples_sha256(getattr(self, field), field=field) for field in ("positive", "negative")
+        )
 
     def _classifier(self) -> LinearClassifier:
         return trained(self.positive, self.negative, self.fingerprint())
@@ -79,7 +84,9 @@ def examples_of(folder: str) -> list[str]:
     try:
         return [passage for text in examples_in(folder) for passage in passages_of(text)]
     except (UnicodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder!r} holds a file that cannot be read ({error!r}); give .txt, or .jsonl with a field `text`") from error
+        raise ValueError(
+            f"{folder!r} holds a file that cannot be read ({error!r}); give .txt, or .jsonl with a field `text`"
+        ) from error
 
 
 def passages_of(text: str) -> list[str]:

@@ -1,6 +1,8 @@
-"""Recipes: the order of the rules, and the thresholds of each. A recipe is a tuple, so a config can add, leave out and replace.
+"""Recipes: the order of the rules, and the thresholds of each. A recipe is a tuple, so a config can add,
+leave out and replace.
 
-What is the user's comes after: rules that need lists, examples or tasks (`Blocklist`, `Decontaminate`), and dedup of a wider scope.
+What is the user's comes after: rules that need lists, examples or tasks (`Blocklist`, `Decontaminate`), and
+dedup of a wider scope.
 """
 
 from data_pipeline.clean.book import BookQuality
@@ -17,15 +19,25 @@ from data_pipeline.clean.repetition import GopherRepetition
 from data_pipeline.clean.rule import Rule
 from data_pipeline.clean.secrets import Secrets
 
-NOTICES = ("enable javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+NOTICES = (
+    "enable javascript",
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
 
 
 def standard_recipe(
     *, web: tuple[str, ...] = ("web",), code: tuple[str, ...] = ("code",), books: tuple[str, ...] = ("books",)
 ) -> tuple[Rule, ...]:
-    """For small corpora of documentation, source code and books in English; the arguments name the sources of each kind.
+    """For small corpora of documentation, source code and books in English; the arguments name the sources
+    of each kind.
 
-    Where a threshold differs from its source, it is because reference pages and grammar chapters are lists of signatures with short
+    Where a threshold differs from its source, it is because reference pages and grammar chapters are lists
+    of signatures with short
     explanations: the bulk of good ones would fail the limit made for running text.
     """
     prose = (*web, *books)
@@ -34,14 +46,17 @@ def standard_recipe(
         Normalise(sources=code, repair_mojibake=False),
         C4Page(sources=web, max_curly_brackets=None, min_sentences=0),
         C4Lines(sources=web, min_line_words=0, notices=NOTICES, max_notice_chars=299),
-        TooShort(sources=prose, min_words=30),  # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles
+        TooShort(
+            sources=prose, min_words=30
+        ),  # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles
         TooShort(sources=code, min_words=10),
         Language(sources=prose, languages=("en",), first_chars=800),
         GopherQuality(
             sources=prose,
             min_words=0,
             max_words=10_000_000,  # Gopher has 100,000: a book has more
-            min_alphabetic_word_frac=0.6,  # Gopher has 0.8: `->`, `=` and numbers are words of a reference page
+            # Gopher has 0.8: `->`, `=` and numbers are words of a reference page
+            min_alphabetic_word_frac=0.6,
         ),
         CodeQuality(sources=code),
         ExactDedup(sources=(*prose, *code), max_removed_frac=0.5),
@@ -49,7 +64,8 @@ def standard_recipe(
 
 
 def web_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)) -> tuple[Rule, ...]:
-    """FineWeb's (Penedo et al. 2024), for crawled pages: its rules and thresholds in its order, C4 without the rule of end marks.
+    """FineWeb's (Penedo et al. 2024), for crawled pages: its rules and thresholds in its order, C4 without
+    the rule of end marks.
 
     Differs in that e-mail addresses and IP addresses are replaced before near-duplicates are looked for.
     """
@@ -58,7 +74,9 @@ def web_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)
         Language(sources=sources, languages=languages, first_chars=2_000),
         GopherRepetition(sources=sources),
         GopherQuality(sources=sources),
-        C4Lines(sources=sources, min_line_words=3),  # datatrove's defaults, which FineWeb takes: 3 words, 5 sentences
+        C4Lines(
+            sources=sources, min_line_words=3
+        ),  # datatrove's defaults, which FineWeb takes: 3 words, 5 sentences
         C4Page(sources=sources, min_sentences=5),
         FineWeb(sources=sources),
         Pii(sources=sources, kinds=("email", "ip")),
@@ -68,7 +86,9 @@ def web_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)
 
 
 def code_recipe(*, sources: tuple[str, ...]) -> tuple[Rule, ...]:
-    """StarCoder's (Li et al. 2023), for source files; licences, vendored and generated files are the reader's."""
+    """StarCoder's (Li et al. 2023), for source files; licences, vendored and generated files are the
+    reader's.
+    """
     return (
         Normalise(sources=sources, repair_mojibake=False),
         TooShort(sources=sources, min_words=10),

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from data_pipeline.clean.languages import Entry, chars_per_word, own, per_language
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, Runs, grouped, measured, salts
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 TOP = (2, 3, 4)
 REPEATED = (5, 6, 7, 8, 9, 10)
@@ -17,12 +17,13 @@ REPEATED = (5, 6, 7, 8, 9, 10)
 class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
     """Gopher's limits on repeated lines, paragraphs and n-grams of words.
 
-    Lines and paragraphs (lines without a blank one between them) count from the second time on, blank lines and differences of spacing do
-    not. The paper leaves the rest open and implementations differ; here n-grams are measured by coverage: a word inside any occurrence of
-    an n-gram that the text has twice or more is marked, once, and the signal is the share of marked characters among those of all words
-    (white space and marks standing alone are in neither). datatrove counts from the second occurrence on, skips n words at each, and
-    divides by all characters; dolma counts overlaps each time. For the top n-gram only its own occurrences are marked; of equally
-    frequent ones the one with the most characters counts.
+    Lines and paragraphs (lines without a blank one between them) count from the second time on, blank lines
+    and differences of spacing do not. The paper leaves the rest open and implementations differ; here
+    n-grams are measured by coverage: a word inside any occurrence of an n-gram that the text has twice or
+    more is marked, once, and the signal is the share of marked characters among those of all words (white
+    space and marks standing alone are in neither). datatrove counts from the second occurrence on, skips n
+    words at each, and divides by all characters; dolma counts overlaps each time. For the top n-gram only
+    its own occurrences are marked; of equally frequent ones the one with the most characters counts.
 
     Attributes:
         sources: The sources it applies to.
@@ -49,25 +50,47 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
     max_repeated_line_char_frac: float = 0.20
     max_repeated_paragraph_char_frac: float = 0.20
     max_top_gram_fracs: tuple[float, float, float] = (0.20, 0.18, 0.16)
-    max_repeated_gram_fracs: tuple[float, float, float, float, float, float] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    max_repeated_gram_fracs: tuple[float, float, float, float, float, float] = (
+        0.15,
+        0.14,
+        0.13,
+        0.12,
+        0.11,
+        0.10,
+    )
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """One signal a limit."""
-        return documents, measured(documents, lambda layout, languages: {**stretch_signals(layout), **gram_signals(layout, languages)})
+        return documents, measured(
+            documents,
+            lambda layout, languages: {**stretch_signals(layout), **gram_signals(layout, languages)},
+        )
 
     def limits(self) -> tuple[Limit, ...]:
         """Paragraphs, lines, then n-grams from short to long."""
         top = [
-            per_language(f"gopher_top_{n}_gram", f"top_{n}_gram_frac", lambda entry, i=i: (0, self.most_top(entry)[i]))
+            per_language(
+                f"gopher_top_{n}_gram", f"top_{n}_gram_frac", lambda entry, i=i: (0, self.most_top(entry)[i])
+            )
             for i, n in enumerate(TOP)
         ]
         repeated = [
-            per_language(f"gopher_repeated_{n}_grams", f"repeated_{n}_gram_frac", lambda entry, i=i: (0, self.most_repeated(entry)[i]))
+            per_language(
+                f"gopher_repeated_{n}_grams",
+                f"repeated_{n}_gram_frac",
+                lambda entry, i=i: (0, self.most_repeated(entry)[i]),
+            )
             for i, n in enumerate(REPEATED)
         ]
         return (
-            Limit("gopher_repeated_paragraph", "repeated_paragraph_frac", most=self.max_repeated_paragraph_frac),
-            Limit("gopher_repeated_paragraph", "repeated_paragraph_char_frac", most=self.max_repeated_paragraph_char_frac),
+            Limit(
+                "gopher_repeated_paragraph", "repeated_paragraph_frac", most=self.max_repeated_paragraph_frac
+            ),
+            Limit(
+                "gopher_repeated_paragraph",
+                "repeated_paragraph_char_frac",
+                most=self.max_repeated_paragraph_char_frac,
+            ),
             *per_language(
                 "gopher_repeated_line",
                 "repeated_line_frac",
@@ -110,7 +133,9 @@ def stretch_signals(layout: Layout) -> Signals:
 
 
 def gram_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
-    """Shares of characters in repeated n-grams; n counts words of the language, several characters each without spaces."""
+    """Shares of characters in repeated n-grams; n counts words of the language, several characters each
+    without spaces.
+    """
     signals: Signals = {}
     scales = chars_per_word(languages)
     for scale in np.unique(scales) if len(scales) else [1]:
@@ -143,10 +168,14 @@ class Grams:
             same_next = np.append(same[1:], False)[: len(same)]
             repeats = same | same_next  # in order of (n-gram, place)
             if n in TOP:
-                signals[f"top_{n}_gram_frac"] = self.top(at[order[repeats]], same[repeats], size) / self.n_chars
+                signals[f"top_{n}_gram_frac"] = (
+                    self.top(at[order[repeats]], same[repeats], size) / self.n_chars
+                )
             at, before = np.sort(at[order[repeats]]), size
             if n in REPEATED:
-                signals[f"repeated_{n}_gram_frac"] = np.bincount(self.document[at], self.new_chars(at, size), self.n) / self.n_chars
+                signals[f"repeated_{n}_gram_frac"] = (
+                    np.bincount(self.document[at], self.new_chars(at, size), self.n) / self.n_chars
+                )
         return signals
 
     def extended(self, at: np.ndarray, before: int, size: int) -> np.ndarray:
@@ -160,13 +189,17 @@ class Grams:
         return fits[known[fits + size - before]]
 
     def new_chars(self, at: np.ndarray, size: int) -> np.ndarray:
-        """Characters that each n-gram marks and the one before it in the list has not; starts ascend within a text."""
+        """Characters that each n-gram marks and the one before it in the list has not; starts ascend within
+        a text.
+        """
         stop, fresh = at + size, at.copy()
         fresh[1:] = np.maximum(at[1:], stop[:-1])
         return self.chars[stop] - self.chars[fresh]
 
     def top(self, at: np.ndarray, same: np.ndarray, size: int) -> np.ndarray:
-        """Characters that the most frequent n-gram of each text marks, [n]; `at` is in order of (n-gram, place)."""
+        """Characters that the most frequent n-gram of each text marks, [n]; `at` is in order of (n-gram,
+        place).
+        """
         best = np.zeros(self.n, np.int64)
         begin = np.flatnonzero(~same)
         if not len(begin):

@@ -1,6 +1,7 @@
 """Find spans in many texts at once and replace them: what the rules on personal data and on secrets share.
 
-The texts of a batch are joined, and numpy looks in one pass for the few places where anything could be; regular expressions run only there.
+The texts of a batch are joined, and numpy looks in one pass for the few places where anything could be;
+regular expressions run only there.
 """
 
 import itertools
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 SEPARATOR = "\n\0\n"  # between documents; no pattern crosses it, so that each is treated as if it were alone
 
@@ -28,13 +29,17 @@ class Span(NamedTuple):
 def replace_spans(
     documents: list[Document], kinds: Iterable[str], find: Callable[[str], Iterable[Span]]
 ) -> tuple[list[Document], dict[str, np.ndarray]]:
-    """The documents with their spans replaced, and kind → float32 [n], how many; of spans that overlap the first, then longest, counts."""
+    """The documents with their spans replaced, and kind → float32 [n], how many; of spans that overlap the
+    first, then longest, counts.
+    """
     text = SEPARATOR.join(document.text for document in documents)
     lengths = np.fromiter((len(document.text) for document in documents), np.int64, len(documents))
     ends = np.cumsum(lengths + len(SEPARATOR)) - len(SEPARATOR)
     counts = {kind: np.zeros(len(documents), np.float32) for kind in kinds}
     edited = list(documents)
-    for n, spans in itertools.groupby(without_overlaps(find(text)), key=lambda span: int(np.searchsorted(ends, span.start))):
+    for n, spans in itertools.groupby(
+        without_overlaps(find(text)), key=lambda span: int(np.searchsorted(ends, span.start))
+    ):
         pieces, position = [], int(ends[n] - lengths[n])
         for span in spans:
             pieces += [text[position : span.start], span.replacement]
@@ -54,7 +59,9 @@ def without_overlaps(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def bytes_of(text: str) -> np.ndarray:
-    """One byte a character, "?" for those outside ASCII, and eight zeros after the last, so that one may look ahead (or, at -1, back)."""
+    """One byte a character, "?" for those outside ASCII, and eight zeros after the last, so that one may
+    look ahead (or, at -1, back).
+    """
     return np.frombuffer(text.encode("ascii", "replace") + bytes(8), np.uint8)
 
 
@@ -70,8 +77,12 @@ def dense(positions: np.ndarray, n: int, width: int) -> tuple[np.ndarray, np.nda
     return first[near], last[near]
 
 
-def matches_near(text: str, pattern: re.Pattern, first: np.ndarray, last: np.ndarray, *, before: int, after: int) -> Iterator[re.Match]:
-    """Every match that begins in one of the stretches from `first - before` to `last + after`, both sorted; it may end anywhere."""
+def matches_near(
+    text: str, pattern: re.Pattern, first: np.ndarray, last: np.ndarray, *, before: int, after: int
+) -> Iterator[re.Match]:
+    """Every match that begins in one of the stretches from `first - before` to `last + after`, both sorted;
+    it may end anywhere.
+    """
     for start, end in zip(*merged(first - before, last + after), strict=True):
         position = max(start, 0)
         while found := pattern.search(text, position, end):
@@ -86,7 +97,9 @@ def merged(start: np.ndarray, end: np.ndarray) -> tuple[list[int], list[int]]:
     """The stretches `start:end`, both sorted, with those that touch made one."""
     apart = start[1:] > end[:-1]
     n = min(len(start), 1)
-    return start[np.concatenate([np.ones(n, bool), apart])].tolist(), end[np.concatenate([apart, np.ones(n, bool)])].tolist()
+    return start[np.concatenate([np.ones(n, bool), apart])].tolist(), end[
+        np.concatenate([apart, np.ones(n, bool)])
+    ].tolist()
 
 
 def line_before(match: re.Match, n_chars: int) -> str:
@@ -96,4 +109,9 @@ def line_before(match: re.Match, n_chars: int) -> str:
 
 def choice(value: str, n: int) -> int:
     """A number below `n` that depends on the value alone: equal values get equal replacements everywhere."""
-    return int.from_bytes(blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=b"meshwright").digest()) % n
+    return (
+        int.from_bytes(
+            blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=b"meshwright").digest()
+        )
+        % n
+    )

@@ -1,4 +1,6 @@
-"""The contract of a cleaning rule: it rewrites and measures; what is too much or too little stands apart, as limits."""
+"""The contract of a cleaning rule: it rewrites and measures; what is too much or too little stands apart,
+as limits.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,17 +9,19 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 # Name → one value a document: numbers [n], or for what documents are compared by, keys [n] or lists of keys.
-# A name that ends in _lines, _spans or _bytes counts what the rule cut or replaced; the sums stand in the table of drops.
+# A name that ends in _lines, _spans or _bytes counts what the rule cut or replaced; the sums stand in the
+# table of drops.
 Signals = dict[str, Any]
 
 
 class Limit(NamedTuple):
     """A document stays when least ≤ signal ≤ most; otherwise it is dropped for `reason`. NaN stays.
 
-    With a `quantile` it is the least value: that quantile of the signal over all documents of the source that were measured.
+    With a `quantile` it is the least value: that quantile of the signal over all documents of the source
+    that were measured.
     """
 
     reason: str
@@ -30,11 +34,12 @@ class Limit(NamedTuple):
 
 @runtime_checkable
 class Rule(Protocol):
-    """A frozen component. Documents pass the rules of a recipe in order; each sees what the ones before it wrote.
+    """A frozen component. Documents pass the rules of a recipe in order; each sees what the ones before it
+    wrote.
 
-    One whose measurements depend on files of the user's has a method `fingerprint() -> str`, the hash of their content.
-    One that measures several things each for itself may have `pieces() -> tuple of rules`, whose signals together are its own: a piece
-    that is new is measured alone.
+    One whose measurements depend on files of the user's has a method `fingerprint() -> str`, the hash of
+    their content. One that measures several things each for itself may have `pieces() -> tuple of rules`,
+    whose signals together are its own: a piece that is new is measured alone.
 
     Attributes:
         sources: The sources whose documents it looks at.
@@ -47,7 +52,8 @@ class Rule(Protocol):
     EDITS: ClassVar[bool]
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """The documents, perhaps rewritten (in the same order and number; text "" = nothing left of it), and what was measured.
+        """The documents, perhaps rewritten (in the same order and number; text "" = nothing left of it),
+        and what was measured.
 
         A function of each document alone. Texts may be empty.
         """
@@ -60,11 +66,13 @@ class Rule(Protocol):
 
 @runtime_checkable
 class AcrossRule(Rule, Protocol):
-    """A rule whose verdict on a document depends on the others: `annotate` measures keys, which are then compared.
+    """A rule whose verdict on a document depends on the others: `annotate` measures keys, which are then
+    compared.
 
-    Keys stand in Parquet files with a row a document that is still there when it is the rule's turn: `document` (int64, unique; of
-    equal documents the lowest is kept) and the columns of the signals of `annotate`. The same keys give the same bytes, however they are
-    spread over files and whoever compares them.
+    Keys stand in Parquet files with a row a document that is still there when it is the rule's turn:
+    `document` (int64, unique; of equal documents the lowest is kept) and the columns of the signals of
+    `annotate`. The same keys give the same bytes, however they are spread over files and whoever compares
+    them.
 
     Attributes:
         REASON: Of what it drops or cuts.
@@ -73,7 +81,8 @@ class AcrossRule(Rule, Protocol):
     REASON: ClassVar[str]
 
     def resolve(self, keys: Sequence[Path], out: Path) -> None:
-        """Compare, and write one Parquet file of verdicts, sorted by `document`, several rows or none a document.
+        """Compare, and write one Parquet file of verdicts, sorted by `document`, several rows or none a
+        document.
 
         Raises:
             ValueError: more would be removed than the rule allows.
@@ -85,7 +94,9 @@ class AcrossRule(Rule, Protocol):
         ...
 
     def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
-        """Characters [start, end) to cut out of a document, given its rows (≥ 1); its text must be the one that was annotated."""
+        """Characters [start, end) to cut out of a document, given its rows (≥ 1); its text must be the one
+        that was annotated.
+        """
         ...
 
 

@@ -1,4 +1,6 @@
-"""Text that a model should not learn to write: words of a blocklist, and toxic sentences by a small trained classifier."""
+"""Text that a model should not learn to write: words of a blocklist, and toxic sentences by a small trained
+classifier.
+"""
 
 import csv
 import html
@@ -16,7 +18,7 @@ from data_pipeline.clean.lists import user_list
 from data_pipeline.clean.ngrams import ngrams
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.component import FrozenMap
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 TOXICITY_MODEL = Path(__file__).with_name("toxicity.npz")  # its data, licence and figures: toxicity.md
@@ -24,11 +26,13 @@ MEDIUM = re.compile(r"https?://\S+|@\w+|\bRT\b|#")  # marks of a tweet, which sa
 
 
 class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Counts words and phrases of the user's lists, whatever their case and the punctuation between them; whole words only.
+    """Counts words and phrases of the user's lists, whatever their case and the punctuation between them;
+    whole words only.
 
     Attributes:
         sources: The sources it applies to.
-        files: Language, as documents have it → text file with a word or phrase a line; the list under "" is for all languages.
+        files: Language, as documents have it → text file with a word or phrase a line; the list under "" is
+        for all languages.
         max_hits: Documents with more are dropped.
         max_hits_per_kword: Documents with more of them in a thousand words are dropped.
     """
@@ -43,10 +47,14 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Signals: `blocklist_hits`, `blocklist_hits_per_kword`."""
-        lists = {language: hashes_of(user_list(file, field="files").lines) for language, file in self.files.items()}
+        lists = {
+            language: hashes_of(user_list(file, field="files").lines) for language, file in self.files.items()
+        }
         languages = np.array([document.language for document in documents], str)
         n_words, hits = np.zeros(len(documents)), np.zeros(len(documents))
-        for orders in ngrams((document.text for document in documents), max(map(len, lists.values()), default=1)):
+        for orders in ngrams(
+            (document.text for document in documents), max(map(len, lists.values()), default=1)
+        ):
             n_words += np.bincount(orders[0].text, minlength=len(documents))
             for language, listed in lists.items():
                 concerned = (languages == language) | (language == "")
@@ -54,7 +62,10 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
                     hit = np.isin(found.hashes, hashes) & concerned[found.text]
                     hits += np.bincount(found.text[hit], minlength=len(documents))
         per_kword = 1000 * hits / np.maximum(n_words, 1)
-        return documents, {"blocklist_hits": hits.astype(np.float32), "blocklist_hits_per_kword": per_kword.astype(np.float32)}
+        return documents, {
+            "blocklist_hits": hits.astype(np.float32),
+            "blocklist_hits_per_kword": per_kword.astype(np.float32),
+        }
 
     def limits(self) -> tuple[Limit, ...]:
         """At most `max_hits` and `max_hits_per_kword`."""
@@ -79,7 +90,8 @@ def hashes_of(phrases: frozenset[str]) -> tuple[np.ndarray, ...]:
 
 
 class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Measures how much of a text is toxic: the mean over its characters of the probability that their sentence is.
+    """Measures how much of a text is toxic: the mean over its characters of the probability that their
+    sentence is.
 
     Attributes:
         sources: The sources it applies to.
@@ -100,7 +112,9 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
         """Signal: `toxicity`, 0 to 1; NaN where not measured."""
         texts = [document.text if document.language in ("", self.language) else "" for document in documents]
         sentences = [sentences_of(text) for text in texts]
-        probabilities = sigmoid(self._classifier().logits([sentence for part in sentences for sentence in part]))
+        probabilities = sigmoid(
+            self._classifier().logits([sentence for part in sentences for sentence in part])
+        )
         return documents, {"toxicity": mean_by_text(probabilities, sentences)}
 
     def limits(self) -> tuple[Limit, ...]:
@@ -121,10 +135,12 @@ def sentences_of(text: str) -> list[str]:
 
 
 def train_toxicity(tweets: Iterable[str], neutral: Iterable[str]) -> LinearClassifier:
-    """A classifier from labelled tweets and neutral sentences; the tweets alone, gathered by a lexicon, do not show it ordinary prose.
+    """A classifier from labelled tweets and neutral sentences; the tweets alone, gathered by a lexicon, do
+    not show it ordinary prose.
 
     Args:
-        tweets: The lines of a CSV with `tweet` and `class`, 0 hate, 1 offensive, 2 neither (Davidson et al. 2017).
+        tweets: The lines of a CSV with `tweet` and `class`, 0 hate, 1 offensive, 2 neither (Davidson et al.
+        2017).
         neutral: As they are to be scored, one by one.
     """
     rows = [(plain(row["tweet"]), row["class"]) for row in csv.DictReader(tweets)]

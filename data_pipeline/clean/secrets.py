@@ -1,6 +1,7 @@
 """Keys, tokens and passwords in code and text, replaced by a placeholder.
 
-detect-secrets knows these and a few more forms, at 0.09 MB/s a core; here only long runs of letters and digits are looked at.
+detect-secrets knows these and a few more forms, at 0.09 MB/s a core; here only long runs of letters and
+digits are looked at.
 """
 
 import math
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from data_pipeline.clean.replace import Span, bytes_of, line_before, matches_near, positions_of, replace_spans
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 KEY, PASSWORD = "<KEY>", "<PASSWORD>"  # StarCoder's placeholders (Li et al. 2023, 4.2)
 MIN_RUN_CHARS = 16  # the shortest part of a token that has no dot in it: what follows AKIA, ya29., sk_live_
@@ -26,7 +27,8 @@ TOKENS = re.compile(
     r"|xox[abeoprs]-[\w-]{16,}|xapp-[\w-]{16,}|hooks\.slack\.com/services/[\w/]{24,}"
     r"|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{24,}"  # Stripe
     r"|AIza[\w-]{35}|GOCSPX-[\w-]{28}|ya29\.[\w-]{20,}"  # Google
-    r"|sk-(?:proj|svcacct|admin|ant-[a-z0-9]+|or-v1)-[\w-]{20,}|sk-[A-Za-z0-9]{48}(?![\w-])"  # OpenAI, Anthropic, OpenRouter
+    # OpenAI, Anthropic, OpenRouter
+    r"|sk-(?:proj|svcacct|admin|ant-[a-z0-9]+|or-v1)-[\w-]{20,}|sk-[A-Za-z0-9]{48}(?![\w-])"
     r"|npm_[A-Za-z0-9]{36}(?!\w)|pypi-AgE[\w-]{40,}"
     r"|SG\.[\w-]{16,}\.[\w-]{30,}|key-[0-9a-f]{32}(?!\w)|dop_v1_[0-9a-f]{64}|shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|dckr_pat_[\w-]{27}"
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}(?:\.[\w-]+)?"  # JSON Web Token
@@ -39,16 +41,24 @@ ASSIGNMENT = re.compile(
     re.IGNORECASE,
 )
 URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>{}$%()]{0,64}:(?P<value>[^\s:/@\"'<>{}$%()]{3,128})@(?=[\w\[])")
-PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?!-----)[^\0]){1,20000}-----END [A-Z0-9 ]{1,40}-----")
+PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?!-----)[^\0]){1,20000}-----END [A-Z0-9 ]{1,40}-----"
+)
 HUGGING_FACE = re.compile(r"(?<!\w)hf_[A-Za-z0-9]{34}(?!\w)")  # seldom with a digit
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-HASH = re.compile(r"sha\d|sha[-_]|md5|hash|checksum|digest|integrity|etag|commit|revision|fingerprint", re.IGNORECASE)
+HASH = re.compile(
+    r"sha\d|sha[-_]|md5|hash|checksum|digest|integrity|etag|commit|revision|fingerprint", re.IGNORECASE
+)
 HASH_CHARS = (32, 40, 48, 56, 64, 96, 128)
-MIN_HEX_BITS, MIN_BITS = 3.0, 3.5  # entropy a character of what is random; detect-secrets: 3.0 for hexadecimal
+MIN_HEX_BITS, MIN_BITS = (
+    3.0,
+    3.5,
+)  # entropy a character of what is random; detect-secrets: 3.0 for hexadecimal
 
 
 class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Replaces keys of known forms, private key blocks, random values of names such as `api_key`, and passwords in URLs.
+    """Replaces keys of known forms, private key blocks, random values of names such as `api_key`, and
+    passwords in URLs.
 
     Attributes:
         sources: The sources it applies to.
@@ -75,19 +85,29 @@ class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
 def secrets_in(text: str) -> Iterator[Span]:
     """Every secret, with its placeholder."""
     start, end = long_runs(bytes_of(text))
-    yield from (Span(*match.span(), "key", KEY) for match in matches_near(text, TOKENS, start, end, before=12, after=8))
+    yield from (
+        Span(*match.span(), "key", KEY)
+        for match in matches_near(text, TOKENS, start, end, before=12, after=8)
+    )
     for match in matches_near(text, ASSIGNMENT, start, end, before=80, after=8):
         if looks_random(match["value"]) and not is_hash(match):
             yield Span(*match.span("value"), "key", KEY)
     for literal, pattern in (("PRIVATE KEY", PRIVATE_KEY), ("hf_", HUGGING_FACE)):
-        yield from (Span(*match.span(), "key", KEY) for match in (pattern.finditer(text) if literal in text else ()))
+        yield from (
+            Span(*match.span(), "key", KEY) for match in (pattern.finditer(text) if literal in text else ())
+        )
     at = positions_of(text, "://") if "@" in text else start[:0]
-    yield from (Span(*match.span("value"), "password", PASSWORD) for match in matches_near(text, URL_PASSWORD, at, at, before=0, after=200))
+    yield from (
+        Span(*match.span("value"), "password", PASSWORD)
+        for match in matches_near(text, URL_PASSWORD, at, at, before=0, after=200)
+    )
 
 
 def long_runs(chars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of runs of at least `MIN_RUN_CHARS` letters, digits and `_-+/` that hold a digit."""
-    breaks = np.concatenate([[-1], np.flatnonzero(~RUN[chars])])  # the zeros after the last character among them
+    breaks = np.concatenate(
+        [[-1], np.flatnonzero(~RUN[chars])]
+    )  # the zeros after the last character among them
     long = np.flatnonzero(np.diff(breaks) > MIN_RUN_CHARS)
     start, end = breaks[long] + 1, breaks[long + 1]
     digits = np.flatnonzero(chars - np.uint8(ord("0")) < 10)
@@ -100,10 +120,18 @@ RUN[[*b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+/"]] = 
 
 
 def looks_random(value: str) -> bool:
-    """Whether it is no word, name, path or UUID, but drawn at random: digits in two places among the letters of one part."""
-    mixed = any(len(part) >= 8 and re.search("[0-9][A-Za-z]+[0-9]", part) for part in re.split(r"[_.\-/]", value))
+    """Whether it is no word, name, path or UUID, but drawn at random: digits in two places among the
+    letters of one part.
+    """
+    mixed = any(
+        len(part) >= 8 and re.search("[0-9][A-Za-z]+[0-9]", part) for part in re.split(r"[_.\-/]", value)
+    )
     hexadecimal = re.fullmatch(r"[0-9a-fA-F]+", value) is not None
-    return mixed and not UUID.fullmatch(value) and bits_per_char(value) >= (MIN_HEX_BITS if hexadecimal else MIN_BITS)
+    return (
+        mixed
+        and not UUID.fullmatch(value)
+        and bits_per_char(value) >= (MIN_HEX_BITS if hexadecimal else MIN_BITS)
+    )
 
 
 def bits_per_char(value: str) -> float:
@@ -114,4 +142,8 @@ def bits_per_char(value: str) -> float:
 def is_hash(match: re.Match) -> bool:
     """Whether the value has the form of a hash and its line, or its name, calls it one."""
     value, named = match["value"], line_before(match, 100) + match[0][: match.start("value") - match.start()]
-    return len(value) in HASH_CHARS and re.fullmatch(r"[0-9a-fA-F]+", value) is not None and HASH.search(named) is not None
+    return (
+        len(value) in HASH_CHARS
+        and re.fullmatch(r"[0-9a-fA-F]+", value) is not None
+        and HASH.search(named) is not None
+    )

@@ -1,4 +1,6 @@
-"""The parts of a document that say something in words: docstrings of Python code, paragraphs of a page or book; and how to cut them out."""
+"""The parts of a document that say something in words: docstrings of Python code, paragraphs of a page or
+book; and how to cut them out.
+"""
 
 import ast
 import functools
@@ -8,9 +10,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
-# Lines of an API page that name a thing: signature, class, bare name, value, heading. What follows one explains it, like a docstring.
+# Lines of an API page that name a thing: signature, class, bare name, value, heading. What follows one
+# explains it, like a docstring.
 STRUCTURE = re.compile(
     r"\s*(?:"
     r"(?:async )?[\w.]+(?: = [\w.]+)?\(.*\)(?: -> .*)?(?: from [\w.]+| method of .*)?"
@@ -29,7 +32,8 @@ class Span(NamedTuple):
         end: After its last character (text and whole lines of code: after the newline).
         replacement: What keeps code valid when the span is cut.
         units: Its texts to compare: the whole, then for a docstring each paragraph.
-        lead: How many of the units are a docstring or its first paragraph, which count however short they are.
+        lead: How many of the units are a docstring or its first paragraph, which count however short they
+        are.
     """
 
     start: int
@@ -41,7 +45,9 @@ class Span(NamedTuple):
 
 def words_of(text: str) -> tuple[str, ...]:
     """Lower-cased runs of letters and digits."""
-    return tuple(" ".join(WORD.findall(text)).lower().split())  # lower last: it may change a text's length, never its number of words
+    return tuple(
+        " ".join(WORD.findall(text)).lower().split()
+    )  # lower last: it may change a text's length, never its number of words
 
 
 def spans_of(document: Document) -> list[Span]:
@@ -63,7 +69,9 @@ def line_spans(text: str) -> list[Span]:
 
 
 def cut(document: Document, spans: Iterable[Span]) -> str:
-    """The text without the spans (paragraphs of one docstring may lie inside another span: nested spans are cut once)."""
+    """The text without the spans (paragraphs of one docstring may lie inside another span: nested spans are
+    cut once).
+    """
     pieces, position = [], 0
     for span in sorted(spans, key=lambda s: (s.start, -s.end)):
         if span.start >= position:
@@ -84,12 +92,16 @@ def parse(code: str) -> ast.Module | None:
 
 
 def definitions(body: list, outer: str = "") -> Iterator[tuple[str, Definition]]:
-    """(qualified name, node) of every function and class below, in source order; `<locals>` marks what a function defines inside."""
+    """(qualified name, node) of every function and class below, in source order; `<locals>` marks what a
+    function defines inside.
+    """
     for node in body:
         if isinstance(node, Definition):
             name = f"{outer}{node.name}"
             yield name, node
-            yield from definitions(node.body, f"{name}." if isinstance(node, ast.ClassDef) else f"{name}.<locals>.")
+            yield from definitions(
+                node.body, f"{name}." if isinstance(node, ast.ClassDef) else f"{name}.<locals>."
+            )
             continue
         for part in ("body", "orelse", "finalbody", "handlers", "cases"):
             children = getattr(node, part, None)
@@ -109,7 +121,11 @@ def docstring_spans(code: str, tree: ast.Module) -> Iterator[Span]:
 
 def is_string(node: ast.stmt) -> bool:
     """Whether the statement is a string and nothing else."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def docstring_span(code: str, starts: list[int], body: list[ast.stmt]) -> Span:
@@ -140,11 +156,15 @@ def paragraphs(text: str) -> list[str]:
 
 
 def paragraph_spans(text: str) -> Iterator[Span]:
-    """Each paragraph, each run of lines that only name things, and each explanation of several paragraphs as a whole."""
+    """Each paragraph, each run of lines that only name things, and each explanation of several paragraphs
+    as a whole.
+    """
     region: list[Span] = []
     explains = False
     for start, end, is_structure in stretches(text):
-        span = Span(start, end, "", (text[start:end],), 1 if explains and not region and not is_structure else 0)
+        span = Span(
+            start, end, "", (text[start:end],), 1 if explains and not region and not is_structure else 0
+        )
         if is_structure:
             yield from whole(region, text)
             yield span
@@ -162,11 +182,19 @@ def whole(region: list[Span], text: str) -> Iterator[Span]:
 
 
 def stretches(text: str) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, whether its lines only name things) of paragraphs and of runs of structure lines, in order; blank lines part both."""
+    """(start, end, whether its lines only name things) of paragraphs and of runs of structure lines, in
+    order; blank lines part both.
+    """
     position = 0
     kinds = []  # a line each: None where it is blank
     for line in text.splitlines(keepends=True):
-        kinds.append((position, position + len(line), STRUCTURE.fullmatch(line.rstrip()) is not None if line.strip() else None))
+        kinds.append(
+            (
+                position,
+                position + len(line),
+                STRUCTURE.fullmatch(line.rstrip()) is not None if line.strip() else None,
+            )
+        )
         position += len(line)
     for is_structure, lines in itertools.groupby(kinds, key=lambda line: line[2]):
         run = list(lines)

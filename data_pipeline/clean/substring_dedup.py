@@ -1,4 +1,6 @@
-"""Long stretches of text that occur twice, found exactly by a suffix array (Lee et al. 2022); needs the extra `[substring]`."""
+"""Long stretches of text that occur twice, found exactly by a suffix array (Lee et al. 2022); needs the
+extra `[substring]`.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from pydantic import BaseModel, Field, PositiveInt
 
 from data_pipeline.clean.dedup import require_most_left
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 from data_pipeline.engine import tables
 
 MAX_BYTES = (1 << 31) - 1  # what 32-bit positions can tell apart
@@ -18,7 +20,8 @@ SEPARATOR = b"\xff"  # in no UTF-8
 
 
 class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Cuts every stretch of `min_bytes` that occurred before, in the same document or a lower one; the first place stays.
+    """Cuts every stretch of `min_bytes` that occurred before, in the same document or a lower one; the
+    first place stays.
 
     One process compares all texts of its sources, 2 GiB at most, in 25 bytes of memory a byte of text.
 
@@ -55,13 +58,19 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         change = np.zeros(len(row) + 1, np.int32)
         found = repeated(row, starts, self.min_bytes)
         np.add.at(change, character[found], 1)
-        np.add.at(change, character[found + self.min_bytes], -1)  # where an occurrence ends inside a character, that character stays
+        np.add.at(
+            change, character[found + self.min_bytes], -1
+        )  # where an occurrence ends inside a character, that character stays
         edges = np.flatnonzero(np.diff(np.cumsum(change) > 0, prepend=False))
         begin, end = edges[::2], edges[1::2]
         place = np.searchsorted(character[starts], begin, "right") - 1
         before = character[starts][place] if len(begin) else begin
-        require_most_left(self, int((end - begin).sum()), int(character[-1:].sum()) + 1 - len(starts), "characters")
-        tables.write_table(out, pa.table({tables.DOCUMENT: documents[place], "start": begin - before, "end": end - before}))
+        require_most_left(
+            self, int((end - begin).sum()), int(character[-1:].sum()) + 1 - len(starts), "characters"
+        )
+        tables.write_table(
+            out, pa.table({tables.DOCUMENT: documents[place], "start": begin - before, "end": end - before})
+        )
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
         """None: documents are cut."""
@@ -82,7 +91,9 @@ def read_texts(rule: SubstringDedup, keys: Sequence[Path]) -> tuple[np.ndarray, 
     n_bytes = 0
     for path in keys:
         for batch in tables.batches([path], "text"):
-            for document, text in zip(batch[tables.DOCUMENT].to_pylist(), batch["text"].to_pylist(), strict=True):
+            for document, text in zip(
+                batch[tables.DOCUMENT].to_pylist(), batch["text"].to_pylist(), strict=True
+            ):
                 texts[document] = text.encode() + SEPARATOR
                 n_bytes += len(texts[document])
             if n_bytes > MAX_BYTES:
@@ -97,7 +108,9 @@ def read_texts(rule: SubstringDedup, keys: Sequence[Path]) -> tuple[np.ndarray, 
 
 
 def repeated(row: np.ndarray, starts: np.ndarray, n_bytes: int) -> np.ndarray:
-    """Where `n_bytes` begin that stood before, whole characters from the first, within one text, and not over that first place."""
+    """Where `n_bytes` begin that stood before, whole characters from the first, within one text, and not
+    over that first place.
+    """
     from pydivsufsort import divsufsort, kasai
 
     if not len(row):
@@ -111,5 +124,9 @@ def repeated(row: np.ndarray, starts: np.ndarray, n_bytes: int) -> np.ndarray:
     whole = (place + n_bytes <= text_end) & ((row[place] & 0xC0) != 0x80)
     place, run = place[whole], run[whole]
     bounds = np.flatnonzero(np.diff(run, prepend=0))
-    first = np.repeat(np.minimum.reduceat(place, bounds), np.diff(np.append(bounds, len(run)))) if len(run) else place
+    first = (
+        np.repeat(np.minimum.reduceat(place, bounds), np.diff(np.append(bounds, len(run))))
+        if len(run)
+        else place
+    )
     return np.sort(place[place >= first + n_bytes])

@@ -9,7 +9,12 @@ import numpy as np
 from data_pipeline.clean.canonical import Canonical, code_points
 
 NEWLINE = 10
-END_MARK, FULL_STOP, CLOSER, WHITE = 1, 2, 4, 8  # an end mark ends a sentence where white space follows, a full stop of Han script always
+END_MARK, FULL_STOP, CLOSER, WHITE = (
+    1,
+    2,
+    4,
+    8,
+)  # an end mark ends a sentence where white space follows, a full stop of Han script always
 CHARACTERS = {END_MARK: ".!?…", FULL_STOP: "。！？", CLOSER: "\"')]”’»", WHITE: "\t\n\r \u00a0\u3000"}
 SPAN_SENTENCES = 3  # C4's (Raffel et al. 2020)
 
@@ -37,7 +42,9 @@ class Units(NamedTuple):
 
 
 def parted(texts: Sequence[str], words: Canonical, ends_part: Callable[[np.ndarray], np.ndarray]) -> Units:
-    """The parts of the texts, whose words are `words`, where `ends_part` of all characters tells which are a part's last."""
+    """The parts of the texts, whose words are `words`, where `ends_part` of all characters tells which are
+    a part's last.
+    """
     row = code_points(texts)
     is_last = ends_part(row)
     is_last[words.offsets[1:] - 1] = True
@@ -70,7 +77,9 @@ def sentence_spans(texts: Sequence[str], words: Canonical) -> Units:
 
 
 def sentence_ends(row: np.ndarray) -> np.ndarray:
-    """The last characters of sentences: the white space after an end mark, perhaps closed by a quote; a newline ends one too."""
+    """The last characters of sentences: the white space after an end mark, perhaps closed by a quote; a
+    newline ends one too.
+    """
     kinds = kind_of_characters().take(row, mode="clip")
     marks = (kinds & END_MARK) != 0
     closed = ((kinds & CLOSER) != 0) & after(marks)

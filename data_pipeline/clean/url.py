@@ -1,4 +1,6 @@
-"""Pages by their address: blocklists of domains and URLs, words in URLs (after RefinedWeb, Penedo et al. 2023; limits of datatrove)."""
+"""Pages by their address: blocklists of domains and URLs, words in URLs (after RefinedWeb, Penedo et al.
+2023; limits of datatrove).
+"""
 
 import re
 from typing import ClassVar
@@ -9,17 +11,19 @@ from pydantic import BaseModel
 
 from data_pipeline.clean.lists import user_list
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 FILES = ("blocked", "hard_words", "soft_words")
 
 
 class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Looks at the paths of documents that are http or https URLs; all lists are the user's files with an entry a line.
+    """Looks at the paths of documents that are http or https URLs; all lists are the user's files with an
+    entry a line.
 
     Attributes:
         sources: The sources it applies to.
-        blocked: Files of domains, which stand for all their subdomains too, and of URLs without scheme (the layout of the UT1 lists).
+        blocked: Files of domains, which stand for all their subdomains too, and of URLs without scheme (the
+        layout of the UT1 lists).
         hard_words: Files of words, one of which in a URL drops the document.
         soft_words: Files of words, of which a URL may have `max_soft_words`.
         max_soft_words: datatrove: 1.
@@ -40,9 +44,15 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         words = [set(re.findall(r"[^\W_]+", url)) for url in urls]
         blocked, hard, soft = ([entries.lines for entries in self._lists(field)] for field in FILES)
         return documents, {
-            "url_blocked": np.array([any(not names.isdisjoint(names_of(url)) for names in blocked) for url in urls], np.float32),
-            "url_hard_words": np.array([sum(len(found & listed) for listed in hard) for found in words], np.float32),
-            "url_soft_words": np.array([sum(len(found & listed) for listed in soft) for found in words], np.float32),
+            "url_blocked": np.array(
+                [any(not names.isdisjoint(names_of(url)) for names in blocked) for url in urls], np.float32
+            ),
+            "url_hard_words": np.array(
+                [sum(len(found & listed) for listed in hard) for found in words], np.float32
+            ),
+            "url_soft_words": np.array(
+                [sum(len(found & listed) for listed in soft) for found in words], np.float32
+            ),
         }
 
     def limits(self) -> tuple[Limit, ...]:
@@ -62,10 +72,16 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def url_of(path: str) -> str:
-    """A page's URL in lower case without scheme, user, `www.`, port and fragment; "" for what is no URL of a page."""
+    """A page's URL in lower case without scheme, user, `www.`, port and fragment; "" for what is no URL of
+    a page.
+    """
     try:
         parts = urlsplit(path.lower())
-        host = (parts.hostname or "").removeprefix("www.").rstrip(".") if parts.scheme in ("http", "https") else ""
+        host = (
+            (parts.hostname or "").removeprefix("www.").rstrip(".")
+            if parts.scheme in ("http", "https")
+            else ""
+        )
     except ValueError:  # brackets that hold no address
         return ""
     return f"{host}{parts.path}{'?' * bool(parts.query)}{parts.query}" if host else ""

@@ -1,7 +1,9 @@
 """A batch of texts as arrays of words and lines, made once and shared by all rules that measure them.
 
-A word is what stands between white space. In scripts written without spaces (Han, kana, Thai, Lao, Khmer, Myanmar) every character is a
-word of its own, with the marks that sit on it: n-grams of words are n-grams of characters there (`chars_per_word` in `languages.py`).
+A word is what stands between white space. In scripts written without spaces (Han, kana, Thai, Lao, Khmer,
+Myanmar) every character is a
+word of its own, with the marks that sit on it: n-grams of words are n-grams of characters there
+(`chars_per_word` in `languages.py`).
 """
 
 import functools
@@ -12,7 +14,7 @@ import numpy as np
 
 from data_pipeline.clean.characters import ALPHANUMERIC, MARK, SPACE, UNSPACED, codes, hash_values, kinds
 from data_pipeline.clean.rule import Signals
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 CHUNK_CHARS = 1 << 19  # of texts whose arrays are made together: what a core's cache can hold
 BLOCK_WORDS = 1 << 14  # whose characters are hashed together
@@ -40,7 +42,8 @@ class Lines(NamedTuple):
 
 
 class Layout:
-    """Texts as arrays; `start` and `end` index `chars`, where the texts stand one after another with a newline after each.
+    """Texts as arrays; `start` and `end` index `chars`, where the texts stand one after another with a
+    newline after each.
 
     Attributes:
         n: How many texts.
@@ -93,7 +96,9 @@ class Layout:
             power, inverse = powers(int(stop - offset))
             terms = values.take(self.chars[offset:stop])
             terms *= power[: stop - offset]
-            found[begin : begin + BLOCK_WORDS] = np.add.reduceat(terms, starts - offset) * inverse[starts - offset]
+            found[begin : begin + BLOCK_WORDS] = (
+                np.add.reduceat(terms, starts - offset) * inverse[starts - offset]
+            )
         return found
 
     @functools.cached_property
@@ -105,16 +110,24 @@ class Layout:
         document = np.searchsorted(self.text_end, newline)
         number = np.arange(len(newline)) - np.searchsorted(newline, self.text_start)[document]
         kept = stop > first
-        return Lines(*(values[kept] for values in (first, stop, number, document, shifted(newline + 1), newline)))
+        return Lines(
+            *(values[kept] for values in (first, stop, number, document, shifted(newline + 1), newline))
+        )
 
     @functools.cached_property
     def repeated_lines(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of `lines`: whether an earlier line of the text has the same words; characters from its first word to its last."""
+        """Of `lines`: whether an earlier line of the text has the same words; characters from its first
+        word to its last.
+        """
         lines = self.lines
-        return self.repeated(lines.first, lines.stop, lines.document), self.end[lines.stop - 1] - self.start[lines.first]
+        return self.repeated(lines.first, lines.stop, lines.document), self.end[lines.stop - 1] - self.start[
+            lines.first
+        ]
 
     def repeated(self, first: np.ndarray, stop: np.ndarray, document: np.ndarray) -> np.ndarray:
-        """Which of the stretches of words `first:stop` have the same words as an earlier one of their text."""
+        """Which of the stretches of words `first:stop` have the same words as an earlier one of their
+        text.
+        """
         order, same = grouped(Runs(self.hashes)(first, stop) + salts(self.n)[document])
         repeated = np.zeros(len(first), bool)
         repeated[order[same]] = True
@@ -127,12 +140,16 @@ class Layout:
 
     def per_line_text(self, values: np.ndarray) -> np.ndarray:
         """Sums over `lines` of each text, float64 [n]; whole numbers stay exact."""
-        return np.bincount(self.lines.document, weights=values, minlength=self.n).astype(np.float64)  # of no line at all it gives int64
+        return np.bincount(self.lines.document, weights=values, minlength=self.n).astype(
+            np.float64
+        )  # of no line at all it gives int64
 
 
 @functools.lru_cache(maxsize=1)
 def layouts(texts: tuple[str, ...]) -> tuple[Layout, ...]:
-    """The batch in chunks of some hundred thousand characters; kept until another batch is asked for, so the next rule finds it."""
+    """The batch in chunks of some hundred thousand characters; kept until another batch is asked for, so
+    the next rule finds it.
+    """
     chunks: list[list[str]] = [[]]
     n_chars = 0
     for text in texts:
@@ -210,8 +227,8 @@ def salts(n: int) -> np.ndarray:
 def grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices ordered by (key, index), and whether each has the key of the one before it.
 
-    One sort of numbers, the index in the low bits of the key, is several times faster than an argsort; the cut keys are compared whole
-    afterwards.
+    One sort of numbers, the index in the low bits of the key, is several times faster than an argsort; the
+    cut keys are compared whole afterwards.
     """
     bits = np.uint64(len(keys).bit_length())
     low = (np.uint64(1) << bits) - np.uint64(1)

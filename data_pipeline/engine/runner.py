@@ -9,14 +9,19 @@ from typing import Any
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # daft and its like report their use to their makers at import
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the launcher has its own
-os.environ.setdefault("DAFT_RUNNER", "native")  # else it imports Ray, where that is installed, to look for a cluster
+os.environ.setdefault(
+    "DAFT_RUNNER", "native"
+)  # else it imports Ray, where that is installed, to look for a cluster
 
 import daft  # noqa: E402
 from daft.pickle import dumps, loads
 from pydantic import BaseModel, PositiveInt
 
 MAX_LOST = 3  # workers lost in a row without a task done in between
-LOST = ("closed the connection unexpectedly", "process has terminated")  # how daft's embedded runner reports a dead worker
+LOST = (
+    "closed the connection unexpectedly",
+    "process has terminated",
+)  # how daft's embedded runner reports a dead worker
 
 
 class WorkerLost(OSError):
@@ -27,8 +32,10 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
     """Who does the work. What is written does not depend on it.
 
     Attributes:
-        workers: Processes at work at a time; None = one a core. With 1, or one task, the work is done in this process.
-        ray: Address of a Ray cluster ("auto": the one this machine belongs to); None = this machine alone. All its machines must see
+        workers: Processes at work at a time; None = one a core. With 1, or one task, the work is done in
+        this process.
+        ray: Address of a Ray cluster ("auto": the one this machine belongs to); None = this machine alone.
+        All its machines must see
             the run folder and the input under the same paths.
     """
 
@@ -36,9 +43,11 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
     ray: str | None = None
 
     def map[T, R](self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """(number of the task, what `function` made of it), in the order they finish; tasks of a worker that died are done again.
+        """(number of the task, what `function` made of it), in the order they finish; tasks of a worker
+        that died are done again.
 
-        `function` and the tasks travel by pickle: a module's function, or a `functools.partial` of one. It must be safe to call twice.
+        `function` and the tasks travel by pickle: a module's function, or a `functools.partial` of one. It
+        must be safe to call twice.
 
         Raises:
             WorkerLost: workers die again and again. Otherwise what `function` raises, the first time it does.
@@ -80,7 +89,11 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         worker = daft.cls(_Worker, use_process=True, max_concurrency=n_workers, max_retries=0)
         tasks = {"number": list(waiting), "task": [dumps(task) for task in waiting.values()]}
         work = worker(dumps(function), tuple(sys.path))
-        frame = daft.from_pydict(tasks).into_batches(1).select("number", work.do(daft.col("task")).alias("outcome"))
+        frame = (
+            daft.from_pydict(tasks)
+            .into_batches(1)
+            .select("number", work.do(daft.col("task")).alias("outcome"))
+        )
         for row in frame.iter_rows():
             yield row["number"], opened(row["outcome"])
 
@@ -91,7 +104,9 @@ def _require_lost(error: RuntimeError, n_lost: int, waiting: dict[int, Any]) -> 
         raise error
     if n_lost == MAX_LOST:
         first = str(next(iter(waiting.values())))
-        raise WorkerLost(f"workers died {MAX_LOST} times in a row, about at {first:.200}; give them more memory") from error
+        raise WorkerLost(
+            f"workers died {MAX_LOST} times in a row, about at {first:.200}; give them more memory"
+        ) from error
 
 
 class _Worker:
@@ -108,7 +123,9 @@ class _Worker:
 
 
 def sealed(function: Callable, argument: Any) -> bytes:
-    """What `function` returns or raises, pickled: so that the user sees its sentence and not the engine's traceback."""
+    """What `function` returns or raises, pickled: so that the user sees its sentence and not the engine's
+    traceback.
+    """
     try:
         return dumps((True, function(argument)))
     except Exception as error:  # of whatever kind, it goes to the one who asked
@@ -128,10 +145,14 @@ def _join_ray(address: str) -> None:
     try:
         import ray
     except ImportError as error:
-        raise ValueError('engine.ray needs Ray, which is not installed: pip install "meshwright[ray]"') from error
+        raise ValueError(
+            'engine.ray needs Ray, which is not installed: pip install "meshwright[ray]"'
+        ) from error
     if not ray.is_initialized():
         try:
             ray.init(address=address, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ValueError(f"engine.ray={address!r}: no Ray cluster answers there ({error}); start one, or leave it out") from error
+            raise ValueError(
+                f"engine.ray={address!r}: no Ray cluster answers there ({error}); start one, or leave it out"
+            ) from error
     daft.set_runner_ray(address=None if address == "auto" else address, noop_if_initialized=True)

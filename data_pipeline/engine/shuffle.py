@@ -1,4 +1,6 @@
-"""Rows of many files brought together by a key: daft's shuffle, in rounds that fit into memory on the embedded runner."""
+"""Rows of many files brought together by a key: daft's shuffle, in rounds that fit into memory on the
+embedded runner.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -14,23 +16,35 @@ from data_pipeline.engine.runner import Engine, opened, sealed
 ROUND_BYTES = 512 << 20  # of rows that the embedded runner, which spills nothing, holds at a time
 
 
-def by_key[R](engine: Engine, files: Sequence[Path], key: str, function: Callable[[pa.Table], R], *, sizes: dict[int, int]) -> Iterator[R]:
+def by_key[R](
+    engine: Engine,
+    files: Sequence[Path],
+    key: str,
+    function: Callable[[pa.Table], R],
+    *,
+    sizes: dict[int, int],
+) -> Iterator[R]:
     """What `function` makes of all rows of each key, in no certain order.
 
     Args:
         engine: Where it runs.
         files: Parquet files, each sorted by `key`, so that a round skips the row groups of other rounds.
         key: A column of integers.
-        function: Gets the rows of one key in no certain order; they must fit into memory. It travels by pickle, as its results do.
+        function: Gets the rows of one key in no certain order; they must fit into memory. It travels by
+        pickle, as its results do.
         sizes: Key → bytes of its rows, for the keys that are wanted.
     """
     engine.start()
     names = pq.read_schema(files[0]).names
     group = daft.cls(_Group)(dumps(function), names)
     for first, last in rounds(sizes, len(sizes) if engine.ray else None):
-        rows = daft.read_parquet([str(file) for file in files]).where((daft.col(key) >= first) & (daft.col(key) <= last))
+        rows = daft.read_parquet([str(file) for file in files]).where(
+            (daft.col(key) >= first) & (daft.col(key) <= last)
+        )
         wanted = rows.where(daft.col(key).is_in([number for number in sizes if first <= number <= last]))
-        for row in wanted.groupby(key).map_groups(group.made(*map(daft.col, names)).alias("result")).iter_rows():
+        for row in (
+            wanted.groupby(key).map_groups(group.made(*map(daft.col, names)).alias("result")).iter_rows()
+        ):
             yield opened(row["result"])
 
 

@@ -1,7 +1,9 @@
-"""Which documents share a key: the one daft query that all comparison across documents rests on, and the Parquet files around it.
+"""Which documents share a key: the one daft query that all comparison across documents rests on, and the
+Parquet files around it.
 
-A table of keys is a Parquet file with a row a document: `document` (int64, unique over all tables; of equal documents the lowest is kept)
-and columns of uint64 keys, one a document or a list; NO_KEY is equal to nothing.
+A table of keys is a Parquet file with a row a document: `document` (int64, unique over all tables; of equal
+documents the lowest is kept) and columns of uint64 keys, one a document or a list; NO_KEY is equal to
+nothing.
 """
 
 import math
@@ -14,13 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.clean.canonical import NO_KEY
-from data_pipeline.corpus import write_table as write_table  # what a rule has found goes to disk as its keys came
+from data_pipeline.documents.corpus import (
+    write_table as write_table,  # what a rule has found goes to disk as its keys came
+)
 
 DOCUMENT = "document"
-# daft's embedded runner holds the groups of a query in memory, ~100 bytes a key: more keys go in several queries, a residue class each
+# daft's embedded runner holds the groups of a query in memory, ~100 bytes a key: more keys go in several
+# queries, a residue class each
 KEYS_A_QUERY = 1 << 22
 ROWS_A_BATCH = 1 << 16
-EMPTY = pa.table({"key": pa.array([], pa.uint64()), "first": pa.array([], pa.int64()), "n_documents": pa.array([], pa.int64())})
+EMPTY = pa.table(
+    {
+        "key": pa.array([], pa.uint64()),
+        "first": pa.array([], pa.int64()),
+        "n_documents": pa.array([], pa.int64()),
+    }
+)
 
 
 class Shared(NamedTuple):
@@ -45,7 +56,8 @@ class Shared(NamedTuple):
 
 
 def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
-    """The keys of `column` that more than `more_than` documents have; a key twice in one document's list counts once.
+    """The keys of `column` that more than `more_than` documents have; a key twice in one document's list
+    counts once.
 
     Memory: what it returns, and KEYS_A_QUERY groups in the embedded runner.
     """
@@ -61,15 +73,27 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
         rows = rows.where(col("key") != daft.lit(NO_KEY).cast(daft.DataType.uint64()))
         if n_queries > 1:
             rows = rows.where((col("key") % n_queries) == residue)
-        groups = rows.groupby("key").agg(col(DOCUMENT).min().alias("first"), col(DOCUMENT).count().alias("n_documents"))
+        groups = rows.groupby("key").agg(
+            col(DOCUMENT).min().alias("first"), col(DOCUMENT).count().alias("n_documents")
+        )
         found.append(groups.where(col("n_documents") > more_than).to_arrow())
-    columns = [np.concatenate([table[name].to_numpy() for table in found]) for name in ("key", "first", "n_documents")]
+    columns = [
+        np.concatenate([table[name].to_numpy() for table in found])
+        for name in ("key", "first", "n_documents")
+    ]
     order = np.argsort(columns[0])
-    return Shared(*(values[order].astype(kind) for values, kind in zip(columns, (np.uint64, np.int64, np.int64), strict=True)))
+    return Shared(
+        *(
+            values[order].astype(kind)
+            for values, kind in zip(columns, (np.uint64, np.int64, np.int64), strict=True)
+        )
+    )
 
 
 def _n_queries(tables: Sequence[Path], column: str) -> int:
-    """None without rows; one on a cluster, whose shuffles go to disk; on one machine as many as keep memory bounded."""
+    """None without rows; one on a cluster, whose shuffles go to disk; on one machine as many as keep memory
+    bounded.
+    """
     import daft
 
     if not tables:
@@ -80,7 +104,11 @@ def _n_queries(tables: Sequence[Path], column: str) -> int:
     for path in tables:
         metadata = pq.read_metadata(path)
         for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-            n_keys += sum(c.num_values for c in map(group.column, range(group.num_columns)) if c.path_in_schema.split(".")[0] == column)
+            n_keys += sum(
+                c.num_values
+                for c in map(group.column, range(group.num_columns))
+                if c.path_in_schema.split(".")[0] == column
+            )
     return max(1, math.ceil(n_keys / KEYS_A_QUERY))
 
 
@@ -107,7 +135,11 @@ def flat(batch: pa.RecordBatch, column: str) -> tuple[np.ndarray, np.ndarray, np
     lists = batch[column]
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     number = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(batch[DOCUMENT].to_numpy(), lengths), number, lists.flatten().to_numpy(zero_copy_only=False)
+    return (
+        np.repeat(batch[DOCUMENT].to_numpy(), lengths),
+        number,
+        lists.flatten().to_numpy(zero_copy_only=False),
+    )
 
 
 class Clusters:
@@ -129,17 +161,23 @@ class Clusters:
         ones = np.ones(len(a), bool)
         graph = coo_array((ones, (place[: len(a)], place[len(a) :])), shape=(len(documents), len(documents)))
         _, cluster = connected_components(graph, directed=False)
-        _, first = np.unique(cluster, return_index=True)  # documents are sorted: the first of a cluster is its lowest
+        _, first = np.unique(
+            cluster, return_index=True
+        )  # documents are sorted: the first of a cluster is its lowest
         self.documents, self.lowest = documents, documents[first][cluster]
 
     def columns(self) -> dict[str, np.ndarray]:
-        """`document` (sorted), `cluster` (its lowest document) and `size` of every document that has a partner."""
+        """`document` (sorted), `cluster` (its lowest document) and `size` of every document that has a
+        partner.
+        """
         _, cluster, n = np.unique(self.lowest, return_inverse=True, return_counts=True)
         return {DOCUMENT: self.documents, "cluster": self.lowest, "size": n[cluster]}
 
 
 def clusters(keys: Sequence[Path], columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """The clusters of documents that share a value in one of the columns, compared a column at a time; see `Clusters.columns`."""
+    """The clusters of documents that share a value in one of the columns, compared a column at a time; see
+    `Clusters.columns`.
+    """
     found = Clusters()
     for column in columns:
         common = shared(keys, column, more_than=1)

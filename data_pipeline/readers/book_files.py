@@ -1,4 +1,6 @@
-"""One book file, plain text or EPUB, local or remote → its text as it was written, or the reason why it cannot be read."""
+"""One book file, plain text or EPUB, local or remote → its text as it was written, or the reason why it
+cannot be read.
+"""
 
 import gzip
 import re
@@ -8,7 +10,7 @@ from typing import NamedTuple
 
 from resiliparse.parse.encoding import detect_encoding
 
-from data_pipeline.drops import Drops
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.epub import MAX_TEXT_BYTES
 from data_pipeline.readers.gutenberg import declared_charset
 from data_pipeline.readers.storage import Unreadable, opened
@@ -17,7 +19,12 @@ from data_pipeline.readers.worker import kept_worker
 SUFFIXES = (".txt", ".txt.gz", ".epub")
 MAX_FILE_BYTES = 256 << 20  # of an EPUB, whose pictures are not read
 EPUB_TIMEOUT_S = 60.0
-MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 LINE_END = re.compile(r"\r\n?|\f")  # a form feed begins a page, which is no chapter
 
 
@@ -41,7 +48,9 @@ def read_book(file: str, path: str, work: Path, source: str, drops: Drops) -> Te
         return drops.add(source, "file_unreadable", str(error))
     if len(data) > most:
         return drops.add(source, "file_too_large", path)
-    book = _of_epub(data, path, source, drops) if name.endswith(".epub") else _of_text(data, path, source, drops)
+    book = (
+        _of_epub(data, path, source, drops) if name.endswith(".epub") else _of_text(data, path, source, drops)
+    )
     return book if book is None or book.text.strip() else drops.add(source, "file_empty", path)
 
 
@@ -60,7 +69,9 @@ def _of_text(data: bytes, path: str, source: str, drops: Drops) -> Text | None:
 
 
 def decode(data: bytes) -> str | None:
-    """UTF-8, else by its mark, else the encoding that Gutenberg's header declares or that is detected; None when it is no text."""
+    """UTF-8, else by its mark, else the encoding that Gutenberg's header declares or that is detected; None
+    when it is no text.
+    """
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return _decoded(data, encoding)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.book_files import SUFFIXES, Text, read_book
 from data_pipeline.readers.chapters import chapters
 from data_pipeline.readers.folder import batches, files_under, name_in
@@ -21,14 +21,17 @@ WRAP_CHARS = 50  # no line of a hard-wrapped paragraph but its last is shorter
 
 
 class Books(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Books and book-like texts. Plain text is UTF-8, UTF-16, or the legacy encoding that it declares or is detected to be in.
+    """Books and book-like texts. Plain text is UTF-8, UTF-16, or the legacy encoding that it declares or is
+    detected to be in.
 
     Attributes:
         folder: A folder of .txt, .txt.gz and .epub files, one book each; none by default.
         topics: Whether Python's `help()` topics are read too.
         unit: What becomes one document; the group is the book either way.
-        lines: Whether the lines of a hard-wrapped paragraph stay, or are joined (verse and tables always stay).
-        min_letter_frac: For scanned books (0.6 is a fair start): paragraphs with fewer letters among their characters are dropped, and
+        lines: Whether the lines of a hard-wrapped paragraph stay, or are joined (verse and tables always
+        stay).
+        min_letter_frac: For scanned books (0.6 is a fair start): paragraphs with fewer letters among their
+        characters are dropped, and
             with them page numbers, running heads and hyphens at line ends. None = the text was proofread.
     """
 
@@ -46,7 +49,9 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: It holds no book; or there is neither folder nor topics.
         """
         if self.folder is None and not self.topics:
-            raise ValueError(f"sources.{source}: folder=None and topics=False leave no books; set one of them")
+            raise ValueError(
+                f"sources.{source}: folder=None and topics=False leave no books; set one of them"
+            )
         parts = [Part("00000", (pydoc_data.topics.__file__,), "topics")] if self.topics else []
         if self.folder is not None:
             files = files_under(self.folder, SUFFIXES, field=f"sources.{source}.folder")
@@ -55,10 +60,14 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
         return parts
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-        """One document a book, its path that of the file; or one a chapter, with `#` and its number behind the path."""
+        """One document a book, its path that of the file; or one a chapter, with `#` and its number behind
+        the path.
+        """
         if part.detail == "topics":
             for name, text in sorted(pydoc_data.topics.topics.items()):
-                yield Document(content_id(text), text, source, f"topic:{name}", f"topic:{name}", "en", "PSF-2.0")
+                yield Document(
+                    content_id(text), text, source, f"topic:{name}", f"topic:{name}", "en", "PSF-2.0"
+                )
             return
         for file in part.inputs:
             path = name_in(self.folder, file)
@@ -70,8 +79,14 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
         text, language = without_gutenberg(book.text)
         language = language or book.language
         if self.min_letter_frac is not None:
-            text, n_page_lines, n_joined, n_noise_bytes = without_scan_noise(text, min_letter_frac=self.min_letter_frac)
-            cuts = {"scan_page_lines": n_page_lines, "scan_hyphen_spans": n_joined, "scan_noise_bytes": n_noise_bytes}
+            text, n_page_lines, n_joined, n_noise_bytes = without_scan_noise(
+                text, min_letter_frac=self.min_letter_frac
+            )
+            cuts = {
+                "scan_page_lines": n_page_lines,
+                "scan_hyphen_spans": n_joined,
+                "scan_noise_bytes": n_noise_bytes,
+            }
             for reason, n in cuts.items():
                 if n:
                     drops.add(source, reason, path, n=n)
@@ -87,7 +102,9 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def unwrapped(text: str) -> str:
-    """Paragraphs whose lines were wrapped at a width, on one line each; short or indented lines are verse, tables or titles."""
+    """Paragraphs whose lines were wrapped at a width, on one line each; short or indented lines are verse,
+    tables or titles.
+    """
     return re.sub(r"(?:^[^\s][^\n]*\n)+", _one_line, text, flags=re.MULTILINE)
 
 

@@ -15,7 +15,8 @@ ALONE = (
     r"(?:prologue|epilogue|preface|foreword|introduction|conclusion|afterword|appendix|contents|table of contents|"
     r"пролог|эпилог|предисловие|введение|послесловие|заключение|содержание|оглавление)"
 )
-# the heading's line, perhaps with its title, after a blank line; then a blank line, or up to two of title and a blank one
+# the heading's line, perhaps with its title, after a blank line; then a blank line, or up to two of title and
+# a blank one
 HEADING = re.compile(
     rf"(?:\A|(?<=\n\n))[ \t_*=]*(?:the )?(?:{NAME}\s+(?:the )?{NUMBER}\b|(?:{NUMBER}\s+{NAME}|{ALONE})[ \t_*=.:]*$|[IVXLC]+\.?[ \t]*$)"
     r"[^\n]{0,100}\n(?=(?:[^\n]{1,100}\n){0,2}[ \t]*\n)",
@@ -26,10 +27,11 @@ CONTENTS_HEADINGS = 3
 
 
 def chapters(text: str) -> list[str]:
-    """The text cut before each heading (`\\f` stands before those that markup told), nothing lost: "".join(chapters(text)) == text.
+    """The text cut before each heading (`\\f` stands before those that markup told), nothing lost:
+    "".join(chapters(text)) == text.
 
-    A few headings on end ("BOOK ONE", "CHAPTER I") open the chapter below them; a longer run of them is a table of contents, a piece of
-    its own.
+    A few headings on end ("BOOK ONE", "CHAPTER I") open the chapter below them; a longer run of them is a
+    table of contents, a piece of its own.
     """
     marked = (mark.start() for mark in re.finditer("\f", text))
     cuts = sorted({0, *(heading.start() for heading in HEADING.finditer(text)), *marked, len(text)})
@@ -50,7 +52,9 @@ def chapters(text: str) -> list[str]:
 
 
 def _n_contents(short: list[str]) -> int:
-    """How many of the headings are a table of contents; the last ones, set apart by blank lines, are the chapter's own."""
+    """How many of the headings are a table of contents; the last ones, set apart by blank lines, are the
+    chapter's own.
+    """
     if len(short) < CONTENTS_HEADINGS:
         return 0
     n = len(short)

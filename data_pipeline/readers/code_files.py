@@ -43,7 +43,8 @@ class Folder(NamedTuple):
 
 
 def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterator[Found]:
-    """Files under `root` sorted by path; hidden ones and links to folders are not entered, so no link can make a loop.
+    """Files under `root` sorted by path; hidden ones and links to folders are not entered, so no link can
+    make a loop.
 
     `revisions` is filled with the checkouts met: path inside the tree → revision.
     """
@@ -63,16 +64,22 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
 
 
 def _path_order(entry: os.DirEntry) -> str:
-    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name  # as whole paths are ordered
+    return (
+        f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+    )  # as whole paths are ordered
 
 
-def _enter(root: Path, folder: Folder, names: set[str], selection: Selection, revisions: dict[str, str]) -> Folder:
+def _enter(
+    root: Path, folder: Folder, names: set[str], selection: Selection, revisions: dict[str, str]
+) -> Folder:
     if ".git" in names:
         path = folder.path.rstrip("/")
         revisions[path] = revision(root / path)
         folder = Folder(folder.path, path, info_exclude(root / path, folder.path))
     if folder.repository is not None and ".gitignore" in names and "git_ignored" in selection.leave_out:
-        folder = folder._replace(ignores=folder.ignores + ignore_file(root / folder.path / ".gitignore", folder.path))
+        folder = folder._replace(
+            ignores=folder.ignores + ignore_file(root / folder.path / ".gitignore", folder.path)
+        )
     return folder
 
 
@@ -90,7 +97,9 @@ def _look(entry: os.DirEntry, folder: Folder, selection: Selection) -> Folder | 
 def _file(entry: os.DirEntry, path: str, folder: Folder, selection: Selection) -> Found | None:
     language = language_of_name(entry.name)
     evidence = is_evidence(path)
-    wanted = language in selection.languages or not (language or "." in entry.name)  # without a suffix: perhaps a script
+    wanted = language in selection.languages or not (
+        language or "." in entry.name
+    )  # without a suffix: perhaps a script
     if not wanted and not evidence:
         return None
     kind = kind_of_path(path)
@@ -119,11 +128,17 @@ def is_excluded(path: str, patterns: tuple[str, ...]) -> bool:
 def common_depth(paths: list[str]) -> int:
     """How many folders all files share (`src/`): they tell nothing about a file."""
     folders = {path.rpartition("/")[0] for path in paths}
-    return len([part for part in os.path.commonpath([f"/{folder}" for folder in folders]).split("/") if part]) if folders else 0
+    return (
+        len([part for part in os.path.commonpath([f"/{folder}" for folder in folders]).split("/") if part])
+        if folders
+        else 0
+    )
 
 
 def batches(files: list[Found], *, depth: int, most_bytes: int) -> Iterator[list[Found]]:
-    """Files in their order, cut between top-level folders where it can be, and inside one that alone is larger."""
+    """Files in their order, cut between top-level folders where it can be, and inside one that alone is
+    larger.
+    """
     sizes = Counter[str]()
     for file in files:
         sizes["/".join(file.path.split("/")[: depth + 1])] += file.n_bytes

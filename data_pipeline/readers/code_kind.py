@@ -1,4 +1,6 @@
-"""Files in a source tree that nobody wrote there: vendored, generated, minified; each told by its path or by its head."""
+"""Files in a source tree that nobody wrote there: vendored, generated, minified; each told by its path or
+by its head.
+"""
 
 import re
 from typing import Literal
@@ -33,7 +35,9 @@ MAX_LINE_CHARS = 100_000  # of any language: StarCoder 2 (Lozhkov et al. 2024, Â
 
 
 def kind_of_path(path: str) -> Kind | None:
-    """What the path inside the tree tells: vendored by a folder, generated or minified by the name; None = nothing."""
+    """What the path inside the tree tells: vendored by a folder, generated or minified by the name; None =
+    nothing.
+    """
     *folders, name = path.split("/")
     if any(folder.lower() in VENDORED_FOLDERS for folder in folders):
         return "vendored"
@@ -43,7 +47,9 @@ def kind_of_path(path: str) -> Kind | None:
 
 
 def kind_of_text(text: str, language: str) -> Kind | None:
-    """What the text tells: a comment in its head that says a program wrote it, or lines that no person writes; None = nothing."""
+    """What the text tells: a comment in its head that says a program wrote it, or lines that no person
+    writes; None = nothing.
+    """
     head = text[:HEAD_CHARS].splitlines()[:HEAD_LINES]
     if any(COMMENT.match(line) and GENERATED.search(line) for line in head):
         return "generated"

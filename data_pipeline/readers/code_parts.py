@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.drops import MAX_EXAMPLES, Drops
+from data_pipeline.documents.drops import MAX_EXAMPLES, Drops
 from data_pipeline.readers.code_files import Found, batches, common_depth
 from data_pipeline.readers.package_licences import home
 from data_pipeline.readers.part import Part
@@ -30,7 +30,9 @@ class Tree(NamedTuple):
     files: list[str]
 
     def names(self, path: str) -> tuple[str, str]:
-        """(path as shown, group): `checkout@revision/path` in a checkout, whose group it is; else by the first part that tells apart."""
+        """(path as shown, group): `checkout@revision/path` in a checkout, whose group it is; else by the
+        first part that tells apart.
+        """
         checkout = path.rpartition("/")[0]
         while checkout and checkout not in self.revisions:
             checkout = checkout.rpartition("/")[0]
@@ -52,7 +54,9 @@ def parts_of(root: Path, found: list[Found], revisions: dict[str, str], *, part_
     ]
 
 
-def _part(name: str, batch: list[Found], root: Path, depth: int, evidence: list[str], revisions: dict[str, str]) -> Part:
+def _part(
+    name: str, batch: list[Found], root: Path, depth: int, evidence: list[str], revisions: dict[str, str]
+) -> Part:
     folders = {""}
     for file in batch:
         above = file.path.rpartition("/")[0]

@@ -1,4 +1,6 @@
-"""Source files of a folder (a checkout, a folder of checkouts, installed packages), or of this Python's standard library."""
+"""Source files of a folder (a checkout, a folder of checkouts, installed packages), or of this Python's
+standard library.
+"""
 
 import sysconfig
 from collections.abc import Iterator
@@ -6,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, field_validator
 
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.code_files import Found, Selection, walk
 from data_pipeline.readers.code_kind import KINDS, Kind
 from data_pipeline.readers.code_parts import opened_part, parts_of
@@ -18,7 +20,8 @@ from data_pipeline.readers.part import Part
 from data_pipeline.readers.source_text import evidence_text, source_text
 from data_pipeline.readers.storage import local_path
 
-# tests, bundled third parties, another source's text (topics), this machine's build settings, tables written by gencodec.py
+# tests, bundled third parties, another source's text (topics), this machine's build settings, tables written
+# by gencodec.py
 STDLIB_EXCLUDE = tuple(
     """*/test/* */tests/* */idle_test/* */ensurepip/_bundled/* */lib-dynload/* */config-*/* */_sysconfigdata* */pydoc_data/topics.py
     */encodings/cp* */encodings/iso8859* */encodings/mac_* */encodings/koi8* */encodings/hp_roman8.py */encodings/kz1048.py
@@ -31,10 +34,13 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         folder: The tree: one package or checkout, or a folder of many.
-        languages: Languages to read, by the names of `languages.py`; None = all programming languages, no markup and no data.
-        licences: SPDX identifiers (such as `licences.PERMISSIVE`) that a file's licence must be met with; None = any licence and none.
+        languages: Languages to read, by the names of `languages.py`; None = all programming languages, no
+        markup and no data.
+        licences: SPDX identifiers (such as `licences.PERMISSIVE`) that a file's licence must be met with;
+        None = any licence and none.
         leave_out: Kinds of files that nobody wrote there.
-        exclude: Patterns (`*` also matches `/`) of paths to leave out, matched against "/" + the path inside the tree.
+        exclude: Patterns (`*` also matches `/`) of paths to leave out, matched against "/" + the path
+        inside the tree.
         part_bytes: About how much one process reads.
     """
 
@@ -60,17 +66,23 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         field, local = f"sources.{source}.folder", local_path(self.folder)
         if local is None:
-            raise ValueError(f"{field}={self.folder!r} is a URL; copy the tree to this machine and name the copy")
+            raise ValueError(
+                f"{field}={self.folder!r} is a URL; copy the tree to this machine and name the copy"
+            )
         root = Path(local)
         if not root.exists():
-            raise FileNotFoundError(f"{field}={self.folder!r} does not exist; name an existing file or folder")
+            raise FileNotFoundError(
+                f"{field}={self.folder!r} does not exist; name an existing file or folder"
+            )
         revisions: dict[str, str] = {}
         if root.is_file():
             root, found = root.parent, [Found(root.name, root.stat().st_size)]
         else:
             found = list(walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions))
         if all(file.drop for file in found):
-            left_out = ", ".join(sorted({file.drop for file in found if file.drop != "evidence"})) or "nothing"
+            left_out = (
+                ", ".join(sorted({file.drop for file in found if file.drop != "evidence"})) or "nothing"
+            )
             raise ValueError(
                 f"{field}={self.folder!r} holds no source file (languages={self.languages}; left out: {left_out}); name a folder that does"
             )
@@ -82,7 +94,9 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         Group: the checkout below the folder, else the path's first part that tells files apart.
         """
         tree = opened_part(part, source, drops)
-        packages = PackageLicences(tree.evidence, lambda path: evidence_text(tree.root / path, work), frozenset(tree.revisions))
+        packages = PackageLicences(
+            tree.evidence, lambda path: evidence_text(tree.root / path, work), frozenset(tree.revisions)
+        )
         chosen = {"languages": self._languages(), "leave_out": self.leave_out}
         for path in tree.files:
             shown, group = tree.names(path)
@@ -111,8 +125,12 @@ class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a file; group is the top-level module, as in `StdlibDocs`."""
         for document in self._tree().read(part, source, work=work, drops=drops):
-            yield document if document.licence else document._replace(licence="Python-2.0")  # Debian ships its text elsewhere
+            yield (
+                document if document.licence else document._replace(licence="Python-2.0")
+            )  # Debian ships its text elsewhere
 
     def _tree(self) -> CodeTree:
         # `token.py` and the like are written by programs, but belong to what a standard library is
-        return CodeTree(folder=sysconfig.get_paths()["stdlib"], languages=("python",), leave_out=(), exclude=self.exclude)
+        return CodeTree(
+            folder=sysconfig.get_paths()["stdlib"], languages=("python",), leave_out=(), exclude=self.exclude
+        )

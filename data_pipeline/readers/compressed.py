@@ -1,4 +1,6 @@
-"""What a raw file holds, decompressed piece by piece; damage costs the member or frame it lies in, and reading goes on at the next."""
+"""What a raw file holds, decompressed piece by piece; damage costs the member or frame it lies in, and
+reading goes on at the next.
+"""
 
 import bz2
 import mmap
@@ -12,16 +14,20 @@ from typing import NamedTuple
 
 import zstandard
 
-from data_pipeline.drops import Drops
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.storage import Unreadable, mapped
 
-PIECE_BYTES = 1 << 20  # decompressed; also what proves that a stretch found after damage is no chance match of a magic number
+PIECE_BYTES = (
+    1 << 20
+)  # decompressed; also what proves that a stretch found after damage is no chance match of a magic number
 CHUNK_BYTES = 1 << 14  # of the file
-# A bomb inflates to more than this, and is smaller by more than any text: nobody's archive of pages shrinks to a two-hundredth
+# A bomb inflates to more than this, and is smaller by more than any text: nobody's archive of pages shrinks
+# to a two-hundredth
 MEMBER_BYTES = 1 << 30
 BOMB_RATIO = 200
 ZSTD = b"\x28\xb5\x2f\xfd"
-DICTIONARY = b"\x5d\x2a\x4d\x18"  # first frame of a .warc.zst, skipped by whoever does not know it; size, then a dictionary
+# first frame of a .warc.zst, skipped by whoever does not know it; size, then a dictionary
+DICTIONARY = b"\x5d\x2a\x4d\x18"
 MAX_DICTIONARY_BYTES = 64 << 20
 WINDOW_BYTES = 1 << 31  # the longest of the command-line tool, which some published corpora need
 
@@ -63,7 +69,12 @@ class Gzip:
 class Bzip2:
     """A bzip2 stream."""
 
-    name, magic, damaged, chunk_bytes = "bzip2", re.compile(rb"BZh[1-9]1AY&SY"), (OSError, ValueError), CHUNK_BYTES
+    name, magic, damaged, chunk_bytes = (
+        "bzip2",
+        re.compile(rb"BZh[1-9]1AY&SY"),
+        (OSError, ValueError),
+        CHUNK_BYTES,
+    )
 
     def __init__(self, dictionary: bytes):
         self.stream = bz2.BZ2Decompressor()
@@ -109,7 +120,11 @@ def dictionary_of(buffer: Buffer) -> bytes:
         return b""
     data = buffer[8 : 8 + int.from_bytes(buffer[4:8], "little")]
     try:
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_DICTIONARY_BYTES) if data[:4] == ZSTD else data
+        return (
+            zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_DICTIONARY_BYTES)
+            if data[:4] == ZSTD
+            else data
+        )
     except zstandard.ZstdError:
         return b""  # the frames that need it are then damaged, and counted
 
@@ -156,15 +171,19 @@ def codec_of(buffer: Buffer, name: str) -> Codec | None:
     if buffer[:4] == DICTIONARY:
         return Zstd
     head = buffer[:16]
-    return next((codec for codec in SUFFIXES.values() if codec.magic.match(head)), SUFFIXES.get(posixpath.splitext(name)[1].lower()))
+    return next(
+        (codec for codec in SUFFIXES.values() if codec.magic.match(head)),
+        SUFFIXES.get(posixpath.splitext(name)[1].lower()),
+    )
 
 
 def pieces(buffer: Buffer, name: str, lost: Lost) -> Iterator[Piece]:
     """The data of a file, gzip, bzip2, zstd (any number of members, also misplaced or damaged ones) or plain.
 
-    The data of a member of at most `PIECE_BYTES` is given once it is known to be sound, that of a longer one up to about as much before
-    damage is met (which zstd may meet a little later than it begins: an archive should be compressed record by record).
-    `lost` is told of each stretch of the file that could not be read.
+    The data of a member of at most `PIECE_BYTES` is given once it is known to be sound, that of a longer
+    one up to about as much before damage is met (which zstd may meet a little later than it begins: an
+    archive should be compressed record by record). `lost` is told of each stretch of the file that could
+    not be read.
     """
     codec = codec_of(buffer, name)
     if codec is None:
@@ -202,7 +221,8 @@ def _report(damage: tuple[str, int] | None, end: int, lost: Lost) -> bool:
 
 
 def contents(path: str, *, max_bytes: int, work: Path, source: str, drops: Drops) -> bytes | None:
-    """The whole of a small file, decompressed; None, counted, when it cannot be read, is damaged, or is longer than `max_bytes`.
+    """The whole of a small file, decompressed; None, counted, when it cannot be read, is damaged, or is
+    longer than `max_bytes`.
 
     Raises:
         OSError: A store did not give it.
@@ -210,7 +230,9 @@ def contents(path: str, *, max_bytes: int, work: Path, source: str, drops: Drops
     damage, data = [], bytearray()
     try:
         with mapped(path, work) as buffer:
-            for piece in pieces(buffer, path, lambda reason, start, _: damage.append(f"{path}:{start}: {reason}")):
+            for piece in pieces(
+                buffer, path, lambda reason, start, _: damage.append(f"{path}:{start}: {reason}")
+            ):
                 data += piece.data
                 if len(data) > max_bytes or damage:
                     break

@@ -1,4 +1,6 @@
-"""A Hugging Face dataset card: the YAML at the top of README.md, which says where the files of each split lie."""
+"""A Hugging Face dataset card: the YAML at the top of README.md, which says where the files of each split
+lie.
+"""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +35,9 @@ def patterns(card: str, *, config: str, split: str, field: str) -> list[str] | N
             return list(_paths(files[name], split))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"{field}: README.md cannot be understood ({type(error).__name__}: {problem}); mend its YAML") from error
+        raise ValueError(
+            f"{field}: README.md cannot be understood ({type(error).__name__}: {problem}); mend its YAML"
+        ) from error
     raise ValueError(f"{field}.config={config!r} must be one of {', '.join(files)}")
 
 

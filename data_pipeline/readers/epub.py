@@ -1,4 +1,6 @@
-"""EPUB → text in reading order; runs in a child process (`worker.py`), because a book can be built to take minutes or all memory."""
+"""EPUB → text in reading order; runs in a child process (`worker.py`), because a book can be built to take
+minutes or all memory.
+"""
 
 import io
 import posixpath
@@ -28,7 +30,15 @@ def epub_text(data: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as book:
             language, names = _spine(book)
             text = "\n\n".join(_page_text(page) for page in _pages(book, names))
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, EOFError, OSError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ElementTree.ParseError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        zlib.error,
+    ) as error:
         raise ValueError("broken") from error
     except RuntimeError as error:  # how zipfile says that a password is wanted
         raise ValueError("encrypted") from error
@@ -49,12 +59,17 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
         for item in package.iterfind(".//{*}manifest/{*}item")
         if item.get("media-type") in PAGE and "nav" not in item.get("properties", "").split()
     }
-    refs = [ref.get("idref") for ref in package.iterfind(".//{*}spine/{*}itemref") if ref.get("linear") != "no"]
+    refs = [
+        ref.get("idref") for ref in package.iterfind(".//{*}spine/{*}itemref") if ref.get("linear") != "no"
+    ]
     names = [manifest[ref] for ref in dict.fromkeys(refs) if ref in manifest]
     if not names:
         raise ValueError("no_pages")
     if "META-INF/encryption.xml" in book.namelist():  # it may also speak of fonts alone
-        hidden = {unquote(ref.get("URI", "")) for ref in _xml(book, "META-INF/encryption.xml").iterfind(".//{*}CipherReference")}
+        hidden = {
+            unquote(ref.get("URI", ""))
+            for ref in _xml(book, "META-INF/encryption.xml").iterfind(".//{*}CipherReference")
+        }
         if hidden & set(names):
             raise ValueError("encrypted")
     said = package.findtext(".//{http://purl.org/dc/elements/1.1/}language") or ""
@@ -62,7 +77,9 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
 
 
 def _pages(book: zipfile.ZipFile, names: list[str]) -> list[bytes]:
-    """The pages' bytes; sizes are checked before anything is unpacked, and no entry unpacks to more than it says."""
+    """The pages' bytes; sizes are checked before anything is unpacked, and no entry unpacks to more than it
+    says.
+    """
     if sum(book.getinfo(name).file_size for name in names) > MAX_TEXT_BYTES:
         raise ValueError("too_large")
     return [book.read(name) for name in names]
@@ -72,7 +89,9 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
     if book.getinfo(name).file_size > MAX_XML_BYTES:
         raise ValueError("too_large")
     data = book.read(name)
-    if b"<!ENTITY" in data.replace(b"\0", b""):  # also as UTF-16; entities that name one another grow without bound
+    if b"<!ENTITY" in data.replace(
+        b"\0", b""
+    ):  # also as UTF-16; entities that name one another grow without bound
         raise ValueError("broken")
     return ElementTree.fromstring(data)
 
@@ -81,7 +100,9 @@ def _page_text(page: bytes) -> str:
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
 
     text = HEAD.sub("", _decoded(page).replace(HEAD_MARK, ""), count=1)
-    text = extract_plain_text(HEADING.sub(rf"\1{HEAD_MARK}", text), main_content=False, preserve_formatting=True, alt_texts=False)
+    text = extract_plain_text(
+        HEADING.sub(rf"\1{HEAD_MARK}", text), main_content=False, preserve_formatting=True, alt_texts=False
+    )
     return "\n".join(_line(line) for line in text.replace("\xa0", " ").split("\n"))
 
 

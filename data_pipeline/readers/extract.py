@@ -1,4 +1,6 @@
-"""HTML page → main text by resiliparse; runs in a child process (`worker.py`), because a page can be built to take minutes."""
+"""HTML page → main text by resiliparse; runs in a child process (`worker.py`), because a page can be built
+to take minutes.
+"""
 
 import re
 
@@ -14,7 +16,9 @@ CELL = re.compile(r" *\t[ \t]*")
 
 
 def request(html: bytes, charset: str | None, content: str) -> bytes:
-    """What `extract` takes: `main` or `all`, the charset that HTTP gave (or nothing), the page, with newlines between."""
+    """What `extract` takes: `main` or `all`, the charset that HTTP gave (or nothing), the page, with
+    newlines between.
+    """
     return f"{content}\n{(charset or '').strip()}\n".encode() + html
 
 
@@ -35,12 +39,14 @@ def extract(message: bytes) -> bytes:
     except LookupError:  # a charset that no codec has
         page = bytes_to_str(html, detect_encoding(html, from_html_meta=True))
     text = extract_plain_text(page, main_content=content == b"main", preserve_formatting=True)
-    # table cells arrive as tabs: an empty leading cell is layout, one between two texts is a space; so is a fixed space, on a page
+    # table cells arrive as tabs: an empty leading cell is layout, one between two texts is a space; so is a
+    # fixed space, on a page
     return CELL.sub(" ", LEADING_CELL.sub("", text.replace("\xa0", " "))).encode(errors="replace")
 
 
 def depth_bound(html: bytes) -> int:
-    """No less than `depth` where a page closes only what it opened, and ten times as fast: tags are counted by blocks, as if all nested.
+    """No less than `depth` where a page closes only what it opened, and ten times as fast: tags are counted
+    by blocks, as if all nested.
 
     Of another page it may be too low; then the time limit ends it.
     """

@@ -1,4 +1,6 @@
-"""The user's files and folders, on disk or at a URL: found in sorted order, or one sentence that says what is missing."""
+"""The user's files and folders, on disk or at a URL: found in sorted order, or one sentence that says what
+is missing.
+"""
 
 import os
 import posixpath
@@ -19,7 +21,8 @@ class File(NamedTuple):
     Attributes:
         path: Absolute path or URL, always valid Unicode.
         name: Path inside the folder it was found in, with "/"; bytes that are no UTF-8 are written \\xff.
-        n_bytes: Size; 0 where the store does not tell or the file (a broken link, a loop of links) cannot be looked at.
+        n_bytes: Size; 0 where the store does not tell or the file (a broken link, a loop of links) cannot
+        be looked at.
     """
 
     path: str
@@ -28,9 +31,11 @@ class File(NamedTuple):
 
 
 def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[File]:
-    """`path` itself when it is a file, else the files below it that end in one of `suffixes` (in any case), sorted by name.
+    """`path` itself when it is a file, else the files below it that end in one of `suffixes` (in any case),
+    sorted by name.
 
-    Names that begin with a dot are left out, and links to folders are not followed (what they lead to would be read twice, or for ever).
+    Names that begin with a dot are left out, and links to folders are not followed (what they lead to would
+    be read twice, or for ever).
 
     Raises:
         FileNotFoundError: `path` does not exist.
@@ -44,7 +49,11 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
         raise FileNotFoundError(f"{field}={path!r} {what}; name an existing file or folder")
     if isinstance(found, File):
         return [found]
-    kept = [file for file in found if file.name.lower().endswith(suffixes) and not posixpath.basename(file.name).startswith(".")]
+    kept = [
+        file
+        for file in found
+        if file.name.lower().endswith(suffixes) and not posixpath.basename(file.name).startswith(".")
+    ]
     if not kept:
         raise ValueError(f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does")
     return sorted(kept, key=lambda file: (file.name, file.path))
@@ -52,13 +61,19 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
 
 def _local_files(root: str, field: str) -> Iterable[File] | File | None:
     def refuse(error: OSError) -> None:  # os.walk would pass over it in silence
-        raise OSError(f"{field}: {error.filename!r} cannot be listed ({error.strerror}); make it readable or name folders without it")
+        raise OSError(
+            f"{field}: {error.filename!r} cannot be listed ({error.strerror}); make it readable or name folders without it"
+        )
 
     if os.path.isfile(root):
         return _local_file(root, os.path.dirname(root))
     if not os.path.isdir(root):
         return None
-    return (_local_file(os.path.join(folder, name), root) for folder, _, names in os.walk(root, onerror=refuse) for name in names)
+    return (
+        _local_file(os.path.join(folder, name), root)
+        for folder, _, names in os.walk(root, onerror=refuse)
+        for name in names
+    )
 
 
 def _local_file(path: str, root: str) -> File:
@@ -66,15 +81,24 @@ def _local_file(path: str, root: str) -> File:
         n_bytes = os.stat(path).st_size
     except OSError:
         n_bytes = 0
-    return File(address(path), os.fsencode(os.path.relpath(path, root)).decode(errors="backslashreplace"), n_bytes)
+    return File(
+        address(path), os.fsencode(os.path.relpath(path, root)).decode(errors="backslashreplace"), n_bytes
+    )
 
 
 def _remote_files(url: str, field: str) -> list[File] | File | None:
     try:
         store, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # a protocol that fsspec does not know, or one whose package is missing
-        raise ValueError(f"{field}={url!r} cannot be opened: {error}; install what it names, or use another address") from error
-    is_index = "http" in str(store.protocol) and url.endswith("/")  # to HTTP a folder is a page, told by the slash alone
+    except (
+        ImportError,
+        ValueError,
+    ) as error:  # a protocol that fsspec does not know, or one whose package is missing
+        raise ValueError(
+            f"{field}={url!r} cannot be opened: {error}; install what it names, or use another address"
+        ) from error
+    is_index = "http" in str(store.protocol) and url.endswith(
+        "/"
+    )  # to HTTP a folder is a page, told by the slash alone
     try:
         if not is_index and store.isfile(root):
             return File(url, posixpath.basename(root.rstrip("/")), store.info(root).get("size") or 0)
@@ -83,9 +107,14 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
         walk = store.walk(root, detail=True, on_error="raise")  # `find` would pass over what it cannot list
         found = {info["name"]: info for _, _, infos in walk for info in infos.values()}
     except Exception as error:  # every store has exceptions of its own
-        raise OSError(f"{field}={url!r} cannot be listed ({type(error).__name__}: {error}); check the address and access") from error
+        raise OSError(
+            f"{field}={url!r} cannot be listed ({type(error).__name__}: {error}); check the address and access"
+        ) from error
     top = root.rstrip("/") + "/"
-    return [File(store.unstrip_protocol(name), name.removeprefix(top), info.get("size") or 0) for name, info in found.items()]
+    return [
+        File(store.unstrip_protocol(name), name.removeprefix(top), info.get("size") or 0)
+        for name, info in found.items()
+    ]
 
 
 def one_part_a_file(paths: tuple[str, ...], suffixes: tuple[str, ...], *, field: str) -> list[Part]:

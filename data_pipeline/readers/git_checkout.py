@@ -1,4 +1,6 @@
-"""A git checkout, read without git: the revision that is checked out, and the paths that its ignore files name."""
+"""A git checkout, read without git: the revision that is checked out, and the paths that its ignore files
+name.
+"""
 
 import re
 from pathlib import Path
@@ -19,13 +21,17 @@ class Ignore(NamedTuple):
 
 
 def revision(repository: Path) -> str:
-    """The first 12 digits of the commit that `repository` has checked out; "" when there is none yet or it cannot be read."""
+    """The first 12 digits of the commit that `repository` has checked out; "" when there is none yet or it
+    cannot be read.
+    """
     git = _git_folder(repository)
     head = _read(git / "HEAD")
     name = head.removeprefix("ref:").strip()
     if name == head.strip():
         return _digits(name)
-    common = git / (_read(git / "commondir").strip() or ".")  # a worktree shares its references with the main checkout
+    common = git / (
+        _read(git / "commondir").strip() or "."
+    )  # a worktree shares its references with the main checkout
     loose = _digits(_read(git / name)) or _digits(_read(common / name))
     if loose:
         return loose
@@ -34,7 +40,9 @@ def revision(repository: Path) -> str:
 
 
 def ignore_file(path: Path, folder: str) -> tuple[Ignore, ...]:
-    """What an ignore file says of the paths below `folder`; nothing when it is not there or cannot be read."""
+    """What an ignore file says of the paths below `folder`; nothing when it is not there or cannot be
+    read.
+    """
     lines = _read(path).splitlines()
     try:
         return (Ignore(folder, GitIgnoreSpec.from_lines(lines)),) if lines else ()
@@ -48,7 +56,9 @@ def info_exclude(repository: Path, folder: str) -> tuple[Ignore, ...]:
 
 
 def ignored(path: str, ignores: tuple[Ignore, ...]) -> bool:
-    """Whether the ignore files leave `path` out (a folder's ends in a slash); the innermost one that names it decides."""
+    """Whether the ignore files leave `path` out (a folder's ends in a slash); the innermost one that names
+    it decides.
+    """
     for ignore in reversed(ignores):
         decision = ignore.spec.check_file(path[len(ignore.folder) :]).include
         if decision is not None:

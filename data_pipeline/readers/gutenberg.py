@@ -1,4 +1,6 @@
-"""Project Gutenberg's wrapping around a book: header, licence, credits and transcribers' notes, in the wordings of all its years."""
+"""Project Gutenberg's wrapping around a book: header, licence, credits and transcribers' notes, in the
+wordings of all its years.
+"""
 
 import re
 from typing import NamedTuple
@@ -7,7 +9,9 @@ EBOOK = r"(?:COPYRIGHTED )?PROJECT GUTENBERG(?:['’]S)?(?: E-?(?:BOOK|TEXT))?"
 # the title in the starred line may be wrapped over a few lines
 START = re.compile(rf"\*\*\* ?START OF (?:THE|THIS) {EBOOK}[^*]{{0,600}}\*\*\*[^\n]*", re.IGNORECASE)
 SMALL_PRINT_BEGINS = re.compile(r"^\**START\**\s*THE SMALL PRINT!", re.IGNORECASE | re.MULTILINE)  # 1991-2002
-SMALL_PRINT_ENDS = re.compile(r"^\*END\*? ?THE SMALL PRINT!?[^\n]*(?:\n[^\n]*\*END\*[^\n]*)?", re.IGNORECASE | re.MULTILINE)
+SMALL_PRINT_ENDS = re.compile(
+    r"^\*END\*? ?THE SMALL PRINT!?[^\n]*(?:\n[^\n]*\*END\*[^\n]*)?", re.IGNORECASE | re.MULTILINE
+)
 END = re.compile(
     rf"\*\*\* ?END OF (?:THE|THIS) {EBOOK}|^[ *\[(]*(?:The )?End of (?:the |this )?{EBOOK}|"
     r"^[ *]*(?:Ende dieses|Fin de|Fim de|Fine di|Einde van)[^\n]{0,40}Project Gutenberg",
@@ -21,17 +25,46 @@ CREDIT = re.compile(
     re.IGNORECASE,
 )
 NOTE = re.compile(
-    r"[\[*_+|\-= ]*(?:Original )?(?:Transcriber|Transcriptionist|Proofreader|Producer)s?['’]?s?['’]? *(?:Endn|N)otes?\b", re.IGNORECASE
+    r"[\[*_+|\-= ]*(?:Original )?(?:Transcriber|Transcriptionist|Proofreader|Producer)s?['’]?s?['’]? *(?:Endn|N)otes?\b",
+    re.IGNORECASE,
 )
-PICTURE = re.compile(r"^[ \t]*(?:\[(?:Illustration|Frontispiece)(?::[^\[\]]{0,1000})?\]|\d{4,5}[ml])[ \t]*\n", re.IGNORECASE | re.MULTILINE)
+PICTURE = re.compile(
+    r"^[ \t]*(?:\[(?:Illustration|Frontispiece)(?::[^\[\]]{0,1000})?\]|\d{4,5}[ml])[ \t]*\n",
+    re.IGNORECASE | re.MULTILINE,
+)
 LANGUAGE = re.compile(r"^Language: *(\w+)", re.MULTILINE | re.IGNORECASE)
 CHARSET = re.compile(rb"^Character set encoding: *([\w-]+)", re.MULTILINE | re.IGNORECASE)
 HEADER_CHARS = 60_000  # the longest small print with its list of donations states is about 30,000
 FRONT_PARAGRAPHS, BACK_PARAGRAPHS = 12, 5
 ISO_639 = {
-    **{"chinese": "zh", "czech": "cs", "danish": "da", "dutch": "nl", "english": "en", "esperanto": "eo", "finnish": "fi", "french": "fr"},
-    **{"german": "de", "greek": "el", "hungarian": "hu", "italian": "it", "japanese": "ja", "latin": "la", "norwegian": "no"},
-    **{"polish": "pl", "portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tagalog": "tl", "welsh": "cy"},
+    **{
+        "chinese": "zh",
+        "czech": "cs",
+        "danish": "da",
+        "dutch": "nl",
+        "english": "en",
+        "esperanto": "eo",
+        "finnish": "fi",
+        "french": "fr",
+    },
+    **{
+        "german": "de",
+        "greek": "el",
+        "hungarian": "hu",
+        "italian": "it",
+        "japanese": "ja",
+        "latin": "la",
+        "norwegian": "no",
+    },
+    **{
+        "polish": "pl",
+        "portuguese": "pt",
+        "russian": "ru",
+        "spanish": "es",
+        "swedish": "sv",
+        "tagalog": "tl",
+        "welsh": "cy",
+    },
 }
 
 
@@ -80,10 +113,15 @@ def _late_small_print(text: str, begin: int) -> int | None:
 
 
 def _without_notes(body: str) -> str:
-    """Credits and notes are whole paragraphs near either end; a note in brackets goes on to the closing one."""
+    """Credits and notes are whole paragraphs near either end; a note in brackets goes on to the closing
+    one.
+    """
     paragraphs = re.split(r"\n[ \t]*\n", body.strip("\n"))
     dropped: set[int] = set()
-    n_front, n_back = max(FRONT_PARAGRAPHS, len(paragraphs) // 20), max(BACK_PARAGRAPHS, len(paragraphs) // 20)
+    n_front, n_back = (
+        max(FRONT_PARAGRAPHS, len(paragraphs) // 20),
+        max(BACK_PARAGRAPHS, len(paragraphs) // 20),
+    )
     for n, paragraph in enumerate(paragraphs[:n_front]):
         if n < FRONT_PARAGRAPHS and CREDIT.match(paragraph.lstrip("\n")):
             dropped.add(n)
@@ -92,14 +130,21 @@ def _without_notes(body: str) -> str:
     for n in range(max(len(paragraphs) - n_back, len(paragraphs) // 2), len(paragraphs)):
         if NOTE.match(paragraphs[n].lstrip("\n")):
             dropped.update(range(n, len(paragraphs)))
-    return "\n\n".join(paragraph for n, paragraph in enumerate(paragraphs) if n not in dropped).strip("\n") + "\n"
+    return (
+        "\n\n".join(paragraph for n, paragraph in enumerate(paragraphs) if n not in dropped).strip("\n")
+        + "\n"
+    )
 
 
 def _after_note(paragraphs: list[str], n: int) -> int:
     heading = paragraphs[n].strip()
     if heading.startswith("["):
-        closing = (last for last in range(n, min(n + 10, len(paragraphs))) if paragraphs[last].rstrip().endswith("]"))
+        closing = (
+            last for last in range(n, min(n + 10, len(paragraphs))) if paragraphs[last].rstrip().endswith("]")
+        )
         return next(closing, n) + 1
     if "\n" in heading or len(heading) > 40:
         return n + 1
-    return next((below for below in range(n + 1, len(paragraphs)) if paragraphs[below].strip()), n) + 1  # a heading alone: its note follows
+    return (
+        next((below for below in range(n + 1, len(paragraphs)) if paragraphs[below].strip()), n) + 1
+    )  # a heading alone: its note follows

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.compressed import contents
 from data_pipeline.readers.folder import batches, files_under, name_in
 from data_pipeline.readers.pages import Content, Page, documents

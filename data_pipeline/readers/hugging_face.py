@@ -1,4 +1,6 @@
-"""Documents from a Hugging Face dataset on disk: as `save_to_disk` writes it (Arrow streams), or as it lies on the hub (Parquet)."""
+"""Documents from a Hugging Face dataset on disk: as `save_to_disk` writes it (Arrow streams), or as it lies
+on the hub (Parquet).
+"""
 
 import json
 import re
@@ -8,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from data_pipeline.columns import Columns
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.columns import Columns
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.dataset_card import patterns
 from data_pipeline.readers.folder import File, files_under
 from data_pipeline.readers.parquet import parquet_documents, parquet_parts
@@ -20,7 +22,18 @@ from data_pipeline.readers.tables import arrow_documents
 
 ARROW, PARQUET = ".arrow", ".parquet"
 DICT, STATE, CARD = "dataset_dict.json", "state.json", "README.md"
-SPLITS = ("train", "training", "test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")  # words the hub knows
+SPLITS = (
+    "train",
+    "training",
+    "test",
+    "testing",
+    "eval",
+    "evaluation",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+)  # words the hub knows
 
 
 class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -28,7 +41,8 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         folder: Of the dataset, on disk or a URL: with state.json or dataset_dict.json, or with Parquet files.
-        split: Its name; of Parquet files as README.md says (`configs`), else those with that word in their path.
+        split: Its name; of Parquet files as README.md says (`configs`), else those with that word in their
+        path.
         config: Of the dataset (hub layout alone); "" = its default or only one.
         columns: Which columns are read.
     """
@@ -46,7 +60,10 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: It is no such dataset, or has no such split or config.
         """
         field = f"sources.{source}.folder"
-        files = {file.name: file for file in files_under(self.folder, (ARROW, PARQUET, DICT, STATE, CARD.lower()), field=field)}
+        files = {
+            file.name: file
+            for file in files_under(self.folder, (ARROW, PARQUET, DICT, STATE, CARD.lower()), field=field)
+        }
         if DICT in files or STATE in files:
             return [_part(file) for file in self._saved(files, field, work)]
         return parquet_parts([_part(file) for file in self._hub(files, field, work)], work)
@@ -63,17 +80,25 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
     def _saved(self, files: dict[str, File], field: str, work: Path) -> list[File]:
         below = f"{self.split}/" if DICT in files else ""
         if below + STATE not in files:
-            raise ValueError(f"{field}={self.folder!r} has no split {self.split!r}; it has {', '.join(_folders_with(STATE, files))}")
+            raise ValueError(
+                f"{field}={self.folder!r} has no split {self.split!r}; it has {', '.join(_folders_with(STATE, files))}"
+            )
         try:
             state = json.loads(_text(files[below + STATE], work))
             names, split = [below + file["filename"] for file in state["_data_files"]], state.get("_split")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{field}={self.folder!r}: {below}{STATE} is none of a dataset; copy the folder again") from error
+            raise ValueError(
+                f"{field}={self.folder!r}: {below}{STATE} is none of a dataset; copy the folder again"
+            ) from error
         if split not in (None, self.split):
-            raise ValueError(f"{field}={self.folder!r} holds the split {split!r}, not {self.split!r}; name that one")
+            raise ValueError(
+                f"{field}={self.folder!r} holds the split {split!r}, not {self.split!r}; name that one"
+            )
         missing = [name for name in names if name not in files]
         if missing:
-            raise ValueError(f"{field}={self.folder!r} lacks {missing[0]}, which its {STATE} names; copy the folder again")
+            raise ValueError(
+                f"{field}={self.folder!r} lacks {missing[0]}, which its {STATE} names; copy the folder again"
+            )
         return [files[name] for name in sorted(names)]
 
     def _hub(self, files: dict[str, File], field: str, work: Path) -> list[File]:
@@ -81,14 +106,22 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         card, top = _text(files[CARD], work) if CARD in files else "", field.removesuffix(".folder")
         said = patterns(card, config=self.config, split=self.split, field=top)
         if said is None:
-            tables = [name for name in tables if name.startswith(f"{self.config}/")] if self.config else tables
+            tables = (
+                [name for name in tables if name.startswith(f"{self.config}/")] if self.config else tables
+            )
             wanted = [name for name in tables if _names_split(name, self.split)]
-            if not wanted and self.split == "train" and not any(_names_split(name, split) for name in tables for split in SPLITS):
+            if (
+                not wanted
+                and self.split == "train"
+                and not any(_names_split(name, split) for name in tables for split in SPLITS)
+            ):
                 wanted = tables  # the hub's rule: files that name no split are for training
         else:
             wanted = [name for name in tables if any(fnmatch(name, pattern) for pattern in said)]
         if not wanted:
-            raise ValueError(f"{field}={self.folder!r} has no Parquet file of split {self.split!r}; name a split and config that it has")
+            raise ValueError(
+                f"{field}={self.folder!r} has no Parquet file of split {self.split!r}; name a split and config that it has"
+            )
         return [files[name] for name in sorted(wanted)]
 
 

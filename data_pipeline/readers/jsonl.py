@@ -7,22 +7,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from data_pipeline.columns import Columns
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.columns import Columns
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.compressed import Piece, pieces
 from data_pipeline.readers.folder import name_of, one_part_a_file
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, mapped
 
-SUFFIXES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2"))
+SUFFIXES = tuple(
+    kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2")
+)
 
 
 class Jsonl(BaseModel, frozen=True, extra="forbid", strict=True):
     """JSON lines, plain, gzip, zstd or bzip2.
 
     Attributes:
-        paths: Files or URLs, or folders searched for .jsonl, .json and .ndjson files, also .gz, .zst and .bz2.
+        paths: Files or URLs, or folders searched for .jsonl, .json and .ndjson files, also .gz, .zst and
+        .bz2.
         columns: Which keys are read.
         max_line_bytes: Longer lines are counted and left out, and never in memory as a whole.
     """
@@ -41,7 +44,9 @@ class Jsonl(BaseModel, frozen=True, extra="forbid", strict=True):
         return one_part_a_file(self.paths, SUFFIXES, field=f"sources.{source}.paths")
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-        """One document a line; a row's place is FILE:LINE (after damage the line is counted among those that can be read)."""
+        """One document a line; a row's place is FILE:LINE (after damage the line is counted among those
+        that can be read).
+        """
         path, name = part.inputs[0], name_of(part)
 
         def lost(reason: str, offset: int, n_bytes: int) -> None:
@@ -75,7 +80,9 @@ def parsed(line: bytes | None, place: str, source: str, drops: Drops) -> dict[st
 
 
 def lines_of(pieces: Iterable[Piece], max_bytes: int) -> Iterator[bytes | None]:
-    """The lines of the data without their ends; None for one longer than `max_bytes`; one that damage cuts off ends there."""
+    """The lines of the data without their ends; None for one longer than `max_bytes`; one that damage cuts
+    off ends there.
+    """
     line, too_long = bytearray(), False
     for piece in pieces:
         if piece.broken and (line or too_long):

@@ -103,8 +103,31 @@ INTERPRETERS = {
     **dict.fromkeys(("node", "nodejs", "deno", "bun"), "javascript"),
     **dict.fromkeys(("python", "pypy"), "python"),
     **dict.fromkeys(("tclsh", "wish"), "tcl"),
-    **{"make": "makefile", "rscript": "r", "runghc": "haskell", "runhaskell": "haskell", "ts-node": "typescript", "escript": "erlang"},
-    **{name: name for name in ("perl", "ruby", "lua", "php", "groovy", "julia", "scala", "racket", "elixir", "swift", "crystal", "nix")},
+    **{
+        "make": "makefile",
+        "rscript": "r",
+        "runghc": "haskell",
+        "runhaskell": "haskell",
+        "ts-node": "typescript",
+        "escript": "erlang",
+    },
+    **{
+        name: name
+        for name in (
+            "perl",
+            "ruby",
+            "lua",
+            "php",
+            "groovy",
+            "julia",
+            "scala",
+            "racket",
+            "elixir",
+            "swift",
+            "crystal",
+            "nix",
+        )
+    },
 }
 SHEBANG = re.compile(rb"#!\s*(?:\S*/env(?:\s+-\S+|\s+\w+=\S*)*\s+)?(?:\S*/)?([A-Za-z][A-Za-z-]*)")
 

@@ -1,15 +1,20 @@
-"""Licences as SPDX expressions: read off a licence's text, off what a package declares, off the head of a file."""
+"""Licences as SPDX expressions: read off a licence's text, off what a package declares, off the head of a
+file.
+"""
 
 import re
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-# what may be trained on and passed on without more than a notice; the widest core that The Stack and its successors agree on
+# what may be trained on and passed on without more than a notice; the widest core that The Stack and its
+# successors agree on
 PERMISSIVE = tuple(
     """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 HPND ISC MIT MIT-0 NCSA PostgreSQL PSF-2.0 Python-2.0 Unicode-3.0
     Unlicense Zlib""".split()
 )
-HEAD_CHARS = 6_000  # a licence in a file's head; the longest common one (BSD-3-Clause, after a list of copyrights) ends far before
+# a licence in a file's head; the longest common one (BSD-3-Clause, after a list of copyrights) ends far
+# before
+HEAD_CHARS = 6_000
 
 MIT = "permission is hereby granted free of charge to any person obtaining a copy of this software and associated documentation files"
 INCLUDED = "this permission notice shall be included in all copies or substantial portions"
@@ -23,43 +28,88 @@ GPL = "gnu general public license"
 LGPL = "gnu lesser general public license"
 AGPL = "gnu affero general public license"
 LATER = "or at your option any later version"
-# SPDX identifier, phrases that must all be there (`a | b`: one of them), phrases that must not; texts as `words` makes them
+# SPDX identifier, phrases that must all be there (`a | b`: one of them), phrases that must not; texts as
+# `words` makes them
 SIGNATURES = (
     ("MIT", f"{MIT} + {INCLUDED}", ADVERTISING),
     ("X11", f"{MIT} + {INCLUDED} + {ADVERTISING}", ""),
     ("MIT-0", f"{MIT} + to deal in the software without restriction", INCLUDED),
-    ("Apache-2.0", "apache license version 2 0 january 2004 | licensed under the apache license version 2 0", ""),
-    ("Apache-2.0", "licensed under the apache 2 0 license | released under the apache 2 0 license | under the apache license 2 0", ""),
+    (
+        "Apache-2.0",
+        "apache license version 2 0 january 2004 | licensed under the apache license version 2 0",
+        "",
+    ),
+    (
+        "Apache-2.0",
+        "licensed under the apache 2 0 license | released under the apache 2 0 license | under the apache license 2 0",
+        "",
+    ),
     ("BSD-4-Clause", f"{BSD} + all advertising materials mentioning features", ""),
     (
         "BSD-3-Clause",
         f"{BSD} + endorse or promote products | {BSD} + may not be used to endorse | {BSD} + neither the name of",
         "all advertising materials mentioning features",
     ),
-    ("BSD-2-Clause", f"{BSD} + following conditions", "endorse or promote | may not be used to endorse | neither the name of"),
+    (
+        "BSD-2-Clause",
+        f"{BSD} + following conditions",
+        "endorse or promote | may not be used to endorse | neither the name of",
+    ),
     ("ISC", f"{GRANT}{KEPT_NOTICE} | {OLD_GRANT}{KEPT_NOTICE}", ""),
     ("0BSD", f"{GRANT} | {OLD_GRANT}", KEPT_NOTICE.strip()),
     ("HPND", HPND, "beopen python open source license agreement"),  # Python's own holds one
     ("MPL-2.0", "mozilla public license version 2 0 | terms of the mozilla public license v 2 0", ""),
     ("MPL-1.1", "mozilla public license version 1 1", ""),
-    ("AGPL-3.0-or-later", f"{AGPL} as published by the free software foundation + version 3 + {LATER}", f"{AGPL} version 3 19 november"),
+    (
+        "AGPL-3.0-or-later",
+        f"{AGPL} as published by the free software foundation + version 3 + {LATER}",
+        f"{AGPL} version 3 19 november",
+    ),
     ("AGPL-3.0-only", f"{AGPL} version 3 19 november 2007", ""),
-    ("LGPL-2.1-or-later", f"{LGPL} as published by the free software foundation + version 2 1 + {LATER}", f"{LGPL} version 2 1 february"),
+    (
+        "LGPL-2.1-or-later",
+        f"{LGPL} as published by the free software foundation + version 2 1 + {LATER}",
+        f"{LGPL} version 2 1 february",
+    ),
     ("LGPL-2.1-only", f"{LGPL} version 2 1 february 1999", ""),
-    ("LGPL-3.0-or-later", f"{LGPL} as published by the free software foundation + version 3 + {LATER}", f"{LGPL} version 3 29 june"),
+    (
+        "LGPL-3.0-or-later",
+        f"{LGPL} as published by the free software foundation + version 3 + {LATER}",
+        f"{LGPL} version 3 29 june",
+    ),
     ("LGPL-3.0-only", f"{LGPL} version 3 29 june 2007", ""),
     ("LGPL-2.0-only", "gnu library general public license version 2 june 1991", ""),
-    ("LGPL-2.0-or-later", f"gnu library general public license as published by + version 2 + {LATER}", "version 2 june 1991"),
-    ("GPL-2.0-or-later", f"{GPL} as published by the free software foundation + version 2 + {LATER}", f"{GPL} version 2 june 1991"),
-    ("GPL-3.0-or-later", f"{GPL} as published by the free software foundation + version 3 + {LATER}", f"{GPL} version 3 29 june 2007"),
+    (
+        "LGPL-2.0-or-later",
+        f"gnu library general public license as published by + version 2 + {LATER}",
+        "version 2 june 1991",
+    ),
+    (
+        "GPL-2.0-or-later",
+        f"{GPL} as published by the free software foundation + version 2 + {LATER}",
+        f"{GPL} version 2 june 1991",
+    ),
+    (
+        "GPL-3.0-or-later",
+        f"{GPL} as published by the free software foundation + version 3 + {LATER}",
+        f"{GPL} version 3 29 june 2007",
+    ),
     ("GPL-2.0-only", f"{GPL} version 2 june 1991 + activities other than copying", ""),
     ("GPL-2.0-only", f"{GPL} version 2 as published by the free software foundation", LATER),
     ("GPL-3.0-only", f"{GPL} version 3 29 june 2007 + a patent license is", ""),
     ("Python-2.0", "beopen python open source license agreement version 1", ""),
-    ("PSF-2.0", "this license agreement is between the python software foundation psf", "beopen python open source license agreement"),
+    (
+        "PSF-2.0",
+        "this license agreement is between the python software foundation psf",
+        "beopen python open source license agreement",
+    ),
     ("PSF-2.0", "licensed to psf under a contributor agreement", ""),
     ("Unlicense", "this is free and unencumbered software released into the public domain", ""),
-    ("Zlib", "permission is granted to anyone to use this software for any purpose including commercial applications", ""),
+    (
+        "Zlib",
+        "permission is granted to anyone to use this software for any purpose including commercial applications",
+        "",
+    ),
     ("CC0-1.0", "cc0 1 0 universal | creativecommons org publicdomain zero 1 0", ""),
     ("CC-BY-4.0", "creative commons attribution 4 0 international", ""),
     ("CC-BY-SA-4.0", "creative commons attribution sharealike 4 0 international", ""),
@@ -70,7 +120,11 @@ SIGNATURES = (
     ("EUPL-1.2", "european union public licence v 1 2", ""),
     ("CDDL-1.0", "common development and distribution license cddl version 1 0", ""),
     ("Artistic-2.0", "the artistic license 2 0", ""),
-    ("NCSA", "university of illinois ncsa open source license | redistributions of source code + deal with the software without", ""),
+    (
+        "NCSA",
+        "university of illinois ncsa open source license | redistributions of source code + deal with the software without",
+        "",
+    ),
     ("OFL-1.1", "sil open font license version 1 1", ""),
     ("MS-PL", "microsoft public license ms pl", ""),
     ("WTFPL", "do what the fuck you want to public license", ""),
@@ -84,15 +138,39 @@ DECLARED = {
     "the mit license mit": "MIT",
     "expat license": "MIT",
     **dict.fromkeys(
-        ("apache 2 0", "apache2", "apache 2", "apache license 2 0", "apache license version 2 0", "apache software license 2 0", "asl 2 0"),
+        (
+            "apache 2 0",
+            "apache2",
+            "apache 2",
+            "apache license 2 0",
+            "apache license version 2 0",
+            "apache software license 2 0",
+            "asl 2 0",
+        ),
         "Apache-2.0",
     ),
     **dict.fromkeys(("the apache license version 2 0", "apache v2", "apache license v2 0"), "Apache-2.0"),
-    **dict.fromkeys(("bsd 3 clause license", "3 clause bsd license", "new bsd license", "new bsd", "modified bsd license"), "BSD-3-Clause"),
-    **dict.fromkeys(("bsd 3", "3 clause bsd", "bsd 3 clause new or revised license", "revised bsd"), "BSD-3-Clause"),
-    **dict.fromkeys(("bsd 2 clause license", "simplified bsd license", "simplified bsd", "2 clause bsd license"), "BSD-2-Clause"),
+    **dict.fromkeys(
+        (
+            "bsd 3 clause license",
+            "3 clause bsd license",
+            "new bsd license",
+            "new bsd",
+            "modified bsd license",
+        ),
+        "BSD-3-Clause",
+    ),
+    **dict.fromkeys(
+        ("bsd 3", "3 clause bsd", "bsd 3 clause new or revised license", "revised bsd"), "BSD-3-Clause"
+    ),
+    **dict.fromkeys(
+        ("bsd 2 clause license", "simplified bsd license", "simplified bsd", "2 clause bsd license"),
+        "BSD-2-Clause",
+    ),
     **dict.fromkeys(("isc license", "iscl", "isc license iscl"), "ISC"),
-    **dict.fromkeys(("mpl 2 0", "mozilla public license 2 0", "mozilla public license 2 0 mpl 2 0"), "MPL-2.0"),
+    **dict.fromkeys(
+        ("mpl 2 0", "mozilla public license 2 0", "mozilla public license 2 0 mpl 2 0"), "MPL-2.0"
+    ),
     **dict.fromkeys(("psf", "psf license", "python software foundation license", "psfl"), "PSF-2.0"),
     **dict.fromkeys(("the unlicense unlicense", "the unlicense"), "Unlicense"),
     **dict.fromkeys(("gplv2", "gnu general public license v2 gplv2"), "GPL-2.0-only"),
@@ -115,7 +193,9 @@ NOT_WORD = re.compile(r"[^a-z0-9+]+")
 
 
 def words(text: str) -> str:
-    """Lower-case words between single spaces, so that line breaks, comment signs and quotes make no difference."""
+    """Lower-case words between single spaces, so that line breaks, comment signs and quotes make no
+    difference.
+    """
     return NOT_WORD.sub(" ", text.lower()).strip()
 
 
@@ -130,15 +210,23 @@ COMPILED = _compile()
 
 
 def licence_of_text(text: str) -> str:
-    """The licences that a text holds or grants, joined by AND (all that is granted is bound by all of them); "" for none we know."""
+    """The licences that a text holds or grants, joined by AND (all that is granted is bound by all of
+    them); "" for none we know.
+    """
     text = words(text)
     if "licen" not in text and "permi" not in text and "public" not in text:
         return ""
     found = []
     for spdx, choices, no in COMPILED:
-        if spdx not in found and any(all(p in text for p in choice) for choice in choices) and not any(p in text for p in no):
+        if (
+            spdx not in found
+            and any(all(p in text for p in choice) for choice in choices)
+            and not any(p in text for p in no)
+        ):
             found.append(spdx)
-    if any(spdx.startswith("LGPL-3") for spdx in found):  # its text is a supplement to the GPL's, which is shipped with it
+    if any(
+        spdx.startswith("LGPL-3") for spdx in found
+    ):  # its text is a supplement to the GPL's, which is shipped with it
         found = [spdx for spdx in found if not spdx.startswith("GPL-3")]
     return " AND ".join(sorted(found))
 
@@ -146,12 +234,18 @@ def licence_of_text(text: str) -> str:
 def licence_of_head(text: str) -> str:
     """What a source file says of its own licence: its SPDX tag, else the phrases in its head."""
     head = text[:HEAD_CHARS]
-    tags = [spdx for tag in SPDX_TAG.findall(head) if (spdx := expression(tag.split("*/")[0].split("-->")[0]))]
-    return " AND ".join(dict.fromkeys(f"({tag})" if len(tags) > 1 and " OR " in tag else tag for tag in tags)) or licence_of_text(head)
+    tags = [
+        spdx for tag in SPDX_TAG.findall(head) if (spdx := expression(tag.split("*/")[0].split("-->")[0]))
+    ]
+    return " AND ".join(
+        dict.fromkeys(f"({tag})" if len(tags) > 1 and " OR " in tag else tag for tag in tags)
+    ) or licence_of_text(head)
 
 
 def expression(declared: str) -> str:
-    """A declared licence as an SPDX expression: one already, a common name, or a whole licence text; "" when it is none of these."""
+    """A declared licence as an SPDX expression: one already, a common name, or a whole licence text; ""
+    when it is none of these.
+    """
     declared = declared.strip().strip("\"'")
     try:
         return canonicalize_license_expression(declared) if len(declared) < 200 else licence_of_text(declared)
@@ -160,7 +254,9 @@ def expression(declared: str) -> str:
 
 
 def allowed(licence: str, allow: tuple[str, ...]) -> bool:
-    """Whether the SPDX expression can be met with licences of `allow` alone (`MIT OR GPL-2.0-only` can with MIT)."""
+    """Whether the SPDX expression can be met with licences of `allow` alone (`MIT OR GPL-2.0-only` can with
+    MIT).
+    """
     tokens = re.findall(r"[()]|[^\s()]+", re.sub(r"\s+WITH\s+", "+WITH+", licence))
 
     def one_of() -> bool:

@@ -1,11 +1,21 @@
-"""Jupyter notebooks as one source text in the percent format (`# %%` before a cell, prose as comments); outputs are dropped."""
+"""Jupyter notebooks as one source text in the percent format (`# %%` before a cell, prose as comments);
+outputs are dropped.
+"""
 
 import json
 from typing import Any
 
 # what begins a comment in the kernel's language; `//` in the others that people write notebooks in
 HASH_COMMENTS = frozenset(("python", "r", "julia", "ruby", "perl", "bash", "shell", "sage", "octave"))
-NAMES = {"ir": "r", "bash": "shell", "node": "javascript", "c++17": "c++", "c++14": "c++", "c++11": "c++", ".net (c#)": "c#"}
+NAMES = {
+    "ir": "r",
+    "bash": "shell",
+    "node": "javascript",
+    "c++17": "c++",
+    "c++14": "c++",
+    "c++11": "c++",
+    ".net (c#)": "c#",
+}
 
 
 def notebook_text(text: str) -> tuple[str, str]:

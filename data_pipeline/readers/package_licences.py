@@ -1,4 +1,6 @@
-"""Which licence the files of a package are under: what its metadata declares, else the licence texts that lie beside it."""
+"""Which licence the files of a package are under: what its metadata declares, else the licence texts that
+lie beside it.
+"""
 
 import csv
 import json
@@ -30,7 +32,9 @@ def is_licence_file(name: str) -> bool:
 
 
 def home(path: str) -> str:
-    """The folder (inside the tree) about which an evidence file speaks: its own, or the one that its `*.dist-info` lies in."""
+    """The folder (inside the tree) about which an evidence file speaks: its own, or the one that its
+    `*.dist-info` lies in.
+    """
     parts = PurePosixPath(path).parts[:-1]
     cut = next((n for n, part in enumerate(parts) if part.endswith(".dist-info")), len(parts))
     return "/".join(parts[:cut])
@@ -85,21 +89,27 @@ class PackageLicences:
         for name, declaration in DECLARATIONS.items():
             if name in names and (licence := declaration(self._read(names[name]))):
                 return licence
-        texts = [licence_of_text(self._read(path)) for name, path in sorted(names.items()) if is_licence_file(name)]
+        texts = [
+            licence_of_text(self._read(path)) for name, path in sorted(names.items()) if is_licence_file(name)
+        ]
         return joined(texts) if texts else None
 
     def _installed(self, paths: list[str]) -> dict[str, str]:
         """Top-level name → licence, of one installed distribution."""
         names = {PurePosixPath(path).name: path for path in paths}
         licence = core_metadata(self._read(names["METADATA"])) if "METADATA" in names else ""
-        licence = licence or joined([licence_of_text(self._read(path)) for path in paths if is_licence_file(PurePosixPath(path).name)])
+        licence = licence or joined(
+            [licence_of_text(self._read(path)) for path in paths if is_licence_file(PurePosixPath(path).name)]
+        )
         files = csv.reader(self._read(names["RECORD"]).splitlines()) if "RECORD" in names else ()
         tops = {row[0].split("/")[0] for row in files if row}
         return {top: licence for top in tops if top not in ("..", "") and not top.endswith(".dist-info")}
 
 
 def joined(licences: list[str]) -> str:
-    """Several licence texts side by side bind together; a GPL beside an LGPL is only what that one is written on."""
+    """Several licence texts side by side bind together; a GPL beside an LGPL is only what that one is
+    written on.
+    """
     found = sorted({part for licence in licences for part in licence.split(" AND ") if part})
     if any(part.startswith("LGPL-") for part in found):
         found = [part for part in found if not part.startswith("GPL-")]
@@ -107,12 +117,18 @@ def joined(licences: list[str]) -> str:
 
 
 def core_metadata(text: str) -> str:
-    """Of a wheel's METADATA: License-Expression (PEP 639), else License, else the one classifier that is clear."""
+    """Of a wheel's METADATA: License-Expression (PEP 639), else License, else the one classifier that is
+    clear.
+    """
     headers = HeaderParser().parsestr(text)
     for name in ("License-Expression", "License"):
         if licence := expression(str(headers.get(name, ""))):
             return licence
-    classifiers = [str(value).removeprefix(CLASSIFIER) for value in headers.get_all("Classifier", []) if str(value).startswith(CLASSIFIER)]
+    classifiers = [
+        str(value).removeprefix(CLASSIFIER)
+        for value in headers.get_all("Classifier", [])
+        if str(value).startswith(CLASSIFIER)
+    ]
     return expression(classifiers[0]) if len(classifiers) == 1 else ""
 
 
@@ -140,7 +156,11 @@ def package_json(text: str) -> str:
     return _expression(said.get("type") if isinstance(said, dict) else said)
 
 
-DECLARATIONS: dict[str, Callable[[str], str]] = {"pyproject.toml": pyproject, "Cargo.toml": cargo, "package.json": package_json}
+DECLARATIONS: dict[str, Callable[[str], str]] = {
+    "pyproject.toml": pyproject,
+    "Cargo.toml": cargo,
+    "package.json": package_json,
+}
 
 
 def _expression(said: object) -> str:

@@ -1,22 +1,30 @@
-"""Pages on their way to documents: extracted in this process's one child, in batches, in order; what gives no text is counted."""
+"""Pages on their way to documents: extracted in this process's one child, in batches, in order; what gives
+no text is counted.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.extract import request
 from data_pipeline.readers.worker import Answer, kept_worker
 
 BATCH_BYTES = 1 << 20  # enough to keep the child busy, few enough to stream
 HANDLER = "data_pipeline.readers.extract:extract"
-UTC = re.compile(r"\d{4}(-\d\d(-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z)?)?")  # the forms of a WARC-Date, ISO 8601 in UTC
-Content = Literal["main", "all"]  # of a page's text: without menus, footers and other boilerplate, or with all of it
+UTC = re.compile(
+    r"\d{4}(-\d\d(-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z)?)?"
+)  # the forms of a WARC-Date, ISO 8601 in UTC
+Content = Literal[
+    "main", "all"
+]  # of a page's text: without menus, footers and other boilerplate, or with all of it
 
 
 class Page(NamedTuple):
-    """One page as it was found; `place` is its file and offset, `data` HTML, or the UTF-8 text when `is_text`."""
+    """One page as it was found; `place` is its file and offset, `data` HTML, or the UTF-8 text when
+    `is_text`.
+    """
 
     place: str
     path: str
@@ -27,7 +35,9 @@ class Page(NamedTuple):
     is_text: bool = False
 
 
-def documents(pages: Iterable[Page], *, content: Content, timeout_s: float, source: str, drops: Drops) -> Iterator[Document]:
+def documents(
+    pages: Iterable[Page], *, content: Content, timeout_s: float, source: str, drops: Drops
+) -> Iterator[Document]:
     """One document for each page with text.
 
     Args:
@@ -35,7 +45,8 @@ def documents(pages: Iterable[Page], *, content: Content, timeout_s: float, sour
         content: Which text of a page.
         timeout_s: Processor time for one page.
         source: Name in the config.
-        drops: Takes `page_timeout`, `page_crash`, `page_too_deep`, `page_not_extracted`, `page_not_utf8` and `page_without_text`.
+        drops: Takes `page_timeout`, `page_crash`, `page_too_deep`, `page_not_extracted`, `page_not_utf8`
+        and `page_without_text`.
     """
     for batch in batches_of(pages):
         wanted = [request(page.data, page.charset, content) for page in batch if not page.is_text]
@@ -71,7 +82,12 @@ def decoded(page: Page) -> tuple[str, str]:
 
 def answered(answer: Answer) -> tuple[str, str]:
     """The text that the child gave, and why it gave none."""
-    known = {"": "", "timeout": "page_timeout", "crash": "page_crash", "ValueError: too deep": "page_too_deep"}
+    known = {
+        "": "",
+        "timeout": "page_timeout",
+        "crash": "page_crash",
+        "ValueError: too deep": "page_too_deep",
+    }
     return answer.data.decode(), known.get(answer.error, "page_not_extracted")
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from data_pipeline.columns import Columns
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.columns import Columns
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.folder import name_of, one_part_a_file
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, local_path, opened
@@ -37,7 +37,9 @@ class Parquet(BaseModel, frozen=True, extra="forbid", strict=True):
             FileNotFoundError: A path does not exist.
             ValueError: A folder has no Parquet file.
         """
-        return parquet_parts(one_part_a_file(self.paths, (".parquet",), field=f"sources.{source}.paths"), work)
+        return parquet_parts(
+            one_part_a_file(self.paths, (".parquet",), field=f"sources.{source}.paths"), work
+        )
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a row; a row's place is FILE:ROW, counted from 1.
@@ -49,7 +51,9 @@ class Parquet(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def parquet_parts(files: list[Part], work: Path) -> list[Part]:
-    """The parts of `one_part_a_file`, each cut into runs of row groups: `detail` is FIRST:LAST+1, "" for all."""
+    """The parts of `one_part_a_file`, each cut into runs of row groups: `detail` is FIRST:LAST+1, "" for
+    all.
+    """
     return [part for file in files for part in _runs(file, work)]
 
 
@@ -69,11 +73,17 @@ def _runs(file: Part, work: Path) -> list[Part]:
             ends.append(i + 1)
             n_bytes = 0
     runs = list(zip(ends, ends[1:], strict=False))
-    return [file._replace(name=f"{file.name}#{start:06d}", detail=f"{start}:{end}") for start, end in runs] or [file]
+    return [
+        file._replace(name=f"{file.name}#{start:06d}", detail=f"{start}:{end}") for start, end in runs
+    ] or [file]
 
 
-def parquet_documents(part: Part, columns: Columns, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-    """The documents of one part; a row group that cannot be decoded is counted by its rows, and the next is read."""
+def parquet_documents(
+    part: Part, columns: Columns, source: str, *, work: Path, drops: Drops
+) -> Iterator[Document]:
+    """The documents of one part; a row group that cannot be decoded is counted by its rows, and the next is
+    read.
+    """
     name = name_of(part).rpartition("#")[0] if part.detail else name_of(part)
     try:
         with opened(part.inputs[0], work) as file:
@@ -91,9 +101,13 @@ def parquet_documents(part: Part, columns: Columns, source: str, *, work: Path, 
         drops.add(source, "file_unreadable", str(error))
 
 
-def _row_group(table: pq.ParquetFile, i: int, n_before: int, columns: Columns, name: str, source: str, drops: Drops) -> Iterator[Document]:
+def _row_group(
+    table: pq.ParquetFile, i: int, n_before: int, columns: Columns, name: str, source: str, drops: Drops
+) -> Iterator[Document]:
     n_rows, n_read = table.metadata.row_group(i).num_rows, 0
-    batches = table.iter_batches(BATCH_ROWS, row_groups=[i], columns=list(columns.wanted()), use_threads=False)
+    batches = table.iter_batches(
+        BATCH_ROWS, row_groups=[i], columns=list(columns.wanted()), use_threads=False
+    )
     while n_read < n_rows:
         try:
             batch = next(batches)

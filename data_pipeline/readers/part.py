@@ -1,15 +1,18 @@
-"""The contract of a reader: a source in parts, each read alone by one process, in an order that the input alone decides."""
+"""The contract of a reader: a source in parts, each read alone by one process, in an order that the input
+alone decides.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 
 
 class Part(NamedTuple):
-    """What one task reads: a WARC file, a folder of small files; plain strings, so that it travels to any process.
+    """What one task reads: a WARC file, a folder of small files; plain strings, so that it travels to any
+    process.
 
     Attributes:
         name: Unique within the source; parts are ordered by it.
@@ -24,18 +27,23 @@ class Part(NamedTuple):
 
 @runtime_checkable
 class Reader(Protocol):
-    """A frozen component. What it yields depends on its fields and the input alone, never on the process or what was read before."""
+    """A frozen component. What it yields depends on its fields and the input alone, never on the process or
+    what was read before.
+    """
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
         """The parts of the source in their order; looks at names and sizes, reads no content.
 
         Raises:
-            FileNotFoundError, ValueError: nothing is there to read; one sentence with field, value, rule and remedy.
+            FileNotFoundError, ValueError: nothing is there to read; one sentence with field, value, rule
+            and remedy.
         """
         ...
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-        """The documents of one part; a damaged, empty or undecodable record is counted in `drops` with its place, and skipped."""
+        """The documents of one part; a damaged, empty or undecodable record is counted in `drops` with its
+        place, and skipped.
+        """
         ...
 
 

@@ -1,6 +1,8 @@
-"""Module name → pydoc HTML page; runs in a child process, because importing a module can do anything. Standard library only.
+"""Module name → pydoc HTML page; runs in a child process, because importing a module can do anything.
+Standard library only.
 
-The page is the same on every machine with the same Python: no file paths, no memory addresses, no environment. Members that a class
+The page is the same on every machine with the same Python: no file paths, no memory addresses, no
+environment. Members that a class
 inherits are left out: every class would repeat those of `object`, every exception those of `BaseException`.
 """
 
@@ -12,9 +14,15 @@ import sys
 import sysconfig
 import warnings
 
-NAVIGATION = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)  # links to the index and to this machine's source file
-ADDRESS = re.compile(r"(?: |&nbsp;)(?:at(?: |&nbsp;)0x|handle(?: |&nbsp;))[0-9a-fA-F]{4,}")  # the second in ctypes alone
-VOLATILE = frozenset({"meta_path", "path_hooks", "version", "flags", "modules"})  # in `sys`: other installed packages, the build's date
+NAVIGATION = re.compile(
+    r'<td class="extra">.*?</td>', re.DOTALL
+)  # links to the index and to this machine's source file
+ADDRESS = re.compile(
+    r"(?: |&nbsp;)(?:at(?: |&nbsp;)0x|handle(?: |&nbsp;))[0-9a-fA-F]{4,}"
+)  # the second in ctypes alone
+VOLATILE = frozenset(
+    {"meta_path", "path_hooks", "version", "flags", "modules"}
+)  # in `sys`: other installed packages, the build's date
 OWN_MEMBERS = pydoc.classify_class_attrs
 
 
@@ -52,5 +60,12 @@ class Page(pydoc.HTMLDoc):
 
 def machine_paths() -> tuple[str, ...]:
     """Folders of this installation and of the person who runs it."""
-    places = {sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.expanduser("~"), os.getcwd(), *sysconfig.get_paths().values()}
+    places = {
+        sys.prefix,
+        sys.base_prefix,
+        sys.exec_prefix,
+        os.path.expanduser("~"),
+        os.getcwd(),
+        *sysconfig.get_paths().values(),
+    }
     return tuple(place for place in places if len(place) > 1)

@@ -1,4 +1,6 @@
-"""What scanning leaves in a book's text: words cut at line ends, page numbers, running heads, paragraphs of noise."""
+"""What scanning leaves in a book's text: words cut at line ends, page numbers, running heads, paragraphs of
+noise.
+"""
 
 import re
 from statistics import median
@@ -13,7 +15,10 @@ NUMBERED = re.compile(
     re.IGNORECASE,
 )
 MIN_PAGES = 5  # fewer numbered lines may be anything
-PAGE_CHARS = (300, 8_000)  # a page's text; numbers that follow closer are a table, or verses; farther apart, chapters
+PAGE_CHARS = (
+    300,
+    8_000,
+)  # a page's text; numbers that follow closer are a table, or verses; farther apart, chapters
 MIN_PARAGRAPH_CHARS = 20
 
 
@@ -27,7 +32,9 @@ class Cleaned(NamedTuple):
 
 
 def without_scan_noise(text: str, *, min_letter_frac: float) -> Cleaned:
-    """Page numbers and running heads dropped, cut words joined, paragraphs with a smaller fraction of letters dropped."""
+    """Page numbers and running heads dropped, cut words joined, paragraphs with a smaller fraction of
+    letters dropped.
+    """
     text, n_page_lines = _without_page_lines(text)
     text, n_joined = _joined(text)
     kept, n_noise_bytes = [], 0
@@ -72,7 +79,9 @@ def _are_pages(rows: list[tuple[int, int, int]]) -> bool:
 
 
 def _joined(text: str) -> tuple[str, int]:
-    """A cut word is joined without its hyphen, unless the book elsewhere writes it with one and never without."""
+    """A cut word is joined without its hyphen, unless the book elsewhere writes it with one and never
+    without.
+    """
     known = set(re.findall(r"\w+(?:-\w+)*", text))
     n = 0
 

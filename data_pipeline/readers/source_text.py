@@ -6,7 +6,7 @@ import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.drops import Drops
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.code_files import MAX_FILE_BYTES, MAX_NOTEBOOK_BYTES
 from data_pipeline.readers.code_kind import Kind, kind_of_text
 from data_pipeline.readers.languages import language_of_name, language_of_shebang
@@ -24,7 +24,14 @@ class SourceText(NamedTuple):
 
 
 def source_text(
-    file: Path, shown: str, *, languages: frozenset[str], leave_out: tuple[Kind, ...], work: Path, source: str, drops: Drops
+    file: Path,
+    shown: str,
+    *,
+    languages: frozenset[str],
+    leave_out: tuple[Kind, ...],
+    work: Path,
+    source: str,
+    drops: Drops,
 ) -> SourceText | None:
     """None: counted as `shown`, or a file without a suffix that is no script and was only looked into."""
     data = read_bytes(file, shown, work, source, drops)
@@ -59,19 +66,29 @@ def read_bytes(file: Path, shown: str, work: Path, source: str, drops: Drops) ->
 
 
 def decode(data: bytes, language: str, shown: str, source: str, drops: Drops) -> str | None:
-    """UTF-8, UTF-16 with its mark, or for Python what its coding line says (PEP 263); None, counted, when that fails."""
+    """UTF-8, UTF-16 with its mark, or for Python what its coding line says (PEP 263); None, counted, when
+    that fails.
+    """
     if b"\0" in data[:8_192] and not data.startswith(UTF16):
         return drops.add(source, "file_binary", shown)
     try:
         if data.startswith(UTF16):
             return data.decode("utf-16")
-        return data.decode(tokenize.detect_encoding(io.BytesIO(data).readline)[0] if language == "python" else "utf-8-sig")
-    except (UnicodeDecodeError, SyntaxError, LookupError):  # SyntaxError: an unknown or contradicted coding line
+        return data.decode(
+            tokenize.detect_encoding(io.BytesIO(data).readline)[0] if language == "python" else "utf-8-sig"
+        )
+    except (
+        UnicodeDecodeError,
+        SyntaxError,
+        LookupError,
+    ):  # SyntaxError: an unknown or contradicted coding line
         return drops.add(source, "file_not_utf8", shown)
 
 
 def evidence_text(file: Path, work: Path) -> str:
-    """A licence's text or a package's description; "" when it has gone since it was listed: nothing is declared then."""
+    """A licence's text or a package's description; "" when it has gone since it was listed: nothing is
+    declared then.
+    """
     try:
         with opened(address(str(file)), work) as content:
             return content.read(MAX_FILE_BYTES).decode(errors="replace")

@@ -1,4 +1,6 @@
-"""Web text that every Python installation has: pydoc pages of standard modules, rendered to HTML, kept as a WARC, read back as one."""
+"""Web text that every Python installation has: pydoc pages of standard modules, rendered to HTML, kept as a
+WARC, read back as one.
+"""
 
 import gzip
 import platform
@@ -7,15 +9,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.files import write_bytes
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.warc import Warc
 from data_pipeline.readers.warc_records import write_record
 from data_pipeline.readers.worker import Worker
 
-# modules whose import has no side effect, in every Python since 3.12; one that a build lacks (readline, curses, …) is counted and skipped
+# modules whose import has no side effect, in every Python since 3.12; one that a build lacks (readline,
+# curses, …) is counted and skipped
 MODULES = tuple(
     """
     __future__ abc argparse array ast asyncio asyncio.base_events asyncio.events asyncio.exceptions asyncio.futures asyncio.locks
@@ -51,7 +54,8 @@ MODULES = tuple(
 SITE = "http://localhost/pydoc/"  # where `python -m pydoc -b` would serve the page
 MODULES_PER_CHILD = 10
 CHILDREN_PER_PART = 2
-DATE = "2000-01-01T00:00:00Z"  # a WARC needs one; a fixed one keeps the file a function of Python and of the list
+# a WARC needs one; a fixed one keeps the file a function of Python and of the list
+DATE = "2000-01-01T00:00:00Z"
 
 
 class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -59,7 +63,8 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         modules: Dotted names; one that cannot be imported or rendered is counted and skipped.
-        timeout_s: Processor time for importing and rendering one module, in a child that is killed when it takes longer.
+        timeout_s: Processor time for importing and rendering one module, in a child that is killed when it
+        takes longer.
     """
 
     modules: tuple[str, ...] = MODULES
@@ -73,14 +78,24 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         names, size = sorted(set(self.modules)), CHILDREN_PER_PART * MODULES_PER_CHILD
         if not names:
-            raise ValueError(f"sources.{source}.modules=() names nothing to read; name modules of this Python")
+            raise ValueError(
+                f"sources.{source}.modules=() names nothing to read; name modules of this Python"
+            )
         ranges = [names[start : start + size] for start in range(0, len(names), size)]
-        return [Part(f"{i:03d}-{some[0]}", (), " ".join((platform.python_version(), *some))) for i, some in enumerate(ranges)]
+        return [
+            Part(f"{i:03d}-{some[0]}", (), " ".join((platform.python_version(), *some)))
+            for i, some in enumerate(ranges)
+        ]
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-        """One document a module, in sorted order; path = URL, group = top-level module. The part's WARC stays in `work`."""
+        """One document a module, in sorted order; path = URL, group = top-level module. The part's WARC
+        stays in `work`.
+        """
         archive = work / f"{source}-{part.name}.warc.gz"
-        records = [gzip.compress(record, 6, mtime=0) for record in self._records(part.detail.split()[1:], source, drops)]
+        records = [
+            gzip.compress(record, 6, mtime=0)
+            for record in self._records(part.detail.split()[1:], source, drops)
+        ]
         write_bytes(archive, b"".join(records))
         pages = Warc(paths=(str(archive),))
         for document in pages.read(Part(part.name, (str(archive),)), source, work=work, drops=drops):
@@ -91,7 +106,9 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         yield server_information()
         for start in range(0, len(names), MODULES_PER_CHILD):
             some = names[start : start + MODULES_PER_CHILD]
-            worker = Worker("data_pipeline.readers.render:render")  # a page lists subclasses: it shows what else was imported before
+            worker = Worker(
+                "data_pipeline.readers.render:render"
+            )  # a page lists subclasses: it shows what else was imported before
             try:
                 answers = worker.run([name.encode() for name in some], timeout_s=self.timeout_s)
             finally:
@@ -105,6 +122,12 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def server_information() -> bytes:
     """The archive's first record: what made it."""
-    block = f"software: pydoc of Python {platform.python_version()}\r\nformat: WARC file version 1.1\r\n".encode()
+    block = (
+        f"software: pydoc of Python {platform.python_version()}\r\nformat: WARC file version 1.1\r\n".encode()
+    )
     head = f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>\r\n"
-    return f"{head}Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+    return (
+        f"{head}Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n".encode()
+        + block
+        + b"\r\n\r\n"
+    )

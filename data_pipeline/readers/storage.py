@@ -1,4 +1,6 @@
-"""Where raw files lie, a disk or an object store (whatever fsspec knows), and how one is opened: always as a file on this machine."""
+"""Where raw files lie, a disk or an object store (whatever fsspec knows), and how one is opened: always as
+a file on this machine.
+"""
 
 import contextlib
 import errno
@@ -22,7 +24,9 @@ CHUNK_BYTES = 8 << 20
 
 
 class Unreadable(OSError):
-    """A local file that is there but cannot be read; readers count it. A store that does not answer is another OSError, and fatal."""
+    """A local file that is there but cannot be read; readers count it. A store that does not answer is
+    another OSError, and fatal.
+    """
 
 
 def local_path(path: str) -> str | None:
@@ -33,7 +37,9 @@ def local_path(path: str) -> str | None:
 
 
 def address(path: str) -> str:
-    """What stands for a local path in a `Part`: itself, or a file:// URL when its bytes are no UTF-8 and no table could hold it."""
+    """What stands for a local path in a `Part`: itself, or a file:// URL when its bytes are no UTF-8 and no
+    table could hold it.
+    """
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -43,7 +49,8 @@ def address(path: str) -> str:
 
 @contextlib.contextmanager
 def opened(path: str, work: Path) -> Iterator[BinaryIO]:
-    """The file, seekable and with a descriptor; a remote one is fetched whole into a nameless file in `work` first.
+    """The file, seekable and with a descriptor; a remote one is fetched whole into a nameless file in
+    `work` first.
 
     Raises:
         Unreadable: It is on this machine and cannot be opened, or is no regular file.
@@ -81,12 +88,16 @@ def state_of(path: str) -> tuple[str, ...]:
         store, name = fsspec.core.url_to_fs(path)
         info = store.info(name)
     except Exception as error:  # every store has exceptions of its own
-        raise OSError(f"{path} cannot be looked at ({type(error).__name__}: {error}); check the address and access") from error
+        raise OSError(
+            f"{path} cannot be looked at ({type(error).__name__}: {error}); check the address and access"
+        ) from error
     return tuple(str(info.get(field)) for field in ("size", "mtime", "ETag"))
 
 
 def sha256_of(path: str, work: Path) -> str:
-    """Hex SHA-256 of a raw file; "" for a local one that cannot be read, which its reader counts. Raises as `opened`."""
+    """Hex SHA-256 of a raw file; "" for a local one that cannot be read, which its reader counts. Raises as
+    `opened`.
+    """
     try:
         with opened(path, work) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,7 +107,9 @@ def sha256_of(path: str, work: Path) -> str:
 
 def _open_local(path: str) -> BinaryIO:
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # else a named pipe never opens
+        file = open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        )  # else a named pipe never opens
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
             raise OSError(errno.EINVAL, "no regular file", path)
@@ -123,6 +136,8 @@ def _fetched(path: str, work: Path) -> BinaryIO:
         file.close()
         if isinstance(error, OutputError) or not isinstance(error, Exception):
             raise
-        raise OSError(f"{path} could not be fetched ({type(error).__name__}: {error}); check address and access, then repeat") from error
+        raise OSError(
+            f"{path} could not be fetched ({type(error).__name__}: {error}); check address and access, then repeat"
+        ) from error
     file.seek(0)
     return file

@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from data_pipeline.columns import Columns
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.columns import Columns
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.folder import name_of
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, opened
@@ -25,7 +25,9 @@ def check_columns(schema: pa.Schema, columns: Columns, field: str, name: str) ->
     """
     for wanted in columns.wanted():
         if wanted not in schema.names and not _is_inside(schema, wanted):
-            raise ValueError(f"{field} names {wanted!r}, which {name} lacks; it has {', '.join(schema.names)}")
+            raise ValueError(
+                f"{field} names {wanted!r}, which {name} lacks; it has {', '.join(schema.names)}"
+            )
 
 
 def _is_inside(schema: pa.Schema, name: str) -> bool:
@@ -37,7 +39,9 @@ def _is_inside(schema: pa.Schema, name: str) -> bool:
     return kind is not None
 
 
-def documents_of(batch: pa.RecordBatch, n_before: int, columns: Columns, name: str, source: str, drops: Drops) -> Iterator[Document]:
+def documents_of(
+    batch: pa.RecordBatch, n_before: int, columns: Columns, name: str, source: str, drops: Drops
+) -> Iterator[Document]:
     """One document a row; `n_before` rows of the file come before the batch."""
     for i in range(batch.num_rows):
         place = f"{name}:{n_before + i + 1}"
@@ -51,8 +55,12 @@ def documents_of(batch: pa.RecordBatch, n_before: int, columns: Columns, name: s
             yield document
 
 
-def arrow_documents(part: Part, columns: Columns, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-    """The documents of an Arrow stream; from a batch that cannot be decoded on, the rest of the file is counted in bytes."""
+def arrow_documents(
+    part: Part, columns: Columns, source: str, *, work: Path, drops: Drops
+) -> Iterator[Document]:
+    """The documents of an Arrow stream; from a batch that cannot be decoded on, the rest of the file is
+    counted in bytes.
+    """
     name, n_before = name_of(part), 0
     try:
         with opened(part.inputs[0], work) as file:
@@ -62,7 +70,9 @@ def arrow_documents(part: Part, columns: Columns, source: str, *, work: Path, dr
                     batch = next(batches, None)
                 except (OSError, pa.ArrowException) as error:
                     n_bytes = os.fstat(file.fileno()).st_size - file.tell()
-                    return drops.add(source, "damaged_arrow_bytes", f"{name}:{n_before + 1}: {error}", max(n_bytes, 1))
+                    return drops.add(
+                        source, "damaged_arrow_bytes", f"{name}:{n_before + 1}: {error}", max(n_bytes, 1)
+                    )
                 if batch is None:
                     return
                 check_columns(batch.schema, columns, f"sources.{source}.columns", name)

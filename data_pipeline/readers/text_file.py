@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.book_files import read_book
 from data_pipeline.readers.folder import files_under
 from data_pipeline.readers.part import Part
@@ -15,11 +15,13 @@ SUFFIXES = (".txt", ".txt.gz")
 
 
 class TextFile(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A .txt or .txt.gz file cut into pieces of equal length: what is trained on and what is held out may be of one text.
+    """A .txt or .txt.gz file cut into pieces of equal length: what is trained on and what is held out may
+    be of one text.
 
     Attributes:
         path: The file.
-        pieces: Into how many; each is a document, and a group of its own. Piece i of n begins at letter i · length // n.
+        pieces: Into how many; each is a document, and a group of its own. Piece i of n begins at letter i ·
+        length // n.
     """
 
     path: str
@@ -33,7 +35,9 @@ class TextFile(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         files = files_under(self.path, SUFFIXES, field=f"sources.{source}.path")
         if len(files) > 1:
-            raise ValueError(f"sources.{source}.path={self.path!r} holds {len(files)} texts; name one file, or read them with Books")
+            raise ValueError(
+                f"sources.{source}.path={self.path!r} holds {len(files)} texts; name one file, or read them with Books"
+            )
         return [Part("00000", (files[0].path,), files[0].name)]
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:

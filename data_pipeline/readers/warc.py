@@ -1,12 +1,14 @@
-"""Web pages from WARC files and web text from WET files, damaged ones included: what is sound is read, what is not is counted."""
+"""Web pages from WARC files and web text from WET files, damaged ones included: what is sound is read, what
+is not is counted.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.compressed import pieces
 from data_pipeline.readers.folder import name_of, one_part_a_file
 from data_pipeline.readers.pages import Content, Page, documents, utc
@@ -19,7 +21,8 @@ HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
 class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The HTML pages (response and resource records) and plain texts (conversion records, as in WET files) of WARC archives.
+    """The HTML pages (response and resource records) and plain texts (conversion records, as in WET files)
+    of WARC archives.
 
     Attributes:
         paths: Files or URLs, or folders searched for .warc and .wet files, plain, .gz or .zst.
@@ -43,12 +46,18 @@ class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
         return one_part_a_file(self.paths, SUFFIXES, field=f"sources.{source}.paths")
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
-        """One document a page in the order of records; path = URL, group = URL without query and fragment, time = WARC-Date."""
-        pages = pages_of(part.inputs[0], name_of(part), self.max_page_bytes, work=work, source=source, drops=drops)
+        """One document a page in the order of records; path = URL, group = URL without query and fragment,
+        time = WARC-Date.
+        """
+        pages = pages_of(
+            part.inputs[0], name_of(part), self.max_page_bytes, work=work, source=source, drops=drops
+        )
         return documents(pages, content=self.content, timeout_s=self.timeout_s, source=source, drops=drops)
 
 
-def pages_of(path: str, name: str, max_page_bytes: int, *, work: Path, source: str, drops: Drops) -> Iterator[Page]:
+def pages_of(
+    path: str, name: str, max_page_bytes: int, *, work: Path, source: str, drops: Drops
+) -> Iterator[Page]:
     """The pages and texts of one archive; what is lost or unfit is counted.
 
     Raises:
@@ -73,13 +82,17 @@ def pages_of(path: str, name: str, max_page_bytes: int, *, work: Path, source: s
 
 
 def page_of(found: Found, place: str, max_page_bytes: int, source: str, drops: Drops) -> Page | None:
-    """The page of a record; None when it holds none, and counted when it is an error page, too large or undecodable."""
+    """The page of a record; None when it holds none, and counted when it is an error page, too large or
+    undecodable.
+    """
     if found.kind not in ("response", "resource", "conversion"):
         return None
     record = found.parsed()
     if record is None:
         return drops.add(source, "damaged_warc_bytes", f"{place}: {len(found.data)} bytes", len(found.data))
-    content_type = (record.http_content_type or record.headers.get("Content-Type", "")).split(";")[0].strip().lower()
+    content_type = (
+        (record.http_content_type or record.headers.get("Content-Type", "")).split(";")[0].strip().lower()
+    )
     is_text = found.kind == "conversion" and content_type == "text/plain"
     if content_type not in HTML_TYPES and not is_text:
         return None
@@ -93,4 +106,12 @@ def page_of(found: Found, place: str, max_page_bytes: int, source: str, drops: D
     if len(data) > max_page_bytes:
         return drops.add(source, "page_too_large", f"{place}: {url}")
     group = url.split("#")[0].split("?")[0]
-    return Page(place, url or place, group or place, data, record.http_charset, utc(record.headers.get("WARC-Date", "")), is_text)
+    return Page(
+        place,
+        url or place,
+        group or place,
+        data,
+        record.http_charset,
+        utc(record.headers.get("WARC-Date", "")),
+        is_text,
+    )

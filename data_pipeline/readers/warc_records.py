@@ -1,4 +1,6 @@
-"""WARC records out of a file's pieces: each is framed by its own header and checked at its end, so that a damaged one costs no other."""
+"""WARC records out of a file's pieces: each is framed by its own header and checked at its end, so that a
+damaged one costs no other.
+"""
 
 import io
 import re
@@ -7,7 +9,7 @@ from typing import NamedTuple
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from data_pipeline.document import content_id
+from data_pipeline.documents.document import content_id
 from data_pipeline.readers.compressed import Lost, Piece
 
 VERSION = re.compile(rb"WARC/[01]\.\d{1,2}\r\n")
@@ -30,7 +32,12 @@ class Found(NamedTuple):
     def parsed(self) -> WarcRecord | None:
         """The record with HTTP parsed and its encodings undone; None when fastwarc cannot read it."""
         try:
-            return next(ArchiveIterator(io.BytesIO(self.data), record_types=WarcRecordType.any_type, auto_decode="all"), None)
+            return next(
+                ArchiveIterator(
+                    io.BytesIO(self.data), record_types=WarcRecordType.any_type, auto_decode="all"
+                ),
+                None,
+            )
         except OSError:
             return None
 
@@ -39,13 +46,17 @@ class Records:
     """The whole records of an archive, fed piece by piece; records may lie across pieces.
 
     Args:
-        lost: Is told of every stretch that is no sound record, with its length decompressed, and where it or its member begins.
+        lost: Is told of every stretch that is no sound record, with its length decompressed, and where it
+        or its member begins.
     """
 
     def __init__(self, lost: Lost):
         self._lost = lost
         self._data = bytearray()  # not yet used up
-        self._offset, self._flat = 0, False  # of `_data` in the file; whether what follows lies there as it is
+        self._offset, self._flat = (
+            0,
+            False,
+        )  # of `_data` in the file; whether what follows lies there as it is
         self._losing = WAIT  # why what stands at the start of `_data` is being passed over
 
     def of(self, pieces: Iterable[Piece]) -> Iterator[Found]:
@@ -80,7 +91,8 @@ class Records:
 
 
 def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
-    """What stands at `start`: a sound record's type and end; DAMAGED or OVERSIZED and where the next may begin; or WAIT for more data.
+    """What stands at `start`: a sound record's type and end; DAMAGED or OVERSIZED and where the next may
+    begin; or WAIT for more data.
 
     `final`: there is no more.
     """
@@ -88,7 +100,11 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
         return nothing_before(data, start, final)
     head_end = data.find(b"\r\n\r\n", start, start + HEADER_BYTES)
     if head_end < 0:
-        return (WAIT, start) if len(data) - start < HEADER_BYTES and not final else (DAMAGED, following(data, start))
+        return (
+            (WAIT, start)
+            if len(data) - start < HEADER_BYTES and not final
+            else (DAMAGED, following(data, start))
+        )
     head = bytes(data[start : head_end + 2])
     kind, length = TYPE.search(head), LENGTH.search(head)
     if not kind or not length or VERSION.search(head, 1):

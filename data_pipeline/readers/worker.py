@@ -1,8 +1,9 @@
-"""Untrusted or fragile work in a child process that can be killed: page extraction, importing and rendering modules.
+"""Untrusted or fragile work in a child process that can be killed: page extraction, importing and rendering
+modules.
 
-The child is a fresh interpreter (never a fork: the parent may hold threads) with limits on memory and on the processor time of each
-request. It reads batches and answers each request as soon as it is ready, so a stuck request costs only itself, and it ends with its
-parent, however that ends.
+The child is a fresh interpreter (never a fork: the parent may hold threads) with limits on memory and on
+the processor time of each request. It reads batches and answers each request as soon as it is ready, so a
+stuck request costs only itself, and it ends with its parent, however that ends.
 """
 
 import atexit
@@ -21,9 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-REQUESTS, FRAME = struct.Struct("<Id"), struct.Struct("<BI")  # number of requests, seconds for each; failed or not, length in bytes
+REQUESTS, FRAME = (
+    struct.Struct("<Id"),
+    struct.Struct("<BI"),
+)  # number of requests, seconds for each; failed or not, length in bytes
 START_TIMEOUT_S = 120.0  # a fresh interpreter on a machine under heavy load
-WALL_FACTOR = 10  # limits are of processor time, so that an answer does not depend on who else computes; one that sleeps ends here
+# limits are of processor time, so that an answer does not depend on who else computes; one that sleeps ends
+# here
+WALL_FACTOR = 10
 ADDRESS_SPACE_BYTES = 2 << 30
 WATCH_S = 1.0
 
@@ -36,7 +42,9 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """One child process that runs `handler`, a function bytes → bytes named `package.module:function`; started when it is needed."""
+    """One child process that runs `handler`, a function bytes → bytes named `package.module:function`;
+    started when it is needed.
+    """
 
     def __init__(self, handler: str):
         self._handler = handler
@@ -90,7 +98,12 @@ class Worker:
         root = str(Path(__file__).parents[2])
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from data_pipeline.readers.worker import serve; serve({self._handler!r}, {os.getpid()})"],
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                f"from data_pipeline.readers.worker import serve; serve({self._handler!r}, {os.getpid()})",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -101,7 +114,9 @@ class Worker:
             self._read_frame(START_TIMEOUT_S)
         except (TimeoutError, EOFError) as error:
             self.close()
-            raise ChildProcessError(f"{sys.executable} does not start a child for {self._handler}; check memory and limits") from error
+            raise ChildProcessError(
+                f"{sys.executable} does not start a child for {self._handler}; check memory and limits"
+            ) from error
 
     def _read_frame(self, timeout_s: float) -> Answer:
         deadline = time.monotonic() + timeout_s
@@ -128,7 +143,9 @@ _kept: dict[tuple[int, str], Worker] = {}
 
 
 def kept_worker(handler: str) -> Worker:
-    """This process's one worker for `handler`, which must answer alike whatever it answered before; starting one takes 0.3 s."""
+    """This process's one worker for `handler`, which must answer alike whatever it answered before;
+    starting one takes 0.3 s.
+    """
     key = (os.getpid(), handler)  # a fork must not use its parent's
     if key not in _kept:
         _kept[key] = Worker(handler)
@@ -137,7 +154,9 @@ def kept_worker(handler: str) -> Worker:
 
 
 def serve(handler: str, parent: int) -> None:
-    """The child's side: answer batches from standard input until it closes. Prints of a handler go nowhere."""
+    """The child's side: answer batches from standard input until it closes. Prints of a handler go
+    nowhere.
+    """
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -151,10 +170,15 @@ def serve(handler: str, parent: int) -> None:
         # the whole batch is read first, so that parent and child never both wait on a full pipe
         batch = [requests.read(FRAME.unpack(requests.read(FRAME.size))[1]) for _ in range(n_requests)]
         for item in batch:
-            signal.setitimer(signal.ITIMER_PROF, timeout_s)  # counts processor time; its signal kills even inside a library
+            signal.setitimer(
+                signal.ITIMER_PROF, timeout_s
+            )  # counts processor time; its signal kills even inside a library
             try:
                 answer = 0, handle(item)
-            except (Exception, SystemExit) as error:  # whatever a foreign module or page does is that item's failure alone
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # whatever a foreign module or page does is that item's failure alone
                 answer = 1, f"{type(error).__name__}: {error}".encode(errors="replace")
             signal.setitimer(signal.ITIMER_PROF, 0.0)
             _reply(replies, *answer)
@@ -162,12 +186,18 @@ def serve(handler: str, parent: int) -> None:
 
 def _limit(parent: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES if hard < 0 else min(ADDRESS_SPACE_BYTES, hard), hard))  # -1: no limit
+    resource.setrlimit(
+        resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES if hard < 0 else min(ADDRESS_SPACE_BYTES, hard), hard)
+    )  # -1: no limit
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process is the one to end, not its parent
+        Path("/proc/self/oom_score_adj").write_text(
+            "1000"
+        )  # if memory runs out, this process is the one to end, not its parent
 
-    def watch() -> None:  # a closed pipe tells an idle child alone, and another child of the parent may hold it open
+    def watch() -> (
+        None
+    ):  # a closed pipe tells an idle child alone, and another child of the parent may hold it open
         while os.getppid() == parent:
             time.sleep(WATCH_S)
         os._exit(0)

@@ -1,4 +1,6 @@
-"""results.json: by source what was read, dropped by which rule and kept on each side, with examples, histograms and clusters."""
+"""results.json: by source what was read, dropped by which rule and kept on each side, with examples,
+histograms and clusters.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.drops import merged, n_documents_in
+from data_pipeline.documents.drops import merged, n_documents_in
 from data_pipeline.stages.chats import KINDS
 from data_pipeline.stages.flow import Cleaned
 from data_pipeline.stages.text import SIDES
@@ -15,7 +17,9 @@ Manifests = Mapping[str, Mapping[str, Any]]  # SIDE/NAME → manifest of its sha
 UNITS = ("documents", "bytes", "tokens")
 
 
-def account_of(cleaned: Cleaned, chats: Mapping[str, Mapping[str, int]], manifests: Manifests) -> dict[str, Any]:
+def account_of(
+    cleaned: Cleaned, chats: Mapping[str, Mapping[str, int]], manifests: Manifests
+) -> dict[str, Any]:
     """The whole account; read = dropped documents + kept on both sides."""
     drops = merged(cleaned.reports)
     read = _read(cleaned)
@@ -55,16 +59,26 @@ def _in_order(counts: Mapping[str, Mapping[str, int]], cleaned: Cleaned) -> dict
     """The reasons of each source in the order of the recipe; those of reading before, all others behind."""
     rules = [limit.reason for rule in cleaned.judgement.recipe for limit in rule.limits()]
     place = {reason: number for number, reason in enumerate(dict.fromkeys(rules))}
-    reading = {reason for part in cleaned.read for of_source in part.report()["dropped"].values() for reason in of_source}
+    reading = {
+        reason
+        for part in cleaned.read
+        for of_source in part.report()["dropped"].values()
+        for reason in of_source
+    }
 
     def key(reason: str) -> tuple[int, int, str]:
         return (0 if reason in reading else 1 if reason in place else 2, place.get(reason, 0), reason)
 
-    return {source: {reason: of_source[reason] for reason in sorted(of_source, key=key)} for source, of_source in sorted(counts.items())}
+    return {
+        source: {reason: of_source[reason] for reason in sorted(of_source, key=key)}
+        for source, of_source in sorted(counts.items())
+    }
 
 
 def histograms(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each source and limit: how many documents lie in each bin and beyond the limit, all parts together."""
+    """Of each source and limit: how many documents lie in each bin and beyond the limit, all parts
+    together.
+    """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for report in reports:
         for part in report.get("histograms", ()):

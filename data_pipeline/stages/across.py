@@ -1,4 +1,6 @@
-"""Stage 3: what only the whole corpus can tell, which documents and lines repeat others, each rule among what the ones before it left."""
+"""Stage 3: what only the whole corpus can tell, which documents and lines repeat others, each rule among
+what the ones before it left.
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline import corpus, settings
+from data_pipeline import settings
 from data_pipeline.clean.rule import AcrossRule, Rule
+from data_pipeline.documents import corpus
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import new_folder
 from data_pipeline.stages.annotate import EMPTY, Annotated
@@ -22,7 +25,9 @@ TRAINING = 1 << 48  # added to the number of a document that is trained on: of e
 
 
 class Numbered(NamedTuple):
-    """A part whose documents have the numbers first, first + 1, …, with what all stages after the second must know of it."""
+    """A part whose documents have the numbers first, first + 1, …, with what all stages after the second
+    must know of it.
+    """
 
     annotated: Annotated
     first: int
@@ -64,7 +69,12 @@ class Judgement(NamedTuple):
             if number in part.annotated.rules
         }
         return judge(
-            part.annotated, self.recipe, languages=part.languages(), duplicates=duplicates, quantiles=self.quantiles, before=before
+            part.annotated,
+            self.recipe,
+            languages=part.languages(),
+            duplicates=duplicates,
+            quantiles=self.quantiles,
+            before=before,
         )
 
     def numbers(self, part: Numbered) -> np.ndarray:
@@ -79,7 +89,9 @@ def repeated(path: Path, numbers_of: np.ndarray) -> pa.Table:
         return pq.read_table(path).slice(0, 0)
     first = int((numbers_of % TRAINING).min())
     ends = [(first + shift, first + shift + len(numbers_of)) for shift in (0, TRAINING)]
-    return pq.read_table(path, filters=[[("document", ">=", start), ("document", "<", end)] for start, end in ends])
+    return pq.read_table(
+        path, filters=[[("document", ">=", start), ("document", "<", end)] for start, end in ends]
+    )
 
 
 def columns(table: pa.Table) -> dict[str, np.ndarray]:
@@ -102,7 +114,9 @@ def find(
     engine: Engine,
     advance: Callable[[], None],
 ) -> Judgement:
-    """Resolve the limits that keep a fraction and the rules across documents, in their order; what was found before is used again."""
+    """Resolve the limits that keep a fraction and the rules across documents, in their order; what was
+    found before is used again.
+    """
     judgement = Judgement(recipe, held_out, _quantiles(parts, recipe), {})
     for number, rule in enumerate(recipe):
         if isinstance(rule, AcrossRule):
@@ -116,7 +130,10 @@ def find(
 
 def key_of(parts: Sequence[Numbered], recipe: Sequence[Rule], held_out: frozenset[str]) -> str:
     """Of all that the verdicts of these rules depend on."""
-    files = [[part.annotated.part.source, part.annotated.text, list(part.annotated.rules.values())] for part in parts]
+    files = [
+        [part.annotated.part.source, part.annotated.text, list(part.annotated.rules.values())]
+        for part in parts
+    ]
     return settings.digest([files, [settings.described(rule) for rule in recipe], sorted(held_out)])
 
 
@@ -126,7 +143,9 @@ def _find(parts: Sequence[Numbered], judgement: Judgement, number: int, target: 
     for _ in engine.map(partial(_write_keys, judgement, number, keys), tasks):
         pass
     with new_folder(target) as partial_folder:
-        judgement.recipe[number].resolve([keys / f"{place:06}.parquet" for place, _ in tasks], partial_folder / FOUND)
+        judgement.recipe[number].resolve(
+            [keys / f"{place:06}.parquet" for place, _ in tasks], partial_folder / FOUND
+        )
     shutil.rmtree(keys)
 
 
@@ -139,18 +158,29 @@ def _write_keys(judgement: Judgement, number: int, keys: Path, task: tuple[int, 
     kept = judgement.verdicts(part, before=number).kept()
     signals = part.annotated.signals(number)
     kept &= ~signals[EMPTY].to_numpy()
-    table = signals.drop_columns([EMPTY]).append_column("document", pa.array(judgement.numbers(part))).filter(pa.array(kept))
+    table = (
+        signals.drop_columns([EMPTY])
+        .append_column("document", pa.array(judgement.numbers(part)))
+        .filter(pa.array(kept))
+    )
     corpus.write_table(path, table)
 
 
 def _quantiles(parts: Sequence[Numbered], recipe: tuple[Rule, ...]) -> dict[tuple[int, str, str], float]:
-    """The least value of every limit that keeps a fraction of a source: over all its documents that were measured."""
+    """The least value of every limit that keeps a fraction of a source: over all its documents that were
+    measured.
+    """
     found = {}
     for number, rule in enumerate(recipe):
         for limit in (limit for limit in rule.limits() if limit.quantile is not None):
             for source in rule.sources:
                 of_source = [part.annotated for part in parts if part.annotated.part.source == source]
-                values = np.concatenate([numbers(part.signals(number, [limit.signal])[limit.signal]) for part in of_source] or [[]])
+                values = np.concatenate(
+                    [numbers(part.signals(number, [limit.signal])[limit.signal]) for part in of_source]
+                    or [[]]
+                )
                 if (measured := values[~np.isnan(values)]).size:
-                    found[number, source, limit.reason] = float(np.quantile(measured, limit.quantile, method="lower"))
+                    found[number, source, limit.reason] = float(
+                        np.quantile(measured, limit.quantile, method="lower")
+                    )
     return found

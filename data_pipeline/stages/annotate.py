@@ -1,6 +1,8 @@
-"""Stage 2: what every rule of the recipe measures of every document, one file a rule and part, and the text the rules leave.
+"""Stage 2: what every rule of the recipe measures of every document, one file a rule and part, and the text
+the rules leave.
 
-Signals stand beside the documents under a key of all they depend on: another threshold measures nothing, another rule itself alone.
+Signals stand beside the documents under a key of all they depend on: another threshold measures nothing,
+another rule itself alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline import corpus, settings
+from data_pipeline import settings
 from data_pipeline.clean.rule import Rule, Signals
-from data_pipeline.document import Document
+from data_pipeline.documents import corpus
+from data_pipeline.documents.document import Document
 from data_pipeline.engine.runner import Engine
 from data_pipeline.stages.ingest import Ingested
 
@@ -27,7 +30,8 @@ class Annotated(NamedTuple):
     Attributes:
         part: As it was read.
         folder: Of the files.
-        rules: Number in the recipe → file names of its signals, for the rules that look at this source; one a piece of the rule.
+        rules: Number in the recipe → file names of its signals, for the rules that look at this source; one
+        a piece of the rule.
         text: File name of the documents as the rules left them.
     """
 
@@ -46,7 +50,11 @@ class Annotated(NamedTuple):
 
     def missing(self) -> dict[tuple[int, int], Path]:
         """(number in the recipe, number of the piece) → file, of the signals that are not there."""
-        files = {(n, place): self.folder / name for n, names in self.rules.items() for place, name in enumerate(names)}
+        files = {
+            (n, place): self.folder / name
+            for n, names in self.rules.items()
+            for place, name in enumerate(names)
+        }
         return {which: file for which, file in files.items() if not file.exists()}
 
     def has_text(self) -> bool:
@@ -55,7 +63,12 @@ class Annotated(NamedTuple):
 
 
 def annotate(
-    parts: Sequence[Ingested], recipe: tuple[Rule, ...], folder: Path, *, engine: Engine, advance: Callable[[], None]
+    parts: Sequence[Ingested],
+    recipe: tuple[Rule, ...],
+    folder: Path,
+    *,
+    engine: Engine,
+    advance: Callable[[], None],
 ) -> list[Annotated]:
     """Measure what was not measured before, of parts that have documents."""
     annotated = [plan(part, recipe, folder) for part in parts]
@@ -66,7 +79,9 @@ def annotate(
 
 
 def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
-    """The names of a part's files: each a hash of the rule, of what it measures and of the rules that rewrite before it."""
+    """The names of a part's files: each a hash of the rule, of what it measures and of the rules that
+    rewrite before it.
+    """
     made_by: list[Any] = [part.key, settings.code("clean"), settings.versions()]
     rules = {}
     for number, rule in enumerate(recipe):
@@ -80,7 +95,9 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
 
 
 def pieces_of(rule: Rule) -> tuple[Rule, ...]:
-    """The rule as rules that measure its signals one after another, where it has pieces: then a new piece measures itself alone."""
+    """The rule as rules that measure its signals one after another, where it has pieces: then a new piece
+    measures itself alone.
+    """
     return rule.pieces() if hasattr(rule, "pieces") else (rule,)
 
 
@@ -88,7 +105,12 @@ def _annotate(recipe: tuple[Rule, ...], part: Annotated) -> None:
     """One part, whole: the task of a process."""
     wanted, with_text = part.missing(), not part.has_text()
     last = max(part.rules if with_text else (number for number, _ in wanted), default=-1)
-    pieces = [((n, place), piece) for n in part.rules if n <= last for place, piece in enumerate(pieces_of(recipe[n]))]
+    pieces = [
+        ((n, place), piece)
+        for n in part.rules
+        if n <= last
+        for place, piece in enumerate(pieces_of(recipe[n]))
+    ]
     needed = [(which, piece) for which, piece in pieces if piece.EDITS or which in wanted]
     measured: dict[tuple[int, int], list[Signals]] = {which: [] for which, _ in needed}
 
@@ -109,7 +131,10 @@ def emptied(before: list[Document], after: list[Document]) -> np.ndarray:
     """Whether a rule left nothing of a text that had something."""
     if before is after:
         return np.zeros(len(after), bool)
-    return np.array([not new.text.strip() and bool(old.text.strip()) for old, new in zip(before, after, strict=True)], bool)
+    return np.array(
+        [not new.text.strip() and bool(old.text.strip()) for old, new in zip(before, after, strict=True)],
+        bool,
+    )
 
 
 def _write(path: Path, measured: list[Signals]) -> None:

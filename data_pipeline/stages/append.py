@@ -1,16 +1,18 @@
-"""New input of a finished corpus → one more segment of shards behind each source. Nothing that was written changes."""
+"""New input of a finished corpus → one more segment of shards behind each source. Nothing that was written
+changes.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import corpus
+from data_pipeline.documents import corpus
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import read_json
 from data_pipeline.progress import Progress
 from data_pipeline.stages.flow import Asked, judged
-from data_pipeline.stages.fresh import fresh
 from data_pipeline.stages.ingest import ingest, stored
+from data_pipeline.stages.new_documents import fresh
 from data_pipeline.stages.separate import separate
 from data_pipeline.stages.text import HELD_OUT, STAGES, TRAIN, Text
 from data_pipeline.stages.tokens import segment, write_tokens
@@ -18,8 +20,11 @@ from data_pipeline.stages.tokens import segment, write_tokens
 NO_COMMON = 1 << 60  # groups: the held-out side stays as it is
 
 
-def new_text(asked: Asked, folder: Path, known: Mapping[str, Sequence[str]], *, engine: Engine, progress: Progress) -> list[Text]:
-    """The clean text to train on of what the sources have gained: judged among all, and apart from what was held out before.
+def new_text(
+    asked: Asked, folder: Path, known: Mapping[str, Sequence[str]], *, engine: Engine, progress: Progress
+) -> list[Text]:
+    """The clean text to train on of what the sources have gained: judged among all, and apart from what was
+    held out before.
 
     Args:
         asked: As of the finished corpus.
@@ -30,7 +35,14 @@ def new_text(asked: Asked, folder: Path, known: Mapping[str, Sequence[str]], *, 
     """
     stages = folder / STAGES
     with progress("  reading", unit="parts") as advance:
-        read = ingest(dict(asked.sources), stages / "ingest", work=stages / "work", limit_mib=None, engine=engine, advance=advance)
+        read = ingest(
+            dict(asked.sources),
+            stages / "ingest",
+            work=stages / "work",
+            limit_mib=None,
+            engine=engine,
+            advance=advance,
+        )
     old = [stored(source, stages / "ingest" / source / key) for source, keys in known.items() for key in keys]
     old, new = [part for part in old if part.n_documents], fresh(read, old)
     set_aside = frozenset(name for names in read_json(folder / "held_out.json").values() for name in names)
@@ -38,7 +50,13 @@ def new_text(asked: Asked, folder: Path, known: Mapping[str, Sequence[str]], *, 
     added = [text for _, both in selected[len(old) :] for text in both if text.side == TRAIN]
     held_out_filter = asked.held_out_filter.model_copy(update={"common_groups": NO_COMMON})
     with progress("  keeping the sides apart", unit="parts") as advance:
-        separated = separate([*added, *_held_out(folder, known)], held_out_filter, stages / "separate", engine=engine, advance=advance)
+        separated = separate(
+            [*added, *_held_out(folder, known)],
+            held_out_filter,
+            stages / "separate",
+            engine=engine,
+            advance=advance,
+        )
     return [text for text in separated.texts if text.side == TRAIN]
 
 
@@ -53,7 +71,9 @@ def _held_out(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Text]:
     return found
 
 
-def write_segments(texts: Sequence[Text], folder: Path, *, engine: Engine, progress: Progress, **made_with: Any) -> dict[str, int]:
+def write_segments(
+    texts: Sequence[Text], folder: Path, *, engine: Engine, progress: Progress, **made_with: Any
+) -> dict[str, int]:
     """Put the documents of each source behind its shards; source → how many."""
     by_source: dict[str, list[Text]] = {}
     for text in texts:

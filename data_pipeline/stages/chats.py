@@ -3,30 +3,47 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline import corpus, settings
+from data_pipeline import settings
 from data_pipeline.clean.overlap import HeldOutIndex
-from data_pipeline.docstring_chats import DocstringChats
+from data_pipeline.documents import corpus
 from data_pipeline.files import new_folder, read_json, replace_folder, sha256, write_json
-from data_pipeline.shards import MANIFEST, write_shards
+from data_pipeline.shards.shards import MANIFEST, write_shards
+from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.text import SIDES, TRAIN, Text
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 KINDS = ("chat", "pairs")
 COUNTS = "counts.json"
 
 
-def make_chats(chats: DocstringChats, texts: Sequence[Text], index: HeldOutIndex, stage: Path, *, seed: int) -> Path:
+def make_chats(
+    chats: DocstringChats, texts: Sequence[Text], index: HeldOutIndex, stage: Path, *, seed: int
+) -> Path:
     """The folder of both sides' rows, SIDE/KIND.jsonl, and of how many there are."""
     mine = [text for text in texts if text.source == chats.source]
-    key = settings.digest([settings.described(chats, without=("max_tokens",)), settings.code("."), [text.sha256 for text in mine], seed])
+    key = settings.digest(
+        [
+            settings.described(chats, without=("max_tokens",)),
+            settings.code("."),
+            [text.sha256 for text in mine],
+            seed,
+        ]
+    )
     target = stage / key
     if target.exists():
         return target
     counts: dict[str, dict[str, int]] = {}
     with new_folder(target) as partial_folder:
         for side in SIDES:
-            documents = (document for text in mine if text.side == side for document in corpus.read_documents(text.path))
-            for kind, (rows, n_over) in chats.rows(documents, index if side == TRAIN else None, seed=seed).items():
+            documents = (
+                document
+                for text in mine
+                if text.side == side
+                for document in corpus.read_documents(text.path)
+            )
+            for kind, (rows, n_over) in chats.rows(
+                documents, index if side == TRAIN else None, seed=seed
+            ).items():
                 corpus.write_lines(partial_folder / side / f"{kind}.jsonl", rows)
                 counts[f"{side}/{kind}"] = {"rows": len(rows), "over": n_over}
         write_json(partial_folder / COUNTS, counts)
@@ -38,7 +55,9 @@ def counts_of(made: Path) -> dict[str, dict[str, int]]:
     return read_json(made / COUNTS)
 
 
-def write_tokens(chats: DocstringChats, made: Path, folder: Path, tokenizer: Tokenizer, *, shard_records: int) -> None:
+def write_tokens(
+    chats: DocstringChats, made: Path, folder: Path, tokenizer: Tokenizer, *, shard_records: int
+) -> None:
     """Write the rows of each side and kind as the shards `folder`/SIDE/KIND, unless they are there."""
     for name in counts_of(made):
         rows, target = made / f"{name}.jsonl", folder / name

@@ -4,11 +4,13 @@ import numpy as np
 
 from data_pipeline.clean.canonical import without
 from data_pipeline.clean.rule import AcrossRule
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.stages.across import Judgement, Numbered, columns, repeated
 
-Found = dict[int, list[tuple[AcrossRule, dict[str, np.ndarray]]]]  # row of a document → rules across documents, with their verdicts on it
+Found = dict[
+    int, list[tuple[AcrossRule, dict[str, np.ndarray]]]
+]  # row of a document → rules across documents, with their verdicts on it
 
 
 def found_in(part: Numbered, judgement: Judgement) -> Found:
@@ -25,8 +27,12 @@ def found_in(part: Numbered, judgement: Judgement) -> Found:
     return found
 
 
-def cut(document: Document, found: list[tuple[AcrossRule, dict[str, np.ndarray]]], drops: Drops) -> Document | None:
-    """The document without what the rules across documents cut out of it; None, counted, when nothing is left."""
+def cut(
+    document: Document, found: list[tuple[AcrossRule, dict[str, np.ndarray]]], drops: Drops
+) -> Document | None:
+    """The document without what the rules across documents cut out of it; None, counted, when nothing is
+    left.
+    """
     spans = []
     for rule, verdicts in found:
         of_rule = rule.spans(document, verdicts)
@@ -36,4 +42,6 @@ def cut(document: Document, found: list[tuple[AcrossRule, dict[str, np.ndarray]]
     if not spans:
         return document
     text = without(document.text, sorted(spans))
-    return document._replace(text=text) if text.strip() else drops.add(document.source, "empty", document.path)
+    return (
+        document._replace(text=text) if text.strip() else drops.add(document.source, "empty", document.path)
+    )

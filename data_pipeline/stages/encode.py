@@ -1,4 +1,6 @@
-"""Documents as rows of tokens, each with its shard and its place there, which depend on its id and the seed alone."""
+"""Documents as rows of tokens, each with its shard and its place there, which depend on its id and the seed
+alone.
+"""
 
 from itertools import batched
 from pathlib import Path
@@ -7,14 +9,20 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data_pipeline import corpus
-from data_pipeline.document import Document
-from data_pipeline.sampling import key_of
+from data_pipeline.documents import corpus
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.sampling import key_of
 from data_pipeline.stages.text import Text
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 SCHEMA = pa.schema(
-    [("shard", pa.int32()), ("rank", pa.uint64()), ("id", pa.large_string()), ("text_bytes", pa.int64()), ("tokens", pa.large_binary())]
+    [
+        ("shard", pa.int32()),
+        ("rank", pa.uint64()),
+        ("id", pa.large_string()),
+        ("text_bytes", pa.int64()),
+        ("tokens", pa.large_binary()),
+    ]
 )
 BATCH = 64  # documents encoded at a time
 ROWS = 1000  # in a row group: what a reader of one shard may read in vain
@@ -34,12 +42,19 @@ def encode(task: tuple[Text, Path, Encoding]) -> None:
     tokenizer = Tokenizer(encoding.tokenizer)
     rows: list[tuple] = []
     for batch in batched(corpus.read_documents(text.path), BATCH):
-        for document, ids in zip(batch, tokenizer.encode_all([document.text for document in batch]), strict=True):
+        for document, ids in zip(
+            batch, tokenizer.encode_all([document.text for document in batch]), strict=True
+        ):
             tokens = np.array([tokenizer.bos, *ids, tokenizer.eos], np.int32)
             rank = rank_of(document, encoding.seed)
-            rows.append((rank % encoding.n_shards, rank, document.id, len(document.text.encode()), tokens.tobytes()))
+            rows.append(
+                (rank % encoding.n_shards, rank, document.id, len(document.text.encode()), tokens.tobytes())
+            )
     rows.sort()
-    table = pa.table([pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], SCHEMA)
+    table = pa.table(
+        [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)],
+        SCHEMA,
+    )
     corpus.write_table(path, table, rows_a_group=ROWS)
 
 

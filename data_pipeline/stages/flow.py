@@ -11,8 +11,8 @@ from data_pipeline.engine.runner import Engine
 from data_pipeline.progress import Progress
 from data_pipeline.stages.across import Judgement, find, numbered
 from data_pipeline.stages.annotate import annotate
+from data_pipeline.stages.dropped import losses, reports_in, require_all
 from data_pipeline.stages.ingest import Ingested, ingest
-from data_pipeline.stages.losses import losses, reports_in, require_all
 from data_pipeline.stages.select import select
 from data_pipeline.stages.separate import separate
 from data_pipeline.stages.text import STAGES, Text
@@ -58,15 +58,34 @@ def clean(asked: Asked, folder: Path, *, engine: Engine, progress: Progress) -> 
     folder = folder / STAGES
     with progress("  reading", unit="parts") as advance:
         sources = dict(asked.sources)
-        read = ingest(sources, folder / "ingest", work=folder / "work", limit_mib=asked.limit_mib, engine=engine, advance=advance)
-    groups = {source: sorted({name for part in read if part.source == source for name in part.groups}) for source in sources}
+        read = ingest(
+            sources,
+            folder / "ingest",
+            work=folder / "work",
+            limit_mib=asked.limit_mib,
+            engine=engine,
+            advance=advance,
+        )
+    groups = {
+        source: sorted({name for part in read if part.source == source for name in part.groups})
+        for source in sources
+    }
     set_aside = split_groups(groups, frac=asked.held_out_frac, seed=asked.seed)
-    judgement, selected = judged([part for part in read if part.n_documents], asked, set_aside, folder, engine=engine, progress=progress)
+    judgement, selected = judged(
+        [part for part in read if part.n_documents],
+        asked,
+        set_aside,
+        folder,
+        engine=engine,
+        progress=progress,
+    )
     texts = [text for _, both in selected for text in both]
     reports = [*losses(read), *reports_in(target for target, _ in selected)]
     require_all(texts, reports, list(sources), asked.held_out_frac)
     with progress("  keeping the sides apart", unit="parts") as advance:
-        separated = separate(texts, asked.held_out_filter, folder / "separate", engine=engine, advance=advance)
+        separated = separate(
+            texts, asked.held_out_filter, folder / "separate", engine=engine, advance=advance
+        )
     reports += reports_in(separated.reports)
     require_all(separated.texts, reports, list(sources), asked.held_out_frac)
     named = {source: [name for name in names if name in set_aside] for source, names in groups.items()}
@@ -74,9 +93,17 @@ def clean(asked: Asked, folder: Path, *, engine: Engine, progress: Progress) -> 
 
 
 def judged(
-    read: list[Ingested], asked: Asked, set_aside: frozenset[str], stages: Path, *, engine: Engine, progress: Progress
+    read: list[Ingested],
+    asked: Asked,
+    set_aside: frozenset[str],
+    stages: Path,
+    *,
+    engine: Engine,
+    progress: Progress,
 ) -> tuple[Judgement, list[tuple[Path, list[Text]]]]:
-    """Stages 2 to 5: what parts that have documents are judged by, and of each the folder of its report and the text of its sides."""
+    """Stages 2 to 5: what parts that have documents are judged by, and of each the folder of its report and
+    the text of its sides.
+    """
     with progress("  measuring", len(read), unit="parts") as advance:
         parts = numbered(annotate(read, asked.recipe, stages / "annotate", engine=engine, advance=advance))
     with progress("  comparing", unit="rules") as advance:
@@ -86,13 +113,22 @@ def judged(
 
 
 def misplaced(recipe: tuple[Rule, ...]) -> Iterator[str]:
-    """A sentence for each rule across documents that is followed by one that rewrites: what it finds is cut out of the text it compared."""
+    """A sentence for each rule across documents that is followed by one that rewrites: what it finds is cut
+    out of the text it compared.
+    """
     for number, rule in enumerate(recipe):
-        later = [k for k, other in enumerate(recipe) if k > number and other.EDITS and set(other.sources) & set(rule.sources)]
+        later = [
+            k
+            for k, other in enumerate(recipe)
+            if k > number and other.EDITS and set(other.sources) & set(rule.sources)
+        ]
         if isinstance(rule, AcrossRule) and later:
             yield f"recipe.{later[-1]} rewrites text that recipe.{number} has compared; put it before"
 
 
 def keys_of(read: list[Ingested]) -> dict[str, list[str]]:
     """Source → keys of its parts, by which `append` tells what is new."""
-    return {source: [part.folder.name for part in read if part.source == source] for source in {part.source: None for part in read}}
+    return {
+        source: [part.folder.name for part in read if part.source == source]
+        for source in {part.source: None for part in read}
+    }

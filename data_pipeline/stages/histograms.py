@@ -1,11 +1,13 @@
-"""The account of a part's signals: what the rules cut or replaced, and how the measured values lie around the limits."""
+"""The account of a part's signals: what the rules cut or replaced, and how the measured values lie around
+the limits.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.clean.rule import Limit
-from data_pipeline.drops import NOT_DOCUMENTS, Drops
+from data_pipeline.documents.drops import NOT_DOCUMENTS, Drops
 from data_pipeline.stages.across import Judgement, Numbered
 from data_pipeline.stages.judge import Verdicts, numbers
 
@@ -23,12 +25,18 @@ def count_edits(part: Numbered, verdicts: Verdicts, drops: Drops) -> None:
 
 
 def histograms_of(part: Numbered, judgement: Judgement) -> list[dict[str, Any]]:
-    """Of every limit: how the documents that it concerns lie around it; the ends of the bins depend on it alone, so that parts add up."""
+    """Of every limit: how the documents that it concerns lie around it; the ends of the bins depend on it
+    alone, so that parts add up.
+    """
     languages, found = part.languages(), []
     for number in part.annotated.rules:
         limits = judgement.recipe[number].limits()
         for limit in limits:
-            own = [other.language for other in limits if other.language and (other.reason, other.signal) == (limit.reason, limit.signal)]
+            own = [
+                other.language
+                for other in limits
+                if other.language and (other.reason, other.signal) == (limit.reason, limit.signal)
+            ]
             concerned = languages == limit.language if limit.language else ~np.isin(languages, own)
             values = numbers(part.annotated.signals(number, [limit.signal])[limit.signal])[concerned]
             least = judgement.quantiles.get((number, part.annotated.part.source, limit.reason), limit.least)
@@ -39,7 +47,9 @@ def histograms_of(part: Numbered, judgement: Judgement) -> list[dict[str, Any]]:
 
 def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:
     edges = bins(limit)
-    ends = {name: value for name, value in (("least", limit.least), ("most", limit.most)) if np.isfinite(value)}
+    ends = {
+        name: value for name, value in (("least", limit.least), ("most", limit.most)) if np.isfinite(value)
+    }
     return {
         "reason": limit.reason,
         "signal": limit.signal,

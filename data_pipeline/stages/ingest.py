@@ -1,4 +1,6 @@
-"""Stage 1: the parts of every source → documents, one Parquet file a part, with what was lost on the way counted."""
+"""Stage 1: the parts of every source → documents, one Parquet file a part, with what was lost on the way
+counted.
+"""
 
 from collections.abc import Callable, Container, Iterator
 from functools import partial
@@ -7,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipeline import corpus, settings
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops, merged, reasons
+from data_pipeline import settings
+from data_pipeline.documents import corpus
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops, merged, reasons
+from data_pipeline.documents.sampling import key_of
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import new_folder, read_json, sha256, write_json, write_npy
 from data_pipeline.readers.part import Part, Reader
 from data_pipeline.readers.storage import sha256_of, state_of
-from data_pipeline.sampling import key_of
 
 DOCUMENTS, REPORT, RANKED = "documents.parquet", "report.json", "ranked.npy"
 LARGEST_FRAC = 0.25  # of limit_mib: a larger document would crowd out the rest of a small sample
@@ -22,7 +25,9 @@ Task = tuple[str, Part, Path]  # source, part, folder
 
 
 class Sample(NamedTuple):
-    """Which documents of a source take part when it is made small: those of low rank, none that would crowd out the rest."""
+    """Which documents of a source take part when it is made small: those of low rank, none that would crowd
+    out the rest.
+    """
 
     below: int  # rank
     max_bytes: float
@@ -55,7 +60,9 @@ class Ingested(NamedTuple):
     def batches(self) -> Iterator[list[Document]]:
         """The documents that take part."""
         for batch in corpus.read_batches(self.folder / DOCUMENTS):
-            yield batch if self.sample is None else [document for document in batch if document in self.sample]
+            yield (
+                batch if self.sample is None else [document for document in batch if document in self.sample]
+            )
 
     def report(self) -> dict[str, Any]:
         """What was read, lost and why, and the hashes of the raw files."""
@@ -73,7 +80,13 @@ def n_bytes(document: Document) -> int:
 
 
 def ingest(
-    sources: dict[str, Reader], folder: Path, *, work: Path, limit_mib: float | None, engine: Engine, advance: Callable[[], None]
+    sources: dict[str, Reader],
+    folder: Path,
+    *,
+    work: Path,
+    limit_mib: float | None,
+    engine: Engine,
+    advance: Callable[[], None],
 ) -> list[Ingested]:
     """Read what was not read before; the parts of all sources, in their order.
 
@@ -89,7 +102,11 @@ def ingest(
     missing = [task for task in tasks if not task[2].exists()]
     for _ in engine.map(partial(_read, sources, work), missing):
         advance()
-    return [found for source in sources for found in _taken([task for task in tasks if task[0] == source], source, limit_mib)]
+    return [
+        found
+        for source in sources
+        for found in _taken([task for task in tasks if task[0] == source], source, limit_mib)
+    ]
 
 
 def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
@@ -128,8 +145,12 @@ def _taken(tasks: list[Task], source: str, limit_mib: float | None) -> list[Inge
         found = [limited(part, sample, [*sample]) for part in found]
     if not sum(part.n_documents for part in found):
         n_read = sum(report["documents"] for report in reports)
-        lost = reasons(merged(reports), source) + (f"; {n_read} documents read, all left out by limit_mib={limit_mib}" if n_read else "")
-        raise ValueError(f"sources.{source} gave no document ({lost}); check its fields, and limit_mib if it is set")
+        lost = reasons(merged(reports), source) + (
+            f"; {n_read} documents read, all left out by limit_mib={limit_mib}" if n_read else ""
+        )
+        raise ValueError(
+            f"sources.{source} gave no document ({lost}); check its fields, and limit_mib if it is set"
+        )
     return found
 
 
@@ -152,4 +173,6 @@ def limited(part: Ingested, sample: Container, described: Any) -> Ingested:
 def stored(source: str, folder: Path) -> Ingested:
     """A part that was read before."""
     report = read_json(folder / REPORT)
-    return Ingested(source, report["part"], folder, report["sha256"][:16], report["documents"], tuple(report["groups"]))
+    return Ingested(
+        source, report["part"], folder, report["sha256"][:16], report["documents"], tuple(report["groups"])
+    )

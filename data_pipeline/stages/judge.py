@@ -1,4 +1,6 @@
-"""Which documents stay, and for what reason the others go: limits over signals, rule by rule, with duplicates found in between."""
+"""Which documents stay, and for what reason the others go: limits over signals, rule by rule, with
+duplicates found in between.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

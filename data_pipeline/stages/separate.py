@@ -1,15 +1,18 @@
-"""Stage 5b: the two sides made to share no text, see `HeldOutFilter`. What is held out must fit in memory; what is trained on need not."""
+"""Stage 5b: the two sides made to share no text, see `HeldOutFilter`. What is held out must fit in memory;
+what is trained on need not.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline import corpus, settings
+from data_pipeline import settings
 from data_pipeline.clean.held_out import Found, HeldOutFilter, find, runs_of, without_common, without_held_out
 from data_pipeline.clean.overlap import HeldOutIndex, Ngrams
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents import corpus
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import new_folder, read_json, write_json
 from data_pipeline.stages.text import HELD_OUT, REPORT, TRAIN, Text, write_side
@@ -30,10 +33,19 @@ class Separated(NamedTuple):
 
 
 def separate(
-    texts: Sequence[Text], held_out_filter: HeldOutFilter, folder: Path, *, engine: Engine, advance: Callable[[], None]
+    texts: Sequence[Text],
+    held_out_filter: HeldOutFilter,
+    folder: Path,
+    *,
+    engine: Engine,
+    advance: Callable[[], None],
 ) -> Separated:
-    """Cut out of the training side what repeats the held-out one; what an interrupted run had done is used again."""
-    key = settings.digest([settings.described(held_out_filter), settings.code("clean"), [text.sha256 for text in texts]])
+    """Cut out of the training side what repeats the held-out one; what an interrupted run had done is used
+    again.
+    """
+    key = settings.digest(
+        [settings.described(held_out_filter), settings.code("clean"), [text.sha256 for text in texts]]
+    )
     held_out = [text for text in texts if text.side == HELD_OUT and text.documents]
     training = [text for text in texts if text.side == TRAIN and text.documents]
     documents = [document for text in held_out for document in corpus.read_documents(text.path)]
@@ -59,7 +71,10 @@ def _findings(target: Path) -> Path:
 
 def _found(target: Path) -> dict[int, Found]:
     rows = {row: Found(*found) for row, found in read_json(_findings(target))}
-    return {row: found._replace(spans={int(place): numbers for place, numbers in found.spans.items()}) for row, found in rows.items()}
+    return {
+        row: found._replace(spans={int(place): numbers for place, numbers in found.spans.items()})
+        for row, found in rows.items()
+    }
 
 
 def _find(index: HeldOutIndex, task: tuple[Text, Path]) -> None:
@@ -107,4 +122,6 @@ def _write(target: Path, documents: Callable[[Drops], Iterator[Document]]) -> No
 
 def _of(target: Path, text: Text) -> Text:
     report = read_json(target / REPORT)
-    return text._replace(path=target / "text.parquet", **{name: report[name] for name in ("sha256", "documents", "bytes")})
+    return text._replace(
+        path=target / "text.parquet", **{name: report[name] for name in ("sha256", "documents", "bytes")}
+    )

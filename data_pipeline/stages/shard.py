@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.files import write_json
-from data_pipeline.shards import write_shard
-from data_pipeline.streaming.record import Record
-from data_pipeline.streaming.record import Sequence as Tokens
+from data_pipeline.shards.record import Record
+from data_pipeline.shards.record import Sequence as Tokens
+from data_pipeline.shards.shards import write_shard
 
 
 def sizes_of(encoded: Sequence[Path]) -> dict[int, int]:

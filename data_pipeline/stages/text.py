@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipeline import corpus
-from data_pipeline.document import Document
+from data_pipeline.documents import corpus
+from data_pipeline.documents.document import Document
 from data_pipeline.files import sha256
 
 TRAIN, HELD_OUT = SIDES = ("train", "held_out")

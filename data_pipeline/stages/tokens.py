@@ -1,4 +1,6 @@
-"""Stage 7: clean text → token shards. A document's shard and its place there depend on its id and the seed alone."""
+"""Stage 7: clean text → token shards. A document's shard and its place there depend on its id and the seed
+alone.
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ from data_pipeline import settings
 from data_pipeline.engine.runner import Engine
 from data_pipeline.engine.shuffle import by_key
 from data_pipeline.files import read_json, replace_folder
-from data_pipeline.shards import MANIFEST, SEGMENTS, finish_shards, next_segment
+from data_pipeline.shards.shards import MANIFEST, SEGMENTS, finish_shards, next_segment
 from data_pipeline.stages.encode import Encoding, encode
 from data_pipeline.stages.shard import described, sizes_of, write_rows
 from data_pipeline.stages.text import MODEL, STAGES, Text
@@ -37,28 +39,44 @@ class Wanted(NamedTuple):
 
     def encoded(self) -> list[tuple[Text, Path, Encoding]]:
         """The tasks: each text with the file of its tokens."""
-        return [(text, self.work / "tokens" / f"{place:06}.parquet", self.encoding) for place, text in enumerate(self.texts)]
+        return [
+            (text, self.work / "tokens" / f"{place:06}.parquet", self.encoding)
+            for place, text in enumerate(self.texts)
+        ]
 
 
 def wanted(texts: Sequence[Text], data: Path, *, fingerprint: str, seed: int, shard_records: int) -> Wanted:
     """The shards of these texts, all of one source and side, in the folder `data`."""
     side, source = texts[0].side, texts[0].source
-    encoding = Encoding(data / MODEL, seed, max(1, -(-sum(text.documents for text in texts) // shard_records)))
+    encoding = Encoding(
+        data / MODEL, seed, max(1, -(-sum(text.documents for text in texts) // shard_records))
+    )
     lineage = {"tokenizer": fingerprint, "seed": seed, "text": [_lineage(text, data) for text in texts]}
-    work = data / STAGES / "tokens" / settings.digest([side, source, lineage, encoding.n_shards, settings.versions()])
+    work = (
+        data
+        / STAGES
+        / "tokens"
+        / settings.digest([side, source, lineage, encoding.n_shards, settings.versions()])
+    )
     return Wanted(data / side / source, work, tuple(texts), encoding, lineage)
 
 
 def segment(texts: Sequence[Text], data: Path, **made_with: Any) -> Wanted:
-    """The shards of these texts as one more segment behind those that their source has; or the one that an interrupted run has written."""
+    """The shards of these texts as one more segment behind those that their source has; or the one that an
+    interrupted run has written.
+    """
     first = wanted(texts, data, **made_with)
-    written = [first._replace(folder=manifest.parent) for manifest in first.folder.glob(f"{SEGMENTS}/*/{MANIFEST}")]
+    written = [
+        first._replace(folder=manifest.parent) for manifest in first.folder.glob(f"{SEGMENTS}/*/{MANIFEST}")
+    ]
     folder, after = next_segment(first.folder)
     return next(filter(is_there, written), first._replace(folder=folder, after=after))
 
 
 def write_tokens(shards: Sequence[Wanted], *, engine: Engine, advance: Callable[[], None]) -> None:
-    """Write documents (`<bos>` text `<eos>`) as shards; what an interrupted run had finished is used again."""
+    """Write documents (`<bos>` text `<eos>`) as shards; what an interrupted run had finished is used
+    again.
+    """
     missing = [each for each in shards if not is_there(each)]
     tasks = [task for each in missing for task in each.encoded() if not task[1].exists()]
     for _ in engine.map(encode, tasks):
@@ -94,4 +112,9 @@ def _shuffle(shards: Wanted, engine: Engine) -> None:
 
 def _lineage(text: Text, data: Path) -> dict[str, Any]:
     report = read_json(text.lineage / "report.json")
-    return {"part": report["part"], "file": text.path.relative_to(data).as_posix(), "sha256": text.sha256, "inputs": report["inputs"]}
+    return {
+        "part": report["part"],
+        "file": text.path.relative_to(data).as_posix(),
+        "sha256": text.sha256,
+        "inputs": report["inputs"],
+    }

@@ -5,23 +5,30 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import corpus, settings
+from data_pipeline import settings
+from data_pipeline.documents import corpus
 from data_pipeline.files import write_bytes
 from data_pipeline.stages.text import HELD_OUT, TRAIN, Text
-from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizers.fertility import fertility
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 MEASURED_CHARS = 4_000_000  # of a source's held-out text: enough for ratios of three digits
 
 
-def make_tokenizer(wanted: Any, texts: Sequence[Text], weights: Mapping[str, float] | None, stage: Path, target: Path) -> Tokenizer:
-    """Make the tokenizer that the component `wanted` describes as the file `target`, unless it was made before."""
+def make_tokenizer(
+    wanted: Any, texts: Sequence[Text], weights: Mapping[str, float] | None, stage: Path, target: Path
+) -> Tokenizer:
+    """Make the tokenizer that the component `wanted` describes as the file `target`, unless it was made
+    before.
+    """
     training = [text for text in texts if text.side == TRAIN]
     amounts: dict[str, float] = {}
     for text in training:
         amounts[text.source] = amounts.get(text.source, 0.0) + text.bytes
     shares = dict(weights or amounts)
-    key = settings.digest([settings.described(wanted), shares, [text.sha256 for text in training], settings.versions()])
+    key = settings.digest(
+        [settings.described(wanted), shares, [text.sha256 for text in training], settings.versions()]
+    )
     made = stage / f"{key}.model"
     if not made.exists():
         wanted.make({source: _texts(training, source) for source in shares}, made, weights=shares)
@@ -36,7 +43,12 @@ def measure(tokenizer: Tokenizer, texts: Sequence[Text]) -> dict[str, dict[str, 
 
 
 def _texts(texts: Sequence[Text], source: str) -> Iterator[str]:
-    return (document.text for text in texts if text.source == source for document in corpus.read_documents(text.path))
+    return (
+        document.text
+        for text in texts
+        if text.source == source
+        for document in corpus.read_documents(text.path)
+    )
 
 
 def _beginning(texts: Iterator[str]) -> Iterator[str]:

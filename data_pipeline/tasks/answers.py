@@ -3,17 +3,22 @@
 import re
 from decimal import Decimal
 
-NUMBER = r"(?:(?<![\w)])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"  # a minus behind a word or digit is none: 7-5
+# a minus behind a word or digit is none: 7-5
+NUMBER = r"(?:(?<![\w)])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 
 
 def same_number(answer: str, wanted: str) -> bool:
-    """Whether the final numbers are equal in value. lm-evaluation-harness compares their digits: there 18.0 is not 18."""
+    """Whether the final numbers are equal in value. lm-evaluation-harness compares their digits: there 18.0
+    is not 18.
+    """
     found = final_number(answer)
     return found is not None and found == final_number(wanted)
 
 
 def final_number(text: str) -> Decimal | None:
-    """What stands behind the first `####`, GSM8K's mark, else the last number: strict-match and flexible-extract of that harness."""
+    """What stands behind the first `####`, GSM8K's mark, else the last number: strict-match and
+    flexible-extract of that harness.
+    """
     text = text.replace("−", "-")
     marked = re.search(rf"####\s*({NUMBER})", text)
     found = [marked[1]] if marked else re.findall(NUMBER, text)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.batch import TokenBatch
-from data_pipeline.chat import prompt as chat_prompt
+from data_pipeline.chat.render import prompt as chat_prompt
 from data_pipeline.tasks.task import Item
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 ASKED, ANSWERED = "Question:", "Answer:"  # as lm-evaluation-harness asks GSM8K
 
@@ -29,7 +29,9 @@ class Asked(NamedTuple):
 def asked_in_chat(item: Item, shots: Sequence[Item], tokenizer: Tokenizer) -> Asked:
     """A user asks; the examples are turns before."""
     turns = [(("user", shot.prompt), ("assistant", shot.answer)) for shot in shots]
-    messages = [{"role": role, "content": text} for role, text in (*chain.from_iterable(turns), ("user", item.prompt))]
+    messages = [
+        {"role": role, "content": text} for role, text in (*chain.from_iterable(turns), ("user", item.prompt))
+    ]
     return Asked(item, chat_prompt(messages, tokenizer), tokenizer.encode(item.answer))
 
 
@@ -46,8 +48,13 @@ def answer_in(text: str) -> str:
 
 
 def gold_rows(questions: Sequence[Asked], shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Fields of a batch [rows, positions]: a question a row, its right answer being the targets; rows beyond are padding."""
-    rows = {name.replace("_B", "_"): np.zeros(shape, np.float32 if name == "weight_BL" else np.int32) for name in TokenBatch._fields}
+    """Fields of a batch [rows, positions]: a question a row, its right answer being the targets; rows
+    beyond are padding.
+    """
+    rows = {
+        name.replace("_B", "_"): np.zeros(shape, np.float32 if name == "weight_BL" else np.int32)
+        for name in TokenBatch._fields
+    }
     for b, (_, prompt, gold) in enumerate(questions):
         tokens, n = [*prompt, *gold], len(prompt) + len(gold) - 1
         rows["tokens_L"][b, :n], rows["targets_L"][b, :n] = tokens[:-1], tokens[1:]

@@ -15,7 +15,8 @@ from data_pipeline.tasks.task import Item
 
 
 class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Questions and answers, one JSON object a line or one array of objects; a path that ends in .gz is decompressed.
+    """Questions and answers, one JSON object a line or one array of objects; a path that ends in .gz is
+    decompressed.
 
     Attributes:
         name: Of the task.
@@ -61,9 +62,15 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _items(self) -> Iterator[Item]:
         for number, record in enumerate(self._records(), 1):
-            missing = [name for name in (*self.question, self.answer) if not isinstance(record, dict) or name not in record]
+            missing = [
+                name
+                for name in (*self.question, self.answer)
+                if not isinstance(record, dict) or name not in record
+            ]
             if missing:
-                raise ValueError(f"tasks.{self.name}: record {number} of {self.path} has no field {missing[0]!r}; give one that all have")
+                raise ValueError(
+                    f"tasks.{self.name}: record {number} of {self.path} has no field {missing[0]!r}; give one that all have"
+                )
             yield Item(" ".join(str(record[name]) for name in self.question), str(record[self.answer]))
 
     def fingerprint(self) -> str:
@@ -75,16 +82,24 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         try:
             found = Path(self.path).stat()
         except OSError as error:
-            raise FileNotFoundError(f"tasks.{self.name}.path={self.path}: {error.strerror}; give a file of JSON records") from error
+            raise FileNotFoundError(
+                f"tasks.{self.name}.path={self.path}: {error.strerror}; give a file of JSON records"
+            ) from error
         return found.st_size, found.st_mtime_ns
 
     def _records(self) -> list[Any]:
         self._version()
         try:
             text = _bytes(self.path).decode()
-            return json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(line) for line in text.split("\n") if line.strip()]
+            return (
+                json.loads(text)
+                if text.lstrip()[:1] == "["
+                else [json.loads(line) for line in text.split("\n") if line.strip()]
+            )
         except (ValueError, EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error}); give one") from error
+            raise ValueError(
+                f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error}); give one"
+            ) from error
 
 
 def _bytes(path: str) -> bytes:

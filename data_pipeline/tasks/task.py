@@ -1,4 +1,6 @@
-"""The contract of an evaluation task: texts that training must not have seen, questions to ask, and a grade for each answer."""
+"""The contract of an evaluation task: texts that training must not have seen, questions to ask, and a grade
+for each answer.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -22,7 +24,8 @@ class Task(Protocol):
     name: str
 
     def texts(self) -> Iterator[str]:
-        """Every text to protect: a question, and with its answer where that gives it away. No text that is an answer alone.
+        """Every text to protect: a question, and with its answer where that gives it away. No text that is
+        an answer alone.
 
         Raises:
             OSError, ValueError: the task cannot be read; one sentence with field, value, rule and remedy.

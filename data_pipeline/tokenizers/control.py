@@ -1,4 +1,6 @@
-"""Control pieces: what structures a token stream. They stand for no text, and no text can produce their ids."""
+"""Control pieces: what structures a token stream. They stand for no text, and no text can produce their
+ids.
+"""
 
 ROLES = ("system", "user", "assistant")
 CHAT_PIECES = (*(f"<|{role}|>" for role in ROLES), "<|end|>")

@@ -1,10 +1,14 @@
-"""Corpora through gigatoken, at 20 MB/s a core and more, with the ids of the library that a BPE tokenizer was made for, which has 1-5."""
+"""Corpora through gigatoken, at 20 MB/s a core and more, with the ids of the library that a BPE tokenizer
+was made for, which has 1-5.
+"""
 
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-FAST_FROM_CHARS = 1 << 18  # asked for before gigatoken is opened, which takes longer than the other library does with some prompts
+FAST_FROM_CHARS = (
+    1 << 18
+)  # asked for before gigatoken is opened, which takes longer than the other library does with some prompts
 
 
 class Encoder:
@@ -12,11 +16,17 @@ class Encoder:
 
     Args:
         slow: Text → ids, by the library that defines them.
-        file: Makes the tokenizer.json of the same model, without pieces that text must not produce; None = there is none.
+        file: Makes the tokenizer.json of the same model, without pieces that text must not produce; None =
+        there is none.
         probes: Texts on which both must agree.
     """
 
-    def __init__(self, slow: Callable[[str], list[int]], file: Callable[[], dict[str, Any] | None], probes: Sequence[str]):
+    def __init__(
+        self,
+        slow: Callable[[str], list[int]],
+        file: Callable[[], dict[str, Any] | None],
+        probes: Sequence[str],
+    ):
         self._encode, self._file, self._probes, self._n_chars = slow, file, probes, 0
 
     def __call__(self, text: str) -> list[int]:
@@ -26,8 +36,12 @@ class Encoder:
         return self._encode(text)
 
 
-def fast_encoder(slow: Callable[[str], list[int]], file: dict[str, Any] | None, probes: Sequence[str]) -> Callable[[str], list[int]] | None:
-    """gigatoken's encoder of a tokenizer.json; None when it does not know this kind of model, or gives other ids than `slow` on a probe."""
+def fast_encoder(
+    slow: Callable[[str], list[int]], file: dict[str, Any] | None, probes: Sequence[str]
+) -> Callable[[str], list[int]] | None:
+    """gigatoken's encoder of a tokenizer.json; None when it does not know this kind of model, or gives
+    other ids than `slow` on a probe.
+    """
     if file is None or file["model"].get("type") != "BPE":
         return None
     import gigatoken

@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import batched
 
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 BATCH = 64  # texts at a time
 
 
-def fertility(tokenizer: Tokenizer, sources: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int | float]]:
-    """Source → documents, bytes, words and tokens, with bytes per token (more is shorter) and tokens per word (Rust et al. 2021, §3.2).
+def fertility(
+    tokenizer: Tokenizer, sources: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, int | float]]:
+    """Source → documents, bytes, words and tokens, with bytes per token (more is shorter) and tokens per
+    word (Rust et al. 2021, §3.2).
 
-    A word is what stands between white space, which says little about scripts that write none. Ratios of a source without text are 0.
+    A word is what stands between white space, which says little about scripts that write none. Ratios of a
+    source without text are 0.
     """
     return {source: _measure(tokenizer, texts) for source, texts in sources.items()}
 
@@ -22,4 +26,8 @@ def _measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int | floa
     for batch in batched(texts, BATCH):
         for text, ids in zip(batch, tokenizer.encode_all(batch), strict=True):
             n.update(documents=1, bytes=len(text.encode()), words=len(text.split()), tokens=len(ids))
-    return {**n, "bytes_per_token": n["bytes"] / max(1, n["tokens"]), "tokens_per_word": n["tokens"] / max(1, n["words"])}
+    return {
+        **n,
+        "bytes_per_token": n["bytes"] / max(1, n["tokens"]),
+        "tokens_per_word": n["tokens"] / max(1, n["words"]),
+    }

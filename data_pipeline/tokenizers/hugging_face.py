@@ -1,4 +1,6 @@
-"""Tokenizers in Hugging Face's tokenizer.json: checked to keep every text exactly, with their control pieces out of text's reach."""
+"""Tokenizers in Hugging Face's tokenizer.json: checked to keep every text exactly, with their control
+pieces out of text's reach.
+"""
 
 import hashlib
 import json
@@ -18,8 +20,22 @@ from data_pipeline.tokenizers.fast_bpe import Encoder
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 # What normalizers, pre-tokenizers and added pieces are known to change or lose
 PROBES = (
-    *(" leading", "trailing ", "a  b   c", "\t\tif x:\r\n        return 0\n\n\n", "\0\x07\x1b\x7f\u2028\ufeff", "0123456789 ½ Ⅷ ①"),
-    *("UPPER Lower İ ẞ ſ", "é e\u0301 ﬁ ﷺ K", "Привет, мир!", "中文 日本語 한국어 ไทย हिन्दी", "🦊 👩\u200d🚀 🇫🇷", "▁ ▁▁ ▅ Ġ <0x41> \ufffd"),
+    *(
+        " leading",
+        "trailing ",
+        "a  b   c",
+        "\t\tif x:\r\n        return 0\n\n\n",
+        "\0\x07\x1b\x7f\u2028\ufeff",
+        "0123456789 ½ Ⅷ ①",
+    ),
+    *(
+        "UPPER Lower İ ẞ ſ",
+        "é e\u0301 ﬁ ﷺ K",
+        "Привет, мир!",
+        "中文 日本語 한국어 ไทย हिन्दी",
+        "🦊 👩\u200d🚀 🇫🇷",
+        "▁ ▁▁ ▅ Ġ <0x41> \ufffd",
+    ),
     "don't 'll (a) [b] , . ?",
 )
 
@@ -32,7 +48,8 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         bos: The piece that opens a document; the file does not say which.
         eos: The piece that closes it; it may be the same.
         pad: The piece that fills rows; None = `eos`.
-        control: Our control piece → the file's, such as `<|end|>` → `<|im_end|>`, where they differ: for chat, fill-in-the-middle, tools.
+        control: Our control piece → the file's, such as `<|end|>` → `<|im_end|>`, where they differ: for
+        chat, fill-in-the-middle, tools.
     """
 
     path: str
@@ -50,15 +67,19 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
     def make(self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]) -> None:
-        """Write the tokenizer to `path` with the names of its pieces; nothing is learned, so the texts are not read.
+        """Write the tokenizer to `path` with the names of its pieces; nothing is learned, so the texts are
+        not read.
 
         Raises:
-            ValueError: the file is no tokenizer.json, has no such piece, or does not keep text exactly. OSError: it cannot be read.
+            ValueError: the file is no tokenizer.json, has no such piece, or does not keep text exactly.
+            OSError: it cannot be read.
         """
         try:
             file = json.loads(Path(self.path).read_bytes())
         except ValueError as error:
-            raise ValueError(f"tokenizer.path={self.path} is not JSON; name a Hugging Face tokenizer.json") from error
+            raise ValueError(
+                f"tokenizer.path={self.path} is not JSON; name a Hugging Face tokenizer.json"
+            ) from error
         named = {"bos": self.bos, "eos": self.eos, "pad": self.pad or self.eos, "control": dict(self.control)}
         data = json.dumps({**named, "tokenizer": file}, ensure_ascii=False).encode()
         HuggingFaceModel(data, self.path)
@@ -95,11 +116,19 @@ class HuggingFaceModel:
         silent = special | {file["model"].get("unk_token")}
         self.pieces = [b""] * (1 + max(vocabulary.values()))
         for piece, i in vocabulary.items():
-            self.pieces[i] = b"" if piece in silent else piece.encode() if i in added else self._bytes_of(piece)
+            self.pieces[i] = (
+                b"" if piece in silent else piece.encode() if i in added else self._bytes_of(piece)
+            )
         self._space = [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
         self._cut = _cuts(special)
-        parts = [part for probe in (*PROBES, "".join(vocabulary)) for part in self._parts(probe.replace(SPACE, " "))]
-        self._part = Encoder(lambda part: library.encode(part, add_special_tokens=False).ids, lambda: plain, parts)
+        parts = [
+            part
+            for probe in (*PROBES, "".join(vocabulary))
+            for part in self._parts(probe.replace(SPACE, " "))
+        ]
+        self._part = Encoder(
+            lambda part: library.encode(part, add_special_tokens=False).ids, lambda: plain, parts
+        )
         for probe in (*PROBES, *special):
             self.encode(probe)
 
@@ -119,7 +148,9 @@ class HuggingFaceModel:
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError("the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'") from error
+            raise ValueError(
+                "the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'"
+            ) from error
         ids: list[int] = []
         for n_before, stretch in enumerate([text] if self._byte_level else text.split(SPACE)):
             ids += self._space if n_before else []
@@ -143,9 +174,13 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
     try:
         spec = json.loads(data)
     except ValueError as error:
-        raise ValueError(f"{name} is neither a SentencePiece model nor JSON; make the tokenizer again") from error
+        raise ValueError(
+            f"{name} is neither a SentencePiece model nor JSON; make the tokenizer again"
+        ) from error
     if not {"bos", "eos", "pad", "control", "tokenizer"} <= set(spec):
-        raise ValueError(f"{name} does not name its bos and eos; make it with HuggingFaceTokenizer(path={name!r}, bos=…, eos=…)")
+        raise ValueError(
+            f"{name} does not name its bos and eos; make it with HuggingFaceTokenizer(path={name!r}, bos=…, eos=…)"
+        )
     return spec
 
 
@@ -163,16 +198,22 @@ def _opened(file: dict[str, Any], name: str) -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise ValueError(f"{name} needs the library `tokenizers`; run `pip install 'meshwright[huggingface]'`") from error
+        raise ValueError(
+            f"{name} needs the library `tokenizers`; run `pip install 'meshwright[huggingface]'`"
+        ) from error
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(file))
     except Exception as error:  # the library has no narrower one
-        raise ValueError(f"{name} is no Hugging Face tokenizer.json that `tokenizers` can read ({error}); name the right file") from error
+        raise ValueError(
+            f"{name} is no Hugging Face tokenizer.json that `tokenizers` can read ({error}); name the right file"
+        ) from error
 
 
 def _check(field: str, piece: str, special: set[str], name: str) -> None:
     if piece not in special:
-        raise ValueError(f"tokenizer.{field}={piece!r} is no special piece of {name}; choose one of {', '.join(sorted(special)) or 'none'}")
+        raise ValueError(
+            f"tokenizer.{field}={piece!r} is no special piece of {name}; choose one of {', '.join(sorted(special)) or 'none'}"
+        )
 
 
 def _cuts(special: Iterable[str]) -> re.Pattern[str]:
@@ -182,10 +223,15 @@ def _cuts(special: Iterable[str]) -> re.Pattern[str]:
 
 
 def _letter_to_byte() -> dict[str, int]:
-    """The letters that byte-level tokenizers write bytes with (Radford et al. 2019): printable Latin-1 is itself, the rest U+0100 on."""
+    """The letters that byte-level tokenizers write bytes with (Radford et al. 2019): printable Latin-1 is
+    itself, the rest U+0100 on.
+    """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(code): byte for code, byte in zip([*plain, *range(0x100, 0x100 + len(rest))], plain + rest, strict=True)}
+    return {
+        chr(code): byte
+        for code, byte in zip([*plain, *range(0x100, 0x100 + len(rest))], plain + rest, strict=True)
+    }
 
 
 LETTER_TO_BYTE = _letter_to_byte()

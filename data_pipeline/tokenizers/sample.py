@@ -1,36 +1,49 @@
-"""The text that a vocabulary is learned from: a sample that does not depend on the order in which texts arrive."""
+"""The text that a vocabulary is learned from: a sample that does not depend on the order in which texts
+arrive.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 
-from data_pipeline.sampling import first_by_key, key_of
+from data_pipeline.documents.sampling import first_by_key, key_of
 
 UNIT_CHARS = 1 << 12  # texts are sampled in units of this size, so that a sample comes from many places
 MAX_UNIT_BYTES = 4 * UNIT_CHARS
 
 
 def sample(texts: Iterable[str], sample_mib: int | float | None) -> list[str]:
-    """Units of text, in the order of their hashes, as many as fit into `sample_mib`: a function of the set of texts alone."""
+    """Units of text, in the order of their hashes, as many as fit into `sample_mib`: a function of the set
+    of texts alone.
+    """
     return _units(texts, math.inf if sample_mib is None else sample_mib * 2**20)
 
 
-def weighted_sample(sources: Mapping[str, Iterable[str]], weights: Mapping[str, float], sample_mib: int | float | None) -> list[str]:
-    """Units of text of which each source makes up its weight's share in bytes; one too small for its share comes again, as in the mixture.
+def weighted_sample(
+    sources: Mapping[str, Iterable[str]], weights: Mapping[str, float], sample_mib: int | float | None
+) -> list[str]:
+    """Units of text of which each source makes up its weight's share in bytes; one too small for its share
+    comes again, as in the mixture.
 
-    A function of the sets of texts and the weights alone; without `sample_mib` as large as all the text together.
+    A function of the sets of texts and the weights alone; without `sample_mib` as large as all the text
+    together.
 
     Raises:
-        ValueError: the weights name other sources than there are, or are no weights; a source with a weight is empty.
+        ValueError: the weights name other sources than there are, or are no weights; a source with a weight
+        is empty.
     """
     if set(weights) != set(sources) or min(weights.values(), default=0) < 0 or not sum(weights.values()):
         given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
-        raise ValueError(f"tokenizer weights ({given}) must be one a source, none negative and not all zero; sources: {', '.join(sources)}")
+        raise ValueError(
+            f"tokenizer weights ({given}) must be one a source, none negative and not all zero; sources: {', '.join(sources)}"
+        )
     share = {name: weights[name] / sum(weights.values()) for name in sorted(sources) if weights[name]}
     limit = math.inf if sample_mib is None else sample_mib * 2**20
     units = {name: _units(sources[name], limit * share[name] + MAX_UNIT_BYTES) for name in share}
     if empty := [name for name, found in units.items() if not found]:
-        raise ValueError(f"source {empty[0]!r} has no text to train the tokenizer on; set its weight to 0 or check the source")
+        raise ValueError(
+            f"source {empty[0]!r} has no text to train the tokenizer on; set its weight to 0 or check the source"
+        )
     total = sum(_n_bytes(unit) for found in units.values() for unit in found) if sample_mib is None else limit
     return [part for name in share for part in _filled(units[name], round(total * share[name]))]
 

@@ -16,19 +16,24 @@ class SentenceModel:
         control: Control piece → id, of those that the model has.
 
     Raises:
-        ValueError: the bytes are no SentencePiece model, or none that can keep text apart from control pieces.
+        ValueError: the bytes are no SentencePiece model, or none that can keep text apart from control
+        pieces.
     """
 
     def __init__(self, data: bytes, name: str):
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=data or b"empty")  # it takes b"" for no argument
+            self._model = sentencepiece.SentencePieceProcessor(
+                model_proto=data or b"empty"
+            )  # it takes b"" for no argument
         except RuntimeError as error:
             raise ValueError(f"{name} is not a SentencePiece model; train it again") from error
         ids = {piece: self._model.piece_to_id(piece) for piece in (*CONTROL_PIECES, *SPACE_BYTES)}
         known = {piece: i for piece, i in ids.items() if i != self._model.unk_id()}
         unknown = [piece for piece in (*CHAT_PIECES, *SPACE_BYTES) if piece not in known]
         if unknown:
-            raise ValueError(f"{name} has no piece {unknown[0]}; use a tokenizer made by this project's `SentencePiece`")
+            raise ValueError(
+                f"{name} has no piece {unknown[0]}; use a tokenizer made by this project's `SentencePiece`"
+            )
         self.pad, self.bos, self.eos = self._model.pad_id(), self._model.bos_id(), self._model.eos_id()
         self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
         self.pieces = [_bytes_of(self._model, i) for i in range(self._model.vocab_size())]
@@ -45,7 +50,9 @@ class SentenceModel:
         try:
             ids, *rest = map(self._part, text.split(SPACE))  # nearly always one part
         except (RuntimeError, TypeError) as error:  # what the libraries make of a str that has no UTF-8
-            raise ValueError("the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'") from error
+            raise ValueError(
+                "the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'"
+            ) from error
         for part in rest:
             ids += self._space
             ids += part
@@ -66,7 +73,9 @@ def _bytes_of(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes:
 def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any] | None:
     """A BPE model in Hugging Face's format, without its control pieces; None for unigram."""
     text = {model.id_to_piece(i): i for i in range(model.vocab_size()) if _is_text(model, i)}
-    if not all(model.get_score(i).is_integer() for i in text.values()):  # BPE scores are ranks, those of unigram log-probabilities
+    if not all(
+        model.get_score(i).is_integer() for i in text.values()
+    ):  # BPE scores are ranks, those of unigram log-probabilities
         return None
     ranked = sorted(text, key=lambda piece: -model.get_score(text[piece]))
     unknown = model.id_to_piece(model.unk_id())
@@ -79,7 +88,9 @@ def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any
             "unk_token": unknown,
             "fuse_unk": True,
             "byte_fallback": True,
-            "vocab": text | {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)} | {unknown: model.unk_id()},
+            "vocab": text
+            | {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)}
+            | {unknown: model.unk_id()},
             "merges": [split for piece in ranked for split in _splits(piece) if text.keys() >= set(split)],
         },
     }

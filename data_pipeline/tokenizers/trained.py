@@ -7,11 +7,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from data_pipeline.files import write_bytes
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 
 class TrainedTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The tokenizer.model of a finished data phase, for a corpus that the same model shall read; `path` is that file."""
+    """The tokenizer.model of a finished data phase, for a corpus that the same model shall read; `path` is
+    that file.
+    """
 
     path: str
 
@@ -27,6 +29,8 @@ class TrainedTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
             FileNotFoundError: there is no such file. ValueError: it is no tokenizer.
         """
         if not Path(self.path).is_file():
-            raise FileNotFoundError(f"tokenizer.path={self.path!r} does not exist; name the tokenizer.model of a finished data phase")
+            raise FileNotFoundError(
+                f"tokenizer.path={self.path!r} does not exist; name the tokenizer.model of a finished data phase"
+            )
         Tokenizer(self.path)
         write_bytes(path, Path(self.path).read_bytes())

@@ -1,4 +1,6 @@
-"""`--on local:N`: N processes of one jax.distributed run on this machine, over loopback. Every multi-process test starts here."""
+"""`--on local:N`: N processes of one jax.distributed run on this machine, over loopback. Every
+multi-process test starts here.
+"""
 
 import contextlib
 import ctypes
@@ -14,32 +16,55 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from launch.distributed import free_port
-from launch.failures import PEER_LOST
+from launch.process.distributed import free_port
+from launch.process.failures import PEER_LOST
 
 GRACE_S = 15.0  # the survivors notice the loss, say so and leave; then they are killed
 CODES_OF_OURS = (2, 3, 4, 75, 130, 143)
 
 
-def launch(n: int, argv: Sequence[str], *, logs: Path, env: Mapping[str, str] | None = None, devices: int = 1) -> int:
-    """Run `argv` in n processes and wait; returns the exit code of the run. Process i > 0 writes to `logs`/process-i.log."""
+def launch(
+    n: int, argv: Sequence[str], *, logs: Path, env: Mapping[str, str] | None = None, devices: int = 1
+) -> int:
+    """Run `argv` in n processes and wait; returns the exit code of the run. Process i > 0 writes to
+    `logs`/process-i.log.
+    """
     processes = start(n, argv, logs=logs, env=env, devices=devices)
     with _forwarded_once(processes):
         return wait(processes)
 
 
 def start(
-    n: int, argv: Sequence[str], *, logs: Path, env: Mapping[str, str] | None = None, devices: int = 1, prefix: bool = True
+    n: int,
+    argv: Sequence[str],
+    *,
+    logs: Path,
+    env: Mapping[str, str] | None = None,
+    devices: int = 1,
+    prefix: bool = True,
 ) -> list[subprocess.Popen]:
-    """Start `argv` n times with `env` over this environment; process 0 prints here, each line marked if `prefix`."""
+    """Start `argv` n times with `env` over this environment; process 0 prints here, each line marked if
+    `prefix`.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     base = {**os.environ, **(env or {})}
     address = f"127.0.0.1:{free_port()}"
     processes = []
     for i in range(n):
-        own = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(n), "JAX_PROCESS_ID": str(i), **share(base, i, n, devices)}
+        own = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": str(n),
+            "JAX_PROCESS_ID": str(i),
+            **share(base, i, n, devices),
+        }
         with contextlib.ExitStack() as files:
-            out = subprocess.PIPE if i == 0 and prefix else None if i == 0 else files.enter_context(open(logs / f"process-{i}.log", "ab"))
+            out = (
+                subprocess.PIPE
+                if i == 0 and prefix
+                else None
+                if i == 0
+                else files.enter_context(open(logs / f"process-{i}.log", "ab"))
+            )
             child = subprocess.Popen(
                 argv,
                 env={**base, **own},
@@ -60,7 +85,9 @@ def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str
     gpus = [] if env.get("JAX_PLATFORMS") == "cpu" else _gpus(env)
     if gpus:
         if len(gpus) < n:
-            raise ValueError(f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; lower it, or set JAX_PLATFORMS=cpu to use the CPU")
+            raise ValueError(
+                f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; lower it, or set JAX_PLATFORMS=cpu to use the CPU"
+            )
         each = len(gpus) // n
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])}
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
@@ -107,7 +134,9 @@ def _forwarded_once(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def wait(processes: Sequence[subprocess.Popen]) -> int:
-    """Wait for all; when one fails, give the others a moment to notice, say who was lost, and end them. Returns the run's exit code."""
+    """Wait for all; when one fails, give the others a moment to notice, say who was lost, and end them.
+    Returns the run's exit code.
+    """
     try:
         while _first_failure(processes) is None and _running(processes):
             time.sleep(0.05)
@@ -132,12 +161,18 @@ def _told(processes: Sequence[subprocess.Popen]) -> int:
     silent = [f"process {i} does not answer and is killed" for i in running]
     if running or code not in (130, 143):
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        print(f"meshwright: {', '.join([f'process {failed} {how}', *silent])}; the others are ended", file=sys.stderr, flush=True)
+        print(
+            f"meshwright: {', '.join([f'process {failed} {how}', *silent])}; the others are ended",
+            file=sys.stderr,
+            flush=True,
+        )
     return code if code in CODES_OF_OURS else PEER_LOST if code < 0 else 1
 
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
-    """The process that failed by itself: killed, else with a code of its own, before those that were aborted or left because of it."""
+    """The process that failed by itself: killed, else with a code of its own, before those that were
+    aborted or left because of it.
+    """
     codes = [process.poll() for process in processes]
     failed = [i for i, code in enumerate(codes) if code]
     noticed = (-signal.SIGABRT, PEER_LOST)
@@ -147,7 +182,9 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
 def _end(processes: Sequence[subprocess.Popen]) -> None:
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGCONT)  # a stopped process is killed all the same, but only once it runs
+            process.send_signal(
+                signal.SIGCONT
+            )  # a stopped process is killed all the same, but only once it runs
             process.kill()
         process.wait()
 

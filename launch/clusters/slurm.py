@@ -1,4 +1,6 @@
-"""`--on slurm`: an sbatch script that runs the same command on every task, saves before the end of its time and queues itself again."""
+"""`--on slurm`: an sbatch script that runs the same command on every task, saves before the end of its time
+and queues itself again.
+"""
 
 import shlex
 import shutil
@@ -10,8 +12,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
-from launch.overrides import override
-from launch.problems import Problems, explain_all
+from launch.job.overrides import override
+from launch.job.problems import Problems, explain_all
 
 TEMPLATE = """\
 #!/usr/bin/env bash
@@ -62,7 +64,9 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    save_s: Annotated[int, Field(ge=10)] = 120  # SIGTERM comes this long before the end, for the save; a second one stops at once
+    save_s: Annotated[int, Field(ge=10)] = (
+        120  # SIGTERM comes this long before the end, for the save; a second one stops at once
+    )
     max_restarts: Annotated[int, Field(ge=0)] = 20
     setup: str = ""  # shell lines before the run, e.g. "module load cuda"
 
@@ -112,18 +116,26 @@ def slurm_from(settings: Sequence[str]) -> Slurm:
     return slurm
 
 
-def submit(command: Sequence[str], *, name: str, run_dir: Path, settings: Sequence[str], dry_run: bool) -> int:
+def submit(
+    command: Sequence[str], *, name: str, run_dir: Path, settings: Sequence[str], dry_run: bool
+) -> int:
     """The verb `run` as a batch job: print the script, or hand it to sbatch."""
     argv = [sys.executable, "-m", "launch", *command]
-    script = slurm_from(settings).script(argv, name=f"meshwright-{name}", run_dir=run_dir.absolute(), folder=Path.cwd())
+    script = slurm_from(settings).script(
+        argv, name=f"meshwright-{name}", run_dir=run_dir.absolute(), folder=Path.cwd()
+    )
     if dry_run:
         sys.stdout.write(script)
         return 0
     if shutil.which("sbatch") is None:
-        raise ValueError("--on slurm: there is no sbatch on this machine; submit from a login node, or add --dry-run and copy the script")
+        raise ValueError(
+            "--on slurm: there is no sbatch on this machine; submit from a login node, or add --dry-run and copy the script"
+        )
     (run_dir / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make the folder of its output
     told = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
     if told.returncode:
-        raise ValueError(f"--on slurm: sbatch refused the job, {' '.join(told.stderr.split())}; mend it with --cluster key=value")
+        raise ValueError(
+            f"--on slurm: sbatch refused the job, {' '.join(told.stderr.split())}; mend it with --cluster key=value"
+        )
     print(f"{told.stdout.strip()}; its output goes to {run_dir / 'logs'}")
     return 0

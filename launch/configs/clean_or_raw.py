@@ -1,8 +1,11 @@
-"""Does cleaning pay? `meshwright run clean_or_raw`: the model of `tiny` trained on pages as they are and on the same pages cleaned.
+"""Does cleaning pay? `meshwright run clean_or_raw`: the model of `tiny` trained on pages as they are and on
+the same pages cleaned.
 
-It reads `corpora/web` (WARC files of HTML pages; `--set clean.sources.web.paths='[crawl/]' --set raw.sources.web.paths='[crawl/]'` for
-others). Both models see equally many tokens of one tokenizer and are asked about the same clean held-out pages, which neither has seen.
-Hardware: any CPU; 6 minutes on 2 cores. Expect: fewer held-out bits per byte after the clean corpus; docs/corpora.md has figures.
+It reads `corpora/web` (WARC files of HTML pages; `--set clean.sources.web.paths='[crawl/]' --set
+raw.sources.web.paths='[crawl/]'` for others). Both models see equally many tokens of one tokenizer and are
+asked about the same clean held-out pages, which neither has seen.
+Hardware: any CPU; 6 minutes on 2 cores. Expect: fewer held-out bits per byte after the clean corpus;
+docs/corpora.md has figures.
 """
 
 from typing import Any
@@ -13,10 +16,10 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from data_pipeline.prepare import Prepare
 from data_pipeline.readers.warc import Warc
-from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.tokenizers.tokenizer import SentencePiece
 from data_pipeline.tokenizers.trained import TrainedTokenizer
 from launch.configs.tiny import SEQ_LEN, architecture, optimizer
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
 from trainer.run import Run

@@ -1,9 +1,11 @@
-"""A corpus from your own files: `meshwright run corpus`, or with other paths `--set data.sources.web.paths='[crawl/]'` and so on.
+"""A corpus from your own files: `meshwright run corpus`, or with other paths `--set
+data.sources.web.paths='[crawl/]'` and so on.
 
-It reads `corpora/web` (WARC or WET files), `corpora/code` (source trees), `corpora/books` (.txt, .txt.gz, .epub) and keeps the questions of
-`corpora/tasks/gsm8k.jsonl` out. Hardware: any CPU, or a Ray cluster (`--set data.engine.ray=auto`); docs/corpora.md says what a terabyte
-takes. Expect: of Project Gutenberg's chapters 99 % stay, of the files of permissively licensed Python packages 84 %, of pages that are
-lists of signatures (pydoc) 14 %: the web recipe is made for running text.
+It reads `corpora/web` (WARC or WET files), `corpora/code` (source trees), `corpora/books` (.txt, .txt.gz,
+.epub) and keeps the questions of `corpora/tasks/gsm8k.jsonl` out. Hardware: any CPU, or a Ray cluster
+(`--set data.engine.ray=auto`); docs/corpora.md says what a terabyte takes. Expect: of Project Gutenberg's
+chapters 99 % stay, of the files of permissively licensed Python packages 84 %, of pages that are lists of
+signatures (pydoc) 14 %: the web recipe is made for running text.
 """
 
 from typing import Any
@@ -21,7 +23,7 @@ from data_pipeline.readers.code_tree import CodeTree
 from data_pipeline.readers.licences import PERMISSIVE
 from data_pipeline.readers.warc import Warc
 from data_pipeline.tasks.questions import Questions
-from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.tokenizers.tokenizer import SentencePiece
 
 WEB, CODE, BOOKS = ("web",), ("code",), ("books",)
 
@@ -46,7 +48,9 @@ def corpus() -> dict[str, Any]:
 
 
 def recipe() -> tuple[Rule, ...]:
-    """Each source's published recipe, then what concerns all: safety, and the tasks that the model will be asked."""
+    """Each source's published recipe, then what concerns all: safety, and the tasks that the model will be
+    asked.
+    """
     gsm8k = Questions(name="gsm8k", path="corpora/tasks/gsm8k.jsonl", question=("question",), answer="answer")
     return (
         *web_recipe(sources=WEB),

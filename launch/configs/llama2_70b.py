@@ -1,7 +1,9 @@
-"""Llama-2-70B from your own corpora: `meshwright run llama2_70b`, after `meshwright plan llama2_70b --topology v5p:4x4x8`.
+"""Llama-2-70B from your own corpora: `meshwright run llama2_70b`, after `meshwright plan llama2_70b
+--topology v5p:4x4x8`.
 
-Hardware: 128 chips of TPU v5p, 2 rows of 4096 tokens a chip and step; other hardware by `--set pretrain.data.batch_size=…`. The corpora are
-those of the config corpus. 1.4 T tokens, 20 a parameter (Hoffmann et al. 2022). Expect: `plan` says step time, memory and days.
+Hardware: 128 chips of TPU v5p, 2 rows of 4096 tokens a chip and step; other hardware by `--set
+pretrain.data.batch_size=…`. The corpora are those of the config corpus. 1.4 T tokens, 20 a parameter
+(Hoffmann et al. 2022). Expect: `plan` says step time, memory and days.
 """
 
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from launch.configs.llama2_7b import data, rows
 from model.architectures.llama import PRESETS
 from model.execution import Execution, Remat
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -28,7 +30,9 @@ def pretrain() -> Run:
         architecture=PRESETS["llama2_70b"],
         objective=NextToken(),
         data=rows("data/train", batch_size=256),
-        optimizer=AdamW(peak_lr=1.5e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1),
+        optimizer=AdamW(
+            peak_lr=1.5e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1
+        ),
         steps=1_320_000,
         execution=Execution(remat=Remat(preset="full")),
         checkpoint=Checkpoints(every_steps=1000),

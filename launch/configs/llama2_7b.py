@@ -1,7 +1,9 @@
-"""Llama-2-7B from your own corpora: `meshwright run llama2_7b`, after `meshwright plan llama2_7b --topology v5p:2x2x4`.
+"""Llama-2-7B from your own corpora: `meshwright run llama2_7b`, after `meshwright plan llama2_7b --topology
+v5p:2x2x4`.
 
-Hardware: 16 chips of TPU v5p, 4 rows of 4096 tokens a chip and step; other hardware by `--set pretrain.data.batch_size=…`. The corpora are
-those of the config corpus. 131 G tokens, 20 a parameter (Hoffmann et al. 2022). Expect: `plan` says step time, memory and days.
+Hardware: 16 chips of TPU v5p, 4 rows of 4096 tokens a chip and step; other hardware by `--set
+pretrain.data.batch_size=…`. The corpora are those of the config corpus. 131 G tokens, 20 a parameter
+(Hoffmann et al. 2022). Expect: `plan` says step time, memory and days.
 """
 
 from typing import Any
@@ -9,11 +11,11 @@ from typing import Any
 from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from data_pipeline.prepare import Prepare
-from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.tokenizers.tokenizer import SentencePiece
 from launch.configs.corpus import corpus
 from model.architectures.llama import PRESETS
 from model.execution import Execution, Remat
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -41,7 +43,9 @@ def pretrain() -> Run:
         architecture=PRESETS["llama2_7b"],
         objective=NextToken(),
         data=rows("data/train", batch_size=64),
-        optimizer=AdamW(peak_lr=3e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1),
+        optimizer=AdamW(
+            peak_lr=3e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1
+        ),
         steps=500_000,
         execution=Execution(remat=Remat(preset="full")),
         checkpoint=Checkpoints(every_steps=1000),

@@ -1,9 +1,10 @@
 """nanoGPT's smallest recipe, letters of Shakespeare on a CPU: `meshwright run shakespeare`.
 
-Karpathy's README: 4 layers, 4 heads, width 128, 64 letters of context, batches of 12 rows, 2,000 steps; validation loss 1.88. Ours is the
-same but for how weights are born (variance 1 / fan in, his 0.02), rows that are cut once and dealt anew each epoch (his begin anywhere),
-and GPT-2's biases, which he leaves out. Hardware: any CPU. Expect: a held-out loss of 1.80 nats a letter over the whole last tenth of the
-text; docs/learning.md has the figures.
+Karpathy's README: 4 layers, 4 heads, width 128, 64 letters of context, batches of 12 rows, 2,000 steps;
+validation loss 1.88. Ours is the same but for how weights are born (variance 1 / fan in, his 0.02), rows
+that are cut once and dealt anew each epoch (his begin anywhere), and GPT-2's biases, which he leaves out.
+Hardware: any CPU. Expect: a held-out loss of 1.80 nats a letter over the whole last tenth of the text;
+docs/learning.md has the figures.
 """
 
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 from data_pipeline.clean.held_out import HeldOutFilter
 from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
-from data_pipeline.pack import ConcatenateAndSplit
 from data_pipeline.prepare import Prepare
 from data_pipeline.readers.text_file import TextFile
-from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.rows.pack import ConcatenateAndSplit
+from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.architectures.gpt2 import GPT2
 from model.execution import Precision
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -27,7 +28,9 @@ from trainer.schedules import WarmupCosine
 
 CONTEXT, BATCH_SIZE, STEPS = 64, 12, 2000
 VOCAB_SIZE = 334  # 65 letters, 13 control pieces, 256 bytes for the letters of other texts
-TEXT = Path(__file__).with_name("tinyshakespeare.txt.gz")  # the plays that char-rnn learned, in the public domain
+TEXT = Path(__file__).with_name(
+    "tinyshakespeare.txt.gz"
+)  # the plays that char-rnn learned, in the public domain
 
 
 def shakespeare() -> dict[str, Any]:
@@ -56,10 +59,14 @@ def rows(side: str, *, batch_size: int) -> PackedShards:
 def pretrain() -> Run:
     """Next letters."""
     return Run(
-        architecture=GPT2(vocab_size=VOCAB_SIZE, width=128, layers=4, heads=4, feed_forward_width=512, context=CONTEXT),
+        architecture=GPT2(
+            vocab_size=VOCAB_SIZE, width=128, layers=4, heads=4, feed_forward_width=512, context=CONTEXT
+        ),
         objective=NextToken(),
         data=rows("train", batch_size=BATCH_SIZE),
-        optimizer=AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.1), weight_decay=0.1, b2=0.99),
+        optimizer=AdamW(
+            peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.1), weight_decay=0.1, b2=0.99
+        ),
         precision=Precision(compute="float32"),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=STEPS),

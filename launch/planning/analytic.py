@@ -1,8 +1,9 @@
-"""A step's work and memory reckoned from sizes alone: for GPUs, for pruning a search, and for the calibration; no compiler is asked.
+"""A step's work and memory reckoned from sizes alone: for GPUs, for pruning a search, and for the
+calibration; no compiler is asked.
 
-It is about stacks of attention and feed-forward layers on this repository's layouts: weights gathered over `fsdp` by layer, forward and
-again backward; activations divided over `tensor` between products; gradients scattered over `fsdp` and summed over the other axes of
-the batch.
+It is about stacks of attention and feed-forward layers on this repository's layouts: weights gathered over
+`fsdp` by layer, forward and again backward; activations divided over `tensor` between products; gradients
+scattered over `fsdp` and summed over the other axes of the batch.
 """
 
 import functools
@@ -22,11 +23,27 @@ from model.size import mean_keys
 from trainer.state import new_state
 
 BYTES = {"float32": 4, "bfloat16": 2}
-# what a layer's backward pass computes again: each weight whose product gives a named activation, unless that is kept
-PRODUCT_OF = {"query": "wq_", "key": "wk_", "value": "wv_", "attention": "wo_", "gate": "w_gate_", "up": "w_up_"}
-KERNEL_PRODUCTS = {"forward": 2, "backward": 7}  # of 2·L·T·A a head; splash's two backward kernels form scores and their gradient twice
-HBM_PASSES = 30  # reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md)
-WORKSPACE = (8, 6)  # activations of width D and F that are alive in a layer's backward pass, as in the compiled Llama-2-7B
+# what a layer's backward pass computes again: each weight whose product gives a named activation, unless that
+# is kept
+PRODUCT_OF = {
+    "query": "wq_",
+    "key": "wk_",
+    "value": "wv_",
+    "attention": "wo_",
+    "gate": "w_gate_",
+    "up": "w_up_",
+}
+KERNEL_PRODUCTS = {
+    "forward": 2,
+    "backward": 7,
+}  # of 2·L·T·A a head; splash's two backward kernels form scores and their gradient twice
+HBM_PASSES = (
+    30  # reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md)
+)
+WORKSPACE = (
+    8,
+    6,
+)  # activations of width D and F that are alive in a layer's backward pass, as in the compiled Llama-2-7B
 CHUNK = 128  # positions of a row whose logits exist at one time
 
 
@@ -133,7 +150,13 @@ def _leaves(tree: Any) -> Iterator[Leaf]:
 def resting_bytes(leaves: tuple[Leaf, ...], sizes: Mapping[str, int]) -> float:
     """Bytes of one chip of what lies at rest on a mesh."""
     parts = _parts(tuple(sizes[axis] for axis in AXES))
-    return sum((leaf.n * leaf.n_bytes / math.prod(parts[letter] for letter in dict.fromkeys(leaf.letters)) for leaf in leaves), 0.0)
+    return sum(
+        (
+            leaf.n * leaf.n_bytes / math.prod(parts[letter] for letter in dict.fromkeys(leaf.letters))
+            for leaf in leaves
+        ),
+        0.0,
+    )
 
 
 @functools.cache
@@ -145,7 +168,9 @@ def _parts(shape: tuple[int, ...]) -> dict[str, int]:
 
 
 def computed_again(execution: Execution) -> tuple[set[str], bool]:
-    """(names of the activations whose products the backward pass repeats, whether attention itself is repeated)."""
+    """(names of the activations whose products the backward pass repeats, whether attention itself is
+    repeated).
+    """
     preset = execution.remat.preset
     if preset in ("none", "dots"):
         return set(), preset == "dots"
@@ -157,7 +182,9 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     """What one chip does in one step."""
     tokens = plan.batch_size * outline.seq_len / math.prod(plan.sizes.values())
     names, attention_again = computed_again(plan.execution)
-    again = sum((_active(outline, leaf) for leaf in outline.params if leaf.is_layer and _product(leaf) in names), 0.0)
+    again = sum(
+        (_active(outline, leaf) for leaf in outline.params if leaf.is_layer and _product(leaf) in names), 0.0
+    )
     head = outline.width * outline.vocab_size
     layers = sum(_active(outline, leaf) for leaf in outline.params if leaf.is_layer)
     products = KERNEL_PRODUCTS["forward"] * (1 + attention_again) + KERNEL_PRODUCTS["backward"]
@@ -167,7 +194,8 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     return Work(
         matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),  # the logits are computed again backward
         kernel_flops=tokens * products * 2 * outline.head_numbers * outline.keys,
-        hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes + 3 * resting_bytes(outline.state, plan.sizes),
+        hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes
+        + 3 * resting_bytes(outline.state, plan.sizes),
         transfers=tuple(_transfers(outline, plan, names)),
         slowdown=1 + (S - 1) / parts,
         host_bytes=_host_bytes(outline, plan, tokens),
@@ -178,7 +206,9 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
 def _host_bytes(outline: Outline, plan: Plan, tokens: float) -> float:
     """What offloads move there and back in a step."""
     offload, sizes = plan.execution.offload, plan.sizes
-    resting = resting_bytes(outline.state, sizes) * ("optimizer" in offload) + resting_bytes(outline.params, sizes) * ("params" in offload)
+    resting = resting_bytes(outline.state, sizes) * ("optimizer" in offload) + resting_bytes(
+        outline.params, sizes
+    ) * ("params" in offload)
     kept = sum(numbers_of(outline)[name] for name in plan.execution.remat.offload)
     return 2 * (resting + tokens * outline.layers * outline.compute_bytes * kept)
 
@@ -200,33 +230,47 @@ def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transf
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
     gathered = resting_bytes(in_use, unsplit)
     rows = plan.batch_size / M / math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
-    stream = rows * outline.seq_len / sizes["context"] * outline.width * outline.compute_bytes * sizes["stage"]
+    stream = (
+        rows * outline.seq_len / sizes["context"] * outline.width * outline.compute_bytes * sizes["stage"]
+    )
     layers = outline.layers / sizes["stage"]
     kept = plan.execution.remat.preset in ("none", "dots")
     recomputed = 0 if kept else 1
     keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
-    yield from _transfer("all-gather", ("fsdp",), sizes, gathered, M * (2 - (plan.execution.remat.preset == "none")))
+    yield from _transfer(
+        "all-gather", ("fsdp",), sizes, gathered, M * (2 - (plan.execution.remat.preset == "none"))
+    )
     yield from _transfer("reduce-scatter", ("fsdp",), sizes, gathered, M)
     others = tuple(axis for axis in ("data", "context") if sizes[axis] > 1)
     yield from _transfer("all-reduce", others, sizes, gathered / sizes["fsdp"], M)
     yield from _transfer("all-gather", ("tensor",), sizes, stream, M * layers * (4 + 2 * recomputed))
-    yield from _transfer("reduce-scatter", ("tensor",), sizes, stream, M * layers * (4 + recomputed * ("attention" in again)))
+    yield from _transfer(
+        "reduce-scatter", ("tensor",), sizes, stream, M * layers * (4 + recomputed * ("attention" in again))
+    )
     yield from _transfer("all-gather", ("context",), sizes, keys, M * layers * (1 + recomputed))
     yield from _transfer("reduce-scatter", ("context",), sizes, keys, M * layers)
     routed = stream * outline.experts[0] / sizes["tensor"]
     yield from _transfer("all-to-all", ("expert",), sizes, routed, M * layers * (4 + 2 * recomputed))
     turns = (plan.execution.pipeline.micro_batches or sizes["stage"]) + sizes["stage"] - 1
-    yield from _transfer("collective-permute", ("stage",), sizes, stream / sizes["stage"] / sizes["tensor"], 2 * M * turns)
+    yield from _transfer(
+        "collective-permute", ("stage",), sizes, stream / sizes["stage"] / sizes["tensor"], 2 * M * turns
+    )
 
 
-def _transfer(kind: str, axes: tuple[str, ...], sizes: Mapping[str, int], n_bytes: float, n_calls: float | int) -> Iterator[Transfer]:
+def _transfer(
+    kind: str, axes: tuple[str, ...], sizes: Mapping[str, int], n_bytes: float, n_calls: float | int
+) -> Iterator[Transfer]:
     n = math.prod(sizes[axis] for axis in axes)
     if n > 1:
-        yield Transfer(kind, axes, n, n_bytes * n_calls, n_bytes * n_calls * wire_factor(kind, n), float(n_calls))
+        yield Transfer(
+            kind, axes, n, n_bytes * n_calls, n_bytes * n_calls * wire_factor(kind, n), float(n_calls)
+        )
 
 
 def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
-    """Bytes of one chip: state, gradients, activations kept for the backward pass, two layers' gathered weights, one layer's work."""
+    """Bytes of one chip: state, gradients, activations kept for the backward pass, two layers' gathered
+    weights, one layer's work.
+    """
     sizes = plan.sizes
     on_host = plan.execution.offload
     params, state = resting_bytes(outline.params, sizes), resting_bytes(outline.state, sizes)
@@ -234,16 +278,30 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     gradients = params * (2 if plan.micro_batches > 1 else 1)
     whole = {**sizes, "fsdp": 1}
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
-    layer = resting_bytes(tuple(leaf for leaf in in_use if leaf.is_layer), whole) / (outline.layers / sizes["stage"])
+    layer = resting_bytes(tuple(leaf for leaf in in_use if leaf.is_layer), whole) / (
+        outline.layers / sizes["stage"]
+    )
     head = resting_bytes(tuple(leaf for leaf in in_use if not leaf.is_layer), whole)
     n_rows = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
-    tokens = plan.batch_size / plan.micro_batches / n_rows * outline.seq_len / sizes["context"] / sizes["tensor"]
+    tokens = (
+        plan.batch_size / plan.micro_batches / n_rows * outline.seq_len / sizes["context"] / sizes["tensor"]
+    )
     saved = tokens * outline.layers / sizes["stage"] * _saved_bytes(outline, plan.execution)
     if plan.execution.remat.preset == "none":
         layer *= outline.layers / sizes["stage"] / 2  # gathered weights are kept too
     in_stage = tokens / sizes["stage"] * outline.compute_bytes
     work = in_stage * (WORKSPACE[0] * outline.width + WORKSPACE[1] * outline.inner_width)
-    logits = 2 * 4 * plan.batch_size / plan.micro_batches / n_rows / sizes["stage"] * CHUNK * outline.vocab_size / sizes["tensor"]
+    logits = (
+        2
+        * 4
+        * plan.batch_size
+        / plan.micro_batches
+        / n_rows
+        / sizes["stage"]
+        * CHUNK
+        * outline.vocab_size
+        / sizes["tensor"]
+    )
     temporaries = gradients + saved + 2 * layer + 2 * head + work + logits
     host = params * ("params" in on_host) + state * ("optimizer" in on_host)
     return Memory(int(arguments), int(temporaries), int(arguments + temporaries), int(host))
@@ -267,5 +325,7 @@ def _saved_bytes(outline: Outline, execution: Execution) -> int:
     """Bytes a token and layer that the backward pass finds on the chip."""
     sizes, preset = numbers_of(outline), execution.remat.preset
     every = [*sizes] if preset in ("none", "dots") else [*KEPT[preset], *execution.remat.keep]
-    extra = 4 * outline.width + 2 * outline.inner_width if preset == "none" else 0  # norms, activations, float32 copies
+    extra = (
+        4 * outline.width + 2 * outline.inner_width if preset == "none" else 0
+    )  # norms, activations, float32 copies
     return outline.compute_bytes * (outline.width + sum(sizes[name] for name in every) + extra)

@@ -18,7 +18,9 @@ ASSUMPTIONS = (
 
 
 class Answer(NamedTuple):
-    """All that is known of a step; FLOPs and bytes are those of one chip, `tokens` those of the whole batch."""
+    """All that is known of a step; FLOPs and bytes are those of one chip, `tokens` those of the whole
+    batch.
+    """
 
     name: str
     wiring: Wiring
@@ -109,8 +111,16 @@ def _assumptions(answer: Answer, efficiency: Efficiency = EFFICIENCY) -> list[st
 def lines(answer: Answer) -> list[str]:
     """For people, a chip's figures first."""
     target = answer.wiring.target
-    axes = ", ".join(f"{axis}={size} ({describe(answer.wiring, (axis,))})" for axis, size in answer.sizes.items() if size > 1)
-    how = "by sizes alone: no compiler for GPUs works without one" if answer.compile_s is None else f"compiled in {answer.compile_s:.0f} s"
+    axes = ", ".join(
+        f"{axis}={size} ({describe(answer.wiring, (axis,))})"
+        for axis, size in answer.sizes.items()
+        if size > 1
+    )
+    how = (
+        "by sizes alone: no compiler for GPUs works without one"
+        if answer.compile_s is None
+        else f"compiled in {answer.compile_s:.0f} s"
+    )
     return [
         f"{answer.name} on {target.describe()}; mesh {axes or '1 device'}; {how}",
         "",
@@ -146,7 +156,10 @@ def _memory_lines(answer: Answer) -> list[str]:
 def _flop_lines(answer: Answer) -> list[str]:
     hardware = answer.work.matmul_flops + answer.work.kernel_flops
     kernels = f"of them {answer.work.kernel_flops / 1e12:,.1f} in kernels; {hardware / answer.model_flops:.2f} × the model's"
-    return [_row("model FLOPs", f"{answer.model_flops / 1e12:,.1f} T"), _row("hardware FLOPs", f"{hardware / 1e12:,.1f} T", kernels)]
+    return [
+        _row("model FLOPs", f"{answer.model_flops / 1e12:,.1f} T"),
+        _row("hardware FLOPs", f"{hardware / 1e12:,.1f} T", kernels),
+    ]
 
 
 def _network_lines(answer: Answer) -> list[str]:
@@ -164,7 +177,9 @@ def _time_lines(answer: Answer) -> list[str]:
     e, n_chips = answer.estimate, answer.wiring.target.n_chips
     rate, seconds, tokens = answer.tokens / e.step_s, e.step_s * answer.steps, answer.tokens * answer.steps
     network = f"{e.exposed_s:.3f} s of it exposed"
-    outer = [_row("network, outer", f"{e.network.outer:.3f} s", "data-centre network")] if e.network.outer else []
+    outer = (
+        [_row("network, outer", f"{e.network.outer:.3f} s", "data-centre network")] if e.network.outer else []
+    )
     return [
         _row("products", f"{e.compute_s:.3f} s"),
         _row("HBM", f"{e.hbm_s:.3f} s", f"{answer.work.hbm_bytes / 1e9:,.0f} GB, beside the products"),
@@ -174,7 +189,11 @@ def _time_lines(answer: Answer) -> list[str]:
         _row("step", f"{e.step_s:.3f} s"),
         _row("MFU", f"{answer.mfu:.1%}"),
         _row("speed", f"{rate:,.0f} tok/s", f"{rate / n_chips:,.0f} a chip"),
-        _row("whole phase", f"{seconds / 86400:,.1f} days", f"{tokens / 1e9:,.1f} G tokens, {seconds / 3600 * n_chips:,.0f} chip-hours"),
+        _row(
+            "whole phase",
+            f"{seconds / 86400:,.1f} days",
+            f"{tokens / 1e9:,.1f} G tokens, {seconds / 3600 * n_chips:,.0f} chip-hours",
+        ),
     ]
 
 

@@ -34,7 +34,9 @@ def _target(topology: str, n_slices: int) -> tuple[Target, Any]:
 
 @cache
 def worked(row: Published) -> tuple[Work, Any, float]:
-    """(what a chip does in a step, the wiring, model FLOPs of a chip in a step as MaxText counted: attention without the causal half)."""
+    """(what a chip does in a step, the wiring, model FLOPs of a chip in a step as MaxText counted:
+    attention without the causal half).
+    """
     target, devices = _target(row.topology, row.n_slices)
     sizes = {**dict.fromkeys(AXES, 1), "data": row.n_slices, "tensor": row.tensor}
     sizes["fsdp"] = target.n_chips // row.n_slices // row.tensor
@@ -49,7 +51,9 @@ def worked(row: Published) -> tuple[Work, Any, float]:
 def predict(row: Published, efficiency: Efficiency = EFFICIENCY) -> Predicted:
     """What the analytic model and the roofline say of a row."""
     work, wiring, flops = worked(row)
-    return Predicted(row, 100 * flops / estimate(work, wiring, efficiency).step_s / wiring.target.chip.bf16_flops)
+    return Predicted(
+        row, 100 * flops / estimate(work, wiring, efficiency).step_s / wiring.target.chip.bf16_flops
+    )
 
 
 def mean_error(predictions: list[Predicted]) -> float:
@@ -59,9 +63,18 @@ def mean_error(predictions: list[Predicted]) -> float:
 
 def table(predictions: list[Predicted]) -> list[str]:
     """Lines of Markdown, a row of the tables each, and the mean."""
-    lines = ["| model | slices | rows a chip | tensor | published % | predicted % | difference |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | slices | rows a chip | tensor | published % | predicted % | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for each in predictions:
         row = each.row
         cells = (row.model, f"{row.n_slices} × {row.topology}", f"{row.rows} × {row.seq_len}", row.tensor)
-        lines.append(f"| {' | '.join(map(str, cells))} | {row.mfu:.1f} | {each.mfu:.1f} | {each.difference:+.1f} |")
-    return [*lines, "", f"Mean absolute difference {mean_error(predictions):.1f} points over {len(predictions)} rows."]
+        lines.append(
+            f"| {' | '.join(map(str, cells))} | {row.mfu:.1f} | {each.mfu:.1f} | {each.difference:+.1f} |"
+        )
+    return [
+        *lines,
+        "",
+        f"Mean absolute difference {mean_error(predictions):.1f} points over {len(predictions)} rows.",
+    ]

@@ -1,4 +1,6 @@
-"""The dials of a step: which meshes, rematerialisations, micro-batches and offloads there are, and what each would cost by sizes alone."""
+"""The dials of a step: which meshes, rematerialisations, micro-batches and offloads there are, and what
+each would cost by sizes alone.
+"""
 
 import functools
 import itertools
@@ -60,7 +62,10 @@ def candidates(setting: Setting) -> list[Candidate]:
 
 def rated(setting: Setting, plan: Plan) -> Estimate:
     """The roofline of a plan by sizes."""
-    return estimate(work_of_plan(setting.outline, plan), wiring_for(setting.target, tuple(plan.sizes.values()), setting.devices))
+    return estimate(
+        work_of_plan(setting.outline, plan),
+        wiring_for(setting.target, tuple(plan.sizes.values()), setting.devices),
+    )
 
 
 @functools.cache
@@ -73,13 +78,17 @@ def wiring_for(target: Target, shape: tuple[int, ...], devices: tuple[Any, ...])
 
 
 def plans(setting: Setting) -> Iterator[Plan]:
-    """Every mesh with every rematerialisation, number of micro-batches and offload that rows and sizes divide over."""
+    """Every mesh with every rematerialisation, number of micro-batches and offload that rows and sizes
+    divide over.
+    """
     run = setting.run
     for sizes in meshes(setting):
         rows = math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
         for preset, micro_batches, offload in itertools.product(PRESETS, MICRO_BATCHES, OFFLOADS):
             if run.data.batch_size % (rows * micro_batches) == 0:
-                execution = run.execution.model_copy(update={"remat": Remat(preset=preset), "offload": offload})
+                execution = run.execution.model_copy(
+                    update={"remat": Remat(preset=preset), "offload": offload}
+                )
                 yield Plan(sizes, run.data.batch_size, micro_batches, execution)
 
 
@@ -108,13 +117,19 @@ def _divisors(n: int) -> list[int]:
 def applied(run: Any, plan: Plan) -> Any:
     """The Run with a plan's dials."""
     mesh = type(run.mesh)(**plan.sizes)
-    return run.model_copy(update={"mesh": mesh, "execution": plan.execution, "micro_batches": plan.micro_batches})
+    return run.model_copy(
+        update={"mesh": mesh, "execution": plan.execution, "micro_batches": plan.micro_batches}
+    )
 
 
 def overrides(name: str, run: Any, plan: Plan) -> str:
-    """The `--set` arguments that turn the dials of phase `name` from where the config has them to the plan's."""
+    """The `--set` arguments that turn the dials of phase `name` from where the config has them to the
+    plan's.
+    """
     now, then = flat_dials(run), flat_dials(applied(run, plan))
-    return " ".join(f"--set {name}.{path}={_yaml(then[path])}" for path in then if then[path] != now.get(path))
+    return " ".join(
+        f"--set {name}.{path}={_yaml(then[path])}" for path in then if then[path] != now.get(path)
+    )
 
 
 def flat_dials(run: Any) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from typing import NamedTuple
 
 GIB = 2**30
-TPU_SOURCE = "Google Cloud's TPU pages v4, v5e, v5p, v6e (2026-11), memory as libtpu 0.0.52 lets a program have it"
-GPU_SOURCE = "NVIDIA's data sheets of A100 SXM 80GB, H100 SXM, H200 SXM; DGX networks of 200 and 400 Gb/s a GPU"
+TPU_SOURCE = (
+    "Google Cloud's TPU pages v4, v5e, v5p, v6e (2026-11), memory as libtpu 0.0.52 lets a program have it"
+)
+GPU_SOURCE = (
+    "NVIDIA's data sheets of A100 SXM 80GB, H100 SXM, H200 SXM; DGX networks of 200 and 400 Gb/s a GPU"
+)
 
 
 class Chip(NamedTuple):
     """One chip; bandwidths in bytes a second, of one direction where a link has two.
 
-    `link_bandwidth` is one ICI link's; a chip has two of them an axis of its torus. A GPU has no torus: its links make one switch of
-    `island` chips, and `link_bandwidth` is all that it can send there. `outer_bandwidth` is a chip's share of its host's network.
+    `link_bandwidth` is one ICI link's; a chip has two of them an axis of its torus. A GPU has no torus: its
+    links make one switch of `island` chips, and `link_bandwidth` is all that it can send there.
+    `outer_bandwidth` is a chip's share of its host's network.
     """
 
     name: str
@@ -24,7 +29,9 @@ class Chip(NamedTuple):
     host_bandwidth: float  # to its host's memory, one direction
     n_dims: int  # of the torus; 0 for GPUs
     island: int  # most chips that ICI or NVLink connect
-    wrap: int  # an axis closes to a ring when it is a multiple of this (with v4 and v5p: all axes of the slice)
+    wrap: (
+        int  # an axis closes to a ring when it is a multiple of this (with v4 and v5p: all axes of the slice)
+    )
     source: str
 
 

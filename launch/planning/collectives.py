@@ -11,8 +11,18 @@ import numpy as np
 from launch.planning.hlo import Instruction, Scope
 from launch.planning.walk import Occurrence
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "collective-broadcast", "ragged-all-to-all")
-MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^)]*(?:\([^)]*\))?)\))?\s*\{([^}]*)\}")
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^)]*(?:\([^)]*\))?)\))?\s*\{([^}]*)\}"
+)
 IOTA_GROUPS = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
 LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[^}]*\},?\s*)*)\}")
 BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"')
@@ -22,8 +32,9 @@ PAIRS = re.compile(r"source_target_pairs=\{((?:\{[^}]*\},?\s*)*)\}")
 class Transfer(NamedTuple):
     """Collectives of one kind along the same axes: sums over a step, of one chip.
 
-    `n_bytes` counts the whole array that a collective is about: what an all-gather gives, what the reductions, a permute and an
-    all-to-all take. `wire_bytes` is what a chip sends of it: (n-1)/n for gather and scatter among n chips, twice that for an all-reduce.
+    `n_bytes` counts the whole array that a collective is about: what an all-gather gives, what the
+    reductions, a permute and an all-to-all take. `wire_bytes` is what a chip sends of it: (n-1)/n for
+    gather and scatter among n chips, twice that for an all-reduce.
     """
 
     kind: str
@@ -35,7 +46,9 @@ class Transfer(NamedTuple):
 
 
 def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> list[Transfer]:
-    """The collectives of a step, by kind and axes; `mesh` is axis → size, in the order of the devices' numbers."""
+    """The collectives of a step, by kind and axes; `mesh` is axis → size, in the order of the devices'
+    numbers.
+    """
     sums: dict[tuple[str, tuple[str, ...], int], np.ndarray] = {}
     for each in _without_repeats(occurrences):
         kind = kind_of(each.instruction)
@@ -49,7 +62,9 @@ def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> 
 
 
 def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
-    """A TPU's collective that runs beside products stands in several fusions (begin, products, end) of one computation: it counts once."""
+    """A TPU's collective that runs beside products stands in several fusions (begin, products, end) of one
+    computation: it counts once.
+    """
     seen = set()
     for each in occurrences:
         if kind_of(each.instruction) is None:
@@ -63,7 +78,9 @@ def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """Which collective begins here; None of all else. Between slices a TPU program sends to its runtime, which says what for."""
+    """Which collective begins here; None of all else. Between slices a TPU program sends to its runtime,
+    which says what for.
+    """
     if instruction.op == "send":
         found = BETWEEN_SLICES.search(instruction.rest)
         return found[2].lower().replace("_", "-") if found else None
@@ -101,13 +118,19 @@ def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
     if found := IOTA_GROUPS.search(instruction.rest):
         return [tuple(map(int, group)) for group in _iota(found[1])]
     listed = (PAIRS if "permute" in instruction.op else LISTED_GROUPS).search(instruction.rest)
-    groups = [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,\s]+)\}", listed[1])] if listed else []
+    groups = (
+        [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,\s]+)\}", listed[1])]
+        if listed
+        else []
+    )
     return groups or [tuple(range(n_chips))]  # no groups: all with all
 
 
 @functools.cache
 def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int, ...]]:
-    """`mesh['a'=2,'b'=8] {'b'}`: groups along axis b; `'b':(2)4` is the part of size 4 of b behind a part of size 2."""
+    """`mesh['a'=2,'b'=8] {'b'}`: groups along axis b; `'b':(2)4` is the part of size 4 of b behind a part
+    of size 2.
+    """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     ids = np.arange(math.prod(sizes.values())) if device_ids is None else _device_ids(device_ids)
     named = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
@@ -129,7 +152,11 @@ def _n_numbers(text: str) -> int:
 
 
 def _device_ids(text: str) -> np.ndarray:
-    return _iota(text).reshape(-1) if "<=" in text or "T(" in text else np.array([int(i) for i in text.split(",")])
+    return (
+        _iota(text).reshape(-1)
+        if "<=" in text or "T(" in text
+        else np.array([int(i) for i in text.split(",")])
+    )
 
 
 def _iota(text: str) -> np.ndarray:
@@ -143,6 +170,8 @@ def _iota(text: str) -> np.ndarray:
 
 def axes_between(groups: list[tuple[int, ...]], mesh: Mapping[str, int]) -> tuple[str, ...]:
     """The axes of the mesh along which the members of a group differ."""
-    members = np.array(np.unravel_index([list(group) for group in groups if len(group) > 1] or [[0]], tuple(mesh.values())))
+    members = np.array(
+        np.unravel_index([list(group) for group in groups if len(group) > 1] or [[0]], tuple(mesh.values()))
+    )
     differ = (members != members[:, :, :1]).any(axis=(1, 2))  # [axis, group, member]
     return tuple(axis for axis, yes in zip(mesh, differ, strict=True) if yes)

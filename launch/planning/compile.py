@@ -20,7 +20,9 @@ GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Bytes of one chip's HBM; `peak` is what must be there at one time; `host` is what lies in the host's memory."""
+    """Bytes of one chip's HBM; `peak` is what must be there at one time; `host` is what lies in the host's
+    memory.
+    """
 
     arguments: int
     temporaries: int
@@ -40,12 +42,16 @@ class DoesNotFit(Exception):
     """The compiler found that a step wants more HBM than a chip has; bytes it named."""
 
     def __init__(self, needed: int, available: int):
-        super().__init__(f"the step wants {needed / GIB:.2f} GiB of temporaries where {available / GIB:.2f} GiB of HBM are")
+        super().__init__(
+            f"the step wants {needed / GIB:.2f} GiB of temporaries where {available / GIB:.2f} GiB of HBM are"
+        )
         self.needed, self.available = needed, available
 
 
 class Step(NamedTuple):
-    """A Run's step before compiling: the function, the shapes of its arguments laid out on the mesh, and what it is worth."""
+    """A Run's step before compiling: the function, the shapes of its arguments laid out on the mesh, and
+    what it is worth.
+    """
 
     function: Any
     arguments: tuple[Any, Any]
@@ -67,19 +73,30 @@ def step_of(run: Any, mesh: jax.sharding.Mesh) -> Step:
         state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx, guard=run.guard), key)
         flops = flops_per_token_of(run.architecture, state.trainable, length=run.data.seq_len)
         watch = functools.partial(run.watch.arrays, rounds=run.execution.pipeline.rounds)
-        settings = {"micro_batches": run.micro_batches, "offload": run.execution.offload, "guard": run.guard, "watch": watch}
+        settings = {
+            "micro_batches": run.micro_batches,
+            "offload": run.execution.offload,
+            "guard": run.guard,
+            "watch": watch,
+        }
         function = make_step(model, run.objective, run.adaptation, tx, **settings)
     bound = placed_at_rest(_bound(state, mesh), run.execution.offload)
-    return Step(function, (bound, batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops)
+    return Step(
+        function, (bound, batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops
+    )
 
 
 def _check(run: Any, model: Any, mesh: jax.sharding.Mesh) -> None:
     """Refuse sizes that do not divide, by their names."""
     parts = n_parts("B")
     if run.data.batch_size % (parts * run.micro_batches):
-        over = f"{parts} devices" + (f" in {run.micro_batches} micro-batches" if run.micro_batches > 1 else "")
+        over = f"{parts} devices" + (
+            f" in {run.micro_batches} micro-batches" if run.micro_batches > 1 else ""
+        )
         multiple = parts * run.micro_batches
-        raise ValueError(f"data.batch_size={run.data.batch_size} does not divide over {over}; choose a multiple of {multiple}")
+        raise ValueError(
+            f"data.batch_size={run.data.batch_size} does not divide over {over}; choose a multiple of {multiple}"
+        )
     with undivided():
         leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: model.init(jax.random.key(0))))
     names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
@@ -125,10 +142,14 @@ def compile_step(step: Step) -> Compiled:
 
 
 def _shortage(error: JaxRuntimeError) -> DoesNotFit | None:
-    sizes = re.findall(r"\(?([\d.]+)([KMG])\)?", str(error).split("HLO module")[0].partition("Ran out of memory")[2])
+    sizes = re.findall(
+        r"\(?([\d.]+)([KMG])\)?", str(error).split("HLO module")[0].partition("Ran out of memory")[2]
+    )
     if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
         return None
-    needed, available = (int(float(number) * {"K": 2**10, "M": 2**20, "G": GIB}[unit]) for number, unit in sizes[:2])
+    needed, available = (
+        int(float(number) * {"K": 2**10, "M": 2**20, "G": GIB}[unit]) for number, unit in sizes[:2]
+    )
     return DoesNotFit(needed, available)
 
 
@@ -137,4 +158,6 @@ def _memory(analysis: Any) -> Memory:
     beside = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     host = analysis.host_argument_size_in_bytes + analysis.host_temp_size_in_bytes
-    return Memory(arguments, temporaries, arguments + temporaries + beside + analysis.generated_code_size_in_bytes, host)
+    return Memory(
+        arguments, temporaries, arguments + temporaries + beside + analysis.generated_code_size_in_bytes, host
+    )

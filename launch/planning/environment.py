@@ -14,7 +14,9 @@ ASIDE = {
 
 
 def quiet_environment() -> None:
-    """Compile for absent chips, and leave those that are here alone; flags that are meant for this machine's CPU are taken out."""
+    """Compile for absent chips, and leave those that are here alone; flags that are meant for this
+    machine's CPU are taken out.
+    """
     os.environ.update(ASIDE)
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # programs for absent chips cannot be read back from it
     os.environ["XLA_FLAGS"] = re.sub(r"--xla_cpu_\S+", "", os.environ.get("XLA_FLAGS", "")).strip()

@@ -9,7 +9,8 @@ import numpy as np
 from launch.planning.hlo import Instruction, Scope, Shape, attribute
 from launch.planning.walk import Occurrence
 
-# attention kernels by their names: products of 2·rows·L·T·A each (Dao et al. 2022: scores and mixing forward; backward the scores again)
+# attention kernels by their names: products of 2·rows·L·T·A each (Dao et al. 2022: scores and mixing forward;
+# backward the scores again)
 ATTENTION_PRODUCTS = {"_fwd": 2, "_dq": 3, "_dkv": 4}
 ATTENTION_KERNELS = ("splash", "flash", "mha", "mqa", "attention")
 GROUPED_KERNELS = ("gmm", "ragged_dot", "ragged-dot", "grouped_matmul")
@@ -29,15 +30,22 @@ def product_flops(occurrence: Occurrence) -> int:
 
 
 def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
-    """A TPU writes products as convolutions; only the places where the window meets data count, padding does not."""
+    """A TPU writes products as convolutions; only the places where the window meets data count, padding
+    does not.
+    """
     left_labels, right_labels, out_labels = re.split(r"_|->", attribute(instruction, "dim_labels"))
     out = instruction.shapes[0]
     window = attribute(instruction, "window") or ""
     n_spatial = len(out_labels) - 2
     meetings = 1
     for i in range(n_spatial):
-        sizes = [shape.sizes[labels.index(str(i))] for shape, labels in ((left, left_labels), (right, right_labels), (out, out_labels))]
-        meetings *= _meetings(*sizes, *(_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate")))
+        sizes = [
+            shape.sizes[labels.index(str(i))]
+            for shape, labels in ((left, left_labels), (right, right_labels), (out, out_labels))
+        ]
+        meetings *= _meetings(
+            *sizes, *(_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate"))
+        )
     batch, features = (out.sizes[out_labels.index(label)] for label in "bf")
     batch_groups = int(attribute(instruction, "batch_group_count") or 1)
     return 2 * batch * features * right.sizes[right_labels.index("i")] * meetings // batch_groups
@@ -52,7 +60,9 @@ def _window(window: str, name: str, i: int) -> int:
 
 
 @functools.cache
-def _meetings(n_in: int, n_window: int, n_out: int, stride: int, pad: int, lhs_dilate: int, rhs_dilate: int) -> int:
+def _meetings(
+    n_in: int, n_window: int, n_out: int, stride: int, pad: int, lhs_dilate: int, rhs_dilate: int
+) -> int:
     """Pairs (place of the output, place in the window) that fall on data."""
     outs, total = np.arange(n_out) * stride - pad, 0
     for k in range(n_window):
@@ -67,7 +77,10 @@ def kernel_flops(occurrence: Occurrence) -> int | None:
     An attention kernel is taken as causal: blocks above the diagonal are skipped, those on it are done whole.
     """
     instruction = occurrence.instruction
-    if instruction.op not in ("custom-call", "custom-call-start") or attribute(instruction, "custom_call_target") not in _TARGETS:
+    if (
+        instruction.op not in ("custom-call", "custom-call-start")
+        or attribute(instruction, "custom_call_target") not in _TARGETS
+    ):
         return 0
     if said := re.search(r"cost_estimate\W+flops\W+(\d+)", instruction.rest):
         return int(said[1])
@@ -90,7 +103,9 @@ def _arrays(instruction: Instruction, scope: Scope) -> list[Shape]:
 
 
 def _attention_flops(instruction: Instruction, phase: str, q: Shape, k: Shape) -> int:
-    """The queries' L positions against the keys' T; a fused backward kernel gives the queries' gradient too, one product more."""
+    """The queries' L positions against the keys' T; a fused backward kernel gives the queries' gradient
+    too, one product more.
+    """
     products = ATTENTION_PRODUCTS[phase] + (phase == "_dkv" and len(instruction.shapes) > 2)
     T = k.sizes[-2]
     block = re.search(r"block_kv\W+(\d+)", instruction.rest)

@@ -1,7 +1,8 @@
 """Optimized HLO text as data: computations of instructions, and how often each loop turns.
 
-The text is XLA's own printing of a compiled program (`compiled.as_text()`), for CPU, GPU and TPU alike. It is read as text because the
-protocol buffers behind it are no public interface, and because a kept text can be read again without any compiler.
+The text is XLA's own printing of a compiled program (`compiled.as_text()`), for CPU, GPU and TPU alike. It
+is read as text because the protocol buffers behind it are no public interface, and because a kept text can
+be read again without any compiler.
 """
 
 import math
@@ -14,11 +15,21 @@ INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 SEVERAL_CALLED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-MEANING_THE_SAME = ("copy", "bitcast", "convert", "reshape", "copy-done", "copy-start", "optimization-barrier")
+MEANING_THE_SAME = (
+    "copy",
+    "bitcast",
+    "convert",
+    "reshape",
+    "copy-done",
+    "copy-start",
+    "optimization-barrier",
+)
 
 
 class Shape(NamedTuple):
-    """One array of a result: element type, sizes, memory space (0 is HBM; a TPU's others are on the chip or the host)."""
+    """One array of a result: element type, sizes, memory space (0 is HBM; a TPU's others are on the chip or
+    the host).
+    """
 
     dtype: str
     sizes: tuple[int, ...]
@@ -36,7 +47,9 @@ class Shape(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of a computation; `shapes` are the arrays of its result, a tuple's in order; `rest` is all that follows the operands."""
+    """One line of a computation; `shapes` are the arrays of its result, a tuple's in order; `rest` is all
+    that follows the operands.
+    """
 
     name: str
     op: str
@@ -61,7 +74,10 @@ class Computation(NamedTuple):
     @property
     def parameters(self) -> list[Instruction]:
         """By their numbers."""
-        return sorted((each for each in self.instructions.values() if each.op == "parameter"), key=lambda each: int(each.inside))
+        return sorted(
+            (each for each in self.instructions.values() if each.op == "parameter"),
+            key=lambda each: int(each.inside),
+        )
 
     def users(self, name: str) -> list[Instruction]:
         """The instructions that read `name`."""
@@ -76,7 +92,9 @@ class Module(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """A computation as it is called: `inputs` is the instruction of `outer` that calls it; the entry has neither."""
+    """A computation as it is called: `inputs` is the instruction of `outer` that calls it; the entry has
+    neither.
+    """
 
     computation: Computation
     caller: Instruction | None = None
@@ -104,12 +122,16 @@ def parse(text: str) -> Module:
             instruction = parse_instruction(line)
             current.instructions[instruction.name] = instruction
     if entry is None:
-        raise ValueError("the text holds no ENTRY computation; give the optimized HLO that `--hlo FILE` writes")
+        raise ValueError(
+            "the text holds no ENTRY computation; give the optimized HLO that `--hlo FILE` writes"
+        )
     return Module(computations, entry)
 
 
 def _whole_lines(text: str) -> list[str]:
-    """Lines with their continuations joined: a kernel's attributes may hold line breaks, and such a line may begin with `}`."""
+    """Lines with their continuations joined: a kernel's attributes may hold line breaks, and such a line
+    may begin with `}`.
+    """
     lines: list[str] = []
     for line in text.splitlines():
         if line == "}" or HEADER.match(line) or INSTRUCTION.match(line):
@@ -161,7 +183,11 @@ def _shape(found: re.Match) -> Shape:
 
 def called(instruction: Instruction) -> list[str]:
     """The computations that an instruction names, in order."""
-    several = [name.strip().lstrip("%") for group in SEVERAL_CALLED.findall(instruction.rest) for name in group.split(",")]
+    several = [
+        name.strip().lstrip("%")
+        for group in SEVERAL_CALLED.findall(instruction.rest)
+        for name in group.split(",")
+    ]
     return CALLED.findall(instruction.rest) + several
 
 
@@ -172,10 +198,18 @@ def attribute(instruction: Instruction, name: str) -> str | None:
 
 
 def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
-    """How often a `while` turns: as the compiler noted it, or by its condition `i < n` and its step; None where neither says."""
+    """How often a `while` turns: as the compiler noted it, or by its condition `i < n` and its step; None
+    where neither says.
+    """
     if noted := re.search(r'"?known_trip_count"?\s*[:=]\s*\{"?n"?\s*:\s*"?(\d+)', loop.rest):
         return int(noted[1])
-    names = dict(zip(("condition", "body"), (attribute(loop, name).lstrip("%") for name in ("condition", "body")), strict=True))
+    names = dict(
+        zip(
+            ("condition", "body"),
+            (attribute(loop, name).lstrip("%") for name in ("condition", "body")),
+            strict=True,
+        )
+    )
     condition = Scope(module.computations[names["condition"]], loop, outer)
     compare, where = _comparison(module, condition)
     if compare is None or len(compare.operands) != 2:
@@ -189,7 +223,9 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
 
 
 def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope]:
-    """The comparison that a condition returns, also from inside a fusion, and where its operands are to be looked up."""
+    """The comparison that a condition returns, also from inside a fusion, and where its operands are to be
+    looked up.
+    """
     root = scope.computation.root
     while root.op in ("fusion", "call"):
         scope = Scope(module.computations[called(root)[0]], root, scope)
@@ -214,7 +250,9 @@ def _loop_variable(scope: Scope, name: str) -> int | None:
 
 
 def constant_of(scope: Scope, name: str) -> int | None:
-    """The whole number that a value always is; None where the text does not say. A loop's constant may stand outside of the loop."""
+    """The whole number that a value always is; None where the text does not say. A loop's constant may
+    stand outside of the loop.
+    """
     scope, source = _source(scope, name)
     if source.op == "constant":
         return int(source.inside) if re.fullmatch(r"-?\d+", source.inside) else None

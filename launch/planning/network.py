@@ -10,7 +10,9 @@ from launch.planning.topology import Target
 
 
 class Wiring(NamedTuple):
-    """Where the chips of a mesh stand: `places[…, axis of the torus]` and `islands[…]` over the mesh's axes in their order."""
+    """Where the chips of a mesh stand: `places[…, axis of the torus]` and `islands[…]` over the mesh's axes
+    in their order.
+    """
 
     target: Target
     axes: tuple[str, ...]
@@ -43,11 +45,15 @@ def wiring_of_gpus(sizes: dict[str, int], target: Target) -> Wiring:
 def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     """The time of all calls of a transfer, one after another.
 
-    Rings in both directions of every axis of the torus that the group spans (Chan et al. 2007); without a closed ring half of that.
-    Between islands each chip exchanges its part alone, after or before the exchange inside.
+    Rings in both directions of every axis of the torus that the group spans (Chan et al. 2007); without a
+    closed ring half of that. Between islands each chip exchanges its part alone, after or before the
+    exchange inside.
     """
     index = tuple(slice(None) if axis in transfer.axes else 0 for axis in wiring.axes)
-    places, islands = wiring.places[index].reshape(-1, wiring.places.shape[-1]), wiring.islands[index].reshape(-1)
+    places, islands = (
+        wiring.places[index].reshape(-1, wiring.places.shape[-1]),
+        wiring.islands[index].reshape(-1),
+    )
     n_islands = len(np.unique(islands))
     n_inside = transfer.n_chips / n_islands
     chip, extents = wiring.target.chip, _extents(places[islands == islands[0]])
@@ -72,15 +78,24 @@ def _bandwidth(target: Target, extents: list[int]) -> float:
     """Bytes a second that a chip can take in from the others of its group."""
     if not target.chip.n_dims:
         return target.chip.link_bandwidth
-    links = sum(2 if ring and n == size else 1 for n, ring, size in zip(extents, target.rings, target.shape, strict=True) if n > 1)
+    links = sum(
+        2 if ring and n == size else 1
+        for n, ring, size in zip(extents, target.rings, target.shape, strict=True)
+        if n > 1
+    )
     return max(links, 1) * target.chip.link_bandwidth
 
 
 def describe(wiring: Wiring, axes: tuple[str, ...]) -> str:
     """Over what an axis of the mesh goes: `ICI 4x4`, `DCN`."""
     index = tuple(slice(None) if axis in axes else 0 for axis in wiring.axes)
-    places, islands = wiring.places[index].reshape(-1, wiring.places.shape[-1]), wiring.islands[index].reshape(-1)
+    places, islands = (
+        wiring.places[index].reshape(-1, wiring.places.shape[-1]),
+        wiring.islands[index].reshape(-1),
+    )
     extents = [n for n in _extents(places[islands == islands[0]]) if n > 1]
     inner, outer = ("ICI", "DCN") if wiring.target.chip.n_dims else ("NVLink", "network")
     parts = [f"{inner} {'x'.join(map(str, extents))}"] if math.prod(extents) > 1 else []
-    return " and ".join([*parts, *([f"{outer} {len(np.unique(islands))}"] if len(np.unique(islands)) > 1 else [])])
+    return " and ".join(
+        [*parts, *([f"{outer} {len(np.unique(islands))}"] if len(np.unique(islands)) > 1 else [])]
+    )

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.failures import DOES_NOT_FIT, DONE
 from launch.planning.advise import remedies
 from launch.planning.analytic import memory_of_plan, outline_of, work_of_plan
 from launch.planning.answer import Answer, as_json, lines
@@ -14,6 +13,7 @@ from launch.planning.network import wiring_of
 from launch.planning.search import ranking_json, ranking_lines, search
 from launch.planning.topology import Target, axis_sizes, load_devices
 from launch.planning.work import work_of
+from launch.process.failures import DOES_NOT_FIT, DONE
 from model.sharding import make_mesh
 from model.size import flops_per_token_of
 
@@ -61,7 +61,12 @@ class Planner:
         finalists = search(self.setting, n_finalists, self.answer, self.say)
         best = finalists[0].answer
         if best is None:
-            return Report(DOES_NOT_FIT, [], None, f"none of the {len(finalists)} settings that were compiled fits; take more chips")
+            return Report(
+                DOES_NOT_FIT,
+                [],
+                None,
+                f"none of the {len(finalists)} settings that were compiled fits; take more chips",
+            )
         ranking = ranking_json(finalists, self.setting, self.name)
         told = [*lines(best), *ranking_lines(finalists, self.setting, self.name)]
         return Report(DONE, told, {**as_json(best), "set": ranking[0]["set"], "ranking": ranking})
@@ -79,14 +84,20 @@ class Planner:
             self.hlo.write_text(compiled.text)
         flops = step.model_flops_per_token * step.tokens / self.target.n_chips
         work, wiring = work_of(compiled.text, sizes), wiring_of(mesh, self.target)
-        return Answer(self.name, wiring, sizes, work, compiled.memory, flops, step.tokens, run.steps, compiled.seconds)
+        return Answer(
+            self.name, wiring, sizes, work, compiled.memory, flops, step.tokens, run.steps, compiled.seconds
+        )
 
     def _reckoned(self, run: Any) -> Answer:
         plan = present(self.setting._replace(run=run))
         outline, sizes = self.setting.outline, dict(plan.sizes)
         wiring = wiring_for(self.target, tuple(sizes.values()), ())
         tokens = run.data.batch_size * run.data.seq_len
-        flops = flops_per_token_of(run.architecture, outline.shapes, length=run.data.seq_len) * tokens / self.target.n_chips
+        flops = (
+            flops_per_token_of(run.architecture, outline.shapes, length=run.data.seq_len)
+            * tokens
+            / self.target.n_chips
+        )
         work, memory = work_of_plan(outline, plan), memory_of_plan(outline, plan)
         return Answer(self.name, wiring, sizes, work, memory, flops, tokens, run.steps, None)
 

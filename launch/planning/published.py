@@ -1,8 +1,10 @@
-"""What others measured: MaxText's tables of MFU for v4, v5e, v5p and Trillium, with the shapes, batches and meshes that gave them.
+"""What others measured: MaxText's tables of MFU for v4, v5e, v5p and Trillium, with the shapes, batches and
+meshes that gave them.
 
-Sources: the README and the script of each model under `configs/tpu/{v4,v5e,v5p}` of MaxText, and its page of optimized models (Trillium).
-The models named by parameters are its `global_parameter_scale` of a base of width 2048, 16 heads of 128,
-feed-forward 7168, 16 layers and 32,000 vocabulary entries: each doubling takes heads and feed-forward, then width, then layers in turn.
+Sources: the README and the script of each model under `configs/tpu/{v4,v5e,v5p}` of MaxText, and its page
+of optimized models (Trillium). The models named by parameters are its `global_parameter_scale` of a base of
+width 2048, 16 heads of 128, feed-forward 7168, 16 layers and 32,000 vocabulary entries: each doubling takes
+heads and feed-forward, then width, then layers in turn.
 """
 
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from data_pipeline.loader import PackedShards
 from launch.planning.analytic import Outline, outline_of
 from model.architectures.llama import Llama
 from model.execution import Remat
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
@@ -22,7 +24,9 @@ from trainer.schedules import WarmupCosine
 
 
 class Published(NamedTuple):
-    """A row of MaxText's tables: model, slices, rows of a chip, tensor axis, what is recomputed, MFU in percent."""
+    """A row of MaxText's tables: model, slices, rows of a chip, tensor axis, what is recomputed, MFU in
+    percent.
+    """
 
     model: str
     topology: str
@@ -35,7 +39,9 @@ class Published(NamedTuple):
 
 
 FULL, DOTS = Remat(preset="full"), Remat(preset="dots")
-INPUTS = Remat(preset="full", offload=("query", "key", "value", "mixed"))  # its qkv and attention output offloaded to the host
+INPUTS = Remat(
+    preset="full", offload=("query", "key", "value", "mixed")
+)  # its qkv and attention output offloaded to the host
 QKV = Remat(preset="full", offload=("query", "key", "value"))
 
 
@@ -79,7 +85,9 @@ def sizes_of(model: str) -> dict[str, int]:
         return dict(zip(names, known[model], strict=True))
     cycles, left = divmod(int(model.removesuffix("B")).bit_length() - 1, 3)
     wide, heads = 2 ** (cycles + (left > 1)), 16 * 2 ** (cycles + (left > 0))
-    return dict(zip(names, (2048 * wide, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000), strict=True))
+    return dict(
+        zip(names, (2048 * wide, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000), strict=True)
+    )
 
 
 @cache
@@ -90,7 +98,9 @@ def outline(model: str, seq_len: int) -> Outline:
             architecture=Llama(context=seq_len, **sizes_of(model)),
             objective=NextToken(),
             data=PackedShards(folder="data/train", weights=FrozenMap(web=1.0), seq_len=seq_len, batch_size=1),
-            optimizer=AdamW(peak_lr=1e-4, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1),
+            optimizer=AdamW(
+                peak_lr=1e-4, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1
+            ),
             steps=1,
             checkpoint=Checkpoints(every_steps=1),
         )

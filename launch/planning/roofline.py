@@ -20,8 +20,8 @@ class Work(NamedTuple):
 
 
 class Efficiency(NamedTuple):
-    """Shares of the sheet's figures that programs reach; the same for all chips and programs. `overlap` is the share of the network's time
-    that hides behind products.
+    """Shares of the sheet's figures that programs reach; the same for all chips and programs. `overlap` is
+    the share of the network's time that hides behind products.
     """
 
     matmul: float
@@ -31,12 +31,15 @@ class Efficiency(NamedTuple):
     overlap: float
 
 
-# Fitted to the rows of published.py, where the errors are flat around them (docs/planning.md); no row there leans on hbm, which is assumed.
+# Fitted to the rows of published.py, where the errors are flat around them (docs/planning.md); no row there
+# leans on hbm, which is assumed.
 EFFICIENCY = Efficiency(matmul=0.86, kernel=0.25, hbm=0.85, network=0.5, overlap=0.4)
 
 
 class Estimate(NamedTuple):
-    """Seconds of a step and its terms; `exposed_s` is the part of the network that nothing hides, `host_s` what offloads take."""
+    """Seconds of a step and its terms; `exposed_s` is the part of the network that nothing hides, `host_s`
+    what offloads take.
+    """
 
     step_s: float
     compute_s: float
@@ -47,11 +50,15 @@ class Estimate(NamedTuple):
 
 
 def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Estimate:
-    """Products and HBM run beside one another, so the longer counts; what of the network products do not hide comes on top, and all that
-    goes to the host's memory and back (both directions at one time).
+    """Products and HBM run beside one another, so the longer counts; what of the network products do not
+    hide comes on top, and all that goes to the host's memory and back (both directions at one time).
     """
     chip = wiring.target.chip
-    compute_s = (work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel) / chip.bf16_flops * work.slowdown
+    compute_s = (
+        (work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel)
+        / chip.bf16_flops
+        * work.slowdown
+    )
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
     total = network.inner + network.outer
@@ -60,7 +67,12 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
     return Estimate(max(compute_s, hbm_s) + exposed_s + host_s, compute_s, hbm_s, network, exposed_s, host_s)
 
 
-def network_seconds(transfers: Sequence[Transfer], wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Seconds:
+def network_seconds(
+    transfers: Sequence[Transfer], wiring: Wiring, efficiency: Efficiency = EFFICIENCY
+) -> Seconds:
     """All transfers one after another."""
     each = [transfer_seconds(wiring, transfer) for transfer in transfers]
-    return Seconds(sum(one.inner for one in each) / efficiency.network, sum(one.outer for one in each) / efficiency.network)
+    return Seconds(
+        sum(one.inner for one in each) / efficiency.network,
+        sum(one.outer for one in each) / efficiency.network,
+    )

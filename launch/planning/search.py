@@ -7,7 +7,9 @@ from launch.planning.answer import Answer, as_json
 from launch.planning.candidates import Candidate, Setting, applied, candidates, overrides
 from launch.planning.compile import DoesNotFit
 
-VARIETY = 3  # candidates of one mesh among the finalists at most, so that meshes are compared and not only rematerialisations
+# candidates of one mesh among the finalists at most, so that meshes are compared and not only
+# rematerialisations
+VARIETY = 3
 
 
 class Finalist(NamedTuple):
@@ -18,7 +20,9 @@ class Finalist(NamedTuple):
     reason: str = ""
 
 
-def search(setting: Setting, n_finalists: int, answer_of: Callable[[Any], Answer], say: Callable[[str], None]) -> list[Finalist]:
+def search(
+    setting: Setting, n_finalists: int, answer_of: Callable[[Any], Answer], say: Callable[[str], None]
+) -> list[Finalist]:
     """The finalists, the fastest first; `answer_of` compiles a Run.
 
     Raises:
@@ -27,13 +31,17 @@ def search(setting: Setting, n_finalists: int, answer_of: Callable[[Any], Answer
     ordered = candidates(setting)
     if not ordered:
         remedy = "take more chips, or a smaller data.batch_size"
-        raise ValueError(f"--search: no mesh, rematerialisation, micro-batch or offload fits {setting.target.describe()}; {remedy}")
+        raise ValueError(
+            f"--search: no mesh, rematerialisation, micro-batch or offload fits {setting.target.describe()}; {remedy}"
+        )
     say(f"{len(ordered)} settings fit by their sizes; compiling {n_finalists}")
     finalists: list[Finalist] = []
     for candidate in _varied(ordered):
         if sum(each.answer is not None for each in finalists) == n_finalists:
             break
-        say(f"  {told(candidate)}: {candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB")
+        say(
+            f"  {told(candidate)}: {candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
+        )
         try:
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
         except (DoesNotFit, ValueError) as error:
@@ -55,7 +63,11 @@ def told(candidate: Candidate) -> str:
     """`fsdp=8, tensor=2, remat full, 2 micro-batches, optimizer in host memory`."""
     plan = candidate.plan
     axes = [f"{axis}={size}" for axis, size in plan.sizes.items() if size > 1]
-    parts = [*(axes or ["1 device"]), f"remat {plan.execution.remat.preset}", f"{plan.micro_batches} micro-batches"]
+    parts = [
+        *(axes or ["1 device"]),
+        f"remat {plan.execution.remat.preset}",
+        f"{plan.micro_batches} micro-batches",
+    ]
     return ", ".join(parts + [f"{name} in host memory" for name in plan.execution.offload])
 
 
@@ -65,10 +77,16 @@ def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> lis
     for each in finalists:
         if each.answer:
             gb = f"{each.answer.memory.peak / 1e9:.1f} GB"
-            lines.append(f"{each.answer.estimate.step_s:>7.3f} s  {each.answer.mfu:>6.1%}  {gb:>9}  {told(each.candidate)}")
+            lines.append(
+                f"{each.answer.estimate.step_s:>7.3f} s  {each.answer.mfu:>6.1%}  {gb:>9}  {told(each.candidate)}"
+            )
         else:
             lines.append(f"{'–':>9}  {'–':>6}  {'–':>9}  {told(each.candidate)}: {each.reason}")
-    return [*lines, "", overrides(name, setting.run, finalists[0].candidate.plan) or "the config's own setting is the best"]
+    return [
+        *lines,
+        "",
+        overrides(name, setting.run, finalists[0].candidate.plan) or "the config's own setting is the best",
+    ]
 
 
 def ranking_json(finalists: list[Finalist], setting: Setting, name: str) -> list[dict[str, Any]]:

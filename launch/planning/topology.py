@@ -1,12 +1,14 @@
-"""A name such as `v5p:4x4x4` → what it is made of, and the devices of the compiler that knows it; nothing of it need be here."""
+"""A name such as `v5p:4x4x4` → what it is made of, and the devices of the compiler that knows it; nothing
+of it need be here.
+"""
 
 import importlib.util
 import math
 import re
 from typing import Any, NamedTuple
 
+from launch.job.problems import nearest
 from launch.planning.chips import ALIASES, CHIPS, Chip
-from launch.problems import nearest
 from model.sharding import AXES
 
 HOST = (2, 2, 1)  # chips of one host; a single chip is a host too
@@ -15,7 +17,9 @@ CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what their accelerator types (v5p-128) cou
 
 
 class Target(NamedTuple):
-    """`n_slices` equal slices of chips, each a torus `shape` (of GPUs: their number); the data-centre network lies between slices."""
+    """`n_slices` equal slices of chips, each a torus `shape` (of GPUs: their number); the data-centre
+    network lies between slices.
+    """
 
     name: str
     chip: Chip
@@ -49,19 +53,25 @@ def target_of(name: str, n_slices: int = 1) -> Target:
     kind = ALIASES.get(match[1], match[1]) if match else name.lower().split(":")[0]
     if kind not in CHIPS:
         known = nearest(kind, list(CHIPS))
-        raise ValueError(f"--topology {name}: no such chip; nearest: {', '.join(known)}; write e.g. v5p:4x4x4, v5e:16x16 or h100:64")
+        raise ValueError(
+            f"--topology {name}: no such chip; nearest: {', '.join(known)}; write e.g. v5p:4x4x4, v5e:16x16 or h100:64"
+        )
     chip = CHIPS[kind]
     if match is None or match[2] is None:
         example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
         counted = f" in cores, {CORES_A_CHIP[kind]} a chip" if match and kind in CORES_A_CHIP else ""
-        raise ValueError(f"--topology {name}: the shape of a slice must be given, not its size{counted}; write e.g. {example}")
+        raise ValueError(
+            f"--topology {name}: the shape of a slice must be given, not its size{counted}; write e.g. {example}"
+        )
     if n_slices < 1:
         raise ValueError(f"--slices {n_slices}: must be at least 1; raise it")
     shape = tuple(int(size) for size in match[2].split("x"))
     if problem := _shape_problem(chip, shape):
         raise ValueError(f"--topology {name}: {problem}")
     if chip.platform == "gpu" and n_slices > 1:
-        raise ValueError(f"--slices {n_slices}: GPUs have no slices; give their whole number, {chip.name}:{shape[0] * n_slices}")
+        raise ValueError(
+            f"--slices {n_slices}: GPUs have no slices; give their whole number, {chip.name}:{shape[0] * n_slices}"
+        )
     return Target(f"{chip.name}:{match[2]}", chip, shape, n_slices)
 
 
@@ -88,24 +98,33 @@ def load_devices(target: Target) -> list[Any]:
         ValueError: libtpu is not installed, or does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"--topology {target.name}: libtpu, the compiler for TPUs, is not installed here; install meshwright[tpu]")
+        raise ValueError(
+            f"--topology {target.name}: libtpu, the compiler for TPUs, is not installed here; install meshwright[tpu]"
+        )
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
-    settings: dict[str, Any] = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}  # else a device a core
+    settings: dict[str, Any] = (
+        {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
+    )  # else a device a core
     if target.n_slices > 1:
         settings["num_slices"] = target.n_slices
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=target.name, **settings).devices)
+        return list(
+            topologies.get_topology_desc(platform="tpu", topology_name=target.name, **settings).devices
+        )
     except JaxRuntimeError as error:
-        raise ValueError(f"--topology {target.name}: libtpu refuses it ({str(error).splitlines()[0]}); choose another shape") from None
+        raise ValueError(
+            f"--topology {target.name}: libtpu refuses it ({str(error).splitlines()[0]}); choose another shape"
+        ) from None
 
 
 def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
     """The size of every axis of a Run's mesh on a target, -1 filled in.
 
     Raises:
-        ValueError: the sizes do not multiply to the target's chips, or `data` does not divide over the slices.
+        ValueError: the sizes do not multiply to the target's chips, or `data` does not divide over the
+        slices.
     """
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
     fixed = math.prod(size for size in sizes.values() if size > 0)

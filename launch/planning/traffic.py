@@ -1,27 +1,73 @@
-"""Bytes that a program moves between HBM and the chip: an estimate from what its instructions read and write."""
+"""Bytes that a program moves between HBM and the chip: an estimate from what its instructions read and
+write.
+"""
 
 from launch.planning.hlo import Computation, Instruction, Module, Shape, called
 from launch.planning.walk import Occurrence
 
-# what moves no data by itself: names, views, ends of what was counted at its start, and callers whose insides are counted
+# what moves no data by itself: names, views, ends of what was counted at its start, and callers whose insides
+# are counted
 FREE = (
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "replica-id", "after-all", "while", "call"),
-    *("conditional", "optimization-barrier", "add-dependency", "async-start", "async-update", "async-done", "call-start", "call-done"),
+    *(
+        "parameter",
+        "constant",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "iota",
+        "partition-id",
+        "replica-id",
+        "after-all",
+        "while",
+        "call",
+    ),
+    *(
+        "conditional",
+        "optimization-barrier",
+        "add-dependency",
+        "async-start",
+        "async-update",
+        "async-done",
+        "call-start",
+        "call-done",
+    ),
     *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
     *("custom-call-start", "custom-call-update", "call-update"),
-    *("custom-call-done", "send", "send-done", "recv", "recv-done", "slice-start", "dynamic-slice-start", "dynamic-update-slice-done"),
+    *(
+        "custom-call-done",
+        "send",
+        "send-done",
+        "recv",
+        "recv-done",
+        "slice-start",
+        "dynamic-slice-start",
+        "dynamic-update-slice-done",
+    ),
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
 PARTS = ("dynamic-slice", "slice", "gather")
-COPIES = ("copy", "copy-start", "dynamic-slice", "dynamic-slice-done", "dynamic-update-slice", "dynamic-update-slice-start")
+COPIES = (
+    "copy",
+    "copy-start",
+    "dynamic-slice",
+    "dynamic-slice-done",
+    "dynamic-update-slice",
+    "dynamic-update-slice-start",
+)
 HOST_SPACE = 5  # in a layout's S(5)
 NO_DATA_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
 
 
 def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
-    """Bytes read and written in HBM by one instruction outside of fusions; of a sliced or updated array only the part."""
+    """Bytes read and written in HBM by one instruction outside of fusions; of a sliced or updated array
+    only the part.
+    """
     instruction, computation = occurrence.instruction, occurrence.scope.computation
-    if occurrence.fused or instruction.op in FREE or any(word in instruction.rest[:200] for word in NO_DATA_CALLS):
+    if (
+        occurrence.fused
+        or instruction.op in FREE
+        or any(word in instruction.rest[:200] for word in NO_DATA_CALLS)
+    ):
         return 0
     operands = [computation.instructions[name] for name in instruction.operands]
     if instruction.op == "fusion":
@@ -40,10 +86,15 @@ def host_bytes(occurrence: Occurrence) -> int:
     instruction, known = occurrence.instruction, occurrence.scope.computation.instructions
     if occurrence.fused or instruction.op not in COPIES:
         return 0
-    moved = [*instruction.shapes[:2], *(shape for name in instruction.operands for shape in known[name].shapes)]
+    moved = [
+        *instruction.shapes[:2],
+        *(shape for name in instruction.operands for shape in known[name].shapes),
+    ]
     if HOST_SPACE not in {shape.space for shape in moved}:
         return 0
-    return min((shape.n_bytes for shape in moved if shape.sizes), default=0)  # of a sliced or updated array only the part
+    return min(
+        (shape.n_bytes for shape in moved if shape.sizes), default=0
+    )  # of a sliced or updated array only the part
 
 
 def _in_hbm(shapes: tuple[Shape, ...]) -> int:
@@ -53,15 +104,25 @@ def _in_hbm(shapes: tuple[Shape, ...]) -> int:
 def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instruction]) -> int:
     """Each operand as far as it is used, each result as far as it is new."""
     inside = module.computations[called(fusion)[0]]
-    read = sum(min(_used(module, inside, to), _in_hbm(given.shapes)) for to, given in zip(inside.parameters, operands, strict=True))
+    read = sum(
+        min(_used(module, inside, to), _in_hbm(given.shapes))
+        for to, given in zip(inside.parameters, operands, strict=True)
+    )
     root = inside.root
     roots = [inside.instructions[name] for name in root.operands] if root.op == "tuple" else [root]
-    return read + sum(_new(module, inside, each) for each, shape in zip(roots, fusion.shapes, strict=False) if shape.space == 0)
+    return read + sum(
+        _new(module, inside, each)
+        for each, shape in zip(roots, fusion.shapes, strict=False)
+        if shape.space == 0
+    )
 
 
 def _used(module: Module, inside: Computation, parameter: Instruction) -> int:
     """Bytes of a value inside a fusion that are read of what it is a view of; at most all of them count."""
-    return min(sum(_used_by(module, inside, user, parameter) for user in inside.users(parameter.name)), _bytes(parameter))
+    return min(
+        sum(_used_by(module, inside, user, parameter) for user in inside.users(parameter.name)),
+        _bytes(parameter),
+    )
 
 
 def _used_by(module: Module, inside: Computation, user: Instruction, value: Instruction) -> int:
@@ -72,7 +133,11 @@ def _used_by(module: Module, inside: Computation, user: Instruction, value: Inst
         return 0
     if user.op == "fusion":
         inner = module.computations[called(user)[0]]
-        return sum(_used(module, inner, to) for to, name in zip(inner.parameters, user.operands, strict=True) if name == value.name)
+        return sum(
+            _used(module, inner, to)
+            for to, name in zip(inner.parameters, user.operands, strict=True)
+            if name == value.name
+        )
     if user.op in VIEWS and inside.users(user.name):
         return _used(module, inside, user)
     return _bytes(value)
@@ -85,7 +150,9 @@ def _new(module: Module, inside: Computation, root: Instruction) -> int:
     if root.op == "fusion":
         inner = module.computations[called(root)[0]]
         return _new(module, inner, inner.root) if inner.root.op != "tuple" else _bytes(root)
-    return _bytes(inside.instructions[root.operands[1]]) if root.op == "dynamic-update-slice" else _bytes(root)
+    return (
+        _bytes(inside.instructions[root.operands[1]]) if root.op == "dynamic-update-slice" else _bytes(root)
+    )
 
 
 def _bytes(instruction: Instruction) -> int:

@@ -1,15 +1,25 @@
-"""Every instruction of a program that runs, with how often: loops multiplied out, called computations entered."""
+"""Every instruction of a program that runs, with how often: loops multiplied out, called computations
+entered.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from launch.planning.hlo import Instruction, Module, Scope, attribute, called, trip_count
 
-ENTERED = ("fusion", "call", "async-start", "call-start", "custom-call-start")  # the others' computations (sums, orders) are of scalars
+ENTERED = (
+    "fusion",
+    "call",
+    "async-start",
+    "call-start",
+    "custom-call-start",
+)  # the others' computations (sums, orders) are of scalars
 
 
 class Occurrence(NamedTuple):
-    """An instruction where it is called; in a loop whose length the text does not say it counts once a turn of what is around."""
+    """An instruction where it is called; in a loop whose length the text does not say it counts once a turn
+    of what is around.
+    """
 
     instruction: Instruction
     scope: Scope
@@ -19,7 +29,9 @@ class Occurrence(NamedTuple):
 
 
 def walk(module: Module) -> Iterator[Occurrence]:
-    """All that the program runs, callers before what they call. Of a conditional's branches the longest is taken."""
+    """All that the program runs, callers before what they call. Of a conditional's branches the longest is
+    taken.
+    """
     yield from _inside(module, Scope(module.entry), times=1, fused=False)
 
 
@@ -29,7 +41,12 @@ def _inside(module: Module, scope: Scope, *, times: int, fused: bool) -> Iterato
         yield Occurrence(instruction, scope, times, fused, turns is None)
         for name in _entered(module, instruction):
             inner = Scope(module.computations[name], instruction, scope)
-            yield from _inside(module, inner, times=times * (1 if turns is None else turns), fused=fused or instruction.op == "fusion")
+            yield from _inside(
+                module,
+                inner,
+                times=times * (1 if turns is None else turns),
+                fused=fused or instruction.op == "fusion",
+            )
 
 
 def _entered(module: Module, instruction: Instruction) -> list[str]:

@@ -17,7 +17,9 @@ class _Kernels(NamedTuple):
 
 
 def work_of(text: str, mesh: Mapping[str, int]) -> Work:
-    """FLOPs, bytes and collectives of one chip in one step of optimized HLO `text`; `mesh` is axis → size in the order of the devices."""
+    """FLOPs, bytes and collectives of one chip in one step of optimized HLO `text`; `mesh` is axis → size
+    in the order of the devices.
+    """
     module = parse(text)
     occurrences = list(walk(module))
     kernels = _kernels(occurrences)

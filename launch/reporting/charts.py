@@ -1,4 +1,6 @@
-"""Charts as SVG inside the page, in the colours of its light and dark themes: lines, a stacked area, histograms."""
+"""Charts as SVG inside the page, in the colours of its light and dark themes: lines, a stacked area,
+histograms.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,9 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Curve(NamedTuple):
-    """Points whose x rises, a y may be NaN; `low` and `high` are the least and the greatest of what a point stands for."""
+    """Points whose x rises, a y may be NaN; `low` and `high` are the least and the greatest of what a point
+    stands for.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -29,7 +33,9 @@ class Curve(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What a chart shows of its curves: from zero up, on a logarithmic scale where the range asks for it, without the first steep part."""
+    """What a chart shows of its curves: from zero up, on a logarithmic scale where the range asks for it,
+    without the first steep part.
+    """
 
     zero: bool = False
     log: bool = False
@@ -59,11 +65,16 @@ class Axis(NamedTuple):
         raw = (self.high - self.low) / n
         power = 10.0 ** math.floor(math.log10(raw))
         step = min((power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw))
-        return [i * step for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
+        return [
+            i * step
+            for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
+        ]
 
 
 def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
-    """At most `limit` points, means of equally many neighbours; values that are not finite are left out of a mean."""
+    """At most `limit` points, means of equally many neighbours; values that are not finite are left out of
+    a mean.
+    """
     size = math.ceil(len(x) / limit) or 1
     starts = np.arange(0, len(x), size)
     finite = np.isfinite(y)
@@ -82,7 +93,9 @@ def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> 
     for curve, colour in zip(curves.values(), colours, strict=True):
         x = _place(across, curve.x)
         body += (
-            _area(x, _height(up, curve.low), _height(up, curve.high), colour, 0.16) if frame.band and np.any(curve.high > curve.low) else ""
+            _area(x, _height(up, curve.low), _height(up, curve.high), colour, 0.16)
+            if frame.band and np.any(curve.high > curve.low)
+            else ""
         )
         body += _line(x, _height(up, curve.y), colour)
     return _svg(across, up, body, _readings(across, curves))
@@ -90,11 +103,20 @@ def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> 
 
 def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
     """One `<svg>` with areas on top of each other, in COLOURS."""
-    levels = np.vstack([np.zeros(len(x)), np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)])
+    levels = np.vstack(
+        [np.zeros(len(x)), np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)]
+    )
     across, up = Axis(*_ends(x, 0.0)), Axis(0.0, float(levels.max()) * 1.05 or 1.0)
     heights = _height(up, levels)
-    body = "".join(_area(_place(across, x), heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers)))
-    return _svg(across, up, body, _readings(across, {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}))
+    body = "".join(
+        _area(_place(across, x), heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers))
+    )
+    return _svg(
+        across,
+        up,
+        body,
+        _readings(across, {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}),
+    )
 
 
 def value_text(value: Number | None) -> str:
@@ -119,8 +141,14 @@ def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
     """Both directions, so that every curve is inside."""
     across = Axis(*_ends(np.concatenate([curve.x for curve in curves]), 0.0))
     late = across.low + (across.high - across.low) * CROPPED
-    late = late if frame.crop and max(np.count_nonzero(curve.x >= late) for curve in curves) > 3 else across.low
-    drawn = [(curve.x, side) for curve in curves for side in ((curve.low, curve.high) if frame.band else (curve.y,))]
+    late = (
+        late if frame.crop and max(np.count_nonzero(curve.x >= late) for curve in curves) > 3 else across.low
+    )
+    drawn = [
+        (curve.x, side)
+        for curve in curves
+        for side in ((curve.low, curve.high) if frame.band else (curve.y,))
+    ]
     inside = np.concatenate([side[x >= min(late, x[-1])] for x, side in drawn])
     inside = inside[np.isfinite(inside)]
     if frame.log and len(inside) and inside.max() > LOG_FROM * inside.min() > 0:
@@ -146,13 +174,17 @@ def _height(up: Axis, values: np.ndarray) -> np.ndarray:
 
 
 def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
-    """A line with gaps where there is no number; points are marked when they are few, or alone between gaps."""
+    """A line with gaps where there is no number; points are marked when they are few, or alone between
+    gaps.
+    """
     known = np.isfinite(y)
     runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
     runs = [run for run in runs if known[run[0]]]
     path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
     dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
-    marks = "".join(f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>' for i in dots)
+    marks = "".join(
+        f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>' for i in dots
+    )
     return f'<g fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"><path d="{path}"/>{marks}</g>'
 
 
@@ -182,25 +214,40 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
 
 
 def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
-    """Upright strips without a colour, whose titles tell the values there: what a pointer finds without a script."""
+    """Upright strips without a colour, whose titles tell the values there: what a pointer finds without a
+    script.
+    """
     wide, strips = (WIDTH - LEFT - RIGHT) / n, ""
     for i, middle in enumerate(across.low + (np.arange(n) + 0.5) / n * (across.high - across.low)):
-        nearest = {name: min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1) for name, curve in list(curves.items())[:8]}
-        told = [f"{name} {value_text(float(curves[name].y[place]))}".lstrip() for name, place in nearest.items()]
+        nearest = {
+            name: min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1)
+            for name, curve in list(curves.items())[:8]
+        }
+        told = [
+            f"{name} {value_text(float(curves[name].y[place]))}".lstrip() for name, place in nearest.items()
+        ]
         where = next(value_text(float(curves[name].x[place])) for name, place in nearest.items())
         title = escape(f"{where}: {', '.join(told)}")
         strips += f'<rect x="{LEFT + i * wide:.1f}" width="{wide:.1f}" height="{HEIGHT}"><title>{title}</title></rect>'
     return f'<g fill="transparent">{strips}</g>'
 
 
-def histogram(edges: Sequence[Number], counts: Sequence[int], *, limits: Sequence[Number], least: Number, most: Number) -> str:
-    """One small `<svg>`: bars that lie wholly beyond `least` or `most` in another colour, `limits` as dashed lines."""
+def histogram(
+    edges: Sequence[Number], counts: Sequence[int], *, limits: Sequence[Number], least: Number, most: Number
+) -> str:
+    """One small `<svg>`: bars that lie wholly beyond `least` or `most` in another colour, `limits` as
+    dashed lines.
+    """
     width, tallest = WIDE / len(counts), max(counts, default=0) or 1
     bars = {True: "", False: ""}
     for i, (n, left, right) in enumerate(zip(counts, edges, edges[1:], strict=False)):
         bars[left <= most and right > least] += _bar(i * width, n / tallest, width) if n else ""
     lines = "".join(f"M{_at(x, edges):.1f} 0V{HIGH}" for x in limits)
-    ends = [x for x in (edges[0], edges[-1]) if all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)]
+    ends = [
+        x
+        for x in (edges[0], edges[-1])
+        if all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)
+    ]
     labels = "".join(_label(x, edges) for x in (*limits, *ends))
     body = f'<path fill="var(--line-1)" d="{bars[True]}"/><path fill="var(--line-5)" d="{bars[False]}"/>'
     body += f'<path stroke="currentColor" stroke-dasharray="3 2" d="{lines}"/><g font-size="9" fill="currentColor">{labels}</g>'

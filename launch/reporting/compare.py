@@ -1,4 +1,6 @@
-"""The page that compares runs: what differs, how good each became, the same curves of all, speed. Phases are matched by name."""
+"""The page that compares runs: what differs, how good each became, the same curves of all, speed. Phases
+are matched by name.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -7,12 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import median_filter
 
-from launch.console import duration
 from launch.reporting.charts import COLOURS, Frame, lines, thinned, value_text
 from launch.reporting.health import summed, told, verdict_cell
 from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed, tokens
 from launch.reporting.page import Cell, figure, fold, grid, page, section, table, titled
 from launch.reporting.record import Column, PhaseRecord, RunRecord
+from launch.terminal.console import duration
 
 WINDOW_FRAC = 0.02  # of the rows of a phase: what a training loss is smoothed over
 
@@ -28,7 +30,9 @@ def comparison_page(runs: Sequence[RunRecord]) -> str:
     for name, run in zip(names, runs, strict=True):
         for phase in run.phases:
             phases.setdefault(phase.name, {})[name] = phase
-    trained = {phase: {name: each for name, each in found.items() if each.trained} for phase, found in phases.items()}
+    trained = {
+        phase: {name: each for name, each in found.items() if each.trained} for phase, found in phases.items()
+    }
     body = [
         _header(names, runs),
         section("job-yaml", "What differs in their configurations", [_differences(names, phases)]),
@@ -38,7 +42,9 @@ def comparison_page(runs: Sequence[RunRecord]) -> str:
 
 
 def names_of(folders: Sequence[Sequence[str]]) -> list[str]:
-    """The last parts of each path, as many as tell them apart. Raises ValueError when a run is given twice."""
+    """The last parts of each path, as many as tell them apart. Raises ValueError when a run is given
+    twice.
+    """
     for n in range(1, max(map(len, folders)) + 1):
         names = ["/".join(parts[-n:]) for parts in folders]
         if len(set(names)) == len(names):
@@ -50,12 +56,16 @@ def _header(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
     """A row a run: how far and how healthy."""
     keys = [f'<span class="chip">{_key(i)}{escape(name)}</span>' for i, name in enumerate(names)]
     problems = "".join(
-        f'<p class="bad">{escape(name)}: {escape(line)}</p>' for name, run in zip(names, runs, strict=True) for line in run.problems
+        f'<p class="bad">{escape(name)}: {escape(line)}</p>'
+        for name, run in zip(names, runs, strict=True)
+        for line in run.problems
     )
     rows = []
     for name, run in zip(names, runs, strict=True):
         states = ", ".join(f"{phase.name} {phase.state}" for phase in run.phases)
-        rows.append((name, verdict_cell(run.phases), Cell(states, "wrap"), Cell(told(summed(run.phases)), "wrap")))
+        rows.append(
+            (name, verdict_cell(run.phases), Cell(states, "wrap"), Cell(told(summed(run.phases)), "wrap"))
+        )
     heads = ("run", "health", Cell("phases", "wrap"), Cell("what went wrong", "wrap"))
     title = f"<h1>Comparison of {len(runs)} runs</h1><nav>{''.join(keys)}</nav>{problems}"
     return f"<header>{title}</header>\n{section('all-runs', 'Runs', [table(heads, rows, n_text=4)])}"
@@ -70,7 +80,10 @@ def _phase(phase: str, names: Sequence[str], found: Phases) -> str:
     parts = [
         titled("Held out, at the end or by now (best in bold)", _side_by_side(names, found)),
         titled("Training loss, smoothed", grid(_against_all("loss/train", names, found, smooth=_smoothed))),
-        *(titled(metric, grid(_against_all(metric, names, found, smooth=_as_it_is))) for metric in _eval_losses(found)),
+        *(
+            titled(metric, grid(_against_all(metric, names, found, smooth=_as_it_is)))
+            for metric in _eval_losses(found)
+        ),
         titled("Speed", _speed(names, found)),
     ]
     return section(phase, phase, parts)
@@ -81,11 +94,15 @@ def _side_by_side(names: Sequence[str], found: Phases) -> str:
     rows = []
     for metric in dict.fromkeys(metric for of_run in numbers.values() for metric in of_run):
         values = [numbers.get(name, {}).get(metric, (None, None))[1] for name in names]
-        rows.append((metric, *_best_marked(values, [value_text(value) for value in values], less_is_better(metric))))
+        rows.append(
+            (metric, *_best_marked(values, [value_text(value) for value in values], less_is_better(metric)))
+        )
     return table(("metric", *names), rows)
 
 
-def _best_marked(values: Sequence[float | int | None], texts: Sequence[str], less: bool | None) -> list[str | Cell]:
+def _best_marked(
+    values: Sequence[float | int | None], texts: Sequence[str], less: bool | None
+) -> list[str | Cell]:
     """The texts, that of the best value in bold if there is something to choose."""
     known = [value for value in values if value is not None and np.isfinite(value)]
     if less is None or len(set(known)) < 2:
@@ -96,13 +113,24 @@ def _best_marked(values: Sequence[float | int | None], texts: Sequence[str], les
 
 def _eval_losses(found: Phases) -> list[str]:
     """The loss over all held-out sets if there is one, else that of every set."""
-    names = dict.fromkeys(name for each in found.values() for name in each.columns if name.startswith("eval/") and name.endswith("loss"))
+    names = dict.fromkeys(
+        name
+        for each in found.values()
+        for name in each.columns
+        if name.startswith("eval/") and name.endswith("loss")
+    )
     return [name for name in names if name.startswith("eval/macro/")] or list(names)
 
 
-def _against_all(metric: str, names: Sequence[str], found: Phases, *, smooth: Callable[[np.ndarray], np.ndarray]) -> Iterator[str]:
+def _against_all(
+    metric: str, names: Sequence[str], found: Phases, *, smooth: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[str]:
     """The metric of all runs against steps, tokens and hours."""
-    ways: dict[str, Callable[[PhaseRecord], Column | None]] = {"steps": _steps, "tokens": tokens, "hours": hours}
+    ways: dict[str, Callable[[PhaseRecord], Column | None]] = {
+        "steps": _steps,
+        "tokens": tokens,
+        "hours": hours,
+    }
     for unit, way in ways.items():
         curves, colours = {}, []
         for i, name in enumerate(names):
@@ -113,7 +141,8 @@ def _against_all(metric: str, names: Sequence[str], found: Phases, *, smooth: Ca
                 colours.append(COLOURS[i % len(COLOURS)])
         if curves:
             keys = [
-                (f"{name} {value_text(float(curve.y[-1]))}", colour) for (name, curve), colour in zip(curves.items(), colours, strict=True)
+                (f"{name} {value_text(float(curve.y[-1]))}", colour)
+                for (name, curve), colour in zip(curves.items(), colours, strict=True)
             ]
             yield figure(f"{metric} against {unit}", "", lines(curves, Frame(crop=True), colours), keys)
 
@@ -135,7 +164,9 @@ def _as_it_is(values: np.ndarray) -> np.ndarray:
 
 def _speed(names: Sequence[str], found: Phases) -> str:
     """A row a measure."""
-    measures: dict[str, tuple[Callable[[PhaseRecord], float | int | None], Callable[[float], str], bool | None]] = {
+    measures: dict[
+        str, tuple[Callable[[PhaseRecord], float | int | None], Callable[[float], str], bool | None]
+    ] = {
         "tokens/s": (speed, value_text, False),
         "MFU": (lambda each: recent(each, "throughput/mfu"), "{:.1%}".format, False),
         "HFU": (lambda each: recent(each, "throughput/hfu"), "{:.1%}".format, None),
@@ -144,13 +175,22 @@ def _speed(names: Sequence[str], found: Phases) -> str:
         "steps": (lambda each: each.step, value_text, None),
         "tokens": (lambda each: _end(tokens(each)), value_text, None),
         "time in steps": (lambda each: _end(hours(each)), lambda value: duration(3600 * value), None),
-        "device memory, GiB": (lambda each: each.last("memory/device_bytes"), lambda value: value_text(value / 2**30), None),
+        "device memory, GiB": (
+            lambda each: each.last("memory/device_bytes"),
+            lambda value: value_text(value / 2**30),
+            None,
+        ),
     }
     rows = []
     for title, (measure, text, less) in measures.items():
         values = [measure(found[name]) if name in found else None for name in names]
         if any(value is not None for value in values):
-            rows.append((title, *_best_marked(values, ["–" if value is None else text(value) for value in values], less)))
+            rows.append(
+                (
+                    title,
+                    *_best_marked(values, ["–" if value is None else text(value) for value in values], less),
+                )
+            )
     return table(("", *names), rows)
 
 
@@ -167,8 +207,13 @@ def _differences(names: Sequence[str], phases: Mapping[str, Phases]) -> str:
             values = [fields[name].get(field, "–") if name in fields else "–" for name in names]
             if len({fields[name].get(field, "–") for name in fields}) > 1:
                 rows.append((f"{phase}.{field}", *(Cell(value, "wrap") for value in values)))
-    heads, more = ("field", *(Cell(name, "wrap") for name in names)), f"{len(rows) - FIELDS_SHOWN} more fields"
-    first, others = (table(heads, part, n_text=len(heads)) for part in (rows[:FIELDS_SHOWN], rows[FIELDS_SHOWN:]))
+    heads, more = (
+        ("field", *(Cell(name, "wrap") for name in names)),
+        f"{len(rows) - FIELDS_SHOWN} more fields",
+    )
+    first, others = (
+        table(heads, part, n_text=len(heads)) for part in (rows[:FIELDS_SHOWN], rows[FIELDS_SHOWN:])
+    )
     return first + fold(more, others) if rows else "<p>Nothing.</p>"
 
 

@@ -15,7 +15,9 @@ GIB = 1 << 30
 
 
 class Place(NamedTuple):
-    """Metrics whose name matches `pattern` are the curve `curve` of the chart `chart` under `heading`; values are divided by `unit`."""
+    """Metrics whose name matches `pattern` are the curve `curve` of the chart `chart` under `heading`;
+    values are divided by `unit`.
+    """
 
     pattern: str
     chart: str
@@ -70,7 +72,9 @@ def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
 
 
 def place_of(name: str) -> tuple[int, str, str]:
-    """(number of the place, chart, curve) of a metric: `eval/web/loss` is the curve `web` of the chart `eval: loss`."""
+    """(number of the place, chart, curve) of a metric: `eval/web/loss` is the curve `web` of the chart
+    `eval: loss`.
+    """
     i = next(i for i, place in enumerate(PLACES) if re.fullmatch(place.pattern, name))
     match = re.fullmatch(PLACES[i].pattern, name)
     return i, match.expand(PLACES[i].chart), match.expand(PLACES[i].curve)
@@ -80,7 +84,10 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
     """Keys tell the newest values; only the first curve has its range behind it."""
     limit = MAX_POINTS if len(columns) <= MANY else MAX_POINTS // 4
     curves = {name: thinned(column.steps, column.values, limit) for name, column in columns.items()}
-    curves = {name: curve if i == 0 else curve._replace(low=curve.y, high=curve.y) for i, (name, curve) in enumerate(curves.items())}
+    curves = {
+        name: curve if i == 0 else curve._replace(low=curve.y, high=curve.y)
+        for i, (name, curve) in enumerate(curves.items())
+    }
     colours, lasts = colours_of(list(columns)), [value_text(column.last) for column in columns.values()]
     keys = [(f"{name} {last}", colour) for name, last, colour in zip(columns, lasts, colours, strict=True)]
     shown = [keys[0], keys[-1]] if _in_sequence(list(columns)) else keys
@@ -88,9 +95,14 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
 
 
 def colours_of(names: Sequence[str]) -> list[str]:
-    """A colour a name: the same for the same sources in every chart, a sequence for many layers, the ink for what sums up the others."""
+    """A colour a name: the same for the same sources in every chart, a sequence for many layers, the ink
+    for what sums up the others.
+    """
     if _in_sequence(names):
-        return [f"color-mix(in oklab, var(--line-1) {35 + 65 * i // max(len(names) - 1, 1)}%, var(--card))" for i in range(len(names))]
+        return [
+            f"color-mix(in oklab, var(--line-1) {35 + 65 * i // max(len(names) - 1, 1)}%, var(--card))"
+            for i in range(len(names))
+        ]
     others = [name for name in names if name not in SUMS]
     if len(names) == 1:
         return [COLOURS[0]]
@@ -115,4 +127,9 @@ def time_split(columns: Mapping[str, Column]) -> str:
         layers[part] = np.bincount(place, np.nan_to_num(column.values), len(starts)) / counts
     ends = steps[np.append(starts[1:], len(steps)) - 1]
     means = [f"{part} {np.average(layer, weights=counts):.3g}" for part, layer in layers.items()]
-    return figure("seconds a step, by what they go to", "", stacked(ends, layers), list(zip(means, COLOURS, strict=False)))
+    return figure(
+        "seconds a step, by what they go to",
+        "",
+        stacked(ends, layers),
+        list(zip(means, COLOURS, strict=False)),
+    )

@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from launch.console import duration
 from launch.reporting.charts import COLOURS, value_text
 from launch.reporting.page import Cell, bar, fold, table
 from launch.reporting.record import PhaseRecord
+from launch.terminal.console import duration
 
 FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that no step can follow
-TROUBLE = re.compile(f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|no number")
+TROUBLE = re.compile(
+    f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|no number"
+)
 COUNTERS = {
     "skipped": "guard/skipped",
     "spike": "guard/spikes",
@@ -23,7 +25,12 @@ COUNTERS = {
     "save_failed": "checkpoint/failed",
     "bad_record": "data/bad_records",
 }
-WORDS = {"": "Not begun", "good": "Healthy", "warn": "Recovered", "bad": "In trouble"}  # from the best to the worst
+WORDS = {
+    "": "Not begun",
+    "good": "Healthy",
+    "warn": "Recovered",
+    "bad": "In trouble",
+}  # from the best to the worst
 LOST = "goodput/lost_s/"
 SHOWN = 100  # events on the page before the older ones are folded away
 
@@ -40,11 +47,17 @@ def incidents(phase: PhaseRecord) -> dict[str, int]:
 
 def not_finite(phase: PhaseRecord) -> int:
     """Rows whose training loss is no number."""
-    return sum(not math.isfinite(value) for value in phase.columns["loss/train"].values) if "loss/train" in phase.columns else 0
+    return (
+        sum(not math.isfinite(value) for value in phase.columns["loss/train"].values)
+        if "loss/train" in phase.columns
+        else 0
+    )
 
 
 def verdict(phase: PhaseRecord) -> str:
-    """`good`: nothing went wrong; `warn`: something did, and training went on; `bad`: it stands so now; empty: not begun."""
+    """`good`: nothing went wrong; `warn`: something did, and training went on; `bad`: it stands so now;
+    empty: not begun.
+    """
     if not phase.trained:
         return "good" if phase.done else ""
     last_loss, streak = phase.last("loss/train"), phase.last("guard/streak")
@@ -67,20 +80,34 @@ def summed(phases: Sequence[PhaseRecord]) -> Counter[str]:
 
 def told(found: Mapping[str, int]) -> str:
     """`2 × spike, 1 × rollback`."""
-    return ", ".join(f"{n:,}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{name.replace('_', ' ')}" for name, n in found.items())
+    return ", ".join(
+        f"{n:,}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{name.replace('_', ' ')}" for name, n in found.items()
+    )
 
 
 def goodput(phase: PhaseRecord) -> str:
-    """A bar of the time since the phase began: what went into steps that count, and what was lost by cause."""
+    """A bar of the time since the phase began: what went into steps that count, and what was lost by
+    cause.
+    """
     useful = phase.last("goodput/frac")
     if useful is None:
         return ""
-    columns = {name.removeprefix(LOST): column for name, column in phase.columns.items() if name.startswith(LOST)}
-    lost = sorted(((cause, column.last) for cause, column in columns.items() if column.last > 0), key=lambda item: -item[1])
-    total, parts = sum(seconds for _, seconds in lost), [(f"steps that count {useful:.1%}", useful, COLOURS[2])]
+    columns = {
+        name.removeprefix(LOST): column for name, column in phase.columns.items() if name.startswith(LOST)
+    }
+    lost = sorted(
+        ((cause, column.last) for cause, column in columns.items() if column.last > 0),
+        key=lambda item: -item[1],
+    )
+    total, parts = (
+        sum(seconds for _, seconds in lost),
+        [(f"steps that count {useful:.1%}", useful, COLOURS[2])],
+    )
     for i, (cause, seconds) in enumerate(lost):
         share = (1 - useful) * seconds / total
-        parts.append((f"{cause} {duration(seconds)}, {share:.1%}", share, [*COLOURS[:2], *COLOURS[3:]][i % 5]))
+        parts.append(
+            (f"{cause} {duration(seconds)}, {share:.1%}", share, [*COLOURS[:2], *COLOURS[3:]][i % 5])
+        )
     return bar(parts)
 
 
@@ -97,18 +124,36 @@ def events(phase: PhaseRecord) -> str:
 
 def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     name = str(event.get("event", ""))
-    rest = {key: value for key, value in event.items() if key not in ("time", "life", "step", "event", "began") and "/" not in key}
+    rest = {
+        key: value
+        for key, value in event.items()
+        if key not in ("time", "life", "step", "event", "began") and "/" not in key
+    }
     said = ", ".join(f"{key}: {_plain(value)}" for key, value in rest.items())
     mark = "warn" if TROUBLE.search(name) else ""
-    return clock(event.get("time")), str(event.get("life", "")), _plain(event.get("step", "")), Cell(name, mark), Cell(said, "wrap")
+    return (
+        clock(event.get("time")),
+        str(event.get("life", "")),
+        _plain(event.get("step", "")),
+        Cell(name, mark),
+        Cell(said, "wrap"),
+    )
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, str) or value is None:
         return value or ""
-    return value_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
+    return (
+        value_text(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else json.dumps(value)
+    )
 
 
 def clock(seconds: Any) -> str:
     """Unix seconds as a date and time of day, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if isinstance(seconds, int | float) else ""
+    return (
+        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        if isinstance(seconds, int | float)
+        else ""
+    )

@@ -28,10 +28,17 @@ def less_is_better(metric: str) -> bool | None:
 
 def held_out(phase: PhaseRecord) -> dict[str, tuple[float | None, float]]:
     """Metric → (before, at the end or by now)."""
-    before, after = ({name.removeprefix("eval/"): x for name, x in phase.results.get(side, {}).items()} for side in ("before", "after"))
+    before, after = (
+        {name.removeprefix("eval/"): x for name, x in phase.results.get(side, {}).items()}
+        for side in ("before", "after")
+    )
     if after:
         return {name: (before.get(name), value) for name, value in after.items()}
-    columns = {name.removeprefix("eval/"): column for name, column in phase.columns.items() if name.startswith("eval/")}
+    columns = {
+        name.removeprefix("eval/"): column
+        for name, column in phase.columns.items()
+        if name.startswith("eval/")
+    }
     return {name: (float(c.values[0]) if c.steps[0] == 0 else None, c.last) for name, c in columns.items()}
 
 
@@ -46,19 +53,25 @@ def speed(phase: PhaseRecord) -> float | None:
 
 
 def hours(phase: PhaseRecord) -> Column | None:
-    """Hours in steps and in what stands between them, by the step; what passed between two lives of a run does not count."""
+    """Hours in steps and in what stands between them, by the step; what passed between two lives of a run
+    does not count.
+    """
     if "time/step_s" not in phase.columns:
         return None
     total = _summed(phase.columns["time/step_s"], per_step=True)
     for name in ("time/evaluate_s", "time/checkpoint_s", "time/restore_s"):
         if name in phase.columns:
-            total = Column(total.steps, total.values + _at(total.steps, _summed(phase.columns[name], per_step=False)))
+            total = Column(
+                total.steps, total.values + _at(total.steps, _summed(phase.columns[name], per_step=False))
+            )
     return Column(total.steps, total.values / 3600)
 
 
 def tokens(phase: PhaseRecord) -> Column | None:
     """Tokens gone through by the step: as counted by source, else from the speed."""
-    counted = [_from_zero(column) for name, column in phase.columns.items() if name.startswith("tokens/source/")]
+    counted = [
+        _from_zero(column) for name, column in phase.columns.items() if name.startswith("tokens/source/")
+    ]
     if counted:
         steps = np.unique(np.concatenate([column.steps for column in counted]))
         return Column(steps, sum(_at(steps, column) for column in counted))
@@ -76,7 +89,9 @@ def _summed(column: Column, *, per_step: bool) -> Column:
 
 def _from_zero(column: Column) -> Column:
     """Nothing before the first step."""
-    return column if column.steps[0] == 0 else Column(np.append(0, column.steps), np.append(0.0, column.values))
+    return (
+        column if column.steps[0] == 0 else Column(np.append(0, column.steps), np.append(0.0, column.values))
+    )
 
 
 def _at(steps: np.ndarray, column: Column) -> np.ndarray:

@@ -87,12 +87,16 @@ class Cell(NamedTuple):
 
 
 def table(heads: Sequence[str | Cell], rows: Sequence[Sequence[str | Cell]], *, n_text: int = 1) -> str:
-    """A table whose first `n_text` columns are text and the others numbers; a column in which nothing stands is left out."""
+    """A table whose first `n_text` columns are text and the others numbers; a column in which nothing
+    stands is left out.
+    """
     if not rows:
         return ""
     kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     head = "".join(_cell("th", heads[i], i >= n_text) for i in kept)
-    body = "".join("<tr>" + "".join(_cell("td", row[i], i >= n_text) for i in kept) + "</tr>\n" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(_cell("td", row[i], i >= n_text) for i in kept) + "</tr>\n" for row in rows
+    )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
@@ -115,7 +119,10 @@ def figure(caption: str, note: str, svg: str, keys: Sequence[tuple[str, str]]) -
 
 def key(entries: Sequence[tuple[str, str]]) -> str:
     """Which colour means what: (text, colour) each."""
-    drawn = "".join(f'<span><i class="key" style="background:{colour}"></i>{escape(text)}</span>' for text, colour in entries)
+    drawn = "".join(
+        f'<span><i class="key" style="background:{colour}"></i>{escape(text)}</span>'
+        for text, colour in entries
+    )
     return f'<span class="keys">{drawn}</span>'
 
 
@@ -137,7 +144,10 @@ def tile(title: str, value: str, note: str, mark: str = "") -> str:
 
 def bar(parts: Sequence[tuple[str, float, str]]) -> str:
     """One bar of shares (text, share of 1, colour) with its key; the rest stays empty."""
-    pieces = "".join(f'<i style="width:{share:.2%};background:{colour}" title="{escape(text)}"></i>' for text, share, colour in parts)
+    pieces = "".join(
+        f'<i style="width:{share:.2%};background:{colour}" title="{escape(text)}"></i>'
+        for text, share, colour in parts
+    )
     return f'<div class="bar">{pieces}</div>{key([(text, colour) for text, _, colour in parts])}'
 
 

@@ -1,4 +1,6 @@
-"""The part of report.html about a trained phase: curves, sources, norms, speed, lost time, events, samples."""
+"""The part of report.html about a trained phase: curves, sources, norms, speed, lost time, events,
+samples.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +47,11 @@ def _sources(phase: PhaseRecord) -> str:
     tokens = {name: phase.last(f"tokens/source/{name}") or 0.0 for name in names}
     total = sum(tokens.values()) or 1.0
     rows = [
-        (name, *(value_text(phase.last(key.format(name))) for key in heads.values()), f"{tokens[name] / total:.1%}" if tokens[name] else "")
+        (
+            name,
+            *(value_text(phase.last(key.format(name))) for key in heads.values()),
+            f"{tokens[name] / total:.1%}" if tokens[name] else "",
+        )
         for name in names
     ]
     return table(("source", *heads, "share of tokens"), rows)
@@ -68,7 +74,10 @@ def _slowest(phase: PhaseRecord) -> str:
 
 def _samples(phase: PhaseRecord) -> str:
     """Texts at the end, and in a fold those on the way."""
-    last = "".join(literal(str(each.get("text", "")), str(each.get("prompt", ""))) for each in phase.results.get("samples", []))
+    last = "".join(
+        literal(str(each.get("text", "")), str(each.get("prompt", "")))
+        for each in phase.results.get("samples", [])
+    )
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for each in phase.samples:
         by_name.setdefault(str(each.get("name", "")), []).append(each)
@@ -80,7 +89,11 @@ def _on_the_way(found: list[Mapping[str, Any]]) -> str:
     chosen = {round(i) for i in np.linspace(0, len(found) - 1, min(len(found), SAMPLES_SHOWN))}
     shown = [found[i] for i in sorted(chosen)]
     return "".join(
-        titled(f"step {value_text(each.get('step'))}", literal(str(each.get("text", "")), str(each.get("prompt", "")))) for each in shown
+        titled(
+            f"step {value_text(each.get('step'))}",
+            literal(str(each.get("text", "")), str(each.get("prompt", ""))),
+        )
+        for each in shown
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from launch.yaml_text import read_yaml
-from trainer.metrics import METRICS_FILE
+from launch.job.yaml import read_yaml
+from trainer.records.metrics import METRICS_FILE
 
 
 class Column(NamedTuple):
@@ -76,7 +76,9 @@ def read_run(folder: Path) -> RunRecord:
     problems: list[str] = []
     job = _mapping(folder / "job.yaml", read_yaml, problems)
     found = {path.parent for name in (METRICS_FILE, "results.json") for path in folder.glob(f"*/{name}")}
-    others = sorted({each.name for each in found} - set(job), key=lambda name: (folder / name).stat().st_ctime)
+    others = sorted(
+        {each.name for each in found} - set(job), key=lambda name: (folder / name).stat().st_ctime
+    )
     phases = [_phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)]
     launches = list(json_lines(folder / "launches.jsonl"))
     return RunRecord(folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems)
@@ -105,7 +107,9 @@ def _state(folder: Path, columns: Mapping[str, Column]) -> str:
 
 
 def read_columns(path: Path) -> dict[str, Column]:
-    """metrics.jsonl by metric. A step that was gone through twice, after a rollback, counts as it went the last time."""
+    """metrics.jsonl by metric. A step that was gone through twice, after a rollback, counts as it went the
+    last time.
+    """
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
     for row in json_lines(path):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from html import escape
 
-from launch.console import duration
 from launch.reporting.charts import value_text
 from launch.reporting.data import data_section
 from launch.reporting.health import clock, incidents, summed, told, verdict_cell
@@ -14,6 +13,7 @@ from launch.reporting.numbers import held_out, hours, less_is_better, recent, sp
 from launch.reporting.page import Cell, fold, literal, page, section, table, tile
 from launch.reporting.phase import phase_section
 from launch.reporting.record import PhaseRecord, RunRecord
+from launch.terminal.console import duration
 
 FIRST = ("bits_per_byte", "loss")  # what a first look asks for
 
@@ -28,12 +28,21 @@ def run_page(run: RunRecord) -> str:
 
 
 def _header(run: RunRecord) -> str:
-    command = shlex.join(["meshwright", *map(str, run.launch.get("argv", ["run", str(run.folder / "job.yaml")]))])
-    versions = ", ".join(f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv"))
-    chips = "".join(f'<a class="chip" href="#{escape(p.name)}">{escape(p.name)} · {escape(p.state)}</a>' for p in run.phases)
+    command = shlex.join(
+        ["meshwright", *map(str, run.launch.get("argv", ["run", str(run.folder / "job.yaml")]))]
+    )
+    versions = ", ".join(
+        f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv")
+    )
+    chips = "".join(
+        f'<a class="chip" href="#{escape(p.name)}">{escape(p.name)} · {escape(p.state)}</a>'
+        for p in run.phases
+    )
     problems = "".join(f'<p class="bad">{escape(line)}</p>' for line in run.problems)
     made = f"{versions} · page of {clock(time.time())} UTC"
-    lines = f'<p class="command"><code>{escape(command)}</code></p><p class="soft">{escape(made)}</p>{problems}'
+    lines = (
+        f'<p class="command"><code>{escape(command)}</code></p><p class="soft">{escape(made)}</p>{problems}'
+    )
     return f'<header><h1>{escape(run.name)}</h1>{lines}<nav>{chips}</nav>\n<div class="tiles">{"".join(_tiles(run.phases))}</div></header>'
 
 
@@ -74,12 +83,20 @@ def _quality(phase: PhaseRecord) -> tuple[str, str]:
     first = "macro" if "macro" in found else next(iter(found))
     before, now = found.pop(first)
     others = [f"{name} {value_text(value)}" for name, (_, value) in found.items()]
-    return value_text(now), ", ".join([f"{first}/{wanted} of {phase.name}, held out; {value_text(before)} before", *others])
+    return value_text(now), ", ".join(
+        [f"{first}/{wanted} of {phase.name}, held out; {value_text(before)} before", *others]
+    )
 
 
 def _efficiency(phase: PhaseRecord) -> str:
-    shares = {"MFU": recent(phase, "throughput/mfu"), "HFU": recent(phase, "throughput/hfu"), "goodput": phase.last("goodput/frac")}
-    shown = [f"{name} {share:.1%}" for name, share in shares.items() if share is not None and math.isfinite(share)]
+    shares = {
+        "MFU": recent(phase, "throughput/mfu"),
+        "HFU": recent(phase, "throughput/hfu"),
+        "goodput": phase.last("goodput/frac"),
+    }
+    shown = [
+        f"{name} {share:.1%}" for name, share in shares.items() if share is not None and math.isfinite(share)
+    ]
     return ", ".join([*shown, f"{value_text(recent(phase, 'time/step_s'))} s a step"])
 
 
@@ -100,14 +117,29 @@ def _phases(phases: Sequence[PhaseRecord]) -> str:
                 Cell(told(incidents(phase)), "wrap"),
             )
         )
-    heads = ("phase", "health", "state", "time", "tokens/s", "MFU", "goodput", Cell("what went wrong", "wrap"))
+    heads = (
+        "phase",
+        "health",
+        "state",
+        "time",
+        "tokens/s",
+        "MFU",
+        "goodput",
+        Cell("what went wrong", "wrap"),
+    )
     return section("all-phases", "Phases", [table(heads, rows, n_text=3)])
 
 
 def held_out_table(phases: Sequence[PhaseRecord]) -> str:
     """Every held-out metric of every phase; the last cell says by colour whether it became better."""
     rows = [
-        (phase.name, metric, value_text(before), value_text(now), Cell(_change(before, now), _mark(metric, before, now)))
+        (
+            phase.name,
+            metric,
+            value_text(before),
+            value_text(now),
+            Cell(_change(before, now), _mark(metric, before, now)),
+        )
         for phase in phases
         for metric, (before, now) in held_out(phase).items()
     ]
@@ -129,4 +161,8 @@ def _configuration(run: RunRecord) -> str:
     job = run.folder / "job.yaml"
     if not job.exists():
         return ""
-    return section("job-yaml", "Configuration", [fold("job.yaml", literal(job.read_text(encoding="utf-8", errors="replace")))])
+    return section(
+        "job-yaml",
+        "Configuration",
+        [fold("job.yaml", literal(job.read_text(encoding="utf-8", errors="replace")))],
+    )

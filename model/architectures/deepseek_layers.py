@@ -14,7 +14,9 @@ from model.layers.router import WEIGH, Router
 
 
 def router_of(sizes: Any) -> Router:
-    """Sigmoid scores with a bias, in groups; α of eq. 17 stands before loads that are divided by `top_k`, unlike those of `Router`."""
+    """Sigmoid scores with a bias, in groups; α of eq. 17 stands before loads that are divided by `top_k`,
+    unlike those of `Router`.
+    """
     return Router(
         top_k=sizes.top_k,
         score=jax.nn.sigmoid,

@@ -25,7 +25,9 @@ def assemble(sizes: Any, precision: Precision, execution: Execution) -> Model:
     stacks = {"blocks": Stack([sparse], N=sizes.layers - sizes.dense_layers, execution=execution)}
     if sizes.dense_layers:
         stacks = {"dense_blocks": Stack([dense], N=sizes.dense_layers, execution=execution), **stacks}
-    further = MultiToken(lambda rngs: Module(D=sizes.width, norm=norm, block=sparse, rngs=rngs), sizes.mtp_layers, execution)
+    further = MultiToken(
+        lambda rngs: Module(D=sizes.width, norm=norm, block=sparse, rngs=rngs), sizes.mtp_layers, execution
+    )
     return Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,

@@ -1,4 +1,6 @@
-"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, many small experts beside shared ones, and predictions of more than one token."""
+"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, many small experts beside shared ones, and predictions
+of more than one token.
+"""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -18,11 +20,14 @@ from model.layers.rope_scaling import Scaling, YaRN, yarn_growth
 
 
 class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field. The first `dense_layers` of the `layers` have one feed-forward layer instead of experts.
+    """Sizes by the names of the field. The first `dense_layers` of the `layers` have one feed-forward layer
+    instead of experts.
 
-    `balance_loss` is α of eq. 17, but of the loads of the whole batch where the paper has those of each sequence; `router_z_loss` is a
-    coefficient too (see `Router.balance`). `bias_rate` moves the router biases after each step (eq. 16); 0 keeps them as they are.
-    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest; None drops nothing.
+    `balance_loss` is α of eq. 17, but of the loads of the whole batch where the paper has those of each
+    sequence; `router_z_loss` is a coefficient too (see `Router.balance`). `bias_rate` moves the router
+    biases after each step (eq. 16); 0 keeps them as they are.
+    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
+    None drops nothing.
     `mscale_all_dim`: scores grow by (0.1 · that · ln(rope_scaling.factor) + 1)².
     """
 
@@ -58,14 +63,20 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
     mscale_all_dim: NonNegativeFloat = 0.0
     norm_eps: PositiveFloat = 1e-6
     tied: bool = False  # the output matrix is the embedding
-    rope_interleave: bool = True  # how a Hugging Face checkpoint stores the pairs that are turned; here they are in halves
+    rope_interleave: bool = (
+        True  # how a Hugging Face checkpoint stores the pairs that are turned; here they are in halves
+    )
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "DeepSeekV3":
         if self.rope_width % 2:
-            raise ValueError(f"rope_width={self.rope_width} is odd; rotary positions turn pairs, choose an even width")
+            raise ValueError(
+                f"rope_width={self.rope_width} is odd; rotary positions turn pairs, choose an even width"
+            )
         if self.dense_layers >= self.layers:
-            raise ValueError(f"dense_layers={self.dense_layers} leaves none of layers={self.layers} for experts; lower it, or take a Llama")
+            raise ValueError(
+                f"dense_layers={self.dense_layers} leaves none of layers={self.layers} for experts; lower it, or take a Llama"
+            )
         router_of(self).check(self.experts)
         return self
 
@@ -76,7 +87,11 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
     @property
     def scale(self) -> float:
         """What scores are multiplied with."""
-        growth = yarn_growth(self.rope_scaling.factor, self.mscale_all_dim) if self.rope_scaling and self.mscale_all_dim else 1.0
+        growth = (
+            yarn_growth(self.rope_scaling.factor, self.mscale_all_dim)
+            if self.rope_scaling and self.mscale_all_dim
+            else 1.0
+        )
         return (self.head_width + self.rope_width) ** -0.5 * growth**2
 
     @property
@@ -137,20 +152,32 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Names and layouts of a Hugging Face checkpoint; prediction modules are layers behind the last, which transformers passes over."""
+        """Names and layouts of a Hugging Face checkpoint; prediction modules are layers behind the last,
+        which transformers passes over.
+        """
         return rows(self)
 
     def fitted(self, names: Collection[str]) -> "DeepSeekV3":
-        """Without the prediction modules, if tensors of these names have none: transformers keeps the config's number, but not them."""
+        """Without the prediction modules, if tensors of these names have none: transformers keeps the
+        config's number, but not them.
+        """
         found = not self.mtp_layers or any(name.startswith(mtp_name(self, 1)) for name in names)
         return self if found else self.model_copy(update={"mtp_layers": 0})
 
     def _mscales(self) -> dict[str, float]:
-        """The two coefficients as the authors' config has them: our tables' factor is the ratio of their growths."""
-        if not isinstance(self.rope_scaling, YaRN) or not self.mscale_all_dim or self.rope_scaling.factor <= 1:
+        """The two coefficients as the authors' config has them: our tables' factor is the ratio of their
+        growths.
+        """
+        if (
+            not isinstance(self.rope_scaling, YaRN)
+            or not self.mscale_all_dim
+            or self.rope_scaling.factor <= 1
+        ):
             return {"mscale_all_dim": self.mscale_all_dim} if self.mscale_all_dim else {}
         unit = yarn_growth(self.rope_scaling.factor, 1.0) - 1
-        growth = self.rope_scaling.factor_of_tables() * yarn_growth(self.rope_scaling.factor, self.mscale_all_dim)
+        growth = self.rope_scaling.factor_of_tables() * yarn_growth(
+            self.rope_scaling.factor, self.mscale_all_dim
+        )
         return {"mscale": (growth - 1) / unit, "mscale_all_dim": self.mscale_all_dim}
 
 

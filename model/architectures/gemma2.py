@@ -1,4 +1,6 @@
-"""Gemma 2 (Gemma Team 2024): sliding and full layers in turn, norms before and after, soft-capped scores and logits, GeGLU."""
+"""Gemma 2 (Gemma Team 2024): sliding and full layers in turn, norms before and after, soft-capped scores
+and logits, GeGLU.
+"""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,7 +17,9 @@ from model.layers.rope_scaling import Scaling
 
 
 class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
-    """`window` is how many positions back, itself counted, a position sees in layers 0, 2, 4, …; layers 1, 3, 5, … see all."""
+    """`window` is how many positions back, itself counted, a position sees in layers 0, 2, 4, …; layers 1,
+    3, 5, … see all.
+    """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma2",)
 
@@ -44,8 +48,15 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
         ropes = {"rope": Rope(theta=self.rope_theta, scaling=self.rope_scaling)}
-        pattern = ({"window": self.window, "soft_cap": self.attention_soft_cap}, {"soft_cap": self.attention_soft_cap})
-        return gemma_like.decoder(self, execution, ropes, pattern)._replace(soft_cap=self.logit_soft_cap).build(precision)
+        pattern = (
+            {"window": self.window, "soft_cap": self.attention_soft_cap},
+            {"soft_cap": self.attention_soft_cap},
+        )
+        return (
+            gemma_like.decoder(self, execution, ropes, pattern)
+            ._replace(soft_cap=self.logit_soft_cap)
+            .build(precision)
+        )
 
     def windows(self) -> tuple[int | None, ...]:
         """How many positions back each layer sees; None: all."""
@@ -74,17 +85,35 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
         return gemma_like.rows(self)
 
 
-_CAPS = {"attention_soft_cap": ("attn_logit_softcapping", 50.0), "logit_soft_cap": ("final_logit_softcapping", 30.0)}
+_CAPS = {
+    "attention_soft_cap": ("attn_logit_softcapping", 50.0),
+    "logit_soft_cap": ("final_logit_softcapping", 30.0),
+}
 
 
 def _gemma2(**sizes: Any) -> Gemma2:
-    return Gemma2(**{"vocab_size": 256_000, "context": 8192, "window": 4096, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
+    return Gemma2(
+        **{
+            "vocab_size": 256_000,
+            "context": 8192,
+            "window": 4096,
+            "head_width": 256,
+            "query_pre_attn_scalar": 256,
+            **sizes,
+        }
+    )
 
 
 PRESETS = {
     "gemma2_2b": _gemma2(width=2304, layers=26, heads=8, kv_heads=4, feed_forward_width=9216),
     "gemma2_9b": _gemma2(width=3584, layers=42, heads=16, kv_heads=8, feed_forward_width=14_336),
     "gemma2_27b": _gemma2(
-        width=4608, layers=46, heads=32, kv_heads=16, feed_forward_width=36_864, head_width=128, query_pre_attn_scalar=144
+        width=4608,
+        layers=46,
+        heads=32,
+        kv_heads=16,
+        feed_forward_width=36_864,
+        head_width=128,
+        query_pre_attn_scalar=144,
     ),
 }

@@ -1,4 +1,6 @@
-"""Gemma 3, its text model (Gemma Team 2025): five sliding layers to a full one, a rope for each kind, norms over heads, GeGLU."""
+"""Gemma 3, its text model (Gemma Team 2025): five sliding layers to a full one, a rope for each kind, norms
+over heads, GeGLU.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,8 +20,8 @@ from model.layers.rope_scaling import Linear, Scaling
 
 
 class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Every `full_every`-th layer sees all positions and turns by `rope_theta` and `rope_scaling`; the others see `window` positions back,
-    itself counted, and turn by `local_rope_theta`.
+    """Every `full_every`-th layer sees all positions and turns by `rope_theta` and `rope_scaling`; the
+    others see `window` positions back, itself counted, and turn by `local_rope_theta`.
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
@@ -83,7 +85,11 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""
         names = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
-        return {**names, **gemma_like.fields_of(self, self.full_every), **local_and_global_fields(*self._ropes())}
+        return {
+            **names,
+            **gemma_like.fields_of(self, self.full_every),
+            **local_and_global_fields(*self._ropes()),
+        }
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
@@ -91,12 +97,21 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _gemma3(**sizes: Any) -> Gemma3:
-    """Those that were trained with images have a larger vocabulary, and were stretched from 32,768 to 131,072 tokens."""
+    """Those that were trained with images have a larger vocabulary, and were stretched from 32,768 to
+    131,072 tokens.
+    """
     large = {"vocab_size": 262_208, "context": 131_072, "window": 1024, "rope_scaling": Linear(factor=8.0)}
     return Gemma3(**{**large, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
 
 
-_SMALL = {"vocab_size": 262_144, "context": 32_768, "window": 512, "rope_scaling": None, "heads": 4, "kv_heads": 1}
+_SMALL = {
+    "vocab_size": 262_144,
+    "context": 32_768,
+    "window": 512,
+    "rope_scaling": None,
+    "heads": 4,
+    "kv_heads": 1,
+}
 
 PRESETS = {
     "gemma3_270m": _gemma3(**_SMALL, width=640, layers=18, feed_forward_width=2048),
@@ -104,6 +119,12 @@ PRESETS = {
     "gemma3_4b": _gemma3(width=2560, layers=34, heads=8, kv_heads=4, feed_forward_width=10_240),
     "gemma3_12b": _gemma3(width=3840, layers=48, heads=16, kv_heads=8, feed_forward_width=15_360),
     "gemma3_27b": _gemma3(
-        width=5376, layers=62, heads=32, kv_heads=16, feed_forward_width=21_504, head_width=128, query_pre_attn_scalar=168
+        width=5376,
+        layers=62,
+        heads=32,
+        kv_heads=16,
+        feed_forward_width=21_504,
+        head_width=128,
+        query_pre_attn_scalar=168,
     ),
 }

@@ -15,8 +15,12 @@ from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
 
 
-def decoder(sizes: Any, execution: Execution, ropes: dict[str, Rope], pattern: Sequence[dict[str, Any]]) -> Decoder:
-    """Blocks with norms before and after, whose attention differs as `pattern` says; norms store scales less 1."""
+def decoder(
+    sizes: Any, execution: Execution, ropes: dict[str, Rope], pattern: Sequence[dict[str, Any]]
+) -> Decoder:
+    """Blocks with norms before and after, whose attention differs as `pattern` says; norms store scales
+    less 1.
+    """
     return one_stack.decoder(
         sizes,
         execution,
@@ -34,7 +38,12 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: one is missing, or asks for what we would compute differently.
     """
-    require(config, hidden_activation=("gelu_pytorch_tanh",), attention_bias=(False,), use_bidirectional_attention=(False,))
+    require(
+        config,
+        hidden_activation=("gelu_pytorch_tanh",),
+        attention_bias=(False,),
+        use_bidirectional_attention=(False,),
+    )
     return {
         **llama_like.sizes_of(config, default_tied=True),
         "window": size(config, "sliding_window", default=4096),
@@ -91,5 +100,8 @@ def rows(sizes: Any, *, head_norm: bool = False) -> tuple[Tensor, ...]:
         "feed_forward_norm": "pre_feedforward_layernorm",
         "feed_forward_post_norm": "post_feedforward_layernorm",
     }
-    norm_rows = [Tensor(f"blocks.{ours}.scale_ND", f"model.layers.{{N}}.{theirs}.weight", "D") for ours, theirs in norms.items()]
+    norm_rows = [
+        Tensor(f"blocks.{ours}.scale_ND", f"model.layers.{{N}}.{theirs}.weight", "D")
+        for ours, theirs in norms.items()
+    ]
     return (*outer_rows(tied=sizes.tied), *attention_rows(head_norm=head_norm), *norm_rows, *gated_rows())

@@ -1,4 +1,6 @@
-"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm, biases everywhere, a plain feed-forward layer, tied."""
+"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm, biases everywhere, a plain feed-forward layer,
+tied.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +18,9 @@ from model.layers.norm import LayerNorm
 
 
 class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field; there is a learned vector for each of `context` positions. We have no dropout."""
+    """Sizes by the names of the field; there is a learned vector for each of `context` positions. We have
+    no dropout.
+    """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gpt2",)
 
@@ -42,7 +46,9 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _sizes_agree(self) -> "GPT2":
         if self.width % self.heads:
-            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}; the heads share the width, choose equal parts")
+            raise ValueError(
+                f"width={self.width} is not a multiple of heads={self.heads}; the heads share the width, choose equal parts"
+            )
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
@@ -53,7 +59,9 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
                 execution,
                 norm=partial(LayerNorm, size=self.width, eps=self.norm_eps),
                 pattern=[{"rope": None, "biased": "qkvo"}],
-                feed_forward=partial(PlainFeedForward, D=self.width, F=self.feed_forward_width, activation=gelu_tanh),
+                feed_forward=partial(
+                    PlainFeedForward, D=self.width, F=self.feed_forward_width, activation=gelu_tanh
+                ),
                 ropes={},
             )
             ._replace(learned_positions=self.context)
@@ -97,11 +105,16 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Names and layouts of a Hugging Face checkpoint: matrices are (in, out), and q, k, v are the thirds of one."""
+        """Names and layouts of a Hugging Face checkpoint: matrices are (in, out), and q, k, v are the
+        thirds of one.
+        """
         outer = [("embed_VD", "wte.weight", "V D"), ("positions_TD", "wpe.weight", "T D")]
         outer += [("norm.scale_D", "ln_f.weight", "D"), ("norm.bias_D", "ln_f.bias", "D")]
         rows = [Tensor(ours, f"transformer.{theirs}", layout) for ours, theirs, layout in outer]
-        rows += [Tensor(f"blocks.{ours}", f"transformer.h.{{N}}.{theirs}", layout) for ours, theirs, layout in _BLOCK]
+        rows += [
+            Tensor(f"blocks.{ours}", f"transformer.h.{{N}}.{theirs}", layout)
+            for ours, theirs, layout in _BLOCK
+        ]
         for i, (one, letter) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
             ours, theirs = "blocks.attention.", "transformer.h.{N}.attn.c_attn."
             rows.append(Tensor(f"{ours}w{one}_ND{letter}A", f"{theirs}weight", f"D *{letter}A", part=(i, 3)))
@@ -124,7 +137,9 @@ _BLOCK = (
 
 
 def _gpt2(*, width: int, layers: int, heads: int) -> GPT2:
-    return GPT2(vocab_size=50_257, context=1024, width=width, layers=layers, heads=heads, feed_forward_width=4 * width)
+    return GPT2(
+        vocab_size=50_257, context=1024, width=width, layers=layers, heads=heads, feed_forward_width=4 * width
+    )
 
 
 PRESETS = {

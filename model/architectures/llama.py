@@ -1,4 +1,6 @@
-"""Llama (Touvron et al. 2023): pre-norm blocks of rotary grouped-query attention and SwiGLU, without biases."""
+"""Llama (Touvron et al. 2023): pre-norm blocks of rotary grouped-query attention and SwiGLU, without
+biases.
+"""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -68,7 +70,9 @@ def _llama2(**sizes: int) -> Llama:
 def _llama3(*, factor: float = 8.0, **sizes: Any) -> Llama:
     """Llama 3.1 and 3.2, stretched from 8,192 to 131,072 tokens."""
     scaling = Llama3(factor=factor, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
-    return Llama(vocab_size=128_256, kv_heads=8, context=131_072, rope_theta=500_000.0, rope_scaling=scaling, **sizes)
+    return Llama(
+        vocab_size=128_256, kv_heads=8, context=131_072, rope_theta=500_000.0, rope_scaling=scaling, **sizes
+    )
 
 
 PRESETS = {
@@ -78,8 +82,12 @@ PRESETS = {
     "llama3_1_8b": _llama3(width=4096, layers=32, heads=32, head_width=128, feed_forward_width=14_336),
     "llama3_1_70b": _llama3(width=8192, layers=80, heads=64, head_width=128, feed_forward_width=28_672),
     "llama3_1_405b": _llama3(width=16_384, layers=126, heads=128, head_width=128, feed_forward_width=53_248),
-    "llama3_2_1b": _llama3(width=2048, layers=16, heads=32, head_width=64, feed_forward_width=8192, factor=32.0, tied=True),
-    "llama3_2_3b": _llama3(width=3072, layers=28, heads=24, head_width=128, feed_forward_width=8192, factor=32.0, tied=True),
+    "llama3_2_1b": _llama3(
+        width=2048, layers=16, heads=32, head_width=64, feed_forward_width=8192, factor=32.0, tied=True
+    ),
+    "llama3_2_3b": _llama3(
+        width=3072, layers=28, heads=24, head_width=128, feed_forward_width=8192, factor=32.0, tied=True
+    ),
     "smollm2_135m": Llama(
         vocab_size=49_152,
         width=576,

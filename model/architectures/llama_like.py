@@ -1,4 +1,6 @@
-"""What Llama and its relatives share: the decoder, and the fields and tensors of a Hugging Face checkpoint."""
+"""What Llama and its relatives share: the decoder, and the fields and tensors of a Hugging Face
+checkpoint.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,7 +20,12 @@ from model.layers.rope import Rope
 
 
 def build(
-    sizes: Any, precision: Precision, execution: Execution, *, feed_forward: Callable[..., nnx.Module] | None = None, **attention: Any
+    sizes: Any,
+    precision: Precision,
+    execution: Execution,
+    *,
+    feed_forward: Callable[..., nnx.Module] | None = None,
+    **attention: Any,
 ) -> Model:
     """Pre-norm blocks of rotary grouped-query attention and SwiGLU, or of another `feed_forward(rngs=…)`.
 

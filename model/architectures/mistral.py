@@ -63,7 +63,16 @@ class Mistral(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _7b(**sizes: Any) -> Mistral:
-    return Mistral(width=4096, layers=32, heads=32, kv_heads=8, head_width=128, feed_forward_width=14_336, context=32_768, **sizes)
+    return Mistral(
+        width=4096,
+        layers=32,
+        heads=32,
+        kv_heads=8,
+        head_width=128,
+        feed_forward_width=14_336,
+        context=32_768,
+        **sizes,
+    )
 
 
 PRESETS = {

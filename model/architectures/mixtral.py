@@ -15,9 +15,11 @@ from model.layers.rope_scaling import Scaling
 
 
 class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see `Router.balance`).
+    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see
+    `Router.balance`).
 
-    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest; None drops nothing.
+    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
+    None drops nothing.
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("mixtral",)
@@ -64,7 +66,11 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""
         names = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
-        experts = {"num_local_experts": self.experts, "num_experts_per_tok": self.top_k, "router_aux_loss_coef": self.balance_loss}
+        experts = {
+            "num_local_experts": self.experts,
+            "num_experts_per_tok": self.top_k,
+            "router_aux_loss_coef": self.balance_loss,
+        }
         return {**names, **experts, "sliding_window": self.window, **llama_like.fields_of(self)}
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -77,6 +83,10 @@ def _mixtral(**sizes: Any) -> Mixtral:
 
 
 PRESETS = {
-    "mixtral_8x7b": _mixtral(width=4096, layers=32, heads=32, feed_forward_width=14_336, context=32_768, balance_loss=0.02),
-    "mixtral_8x22b": _mixtral(width=6144, layers=56, heads=48, feed_forward_width=16_384, context=65_536, balance_loss=0.001),
+    "mixtral_8x7b": _mixtral(
+        width=4096, layers=32, heads=32, feed_forward_width=14_336, context=32_768, balance_loss=0.02
+    ),
+    "mixtral_8x22b": _mixtral(
+        width=6144, layers=56, heads=48, feed_forward_width=16_384, context=65_536, balance_loss=0.001
+    ),
 }

@@ -1,4 +1,6 @@
-"""What Mixtral and Qwen3-MoE share: Llamas with mixtures of experts, whose routers take a softmax over all."""
+"""What Mixtral and Qwen3-MoE share: Llamas with mixtures of experts, whose routers take a softmax over
+all.
+"""
 
 from functools import partial
 from typing import Any

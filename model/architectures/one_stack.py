@@ -21,9 +21,13 @@ def check_heads(sizes: Any) -> None:
         ValueError: a rule is broken.
     """
     if sizes.heads % sizes.kv_heads:
-        raise ValueError(f"heads={sizes.heads} is not a multiple of kv_heads={sizes.kv_heads}; choose equal groups")
+        raise ValueError(
+            f"heads={sizes.heads} is not a multiple of kv_heads={sizes.kv_heads}; choose equal groups"
+        )
     if sizes.head_width % 2:
-        raise ValueError(f"head_width={sizes.head_width} is odd; rotary positions turn pairs, choose an even width")
+        raise ValueError(
+            f"head_width={sizes.head_width} is odd; rotary positions turn pairs, choose an even width"
+        )
 
 
 def decoder(
@@ -38,7 +42,8 @@ def decoder(
 ) -> Decoder:
     """A decoder of these sizes; layer i has what `pattern[i % len(pattern)]` says of its `Attention`.
 
-    `feed_forward(rngs=…)` makes the other half of a layer, and `block` is what `Block` takes beyond the parts.
+    `feed_forward(rngs=…)` makes the other half of a layer, and `block` is what `Block` takes beyond the
+    parts.
     """
     heads = {"D": sizes.width, "H": sizes.heads, "K": sizes.kv_heads, "A": sizes.head_width}
 
@@ -49,7 +54,9 @@ def decoder(
     return Decoder(
         vocab_size=sizes.vocab_size,
         width=sizes.width,
-        stacks={"blocks": Stack([partial(layer, own) for own in pattern], N=sizes.layers, execution=execution)},
+        stacks={
+            "blocks": Stack([partial(layer, own) for own in pattern], N=sizes.layers, execution=execution)
+        },
         norm=norm,
         tied=sizes.tied,
         ropes={name: (rope, sizes.head_width) for name, rope in ropes.items()},

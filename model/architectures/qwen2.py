@@ -68,11 +68,21 @@ def _qwen2_5(**sizes: Any) -> Qwen2:
 _SMALL = {"vocab_size": 151_936, "kv_heads": 2, "tied": True}
 
 PRESETS = {  # Qwen2.5 as first trained, without the stretching that its authors suggest for long texts
-    "qwen2_5_0_5b": _qwen2_5(**_SMALL, width=896, layers=24, heads=14, head_width=64, feed_forward_width=4864, context=32_768),
+    "qwen2_5_0_5b": _qwen2_5(
+        **_SMALL, width=896, layers=24, heads=14, head_width=64, feed_forward_width=4864, context=32_768
+    ),
     "qwen2_5_1_5b": _qwen2_5(**_SMALL, width=1536, layers=28, heads=12, feed_forward_width=8960),
-    "qwen2_5_3b": _qwen2_5(**_SMALL, width=2048, layers=36, heads=16, feed_forward_width=11_008, context=32_768),
+    "qwen2_5_3b": _qwen2_5(
+        **_SMALL, width=2048, layers=36, heads=16, feed_forward_width=11_008, context=32_768
+    ),
     "qwen2_5_7b": _qwen2_5(width=3584, layers=28, heads=28, kv_heads=4, feed_forward_width=18_944),
-    "qwen2_5_14b": _qwen2_5(width=5120, layers=48, heads=40, kv_heads=8, feed_forward_width=13_824, norm_eps=1e-5),
-    "qwen2_5_32b": _qwen2_5(width=5120, layers=64, heads=40, kv_heads=8, feed_forward_width=27_648, norm_eps=1e-5),
-    "qwen2_5_72b": _qwen2_5(width=8192, layers=80, heads=64, kv_heads=8, feed_forward_width=29_568, norm_eps=1e-5),
+    "qwen2_5_14b": _qwen2_5(
+        width=5120, layers=48, heads=40, kv_heads=8, feed_forward_width=13_824, norm_eps=1e-5
+    ),
+    "qwen2_5_32b": _qwen2_5(
+        width=5120, layers=64, heads=40, kv_heads=8, feed_forward_width=27_648, norm_eps=1e-5
+    ),
+    "qwen2_5_72b": _qwen2_5(
+        width=8192, layers=80, heads=64, kv_heads=8, feed_forward_width=29_568, norm_eps=1e-5
+    ),
 }

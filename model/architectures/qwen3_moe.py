@@ -15,10 +15,12 @@ from model.layers.rope_scaling import Scaling
 
 
 class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see `Router.balance`).
+    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see
+    `Router.balance`).
 
     `expert_weights`: the chosen experts count what the softmax over all says, or that divided by its sum.
-    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest; None drops nothing.
+    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
+    None drops nothing.
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("qwen3_moe",)
@@ -59,9 +61,17 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: it lacks one, or asks for what we would compute differently.
         """
         everywhere = {"mlp_only_layers": ([],), "decoder_sparse_step": (1,)}  # all layers have experts
-        require(config, hidden_act=("silu",), attention_bias=(False,), use_sliding_window=(False,), **everywhere)
-        sizes = {**llama_like.sizes_of(config), **expert_sizes(config), "feed_forward_width": size(config, "moe_intermediate_size")}
-        return cls(**sizes, expert_weights="renormalised" if config.get("norm_topk_prob", False) else "scores")
+        require(
+            config, hidden_act=("silu",), attention_bias=(False,), use_sliding_window=(False,), **everywhere
+        )
+        sizes = {
+            **llama_like.sizes_of(config),
+            **expert_sizes(config),
+            "feed_forward_width": size(config, "moe_intermediate_size"),
+        }
+        return cls(
+            **sizes, expert_weights="renormalised" if config.get("norm_topk_prob", False) else "scores"
+        )
 
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""
@@ -85,7 +95,16 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _qwen3(**sizes: Any) -> Qwen3MoE:
-    return Qwen3MoE(vocab_size=151_936, kv_heads=4, head_width=128, experts=128, top_k=8, context=40_960, balance_loss=0.001, **sizes)
+    return Qwen3MoE(
+        vocab_size=151_936,
+        kv_heads=4,
+        head_width=128,
+        experts=128,
+        top_k=8,
+        context=40_960,
+        balance_loss=0.001,
+        **sizes,
+    )
 
 
 PRESETS = {

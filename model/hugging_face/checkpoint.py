@@ -38,7 +38,8 @@ def open_folder(folder: Path) -> Checkpoint:
     """A folder with config.json and safetensors, one or many.
 
     Raises:
-        ValueError: something is missing, or a file is cut short or damaged. Pickles (.bin, .pt) are never read.
+        ValueError: something is missing, or a file is cut short or damaged. Pickles (.bin, .pt) are never
+        read.
     """
     config = read_json(folder / "config.json")
     return Checkpoint(folder, config, tuple(map(_file, _paths(folder))))
@@ -53,7 +54,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{path.parent} has no {path.name}; name the folder of a Hugging Face checkpoint") from None
+        raise ValueError(
+            f"{path.parent} has no {path.name}; name the folder of a Hugging Face checkpoint"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
@@ -66,7 +69,9 @@ def _paths(folder: Path) -> list[Path]:
         names = read_json(folder / INDEX).get("weight_map", {})
         missing = sorted({name for name in names.values() if not (folder / name).is_file()})
         if missing or not names:
-            raise ValueError(f"{folder / INDEX} lists {', '.join(missing) or 'no file'}, not in the folder; download the checkpoint again")
+            raise ValueError(
+                f"{folder / INDEX} lists {', '.join(missing) or 'no file'}, not in the folder; download the checkpoint again"
+            )
         return [folder / name for name in sorted(set(names.values()))]
     if found := sorted(folder.glob("*.safetensors")):
         return found
@@ -76,7 +81,9 @@ def _paths(folder: Path) -> list[Path]:
             f"{folder} has only pickles ({pickles[0]}), which can run any code when they are read and are never opened here; "
             "convert them to safetensors, or take a checkpoint that has them"
         )
-    raise ValueError(f"{folder} has no safetensors; name the folder of a Hugging Face checkpoint, or a .gguf file")
+    raise ValueError(
+        f"{folder} has no safetensors; name the folder of a Hugging Face checkpoint, or a .gguf file"
+    )
 
 
 def _file(path: Path) -> File:

@@ -1,4 +1,6 @@
-"""config.json of transformers 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters, dtype): read either, write both."""
+"""config.json of transformers 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters, dtype):
+read either, write both.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +21,9 @@ def require(config: Config, **allowed: Sequence[Any]) -> None:
     for field, values in allowed.items():
         if config.get(field) is not None and config[field] not in values:
             known = " or ".join(map(repr, values))
-            raise ValueError(f"config.json has {field}={config[field]!r}, and only {known} can be imported; take another checkpoint")
+            raise ValueError(
+                f"config.json has {field}={config[field]!r}, and only {known} can be imported; take another checkpoint"
+            )
 
 
 def size(config: Config, *fields: str, default: Any = None) -> Any:
@@ -38,7 +42,9 @@ def size(config: Config, *fields: str, default: Any = None) -> Any:
 
 def head_width(config: Config) -> int:
     """`head_dim`, where it is not the width divided by the heads."""
-    return size(config, "head_dim", default=size(config, "hidden_size") // size(config, "num_attention_heads"))
+    return size(
+        config, "head_dim", default=size(config, "hidden_size") // size(config, "num_attention_heads")
+    )
 
 
 def dtype_of(config: Config) -> str:
@@ -60,7 +66,9 @@ def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
     flat = config.get("rope_scaling")
     theta = config.get("rope_theta")
     new = config.get("rope_parameters")
-    found = [] if new is None else [_rope(new, config, size(new, "rope_theta", default=theta or default_theta))]
+    found = (
+        [] if new is None else [_rope(new, config, size(new, "rope_theta", default=theta or default_theta))]
+    )
     if new is None or flat is not None:
         found.append(_rope(flat or {}, config, theta or default_theta))
     if theta is not None and any(rope.theta != theta for rope in found) or len(set(found)) > 1:
@@ -72,14 +80,17 @@ def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
 
 
 def rope_fields(rope: Rope, *, extra: Config | None = None) -> dict[str, Any]:
-    """The rotary fields of config.json in both layouts; `extra` is added to the scaling (DeepSeek's mscale)."""
+    """The rotary fields of config.json in both layouts; `extra` is added to the scaling (DeepSeek's
+    mscale).
+    """
     scaling = None if rope.scaling is None else {**_scaling_fields(rope.scaling), **(extra or {})}
     parameters = {"rope_theta": rope.theta, **(scaling or {"rope_type": "default"})}
     return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
 
 
 def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
-    """Those of Gemma 3: of the layers with a window, and of the layers that see everything, which alone are scaled.
+    """Those of Gemma 3: of the layers with a window, and of the layers that see everything, which alone are
+    scaled.
 
     Raises:
         ValueError: the type is unknown.
@@ -108,9 +119,14 @@ def local_and_global_fields(local: Rope, everywhere: Rope) -> dict[str, Any]:
         ValueError: the layers with a window are scaled, for which there are no fields.
     """
     if local.scaling is not None:
-        raise ValueError(f"local_rope.scaling={local.scaling} has no place in config.json; leave the local layers unscaled to export them")
+        raise ValueError(
+            f"local_rope.scaling={local.scaling} has no place in config.json; leave the local layers unscaled to export them"
+        )
     old = rope_fields(everywhere)
-    parameters = {kind: rope_fields(rope)["rope_parameters"] for kind, rope in zip(LAYER_KINDS, (local, everywhere), strict=True)}
+    parameters = {
+        kind: rope_fields(rope)["rope_parameters"]
+        for kind, rope in zip(LAYER_KINDS, (local, everywhere), strict=True)
+    }
     return {**old, "rope_local_base_freq": local.theta, "rope_parameters": parameters}
 
 
@@ -118,9 +134,17 @@ def _rope(scaling: Config, config: Config, theta: float) -> Rope:
     kind = size(scaling, "rope_type", "type", default="default")
     if kind not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
-        raise ValueError(f"config.json has rope_type={kind!r}, and only {known} can be imported; take another checkpoint")
-    if (part := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))) not in (None, 1, 1.0):
-        raise ValueError(f"config.json has partial_rotary_factor={part}, and only whole heads can be turned; take another checkpoint")
+        raise ValueError(
+            f"config.json has rope_type={kind!r}, and only {known} can be imported; take another checkpoint"
+        )
+    if (part := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))) not in (
+        None,
+        1,
+        1.0,
+    ):
+        raise ValueError(
+            f"config.json has partial_rotary_factor={part}, and only whole heads can be turned; take another checkpoint"
+        )
     return Rope(theta=float(theta), scaling=_scaling(kind, scaling, config))
 
 
@@ -130,7 +154,9 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
     factor = float(size(scaling, "factor"))
     if kind == "linear":
         return Linear(factor=factor)
-    original = int(size(scaling, "original_max_position_embeddings", default=config.get("max_position_embeddings")))
+    original = int(
+        size(scaling, "original_max_position_embeddings", default=config.get("max_position_embeddings"))
+    )
     if kind == "llama3":
         low, high = size(scaling, "low_freq_factor"), size(scaling, "high_freq_factor")
         return Llama3(factor=factor, low_freq_factor=low, high_freq_factor=high, original_context=original)
@@ -145,15 +171,24 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
 
 
 def _table_factor(scaling: Config, factor: float) -> float | None:
-    """What cosines and sines are multiplied with, where it is not YaRN's own: given, or the ratio of DeepSeek's two coefficients."""
+    """What cosines and sines are multiplied with, where it is not YaRN's own: given, or the ratio of
+    DeepSeek's two coefficients.
+    """
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])
     one, all_dimensions = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    return yarn_growth(factor, float(one)) / yarn_growth(factor, float(all_dimensions)) if one and all_dimensions else None
+    return (
+        yarn_growth(factor, float(one)) / yarn_growth(factor, float(all_dimensions))
+        if one and all_dimensions
+        else None
+    )
 
 
 def _scaling_fields(scaling: Scaling) -> dict[str, Any]:
-    fields = {"rope_type": scaling.type, **scaling.model_dump(exclude={"type", "original_context", "table_factor"})}
+    fields = {
+        "rope_type": scaling.type,
+        **scaling.model_dump(exclude={"type", "original_context", "table_factor"}),
+    }
     if (original := getattr(scaling, "original_context", None)) is not None:
         fields["original_max_position_embeddings"] = original
     if (factor := getattr(scaling, "table_factor", None)) is not None:

@@ -21,8 +21,12 @@ def expert_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def expert_rows(ours: str, theirs: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Tensor, ...]:
-    """The router and the products of every expert; `ours` and `theirs` are what the names of the layer begin with."""
+def expert_rows(
+    ours: str, theirs: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> tuple[Tensor, ...]:
+    """The router and the products of every expert; `ours` and `theirs` are what the names of the layer
+    begin with.
+    """
     N, experts = "N" if "{N}" in theirs else "", f"{theirs}experts.{{E}}."
     return (
         Tensor(f"{ours}router_{N}DE", f"{theirs}gate.weight", "E D"),
@@ -33,6 +37,8 @@ def expert_rows(ours: str, theirs: str, *, gate: str = "gate_proj", up: str = "u
 
 
 def rows(sizes: Any, *, theirs: str, head_norm: bool = False, **products: str) -> tuple[Tensor, ...]:
-    """Names and layouts of all tensors; `theirs` is the module of the experts in a layer, `products` is as for `expert_rows`."""
+    """Names and layouts of all tensors; `theirs` is the module of the experts in a layer, `products` is as
+    for `expert_rows`.
+    """
     experts = expert_rows("blocks.feed_forward.", f"model.layers.{{N}}.{theirs}.", **products)
     return (*outer_rows(tied=sizes.tied), *attention_rows(head_norm=head_norm), *norm_rows(), *experts)

@@ -1,4 +1,6 @@
-"""GGUF files of Llama models, read as Hugging Face checkpoints: names, layouts and config are translated, weights dequantized."""
+"""GGUF files of Llama models, read as Hugging Face checkpoints: names, layouts and config are translated,
+weights dequantized.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -37,26 +39,36 @@ def open_gguf(path: Path) -> Gguf:
     """A .gguf file.
 
     Raises:
-        ValueError: it is cut short or damaged, of another architecture than llama, or the library is not installed.
+        ValueError: it is cut short or damaged, of another architecture than llama, or the library is not
+        installed.
     """
     reader = _reader(path)
     with _damage_said(path):
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     kind = metadata.get("general.architecture")
     if kind != "llama" or metadata.get("llama.expert_count", 0):
-        raise ValueError(f"{path} has general.architecture={kind!r}, and only dense llama models are imported from GGUF; take safetensors")
+        raise ValueError(
+            f"{path} has general.architecture={kind!r}, and only dense llama models are imported from GGUF; take safetensors"
+        )
     config = _config(path, metadata, {tensor.name for tensor in reader.tensors})
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    found = {_their_name(tensor.name): _Weight(path, tensor, _heads_of(tensor.name, heads)) for tensor in reader.tensors}
+    found = {
+        _their_name(tensor.name): _Weight(path, tensor, _heads_of(tensor.name, heads))
+        for tensor in reader.tensors
+    }
     shapes = {name: tuple(int(n) for n in reversed(weight.tensor.shape)) for name, weight in found.items()}
-    return Gguf(Checkpoint(path, config, (File(path, shapes, partial(contextlib.nullcontext, found)),)), metadata)
+    return Gguf(
+        Checkpoint(path, config, (File(path, shapes, partial(contextlib.nullcontext, found)),)), metadata
+    )
 
 
 def _reader(path: Path) -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise ValueError(f"{path} needs the library `gguf`; run `pip install 'meshwright[huggingface]'`") from error
+        raise ValueError(
+            f"{path} needs the library `gguf`; run `pip install 'meshwright[huggingface]'`"
+        ) from error
     with _damage_said(path):
         return gguf.GGUFReader(path)
 
@@ -85,10 +97,18 @@ def _config(path: Path, metadata: Mapping[str, Any], tensors: set[str]) -> dict[
     known.setdefault("llama.attention.head_count_kv", metadata.get("llama.attention.head_count"))
     if missing := [name for name in fields.values() if not known.get(name)]:
         raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; take another file")
-    config = {"model_type": "llama", "tie_word_embeddings": "output.weight" not in tensors, "rope_scaling": _scaling(metadata)}
+    config = {
+        "model_type": "llama",
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "rope_scaling": _scaling(metadata),
+    }
     config["rope_theta"] = _short(metadata.get("llama.rope.freq_base", 10_000.0))
     config["head_dim"] = metadata.get("llama.attention.key_length")
-    return config | {ours: known[name] for ours, name in fields.items()} | {"rms_norm_eps": _short(known[fields["rms_norm_eps"]])}
+    return (
+        config
+        | {ours: known[name] for ours, name in fields.items()}
+        | {"rms_norm_eps": _short(known[fields["rms_norm_eps"]])}
+    )
 
 
 def _short(number: float) -> float:
@@ -117,7 +137,9 @@ def _heads_of(name: str, heads: Mapping[str, int]) -> int:
 
 
 class _Weight(NamedTuple):
-    """Dequantized when it is sliced. `heads` > 0: rows of each head whose rotary pairs llama.cpp stores alternately."""
+    """Dequantized when it is sliced. `heads` > 0: rows of each head whose rotary pairs llama.cpp stores
+    alternately.
+    """
 
     path: Path
     tensor: Any
@@ -132,5 +154,7 @@ class _Weight(NamedTuple):
         return (self._in_halves(x) if self.heads else x)[cuts]
 
     def _in_halves(self, x: np.ndarray) -> np.ndarray:
-        """The inverse of llama.cpp's `permute`: Hugging Face has the first of all pairs, then the second of all."""
+        """The inverse of llama.cpp's `permute`: Hugging Face has the first of all pairs, then the second of
+        all.
+        """
         return x.reshape(self.heads, x.shape[0] // self.heads // 2, 2, -1).swapaxes(1, 2).reshape(x.shape)

@@ -1,4 +1,6 @@
-"""Hugging Face tensors → our parameters on the mesh, file by file, so that the host never holds more than a file and some pieces."""
+"""Hugging Face tensors → our parameters on the mesh, file by file, so that the host never holds more than a
+file and some pieces.
+"""
 
 import math
 import re
@@ -19,8 +21,12 @@ from model.hugging_face.tensor import Tensor, own_letters, places, run_letters, 
 from model.sharding import letters_of, named
 
 PIECE_BYTES = 64 << 20  # larger pieces are read in parts
-HOST_BYTES = 256 << 20  # so much is put together on the host, where it needs no program compiled; the rest on the devices
-BUFFERS = re.compile(r"\.rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.rotary_emb\.(cos|sin)_cached$")  # computed, not learned
+HOST_BYTES = (
+    256 << 20
+)  # so much is put together on the host, where it needs no program compiled; the rest on the devices
+BUFFERS = re.compile(
+    r"\.rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.rotary_emb\.(cos|sin)_cached$"
+)  # computed, not learned
 
 
 class Place(NamedTuple):
@@ -31,17 +37,21 @@ class Place(NamedTuple):
 
 
 def load(architecture: Any, checkpoint: Checkpoint, *, params: str) -> Params:
-    """The parameters of a checkpoint in dtype `params`, at rest on the current mesh. Call under `jax.set_mesh`.
+    """The parameters of a checkpoint in dtype `params`, at rest on the current mesh. Call under
+    `jax.set_mesh`.
 
     Raises:
-        ValueError: a tensor is missing, of another shape, or unknown; all that is wrong is said before any device memory is taken.
+        ValueError: a tensor is missing, of another shape, or unknown; all that is wrong is said before any
+        device memory is taken.
     """
     shapes = parameter_shapes(architecture, params)
     sizes = {row.ours: sizes_of(row, shapes[row.ours].shape, architecture) for row in architecture.tensors()}
     plan = checked_plan(architecture, checkpoint, sizes)
     mesh, host_bytes, targets = jax.sharding.get_mesh(), HOST_BYTES, {}
     for name, leaf in shapes.items():
-        targets[name] = target = _Target(name, leaf, mesh, on_host=leaf.size * leaf.dtype.itemsize <= host_bytes)
+        targets[name] = target = _Target(
+            name, leaf, mesh, on_host=leaf.size * leaf.dtype.itemsize <= host_bytes
+        )
         host_bytes -= target.host_bytes
     for file in checkpoint.files:
         with file.open() as tensors:
@@ -64,7 +74,9 @@ def sizes_of(row: Tensor, shape: tuple[int, ...], architecture: Any) -> dict[str
     return sizes | {"V": architecture.vocab_size} if "V" in sizes else sizes
 
 
-def checked_plan(architecture: Any, checkpoint: Checkpoint, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, list[Place]]:
+def checked_plan(
+    architecture: Any, checkpoint: Checkpoint, sizes: Mapping[str, Mapping[str, int]]
+) -> dict[str, list[Place]]:
     """Their name → where it goes.
 
     Raises:
@@ -94,7 +106,11 @@ def _disagreement(checkpoint: Checkpoint, missing: list[str], extra: list[str], 
     said += [_some(wrong)] * bool(wrong)
     kind = checkpoint.config.get("model_type")
     quantized = any(name.endswith(("_scale_inv", ".qweight", ".scales", ".absmax")) for name in extra)
-    remedy = "it is quantized: take the one in bfloat16" if quantized else "download it again, or take the config.json that belongs to it"
+    remedy = (
+        "it is quantized: take the one in bfloat16"
+        if quantized
+        else "download it again, or take the config.json that belongs to it"
+    )
     return f"{checkpoint.path} does not fit model_type={kind!r} of its config: {'; '.join(said)}; {remedy}"
 
 
@@ -103,7 +119,9 @@ def _some(names: list[str]) -> str:
 
 
 def _prefix_left_out(architecture: Any, found: Mapping[str, Any]) -> str:
-    """`model.` or `transformer.`, where all of a checkpoint's names lack it, as those saved without the output matrix do."""
+    """`model.` or `transformer.`, where all of a checkpoint's names lack it, as those saved without the
+    output matrix do.
+    """
     names = [row.theirs for row in architecture.tensors()]
     prefix = next((name.split(".")[0] + "." for name in names if "{N}" in name), "")
     return prefix if found and not any(name.startswith(prefix) for name in found) else ""
@@ -114,7 +132,9 @@ def _ignored(name: str, architecture: Any) -> bool:
 
 
 class _Target:
-    """One parameter while it is filled: a buffer for each distinct part of it that lies on devices of this process."""
+    """One parameter while it is filled: a buffer for each distinct part of it that lies on devices of this
+    process.
+    """
 
     def __init__(self, name: str, leaf: jax.ShapeDtypeStruct, mesh: jax.sharding.Mesh, *, on_host: bool):
         self.shape = leaf.shape
@@ -122,10 +142,16 @@ class _Target:
         indices = self.sharding.addressable_devices_indices_map(leaf.shape)
         devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
         for device, index in indices.items():
-            bounds = tuple((cut.start or 0, size if cut.stop is None else cut.stop) for cut, size in zip(index, leaf.shape, strict=True))
+            bounds = tuple(
+                (cut.start or 0, size if cut.stop is None else cut.stop)
+                for cut, size in zip(index, leaf.shape, strict=True)
+            )
             devices.setdefault(bounds, []).append(device)
         make = _HostBuffer if on_host else _DeviceBuffer
-        self.buffers = {bounds: make(tuple(b - a for a, b in bounds), leaf.dtype, mine) for bounds, mine in devices.items()}
+        self.buffers = {
+            bounds: make(tuple(b - a for a, b in bounds), leaf.dtype, mine)
+            for bounds, mine in devices.items()
+        }
         n_bytes = sum(math.prod(b - a for a, b in bounds) for bounds in devices) * leaf.dtype.itemsize
         self.host_bytes = n_bytes if on_host else 0
 
@@ -133,11 +159,16 @@ class _Target:
         """Read what the parts here need of one of their tensors."""
         row, at = place
         rest = own_letters(row)[len(at) :]
-        assert own_letters(row)[: len(at)] == run_letters(row), f"{row.ours}: letters that {row.theirs} runs over come first"
+        assert own_letters(row)[: len(at)] == run_letters(row), (
+            f"{row.ours}: letters that {row.theirs} runs over come first"
+        )
         for bounds, buffer in self.buffers.items():
             if not all(start <= i < stop for i, (start, stop) in zip(at, bounds, strict=False)):
                 continue
-            here = {letter: (start, min(stop, sizes[letter])) for letter, (start, stop) in zip(rest, bounds[len(at) :], strict=True)}
+            here = {
+                letter: (start, min(stop, sizes[letter]))
+                for letter, (start, stop) in zip(rest, bounds[len(at) :], strict=True)
+            }
             offset = tuple(i - start for i, (start, _) in zip(at, bounds, strict=False))
             for ranges in _parts(here, rest, row):
                 x = take(theirs, row, sizes, ranges)
@@ -151,12 +182,18 @@ class _Target:
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, arrays)
 
 
-def _parts(ranges: Mapping[str, tuple[int, int]], rest: tuple[str, ...], row: Tensor) -> Iterator[dict[str, tuple[int, int]]]:
-    """`ranges` in parts of at most PIECE_BYTES of float32, cut along the longest letter; nothing where a part holds only padding."""
+def _parts(
+    ranges: Mapping[str, tuple[int, int]], rest: tuple[str, ...], row: Tensor
+) -> Iterator[dict[str, tuple[int, int]]]:
+    """`ranges` in parts of at most PIECE_BYTES of float32, cut along the longest letter; nothing where a
+    part holds only padding.
+    """
     lengths = {letter: stop - start for letter, (start, stop) in ranges.items()}
     if any(n <= 0 for n in lengths.values()):
         return
-    letter = max((letter for letter in rest if not (row.interleaved and letter[0] == "A")), key=lengths.__getitem__)
+    letter = max(
+        (letter for letter in rest if not (row.interleaved and letter[0] == "A")), key=lengths.__getitem__
+    )
     (start, stop), others = ranges[letter], math.prod(lengths.values()) // lengths[letter]
     step = max(1, PIECE_BYTES // (4 * others))
     for begin in range(start, stop, step):
@@ -179,7 +216,9 @@ class _HostBuffer:
 
 
 class _DeviceBuffer:
-    """Filled on the devices, piece by piece in place: for what is too large to be put together on the host."""
+    """Filled on the devices, piece by piece in place: for what is too large to be put together on the
+    host.
+    """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, devices: list[jax.Device]):
         make = partial(jnp.zeros, shape, dtype)

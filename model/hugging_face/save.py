@@ -1,4 +1,6 @@
-"""Our parameters → a Hugging Face folder, tensor by tensor, so that the host never holds more than one of them."""
+"""Our parameters → a Hugging Face folder, tensor by tensor, so that the host never holds more than one of
+them.
+"""
 
 import json
 import shutil
@@ -20,8 +22,17 @@ NAMES = {"float32": "F32", "bfloat16": "BF16"}  # of dtypes in a safetensors hea
 Plan = dict[str, tuple[tuple[int, ...], list[Place]]]  # their name → shape, and what of ours is in it
 
 
-def save(architecture: Any, params: Params, folder: Path, *, dtype: str, max_shard_bytes: int, files: Mapping[str, bytes]) -> None:
-    """Write config.json, safetensors of at most `max_shard_bytes` (a larger tensor has one of its own), and `files` (a tokenizer's).
+def save(
+    architecture: Any,
+    params: Params,
+    folder: Path,
+    *,
+    dtype: str,
+    max_shard_bytes: int,
+    files: Mapping[str, bytes],
+) -> None:
+    """Write config.json, safetensors of at most `max_shard_bytes` (a larger tensor has one of its own), and
+    `files` (a tokenizer's).
 
     The folder appears when all of it is written.
 
@@ -30,9 +41,14 @@ def save(architecture: Any, params: Params, folder: Path, *, dtype: str, max_sha
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already; delete it or choose another folder")
-    flat = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in jax.tree.leaves_with_path(params)}
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="."): x
+        for path, x in jax.tree.leaves_with_path(params)
+    }
     if not all(x.is_fully_addressable for x in flat.values()):
-        raise ValueError("the parameters lie on several processes; export from a single process, which reads the checkpoint by itself")
+        raise ValueError(
+            "the parameters lie on several processes; export from a single process, which reads the checkpoint by itself"
+        )
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -57,7 +73,9 @@ def export_plan(architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> Pla
     return plan
 
 
-def _write_tensors(folder: Path, architecture: Any, flat: Mapping[str, jax.Array], *, dtype: str, max_shard_bytes: int) -> None:
+def _write_tensors(
+    folder: Path, architecture: Any, flat: Mapping[str, jax.Array], *, dtype: str, max_shard_bytes: int
+) -> None:
     plan = export_plan(architecture, {name: x.shape for name, x in flat.items()})
     n_bytes = {name: int(np.prod(shape)) * jnp.dtype(dtype).itemsize for name, (shape, _) in plan.items()}
     shards = list(_in_shards(n_bytes, max_shard_bytes))
@@ -69,7 +87,9 @@ def _write_tensors(folder: Path, architecture: Any, flat: Mapping[str, jax.Array
             for name in shard:
                 file.write(_tensor(*plan[name], architecture, flat, dtype).reshape(-1).view(np.uint8).data)
     if len(shards) > 1:
-        weight_map = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
+        weight_map = {
+            name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard
+        }
         index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
@@ -85,25 +105,34 @@ def _in_shards(n_bytes: Mapping[str, int], max_shard_bytes: int) -> Iterator[lis
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]], n_bytes: Mapping[str, int], dtype: str) -> bytes:
-    """The format: 8 bytes of length, JSON padded with spaces to a multiple of 8, then the tensors, little-endian, row by row.
+    """The format: 8 bytes of length, JSON padded with spaces to a multiple of 8, then the tensors,
+    little-endian, row by row.
 
     safetensors' own writer wants all tensors of a file in memory, twice.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [end, end + n_bytes[name]]}
+        header[name] = {
+            "dtype": NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [end, end + n_bytes[name]],
+        }
         end += n_bytes[name]
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
     return len(data).to_bytes(8, "little") + data
 
 
-def _tensor(shape: tuple[int, ...], parts: list[Place], architecture: Any, flat: Mapping[str, jax.Array], dtype: str) -> np.ndarray:
+def _tensor(
+    shape: tuple[int, ...], parts: list[Place], architecture: Any, flat: Mapping[str, jax.Array], dtype: str
+) -> np.ndarray:
     theirs = np.zeros(shape, jnp.dtype(dtype))
     for row, at in parts:
         sizes = sizes_of(row, flat[row.ours].shape, architecture)
-        kept = tuple(slice(0, sizes[letter]) for letter in own_letters(row)[len(at) :])  # without the padding of the vocabulary
+        kept = tuple(
+            slice(0, sizes[letter]) for letter in own_letters(row)[len(at) :]
+        )  # without the padding of the vocabulary
         put(theirs, row, sizes, on_host(flat[row.ours], at)[kept])
     return theirs
 
@@ -117,6 +146,8 @@ def on_host(x: jax.Array, at: tuple[int, ...]) -> np.ndarray:
         held = all(start <= i < start + n for i, start, n in zip(at, starts, shard.data.shape, strict=False))
         if shard.replica_id == 0 and held:
             with no_mesh():
-                data = np.asarray(shard.data) if shard.device.platform == "cpu" else shard.data  # memory of its own needs no program
+                data = (
+                    np.asarray(shard.data) if shard.device.platform == "cpu" else shard.data
+                )  # memory of its own needs no program
                 out[cuts[len(at) :]] = data[tuple(i - start for i, start in zip(at, starts, strict=False))]
     return out

@@ -5,25 +5,37 @@ from model.hugging_face.tensor import Tensor
 
 def outer_rows(*, tied: bool) -> tuple[Tensor, ...]:
     """Embedding, last norm, and the output matrix where it is one of its own."""
-    rows = (Tensor("embed_VD", "model.embed_tokens.weight", "V D"), Tensor("norm.scale_D", "model.norm.weight", "D"))
+    rows = (
+        Tensor("embed_VD", "model.embed_tokens.weight", "V D"),
+        Tensor("norm.scale_D", "model.norm.weight", "D"),
+    )
     return rows if tied else (*rows, Tensor("unembed_DV", "lm_head.weight", "V D"))
 
 
 def attention_rows(*, biased: str = "", head_norm: bool = False) -> tuple[Tensor, ...]:
-    """The four products of attention; with biases of those in `biased` (among q, k, v, o), and norms over each head."""
+    """The four products of attention; with biases of those in `biased` (among q, k, v, o), and norms over
+    each head.
+    """
     stack, theirs = "blocks.attention.", "model.layers.{N}.self_attn."
     layouts = {"q": ("NDHA", "HA D"), "k": ("NDKA", "KA D"), "v": ("NDKA", "KA D"), "o": ("NHAD", "D HA")}
     bias_layouts = {"q": ("NHA", "HA"), "k": ("NKA", "KA"), "v": ("NKA", "KA"), "o": ("ND", "D")}
-    rows = [Tensor(f"{stack}w{one}_{ours}", f"{theirs}{one}_proj.weight", layout) for one, (ours, layout) in layouts.items()]
+    rows = [
+        Tensor(f"{stack}w{one}_{ours}", f"{theirs}{one}_proj.weight", layout)
+        for one, (ours, layout) in layouts.items()
+    ]
     rows += [
-        Tensor(f"{stack}b{one}_{ours}", f"{theirs}{one}_proj.bias", layout) for one, (ours, layout) in bias_layouts.items() if one in biased
+        Tensor(f"{stack}b{one}_{ours}", f"{theirs}{one}_proj.bias", layout)
+        for one, (ours, layout) in bias_layouts.items()
+        if one in biased
     ]
     if head_norm:
         rows += [Tensor(f"{stack}{one}_norm.scale_NA", f"{theirs}{one}_norm.weight", "A") for one in "qk"]
     return tuple(rows)
 
 
-def gated_rows(ours: str = "blocks.feed_forward.", theirs: str = "model.layers.{N}.mlp.") -> tuple[Tensor, ...]:
+def gated_rows(
+    ours: str = "blocks.feed_forward.", theirs: str = "model.layers.{N}.mlp."
+) -> tuple[Tensor, ...]:
     """The three products of a gated feed-forward layer; `ours` and `theirs` are what its names begin with."""
     N = "N" if "{N}" in theirs else ""
     return (

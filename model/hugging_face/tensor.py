@@ -11,15 +11,20 @@ Ranges = Mapping[str, tuple[int, int]]  # letter -> (start, stop) along it
 
 
 class Tensor(NamedTuple):
-    """`ours` is a dotted parameter name, `theirs` a tensor's name, where `{N}` and `{E}` run over layers and experts.
+    """`ours` is a dotted parameter name, `theirs` a tensor's name, where `{N}` and `{E}` run over layers
+    and experts.
 
     Attributes:
-        layout: Their dimensions in the letters of ours, in their order: `"HA D"` has two, the first of which joins heads and head width.
+        layout: Their dimensions in the letters of ours, in their order: `"HA D"` has two, the first of
+        which joins heads and head width.
             The letters that `theirs` runs over are left out.
         first: What `{N}` begins with: the first layer of a later stack.
-        part: (i, n): ours is part i of n equal parts of their fused dimension. That is the first one, or the one marked `*`: `"D *HA"`.
-        span: (letter, start, size): along this letter theirs has `size` entries, and ours are those from `start` on.
-        interleaved: Theirs stores rotary pairs alternately (x0 x1 of a pair are neighbours), ours in halves. True: the whole width of a
+        part: (i, n): ours is part i of n equal parts of their fused dimension. That is the first one, or
+        the one marked `*`: `"D *HA"`.
+        span: (letter, start, size): along this letter theirs has `size` entries, and ours are those from
+        `start` on.
+        interleaved: Theirs stores rotary pairs alternately (x0 x1 of a pair are neighbours), ours in
+        halves. True: the whole width of a
             head (letter A); a number: its last so many entries.
     """
 
@@ -58,7 +63,9 @@ def places(row: Tensor, sizes: Mapping[str, int]) -> Iterator[tuple[tuple[int, .
 
 
 class Dimension(NamedTuple):
-    """One dimension of theirs: its letters, their sizes, and which entries along each are ours; "" is the index of a part."""
+    """One dimension of theirs: its letters, their sizes, and which entries along each are ours; "" is the
+    index of a part.
+    """
 
     letters: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -102,7 +109,9 @@ def extent(dimension: Dimension) -> tuple[slice, tuple[int, ...], tuple[slice, .
     Read is one stretch: exactly what is wanted where that is contiguous, else the whole dimension.
     """
     lengths = tuple(stop - start for start, stop in dimension.ours)
-    last = max((i for i, (n, size) in enumerate(zip(lengths, dimension.sizes, strict=True)) if n < size), default=0)
+    last = max(
+        (i for i, (n, size) in enumerate(zip(lengths, dimension.sizes, strict=True)) if n < size), default=0
+    )
     if any(n > 1 for n in lengths[:last]):
         return slice(0, dimension.size), dimension.sizes, tuple(slice(*one) for one in dimension.ours)
     strides = [math.prod(dimension.sizes[i + 1 :]) for i in range(len(dimension.sizes))]
@@ -111,18 +120,23 @@ def extent(dimension: Dimension) -> tuple[slice, tuple[int, ...], tuple[slice, .
 
 
 def take(theirs: Any, row: Tensor, sizes: Mapping[str, int], ranges: Ranges) -> np.ndarray:
-    """What `ranges` of our letters (those not run over) find in one of their tensors, in our order; reads no more than it needs.
+    """What `ranges` of our letters (those not run over) find in one of their tensors, in our order; reads
+    no more than it needs.
 
     `theirs` is anything that gives an array when it is sliced.
     """
     wanted = dimensions(row, sizes, ranges)
     reads, lengths, cuts = zip(*map(extent, wanted), strict=True)
-    x = theirs[reads].reshape([n for part in lengths for n in part])[tuple(cut for part in cuts for cut in part)]
+    x = theirs[reads].reshape([n for part in lengths for n in part])[
+        tuple(cut for part in cuts for cut in part)
+    ]
     return _in_halves(_to_our_order(x, row, wanted), row)
 
 
 def put(theirs: np.ndarray, row: Tensor, sizes: Mapping[str, int], ours: np.ndarray) -> None:
-    """Write one of our pieces into its place in one of their tensors: the inverse of `take` for whole pieces."""
+    """Write one of our pieces into its place in one of their tensors: the inverse of `take` for whole
+    pieces.
+    """
     wanted = dimensions(row, sizes)
     view = theirs.reshape([size for dimension in wanted for size in dimension.sizes])
     view = view[tuple(slice(*mine) for dimension in wanted for mine in dimension.ours)]

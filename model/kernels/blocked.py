@@ -1,7 +1,9 @@
-"""Attention in blocks of queries that skip the keys behind them: for CPUs, and for what the kernels of other platforms cannot do.
+"""Attention in blocks of queries that skip the keys behind them: for CPUs, and for what the kernels of
+other platforms cannot do.
 
-Up to LOOP_FROM positions the blocks are written out, with static slices and products in the forms that reach a CPU's matrix units;
-beyond, loops (model/kernels/loops.py). Both keep no scores for the backward pass: memory grows with L.
+Up to LOOP_FROM positions the blocks are written out, with static slices and products in the forms that
+reach a CPU's matrix units; beyond, loops (model/kernels/loops.py). Both keep no scores for the backward
+pass: memory grows with L.
 """
 
 from functools import partial
@@ -18,8 +20,12 @@ from model.kernels.plain import MASKED, Maths, sees
 from model.sharding import local
 
 QUERY_BLOCK = 128  # smaller ones skip more, but their products are too small to be fast
-ORDER_FROM = 1024  # positions; a tenth slower, but the scores of blocks further on are never held at the same time
-LOOP_FROM = 4096  # positions; beyond, written-out blocks take long to compile, though loops take twice as long to run
+ORDER_FROM = (
+    1024  # positions; a tenth slower, but the scores of blocks further on are never held at the same time
+)
+LOOP_FROM = (
+    4096  # positions; beyond, written-out blocks take long to compile, though loops take twice as long to run
+)
 
 
 def attend(
@@ -33,16 +39,24 @@ def attend(
     window: int | None,
     soft_cap: float | None,
 ) -> Float[Array, "B L H A2"]:
-    """`plain.attend` for an undivided L whose documents read in order, each position one further than the last, its padding aside."""
+    """`plain.attend` for an undivided L whose documents read in order, each position one further than the
+    last, its padding aside.
+    """
     form = _written_out if q_BLHA.shape[1] <= LOOP_FROM else _looped
-    run = local(partial(form, maths=Maths(scale, window, soft_cap)), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
+    run = local(
+        partial(form, maths=Maths(scale, window, soft_cap)), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA"
+    )
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
-def _looped(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths) -> Array:
+def _looped(
+    q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+) -> Array:
     L = q_BLHA.shape[1]
     more = -L % BLOCK
-    q_BHLA, k_BKTA, v_BKTA = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA))
+    q_BHLA, k_BKTA, v_BKTA = (
+        jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA)
+    )
     row = Row(
         jnp.pad(positions_BL, ((0, 0), (0, more))),
         jnp.pad(segments_BL, ((0, 0), (0, more)), constant_values=-1),
@@ -51,7 +65,9 @@ def _looped(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, se
     return attend_rows(q_BHLA, k_BKTA, v_BKTA, row, row, LOOPS, maths).swapaxes(1, 2)[:, :L]
 
 
-def _written_out(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths) -> Array:
+def _written_out(
+    q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+) -> Array:
     B, L, H, A = q_BLHA.shape
     K = k_BLKA.shape[2]
     q_BKGLA = q_BLHA.reshape(B, L, K, H // K, A).transpose(0, 2, 3, 1, 4)
@@ -60,11 +76,15 @@ def _written_out(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _blocks(q_BKGLA: Array, k_BKTA: Array, v_BKTA: Array, positions_BL: Array, segments_BL: Array, maths: Maths) -> Array:
+def _blocks(
+    q_BKGLA: Array, k_BKTA: Array, v_BKTA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+) -> Array:
     return _forward(q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, maths)[0]
 
 
-def _forward(q_BKGLA: Array, k_BKTA: Array, v_BKTA: Array, positions_BL: Array, segments_BL: Array, maths: Maths) -> tuple[Array, tuple]:
+def _forward(
+    q_BKGLA: Array, k_BKTA: Array, v_BKTA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+) -> tuple[Array, tuple]:
     outputs, sums = [], []
     for queries, keys in _visits(q_BKGLA.shape[3], maths.window):
         q, outputs = _after(q_BKGLA[:, :, :, queries], outputs, queries)
@@ -84,11 +104,14 @@ def _backward(maths: Maths, saved: tuple, grad_BKGLA: Array) -> tuple[Array | No
     f32, dtype, dot_BKGL = jnp.float32, q_BKGLA.dtype, output_dot(o_BKGLA, grad_BKGLA)
     dqs, dk_BKTA, dv_BKTA = [], jnp.zeros(k_BKTA.shape, f32), jnp.zeros(v_BKTA.shape, f32)
     for queries, keys in _visits(q_BKGLA.shape[3], maths.window):
-        q, grad, lse, dot = (x[:, :, :, queries] for x in (q_BKGLA, grad_BKGLA, lse_BKGL[..., None], dot_BKGL[..., None]))
+        q, grad, lse, dot = (
+            x[:, :, :, queries] for x in (q_BKGLA, grad_BKGLA, lse_BKGL[..., None], dot_BKGL[..., None])
+        )
         q, (dk_BKTA, dv_BKTA) = _after(q, (dk_BKTA, dv_BKTA), queries)
         s, slope = scores(q, k_BKTA[:, :, keys], maths)
         p = jnp.exp(s + _mask(positions_BL, segments_BL, queries, keys, maths) - lse)
-        # in the type of its operands: its rounding is like theirs, and half of the bytes are a tenth of the time
+        # in the type of its operands: its rounding is like theirs, and half of the bytes are a tenth of the
+        # time
         dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad, v_BKTA[:, :, keys]).astype(f32)
         ds, p = (maths.scale * slope * p * (dp - dot)).astype(dtype), p.astype(dtype)
         dqs.append(jnp.einsum("BKGLT,BKTA->BKGLA", ds, k_BKTA[:, :, keys]))
@@ -116,6 +139,14 @@ def _after(q: Array, done: Any, queries: slice) -> tuple[Array, Any]:
 
 
 def _mask(positions_BL: Array, segments_BL: Array, queries: slice, keys: slice, maths: Maths) -> Array:
-    """0 where a query sees a key, else MASKED; computed before it is added, for else every head would compare all positions again."""
-    seen_BLT = sees(positions_BL[:, queries], segments_BL[:, queries], positions_BL[:, keys], segments_BL[:, keys], maths.window)
+    """0 where a query sees a key, else MASKED; computed before it is added, for else every head would
+    compare all positions again.
+    """
+    seen_BLT = sees(
+        positions_BL[:, queries],
+        segments_BL[:, queries],
+        positions_BL[:, keys],
+        segments_BL[:, keys],
+        maths.window,
+    )
     return jax.lax.optimization_barrier(jnp.where(seen_BLT, 0.0, MASKED))[:, None, None]

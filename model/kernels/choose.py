@@ -1,4 +1,6 @@
-"""Which kernel computes attention: said by `execution.attention` and `execution.context`, or by the platform."""
+"""Which kernel computes attention: said by `execution.attention` and `execution.context`, or by the
+platform.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,17 +14,24 @@ from model.sharding import axes_of
 Attend = Callable[..., Array]
 
 BY_PLATFORM = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}
-WHOLE: dict[str, Attend] = {"plain": plain.attend, "blocked": blocked.attend, "splash": splash.attend, "cudnn": cudnn.attend}
+WHOLE: dict[str, Attend] = {
+    "plain": plain.attend,
+    "blocked": blocked.attend,
+    "splash": splash.attend,
+    "cudnn": cudnn.attend,
+}
 NEEDS = {"splash": "tpu", "cudnn": "gpu"}
 DIVIDED: dict[str, Attend] = {"gather": context.gather, "ring": context.ring}
 
 
 def attention_of(attention: str, context: str, platform: str) -> Attend:
-    """attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2 (see `plain.attend`).
+    """attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2
+    (see `plain.attend`).
 
-    `auto` is splash on TPUs, cuDNN on GPUs and blocks elsewhere. On GPUs it falls back to blocks for what cuDNN cannot do: float32, a
-    soft cap, head widths that are no multiple of 8 or beyond 256, and a row divided over devices, whose parts need the sums of
-    weights and their gradients. `plain` needs no strategy for a divided row: it gathers keys and values and computes all scores.
+    `auto` is splash on TPUs, cuDNN on GPUs and blocks elsewhere. On GPUs it falls back to blocks for what
+    cuDNN cannot do: float32, a soft cap, head widths that are no multiple of 8 or beyond 256, and a row
+    divided over devices, whose parts need the sums of weights and their gradients. `plain` needs no
+    strategy for a divided row: it gathers keys and values and computes all scores.
 
     Raises:
         ValueError: the platform, or the row and heads at hand, are none that the kernel asked for can do.
@@ -49,7 +58,9 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
                 raise ValueError(f"execution.attention=cudnn cannot do {why}; use auto or blocked")
             kernel = "blocked"
         run = _divided(kernel, context) if divided else WHOLE[kernel]
-        return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, scale=scale, window=window, soft_cap=soft_cap)
+        return run(
+            q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, scale=scale, window=window, soft_cap=soft_cap
+        )
 
     return attend
 

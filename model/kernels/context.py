@@ -1,11 +1,13 @@
 """Context parallelism: queries, keys and values of a row lie divided on the devices of L.
 
-A causal mask gives the last positions most of the work. So that all devices do the same, device c of C holds the half-chunks c and
-2C-1-c of the row (Brandon et al. 2023; Llama 3, Dubey et al. 2024): the model calls `balance` on what it embeds and `unbalance` on its
-hidden states. In between, masks come from positions, and the kernels know where in the row their runs lie.
+A causal mask gives the last positions most of the work. So that all devices do the same, device c of C
+holds the half-chunks c and 2C-1-c of the row (Brandon et al. 2023; Llama 3, Dubey et al. 2024): the model
+calls `balance` on what it embeds and `unbalance` on its hidden states. In between, masks come from
+positions, and the kernels know where in the row their runs lie.
 
-`gather` brings all keys and values to each device once (little to send with grouped heads); `ring` sends them from device to device
-while computing (Liu et al. 2023), so that no device ever holds more than two blocks of them.
+`gather` brings all keys and values to each device once (little to send with grouped heads); `ring` sends
+them from device to device while computing (Liu et al. 2023), so that no device ever holds more than two
+blocks of them.
 """
 
 from collections.abc import Callable
@@ -39,7 +41,9 @@ def is_balanced(L: int) -> bool:
 
 
 def balance(x: Array, letters: str) -> Array:
-    """Move the rows of x, laid out by `letters` (with an L or l among them), into balanced order; none where `is_balanced` says so."""
+    """Move the rows of x, laid out by `letters` (with an L or l among them), into balanced order; none
+    where `is_balanced` says so.
+    """
     return _reorder(x, letters, _balanced_order)
 
 
@@ -70,7 +74,9 @@ def gather(
         q_row = _row_here(positions_BL, segments_BL, devices)
         return attend_rows(q_BLHA.swapaxes(1, 2), k_BKTA, v_BKTA, q_row, k_row, kernel, maths).swapaxes(1, 2)
 
-    return local(here, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
+    return local(here, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")(
+        q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL
+    )
 
 
 def ring(
@@ -85,19 +91,27 @@ def ring(
     soft_cap: float | None,
     kernel: Kernel,
 ) -> Float[Array, "B L H A2"]:
-    """`plain.attend` for a divided L: keys and values go round, and what the queries read of each part is merged."""
+    """`plain.attend` for a divided L: keys and values go round, and what the queries read of each part is
+    merged.
+    """
     maths, devices = Maths(scale, window, soft_cap), _devices_of(q_BLHA.shape[1])
     kernel = _fitting(kernel, q_BLHA.shape[1])
 
     def here(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array) -> Array:
         row = _row_here(positions_BL, segments_BL, devices)
-        return _ring(*(x.swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA)), row, kernel, devices, maths).swapaxes(1, 2)
+        return _ring(
+            *(x.swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA)), row, kernel, devices, maths
+        ).swapaxes(1, 2)
 
-    return local(here, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
+    return local(here, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")(
+        q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _ring(q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, row: Row, kernel: Kernel, devices: Ring, maths: Maths) -> Array:
+def _ring(
+    q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, row: Row, kernel: Kernel, devices: Ring, maths: Maths
+) -> Array:
     return _ring_forward(q_BHLA, k_BKTA, v_BKTA, row, kernel, devices, maths)[0]
 
 
@@ -120,7 +134,9 @@ def _ring_forward(
     return o_BHLA, (q_BHLA, k_BKTA, v_BKTA, row, o_BHLA, lse_BHL)
 
 
-def _ring_backward(kernel: Kernel, devices: Ring, maths: Maths, saved: tuple, grad_BHLA: Array) -> tuple[Array | None, ...]:
+def _ring_backward(
+    kernel: Kernel, devices: Ring, maths: Maths, saved: tuple, grad_BHLA: Array
+) -> tuple[Array | None, ...]:
     """Gradients of keys and values go round with them, and one step further, home."""
     q_BHLA, k_BKTA, v_BKTA, row, o_BHLA, lse_BHL = saved
 
@@ -199,9 +215,13 @@ def _reorder(x: Array, letters: str, order_of: Callable[[int], list[int]]) -> Ar
 
 
 def _route(x: Array, pieces: list[int], axes: tuple[str, ...], at: int) -> Array:
-    """Every device holds two neighbouring pieces of L; place i is to hold piece `pieces[i]`. Two permutes move them all."""
+    """Every device holds two neighbouring pieces of L; place i is to hold piece `pieces[i]`. Two permutes
+    move them all.
+    """
     n = len(pieces) // 2
-    rounds = _two_rounds([(piece // 2, place // 2, piece % 2, place % 2) for place, piece in enumerate(pieces)])
+    rounds = _two_rounds(
+        [(piece // 2, place // 2, piece % 2, place % 2) for place, piece in enumerate(pieces)]
+    )
     me = lax.axis_index(axes)
     halves = jnp.stack(jnp.split(x, 2, at))
     received = []
@@ -215,10 +235,14 @@ def _route(x: Array, pieces: list[int], axes: tuple[str, ...], at: int) -> Array
     return jnp.concatenate([first, second], at)
 
 
-def _two_rounds(moves: list[tuple[int, int, int, int]]) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]]:
-    """Split moves (source, target, …), two of each source and two of each target, into rounds with one of each.
+def _two_rounds(
+    moves: list[tuple[int, int, int, int]],
+) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]]:
+    """Split moves (source, target, …), two of each source and two of each target, into rounds with one of
+    each.
 
-    From a move, go to the other move of its target, then to the other one of that source, and so on round: such a cycle alternates.
+    From a move, go to the other move of its target, then to the other one of that source, and so on round:
+    such a cycle alternates.
     """
     rounds: tuple[list, list] = ([], [])
     left = list(moves)

@@ -8,20 +8,28 @@ from jaxtyping import Array, Float, Int
 
 from model.sharding import platform
 
-TILE_ROWS = 128  # fewer waste less where a group ends within a tile, but their products are too small to be fast
+TILE_ROWS = (
+    128  # fewer waste less where a group ends within a tile, but their products are too small to be fast
+)
 
 
-def grouped_matmul(x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]) -> Float[Array, "C F"]:
-    """The first sizes_E[0] rows times w_EDF[0], the next sizes_E[1] rows times w_EDF[1], …; rows after the last group are undefined.
+def grouped_matmul(
+    x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]
+) -> Float[Array, "C F"]:
+    """The first sizes_E[0] rows times w_EDF[0], the next sizes_E[1] rows times w_EDF[1], …; rows after the
+    last group are undefined.
 
-    For TPUs the compiler has a kernel of its own for `ragged_dot` (libtpu 0.0.52: a Mosaic call a product and gradient, which visits only
-    tiles that hold rows of a group). Elsewhere XLA multiplies all rows with all matrices, so there the tiles are visited by a loop.
+    For TPUs the compiler has a kernel of its own for `ragged_dot` (libtpu 0.0.52: a Mosaic call a product
+    and gradient, which visits only tiles that hold rows of a group). Elsewhere XLA multiplies all rows with
+    all matrices, so there the tiles are visited by a loop.
     """
     return (jax.lax.ragged_dot if platform() == "tpu" else tiled_matmul)(x_CD, w_EDF, sizes_E)
 
 
 @jax.custom_vjp
-def tiled_matmul(x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]) -> Float[Array, "C F"]:
+def tiled_matmul(
+    x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]
+) -> Float[Array, "C F"]:
     """`grouped_matmul` in plain JAX; rows after the last group are zero."""
     return _multiply(x_CD, w_EDF, sizes_E, 0)
 
@@ -45,17 +53,23 @@ def _backward(saved: tuple[Array, Array, Array], d_y_CF: Array) -> tuple[Array, 
 
     def visit(d_w_EDF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
         x, d_y = (jnp.where(mask_C1, _tile(rows, first), 0) for rows in (x_padded, d_y_padded))
-        return d_w_EDF.at[group].add(jax.lax.dot_general(x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32))
+        return d_w_EDF.at[group].add(
+            jax.lax.dot_general(x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        )
 
     d_w_EDF = _visits(visit, jnp.zeros(w_EDF.shape, jnp.float32), sizes_E)
     return _multiply(d_y_CF, w_EDF, sizes_E, 1), d_w_EDF.astype(w_EDF.dtype), None
 
 
-tiled_matmul.defvjp(lambda x_CD, w_EDF, sizes_E: (tiled_matmul(x_CD, w_EDF, sizes_E), (x_CD, w_EDF, sizes_E)), _backward)
+tiled_matmul.defvjp(
+    lambda x_CD, w_EDF, sizes_E: (tiled_matmul(x_CD, w_EDF, sizes_E), (x_CD, w_EDF, sizes_E)), _backward
+)
 
 
 def _visits(visit: Callable[[Array, Array, Array, Array], Array], start: Array, sizes_E: Array) -> Array:
-    """`visit(result, group, first row of the tile, which rows of it are the group's)` for every tile of every group."""
+    """`visit(result, group, first row of the tile, which rows of it are the group's)` for every tile of
+    every group.
+    """
     ends_E = jnp.cumsum(sizes_E)
     starts_E = ends_E - sizes_E
     first_E = starts_E // TILE_ROWS

@@ -1,8 +1,10 @@
 """Memory-linear attention in loops over blocks of queries and keys (Dao 2023), for rows in any order of runs.
 
-A device may hold several runs of the row: `starts` says where each begins as the row reads. Blocks that no query of theirs can see are
-not visited: later ones, those before a window, and those before the first document of the queries. Runs of keys and of queries may be
-anywhere at run time, so the same loops serve a whole row, all-gathered keys and a ring.
+A device may hold several runs of the row: `starts` says where each begins as the row reads. Blocks that no
+query of theirs can see are
+not visited: later ones, those before a window, and those before the first document of the queries. Runs of
+keys and of queries may be anywhere at run time, so the same loops serve a whole row, all-gathered keys and
+a ring.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +31,9 @@ def scores(
     q_BKGLA: Float[Array, "B K G L A"], k_BKTA: Float[Array, "B K T A"], maths: Maths
 ) -> tuple[Float[Array, "B K G L T"], Float[Array, "B K G L T"] | float]:
     """Scores before the mask in float32, and the slope of the soft cap at each."""
-    s_BKGLT = maths.scale * jnp.einsum("BKGLA,BKTA->BKGLT", q_BKGLA, k_BKTA, preferred_element_type=jnp.float32)
+    s_BKGLT = maths.scale * jnp.einsum(
+        "BKGLA,BKTA->BKGLT", q_BKGLA, k_BKTA, preferred_element_type=jnp.float32
+    )
     if maths.soft_cap is None:
         return s_BKGLT, 1.0
     t_BKGLT = jnp.tanh(s_BKGLT / maths.soft_cap)
@@ -44,7 +48,9 @@ def forward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A2"], Float[Array, "B H L"]]:
-    """What the queries read from these keys, in float32, and the logarithm of the sum of their weights (nothing seen: 0 and MASKED)."""
+    """What the queries read from these keys, in float32, and the logarithm of the sum of their weights
+    (nothing seen: 0 and MASKED).
+    """
     (B, H, L, A), K = q_BHLA.shape, k_BKTA.shape[1]
     q_BKGLA = q_BHLA.reshape(B, K, H // K, L, A)
     cut = _cut(q_row)
@@ -54,7 +60,11 @@ def forward(
 
         def visit(at: Array, size: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             m, n, o = state
-            seen, k, v = _seen(row, _rows_at(k_row, at, size), maths), _at(k_BKTA, at, size, 2), _at(v_BKTA, at, size, 2)
+            seen, k, v = (
+                _seen(row, _rows_at(k_row, at, size), maths),
+                _at(k_BKTA, at, size, 2),
+                _at(v_BKTA, at, size, 2),
+            )
             s = jnp.where(seen, scores(q, k, maths)[0], MASKED)
             top = jnp.maximum(m, s.max(-1))
             p, fade = jnp.where(seen, jnp.exp(s - top[..., None]), 0), jnp.exp(m - top)
@@ -82,7 +92,9 @@ def backward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B K T A"], Float[Array, "B K T A2"]]:
-    """Gradients of queries, keys and values through these keys alone, in float32; `o` and `lse` are what was read of all keys."""
+    """Gradients of queries, keys and values through these keys alone, in float32; `o` and `lse` are what
+    was read of all keys.
+    """
     (B, H, L, A), K = q_BHLA.shape, k_BKTA.shape[1]
     q_BKGLA, grad_BKGLA = (x.reshape(B, K, H // K, L, -1) for x in (q_BHLA, grad_BHLA))
     lse_BKGL, dot_BKGL = (x.reshape(B, K, H // K, L) for x in (lse_BHL, output_dot(o_BHLA, grad_BHLA)))
@@ -95,7 +107,11 @@ def backward(
 
         def visit(at: Array, size: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             dq, dk, dv = state
-            seen, k, v = _seen(row, _rows_at(k_row, at, size), maths), _at(k_BKTA, at, size, 2), _at(v_BKTA, at, size, 2)
+            seen, k, v = (
+                _seen(row, _rows_at(k_row, at, size), maths),
+                _at(k_BKTA, at, size, 2),
+                _at(v_BKTA, at, size, 2),
+            )
             dq_now, dk_now, dv_now = _block_gradients(q, k, v, grad, lse, dot, seen, maths)
             return dq + dq_now, _add_at(dk, dk_now, at), _add_at(dv, dv_now, at)
 
@@ -117,11 +133,17 @@ def _block_gradients(
     ds = (maths.scale * slope * p * (dp - dot[..., None])).astype(q.dtype)
     dq = jnp.einsum("BKGLT,BKTA->BKGLA", ds, k, preferred_element_type=f32)
     dk = jnp.einsum("BKGLT,BKGLA->BKTA", ds, q, preferred_element_type=f32)
-    return dq, dk, jnp.einsum("BKGLT,BKGLA->BKTA", p.astype(v.dtype), grad.astype(v.dtype), preferred_element_type=f32)
+    return (
+        dq,
+        dk,
+        jnp.einsum("BKGLT,BKGLA->BKTA", p.astype(v.dtype), grad.astype(v.dtype), preferred_element_type=f32),
+    )
 
 
 def _over_keys(visit: Callable, state: tuple, row: Row, first: Array, k_row: Row, maths: Maths) -> tuple:
-    """Fold `visit(at, size, state)` over the blocks of keys that the block of queries `row`, which begins at `first`, can see."""
+    """Fold `visit(at, size, state)` over the blocks of keys that the block of queries `row`, which begins
+    at `first`, can see.
+    """
     for offset, size, begin, end in ranges_seen(row.positions_BL, first, k_row, maths.window):
 
         def body(j: Array, state: tuple, offset: int = offset, size: int = size) -> tuple:
@@ -134,16 +156,24 @@ def _over_keys(visit: Callable, state: tuple, row: Row, first: Array, k_row: Row
 def ranges_seen(
     positions_BL: Int[Array, "B L"], first: Array, k_row: Row, window: int | None
 ) -> Iterator[tuple[int, int, Int[Array, ""], Int[Array, ""]]]:
-    """For each run of keys: where it lies here, the size of its blocks, and from which to before which block the queries see some.
+    """For each run of keys: where it lies here, the size of its blocks, and from which to before which
+    block the queries see some.
 
     The queries are one block, whose first stands at `first` in the row.
     """
     L = positions_BL.shape[1]
-    lowest = jnp.min(first + jnp.arange(L) - positions_BL)  # where the earliest document of these queries begins
+    lowest = jnp.min(
+        first + jnp.arange(L) - positions_BL
+    )  # where the earliest document of these queries begins
     if window is not None:
         lowest = jnp.maximum(lowest, first - window + 1)
     for offset, size, n_blocks, start in _runs(k_row):
-        yield offset, size, jnp.clip((lowest - start) // size, 0, n_blocks), jnp.clip(-((start - first - L) // size), 0, n_blocks)
+        yield (
+            offset,
+            size,
+            jnp.clip((lowest - start) // size, 0, n_blocks),
+            jnp.clip(-((start - first - L) // size), 0, n_blocks),
+        )
 
 
 def _runs(row: Row) -> Iterator[tuple[int, int, int, Array]]:

@@ -1,4 +1,6 @@
-"""Attention to parts of a row: what the kernels that know where their queries and keys lie in the row have in common."""
+"""Attention to parts of a row: what the kernels that know where their queries and keys lie in the row have
+in common.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +15,9 @@ from model.kernels.plain import Maths
 
 
 class Row(NamedTuple):
-    """Positions and segments of the queries or keys at hand, and the index in the row where each of their equal runs starts."""
+    """Positions and segments of the queries or keys at hand, and the index in the row where each of their
+    equal runs starts.
+    """
 
     positions_BL: Int[Array, "B L"]
     segments_BL: Int[Array, "B L"]
@@ -21,7 +25,9 @@ class Row(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """Attention to a part of the keys (see `loops.forward`, `loops.backward`), for runs of a multiple of so many positions."""
+    """Attention to a part of the keys (see `loops.forward`, `loops.backward`), for runs of a multiple of so
+    many positions.
+    """
 
     forward: Callable[..., tuple[Array, Array]]
     backward: Callable[..., tuple[Array, Array, Array]]
@@ -29,8 +35,12 @@ class Kernel(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def attend_rows(q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, q_row: Row, k_row: Row, kernel: Kernel, maths: Maths) -> Array:
-    """What the queries read of all the keys that they see, which must be at hand, in the type of the values."""
+def attend_rows(
+    q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, q_row: Row, k_row: Row, kernel: Kernel, maths: Maths
+) -> Array:
+    """What the queries read of all the keys that they see, which must be at hand, in the type of the
+    values.
+    """
     return kernel.forward(q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths)[0].astype(v_BKTA.dtype)
 
 
@@ -42,7 +52,9 @@ def _attend_rows_forward(
     return o_BHLA, (q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, q_row, k_row)
 
 
-def _attend_rows_backward(kernel: Kernel, maths: Maths, saved: tuple, grad_BHLA: Array) -> tuple[Array | None, ...]:
+def _attend_rows_backward(
+    kernel: Kernel, maths: Maths, saved: tuple, grad_BHLA: Array
+) -> tuple[Array | None, ...]:
     q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, q_row, k_row = saved
     grads = kernel.backward(q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, grad_BHLA, q_row, k_row, maths)
     return (*(g.astype(x.dtype) for g, x in zip(grads, (q_BHLA, k_BKTA, v_BKTA), strict=True)), None, None)
@@ -51,8 +63,12 @@ def _attend_rows_backward(kernel: Kernel, maths: Maths, saved: tuple, grad_BHLA:
 attend_rows.defvjp(_attend_rows_forward, _attend_rows_backward)
 
 
-def merged(*found: tuple[Float[Array, "B H L A"], Float[Array, "B H L"]]) -> tuple[Float[Array, "B H L A"], Float[Array, "B H L"]]:
-    """What queries read from several sets of keys together: outputs weighted by their sums, which are given as logarithms."""
+def merged(
+    *found: tuple[Float[Array, "B H L A"], Float[Array, "B H L"]],
+) -> tuple[Float[Array, "B H L A"], Float[Array, "B H L"]]:
+    """What queries read from several sets of keys together: outputs weighted by their sums, which are given
+    as logarithms.
+    """
     o_BHLA, lse_BHL = found[0]
     for o2_BHLA, lse2_BHL in found[1:]:
         total_BHL = jnp.logaddexp(lse_BHL, lse2_BHL)
@@ -62,7 +78,9 @@ def merged(*found: tuple[Float[Array, "B H L A"], Float[Array, "B H L"]]) -> tup
 
 
 def output_dot(o: Float[Array, "*rows A"], grad: Float[Array, "*rows A"]) -> Float[Array, "*rows"]:
-    """Output · its gradient, which is the sum over keys of weight · gradient of weight (Dao et al. 2022, eq. 4)."""
+    """Output · its gradient, which is the sum over keys of weight · gradient of weight (Dao et al. 2022,
+    eq. 4).
+    """
     return jnp.sum(o.astype(jnp.float32) * grad.astype(jnp.float32), -1)
 
 

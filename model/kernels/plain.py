@@ -31,9 +31,11 @@ def attend(
     window: int | None,
     soft_cap: float | None,
 ) -> Float[Array, "B L H A2"]:
-    """Position i sees j where the segments are equal, j is not later and not `window` or more positions back. Softmax in float32.
+    """Position i sees j where the segments are equal, j is not later and not `window` or more positions
+    back. Softmax in float32.
 
-    Keys and values are gathered where L is divided; rows may lie in any order, since positions alone say what is later.
+    Keys and values are gathered where L is divided; rows may lie in any order, since positions alone say
+    what is later.
     """
     (B, L, H, A), K = q_BLHA.shape, k_BLKA.shape[2]
     q_BLKGA = reshape(q_BLHA, (B, L, K, H // K, A), "BLKGA")

@@ -16,16 +16,17 @@ from model.layers.rows import Rows
 from model.layers.weight import bias, weight
 from model.sharding import einsum, n_parts, platform, reshape, shard
 
-# attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2: one of model/kernels
+# attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2: one of
+# model/kernels
 Attend = Callable[..., Array]
 
 
 class Attention(nnx.Module):
     """Queries of H heads read keys and values of K heads; H is a multiple of K.
 
-    `rope` names the rotations of the rows that turn queries and keys; None turns nothing. `window` is how many positions back, itself
-    counted, a position sees. `biased` lists the products among q, k, v, o that have a bias; `head_norm` makes a norm over A for queries
-    and keys. `attend` is the kernel.
+    `rope` names the rotations of the rows that turn queries and keys; None turns nothing. `window` is how
+    many positions back, itself counted, a position sees. `biased` lists the products among q, k, v, o that
+    have a bias; `head_norm` makes a norm over A for queries and keys. `attend` is the kernel.
     """
 
     def __init__(
@@ -50,7 +51,12 @@ class Attention(nnx.Module):
         self.wk_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wv_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wo_HAD = weight(rngs, "HAD", (H, A, D), fan_in=H * A)
-        for one, letters, shape in (("q", "HA", (H, A)), ("k", "KA", (K, A)), ("v", "KA", (K, A)), ("o", "D", (D,))):
+        for one, letters, shape in (
+            ("q", "HA", (H, A)),
+            ("k", "KA", (K, A)),
+            ("v", "KA", (K, A)),
+            ("o", "D", (D,)),
+        ):
             if one in biased:
                 setattr(self, f"b{one}_{letters}", bias(letters, shape))
         if head_norm:
@@ -60,14 +66,28 @@ class Attention(nnx.Module):
         """Attention within the rows themselves (T = L)."""
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
         o_BLHA = self.attend(
-            q_BLHA, k_BLKA, v_BLKA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=self.window, soft_cap=self.soft_cap
+            q_BLHA,
+            k_BLKA,
+            v_BLKA,
+            rows.positions_BL,
+            rows.segments_BL,
+            scale=self.scale,
+            window=self.window,
+            soft_cap=self.soft_cap,
         )
         return self._out(o_BLHA)
 
-    def decode(self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
-        """Attention to all that the cache holds and to x itself, whose keys and values are written behind it."""
+    def decode(
+        self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]
+    ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
+        """Attention to all that the cache holds and to x itself, whose keys and values are written behind
+        it.
+        """
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
-        k_BTKA, v_BTKA = write(slots["keys_BTKA"], k_BLKA, rows.lengths_B), write(slots["values_BTKA"], v_BLKA, rows.lengths_B)
+        k_BTKA, v_BTKA = (
+            write(slots["keys_BTKA"], k_BLKA, rows.lengths_B),
+            write(slots["values_BTKA"], v_BLKA, rows.lengths_B),
+        )
         seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.window)
         o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, scale=self.scale, soft_cap=self.soft_cap)
         return self._out(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
@@ -106,7 +126,9 @@ def attend_of(execution: Execution) -> Attend:
 
 
 def repeated(w: Array, letters: str) -> Array:
-    """Fewer key/value heads than `tensor`: each is repeated for the devices that share it, so that each computes one (HOUSE §2)."""
+    """Fewer key/value heads than `tensor`: each is repeated for the devices that share it, so that each
+    computes one (HOUSE §2).
+    """
     n, at = n_parts("K"), letters.find("K")
     if at < 0 or w.shape[at] % n == 0:
         return w
@@ -134,6 +156,8 @@ def attend_masked(
 
 
 def cache_mask(rows: Rows, *, T: int, window: int | None) -> Bool[Array, "B L T"]:
-    """Slot t of a cache holds position t: a position sees itself and the `window` - 1 before it, or all before it."""
+    """Slot t of a cache holds position t: a position sees itself and the `window` - 1 before it, or all
+    before it.
+    """
     back_BLT = rows.positions_BL[:, :, None] - jnp.arange(T)
     return (back_BLT >= 0) & (True if window is None else back_BLT < window)

@@ -11,20 +11,33 @@ from model.sharding import shard
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); with `post_norms`, what is added is normalised too (Gemma 2).
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); with `post_norms`, what is added is
+    normalised too (Gemma 2).
 
-    Between its products the residual stream is `BlD`: positions lie on `tensor` too, and norms work on a part of them.
+    Between its products the residual stream is `BlD`: positions lie on `tensor` too, and norms work on a
+    part of them.
     """
 
-    def __init__(self, *, norm: Callable[[], nnx.Module], attention: nnx.Module, feed_forward: nnx.Module, post_norms: bool = False):
+    def __init__(
+        self,
+        *,
+        norm: Callable[[], nnx.Module],
+        attention: nnx.Module,
+        feed_forward: nnx.Module,
+        post_norms: bool = False,
+    ):
         self.attention_norm, self.attention = norm(), attention
         self.feed_forward_norm, self.feed_forward = norm(), feed_forward
         if post_norms:
             self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], rows: Rows
+    ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """One layer over whole rows, and the auxiliary sums of its feed-forward layer."""
-        x_BLD = x_BLD + self._after("attention", self.attention(shard(self.attention_norm(x_BLD), "BLD"), rows))
+        x_BLD = x_BLD + self._after(
+            "attention", self.attention(shard(self.attention_norm(x_BLD), "BLD"), rows)
+        )
         return self._fed_forward(x_BLD, rows)
 
     def decode(self, x_BLD: Array, rows: Rows, slots: dict[str, Array]) -> tuple[Array, dict[str, Array]]:

@@ -1,7 +1,8 @@
 """Where the choices of tokens lie in a buffer of slots, ordered by expert, and how tokens get there and back.
 
-All of this works on arrays of one device. Both ways are gathers, in the backward pass too: each slot knows the choice that it holds and
-each choice its slot, so that nothing is ever scattered (slow on TPU, not repeatable on GPU). Choice m·S + s is the s-th of token m.
+All of this works on arrays of one device. Both ways are gathers, in the backward pass too: each slot knows
+the choice that it holds and each choice its slot, so that nothing is ever scattered (slow on TPU, not
+repeatable on GPU). Choice m·S + s is the s-th of token m.
 """
 
 from typing import NamedTuple
@@ -19,8 +20,8 @@ class Slots(NamedTuple):
 
 
 class Order(NamedTuple):
-    """All choices sorted by key: `choice_C[i]` is the i-th of them, `place_MS` where each one went, and those of key e fill the places from
-    `starts_E[e]` up to `ends_E[e]`.
+    """All choices sorted by key: `choice_C[i]` is the i-th of them, `place_MS` where each one went, and
+    those of key e fill the places from `starts_E[e]` up to `ends_E[e]`.
     """
 
     choice_C: Int[Array, "C"]
@@ -40,7 +41,9 @@ def order_by(key_MS: Int[Array, "M S"], E: int) -> Order:
 
 
 def window(order: Order, first: Int[Array, ""] | int, C: int) -> tuple[Slots, Int[Array, "E"]]:
-    """The C sorted places from `first` on as a buffer, and how many of its slots belong to each key, in order."""
+    """The C sorted places from `first` on as a buffer, and how many of its slots belong to each key, in
+    order.
+    """
     n, last = order.choice_C.size, order.ends_E[-1]
     padded_C = jnp.pad(order.choice_C, (0, C), constant_values=n)
     in_use_C = first + jnp.arange(C) < last
@@ -73,8 +76,12 @@ spread.defvjp(lambda x_MD, slots: (spread(x_MD, slots), slots), _spread_backward
 
 
 @jax.custom_vjp
-def combine(rows_CD: Float[Array, "C D"], weights_MS: Float[Array, "M S"], slots: Slots) -> Float[Array, "M D"]:
-    """The weighted sum of the slots of each token, in float32; choices outside of the buffer count nothing."""
+def combine(
+    rows_CD: Float[Array, "C D"], weights_MS: Float[Array, "M S"], slots: Slots
+) -> Float[Array, "M D"]:
+    """The weighted sum of the slots of each token, in float32; choices outside of the buffer count
+    nothing.
+    """
     return _sum_of_choices(rows_CD, weights_MS, slots)
 
 
@@ -82,17 +89,28 @@ def _combine_backward(saved: tuple[Array, Array, Slots], d_y_MD: Array) -> tuple
     rows_CD, weights_MS, slots = saved
     d_y_CD = _rows(d_y_MD, slots.choice_C // weights_MS.shape[1]).astype(jnp.float32)
     weights_C1 = _rows(weights_MS.reshape(-1, 1), slots.choice_C)
-    d_weights_C = jnp.sum(rows_CD.astype(jnp.float32) * d_y_CD, -1)  # of an empty slot undefined, and read by no choice
-    return (d_y_CD * weights_C1).astype(rows_CD.dtype), _rows(d_weights_C, slots.slot_MS).astype(weights_MS.dtype), None
+    d_weights_C = jnp.sum(
+        rows_CD.astype(jnp.float32) * d_y_CD, -1
+    )  # of an empty slot undefined, and read by no choice
+    return (
+        (d_y_CD * weights_C1).astype(rows_CD.dtype),
+        _rows(d_weights_C, slots.slot_MS).astype(weights_MS.dtype),
+        None,
+    )
 
 
-combine.defvjp(lambda rows_CD, weights_MS, slots: (combine(rows_CD, weights_MS, slots), (rows_CD, weights_MS, slots)), _combine_backward)
+combine.defvjp(
+    lambda rows_CD, weights_MS, slots: (combine(rows_CD, weights_MS, slots), (rows_CD, weights_MS, slots)),
+    _combine_backward,
+)
 
 
 def _sum_of_choices(rows_CD: Array, weights_MS: Array, slots: Slots) -> Array:
     """One choice after the other, so that no [M, S, D] array exists."""
     S = weights_MS.shape[1]
-    parts = (_rows(rows_CD, slots.slot_MS[:, s]).astype(jnp.float32) * weights_MS[:, s, None] for s in range(S))
+    parts = (
+        _rows(rows_CD, slots.slot_MS[:, s]).astype(jnp.float32) * weights_MS[:, s, None] for s in range(S)
+    )
     return sum(parts).astype(rows_CD.dtype)
 
 

@@ -1,4 +1,6 @@
-"""How tokens come to their experts and back: all of them in sorted order, or as many as there is room for in slots."""
+"""How tokens come to their experts and back: all of them in sorted order, or as many as there is room for
+in slots.
+"""
 
 import math
 from collections.abc import Callable
@@ -23,7 +25,8 @@ class Experts(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """The mesh axes that divide experts, feed-forward width, and the positions of whole rows; () where one is not divided. In how many
+    """The mesh axes that divide experts, feed-forward width, and the positions of whole rows; () where one
+    is not divided. In how many
     `runs` of positions a device holds its part of a row: two in balanced order (model/kernels/context.py).
     """
 
@@ -41,17 +44,21 @@ class Choices(NamedTuple):
     weights_BLS: Array
 
 
-Dispatch = Callable[[Choices, Experts, Axes], tuple[Array, Array]]  # -> (y_BLD, a part of the sum over `width`; choices that were dropped)
+Dispatch = Callable[
+    [Choices, Experts, Axes], tuple[Array, Array]
+]  # -> (y_BLD, a part of the sum over `width`; choices that were dropped)
 
 
 def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Array]:
     """All choices, sorted by expert and multiplied by `grouped_matmul`.
 
-    Over a mesh axis for experts, each device gathers the tokens of its group of n devices, computes the choices of its own experts, and the
-    results are scattered back. The buffer is static and has as many slots as the device has choices of its own (tokens · top_k), which is
-    what falls to its experts under an even load. Where more fall to them, the buffer is filled again, up to the n · min(1, E / (n · top_k))
-    times that could be needed if every token chose this device's experts; rounds that have nothing to do are skipped. So memory does not
-    depend on the routing, time does, and nothing is dropped. The backward pass of several rounds computes the hidden layer again.
+    Over a mesh axis for experts, each device gathers the tokens of its group of n devices, computes the
+    choices of its own experts, and the results are scattered back. The buffer is static and has as many
+    slots as the device has choices of its own (tokens · top_k), which is what falls to its experts under an
+    even load. Where more fall to them, the buffer is filled again, up to the n · min(1, E / (n · top_k))
+    times that could be needed if every token chose this device's experts; rounds that have nothing to do
+    are skipped. So memory does not depend on the routing, time does, and nothing is dropped. The backward
+    pass of several rounds computes the hidden layer again.
     """
     S = choices.experts_BLS.shape[-1]
     C, E = choices.experts_BLS.size, experts.w_gate_EDF.shape[0]
@@ -77,14 +84,17 @@ def _in_rounds(one: Callable[[Array], Array], total: Array, n_rounds: int, C: in
     """The sum of `one(i · C)` for all rounds i that begin below `total`."""
 
     def step(y_MD: Array, i: Array) -> tuple[Array, None]:
-        return y_MD + jax.lax.cond(i * C < total, jax.checkpoint(one), lambda _: jnp.zeros_like(like), i * C), None
+        return y_MD + jax.lax.cond(
+            i * C < total, jax.checkpoint(one), lambda _: jnp.zeros_like(like), i * C
+        ), None
 
     return jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))[0]
 
 
 def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
     """Rows sorted by expert through their experts."""
-    # products leave rows behind the last group undefined; even a factor 0 in the backward pass would not stop a NaN there
+    # products leave rows behind the last group undefined; even a factor 0 in the backward pass would not stop
+    # a NaN there
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
     gate_CF, up_CF = (
         name(jnp.where(filled_C1, grouped_matmul(rows_CD, w_EDF, sizes_E), 0), what)
@@ -94,12 +104,14 @@ def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
 
 
 def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float) -> tuple[Array, Array]:
-    """Each expert takes at most ⌈factor · L · top_k / E⌉ choices of a row, the first as it reads; the others are dropped.
+    """Each expert takes at most ⌈factor · L · top_k / E⌉ choices of a row, the first as it reads; the
+    others are dropped.
 
-    As in Switch (Fedus et al. 2021), with a row as the group, so that no mesh changes what is dropped. A token takes places in the order of
-    its choices before the next token does; GShard (Lepikhin et al. 2020) gives places to all first choices first, which lets later tokens
-    decide about earlier ones. Slots travel to their experts and back by all-to-all; those of a row whose positions are divided over devices
-    are divided over these devices too.
+    As in Switch (Fedus et al. 2021), with a row as the group, so that no mesh changes what is dropped. A
+    token takes places in the order of its choices before the next token does; GShard (Lepikhin et al. 2020)
+    gives places to all first choices first, which lets later tokens decide about earlier ones. Slots travel
+    to their experts and back by all-to-all; those of a row whose positions are divided over devices are
+    divided over these devices too.
     """
     (B, L, S), D = choices.experts_BLS.shape, choices.x_BLD.shape[-1]
     E = experts.w_gate_EDF.shape[0] * _size(axes.experts)
@@ -118,17 +130,23 @@ def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float
 
 
 def _ranks(experts_BLS: Array, E: int, axes: Axes) -> Array:
-    """How many choices of the same expert go before each one in its row as it reads, also on the devices that hold other parts of it."""
+    """How many choices of the same expert go before each one in its row as it reads, also on the devices
+    that hold other parts of it.
+    """
     (B, L, S), P = experts_BLS.shape, axes.runs
     run_BL1 = (P * jnp.arange(B)[:, None] + P * jnp.arange(L) // L)[:, :, None]
     key_MS = jnp.where(experts_BLS < E, experts_BLS + E * run_BL1, E * B * P).reshape(-1, S)
     order = order_by(key_MS, E * B * P)
     before_BPE = _in_earlier_runs((order.ends_E - order.starts_E).reshape(B, P, E), axes)
-    return order.place_MS + jnp.take(before_BPE.reshape(-1) - order.starts_E, key_MS, mode="fill", fill_value=0)
+    return order.place_MS + jnp.take(
+        before_BPE.reshape(-1) - order.starts_E, key_MS, mode="fill", fill_value=0
+    )
 
 
 def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
-    """The sum of what all runs of a row hold that come before each run here. Device c of C has runs c and, in balanced order, 2C-1-c."""
+    """The sum of what all runs of a row hold that come before each run here. Device c of C has runs c and,
+    in balanced order, 2C-1-c.
+    """
     if not axes.length:
         return jnp.zeros_like(sizes_BPE)
     sizes_CBPE, C = jax.lax.all_gather(sizes_BPE, axes.length), _size(axes.length)

@@ -14,7 +14,9 @@ from model.sharding import einsum
 
 
 def gelu_tanh(x: Array) -> Array:
-    """x · Φ(x) by its approximation with tanh (Hendrycks and Gimpel 2016), which GPT-2 and Gemma were trained with."""
+    """x · Φ(x) by its approximation with tanh (Hendrycks and Gimpel 2016), which GPT-2 and Gemma were
+    trained with.
+    """
     return jax.nn.gelu(x, approximate=True)
 
 
@@ -27,7 +29,9 @@ class FeedForward(nnx.Module):
         self.w_up_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_down_FD = weight(rngs, "FD", (F, D), fan_in=F)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], rows: Rows
+    ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
         gate_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]), "gate")
         up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]), "up")
@@ -43,7 +47,9 @@ class PlainFeedForward(nnx.Module):
         self.w_up_DF, self.b_up_F = weight(rngs, "DF", (D, F), fan_in=D), bias("F", (F,))
         self.w_down_FD, self.b_down_D = weight(rngs, "FD", (F, D), fan_in=F), bias("D", (D,))
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], rows: Rows
+    ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
         up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]) + self.b_up_F[...], "up")
         out_BLD = einsum("BLF,FD->BlD", self.activation(up_BLF), self.w_down_FD[...]) + self.b_down_D[...]

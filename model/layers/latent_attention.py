@@ -1,4 +1,6 @@
-"""Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2 §2.1): keys and values are made from one narrow vector a token."""
+"""Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2 §2.1): keys and values are made from one
+narrow vector a token.
+"""
 
 from functools import partial
 
@@ -20,13 +22,16 @@ EPS = 1e-6  # of the norms of latents, whatever the model's other norms have
 
 
 class LatentAttention(nnx.Module):
-    """H heads whose keys (A) and values (A3) are products of a latent of width D2, which all heads share as they share a rotary key (A2).
+    """H heads whose keys (A) and values (A3) are products of a latent of width D2, which all heads share as
+    they share a rotary key (A2).
 
-    Queries have A entries that meet the keys and A2 that meet the rotary key; with `query_latent` they too come from a latent, of width
-    D3. `scale` is that of the scores (None: (A + A2)^-1/2). `rope` names the rotations of the rows, `attend` is the kernel.
+    Queries have A entries that meet the keys and A2 that meet the rotary key; with `query_latent` they too
+    come from a latent, of width D3. `scale` is that of the scores (None: (A + A2)^-1/2). `rope` names the
+    rotations of the rows, `attend` is the kernel.
 
-    The widths of latents are D2 and D3, not R: at rest their weights are divided over the mesh as the model width is, where a low-rank R
-    would lie whole (3.3 of the 11.4 billion attention weights of DeepSeek-V3). In use both lie whole, and equations call them R.
+    The widths of latents are D2 and D3, not R: at rest their weights are divided over the mesh as the model
+    width is, where a low-rank R would lie whole (3.3 of the 11.4 billion attention weights of DeepSeek-V3).
+    In use both lie whole, and equations call them R.
     """
 
     def __init__(
@@ -68,14 +73,19 @@ class LatentAttention(nnx.Module):
         v_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wv_D2HA3[...])
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
         joined = (jnp.concatenate(parts, -1) for parts in ((q_BLHA, q_rope_BLHA), (k_BLHA, k_rope_BLHA)))
-        o_BLHA = self.attend(*joined, v_BLHA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=None, soft_cap=None)
+        o_BLHA = self.attend(
+            *joined, v_BLHA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=None, soft_cap=None
+        )
         return self._out(o_BLHA)
 
-    def decode(self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
+    def decode(
+        self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]
+    ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Attention to all that the cache holds and to x itself.
 
-        What makes keys of latents is multiplied into the queries instead, and what makes values into the result (§2.1.2): the cache is
-        read as it is, as by H query heads of width D2 + A2 that share one key head.
+        What makes keys of latents is multiplied into the queries instead, and what makes values into the
+        result (§2.1.2): the cache is read as it is, as by H query heads of width D2 + A2 that share one key
+        head.
         """
         q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
@@ -85,7 +95,9 @@ class LatentAttention(nnx.Module):
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
         scores_BHLT += einsum("BLHA,BTA->BHLT", q_rope_BLHA * self.scale, rope_keys_BTA, dtype=jnp.float32)
         seen_BLT = cache_mask(rows, T=latents_BTR.shape[1], window=None)
-        p_BHLT = jax.nn.softmax(jnp.where(seen_BLT[:, None], scores_BHLT, -1e30), -1).astype(latents_BTR.dtype)
+        p_BHLT = jax.nn.softmax(jnp.where(seen_BLT[:, None], scores_BHLT, -1e30), -1).astype(
+            latents_BTR.dtype
+        )
         o_BLHR = einsum("BHLT,BTR->BLHR", p_BHLT, latents_BTR)
         o_BLHA = einsum("BLHR,RHA->BLHA", o_BLHR, self.wv_D2HA3[...])
         return self._out(o_BLHA), {"latents_BTR": latents_BTR, "rope_keys_BTA": rope_keys_BTA}
@@ -105,8 +117,8 @@ class LatentAttention(nnx.Module):
         return q_BLHA, rotate(q_rope_BLHA, rows.rotations[self.rope])
 
     def _latents(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
-        """What a cache keeps: latents after their norm, and the rotary key, turned. They carry the names for remat: all else of keys and
-        values is 30 times as large and quickly made of them.
+        """What a cache keeps: latents after their norm, and the rotary key, turned. They carry the names
+        for remat: all else of keys and values is 30 times as large and quickly made of them.
         """
         latents_BLR = name(self.kv_norm(_narrow(x_BLD, self.wkv_down_DD2[...])), "value")
         k_BLHA = _narrow(x_BLD, self.wk_rope_DA2[...])[:, :, None]
@@ -117,7 +129,9 @@ class LatentAttention(nnx.Module):
 
 
 def _narrow(x_BLD: Array, w_DR: Array) -> Array:
-    """A product for all heads: each device of `tensor` computes it for some positions, and the narrow result is gathered."""
+    """A product for all heads: each device of `tensor` computes it for some positions, and the narrow
+    result is gathered.
+    """
     return shard(einsum("BlD,DR->BlR", shard(x_BLD, "BlD"), w_DR), "BLR")
 
 

@@ -1,4 +1,6 @@
-"""Mixture of experts (Shazeer et al. 2017): a feed-forward layer of which each token passes only a few parts."""
+"""Mixture of experts (Shazeer et al. 2017): a feed-forward layer of which each token passes only a few
+parts.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +22,12 @@ from model.sharding import axes_of, local, shard
 
 
 class MoE(nnx.Module):
-    """Each token goes to `router.top_k` of E gated feed-forward layers of width F; the weighted sum of their results is the layer's.
+    """Each token goes to `router.top_k` of E gated feed-forward layers of width F; the weighted sum of
+    their results is the layer's.
 
-    Every choice is computed (`dropless`), or with a `capacity_factor` only as many of a row for each expert as `at_capacity` says. A shared
-    expert of width `shared_F` is added for every token (Dai et al. 2024, DeepSeekMoE). Padding (segment 0) passes the shared expert alone.
+    Every choice is computed (`dropless`), or with a `capacity_factor` only as many of a row for each expert
+    as `at_capacity` says. A shared expert of width `shared_F` is added for every token (Dai et al. 2024,
+    DeepSeekMoE). Padding (segment 0) passes the shared expert alone.
 
     Raises:
         ValueError: the router cannot choose from E experts, or the capacity factor is not positive.
@@ -43,7 +47,9 @@ class MoE(nnx.Module):
     ):
         router.check(E)
         if capacity_factor is not None and capacity_factor <= 0:
-            raise ValueError(f"capacity_factor={capacity_factor} is not positive; 1.0 has room for an even load, None drops nothing")
+            raise ValueError(
+                f"capacity_factor={capacity_factor} is not positive; 1.0 has room for an even load, None drops nothing"
+            )
         self.router, self.activation = router, activation
         self.dispatch = dropless if capacity_factor is None else partial(at_capacity, factor=capacity_factor)
         self.router_DE = weight(rngs, "DE", (D, E), fan_in=D)
@@ -55,23 +61,50 @@ class MoE(nnx.Module):
         if shared_F:
             self.shared = FeedForward(D=D, F=shared_F, rngs=rngs, activation=activation)
 
-    def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
-        """The result, laid out `BlD`, and sums over the tokens of all devices: "penalty" (router losses, see `Router.balance`), "load_E"
-        (tokens that chose each expert) and "dropped" (choices that found no room).
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], rows: Rows
+    ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
+        """The result, laid out `BlD`, and sums over the tokens of all devices: "penalty" (router losses,
+        see `Router.balance`), "load_E" (tokens that chose each expert) and "dropped" (choices that found no
+        room).
         """
         L = x_BLD.shape[1]
         length, result = _length_letters(L)
-        balanced = is_balanced(L) and rows.lengths_B is None  # tokens that are decoded come in their own order
+        balanced = (
+            is_balanced(L) and rows.lengths_B is None
+        )  # tokens that are decoded come in their own order
         letters = (f"B{length}D", f"B{length}", "..", ".", "EDF", "EDF", "EFD")
-        axes = Axes(axes_of("E"), axes_of("F"), axes_of("L") if length == "L" else (), runs=2 if balanced else 1)
-        body = partial(self._on_device, axes=axes, token_axes=axes_of("B") + axes.length, scatter=result == "l")
-        bias_E = self.router_bias_E[...] if self.router.bias_rate is not None else jnp.zeros(self.router_DE.shape[1])
-        operands = (shard(x_BLD, "BLD"), rows.segments_BL, self.router_DE[...], bias_E, self.w_gate_EDF[...], self.w_up_EDF[...])
-        operands = [shard(x, to) if set(to) <= {"."} else x for x, to in zip((*operands, self.w_down_EFD[...]), letters, strict=True)]
+        axes = Axes(
+            axes_of("E"), axes_of("F"), axes_of("L") if length == "L" else (), runs=2 if balanced else 1
+        )
+        body = partial(
+            self._on_device, axes=axes, token_axes=axes_of("B") + axes.length, scatter=result == "l"
+        )
+        bias_E = (
+            self.router_bias_E[...]
+            if self.router.bias_rate is not None
+            else jnp.zeros(self.router_DE.shape[1])
+        )
+        operands = (
+            shard(x_BLD, "BLD"),
+            rows.segments_BL,
+            self.router_DE[...],
+            bias_E,
+            self.w_gate_EDF[...],
+            self.w_up_EDF[...],
+        )
+        operands = [
+            shard(x, to) if set(to) <= {"."} else x
+            for x, to in zip((*operands, self.w_down_EFD[...]), letters, strict=True)
+        ]
         y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(*operands)
         if hasattr(self, "shared"):
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
-        return name(y_BLD, "feed_forward"), {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}
+        return name(y_BLD, "feed_forward"), {
+            "penalty": penalty,
+            "load_E": shard(load_E, "E"),
+            "dropped": dropped,
+        }
 
     def _on_device(
         self,
@@ -87,14 +120,20 @@ class MoE(nnx.Module):
         B, L, D = x_BLD.shape
         real_M = segments_BL.reshape(-1) > 0
         # the default precision of a TPU would round the operands of float32 products to bfloat16
-        logits_ME = jnp.matmul(x_BLD.reshape(-1, D).astype(jnp.float32), router_DE.astype(jnp.float32), precision="highest")
+        logits_ME = jnp.matmul(
+            x_BLD.reshape(-1, D).astype(jnp.float32), router_DE.astype(jnp.float32), precision="highest"
+        )
         routes = self.router.route(logits_ME, bias_E)
         penalty, load_E = self.router.balance(logits_ME, routes, real_M, token_axes)
         experts_MS = jnp.where(real_M[:, None], routes.experts_MS, router_DE.shape[1])
         choices = Choices(x_BLD, experts_MS.reshape(B, L, -1), routes.weights_MS.reshape(B, L, -1))
         y_BLD, dropped = self.dispatch(choices, Experts(*weights, self.activation), axes)
         if axes.width:
-            y_BLD = jax.lax.psum_scatter(y_BLD, axes.width, scatter_dimension=1, tiled=True) if scatter else jax.lax.psum(y_BLD, axes.width)
+            y_BLD = (
+                jax.lax.psum_scatter(y_BLD, axes.width, scatter_dimension=1, tiled=True)
+                if scatter
+                else jax.lax.psum(y_BLD, axes.width)
+            )
         dropped = jax.lax.psum(dropped, token_axes) if token_axes else dropped
         return y_BLD, penalty, load_E, dropped
 

@@ -1,4 +1,6 @@
-"""Multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3 §2.2): small models behind the model, each for one token further ahead."""
+"""Multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3 §2.2): small models behind the model, each for one
+token further ahead.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,10 +18,11 @@ from model.sharding import einsum, shard
 
 
 class Module(nnx.Module):
-    """Joins hidden states with the embeddings of later tokens, and passes them through one block and a norm (eq. 21-23).
+    """Joins hidden states with the embeddings of later tokens, and passes them through one block and a norm
+    (eq. 21-23).
 
-    As in the released weights, the hidden states of the model itself come after its last norm. The embedding and the output matrix are
-    the model's own.
+    As in the released weights, the hidden states of the model itself come after its last norm. The
+    embedding and the output matrix are the model's own.
     """
 
     def __init__(self, *, D: int, norm: Callable[[], nnx.Module], block: MakeBlock, rngs: nnx.Rngs):
@@ -28,19 +31,25 @@ class Module(nnx.Module):
         self.w_hidden_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.block = block(rngs)
 
-    def __call__(self, hidden_BLD: Float[Array, "B L D"], embedded_BLD: Float[Array, "B L D"], rows: Rows) -> tuple[Array, dict[str, Any]]:
+    def __call__(
+        self, hidden_BLD: Float[Array, "B L D"], embedded_BLD: Float[Array, "B L D"], rows: Rows
+    ) -> tuple[Array, dict[str, Any]]:
         """Hidden states, laid out `BlD` as both operands are, and the auxiliary sums of the block."""
         x_BLD, aux = self.block(self.join(hidden_BLD, embedded_BLD), rows)
         return self.norm(x_BLD), aux
 
-    def join(self, hidden_BLD: Float[Array, "B L D"], embedded_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def join(
+        self, hidden_BLD: Float[Array, "B L D"], embedded_BLD: Float[Array, "B L D"]
+    ) -> Float[Array, "B L D"]:
         """What the block reads."""
         x_BLD = einsum("BlD,DW->BlW", self.embed_norm(embedded_BLD), self.w_embed_DD2[...])
         return x_BLD + einsum("BlD,DW->BlW", self.hidden_norm(hidden_BLD), self.w_hidden_DD2[...])
 
 
 class MultiToken(NamedTuple):
-    """`depths` modules one behind the other; module k predicts the token k + 1 ahead. `module` makes one of them."""
+    """`depths` modules one behind the other; module k predicts the token k + 1 ahead. `module` makes one of
+    them.
+    """
 
     module: Callable[[nnx.Rngs], Module]
     depths: int
@@ -50,35 +59,51 @@ class MultiToken(NamedTuple):
         """Parameters of every depth. They are no stack: the few modules do not lie on stages."""
 
         def one(name: str) -> Tree:
-            return at_rest(nnx.to_pure_dict(nnx.state(self.module(nnx.Rngs(params=key_of(key, name))))), dtype)
+            return at_rest(
+                nnx.to_pure_dict(nnx.state(self.module(nnx.Rngs(params=key_of(key, name))))), dtype
+            )
 
         return {name: one(name) for name in map(_name, range(1, self.depths + 1))}
 
     def inputs(self, inputs: ModelInputs) -> tuple[ModelInputs, ...]:
-        """What the module of every depth reads beside hidden states, for rows as they read (before any reordering).
+        """What the module of every depth reads beside hidden states, for rows as they read (before any
+        reordering).
 
-        A position whose later token is not in its segment of the row is padding for the module: nothing of another document is joined
-        to it, and no expert counts it.
+        A position whose later token is not in its segment of the row is padding for the module: nothing of
+        another document is joined to it, and no expert counts it.
         """
 
         def at(depth: int) -> ModelInputs:
-            segments_BL = jnp.where(goes_on(inputs.segments_BL, inputs.positions_BL, depth), inputs.segments_BL, 0)
+            segments_BL = jnp.where(
+                goes_on(inputs.segments_BL, inputs.positions_BL, depth), inputs.segments_BL, 0
+            )
             return ModelInputs(ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL)
 
         return tuple(map(at, range(1, self.depths + 1)))
 
     def apply(
-        self, params: Tree, hidden_BLD: Float[Array, "B L D"], later: Sequence[tuple[Array, Rows]], *, dtype: str
+        self,
+        params: Tree,
+        hidden_BLD: Float[Array, "B L D"],
+        later: Sequence[tuple[Array, Rows]],
+        *,
+        dtype: str,
     ) -> tuple[tuple[Array, ...], dict[str, dict[str, Any]]]:
-        """Hidden states of every depth, laid out `BLD`, and the auxiliary sums by depth; `later` are embedded tokens and rows by depth."""
+        """Hidden states of every depth, laid out `BLD`, and the auxiliary sums by depth; `later` are
+        embedded tokens and rows by depth.
+        """
         definition = nnx.split(nnx.eval_shape(lambda: self.module(nnx.Rngs(0))))[0]
 
-        def module(x_BLD: Array, weights: Tree, embedded_BLD: Array, rows: Rows) -> tuple[Array, dict[str, Any]]:
+        def module(
+            x_BLD: Array, weights: Tree, embedded_BLD: Array, rows: Rows
+        ) -> tuple[Array, dict[str, Any]]:
             return nnx.merge(definition, in_use(weights, dtype))(x_BLD, embedded_BLD, rows)
 
         x_BLD, hidden, aux = shard(hidden_BLD, "BlD"), [], {}
         for depth, (embedded_BLD, rows) in enumerate(later, 1):
-            x_BLD, aux[_name(depth)] = self.execution.remat.wrap(module)(x_BLD, params[_name(depth)], embedded_BLD, rows)
+            x_BLD, aux[_name(depth)] = self.execution.remat.wrap(module)(
+                x_BLD, params[_name(depth)], embedded_BLD, rows
+            )
             hidden.append(shard(x_BLD, "BLD"))
         return tuple(hidden), aux
 
@@ -88,7 +113,9 @@ def _name(depth: int) -> str:
 
 
 def goes_on(segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], n: int) -> Bool[Array, "B L"]:
-    """Where the position n later in the row continues the same segment, and not round the end of a row of one segment."""
+    """Where the position n later in the row continues the same segment, and not round the end of a row of
+    one segment.
+    """
     return (segments_BL == ahead(segments_BL, n)) & (positions_BL < ahead(positions_BL, n))
 
 

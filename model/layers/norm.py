@@ -7,7 +7,9 @@ from jaxtyping import Array, Float
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · (offset + scale) over `letter` (Zhang and Sennrich 2019); the offset is 1 where scales are stored less 1 (Gemma)."""
+    """x / rms(x) · (offset + scale) over `letter` (Zhang and Sennrich 2019); the offset is 1 where scales
+    are stored less 1 (Gemma).
+    """
 
     def __init__(self, *, size: int, eps: float, letter: str = "D", offset: float = 0.0):
         self.eps, self.letter, self.offset = eps, letter, offset

@@ -1,15 +1,18 @@
-"""The circular pipeline: layers lie on the stages of the mesh, and parts of the rows are pushed round the ring of stages.
+"""The circular pipeline: layers lie on the stages of the mesh, and parts of the rows are pushed round the
+ring of stages.
 
-Narayanan et al. 2021 (interleaved schedule; GPipe, Huang et al. 2019, is `rounds` = 1). With S stages, R rounds and M micro-batches a
-stage holds R runs of layers and works R M of R M + S - 1 ticks, so that the bubble is (S - 1) / (R M + S - 1) of the time.
+Narayanan et al. 2021 (interleaved schedule; GPipe, Huang et al. 2019, is `rounds` = 1). With S stages, R
+rounds and M micro-batches a stage holds R runs of layers and works R M of R M + S - 1 ticks, so that the
+bubble is (S - 1) / (R M + S - 1) of the time.
 
-Micro-batches come in groups of S, one from the rows of each stage: a group goes through all its rounds before the next one enters, so
-what leaves the last stage is what the first one needs next, and nothing waits in a buffer. Two things travel a tick, each as large as
-one micro-batch: the activations, one stage on, and a register, one stage back. The register brings the next rows to the first stage,
-takes a finished micro-batch in the place of every one that enters, and so carries it home to the stage that it came from.
+Micro-batches come in groups of S, one from the rows of each stage: a group goes through all its rounds
+before the next one enters, so what leaves the last stage is what the first one needs next, and nothing
+waits in a buffer. Two things travel a tick, each as large as one micro-batch: the activations, one stage
+on, and a register, one stage back. The register brings the next rows to the first stage, takes a finished
+micro-batch in the place of every one that enters, and so carries it home to the stage that it came from.
 
-A tick needs no checkpoint of its own: the inputs of the layers of all turns are as large as those of the whole stack are on as many
-devices without a pipeline.
+A tick needs no checkpoint of its own: the inputs of the layers of all turns are as large as those of the
+whole stack are on as many devices without a pipeline.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +28,16 @@ from jaxtyping import Array, Float
 from model.sharding import axes_of, n_parts
 
 Tree = Any  # nested containers of arrays
-Layer = Callable[[Array, Tree, Tree], tuple[Array, Tree]]  # (x_BlD, weights of one layer, rows of one micro-batch) -> (x_BlD, outs)
+Layer = Callable[
+    [Array, Tree, Tree], tuple[Array, Tree]
+]  # (x_BlD, weights of one layer, rows of one micro-batch) -> (x_BlD, outs)
 
 
 def stage_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
     """Which layer lies where: place j of a stack in memory holds layer `stage_order(…)[j]` of the model.
 
-    Memory is ordered (stage, round, layer of a round), so that equal parts are what the stages need; the model runs through (round,
-    stage, layer of a round). With one round they are the same.
+    Memory is ordered (stage, round, layer of a round), so that equal parts are what the stages need; the
+    model runs through (round, stage, layer of a round). With one round they are the same.
 
     Raises:
         ValueError: the layers do not divide.
@@ -68,7 +73,9 @@ class Schedule(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What a stage does in a tick: the round, and the micro-batch as (stage whose rows it is, group); not `live` is bubble."""
+    """What a stage does in a tick: the round, and the micro-batch as (stage whose rows it is, group); not
+    `live` is bubble.
+    """
 
     round: Array
     home: Array
@@ -97,13 +104,15 @@ def pipeline(
     rounds: int,
     micro_batches: int,
 ) -> tuple[Float[Array, "B L D"], Tree]:
-    """All N layers of a stack over the stages: the last x, and the outs summed over the micro-batches, [N, …] in the order in memory.
+    """All N layers of a stack over the stages: the last x, and the outs summed over the micro-batches, [N,
+    …] in the order in memory.
 
-    Layer i of the model is `layers[i % len(layers)]`, a repeating pattern. Leaves of `weights` are [N, …] in `stage_order`; those of
-    `shared` are [B, …], what every layer knows of its rows; a layer reads no other traced array. `remat` wraps the application of a
-    layer together with the choice of its weights and rows: a layer that were checkpointed inside would keep its weights for every tick.
-    `micro_batches` = 0 means as many as there are stages; more of them shrink the bubble, but every tick gathers its layers' weights
-    anew, so raise `rounds` first.
+    Layer i of the model is `layers[i % len(layers)]`, a repeating pattern. Leaves of `weights` are [N, …]
+    in `stage_order`; those of `shared` are [B, …], what every layer knows of its rows; a layer reads no
+    other traced array. `remat` wraps the application of a
+    layer together with the choice of its weights and rows: a layer that were checkpointed inside would keep
+    its weights for every tick. `micro_batches` = 0 means as many as there are stages; more of them shrink
+    the bubble, but every tick gathers its layers' weights anew, so raise `rounds` first.
 
     Raises:
         ValueError: layers, micro-batches or rows do not divide.
@@ -121,16 +130,20 @@ def pipeline(
 def by_stage(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
     """Run fn(divided, whole) on every stage: their axis is manual, all others stay explicit.
 
-    What is `divided`, and what comes out, lies on stages in its first dimension; `whole` is the same on all. fn reads no traced array
-    but these.
+    What is `divided`, and what comes out, lies on stages in its first dimension; `whole` is the same on
+    all. fn reads no traced array but these.
     """
     (axis,) = axes_of("N", at_rest=True)
     first = PartitionSpec(axis)
-    return jax.shard_map(fn, in_specs=(first, PartitionSpec()), out_specs=first, axis_names={axis}, check_vma=False)
+    return jax.shard_map(
+        fn, in_specs=(first, PartitionSpec()), out_specs=first, axis_names={axis}, check_vma=False
+    )
 
 
 def one_layer(weights: Tree, at: Array) -> Tree:
-    """Place `at` in the memory of a stack that lies on stages, without its N, on all of them: how decoding goes through the layers."""
+    """Place `at` in the memory of a stack that lies on stages, without its N, on all of them: how decoding
+    goes through the layers.
+    """
     (axis,) = axes_of("N", at_rest=True)
 
     def chosen(weights: Tree, at: Array) -> Tree:
@@ -143,7 +156,9 @@ def one_layer(weights: Tree, at: Array) -> Tree:
         return jax.tree.map(one, weights)
 
     in_specs = PartitionSpec(axis), PartitionSpec()
-    return jax.shard_map(chosen, in_specs=in_specs, out_specs=PartitionSpec(), axis_names={axis}, check_vma=False)(weights, at)
+    return jax.shard_map(
+        chosen, in_specs=in_specs, out_specs=PartitionSpec(), axis_names={axis}, check_vma=False
+    )(weights, at)
 
 
 def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
@@ -159,11 +174,15 @@ def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
     return Schedule(axis, stages, rounds, groups)
 
 
-def _stage(divided: tuple[Tree, Array, Tree], _: Tree, *, layers: Sequence[Layer], schedule: Schedule, remat: Any) -> tuple[Array, Tree]:
+def _stage(
+    divided: tuple[Tree, Array, Tree], _: Tree, *, layers: Sequence[Layer], schedule: Schedule, remat: Any
+) -> tuple[Array, Tree]:
     weights, x, shared = divided
     me = jax.lax.axis_index(schedule.axis)
     slots = _split(x, schedule.groups)
-    rows = jax.tree.map(lambda x: _of_all_stages(_split(x, schedule.groups), schedule.axis), shared)  # [home, group, B, …]
+    rows = jax.tree.map(
+        lambda x: _of_all_stages(_split(x, schedule.groups), schedule.axis), shared
+    )  # [home, group, B, …]
     run = partial(_run, [remat(_chosen(layer)) for layer in layers], weights, rows, n_rounds=schedule.rounds)
 
     def tick(carry: Any, t: Array) -> tuple[Any, None]:
@@ -174,9 +193,12 @@ def _stage(divided: tuple[Tree, Array, Tree], _: Tree, *, layers: Sequence[Layer
         x, outs = run(x, now)
         return (_push(x, 1, schedule), _push(register, -1, schedule), slots, _add(sums, outs, now)), None
 
-    # bubbles work on real rows, so that no layer meets numbers it could make infinite; nothing of them reaches the results
+    # bubbles work on real rows, so that no layer meets numbers it could make infinite; nothing of them
+    # reaches the results
     start = slots[0], slots[0], slots, _no_sums(run, slots[0], schedule)
-    (state, register, slots, sums), _ = jax.lax.scan(tick, start, jnp.arange(schedule.n_turns + schedule.stages - 1))
+    (state, register, slots, sums), _ = jax.lax.scan(
+        tick, start, jnp.arange(schedule.n_turns + schedule.stages - 1)
+    )
     register = _push(_enter(state, register, me == 0)[1], -1, schedule)  # the last of the last group
     return _join(jax.lax.dynamic_update_index_in_dim(slots, register, schedule.groups - 1, 0)), sums
 
@@ -191,11 +213,17 @@ def _serve(slots: Array, register: Array, t: Array, schedule: Schedule) -> tuple
     n_stages, period = schedule.stages, schedule.period_ticks
     home = jnp.clip((t - n_stages) // period - 1, 0, schedule.groups - 1)
     is_home = (t % period == n_stages % period) & (t >= period + n_stages)
-    slots = jax.lax.dynamic_update_index_in_dim(slots, jnp.where(is_home, register, _index(slots, home)), home, 0)
-    return slots, jnp.where(t % period == 0, _index(slots, jnp.clip(t // period, 0, schedule.groups - 1)), register)
+    slots = jax.lax.dynamic_update_index_in_dim(
+        slots, jnp.where(is_home, register, _index(slots, home)), home, 0
+    )
+    return slots, jnp.where(
+        t % period == 0, _index(slots, jnp.clip(t // period, 0, schedule.groups - 1)), register
+    )
 
 
-def _run(layers: Sequence[Callable[..., Any]], weights: Tree, rows: Tree, x: Array, now: Turn, *, n_rounds: int) -> tuple[Array, Tree]:
+def _run(
+    layers: Sequence[Callable[..., Any]], weights: Tree, rows: Tree, x: Array, now: Turn, *, n_rounds: int
+) -> tuple[Array, Tree]:
     """A turn: x through this stage's layers of the round, and their outs [layers of a round, …]."""
     n, p = jax.tree.leaves(weights)[0].shape[0] // n_rounds, len(layers)
     values = jax.tree.map(jax.lax.stop_gradient, weights)
@@ -208,7 +236,9 @@ def _run(layers: Sequence[Callable[..., Any]], weights: Tree, rows: Tree, x: Arr
             outs.append(out)
         return x, jax.tree.map(lambda *outs: jnp.stack(outs), *outs)
 
-    carriers = jax.tree.map(lambda x: _front(jax.lax.dynamic_slice_in_dim(x, now.round * n, n), 1, (n // p, p)), weights)
+    carriers = jax.tree.map(
+        lambda x: _front(jax.lax.dynamic_slice_in_dim(x, now.round * n, n), 1, (n // p, p)), weights
+    )
     x, outs = jax.lax.scan(pattern, x, (jnp.arange(n // p), carriers))
     return x, jax.tree.map(lambda x: _front(x, 2, (n,)), outs)
 
@@ -222,10 +252,11 @@ def _chosen(layer: Layer) -> Callable[..., tuple[Array, Tree]]:
 
 @jax.custom_jvp
 def _choose(values: Tree, at: Array, carrier: Tree) -> Tree:
-    """values[at], whose gradient goes to `carrier`: the same weights, as a part of the slice that this turn's scan goes through.
+    """values[at], whose gradient goes to `carrier`: the same weights, as a part of the slice that this
+    turn's scan goes through.
 
-    The gradient of values[at] itself would be as large as `values`, added up for every layer of every tick; and the slice as a value
-    would be kept for every tick.
+    The gradient of values[at] itself would be as large as `values`, added up for every layer of every tick;
+    and the slice as a value would be kept for every tick.
     """
     return _index(values, at)
 
@@ -239,7 +270,9 @@ def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
     def add(sums: Array, outs: Array) -> Array:
         at = now.round * outs.shape[0]
         so_far = jax.lax.dynamic_slice_in_dim(sums, at, outs.shape[0])
-        return jax.lax.dynamic_update_slice_in_dim(sums, so_far + jnp.where(now.live, outs, jnp.zeros_like(outs)), at, 0)
+        return jax.lax.dynamic_update_slice_in_dim(
+            sums, so_far + jnp.where(now.live, outs, jnp.zeros_like(outs)), at, 0
+        )
 
     return jax.tree.map(add, sums, outs)
 
@@ -254,7 +287,9 @@ def _no_sums(run: Callable[[Array, Turn], tuple[Array, Tree]], x: Array, schedul
 
 def _push(x: Array, step: int, schedule: Schedule) -> Array:
     """To the stage `step` places on, round the ring."""
-    return jax.lax.ppermute(x, schedule.axis, [(stage, (stage + step) % schedule.stages) for stage in range(schedule.stages)])
+    return jax.lax.ppermute(
+        x, schedule.axis, [(stage, (stage + step) % schedule.stages) for stage in range(schedule.stages)]
+    )
 
 
 def _of_all_stages(x: Array, axis: str) -> Array:
@@ -263,7 +298,9 @@ def _of_all_stages(x: Array, axis: str) -> Array:
 
 
 def _manually(fn: Callable[[Array], Array], x: Array, front: tuple[None, ...]) -> Array:
-    """A collective over stages on each device's own block; where stages alone are manual, the partitioner gathers over other axes first."""
+    """A collective over stages on each device's own block; where stages alone are manual, the partitioner
+    gathers over other axes first.
+    """
     layout = jax.typeof(x).sharding.spec
     out = PartitionSpec(*front, *layout.partitions)
     return jax.shard_map(fn, in_specs=layout, out_specs=out, check_vma=False)(x)
@@ -274,9 +311,13 @@ def _index(tree: Tree, i: Any) -> Tree:
 
 
 def _split(x: Array, groups: int) -> Array:
-    """[B, …] -> [groups, B / groups, …]; part i is rows i::groups of each shard, so that no row moves between devices."""
+    """[B, …] -> [groups, B / groups, …]; part i is rows i::groups of each shard, so that no row moves
+    between devices.
+    """
     rows, *rest = jax.typeof(x).sharding.spec.partitions
-    parts = jax.lax.reshape(x, (x.shape[0] // groups, groups, *x.shape[1:]), out_sharding=PartitionSpec(rows, None, *rest))
+    parts = jax.lax.reshape(
+        x, (x.shape[0] // groups, groups, *x.shape[1:]), out_sharding=PartitionSpec(rows, None, *rest)
+    )
     return jnp.moveaxis(parts, 1, 0)
 
 
@@ -284,7 +325,9 @@ def _join(x: Array) -> Array:
     """The inverse of `_split`."""
     _, rows, *rest = jax.typeof(x).sharding.spec.partitions
     groups, B, *sizes = x.shape
-    return jax.lax.reshape(jnp.moveaxis(x, 0, 1), (groups * B, *sizes), out_sharding=PartitionSpec(rows, *rest))
+    return jax.lax.reshape(
+        jnp.moveaxis(x, 0, 1), (groups * B, *sizes), out_sharding=PartitionSpec(rows, *rest)
+    )
 
 
 def _front(x: Array, n: int, sizes: tuple[int, ...]) -> Array:

@@ -18,7 +18,10 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
         frequencies_A2 = self.theta ** -(jnp.arange(0, A, 2, dtype=jnp.float32) / A)
         factor = 1.0
         if self.scaling is not None:
-            frequencies_A2, factor = self.scaling.stretch(frequencies_A2, theta=self.theta, A=A), self.scaling.factor_of_tables()
+            frequencies_A2, factor = (
+                self.scaling.stretch(frequencies_A2, theta=self.theta, A=A),
+                self.scaling.factor_of_tables(),
+            )
         angles_BLA2 = positions_BL[..., None].astype(jnp.float32) * frequencies_A2
         tables_BLA2 = jnp.stack([jnp.cos(angles_BLA2), jnp.sin(angles_BLA2)], -1)
         return tables_BLA2 if factor == 1.0 else tables_BLA2 * factor

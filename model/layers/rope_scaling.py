@@ -24,7 +24,9 @@ class Linear(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Long waves divided by `factor`, short ones kept, a smooth passage between (Llama 3.1; Grattafiori et al. 2024)."""
+    """Long waves divided by `factor`, short ones kept, a smooth passage between (Llama 3.1; Grattafiori et
+    al. 2024).
+    """
 
     type: Literal["llama3"] = "llama3"
     factor: PositiveFloat
@@ -33,9 +35,13 @@ class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
     original_context: PositiveInt
 
     def stretch(self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int) -> Float[Array, "A2"]:
-        """A wave that fits `low_freq_factor` times or less into the original context is long, `high_freq_factor` times or more short."""
+        """A wave that fits `low_freq_factor` times or less into the original context is long,
+        `high_freq_factor` times or more short.
+        """
         turns_A2 = self.original_context * frequencies_A2 / (2 * math.pi)
-        short_A2 = jnp.clip((turns_A2 - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
+        short_A2 = jnp.clip(
+            (turns_A2 - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1
+        )
         return frequencies_A2 * (short_A2 + (1 - short_A2) / self.factor)
 
     def factor_of_tables(self) -> float:
@@ -44,7 +50,8 @@ class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Interpolation of long waves with a ramp by number of turns, and larger scores (Peng et al. 2023, eq. 17-22).
+    """Interpolation of long waves with a ramp by number of turns, and larger scores (Peng et al. 2023, eq.
+    17-22).
 
     `table_factor` multiplies cosines and sines; None is the paper's 0.1·ln(factor) + 1.
     """
@@ -58,7 +65,9 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
     truncate: bool = True  # whole numbers as ends of the ramp, as the authors' code has it
 
     def stretch(self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int) -> Float[Array, "A2"]:
-        """Frequencies that turn more than `beta_fast` times in the original context are kept, fewer than `beta_slow` interpolated."""
+        """Frequencies that turn more than `beta_fast` times in the original context are kept, fewer than
+        `beta_slow` interpolated.
+        """
 
         def index(turns: float) -> float:
             return A * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))

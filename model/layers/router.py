@@ -15,7 +15,9 @@ from model.sharding import shard
 
 
 class Routes(NamedTuple):
-    """The S experts of each of M tokens, the best first, and their weights in the sum; `shares_ME` is a distribution over all experts."""
+    """The S experts of each of M tokens, the best first, and their weights in the sum; `shares_ME` is a
+    distribution over all experts.
+    """
 
     experts_MS: Int[Array, "M S"]
     weights_MS: Float[Array, "M S"]
@@ -23,7 +25,9 @@ class Routes(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """Sums over the real tokens of all devices: what the loss gains, and how many tokens chose each expert."""
+    """Sums over the real tokens of all devices: what the loss gains, and how many tokens chose each
+    expert.
+    """
 
     penalty: Float[Array, ""]
     load_E: Float[Array, "E"]
@@ -35,8 +39,12 @@ def as_scored(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
 
 
 def renormalised(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
-    """The experts that were chosen count 1 together; after a softmax over all, this is the softmax over the chosen (Mixtral)."""
-    return scores_MS / (jnp.sum(scores_MS, -1, keepdims=True) + 1e-20)  # the summand of DeepSeek-V3, for sigmoids that are all zero
+    """The experts that were chosen count 1 together; after a softmax over all, this is the softmax over the
+    chosen (Mixtral).
+    """
+    return scores_MS / (
+        jnp.sum(scores_MS, -1, keepdims=True) + 1e-20
+    )  # the summand of DeepSeek-V3, for sigmoids that are all zero
 
 
 WEIGH = {"scores": as_scored, "renormalised": renormalised}  # by what configurations say of `expert_weights`
@@ -46,11 +54,12 @@ WEIGH = {"scores": as_scored, "renormalised": renormalised}  # by what configura
 class Router:
     """The `top_k` experts with the highest scores, in float32; of equal ones, those that come first.
 
-    `score` is `jax.nn.softmax` or `jax.nn.sigmoid`, `weigh` is `as_scored` or `renormalised`, and the weights are multiplied by `scale`.
-    With `n_groups` > 1 only experts of the `top_groups` best groups are eligible; a group is worth its two best scores (DeepSeek-AI 2024,
-    DeepSeek-V3 §2.1.2). With a `bias_rate` the layer has a bias that is added to the scores where experts are chosen, but not where they
-    are weighed; after each step it moves by that much towards an even load (Wang et al. 2024); 0 keeps it as it is, None is a layer
-    without one.
+    `score` is `jax.nn.softmax` or `jax.nn.sigmoid`, `weigh` is `as_scored` or `renormalised`, and the
+    weights are multiplied by `scale`. With `n_groups` > 1 only experts of the `top_groups` best groups are
+    eligible; a group is worth its two best scores (DeepSeek-AI 2024, DeepSeek-V3 §2.1.2). With a
+    `bias_rate` the layer has a bias that is added to the scores where experts are chosen, but not where
+    they are weighed; after each step it moves by that much towards an even load (Wang et al. 2024); 0 keeps
+    it as it is, None is a layer without one.
 
     `balance_loss` and `z_loss` are coefficients of `balance`.
     """
@@ -72,22 +81,32 @@ class Router:
             ValueError: they cannot.
         """
         if not 1 <= self.top_groups <= self.n_groups:
-            raise ValueError(f"top_groups={self.top_groups} is not between 1 and n_groups={self.n_groups}; lower it")
+            raise ValueError(
+                f"top_groups={self.top_groups} is not between 1 and n_groups={self.n_groups}; lower it"
+            )
         if E % self.n_groups or (self.n_groups > 1 and E < 2 * self.n_groups):
-            raise ValueError(f"n_groups={self.n_groups} does not cut {E} experts into equal groups of at least 2; change either")
+            raise ValueError(
+                f"n_groups={self.n_groups} does not cut {E} experts into equal groups of at least 2; change either"
+            )
         eligible = E // self.n_groups * self.top_groups
         if not 1 <= self.top_k <= eligible:
-            raise ValueError(f"top_k={self.top_k} is not between 1 and the {eligible} experts of {self.top_groups} groups; change either")
+            raise ValueError(
+                f"top_k={self.top_k} is not between 1 and the {eligible} experts of {self.top_groups} groups; change either"
+            )
 
     def route(self, logits_ME: Float[Array, "M E"], bias_E: Float[Array, "E"]) -> Routes:
-        """A pure function of each token's logits. No gradient goes through the choice, so none reaches the bias."""
+        """A pure function of each token's logits. No gradient goes through the choice, so none reaches the
+        bias.
+        """
         scores_ME = self.score(logits_ME.astype(jnp.float32))
         ranked_ME = jax.lax.stop_gradient(self._eligible(scores_ME + bias_E.astype(jnp.float32)))
         experts_MS = jax.lax.top_k(ranked_ME, self.top_k)[1]
         # a sum over a mask and not an index, whose gradient would be a scatter
         chosen_MSE = experts_MS[:, :, None] == jnp.arange(logits_ME.shape[1])
         chosen_MS = jnp.sum(jnp.where(chosen_MSE, scores_ME[:, None], 0.0), -1)
-        return Routes(experts_MS, self.weigh(chosen_MS) * self.scale, scores_ME / jnp.sum(scores_ME, -1, keepdims=True))
+        return Routes(
+            experts_MS, self.weigh(chosen_MS) * self.scale, scores_ME / jnp.sum(scores_ME, -1, keepdims=True)
+        )
 
     def _eligible(self, scores_ME: Array) -> Array:
         """Scores, and minus infinity outside of the best groups."""
@@ -100,16 +119,20 @@ class Router:
         in_best_MP = jnp.any(best_MS[:, :, None] == jnp.arange(self.n_groups), 1)
         return jnp.where(in_best_MP[:, :, None], scores_MPE, -jnp.inf).reshape(M, E)
 
-    def balance(self, logits_ME: Float[Array, "M E"], routes: Routes, real_M: Bool[Array, "M"], axes: tuple[str, ...]) -> Balance:
+    def balance(
+        self, logits_ME: Float[Array, "M E"], routes: Routes, real_M: Bool[Array, "M"], axes: tuple[str, ...]
+    ) -> Balance:
         """Router losses of the real tokens, times their number n, so that penalties of micro-batches add up.
 
-        `axes` are the mesh axes that divide the tokens: f and P are of all tokens that pass the layer together. With f_e the fraction of
-        them that chose expert e and P_e its mean share, the penalty is n · `balance_loss` · E · Σ f_e P_e (Fedus et al. 2021, eq. 4-6;
-        here f adds up to top_k, as in Hugging Face's models, and each layer has its own loss) + `z_loss` · Σ logsumexp(logits)² (Zoph et
-        al. 2022, eq. 5).
+        `axes` are the mesh axes that divide the tokens: f and P are of all tokens that pass the layer
+        together. With f_e the fraction of them that chose expert e and P_e its mean share, the penalty is n
+        · `balance_loss` · E · Σ f_e P_e (Fedus et al. 2021, eq. 4-6; here f adds up to top_k, as in Hugging
+        Face's models, and each layer has its own loss) + `z_loss` · Σ logsumexp(logits)² (Zoph et al. 2022,
+        eq. 5).
 
-        Tokens that pass together are one micro-batch, where the trainer or a pipeline (model/layers/pipeline.py) makes several: then each
-        has to be even by itself, so that such a run has another balance loss, while loads and all else are those of the whole batch.
+        Tokens that pass together are one micro-batch, where the trainer or a pipeline
+        (model/layers/pipeline.py) makes several: then each has to be even by itself, so that such a run has
+        another balance loss, while loads and all else are those of the whole batch.
         """
         total = (lambda x: jax.lax.psum(x, axes)) if axes else (lambda x: x)
         E = logits_ME.shape[1]
@@ -122,10 +145,14 @@ class Router:
         return Balance(self.balance_loss * E * jnp.sum(load_E * shares_E) / n + self.z_loss * z, load_E)
 
 
-def move_bias(bias: Float[Array, "*layers E"], load: Float[Array, "*layers E"], *, rate: float) -> Float[Array, "*layers E"]:
-    """The router bias after a step: experts with less than the mean load gain `rate`, those with more lose it (Wang et al. 2024, alg. 1).
+def move_bias(
+    bias: Float[Array, "*layers E"], load: Float[Array, "*layers E"], *, rate: float
+) -> Float[Array, "*layers E"]:
+    """The router bias after a step: experts with less than the mean load gain `rate`, those with more lose
+    it (Wang et al. 2024, alg. 1).
 
-    `load` are the tokens that chose each expert, of the whole batch; the result lies as the bias does at rest.
+    `load` are the tokens that chose each expert, of the whole batch; the result lies as the bias does at
+    rest.
     """
     letters = "NE"[-bias.ndim :]
     load = shard(load, letters, at_rest=True)

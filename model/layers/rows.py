@@ -6,7 +6,9 @@ from jaxtyping import Array, Float, Int
 
 
 class Rows(NamedTuple):
-    """`rotations[name]` are the tables of a rope that the architecture declares; `lengths_B` is what a cache holds, when decoding."""
+    """`rotations[name]` are the tables of a rope that the architecture declares; `lengths_B` is what a
+    cache holds, when decoding.
+    """
 
     positions_BL: Int[Array, "B L"]
     segments_BL: Int[Array, "B L"]

@@ -21,17 +21,24 @@ MakeBlock = Callable[[nnx.Rngs], nnx.Module]
 
 def map_leaves(tree: Tree, change: Callable[[str, Any], tuple[str, Any]]) -> Tree:
     """A nested dict whose (name, leaf) pairs went through `change`."""
-    return dict((key, map_leaves(value, change)) if isinstance(value, dict) else change(key, value) for key, value in tree.items())
+    return dict(
+        (key, map_leaves(value, change)) if isinstance(value, dict) else change(key, value)
+        for key, value in tree.items()
+    )
 
 
 def at_rest(tree: Tree, dtype: str) -> Tree:
     """Every leaf in `dtype` and in its layout at rest."""
-    return map_leaves(tree, lambda name, x: (name, shard(x.astype(_dtype_of(name, dtype)), letters_of(name), at_rest=True)))
+    return map_leaves(
+        tree, lambda name, x: (name, shard(x.astype(_dtype_of(name, dtype)), letters_of(name), at_rest=True))
+    )
 
 
 def in_use(tree: Tree, dtype: str) -> Tree:
     """Every leaf in `dtype`, gathered for its products: cast first, so that half the bytes travel."""
-    return map_leaves(tree, lambda name, x: (name, shard(fetched(x, _dtype_of(name, dtype)), letters_of(name))))
+    return map_leaves(
+        tree, lambda name, x: (name, shard(fetched(x, _dtype_of(name, dtype)), letters_of(name)))
+    )
 
 
 def _dtype_of(name: str, dtype: str) -> str:
@@ -40,7 +47,9 @@ def _dtype_of(name: str, dtype: str) -> str:
 
 
 def fetched(x: Array, dtype: str) -> Array:
-    """Bit for bit `x.astype(dtype)`, on the device. On a TPU XLA would move a plain cast out of the scan and hold a copy of all layers."""
+    """Bit for bit `x.astype(dtype)`, on the device. On a TPU XLA would move a plain cast out of the scan
+    and hold a copy of all layers.
+    """
     if on_host(x):
         x = jax.device_put(x, jax.memory.Space.Device)
     if platform() == "tpu" and x.dtype == jnp.float32 and dtype == "bfloat16":
@@ -73,9 +82,11 @@ def of_layer(tree: Tree) -> Tree:
 
 
 class Stack:
-    """N blocks, one after the other; layer i is made by `blocks[i % len(blocks)]`, a repeating pattern with equal parameter shapes.
+    """N blocks, one after the other; layer i is made by `blocks[i % len(blocks)]`, a repeating pattern with
+    equal parameter shapes.
 
-    On a mesh with stages the layers lie in `stage_order` (model/layers/pipeline.py); slots of a cache are in the order of the model.
+    On a mesh with stages the layers lie in `stage_order` (model/layers/pipeline.py); slots of a cache are
+    in the order of the model.
     """
 
     def __init__(self, blocks: Sequence[MakeBlock], *, N: int, execution: Execution):
@@ -93,20 +104,31 @@ class Stack:
 
         if not self._staged:
             return stacked(born(jnp.arange(self.N), key))
-        order_N = jnp.array(stage_order(self.N, stages=n_parts("N", at_rest=True), rounds=self.execution.pipeline.rounds))
+        order_N = jnp.array(
+            stage_order(self.N, stages=n_parts("N", at_rest=True), rounds=self.execution.pipeline.rounds)
+        )
         return stacked(by_stage(born)(shard(order_N, "N", at_rest=True), key))
 
     def empty_slots(self, B: int, T: int, dtype: str) -> Tree:
         """Room for T tokens in all layers."""
         shapes = _definition(self.blocks[0]).slots(B, T)
-        return {stacked_name(name): zeros(f".{letters_of(name)}", (self.N, *shape), dtype) for name, shape in shapes.items()}
+        return {
+            stacked_name(name): zeros(f".{letters_of(name)}", (self.N, *shape), dtype)
+            for name, shape in shapes.items()
+        }
 
     def apply(self, params: Tree, x_BLD: Array, rows: Rows, *, dtype: str) -> tuple[Array, Tree]:
-        """All layers over whole rows: the last x, and their auxiliary sums stacked by N, in the order in memory."""
+        """All layers over whole rows: the last x, and their auxiliary sums stacked by N, in the order in
+        memory.
+        """
         layers = [partial(_apply_block, definition, dtype) for definition in self._definitions()]
         if self._staged:
             schedule = self.execution.pipeline
-            how = {"remat": self.execution.remat.wrap, "rounds": schedule.rounds, "micro_batches": schedule.micro_batches}
+            how = {
+                "remat": self.execution.remat.wrap,
+                "rounds": schedule.rounds,
+                "micro_batches": schedule.micro_batches,
+            }
             return pipeline(layers, of_layer(params), x_BLD, rows, **how)
 
         def wrapped(layer: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,7 +136,9 @@ class Stack:
 
         return self._scan([wrapped(layer) for layer in layers], x_BLD, of_layer(params))
 
-    def decode(self, params: Tree, x_BLD: Array, rows: Rows, slots: Tree, *, dtype: str) -> tuple[Array, Tree]:
+    def decode(
+        self, params: Tree, x_BLD: Array, rows: Rows, slots: Tree, *, dtype: str
+    ) -> tuple[Array, Tree]:
         """All layers over new tokens, each with its slots of the cache: the last x, and the new slots."""
         weights, places_N = of_layer(params), jnp.arange(self.N)
         if self._staged:
@@ -139,8 +163,12 @@ class Stack:
     def _definitions(self) -> list[Any]:
         return [nnx.split(_definition(block))[0] for block in self.blocks]
 
-    def _scan(self, layers: list[Callable[..., tuple[Array, Tree]]], x: Array, own: Any) -> tuple[Array, Tree]:
-        """The scan runs over whole patterns; the layers after the last whole one follow it. Leaves of `own` are [N, …]."""
+    def _scan(
+        self, layers: list[Callable[..., tuple[Array, Tree]]], x: Array, own: Any
+    ) -> tuple[Array, Tree]:
+        """The scan runs over whole patterns; the layers after the last whole one follow it. Leaves of `own`
+        are [N, …].
+        """
         n_patterns = self.N // len(layers)
 
         def pattern(x: Array, these: Any) -> tuple[Array, tuple[Any, ...]]:
@@ -176,20 +204,26 @@ def _by_pattern(tree: Any, n: int, n_patterns: int) -> Any:
     def split(x: Array) -> Array:
         whole = x if x.shape[0] == n * n_patterns else x[: n * n_patterns]
         layout = jax.typeof(x).sharding.spec.partitions
-        return jax.lax.reshape(whole, (n_patterns, n, *x.shape[1:]), out_sharding=PartitionSpec(None, *layout))
+        return jax.lax.reshape(
+            whole, (n_patterns, n, *x.shape[1:]), out_sharding=PartitionSpec(None, *layout)
+        )
 
     return tree if n == 1 else jax.tree.map(split, tree)
 
 
 def _in_order(outs: tuple[Any, ...], after: list[Any]) -> Any:
-    """Outs of every position of the pattern, [n_patterns, …] each, and of the layers after it -> [N, …] in the order of the layers."""
+    """Outs of every position of the pattern, [n_patterns, …] each, and of the layers after it -> [N, …] in
+    the order of the layers.
+    """
     if len(outs) == 1:
         return outs[0]
 
     def join(*parts: Array) -> Array:
         x = jnp.stack(parts[: len(outs)], 1)
         layout = jax.typeof(x).sharding.spec.partitions
-        x = jax.lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]), out_sharding=PartitionSpec(None, *layout[2:]))
+        x = jax.lax.reshape(
+            x, (x.shape[0] * x.shape[1], *x.shape[2:]), out_sharding=PartitionSpec(None, *layout[2:])
+        )
         return jnp.concatenate([x, *(part[None] for part in parts[len(outs) :])])
 
     return jax.tree.map(join, *outs, *after)

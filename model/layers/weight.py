@@ -9,7 +9,10 @@ from model.sharding import spec
 
 def weight(rngs: nnx.Rngs, letters: str, shape: tuple[int, ...], *, fan_in: int) -> nnx.Param:
     """A normal weight of variance 1 / fan_in, born in its layout at rest."""
-    return nnx.Param(jax.random.normal(rngs.params(), shape, out_sharding=spec(letters, shape, at_rest=True)) * fan_in**-0.5)
+    return nnx.Param(
+        jax.random.normal(rngs.params(), shape, out_sharding=spec(letters, shape, at_rest=True))
+        * fan_in**-0.5
+    )
 
 
 def bias(letters: str, shape: tuple[int, ...]) -> nnx.Param:

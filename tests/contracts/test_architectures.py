@@ -21,7 +21,17 @@ from model.architectures.qwen3 import Qwen3
 from model.execution import Precision
 from model.sharding import ALPHABET, check_sizes, letters_of
 from model.size import n_matmul_params, n_params
-from tests.examples import MESHES, ONE_DEVICE, SIZES, params_on, quick_jit, random_documents, random_tokens, token_batch, under
+from tests.examples import (
+    MESHES,
+    ONE_DEVICE,
+    SIZES,
+    params_on,
+    quick_jit,
+    random_documents,
+    random_tokens,
+    token_batch,
+    under,
+)
 from tests.model import moe_examples
 
 DENSE = SIZES.model_dump(exclude={"rope_scaling", "tied", "norm_eps"})
@@ -100,15 +110,21 @@ def test_hidden_states_meet_the_output_matrix_and_a_cache_holds_every_layer(name
         cache_ = model.empty_cache(B, L)
         decoded_BLD, after = jax.eval_shape(model.decode, shapes_of(name), inputs, cache_)
     assert hidden_BLD.shape == decoded_BLD.shape == (B, L, unembed_DV.shape[0])
-    assert unembed_DV.shape[1] == padded(EXAMPLES[name].vocab_size) and model.vocab_size == EXAMPLES[name].vocab_size
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), cache_)
+    assert (
+        unembed_DV.shape[1] == padded(EXAMPLES[name].vocab_size)
+        and model.vocab_size == EXAMPLES[name].vocab_size
+    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), cache_
+    )
     assert cache_.lengths_B.tolist() == [0] * B
 
 
 @EVERY
 def test_the_example_divides_over_the_meshes_of_the_tests_and_one_that_it_does_not_names_parameters(name):
     shapes = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes_of(name))
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(shapes_of(name))
     }
     assert all(check_sizes(shapes, under(sizes)) == [] for sizes in MESHES)
     assert any("H=4" in problem for problem in check_sizes(shapes, under({"tensor": 8})))
@@ -135,18 +151,26 @@ def test_a_packed_row_equals_its_documents_alone(name):
 
 @EVERY
 def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_of_whole_rows(name):
-    batch = token_batch([[document] for document in random_documents(np.random.default_rng(5), (L + 1,) * B)], L=L)
+    batch = token_batch(
+        [[document] for document in random_documents(np.random.default_rng(5), (L + 1,) * B)], L=L
+    )
     expected_BLD, model = hidden_of(name, batch), model_of(name)
     done_B, n_B = np.zeros(B, np.int32), np.array([6, 5, 4, 1, 6, 2, 3, 5], np.int32)
     with jax.set_mesh(under(ONE_DEVICE)):
-        decode, params, kv_cache = quick_jit(model.decode), params_on(under(ONE_DEVICE), EXAMPLES[name]), model.empty_cache(B, L)
+        decode, params, kv_cache = (
+            quick_jit(model.decode),
+            params_on(under(ONE_DEVICE), EXAMPLES[name]),
+            model.empty_cache(B, L),
+        )
         for width in (6, *[1] * 4):
             at_BL = (done_B[:, None] + np.arange(width)).astype(np.int32)
             real_BL = (at_BL < done_B[:, None] + n_B[:, None]).astype(np.int32)
             inputs = ModelInputs(np.take_along_axis(batch.tokens_BL, at_BL, 1), at_BL, real_BL)
             hidden_BLD, kv_cache = decode(params, ModelInputs(*map(jnp.array, inputs)), kv_cache)
             for b, (done, n) in enumerate(zip(done_B, n_B, strict=True)):
-                np.testing.assert_allclose(hidden_BLD[b, :n], expected_BLD[b, done : done + n], rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(
+                    hidden_BLD[b, :n], expected_BLD[b, done : done + n], rtol=1e-5, atol=1e-5
+                )
             done_B, n_B = done_B + n_B, np.ones_like(n_B)
     assert kv_cache.lengths_B.tolist() == done_B.tolist()
 
@@ -163,4 +187,8 @@ def test_hidden_states_see_the_order_of_earlier_tokens(name):
 @EVERY
 def test_parameters_of_products_are_all_but_vectors_and_looked_up_tables(name):
     leaves = {path[-1].key: leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes_of(name))}
-    assert n_params(shapes_of(name)) > n_matmul_params(shapes_of(name)) > n_params(shapes_of(name)) - 3 * np.prod(leaves["embed_VD"])
+    assert (
+        n_params(shapes_of(name))
+        > n_matmul_params(shapes_of(name))
+        > n_params(shapes_of(name)) - 3 * np.prod(leaves["embed_VD"])
+    )

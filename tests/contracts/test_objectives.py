@@ -10,12 +10,25 @@ from pydantic import TypeAdapter
 
 from data_pipeline.component import components_in, one_of
 from model.sharding import letters_of
-from tests.examples import MESHES, ONE_DEVICE, batch_on, built, params_on, quick_jit, random_pairs, random_tokens, under
+from tests.examples import (
+    MESHES,
+    ONE_DEVICE,
+    batch_on,
+    built,
+    params_on,
+    quick_jit,
+    random_pairs,
+    random_tokens,
+    under,
+)
 from trainer.objective import Loss, Objective
 from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
 
-EXAMPLES = {"NextToken": (NextToken(), random_tokens(B=8, L=12)), "DPO": (DPO(beta=0.3), random_pairs(B=8, L=24, P=2))}
+EXAMPLES = {
+    "NextToken": (NextToken(), random_tokens(B=8, L=12)),
+    "DPO": (DPO(beta=0.3), random_pairs(B=8, L=24, P=2)),
+}
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
 
 
@@ -23,7 +36,9 @@ EVERY = pytest.mark.parametrize("name", EXAMPLES)
 def compiled(name: str) -> Any:
     objective, _ = EXAMPLES[name]
     return quick_jit(
-        lambda params, rows, whole: objective.loss({"policy": (built(), params)}, rows, objective.denominators(whole), jax.random.key(0))
+        lambda params, rows, whole: objective.loss(
+            {"policy": (built(), params)}, rows, objective.denominators(whole), jax.random.key(0)
+        )
     )
 
 
@@ -33,7 +48,11 @@ def loss_of(name: str, mesh: tuple = (), part: slice = slice(None)) -> Loss:
     whole = EXAMPLES[name][1]
     rows = type(whole)(*(x[part] for x in whole))
     with jax.set_mesh(under(dict(mesh))):
-        return jax.device_get(compiled(name)(params_on(under(dict(mesh))), *(batch_on(under(dict(mesh)), b) for b in (rows, whole))))
+        return jax.device_get(
+            compiled(name)(
+                params_on(under(dict(mesh))), *(batch_on(under(dict(mesh)), b) for b in (rows, whole))
+            )
+        )
 
 
 def test_every_objective_has_an_example():
@@ -62,7 +81,9 @@ def test_losses_and_metrics_of_parts_of_a_batch_add_up_to_those_of_the_whole(nam
     assert parts[0].total != parts[1].total
     np.testing.assert_allclose(parts[0].total + parts[1].total, whole.total, rtol=1e-5)
     for metric, (total, weight) in whole.metrics.items():
-        np.testing.assert_allclose(sum(part.metrics[metric][0] for part in parts), total, rtol=1e-4, atol=1e-5, err_msg=metric)
+        np.testing.assert_allclose(
+            sum(part.metrics[metric][0] for part in parts), total, rtol=1e-4, atol=1e-5, err_msg=metric
+        )
         np.testing.assert_allclose(sum(part.metrics[metric][1] for part in parts), weight, err_msg=metric)
 
 
@@ -94,7 +115,10 @@ def test_reference_columns_are_fields_of_the_batch(name):
         with jax.set_mesh(under(ONE_DEVICE)):
             on_device = batch_on(under(ONE_DEVICE), batch)
             found = jax.eval_shape(
-                lambda params: objective.reference({"policy": (built(), params)}, on_device), params_on(under(ONE_DEVICE))
+                lambda params: objective.reference({"policy": (built(), params)}, on_device),
+                params_on(under(ONE_DEVICE)),
             )
-        expected = [getattr(batch, column.removesuffix("P") + "BP").shape for column in objective.reference_columns]
+        expected = [
+            getattr(batch, column.removesuffix("P") + "BP").shape for column in objective.reference_columns
+        ]
         assert [column.shape for column in found] == expected

@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.component import components_in, one_of
-from launch.yaml_text import parse_yaml, to_yaml
+from launch.job.yaml import parse_yaml, to_yaml
 from model.sharding import letters_of, named
 from tests.examples import under
 from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, SCHEDULE, STEPS, run
@@ -15,7 +15,14 @@ from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAM
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
 TOLERANCE = {"SOAP": 1e-4}  # of what a mesh adds up in another order; SOAP rotates it there and back
 # bytes of state, beside a few counts: of 4 for each of the parameters, and of what else is named
-N = {name: x.size for name, x in [("tables", PARAMS["embed_VD"]), ("w", PARAMS["w_DF"]), ("scale", PARAMS["norm"]["scale_D"])]}
+N = {
+    name: x.size
+    for name, x in [
+        ("tables", PARAMS["embed_VD"]),
+        ("w", PARAMS["w_DF"]),
+        ("scale", PARAMS["norm"]["scale_D"]),
+    ]
+}
 N |= {name: x.size for name, x in PARAMS["blocks"].items()}
 ALL = sum(N.values())
 HIDDEN = N["w"] + N["wq_NDHA"] + N["wo_NHAD"]
@@ -37,7 +44,9 @@ def test_every_optimizer_has_an_example():
 @EVERY
 def test_an_optimizer_is_a_value_that_survives_being_written_down(name):
     adapter = TypeAdapter(one_of("trainer.optimizers"))
-    optimizer = EXAMPLES[name].model_copy(update={"no_decay": ("embed",), "ema_decay": 0.5, "clip_norm": None})
+    optimizer = EXAMPLES[name].model_copy(
+        update={"no_decay": ("embed",), "ema_decay": 0.5, "clip_norm": None}
+    )
     again = adapter.validate_python(parse_yaml(to_yaml(adapter.dump_python(optimizer, mode="json")), "test"))
     assert again == optimizer and hash(again) == hash(optimizer)
 
@@ -45,14 +54,21 @@ def test_an_optimizer_is_a_value_that_survives_being_written_down(name):
 @EVERY
 def test_a_warmup_longer_than_the_phase_is_told_with_both_numbers(name):
     assert EXAMPLES[name].problems(4) == []
-    assert EXAMPLES[name].problems(3) == ["optimizer.schedule.warmup_steps=4 exceeds steps=3; lower it or raise steps"]
+    assert EXAMPLES[name].problems(3) == [
+        "optimizer.schedule.warmup_steps=4 exceeds steps=3; lower it or raise steps"
+    ]
 
 
 @EVERY
 def test_updates_keep_structure_shapes_and_dtypes(name):
     updated, _ = run(EXAMPLES[name], [GRADIENT] * 2)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), updated) == jax.tree.map(lambda x: (x.shape, x.dtype), PARAMS)
-    assert all(np.abs(x - y).max() > 0 for x, y in zip(jax.tree.leaves(updated), jax.tree.leaves(PARAMS), strict=True))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), updated) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), PARAMS
+    )
+    assert all(
+        np.abs(x - y).max() > 0
+        for x, y in zip(jax.tree.leaves(updated), jax.tree.leaves(PARAMS), strict=True)
+    )
 
 
 @EVERY
@@ -75,7 +91,12 @@ def test_without_gradient_nothing_moves_but_matrices_that_decay(name):
     rates = [float(optimizer.learning_rate(STEPS)(i)) for i in range(3)]
     left = np.prod([1 - rate * optimizer.weight_decay for rate in rates])
     decays = {"embed_VD": True, "w_DF": True, "norm": {"scale_D": False}}
-    decays["blocks"] = {"scale_ND": False, "bq_NHA": False, "wq_NDHA": True, "wo_NHAD": False}  # the last by its name
+    decays["blocks"] = {
+        "scale_ND": False,
+        "bq_NHA": False,
+        "wq_NDHA": True,
+        "wo_NHAD": False,
+    }  # the last by its name
     expected = jax.tree.map(lambda x, decayed: x * left if decayed else x, PARAMS, decays)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), updated, expected)
     assert updated["blocks"]["wo_NHAD"].tolist() == PARAMS["blocks"]["wo_NHAD"].tolist()
@@ -85,7 +106,11 @@ def test_without_gradient_nothing_moves_but_matrices_that_decay(name):
 @EVERY
 def test_one_huge_gradient_does_no_more_than_its_direction(name):
     huge, larger = ([jax.tree.map(lambda g: g * np.float32(scale), GRADIENT)] * 2 for scale in (1e6, 1e12))  # noqa: B023
-    for x, y in zip(jax.tree.leaves(run(EXAMPLES[name], huge)[0]), jax.tree.leaves(run(EXAMPLES[name], larger)[0]), strict=True):
+    for x, y in zip(
+        jax.tree.leaves(run(EXAMPLES[name], huge)[0]),
+        jax.tree.leaves(run(EXAMPLES[name], larger)[0]),
+        strict=True,
+    ):
         assert np.isfinite(x).all()
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
@@ -100,13 +125,17 @@ def test_states_lie_at_rest_and_updates_are_those_of_one_device(name, sizes):
         assert len(letters) == x.ndim, path
         assert x.sharding.is_equivalent_to(named(mesh, letters, x.shape, at_rest=True), x.ndim), path
     tolerance = TOLERANCE.get(name, 1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance / 10), updated, expected)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance / 10), updated, expected
+    )
 
 
 @EVERY
 def test_the_same_steps_give_the_same_bits(name):
     once, again = (run(EXAMPLES[name], [GRADIENT, PARAMS, GRADIENT]) for _ in range(2))
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True))
+    assert all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True)
+    )
 
 
 @EVERY

@@ -5,20 +5,33 @@ import pytest
 
 from data_pipeline.clean.recipe import book_recipe, code_recipe, standard_recipe, web_recipe
 from data_pipeline.clean.rule import AcrossRule, Rule
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import NOT_DOCUMENTS
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import NOT_DOCUMENTS
 
-TEXTS = ("", "one", "Zwölf Boxkämpfer jagen Viktor.\n\nquer über den Deich\n", "x = 1  # a comment\n" * 9, "Съешь же ещё этих булок. " * 40)
+TEXTS = (
+    "",
+    "one",
+    "Zwölf Boxkämpfer jagen Viktor.\n\nquer über den Deich\n",
+    "x = 1  # a comment\n" * 9,
+    "Съешь же ещё этих булок. " * 40,
+)
 RULES = {
     type(rule).__name__: rule
-    for rules in (standard_recipe(), web_recipe(sources=("web",)), code_recipe(sources=("code",)), book_recipe(sources=("books",)))
+    for rules in (
+        standard_recipe(),
+        web_recipe(sources=("web",)),
+        code_recipe(sources=("code",)),
+        book_recipe(sources=("books",)),
+    )
     for rule in rules
 }
 each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
 def documents() -> list[Document]:
-    return [Document(content_id(text), text, "web", f"{i}.html", str(i), "en") for i, text in enumerate(TEXTS)]
+    return [
+        Document(content_id(text), text, "web", f"{i}.html", str(i), "en") for i, text in enumerate(TEXTS)
+    ]
 
 
 @each_rule
@@ -41,7 +54,10 @@ def test_a_document_is_measured_alone_as_among_others_and_keeps_its_id(rule):
     for i, document in enumerate(documents()):
         alone, measured = rule.annotate([document])
         assert alone == [whole[i]] and measured.keys() == signals.keys()
-        assert all(np.array_equal(np.asarray(measured[name][0]), np.asarray(signals[name][i]), equal_nan=True) for name in signals)
+        assert all(
+            np.array_equal(np.asarray(measured[name][0]), np.asarray(signals[name][i]), equal_nan=True)
+            for name in signals
+        )
 
 
 @each_rule
@@ -57,4 +73,6 @@ def test_another_late_field_measures_the_same(rule):
             changed = rule.model_copy(update={name: value / 2})
             before, after = rule.annotate(documents())[1], changed.annotate(documents())[1]
             assert before.keys() == after.keys()
-            assert all(np.array_equal(np.asarray(before[k]), np.asarray(after[k]), equal_nan=True) for k in before)
+            assert all(
+                np.array_equal(np.asarray(before[k]), np.asarray(after[k]), equal_nan=True) for k in before
+            )

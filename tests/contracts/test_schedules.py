@@ -45,7 +45,9 @@ def test_it_rises_in_a_line_to_its_peak_then_never_rises_and_ends_where_it_says(
 @EVERY
 def test_it_is_a_share_of_the_peak(name):
     schedule, _ = EXAMPLES[name]
-    assert values(schedule, STEPS, peak=1.0) == pytest.approx([value / PEAK for value in values(schedule, STEPS)], rel=1e-5)
+    assert values(schedule, STEPS, peak=1.0) == pytest.approx(
+        [value / PEAK for value in values(schedule, STEPS)], rel=1e-5
+    )
 
 
 @EVERY
@@ -53,7 +55,9 @@ def test_what_does_not_fit_the_phase_is_told_with_both_numbers(name):
     schedule, _ = EXAMPLES[name]
     assert schedule.problems(STEPS) == []
     (problem,) = schedule.problems(3)
-    assert "exceeds steps=3; lower it or raise steps" in problem and problem.startswith("optimizer.schedule.warmup_steps")
+    assert "exceeds steps=3; lower it or raise steps" in problem and problem.startswith(
+        "optimizer.schedule.warmup_steps"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"InverseSqrt"}))
@@ -63,12 +67,16 @@ def test_without_warmup_the_first_step_has_the_peak_rate(name):
 
 
 def test_each_goes_down_as_its_name_says():
-    assert values(WarmupLinear(warmup_steps=4, end_frac=0.0), STEPS)[4:25:5] == pytest.approx([0.2, 0.15, 0.1, 0.05, 0.0])
+    assert values(WarmupLinear(warmup_steps=4, end_frac=0.0), STEPS)[4:25:5] == pytest.approx(
+        [0.2, 0.15, 0.1, 0.05, 0.0]
+    )
     assert values(WarmupCosine(warmup_steps=0, end_frac=0.0), 10)[5] == pytest.approx(0.1)
     assert values(InverseSqrt(warmup_steps=4), STEPS)[16] == pytest.approx(0.1)
     stable = WSD(warmup_steps=4, decay_steps=4, end_frac=0.0, shape="1-sqrt")
     assert values(stable, STEPS)[4:21] == pytest.approx([0.2] * 17)
-    assert values(stable, STEPS)[20:25] == pytest.approx([0.2 * (1 - (i / 4) ** 0.5) for i in range(5)], abs=1e-7)
+    assert values(stable, STEPS)[20:25] == pytest.approx(
+        [0.2 * (1 - (i / 4) ** 0.5) for i in range(5)], abs=1e-7
+    )
     line = stable.model_copy(update={"shape": "linear"})
     assert values(line, STEPS)[20:25] == pytest.approx([0.2, 0.15, 0.1, 0.05, 0.0])
 

@@ -10,15 +10,17 @@ from pydantic import TypeAdapter
 
 from data_pipeline.component import components_in, one_of
 from data_pipeline.loader import PackedPairs, PackedShards
-from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.rows.sequence import RowSequence
 from model.sharding import letters_of
 from tests.examples import MESHES, random_documents, under, write_documents, write_pairs
+from trainer.batches.source import Layout, ShardSource
 from trainer.objective import Objective
-from trainer.source import Layout, ShardSource
 
 EXAMPLES = {
     "PackedShards": PackedShards(folder="train", weights={"web": 2.0, "code": 1.0}, seq_len=10, batch_size=8),
-    "PackedPairs": PackedPairs(folder="train", weights={"pairs": 1.0, "more": 1.0}, seq_len=18, batch_size=8, pairs_per_row=2),
+    "PackedPairs": PackedPairs(
+        folder="train", weights={"pairs": 1.0, "more": 1.0}, seq_len=18, batch_size=8, pairs_per_row=2
+    ),
 }
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -45,7 +47,9 @@ def opened(name: str, root: Path, seed: int = 0) -> RowSequence:
 
 def source_of(name: str, root: Path, mesh: Any = None) -> ShardSource:
     data = EXAMPLES[name]
-    return ShardSource(opened(name, root), Layout.of(data.batch_type, data.fields(), mesh or under(MESHES[1])))
+    return ShardSource(
+        opened(name, root), Layout.of(data.batch_type, data.fields(), mesh or under(MESHES[1]))
+    )
 
 
 def test_every_data_component_has_an_example():
@@ -82,7 +86,9 @@ def test_rows_keep_the_rules_of_segments_positions_and_targets(name, root):
         row = sequence[i]
         segments_L, positions_L, weight_L = row["segments_L"], row["positions_L"], row["weight_L"]
         starts_L = np.diff(segments_L, prepend=0) != 0
-        assert (positions_L[starts_L] == 0).all() and (np.diff(positions_L)[~starts_L[1:] & (segments_L[1:] > 0)] == 1).all()
+        assert (positions_L[starts_L] == 0).all() and (
+            np.diff(positions_L)[~starts_L[1:] & (segments_L[1:] > 0)] == 1
+        ).all()
         assert (weight_L[segments_L == 0] == 0).all() and weight_L.sum() > 0
         inside_L = ~starts_L[1:] & (segments_L[1:] > 0)
         np.testing.assert_array_equal(row["targets_L"][:-1][inside_L], row["tokens_L"][1:][inside_L])
@@ -103,7 +109,9 @@ def test_a_source_goes_on_from_any_position(name, root):
     for _ in range(5):
         source.next({})
     other.set_state(source.get_state())
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(source.next({})), jax.device_get(other.next({})))
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(source.next({})), jax.device_get(other.next({}))
+    )
 
 
 @EVERY

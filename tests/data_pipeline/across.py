@@ -1,4 +1,6 @@
-"""Runs a rule across documents as the stages do: keys to files, verdicts from files, what is left of the documents."""
+"""Runs a rule across documents as the stages do: keys to files, verdicts from files, what is left of the
+documents.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.clean.canonical import without
-from data_pipeline.document import Document, content_id
+from data_pipeline.documents.document import Document, content_id
 
 
 def documents(*texts: str) -> list[Document]:
@@ -18,7 +20,9 @@ def write_keys(rule, texts, folder: Path, n_files: int = 2) -> list[Path]:
     """Key tables of the texts, numbered 0, 1, …; the rows of a file are neither neighbours nor sorted."""
     folder.mkdir(parents=True, exist_ok=True)
     _, signals = rule.annotate(documents(*texts))
-    table = pa.table({"document": np.arange(len(texts)), **{name: pa.array(values) for name, values in signals.items()}})
+    table = pa.table(
+        {"document": np.arange(len(texts)), **{name: pa.array(values) for name, values in signals.items()}}
+    )
     paths = [folder / f"{i}.parquet" for i in range(n_files)]
     for i, path in enumerate(paths):
         pq.write_table(table.take(np.arange(len(texts))[::-1][i::n_files]), path)

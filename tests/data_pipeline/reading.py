@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from data_pipeline.document import Document
-from data_pipeline.drops import Drops
+from data_pipeline.documents.document import Document
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.part import Reader, read_all
 
 SENTENCE = "The {n}th page says something of its own, and says it in a whole sentence."
@@ -22,10 +22,19 @@ def read_with_drops(reader: Reader, folder: Path, source: str = "web") -> tuple[
 
 
 def record(
-    n: int, html: bytes | None = None, *, status: str = "200 OK", kind: str = "text/html; charset=utf-8", headers: str = ""
+    n: int,
+    html: bytes | None = None,
+    *,
+    status: str = "200 OK",
+    kind: str = "text/html; charset=utf-8",
+    headers: str = "",
 ) -> bytes:
     """A response record of page `n`."""
-    html = f"<html><body><main><p>{SENTENCE.format(n=n)}</p></main></body></html>".encode() if html is None else html
+    html = (
+        f"<html><body><main><p>{SENTENCE.format(n=n)}</p></main></body></html>".encode()
+        if html is None
+        else html
+    )
     http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{headers}\r\n".encode() + html
     return warc_record(n, "response", "application/http; msgtype=response", http)
 

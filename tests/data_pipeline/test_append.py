@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.corpus import clean_text
+from data_pipeline.documents.corpus import clean_text
 from data_pipeline.loader import PackedShards
-from data_pipeline.mix import Schedule, Stage
-from data_pipeline.shards import Shards
-from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.rows.mix import Schedule, Stage
+from data_pipeline.rows.sequence import RowSequence
+from data_pipeline.shards.shards import Shards
 from tests.data_pipeline.test_prepare import make_raw, outputs, prepare
 
 NEW = "The lighthouse keeper counted every ship that passed the northern cape, and wrote down where it went and what it carried. "
@@ -23,7 +23,9 @@ def grown(tmp_path_factory) -> tuple[Path, dict[str, bytes], list[str]]:
     prepare(raw).execute(data, job_folder=folder)
     before = outputs(data)
     held_out = next(document for document in clean_text(data, "held_out", "books"))
-    (raw / "books" / "a_lighthouse.txt").write_text(NEW * 9)  # sorts before all others, in the batch that they are in
+    (raw / "books" / "a_lighthouse.txt").write_text(
+        NEW * 9
+    )  # sorts before all others, in the batch that they are in
     (raw / "books" / "stolen.txt").write_text("\n".join([NEW * 2, *held_out.text.splitlines()[:40]]))
     (raw / "web" / "again.warc.gz").write_bytes((raw / "web" / "pages.warc.gz").read_bytes())
     for _ in range(2):
@@ -37,16 +39,23 @@ def test_what_was_written_stays_as_it_was(grown):
     assert {name: content for name, content in after.items() if name in before and name != "done.json"} == {
         name: content for name, content in before.items() if name != "done.json"
     }
-    assert {Path(name).parts[:4] for name in set(after) - set(before)} == {("train", "books", "segments", "00001")}
+    assert {Path(name).parts[:4] for name in set(after) - set(before)} == {
+        ("train", "books", "segments", "00001")
+    }
 
 
 def test_only_what_is_new_is_appended_and_only_once(grown):
     data, _, said = grown
-    assert said == ["  web: 0 documents appended", "  code: 0 documents appended", "  books: 2 documents appended"] + [
-        f"  {source}: 0 documents appended" for source in ("web", "code", "books")
-    ]
+    assert said == [
+        "  web: 0 documents appended",
+        "  code: 0 documents appended",
+        "  books: 2 documents appended",
+    ] + [f"  {source}: 0 documents appended" for source in ("web", "code", "books")]
     texts = list(clean_text(data, "train", "books"))
-    assert [document.path for document in texts if NEW.strip() in document.text] == ["a_lighthouse.txt", "stolen.txt"]
+    assert [document.path for document in texts if NEW.strip() in document.text] == [
+        "a_lighthouse.txt",
+        "stolen.txt",
+    ]
     shards = Shards(data / "train" / "books")
     shards.verify()
     assert len(shards.segments) == 2 and len(shards) == len(texts)
@@ -55,7 +64,12 @@ def test_only_what_is_new_is_appended_and_only_once(grown):
 def test_what_is_appended_repeats_nothing_held_out(grown):
     data, _, _ = grown
     (stolen,) = (document for document in clean_text(data, "train", "books") if document.path == "stolen.txt")
-    lines = {line for document in clean_text(data, "held_out", "books") for line in document.text.splitlines() if len(line.split()) > 12}
+    lines = {
+        line
+        for document in clean_text(data, "held_out", "books")
+        for line in document.text.splitlines()
+        if len(line.split()) > 12
+    }
     assert lines and not lines & set(stolen.text.splitlines())
 
 

@@ -31,7 +31,9 @@ def test_words_and_letters_are_those_of_the_plain_formula(pairs):
     for number, (text, _) in enumerate(pairs):
         solid = "".join(text.split())
         assert signals["n_words"][number] == sum(map(has_alphanumeric, words_of(text)))
-        assert signals["letter_frac"][number] == pytest.approx(sum(map(str.isalpha, solid)) / max(1, len(solid)))
+        assert signals["letter_frac"][number] == pytest.approx(
+            sum(map(str.isalpha, solid)) / max(1, len(solid))
+        )
     assert_alone_as_in_a_batch(RULE, documents)
 
 
@@ -42,7 +44,11 @@ def test_words_and_letters_are_those_of_the_plain_formula(pairs):
         (REAL["ru"], "ru", None),
         ("Chapter One", "en", "book_words"),
         ("Tlic q^ick br0wn f*x ;;,. -- 1S ~~ | _ } l1ke 7his. " * 9, "en", "book_letters"),
-        ("\n\n".join([ENGLISH, REAL["ru"].split("\n\n")[1], REAL["ru"].split("\n\n")[2]]), "en", "book_language"),
+        (
+            "\n\n".join([ENGLISH, REAL["ru"].split("\n\n")[1], REAL["ru"].split("\n\n")[2]]),
+            "en",
+            "book_language",
+        ),
     ],
 )
 def test_a_book_is_dropped_for_the_first_limit_it_breaks(text, language, reason):
@@ -57,4 +63,7 @@ def test_paragraph_language_is_the_mean_over_paragraphs():
 
 
 def test_a_document_of_unknown_language_has_no_paragraph_score_and_stays():
-    assert math.isnan(signals_of(RULE, ENGLISH, "")["paragraph_language_probability"]) and verdict(RULE, ENGLISH, "")[1] is None
+    assert (
+        math.isnan(signals_of(RULE, ENGLISH, "")["paragraph_language_probability"])
+        and verdict(RULE, ENGLISH, "")[1] is None
+    )

@@ -1,4 +1,6 @@
-"""Books: the author's text alone, whole or by chapters, from any age of Project Gutenberg, any encoding, scans and EPUB."""
+"""Books: the author's text alone, whole or by chapters, from any age of Project Gutenberg, any encoding,
+scans and EPUB.
+"""
 
 import gzip
 import io
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.drops import Drops
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.book_files import decode
 from data_pipeline.readers.books import Books, unwrapped
 from data_pipeline.readers.chapters import chapters
@@ -25,13 +27,24 @@ FRENCH = "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bou
 
 def read(folder: Path, **fields):
     drops = Drops()
-    documents = list(read_all(Books(folder=str(folder), topics=False, **fields), "books", work=folder, drops=drops))
+    documents = list(
+        read_all(Books(folder=str(folder), topics=False, **fields), "books", work=folder, drops=drops)
+    )
     return documents, dict(drops.counts.get("books", {}))
 
 
-def epub(pages: list[str], *, language: str = "en", entries: dict[str, bytes] | None = None, spine: list[int] | None = None) -> bytes:
+def epub(
+    pages: list[str],
+    *,
+    language: str = "en",
+    entries: dict[str, bytes] | None = None,
+    spine: list[int] | None = None,
+) -> bytes:
     container = '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="OPS/book.opf"/>'
-    items = "".join(f'<item id="p{n}" href="page%20{n}.xhtml" media-type="application/xhtml+xml"/>' for n in range(len(pages)))
+    items = "".join(
+        f'<item id="p{n}" href="page%20{n}.xhtml" media-type="application/xhtml+xml"/>'
+        for n in range(len(pages))
+    )
     nav = '<item id="nav" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>'
     refs = "".join(f'<itemref idref="p{n}"/>' for n in (spine or range(len(pages))))
     opf = (
@@ -125,10 +138,15 @@ def test_good_books_are_read_by_path_and_bad_ones_counted_by_reason(tmp_path):
 
 def test_a_bomb_is_counted_before_it_is_unpacked(tmp_path):
     (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(bytes(1 << 20)) * (MAX_TEXT_BYTES // (1 << 20) + 1))
-    (tmp_path / "bomb.epub").write_bytes(epub(["x"], entries={"OPS/page 0.xhtml": b" " * (MAX_TEXT_BYTES + 1)}))
+    (tmp_path / "bomb.epub").write_bytes(
+        epub(["x"], entries={"OPS/page 0.xhtml": b" " * (MAX_TEXT_BYTES + 1)})
+    )
     (tmp_path / "good.txt").write_text(STORY)
     documents, counts = read(tmp_path)
-    assert [d.path for d in documents] == ["good.txt"] and counts == {"file_too_large": 1, "epub_too_large": 1}
+    assert [d.path for d in documents] == ["good.txt"] and counts == {
+        "file_too_large": 1,
+        "epub_too_large": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,28 +171,47 @@ def test_the_encoding_that_gutenbergs_header_declares_wins_over_detection():
 
 
 CONTENTS = "A BOOK\n\nCONTENTS\n\nCHAPTER I\n\nCHAPTER II\n\nEPILOGUE\n\n\n"
-BOOK = CONTENTS + "PART ONE\n\n\nCHAPTER I\n\n{0}\nChapter II. Of a title\nin two lines\n\n{0}\n\nEPILOGUE\n\n{0}"
+BOOK = (
+    CONTENTS
+    + "PART ONE\n\n\nCHAPTER I\n\n{0}\nChapter II. Of a title\nin two lines\n\n{0}\n\nEPILOGUE\n\n{0}"
+)
 BODY = "The first chapter was the best part of it all, as everybody said who had read the book.\n\n" * 8
 
 
 def test_a_chapter_is_a_document_with_its_headings_and_the_group_is_the_book(tmp_path):
     (tmp_path / "a.txt").write_text(BOOK.format(BODY))
     documents, counts = read(tmp_path, unit="chapter")
-    assert [d.text.split("\n")[0] for d in documents] == ["A BOOK", "PART ONE", "Chapter II. Of a title", "EPILOGUE"]
-    assert [d.path for d in documents] == [f"a.txt#{n:03d}" for n in range(4)] and {d.group for d in documents} == {"book:a.txt"}
+    assert [d.text.split("\n")[0] for d in documents] == [
+        "A BOOK",
+        "PART ONE",
+        "Chapter II. Of a title",
+        "EPILOGUE",
+    ]
+    assert [d.path for d in documents] == [f"a.txt#{n:03d}" for n in range(4)] and {
+        d.group for d in documents
+    } == {"book:a.txt"}
 
 
-@pytest.mark.parametrize("heading", ["ГЛАВА ПЕРВАЯ", "Часть вторая", "Kapitel 3", "Chapitre IV", "XII.", "Second Book", "Letter 4"])
+@pytest.mark.parametrize(
+    "heading", ["ГЛАВА ПЕРВАЯ", "Часть вторая", "Kapitel 3", "Chapitre IV", "XII.", "Second Book", "Letter 4"]
+)
 def test_headings_of_other_kinds_and_languages_are_known(heading):
     assert len(chapters(f"{BODY}\n\n{heading}\n\n{BODY}")) == 2
 
 
-@pytest.mark.parametrize("line", ["The eighth book of the Republic abounds in pictures.", "I", "Chapter and verse were cited."])
+@pytest.mark.parametrize(
+    "line", ["The eighth book of the Republic abounds in pictures.", "I", "Chapter and verse were cited."]
+)
 def test_a_sentence_is_no_heading(line):
     assert len(chapters(f"{BODY}\n\n{line}\nand goes on\nfor\nlines.\n\n{BODY}")) == 1
 
 
-@given(st.lists(st.sampled_from(["CHAPTER I\n", "\n", "\n\n", "X.\n", "BOOK TWO\n", BODY, "\f\n", "words\n"]), max_size=12).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(["CHAPTER I\n", "\n", "\n\n", "X.\n", "BOOK TWO\n", BODY, "\f\n", "words\n"]),
+        max_size=12,
+    ).map("".join)
+)
 def test_chapters_lose_nothing(text):
     assert "".join(chapters(text)) == text
 
@@ -183,13 +220,19 @@ def scan(n_pages: int) -> str:
     pages = []
     for n in range(1, n_pages + 1):
         words = " ".join(f"word{chr(97 + n % 26)}" for _ in range(99))
-        pages.append(f"{n} THE WHALE\n\n{words}\nthe end of the line is hyphen-\nated, and a well-\nknown, well-known thing.\n\n{n}\n")
+        pages.append(
+            f"{n} THE WHALE\n\n{words}\nthe end of the line is hyphen-\nated, and a well-\nknown, well-known thing.\n\n{n}\n"
+        )
     return "\n\n".join(pages)
 
 
 def test_of_a_scan_page_numbers_heads_and_cut_words_go():
     cleaned = without_scan_noise(scan(9), min_letter_frac=0.6)
-    assert "WHALE" not in cleaned.text and "is hyphenated,\n" in cleaned.text and "a well-known\n" not in cleaned.text
+    assert (
+        "WHALE" not in cleaned.text
+        and "is hyphenated,\n" in cleaned.text
+        and "a well-known\n" not in cleaned.text
+    )
     assert "a well-known,\n" in cleaned.text and cleaned.n_page_lines == 18 and cleaned.n_joined_words == 18
 
 
@@ -217,7 +260,12 @@ def test_an_epub_is_read_in_the_order_of_its_spine_with_its_headings_as_chapters
     pages = [page("Two", f"{BODY} &amp; caf&#233;"), page("One", BODY)]
     (tmp_path / "a.epub").write_bytes(epub(pages, language="fr-FR", spine=[1, 0]))
     (whole,), counts = read(tmp_path)
-    assert counts == {} and whole.language == "fr" and whole.text.index("One") < whole.text.index("Two") and "& café" in whole.text
+    assert (
+        counts == {}
+        and whole.language == "fr"
+        and whole.text.index("One") < whole.text.index("Two")
+        and "& café" in whole.text
+    )
     assert "navigation" not in whole.text and "Never read" not in whole.text and "\f" not in whole.text
     assert [d.text.split("\n")[0] for d in read(tmp_path, unit="chapter")[0]] == ["One", "Two"]
 
@@ -258,13 +306,23 @@ def test_a_page_nested_without_end_costs_its_book_alone(tmp_path):
 def test_topics_come_without_a_folder(tmp_path):
     documents = list(read_all(Books(), "books", work=tmp_path))
     assert len(documents) > 60 and {d.licence for d in documents} == {"PSF-2.0"}
-    assert next(d for d in documents if d.group == "topic:while").text.lstrip().startswith('The "while" statement')
+    assert (
+        next(d for d in documents if d.group == "topic:while")
+        .text.lstrip()
+        .startswith('The "while" statement')
+    )
 
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"sources\.books\.folder='.*nowhere' does not exist; name an existing"):
+    with pytest.raises(
+        FileNotFoundError, match=r"sources\.books\.folder='.*nowhere' does not exist; name an existing"
+    ):
         read(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"sources\.books\.folder='.*' holds no \.txt or .* file; name a folder that does"):
+    with pytest.raises(
+        ValueError, match=r"sources\.books\.folder='.*' holds no \.txt or .* file; name a folder that does"
+    ):
         read(tmp_path)
-    with pytest.raises(ValueError, match=r"sources\.books: folder=None and topics=False leave no books; set one"):
+    with pytest.raises(
+        ValueError, match=r"sources\.books: folder=None and topics=False leave no books; set one"
+    ):
         Books(topics=False).parts("books", work=tmp_path)

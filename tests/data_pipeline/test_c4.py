@@ -8,7 +8,17 @@ from hypothesis import given
 from data_pipeline.clean.c4 import NOTICES, C4EndMarks, C4Lines, C4Page
 from data_pipeline.clean.languages import LANGUAGES
 from data_pipeline.clean.recipe import standard_recipe
-from tests.data_pipeline.texts import ENGLISH, LAW, PLAYED, REAL, TEXTS, assert_alone_as_in_a_batch, documents_of, verdict, words_of
+from tests.data_pipeline.texts import (
+    ENGLISH,
+    LAW,
+    PLAYED,
+    REAL,
+    TEXTS,
+    assert_alone_as_in_a_batch,
+    documents_of,
+    verdict,
+    words_of,
+)
 
 LINES, END_MARKS, PAGE = C4Lines(sources=("web",)), C4EndMarks(sources=("web",)), C4Page(sources=("web",))
 
@@ -65,13 +75,20 @@ def test_a_document_is_cut_and_measured_alone(pairs):
 @given(PLAYED)
 def test_lines_without_an_end_mark_go(text):
     left, _ = verdict(END_MARKS, text)
-    kept = [line for line in text.split("\n") if line.strip().endswith((".", "?", "!", '"')) and not line.strip().endswith("...")]
+    kept = [
+        line
+        for line in text.split("\n")
+        if line.strip().endswith((".", "?", "!", '"')) and not line.strip().endswith("...")
+    ]
     assert [line for line in left.split("\n") if line.strip()] == kept
 
 
 def test_end_marks_are_the_languages_own():
     assert verdict(END_MARKS, "他说：“好。”\n标题\n结束。\n", "zh")[0] == "他说：“好。”\n结束。\n"
-    assert verdict(END_MARKS, "Он сказал: «да»\nЗаголовок\nИ так далее…\n", "ru")[0] == "Он сказал: «да»\nИ так далее…\n"
+    assert (
+        verdict(END_MARKS, "Он сказал: «да»\nЗаголовок\nИ так далее…\n", "ru")[0]
+        == "Он сказал: «да»\nИ так далее…\n"
+    )
 
 
 @LAW
@@ -106,7 +123,10 @@ def test_a_page_of_notices_alone_becomes_empty():
 
 
 def test_russian_notices_go_from_russian_pages():
-    text = "Политика конфиденциальности описывает сбор данных на сайте.\nНаш сайт использует файлы cookie для своей работы.\n" + REAL["ru"]
+    text = (
+        "Политика конфиденциальности описывает сбор данных на сайте.\nНаш сайт использует файлы cookie для своей работы.\n"
+        + REAL["ru"]
+    )
     left, _ = verdict(C4Lines(sources=("web",), min_line_words=0), text, "ru")
     assert left == REAL["ru"]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.chat import prompt, render
-from data_pipeline.tokenizer import ROLES, SentencePiece, Tokenizer
+from data_pipeline.chat.render import prompt, render
+from data_pipeline.tokenizers.tokenizer import ROLES, SentencePiece, Tokenizer
 
 contents = st.text(max_size=12) | st.sampled_from(["<|end|>", "<s>", " a", "\n"])
 messages = st.lists(
@@ -19,13 +19,17 @@ messages = st.lists(
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    SentencePiece(vocab_size=300, model="bpe").train(["What does the function do? It returns the list of words of a text, in order."], path)
+    SentencePiece(vocab_size=300, model="bpe").train(
+        ["What does the function do? It returns the list of words of a text, in order."], path
+    )
     return Tokenizer(path)
 
 
 def test_a_conversation_is_spelled_out_as_documented(tokenizer):
     question, answer = tokenizer.encode("What?"), tokenizer.encode("A list.")
-    tokens, weight = render([{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A list."}], tokenizer)
+    tokens, weight = render(
+        [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A list."}], tokenizer
+    )
     user, assistant, end = tokenizer.roles["user"], tokenizer.roles["assistant"], tokenizer.end_of_turn
     assert tokens.tolist() == [tokenizer.bos, user, *question, end, assistant, *answer, end]
     assert weight.tolist() == [0] * (len(question) + 4) + [1] * (len(answer) + 1)
@@ -56,7 +60,15 @@ def test_a_prompt_is_what_render_puts_before_the_answer(tokenizer, messages):
     assert tokenizer.decode(whole.tokens[len(start) :]) == "Yes."
 
 
-@pytest.mark.parametrize("bad", [[], [{"role": "robot", "content": "x"}], [{"role": "user"}], [{"role": "user", "content": "", "to": ""}]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        [{"role": "robot", "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": "", "to": ""}],
+    ],
+)
 def test_a_malformed_conversation_is_refused(tokenizer, bad):
     with pytest.raises(ValueError, match="at least one message|must have a role of system, user, assistant"):
         render(bad, tokenizer)

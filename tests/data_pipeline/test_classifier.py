@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_pipeline.clean.classifier import load, sigmoid, train_classifier
 from data_pipeline.clean.ngrams import CHUNK_CHARS, ngrams
 from data_pipeline.clean.quality_classifier import PASSAGE_CHARS, QualityClassifier, passages_of
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 GOOD = "the proof follows from the theorem|каждое доказательство следует из теоремы|we measure the result and explain it"
 BAD = "click here to win now|купите сейчас дешево звоните|best cheap deals buy buy"
@@ -100,8 +100,12 @@ def rule(tmp_path, monkeypatch):
     (tmp_path / "bad" / "deep").mkdir(parents=True)
     for i, text in enumerate(made_up(GOOD, 30, 0)):
         (tmp_path / "good" / f"{i}.txt").write_text(text)
-    (tmp_path / "bad" / "deep" / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in made_up(BAD, 30, 1)))
-    return QualityClassifier(sources=("web",), positive=str(tmp_path / "good"), negative=str(tmp_path / "bad"), keep_frac=0.25)
+    (tmp_path / "bad" / "deep" / "x.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in made_up(BAD, 30, 1))
+    )
+    return QualityClassifier(
+        sources=("web",), positive=str(tmp_path / "good"), negative=str(tmp_path / "bad"), keep_frac=0.25
+    )
 
 
 def test_quality_ranks_like_the_examples_and_keeps_by_a_quantile(rule):

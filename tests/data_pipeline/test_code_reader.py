@@ -1,4 +1,6 @@
-"""Code: every source file that people wrote, once, with language, licence and revision; every other one counted by its reason."""
+"""Code: every source file that people wrote, once, with language, licence and revision; every other one
+counted by its reason.
+"""
 
 import json
 import os
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_pipeline.drops import Drops
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.code_files import MAX_FILE_BYTES, Found, batches
 from data_pipeline.readers.code_tree import CodeTree, StdlibCode
 from data_pipeline.readers.git_checkout import revision
@@ -29,7 +31,9 @@ BSD = """Redistribution and use in source and binary forms, with or without
 modification, are permitted provided that the following conditions are met:
  * Redistributions of source code must retain the above copyright notice.\n"""
 ENDORSE = " * Neither the name of the copyright holder may be used to endorse or promote products.\n"
-APACHE_HEAD = '# Licensed under the Apache License, Version 2.0\n# (the "License"); you may not use this file\n'
+APACHE_HEAD = (
+    '# Licensed under the Apache License, Version 2.0\n# (the "License"); you may not use this file\n'
+)
 GPL_HEAD = """// This program is free software: you can redistribute it and/or modify it under the terms of the GNU General Public License
 // as published by the Free Software Foundation, either version 3 of the License, or (at your option) any later version.\n"""
 
@@ -82,18 +86,32 @@ def test_the_standard_library_is_read_without_its_tests_and_groups_as_its_pages_
     documents, _ = read(StdlibCode(), tmp_path)
     groups = {d.path: d.group for d in documents}
     assert len(documents) > 400 and groups["json/decoder.py"] == "json" and groups["bisect.py"] == "bisect"
-    assert not [path for path in groups if "/test" in f"/{path}" and not path.startswith(("unittest/", "doctest"))]
+    assert not [
+        path for path in groups if "/test" in f"/{path}" and not path.startswith(("unittest/", "doctest"))
+    ]
     assert "pydoc_data/topics.py" not in groups and list(groups) == sorted(groups) and "token.py" in groups
     assert {d.language for d in documents} == {"python"} and all(d.licence for d in documents)
 
 
 def test_parts_do_not_change_what_is_read(tmp_path):
-    names = ["a/x.py", "a/y/z.py", "a.py", "b/x.py", "b-c/x.py", "c/x.js", "c/min.min.js", "d/x.py", "LICENSE"]
+    names = [
+        "a/x.py",
+        "a/y/z.py",
+        "a.py",
+        "b/x.py",
+        "b-c/x.py",
+        "c/x.js",
+        "c/min.min.js",
+        "d/x.py",
+        "LICENSE",
+    ]
     write(tmp_path, {name: f"# {name}\n" + "x = 1\n" * 20 for name in names} | {"LICENSE": MIT})
     whole = tree(tmp_path)
     assert len(CodeTree(folder=str(tmp_path), part_bytes=300).parts("code", work=tmp_path)) > 2
     assert tree(tmp_path, part_bytes=300) == whole and tree(tmp_path, part_bytes=1) == whole
-    assert [d.path for d in whole[0]] == sorted(d.path for d in whole[0]) and {d.licence for d in whole[0]} == {"MIT"}
+    assert [d.path for d in whole[0]] == sorted(d.path for d in whole[0]) and {
+        d.licence for d in whole[0]
+    } == {"MIT"}
 
 
 @given(
@@ -101,7 +119,9 @@ def test_parts_do_not_change_what_is_read(tmp_path):
     st.integers(1, 120),
 )
 def test_batches_keep_every_file_once_in_order_and_small_folders_whole(rows, most_bytes):
-    files = sorted({f"{folder}/{name}{n}": Found(f"{folder}/{name}{n}", n) for folder, name, n in rows}.values())
+    files = sorted(
+        {f"{folder}/{name}{n}": Found(f"{folder}/{name}{n}", n) for folder, name, n in rows}.values()
+    )
     cut = list(batches(files, depth=0, most_bytes=most_bytes))
     assert [file for batch in cut for file in batch] == files and all(cut)
     for folder in "abc":
@@ -136,7 +156,9 @@ def test_a_file_of_a_gigabyte_is_never_opened(tmp_path):
     with (tmp_path / "large.py").open("wb") as file:
         file.truncate(1 << 30)
     (part,) = CodeTree(folder=str(tmp_path)).parts("code", work=tmp_path)
-    assert [Path(file).name for file in part.inputs] == ["a.py"] and tree(tmp_path)[1] == {"file_too_large": 1}
+    assert [Path(file).name for file in part.inputs] == ["a.py"] and tree(tmp_path)[1] == {
+        "file_too_large": 1
+    }
 
 
 def test_links_pipes_and_strange_names_lose_nothing(tmp_path):
@@ -148,8 +170,18 @@ def test_links_pipes_and_strange_names_lose_nothing(tmp_path):
     (tmp_path / "a" / "broken.py").symlink_to(tmp_path / "nowhere.py")
     os.mkfifo(tmp_path / "a" / "pipe.py")
     documents, counts = tree(tmp_path)
-    assert [d.path for d in documents] == ["a/linked.py", "a/new\nline.py", "a/é.py", "a/\\xff\\xfe.py", "b.py"]
-    assert {d.group for d in documents} == {"a", "b"} and counts == {"file_unreadable": 1, "not_a_file": 1, "folder_link": 1}
+    assert [d.path for d in documents] == [
+        "a/linked.py",
+        "a/new\nline.py",
+        "a/é.py",
+        "a/\\xff\\xfe.py",
+        "b.py",
+    ]
+    assert {d.group for d in documents} == {"a", "b"} and counts == {
+        "file_unreadable": 1,
+        "not_a_file": 1,
+        "folder_link": 1,
+    }
     for part in CodeTree(folder=str(tmp_path)).parts("code", work=tmp_path):
         json.dumps(part, ensure_ascii=False).encode()
 
@@ -172,13 +204,20 @@ def test_a_checkout_carries_its_revision_and_its_ignored_files_are_left_out(tmp_
         ".git/info/exclude": "private.py\n",
         ".gitignore": "build/\n*.gen.py\n!kept.gen.py\n",
         "src/.gitignore": "/local.py\n",
-        **dict.fromkeys(("src/a.py", "b.py", "kept.gen.py", "x.gen.py", "build/x.py", "src/local.py", "private.py"), CODE),
+        **dict.fromkeys(
+            ("src/a.py", "b.py", "kept.gen.py", "x.gen.py", "build/x.py", "src/local.py", "private.py"), CODE
+        ),
     }
     write(repository, files)
     if head == "loose":
         write(repository, {".git/refs/heads/main": COMMIT + "\n"})
     if head == "packed":
-        write(repository, {".git/packed-refs": f"# pack-refs with: peeled\n{'f' * 40} refs/heads/other\n{COMMIT} refs/heads/main\n"})
+        write(
+            repository,
+            {
+                ".git/packed-refs": f"# pack-refs with: peeled\n{'f' * 40} refs/heads/other\n{COMMIT} refs/heads/main\n"
+            },
+        )
     write(tmp_path, {"org/loose.py": CODE, "org/.gitignore": "*\n"})
     documents, counts = tree(tmp_path)
     names = [f"org/tool@{COMMIT[:12]}/{path}" for path in ("b.py", "kept.gen.py", "src/a.py")]
@@ -188,7 +227,11 @@ def test_a_checkout_carries_its_revision_and_its_ignored_files_are_left_out(tmp_
 
 
 def test_a_worktree_knows_its_revision_and_a_checkout_without_commits_has_none(tmp_path):
-    worktree = {".git/worktrees/w/HEAD": "ref: refs/heads/w\n", ".git/worktrees/w/commondir": "../..\n", ".git/refs/heads/w": COMMIT}
+    worktree = {
+        ".git/worktrees/w/HEAD": "ref: refs/heads/w\n",
+        ".git/worktrees/w/commondir": "../..\n",
+        ".git/refs/heads/w": COMMIT,
+    }
     write(tmp_path / "main", worktree)
     write(tmp_path / "w", {".git": f"gitdir: {tmp_path}/main/.git/worktrees/w\n"})
     write(tmp_path / "new", {".git/HEAD": "ref: refs/heads/main\n"})
@@ -217,8 +260,19 @@ def test_a_files_licence_is_its_own_else_that_of_the_nearest_package(tmp_path):
     write(tmp_path, files)
     licences = {d.path: d.licence for d in tree(tmp_path)[0]}
     assert licences == {
-        **{"a.py": "MIT", "head.py": "Apache-2.0", "tag.js": "GPL-2.0-only OR MIT", "bsd/deep/x.c": "BSD-3-Clause", "js/x.js": "ISC"},
-        **{"rust/src/x.rs": "MIT OR Apache-2.0", "unknown/x.py": "", "py/x.py": "BSD-3-Clause", "py/license.py": "BSD-3-Clause"},
+        **{
+            "a.py": "MIT",
+            "head.py": "Apache-2.0",
+            "tag.js": "GPL-2.0-only OR MIT",
+            "bsd/deep/x.c": "BSD-3-Clause",
+            "js/x.js": "ISC",
+        },
+        **{
+            "rust/src/x.rs": "MIT OR Apache-2.0",
+            "unknown/x.py": "",
+            "py/x.py": "BSD-3-Clause",
+            "py/license.py": "BSD-3-Clause",
+        },
     }
     kept, counts = tree(tmp_path, licences=("MIT", "ISC"))
     assert {d.path for d in kept} == {"a.py", "tag.js", "js/x.js", "rust/src/x.rs"}
@@ -240,7 +294,12 @@ def test_installed_packages_are_under_what_their_metadata_declares(tmp_path):
         "four/x.py": CODE,
     }
     write(tmp_path, files)
-    expected = {"one/x.py": "MIT OR Apache-2.0", "two.py": "MIT", "three/x.py": "BSD-2-Clause", "four/x.py": ""}
+    expected = {
+        "one/x.py": "MIT OR Apache-2.0",
+        "two.py": "MIT",
+        "three/x.py": "BSD-2-Clause",
+        "four/x.py": "",
+    }
     assert {d.path: d.licence for d in tree(tmp_path)[0]} == expected
     assert {d.path: d.licence for d in tree(tmp_path, part_bytes=1)[0]} == expected
 
@@ -298,8 +357,20 @@ def cell(kind: str, source: str | list[str]) -> dict:
 
 
 def test_a_notebook_is_its_code_and_prose_in_percent_form(tmp_path):
-    cells = [cell("markdown", "# Title\n\nProse"), cell("code", ["x = 1\n", "x\n"]), cell("code", ""), cell("raw", "raw")]
-    write(tmp_path, {"a.ipynb": json.dumps({"cells": cells, "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4})})
+    cells = [
+        cell("markdown", "# Title\n\nProse"),
+        cell("code", ["x = 1\n", "x\n"]),
+        cell("code", ""),
+        cell("raw", "raw"),
+    ]
+    write(
+        tmp_path,
+        {
+            "a.ipynb": json.dumps(
+                {"cells": cells, "metadata": {"kernelspec": {"language": "python"}}, "nbformat": 4}
+            )
+        },
+    )
     write(tmp_path, {"b.ipynb": '{"cells": 1}', "c.ipynb": "[" * 100_000})
     (document,), counts = tree(tmp_path)
     assert document.text == "# %% [markdown]\n# # Title\n#\n# Prose\n\n# %%\nx = 1\nx\n\n# %% [raw]\n# raw\n"
@@ -314,7 +385,14 @@ def test_the_language_is_told_by_name_suffix_or_first_line(tmp_path):
     assert [language_of_name(name) for name in ("Makefile", "x.TSX", "CMakeLists.txt", "x.txt", "x")] == [
         *("makefile", "typescript", "cmake", "", "")
     ]
-    lines = [b"#!/bin/sh -e\n", b"#!/usr/bin/env -S python3.12 -u\n", b"#! /usr/local/bin/perl5\n", b"#!/bin/unknown", b"x", b"#!"]
+    lines = [
+        b"#!/bin/sh -e\n",
+        b"#!/usr/bin/env -S python3.12 -u\n",
+        b"#! /usr/local/bin/perl5\n",
+        b"#!/bin/unknown",
+        b"x",
+        b"#!",
+    ]
     assert [language_of_shebang(line) for line in lines] == ["shell", "python", "perl", "", "", ""]
     write(tmp_path, {"script": "#!/bin/bash\necho\n", "notes": "no script", "x.md": "# Prose\n"})
     assert [(d.path, d.language) for d in tree(tmp_path)[0]] == [("script", "shell")]
@@ -322,10 +400,13 @@ def test_the_language_is_told_by_name_suffix_or_first_line(tmp_path):
 
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"sources\.code\.folder='.*nowhere' does not exist; name an existing"):
+    with pytest.raises(
+        FileNotFoundError, match=r"sources\.code\.folder='.*nowhere' does not exist; name an existing"
+    ):
         tree(tmp_path / "nowhere")
     with pytest.raises(
-        ValueError, match=r"folder='.*' holds no source file \(languages=None; left out: nothing\); name a folder that does"
+        ValueError,
+        match=r"folder='.*' holds no source file \(languages=None; left out: nothing\); name a folder that does",
     ):
         tree(tmp_path)
     write(tmp_path, {"vendor/x.py": CODE})

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 
 from data_pipeline.clean.code import CodeKind, CodeQuality
-from tests.data_pipeline.texts import LAW, TEXTS, assert_alone_as_in_a_batch, documents_of, signals_of, verdict
+from tests.data_pipeline.texts import (
+    LAW,
+    TEXTS,
+    assert_alone_as_in_a_batch,
+    documents_of,
+    signals_of,
+    verdict,
+)
 
 QUALITY, KIND = CodeQuality(sources=("web",)), CodeKind(sources=("web",))
 
@@ -25,7 +32,9 @@ def reference(text: str) -> dict[str, float]:
 def test_line_signals_are_those_of_the_plain_formula(pairs):
     _, signals = QUALITY.annotate(documents_of(pairs))
     for number, (text, _) in enumerate(pairs):
-        assert {name: values[number] for name, values in signals.items()} == pytest.approx(reference(text), rel=1e-12)
+        assert {name: values[number] for name, values in signals.items()} == pytest.approx(
+            reference(text), rel=1e-12
+        )
     assert_alone_as_in_a_batch(QUALITY, documents_of(pairs))
 
 
@@ -53,7 +62,11 @@ def test_code_is_dropped_for_lines_and_symbols_as_in_starcoder(text, reason):
         ("c", "int x;\n" * 9, None),
         ("php", '<?xml version="1.0"?>\n<a/>', "code_xml_header"),
         ("xml", '<?xml version="1.0"?>\n<a/>', None),
-        ("html", "<p>" + "Text that a reader sees. " * 9 + "</p><!-- x --><script>var x = '<p>';</script>", None),
+        (
+            "html",
+            "<p>" + "Text that a reader sees. " * 9 + "</p><!-- x --><script>var x = '<p>';</script>",
+            None,
+        ),
         ("html", "<p>Few words</p>", "code_html_text"),
         ("html", "<p>" + "Seen. " * 30 + "</p><style>" + "p { } " * 300 + "</style>", "code_html_text"),
         ("json", '{"a": 1}', "code_data_size"),
@@ -82,4 +95,6 @@ def test_comments_are_counted_in_characters():
     ],
 )
 def test_what_is_opened_and_never_closed_goes_on_to_the_end(language, unit, signal, value):
-    assert signals_of(KIND, f"{unit} " * 200_001, language)[signal] == value  # in linear time: a quadratic scan would not end today
+    assert (
+        signals_of(KIND, f"{unit} " * 200_001, language)[signal] == value
+    )  # in linear time: a quadratic scan would not end today

@@ -44,7 +44,12 @@ maps = st.dictionaries(st.text(max_size=3), st.integers(), max_size=5)
 @given(items=maps)
 def test_a_frozen_map_is_the_mapping_it_was_made_from_in_the_same_order(items):
     frozen = FrozenMap(items)
-    assert dict(frozen) == items and list(frozen) == list(items) and len(frozen) == len(items) and frozen == items
+    assert (
+        dict(frozen) == items
+        and list(frozen) == list(items)
+        and len(frozen) == len(items)
+        and frozen == items
+    )
     assert all(frozen[key] == items[key] for key in items)
 
 
@@ -78,10 +83,14 @@ def test_components_are_hashable_and_equal_by_value():
 @given(
     rate=st.floats(allow_nan=False, allow_infinity=False),
     shape=st.lists(st.integers(), max_size=3).map(tuple),
-    weights=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    weights=st.dictionaries(
+        st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False), max_size=3
+    ),
     name=st.text(max_size=5),
 )
-def test_a_component_is_equal_after_a_round_trip_through_json_in_python_and_nested(rate, shape, weights, name):
+def test_a_component_is_equal_after_a_round_trip_through_json_in_python_and_nested(
+    rate, shape, weights, name
+):
     part = Neat(inner=Near(rate=rate, shape=shape, weights=weights, name=name))
     written = PARTS.dump_python(part, mode="json")
     assert written["type"] == "Neat" and written["inner"]["type"] == "Near"
@@ -147,18 +156,28 @@ def test_an_integer_may_stand_for_a_float_and_a_list_for_a_tuple():
 
 def test_all_problems_are_reported_together_with_their_places():
     with pytest.raises(ValidationError) as error:
-        Holder.model_validate({"part": {"type": "Neat", "inner": {"type": "Near", "rate": "x", "count": 1.5, "more": 1}}})
-    assert {problem["loc"] for problem in error.value.errors()} == {("part", "inner", name) for name in ("rate", "count", "more")}
+        Holder.model_validate(
+            {"part": {"type": "Neat", "inner": {"type": "Near", "rate": "x", "count": 1.5, "more": 1}}}
+        )
+    assert {problem["loc"] for problem in error.value.errors()} == {
+        ("part", "inner", name) for name in ("rate", "count", "more")
+    }
 
 
 def test_a_date_in_yaml_is_its_text_and_no_error_of_ours():
-    assert PARTS.validate_python({"type": "Near", "rate": 1.0, "name": datetime.date(2026, 11, 22)}).name == "2026-11-22"
+    assert (
+        PARTS.validate_python({"type": "Near", "rate": 1.0, "name": datetime.date(2026, 11, 22)}).name
+        == "2026-11-22"
+    )
     with pytest.raises(ValidationError, match="rate"):
         PARTS.validate_python({"type": "Near", "rate": datetime.date(2026, 11, 22)})
 
 
 def test_a_component_of_another_place_is_refused():
-    with pytest.raises(ValidationError, match="Thawed is no component of tests.data_pipeline.test_component; there are Holder, Near, Neat"):
+    with pytest.raises(
+        ValidationError,
+        match="Thawed is no component of tests.data_pipeline.test_component; there are Holder, Near, Neat",
+    ):
         PARTS.validate_python(Thawed())
 
 

@@ -21,7 +21,12 @@ ROWS = [
     {"question": TEN, "answer": "Sinclair Lewis"},
     {"question": "What is gravity?", "answer": "A force"},
 ]
-OTHER = [{"question": "Name the largest of the many rivers that flow north through the wide Siberian plains", "answer": "Ob"}]
+OTHER = [
+    {
+        "question": "Name the largest of the many rivers that flow north through the wide Siberian plains",
+        "answer": "Ob",
+    }
+]
 FILLER = "Nothing to see in this page of quite ordinary words about gardens and their many flowers, rain or shine, all year long."
 
 
@@ -40,7 +45,9 @@ def rule(tasks, action="drop", **fields):
 
 
 def lost(tasks, texts, folder, **fields):
-    return [number for number, text in enumerate(left_of(rule(tasks, **fields), texts, folder)) if text is None]
+    return [
+        number for number, text in enumerate(left_of(rule(tasks, **fields), texts, folder)) if text is None
+    ]
 
 
 def test_a_run_of_13_words_is_found_in_any_dress_and_12_are_not(tasks, tmp_path):
@@ -56,13 +63,24 @@ def test_a_run_of_13_words_is_found_in_any_dress_and_12_are_not(tasks, tmp_path)
     assert lost(tasks, texts, tmp_path) == [1, 2, 5]
 
 
-def test_an_answer_after_its_question_is_found_with_it_and_an_answer_alone_if_it_is_long_enough(tasks, tmp_path):
-    texts = ["into the woods at night Nine are left because all the others have run", "secretly counted", "Sinclair Lewis was a writer"]
+def test_an_answer_after_its_question_is_found_with_it_and_an_answer_alone_if_it_is_long_enough(
+    tasks, tmp_path
+):
+    texts = [
+        "into the woods at night Nine are left because all the others have run",
+        "secretly counted",
+        "Sinclair Lewis was a writer",
+    ]
     assert lost(tasks, texts, tmp_path) == [0]
 
 
 def test_short_questions_are_found_whole_and_the_shortest_as_a_line(tasks, tmp_path):
-    texts = [f"3. {TEN}? {FILLER}", TEN.rsplit(" ", 1)[0], "so, what is gravity, really", f"{FILLER}\n  WHAT is gravity\n{FILLER}"]
+    texts = [
+        f"3. {TEN}? {FILLER}",
+        TEN.rsplit(" ", 1)[0],
+        "so, what is gravity, really",
+        f"{FILLER}\n  WHAT is gravity\n{FILLER}",
+    ]
     assert lost(tasks, texts, tmp_path) == [0, 3]
 
 
@@ -70,7 +88,11 @@ def test_every_hit_is_recorded_with_task_key_and_place(tasks, tmp_path):
     text = f"{FILLER} “{LONG}!” {FILLER}"
     found = verdicts_of(rule(tasks), [FILLER, text], tmp_path)
     n_runs = len(LONG.split()) - 12
-    assert found["task"].tolist() == ["sheep"] * n_runs and set(found["document"]) == {1} and set(found["n_documents"]) == {1}
+    assert (
+        found["task"].tolist() == ["sheep"] * n_runs
+        and set(found["document"]) == {1}
+        and set(found["n_documents"]) == {1}
+    )
     stretches = [text[start:end] for start, end in zip(found["start"], found["end"], strict=True)]
     assert stretches == [" ".join(LONG.split()[i : i + 13]) for i in range(n_runs)]
     words = canonical(stretches)
@@ -105,13 +127,19 @@ def test_each_task_alone_gives_the_signals_it_has_among_others(tasks):
     assert [task.name for part in parts for task in part.tasks] == ["sheep", "rivers"]
     signals = {name: values for part in parts for name, values in part.annotate(texts)[1].items()}
     assert signals.keys() == whole.keys()
-    assert all(np.array_equal(a, b) for name in whole for a, b in zip(signals[name], whole[name], strict=True))
+    assert all(
+        np.array_equal(a, b) for name in whole for a, b in zip(signals[name], whole[name], strict=True)
+    )
 
 
 def test_finished_text_is_checked_against_a_new_task_alone(tasks):
     texts = [FILLER] * 1001 + [f"{FILLER} {OTHER[0]['question']}"]
     hits = list(recheck(iter(texts), tasks[1]))
-    assert {hit.text for hit in hits} == {1001} and hits[0].start == len(FILLER) + 1 and hits[-1].end == len(texts[1001])
+    assert (
+        {hit.text for hit in hits} == {1001}
+        and hits[0].start == len(FILLER) + 1
+        and hits[-1].end == len(texts[1001])
+    )
     assert not list(recheck(texts, tasks[0]))
 
 
@@ -144,7 +172,10 @@ def test_the_rule_and_its_tasks_keep_their_contracts(tasks):
 
 
 def test_more_hits_than_allowed_are_one_sentence(tasks, tmp_path):
-    with pytest.raises(ValueError, match=r"Decontaminate would remove 2 of 3 documents \(66.7%\) of web, more than max_removed_frac=0.5"):
+    with pytest.raises(
+        ValueError,
+        match=r"Decontaminate would remove 2 of 3 documents \(66.7%\) of web, more than max_removed_frac=0.5",
+    ):
         verdicts_of(rule(tasks, max_removed_frac=0.5), [LONG, FILLER, TEN], tmp_path)
 
 
@@ -158,7 +189,10 @@ def test_two_tasks_of_one_name_are_refused(tasks):
     [
         (None, r"tasks\.bad\.path=.*: No such file or directory; give a file of JSON records"),
         (b'{"question": "x"', r"tasks\.bad\.path=.* is not a file of JSON records \(.*\); give one"),
-        (b'{"question": "x", "answer": "y"}\n{"question": "x"}', "tasks.bad: record 2 of .* has no field 'answer'; give one that all have"),
+        (
+            b'{"question": "x", "answer": "y"}\n{"question": "x"}',
+            "tasks.bad: record 2 of .* has no field 'answer'; give one that all have",
+        ),
         (b"[3]", "tasks.bad: record 1 of .* has no field 'question'; give one that all have"),
     ],
 )

@@ -16,7 +16,9 @@ TEXTS = st.lists(st.text(st.sampled_from("ab é\n."), max_size=8), min_size=1, m
 
 
 def lines(part="line", **fields):
-    return LineDedup(sources=("web",), part=part, **{"max_documents": 1, "min_words": 1, "max_removed_frac": 1.0, **fields})
+    return LineDedup(
+        sources=("web",), part=part, **{"max_documents": 1, "min_words": 1, "max_removed_frac": 1.0, **fields}
+    )
 
 
 def test_the_first_of_equal_documents_stays_whatever_their_case_and_punctuation(tmp_path):
@@ -34,7 +36,11 @@ def test_exactly_one_of_each_set_of_equal_documents_stays(tmp_path_factory, text
 
 def test_clusters_are_kept_with_their_sizes(tmp_path):
     found = verdicts_of(EXACT, ["a", "b", "A", "c", "a."], tmp_path)
-    assert {name: values.tolist() for name, values in found.items()} == {"document": [0, 2, 4], "cluster": [0] * 3, "size": [3] * 3}
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "document": [0, 2, 4],
+        "cluster": [0] * 3,
+        "size": [3] * 3,
+    }
 
 
 def test_the_same_verdicts_for_any_number_of_files(tmp_path):
@@ -48,7 +54,9 @@ def test_the_same_verdicts_for_any_number_of_files(tmp_path):
         assert len(set(found)) == 1
 
 
-@pytest.mark.parametrize("rule", [EXACT, lines(), SubstringDedup(sources=("web",), min_bytes=5, max_removed_frac=0.5)])
+@pytest.mark.parametrize(
+    "rule", [EXACT, lines(), SubstringDedup(sources=("web",), min_bytes=5, max_removed_frac=0.5)]
+)
 def test_rules_across_documents_keep_their_contract(rule):
     given_documents = documents("some words", "")
     kept, signals = rule.annotate(given_documents)
@@ -57,9 +65,15 @@ def test_rules_across_documents_keep_their_contract(rule):
     assert type(rule).model_validate_json(rule.model_dump_json()) == rule and hash(rule)
 
 
-@pytest.mark.parametrize("rule", [EXACT, lines(max_removed_frac=0.5), SubstringDedup(sources=("web",), min_bytes=5, max_removed_frac=0.5)])
+@pytest.mark.parametrize(
+    "rule",
+    [EXACT, lines(max_removed_frac=0.5), SubstringDedup(sources=("web",), min_bytes=5, max_removed_frac=0.5)],
+)
 def test_removing_more_than_allowed_is_one_sentence_and_writes_nothing(rule, tmp_path):
-    with pytest.raises(ValueError, match=r"would remove \d+ of \d+ .* of web, more than max_removed_frac=0\.\d; look at the source .*"):
+    with pytest.raises(
+        ValueError,
+        match=r"would remove \d+ of \d+ .* of web, more than max_removed_frac=0\.\d; look at the source .*",
+    ):
         verdicts_of(rule, ["the same words"] * 20, tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -74,7 +88,10 @@ def test_a_line_in_too_many_documents_stays_in_the_first_alone(tmp_path):
 
 def test_paragraphs_and_spans_of_three_sentences_are_cut_whole(tmp_path):
     notice = "All rights\nreserved.\n\n"
-    assert left_of(lines("paragraph"), [f"{notice}One.", f"Two.\n\n{notice}All rights"], tmp_path / "1")[1] == "Two.\n\nAll rights"
+    assert (
+        left_of(lines("paragraph"), [f"{notice}One.", f"Two.\n\n{notice}All rights"], tmp_path / "1")[1]
+        == "Two.\n\nAll rights"
+    )
     texts = ["Zero. One. Two. Three. Four.", "Ha! One. Two. Three. Ho!", "One. Two. Four."]
     assert left_of(lines("3_sentences"), texts, tmp_path / "2") == [texts[0], "Ha! Ho!", texts[2]]
 
@@ -90,9 +107,13 @@ def test_after_cutting_lines_no_two_documents_share_one(tmp_path_factory, texts)
 
 
 def naive_repeats(texts, n_bytes):
-    """Characters to cut, (text, character), by comparing every stretch of `n_bytes` with every earlier one."""
+    """Characters to cut, (text, character), by comparing every stretch of `n_bytes` with every earlier
+    one.
+    """
     places = [(i, k) for i, text in enumerate(texts) for k in range(len(text))]
-    offset = [sum(len(text.encode()) + 1 for text in texts[:i]) + len(texts[i][:k].encode()) for i, k in places]
+    offset = [
+        sum(len(text.encode()) + 1 for text in texts[:i]) + len(texts[i][:k].encode()) for i, k in places
+    ]
     stretches = [texts[i][k:].encode()[:n_bytes] for i, k in places]
     cut = set()
     for (i, k), begin, stretch in zip(places, offset, stretches, strict=True):
@@ -108,5 +129,7 @@ def naive_repeats(texts, n_bytes):
 def test_substrings_are_cut_exactly_where_they_stood_before(tmp_path_factory, texts):
     rule = SubstringDedup(sources=("web",), min_bytes=4, max_removed_frac=1.0)
     cut = naive_repeats(texts, 4)
-    expected = [without(text, [(k, k + 1) for k in range(len(text)) if (i, k) in cut]) for i, text in enumerate(texts)]
+    expected = [
+        without(text, [(k, k + 1) for k in range(len(text)) if (i, k) in cut]) for i, text in enumerate(texts)
+    ]
     assert left_of(rule, texts, tmp_path_factory.mktemp("keys")) == expected

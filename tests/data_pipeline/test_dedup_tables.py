@@ -1,4 +1,6 @@
-"""Comparing keys across documents: the same verdict however the keys are spread, in bounded memory, on one machine and on Ray."""
+"""Comparing keys across documents: the same verdict however the keys are spread, in bounded memory, on one
+machine and on Ray.
+"""
 
 import subprocess
 import sys
@@ -53,7 +55,10 @@ def test_clusters_are_the_documents_joined_by_chains_of_shared_keys(tmp_path_fac
 def random_keys(n, n_bands, seed=0):
     """Keys of which a tenth are repeated somewhere."""
     generator = np.random.default_rng(seed)
-    keys = {f"band_{i:02}": generator.integers(1, 1 << 64, n, dtype=np.uint64, endpoint=False) for i in range(n_bands)}
+    keys = {
+        f"band_{i:02}": generator.integers(1, 1 << 64, n, dtype=np.uint64, endpoint=False)
+        for i in range(n_bands)
+    }
     for values in keys.values():
         repeated = generator.random(n) < 0.1
         values[repeated] = generator.integers(1, n, repeated.sum(), dtype=np.uint64)
@@ -73,7 +78,11 @@ def test_a_key_twice_in_one_document_counts_once_and_no_key_never(tmp_path):
     lists = [[5, 5, 5], [7, 5, 0], [], [7, 0], [5]]
     columns = {"document": [10, 11, 12, 13, 14], "lines": pa.array(lists, pa.list_(pa.uint64()))}
     paths = write(tmp_path, columns, 2)
-    assert [values.tolist() for values in tables.shared(paths, "lines", more_than=1)] == [[5, 7], [10, 11], [3, 2]]
+    assert [values.tolist() for values in tables.shared(paths, "lines", more_than=1)] == [
+        [5, 7],
+        [10, 11],
+        [3, 2],
+    ]
     assert [values.tolist() for values in tables.shared(paths, "lines", more_than=2)] == [[5], [10], [3]]
 
 
@@ -112,10 +121,16 @@ daft.set_runner_ray()
 
 
 def resolve(folder, repository, kind, n_bands=14, prepare=""):
-    """(bytes of the verdicts, peak memory in bytes) of a process of its own: the runner is chosen once a process."""
+    """(bytes of the verdicts, peak memory in bytes) of a process of its own: the runner is chosen once a
+    process.
+    """
     script = RESOLVE.format(prepare=prepare)
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), kind, str(n_bands)], cwd=repository, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", script, str(folder), kind, str(n_bands)],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return (folder / "out.parquet").read_bytes(), int(done.stdout.split()[-1]) * 1024
@@ -136,8 +151,13 @@ def test_the_lines_of_a_million_documents_are_compared_in_less_than_2_gb(tmp_pat
     for i in range(8):
         keys = generator.integers(1, 1 << 64, 125_000 * 20, dtype=np.uint64, endpoint=False)
         keys[generator.random(len(keys)) < 0.1] %= 100_000
-        lists = pa.ListArray.from_arrays(pa.array(np.arange(0, len(keys) + 1, 20, dtype=np.int32)), pa.array(keys))
-        pq.write_table(pa.table({"document": np.arange(125_000) + i * 125_000, "lines": lists}), tmp_path / "keys" / f"{i}.parquet")
+        lists = pa.ListArray.from_arrays(
+            pa.array(np.arange(0, len(keys) + 1, 20, dtype=np.int32)), pa.array(keys)
+        )
+        pq.write_table(
+            pa.table({"document": np.arange(125_000) + i * 125_000, "lines": lists}),
+            tmp_path / "keys" / f"{i}.parquet",
+        )
     _, peak_bytes = resolve(tmp_path, repository, "lines")
     assert peak_bytes < 2e9
     assert pq.read_metadata(tmp_path / "out.parquet").num_rows > 1_000_000

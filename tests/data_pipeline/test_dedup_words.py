@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.clean import units
-from data_pipeline.clean.canonical import BASE, CHUNK_CHARS, NO_KEY, canonical, chunks, letters, mixed, without
+from data_pipeline.clean.canonical import (
+    BASE,
+    CHUNK_CHARS,
+    NO_KEY,
+    canonical,
+    chunks,
+    letters,
+    mixed,
+    without,
+)
 
 TEXTS = st.lists(st.text(st.sampled_from("aBé\u0301 0٣.,_\n猫ไ한\ud800ﬁß–"), max_size=12), max_size=6)
 
@@ -32,12 +41,18 @@ def test_words_of_ascii_are_its_runs_of_letters_and_digits(text):
 def test_case_accents_spacing_and_punctuation_are_not_seen_and_numbers_where_asked():
     assert canonical(["Élan «VITAL» — e\u0301te\u0301\u00a0Йод ３4\n"]).joined() == ["elan vital ete иод 34"]
     assert (
-        canonical(["v12.50 in 2024"], numbers_alike=True).joined() == canonical(["v7.1 in 3"], numbers_alike=True).joined() == ["v0 0 in 0"]
+        canonical(["v12.50 in 2024"], numbers_alike=True).joined()
+        == canonical(["v7.1 in 3"], numbers_alike=True).joined()
+        == ["v0 0 in 0"]
     )
 
 
 def test_every_character_of_a_script_without_spaces_is_a_word():
-    assert canonical(["猫が好き。Tom很好", "ไทย", "한국어 말"]).joined() == ["猫 か 好 き tom 很 好", "ไ ท ย", "한국어 말"]
+    assert canonical(["猫が好き。Tom很好", "ไทย", "한국어 말"]).joined() == [
+        "猫 か 好 き tom 很 好",
+        "ไ ท ย",
+        "한국어 말",
+    ]
 
 
 @given(TEXTS)
@@ -53,7 +68,11 @@ def test_keys_are_equal_exactly_where_the_words_are(one, other):
     texts = [*one, *other]
     words = canonical(texts).joined()
     found = keys(texts)[0].tolist()
-    assert all((a == b) == (v == w) for a, v in zip(found, words, strict=True) for b, w in zip(found, words, strict=True))
+    assert all(
+        (a == b) == (v == w)
+        for a, v in zip(found, words, strict=True)
+        for b, w in zip(found, words, strict=True)
+    )
     assert all((key == NO_KEY) == (not text) for key, text in zip(found, words, strict=True))
 
 
@@ -84,14 +103,26 @@ def test_the_place_of_a_word_holds_that_word_alone(text):
 
 @given(TEXTS)
 def test_chunks_are_the_texts_in_order(texts):
-    assert [text for chunk in chunks([*texts, "x" * 70_000, "y"]) for text in chunk] == [*texts, "x" * 70_000, "y"]
+    assert [text for chunk in chunks([*texts, "x" * 70_000, "y"]) for text in chunk] == [
+        *texts,
+        "x" * 70_000,
+        "y",
+    ]
 
 
 @given(TEXTS)
 def test_lines_are_those_of_split_and_paragraphs_and_lines_cover_all_words(texts):
     found = units.lines(texts, canonical(texts))
-    expected = [(i, line) for i, text in enumerate(texts) for line in text.split("\n") if canonical([line]).joined()[0]]
-    assert [(i, texts[i][start:end].rstrip("\n")) for i, start, end, *_ in zip(*(v.tolist() for v in found), strict=True)] == expected
+    expected = [
+        (i, line)
+        for i, text in enumerate(texts)
+        for line in text.split("\n")
+        if canonical([line]).joined()[0]
+    ]
+    assert [
+        (i, texts[i][start:end].rstrip("\n"))
+        for i, start, end, *_ in zip(*(v.tolist() for v in found), strict=True)
+    ] == expected
     for parts in (found, units.paragraphs(texts, canonical(texts))):
         assert (parts.last - parts.first).sum() == len(canonical(texts).starts)
 

@@ -1,4 +1,6 @@
-"""Questions answered by docstrings: true, of one side only, and never answered by a near-duplicate of a held-out answer."""
+"""Questions answered by docstrings: true, of one side only, and never answered by a near-duplicate of a
+held-out answer.
+"""
 
 import re
 from collections import Counter
@@ -6,10 +8,10 @@ from collections import Counter
 import pytest
 
 from data_pipeline.clean.overlap import HeldOutIndex
-from data_pipeline.docstrings import pairs_from_code, preferences, questions
-from data_pipeline.document import Document, content_id
+from data_pipeline.documents.document import Document, content_id
 from data_pipeline.readers.code_tree import CodeTree, StdlibCode
 from data_pipeline.readers.part import read_all
+from data_pipeline.stages.docstrings import pairs_from_code, preferences, questions
 
 CODE = (
     '''
@@ -68,7 +70,13 @@ def made(pairs):
 
 
 def test_pairs_are_named_signed_and_first_paragraphs_only():
-    found = pairs_from_code([document(CODE, "paper/page.py"), document("not python at all", "paper/x.py"), document(CODE, "paper/x.md")])
+    found = pairs_from_code(
+        [
+            document(CODE, "paper/page.py"),
+            document("not python at all", "paper/x.py"),
+            document(CODE, "paper/x.md"),
+        ]
+    )
     assert [tuple(pair) for pair in found] == [
         ("paper.page", "Page", "class Page(Sheet)", "A page that can be folded and unfolded again."),
         (
@@ -77,8 +85,18 @@ def test_pairs_are_named_signed_and_first_paragraphs_only():
             "Page.fold(self, times: int=1, *, hard=False) -> 'Page'",
             "Fold the page as often as said and give it back.",
         ),
-        ("paper.page", "flatten", "flatten(pages)", "Press all pages flat again without tearing a single one of them."),
-        ("paper.page", "unreadable", "unreadable(...)", "Take a great many arguments and do nothing with them."),
+        (
+            "paper.page",
+            "flatten",
+            "flatten(pages)",
+            "Press all pages flat again without tearing a single one of them.",
+        ),
+        (
+            "paper.page",
+            "unreadable",
+            "unreadable(...)",
+            "Take a great many arguments and do nothing with them.",
+        ),
     ]
 
 
@@ -88,7 +106,11 @@ def test_a_package_is_named_without_init():
 
 def test_the_standard_library_gives_thousands_of_pairs_each_answer_once(pairs):
     assert len(pairs) > 4_000
-    assert max(Counter(pair.text for pair in pairs).values()) == max(Counter((p.module, p.name) for p in pairs).values()) == 1
+    assert (
+        max(Counter(pair.text for pair in pairs).values())
+        == max(Counter((p.module, p.name) for p in pairs).values())
+        == 1
+    )
     assert all(4 <= len(pair.text.split()) <= 60 and "\n" not in pair.text for pair in pairs)
 
 
@@ -96,7 +118,11 @@ def test_a_chat_asks_about_one_definition_and_is_answered_by_its_docstring(pairs
     chats = questions(pairs, seed=0)
     for pair, (user, assistant) in zip(pairs, chats, strict=True):
         assert (user["role"], assistant) == ("user", {"role": "assistant", "content": pair.text})
-        assert pair.module in user["content"] and pair.name in user["content"] and pair.signature in user["content"]
+        assert (
+            pair.module in user["content"]
+            and pair.name in user["content"]
+            and pair.signature in user["content"]
+        )
 
 
 def test_wordings_are_spread_and_depend_on_the_definition_alone(pairs):
@@ -126,12 +152,15 @@ def test_a_module_with_one_docstring_gives_no_preference():
 
 
 def test_training_pairs_that_repeat_a_held_out_docstring_are_left_out():
-    held_out = document('def f():\n    """Fold the page and give it back to whoever asked for it."""\n', "held.py")
-    copied = (
-        'def g():\n    """{}\n\n    And a long explanation that makes the whole docstring another one, word by word by word by word."""\n'
+    held_out = document(
+        'def f():\n    """Fold the page and give it back to whoever asked for it."""\n', "held.py"
     )
+    copied = 'def g():\n    """{}\n\n    And a long explanation that makes the whole docstring another one, word by word by word by word."""\n'
     near = copied.format("Fold the page and give it back to whoever asked for one.")
-    training = [document(near, "a.py"), document(copied.format("Unfold what somebody else has folded."), "b.py")]
+    training = [
+        document(near, "a.py"),
+        document(copied.format("Unfold what somebody else has folded."), "b.py"),
+    ]
     index = HeldOutIndex([held_out], jaccard=0.7)
     assert [p.module for p in pairs_from_code(training, index=index)] == ["b"]
     assert [p.module for p in pairs_from_code(training)] == ["a", "b"]
@@ -142,4 +171,7 @@ def test_pairs_follow_the_files_of_a_users_own_tree(tmp_path):
     (tmp_path / "paper/page.py").write_text(CODE)
     (tmp_path / "cut.py").write_text('def cut():\n    """Cut the page along its fold."""\n')
     documents = read_all(CodeTree(folder=str(tmp_path)), "code", work=tmp_path)
-    assert [(p.module, p.name) for p in pairs_from_code(documents)][:2] == [("cut", "cut"), ("paper.page", "Page")]
+    assert [(p.module, p.name) for p in pairs_from_code(documents)][:2] == [
+        ("cut", "cut"),
+        ("paper.page", "Page"),
+    ]

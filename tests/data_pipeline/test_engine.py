@@ -71,13 +71,20 @@ def test_rows_of_a_key_come_together_from_all_files_and_no_other_key_is_touched(
     for i in range(3):
         key = np.sort(rng.integers(0, 9, 400))
         files.append(tmp_path / f"{i}.parquet")
-        pq.write_table(pa.table({"key": key, "value": rng.integers(0, 100, 400)}), files[-1], row_group_size=50)
+        pq.write_table(
+            pa.table({"key": key, "value": rng.integers(0, 100, 400)}), files[-1], row_group_size=50
+        )
     whole = pa.concat_tables(map(pq.read_table, files)).to_pydict()
-    expected = {k: sum(v for at, v in zip(whole["key"], whole["value"], strict=True) if at == k) for k in (1, 2, 7)}
+    expected = {
+        k: sum(v for at, v in zip(whole["key"], whole["value"], strict=True) if at == k) for k in (1, 2, 7)
+    }
     assert dict(by_key(Engine(workers=1), files, "key", total, sizes={1: 9, 2: 9, 7: 9})) == expected
 
 
 def test_rounds_hold_all_keys_in_order_within_the_bytes_of_one():
     sizes = {3: 300 << 20, 1: 300 << 20, 2: 100 << 20, 9: 600 << 20}
-    assert list(rounds(sizes, None)) == [(1, 2), (3, 3), (9, 9)] or list(rounds(sizes, None)) == [(1, 3), (9, 9)]
+    assert list(rounds(sizes, None)) == [(1, 2), (3, 3), (9, 9)] or list(rounds(sizes, None)) == [
+        (1, 3),
+        (9, 9),
+    ]
     assert list(rounds(sizes, 4)) == [(1, 9)]

@@ -28,10 +28,12 @@ def reference(text: str, language: str) -> dict[str, float]:
     again = sum(len(line) for number, line in enumerate(lines) if keys[number] in keys[:number])
     scale = LANGUAGES[language].chars_per_word if language in LANGUAGES else 1
     return {
-        "punctuated_line_frac": sum(line.endswith(tuple(".?!…。．！？؟۔।။")) for line in lines) / max(1, len(lines)),
+        "punctuated_line_frac": sum(line.endswith(tuple(".?!…。．！？؟۔।။")) for line in lines)
+        / max(1, len(lines)),
         "short_line_frac": sum(len(line) <= 30 for line in lines) / max(1, len(lines)),
         "repeated_line_char_frac": again / max(1, sum(map(len, lines))),
-        "newline_word_ratio": text.strip().count("\n") / max(1, sum(map(has_alphanumeric, words_of(text))) / scale),
+        "newline_word_ratio": text.strip().count("\n")
+        / max(1, sum(map(has_alphanumeric, words_of(text))) / scale),
     }
 
 
@@ -40,12 +42,16 @@ def reference(text: str, language: str) -> dict[str, float]:
 def test_signals_are_those_of_the_plain_formula(pairs):
     _, signals = RULE.annotate(documents_of(pairs))
     for number, (text, language) in enumerate(pairs):
-        assert {name: values[number] for name, values in signals.items()} == pytest.approx(reference(text, language), rel=1e-12)
+        assert {name: values[number] for name, values in signals.items()} == pytest.approx(
+            reference(text, language), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("language", REAL)
 def test_signals_of_real_text_are_those_of_the_plain_formula(language):
-    assert signals_of(RULE, REAL[language], language) == pytest.approx(reference(REAL[language], language), rel=1e-12)
+    assert signals_of(RULE, REAL[language], language) == pytest.approx(
+        reference(REAL[language], language), rel=1e-12
+    )
 
 
 @LAW
@@ -59,9 +65,17 @@ def test_a_document_is_measured_alone(pairs):
     [
         (ENGLISH, "en", None),
         (ENGLISH.replace(".\n", "\n"), "en", "fineweb_punctuation"),
-        (ENGLISH + "Home.\nNews.\nSports.\nHelp.\nAbout.\nTerms.\nSearch.\nLog in.\nMore.\n", "en", "fineweb_short_line"),
+        (
+            ENGLISH + "Home.\nNews.\nSports.\nHelp.\nAbout.\nTerms.\nSearch.\nLog in.\nMore.\n",
+            "en",
+            "fineweb_short_line",
+        ),
         (ENGLISH + ENGLISH, "en", "fineweb_repeated_line"),
-        ("\n\n\n\n".join(f"Here stands the only line by itself, {'abcdefghi'[n]}." for n in range(9)), "en", "fineweb_newlines"),
+        (
+            "\n\n\n\n".join(f"Here stands the only line by itself, {'abcdefghi'[n]}." for n in range(9)),
+            "en",
+            "fineweb_newlines",
+        ),
         (REAL["ru"], "ru", None),
     ],
 )
@@ -77,5 +91,10 @@ def test_russian_is_held_to_the_bounds_of_russian():
 
 
 def test_thresholds_are_those_of_the_paper():
-    fields = (RULE.min_punctuated_line_frac, RULE.max_short_line_frac, RULE.max_repeated_line_char_frac, RULE.max_newline_word_ratio)
+    fields = (
+        RULE.min_punctuated_line_frac,
+        RULE.max_short_line_frac,
+        RULE.max_repeated_line_char_frac,
+        RULE.max_newline_word_ratio,
+    )
     assert fields == (0.12, 0.67, 0.01, 0.3) and RULE.short_line_chars == 30

@@ -1,4 +1,6 @@
-"""Held out means held out. The checks here use a tokeniser, a docstring finder and a similarity of their own, not the filter's."""
+"""Held out means held out. The checks here use a tokeniser, a docstring finder and a similarity of their
+own, not the filter's.
+"""
 
 import ast
 import functools
@@ -16,9 +18,9 @@ from hypothesis import strategies as st
 from data_pipeline.clean.held_out import HeldOutFilter, canonical, split_groups
 from data_pipeline.clean.overlap import HeldOutIndex
 from data_pipeline.clean.recipe import standard_recipe
-from data_pipeline.corpus import read_documents
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops, merged
+from data_pipeline.documents.corpus import read_documents
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import Drops, merged
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import read_json
 from data_pipeline.readers.books import Books
@@ -59,7 +61,9 @@ def is_code(document: Document) -> bool:
 
 
 def shared_runs(training, held_out) -> list[tuple]:
-    """(path, run) of every run of 13 words of held-out docstrings, pages or books that any training document has anywhere."""
+    """(path, run) of every run of 13 words of held-out docstrings, pages or books that any training
+    document has anywhere.
+    """
     theirs = set()
     for document in held_out:
         for text in docstrings(document.text) if is_code(document) else [document.text]:
@@ -68,7 +72,9 @@ def shared_runs(training, held_out) -> list[tuple]:
 
 
 def repeated_docstrings(training, held_out) -> list[tuple]:
-    """(path, docstring) of training docstrings that equal a held-out one, or share 70 % of its 3-word shingles."""
+    """(path, docstring) of training docstrings that equal a held-out one, or share 70 % of its 3-word
+    shingles.
+    """
     theirs = [text for document in held_out if is_code(document) for text in docstrings(document.text)]
     exact = {" ".join(words(text)) for text in theirs}
     holders = defaultdict(set)
@@ -80,7 +86,11 @@ def repeated_docstrings(training, held_out) -> list[tuple]:
     for document in filter(is_code, training):
         for text in docstrings(document.text):
             own = runs(text, 3)
-            near = set().union(*(holders[shingle] for shingle in own if shingle in holders)) if len(words(text)) >= 5 else set()
+            near = (
+                set().union(*(holders[shingle] for shingle in own if shingle in holders))
+                if len(words(text)) >= 5
+                else set()
+            )
             alike = any(len(own & shingles[other]) >= 0.7 * len(own | shingles[other]) for other in near)
             if alike or (words(text) and " ".join(words(text)) in exact):
                 repeated.append((document.path, text))
@@ -103,15 +113,29 @@ def separated_by_filter(training: list[Document], held_out: list[Document]) -> t
             path = Path(folder, f"{side}.parquet")
             texts.append(Text(side, "any", path, **write_side(path, iter(documents)), lineage=path))
         found = separate(texts, FILTER, Path(folder, "stage"), engine=Engine(workers=1), advance=lambda: None)
-        after = [[d for text in found.texts if text.side == side for d in read_documents(text.path)] for side in (TRAIN, ASIDE)]
+        after = [
+            [d for text in found.texts if text.side == side for d in read_documents(text.path)]
+            for side in (TRAIN, ASIDE)
+        ]
         return Sides(*after, found.index), merged(read_json(report / REPORT) for report in found.reports)
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
-    """(training, held out, both after the filter, drops) of the real standard library: pages, code and topics."""
+    """(training, held out, both after the filter, drops) of the real standard library: pages, code and
+    topics.
+    """
     work = tmp_path_factory.mktemp("work")
-    large = ("/idlelib/*", "/tkinter/*", "/lib2to3/*", "/turtle.py", "/encodings/*", "/email/*", "/asyncio/*", "/unittest/*")
+    large = (
+        "/idlelib/*",
+        "/tkinter/*",
+        "/lib2to3/*",
+        "/turtle.py",
+        "/encodings/*",
+        "/email/*",
+        "/asyncio/*",
+        "/unittest/*",
+    )
     documents = [
         *read_all(StdlibDocs(modules=tuple(MODULES)), "web", work=work),
         *read_all(StdlibCode(exclude=(*STDLIB_EXCLUDE, *large)), "code", work=work),
@@ -148,7 +172,9 @@ def test_the_filter_keeps_the_bulk_of_both_sides(sides):
     training, held_out, separated, _ = sides
     for before, after in ((training, separated.training), (held_out, separated.held_out)):
         for source in ("web", "code", "books"):
-            n_before, n_after = (sum(len(d.text) for d in side if d.source == source) for side in (before, after))
+            n_before, n_after = (
+                sum(len(d.text) for d in side if d.source == source) for side in (before, after)
+            )
             assert 0.85 * n_before < n_after <= n_before
         assert len(after) >= len(before) - 3
 
@@ -176,7 +202,10 @@ def test_both_sides_have_text_of_every_source_and_no_group_is_on_both(sides):
 
 
 NAMES = st.sets(
-    st.sampled_from([f"m{i}" for i in range(40)] + ["decimal", "_pydecimal", "os", "ntpath", "posixpath", "io", "_pyio"]), min_size=8
+    st.sampled_from(
+        [f"m{i}" for i in range(40)] + ["decimal", "_pydecimal", "os", "ntpath", "posixpath", "io", "_pyio"]
+    ),
+    min_size=8,
 )
 
 
@@ -199,9 +228,13 @@ def test_adding_a_group_leaves_the_others_in_the_same_order():
 
 
 def test_a_source_of_one_group_or_a_wrong_fraction_is_one_clear_error():
-    with pytest.raises(ValueError, match=r"source 'books' has 1 group\(s\) and a held-out split needs 2; add documents"):
+    with pytest.raises(
+        ValueError, match=r"source 'books' has 1 group\(s\) and a held-out split needs 2; add documents"
+    ):
         split_groups({"books": ["book:a.txt"]}, frac=0.05, seed=0)
-    with pytest.raises(ValueError, match="held_out_frac=5.0 must lie between 0 and 1; 0.05 sets aside a twentieth"):
+    with pytest.raises(
+        ValueError, match="held_out_frac=5.0 must lie between 0 and 1; 0.05 sets aside a twentieth"
+    ):
         split_groups({"books": ["a", "b"]}, frac=5.0, seed=0)
 
 
@@ -246,18 +279,28 @@ def test_code_that_keeps_held_out_words_outside_docstrings_is_dropped():
 def test_of_a_page_only_the_lines_that_repeat_are_cut():
     page = f"Folding\n\nfold(pages)\n{NEAR}\nkeep(pages)\nKeep every page flat, and press the book when it is done.\n"
     separated, drops = separated_by_filter([Document("1", page, "web", "http://x", "x")], [HELD_OUT])
-    assert separated.training[0].text == page.replace(NEAR + "\n", "") and drops.counts["web"]["held_out_near_duplicate_spans"] == 1
+    assert (
+        separated.training[0].text == page.replace(NEAR + "\n", "")
+        and drops.counts["web"]["held_out_near_duplicate_spans"] == 1
+    )
 
 
 def test_short_docstrings_are_compared_word_by_word():
     held_out = code('def f():\n    """Fold it twice."""\n    return 1\n', "held.py")
-    training = [code(f'def g():\n    """{text}"""\n    return 1\n', "a.py") for text in ("Fold it, twice!", "Fold it thrice.")]
+    training = [
+        code(f'def g():\n    """{text}"""\n    return 1\n', "a.py")
+        for text in ("Fold it, twice!", "Fold it thrice.")
+    ]
     assert ["Fold" in d.text for d in separated_by_filter(training, [held_out])[0].training] == [False, True]
 
 
 def test_what_three_groups_say_is_common_language_and_leaves_the_held_out_side_instead():
     said = 'def g():\n    """Return a copy of this object with the same items."""\n    return 1\n'
-    separated, drops = separated_by_filter([code(said, f"{name}.py") for name in "abc"], [code(said, "held.py")])
+    separated, drops = separated_by_filter(
+        [code(said, f"{name}.py") for name in "abc"], [code(said, "held.py")]
+    )
     assert [d.text for d in separated.training] == [said] * 3
-    assert separated.held_out[0].text == "def g():\n    return 1\n" and drops.counts["code"] == {"held_out_common_spans": 1}
+    assert separated.held_out[0].text == "def g():\n    return 1\n" and drops.counts["code"] == {
+        "held_out_common_spans": 1
+    }
     assert not separated.index.matches("Return a copy of this object with the same items.")

@@ -1,4 +1,6 @@
-"""HTML → text in a child: pages that are deep, stuck or wrongly labelled cost themselves alone, and folders of pages read like archives."""
+"""HTML → text in a child: pages that are deep, stuck or wrongly labelled cost themselves alone, and folders
+of pages read like archives.
+"""
 
 import gzip
 import os
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.drops import Drops
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers import folder
 from data_pipeline.readers.extract import depth, depth_bound
 from data_pipeline.readers.html_folder import HtmlFolder
@@ -26,11 +28,19 @@ HANDLER = "data_pipeline.readers.extract:extract"
 
 
 @pytest.mark.parametrize(
-    "html", [b"<div>" * 20_000 + b"deep" + b"</div>" * 20_000, b"<b>" * 1_000_000, b"<ul><li>" * 300_000], ids=["div", "b", "ul"]
+    "html",
+    [b"<div>" * 20_000 + b"deep" + b"</div>" * 20_000, b"<b>" * 1_000_000, b"<ul><li>" * 300_000],
+    ids=["div", "b", "ul"],
 )
 def test_a_page_nested_without_end_is_left_out_and_its_neighbours_are_read(tmp_path, html):
-    flat = b"<html><body><main>" + b"<p>Many paragraphs do not nest, closed or not." * 5_000 + b"</main></body></html>"
-    (tmp_path / "a.warc").write_bytes(record(0) + record(1, b"<html><body>" + html) + record(2, flat) + record(3))
+    flat = (
+        b"<html><body><main>"
+        + b"<p>Many paragraphs do not nest, closed or not." * 5_000
+        + b"</main></body></html>"
+    )
+    (tmp_path / "a.warc").write_bytes(
+        record(0) + record(1, b"<html><body>" + html) + record(2, flat) + record(3)
+    )
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
     assert numbers(documents) == [0, 2, 3] and counts == {"page_too_deep": 1}
 
@@ -42,7 +52,14 @@ def test_a_page_that_takes_too_long_costs_itself_alone(tmp_path):
     assert numbers(documents) == [0, 2] and counts == {"page_timeout": 1}
 
 
-@given(steps=st.lists(st.tuples(st.integers(-2_000, 2_000), st.sampled_from([b"", b"<p>words</p>", b"<br>", b"<ul><li>one<li>two</ul>"]))))
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(-2_000, 2_000),
+            st.sampled_from([b"", b"<p>words</p>", b"<br>", b"<ul><li>one<li>two</ul>"]),
+        )
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_the_quick_bound_of_a_pages_depth_is_never_too_low_when_it_closes_what_it_opened(steps):
     html, level = b"", 0
@@ -76,7 +93,9 @@ def test_a_page_is_decoded_as_declared_or_as_detected(tmp_path, kind, head, enco
 
 
 def test_what_a_child_did_before_does_not_change_its_answers():
-    pages = [b"main\nutf-8\n<main><p>%d %s</p></main>" % (n, b"words of a page " * 10 * n) for n in range(8)] + [b"all\n\n\xff\xfe<p>odd"]
+    pages = [
+        b"main\nutf-8\n<main><p>%d %s</p></main>" % (n, b"words of a page " * 10 * n) for n in range(8)
+    ] + [b"all\n\n\xff\xfe<p>odd"]
     forward = kept_worker(HANDLER).run(pages, timeout_s=5.0)
     assert kept_worker(HANDLER).run(pages[::-1], timeout_s=5.0)[::-1] == forward
     alone = Worker(HANDLER)
@@ -97,8 +116,15 @@ def test_one_child_serves_all_parts(tmp_path):
 
 def test_a_stuck_or_crashed_request_costs_only_itself():
     stuck = Worker("builtins:eval")
-    asleep, ended, busy, large = b"__import__('time').sleep(60)", b"__import__('os')._exit(3)", b"sum(range(10**15))", b"bytes(8 << 30)"
-    answers = stuck.run([b"b'one'", asleep, b"b'two'", ended, b"1/0", busy, b"b'three'", large], timeout_s=0.2)
+    asleep, ended, busy, large = (
+        b"__import__('time').sleep(60)",
+        b"__import__('os')._exit(3)",
+        b"sum(range(10**15))",
+        b"bytes(8 << 30)",
+    )
+    answers = stuck.run(
+        [b"b'one'", asleep, b"b'two'", ended, b"1/0", busy, b"b'three'", large], timeout_s=0.2
+    )
     stuck.close()
     assert [a.data for a in answers] == [b"one", b"", b"two", b"", b"", b"", b"three", b""]
     assert [a.error for a in answers] == [
@@ -107,7 +133,9 @@ def test_a_stuck_or_crashed_request_costs_only_itself():
 
 
 def test_a_child_that_cannot_start_is_one_clear_error():
-    with pytest.raises(ChildProcessError, match="does not start a child for no.such:handler; check memory and limits"):
+    with pytest.raises(
+        ChildProcessError, match="does not start a child for no.such:handler; check memory and limits"
+    ):
         Worker("no.such:handler").run([b""], timeout_s=1.0)
 
 
@@ -132,7 +160,9 @@ def test_no_child_outlives_a_parent_that_is_killed(busy):
         print(w._process.pid, flush=True)
         w.run([{busy.encode()!r}], timeout_s=60.0)
         time.sleep(60)"""
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         child = int(parent.stdout.readline())
         assert is_running(child)
@@ -187,7 +217,12 @@ def test_files_that_are_no_good_page_are_counted_by_reason_with_their_place(tmp_
     os.mkfifo(tmp_path / "pipe.html")
     documents, drops = read_with_drops(HtmlFolder(folder=str(tmp_path), max_page_bytes=5_000), tmp_path)
     assert [d.path for d in documents] == ["good.html"]
-    assert drops.counts["web"] == {"file_too_large": 2, "file_damaged": 1, "file_unreadable": 3, "page_without_text": 1}
+    assert drops.counts["web"] == {
+        "file_too_large": 2,
+        "file_damaged": 1,
+        "file_unreadable": 3,
+        "page_without_text": 1,
+    }
     assert drops.examples["file_damaged"] == [f"{tmp_path}/cut.html.gz:0: damaged_gzip_bytes"]
 
 
@@ -217,13 +252,17 @@ def test_modules_that_are_not_there_are_counted_and_none_named_is_an_error(tmp_p
 
 def test_the_default_list_is_large_in_parts_and_has_no_module_with_side_effects(tmp_path):
     assert len(MODULES) == len(set(MODULES)) > 200
-    assert not {"antigravity", "this", "idlelib", "turtledemo", "turtle", "tkinter"} & {name.split(".")[0] for name in MODULES}
+    assert not {"antigravity", "this", "idlelib", "turtledemo", "turtle", "tkinter"} & {
+        name.split(".")[0] for name in MODULES
+    }
     parts = StdlibDocs().parts("web", work=tmp_path)
     assert 10 < len(parts) < 20 and [p.name for p in parts] == sorted(p.name for p in parts)
     assert [name for part in parts for name in part.detail.split()[1:]] == sorted(MODULES)
 
 
 def test_a_page_is_the_same_wherever_python_is_installed():
-    """`platform.architecture` has the interpreter's path as a default: it would differ with every checkout."""
+    """`platform.architecture` has the interpreter's path as a default: it would differ with every
+    checkout.
+    """
     code = "import sys; from data_pipeline.readers.render import render; sys.exit(sys.executable.encode() in render(b'platform'))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

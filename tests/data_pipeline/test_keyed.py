@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.streaming.keyed import Permutation, key_from, uniform
+from data_pipeline.rows.keyed import Permutation, key_from, uniform
 
 keys = st.integers(0, 2**64 - 1)
 
@@ -20,7 +20,11 @@ def test_a_permutation_has_every_number_once_and_its_inverse_undoes_it(n, key):
 
 
 @settings(deadline=None)
-@given(n=st.integers(2**32, 2**62), key=keys, positions=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5, unique=True))
+@given(
+    n=st.integers(2**32, 2**62),
+    key=keys,
+    positions=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5, unique=True),
+)
 def test_more_rows_than_32_bits_can_number_are_ordered_too(n, key, positions):
     order = Permutation(n, key)
     values = order(np.array(positions))

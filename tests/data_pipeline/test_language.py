@@ -1,4 +1,6 @@
-"""Language identification: the library's own answers, several languages allowed, and the name written on the document."""
+"""Language identification: the library's own answers, several languages allowed, and the name written on
+the document.
+"""
 
 import pytest
 from hypothesis import given
@@ -7,10 +9,22 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from data_pipeline.clean.identify import classify
 from data_pipeline.clean.language import Language
-from tests.data_pipeline.texts import ENGLISH, LAW, REAL, TEXTS, assert_alone_as_in_a_batch, document, documents_of, verdict
+from tests.data_pipeline.texts import (
+    ENGLISH,
+    LAW,
+    REAL,
+    TEXTS,
+    assert_alone_as_in_a_batch,
+    document,
+    documents_of,
+    verdict,
+)
 
 RULE = Language(sources=("web",), languages=("en", "ru"), first_chars=800)
-GERMAN = "Das Modul hält eine Liste in sortierter Reihenfolge, ohne dass sie nach jedem Einfügen neu sortiert werden muss.\n" * 3
+GERMAN = (
+    "Das Modul hält eine Liste in sortierter Reihenfolge, ohne dass sie nach jedem Einfügen neu sortiert werden muss.\n"
+    * 3
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +33,20 @@ def library() -> LanguageIdentifier:
 
 
 @LAW
-@given(texts=st.lists(st.one_of(st.text(max_size=30), st.sampled_from([*REAL.values(), GERMAN, ENGLISH.upper(), ""])), max_size=6))
+@given(
+    texts=st.lists(
+        st.one_of(st.text(max_size=30), st.sampled_from([*REAL.values(), GERMAN, ENGLISH.upper(), ""])),
+        max_size=6,
+    )
+)
 def test_many_texts_at_once_get_the_librarys_answers(library, texts):
     for text, (language, probability) in zip(texts, classify(texts), strict=True):
         scores = dict(library.rank(text))
-        assert probability == pytest.approx(max(scores.values()), abs=1e-3) == pytest.approx(scores[language], abs=1e-3)
+        assert (
+            probability
+            == pytest.approx(max(scores.values()), abs=1e-3)
+            == pytest.approx(scores[language], abs=1e-3)
+        )
 
 
 @LAW
@@ -32,7 +55,10 @@ def test_a_document_is_measured_alone(pairs):
     assert_alone_as_in_a_batch(RULE, documents_of(pairs))
 
 
-@pytest.mark.parametrize(("text", "language", "reason"), [(ENGLISH, "en", None), (REAL["ru"], "ru", None), (GERMAN, "de", "language")])
+@pytest.mark.parametrize(
+    ("text", "language", "reason"),
+    [(ENGLISH, "en", None), (REAL["ru"], "ru", None), (GERMAN, "de", "language")],
+)
 def test_documents_in_the_languages_stay_and_every_one_is_named(text, language, reason):
     (named,), _ = RULE.annotate([document(text, "")])
     assert named.language == language and named.text == text
@@ -46,5 +72,8 @@ def test_the_least_probability_is_late():
 
 
 def test_an_unknown_language_is_one_clear_error():
-    with pytest.raises(ValueError, match="languages='klingon' is none that py3langid knows; give ISO 639-1 codes such as 'en'"):
+    with pytest.raises(
+        ValueError,
+        match="languages='klingon' is none that py3langid knows; give ISO 639-1 codes such as 'en'",
+    ):
         Language(sources=("web",), languages=("klingon",), first_chars=800).annotate([document(ENGLISH)])

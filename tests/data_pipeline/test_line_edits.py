@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.clean.line_edits import LineEdits
-from tests.data_pipeline.texts import ENGLISH, LAW, PLAYED, REAL, TEXTS, assert_alone_as_in_a_batch, documents_of, verdict
+from tests.data_pipeline.texts import (
+    ENGLISH,
+    LAW,
+    PLAYED,
+    REAL,
+    TEXTS,
+    assert_alone_as_in_a_batch,
+    documents_of,
+    verdict,
+)
 
 RULE = LineEdits(sources=("web",))
 THINGS = "likes shares comments retweets reposts quotes bookmarks upvotes downvotes downloads views followers".split()
@@ -20,7 +29,12 @@ def is_kept(line: str) -> bool:
     if not text:
         return True
     upper, digits = sum(map(str.isupper, text)) / len(text), sum(map(str.isdigit, text)) / len(text)
-    return upper <= 0.5 and digits <= 0.999999 and len(text.split()) >= 2 and not re.fullmatch(COUNTER, text, re.IGNORECASE)
+    return (
+        upper <= 0.5
+        and digits <= 0.999999
+        and len(text.split()) >= 2
+        and not re.fullmatch(COUNTER, text, re.IGNORECASE)
+    )
 
 
 @LAW
@@ -49,7 +63,10 @@ def test_a_document_is_cut_and_measured_alone(pairs):
     ],
 )
 def test_buttons_are_cut_out_of_short_lines(line, left):
-    assert verdict(RULE, f"{ENGLISH}{line}\n{ENGLISH}")[0] == f"{ENGLISH}{line + chr(10) if left is None else left}{ENGLISH}"
+    assert (
+        verdict(RULE, f"{ENGLISH}{line}\n{ENGLISH}")[0]
+        == f"{ENGLISH}{line + chr(10) if left is None else left}{ENGLISH}"
+    )
 
 
 def test_a_page_that_lost_more_than_a_twentieth_of_its_words_is_dropped():

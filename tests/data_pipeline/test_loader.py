@@ -1,4 +1,6 @@
-"""Laws of the loader: the hosts together read the sequence in order, from any position, whoever reads how much of it."""
+"""Laws of the loader: the hosts together read the sequence in order, from any position, whoever reads how
+much of it.
+"""
 
 import json
 import time
@@ -10,14 +12,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_pipeline.loader import PackedPairs, PackedShards, source_names
-from data_pipeline.mix import Schedule, Stage
-from data_pipeline.streaming.sequence import RowSequence
-from data_pipeline.streaming.stream import stream
+from data_pipeline.rows.mix import Schedule, Stage
+from data_pipeline.rows.sequence import RowSequence
+from data_pipeline.rows.stream import stream
 from tests.examples import random_documents, write_documents
 
 L = 9
 RNG = np.random.default_rng(0)
-SCHEDULE = Schedule(stages=(Stage(from_tokens=30 * L, weights={"books": 2.0, "web": 1.0}),), max_epochs={"code": 1.0})
+SCHEDULE = Schedule(
+    stages=(Stage(from_tokens=30 * L, weights={"books": 2.0, "web": 1.0}),), max_epochs={"code": 1.0}
+)
 DATA = PackedShards(folder=".", weights={"web": 3.0, "code": 1.0}, seq_len=L, batch_size=8, schedule=SCHEDULE)
 
 
@@ -39,7 +43,10 @@ def test_rows_read_by_the_hosts_together_are_the_global_batches_in_order(n_hosts
     """Across a stage, a cap and the ends of epochs."""
     B, first = 8, 5
     per_host = B // n_hosts
-    streams = [stream(sequence, first, B, tuple(range(host * per_host, (host + 1) * per_host))) for host in range(n_hosts)]
+    streams = [
+        stream(sequence, first, B, tuple(range(host * per_host, (host + 1) * per_host)))
+        for host in range(n_hosts)
+    ]
     for batch in range(9):
         read = [next(host) for host in streams]
         together = {name: np.concatenate([rows[name] for rows in read]) for name in read[0]}
@@ -71,7 +78,11 @@ def test_a_stream_ends_with_the_last_whole_batch(sequence):
     capped = RowSequence(sequence.sources, {"code": 1.0}, 0, Schedule(max_epochs={"code": 1.0}))
     assert capped.n_rows == len(sequence.sources["code"])
     assert len(list(stream(capped, 0, 4, (0, 1)))) == capped.n_rows // 4
-    assert list(stream(capped, capped.n_rows - 3, 4, (0, 1))) == [] == list(stream(capped, capped.n_rows + 9, 4, (0, 1)))
+    assert (
+        list(stream(capped, capped.n_rows - 3, 4, (0, 1)))
+        == []
+        == list(stream(capped, capped.n_rows + 9, 4, (0, 1)))
+    )
 
 
 def test_a_stream_reads_only_a_few_batches_ahead(sequence):
@@ -100,11 +111,17 @@ def test_sources_are_numbered_in_the_order_of_the_stages_that_name_them_first():
         ({"seq_len": 0}, "greater than 0"),
         ({"batch_size": 2.5}, "integer"),
         ({"seed": 1}, "not permitted"),
-        ({"packing": {"type": "BestFit", "overlap": 8}}, "packing.overlap=8 must be less than seq_len=8; lower it"),
+        (
+            {"packing": {"type": "BestFit", "overlap": 8}},
+            "packing.overlap=8 must be less than seq_len=8; lower it",
+        ),
         ({"fim": {"code": {"rate": 0.5}}}, "fim.code is no source of the mixture; choose of web"),
         ({"dropout": {"web": 1.0}}, "less than 1"),
         ({"schedule": {"max_epochs": {"books": 1.0}}}, "schedule.max_epochs.books is no source"),
-        ({"schedule": {"stages": [{"from_tokens": 9, "weights": {"a": 1.0}, "segments": {"b": 1}}]}}, "schedule.stages.0.segments.b is no"),
+        (
+            {"schedule": {"stages": [{"from_tokens": 9, "weights": {"a": 1.0}, "segments": {"b": 1}}]}},
+            "schedule.stages.0.segments.b is no",
+        ),
         ({"schedule": {"stages": [{"from_tokens": 0, "weights": {"web": 1.0}}]}}, "greater than 0"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Laws of the mixture: exact shares in every block, any position at once, and nothing behind the past is moved by the future."""
+"""Laws of the mixture: exact shares in every block, any position at once, and nothing behind the past is
+moved by the future.
+"""
 
 from collections import Counter
 
@@ -7,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import mix
-from data_pipeline.mix import BLOCK, Mixture
+from data_pipeline.rows import mix
+from data_pipeline.rows.mix import BLOCK, Mixture
 
 weights = st.lists(st.floats(0.01, 100), min_size=1, max_size=6)
 NAMES = [f"s{i}" for i in range(9)]
 
 
-def mixture(*stages: tuple[int, list[float]] | list[float], caps: list[int | None] | None = None, seed: int = 0) -> Mixture:
+def mixture(
+    *stages: tuple[int, list[float]] | list[float], caps: list[int | None] | None = None, seed: int = 0
+) -> Mixture:
     staged = [stage if isinstance(stage, tuple) else (0, stage) for stage in stages]
     n = len(staged[0][1])
     return Mixture(staged, caps or [None] * n, NAMES[:n], seed)
@@ -36,7 +40,10 @@ def test_every_block_has_the_same_exact_counts_and_shares_within_one_row_of_the_
     made = mixture(weights, seed=seed)
     (leg,) = made.legs
     assert (made.cursors((block + 1) * BLOCK) - made.cursors(block * BLOCK)).tolist() == leg.counts.tolist()
-    assert np.abs(leg.counts / BLOCK - np.array(weights) / sum(weights)).max() < 1 / BLOCK + 1e-9 and leg.counts.sum() == BLOCK
+    assert (
+        np.abs(leg.counts / BLOCK - np.array(weights) / sum(weights)).max() < 1 / BLOCK + 1e-9
+        and leg.counts.sum() == BLOCK
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -81,7 +88,10 @@ def test_weights_are_relative():
 
 
 def test_a_share_too_small_to_keep_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"s1 has a share of 1e-06 of the rows, less than 1/65536; raise its weight or leave it out"):
+    with pytest.raises(
+        ValueError,
+        match=r"s1 has a share of 1e-06 of the rows, less than 1/65536; raise its weight or leave it out",
+    ):
         mixture([1.0, 1e-6])
 
 
@@ -115,7 +125,11 @@ def test_a_stage_has_its_shares_from_its_first_row_on(small_blocks):
 
 
 @settings(deadline=None, max_examples=30)
-@given(caps=st.lists(st.none() | st.integers(0, 400), min_size=3, max_size=3), seed=st.integers(0, 9), later=st.integers(1, 700))
+@given(
+    caps=st.lists(st.none() | st.integers(0, 400), min_size=3, max_size=3),
+    seed=st.integers(0, 9),
+    later=st.integers(1, 700),
+)
 def test_a_cap_is_kept_to_the_row_and_the_others_take_its_share(caps, seed, later):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mix, "BLOCK", 100)

@@ -14,11 +14,16 @@ N_SHINGLES = 120
 
 
 def pairs(jaccard: float, n: int = N_PAIRS) -> tuple[list[str], list[str]]:
-    """Texts of distinct words with their extensions: of n shingles all are in the extension, which has n / J."""
+    """Texts of distinct words with their extensions: of n shingles all are in the extension, which has n /
+    J.
+    """
     generator = np.random.default_rng(int(jaccard * 1000))
     one, other = [], []
     for _ in range(n):
-        words = ["".join(map(chr, letters)) for letters in generator.integers(97, 123, (round(N_SHINGLES / jaccard) + 4, 8))]
+        words = [
+            "".join(map(chr, letters))
+            for letters in generator.integers(97, 123, (round(N_SHINGLES / jaccard) + 4, 8))
+        ]
         one.append(" ".join(words[: N_SHINGLES + 4]))
         other.append(" ".join(words))
     return one, other
@@ -68,7 +73,9 @@ def test_chains_of_near_duplicates_are_one_cluster(tmp_path):
 
 
 def test_case_accents_punctuation_and_numbers_do_not_count():
-    keys = FINEWEB.keys(["Voilà: 3 cafés, at 12.50 each!\nOn 2024 days of it.", "voila 99 cafes at 7.1 each on 1 days of it"])
+    keys = FINEWEB.keys(
+        ["Voilà: 3 cafés, at 12.50 each!\nOn 2024 days of it.", "voila 99 cafes at 7.1 each on 1 days of it"]
+    )
     assert (keys[0] == keys[1]).all()
 
 
@@ -89,7 +96,10 @@ def test_scripts_without_spaces_are_compared_by_runs_of_characters(tmp_path):
     characters = [chr(code) for code in generator.integers(0x4E00, 0x9FA5, 400)]
     near = characters[:200] + ["猫"] + characters[201:]
     other = [chr(code) for code in generator.integers(0x4E00, 0x9FA5, 400)]
-    assert left_of(FINEWEB, ["".join(characters), "".join(other), "".join(near)], tmp_path)[1:] == ["".join(other), None]
+    assert left_of(FINEWEB, ["".join(characters), "".join(other), "".join(near)], tmp_path)[1:] == [
+        "".join(other),
+        None,
+    ]
 
 
 def test_keys_are_the_same_in_any_batch_and_pinned():
@@ -97,6 +107,8 @@ def test_keys_are_the_same_in_any_batch_and_pinned():
     whole = FINEWEB.keys(texts)
     assert (whole == np.concatenate([FINEWEB.keys([text]) for text in texts])).all()
     _, signals = FINEWEB.annotate(documents(*texts))
-    assert (np.stack([*signals.values()], axis=1) == whole).all() and list(signals) == [f"band_{i:02}" for i in range(14)]
+    assert (np.stack([*signals.values()], axis=1) == whole).all() and list(signals) == [
+        f"band_{i:02}" for i in range(14)
+    ]
     # these keys are on disk beside finished corpora: another value makes old and new ones incomparable
     assert whole[-1, :2].tolist() == [9892743158477578756, 2061031320603521794]

@@ -26,12 +26,19 @@ def test_normalising_twice_is_normalising_once(text):
 
 
 def test_characters_are_repaired_and_indentation_stays():
-    assert normalised("\ufeffcafe\u0301\r\n  indented\x00 \t\r\n\n\n\n\n\n\tcafÃ© donâ€™t\n\n") == "café\n  indented\n\n\n\tcafé don’t\n"
+    assert (
+        normalised("\ufeffcafe\u0301\r\n  indented\x00 \t\r\n\n\n\n\n\n\tcafÃ© donâ€™t\n\n")
+        == "café\n  indented\n\n\n\tcafé don’t\n"
+    )
 
 
 @pytest.mark.parametrize("code", ["cp1252", "latin-1"])
 def test_french_read_as_another_encoding_is_repaired(code):
-    text = "Le café où l’on s’est déjà rencontré, à l’été.\n" if code == "cp1252" else "Le café où tu es déjà allé.\n"
+    text = (
+        "Le café où l’on s’est déjà rencontré, à l’été.\n"
+        if code == "cp1252"
+        else "Le café où tu es déjà allé.\n"
+    )
     assert normalised(text.encode().decode(code, errors="replace")) == text
 
 

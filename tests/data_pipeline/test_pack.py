@@ -5,27 +5,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.pack import BestFit, ConcatenateAndSplit, OnePerRow, Plan, best_fit, cut, whole
+from data_pipeline.rows.pack import BestFit, ConcatenateAndSplit, OnePerRow, Plan, best_fit, cut, whole
 
 documents = st.lists(st.integers(0, 40), max_size=30).map(lambda lengths: np.array(lengths, np.int64))
 
 
 def positions(pieces: np.ndarray) -> list[tuple[int, int]]:
-    return [(document, position) for document, start, n in pieces.tolist() for position in range(start, start + n)]
+    return [
+        (document, position) for document, start, n in pieces.tolist() for position in range(start, start + n)
+    ]
 
 
 @settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_short(lengths, capacity):
     pieces = cut(lengths, capacity)
-    assert positions(pieces) == [(document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)]
+    assert positions(pieces) == [
+        (document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)
+    ]
     last = np.flatnonzero(np.diff(pieces[:, 0], append=-1))
     assert (np.delete(pieces[:, 2], last) == capacity).all() and (pieces[:, 2] > 0).all()
 
 
 @settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17), max_pieces=st.integers(1, 5))
-def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_pieces(lengths, capacity, max_pieces):
+def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_pieces(
+    lengths, capacity, max_pieces
+):
     pieces = cut(lengths, capacity)
     plan = best_fit(pieces, capacity, max_pieces)
     assert sorted(map(tuple, plan.pieces.tolist())) == sorted(map(tuple, pieces.tolist()))
@@ -37,7 +43,9 @@ def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_piec
 @settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17), max_pieces=st.integers(1, 5))
 def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
-    """Against the definition: the longest piece first, into the fullest row that takes it, else into a new one."""
+    """Against the definition: the longest piece first, into the fullest row that takes it, else into a new
+    one.
+    """
     pieces = cut(lengths, capacity)
     used, counts = [], []
     for n in sorted(pieces[:, 2].tolist(), reverse=True):
@@ -47,7 +55,9 @@ def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
         best = max(fitting, key=lambda i: used[i])
         used[best], counts[best] = used[best] + n, counts[best] + 1
     plan = best_fit(pieces, capacity, max_pieces)
-    if max_pieces >= capacity:  # else rows that are equally full may differ in pieces, and the definition does not say which is taken
+    if (
+        max_pieces >= capacity
+    ):  # else rows that are equally full may differ in pieces, and the definition does not say which is taken
         assert sorted(plan.row(i)[:, 2].sum() for i in range(len(plan))) == sorted(used)
     assert len(plan) >= -(-pieces[:, 2].sum() // capacity)
 
@@ -67,7 +77,11 @@ def test_rows_of_log_normal_documents_are_99_percent_full(median, sigma):
 
 
 def test_no_documents_make_no_rows():
-    assert len(best_fit(cut(np.zeros(3, np.int64), 8), 8, 8)) == len(best_fit(cut(np.zeros(0, np.int64), 8), 8, 8)) == 0
+    assert (
+        len(best_fit(cut(np.zeros(3, np.int64), 8), 8, 8))
+        == len(best_fit(cut(np.zeros(0, np.int64), 8), 8, 8))
+        == 0
+    )
 
 
 def test_a_row_of_a_plan_is_its_pieces():
@@ -77,20 +91,26 @@ def test_a_row_of_a_plan_is_its_pieces():
 
 @settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(2, 17), data=st.data())
-def test_windows_of_a_long_document_reach_back_by_the_overlap_and_have_every_position_as_a_target_once(lengths, capacity, data):
+def test_windows_of_a_long_document_reach_back_by_the_overlap_and_have_every_position_as_a_target_once(
+    lengths, capacity, data
+):
     overlap = data.draw(st.integers(0, capacity - 1))
     pieces = cut(lengths, capacity, overlap)
     context = np.where(pieces[:, 1] > 0, overlap, 0)
     targets = np.stack([pieces[:, 0], pieces[:, 1] + context, pieces[:, 2] - context], 1)
     assert (targets[:, 2] > 0).all() and (pieces[:, 2] <= capacity).all()
-    assert positions(targets) == [(document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)]
+    assert positions(targets) == [
+        (document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)
+    ]
 
 
 @settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_concatenated_rows_are_the_stream_of_all_documents_and_full(lengths, capacity):
     plan = ConcatenateAndSplit().plan(lengths, capacity)
-    assert positions(plan.pieces) == [(document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)]
+    assert positions(plan.pieces) == [
+        (document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)
+    ]
     sizes = [plan.row(i)[:, 2].sum() for i in range(len(plan))]
     full, rest = divmod(int(lengths.sum()), capacity)
     assert sizes == [capacity] * full + [rest] * (rest > 0)
@@ -100,7 +120,10 @@ def test_concatenated_rows_are_the_stream_of_all_documents_and_full(lengths, cap
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_one_a_row_has_one_piece_in_every_row(lengths, capacity):
     plan = OnePerRow().plan(lengths, capacity)
-    assert np.diff(plan.offsets).tolist() == [1] * len(plan) and plan.pieces.tolist() == cut(lengths, capacity).tolist()
+    assert (
+        np.diff(plan.offsets).tolist() == [1] * len(plan)
+        and plan.pieces.tolist() == cut(lengths, capacity).tolist()
+    )
 
 
 def test_whole_pieces_are_the_documents_that_fit():

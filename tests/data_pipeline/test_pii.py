@@ -1,4 +1,6 @@
-"""Personal data: nothing of it stays, equal values stay equal, and numbers that are something else are left alone."""
+"""Personal data: nothing of it stays, equal values stay equal, and numbers that are something else are left
+alone.
+"""
 
 import ipaddress
 
@@ -8,10 +10,16 @@ from hypothesis import strategies as st
 
 from data_pipeline.clean.pii import Pii
 from data_pipeline.clean.pii_patterns import CARD_EXAMPLES, IBAN_EXAMPLES, IBAN_LENGTHS
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 RULE = Pii(sources=("web",), max_hits=5)
-SENTENCES = ("{}", "Пишите или звоните: {}, спросить Анну.", "See <{}>; it's there.", "a {} b {} c", "x\n{}\ny")
+SENTENCES = (
+    "{}",
+    "Пишите или звоните: {}, спросить Анну.",
+    "See <{}>; it's there.",
+    "a {} b {} c",
+    "x\n{}\ny",
+)
 
 
 def document(text: str) -> Document:
@@ -21,8 +29,13 @@ def document(text: str) -> Document:
 def cleaned(*texts: str) -> tuple[list[str], dict[str, list[int]]]:
     """The texts afterwards, and the counts without zeros by kind."""
     documents, signals = RULE.annotate([document(text) for text in texts])
-    counts = {name.removeprefix("pii_").removesuffix("_spans"): values.astype(int).tolist() for name, values in signals.items()}
-    return [d.text for d in documents], {name: values for name, values in counts.items() if any(values) and name != "hits"}
+    counts = {
+        name.removeprefix("pii_").removesuffix("_spans"): values.astype(int).tolist()
+        for name, values in signals.items()
+    }
+    return [d.text for d in documents], {
+        name: values for name, values in counts.items() if any(values) and name != "hits"
+    }
 
 
 def digits(n: int) -> st.SearchStrategy[str]:
@@ -40,13 +53,19 @@ def with_check_digits(country: str, rest: str) -> str:
 
 
 PERSONAL = {
-    "email": st.builds("{}.{}@{}.{}".format, *[st.text("abcxyzABZ019", min_size=1, max_size=9)] * 3, st.sampled_from(("com", "ru", "io"))),
+    "email": st.builds(
+        "{}.{}@{}.{}".format,
+        *[st.text("abcxyzABZ019", min_size=1, max_size=9)] * 3,
+        st.sampled_from(("com", "ru", "io")),
+    ),
     "ip": st.one_of(
         st.builds(ipaddress.IPv4Address, st.integers(0x40404040, 0x5FFFFFFF)).map(str),
         st.builds(ipaddress.IPv6Address, st.integers(0x2A00 << 112, (0x2B00 << 112) - 1)).map(str),
     ).filter(
         lambda address: (
-            ipaddress.ip_address(address).is_global and len(address) > 8 and sum(int(p) > 31 for p in address.split(".")) > 1
+            ipaddress.ip_address(address).is_global
+            and len(address) > 8
+            and sum(int(p) > 31 for p in address.split(".")) > 1
             if "." in address
             else True
         )
@@ -62,9 +81,9 @@ PERSONAL = {
     "iban": st.sampled_from(("DE", "GB", "RU", "NO")).flatmap(
         lambda country: digits(IBAN_LENGTHS[country] - 4).map(lambda rest: with_check_digits(country, rest))
     ),
-    "card": st.builds(lambda start, rest: with_luhn(start + rest), st.sampled_from(("4", "51", "2200")), digits(15)).map(
-        lambda number: with_luhn(number[:15])
-    ),
+    "card": st.builds(
+        lambda start, rest: with_luhn(start + rest), st.sampled_from(("4", "51", "2200")), digits(15)
+    ).map(lambda number: with_luhn(number[:15])),
 }
 
 
@@ -115,7 +134,9 @@ def test_russian_forms_are_found():
     text = "Тел.: +7 (495) 123-45-67, 8-800-200-35-35, 8 (48535) 2-31-00, 89161234567; почта: иван.петров@почта.рф, info@mail.ru."
     (after,), counts = cleaned(text)
     assert counts == {"phone": [4], "email": [2]}
-    assert "495" not in after and "петров" not in after and after.startswith("Тел.: +1-") and after.endswith(".")
+    assert (
+        "495" not in after and "петров" not in after and after.startswith("Тел.: +1-") and after.endswith(".")
+    )
 
 
 def test_one_number_written_in_several_ways_has_one_replacement():
@@ -142,7 +163,11 @@ def test_too_many_hits_are_a_limit_that_measures_nothing_anew():
 def test_only_the_kinds_asked_for_are_replaced():
     rule = Pii(sources=("code",), kinds=("email",))
     (after,), signals = rule.annotate([document("bob@mail.com 93.184.216.34")])
-    assert after.text.endswith(" 93.184.216.34") and "bob" not in after.text and set(signals) == {"pii_email_spans", "pii_hits"}
+    assert (
+        after.text.endswith(" 93.184.216.34")
+        and "bob" not in after.text
+        and set(signals) == {"pii_email_spans", "pii_hits"}
+    )
 
 
 def test_an_edited_document_keeps_its_id_and_an_untouched_one_is_the_same_object():
@@ -153,7 +178,15 @@ def test_an_edited_document_keeps_its_id_and_an_untouched_one_is_the_same_object
 
 
 @pytest.mark.parametrize(
-    "text", ["+1" * 40_000, "1" * 80_000, "a" * 40_000 + "@" + "a." * 20_000, "1.1." * 20_000, "2a00:" * 16_000, "8 (" * 30_000]
+    "text",
+    [
+        "+1" * 40_000,
+        "1" * 80_000,
+        "a" * 40_000 + "@" + "a." * 20_000,
+        "1.1." * 20_000,
+        "2a00:" * 16_000,
+        "8 (" * 30_000,
+    ],
 )
 def test_hostile_text_is_read_in_a_moment(text):
     (after,), _ = cleaned(text)  # the run of all tests has a limit; quadratic work would pass it

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.files import OutputError
-from data_pipeline.pack import BestFit, Plan
+from data_pipeline.rows.pack import BestFit, Plan
+from data_pipeline.rows.plan import plan_key, planned, stored_plan
+from data_pipeline.shards.npy import new_array, read_array
 from data_pipeline.streaming import plan as plans
-from data_pipeline.streaming.npy import new_array, read_array
-from data_pipeline.streaming.plan import plan_key, planned, stored_plan
 
 LENGTHS = np.random.default_rng(0).integers(0, 60, 500)
 
@@ -33,7 +33,11 @@ def test_a_stored_plan_is_the_plan_and_is_not_made_again(tmp_path):
 def test_a_plan_of_many_blocks_has_every_document_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "DOCUMENTS", 64)
     found = stored_plan(tmp_path, "a", parts())
-    assert found.offsets[0] == 0 and (np.diff(found.offsets) > 0).all() and found.offsets[-1] == len(found.pieces)
+    assert (
+        found.offsets[0] == 0
+        and (np.diff(found.offsets) > 0).all()
+        and found.offsets[-1] == len(found.pieces)
+    )
     assert sorted(found.pieces.tolist()) == sorted(BestFit().plan(LENGTHS, 32).pieces.tolist())
     assert all(found.row(i)[:, 2].sum() <= 32 for i in range(len(found)))
 
@@ -80,7 +84,9 @@ def test_a_damaged_plan_is_named_with_a_remedy(file, tmp_path):
     stored_plan(tmp_path, "a", parts())
     path = tmp_path / "plans" / file
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match="plans cannot be read .*; delete it, plans are made again from the shards"):
+    with pytest.raises(
+        ValueError, match="plans cannot be read .*; delete it, plans are made again from the shards"
+    ):
         stored_plan(tmp_path, "a", parts())
 
 
@@ -112,4 +118,6 @@ def test_an_array_grows_in_its_file_and_appears_at_the_end(tmp_path):
     with pytest.raises(KeyError), new_array(path, np.int64, (3,)) as append:
         append(rows[:5])
         raise KeyError
-    assert read_array(path).tolist() == rows.tolist() and [file.name for file in tmp_path.iterdir()] == ["x.npy"]
+    assert read_array(path).tolist() == rows.tolist() and [file.name for file in tmp_path.iterdir()] == [
+        "x.npy"
+    ]

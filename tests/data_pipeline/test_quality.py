@@ -1,4 +1,6 @@
-"""Gopher's page rules: every signal is the plain formula's, every limit names itself, in every language with an entry."""
+"""Gopher's page rules: every signal is the plain formula's, every limit names itself, in every language
+with an entry.
+"""
 
 import math
 
@@ -33,7 +35,10 @@ def reference(text: str, language: str) -> dict[str, float]:
     n_words, n_lines = max(1, len(words) / scale), max(1, len(lines))
     stop_words = math.nan
     if language in LANGUAGES:
-        stop_words = sum(bool({word, word.capitalize(), word.upper()} & set(tokens)) for word in LANGUAGES[language].stop_words)
+        stop_words = sum(
+            bool({word, word.capitalize(), word.upper()} & set(tokens))
+            for word in LANGUAGES[language].stop_words
+        )
     return {
         "n_words": len(words) / scale,
         "mean_word_chars": sum(map(len, words)) / max(1, len(words)),
@@ -58,7 +63,9 @@ def test_signals_are_those_of_the_plain_formula(pairs):
 
 @pytest.mark.parametrize("language", REAL)
 def test_signals_of_real_text_are_those_of_the_plain_formula(language):
-    assert signals_of(RULE, REAL[language], language) == pytest.approx(reference(REAL[language], language), nan_ok=True, rel=1e-12)
+    assert signals_of(RULE, REAL[language], language) == pytest.approx(
+        reference(REAL[language], language), nan_ok=True, rel=1e-12
+    )
 
 
 @LAW
@@ -73,7 +80,10 @@ def test_a_document_is_measured_alone(pairs):
         (LONG, None),
         ("A few of the words.", "gopher_words"),
         ("- " + LONG.replace("\n", "\n- ").removesuffix("- "), "gopher_bullets"),
-        (LONG.replace(".\n", "...\n").replace("an\n", "an...\n").replace("most\n", "most…\n"), "gopher_ellipses"),
+        (
+            LONG.replace(".\n", "...\n").replace("an\n", "an...\n").replace("most\n", "most…\n"),
+            "gopher_ellipses",
+        ),
         (LONG.replace(" of ", " # of # # ").replace(" the ", " # the # "), "gopher_symbols"),
         (" ".join(f"{word} = 1234" for word in LONG.split()), "gopher_alphabetic"),
         (" ".join("incomprehensibilities" for _ in range(60)), "gopher_word_length"),
@@ -99,10 +109,15 @@ def test_a_language_without_an_entry_is_held_to_the_loosest_bounds_and_to_no_sto
 
 
 def test_thresholds_are_late_and_those_of_the_paper():
-    defaults = {name: field.default for name, field in GopherQuality.model_fields.items() if name != "sources"}
+    defaults = {
+        name: field.default for name, field in GopherQuality.model_fields.items() if name != "sources"
+    }
     assert set(defaults) == GopherQuality.LATE
     assert list(defaults.values()) == [50, 100_000, 0.1, 0.9, 0.3, 0.8, 2]
-    assert (LANGUAGES["en"].word_chars, LANGUAGES["en"].stop_words) == ((3, 10), frozenset("the be to of and that have with".split()))
+    assert (LANGUAGES["en"].word_chars, LANGUAGES["en"].stop_words) == (
+        (3, 10),
+        frozenset("the be to of and that have with".split()),
+    )
 
 
 def test_too_short_counts_what_stands_between_spaces():
@@ -113,4 +128,6 @@ def test_too_short_counts_what_stands_between_spaces():
 
 def test_no_documents_have_no_signals():
     _, signals = RULE.annotate([])
-    assert set(signals) == set(reference("", "en")) and all(values.shape == (0,) for values in signals.values())
+    assert set(signals) == set(reference("", "en")) and all(
+        values.shape == (0,) for values in signals.values()
+    )

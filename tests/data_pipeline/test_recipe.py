@@ -6,7 +6,7 @@ import pytest
 
 from data_pipeline.clean.recipe import book_recipe, code_recipe, standard_recipe, web_recipe
 from data_pipeline.clean.rule import Rule
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 from tests.data_pipeline.texts import ENGLISH, REAL, document
 
 RECIPES = {
@@ -16,7 +16,10 @@ RECIPES = {
     "book": book_recipe(sources=("books",)),
 }
 CODE = 'def f(x):\r\n\t"""Double it."""\r\n\tif x:   \r\n\t\treturn 2 * x\r\n\treturn f(1) + 0  # the least it can be\r\n'
-ARTICLE = ENGLISH + "Its functions find the place of an item. They insert items too! Which of them is right depends on equal items.\n"
+ARTICLE = (
+    ENGLISH
+    + "Its functions find the place of an item. They insert items too! Which of them is right depends on equal items.\n"
+)
 
 
 def passed(recipe: tuple[Rule, ...], read: Document) -> tuple[Document, str | None]:
@@ -39,7 +42,9 @@ def test_a_recipe_is_rules_whose_limits_are_of_signals_they_measure(name):
     for rule in RECIPES[name]:
         assert isinstance(rule, Rule) and rule.LATE <= set(type(rule).model_fields)
         _, signals = rule.annotate([document(ENGLISH)])
-        assert {limit.signal for limit in rule.limits()} <= set(signals) and all(len(values) == 1 for values in signals.values())
+        assert {limit.signal for limit in rule.limits()} <= set(signals) and all(
+            len(values) == 1 for values in signals.values()
+        )
 
 
 def test_code_is_still_code_after_its_recipes():

@@ -33,8 +33,16 @@ def reference(text: str, language: str) -> dict[str, float]:
         elif paragraphs[-1]:
             paragraphs.append([])
     paragraphs = [lines for lines in paragraphs if lines]
-    found = dict(zip(("repeated_line_frac", "repeated_line_char_frac"), repeated([[line] for line in lines_of(text)]), strict=True))
-    found |= dict(zip(("repeated_paragraph_frac", "repeated_paragraph_char_frac"), repeated(paragraphs), strict=True))
+    found = dict(
+        zip(
+            ("repeated_line_frac", "repeated_line_char_frac"),
+            repeated([[line] for line in lines_of(text)]),
+            strict=True,
+        )
+    )
+    found |= dict(
+        zip(("repeated_paragraph_frac", "repeated_paragraph_char_frac"), repeated(paragraphs), strict=True)
+    )
     words = [word for word in words_of(text) if has_alphanumeric(word)]
     scale = LANGUAGES[language].chars_per_word if language in LANGUAGES else 1
     for n in range(2, 11):
@@ -46,7 +54,9 @@ def reference(text: str, language: str) -> dict[str, float]:
         else:
             most = max(counts.values(), default=0)
             tops = [gram for gram, count in counts.items() if count == most]
-            found[f"top_{n}_gram_frac"] = max((covered(words, grams, {gram}, size) for gram in tops), default=0)
+            found[f"top_{n}_gram_frac"] = max(
+                (covered(words, grams, {gram}, size) for gram in tops), default=0
+            )
     return found
 
 
@@ -54,7 +64,9 @@ def repeated(stretches: list[list[str]]) -> tuple[float, float]:
     keys = [tuple(words_of("\n".join(lines))) for lines in stretches]
     chars = [sum(map(len, lines)) for lines in stretches]
     again = [key in keys[:number] for number, key in enumerate(keys)]
-    return sum(again) / max(1, len(keys)), sum(n for n, is_again in zip(chars, again, strict=True) if is_again) / max(1, sum(chars))
+    return sum(again) / max(1, len(keys)), sum(
+        n for n, is_again in zip(chars, again, strict=True) if is_again
+    ) / max(1, sum(chars))
 
 
 def covered(words, grams, wanted, size: int) -> float:
@@ -67,7 +79,9 @@ def covered(words, grams, wanted, size: int) -> float:
 def test_signals_are_those_of_the_definition(pairs):
     _, signals = RULE.annotate(documents_of(pairs))
     for number, (text, language) in enumerate(pairs):
-        assert {name: values[number] for name, values in signals.items()} == pytest.approx(reference(text, language), rel=1e-12)
+        assert {name: values[number] for name, values in signals.items()} == pytest.approx(
+            reference(text, language), rel=1e-12
+        )
 
 
 @LAW
@@ -96,7 +110,10 @@ def test_a_document_is_measured_alone(pairs):
         ("\n".join(f"{number}\nbuy now" for number in range(9)) + "\n", "gopher_repeated_line"),
         (ENGLISH + "one two " + " three one two ".join(map(str, range(30))), "gopher_top_2_gram"),
         (ENGLISH + "here we are " + " here we are ".join(map(str, range(10))), "gopher_top_3_gram"),
-        (ENGLISH + " and ".join(["a text with ten words that stands here three times"] * 3), "gopher_repeated_5_grams"),
+        (
+            ENGLISH + " and ".join(["a text with ten words that stands here three times"] * 3),
+            "gopher_repeated_5_grams",
+        ),
     ],
 )
 def test_a_page_that_repeats_itself_is_dropped_for_what_it_repeats(text, reason):
@@ -109,6 +126,15 @@ def test_repeated_chinese_is_found_without_spaces():
 
 
 def test_thresholds_are_late_and_those_of_the_paper():
-    defaults = {name: field.default for name, field in GopherRepetition.model_fields.items() if name != "sources"}
+    defaults = {
+        name: field.default for name, field in GopherRepetition.model_fields.items() if name != "sources"
+    }
     assert set(defaults) == GopherRepetition.LATE
-    assert list(defaults.values()) == [0.30, 0.30, 0.20, 0.20, (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)]
+    assert list(defaults.values()) == [
+        0.30,
+        0.30,
+        0.20,
+        0.20,
+        (0.20, 0.18, 0.16),
+        (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
+    ]

@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 
 from data_pipeline.batch import PreferenceBatch, TokenBatch
 from data_pipeline.loader import PackedPairs, PackedShards
-from data_pipeline.pack import BestFit, ConcatenateAndSplit, OnePerRow
-from data_pipeline.shards import append_shards
-from data_pipeline.streaming.record import Record, Sequence
-from data_pipeline.streaming.rows import PackedRows
+from data_pipeline.rows.pack import BestFit, ConcatenateAndSplit, OnePerRow
+from data_pipeline.rows.packed import PackedRows
+from data_pipeline.shards.record import Record, Sequence
+from data_pipeline.shards.shards import append_shards
 from tests.examples import random_documents, write_documents, write_pairs
 
 L = 9
 RNG = np.random.default_rng(0)
 WEB = random_documents(RNG, [1, 2, L, L + 1, L + 2, 2 * L + 1, 2 * L + 2, *RNG.integers(2, 40, 30).tolist()])
-PAIRS = [(*random_documents(RNG, lengths), 1) for lengths in ((3, 4), (2, 2), (9, 9), (5, 1), (6, 7), (2, 8), (4, 4), (20, 3))]
+PAIRS = [
+    (*random_documents(RNG, lengths), 1)
+    for lengths in ((3, 4), (2, 2), (9, 9), (5, 1), (6, 7), (2, 8), (4, 4), (20, 3))
+]
 STRATEGIES = [BestFit(), BestFit(overlap=3), OnePerRow(), OnePerRow(overlap=8), ConcatenateAndSplit()]
 
 
@@ -47,7 +50,9 @@ def test_rows_decode_back_to_their_documents_with_every_target_once(web):
             assert row["positions_L"][here].tolist() == list(range(here.sum()))
             for position in origin.start + 1 + np.flatnonzero(row["weight_L"][here]):
                 targets[origin.document, position] = targets.get((origin.document, position), 0) + 1
-    assert targets == {(str(i), position): 1 for i, document in enumerate(WEB) for position in range(3, len(document))}
+    assert targets == {
+        (str(i), position): 1 for i, document in enumerate(WEB) for position in range(3, len(document))
+    }
 
 
 def test_segments_count_from_1_without_gaps_and_everything_behind_them_is_0(web):
@@ -114,7 +119,11 @@ def test_rows_are_pickled_as_what_they_are_made_of(web):
 
 
 def test_the_fingerprint_changes_with_the_strategy_and_the_row_length(folder):
-    prints = {PackedRows(folder / "web", seq_len=n, strategy=strategy).fingerprint for n in (L, L + 1) for strategy in STRATEGIES}
+    prints = {
+        PackedRows(folder / "web", seq_len=n, strategy=strategy).fingerprint
+        for n in (L, L + 1)
+        for strategy in STRATEGIES
+    }
     assert len(prints) == 2 * len(STRATEGIES)
 
 
@@ -122,11 +131,17 @@ def test_an_appended_segment_has_its_rows_behind_those_that_were(tmp_path):
     write_documents(tmp_path / "web", WEB[:20])
     before = PackedRows(tmp_path / "web", seq_len=L)
     rows = [before[i]["tokens_L"].tolist() for i in range(len(before))]
-    more = [Record(str(20 + i), (Sequence(np.array(x, np.int32), np.ones(len(x), np.uint8)),)) for i, x in enumerate(WEB[20:])]
+    more = [
+        Record(str(20 + i), (Sequence(np.array(x, np.int32), np.ones(len(x), np.uint8)),))
+        for i, x in enumerate(WEB[20:])
+    ]
     append_shards(tmp_path / "web", more, source="web", n_bytes=1, shard_records=5, lineage={})
     after = PackedRows(tmp_path / "web", seq_len=L)
     assert [after[i]["tokens_L"].tolist() for i in range(len(before))] == rows and len(after) > len(before)
-    assert after.segments[0].fingerprint == before.segments[0].fingerprint and after.fingerprint != before.fingerprint
+    assert (
+        after.segments[0].fingerprint == before.segments[0].fingerprint
+        and after.fingerprint != before.fingerprint
+    )
     seen = {o.document for i in range(len(before), len(after)) for o in after.origins("web", after.place(i))}
     assert seen == {str(i) for i in range(20, len(WEB)) if len(WEB[i]) > 1}
 
@@ -141,9 +156,17 @@ def test_a_pair_has_its_chosen_answer_in_an_odd_segment_and_its_rejected_one_in_
             seen.append((int(origin.document), origin.sequence))
             tokens, here = PAIRS[int(origin.document)][origin.sequence], row["segments_L"] == segment
             assert (origin.start, origin.stop) == (0, len(tokens))
-            assert row["tokens_L"][here].tolist() == tokens[:-1] and row["targets_L"][here].tolist() == tokens[1:]
-            assert row["positions_L"][here].tolist() == list(range(len(tokens) - 1)) and row["weight_L"][here].all()
-    assert sorted(seen) == [(pair, side) for pair in range(7) for side in range(2)]  # pair 7 is longer than a row
+            assert (
+                row["tokens_L"][here].tolist() == tokens[:-1]
+                and row["targets_L"][here].tolist() == tokens[1:]
+            )
+            assert (
+                row["positions_L"][here].tolist() == list(range(len(tokens) - 1))
+                and row["weight_L"][here].all()
+            )
+    assert sorted(seen) == [
+        (pair, side) for pair in range(7) for side in range(2)
+    ]  # pair 7 is longer than a row
 
 
 def test_pair_rows_have_the_fields_of_a_preference_batch(folder):
@@ -164,7 +187,9 @@ def test_columns_are_further_fields_by_row(folder):
 
 def test_data_that_no_row_can_hold_is_refused_with_a_remedy(tmp_path):
     pairs = write_pairs(tmp_path / "pairs", [(list(range(1, 20)), [1, 2], 1)])
-    with pytest.raises(ValueError, match="pairs holds no document that fits seq_len=16; raise seq_len or prepare more data"):
+    with pytest.raises(
+        ValueError, match="pairs holds no document that fits seq_len=16; raise seq_len or prepare more data"
+    ):
         PackedRows(pairs, seq_len=16, pairs_per_row=2)
     with pytest.raises(ValueError, match="holds no document that fits seq_len=16"):
         PackedRows(write_documents(tmp_path / "web", [[1], [2]]), seq_len=16)
@@ -172,19 +197,29 @@ def test_data_that_no_row_can_hold_is_refused_with_a_remedy(tmp_path):
 
 def test_dropout_leaves_other_documents_out_of_each_epoch_as_many_as_its_rate(tmp_path):
     n = 400
-    rows = PackedRows(write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(n)]), seq_len=6, dropout=0.25)
+    rows = PackedRows(
+        write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(n)]), seq_len=6, dropout=0.25
+    )
     (segment,), seen = rows.segments, np.zeros((6, n), bool)
     for epoch in range(6):
         seen[epoch, segment.plan(epoch).pieces[:, 0]] = True
         assert len(segment.plan(epoch).pieces) == seen[epoch].sum()
     assert np.abs(seen.sum(1) - 300).max() < 40 and np.abs(seen.all(0).mean() - 0.75**6) < 0.08
     again = PackedRows(tmp_path / "web", seq_len=12, dropout=0.25).segments[0]
-    assert sorted(again.plan(3).pieces[:, 0]) == np.flatnonzero(seen[3]).tolist()  # a function of document and epoch alone
+    assert (
+        sorted(again.plan(3).pieces[:, 0]) == np.flatnonzero(seen[3]).tolist()
+    )  # a function of document and epoch alone
 
 
 def test_rows_of_epochs_of_different_lengths_are_counted_exactly(tmp_path):
-    rows = PackedRows(write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(40)]), seq_len=6, dropout=0.25).segments[0]
+    rows = PackedRows(
+        write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(40)]), seq_len=6, dropout=0.25
+    ).segments[0]
     sizes = [len(rows.plan(epoch)) for epoch in range(5)]
     assert len(set(sizes)) > 1
-    assert [rows.epoch_of(i) for i in range(sum(sizes))] == [(e, i) for e, n in enumerate(sizes) for i in range(n)]
-    assert [rows.n_rows(e) for e in range(6)] == np.cumsum([0, *sizes]).tolist() and rows.n_rows(1.5) == sizes[0] + sizes[1] // 2
+    assert [rows.epoch_of(i) for i in range(sum(sizes))] == [
+        (e, i) for e, n in enumerate(sizes) for i in range(n)
+    ]
+    assert [rows.n_rows(e) for e in range(6)] == np.cumsum([0, *sizes]).tolist() and rows.n_rows(
+        1.5
+    ) == sizes[0] + sizes[1] // 2

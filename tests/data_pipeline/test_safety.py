@@ -5,10 +5,17 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_pipeline.clean.safety import TOXICITY_MODEL, Blocklist, Toxicity, plain, sentences_of, train_toxicity
+from data_pipeline.clean.safety import (
+    TOXICITY_MODEL,
+    Blocklist,
+    Toxicity,
+    plain,
+    sentences_of,
+    train_toxicity,
+)
 from data_pipeline.clean.url import UrlFilter
 from data_pipeline.component import FrozenMap
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 
 def document(text: str, language: str = "", path: str = "p") -> Document:
@@ -34,17 +41,27 @@ def hits(rule: Blocklist, *documents: Document) -> list[float]:
 
 
 def test_whole_words_and_phrases_are_counted_in_any_case_and_punctuation(blocklist):
-    assert hits(blocklist, document("DAMN! damn, the damned; Son\nof a... gun. A son of gun. goddamn"), document("")) == [3, 0]
+    assert hits(
+        blocklist, document("DAMN! damn, the damned; Son\nof a... gun. A son of gun. goddamn"), document("")
+    ) == [3, 0]
 
 
 def test_a_list_concerns_the_documents_of_its_language(blocklist):
-    assert hits(blocklist, document("Чёрт возьми, damn!", "ru"), document("чёрт возьми, damn!", "en"), document("чёрт")) == [3, 1, 0]
+    assert hits(
+        blocklist,
+        document("Чёрт возьми, damn!", "ru"),
+        document("чёрт возьми, damn!", "en"),
+        document("чёрт"),
+    ) == [3, 1, 0]
 
 
 def test_hits_are_related_to_a_thousand_words_and_limited_by_both(blocklist):
     _, signals = blocklist.annotate([document("damn " + "word " * 199), document("word")])
     assert signals["blocklist_hits_per_kword"].tolist() == [5, 0]
-    assert [(limit.signal, limit.most) for limit in blocklist.limits()] == [("blocklist_hits", 2), ("blocklist_hits_per_kword", 5)]
+    assert [(limit.signal, limit.most) for limit in blocklist.limits()] == [
+        ("blocklist_hits", 2),
+        ("blocklist_hits_per_kword", 5),
+    ]
     assert {"max_hits", "max_hits_per_kword"} == blocklist.LATE and not blocklist.EDITS
 
 
@@ -91,13 +108,21 @@ def test_a_document_in_a_batch_scores_as_alone_and_other_languages_and_blanks_ar
     documents = [document(text) for text in (PROSE, "", RUDE, " \n\n ", "?!.", PROSE * 3)]
     together, alone = toxicity(*documents), [toxicity(one)[0] for one in documents]
     np.testing.assert_array_equal(together, alone)
-    assert np.isnan(together[[1, 3]]).all() and np.isnan(toxicity(document(RUDE, "ru"))[0]) and toxicity(document(RUDE, "en"))[0] > 0.7
+    assert (
+        np.isnan(together[[1, 3]]).all()
+        and np.isnan(toxicity(document(RUDE, "ru"))[0])
+        and toxicity(document(RUDE, "en"))[0] > 0.7
+    )
     assert toxicity().tolist() == []
 
 
 def test_a_threshold_is_a_limit_that_measures_nothing_anew():
     (limit,) = TOXICITY.limits()
-    assert (limit.signal, limit.most) == ("toxicity", 0.2) and {"max_score"} == TOXICITY.LATE and not TOXICITY.EDITS
+    assert (
+        (limit.signal, limit.most) == ("toxicity", 0.2)
+        and {"max_score"} == TOXICITY.LATE
+        and not TOXICITY.EDITS
+    )
 
 
 def test_anybody_can_train_another_model(tmp_path):
@@ -129,7 +154,12 @@ def url_filter(tmp_path):
     (tmp_path / "hard").write_text("casino\n")
     (tmp_path / "soft").write_text("poker\nbet\nставка\n")
     files = {name: (str(tmp_path / name),) for name in ("domains", "urls", "hard", "soft")}
-    return UrlFilter(sources=("web",), blocked=files["domains"] + files["urls"], hard_words=files["hard"], soft_words=files["soft"])
+    return UrlFilter(
+        sources=("web",),
+        blocked=files["domains"] + files["urls"],
+        hard_words=files["hard"],
+        soft_words=files["soft"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,4 +186,6 @@ def test_addresses_are_judged_by_domain_page_and_whole_words(url_filter, url, ex
 
 
 def test_one_soft_word_is_allowed(url_filter):
-    assert [limit.most for limit in url_filter.limits()] == [0, 0, 1] and len(url_filter.fingerprint().split()) == 4
+    assert [limit.most for limit in url_filter.limits()] == [0, 0, 1] and len(
+        url_filter.fingerprint().split()
+    ) == 4

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.clean.secrets import KEY, PASSWORD, Secrets
-from data_pipeline.document import Document
+from data_pipeline.documents.document import Document
 
 RULE = Secrets(sources=("code",), max_hits=3)
 HEX = "0123456789abcdef"
 ALL = string.ascii_letters + string.digits
-# kind → how many characters of which alphabet follow each prefix; keys are made up here, for scanners of this repository to find none
+# kind → how many characters of which alphabet follow each prefix; keys are made up here, for scanners of this
+# repository to find none
 FORMS = {
     "aws": (("AKIA", 16, string.ascii_uppercase + string.digits),),
     "github": (("ghp_", 36, ALL),),
@@ -34,7 +35,14 @@ FORMS = {
     "digitalocean": (("dop_v1_", 64, HEX),),
     "web token": (("eyJ", 33, ALL), (".eyJ", 40, ALL), (".", 43, ALL)),
 }
-PLACES = ('x = "{}"\n', "{}", "Authorization: Bearer {}\r\n", "https://host/?key={}&x=1", "({}), (русский)", "A={};")
+PLACES = (
+    'x = "{}"\n',
+    "{}",
+    "Authorization: Bearer {}\r\n",
+    "https://host/?key={}&x=1",
+    "({}), (русский)",
+    "A={};",
+)
 
 
 def cleaned(text: str) -> tuple[str, float, float]:
@@ -78,7 +86,11 @@ def test_a_random_value_of_a_name_that_says_so_becomes_a_placeholder(place, seed
 def test_private_key_blocks_and_passwords_in_urls_go():
     block = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----"
     assert cleaned(f"a\n{block}\nb\n") == (f"a\n{KEY}\nb\n", 1, 0)
-    assert cleaned("postgres://bob:hunter2@db.corp.com/x") == (f"postgres://bob:{PASSWORD}@db.corp.com/x", 0, 1)
+    assert cleaned("postgres://bob:hunter2@db.corp.com/x") == (
+        f"postgres://bob:{PASSWORD}@db.corp.com/x",
+        0,
+        1,
+    )
 
 
 HARMLESS = (
@@ -107,7 +119,11 @@ def test_hashes_names_and_placeholders_are_no_keys(text):
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(
-        st.one_of(st.text('akey_=:/@."-\n\0 9Z', max_size=60), st.integers(0, 99).map(lambda i: made_up(i, *FORMS["github"]))), max_size=5
+        st.one_of(
+            st.text('akey_=:/@."-\n\0 9Z', max_size=60),
+            st.integers(0, 99).map(lambda i: made_up(i, *FORMS["github"])),
+        ),
+        max_size=5,
     )
 )
 def test_a_document_in_a_batch_equals_the_document_alone_and_a_second_pass_finds_nothing(texts):

@@ -1,4 +1,6 @@
-"""Laws of the row sequence: a row is a function of contents, weights, seed and its number, and its future does not touch its past."""
+"""Laws of the row sequence: a row is a function of contents, weights, seed and its number, and its future
+does not touch its past.
+"""
 
 import itertools
 import pickle
@@ -10,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.mix import Schedule, Stage
-from data_pipeline.shards import append_shards
-from data_pipeline.streaming.provenance import steps_of
-from data_pipeline.streaming.record import Record, Sequence
-from data_pipeline.streaming.rows import PackedRows
-from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.rows.mix import Schedule, Stage
+from data_pipeline.rows.packed import PackedRows
+from data_pipeline.rows.provenance import steps_of
+from data_pipeline.rows.sequence import RowSequence
+from data_pipeline.shards.record import Record, Sequence
+from data_pipeline.shards.shards import append_shards
 from tests.examples import random_documents, write_documents
 
 L = 9
@@ -50,7 +52,10 @@ def places(sequence: RowSequence, n: int = 300) -> list:
 
 
 def append(folder: Path, documents: list[list[int]], first: int) -> None:
-    records = [Record(str(first + i), (Sequence(np.array(x, np.int32), np.ones(len(x), np.uint8)),)) for i, x in enumerate(documents)]
+    records = [
+        Record(str(first + i), (Sequence(np.array(x, np.int32), np.ones(len(x), np.uint8)),))
+        for i, x in enumerate(documents)
+    ]
     append_shards(folder, records, source=folder.name, n_bytes=1, shard_records=5, lineage={})
 
 
@@ -84,14 +89,27 @@ def test_the_sequence_is_a_function_of_contents_weights_and_seed_alone(sources, 
     assert places(RowSequence(two(sources), WEIGHTS, 1)) != expected
 
 
-def test_the_fingerprint_changes_with_contents_lengths_weights_and_seed_and_with_nothing_else(sources, folder, tmp_path):
+def test_the_fingerprint_changes_with_contents_lengths_weights_and_seed_and_with_nothing_else(
+    sources, folder, tmp_path
+):
     given = two(sources)
     copied = {name: PackedRows(write_documents(tmp_path / name, TEXTS[name]), seq_len=L) for name in WEIGHTS}
-    same = [RowSequence(given, WEIGHTS, 0), RowSequence(copied, WEIGHTS, 0), RowSequence(given, {"web": 0.75, "code": 0.25}, 0)]
+    same = [
+        RowSequence(given, WEIGHTS, 0),
+        RowSequence(copied, WEIGHTS, 0),
+        RowSequence(given, {"web": 0.75, "code": 0.25}, 0),
+    ]
     assert len({sequence.fingerprint for sequence in same}) == 1
     others = [
         RowSequence(given, WEIGHTS, 1),
-        RowSequence({**copied, "code": PackedRows(write_documents(tmp_path / "other", [*CODE[:-1], CODE[0]]), seq_len=L)}, WEIGHTS, 0),
+        RowSequence(
+            {
+                **copied,
+                "code": PackedRows(write_documents(tmp_path / "other", [*CODE[:-1], CODE[0]]), seq_len=L),
+            },
+            WEIGHTS,
+            0,
+        ),
         RowSequence({name: PackedRows(folder / name, seq_len=L - 1) for name in WEIGHTS}, WEIGHTS, 0),
         RowSequence(given, {"web": 1.0, "code": 1.0}, 0),
         RowSequence(dict(reversed(given.items())), WEIGHTS, 0),
@@ -128,14 +146,21 @@ def test_steps_of_rows_leave_out_what_was_skipped():
 
 
 def test_a_later_stage_moves_no_earlier_row_and_no_sources_place_in_its_epoch(sources):
-    plain, staged = RowSequence(two(sources), WEIGHTS, 0), RowSequence(sources, WEIGHTS, 0, Schedule(stages=(LATER,)))
+    plain, staged = (
+        RowSequence(two(sources), WEIGHTS, 0),
+        RowSequence(sources, WEIGHTS, 0, Schedule(stages=(LATER,))),
+    )
     assert places(plain, 150) == places(staged, 150)
     for i in (0, 149):
         assert all(np.array_equal(plain[i][name], x) for name, x in staged[i].items())
     after = [place for name, place in staged.places(range(150, 400)) if name == "web"]
-    on = [place for name, place in plain.places(range(600)) if name == "web"][sum(name == "web" for name, _ in places(plain, 150)) :]
+    on = [place for name, place in plain.places(range(600)) if name == "web"][
+        sum(name == "web" for name, _ in places(plain, 150)) :
+    ]
     assert after == on[: len(after)], "web goes on in its epoch where it stood"
-    books = [place.row for name, place in staged.places(range(150, 400)) if name == "books"][: len(sources["books"])]
+    books = [place.row for name, place in staged.places(range(150, 400)) if name == "books"][
+        : len(sources["books"])
+    ]
     assert sorted(books) == list(range(len(sources["books"])))
     assert plain.past(150) == staged.past(150) and plain.past(151) != staged.past(151)
 
@@ -145,13 +170,17 @@ def test_an_appended_segment_takes_part_from_its_stage_on_and_moves_no_earlier_r
     write_documents(tmp_path / "code", CODE)
 
     def opened(schedule: Schedule) -> RowSequence:
-        return RowSequence({name: PackedRows(tmp_path / name, seq_len=L) for name in WEIGHTS}, WEIGHTS, 0, schedule)
+        return RowSequence(
+            {name: PackedRows(tmp_path / name, seq_len=L) for name in WEIGHTS}, WEIGHTS, 0, schedule
+        )
 
     before = opened(Schedule())
     expected, cursors = places(before), before.mixture.cursors(150)
     append(tmp_path / "web", WEB[20:], 20)
     unstated = opened(Schedule())
-    assert unstated.past(150) != before.past(150), "a segment that nobody stated a stage for would move what was"
+    assert unstated.past(150) != before.past(150), (
+        "a segment that nobody stated a stage for would move what was"
+    )
     stage = Stage(from_tokens=150 * L, weights=WEIGHTS)
     after = opened(Schedule(segments={"web": 1}, stages=(stage,)))
     assert places(after, 150) == expected[:150] and after.past(150) == before.past(150)
@@ -160,7 +189,9 @@ def test_an_appended_segment_takes_part_from_its_stage_on_and_moves_no_earlier_r
     assert code[0][: len(code[1])] == code[1][: len(code[0])]
     taken = Counter(place.segment for name, place in after.places(range(150, 1150)) if name == "web")
     sizes = [len(rows.plan(0)) for rows in after.sources["web"].segments]
-    assert abs(taken[1] - sum(taken.values()) * sizes[1] / sum(sizes)) < 4, "segments end their epochs together"
+    assert abs(taken[1] - sum(taken.values()) * sizes[1] / sum(sizes)) < 4, (
+        "segments end their epochs together"
+    )
     with pytest.raises(ValueError, match=r"segments.web=3, but .*web has 2; append them or lower it"):
         opened(Schedule(segments={"web": 3}))
 
@@ -176,13 +207,18 @@ def test_a_source_is_read_as_often_as_max_epochs_says_and_the_others_go_on(sourc
         sequence[sequence.n_rows]
     endless = RowSequence(two(sources), WEIGHTS, 0, Schedule(max_epochs={"code": 2.0}))
     end = max(i for i, (name, _) in enumerate(places(endless, 1000)) if name == "code")
-    assert places(endless, end + 1) == places(RowSequence(two(sources), WEIGHTS, 0), end + 1) and endless.n_rows is None
+    assert (
+        places(endless, end + 1) == places(RowSequence(two(sources), WEIGHTS, 0), end + 1)
+        and endless.n_rows is None
+    )
 
 
 def test_shares_by_size_are_those_of_tokens_to_the_power(sources):
     n = np.array([sources[name].shards.manifest["tokens"] for name in WEIGHTS])
     for power in (0.0, 0.3, 1.0):
-        (leg,) = RowSequence(two(sources), {"web": 1.0, "code": 1.0}, 0, Schedule(size_power=power)).mixture.legs
+        (leg,) = RowSequence(
+            two(sources), {"web": 1.0, "code": 1.0}, 0, Schedule(size_power=power)
+        ).mixture.legs
         np.testing.assert_allclose(leg.counts / leg.counts.sum(), n**power / (n**power).sum(), atol=1e-4)
 
 

@@ -20,10 +20,17 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.document import content_id
+from data_pipeline.documents.document import content_id
 from data_pipeline.files import OutputError
-from data_pipeline.shards import Shards, append_shards, finish_shards, next_segment, write_shard, write_shards
-from data_pipeline.streaming.record import Record, Sequence, pack, unpack
+from data_pipeline.shards.record import Record, Sequence, pack, unpack
+from data_pipeline.shards.shards import (
+    Shards,
+    append_shards,
+    finish_shards,
+    next_segment,
+    write_shard,
+    write_shards,
+)
 
 
 def make(n: int, *, n_sequences: int = 1, vocab_size: int = 4096, seed: int = 0) -> list[Record]:
@@ -31,13 +38,22 @@ def make(n: int, *, n_sequences: int = 1, vocab_size: int = 4096, seed: int = 0)
 
     def sequence() -> Sequence:
         n_tokens = int(rng.integers(1, 40))
-        return Sequence(rng.integers(0, vocab_size, n_tokens, np.int32), rng.integers(0, 2, n_tokens, np.uint8))
+        return Sequence(
+            rng.integers(0, vocab_size, n_tokens, np.int32), rng.integers(0, 2, n_tokens, np.uint8)
+        )
 
     return [Record(f"{i:04x}", tuple(sequence() for _ in range(n_sequences))) for i in range(n)]
 
 
 def write(folder: Path, records: list[Record], *, shard_records: int = 7) -> Shards:
-    write_shards(folder, iter(records), source="code", n_bytes=1234, shard_records=shard_records, lineage={"tokenizer": "abc"})
+    write_shards(
+        folder,
+        iter(records),
+        source="code",
+        n_bytes=1234,
+        shard_records=shard_records,
+        lineage={"tokenizer": "abc"},
+    )
     return Shards(folder)
 
 
@@ -65,7 +81,10 @@ def test_records_come_back_as_written_in_any_order(n_sequences, vocab_size, tmp_
 
 
 @settings(deadline=None)
-@given(tokens=st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 70_000), min_size=1, max_size=9), bits=st.integers(0, 2**9 - 1))
+@given(
+    tokens=st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 70_000), min_size=1, max_size=9),
+    bits=st.integers(0, 2**9 - 1),
+)
 def test_packing_a_record_loses_nothing(tokens, bits):
     weight = np.array([bits >> i & 1 for i in range(len(tokens))], np.uint8)
     record = Record("x", (Sequence(np.array(tokens, np.int32), weight),))
@@ -81,9 +100,15 @@ def test_the_index_and_the_manifest_say_what_the_records_are(tmp_path):
     records = make(30, n_sequences=2)
     shards = write(tmp_path / "pairs", records)
     assert shards.lengths.dtype == np.int32
-    assert shards.lengths.tolist() == [[len(sequence.tokens) for sequence in record.sequences] for record in records]
+    assert shards.lengths.tolist() == [
+        [len(sequence.tokens) for sequence in record.sequences] for record in records
+    ]
     assert shards.manifest["documents"] == 30 and shards.manifest["tokens"] == shards.lengths.sum()
-    assert (shards.manifest["source"], shards.manifest["bytes"], shards.manifest["lineage"]) == ("code", 1234, {"tokenizer": "abc"})
+    assert (shards.manifest["source"], shards.manifest["bytes"], shards.manifest["lineage"]) == (
+        "code",
+        1234,
+        {"tokenizer": "abc"},
+    )
     assert "array_record" in shards.manifest["tools"]
 
 
@@ -173,7 +198,10 @@ def test_a_flipped_bit_is_found_by_verify_and_not_read(tmp_path):
     path.write_bytes(data[: first["size"]])
     shards = Shards(tmp_path / "code")
     for read in (shards.verify, lambda: shards.__getitems__(range(7))):
-        with pytest.raises(ValueError, match=r"00000.arrayrecord: record 0 \(document \w{16}\) cannot be read .* prepare the data again"):
+        with pytest.raises(
+            ValueError,
+            match=r"00000.arrayrecord: record 0 \(document \w{16}\) cannot be read .* prepare the data again",
+        ):
             read()
 
 
@@ -189,10 +217,14 @@ def _edit(path: Path, number: int, change: Callable[[Record], Record]) -> None:
 
 def _other_token(record: Record) -> Record:
     (tokens, weight), *_ = record.sequences
-    return Record(record.id, (Sequence(np.concatenate([tokens[:-1], tokens[-1:] ^ 1]).astype(np.int32), weight),))
+    return Record(
+        record.id, (Sequence(np.concatenate([tokens[:-1], tokens[-1:] ^ 1]).astype(np.int32), weight),)
+    )
 
 
-@pytest.mark.parametrize("change", [_other_token, lambda record: record._replace(id=f"{7:016x}")], ids=["token", "id"])
+@pytest.mark.parametrize(
+    "change", [_other_token, lambda record: record._replace(id=f"{7:016x}")], ids=["token", "id"]
+)
 def test_a_shard_edited_by_hand_is_refused_by_file_record_and_document(change, tmp_path):
     records = [record._replace(id=content_id(record.id)) for record in make(30)]
     shards = write(tmp_path / "code", records)
@@ -204,7 +236,10 @@ def test_a_shard_edited_by_hand_is_refused_by_file_record_and_document(change, t
     shards = Shards(tmp_path / "code")
     assert_equal(shards.__getitems__([0, 16, 18]), [records[i] for i in (0, 16, 18)])
     for read in (lambda: shards[17], lambda: shards.__getitems__(range(30)), shards.verify):
-        with pytest.raises(ValueError, match=rf"00002.arrayrecord: record 3 \(document {records[17].id}\) is not what was written; delete"):
+        with pytest.raises(
+            ValueError,
+            match=rf"00002.arrayrecord: record 3 \(document {records[17].id}\) is not what was written; delete",
+        ):
             read()
 
 
@@ -213,7 +248,9 @@ def test_verify_names_a_file_that_differs_where_no_record_does(tmp_path):
     index = np.load(tmp_path / "code" / "index.npy")
     index["lengths"][5] += 1
     np.save(tmp_path / "code" / "index.npy", index)
-    with pytest.raises(ValueError, match=r"index.npy is damaged \(its SHA-256 is not the manifest's\); delete"):
+    with pytest.raises(
+        ValueError, match=r"index.npy is damaged \(its SHA-256 is not the manifest's\); delete"
+    ):
         Shards(tmp_path / "code").verify()
 
 
@@ -241,7 +278,9 @@ def test_malformed_records_are_refused_and_leave_nothing(records, message, tmp_p
 
 def test_an_output_that_is_no_folder_is_named_with_a_remedy(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"cannot write .*file/code: Not a directory; free space there or choose another"):
+    with pytest.raises(
+        OutputError, match=r"cannot write .*file/code: Not a directory; free space there or choose another"
+    ):
         write(tmp_path / "file" / "code", make(3))
 
 
@@ -257,7 +296,9 @@ def _write_to_a_full_disk(folder: Path) -> str:
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         message = pool.apply(_write_to_a_full_disk, (tmp_path / "code",))
-    assert message.startswith("cannot write") and message.endswith("free space there or choose another output folder")
+    assert message.startswith("cannot write") and message.endswith(
+        "free space there or choose another output folder"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -275,8 +316,14 @@ write(Path(sys.argv[1]), stop_after(make(30), int(sys.argv[2])))
 
 
 @pytest.mark.parametrize("n_written", [0, 10, 29])
-def test_a_kill_while_writing_leaves_nothing_that_looks_complete_and_the_next_write_succeeds(n_written, tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "code", str(n_written)], cwd=Path(__file__).parents[2], check=False)
+def test_a_kill_while_writing_leaves_nothing_that_looks_complete_and_the_next_write_succeeds(
+    n_written, tmp_path
+):
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "code", str(n_written)],
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(FileNotFoundError):
         Shards(tmp_path / "code")
@@ -300,13 +347,19 @@ def test_files_written_by_many_processes_are_the_folder_that_one_writes(tmp_path
         finish_shards(tmp_path / "many", described, source="code", n_bytes=1234, lineage={"tokenizer": "abc"})
         files = sorted(path.name for path in (tmp_path / "many").iterdir())
         assert files == sorted(path.name for path in (tmp_path / "one").iterdir())
-        assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes() for file in files)
+        assert all(
+            (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
+            for file in files
+        )
         _write_again = [_write_file(tmp_path / "many", number) for number in range(5)]
         assert _write_again == described
 
 
 def test_a_file_without_records_does_no_harm(tmp_path):
-    described = [write_shard(tmp_path / f"{i:05}.arrayrecord", part) for i, part in enumerate((make(3), [], make(9)[3:]))]
+    described = [
+        write_shard(tmp_path / f"{i:05}.arrayrecord", part)
+        for i, part in enumerate((make(3), [], make(9)[3:]))
+    ]
     finish_shards(tmp_path, described, source="code", n_bytes=1, lineage={})
     shards = Shards(tmp_path)
     shards.verify()
@@ -330,7 +383,9 @@ def test_appended_segments_are_read_behind_what_was_there_which_is_not_touched(t
     order = [49, 0, 40, 41, 29, 30, 7]
     assert_equal(shards.__getitems__(order), [records[i] for i in order])
     assert shards.lengths.tolist() == [[len(record.sequences[0].tokens)] for record in records]
-    assert (shards.manifest["documents"], shards.manifest["bytes"]) == (50, 1434) and shards.manifest["tokens"] == shards.lengths.sum()
+    assert (shards.manifest["documents"], shards.manifest["bytes"]) == (50, 1434) and shards.manifest[
+        "tokens"
+    ] == shards.lengths.sum()
     assert_equal(pickle.loads(pickle.dumps(shards)).__getitems__(order), [records[i] for i in order])
     assert shards.find("0028") == [40] and shards.find("nowhere") == []
 
@@ -354,7 +409,9 @@ def test_a_changed_prefix_is_refused(tmp_path):
     shutil.rmtree(tmp_path / "code")
     write(tmp_path / "code", make(29))
     kept.rename(tmp_path / "code" / "segments")
-    with pytest.raises(ValueError, match=r"code is not what .*segments/00001 was appended to; restore it, or delete that"):
+    with pytest.raises(
+        ValueError, match=r"code is not what .*segments/00001 was appended to; restore it, or delete that"
+    ):
         Shards(tmp_path / "code")
 
 
@@ -367,14 +424,21 @@ def test_a_segment_that_is_being_written_is_not_seen_and_one_that_is_missing_is_
     append(tmp_path / "code", make(50)[40:])
     assert_equal(Shards(tmp_path / "code").__getitems__(range(50)), make(50))
     shutil.rmtree(segment)
-    with pytest.raises(ValueError, match=r"segments/00001 is missing, and segments behind it are there; restore it or delete them"):
+    with pytest.raises(
+        ValueError,
+        match=r"segments/00001 is missing, and segments behind it are there; restore it or delete them",
+    ):
         Shards(tmp_path / "code")
 
 
 def test_a_kill_while_appending_leaves_the_source_as_it_was(tmp_path):
     write(tmp_path / "code", make(30))
-    script = KILLED.replace("write(Path(sys.argv[1]), ", "append(Path(sys.argv[1]), ").replace("import make, write", "import append, make")
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "code", "10"], cwd=Path(__file__).parents[2], check=False)
+    script = KILLED.replace("write(Path(sys.argv[1]), ", "append(Path(sys.argv[1]), ").replace(
+        "import make, write", "import append, make"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "code", "10"], cwd=Path(__file__).parents[2], check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     assert_equal(Shards(tmp_path / "code").__getitems__(range(30)), make(30))
     append(tmp_path / "code", make(33)[30:])
@@ -384,5 +448,7 @@ def test_a_kill_while_appending_leaves_the_source_as_it_was(tmp_path):
 def test_shards_of_an_earlier_version_are_named(tmp_path):
     write(tmp_path / "code", make(30))
     np.save(tmp_path / "code" / "index.npy", np.zeros((30, 1), np.int32))
-    with pytest.raises(ValueError, match=r"index.npy is of an earlier version; delete the folder and prepare the data again"):
+    with pytest.raises(
+        ValueError, match=r"index.npy is of an earlier version; delete the folder and prepare the data again"
+    ):
         Shards(tmp_path / "code")

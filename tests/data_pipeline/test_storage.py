@@ -1,4 +1,6 @@
-"""Raw files on disk, over HTTP and in a store give the same documents; names that no table can hold still do."""
+"""Raw files on disk, over HTTP and in a store give the same documents; names that no table can hold still
+do.
+"""
 
 import contextlib
 import functools
@@ -53,7 +55,9 @@ class Breaking(Quiet):
 @contextlib.contextmanager
 def served(folder: Path, handler: type[Quiet] = Quiet) -> Iterator[str]:
     """The URL of a folder on this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -80,7 +84,14 @@ def test_a_store_and_a_server_give_what_the_disk_gives(tmp_path, store):
     assert read(Warc(paths=(store,)), tmp_path) == here
     with served(tmp_path / "files") as url:
         assert read(Warc(paths=(url,)), tmp_path) == here
-        assert numbers(read(Warc(paths=(f"{url}b/b.warc.gz", f"{url}a.warc")), tmp_path)[0]) == [3, 4, 5, 0, 1, 2]
+        assert numbers(read(Warc(paths=(f"{url}b/b.warc.gz", f"{url}a.warc")), tmp_path)[0]) == [
+            3,
+            4,
+            5,
+            0,
+            1,
+            2,
+        ]
     assert not list((tmp_path / "work").iterdir())
 
 
@@ -90,7 +101,9 @@ def test_hashes_and_states_of_inputs_are_known_wherever_they_are(tmp_path, store
         assert sha256_of(f"{store}/{name}", tmp_path) == sha256_of(str(tmp_path / name), tmp_path)
         before = state_of(str(tmp_path / name))
         (tmp_path / name).write_bytes(b"another")
-        assert state_of(str(tmp_path / name)) != before and state_of(f"{store}/{name}")[0] == str(len(FILES[name]))
+        assert state_of(str(tmp_path / name)) != before and state_of(f"{store}/{name}")[0] == str(
+            len(FILES[name])
+        )
     (tmp_path / "loop").symlink_to("loop")
     assert (state_of(str(tmp_path / "loop")), sha256_of(str(tmp_path / "loop"), tmp_path)) == ((), "")
 
@@ -98,10 +111,22 @@ def test_hashes_and_states_of_inputs_are_known_wherever_they_are(tmp_path, store
 @pytest.mark.parametrize(
     ("path", "error", "sentence"),
     [
-        ("memory://bucket/nowhere", FileNotFoundError, "sources.x='memory://bucket/nowhere' does not exist or cannot be reached; name an"),
+        (
+            "memory://bucket/nowhere",
+            FileNotFoundError,
+            "sources.x='memory://bucket/nowhere' does not exist or cannot be reached; name an",
+        ),
         ("memory://bucket/corpus/b", ValueError, "holds no .txt file; name a folder that does"),
-        ("nosuch://bucket/a", ValueError, "sources.x='nosuch://bucket/a' cannot be opened: Protocol not known: nosuch; install what"),
-        ("http://127.0.0.1:9/", OSError, r"sources.x='http://127.0.0.1:9/' cannot be listed \(.*\); check the address and access"),
+        (
+            "nosuch://bucket/a",
+            ValueError,
+            "sources.x='nosuch://bucket/a' cannot be opened: Protocol not known: nosuch; install what",
+        ),
+        (
+            "http://127.0.0.1:9/",
+            OSError,
+            r"sources.x='http://127.0.0.1:9/' cannot be listed \(.*\); check the address and access",
+        ),
     ],
 )
 def test_an_address_with_nothing_to_read_is_one_clear_error(store, path, error, sentence):
@@ -113,7 +138,9 @@ def test_an_address_with_nothing_to_read_is_one_clear_error(store, path, error, 
 def test_a_file_that_breaks_off_on_the_way_is_an_error_and_not_a_short_file(tmp_path):
     write(tmp_path / "files", FILES)
     with served(tmp_path / "files", Breaking) as url:
-        with pytest.raises(OSError, match=r"a\.warc could not be fetched \(.*\); check address and access, then repeat") as error:
+        with pytest.raises(
+            OSError, match=r"a\.warc could not be fetched \(.*\); check address and access, then repeat"
+        ) as error:
             read(Warc(paths=(f"{url}a.warc",)), tmp_path)
         assert not isinstance(error.value, Unreadable)
 
@@ -121,7 +148,10 @@ def test_a_file_that_breaks_off_on_the_way_is_an_error_and_not_a_short_file(tmp_
 def test_a_work_folder_that_cannot_be_written_is_named(store, tmp_path):
     work = tmp_path / "work"
     work.write_bytes(b"")
-    with pytest.raises(OutputError, match=f"cannot write {work}: .*; free space there"), opened(f"{store}/a.warc", work):
+    with (
+        pytest.raises(OutputError, match=f"cannot write {work}: .*; free space there"),
+        opened(f"{store}/a.warc", work),
+    ):
         pass
 
 
@@ -131,14 +161,23 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_passed_over(tmp_path
     for _ in range(17):  # a path longer than the 4096 bytes that the system takes
         os.mkdir("d" * 250)
         os.chdir("d" * 250)
-    with pytest.raises(OSError, match=r"sources\.x: .* cannot be listed \(File name too long\); make it readable"):
+    with pytest.raises(
+        OSError, match=r"sources\.x: .* cannot be listed \(File name too long\); make it readable"
+    ):
         files_under(str(tmp_path), (".html",), field="sources.x")
 
 
 def test_names_with_newlines_or_bytes_that_are_no_utf8_are_read_and_written_as_text(tmp_path):
     folder = tmp_path / "p\xe4ges #1?"
     folder.mkdir()
-    names = [b"a\nb.html", b"caf\xe9.html", "größe.html".encode(), b"100%25.html", b"x::y.html", b"file:a.html"]
+    names = [
+        b"a\nb.html",
+        b"caf\xe9.html",
+        "größe.html".encode(),
+        b"100%25.html",
+        b"x::y.html",
+        b"file:a.html",
+    ]
     for name in names:
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:
             file.write(b"<main><p>The page " + name.hex().encode() + b" has a name of its own.</p></main>")
@@ -146,7 +185,9 @@ def test_names_with_newlines_or_bytes_that_are_no_utf8_are_read_and_written_as_t
         file.path.encode(), file.name.encode()
         assert name_in(str(folder), file.path) == file.name and sha256_of(file.path, tmp_path)
     documents, counts = read(HtmlFolder(folder=str(folder)), tmp_path)
-    assert {d.path: d.text.split()[2] for d in documents} == {n.decode(errors="backslashreplace"): n.hex() for n in names} and counts == {}
+    assert {d.path: d.text.split()[2] for d in documents} == {
+        n.decode(errors="backslashreplace"): n.hex() for n in names
+    } and counts == {}
     inputs = HtmlFolder(folder=str(folder)).parts("web", work=tmp_path)[0].inputs
     assert [path for path in inputs if path.startswith("file://")] == [folder.as_uri() + "/caf%E9.html"]
 
@@ -155,7 +196,11 @@ def test_links_are_read_to_files_and_never_followed_to_folders(tmp_path):
     write(tmp_path, {"a.html": b"<p>a", "b/c.html": b"<p>c", "b/.hidden.html": b"<p>d"})
     (tmp_path / "b/again").symlink_to("..")
     (tmp_path / "b/d.html").symlink_to("../a.html")
-    assert [file.name for file in files_under(str(tmp_path), (".html",), field="x")] == ["a.html", "b/c.html", "b/d.html"]
+    assert [file.name for file in files_under(str(tmp_path), (".html",), field="x")] == [
+        "a.html",
+        "b/c.html",
+        "b/d.html",
+    ]
 
 
 def test_an_empty_file_and_a_pipe_are_told_apart(tmp_path):
@@ -168,6 +213,8 @@ def test_an_empty_file_and_a_pipe_are_told_apart(tmp_path):
 
 
 def test_json_lines_are_read_from_a_store(tmp_path, store):
-    fsspec.filesystem("memory").pipe("/bucket/corpus/a.jsonl.gz", gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    fsspec.filesystem("memory").pipe(
+        "/bucket/corpus/a.jsonl.gz", gzip.compress(b'{"text": "one"}\n{"text": "two"}\n')
+    )
     documents, _ = read(Jsonl(paths=(store,)), tmp_path)
     assert [(d.text, d.path) for d in documents] == [("one", "a.jsonl.gz:1"), ("two", "a.jsonl.gz:2")]

@@ -1,4 +1,6 @@
-"""JSON lines, Parquet and Hugging Face datasets: every good row becomes a document, every other a count with its file and row."""
+"""JSON lines, Parquet and Hugging Face datasets: every good row becomes a document, every other a count
+with its file and row.
+"""
 
 import bz2
 import datetime
@@ -15,9 +17,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.columns import Columns
-from data_pipeline.document import Document, content_id
-from data_pipeline.drops import Drops
+from data_pipeline.documents.columns import Columns
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.drops import Drops
 from data_pipeline.readers import parquet
 from data_pipeline.readers.compressed import Piece
 from data_pipeline.readers.hugging_face import HuggingFace
@@ -27,13 +29,41 @@ from tests.data_pipeline.reading import read, read_with_drops
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}
 ROWS = [
-    {"text": "One text.\n", "meta": {"url": "http://a.org/x?q=1#y", "lang": "en"}, "licence": "MIT", "date": "2020-01-02"},
-    {"text": "Ещё один текст.", "meta": {"url": "http://a.org/x?q=2", "lang": "ru"}, "licence": None, "date": None},
+    {
+        "text": "One text.\n",
+        "meta": {"url": "http://a.org/x?q=1#y", "lang": "en"},
+        "licence": "MIT",
+        "date": "2020-01-02",
+    },
+    {
+        "text": "Ещё один текст.",
+        "meta": {"url": "http://a.org/x?q=2", "lang": "ru"},
+        "licence": None,
+        "date": None,
+    },
 ]
 COLUMNS = Columns(path="meta.url", language="meta.lang", licence="licence", time="date")
 DOCUMENTS = [
-    Document(content_id("One text.\n"), "One text.\n", "web", "http://a.org/x?q=1#y", "http://a.org/x", "en", "MIT", "2020-01-02"),
-    Document(content_id("Ещё один текст."), "Ещё один текст.", "web", "http://a.org/x?q=2", "http://a.org/x", "ru", "", ""),
+    Document(
+        content_id("One text.\n"),
+        "One text.\n",
+        "web",
+        "http://a.org/x?q=1#y",
+        "http://a.org/x",
+        "en",
+        "MIT",
+        "2020-01-02",
+    ),
+    Document(
+        content_id("Ещё один текст."),
+        "Ещё один текст.",
+        "web",
+        "http://a.org/x?q=2",
+        "http://a.org/x",
+        "ru",
+        "",
+        "",
+    ),
 ]
 
 
@@ -52,7 +82,10 @@ def test_json_parquet_and_saved_datasets_of_the_same_rows_give_the_same_document
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json_lines(ROWS).rstrip(b"\n"))
     pq.write_table(table, tmp_path / "a.parquet")
     save_to_disk(tmp_path / "saved", {"train": table})
-    readers = (Jsonl(paths=(str(tmp_path / "a.json"),), columns=COLUMNS), Parquet(paths=(str(tmp_path / "a.parquet"),), columns=COLUMNS))
+    readers = (
+        Jsonl(paths=(str(tmp_path / "a.json"),), columns=COLUMNS),
+        Parquet(paths=(str(tmp_path / "a.parquet"),), columns=COLUMNS),
+    )
     for reader in (*readers, HuggingFace(folder=str(tmp_path / "saved"), split="train", columns=COLUMNS)):
         assert read(reader, tmp_path) == (DOCUMENTS, {})
 
@@ -78,7 +111,11 @@ def test_damaged_lines_are_counted_by_reason_with_their_line(tmp_path):
     (tmp_path / "b.jsonl").write_bytes(b"\r\n".join([b'{"text": "windows"}', b""]))
     reader = Jsonl(paths=(str(tmp_path),), columns=Columns(path="url"), max_line_bytes=200_000)
     documents, drops = read_with_drops(reader, tmp_path)
-    assert [(d.text, d.path) for d in documents][::2] == [("good", "a.jsonl:1"), ("x", "17"), ("windows", "b.jsonl:1")]
+    assert [(d.text, d.path) for d in documents][::2] == [
+        ("good", "a.jsonl:1"),
+        ("x", "17"),
+        ("windows", "b.jsonl:1"),
+    ]
     assert documents[3] == documents[3]._replace(text="last", path="a.jsonl:14", group="a.jsonl:14")
     reader = reader.model_copy(update={"max_line_bytes": 9_000})
     documents, drops = read_with_drops(reader, tmp_path)
@@ -86,7 +123,10 @@ def test_damaged_lines_are_counted_by_reason_with_their_line(tmp_path):
     assert drops.counts["web"] == {
         "row_not_json": 2, "row_not_utf8": 1, "row_without_text": 3, "row_too_large": 2, "row_not_unicode": 1, "row_bad_value": 1
     }  # fmt: skip
-    places = {reason: [example.split(": ")[0] for example in examples] for reason, examples in drops.examples.items()}
+    places = {
+        reason: [example.split(": ")[0] for example in examples]
+        for reason, examples in drops.examples.items()
+    }
     assert places == {
         "row_not_json": ["a.jsonl:2", "a.jsonl:8"],
         "row_not_utf8": ["a.jsonl:4"],
@@ -119,17 +159,24 @@ def test_a_line_without_end_is_never_in_memory(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert [(d.text, d.path) for d in documents] == [("next", "a.jsonl.gz:2")] and counts == {"row_too_large": 1}
+    assert [(d.text, d.path) for d in documents] == [("next", "a.jsonl.gz:2")] and counts == {
+        "row_too_large": 1
+    }
     assert peak < 30 << 20  # of 100 MiB
 
 
 def test_a_damaged_compressed_file_is_read_on_and_counted(tmp_path):
     members = [gzip.compress(json_lines([{"text": f"text {n}"}])) for n in range(5)]
-    (tmp_path / "a.jsonl.gz").write_bytes(b"".join([*members[:2], members[2][:-9], members[3], members[4][:-3]]))
+    (tmp_path / "a.jsonl.gz").write_bytes(
+        b"".join([*members[:2], members[2][:-9], members[3], members[4][:-3]])
+    )
     (tmp_path / "b.jsonl.zst").write_bytes(b"no zstd")
     documents, drops = read_with_drops(Jsonl(paths=(str(tmp_path),)), tmp_path)
     assert [d.text for d in documents] == ["text 0", "text 1", "text 3", "text 4"]
-    assert drops.counts["web"] == {"damaged_gzip_bytes": len(members[2]) - 9 + len(members[4]) - 3, "damaged_zstd_bytes": 7}
+    assert drops.counts["web"] == {
+        "damaged_gzip_bytes": len(members[2]) - 9 + len(members[4]) - 3,
+        "damaged_zstd_bytes": 7,
+    }
     start = len(members[0]) + len(members[1])
     assert drops.examples["damaged_gzip_bytes"][0] == f"a.jsonl.gz:byte {start}: {len(members[2]) - 9} bytes"
 
@@ -139,7 +186,9 @@ def numbered(n: int) -> pa.Table:
 
 
 def test_parts_of_a_parquet_file_are_runs_of_row_groups(tmp_path, monkeypatch):
-    pq.write_table(numbered(1_000), tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False)
+    pq.write_table(
+        numbered(1_000), tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False
+    )
     reader = Parquet(paths=(str(tmp_path),), columns=Columns(text="content"))
     whole, counts = read(reader, tmp_path)
     assert [d.text for d in whole] == [f"text {n}" for n in range(1_000)] and counts == {}
@@ -153,7 +202,13 @@ def test_parts_of_a_parquet_file_are_runs_of_row_groups(tmp_path, monkeypatch):
 
 
 def test_a_damaged_row_group_costs_its_rows_and_a_damaged_file_itself(tmp_path):
-    pq.write_table(numbered(300), tmp_path / "a.parquet", row_group_size=100, write_page_checksum=True, use_dictionary=False)
+    pq.write_table(
+        numbered(300),
+        tmp_path / "a.parquet",
+        row_group_size=100,
+        write_page_checksum=True,
+        use_dictionary=False,
+    )
     metadata = pq.read_metadata(tmp_path / "a.parquet").row_group(1).column(0)
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     middle = metadata.data_page_offset + metadata.total_compressed_size // 2
@@ -161,11 +216,16 @@ def test_a_damaged_row_group_costs_its_rows_and_a_damaged_file_itself(tmp_path):
     (tmp_path / "a.parquet").write_bytes(data)
     (tmp_path / "b.parquet").write_bytes(data[:-100])
     (tmp_path / "c.parquet").write_bytes(b"")
-    documents, drops = read_with_drops(Parquet(paths=(str(tmp_path),), columns=Columns(text="content")), tmp_path)
+    documents, drops = read_with_drops(
+        Parquet(paths=(str(tmp_path),), columns=Columns(text="content")), tmp_path
+    )
     assert [d.text for d in documents] == [f"text {n}" for n in (*range(100), *range(200, 300))]
     assert drops.counts["web"] == {"damaged_rows": 100, "file_damaged": 2}
     assert drops.examples["damaged_rows"][0].startswith("a.parquet:101 to 200: ")
-    assert [example.split(": ")[0] for example in drops.examples["file_damaged"]] == ["b.parquet", "c.parquet"]
+    assert [example.split(": ")[0] for example in drops.examples["file_damaged"]] == [
+        "b.parquet",
+        "c.parquet",
+    ]
 
 
 def test_bytes_that_are_no_utf8_cost_their_row(tmp_path):
@@ -179,15 +239,27 @@ def test_bytes_that_are_no_utf8_cost_their_row(tmp_path):
 def test_a_column_that_is_not_there_is_one_clear_error(tmp_path):
     pq.write_table(pa.table({"content": ["x"], "meta": [{"url": "y"}]}), tmp_path / "a.parquet")
     for columns, name in ((Columns(), "text"), (Columns(text="content", path="meta.urls"), "meta.urls")):
-        with pytest.raises(ValueError, match=rf"sources\.web\.columns names '{name}', which a\.parquet lacks; it has content, meta"):
+        with pytest.raises(
+            ValueError,
+            match=rf"sources\.web\.columns names '{name}', which a\.parquet lacks; it has content, meta",
+        ):
             read(Parquet(paths=(str(tmp_path),), columns=columns), tmp_path)
 
 
 def test_timestamps_are_written_in_utc(tmp_path):
     moment = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-    table = pa.table({"text": ["a"], "zoned": pa.array([moment], pa.timestamp("us", "Europe/Berlin")), "day": [moment.date()]})
+    table = pa.table(
+        {
+            "text": ["a"],
+            "zoned": pa.array([moment], pa.timestamp("us", "Europe/Berlin")),
+            "day": [moment.date()],
+        }
+    )
     pq.write_table(table, tmp_path / "a.parquet")
-    times = [read(Parquet(paths=(str(tmp_path),), columns=Columns(time=name)), tmp_path)[0][0].time for name in ("zoned", "day")]
+    times = [
+        read(Parquet(paths=(str(tmp_path),), columns=Columns(time=name)), tmp_path)[0][0].time
+        for name in ("zoned", "day")
+    ]
     assert times == ["2020-01-02T03:04:05Z", "2020-01-02"]
 
 
@@ -202,7 +274,12 @@ def save_to_disk(folder: Path, splits: dict[str, pa.Table], n_shards: int = 2) -
         for n, name in enumerate(names):
             with pa.ipc.new_stream(folder / split / name, table.schema) as writer:
                 writer.write_table(table.slice(n * size, size), max_chunksize=10)
-        state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "0", "_split": split, "_format_type": None}
+        state = {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": "0",
+            "_split": split,
+            "_format_type": None,
+        }
         (folder / split / "state.json").write_text(json.dumps(state))
         (folder / split / "dataset_info.json").write_text(json.dumps({"features": {}, "splits": {}}))
 
@@ -218,15 +295,23 @@ def test_a_saved_dataset_is_read_by_split(tmp_path):
     columns = Columns(text="content")
     reader = HuggingFace(folder=str(tmp_path / "d"), split="train", columns=columns)
     assert texts(reader, tmp_path) == [f"text {n}" for n in range(50)]
-    assert [p.name for p in reader.parts("web", work=tmp_path)] == [f"00000/train/data-0000{n}-of-00002.arrow" for n in (0, 1)]
+    assert [p.name for p in reader.parts("web", work=tmp_path)] == [
+        f"00000/train/data-0000{n}-of-00002.arrow" for n in (0, 1)
+    ]
     for folder in ("d", "d/test"):
-        assert len(texts(HuggingFace(folder=str(tmp_path / folder), split="test", columns=columns), tmp_path)) == 3
+        assert (
+            len(texts(HuggingFace(folder=str(tmp_path / folder), split="test", columns=columns), tmp_path))
+            == 3
+        )
     with pytest.raises(ValueError, match="has no split 'dev'; it has test, train"):
         HuggingFace(folder=str(tmp_path / "d"), split="dev").parts("web", work=tmp_path)
     with pytest.raises(ValueError, match="holds the split 'test', not 'train'; name that one"):
         HuggingFace(folder=str(tmp_path / "d/test"), split="train").parts("web", work=tmp_path)
     (tmp_path / "d/train/data-00001-of-00002.arrow").unlink()
-    with pytest.raises(ValueError, match="lacks train/data-00001-of-00002.arrow, which its state.json names; copy the folder again"):
+    with pytest.raises(
+        ValueError,
+        match="lacks train/data-00001-of-00002.arrow, which its state.json names; copy the folder again",
+    ):
         reader.parts("web", work=tmp_path)
     (tmp_path / "d/train/state.json").write_text("{")
     with pytest.raises(ValueError, match="train/state.json is none of a dataset; copy the folder again"):
@@ -244,7 +329,9 @@ def test_a_damaged_arrow_file_gives_what_comes_before_the_damage(tmp_path, cut):
     n_before = len(found) - 50
     assert found == [*range(n_before), *range(50, 100)] and n_before % 10 == 0
     assert drops.counts["web"]["damaged_arrow_bytes"] > 0
-    assert drops.examples["damaged_arrow_bytes"][0].startswith(f"train/data-00000-of-00002.arrow:{n_before + 1}: ")
+    assert drops.examples["damaged_arrow_bytes"][0].startswith(
+        f"train/data-00000-of-00002.arrow:{n_before + 1}: "
+    )
 
 
 def write_tables(folder: Path, names: list[str]) -> Path:
@@ -255,14 +342,24 @@ def write_tables(folder: Path, names: list[str]) -> Path:
 
 
 def test_parquet_files_as_on_the_hub_are_chosen_by_split_and_config(tmp_path):
-    names = ["en/train-00000-of-00002.parquet", "en/train-00001-of-00002.parquet", "en/test-00000.parquet", "ru/train-00000.parquet"]
+    names = [
+        "en/train-00000-of-00002.parquet",
+        "en/train-00001-of-00002.parquet",
+        "en/test-00000.parquet",
+        "ru/train-00000.parquet",
+    ]
     folder = str(write_tables(tmp_path / "d", names))
     assert texts(HuggingFace(folder=folder, split="train", config="en"), tmp_path) == names[:2]
     assert texts(HuggingFace(folder=folder, split="test"), tmp_path) == names[2:3]
-    with pytest.raises(ValueError, match="has no Parquet file of split 'test'; name a split and config that it has"):
+    with pytest.raises(
+        ValueError, match="has no Parquet file of split 'test'; name a split and config that it has"
+    ):
         HuggingFace(folder=folder, split="test", config="ru").parts("web", work=tmp_path)
     plain = str(write_tables(tmp_path / "plain", ["0001.parquet", "trainable/0002.parquet"]))
-    assert texts(HuggingFace(folder=plain, split="train"), tmp_path) == ["0001.parquet", "trainable/0002.parquet"]
+    assert texts(HuggingFace(folder=plain, split="train"), tmp_path) == [
+        "0001.parquet",
+        "trainable/0002.parquet",
+    ]
 
 
 CARD = """---
@@ -285,13 +382,19 @@ def test_a_dataset_card_says_where_splits_lie(tmp_path):
     names = ["data/a-1.parquet", "data/b.parquet", "extra/c.parquet"]
     folder = write_tables(tmp_path / "d", names)
     (folder / "README.md").write_text(CARD)
-    for split, config, found in (("train", "", names[::2]), ("test", "default", names[1:2]), ("train", "all", names[:2])):
+    for split, config, found in (
+        ("train", "", names[::2]),
+        ("test", "default", names[1:2]),
+        ("train", "all", names[:2]),
+    ):
         assert texts(HuggingFace(folder=str(folder), split=split, config=config), tmp_path) == found
     with pytest.raises(ValueError, match=r"sources\.web\.config='small' must be one of default, all"):
         HuggingFace(folder=str(folder), split="train", config="small").parts("web", work=tmp_path)
     for broken in ("---\na: [\n---\n", "---\nconfigs: [{name: x}]\n---\n"):
         (folder / "README.md").write_text(broken)
-        with pytest.raises(ValueError, match=r"sources\.web: README.md cannot be understood \(.*\); mend its YAML"):
+        with pytest.raises(
+            ValueError, match=r"sources\.web: README.md cannot be understood \(.*\); mend its YAML"
+        ):
             HuggingFace(folder=str(folder), split="train").parts("web", work=tmp_path)
 
 
@@ -305,7 +408,11 @@ MAKE = {
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_a_missing_or_empty_source_is_one_clear_error(tmp_path, make):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"sources\.mine\.\w+='.*nowhere' does not exist; name an existing"):
+    with pytest.raises(
+        FileNotFoundError, match=r"sources\.mine\.\w+='.*nowhere' does not exist; name an existing"
+    ):
         make(str(tmp_path / "nowhere")).parts("mine", work=tmp_path)
-    with pytest.raises(ValueError, match=r"sources\.mine\.\w+='.*empty' holds no \.\w+.* file; name a folder that does"):
+    with pytest.raises(
+        ValueError, match=r"sources\.mine\.\w+='.*empty' holds no \.\w+.* file; name a folder that does"
+    ):
         make(str(tmp_path / "empty")).parts("mine", work=tmp_path)

@@ -11,11 +11,14 @@ from data_pipeline.tasks.answers import final_number, same_text
 from data_pipeline.tasks.asked import answer_in, asked_in_chat, asked_in_text, gold_rows
 from data_pipeline.tasks.questions import Questions
 from data_pipeline.tasks.task import Item, Task
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 
 GSM8K = [
     {"question": "Ann has 4 pens and buys 3. How many?", "answer": "She has 4+3 = <<4+3=7>>7 pens.\n#### 7"},
-    {"question": "A car costs $1,200 and a bike a tenth. The bike's price?", "answer": "1200/10 = $<<1200/10=120>>120\n#### 120"},
+    {
+        "question": "A car costs $1,200 and a bike a tenth. The bike's price?",
+        "answer": "1200/10 = $<<1200/10=120>>120\n#### 120",
+    },
     {"question": "What is 5 less than 2?", "answer": "2-5 = -3\n#### -3"},
 ]
 
@@ -49,15 +52,30 @@ def test_the_final_number_is_the_marked_one_or_the_last(text, number):
 
 @pytest.mark.parametrize(
     ("answer", "wanted", "same"),
-    [("Paris", " paris.\n", True), ("the  Nile", "The Nile", True), ("Paris, France", "Paris", False), ("", "Paris", False)],
+    [
+        ("Paris", " paris.\n", True),
+        ("the  Nile", "The Nile", True),
+        ("Paris, France", "Paris", False),
+        ("", "Paris", False),
+    ],
 )
 def test_texts_are_the_same_but_for_capitals_white_space_and_a_full_stop(answer, wanted, same):
     assert same_text(answer, wanted) is same
 
 
 def questions(folder, rows=GSM8K, **fields) -> Questions:
-    (folder / "task.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    return Questions(**{"name": "sums", "path": str(folder / "task.jsonl.gz"), "question": ("question",), "answer": "answer", **fields})
+    (folder / "task.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    )
+    return Questions(
+        **{
+            "name": "sums",
+            "path": str(folder / "task.jsonl.gz"),
+            "question": ("question",),
+            "answer": "answer",
+            **fields,
+        }
+    )
 
 
 def test_an_answer_is_graded_by_its_value(tmp_path):
@@ -79,7 +97,10 @@ def test_numbers_in_json_and_questions_of_several_fields_are_asked_as_text(tmp_p
 
 
 def test_an_answer_without_a_number_is_told_before_anything_is_asked(tmp_path):
-    with pytest.raises(ValueError, match="tasks.sums.grading=number: the answer of record 2 of .* has no number; choose grading=text"):
+    with pytest.raises(
+        ValueError,
+        match="tasks.sums.grading=number: the answer of record 2 of .* has no number; choose grading=text",
+    ):
         questions(tmp_path, [GSM8K[0], {"question": "Who?", "answer": "Ann"}], grading="number").items()
 
 
@@ -93,11 +114,17 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 def test_examples_stand_before_the_question_as_text_or_as_turns(tokenizer):
     shot, item = Item("1+1?", "2"), Item("2+2?", "4")
     text = asked_in_text(item, [shot], tokenizer)
-    assert tokenizer.decode(text.prompt) == "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+2?\nAnswer:" and text.prompt[0] == tokenizer.bos
+    assert (
+        tokenizer.decode(text.prompt) == "Question: 1+1?\nAnswer: 2\n\nQuestion: 2+2?\nAnswer:"
+        and text.prompt[0] == tokenizer.bos
+    )
     assert tokenizer.decode(text.gold) == " 4"
     chat, roles = asked_in_chat(item, [shot], tokenizer), tokenizer.roles
     marks = [i for i in chat.prompt if i in roles.values()]
-    assert marks == [roles["user"], roles["assistant"], roles["user"], roles["assistant"]] and chat.prompt[-1] == roles["assistant"]
+    assert (
+        marks == [roles["user"], roles["assistant"], roles["user"], roles["assistant"]]
+        and chat.prompt[-1] == roles["assistant"]
+    )
     assert tokenizer.decode(chat.prompt) == "1+1?22+2?" and tokenizer.decode(chat.gold) == "4"
     assert answer_in(" 4\n\nQuestion: 3+3?\nAnswer: 6") == "4"
     n = len(text.prompt)

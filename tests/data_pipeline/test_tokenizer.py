@@ -1,4 +1,6 @@
-"""Laws of the tokenizer: nothing is lost, control ids are out of text's reach, the same text gives the same file."""
+"""Laws of the tokenizer: nothing is lost, control ids are out of text's reach, the same text gives the same
+file.
+"""
 
 import pickle
 import random
@@ -12,18 +14,23 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
 from data_pipeline.tokenizers import fast_bpe
 from data_pipeline.tokenizers.control import CHAT_PIECES, CONTROL_PIECES
 from data_pipeline.tokenizers.fast_bpe import FAST_FROM_CHARS, fast_encoder
 from data_pipeline.tokenizers.sample import sample, weighted_sample
 from data_pipeline.tokenizers.sentence_model import tokenizer_json
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 
-TEXTS = [(Path(sysconfig.get_paths()["stdlib"]) / name).read_text() for name in ("heapq.py", "textwrap.py", "bisect.py", "queue.py")]
+TEXTS = [
+    (Path(sysconfig.get_paths()["stdlib"]) / name).read_text()
+    for name in ("heapq.py", "textwrap.py", "bisect.py", "queue.py")
+]
 BPE = SentencePiece(vocab_size=700, model="bpe")
 
 pieces = (*CONTROL_PIECES, "<s>", "</s>", "<pad>", "<unk>", "<0x41>", "▁", "▅")
-traps = st.sampled_from([*pieces, "\ufffd", "\0", "\r\n", "\t", "    ", "\x1b", "🦊", "e\u0301", "\u2028", "Привет, ", "Ёж"])
+traps = st.sampled_from(
+    [*pieces, "\ufffd", "\0", "\r\n", "\t", "    ", "\x1b", "🦊", "e\u0301", "\u2028", "Привет, ", "Ёж"]
+)
 any_text = st.lists(st.one_of(traps, st.text(max_size=20)), max_size=8).map("".join)
 
 
@@ -67,7 +74,14 @@ def test_decoding_what_was_encoded_gives_the_text_back(tokenizer, text):
 @settings(deadline=None, max_examples=150)
 @given(text=any_text)
 def test_no_text_gives_a_control_id(tokenizer, text):
-    control = {tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.end_of_turn, 1, *tokenizer.control.values()}
+    control = {
+        tokenizer.pad,
+        tokenizer.bos,
+        tokenizer.eos,
+        tokenizer.end_of_turn,
+        1,
+        *tokenizer.control.values(),
+    }
     assert control == set(range(13))
     assert not control & set(tokenizer.encode(text))
 
@@ -86,7 +100,9 @@ def test_the_ids_of_real_text_are_those_of_sentencepiece(tokenizer, reference):
 
 def test_the_fast_encoder_is_used_for_bpe_and_only_after_much_text(model_path, monkeypatch):
     opened, tokenizer = [], Tokenizer(model_path)
-    monkeypatch.setattr(fast_bpe, "fast_encoder", lambda *args: opened.append(fast_encoder(*args)) or opened[-1])
+    monkeypatch.setattr(
+        fast_bpe, "fast_encoder", lambda *args: opened.append(fast_encoder(*args)) or opened[-1]
+    )
     tokenizer.encode(TEXTS[0])
     assert not opened
     for _ in range(2):
@@ -98,7 +114,9 @@ def test_the_fast_encoder_is_used_for_bpe_and_only_after_much_text(model_path, m
 @pytest.mark.parametrize("letters", ["ab", "a b", "=- ", "абв\n"])
 def test_where_many_merges_overlap_both_encoders_choose_the_same(letters, tmp_path):
     random_text = random.Random(letters)
-    SentencePiece(vocab_size=330, model="bpe").train(["".join(random_text.choices(letters, k=2000)) for _ in range(9)], tmp_path / "m")
+    SentencePiece(vocab_size=330, model="bpe").train(
+        ["".join(random_text.choices(letters, k=2000)) for _ in range(9)], tmp_path / "m"
+    )
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m"))
     fast = fast_encoder(model.encode, tokenizer_json(model), [])
     for n_letters in range(1, 200):
@@ -124,7 +142,11 @@ def test_an_older_model_with_pieces_across_spaces_is_encoded_as_sentencepiece_do
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     tokenizer, text = Tokenizer(tmp_path / "m.model"), "by the people of the people"
     assert any("▁" in model.id_to_piece(i).lstrip("▁") for i in model.encode(text))
-    assert fast_encoder(model.encode, tokenizer_json(model), [])(text) == tokenizer.encode(text) == model.encode(text)
+    assert (
+        fast_encoder(model.encode, tokenizer_json(model), [])(text)
+        == tokenizer.encode(text)
+        == model.encode(text)
+    )
     with pytest.raises(ValueError, match="has no pieces <|fim_prefix|>"):
         _ = tokenizer.fim
 
@@ -138,11 +160,15 @@ def test_control_ids_stand_for_no_bytes_and_decode_to_nothing(tokenizer):
 def test_many_texts_at_once_give_the_ids_of_each_alone(tokenizer):
     texts = [*TEXTS, "", "▁ and ▁", "x"]
     assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts]
-    assert all(tokenizer.decode(ids) == text for ids, text in zip(tokenizer.encode_all(texts), texts, strict=True))
+    assert all(
+        tokenizer.decode(ids) == text for ids, text in zip(tokenizer.encode_all(texts), texts, strict=True)
+    )
 
 
 def test_pieces_for_filling_in_and_tools_have_their_ids(tokenizer, reference):
-    assert tokenizer.fim == {part: reference.piece_to_id(f"<|fim_{part}|>") for part in ("prefix", "suffix", "middle")}
+    assert tokenizer.fim == {
+        part: reference.piece_to_id(f"<|fim_{part}|>") for part in ("prefix", "suffix", "middle")
+    }
     assert tokenizer.control == {piece: reference.piece_to_id(piece) for piece in CONTROL_PIECES}
 
 
@@ -184,7 +210,11 @@ def test_the_same_texts_give_the_same_file_in_any_order(model, tmp_path):
 
 
 @settings(deadline=None)
-@given(texts=st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=30), n_bytes=st.integers(40, 400), seed=st.integers())
+@given(
+    texts=st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=30),
+    n_bytes=st.integers(40, 400),
+    seed=st.integers(),
+)
 def test_a_sample_fits_its_limit_and_does_not_depend_on_the_order(texts, n_bytes, seed):
     units = sample(texts, n_bytes / 2**20)
     assert sum(len(unit.encode()) for unit in units) <= n_bytes
@@ -196,7 +226,11 @@ letters = st.lists(st.integers(1, 30_000), min_size=1, max_size=4)
 
 
 @settings(deadline=None, max_examples=30)
-@given(sizes=st.tuples(letters, letters, letters), weights=st.tuples(*[st.integers(1, 9)] * 3), mib=st.sampled_from([None, 0.03, 0.2]))
+@given(
+    sizes=st.tuples(letters, letters, letters),
+    weights=st.tuples(*[st.integers(1, 9)] * 3),
+    mib=st.sampled_from([None, 0.03, 0.2]),
+)
 def test_each_source_makes_up_its_weight_of_the_bytes_in_any_order(sizes, weights, mib):
     texts = {letter: [letter * n for n in found] for letter, found in zip("aяz", sizes, strict=True)}
     weight = dict(zip("aяz", map(float, weights), strict=True))
@@ -217,7 +251,10 @@ def test_a_source_of_weight_zero_teaches_nothing_and_its_texts_are_not_read(tmp_
 
 
 def test_a_heavier_source_gets_more_of_the_vocabulary(tmp_path):
-    russian = ["Съешь же ещё этих мягких французских булок да выпей чаю, и смотри, как быстро летит ворона над широкой рекой. " * 40]
+    russian = [
+        "Съешь же ещё этих мягких французских булок да выпей чаю, и смотри, как быстро летит ворона над широкой рекой. "
+        * 40
+    ]
     BPE.make({"code": TEXTS, "ru": russian}, tmp_path / "light", weights={"code": 0.99, "ru": 0.01})
     BPE.make({"code": TEXTS, "ru": russian}, tmp_path / "heavy", weights={"code": 0.2, "ru": 0.8})
     light, heavy = (Tokenizer(tmp_path / name) for name in ("light", "heavy"))
@@ -225,7 +262,9 @@ def test_a_heavier_source_gets_more_of_the_vocabulary(tmp_path):
     assert len(heavy.encode(TEXTS[0])) > len(light.encode(TEXTS[0]))
 
 
-@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "b": -1.0}, {"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0, "c": 1.0}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"a": 1.0}, {"a": 1.0, "b": -1.0}, {"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0, "c": 1.0}]
+)
 def test_weights_that_are_not_one_a_source_are_refused(weights):
     with pytest.raises(ValueError, match="must be one a source.*sources: a, b"):
         weighted_sample({"a": ["x"], "b": ["y"]}, weights, None)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
 from data_pipeline.tokenizers.fertility import fertility
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 
 TEXTS = ["the cat sat on the mat\n", "  мама мыла раму ", "", "x"] * 40
 

@@ -1,4 +1,6 @@
-"""WARC and WET: every sound record becomes a document, damage costs the record or member it lies in, and is counted with its place."""
+"""WARC and WET: every sound record becomes a document, damage costs the record or member it lies in, and is
+counted with its place.
+"""
 
 import gzip
 
@@ -25,7 +27,9 @@ EACH_COMPRESSION = pytest.mark.parametrize("suffix", [".warc.gz", ".warc.zst"])
 @pytest.mark.parametrize("records_a_member", [1, 3, 7])
 def test_a_sound_warc_gives_each_page_once_in_order(tmp_path, suffix, records_a_member):
     groups = [range(7)[start : start + records_a_member] for start in range(0, 7, records_a_member)]
-    (tmp_path / f"a{suffix}").write_bytes(b"".join(COMPRESS[suffix](b"".join(map(record, group))) for group in groups))
+    (tmp_path / f"a{suffix}").write_bytes(
+        b"".join(COMPRESS[suffix](b"".join(map(record, group))) for group in groups)
+    )
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
     assert numbers(documents) == list(range(7)) and counts == {}
     assert [d.text.strip() for d in documents] == [SENTENCE.format(n=n) for n in range(7)]
@@ -47,7 +51,10 @@ def test_each_file_is_a_part_and_parts_read_alone_give_what_the_whole_does(tmp_p
 def test_conversion_records_of_wet_files_are_read_as_they_are(tmp_path):
     texts = ["Plain text, as it was converted.\n  <b>No tag</b> is touched.\n", "Ein anderer Text: größer.\n"]
     blocks = [warc_record(n, "conversion", "text/plain", text.encode()) for n, text in enumerate(texts)]
-    bad = [warc_record(2, "conversion", "text/plain", b"caf\xe9"), warc_record(3, "metadata", "text/plain", b"x: y")]
+    bad = [
+        warc_record(2, "conversion", "text/plain", b"caf\xe9"),
+        warc_record(3, "metadata", "text/plain", b"x: y"),
+    ]
     (tmp_path / "a.warc.wet.gz").write_bytes(b"".join(map(gzip.compress, blocks + bad)))
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
     assert [d.text for d in documents] == texts and counts == {"page_not_utf8": 1}
@@ -75,26 +82,38 @@ def test_a_truncated_archive_loses_only_the_record_it_breaks_off_in(tmp_path, su
 
 @EACH_COMPRESSION
 @settings(max_examples=40, deadline=None)
-@given(damaged=st.sets(st.integers(0, 8), min_size=1), at=st.floats(0, 1, exclude_max=True), junk=st.binary(min_size=1, max_size=40))
+@given(
+    damaged=st.sets(st.integers(0, 8), min_size=1),
+    at=st.floats(0, 1, exclude_max=True),
+    junk=st.binary(min_size=1, max_size=40),
+)
 def test_damage_in_members_costs_those_members_and_no_other(suffix, damaged, at, junk):
     members = [COMPRESS[suffix](b"%d " % n + bytes(range(65, 91)) * 5 + b"%d" % (n * 7919)) for n in range(9)]
     broken = list(members)
     for n in damaged:
         start = int(at * len(members[n]))
-        broken[n] = members[n][:start] + bytes(255 - b for b in members[n][start : start + len(junk)]) + members[n][start + len(junk) :]
+        broken[n] = (
+            members[n][:start]
+            + bytes(255 - b for b in members[n][start : start + len(junk)])
+            + members[n][start + len(junk) :]
+        )
     broken.insert(5, junk)
     lost = []
     found = list(pieces(b"".join(broken), f"a{suffix}", lambda *what: lost.append(what)))
     assert set(range(9)) - damaged <= {int(piece.data.split()[0]) for piece in found}
     # zlib and zstd cannot see damage to the few header bytes that say nothing of the data
-    assert sum(n_bytes for _, _, n_bytes in lost) <= sum(len(broken[n if n < 5 else n + 1]) for n in damaged) + len(junk)
+    assert sum(n_bytes for _, _, n_bytes in lost) <= sum(
+        len(broken[n if n < 5 else n + 1]) for n in damaged
+    ) + len(junk)
     assert sum(n_bytes for _, _, n_bytes in lost) >= len(junk)
 
 
 @EACH_COMPRESSION
 def test_an_archive_compressed_as_a_whole_is_read_up_to_the_damage(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(compressed, "PIECE_BYTES", 1 << 16)
-    data = bytearray(COMPRESS[suffix](b"".join(record(n, f"<p>{(n + 10**9) ** 9} {n}</p>".encode()) for n in range(2_000))))
+    data = bytearray(
+        COMPRESS[suffix](b"".join(record(n, f"<p>{(n + 10**9) ** 9} {n}</p>".encode()) for n in range(2_000)))
+    )
     middle = len(data) // 2
     data[middle : middle + 50] = bytes(50)
     (tmp_path / f"a{suffix}").write_bytes(data)
@@ -112,7 +131,11 @@ def test_records_do_not_depend_on_how_the_data_is_cut_into_pieces(sizes):
     for size in sizes:
         starts.append(start)
         start += size
-    cuts = [compressed.Piece(data[a:b], a, flat=True) for a, b in zip(starts, [*starts[1:], len(data)], strict=True) if a < len(data)]
+    cuts = [
+        compressed.Piece(data[a:b], a, flat=True)
+        for a, b in zip(starts, [*starts[1:], len(data)], strict=True)
+        if a < len(data)
+    ]
     found = list(Records(lambda *what: lost.append(what)).of(cuts))
     assert [(f.offset, f.data) for f in found] == [(data.find(f.data), f.data) for f in found]
     assert [f.data for f in found] == [record(0)[:-4], record(1)[:-4], record(3)[:-4]]
@@ -127,7 +150,11 @@ def test_records_do_not_depend_on_how_the_data_is_cut_into_pieces(sizes):
         lambda parts: [b"junk first\r\n", *parts],
         lambda parts: [*parts, parts[0][:-30]],
         lambda parts: [parts[0], record(9).replace(b"Content-Length: 1", b"Content-Length: 9"), *parts[1:]],
-        lambda parts: [parts[0], record(9).replace(b"Content-Length: 1", b"Content-Length: 99999999991"), *parts[1:]],
+        lambda parts: [
+            parts[0],
+            record(9).replace(b"Content-Length: 1", b"Content-Length: 99999999991"),
+            *parts[1:],
+        ],
         lambda parts: [parts[0], b"WARC/1.1\r\nWARC-Type: response\r\n", *parts[1:]],
     ],
     ids=["junk-between", "junk-first", "cut-off", "wrong-length", "huge-length", "half-a-header"],
@@ -147,20 +174,32 @@ def test_records_that_are_no_good_page_are_counted_by_reason_with_their_place(tm
         record(3, b"<p>" + b"x " * 3_000),
         record(4, b"<html><body></body></html>"),
         record(5, b"no gzip", headers="Content-Encoding: gzip\r\n"),
-        record(6, gzip.compress(b"<p>A page that was sent compressed, as many are.</p>"), headers="Content-Encoding: gzip\r\n"),
+        record(
+            6,
+            gzip.compress(b"<p>A page that was sent compressed, as many are.</p>"),
+            headers="Content-Encoding: gzip\r\n",
+        ),
         record(7, gzip.compress(b"<p>" + b"bomb " * 1_000_000), headers="Content-Encoding: gzip\r\n"),
     ]
     (tmp_path / "a.warc").write_bytes(b"".join(pages))
     documents, drops = read_with_drops(Warc(paths=(str(tmp_path),), max_page_bytes=4_000), tmp_path)
     assert numbers(documents) == [0, 6]
-    assert drops.counts["web"] == {"page_http_status": 1, "page_too_large": 2, "page_without_text": 1, "page_undecodable": 1}
+    assert drops.counts["web"] == {
+        "page_http_status": 1,
+        "page_too_large": 2,
+        "page_without_text": 1,
+        "page_undecodable": 1,
+    }
     assert drops.examples["page_http_status"] == [f"a.warc:{len(pages[0])}: 404: http://example.org/1?q=1"]
 
 
 @EACH_COMPRESSION
 def test_a_bomb_is_given_up_and_the_next_member_read(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(compressed, "MEMBER_BYTES", 1 << 20)
-    bombs = [bytes(50 << 20), b"WARC/1.1\r\nWARC-Type: response\r\nContent-Length: 60000000000\r\n\r\n" + bytes(50 << 20)]
+    bombs = [
+        bytes(50 << 20),
+        b"WARC/1.1\r\nWARC-Type: response\r\nContent-Length: 60000000000\r\n\r\n" + bytes(50 << 20),
+    ]
     members = [record(0), bombs[0], record(1), bombs[1], record(2)]
     (tmp_path / f"a{suffix}").write_bytes(b"".join(map(COMPRESS[suffix], members)))
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
@@ -176,7 +215,9 @@ def test_a_record_that_is_no_page_for_its_size_is_passed_over(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x1f\x8b\x08broken from the start", b"plain text, no archive" * 50], ids=["empty", "broken", "text"]
+    "content",
+    [b"", b"\x1f\x8b\x08broken from the start", b"plain text, no archive" * 50],
+    ids=["empty", "broken", "text"],
 )
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_a_file_without_any_record_is_counted_and_its_neighbours_are_read(tmp_path, suffix, content):
@@ -191,8 +232,16 @@ def test_a_file_without_any_record_is_counted_and_its_neighbours_are_read(tmp_pa
 def test_a_missing_or_empty_source_is_one_clear_error(tmp_path):
     (tmp_path / "empty").mkdir()
     for paths, error, sentence in (
-        ((str(tmp_path / "nowhere"),), FileNotFoundError, r"sources\.mine\.paths='.*nowhere' does not exist; name an existing"),
-        ((str(tmp_path / "empty"),), ValueError, r"sources\.mine\.paths='.*empty' holds no \.warc.* file; name a folder that does"),
+        (
+            (str(tmp_path / "nowhere"),),
+            FileNotFoundError,
+            r"sources\.mine\.paths='.*nowhere' does not exist; name an existing",
+        ),
+        (
+            (str(tmp_path / "empty"),),
+            ValueError,
+            r"sources\.mine\.paths='.*empty' holds no \.warc.* file; name a folder that does",
+        ),
         ((), ValueError, r"sources\.mine\.paths=\(\) names nothing to read; name"),
     ):
         with pytest.raises(error, match=sentence):

@@ -1,7 +1,7 @@
 """Real and random texts for the tests of cleaning rules, and what a rule does with them.
 
-RUSSIAN, CHINESE and JAPANESE are excerpts of the Debian Administrator's Handbook, © 2003-2015 Raphaël Hertzog, Roland Mas and translators,
-licence CC-BY-SA-3.0 (or GPL-2.0-or-later).
+RUSSIAN, CHINESE and JAPANESE are excerpts of the Debian Administrator's Handbook, © 2003-2015 Raphaël
+Hertzog, Roland Mas and translators, licence CC-BY-SA-3.0 (or GPL-2.0-or-later).
 """
 
 import unicodedata
@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from data_pipeline.clean.characters import UNSPACED_BLOCKS
-from data_pipeline.document import Document, content_id
+from data_pipeline.documents.document import Document, content_id
 
 ENGLISH = """The bisect module keeps a list in sorted order without having to sort the list after each insertion.
 For long lists of items with expensive comparison operations, this can be an improvement over the more common approach.
@@ -39,7 +39,15 @@ JAPANESE = """Debian は各パッケージを単純に収集しているだけ�
 そして Debian 開発者になるには、Debian プロジェクトが全体としてどのように運営されているかを知る必要があります。
 """
 THAI = "เดเบียนเป็นระบบปฏิบัติการเสรีสำหรับคอมพิวเตอร์ของคุณ และมีซอฟต์แวร์ที่ใช้ได้จำนวนมาก\n"
-REAL = {"en": ENGLISH, "ru": RUSSIAN, "zh": CHINESE, "ja": JAPANESE, "th": THAI, "": ENGLISH + RUSSIAN, "xx": CHINESE + ENGLISH}
+REAL = {
+    "en": ENGLISH,
+    "ru": RUSSIAN,
+    "zh": CHINESE,
+    "ja": JAPANESE,
+    "th": THAI,
+    "": ENGLISH + RUSSIAN,
+    "xx": CHINESE + ENGLISH,
+}
 PIECES = (
     *'a bb The be. to, of! word WORD 12 1,000 #tag # ... wait... … - • * — {x} lorem ipsum [1] [edit] don’t (yes.) "so?"'.split(),
     *"в и НА слово, слово. 的 软件包。 の データ ที่ดี é 😀 \u0301 javascript cookie 3 likes Sign-in".split(),
@@ -47,7 +55,9 @@ PIECES = (
 )
 LAW = settings(deadline=None, max_examples=60)  # the first example builds tables and loads models
 # Few pieces, so that runs of them repeat; and any characters at all.
-PLAYED = st.lists(st.sampled_from(PIECES).flatmap(lambda piece: st.sampled_from((piece, f"{piece} "))), max_size=60).map("".join)
+PLAYED = st.lists(
+    st.sampled_from(PIECES).flatmap(lambda piece: st.sampled_from((piece, f"{piece} "))), max_size=60
+).map("".join)
 ANY = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 TEXTS = st.lists(st.tuples(st.one_of(PLAYED, ANY), st.sampled_from(sorted(REAL))), max_size=5)
 
@@ -112,4 +122,6 @@ def assert_alone_as_in_a_batch(rule, documents: list[Document]) -> None:
     for number, one in enumerate(documents):
         (alone,), own = rule.annotate([one])
         assert alone == together[number]
-        assert {name: str(values[0]) for name, values in own.items()} == {name: str(values[number]) for name, values in signals.items()}
+        assert {name: str(values[0]) for name, values in own.items()} == {
+            name: str(values[number]) for name, values in signals.items()
+        }

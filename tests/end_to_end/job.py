@@ -1,4 +1,6 @@
-"""A job in a folder and the command on it, as the tests of this folder and the soak use them. Real processes, real signals."""
+"""A job in a folder and the command on it, as the tests of this folder and the soak use them. Real
+processes, real signals.
+"""
 
 import contextlib
 import json
@@ -15,11 +17,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from data_pipeline.tokenizer import SentencePiece
-from launch.yaml_text import to_yaml
+from data_pipeline.tokenizers.tokenizer import SentencePiece
+from launch.job.yaml import to_yaml
 from tests.examples import random_documents, write_documents
 from tests.launch.command import begin, meshwright, until
-from trainer.metrics import read_metrics
+from trainer.records.metrics import read_metrics
 from trainer.run import Run
 
 VOCAB = 384
@@ -30,16 +32,22 @@ NUMBERS = ("step", "loss/train", "optimizer/grad_norm", "optimizer/learning_rate
 
 def write_job(folder: Path, run: Run, **fields: Any) -> None:
     """job.yaml: one phase, `pretrain`; `fields` take the place of the run's, as they stand in YAML."""
-    (folder / "job.yaml").write_text(to_yaml({"pretrain": {"type": "Run", **run.model_dump(mode="json"), **fields}}))
+    (folder / "job.yaml").write_text(
+        to_yaml({"pretrain": {"type": "Run", **run.model_dump(mode="json"), **fields}})
+    )
 
 
 def write_data(folder: Path, documents: Mapping[str, int], *, first_target: int = 1) -> None:
     """A tokenizer, and shards of so many random documents a source, of 4 to 60 tokens each."""
     rng = np.random.default_rng(0)
-    SentencePiece(vocab_size=VOCAB, model="bpe").train([Path(__file__).read_text()], folder / "run/data/tokenizer.model")
+    SentencePiece(vocab_size=VOCAB, model="bpe").train(
+        [Path(__file__).read_text()], folder / "run/data/tokenizer.model"
+    )
     for name, n in documents.items():
         lengths = rng.integers(4, 60, n).tolist()
-        write_documents(folder / "run/data/train" / name, random_documents(rng, lengths, VOCAB), first_target=first_target)
+        write_documents(
+            folder / "run/data/train" / name, random_documents(rng, lengths, VOCAB), first_target=first_target
+        )
 
 
 def copied(job: Path, to: Path) -> Path:
@@ -54,7 +62,9 @@ def run(job: Path, *more: str, **env: str) -> subprocess.CompletedProcess:
 
 
 def last_step(job: Path) -> int:
-    """The newest step in metrics.jsonl, 0 before the first; cheap enough to be asked a hundred times a second."""
+    """The newest step in metrics.jsonl, 0 before the first; cheap enough to be asked a hundred times a
+    second.
+    """
     try:
         with (phase(job) / "metrics.jsonl").open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
@@ -88,7 +98,9 @@ def saved(job: Path) -> list[int]:
 
 def unfinished(job: Path) -> set[Path]:
     """What lies beside the whole checkpoints: the save that is running, or that a kill has left."""
-    return {path for path in (phase(job) / "checkpoints").glob("*") if path.is_dir() and not path.name.isdigit()}
+    return {
+        path for path in (phase(job) / "checkpoints").glob("*") if path.is_dir() and not path.name.isdigit()
+    }
 
 
 def n_files(folder: Path) -> int:
@@ -107,13 +119,17 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started and that still run. (The kernel's own list of them is incomplete while they do.)"""
+    """Processes that a process has started and that still run. (The kernel's own list of them is incomplete
+    while they do.)
+    """
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
     return [number for number in numbers if _state_and_parent(number)[1] == pid and runs(number)]
 
 
 def runs(pid: int) -> bool:
-    """Whether a process still does; one that has ended may stand in the table until its parent asks for it."""
+    """Whether a process still does; one that has ended may stand in the table until its parent asks for
+    it.
+    """
     return _state_and_parent(pid)[0] not in "ZX"
 
 
@@ -158,20 +174,30 @@ def arrays(job: Path, step: int) -> dict[str, np.ndarray]:
     for item in ("params", "optimizer"):
         with ocp.PyTreeCheckpointer() as reader:
             folder = (phase(job) / f"checkpoints/{step}/{item}").resolve()
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata.tree)
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata.tree
+            )
             tree = ocp.tree.to_flat_dict(reader.restore(folder, restore_args=as_numpy), sep="/")
         found |= {f"{item}/{path}": np.asarray(leaf) for path, leaf in tree.items()}
     return found
 
 
 def differences(job: Path, other: Path) -> list[str]:
-    """What is not equal to the last bit: arrays of the last checkpoint, numbers of every step, results of the evals."""
+    """What is not equal to the last bit: arrays of the last checkpoint, numbers of every step, results of
+    the evals.
+    """
     steps = [saved(folder)[-1] for folder in (job, other)]
     ours, theirs = (arrays(folder, step) for folder, step in zip((job, other), steps, strict=True))
     found = [] if steps[0] == steps[1] else [f"last steps {steps}"]
-    found += sorted(name for name in ours.keys() | theirs.keys() if not _same_bits(ours.get(name), theirs.get(name)))
+    found += sorted(
+        name for name in ours.keys() | theirs.keys() if not _same_bits(ours.get(name), theirs.get(name))
+    )
     mine, its = ({row["step"]: _numbers(row) for row in rows(folder)} for folder in (job, other))
-    found += [f"metrics of step {step}" for step in sorted(mine.keys() | its.keys()) if mine.get(step) != its.get(step)]
+    found += [
+        f"metrics of step {step}"
+        for step in sorted(mine.keys() | its.keys())
+        if mine.get(step) != its.get(step)
+    ]
     results = [json.loads((phase(folder) / "results.json").read_text()) for folder in (job, other)]
     return found + [f"results {side}" for side in ("before", "after") if results[0][side] != results[1][side]]
 
@@ -182,11 +208,19 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _same_bits(x: np.ndarray | None, y: np.ndarray | None) -> bool:
-    return x is not None and y is not None and x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+    return (
+        x is not None
+        and y is not None
+        and x.dtype == y.dtype
+        and x.shape == y.shape
+        and x.tobytes() == y.tobytes()
+    )
 
 
 def assert_same_bits(job: Path, other: Path) -> None:
-    """Parameters, optimizer state, key, losses, gradient norms: equal to the last bit, and every step once."""
+    """Parameters, optimizer state, key, losses, gradient norms: equal to the last bit, and every step
+    once.
+    """
     assert differences(job, other) == []
     steps = [row["step"] for row in rows(job)]
     assert steps == list(range(1, len(steps) + 1)) and len(arrays(job, steps[-1])) > 20

@@ -1,11 +1,13 @@
-"""Process 1 never comes to the end of restoring a checkpoint, by `--import tests.end_to_end.stuck_restore`."""
+"""Process 1 never comes to the end of restoring a checkpoint, by `--import
+tests.end_to_end.stuck_restore`.
+"""
 
 import time
 from typing import Any
 
 import jax
 
-from trainer.checkpoint import Checkpointer
+from trainer.checkpoints.checkpointer import Checkpointer
 
 _restore = Checkpointer.restore
 

@@ -1,4 +1,6 @@
-"""SIGKILL at random moments, also while a checkpoint is being written: the run goes on from its last whole checkpoint to the same bits."""
+"""SIGKILL at random moments, also while a checkpoint is being written: the run goes on from its last whole
+checkpoint to the same bits.
+"""
 
 import os
 import random
@@ -34,11 +36,20 @@ STEPS, SAVE_EVERY, KILLS = 200, 10, 4
 
 def pretrain() -> Run:
     """A step and a save take long enough to be met by a kill; bf16 as a real run has it."""
-    sizes = {"width": 128, "layers": 3, "heads": 4, "kv_heads": 2, "head_width": 32, "feed_forward_width": 352}
+    sizes = {
+        "width": 128,
+        "layers": 3,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_width": 32,
+        "feed_forward_width": 352,
+    }
     return Run(
         architecture=Llama(vocab_size=VOCAB, context=48, **sizes),
         objective=NextToken(),
-        data=PackedShards(folder="data/train", weights=FrozenMap(web=2.0, code=1.0), seq_len=48, batch_size=8),
+        data=PackedShards(
+            folder="data/train", weights=FrozenMap(web=2.0, code=1.0), seq_len=48, batch_size=8
+        ),
         optimizer=AdamW(peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),
@@ -61,10 +72,20 @@ def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def kill_somewhere(job: Path, draw: random.Random, *, in_save: bool) -> str:
-    """Kill a life of the run: while it writes a checkpoint, or after a number of steps; says where that was."""
-    left, step, files = unfinished(job), last_step(job) + draw.randrange(1, 2 * SAVE_EVERY), draw.randrange(20)
+    """Kill a life of the run: while it writes a checkpoint, or after a number of steps; says where that
+    was.
+    """
+    left, step, files = (
+        unfinished(job),
+        last_step(job) + draw.randrange(1, 2 * SAVE_EVERY),
+        draw.randrange(20),
+    )
     if in_save:
-        killed_when(lambda: any(n_files(save) >= files for save in unfinished(job) - left), f"{files} files of a save", job)
+        killed_when(
+            lambda: any(n_files(save) >= files for save in unfinished(job) - left),
+            f"{files} files of a save",
+            job,
+        )
     else:
         killed_when(lambda: last_step(job) >= step, f"step {step}", job)
     return f"with {files} files of a save written" if in_save else f"after step {last_step(job)}"

@@ -1,4 +1,6 @@
-"""A process that is killed, frozen, stuck or at fault ends the others soon, by name and with its code. Real processes, real signals."""
+"""A process that is killed, frozen, stuck or at fault ends the others soon, by name and with its code. Real
+processes, real signals.
+"""
 
 import os
 import re
@@ -82,7 +84,10 @@ def test_slow_and_wrong_processes_are_named_and_a_killed_one_ends_the_others(gro
     (three.phase / "slow-1").unlink()
     (three.phase / "flip-2").touch()
     three.until(lambda: all((three.phase / f"differs-{i}").exists() for i in range(3)), "a differing copy")
-    assert re.match(r"x differs on device \d+ of process 2 from its 2 other copies", (three.phase / "differs-0").read_text())
+    assert re.match(
+        r"x differs on device \d+ of process 2 from its 2 other copies",
+        (three.phase / "differs-0").read_text(),
+    )
     os.kill(three.pids[2], signal.SIGUSR1)
     three.until(lambda: "Current thread" in (three.logs / "process-2.log").read_text(), "stacks on demand")
     step = three.step(2)
@@ -91,7 +96,9 @@ def test_slow_and_wrong_processes_are_named_and_a_killed_one_ends_the_others(gro
     end = three.end()
     assert end.code == 75 and "process 1 was killed by SIGKILL" in end.launcher
     for i in (0, 2):
-        assert "process 1 has not answered for" in end.said[i] and "start the same command again" in end.said[i]
+        assert (
+            "process 1 has not answered for" in end.said[i] and "start the same command again" in end.said[i]
+        )
 
 
 @pytest.mark.parametrize("stuck", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -101,7 +108,10 @@ def test_a_stuck_process_ends_all_with_stacks_and_is_named(group, stuck):
     end = two.end()
     assert end.code == 75
     for said in end.said.values():
-        assert f"nothing has moved for 5 s: process {stuck} at step" in said or f", process {stuck} at step" in said
+        assert (
+            f"nothing has moved for 5 s: process {stuck} at step" in said
+            or f", process {stuck} at step" in said
+        )
     assert "_obey" in (two.phase / f"stacks-{stuck}.txt").read_text()
     assert "_obey" in end.said[stuck] and "File" in end.said[stuck]
 
@@ -138,8 +148,12 @@ def test_the_coordinator_is_named_too(group, n):
     assert all("process 0, which coordinates, is gone" in end.said[i] for i in range(1, n))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
-def test_a_signal_to_one_process_saves_the_same_step_everywhere_and_a_second_one_ends_it_at_once(group, number, code):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_signal_to_one_process_saves_the_same_step_everywhere_and_a_second_one_ends_it_at_once(
+    group, number, code
+):
     two = group(2, save_s=60)
     os.kill(two.pids[1], number)
     two.until(lambda: "is saving" in (two.logs / "process-1.log").read_text(), "the agreed step")

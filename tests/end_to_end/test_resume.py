@@ -9,9 +9,20 @@ import yaml
 
 from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from model.architectures.llama import Llama
-from tests.end_to_end.job import COMMAND, arrays, assert_same_bits, copied, differences, finish, rows, run, saved, write_job
+from tests.end_to_end.job import (
+    COMMAND,
+    arrays,
+    assert_same_bits,
+    copied,
+    differences,
+    finish,
+    rows,
+    run,
+    saved,
+    write_job,
+)
 from tests.examples import write_documents
 from tests.launch.command import begin, meshwright, until
 from trainer.checkpoints.retention import Checkpoints
@@ -30,13 +41,25 @@ def pretrain() -> Run:
     weights = FrozenMap(some=2.0, other=1.0)
     data = PackedShards(folder="data/train", weights=weights, seq_len=64, batch_size=8)
     return Run(
-        architecture=Llama(vocab_size=512, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=64),
+        architecture=Llama(
+            vocab_size=512,
+            width=32,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_width=8,
+            feed_forward_width=48,
+            context=64,
+        ),
         objective=NextToken(),
         data=data,
         optimizer=AdamW(peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=11),
-        evals=(HeldOut(data=data.model_copy(update={"folder": "data/held_out"})), Samples(prompts=("def ",), chat=False, max_tokens=4)),
+        evals=(
+            HeldOut(data=data.model_copy(update={"folder": "data/held_out"})),
+            Samples(prompts=("def ",), chat=False, max_tokens=4),
+        ),
     )
 
 
@@ -68,9 +91,13 @@ def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def interrupt(job: Path, number: int, *, after_steps: int) -> tuple[int, str]:
-    """Start, send the signal when the checkpoint at or behind `after_steps` is written; exit code and everything printed."""
+    """Start, send the signal when the checkpoint at or behind `after_steps` is written; exit code and
+    everything printed.
+    """
     process = begin(*COMMAND, cwd=job)
-    until(lambda: process.poll() is not None or any(step >= after_steps for step in saved(job)), "a checkpoint")
+    until(
+        lambda: process.poll() is not None or any(step >= after_steps for step in saved(job)), "a checkpoint"
+    )
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     return process.returncode, out + err
@@ -84,7 +111,9 @@ def test_killed_run_resumed_repeats_the_uninterrupted_run(job: Path, uninterrupt
     assert len(rows(job)) == STEPS
 
 
-def test_a_second_run_gives_the_same_bits_whatever_a_beginning_without_a_checkpoint_has_left(job: Path, uninterrupted: Path) -> None:
+def test_a_second_run_gives_the_same_bits_whatever_a_beginning_without_a_checkpoint_has_left(
+    job: Path, uninterrupted: Path
+) -> None:
     (job / "run/pretrain").mkdir()
     (job / "run/pretrain/before.json").write_text('{"some/loss": 0.0}')
     assert_same_bits(finish(job), uninterrupted)
@@ -96,28 +125,45 @@ def test_training_learns(uninterrupted: Path) -> None:
 
 
 def test_a_run_with_other_rows_differs(job: Path, uninterrupted: Path) -> None:
-    """The negative control of the tests above: at three quarters the mixture becomes another one, and nothing else changes."""
+    """The negative control of the tests above: at three quarters the mixture becomes another one, and
+    nothing else changes.
+    """
     stage = f"{{from_tokens: {STEPS * 3 // 4 * 8 * 64}, weights: {{some: 1.0, other: 2.0}}}}"
     finish(job, "--set", f"pretrain.data.schedule.stages=[{stage}]")
     found = differences(job, uninterrupted)
-    assert {f"metrics of step {STEPS}", "results after"} <= set(found) and f"metrics of step {STEPS // 2}" not in found
-    assert all(name in found for name in arrays(job, STEPS) if name.startswith("params/") and "w" in name.rpartition("/")[2])
+    assert {f"metrics of step {STEPS}", "results after"} <= set(
+        found
+    ) and f"metrics of step {STEPS // 2}" not in found
+    assert all(
+        name in found
+        for name in arrays(job, STEPS)
+        if name.startswith("params/") and "w" in name.rpartition("/")[2]
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_says_how_to_go_on_and_the_run_goes_on(job: Path, uninterrupted: Path, number: int, code: int) -> None:
+def test_a_signal_saves_says_how_to_go_on_and_the_run_goes_on(
+    job: Path, uninterrupted: Path, number: int, code: int
+) -> None:
     returned, said = interrupt(job, number, after_steps=SAVE_EVERY)
     assert returned == code, said
     assert "Traceback" not in said and "meshwright run job.yaml" in said
     last = rows(job)[-1]["step"]
-    assert last < STEPS and (job / f"run/pretrain/checkpoints/{last}").is_dir(), "the step it stopped after is saved"
+    assert last < STEPS and (job / f"run/pretrain/checkpoints/{last}").is_dir(), (
+        "the step it stopped after is saved"
+    )
     assert_same_bits(finish(job), uninterrupted)
 
 
 def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupted: Path) -> None:
-    refused = run(uninterrupted, "--set", "pretrain.architecture.norm_eps=1e-6", "--set", f"pretrain.steps={STEPS + 10}")
+    refused = run(
+        uninterrupted, "--set", "pretrain.architecture.norm_eps=1e-6", "--set", f"pretrain.steps={STEPS + 10}"
+    )
     assert refused.returncode == 2
-    assert "architecture.norm_eps: 1e-05 saved, 1e-06 asked for" in refused.stderr and "Traceback" not in refused.stderr
+    assert (
+        "architecture.norm_eps: 1e-05 saved, 1e-06 asked for" in refused.stderr
+        and "Traceback" not in refused.stderr
+    )
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
@@ -133,7 +179,11 @@ def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupte
 def test_bad_input_is_one_sentence(job: Path, setting: str, sentence: str) -> None:
     wrong = run(job, "--set", setting)
     assert wrong.returncode == 2, wrong.stdout + wrong.stderr
-    assert sentence in wrong.stderr and "Traceback" not in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
+    assert (
+        sentence in wrong.stderr
+        and "Traceback" not in wrong.stderr
+        and len(wrong.stderr.strip().splitlines()) == 1
+    )
     assert not (job / "run/pretrain/done.json").exists() and not saved(job)
 
 

@@ -1,4 +1,6 @@
-"""nanoGPT's recipe on Shakespeare: the same split, sizes and number of letters; the loss over the whole held-out text."""
+"""nanoGPT's recipe on Shakespeare: the same split, sizes and number of letters; the loss over the whole
+held-out text.
+"""
 
 import gzip
 import json
@@ -8,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.shards import Shards
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.shards.shards import Shards
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 from launch.configs.shakespeare import TEXT, VOCAB_SIZE
 from launch.configs.shakespeare import pretrain as shakespeare_run
 from launch.configs.shakespeare_llama import pretrain as llama_run
@@ -24,7 +26,13 @@ PUBLISHED = 1.88  # nats a letter, by nanoGPT's README
 def run(config: str, folder: Path, *settings: str, timeout_s: float) -> dict:
     """What the command wrote of its training phase."""
     folder.mkdir(exist_ok=True)
-    done = meshwright("run", config, *(word for setting in settings for word in ("--set", setting)), cwd=folder, timeout_s=timeout_s)
+    done = meshwright(
+        "run",
+        config,
+        *(word for setting in settings for word in ("--set", setting)),
+        cwd=folder,
+        timeout_s=timeout_s,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "runs" / config / "pretrain/results.json").read_text())
 
@@ -33,7 +41,11 @@ def run(config: str, folder: Path, *settings: str, timeout_s: float) -> dict:
 def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """Thirty steps, and only half as wide."""
     folder = tmp_path_factory.mktemp("shakespeare")
-    small = ("pretrain.steps=30", "pretrain.optimizer.schedule.warmup_steps=5", "pretrain.architecture.width=64")
+    small = (
+        "pretrain.steps=30",
+        "pretrain.optimizer.schedule.warmup_steps=5",
+        "pretrain.architecture.width=64",
+    )
     return folder / "runs/shakespeare", run("shakespeare", folder, *small, timeout_s=420)
 
 
@@ -43,7 +55,10 @@ def test_the_last_tenth_is_held_out_to_the_letter_and_all_else_is_trained_on(sho
     tokenizer, cut = Tokenizer(folder / "data/tokenizer.model"), int(0.9 * len(text))
 
     def texts(side: str) -> list[str]:
-        return [tokenizer.decode(record.sequences[0].tokens) for record in Shards(folder / "data" / side / "plays")]
+        return [
+            tokenizer.decode(record.sequences[0].tokens)
+            for record in Shards(folder / "data" / side / "plays")
+        ]
 
     assert tokenizer.vocab_size <= VOCAB_SIZE and len(tokenizer.encode(text)) == len(text) == 1_115_394
     assert texts("held_out") == [text[cut:]]
@@ -70,7 +85,10 @@ def test_both_configs_have_the_same_letters_and_ours_no_more_parameters():
     ours, theirs = llama_run(), shakespeare_run()
     assert ours.data == theirs.data and ours.steps == theirs.steps and ours.evals == theirs.evals
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
-        sizes = [n_params(jax.eval_shape(each.architecture.build(Precision()).init, jax.random.key(0))) for each in (ours, theirs)]
+        sizes = [
+            n_params(jax.eval_shape(each.architecture.build(Precision()).init, jax.random.key(0)))
+            for each in (ours, theirs)
+        ]
     assert 0.98 * sizes[1] < sizes[0] <= sizes[1]
 
 
@@ -78,7 +96,12 @@ def test_both_configs_have_the_same_letters_and_ours_no_more_parameters():
 def test_the_published_loss_is_reached_and_our_defaults_are_clearly_better(tmp_path):
     losses = {
         config: np.mean(
-            [run(config, tmp_path / f"{config}{seed}", f"pretrain.seed={seed}", timeout_s=3600)["after"]["plays/loss"] for seed in range(3)]
+            [
+                run(config, tmp_path / f"{config}{seed}", f"pretrain.seed={seed}", timeout_s=3600)["after"][
+                    "plays/loss"
+                ]
+                for seed in range(3)
+            ]
         )
         for config in ("shakespeare", "shakespeare_llama")
     }

@@ -1,4 +1,6 @@
-"""A data phase that is stopped while its workers work: the exit codes of the README, no process left, and the same command goes on."""
+"""A data phase that is stopped while its workers work: the exit codes of the README, no process left, and
+the same command goes on.
+"""
 
 import os
 import signal
@@ -23,11 +25,16 @@ def processes_of(session: int) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_a_stopped_data_phase_leaves_its_code_and_no_process(tmp_path, sent, code):
     ingested = tmp_path / "run" / "data" / "stages" / "ingest" / "web"
     process = begin("run", "tiny", "--dir", "run", "--set", "data.engine.workers=2", cwd=tmp_path)
-    until(lambda: ingested.exists() and len(os.listdir(ingested)) > 1 or process.poll() is not None, "the first parts are read")
+    until(
+        lambda: ingested.exists() and len(os.listdir(ingested)) > 1 or process.poll() is not None,
+        "the first parts are read",
+    )
     assert process.poll() is None and len(processes_of(process.pid)) > 2
     process.send_signal(sent)
     _, said = process.communicate(timeout=60)

@@ -1,4 +1,6 @@
-"""The shipped config `tiny`, shrunk by `--set`: raw text in; data, pretraining, SFT, DPO, text and a report out."""
+"""The shipped config `tiny`, shrunk by `--set`: raw text in; data, pretraining, SFT, DPO, text and a report
+out.
+"""
 
 import json
 import re
@@ -10,12 +12,20 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_pipeline.shards import Shards
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.shards.shards import Shards
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 from tests.launch.command import meshwright
 
 WEB = "[json, textwrap, csv, shlex, string, random, heapq, bisect, calendar, argparse, glob, fnmatch, tempfile, queue, sched, hashlib]"
-SIZES = {"vocab_size": 640, "width": 48, "layers": 2, "heads": 2, "kv_heads": 1, "head_width": 16, "feed_forward_width": 96}
+SIZES = {
+    "vocab_size": 640,
+    "width": 48,
+    "layers": 2,
+    "heads": 2,
+    "kv_heads": 1,
+    "head_width": 16,
+    "feed_forward_width": 96,
+}
 PHASES = ("pretrain", "sft", "dpo")
 
 
@@ -41,7 +51,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], sub
     folder, stdlib = tmp_path_factory.mktemp("tiny"), Path(sysconfig.get_path("stdlib"))
     for name in ("json", "email", "http", "logging", "importlib", "concurrent"):
         shutil.copytree(stdlib / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("argparse", "ast", "calendar", "csv", "difflib", "fractions", "ftplib", "heapq", "inspect", "random", "shutil"):
+    for name in (
+        "argparse",
+        "ast",
+        "calendar",
+        "csv",
+        "difflib",
+        "fractions",
+        "ftplib",
+        "heapq",
+        "inspect",
+        "random",
+        "shutil",
+    ):
         shutil.copy(stdlib / f"{name}.py", folder / "code")
     command = ["run", "tiny", *settings(folder / "code")]
     return folder, command, meshwright(*command, cwd=folder, timeout_s=420)
@@ -63,10 +85,14 @@ def test_every_phase_improves_its_held_out_metric(tiny) -> None:
     folder, _, _ = tiny
     pretrain, sft, dpo = (results(folder, phase) for phase in PHASES)
     for source in ("web", "code", "books"):
-        assert pretrain["after"][f"{source}/bits_per_byte"] < 0.8 * pretrain["before"][f"{source}/bits_per_byte"]
+        assert (
+            pretrain["after"][f"{source}/bits_per_byte"] < 0.8 * pretrain["before"][f"{source}/bits_per_byte"]
+        )
     assert sft["after"]["chat/loss"] < 0.9 * sft["before"]["chat/loss"]
     assert sft["after"]["chat/accuracy"] > sft["before"]["chat/accuracy"]
-    assert dpo["before"]["pairs/dpo_loss"] == pytest.approx(0.693147, abs=1e-5), "policy and reference begin as the same model"
+    assert dpo["before"]["pairs/dpo_loss"] == pytest.approx(0.693147, abs=1e-5), (
+        "policy and reference begin as the same model"
+    )
     assert dpo["before"]["pairs/rewards/accuracies"] == 0
     assert dpo["after"]["pairs/rewards/accuracies"] > 0.5 and dpo["after"]["pairs/rewards/margins"] > 0
 
@@ -80,10 +106,18 @@ def test_a_phase_starts_where_the_one_before_ended(tiny) -> None:
 
 def test_second_run_skips_every_phase_and_changes_nothing(tiny) -> None:
     folder, command, _ = tiny
-    before = {path: path.stat().st_mtime_ns for phase in ("data", *PHASES) for path in (folder / "runs/tiny" / phase).rglob("*")}
+    before = {
+        path: path.stat().st_mtime_ns
+        for phase in ("data", *PHASES)
+        for path in (folder / "runs/tiny" / phase).rglob("*")
+    }
     again = meshwright(*command, cwd=folder)
     assert again.returncode == 0 and again.stdout.count("skipped") == 4
-    assert before == {path: path.stat().st_mtime_ns for phase in ("data", *PHASES) for path in (folder / "runs/tiny" / phase).rglob("*")}
+    assert before == {
+        path: path.stat().st_mtime_ns
+        for phase in ("data", *PHASES)
+        for path in (folder / "runs/tiny" / phase).rglob("*")
+    }
 
 
 def test_no_held_out_answer_stands_in_any_training_shard(tiny) -> None:
@@ -98,7 +132,9 @@ def test_no_held_out_answer_stands_in_any_training_shard(tiny) -> None:
 
     answers = [text for text in words(data / "held_out/chat", targets_only=True) if len(text.split()) >= 6]
     assert len(answers) > 20
-    trained_on = "\n".join(text for folder in sorted((data / "train").iterdir()) for text in words(folder, targets_only=False))
+    trained_on = "\n".join(
+        text for folder in sorted((data / "train").iterdir()) for text in words(folder, targets_only=False)
+    )
     assert not [answer for answer in answers if answer in trained_on]
     split = json.loads((data / "held_out.json").read_text())
     assert split, "which groups are set aside is written down"
@@ -109,11 +145,19 @@ def test_tensorboard_reads_what_every_phase_wrote(tiny, phase: str) -> None:
     folder, _, _ = tiny
     events = EventAccumulator(str(folder / "runs/tiny" / phase)).Reload()
     tags = set(events.Tags()["scalars"])
-    stable = {"loss/train", "optimizer/learning_rate", "optimizer/grad_norm", "throughput/tokens_per_s", "throughput/mfu"}
+    stable = {
+        "loss/train",
+        "optimizer/learning_rate",
+        "optimizer/grad_norm",
+        "throughput/tokens_per_s",
+        "throughput/mfu",
+    }
     assert stable | {"time/step_s", "time/data_wait_s"} <= tags
     own = {"pretrain": "eval/web/bits_per_byte", "sft": "eval/chat/accuracy", "dpo": "rewards/margins"}
     assert own[phase] in tags
-    evaluated = [event.step for event in events.Scalars(next(tag for tag in sorted(tags) if tag.startswith("eval/")))]
+    evaluated = [
+        event.step for event in events.Scalars(next(tag for tag in sorted(tags) if tag.startswith("eval/")))
+    ]
     assert evaluated[0] == 0 and len(evaluated) >= 2, "before and after"
     steps = [event.step for event in events.Scalars("loss/train")]
     assert steps == list(range(1, len(steps) + 1))
@@ -123,12 +167,16 @@ def test_the_report_shows_every_phase(tiny) -> None:
     folder, _, _ = tiny
     page = (folder / "runs/tiny/report.html").read_text()
     assert all(phase in page for phase in ("data", *PHASES)) and "<svg" in page
-    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?https?:""", page), "the page needs nothing from elsewhere"
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?https?:""", page), (
+        "the page needs nothing from elsewhere"
+    )
 
 
 @pytest.mark.parametrize("where", ["", "/pretrain", "/sft"])
 def test_generate_from_any_phase(tiny, where: str) -> None:
     folder, _, _ = tiny
-    made = meshwright("generate", f"runs/tiny{where}", "--prompt", "def read(", "--max-tokens", "12", cwd=folder)
+    made = meshwright(
+        "generate", f"runs/tiny{where}", "--prompt", "def read(", "--max-tokens", "12", cwd=folder
+    )
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip() and made.stderr == ""

@@ -1,4 +1,6 @@
-"""A phase that does nothing but take steps together, for tests of what happens when one process no longer does; by `--import`."""
+"""A phase that does nothing but take steps together, for tests of what happens when one process no longer
+does; by `--import`.
+"""
 
 import time
 from pathlib import Path
@@ -19,9 +21,11 @@ from trainer.guard import Stopped
 
 
 class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
-    """`steps` sums over all devices. Each process keeps its step in `step-I`; one that finds `stuck-I`, `fails-I` or `slow-I` does so.
+    """`steps` sums over all devices. Each process keeps its step in `step-I`; one that finds `stuck-I`,
+    `fails-I` or `slow-I` does so.
 
-    Where a file `flip-I` is found, process I keeps a wrong bit in its copy of a replicated array, and all compare theirs.
+    Where a file `flip-I` is found, process I keeps a wrong bit in its copy of a replicated array, and all
+    compare theirs.
     """
 
     steps: int = 1_000_000
@@ -32,11 +36,17 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
         """Take steps until the end, or until a signal."""
         mesh = make_mesh(data=jax.device_count())
         total = jax.jit(lambda x: jnp.sum(x * x), out_shardings=NamedSharding(mesh, PartitionSpec()))
-        with Hosts() as hosts, Watchdog(self.limit_s, folder=folder, hosts=hosts) as watchdog, StopSignals() as signals:
+        with (
+            Hosts() as hosts,
+            Watchdog(self.limit_s, folder=folder, hosts=hosts) as watchdog,
+            StopSignals() as signals,
+        ):
             for step in range(1, self.steps + 1):
                 began = time.perf_counter()
                 watchdog.beat(step)
-                x = jax.make_array_from_callback((24,), NamedSharding(mesh, PartitionSpec("data")), lambda index: np.arange(24.0)[index])
+                x = jax.make_array_from_callback(
+                    (24,), NamedSharding(mesh, PartitionSpec("data")), lambda index: np.arange(24.0)[index]
+                )
                 time.sleep(0.005)
                 self._obey(folder, hosts.process)
                 own_s = time.perf_counter() - began
@@ -65,7 +75,9 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
         bits = np.arange(5, dtype=np.uint32)
         bits[3] ^= (folder / f"flip-{process}").exists() << 17
         replicated = NamedSharding(mesh, PartitionSpec())
-        x = jax.make_array_from_single_device_arrays((5,), replicated, [jax.device_put(bits, jax.local_devices()[0])])
+        x = jax.make_array_from_single_device_arrays(
+            (5,), replicated, [jax.device_put(bits, jax.local_devices()[0])]
+        )
         if found := check({"x": x}, mesh):
             (folder / f"differs-{process}").write_text("\n".join(found))
 

@@ -1,4 +1,6 @@
-"""Layouts and collectives are those of the golden files; nothing is gathered that the table does not call for."""
+"""Layouts and collectives are those of the golden files; nothing is gathered that the table does not call
+for.
+"""
 
 import json
 import subprocess
@@ -13,16 +15,23 @@ from tests.launch.command import environment
 @pytest.fixture(scope="module")
 def made(repository) -> dict:
     """What tests/golden/goldens.py finds, in a process of its own whose compiler says its warnings."""
-    talkative = {"TF_CPP_MIN_LOG_LEVEL": "0", "JAX_ENABLE_COMPILATION_CACHE": "false"}  # a program from the cache warns of nothing
+    talkative = {
+        "TF_CPP_MIN_LOG_LEVEL": "0",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }  # a program from the cache warns of nothing
     talkative |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.golden.goldens", "--json"]
-    done = subprocess.run(command, env={**environment(), **talkative}, cwd=repository, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**environment(), **talkative}, cwd=repository, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return {**json.loads(done.stdout), "said": done.stderr}
 
 
 def test_layouts_and_collectives_are_those_of_the_golden_files(made):
-    """After a change that is meant: `python -m tests.golden.goldens` writes the files anew (see its first lines)."""
+    """After a change that is meant: `python -m tests.golden.goldens` writes the files anew (see its first
+    lines).
+    """
     assert made["files"] == {path.name: path.read_text() for path in FOLDER.glob("*.txt")}
 
 

@@ -13,7 +13,9 @@ ROOMS = ("model", "data_pipeline", "inference", "trainer", "launch")
 @cache
 def files() -> tuple[Path, ...]:
     """Every file that is, or would be, in the repository."""
-    told = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return tuple(ROOT / line for line in told.stdout.splitlines() if (ROOT / line).is_file())
 
 
@@ -21,7 +23,11 @@ def files() -> tuple[Path, ...]:
 def sources(*folders: str) -> dict[str, ast.Module]:
     """Path from the root → syntax tree, of the Python files in `folders`."""
     found = [path.relative_to(ROOT) for path in files() if path.suffix == ".py"]
-    return {str(path): ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in found if path.parts[0] in folders}
+    return {
+        str(path): ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        for path in found
+        if path.parts[0] in folders
+    }
 
 
 def module_of(path: str) -> str:
@@ -30,7 +36,9 @@ def module_of(path: str) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Every module that a file imports, also inside functions; `from a import b` gives `a` and `a.b`, for b may be a module."""
+    """Every module that a file imports, also inside functions; `from a import b` gives `a` and `a.b`, for b
+    may be a module.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -27,11 +27,18 @@ def test_a_room_imports_only_the_rooms_below_it(room):
 
 
 def test_imports_are_absolute():
-    wrong = [f"{path} imports {module}" for path, tree in sources(*ROOMS, "tests").items() for module in imports(tree) if module[0] == "."]
+    wrong = [
+        f"{path} imports {module}"
+        for path, tree in sources(*ROOMS, "tests").items()
+        for module in imports(tree)
+        if module[0] == "."
+    ]
     assert not wrong
 
 
 def test_no_imports_go_in_a_circle():
     modules = {module_of(path): set(imports(tree)) for path, tree in sources(*ROOMS).items()}
-    graph = {module: {name for name in named if name in modules} - {module} for module, named in modules.items()}
+    graph = {
+        module: {name for name in named if name in modules} - {module} for module, named in modules.items()
+    }
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

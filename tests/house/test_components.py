@@ -10,17 +10,31 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from launch.job import config_names, load
-from launch.yaml_text import parse_yaml, to_yaml
+from launch.job.load import config_names, load
+from launch.job.yaml import parse_yaml, to_yaml
 from tests.house.repository import ROOMS, module_of, sources
 
 
 @cache
 def components() -> tuple[type[BaseModel], ...]:
     """Every pydantic model that our rooms define."""
-    modules = [importlib.import_module(module_of(path)) for path in sources(*ROOMS) if not path.endswith("__main__.py")]
-    found = {value for module in modules for value in vars(module).values() if inspect.isclass(value) and issubclass(value, BaseModel)}
-    return tuple(sorted((c for c in found if c.__module__.split(".")[0] in ROOMS), key=lambda c: (c.__module__, c.__name__)))
+    modules = [
+        importlib.import_module(module_of(path))
+        for path in sources(*ROOMS)
+        if not path.endswith("__main__.py")
+    ]
+    found = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, BaseModel)
+    }
+    return tuple(
+        sorted(
+            (c for c in found if c.__module__.split(".")[0] in ROOMS),
+            key=lambda c: (c.__module__, c.__name__),
+        )
+    )
 
 
 def inside(value: Any) -> Iterator[BaseModel]:
@@ -65,7 +79,9 @@ def test_component_names_are_unique_in_their_folder():
 def test_a_component_is_hashable_and_equal_after_a_round_trip_through_yaml():
     assert examples()
     for component, value in examples().items():
-        again = component.model_validate_json(json.dumps(parse_yaml(to_yaml(value.model_dump(mode="json")), "test")))
+        again = component.model_validate_json(
+            json.dumps(parse_yaml(to_yaml(value.model_dump(mode="json")), "test"))
+        )
         assert again == value and hash(again) == hash(value), component
 
 

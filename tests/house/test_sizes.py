@@ -1,46 +1,76 @@
-"""Small files, small functions, few imports; branches are counted by ruff (C901), whose exemptions pyproject.toml gives reasons for.
+"""Sizes in what a reader takes in: names, operators, numbers and strings. Branches are counted by ruff (C901).
 
-Imports are counted in the rooms but not in launch configs and tests, whose matter is what they bring together.
+Composition roots (assemble.py, verbs, configs) bring many rooms together, which is their matter: imports are not
+counted there.
 """
 
 import ast
+import io
+import tokenize
 import tomllib
 
-from tests.house.repository import ROOMS, ROOT, functions, sources
+import pytest
+
+from tests.house.repository import ROOMS, ROOT, functions, imports, sources
 
 CODE = (*ROOMS, "tests")
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_IMPORTS = 400, 60, 15
+MAX_FILE_TOKENS, MAX_FUNCTION_TOKENS, MAX_FOLDERS = 4400, 660, 10
+COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
+
+
+def token_lines(text: str) -> list[int]:
+    """The line of every token that counts."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [token.start[0] for token in tokens if token.type in COUNTED]
+
+
+def text_of(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
 
 
 def test_files_are_short():
-    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in sources(*CODE)}
-    assert {path: n for path, n in lengths.items() if n > MAX_FILE_LINES} == {}
+    sizes = {path: len(token_lines(text_of(path))) for path in sources(*CODE)}
+    assert {path: n for path, n in sizes.items() if n > MAX_FILE_TOKENS} == {}
 
 
 def test_functions_are_short():
-    long = {
-        f"{path}:{node.name}": node.end_lineno - node.lineno + 1
-        for path, tree in sources(*CODE).items()
-        for node in functions(tree)
-        if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
-    }
+    long = {}
+    for path, tree in sources(*CODE).items():
+        lines = token_lines(text_of(path))
+        for node in functions(tree):
+            n = sum(node.lineno <= line <= node.end_lineno for line in lines)
+            if n > MAX_FUNCTION_TOKENS:
+                long[f"{path}:{node.name}"] = n
     assert long == {}
 
 
-def test_files_import_few_modules():
-    counts = {
-        path: sum(isinstance(node, ast.Import) and len(node.names) or isinstance(node, ast.ImportFrom) for node in tree.body)
-        for path, tree in sources(*ROOMS).items()
-        if not path.startswith("launch/configs/")
-    }
-    assert {path: n for path, n in counts.items() if n > MAX_IMPORTS} == {}
+def is_root(path: str) -> bool:
+    return path.startswith(("launch/configs/", "launch/verbs/")) or path.endswith("/assemble.py")
 
 
-def test_ruff_counts_five_branches_and_exempts_parsing_alone():
+def folders_of(path: str, tree: ast.Module) -> set[str]:
+    """The folders of our rooms that a file imports from, its own apart."""
+    own = path.rpartition("/")[0].replace("/", ".")
+    modules = {name.removesuffix(".py").replace("/", ".") for name in sources(*ROOMS)}
+    named = {name for name in imports(tree) if name in modules}
+    return {name.rpartition(".")[0] for name in named} - {own}
+
+
+def test_files_import_from_few_folders():
+    counts = {path: folders_of(path, tree) for path, tree in sources(*ROOMS).items() if not is_root(path)}
+    assert {path: found for path, found in counts.items() if len(found) > MAX_FOLDERS} == {}
+
+
+def test_ruff_counts_branches_and_exempts_parsing_alone():
     lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
-    assert lint["mccabe"]["max-complexity"] == 6  # ruff counts the way through a function as one
+    assert lint["mccabe"]["max-complexity"] <= 10
     exempt = {path for path, rules in lint["per-file-ignores"].items() if "C901" in rules}
     assert all(path.startswith(("data_pipeline/readers/", "data_pipeline/clean/")) for path in exempt)
     assert {"E", "F", "I", "N", "B", "UP", "D417", "C901"} <= set(lint["select"])
-    silenced = [path for path in sources(*CODE) if "noqa: " + "C901" in (ROOT / path).read_text()]
+    silenced = [path for path in sources(*CODE) if "noqa: " + "C901" in text_of(path)]
     assert silenced == []
+
+
+@pytest.mark.parametrize(("text", "n"), [("a = 1  # why\n", 3), ('"""One."""\n\nx()\n', 4)])
+def test_comments_and_blank_lines_do_not_count(text, n):
+    assert len(token_lines(text)) == n

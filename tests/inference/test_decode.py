@@ -1,4 +1,6 @@
-"""Decoding with a cache against the full forward pass; rows against themselves alone; meshes against one device."""
+"""Decoding with a cache against the full forward pass; rows against themselves alone; meshes against one
+device.
+"""
 
 from functools import cache, partial
 
@@ -14,7 +16,9 @@ from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import einsum, make_mesh
 
-SIZES = Llama(vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=48)
+SIZES = Llama(
+    vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=48
+)
 PROMPTS = [[2, 5, 7], [9], [4, 4, 8, 1, 60, 3, 22, 31, 17, 5, 2, 12, 11, 40, 41, 33, 50, 6, 19], [30, 2]]
 ONE_DEVICE, FSDP_AND_TENSOR = {}, {"fsdp": 4, "tensor": 2}
 
@@ -34,8 +38,16 @@ def params_of(model: Model) -> Params:
     return {**params, "unembed_DV": params["unembed_DV"] * 10}
 
 
-def decoded(prompts: list[list[int]], *, mesh: dict = ONE_DEVICE, kv_heads: int = 2, **options) -> list[list[int]]:
-    defaults = {"sampler": Greedy(), "context": 48, "max_tokens": 12, "stop_ids": (), "key": jax.random.key(7)}
+def decoded(
+    prompts: list[list[int]], *, mesh: dict = ONE_DEVICE, kv_heads: int = 2, **options
+) -> list[list[int]]:
+    defaults = {
+        "sampler": Greedy(),
+        "context": 48,
+        "max_tokens": 12,
+        "stop_ids": (),
+        "key": jax.random.key(7),
+    }
     with jax.set_mesh(under(mesh)):
         return generate(built(kv_heads), params_of(built(kv_heads)), prompts, **{**defaults, **options})
 
@@ -43,8 +55,12 @@ def decoded(prompts: list[list[int]], *, mesh: dict = ONE_DEVICE, kv_heads: int 
 @partial(jax.jit, static_argnames="model")
 def full_forward(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:
     positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
-    hidden_BLD = model.apply(params, ModelInputs(tokens_BL, positions_BL, jnp.ones_like(tokens_BL))).hidden_BLD
-    return einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params), dtype=jnp.float32)[..., : model.vocab_size]
+    hidden_BLD = model.apply(
+        params, ModelInputs(tokens_BL, positions_BL, jnp.ones_like(tokens_BL))
+    ).hidden_BLD
+    return einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params), dtype=jnp.float32)[
+        ..., : model.vocab_size
+    ]
 
 
 def greedy_by_full_forward(prompt: list[int], *, kv_heads: int, max_tokens: int) -> list[int]:
@@ -114,7 +130,13 @@ def test_a_row_ends_where_the_context_ends():
 @pytest.mark.parametrize("stride", [1, 5, 12])
 def test_streamed_pieces_join_to_what_generate_gives(stride):
     with jax.set_mesh(under(ONE_DEVICE)):
-        options = {"sampler": Greedy(), "context": 48, "max_tokens": 12, "stop_ids": (decoded(PROMPTS)[0][4],), "key": jax.random.key(7)}
+        options = {
+            "sampler": Greedy(),
+            "context": 48,
+            "max_tokens": 12,
+            "stop_ids": (decoded(PROMPTS)[0][4],),
+            "key": jax.random.key(7),
+        }
         pieces = list(stream(built(), params_of(built()), PROMPTS, stride=stride, **options))
     joined = [sum(row, []) for row in zip(*pieces, strict=True)]
     assert joined == decoded(PROMPTS, stop_ids=options["stop_ids"])

@@ -17,7 +17,9 @@ def distribution(sampler: Sampler, logits: list[float]) -> np.ndarray:
     return np.asarray(jax.nn.softmax(sampler.logits(jnp.array([logits], jnp.float32)), -1)[0], np.float64)
 
 
-def reference(logits: list[float], *, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
+def reference(
+    logits: list[float], *, temperature: float, top_k: int | None, top_p: float | None
+) -> np.ndarray:
     """Token by token in plain Python: temperature, top-k, nucleus; equals share their fate."""
     scaled = np.array(logits, np.float64) / temperature
     probs = np.exp(scaled - scaled.max())
@@ -37,7 +39,10 @@ def reference(logits: list[float], *, temperature: float, top_k: int | None, top
         ({"temperature": 1.0, "top_k": 3}, [0.628532, 0.231224, 0.140244, 0, 0, 0]),
         ({"temperature": 1.0, "top_p": 0.8}, [0.628532, 0.231224, 0.140244, 0, 0, 0]),
         ({"temperature": 1.0, "top_p": 0.9}, [0.579259, 0.213097, 0.129250, 0.078394, 0, 0]),
-        ({"temperature": 2.0, "top_p": 0.8}, [0.408701, 0.247890, 0.193057, 0.150353, 0, 0]),  # the other order: .481024 .291756 .227220
+        (
+            {"temperature": 2.0, "top_p": 0.8},
+            [0.408701, 0.247890, 0.193057, 0.150353, 0, 0],
+        ),  # the other order: .481024 .291756 .227220
         ({"temperature": 1.0, "top_k": 3, "top_p": 0.8}, [0.731059, 0.268941, 0, 0, 0, 0]),
     ],
 )
@@ -59,8 +64,12 @@ def test_distribution_is_that_of_the_plain_reference(logits, temperature, top_k,
 
 
 def test_equal_logits_stay_or_go_together():
-    np.testing.assert_allclose(distribution(Sampler(temperature=1.0, top_k=2), [1, 1, 1, 0]), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6)
-    np.testing.assert_allclose(distribution(Sampler(temperature=1.0, top_p=0.4), [1, 1, 1, 0]), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        distribution(Sampler(temperature=1.0, top_k=2), [1, 1, 1, 0]), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        distribution(Sampler(temperature=1.0, top_p=0.4), [1, 1, 1, 0]), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("V", [9, 50_000])

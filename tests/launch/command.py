@@ -19,7 +19,9 @@ def environment(**extra: str) -> dict[str, str]:
 def meshwright(*argv: str, cwd: Path, timeout_s: float = 240, **extra: str) -> subprocess.CompletedProcess:
     """Run the command to its end."""
     command = [sys.executable, "-m", "launch", *argv]
-    return subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(
+        command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout_s
+    )
 
 
 def begin(*argv: str, cwd: Path, **extra: str) -> subprocess.Popen:

@@ -6,15 +6,15 @@ from functools import partial
 import jax
 import pytest
 
-from launch.bench import shape_of
-from launch.problems import Problems
-from launch.train_bench import Round, describe, figures, lines
+from launch.bench.train import Round, describe, figures, lines
+from launch.job.problems import Problems
+from launch.verbs.bench import shape_of
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import make_mesh
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from tests.launch.command import meshwright
-from trainer.profile import PEAK_BF16, matmul_rates, n_sharers, peak_flops
+from trainer.records.peak_flops import PEAK_BF16, matmul_rates, n_sharers, peak_flops
 
 NOTE_FLOPS = 6 * 31_457_280 + 12 * 8 * 8 * 64 * 512 / 2
 
@@ -28,7 +28,17 @@ def test_flops_of_the_note_are_the_ones_its_numbers_were_made_with():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_norms_and_an_embedding_that_is_looked_up_are_in_no_product(tied):
-    sizes = Llama(vocab_size=128, width=12, layers=3, heads=4, kv_heads=2, head_width=6, feed_forward_width=20, context=8, tied=tied)
+    sizes = Llama(
+        vocab_size=128,
+        width=12,
+        layers=3,
+        heads=4,
+        kv_heads=2,
+        head_width=6,
+        feed_forward_width=20,
+        context=8,
+        tied=tied,
+    )
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
     products = 128 * 12 + 3 * (12 * 6 * (4 + 2 + 2 + 4) + 3 * 12 * 20)
@@ -38,7 +48,16 @@ def test_norms_and_an_embedding_that_is_looked_up_are_in_no_product(tied):
 
 
 def test_attention_grows_with_the_row_and_products_do_not():
-    sizes = Llama(vocab_size=128, width=12, layers=2, heads=3, kv_heads=3, head_width=4, feed_forward_width=20, context=20)
+    sizes = Llama(
+        vocab_size=128,
+        width=12,
+        layers=2,
+        heads=3,
+        kv_heads=3,
+        head_width=4,
+        feed_forward_width=20,
+        context=20,
+    )
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
     products = 6 * n_matmul_params(params)
@@ -49,9 +68,21 @@ def test_attention_grows_with_the_row_and_products_do_not():
 def test_utilisation_is_the_ratio_of_medians_over_all_devices():
     rounds = [Round(2.0, 5e9), Round(4.0, 20e9), Round(9.0, 10e9)]
     found = figures(rounds, tokens=4000, flops_per_token=1e7, n_devices=2)
-    assert found["mfu"] == 0.5 and found["tokens_per_s"] == 1000 and found["matmul_flops_per_s"] == 20e9 and found["peak_bytes"] > 2**20
+    assert (
+        found["mfu"] == 0.5
+        and found["tokens_per_s"] == 1000
+        and found["matmul_flops_per_s"] == 20e9
+        and found["peak_bytes"] > 2**20
+    )
     text = "\n".join(lines(found, rounds, 2))
-    for shown in ("4.000 s", "(2.000 to 9.000)", "1,000 tokens/s", "10 GFLOP/s", "20 GFLOP/s  (10 to 40)", "50.0%"):
+    for shown in (
+        "4.000 s",
+        "(2.000 to 9.000)",
+        "1,000 tokens/s",
+        "10 GFLOP/s",
+        "20 GFLOP/s  (10 to 40)",
+        "50.0%",
+    ):
         assert shown in text
 
 
@@ -75,9 +106,20 @@ def test_every_problem_of_a_shape_is_reported_at_once():
 
 
 def test_the_command_prints_speed_and_utilisation(tmp_path):
-    sizes = ["layers=2", "width=32", "heads=2", "kv_heads=2", "head_width=16", "feed_forward_width=64", "vocab_size=128", "context=16"]
+    sizes = [
+        "layers=2",
+        "width=32",
+        "heads=2",
+        "kv_heads=2",
+        "head_width=16",
+        "feed_forward_width=64",
+        "vocab_size=128",
+        "context=16",
+    ]
     settings = [word for size in sizes for word in ("--set", f"architecture.{size}")]
-    run = partial(meshwright, "bench", "train", "--rounds", "1", "--set", "seq_len=16", *settings, cwd=tmp_path)
+    run = partial(
+        meshwright, "bench", "train", "--rounds", "1", "--set", "seq_len=16", *settings, cwd=tmp_path
+    )
     done, as_json = run(), run("--json")
     assert done.returncode == as_json.returncode == 0, done.stderr + as_json.stderr
     assert "tokens/s" in done.stdout and "MFU" in done.stdout

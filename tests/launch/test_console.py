@@ -8,12 +8,15 @@ import sys
 import pytest
 
 from launch import console as console_module
-from launch.console import Console, duration
-from launch.summary import print_summary
+from launch.terminal.console import Console, duration
+from launch.terminal.summary import print_summary
 from tests.launch.command import environment
 
 RESULTS = {
-    "data": {"kept": {"web": {"documents": 1200, "bytes": 9}}, "dropped": {"web": {"too short": 3, "no reason": 0}}},
+    "data": {
+        "kept": {"web": {"documents": 1200, "bytes": 9}},
+        "dropped": {"web": {"too short": 3, "no reason": 0}},
+    },
     "pretrain": {
         "before": {"loss": 8.3},
         "after": {"loss": 3.25, "new": 0.5},
@@ -27,7 +30,17 @@ RESULTS = {
 def test_the_tables_hold_every_number_and_markup_is_text(capsys):
     print_summary(Console(), RESULTS)
     out = capsys.readouterr().out
-    for text in ("1,200", "too short", "8.3", "3.25", "-5.05", "0.5", "12,346", "27.1%", "def → f(x): [bold]return[/bold]"):
+    for text in (
+        "1,200",
+        "too short",
+        "8.3",
+        "3.25",
+        "-5.05",
+        "0.5",
+        "12,346",
+        "27.1%",
+        "def → f(x): [bold]return[/bold]",
+    ):
         assert text in out
     assert "no reason" not in out
 
@@ -38,7 +51,12 @@ def test_without_a_terminal_long_work_prints_a_line_now_and_then(capsys, monkeyp
         advance()
         advance(2, "loss 3.1")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("train: 2/4 steps, ") and lines[0].endswith(" left") and lines[1].endswith("loss 3.1") and "4/4" in lines[1]
+    assert (
+        lines[0].startswith("train: 2/4 steps, ")
+        and lines[0].endswith(" left")
+        and lines[1].endswith("loss 3.1")
+        and "4/4" in lines[1]
+    )
 
 
 def test_short_work_prints_nothing_and_a_quiet_console_never(capsys, monkeypatch):
@@ -60,7 +78,7 @@ def test_lines_are_printed_as_they_are(capsys):
 
 BAR = """
 import time
-from launch.console import Console
+from launch.terminal.console import Console
 console = Console()
 with console.progress("outer", 2, unit="files") as outer:
     with console.progress("inner", 3) as inner:
@@ -74,7 +92,9 @@ with console.progress("outer", 2, unit="files") as outer:
 
 def test_on_a_terminal_bars_show_what_is_left():
     master, slave = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-c", BAR], env=environment(TERM="xterm", COLUMNS="140"), stdout=slave, stderr=slave)
+    child = subprocess.Popen(
+        [sys.executable, "-c", BAR], env=environment(TERM="xterm", COLUMNS="140"), stdout=slave, stderr=slave
+    )
     os.close(slave)
     shown = b""
     while True:
@@ -90,6 +110,8 @@ def test_on_a_terminal_bars_show_what_is_left():
         assert text in shown
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (-1, "0 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (-1, "0 s")]
+)
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text

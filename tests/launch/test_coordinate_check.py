@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch.activations import activations
 from launch.configs.shakespeare_llama import pretrain
 from launch.configs.tiny import dpo
-from launch.coordinate_check import exponent, family, measured, report
-from launch.plan import add_arguments
+from launch.planning.activations import activations
+from launch.planning.coordinate_check import exponent, family, measured, report
+from launch.verbs.plan import add_arguments
 from model.api import ModelInputs
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import PRESETS, Llama
@@ -23,7 +23,9 @@ def small_run():
     """A model whose narrowest relative is 8 wide."""
     sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 4, "head_width": 8, "feed_forward_width": 64}
     optimizer = AdamW(peak_lr=4e-3, schedule=Constant(warmup_steps=0), weight_decay=0.1)
-    return pretrain().model_copy(update={"architecture": Llama(vocab_size=30, context=16, **sizes), "optimizer": optimizer})
+    return pretrain().model_copy(
+        update={"architecture": Llama(vocab_size=30, context=16, **sizes), "optimizer": optimizer}
+    )
 
 
 def test_what_is_learned_grows_with_the_width_unless_updates_are_scaled():
@@ -33,17 +35,24 @@ def test_what_is_learned_grows_with_the_width_unless_updates_are_scaled():
     growth = {}
     for base_width in (widths[0], None):
         sizes = measured(run, models, base_width)
-        growth[base_width] = {name: exponent(learned[:, -1], widths) for name, learned in sizes.learned.items()}
+        growth[base_width] = {
+            name: exponent(learned[:, -1], widths) for name, learned in sizes.learned.items()
+        }
     assert widths == [16, 64]
     assert abs(growth[16]["logits"]) < 0.25 and growth[None]["logits"] > 0.5
-    assert all(abs(growth[16][name]) < 0.25 for name in ("embedding", "attention", "feed_forward", "residual"))
+    assert all(
+        abs(growth[16][name]) < 0.25 for name in ("embedding", "attention", "feed_forward", "residual")
+    )
     assert all(growth[None][name] > 0.25 for name in ("attention", "feed_forward", "residual"))
 
 
 def test_activations_are_those_of_the_model():
     model = built()
     with jax.set_mesh(under(ONE_DEVICE)):
-        params, batch = params_on(jax.sharding.get_mesh()), batch_on(jax.sharding.get_mesh(), random_tokens(B=2, L=10))
+        params, batch = (
+            params_on(jax.sharding.get_mesh()),
+            batch_on(jax.sharding.get_mesh(), random_tokens(B=2, L=10)),
+        )
         inputs = ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
         found, hidden_BLD = quick_jit(lambda params: activations(model, params, batch))(params)
         wanted_BLD = quick_jit(model.apply)(params, inputs).hidden_BLD
@@ -56,7 +65,11 @@ def test_activations_are_those_of_the_model():
 
 @pytest.mark.parametrize(
     "architecture",
-    [PRESETS["llama2_7b"], PRESETS["smollm2_135m"], GPT2(vocab_size=9, width=48, layers=9, heads=6, feed_forward_width=192, context=8)],
+    [
+        PRESETS["llama2_7b"],
+        PRESETS["smollm2_135m"],
+        GPT2(vocab_size=9, width=48, layers=9, heads=6, feed_forward_width=192, context=8),
+    ],
 )
 def test_a_family_keeps_head_width_and_proportions(architecture):
     found = family(architecture)
@@ -73,7 +86,9 @@ def test_exponent_is_the_slope_in_logarithms():
 
 
 def test_a_phase_without_rows_of_tokens_is_refused():
-    with pytest.raises(ValueError, match="objective.type=DPO does not read rows of tokens; name another phase with --phase"):
+    with pytest.raises(
+        ValueError, match="objective.type=DPO does not read rows of tokens; name another phase with --phase"
+    ):
         report(dpo())
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from launch.data import ACTIONS
+from launch.verbs.data import ACTIONS
 from tests.house.repository import ROOT
 from tests.launch.command import ROOT as IMPORTED_FROM
 from tests.launch.command import meshwright
@@ -28,7 +28,9 @@ def test_the_rule_and_the_reader_of_the_page_run(tmp_path):
     }
     (tmp_path / "job.yaml").write_text(json.dumps({"data": {"type": "Prepare", **fields}}))
     path = f"{IMPORTED_FROM}:{tmp_path}"
-    done = meshwright("run", "job.yaml", "--import", "mine.parts", "--dir", "run", cwd=tmp_path, PYTHONPATH=path)
+    done = meshwright(
+        "run", "job.yaml", "--import", "mine.parts", "--dir", "run", cwd=tmp_path, PYTHONPATH=path
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "data" / "results.json").read_text())
     assert results["dropped"]["lines"]["line_empty"] == 1

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from data_pipeline.document import content_id
-from data_pipeline.pack import BestFit
-from data_pipeline.shards import Shards, write_shards
+from data_pipeline.documents.document import content_id
+from data_pipeline.rows.pack import BestFit
+from data_pipeline.shards.shards import Shards, write_shards
 from launch.__main__ import main
-from launch.data import ACTIONS
+from launch.verbs.data import ACTIONS
 from tests.launch.command import environment
 from tests.launch.corpus import record_of, texts, write_corpus
 from tests.launch.test_help import PROBE
@@ -51,7 +51,11 @@ def test_help_of_an_action_imports_nothing_heavy(action, tmp_path):
 def test_a_document_is_shown_as_it_was_read(made, capsys):
     for number, text in enumerate(texts("web", SIZES["web"])):
         for wanted in (number, content_id(text)):
-            assert printed(capsys, "inspect", made / "data/train/web", "--document", wanted, "--text") == (0, text + "\n", "")
+            assert printed(capsys, "inspect", made / "data/train/web", "--document", wanted, "--text") == (
+                0,
+                text + "\n",
+                "",
+            )
 
 
 def test_shards_are_described_in_words(made, capsys):
@@ -72,7 +76,11 @@ def test_shards_are_described_in_words(made, capsys):
 def test_a_document_that_is_not_there_is_said_so(made, capsys):
     for wanted in ("21", "0123456789abcdef"):
         code, _, error = printed(capsys, "inspect", made / "data/train/web", "--document", wanted)
-        assert code == 2 and f"--document {wanted}: {made}/data/train/web has no such document; give a number from 0 to 20" in error
+        assert (
+            code == 2
+            and f"--document {wanted}: {made}/data/train/web has no such document; give a number from 0 to 20"
+            in error
+        )
 
 
 def test_shards_are_read_with_the_tokenizer_that_made_them(run, capsys, tmp_path):
@@ -81,9 +89,14 @@ def test_shards_are_read_with_the_tokenizer_that_made_them(run, capsys, tmp_path
     web = run / "data/train/web"
     code, _, error = printed(capsys, "inspect", web, "--document", 0)
     assert code == 2 and "no folder above has the tokenizer it was made with" in error
-    assert printed(capsys, "inspect", web, "--document", 0, "--text", "--tokenizer", other)[1] == texts("web", 1)[0] + "\n"
+    assert (
+        printed(capsys, "inspect", web, "--document", 0, "--text", "--tokenizer", other)[1]
+        == texts("web", 1)[0] + "\n"
+    )
     write_corpus(tmp_path / "another", {"code": 9})
-    code, _, error = printed(capsys, "inspect", web, "--document", 0, "--tokenizer", tmp_path / "another" / "tokenizer.model")
+    code, _, error = printed(
+        capsys, "inspect", web, "--document", 0, "--tokenizer", tmp_path / "another" / "tokenizer.model"
+    )
     assert code == 2 and "is not the tokenizer it was made with" in error
 
 
@@ -101,7 +114,9 @@ def test_a_shard_edited_by_hand_is_named_with_its_record_and_document(run, capsy
     file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     code, out, error = printed(capsys, "verify", run)
     assert code == 2 and "data/train/books: as written" in out and "data/train/web: damaged" in out
-    record, document = re.search(rf"{re.escape(str(file))}: record (\d+) \(document ([0-9a-f]{{16}})\)", error).groups()
+    record, document = re.search(
+        rf"{re.escape(str(file))}: record (\d+) \(document ([0-9a-f]{{16}})\)", error
+    ).groups()
     assert ids[8 + int(record)] == document
 
 
@@ -117,11 +132,16 @@ def test_every_file_of_a_corpus_is_compared(run, capsys):
 
 
 def test_shards_put_in_the_place_of_others_are_noticed(run, capsys):
-    from data_pipeline.tokenizer import Tokenizer
+    from data_pipeline.tokenizers.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(run / "data/tokenizer.model")
     shutil.rmtree(run / "data/train/web")
-    described = {"source": "web", "n_bytes": 9, "shard_records": 8, "lineage": {"tokenizer": tokenizer.fingerprint}}
+    described = {
+        "source": "web",
+        "n_bytes": 9,
+        "shard_records": 8,
+        "lineage": {"tokenizer": tokenizer.fingerprint},
+    }
     write_shards(run / "data/train/web", [record_of("another", tokenizer)], **described)
     code, _, error = printed(capsys, "verify", run)
     assert code == 2 and "is not what" in error and "content hash" in error
@@ -161,7 +181,10 @@ def task(path, *questions: str) -> str:
 def test_a_question_that_is_in_the_corpus_is_found(made, capsys, tmp_path):
     planted = texts("web", SIZES["web"])[17]
     assert len(planted.split()) > 20
-    known, unknown = task(tmp_path / "a.jsonl", planted.upper().replace(" ", ", ")), task(tmp_path / "b.jsonl", "no such words in it " * 5)
+    known, unknown = (
+        task(tmp_path / "a.jsonl", planted.upper().replace(" ", ", ")),
+        task(tmp_path / "b.jsonl", "no such words in it " * 5),
+    )
     code, out, error = printed(capsys, "check", made, "--task", unknown, "--task", known)
     assert code == 2 and content_id(planted) in out and "1 documents" in error and "Decontaminate" in error
     assert printed(capsys, "check", made, "--task", unknown)[0] == 0
@@ -169,7 +192,11 @@ def test_a_question_that_is_in_the_corpus_is_found(made, capsys, tmp_path):
 
 def test_a_task_that_is_none_is_refused_in_words(made, capsys):
     unknown, incomplete, broken = "{type: Quiz}", "{type: Questions, name: a}", "{"
-    for text, said in ((unknown, "type='Quiz' is unknown"), (incomplete, "path: field required"), (broken, "not YAML")):
+    for text, said in (
+        (unknown, "type='Quiz' is unknown"),
+        (incomplete, "path: field required"),
+        (broken, "not YAML"),
+    ):
         code, _, error = printed(capsys, "check", made, "--task", text)
         assert code == 2 and "--task" in error and said in error
 
@@ -183,7 +210,9 @@ def test_what_a_source_has_gained_is_appended(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["run", str(tmp_path / "job.yaml"), "--dir", str(run)]) == 0
     before = {file: file.read_bytes() for file in (run / "data/train").rglob("*") if file.is_file()}
-    (lines / "01.jsonl").write_text(json.dumps({"text": "A new one: " + " ".join(f"word{i}" for i in range(40))}))
+    (lines / "01.jsonl").write_text(
+        json.dumps({"text": "A new one: " + " ".join(f"word{i}" for i in range(40))})
+    )
     code, out, error = printed(capsys, "append", run)
     assert code == 0 and "1 documents appended" in out, error
     assert {file: file.read_bytes() for file in before} == before
@@ -194,5 +223,22 @@ def test_what_a_source_has_gained_is_appended(tmp_path, capsys):
 def write_job(path, *, sources: dict) -> None:
     """A job of one small data phase."""
     tokenizer = {"type": "SentencePiece", "vocab_size": 320, "model": "bpe"}
-    fields = {"sources": sources, "recipe": [], "held_out_frac": 0.1, "held_out_filter": {"jaccard": 0.7, "common_groups": 8}}
-    path.write_text(json.dumps({"data": {"type": "Prepare", **fields, "tokenizer": tokenizer, "seed": 0, "engine": {"workers": 1}}}))
+    fields = {
+        "sources": sources,
+        "recipe": [],
+        "held_out_frac": 0.1,
+        "held_out_filter": {"jaccard": 0.7, "common_groups": 8},
+    }
+    path.write_text(
+        json.dumps(
+            {
+                "data": {
+                    "type": "Prepare",
+                    **fields,
+                    "tokenizer": tokenizer,
+                    "seed": 0,
+                    "engine": {"workers": 1},
+                }
+            }
+        )
+    )

@@ -1,4 +1,6 @@
-"""The bench of the data phase: it measures what the phase does, on real pages, and counts the work of child processes."""
+"""The bench of the data phase: it measures what the phase does, on real pages, and counts the work of child
+processes.
+"""
 
 import json
 import os
@@ -8,13 +10,13 @@ import time
 
 import pytest
 
-from launch.data_bench import beyond_start, measure, rows
-from launch.data_bench_raw import raw_stages
-from launch.data_bench_sample import N_FILES, sample
-from launch.data_bench_stage import Stage
-from launch.data_bench_text import text_stages
-from launch.data_bench_whole import Whole
-from launch.process_tree import Watch, cpu_s
+from launch.bench.data.end_to_end import Whole
+from launch.bench.data.figures import beyond_start, measure, rows
+from launch.bench.data.process_tree import Watch, cpu_s
+from launch.bench.data.raw import raw_stages
+from launch.bench.data.sample import N_FILES, sample
+from launch.bench.data.stage import Stage
+from launch.bench.data.text import text_stages
 from tests.launch.command import meshwright
 
 BURN = "import time; held = bytearray(30_000_000); end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
@@ -28,7 +30,9 @@ def web(tmp_path):
     folder.mkdir()
     for i in range(2 * N_FILES):
         body = "".join(PARAGRAPH.format(n=n, i=i) for n in ("old", "new", "long", "short") * 4)
-        (folder / f"{i}.html").write_text(f"<html><head><title>{i}</title></head><body><article>{body}</article></body></html>")
+        (folder / f"{i}.html").write_text(
+            f"<html><head><title>{i}</title></head><body><article>{body}</article></body></html>"
+        )
     return folder
 
 
@@ -56,7 +60,10 @@ def test_a_stage_is_told_by_its_share_of_its_bound():
         while time.process_time() < end:
             pass
 
-    stages = [Stage(name, 1.0, "MB", lambda s=s: burn(s), "" if name == "bound" else "bound", "least") for name, s in work.items()]
+    stages = [
+        Stage(name, 1.0, "MB", lambda s=s: burn(s), "" if name == "bound" else "bound", "least")
+        for name, s in work.items()
+    ]
     (_, *bound), (_, *stage) = rows(measure(stages, n_rounds=3))
     assert bound[-2:] == ["least", ""] and stage[-2] == "bound"
     assert 5 < float(stage[-1].rstrip("%")) < 60  # 25 % of it, whatever else the machine does

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline.shards import Shards
+from data_pipeline.shards.shards import Shards
 from launch.__main__ import main
-from launch.data_origin import Trained, opened, reading_phases, told
-from launch.job import dump, load
-from launch.yaml_text import to_yaml
+from launch.job.load import dump, load
+from launch.job.yaml import to_yaml
+from launch.shards.origin import Trained, opened, reading_phases, told
 from tests.launch.corpus import texts, write_corpus
 
 BATCH, SEQ_LEN = 4, 48
@@ -24,13 +24,20 @@ def run(tmp_path_factory):
     """A run whose phase `pretrain` has gone through 40 rows, 8 of them skipped."""
     folder = tmp_path_factory.mktemp("runs") / "small"
     write_corpus(folder / "data", {"web": 21, "books": 5})
-    fields = {"weights": "{web: 2, books: 1}", "seq_len": SEQ_LEN, "batch_size": BATCH, "packing": "{type: ConcatenateAndSplit}"}
+    fields = {
+        "weights": "{web: 2, books: 1}",
+        "seq_len": SEQ_LEN,
+        "batch_size": BATCH,
+        "packing": "{type: ConcatenateAndSplit}",
+    }
     job = load("tiny", [f"pretrain.data.{name}={value}" for name, value in fields.items()])
     (folder / "job.yaml").write_text(to_yaml(dump({"pretrain": job.phases["pretrain"]})))
     for step, rows in ((4, 16), (8, CONSUMED)):
         position = folder / "pretrain" / "checkpoints" / str(step) / "position"
         position.mkdir(parents=True)
-        (position / "metadata").write_text(json.dumps({"rows": rows, "skipped": SKIPPED if rows == CONSUMED else [], "past": {}}))
+        (position / "metadata").write_text(
+            json.dumps({"rows": rows, "skipped": SKIPPED if rows == CONSUMED else [], "past": {}})
+        )
     return folder
 
 
@@ -39,7 +46,10 @@ def logged(run, tmp_path_factory):
     """The same, with rows of metrics.jsonl: batches of 2, from step 3 on of 6."""
     folder = shutil.copytree(run, tmp_path_factory.mktemp("runs") / "logged")
     ends = [(1, 2), (2, 4), (3, 18), (4, 24), (5, 30), (6, 36)]
-    lines = [{"step": 0, "eval/web/loss": 1.0}, *({"step": step, "data/rows": float(rows)} for step, rows in ends)]
+    lines = [
+        {"step": 0, "eval/web/loss": 1.0},
+        *({"step": step, "data/rows": float(rows)} for step, rows in ends),
+    ]
     (folder / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shutil.move(folder / "pretrain/checkpoints/8", folder / "pretrain/checkpoints/5")
     position = folder / "pretrain/checkpoints/5/position/metadata"
@@ -117,9 +127,15 @@ def test_a_document_that_is_damaged_is_marked(run, capsys, tmp_path):
     for file in (damaged / "data/train/books").glob("*.arrayrecord"):
         file.write_bytes(rng.bytes(file.stat().st_size))
     phase = pretrain(damaged)
-    steps = [step for step in range(1, 6) if any(o.source == "books" for n in phase.past.rows_of(step) for o in phase.rows.origins(n))]
+    steps = [
+        step
+        for step in range(1, 6)
+        if any(o.source == "books" for n in phase.past.rows_of(step) for o in phase.rows.origins(n))
+    ]
     _, out, _ = printed(capsys, "at", damaged, "--step", steps[0])
-    assert "(damaged, left out)" in out and documents_at(capsys, damaged, steps[0]) == documents_at(capsys, run, steps[0])
+    assert "(damaged, left out)" in out and documents_at(capsys, damaged, steps[0]) == documents_at(
+        capsys, run, steps[0]
+    )
 
 
 def test_steps_that_are_still_to_come_can_be_asked_for(run, capsys):
@@ -128,7 +144,10 @@ def test_steps_that_are_still_to_come_can_be_asked_for(run, capsys):
 
 def test_what_is_not_there_is_said_so(run, capsys, tmp_path):
     for argv, said in (
-        (("at", run, "--phase", "sft", "--step", 1), "--phase sft: .* has no such phase that reads shards; choose of pretrain"),
+        (
+            ("at", run, "--phase", "sft", "--step", 1),
+            "--phase sft: .* has no such phase that reads shards; choose of pretrain",
+        ),
         (("at", run, "--phase", "pretrain", "--step", 0), "--step 0: steps count from 1"),
         (("at", tmp_path, "--phase", "pretrain", "--step", 1), "is no folder of a run"),
         (("at", "--step", 1), "give the folder of one run"),

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from launch.distributed import find_cluster, free_port
-from launch.environment import ONEDNN, sigterm_raises
-from launch.failures import Terminated
+from launch.process.distributed import find_cluster, free_port
+from launch.process.environment import ONEDNN, sigterm_raises
+from launch.process.failures import Terminated
 from tests.launch.command import environment
 
 SLURM = {
@@ -24,7 +24,11 @@ JAX = {"JAX_COORDINATOR_ADDRESS": "host:99", "JAX_NUM_PROCESSES": "3", "JAX_PROC
 
 def test_nothing_set_is_one_process_on_loopback():
     cluster = find_cluster({})
-    assert (cluster.n, cluster.process) == (1, 0) and cluster.address.startswith("127.0.0.1:") and cluster.bind == cluster.address
+    assert (
+        (cluster.n, cluster.process) == (1, 0)
+        and cluster.address.startswith("127.0.0.1:")
+        and cluster.bind == cluster.address
+    )
 
 
 def test_explicit_variables_win_over_slurm_and_ours_over_jax():
@@ -35,7 +39,13 @@ def test_explicit_variables_win_over_slurm_and_ours_over_jax():
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("node[007-009,12],other", "node007"), ("n1", "n1"), ("n1,n2", "n1"), ("gpu-a[3,5-6]", "gpu-a3"), ("a-b-1,a-b-2", "a-b-1")],
+    [
+        ("node[007-009,12],other", "node007"),
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("gpu-a[3,5-6]", "gpu-a3"),
+        ("a-b-1,a-b-2", "a-b-1"),
+    ],
 )
 def test_a_slurm_step_names_its_first_node(nodes, first):
     cluster = find_cluster({**SLURM, "SLURM_STEP_NODELIST": nodes})
@@ -56,7 +66,10 @@ def test_the_coordinator_never_binds_all_interfaces(cluster):
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        ({"JAX_PROCESS_ID": "1"}, "JAX_PROCESS_ID=1 is set but JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES is not"),
+        (
+            {"JAX_PROCESS_ID": "1"},
+            "JAX_PROCESS_ID=1 is set but JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES is not",
+        ),
         ({**JAX, "JAX_COORDINATOR_ADDRESS": "host"}, "must be host:port"),
         ({**JAX, "JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES=many must be a whole number"),
         ({**JAX, "JAX_PROCESS_ID": "3"}, "JAX_PROCESS_ID=3 must be from 0 to JAX_NUM_PROCESSES-1=2"),
@@ -83,7 +96,7 @@ def test_open_mpi_and_tpu_pods_are_left_to_jax():
     ],
 )
 def test_flags_are_added_on_a_cpu_and_never_replaced(platforms, flags, result):
-    act = "from launch.environment import prepare_process; prepare_process()"
+    act = "from launch.process.environment import prepare_process; prepare_process()"
     probe = f"{act}; import os, sys; print(os.environ['XLA_FLAGS'], 'jax' in sys.modules)"
     env = environment(JAX_PLATFORMS=platforms, XLA_FLAGS=flags)
     done = subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, text=True)
@@ -108,9 +121,9 @@ def test_sigterm_raises_inside_and_the_old_handler_stands_after():
 
 NOTIFIER = """
 import os, signal, sys, time
-from launch.distributed import find_cluster, join_cluster
-from launch.environment import leave, sigterm_raises
-from launch.failures import Terminated
+from launch.process.distributed import find_cluster, join_cluster
+from launch.process.environment import leave, sigterm_raises
+from launch.process.failures import Terminated
 join_cluster(find_cluster({}))
 join_cluster(find_cluster({}))
 try:
@@ -132,27 +145,38 @@ leave(143)
 
 
 def test_the_notifier_of_jax_stands_again_after_host_work():
-    done = subprocess.run([sys.executable, "-c", NOTIFIER], env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", NOTIFIER], env=environment(), capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.split() == ["raised", "noted"] and done.returncode == 143, done.stderr
 
 
 ABORTED = """
 import ctypes, os, sys
-from launch.distributed import explain_aborts
+from launch.process.distributed import explain_aborts
 explain_aborts(sys.argv[1] or None)
 ctypes.CDLL(None).abort()
 """
 
 
-@pytest.mark.parametrize(("coordinator", "told"), [("127.0.0.1:9", "process 0, which coordinates, is gone"), ("", "lines of jax above")])
+@pytest.mark.parametrize(
+    ("coordinator", "told"),
+    [("127.0.0.1:9", "process 0, which coordinates, is gone"), ("", "lines of jax above")],
+)
 def test_an_abort_of_jax_is_explained_and_has_the_code_of_a_lost_peer(coordinator, told):
-    ended = subprocess.run([sys.executable, "-c", ABORTED, coordinator], env=environment(), capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", ABORTED, coordinator],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert ended.returncode == 75 and told in ended.stderr and "start the same command again" in ended.stderr
 
 
 STACKS = """
 import os, signal
-from launch.environment import prepare_process
+from launch.process.environment import prepare_process
 prepare_process()
 def here():
     os.kill(os.getpid(), signal.SIGUSR1)
@@ -162,5 +186,7 @@ print("goes on")
 
 
 def test_sigusr1_shows_all_stacks_and_ends_nothing():
-    done = subprocess.run([sys.executable, "-c", STACKS], env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", STACKS], env=environment(), capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "goes on\n" and "in here" in done.stderr and done.returncode == 0

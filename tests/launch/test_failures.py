@@ -1,12 +1,14 @@
-"""Every way a command ends has its code and one sentence; what is no fault of the user's is never dressed as one."""
+"""Every way a command ends has its code and one sentence; what is no fault of the user's is never dressed
+as one.
+"""
 
 import errno
 import json
 
 import pytest
 
-from launch.failures import PeerFailed, Terminated, explain
-from launch.overrides import override
+from launch.job.overrides import override
+from launch.process.failures import PeerFailed, Terminated, explain
 from trainer import guard
 
 
@@ -47,12 +49,15 @@ def test_each_end_has_its_code(error, code):
 
 
 def test_a_value_error_of_ours_is_the_users_and_one_of_a_library_is_not():
-    assert explain(raised(lambda: __import__("launch.yaml_text").yaml_text.parse_yaml("[", "a")))[0] == 2
+    assert explain(raised(lambda: __import__("launch.job.yaml").yaml_text.parse_yaml("[", "a")))[0] == 2
     assert explain(raised(lambda: json.loads("{")))[0] == 1
     assert explain(raised(lambda: override({}, [None])))[0] == 1
 
 
 def test_the_guards_ends_have_their_codes():
     assert explain(guard.Stopped("SIGINT", 3))[0] == 130
-    assert explain(guard.Stopped("SIGTERM", 3)) == (143, "stopped by SIGTERM after step 3; the state is saved")
+    assert explain(guard.Stopped("SIGTERM", 3)) == (
+        143,
+        "stopped by SIGTERM after step 3; the state is saved",
+    )
     assert explain(guard.Diverged("loss is nan"))[0] == 4

@@ -7,23 +7,26 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.chat import prompt as chat_prompt
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
+from data_pipeline.chat.render import prompt as chat_prompt
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.decode import generate
 from inference.sample import Greedy, Sampler
-from launch.generate import find_phase, pieces, sampler_of, writer
+from launch.running.find import find_phase
+from launch.verbs.generate import pieces, sampler_of, writer
 from model.adapt import Full
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import make_mesh
 from tests.launch.command import meshwright
-from trainer.checkpoint import Checkpointer, Checkpoints
-from trainer.load import load_params
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
+from trainer.checkpoints.load import load_params
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import new_state
 
-SIZES = Llama(vocab_size=280, width=16, layers=2, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=32)
+SIZES = Llama(
+    vocab_size=280, width=16, layers=2, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=32
+)
 TX = AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.0).chain(10)
 SAVED = {
     "architecture": {"type": "Llama", **SIZES.model_dump(mode="json")},
@@ -89,7 +92,13 @@ def test_the_pieces_join_to_the_text_of_the_generated_tokens(run_dir, chat):
         ids = chat_prompt([{"role": "user", "content": "hello"}], t) if chat else [t.bos, *t.encode("hello")]
         allowed_V = np.pad(t.byte_lengths > 0, (0, 3))
         allowed_V[[t.eos, t.end_of_turn]] = True
-        options = {"context": 32, "max_tokens": 12, "stop_ids": (t.eos, t.end_of_turn), "key": jax.random.key(3), "allowed_V": allowed_V}
+        options = {
+            "context": 32,
+            "max_tokens": 12,
+            "stop_ids": (t.eos, t.end_of_turn),
+            "key": jax.random.key(3),
+            "allowed_V": allowed_V,
+        }
         model = loaded.architecture.build(Precision(compute="float32"))
         (new,) = generate(model, loaded.params, [ids], sampler=Greedy(), **options)
     assert text_of(run_dir / "sft", "hello", chat=chat) == t.decode(new)
@@ -133,7 +142,9 @@ def test_wrong_options_are_refused_together(options, message):
 
 
 def test_the_command_prints_prompt_and_text(run_dir, tmp_path):
-    done = meshwright("generate", str(run_dir), "--prompt", "hello", "--prompt", "there", "--max-tokens", "12", cwd=tmp_path)
+    done = meshwright(
+        "generate", str(run_dir), "--prompt", "hello", "--prompt", "there", "--max-tokens", "12", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     expected = [prompt + text_of(run_dir / "sft", prompt) for prompt in ("hello", "there")]

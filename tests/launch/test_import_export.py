@@ -1,6 +1,7 @@
-"""`meshwright import` and `export`: a phase from a foreign checkpoint, a foreign checkpoint from a phase, and their tokenizers."""
+"""`meshwright import` and `export`: a phase from a foreign checkpoint, a foreign checkpoint from a phase,
+and their tokenizers.
+"""
 
-import importlib
 import json
 import shutil
 import subprocess
@@ -17,20 +18,21 @@ import pytest
 import tokenizers
 from safetensors.numpy import save_file
 
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
+from data_pipeline.chat.template import template_of, template_prompt
 from data_pipeline.tokenizers.hugging_face import LETTER_TO_BYTE
-from launch.chat_template import template_of, template_prompt
-from launch.export import export_phase
-from launch.generate import find_phase
-from launch.hugging_face import architecture_of, import_source, open_source
-from launch.tokenizer_files import exported, imported
-from launch.verify_logits import check_transformers, compare, logits, verify
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
+from launch.__main__ import verb_module
+from launch.exchange.hugging_face import architecture_of, import_source, open_source
+from launch.exchange.tokenizer_files import exported, imported
+from launch.exchange.verify_logits import check_transformers, compare, logits, verify
+from launch.running.find import find_phase
+from launch.verbs.export import export_phase
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint
 from model.hugging_face.save import export_plan, save
 from tests.examples import ONE_DEVICE, quick_jit, under
-from trainer.load import load_params
+from trainer.checkpoints.load import load_params
 
 FOLDER = Path(__file__).parent.parent / "data" / "hugging_face" / "llama_tied"
 TEXT = "Hello there,  world!\n\tnaïve 日本 🦊 12345 ▁"
@@ -52,7 +54,9 @@ def gguf_metadata(**changed: Any) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return {f"tokenizer.ggml.{name}": value for name, value in (fields | changed).items()} | {"tokenizer.chat_template": CHATML}
+    return {f"tokenizer.ggml.{name}": value for name, value in (fields | changed).items()} | {
+        "tokenizer.chat_template": CHATML
+    }
 
 
 NOWHERE = Checkpoint(Path("tiny.gguf"), {}, ())
@@ -61,11 +65,13 @@ NOWHERE = Checkpoint(Path("tiny.gguf"), {}, ())
 def import_folder(source: Path, folder: Path, **precision: str) -> tuple[Any, Any, list[str]]:
     said: list[str] = []
     with jax.set_mesh(under(ONE_DEVICE)):
-        return *import_source(open_source(source), folder, precision=Precision(**precision), say=said.append), said
+        return *import_source(
+            open_source(source), folder, precision=Precision(**precision), say=said.append
+        ), said
 
 
 def run_verb(name: str, *argv: str) -> int:
-    verb = importlib.import_module(f"launch.{name}")
+    verb = verb_module(name)
     parser = ArgumentParser()
     verb.add_arguments(parser)
     return verb.main(parser.parse_args(argv))
@@ -75,7 +81,17 @@ def run_verb(name: str, *argv: str) -> int:
 def phase(tmp_path_factory) -> Path:
     """A phase with a tokenizer of ours: imported from a checkpoint that was exported from new parameters."""
     run = tmp_path_factory.mktemp("runs") / "x"
-    sizes = Llama(vocab_size=280, width=16, layers=2, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=64, tied=True)
+    sizes = Llama(
+        vocab_size=280,
+        width=16,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_width=8,
+        feed_forward_width=24,
+        context=64,
+        tied=True,
+    )
     SentencePiece(vocab_size=277, model="bpe").train(["hello there"] * 9, run / "data" / "tokenizer.model")
     with jax.set_mesh(under(ONE_DEVICE)):
         params = quick_jit(sizes.build(Precision()).init)(jax.random.key(3))
@@ -91,13 +107,17 @@ def test_an_imported_folder_is_a_finished_phase_at_step_0(tmp_path):
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         found = load_params(tmp_path / "x" / "imported")
     assert found.architecture == architecture and found.step == 0
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), found.params, params)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), found.params, params
+    )
     assert said == [f"  no tokenizer: {FOLDER} has no tokenizer.json"]
 
 
 def test_an_exported_phase_imports_as_the_same_model_and_tokenizer(phase, tmp_path):
     with jax.set_mesh(under(ONE_DEVICE)):
-        architecture, params = export_phase(phase, None, tmp_path / "out", dtype=None, max_shard_bytes=1 << 30)
+        architecture, params = export_phase(
+            phase, None, tmp_path / "out", dtype=None, max_shard_bytes=1 << 30
+        )
     again, found, _ = import_folder(tmp_path / "out", tmp_path / "y")
     assert again == architecture
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), found, params)
@@ -106,16 +126,38 @@ def test_an_exported_phase_imports_as_the_same_model_and_tokenizer(phase, tmp_pa
 
 def test_the_exported_tokenizer_gives_other_programs_the_same_ids(phase):
     files = exported(phase / "tokenizer.model")
-    theirs, ours = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode()), Tokenizer(phase / "tokenizer.model")
+    theirs, ours = (
+        tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode()),
+        Tokenizer(phase / "tokenizer.model"),
+    )
     assert theirs.encode(TEXT.replace("▁", "")).ids == ours.encode(TEXT.replace("▁", ""))
     assert theirs.decode(ours.encode("naïve hello 🦊")) == "naïve hello 🦊"
-    assert theirs.encode("<|user|>hello<|end|>").ids == [ours.roles["user"], *ours.encode("hello"), ours.end_of_turn]
+    assert theirs.encode("<|user|>hello<|end|>").ids == [
+        ours.roles["user"],
+        *ours.encode("hello"),
+        ours.end_of_turn,
+    ]
     assert json.loads(files["tokenizer_config.json"])["eos_token"] == "</s>"
 
 
 def test_the_verbs_go_there_and_back(phase, tmp_path, capsys):
-    assert run_verb("export", str(phase), "--out", str(tmp_path / "hf"), "--dtype", "bfloat16", "--max-shard-mib", "1") == 0
-    assert run_verb("import", str(tmp_path / "hf"), "--dir", str(tmp_path / "run" / "imported"), "--params", "bfloat16") == 0
+    assert (
+        run_verb(
+            "export", str(phase), "--out", str(tmp_path / "hf"), "--dtype", "bfloat16", "--max-shard-mib", "1"
+        )
+        == 0
+    )
+    assert (
+        run_verb(
+            "import",
+            str(tmp_path / "hf"),
+            "--dir",
+            str(tmp_path / "run" / "imported"),
+            "--params",
+            "bfloat16",
+        )
+        == 0
+    )
     assert "Llama of" in capsys.readouterr().out
     with jax.set_mesh(under(ONE_DEVICE)):
         assert load_params(tmp_path / "run" / "imported").params["embed_VD"].dtype == "bfloat16"
@@ -132,7 +174,11 @@ def test_a_byte_level_tokenizer_of_a_gguf_file_keeps_every_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"model": "llama"}, "kind 'llama', 'smollm'"), ({"pre": "tekken"}, "kind 'gpt2', 'tekken'"), ({"eos_token_id": None}, "ends a text")],
+    [
+        ({"model": "llama"}, "kind 'llama', 'smollm'"),
+        ({"pre": "tekken"}, "kind 'gpt2', 'tekken'"),
+        ({"eos_token_id": None}, "ends a text"),
+    ],
 )
 def test_a_tokenizer_that_cannot_be_read_is_left_out_and_said(changed, message, tmp_path):
     assert message in imported(NOWHERE, gguf_metadata(**changed), tmp_path / "tokenizer.model")
@@ -148,7 +194,9 @@ def test_a_folder_names_its_pieces_by_text_or_by_id_and_brings_its_template(tmp_
         (folder / name).write_bytes(data)
     checkpoint = Checkpoint(folder, {"bos_token_id": 1, "eos_token_id": [2, 0]}, ())
     imported(checkpoint, None, tmp_path / "by_text.model")
-    assert Tokenizer(tmp_path / "by_text.model").encode(TEXT) == Tokenizer(tmp_path / "whole.model").encode(TEXT)
+    assert Tokenizer(tmp_path / "by_text.model").encode(TEXT) == Tokenizer(tmp_path / "whole.model").encode(
+        TEXT
+    )
     (folder / "tokenizer_config.json").unlink()
     (folder / "chat_template.jinja").write_text(CHATML)
     imported(checkpoint, None, tmp_path / "by_id.model")
@@ -166,7 +214,9 @@ def test_a_chat_template_is_rendered_and_a_message_can_forge_no_control_piece(tm
     assert ids.count(2) == 1
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no system') }}", "{% for %}", "{{ ''.__class__.__mro__ }}"])
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no system') }}", "{% for %}", "{{ ''.__class__.__mro__ }}"]
+)
 def test_a_template_that_cannot_be_rendered_or_reaches_out_is_refused(template, tmp_path):
     path = tmp_path / "tokenizer.model"
     imported(NOWHERE, gguf_metadata(), path)
@@ -236,7 +286,10 @@ def test_agreement_is_counted_as_it_says():
 
 def other_python(path: Path, answer: Path | None) -> str:
     """A program in the place of a Python with transformers: it answers with the logits in a file."""
-    path.write_text("#!/bin/sh\n" + ('echo "KeyError: llama" >&2; exit 1\n' if answer is None else f'cp "{answer}" "$4"\n'))
+    path.write_text(
+        "#!/bin/sh\n"
+        + ('echo "KeyError: llama" >&2; exit 1\n' if answer is None else f'cp "{answer}" "$4"\n')
+    )
     path.chmod(0o755)
     return str(path)
 
@@ -280,20 +333,39 @@ print(json.dumps([gib("VmHWM") - before - size, size]))
 @pytest.mark.slow
 def test_beside_the_parameters_an_import_holds_no_more_than_one_file_and_a_gib(tmp_path, repository):
     sizes = Llama(
-        vocab_size=32_000, width=2048, layers=10, heads=16, kv_heads=8, head_width=128, feed_forward_width=8192, context=64, tied=True
+        vocab_size=32_000,
+        width=2048,
+        layers=10,
+        heads=16,
+        kv_heads=8,
+        head_width=128,
+        feed_forward_width=8192,
+        context=64,
+        tied=True,
     )
     folder = tmp_path / "big"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(sizes.to_hugging_face()))
     with jax.set_mesh(under(ONE_DEVICE)):
         flat = jax.tree.leaves_with_path(jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0)))
-    plan = export_plan(sizes, {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in flat})
+    plan = export_plan(
+        sizes, {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in flat}
+    )
     names = sorted(plan)
     for i in range(0, len(names), 12):
-        save_file({name: np.ones(plan[name][0], ml_dtypes.bfloat16) for name in names[i : i + 12]}, folder / f"model-{i:05d}.safetensors")
+        save_file(
+            {name: np.ones(plan[name][0], ml_dtypes.bfloat16) for name in names[i : i + 12]},
+            folder / f"model-{i:05d}.safetensors",
+        )
     largest = max(path.stat().st_size for path in folder.glob("*.safetensors")) / 2**30
-    env = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(repository), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    done = subprocess.run([sys.executable, "-c", MEASURED, str(folder)], env=env, capture_output=True, text=True, check=True)
+    env = {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(repository),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(folder)], env=env, capture_output=True, text=True, check=True
+    )
     beside, size = json.loads(done.stdout)
     assert size > 1 + largest  # else holding everything twice would pass
     assert beside < largest + 1

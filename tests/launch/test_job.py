@@ -3,9 +3,9 @@
 import pytest
 
 from data_pipeline.component import imported_by_user
-from launch.job import dump, load, validate
-from launch.problems import Problems
-from launch.yaml_text import parse_yaml, to_yaml
+from launch.job.load import dump, load, validate
+from launch.job.problems import Problems
+from launch.job.yaml import parse_yaml, to_yaml
 from tests.launch import toy
 from tests.launch.command import TOYS, meshwright
 
@@ -42,7 +42,9 @@ def test_a_yaml_file_and_a_python_file_are_the_same_job(config, tmp_path):
     assert load(config).name == "mine"
 
 
-@pytest.mark.parametrize("settings", [(), ("--set", "data.steps=7", "--set", "data.optimizer={type: Lion, rate: 1e-3}")])
+@pytest.mark.parametrize(
+    "settings", [(), ("--set", "data.steps=7", "--set", "data.optimizer={type: Lion, rate: 1e-3}")]
+)
 def test_show_prints_what_runs_the_same(config, tmp_path, settings):
     shown = meshwright("show", config, *TOYS, *settings, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -52,17 +54,27 @@ def test_show_prints_what_runs_the_same(config, tmp_path, settings):
 
 
 def test_overrides_are_applied_in_order_and_typed(config):
-    phases = load(config, ["data.steps=7", "data.steps=8", "data.optimizer.peak_lr=1e-4", "pretrain.parts.1.weight=2"]).phases
-    assert (phases["data"].steps, phases["data"].optimizer.peak_lr, phases["pretrain"].parts[1].weight) == (8, 1e-4, 2.0)
+    phases = load(
+        config, ["data.steps=7", "data.steps=8", "data.optimizer.peak_lr=1e-4", "pretrain.parts.1.weight=2"]
+    ).phases
+    assert (phases["data"].steps, phases["data"].optimizer.peak_lr, phases["pretrain"].parts[1].weight) == (
+        8,
+        1e-4,
+        2.0,
+    )
 
 
 def test_a_component_is_replaced_whole(config):
-    assert load(config, ["pretrain.optimizer={type: Lion, rate: 0.1}"]).phases["pretrain"].optimizer == toy.Lion(rate=0.1)
+    assert load(config, ["pretrain.optimizer={type: Lion, rate: 0.1}"]).phases[
+        "pretrain"
+    ].optimizer == toy.Lion(rate=0.1)
 
 
 def test_an_override_reaches_a_default_that_the_file_leaves_out(tmp_path):
     (tmp_path / "short.yaml").write_text("data: {type: Count, steps: 3}\n")
-    assert load(str(tmp_path / "short.yaml"), ["data.optimizer.peak_lr=0.5"]).phases["data"].optimizer == toy.Adam(peak_lr=0.5)
+    assert load(str(tmp_path / "short.yaml"), ["data.optimizer.peak_lr=0.5"]).phases[
+        "data"
+    ].optimizer == toy.Adam(peak_lr=0.5)
 
 
 def test_an_override_gives_what_the_file_lacks(tmp_path):
@@ -74,21 +86,42 @@ def test_an_override_gives_what_the_file_lacks(tmp_path):
     ("setting", "line"),
     [
         ("data.stepz=3", "data.stepz=3: no such field; nearest: data.steps"),
-        ("pretrain.optimizer.peak_rl=1e-3", "pretrain.optimizer.peak_rl=0.001: no such field; nearest: pretrain.optimizer.peak_lr"),
-        ("pretrain.parts.0.weigth=2", "pretrain.parts.0.weigth=2: no such field; nearest: pretrain.parts.0.weight"),
+        (
+            "pretrain.optimizer.peak_rl=1e-3",
+            "pretrain.optimizer.peak_rl=0.001: no such field; nearest: pretrain.optimizer.peak_lr",
+        ),
+        (
+            "pretrain.parts.0.weigth=2",
+            "pretrain.parts.0.weigth=2: no such field; nearest: pretrain.parts.0.weight",
+        ),
         ("dta.steps=3", "dta: no such phase; nearest: data"),
-        ("data.steps=many", "data.steps=many: must be a whole number; write it without quotes, point or exponent"),
-        ("data.steps=1e3", "data.steps=1000.0: must be a whole number; write it without quotes, point or exponent"),
+        (
+            "data.steps=many",
+            "data.steps=many: must be a whole number; write it without quotes, point or exponent",
+        ),
+        (
+            "data.steps=1e3",
+            "data.steps=1000.0: must be a whole number; write it without quotes, point or exponent",
+        ),
         ("data.steps=0", "data.steps=0: must be greater than 0; raise it"),
         ("data.mode=fst", "data.mode=fst: must be 'fast' or 'slow'; choose one of them"),
         ("data.weights.web=x", "data.weights.web=x: must be a number; write it without quotes"),
         ("data.start_from=1", "data.start_from=1: must be text; put it in quotes"),
-        ("pretrain.parts.7.weight=2", "pretrain.parts.7: '7' must be a number from 0 to 1; or set the whole list pretrain.parts"),
+        (
+            "pretrain.parts.7.weight=2",
+            "pretrain.parts.7: '7' must be a number from 0 to 1; or set the whole list pretrain.parts",
+        ),
         ("data.steps.x=1", "data.steps.x: data.steps is 5, which has no fields; set that itself"),
         ("data.type=Cuont", "data.type=Cuont: no such phase; nearest: Count"),
         ("data.steps", "--set 'data.steps': must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100"),
-        ("data.optimizer.warmup_steps=9", "data.optimizer.warmup_steps=9 exceeds steps=5; lower it or raise steps"),
-        ("pretrain.start_from=sft", "pretrain.start_from=sft is no phase of this job; there are data, pretrain"),
+        (
+            "data.optimizer.warmup_steps=9",
+            "data.optimizer.warmup_steps=9 exceeds steps=5; lower it or raise steps",
+        ),
+        (
+            "pretrain.start_from=sft",
+            "pretrain.start_from=sft is no phase of this job; there are data, pretrain",
+        ),
         ("data.optimizer={peak_lr: 1}", "data.optimizer={peak_lr: 1}: must be a mapping with `type:"),
         ("data.steps=[1", "--set data.steps line 1, column 3: not YAML"),
     ],
@@ -104,14 +137,25 @@ def test_an_unknown_component_names_its_nearest(config):
 
 
 def test_all_problems_are_told_together(config):
-    found = problems_of(config, "data.stepz=3", "data.mode=fst", "pretrain.optimizer.peak_lr=-1", "dta.steps=1", "pretrain.steps=null")
+    found = problems_of(
+        config,
+        "data.stepz=3",
+        "data.mode=fst",
+        "pretrain.optimizer.peak_lr=-1",
+        "dta.steps=1",
+        "pretrain.steps=null",
+    )
     assert len(found) == 5 and len({line.split("=")[0] for line in found}) == 5
 
 
 def test_the_command_prints_one_line_a_problem_and_ends_with_2(config, tmp_path):
     done = meshwright("run", config, *TOYS, "--set", "data.stepz=3", "--set", "data.mode=fst", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 3 and done.stderr.startswith("meshwright: error: ") and "Traceback" not in done.stderr
+    assert (
+        len(done.stderr.splitlines()) == 3
+        and done.stderr.startswith("meshwright: error: ")
+        and "Traceback" not in done.stderr
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -119,7 +163,10 @@ def test_the_command_prints_one_line_a_problem_and_ends_with_2(config, tmp_path)
     ("text", "line"),
     [
         ("data: {type: Count, steps: 3, step: 4}", "data.step=4: no such field; nearest: data.steps"),
-        ("data: {type: Count}", "data.steps: must be given; add it to the config or use --set data.steps=VALUE"),
+        (
+            "data: {type: Count}",
+            "data.steps: must be given; add it to the config or use --set data.steps=VALUE",
+        ),
         ("data: {steps: 3}", "data.type: must be given"),
         ("Data: {type: Count, steps: 3}", "Data: a phase's name is its folder's"),
         ("[1, 2]", "must map phase names to phases"),
@@ -133,7 +180,7 @@ def test_a_wrong_file_is_told_like_a_wrong_override(tmp_path, text, line):
 
 
 def test_unknown_configs_name_what_is_near(tmp_path, monkeypatch):
-    monkeypatch.setattr("launch.job.config_names", lambda: ["tiny", "llama2"])
+    monkeypatch.setattr("launch.job.load.config_names", lambda: ["tiny", "llama2"])
     with pytest.raises(ValueError, match="config tny: no such launch config; nearest: tiny"):
         load("tny")
     (tmp_path / "mine.yaml").write_text("")
@@ -148,7 +195,9 @@ def test_a_python_config_that_is_wrong_is_told_in_a_sentence(tmp_path):
     (tmp_path / "a.py").write_text("def b(): pass\n")
     with pytest.raises(ValueError, match=r"must define a function a\(\)"):
         load(str(tmp_path / "a.py"))
-    (tmp_path / "a.py").write_text("from tests.launch.toy import Count\ndef a(): return {'data': Count(steps=0, stepz=1)}\n")
+    (tmp_path / "a.py").write_text(
+        "from tests.launch.toy import Count\ndef a(): return {'data': Count(steps=0, stepz=1)}\n"
+    )
     with pytest.raises(Problems) as told:
         load(str(tmp_path / "a.py"))
     assert told.value.problems[0] == "Count.steps=0: must be greater than 0; raise it"

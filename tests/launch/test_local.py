@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from launch.clusters.local import share
-from launch.record import read_json
+from launch.running.lineage import read_json
 from tests.launch.command import TOYS, begin, meshwright, until
 
 JOB = "data: {type: Count, steps: 2}\ntrain: {type: Sum, rounds: 4}\n"
@@ -22,9 +22,17 @@ def test_two_processes_make_one_run_and_one_process_finds_it_done(folder):
     done = meshwright("run", "two.yaml", *TOYS, "--on", "local:2x2", "--set", "data.step_s=1", cwd=folder)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for i in range(2):
-        assert read_json(folder / f"runs/two/train/process-{i}.json") == {"sum": 3, "n": 2, "devices": 4, "local": 2}
+        assert read_json(folder / f"runs/two/train/process-{i}.json") == {
+            "sum": 3,
+            "n": 2,
+            "devices": 4,
+            "local": 2,
+        }
     assert all(line.startswith("[0] ") for line in done.stdout.splitlines())
-    assert done.stdout.count("data: starts") == 1 and "data: starts" not in (folder / "runs/two/logs/process-1.log").read_text()
+    assert (
+        done.stdout.count("data: starts") == 1
+        and "data: starts" not in (folder / "runs/two/logs/process-1.log").read_text()
+    )
     again = meshwright("run", "two.yaml", *TOYS, "--set", "data.step_s=1", cwd=folder)
     assert again.stdout.count("done before, skipped") == 2
 
@@ -37,7 +45,9 @@ def test_a_process_that_is_killed_ends_all_and_is_named(folder):
 
 
 def test_an_error_in_process_0_reaches_the_waiting_others(folder):
-    done = meshwright("run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.fails_with=ValueError", cwd=folder)
+    done = meshwright(
+        "run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.fails_with=ValueError", cwd=folder
+    )
     assert done.returncode == 2
     assert "[0] meshwright: error: steps=1 is not to my liking" in done.stdout
     assert "process 0: steps=1 is not to my liking" in (folder / "runs/two/logs/process-1.log").read_text()
@@ -48,7 +58,9 @@ def test_a_users_error_is_told_once_and_starts_no_process(folder):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_is_passed_on_once(folder, number, code):
     process = begin("run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.step_s=60", cwd=folder)
     until((folder / "runs/two/data/begun").exists, "the data phase")
@@ -65,7 +77,9 @@ def test_a_dry_run_prints_the_command(folder):
 
 
 def test_devices_are_shared_out():
-    assert share({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--a --xla_force_host_platform_device_count=8"}, 0, 2, 1)["XLA_FLAGS"].split() == [
+    assert share(
+        {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--a --xla_force_host_platform_device_count=8"}, 0, 2, 1
+    )["XLA_FLAGS"].split() == [
         "--a",
         "--xla_force_host_platform_device_count=1",
     ]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.component import components_in
-from launch.optimizer_bench import TUNED, Outcome, bench_optimizers, header, line, optimizers, train
-from launch.optimizer_bench_text import batches, text_bytes
+from launch.bench.optimizer_text import batches, text_bytes
+from launch.bench.optimizers import TUNED, Outcome, bench_optimizers, header, line, optimizers, train
 from tests.examples import ONE_DEVICE, under
 
 
@@ -29,7 +29,11 @@ def test_rows_are_of_the_text_and_the_same_for_every_optimizer():
 def test_a_short_run_learns_and_reports_its_state():
     with jax.set_mesh(under(ONE_DEVICE)):
         found = train(optimizers()["Lion"], steps=12)
-    assert found.whole < found.half < found.quarter < 6 and found.step_s > 0 and 4 * 160_000 < found.state_bytes < 4 * 170_000
+    assert (
+        found.whole < found.half < found.quarter < 6
+        and found.step_s > 0
+        and 4 * 160_000 < found.state_bytes < 4 * 170_000
+    )
 
 
 def test_the_table_has_a_column_for_each_figure():

@@ -5,7 +5,7 @@ from copy import deepcopy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.overrides import override
+from launch.job.overrides import override
 
 TREE = {"data": {"steps": 3, "parts": [{"name": "a"}, {"name": "b"}], "none": None}, "train": {"lr": 0.1}}
 
@@ -17,7 +17,10 @@ def changed(*settings):
 
 def test_only_the_named_field_changes():
     problems, tree = changed("data.parts.1.name=c")
-    assert problems == [] and tree == {**TREE, "data": {**TREE["data"], "parts": [{"name": "a"}, {"name": "c"}]}}
+    assert problems == [] and tree == {
+        **TREE,
+        "data": {**TREE["data"], "parts": [{"name": "a"}, {"name": "c"}]},
+    }
 
 
 def test_a_value_may_hold_equals_signs_and_be_empty():
@@ -35,7 +38,9 @@ def test_a_whole_list_or_an_entry_is_replaced():
 
 
 def test_every_setting_that_cannot_be_applied_is_told():
-    problems, tree = changed("steps", "a.=1", "nix.x=1", "data.parts.x.name=1", "train.lr.x.y=1", "data.steps=[")
+    problems, tree = changed(
+        "steps", "a.=1", "nix.x=1", "data.parts.x.name=1", "train.lr.x.y=1", "data.steps=["
+    )
     assert len(problems) == 6 and tree == TREE
 
 

@@ -1,4 +1,6 @@
-"""What `meshwright plan` says: the compiler's figures, the sizes' figures beside them, published figures beside both."""
+"""What `meshwright plan` says: the compiler's figures, the sizes' figures beside them, published figures
+beside both.
+"""
 
 import argparse
 import json
@@ -11,7 +13,6 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from launch.configs.llama2_7b import llama2_7b
 from launch.configs.llama2_70b import llama2_70b
-from launch.plan import phase_of
 from launch.planning.advise import remedies
 from launch.planning.analytic import Plan, computed_again, memory_of_plan, outline_of, work_of_plan
 from launch.planning.answer import as_json, lines
@@ -23,18 +24,28 @@ from launch.planning.plan import Planner
 from launch.planning.published import outline, published
 from launch.planning.roofline import Efficiency, Work, estimate
 from launch.planning.topology import target_of
+from launch.verbs.plan import phase_of
 from model.architectures.llama import Llama
 from model.execution import Execution, Remat
 from model.sharding import AXES, Mesh
 from tests.launch.absent import absent_mesh, shape_on
 from tests.launch.command import ROOT, meshwright
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
-SMALL = Llama(vocab_size=1000, width=256, layers=6, heads=4, kv_heads=2, head_width=128, feed_forward_width=768, context=512)
+SMALL = Llama(
+    vocab_size=1000,
+    width=256,
+    layers=6,
+    heads=4,
+    kv_heads=2,
+    head_width=128,
+    feed_forward_width=768,
+    context=512,
+)
 NEEDED = ("hbm_arguments_bytes", "hbm_temporaries_bytes", "hbm_peak_bytes", "collective_bytes", "model_flops")
 PREDICTED = ("predicted_step_s", "predicted_mfu", "tokens_per_s")
 
@@ -45,7 +56,9 @@ def small_run(**changes):
         "architecture": SMALL,
         "objective": NextToken(),
         "data": PackedShards(folder="nowhere", weights=FrozenMap(web=1.0), seq_len=512, batch_size=8),
-        "optimizer": AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1),
+        "optimizer": AdamW(
+            peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+        ),
         "steps": 10,
         "checkpoint": Checkpoints(every_steps=5),
         "execution": Execution(remat=Remat(preset="full")),
@@ -66,7 +79,9 @@ def test_the_compilers_arguments_are_the_state_and_the_batch(compiled):
     plan = Plan(sizes, 8, 1, small_run().execution)
     batch = 6 * 8 / 4 * 512 * 4
     by_sizes = memory_of_plan(outline, plan).arguments
-    assert by_sizes + batch <= compiled.memory.arguments <= 1.05 * (by_sizes + batch)  # small arrays are padded to tiles
+    assert (
+        by_sizes + batch <= compiled.memory.arguments <= 1.05 * (by_sizes + batch)
+    )  # small arrays are padded to tiles
     assert compiled.memory.peak >= compiled.memory.arguments + compiled.memory.temporaries
 
 
@@ -77,7 +92,9 @@ def test_the_products_that_sizes_foresee_are_those_of_the_program(compiled):
         8 * 512 / 4 * 8 * SMALL.width * (1024 - SMALL.vocab_size)
     )  # of the vocabulary: 8 products' worth a token, as for the rest of it
     assert compiled.work.matmul_flops == pytest.approx(foreseen.matmul_flops + padding, rel=0.03)
-    assert 0.5 <= compiled.work.kernel_flops / foreseen.kernel_flops <= 2  # one block is the whole row: nothing is skipped
+    assert (
+        0.5 <= compiled.work.kernel_flops / foreseen.kernel_flops <= 2
+    )  # one block is the whole row: nothing is skipped
     assert compiled.work.notes == ()
 
 
@@ -94,7 +111,11 @@ def test_the_json_has_what_scripts_need_and_the_lines_say_the_same(compiled):
     assert told["tokens_per_s"] == pytest.approx(8 * 512 / told["predicted_step_s"])
     assert told["predicted_mfu"] == pytest.approx(told["model_flops"] / told["predicted_step_s"] / 459e12)
     text = "\n".join(lines(compiled))
-    assert "HBM temporaries" in text and "chip table: Google Cloud" in text and "assumed: attention is causal" in text
+    assert (
+        "HBM temporaries" in text
+        and "chip table: Google Cloud" in text
+        and "assumed: attention is causal" in text
+    )
 
 
 def test_what_an_offload_takes_off_the_chip_and_moves_is_what_sizes_foresee(compiled):
@@ -103,7 +124,9 @@ def test_what_an_offload_takes_off_the_chip_and_moves_is_what_sizes_foresee(comp
     planner = Planner("pretrain", run, target_of("v5p:2x2x1"), hlo=None, say=print)
     away, plan = planner.answer(run), Plan({**dict.fromkeys(AXES, 1), "fsdp": 4}, 8, 1, execution)
     state = memory_of_plan(outline_of(run), plan).host
-    assert compiled.memory.arguments - away.memory.arguments == pytest.approx(state, rel=0.3)  # tiles pad what is on the chip
+    assert compiled.memory.arguments - away.memory.arguments == pytest.approx(
+        state, rel=0.3
+    )  # tiles pad what is on the chip
     assert away.memory.host >= 0.9 * state
     assert away.work.host_bytes == pytest.approx(work_of_plan(outline_of(run), plan).host_bytes, rel=0.01)
     assert away.estimate.host_s > 0 == compiled.estimate.host_s
@@ -119,21 +142,27 @@ def test_a_program_too_large_for_a_chip_is_told_by_the_compilers_figures():
 
 def test_sizes_that_do_not_divide_are_refused_by_name_before_compiling():
     mesh = absent_mesh("v5p:2x2x1", fsdp=4)
-    with pytest.raises(ValueError, match="data.batch_size=6 does not divide over 4 devices; choose a multiple of 4"):
+    with pytest.raises(
+        ValueError, match="data.batch_size=6 does not divide over 4 devices; choose a multiple of 4"
+    ):
         step_of(small_run(data=small_run().data.model_copy(update={"batch_size": 6})), mesh)
     with pytest.raises(ValueError, match="does not divide D=254"):
         step_of(small_run(architecture=SMALL.model_copy(update={"width": 254})), mesh)
 
 
 @pytest.mark.parametrize(
-    ("preset", "less"), [("none", "projections"), ("projections", "inputs"), ("inputs", "attention"), ("attention", "full")]
+    ("preset", "less"),
+    [("none", "projections"), ("projections", "inputs"), ("inputs", "attention"), ("attention", "full")],
 )
 def test_what_is_computed_again_costs_products_and_saves_memory(preset, less):
     outline = outline_of(small_run())
     sizes = {**dict.fromkeys(AXES, 1), "fsdp": 4}
     more, fewer = (Plan(sizes, 8, 1, Execution(remat=Remat(preset=each))) for each in (preset, less))
     assert memory_of_plan(outline, more).temporaries > memory_of_plan(outline, fewer).temporaries
-    flops = [work.matmul_flops + work.kernel_flops for work in (work_of_plan(outline, more), work_of_plan(outline, fewer))]
+    flops = [
+        work.matmul_flops + work.kernel_flops
+        for work in (work_of_plan(outline, more), work_of_plan(outline, fewer))
+    ]
     assert flops[0] <= flops[1]
 
 
@@ -146,12 +175,16 @@ def test_what_rests_on_the_host_frees_memory_and_costs_the_way_there_and_back():
 
 
 def test_what_is_kept_is_not_computed_again():
-    again, attention = computed_again(Execution(remat=Remat(preset="full", keep=("query", "mixed"), offload=("gate",))))
+    again, attention = computed_again(
+        Execution(remat=Remat(preset="full", keep=("query", "mixed"), offload=("gate",)))
+    )
     assert again == {"key", "value", "attention", "up"} and not attention
 
 
 def test_llama_2_7b_by_sizes_is_what_the_compiler_said():
-    """mesh_design.md's prototype on 16 chips: 5.05 GB of arguments, 10.85 GB of temporaries, 818.7 TFLOP of products, 26.4 GB gathered."""
+    """mesh_design.md's prototype on 16 chips: 5.05 GB of arguments, 10.85 GB of temporaries, 818.7 TFLOP of
+    products, 26.4 GB gathered.
+    """
     run = llama2_7b()["pretrain"]
     plan = Plan({**dict.fromkeys(AXES, 1), "fsdp": 16}, 64, 1, run.execution)
     memory, work = memory_of_plan(outline_of(run), plan), work_of_plan(outline_of(run), plan)
@@ -161,7 +194,9 @@ def test_llama_2_7b_by_sizes_is_what_the_compiler_said():
     assert work.transfers[0].n_bytes == pytest.approx(26.4e9, rel=0.03)
 
 
-@pytest.mark.parametrize(("model", "billions"), [(f"{n}B", n) for n in (16, 32, 64, 128, 256, 512, 1024, 22, 52)])
+@pytest.mark.parametrize(
+    ("model", "billions"), [(f"{n}B", n) for n in (16, 32, 64, 128, 256, 512, 1024, 22, 52)]
+)
 def test_the_models_of_the_published_tables_have_their_size(model, billions):
     assert sum(leaf.n for leaf in outline(model, 2048).params) == pytest.approx(billions * 1e9, rel=0.1)
 
@@ -214,7 +249,10 @@ def test_meshes_keep_slices_on_the_outer_part_of_data():
 def test_what_does_not_fit_is_told_which_dial_to_turn():
     run = llama2_70b()["pretrain"]
     setting = on_gpus(
-        run.model_copy(update={"data": run.data.model_copy(update={"batch_size": 16}), "mesh": Mesh(data=4, fsdp=4)}), "h200:16"
+        run.model_copy(
+            update={"data": run.data.model_copy(update={"batch_size": 16}), "mesh": Mesh(data=4, fsdp=4)}
+        ),
+        "h200:16",
     )
     (whole,) = [line for line in remedies(setting, "pretrain") if "mesh" in line]
     assert whole.startswith("--set pretrain.mesh.data=1 --set pretrain.mesh.fsdp=16")
@@ -229,7 +267,9 @@ def test_gpus_are_reckoned_by_sizes_and_it_is_said():
 
 
 def test_a_search_ranks_what_fits_and_writes_the_winners_set_line():
-    planner = Planner("pretrain", llama2_7b()["pretrain"], target_of("h100:8"), hlo=None, say=lambda line: None)
+    planner = Planner(
+        "pretrain", llama2_7b()["pretrain"], target_of("h100:8"), hlo=None, say=lambda line: None
+    )
     report = planner.search(3)
     steps = [each["predicted_step_s"] for each in report.json["ranking"]]
     assert report.code == 0 and len(steps) == 3 and steps == sorted(steps)
@@ -250,7 +290,10 @@ def test_the_command_needs_no_data_and_says_with_code_3_what_does_not_fit(tmp_pa
     assert all(name in json.loads(done.stdout) for name in (*NEEDED, *PREDICTED))
     done = meshwright("plan", "llama2_70b", "--topology", "h100:8", cwd=tmp_path)
     assert done.returncode == 3
-    assert done.stderr.startswith("meshwright: error: pretrain does not fit h100:8") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith("meshwright: error: pretrain does not fit h100:8")
+        and "Traceback" not in done.stderr
+    )
     done = meshwright("plan", "llama2_7b", "--topology", "v5q:2x2", cwd=tmp_path)
     assert done.returncode == 2 and "no such chip; nearest: v5p" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
-"""What is read from optimized HLO text, on programs that were compiled for the CPU here and for a TPU that is not: loops are multiplied
-out, every collective is counted once with its bytes and axes, products count the same however they are written.
+"""What is read from optimized HLO text, on programs that were compiled for the CPU here and for a TPU that
+is not: loops are multiplied out, every collective is counted once with its bytes and axes, products count
+the same however they are written.
 """
 
 import jax
@@ -32,7 +33,11 @@ def looped(one_turn, n):
 
 def test_a_product_in_nested_loops_counts_as_often_as_the_loops_turn(mesh):
     product = looped(looped(lambda x: jnp.tanh(x @ x), ONE_LOOP), OUTER_LOOP)
-    text = text_of(jax.shard_map(product, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False), mesh, shape_on(mesh, (256, 256)))
+    text = text_of(
+        jax.shard_map(product, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False),
+        mesh,
+        shape_on(mesh, (256, 256)),
+    )
     assert work_of(text, MESH).matmul_flops == ONE_LOOP * OUTER_LOOP * 2 * 256**3
 
 
@@ -40,7 +45,11 @@ def test_a_loop_of_unknown_length_is_said_and_counts_once(mesh):
     def until_small(x):
         return jax.lax.while_loop(lambda x: jnp.sum(x) > 1, lambda x: jnp.tanh(x @ x), x)
 
-    text = text_of(jax.shard_map(until_small, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False), mesh, shape_on(mesh, (128, 128)))
+    text = text_of(
+        jax.shard_map(until_small, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False),
+        mesh,
+        shape_on(mesh, (128, 128)),
+    )
     work = work_of(text, MESH)
     assert work.matmul_flops == 2 * 128**3
     assert any("loop" in note for note in work.notes)
@@ -51,10 +60,14 @@ def collective(name):
     around = [(i, 1 - i) for i in range(2)]
     return {
         "all-gather": lambda x: jnp.tanh(jax.lax.all_gather(x, "fsdp", tiled=True))[:64],
-        "reduce-scatter": lambda x: jax.lax.psum_scatter(jnp.concatenate([x, jnp.tanh(x)]), "tensor", tiled=True),
+        "reduce-scatter": lambda x: jax.lax.psum_scatter(
+            jnp.concatenate([x, jnp.tanh(x)]), "tensor", tiled=True
+        ),
         "all-reduce": lambda x: jnp.tanh(jax.lax.psum(x, ("data", "tensor"))),
         "collective-permute": lambda x: jnp.tanh(jax.lax.ppermute(x, "data", around)),
-        "all-to-all": lambda x: jnp.tanh(jax.lax.all_to_all(x.reshape(2, 32, 128), "fsdp", 0, 0)).reshape(64, 128),
+        "all-to-all": lambda x: jnp.tanh(jax.lax.all_to_all(x.reshape(2, 32, 128), "fsdp", 0, 0)).reshape(
+            64, 128
+        ),
     }[name]
 
 
@@ -71,10 +84,14 @@ EXPECTED = {  # axes, chips, whole bytes, bytes sent
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_a_collective_in_a_loop_is_counted_with_its_axes_and_bytes(kind, mesh):
     block = P(("data", "fsdp", "tensor"))
-    program = jax.shard_map(looped(collective(kind), ONE_LOOP), mesh=mesh, in_specs=block, out_specs=block, check_vma=False)
+    program = jax.shard_map(
+        looped(collective(kind), ONE_LOOP), mesh=mesh, in_specs=block, out_specs=block, check_vma=False
+    )
     text = text_of(program, mesh, shape_on(mesh, (512, 128), ("data", "fsdp", "tensor")))
     axes, n, whole, sent = EXPECTED[kind]
-    assert work_of(text, MESH).transfers == (Transfer(kind, axes, n, whole * ONE_LOOP, sent * ONE_LOOP, ONE_LOOP),)
+    assert work_of(text, MESH).transfers == (
+        Transfer(kind, axes, n, whole * ONE_LOOP, sent * ONE_LOOP, ONE_LOOP),
+    )
 
 
 def test_a_gradient_over_divided_rows_is_summed_once_over_their_axis(mesh):
@@ -94,13 +111,32 @@ SPELLINGS = [
     (
         "tensor",
         GROUPS[0],
-        ["{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]", "mesh['data'=2,'fsdp'=2,'tensor'=2] {'tensor'}", "mesh['a'=8] {'a':(4)2}"],
+        [
+            "{{0,1},{2,3},{4,5},{6,7}}",
+            "[4,2]<=[8]",
+            "mesh['data'=2,'fsdp'=2,'tensor'=2] {'tensor'}",
+            "mesh['a'=8] {'a':(4)2}",
+        ],
     ),
-    ("fsdp", GROUPS[1], ["{{0,2},{1,3},{4,6},{5,7}}", "[4,2]<=[2,2,2]T(0,2,1)", "mesh['a'=2,'b'=2,'c'=2] {'b'}", "mesh['a'=8] {'a':(2)2}"]),
+    (
+        "fsdp",
+        GROUPS[1],
+        [
+            "{{0,2},{1,3},{4,6},{5,7}}",
+            "[4,2]<=[2,2,2]T(0,2,1)",
+            "mesh['a'=2,'b'=2,'c'=2] {'b'}",
+            "mesh['a'=8] {'a':(2)2}",
+        ],
+    ),
     (
         "data",
         GROUPS[2],
-        ["{{0,4},{1,5},{2,6},{3,7}}", "[4,2]<=[2,4]T(1,0)", "mesh['a'=2,'b'=4] {'a'}", "mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}"],
+        [
+            "{{0,4},{1,5},{2,6},{3,7}}",
+            "[4,2]<=[2,4]T(1,0)",
+            "mesh['a'=2,'b'=4] {'a'}",
+            "mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}",
+        ],
     ),
 ]
 
@@ -108,7 +144,9 @@ SPELLINGS = [
 @pytest.mark.parametrize(("axis", "groups", "spellings"), SPELLINGS, ids=[axis for axis, _, _ in SPELLINGS])
 def test_all_spellings_of_groups_mean_the_same_chips(axis, groups, spellings):
     for spelling in spellings:
-        line = f"  %g.1 = f32[8]{{0}} all-gather(%x), channel_id=1, replica_groups={spelling}, dimensions={{0}}"
+        line = (
+            f"  %g.1 = f32[8]{{0}} all-gather(%x), channel_id=1, replica_groups={spelling}, dimensions={{0}}"
+        )
         found = groups_of(parse_instruction(line), 8)
         assert sorted(found) == groups, spelling
         assert axes_between(found, MESH) == (axis,)
@@ -130,7 +168,9 @@ def test_no_groups_mean_all_chips():
 )
 def test_a_product_costs_the_same_as_a_dot_and_as_a_tpus_convolution(equation, left, right, flops, mesh):
     shapes = shape_on(mesh, left), shape_on(mesh, right)
-    assert work_of(text_of(lambda x, y: jnp.einsum(equation, x, y), mesh, *shapes), MESH).matmul_flops == flops
+    assert (
+        work_of(text_of(lambda x, y: jnp.einsum(equation, x, y), mesh, *shapes), MESH).matmul_flops == flops
+    )
 
 
 def test_a_loop_over_stacked_weights_reads_each_of_them_once():
@@ -141,7 +181,9 @@ def test_a_loop_over_stacked_weights_reads_each_of_them_once():
 
     text = text_of(through, mesh, shape_on(mesh, (8, D)), shape_on(mesh, (N, D, D)))
     stack = N * D * D * 4
-    assert stack <= work_of(text, {**dict.fromkeys(AXES, 1), "fsdp": 4}).hbm_bytes <= 4 * stack  # N times would be 16
+    assert (
+        stack <= work_of(text, {**dict.fromkeys(AXES, 1), "fsdp": 4}).hbm_bytes <= 4 * stack
+    )  # N times would be 16
 
 
 def test_a_collective_beside_products_stands_in_several_fusions_and_counts_once():
@@ -168,7 +210,9 @@ ENTRY %main (x: f32[64]) -> f32[128] {
 
 
 def test_what_a_tpu_sends_between_slices_is_a_collective_over_them():
-    """Rows lie on data, whose outer part are two slices of four chips: the gradient is summed inside, then between."""
+    """Rows lie on data, whose outer part are two slices of four chips: the gradient is summed inside, then
+    between.
+    """
     mesh = absent_mesh("v5p:2x2x1", 2, data=8)
 
     def gradient(w, x):

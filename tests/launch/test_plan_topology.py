@@ -32,7 +32,9 @@ def test_hardware_that_is_not_is_refused_with_the_remedy(name, n_slices, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "n"), [("v4:2x2x4", 16), ("v5e:4x8", 32), ("v5p:4x4x4", 64), ("trillium:2x2", 4), ("v6e:1x1", 1)])
+@pytest.mark.parametrize(
+    ("name", "n"), [("v4:2x2x4", 16), ("v5e:4x8", 32), ("v5p:4x4x4", 64), ("trillium:2x2", 4), ("v6e:1x1", 1)]
+)
 def test_a_slice_has_one_device_a_chip(name, n):
     target = target_of(name)
     assert target.n_chips == n
@@ -45,7 +47,11 @@ def test_a_slice_has_one_device_a_chip(name, n):
         (Mesh(fsdp=3), 1, "mesh (fsdp=3) does not divide the 16 chips of v5p:2x2x4"),
         (Mesh(tensor=3), 1, "mesh (fsdp=-1, tensor=3) does not divide the 16 chips"),
         (Mesh(data=-1), 1, "mesh (data=-1, fsdp=-1) does not divide"),
-        (Mesh(), 2, "mesh data=1 does not divide over --slices 2, whose network is the outer part of data; set mesh.data=2"),
+        (
+            Mesh(),
+            2,
+            "mesh data=1 does not divide over --slices 2, whose network is the outer part of data; set mesh.data=2",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_divide_is_refused_with_the_remedy(mesh, n_slices, words):
@@ -55,7 +61,12 @@ def test_a_mesh_that_does_not_divide_is_refused_with_the_remedy(mesh, n_slices, 
 
 
 def test_an_open_axis_takes_all_chips_that_are_left():
-    assert axis_sizes(Mesh(data=2, tensor=4), target_of("v5p:4x4x4", 2)) == {**dict.fromkeys(AXES, 1), "data": 2, "fsdp": 16, "tensor": 4}
+    assert axis_sizes(Mesh(data=2, tensor=4), target_of("v5p:4x4x4", 2)) == {
+        **dict.fromkeys(AXES, 1),
+        "data": 2,
+        "fsdp": 16,
+        "tensor": 4,
+    }
 
 
 def test_slices_are_the_outer_part_of_data():
@@ -82,7 +93,9 @@ def wired(topology, n_slices=1, **sizes):
 
 def test_an_all_reduce_takes_as_long_as_its_scatter_and_gather():
     wiring = wired("v5p:4x4x4", fsdp=16, tensor=4)
-    parts = [transfer_seconds(wiring, of(kind, ("fsdp",), 16)).inner for kind in ("reduce-scatter", "all-gather")]
+    parts = [
+        transfer_seconds(wiring, of(kind, ("fsdp",), 16)).inner for kind in ("reduce-scatter", "all-gather")
+    ]
     assert transfer_seconds(wiring, of("all-reduce", ("fsdp",), 16)).inner == pytest.approx(sum(parts))
 
 
@@ -117,5 +130,7 @@ def test_between_slices_only_a_chips_own_part_travels_but_slower():
 def test_gpus_are_islands_of_eight():
     wiring = wiring_of_gpus({**dict.fromkeys(AXES, 1), "data": 2, "fsdp": 8}, target_of("h100:16"))
     assert (describe(wiring, ("fsdp",)), describe(wiring, ("data",))) == ("NVLink 8", "network 2")
-    inside, between = (transfer_seconds(wiring, of("all-gather", (axis,), n)) for axis, n in (("fsdp", 8), ("data", 2)))
+    inside, between = (
+        transfer_seconds(wiring, of("all-gather", (axis,), n)) for axis, n in (("fsdp", 8), ("data", 2))
+    )
     assert inside.outer == 0 and between.inner == 0 and between.outer > inside.inner

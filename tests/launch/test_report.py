@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.report import write_report
-from trainer.metrics import MetricsWriter
+from launch.reporting.write import write_report
+from trainer.records.metrics import MetricsWriter
 
 JOB = """data:
   type: Prepare
@@ -32,13 +32,22 @@ DATA = {
         "code": {"documents": 1543, "bytes": 12_912_345, "tokens": 4_112_345},
         "books": {"documents": 61, "bytes": 512_345, "tokens": 131_072},
     },
-    "dropped": {"web": {"too_short": 31, "exact_duplicate": 12, "language": 2}, "code": {"too_short": 154, "generated": 17}, "books": {}},
-    "examples": {"too_short": ["x = 1", "<script>alert('dropped')</script>"], "language": ["Größe & Maß der Dinge"]},
+    "dropped": {
+        "web": {"too_short": 31, "exact_duplicate": 12, "language": 2},
+        "code": {"too_short": 154, "generated": 17},
+        "books": {},
+    },
+    "examples": {
+        "too_short": ["x = 1", "<script>alert('dropped')</script>"],
+        "language": ["Größe & Maß der Dinge"],
+    },
 }
 SUMMARY = {"steps": 600, "seconds": 215.4, "tokens_per_s": 11_321.0, "mfu": 0.237}
 
 
-def write_phase(folder: Path, *, steps: int, sets: tuple[str, ...], finished: bool, best: float = 3.0) -> None:
+def write_phase(
+    folder: Path, *, steps: int, sets: tuple[str, ...], finished: bool, best: float = 3.0
+) -> None:
     """Metrics, results and done.json as a trained phase leaves them."""
     writer = MetricsWriter(folder, 0)
     for step in range(1, steps + 1):
@@ -57,13 +66,34 @@ def write_phase(folder: Path, *, steps: int, sets: tuple[str, ...], finished: bo
         )
         if step % 100 == 0:
             row = {f"eval/{name}/loss": loss + i / 3 for i, name in enumerate(sets)}
-            writer.write(step, row | {f"eval/{name}/bits_per_byte": (loss + i / 3) / 2.5 for i, name in enumerate(sets)})
+            writer.write(
+                step,
+                row | {f"eval/{name}/bits_per_byte": (loss + i / 3) / 2.5 for i, name in enumerate(sets)},
+            )
     writer.close()
     if finished:
-        numbers = {"loss": (8.31, 3.02), "bits_per_byte": (3.4, 1.27), "compression_ratio": (2.35, 6.3), "accuracy": (0.71, 0.64)}
-        before, after = ({f"eval/{name}/{metric}": pair[i] for name in sets for metric, pair in numbers.items()} for i in (0, 1))
-        samples = [{"prompt": "def parse(", "text": 'text):\n    """Return <b>the</b> tree & its leaves."""\n    return tree'}]
-        results = {"before": before, "after": after, "samples": samples, "summary": {**SUMMARY, "steps": steps}}
+        numbers = {
+            "loss": (8.31, 3.02),
+            "bits_per_byte": (3.4, 1.27),
+            "compression_ratio": (2.35, 6.3),
+            "accuracy": (0.71, 0.64),
+        }
+        before, after = (
+            {f"eval/{name}/{metric}": pair[i] for name in sets for metric, pair in numbers.items()}
+            for i in (0, 1)
+        )
+        samples = [
+            {
+                "prompt": "def parse(",
+                "text": 'text):\n    """Return <b>the</b> tree & its leaves."""\n    return tree',
+            }
+        ]
+        results = {
+            "before": before,
+            "after": after,
+            "samples": samples,
+            "summary": {**SUMMARY, "steps": steps},
+        }
         (folder / "results.json").write_text(json.dumps(results))
         (folder / "done.json").write_text("{}")
 
@@ -73,7 +103,10 @@ def write_run(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "job.yaml").write_text(JOB)
     (folder / "launches.jsonl").write_text(
-        json.dumps({"time": 1.0, "argv": ["run", "tiny", "--set", "a.b=<c>"], "python": "3.12.1", "jax": "0.12"}) + "\n"
+        json.dumps(
+            {"time": 1.0, "argv": ["run", "tiny", "--set", "a.b=<c>"], "python": "3.12.1", "jax": "0.12"}
+        )
+        + "\n"
     )
     (folder / "data" / "results.json").write_text(json.dumps(DATA))
     (folder / "data" / "done.json").write_text("{}")
@@ -155,22 +188,37 @@ def test_a_change_is_coloured_by_whether_it_is_better(finished):
     def mark(metric: str) -> str:
         return re.search(rf"<td>{metric}</td>.*?<td class=\"number ?(\w*)\">[^<]*</td></tr>", finished)[1]
 
-    assert [mark(f"web/{name}") for name in ("loss", "compression_ratio", "accuracy")] == ["good", "good", "bad"]
+    assert [mark(f"web/{name}") for name in ("loss", "compression_ratio", "accuracy")] == [
+        "good",
+        "good",
+        "bad",
+    ]
 
 
 def test_charts_take_the_colours_of_the_page(finished):
     charts = re.findall(r"<figure>.*?</figure>", finished, re.DOTALL)
-    assert len(charts) == 3 * 6 + 2 * 2  # of each phase: loss, rate, gradient, tokens/s, MFU, time; of two what was held out
-    assert all("var(--line-1)" in svg or "var(--ink)" in svg for svg in charts) and not re.search(r"#[0-9a-f]{6}", "".join(charts))
+    assert (
+        len(charts) == 3 * 6 + 2 * 2
+    )  # of each phase: loss, rate, gradient, tokens/s, MFU, time; of two what was held out
+    assert all("var(--line-1)" in svg or "var(--ink)" in svg for svg in charts) and not re.search(
+        r"#[0-9a-f]{6}", "".join(charts)
+    )
     assert sum("var(--line-3)" in svg for svg in charts) == 2  # loss and bits per byte of three sources
     assert len(finished) < 1_000_000
 
 
 def test_the_first_screen_answers_how_healthy_far_good_and_fast(finished):
     tiles = [Page(tile).text for tile in re.findall(r'<div class="tile .*?</div>', finished)]
-    assert [tile.split(" ")[0] for tile in tiles] == ["HealthRecovered3\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}loss", "How", "How", "How"]
+    assert [tile.split(" ")[0] for tile in tiles] == [
+        "HealthRecovered3\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}loss",
+        "How",
+        "How",
+        "How",
+    ]
     assert "4 of 4 phases done" in tiles[1]
-    assert "1.27" in tiles[2] and "3.4 before" in tiles[2] and "11,321" in tiles[3] and "MFU 23.0%" in tiles[3]
+    assert (
+        "1.27" in tiles[2] and "3.4 before" in tiles[2] and "11,321" in tiles[3] and "MFU 23.0%" in tiles[3]
+    )
 
 
 def test_a_half_done_run_has_a_page_too(tmp_path):

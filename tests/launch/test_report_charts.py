@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.reporting.charts import COLOURS, HEIGHT, LEFT, RIGHT, WIDTH, Axis, Curve, Frame, lines, stacked, thinned, tick_text, value_text
+from launch.reporting.charts import (
+    COLOURS,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Axis,
+    Curve,
+    Frame,
+    lines,
+    stacked,
+    thinned,
+    tick_text,
+    value_text,
+)
 from launch.reporting.curves import PLACES, charts, place_of, time_split
 from launch.reporting.record import Column
 from tests.launch.test_report import Page
@@ -45,7 +59,11 @@ def test_what_is_no_number_is_left_out_of_a_mean_and_leaves_a_gap():
     assert re.search(r'd="M[^M]*M[^M]*"', svg) and "nan" not in re.sub("<title>.*?</title>", "", svg)
 
 
-@given(st.lists(st.floats(-1e30, 1e30) | st.just(math.nan), min_size=1, max_size=40), st.booleans(), st.booleans())
+@given(
+    st.lists(st.floats(-1e30, 1e30) | st.just(math.nan), min_size=1, max_size=40),
+    st.booleans(),
+    st.booleans(),
+)
 def test_every_point_is_inside_the_frame_and_the_chart_is_well_formed(values, zero, log):
     svg = drawn(values, Frame(zero=zero, log=log))
     Page(svg)
@@ -54,7 +72,11 @@ def test_every_point_is_inside_the_frame_and_the_chart_is_well_formed(values, ze
 
 def test_a_steep_beginning_is_above_the_frame():
     y = [1000.0 / i for i in range(1, 201)]
-    assert min(y for _, y in points(drawn(y, Frame(crop=True)))) < 0 <= min(y for _, y in points(drawn(y, Frame())))
+    assert (
+        min(y for _, y in points(drawn(y, Frame(crop=True))))
+        < 0
+        <= min(y for _, y in points(drawn(y, Frame())))
+    )
 
 
 def test_a_wide_range_has_a_logarithmic_scale():
@@ -65,7 +87,9 @@ def test_a_wide_range_has_a_logarithmic_scale():
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_are_few_and_within_the_ends(low, width):
     ticks = Axis(low, low + width).ticks(4)
-    assert 2 <= len(ticks) <= 8 and all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in ticks)
+    assert 2 <= len(ticks) <= 8 and all(
+        low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in ticks
+    )
 
 
 def test_areas_on_top_of_each_other_end_at_their_sum():
@@ -73,12 +97,17 @@ def test_areas_on_top_of_each_other_end_at_their_sum():
     assert len(re.findall('fill-opacity="0.8"', svg)) == 2 and "compute 2, wait 0" in Page(svg).text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (2.5e-4, "2.5e-4"), (0.025, "0.025"), (1500.0, "1.5k"), (2e9, "2G")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (2.5e-4, "2.5e-4"), (0.025, "0.025"), (1500.0, "1.5k"), (2e9, "2G")]
+)
 def test_a_scale_is_short(value, text):
     assert tick_text(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, "–"), (3.0, "3"), (1234567.8, "1,234,568"), (0.12345, "0.1235"), (math.nan, "nan")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (3.0, "3"), (1234567.8, "1,234,568"), (0.12345, "0.1235"), (math.nan, "nan")],
+)
 def test_a_number_has_four_digits(value, text):
     assert value_text(value) == text
 
@@ -108,16 +137,22 @@ def test_charts_tell_the_newest_value_and_leave_out_what_was_always_zero():
 
 
 def test_many_layers_share_one_colour_in_shades():
-    columns = {f"norms/gradient/blocks/{i:02}/mlp": Column(np.arange(1, 9), np.ones(8) + i) for i in range(40)}
+    columns = {
+        f"norms/gradient/blocks/{i:02}/mlp": Column(np.arange(1, 9), np.ones(8) + i) for i in range(40)
+    }
     (found,) = charts(columns, "Norms of the layers")
-    assert len(set(re.findall(r'stroke="(color-mix[^"]*)"', found))) == 40 and "layer 39 40" in Page(found).text
+    assert (
+        len(set(re.findall(r'stroke="(color-mix[^"]*)"', found))) == 40 and "layer 39 40" in Page(found).text
+    )
 
 
 def test_the_split_of_the_time_spreads_a_save_over_its_stretch_and_loses_nothing():
     steps = np.arange(1, 1201)
     saves = Column(np.array([600, 1200]), np.array([6.0, 6.0]))
     columns = {"time/compute_s": Column(steps, steps * 0 + 0.5), "time/checkpoint_s": saves}
-    assert "compute 0.5" in time_split(columns) and "checkpoint 0.01" in time_split(columns)  # 12 s over 1,200 steps
+    assert "compute 0.5" in time_split(columns) and "checkpoint 0.01" in time_split(
+        columns
+    )  # 12 s over 1,200 steps
     assert time_split({"time/step_s": Column(steps, steps * 1.0)}) == ""
 
 

@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from launch.report import add_arguments, main, write_comparison
 from launch.reporting.compare import flat, names_of
 from launch.reporting.numbers import tokens
 from launch.reporting.record import read_run
+from launch.reporting.write import write_comparison
+from launch.verbs.report import add_arguments, main
 from tests.launch.test_report import Page, write_phase
 
 
@@ -42,13 +43,18 @@ def html(runs):
 
 def row_of(html: str, first: str) -> list[tuple[str, str]]:
     """(classes, text) of the other cells of the row that begins with `first`."""
-    return re.findall(r'<td(?: class="([^"]*)")?>([^<]*)</td>', re.search(rf"<tr><td>{re.escape(first)}</td>(.*?)</tr>", html)[1])
+    return re.findall(
+        r'<td(?: class="([^"]*)")?>([^<]*)</td>',
+        re.search(rf"<tr><td>{re.escape(first)}</td>(.*?)</tr>", html)[1],
+    )
 
 
 def test_the_page_stands_beside_the_runs_and_needs_nothing_outside_itself(runs, html):
     assert (runs[0].parent.parent / "comparison.html").exists()
     page = Page(html)
-    assert all(address.startswith("#") for address in page.addresses) and not re.search(r"@import|url\((?!#)", html)
+    assert all(address.startswith("#") for address in page.addresses) and not re.search(
+        r"@import|url\((?!#)", html
+    )
     assert len(page.ids) == len(set(page.ids)) and "<b>a/one" not in html and "<b>a/one" in page.text
 
 
@@ -65,14 +71,19 @@ def test_the_best_held_out_number_is_marked_by_its_direction(html):
 
 def test_curves_of_all_runs_stand_on_one_chart_against_steps_tokens_and_hours(html):
     for way in ("steps", "tokens", "hours"):
-        drawn = re.search(rf"<figure><figcaption><b>loss/train against {way}</b>.*?</figure>", html, re.DOTALL)[0]
+        drawn = re.search(
+            rf"<figure><figcaption><b>loss/train against {way}</b>.*?</figure>", html, re.DOTALL
+        )[0]
         assert len(re.findall(r'<g fill="none"', drawn)) == 3 and "b/one" in drawn
 
 
 def test_the_axis_of_tokens_ends_at_the_tokens_of_the_longest_run(runs, html):
     most = max(tokens(read_run(run).phases[0]).last for run in runs)
     drawn = re.search(r"<b>loss/train against tokens</b>.*?</figure>", html, re.DOTALL)[0]
-    titles = [float(title.split(":")[0].replace(",", "")) for title in re.findall(r"<rect[^>]*><title>([^<]*)</title>", drawn)]
+    titles = [
+        float(title.split(":")[0].replace(",", ""))
+        for title in re.findall(r"<rect[^>]*><title>([^<]*)</title>", drawn)
+    ]
     assert np.max(titles) == pytest.approx(most, rel=0.01)
 
 
@@ -92,7 +103,10 @@ def test_the_verb_writes_either_page(runs, tmp_path, capsys):
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    for given, title in ((runs[:1], "<title>one · Meshwright"), (runs, "<title>a/one · a/two · b/one · Meshwright")):
+    for given, title in (
+        (runs[:1], "<title>one · Meshwright"),
+        (runs, "<title>a/one · a/two · b/one · Meshwright"),
+    ):
         assert main(parser.parse_args([*map(str, given), "--out", str(tmp_path / "page.html")])) == 0
         assert title in (tmp_path / "page.html").read_text() and "page.html" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="absent is no folder"):

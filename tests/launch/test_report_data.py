@@ -1,4 +1,6 @@
-"""The page of a corpus: every reason, in the order of the recipe, with examples, histograms, clusters and the tokenizer."""
+"""The page of a corpus: every reason, in the order of the recipe, with examples, histograms, clusters and
+the tokenizer.
+"""
 
 import re
 
@@ -6,28 +8,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.drop_table import drop_table, in_one_order
 from launch.reporting.charts import WIDE, histogram
 from launch.reporting.data import data_section
+from launch.terminal.drop_table import drop_table, in_one_order
 from tests.launch.test_report import Page
 
 RESULT = {
     "read": {"web": 1000, "code": 50},
     "dropped": {
         "code": {"too_short": 4, "near_duplicate": 2, "over_limit_mib": 9},
-        "web": {"page_too_large": 1, "language": 25, "too_short": 3, "near_duplicate": 0, "pii_email_spans": 1234},
+        "web": {
+            "page_too_large": 1,
+            "language": 25,
+            "too_short": 3,
+            "near_duplicate": 0,
+            "pii_email_spans": 1234,
+        },
     },
     "dropped_bytes": {"web": {"language": 5_000_000, "too_short": 200}},
-    "kept": {source: {"documents": 900, "bytes": 4_912_345, "tokens": 1_512_345} for source in ("web", "code")},
+    "kept": {
+        source: {"documents": 900, "bytes": 4_912_345, "tokens": 1_512_345} for source in ("web", "code")
+    },
     "held_out": {source: {"documents": 43, "bytes": 212_345, "tokens": 65_321} for source in ("web", "code")},
-    "examples": {"language": ["a.html (0.21): Größe <b>&</b> Maß"], "too_short": ["b.html (3): one", "c.html (9): two"]},
+    "examples": {
+        "language": ["a.html (0.21): Größe <b>&</b> Maß"],
+        "too_short": ["b.html (3): one", "c.html (9): two"],
+    },
     "histograms": [
-        {"source": "web", "reason": "too_short", "signal": "n_words", "edges": [0, 10, 20, 30, 40], "counts": [1, 2, 8, 4], "least": 20.0},
-        {"source": "code", "reason": "code_line", "signal": "mean_line", "edges": [0, 1, 2], "counts": [5, 1], "most": 1.0, "beyond": 1},
-        {"source": "code", "reason": "code_html", "signal": "visible_frac", "edges": [0, 1, 2], "counts": [0, 0], "most": 1.0},
+        {
+            "source": "web",
+            "reason": "too_short",
+            "signal": "n_words",
+            "edges": [0, 10, 20, 30, 40],
+            "counts": [1, 2, 8, 4],
+            "least": 20.0,
+        },
+        {
+            "source": "code",
+            "reason": "code_line",
+            "signal": "mean_line",
+            "edges": [0, 1, 2],
+            "counts": [5, 1],
+            "most": 1.0,
+            "beyond": 1,
+        },
+        {
+            "source": "code",
+            "reason": "code_html",
+            "signal": "visible_frac",
+            "edges": [0, 1, 2],
+            "counts": [0, 0],
+            "most": 1.0,
+        },
     ],
     "clusters": {"near_duplicate": {"2": 40, "3": 7, "12": 3, "250": 1}},
-    "fertility": {"web": {"bytes": 4_000_000, "words": 600_000, "tokens": 10**6, "bytes_per_token": 4.0, "tokens_per_word": 1.67}},
+    "fertility": {
+        "web": {
+            "bytes": 4_000_000,
+            "words": 600_000,
+            "tokens": 10**6,
+            "bytes_per_token": 4.0,
+            "tokens_per_word": 1.67,
+        }
+    },
 }
 
 
@@ -53,7 +96,9 @@ def test_sources_stand_in_the_order_they_were_read(html):
 
 def test_text_of_the_corpus_is_escaped_and_tags_close(html):
     text = Page(html).text
-    assert "<b>&" not in html and "Größe <b>&</b> Maß" in text and "b.html (3): one\n\nc.html (9): two" in text
+    assert (
+        "<b>&" not in html and "Größe <b>&</b> Maß" in text and "b.html (3): one\n\nc.html (9): two" in text
+    )
 
 
 def test_clusters_are_counted_by_size(html):

@@ -1,4 +1,6 @@
-"""What is read of a run folder is what stands there; what is damaged is said, never an error; health follows from it."""
+"""What is read of a run folder is what stands there; what is damaged is said, never an error; health
+follows from it.
+"""
 
 import json
 import math
@@ -10,21 +12,28 @@ from launch.reporting.numbers import hours, tokens
 from launch.reporting.phase import phase_section
 from launch.reporting.record import json_lines, read_columns, read_run
 from tests.launch.test_report import Page
-from trainer.metrics import read_metrics
+from trainer.records.metrics import read_metrics
 
 
 def write(folder, rows, events=()):
     """A phase `p` that is at work; returns its record."""
     phase = folder / "p"
     phase.mkdir(exist_ok=True)
-    (phase / "metrics.jsonl").write_text("".join(json.dumps({"time": 1e9 + row["step"], **row}) + "\n" for row in rows))
+    (phase / "metrics.jsonl").write_text(
+        "".join(json.dumps({"time": 1e9 + row["step"], **row}) + "\n" for row in rows)
+    )
     (phase / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     return read_run(folder).phases[0]
 
 
 def test_columns_are_the_numbers_of_metrics_jsonl(tmp_path):
     rows = [
-        {"step": step, "loss/train": 1 / step if step != 3 else None, **({"eval/a/loss": 2.0} if step == 4 else {})} for step in range(1, 6)
+        {
+            "step": step,
+            "loss/train": 1 / step if step != 3 else None,
+            **({"eval/a/loss": 2.0} if step == 4 else {}),
+        }
+        for step in range(1, 6)
     ]
     columns = write(tmp_path, rows).columns
     for name in ("loss/train", "eval/a/loss"):
@@ -68,13 +77,22 @@ def test_the_verdict_says_whether_it_went_on(tmp_path, row, log, expected):
 
 def test_what_went_wrong_is_counted_once_by_log_or_counter(tmp_path):
     log = [{"event": "spike"}, {"event": "spike"}, {"event": "damaged"}, {"event": "saved"}, {}]
-    found = incidents(write(tmp_path, [{"step": 1, "guard/spikes": 1.0, "guard/rollbacks": 1.0, "checkpoint/failed": 0.0}], log))
+    found = incidents(
+        write(
+            tmp_path,
+            [{"step": 1, "guard/spikes": 1.0, "guard/rollbacks": 1.0, "checkpoint/failed": 0.0}],
+            log,
+        )
+    )
     assert found == {"spike": 2, "damaged": 1, "rollback": 1}
 
 
 def test_the_log_is_escaped_newest_first_and_counts_what_happens_all_the_time(tmp_path):
     log = [{"time": 1e9 + i, "life": 0, "step": i, "event": "saved", "bytes": 5} for i in range(300)]
-    log += [{"time": 1.1e9 + i - 700, "life": 1, "step": i, "event": "rollback", "why": "<b>8</b> bad steps"} for i in range(700)]
+    log += [
+        {"time": 1.1e9 + i - 700, "life": 1, "step": i, "event": "rollback", "why": "<b>8</b> bad steps"}
+        for i in range(700)
+    ]
     html = events(write(tmp_path, [{"step": 1}], log))
     text = Page(html).text
     assert "<b>8" not in html and "why: <b>8</b> bad steps" in text
@@ -83,37 +101,76 @@ def test_the_log_is_escaped_newest_first_and_counts_what_happens_all_the_time(tm
 
 
 def test_the_bar_of_goodput_has_all_causes_and_fills_the_whole(tmp_path):
-    row = {"step": 9, "goodput/frac": 0.75, "goodput/lost_s/compile": 30.0, "goodput/lost_s/start": 20.0, "goodput/lost_s/data": 0.0}
+    row = {
+        "step": 9,
+        "goodput/frac": 0.75,
+        "goodput/lost_s/compile": 30.0,
+        "goodput/lost_s/start": 20.0,
+        "goodput/lost_s/data": 0.0,
+    }
     text = Page(goodput(write(tmp_path, [row]))).text
-    assert "steps that count 75.0%" in text and "compile 30 s, 15.0%" in text and "start 20 s, 10.0%" in text and "data" not in text
+    assert (
+        "steps that count 75.0%" in text
+        and "compile 30 s, 15.0%" in text
+        and "start 20 s, 10.0%" in text
+        and "data" not in text
+    )
 
 
 def test_tokens_are_as_counted_by_source_or_follow_from_the_speed(tmp_path):
     rows = [
-        {"step": step, "throughput/tokens_per_s": 50.0, "time/step_s": 2.0, "time/evaluate_s": 60.0 * (step == 6)} for step in (2, 4, 6)
+        {
+            "step": step,
+            "throughput/tokens_per_s": 50.0,
+            "time/step_s": 2.0,
+            "time/evaluate_s": 60.0 * (step == 6),
+        }
+        for step in (2, 4, 6)
     ]
     phase = write(tmp_path, rows)
-    assert tokens(phase).values.tolist() == [0, 200, 400, 600]  # a row stands for the steps since the one before
+    assert tokens(phase).values.tolist() == [
+        0,
+        200,
+        400,
+        600,
+    ]  # a row stands for the steps since the one before
     assert (hours(phase).values * 3600).tolist() == pytest.approx([0, 4, 8, 72])
-    counted = [{**row, "tokens/source/a": 10.0 * row["step"], "tokens/source/b": 1.0 * row["step"]} for row in rows]
+    counted = [
+        {**row, "tokens/source/a": 10.0 * row["step"], "tokens/source/b": 1.0 * row["step"]} for row in rows
+    ]
     assert tokens(write(tmp_path, counted)).values.tolist() == [0, 22, 44, 66]
 
 
 def test_texts_on_the_way_are_shown_and_escaped(tmp_path):
     phase = write(tmp_path, [{"step": 1, "loss/train": 1.0}])
-    samples = [{"step": step, "name": "samples/0", "prompt": "a <i>", "text": f"text {step} </pre>"} for step in range(1, 41)]
+    samples = [
+        {"step": step, "name": "samples/0", "prompt": "a <i>", "text": f"text {step} </pre>"}
+        for step in range(1, 41)
+    ]
     html = phase_section(phase._replace(samples=samples))
-    assert "text 1 </pre>" in Page(html).text and "text 40 </pre>" in Page(html).text and 1 < html.count("&lt;/pre&gt;") <= 12
+    assert (
+        "text 1 </pre>" in Page(html).text
+        and "text 40 </pre>" in Page(html).text
+        and 1 < html.count("&lt;/pre&gt;") <= 12
+    )
 
 
 def test_sources_have_tokens_shares_and_epochs(tmp_path):
-    row = {"step": 7, "tokens/source/web": 300.0, "tokens/source/code": 100.0, "epochs/source/web": 1.5, "loss/source/code": 2.25}
+    row = {
+        "step": 7,
+        "tokens/source/web": 300.0,
+        "tokens/source/code": 100.0,
+        "epochs/source/web": 1.5,
+        "loss/source/code": 2.25,
+    }
     html = phase_section(write(tmp_path, [row]))
     assert (
-        '<td>web</td><td class="number">300</td><td class="number">1.5</td><td class="number">–</td><td class="number">75.0%</td>' in html
+        '<td>web</td><td class="number">300</td><td class="number">1.5</td><td class="number">–</td><td class="number">75.0%</td>'
+        in html
     )
     assert (
-        '<td>code</td><td class="number">100</td><td class="number">–</td><td class="number">2.25</td><td class="number">25.0%</td>' in html
+        '<td>code</td><td class="number">100</td><td class="number">–</td><td class="number">2.25</td><td class="number">25.0%</td>'
+        in html
     )
 
 

@@ -1,4 +1,6 @@
-"""The verb `run`: phases in order, skipped when done, stopped and failed with a sentence and the code of the house."""
+"""The verb `run`: phases in order, skipped when done, stopped and failed with a sentence and the code of
+the house.
+"""
 
 import json
 import os
@@ -7,10 +9,10 @@ import signal
 import pytest
 
 from launch.__main__ import main
-from launch.job import dump
-from launch.record import lineage, read_json, state
-from launch.run import without_options
-from launch.yaml_text import read_yaml, to_yaml
+from launch.job.load import dump
+from launch.job.yaml import read_yaml, to_yaml
+from launch.running.lineage import lineage, read_json, state
+from launch.verbs.run import without_options
 from tests.launch import toy
 from tests.launch.command import TOYS, begin, meshwright, until
 
@@ -30,7 +32,12 @@ def run(*argv):
 def test_phases_run_in_order_and_leave_their_record(folder, capsys):
     assert run() == 0
     out = capsys.readouterr().out
-    assert out.index("[1/2] data: starts") < out.index("[1/2] data: done") < out.index("[2/2] pretrain: starts") < out.index("before")
+    assert (
+        out.index("[1/2] data: starts")
+        < out.index("[1/2] data: done")
+        < out.index("[2/2] pretrain: starts")
+        < out.index("before")
+    )
     assert read_yaml(folder / "runs/toy/job.yaml") == dump(toy.job())
     assert (folder / "runs/toy/report.html").exists()
     assert json.loads((folder / "runs/toy/launches.jsonl").read_text())["argv"][0] == "run"
@@ -51,7 +58,10 @@ def test_a_phase_with_another_configuration_is_not_done(folder, capsys):
     run()
     assert run("--set", "pretrain.steps=3", "--dry-run") == 0
     out = capsys.readouterr().out
-    assert "runs/toy/data: Count is done, would be skipped" in out and "runs/toy/pretrain: Count would be resumed" in out
+    assert (
+        "runs/toy/data: Count is done, would be skipped" in out
+        and "runs/toy/pretrain: Count would be resumed" in out
+    )
 
 
 def test_a_phase_made_after_another_one_is_refused_with_the_remedy(folder, capsys):
@@ -75,7 +85,11 @@ def test_the_folder_is_the_users_choice(folder):
     [
         ("ValueError", 2, "error: steps=1 is not to my liking; choose another"),
         ("disk", 2, "the disk is full"),
-        ("KeyError", 1, "internal error: KeyError: 'a fault of ours'; the traceback is in runs/toy/error.log"),
+        (
+            "KeyError",
+            1,
+            "internal error: KeyError: 'a fault of ours'; the traceback is in runs/toy/error.log",
+        ),
         ("foreign", 1, "internal error: JSONDecodeError"),
     ],
 )
@@ -84,7 +98,9 @@ def test_a_failure_is_one_line_and_its_code(folder, capsys, failure, code, told)
     err = capsys.readouterr().err
     assert told in err and len(err.splitlines()) == 1
     assert (folder / "runs/toy/error.log").exists() == (code == 1)
-    assert (folder / "runs/toy/data/done.json").exists() and not (folder / "runs/toy/pretrain/done.json").exists()
+    assert (folder / "runs/toy/data/done.json").exists() and not (
+        folder / "runs/toy/pretrain/done.json"
+    ).exists()
 
 
 def test_the_traceback_is_printed_on_request(folder, capsys, monkeypatch):
@@ -114,7 +130,9 @@ def test_a_damaged_record_is_told(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "told"), [(signal.SIGINT, 130, "stopped by Ctrl-C"), (signal.SIGTERM, 143, "stopped by SIGTERM")], ids=str
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "stopped by Ctrl-C"), (signal.SIGTERM, 143, "stopped by SIGTERM")],
+    ids=str,
 )
 def test_a_signal_during_host_work_ends_with_its_code_and_how_to_go_on(folder, number, code, told):
     process = begin("run", "toy.yaml", *TOYS, "--set", "data.step_s=5", cwd=folder)
@@ -122,7 +140,10 @@ def test_a_signal_during_host_work_ends_with_its_code_and_how_to_go_on(folder, n
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert err == f"meshwright: {told}; `meshwright run toy.yaml --import tests.launch.toy --set data.step_s=5` continues\n"
+    assert (
+        err
+        == f"meshwright: {told}; `meshwright run toy.yaml --import tests.launch.toy --set data.step_s=5` continues\n"
+    )
     assert not (folder / "runs/toy/data/done.json").exists()
 
 
@@ -144,11 +165,15 @@ def test_device_work_runs_alone_in_a_cluster_of_one(folder):
 
 def test_half_a_cluster_in_the_environment_is_a_sentence(folder):
     done = meshwright("run", "toy.yaml", *TOYS, cwd=folder, JAX_PROCESS_ID="0")
-    assert done.returncode == 2 and "set all three or none" in done.stderr and not os.path.exists(folder / "runs")
+    assert (
+        done.returncode == 2
+        and "set all three or none" in done.stderr
+        and not os.path.exists(folder / "runs")
+    )
 
 
 def test_lineage_follows_the_order_of_phases(folder):
-    from launch.job import Job
+    from launch.job.load import Job
 
     job = Job("toy", toy.job())
     rows = lineage(job)

@@ -1,4 +1,6 @@
-"""`--on slurm`: a whole sbatch script that runs the same command, and queues itself again exactly when that helps."""
+"""`--on slurm`: a whole sbatch script that runs the same command, and queues itself again exactly when that
+helps.
+"""
 
 import os
 import shutil
@@ -10,8 +12,8 @@ import pytest
 
 from launch.__main__ import main
 from launch.clusters.slurm import Slurm, slurm_from
-from launch.problems import Problems
-from launch.record import read_json
+from launch.job.problems import Problems
+from launch.running.lineage import read_json
 from tests.launch.command import TOYS, environment, meshwright
 
 SRUN = """\
@@ -33,7 +35,12 @@ def cluster(tmp_path):
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n1", "SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "1"}
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_STEP_NODELIST": "n1",
+        "SLURM_NTASKS": "1",
+    }
     return environment(FAKE=str(tmp_path), PATH=f"{tmp_path}:{os.environ['PATH']}", **job)
 
 
@@ -89,17 +96,26 @@ def test_restarts_come_to_an_end(cluster):
 
 def test_the_body_of_a_dry_run_trains(cluster, tmp_path):
     (tmp_path / "sum.yaml").write_text("data: {type: Count, steps: 2}\ntrain: {type: Sum}\n")
-    told = meshwright("run", "sum.yaml", *TOYS, "--set", "data.steps=3", "--on", "slurm", "--dry-run", cwd=tmp_path)
-    assert told.returncode == 0 and f"srun --kill-on-bad-exit=0 --wait=120 {sys.executable} -m launch run sum.yaml" in told.stdout
+    told = meshwright(
+        "run", "sum.yaml", *TOYS, "--set", "data.steps=3", "--on", "slurm", "--dry-run", cwd=tmp_path
+    )
+    assert (
+        told.returncode == 0
+        and f"srun --kill-on-bad-exit=0 --wait=120 {sys.executable} -m launch run sum.yaml" in told.stdout
+    )
     assert not (tmp_path / "runs").exists()
-    done = subprocess.run(["bash", "-s"], input=told.stdout, env=cluster, text=True, capture_output=True, cwd="/", timeout=240)
+    done = subprocess.run(
+        ["bash", "-s"], input=told.stdout, env=cluster, text=True, capture_output=True, cwd="/", timeout=240
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_json(tmp_path / "runs/sum/train/process-0.json")["n"] == 1
     assert read_json(tmp_path / "runs/sum/data/results.json")["summary"]["steps"] == 3
 
 
 def test_settings_make_the_component():
-    assert slurm_from(["nodes=2", "time=2:00:00", "memory=64G"]) == Slurm(nodes=2, time="2:00:00", memory="64G")
+    assert slurm_from(["nodes=2", "time=2:00:00", "memory=64G"]) == Slurm(
+        nodes=2, time="2:00:00", memory="64G"
+    )
 
 
 def test_wrong_settings_are_told_together():
@@ -122,7 +138,10 @@ def test_the_job_goes_to_sbatch_and_a_machine_without_it_is_told(tmp_path, monke
     (tmp_path / "bin/sbatch").write_text("#!/bin/sh\ncat > got.sh; echo Submitted batch job 7\n")
     (tmp_path / "bin/sbatch").chmod(0o755)
     assert main(["run", "sum.yaml", *TOYS, "--on", "slurm"]) == 0
-    assert "Submitted batch job 7" in capsys.readouterr().out and "#SBATCH --requeue" in (tmp_path / "got.sh").read_text()
+    assert (
+        "Submitted batch job 7" in capsys.readouterr().out
+        and "#SBATCH --requeue" in (tmp_path / "got.sh").read_text()
+    )
     (tmp_path / "bin/sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")
     assert main(["run", "sum.yaml", *TOYS, "--on", "slurm"]) == 2
     assert "sbatch refused the job, no such partition" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from launch.__main__ import main
-from launch.tensorboard import serve
+from launch.verbs.tensorboard import serve
 
 
 @pytest.fixture
@@ -17,7 +17,13 @@ def run_dir(tmp_path):
     """A run with one scalar in two phases."""
     for phase in ("pretrain", "sft"):
         writer = EventFileWriter(str(tmp_path / phase))
-        writer.add_event(Event(step=1, wall_time=1.0, summary=Summary(value=[Summary.Value(tag="loss/train", simple_value=2.5)])))
+        writer.add_event(
+            Event(
+                step=1,
+                wall_time=1.0,
+                summary=Summary(value=[Summary.Value(tag="loss/train", simple_value=2.5)]),
+            )
+        )
         writer.close()
     return tmp_path
 

@@ -42,7 +42,9 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
         """The rules across fields and phases."""
         found = []
         if isinstance(self.optimizer, Adam) and self.optimizer.warmup_steps > self.steps:
-            found.append(f"optimizer.warmup_steps={self.optimizer.warmup_steps} exceeds steps={self.steps}; lower it or raise steps")
+            found.append(
+                f"optimizer.warmup_steps={self.optimizer.warmup_steps} exceeds steps={self.steps}; lower it or raise steps"
+            )
         if self.start_from is not None and self.start_from not in job:
             found.append(f"start_from={self.start_from} is no phase of this job; there are {', '.join(job)}")
         return found
@@ -67,7 +69,9 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Sum(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Device work: adds 1 + process index over all processes `rounds` times; `dies` kills that process halfway."""
+    """Device work: adds 1 + process index over all processes `rounds` times; `dies` kills that process
+    halfway.
+    """
 
     rounds: int = 1
     dies: int | None = None
@@ -85,7 +89,12 @@ class Sum(BaseModel, frozen=True, extra="forbid", strict=True):
             if self.dies == jax.process_index() and i == self.rounds // 2:
                 os.kill(os.getpid(), 9)
             time.sleep(self.step_s)
-        seen = {"sum": total, "n": jax.process_count(), "devices": jax.device_count(), "local": jax.local_device_count()}
+        seen = {
+            "sum": total,
+            "n": jax.process_count(),
+            "devices": jax.device_count(),
+            "local": jax.local_device_count(),
+        }
         (folder / f"process-{jax.process_index()}.json").write_text(json.dumps(seen))
 
 
@@ -93,5 +102,10 @@ def job() -> dict[str, Any]:
     """Two counts."""
     return {
         "data": Count(steps=5, optimizer=Adam(peak_lr=1e-3, warmup_steps=2)),
-        "pretrain": Count(steps=20, optimizer=Adam(peak_lr=1e-5), parts=(Part(name="no"), Part(name="1e-3")), weights=FrozenMap(web=1.0)),
+        "pretrain": Count(
+            steps=20,
+            optimizer=Adam(peak_lr=1e-5),
+            parts=(Part(name="no"), Part(name="1e-3")),
+            weights=FrozenMap(web=1.0),
+        ),
     }

@@ -1,6 +1,7 @@
 """The matrix of families × meshes: how far loss and gradients on 8 devices are from those of one.
 
-As a program it prints the whole matrix: `python -m tests.model.matrix` (some minutes; a family's name as argument prints its row alone).
+As a program it prints the whole matrix: `python -m tests.model.matrix` (some minutes; a family's name as
+argument prints its row alone).
 """
 
 import sys
@@ -18,7 +19,16 @@ from model.architectures.llama import Llama
 from model.architectures.mistral import Mistral
 from model.architectures.qwen2 import Qwen2
 from model.architectures.qwen3 import Qwen3
-from tests.examples import ONE_DEVICE, at_rest_on, batch_on, built, host_params, quick_jit, random_tokens, under
+from tests.examples import (
+    ONE_DEVICE,
+    at_rest_on,
+    batch_on,
+    built,
+    host_params,
+    quick_jit,
+    random_tokens,
+    under,
+)
 from trainer.objectives.next_token import NextToken
 
 SIZES = {
@@ -43,7 +53,9 @@ FAMILIES = {  # windows are shorter than the rows, and the last pattern of layer
 
 
 class Case(NamedTuple):
-    """A mesh, and the length of the rows: 16 divides over context and tensor, 10 over neither 4 nor 8; and the number of layers."""
+    """A mesh, and the length of the rows: 16 divides over context and tensor, 10 over neither 4 nor 8; and
+    the number of layers.
+    """
 
     mesh: tuple[tuple[str, int], ...]
     L: int
@@ -58,7 +70,9 @@ class Case(NamedTuple):
 
 
 CASES = tuple(
-    Case(tuple(mesh.items()), L, 4 if "stage" in mesh else 3)  # whole patterns for every stage; else one that is cut short
+    Case(
+        tuple(mesh.items()), L, 4 if "stage" in mesh else 3
+    )  # whole patterns for every stage; else one that is cut short
     for mesh, L in (
         ({"fsdp": 8}, 16),
         ({"fsdp": 4, "tensor": 2}, 16),
@@ -75,7 +89,9 @@ CASES = tuple(
 
 
 class Errors(NamedTuple):
-    """Relative errors: of the loss, and of the worst gradient leaf (norm of the difference by norm), with its name."""
+    """Relative errors: of the loss, and of the worst gradient leaf (norm of the difference by norm), with
+    its name.
+    """
 
     loss: float
     gradient: float
@@ -84,8 +100,8 @@ class Errors(NamedTuple):
 
 @cache
 def host_params_of(family: str, N: int) -> Params:
-    """`host_params`, whose norm scales are about 1 in Gemma too, which stores them less 1: scales about 2 make so steep a model that
-    rounding shows.
+    """`host_params`, whose norm scales are about 1 in Gemma too, which stores them less 1: scales about 2
+    make so steep a model that rounding shows.
     """
 
     def about_one(path: Any, x: np.ndarray) -> np.ndarray:
@@ -111,9 +127,13 @@ def loss_and_gradient(family: str, case: Case) -> tuple[float, dict[str, np.ndar
 
     with jax.set_mesh(mesh):
         batch = batch_on(mesh, random_tokens(B=8, L=case.L))
-        value, gradient = quick_jit(jax.value_and_grad(loss))(at_rest_on(mesh, host_params_of(family, case.N)), batch)
+        value, gradient = quick_jit(jax.value_and_grad(loss))(
+            at_rest_on(mesh, host_params_of(family, case.N)), batch
+        )
     leaves = jax.tree.leaves_with_path(gradient)
-    return float(value), {jax.tree_util.keystr(path, simple=True, separator="."): np.array(g) for path, g in leaves}
+    return float(value), {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.array(g) for path, g in leaves
+    }
 
 
 def errors(family: str, case: Case) -> Errors:
@@ -134,7 +154,9 @@ def table(families: tuple[str, ...]) -> str:
     lines = ["| mesh | " + " | ".join(families) + " |", "|---" * (1 + len(families)) + "|"]
     for case in CASES:
         cells = [errors(family, case) for family in families]
-        lines.append(f"| {case} | " + " | ".join(f"{cell.loss:.0e} / {cell.gradient:.0e}" for cell in cells) + " |")
+        lines.append(
+            f"| {case} | " + " | ".join(f"{cell.loss:.0e} / {cell.gradient:.0e}" for cell in cells) + " |"
+        )
     return "\n".join(lines)
 
 

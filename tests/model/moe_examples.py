@@ -19,10 +19,23 @@ from model.sharding import shard
 from tests.examples import ONE_DEVICE, batch_on, built, params_on, quick_jit, random_tokens, under
 
 B, L = 8, 12
-GROUPED = {"vocab_size": 40, "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_width": 6, "experts": 8, "context": 32}
+GROUPED = {
+    "vocab_size": 40,
+    "width": 16,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_width": 6,
+    "experts": 8,
+    "context": 32,
+}
 EXAMPLES = {
-    "Mixtral": Mixtral(**GROUPED, top_k=2, feed_forward_width=12, balance_loss=0.03, router_z_loss=0.002, window=5),
-    "Qwen3MoE": Qwen3MoE(**GROUPED, top_k=3, feed_forward_width=10, balance_loss=0.02, expert_weights="scores"),
+    "Mixtral": Mixtral(
+        **GROUPED, top_k=2, feed_forward_width=12, balance_loss=0.03, router_z_loss=0.002, window=5
+    ),
+    "Qwen3MoE": Qwen3MoE(
+        **GROUPED, top_k=3, feed_forward_width=10, balance_loss=0.02, expert_weights="scores"
+    ),
     "DeepSeekV3": DeepSeekV3(
         vocab_size=40,
         width=16,
@@ -54,9 +67,13 @@ MARGIN = 1e-3
 
 
 def least_margin(name: str, batch: TokenBatch) -> float:
-    """The smallest distance, over all routers and real tokens, between a choice and the best that was not chosen."""
+    """The smallest distance, over all routers and real tokens, between a choice and the best that was not
+    chosen.
+    """
     with jax.set_mesh(under(ONE_DEVICE)):
-        inputs = batch_on(under(ONE_DEVICE), ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL))
+        inputs = batch_on(
+            under(ONE_DEVICE), ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
+        )
         return float(_margin(name)(params_on(under(ONE_DEVICE), EXAMPLES[name]), inputs))
 
 
@@ -74,7 +91,10 @@ def _margin(name: str) -> Any:
                 x_BLD = block(x_BLD, rows)[0]
         x_BLD = _norm(decoder, params, x_BLD)
         for depth, later in enumerate(decoder.further.inputs(inputs) if decoder.further else (), 1):
-            module, later_rows = _filled(decoder.further.module, params["mtp"][f"depth{depth}"]), _rows(decoder, later)
+            module, later_rows = (
+                _filled(decoder.further.module, params["mtp"][f"depth{depth}"]),
+                _rows(decoder, later),
+            )
             joined_BLD = module.join(x_BLD, _embed(decoder, params, later, precision))
             found.append(_of_block(module.block, joined_BLD, later_rows))
             x_BLD = module(x_BLD, _embed(decoder, params, later, precision), later_rows)[0]
@@ -100,7 +120,9 @@ def _of_block(block: Any, x_BLD: jax.Array, rows: Any) -> jax.Array:
         worth_BLP = jnp.sum(jax.lax.top_k(groups_BLPE, 2)[0], -1)
         gap_BL = _gap(worth_BLP, router.top_groups)
         least_BL = jax.lax.top_k(worth_BLP, router.top_groups)[0][..., -1]
-        scores_BLE = jnp.where((worth_BLP >= least_BL[..., None])[..., None], groups_BLPE, -9.0).reshape(scores_BLE.shape)
+        scores_BLE = jnp.where((worth_BLP >= least_BL[..., None])[..., None], groups_BLPE, -9.0).reshape(
+            scores_BLE.shape
+        )
     return jnp.min(jnp.where(rows.segments_BL > 0, jnp.minimum(gap_BL, _gap(scores_BLE, router.top_k)), 9.0))
 
 
@@ -119,4 +141,6 @@ def clear_batch(name: str) -> TokenBatch:
 
 def search(name: str) -> int:
     """The first seed of a batch with clear margins, for SEEDS."""
-    return next(seed for seed in range(2000) if least_margin(name, random_tokens(B=B, L=L, seed=seed)) >= MARGIN)
+    return next(
+        seed for seed in range(2000) if least_margin(name, random_tokens(B=B, L=L, seed=seed)) >= MARGIN
+    )

@@ -46,11 +46,16 @@ def plain_attention(q_LHA, k_TKA, v_TKA, mask_LT):
 @pytest.mark.parametrize(("H", "K"), [(6, 6), (6, 3), (6, 1)])
 def test_attention_is_a_softmax_over_allowed_positions_with_consecutive_queries_sharing_a_head(H, K):
     rng = np.random.default_rng(K)
-    q_BLHA, k_BTKA, v_BTKA = (rng.normal(size=(2, n, heads, 4)).astype(np.float32) for n, heads in ((5, H), (7, K), (7, K)))
+    q_BLHA, k_BTKA, v_BTKA = (
+        rng.normal(size=(2, n, heads, 4)).astype(np.float32) for n, heads in ((5, H), (7, K), (7, K))
+    )
     mask_BLT = rng.random((2, 5, 7)) < 0.6
     mask_BLT[..., 3] = True
     o_BLHA = quick_jit(attend)(*map(jnp.array, (q_BLHA, k_BTKA, v_BTKA, mask_BLT)))
-    expected = [plain_attention(*(x[b].astype(np.float64) for x in (q_BLHA, k_BTKA, v_BTKA)), mask_BLT[b]) for b in range(2)]
+    expected = [
+        plain_attention(*(x[b].astype(np.float64) for x in (q_BLHA, k_BTKA, v_BTKA)), mask_BLT[b])
+        for b in range(2)
+    ]
     np.testing.assert_allclose(o_BLHA, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -73,13 +78,18 @@ def test_padding_sees_only_padding_and_always_something():
     mask_BLT = np.array(packed_mask(jnp.array(SEGMENTS_BL), jnp.array(POSITIONS_BL)))
     padding_BL = SEGMENTS_BL == 0
     assert mask_BLT.any(-1).all()
-    assert not mask_BLT[0][padding_BL[0]][:, ~padding_BL[0]].any() and not mask_BLT[0][~padding_BL[0]][:, padding_BL[0]].any()
+    assert (
+        not mask_BLT[0][padding_BL[0]][:, ~padding_BL[0]].any()
+        and not mask_BLT[0][~padding_BL[0]][:, padding_BL[0]].any()
+    )
 
 
 def test_a_row_that_is_all_padding_gives_finite_numbers_and_gradients():
     x_BLHA = jnp.array(np.random.default_rng(0).normal(size=(1, 4, 2, 2)), jnp.float32)
     zeros_BL = jnp.zeros((1, 4), jnp.int32)
-    value, gradient = quick_jit(jax.value_and_grad(lambda x: jnp.sum(attend(x, x, x, packed_mask(zeros_BL, zeros_BL)) ** 2)))(x_BLHA)
+    value, gradient = quick_jit(
+        jax.value_and_grad(lambda x: jnp.sum(attend(x, x, x, packed_mask(zeros_BL, zeros_BL)) ** 2))
+    )(x_BLHA)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -90,7 +100,9 @@ def test_rotary_positions_turn_half_split_pairs_by_position_times_falling_freque
     for b, position, h, i in np.ndindex(2, 7, 3, A // 2):
         pair = complex(x_BLHA[b, position, h, i], x_BLHA[b, position, h, i + A // 2])
         expected = pair * np.exp(1j * POSITIONS_BL[b, position] * theta ** (-2 * i / A))
-        np.testing.assert_allclose(turned[b, position, h, [i, i + A // 2]], [expected.real, expected.imag], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            turned[b, position, h, [i, i + A // 2]], [expected.real, expected.imag], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_rotated_products_depend_on_the_distance_of_positions_alone():

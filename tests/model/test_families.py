@@ -1,4 +1,6 @@
-"""Laws of the families: every mesh gives the loss and gradients of one device, presets have their published sizes."""
+"""Laws of the families: every mesh gives the loss and gradients of one device, presets have their published
+sizes.
+"""
 
 from importlib import import_module
 
@@ -17,11 +19,14 @@ from model.size import flops_per_token_of, n_matmul_params, n_params
 from tests.examples import ONE_DEVICE, under
 from tests.model.matrix import CASES, FAMILIES, errors, loss_and_gradient
 
-# one or two meshes a family, of rows of one length (so that one reference serves them), and every mesh at least once; the rest is slow
+# one or two meshes a family, of rows of one length (so that one reference serves them), and every mesh at
+# least once; the rest is slow
 QUICK = ((0, 5), (1, 7), (2, 4), (9,), (2, 6), (8,), (1, 3))
 SAMPLE = {family: [CASES[i] for i in quick] for family, quick in zip(FAMILIES, QUICK, strict=True)}
 MATRIX = [
-    pytest.param(family, case, id=f"{family}: {case}", marks=() if case in SAMPLE[family] else pytest.mark.slow)
+    pytest.param(
+        family, case, id=f"{family}: {case}", marks=() if case in SAMPLE[family] else pytest.mark.slow
+    )
     for family in FAMILIES
     for case in CASES
 ]
@@ -63,7 +68,11 @@ PUBLISHED = {  # numbers of parameters, of the safetensors that the authors publ
     "gpt2_774m": 774_030_080,
     "gpt2_1_5b": 1_557_611_200,
 }
-PRESETS = {name: sizes for family in FAMILIES for name, sizes in import_module(f"model.architectures.{family.lower()}").PRESETS.items()}
+PRESETS = {
+    name: sizes
+    for family in FAMILIES
+    for name, sizes in import_module(f"model.architectures.{family.lower()}").PRESETS.items()
+}
 
 
 @pytest.mark.parametrize(("family", "case"), MATRIX)
@@ -75,7 +84,9 @@ def test_a_mesh_gives_the_loss_and_gradients_of_one_device(family, case):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_has_a_gradient(family):
     _, gradient = loss_and_gradient(family, SAMPLE[family][0].on_one_device())
-    unused = {"blocks.attention.bk_NKA"} if family == "GPT2" else set()  # without rope, no softmax sees what all keys share
+    unused = (
+        {"blocks.attention.bk_NKA"} if family == "GPT2" else set()
+    )  # without rope, no softmax sees what all keys share
     assert {name for name, g in gradient.items() if abs(g).max() < 1e-6} == unused
 
 
@@ -95,14 +106,20 @@ def test_a_preset_has_the_published_number_of_parameters(name):
     assert n_params(shapes) - padding == PUBLISHED[name]
 
 
-@pytest.mark.parametrize(("family", "windows"), [("Gemma2", (5, None, 5)), ("Gemma3", (5, None, 5)), ("Llama", (None,) * 3)])
+@pytest.mark.parametrize(
+    ("family", "windows"), [("Gemma2", (5, None, 5)), ("Gemma3", (5, None, 5)), ("Llama", (None,) * 3)]
+)
 def test_flops_count_the_keys_that_each_position_of_each_layer_sees(family, windows):
-    """A position counts from its middle, as in a row cut infinitely fine: position i sees i + 1/2 keys, or its window."""
+    """A position counts from its middle, as in a row cut infinitely fine: position i sees i + 1/2 keys, or
+    its window.
+    """
     sizes, length = FAMILIES[family], 14
     seen = sum(min(i + 0.5, window or length) for window in windows for i in range(length)) / length
     with jax.set_mesh(under(ONE_DEVICE)):
         params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
-    assert flops_per_token_of(sizes, params, length=length) == pytest.approx(6 * n_matmul_params(params) + 6 * 8 * 2 * 6 * seen, rel=1e-12)
+    assert flops_per_token_of(sizes, params, length=length) == pytest.approx(
+        6 * n_matmul_params(params) + 6 * 8 * 2 * 6 * seen, rel=1e-12
+    )
 
 
 def test_every_published_size_is_a_preset_of_a_family():

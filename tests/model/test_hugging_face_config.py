@@ -1,4 +1,6 @@
-"""config.json of transformers 4 and 5: either is read, both are written, and what we would compute differently is refused."""
+"""config.json of transformers 4 and 5: either is read, both are written, and what we would compute
+differently is refused.
+"""
 
 import pytest
 
@@ -19,21 +21,31 @@ from model.layers.rope_scaling import Linear, Llama3, YaRN
 ROPES = {
     "default": Rope(theta=5e5),
     "linear": Rope(scaling=Linear(factor=4.0)),
-    "llama3": Rope(scaling=Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)),
+    "llama3": Rope(
+        scaling=Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
+    ),
     "yarn": Rope(scaling=YaRN(factor=4.0, original_context=4096)),
-    "yarn with a factor": Rope(scaling=YaRN(factor=4.0, original_context=4096, beta_fast=8.0, table_factor=1.25, truncate=False)),
+    "yarn with a factor": Rope(
+        scaling=YaRN(factor=4.0, original_context=4096, beta_fast=8.0, table_factor=1.25, truncate=False)
+    ),
 }
 
 
 @pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
-@pytest.mark.parametrize("kept", [("rope_theta", "rope_scaling"), ("rope_parameters",), ("rope_theta", "rope_scaling", "rope_parameters")])
+@pytest.mark.parametrize(
+    "kept",
+    [("rope_theta", "rope_scaling"), ("rope_parameters",), ("rope_theta", "rope_scaling", "rope_parameters")],
+)
 def test_a_rope_comes_back_from_either_layout_and_from_both(rope, kept):
     written = rope_fields(rope)
     assert rope_of({field: written[field] for field in kept}) == rope
 
 
 def test_the_old_name_of_the_type_is_read_and_a_missing_original_length_is_the_context():
-    old = {"rope_theta": 1e4, "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.5}}
+    old = {
+        "rope_theta": 1e4,
+        "rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.5},
+    }
     scaling = rope_of({**old, "max_position_embeddings": 4096}).scaling
     assert scaling.original_context == 4096
     assert scaling.table_factor == pytest.approx((0.1 * 3.6888794 + 1) / (0.05 * 3.6888794 + 1))
@@ -48,7 +60,10 @@ def test_what_nothing_says_is_the_default():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_type='longrope', and only default, linear, llama3, yarn"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}},
+            "rope_type='longrope', and only default, linear, llama3, yarn",
+        ),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "twice and differently"),
         (
@@ -59,7 +74,10 @@ def test_what_nothing_says_is_the_default():
             "twice and differently",
         ),
         ({"rope_scaling": {"rope_type": "linear"}}, "no factor"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "no low_freq_factor|no default|original"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "no low_freq_factor|no default|original",
+        ),
     ],
 )
 def test_rotary_positions_that_cannot_be_had_are_refused(config, message):

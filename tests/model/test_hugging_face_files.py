@@ -1,4 +1,6 @@
-"""Files of foreign checkpoints: onto any mesh, in parts, out again; and what is wrong with them in a sentence."""
+"""Files of foreign checkpoints: onto any mesh, in parts, out again; and what is wrong with them in a
+sentence.
+"""
 
 import json
 import shutil
@@ -32,13 +34,18 @@ def architecture_of(folder: Path) -> Any:
     return {"llama": Llama, "gpt2": GPT2, "mixtral": Mixtral}[config["model_type"]].from_hugging_face(config)
 
 
-def loaded(folder: Path, sizes: dict[str, int] = ONE_DEVICE, *, like: Path | None = None, params: str = "float32") -> Any:
+def loaded(
+    folder: Path, sizes: dict[str, int] = ONE_DEVICE, *, like: Path | None = None, params: str = "float32"
+) -> Any:
     with jax.set_mesh(under(sizes)):
         return load(architecture_of(like or folder), open_folder(folder), params=params)
 
 
 def host(tree: Any) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x)
+        for path, x in jax.tree.leaves_with_path(tree)
+    }
 
 
 def check_equal(found: Any, wanted: Any) -> None:
@@ -68,12 +75,16 @@ def test_parameters_lie_by_their_letters_and_are_the_same_on_every_mesh(folder, 
     found = loaded(folder, sizes)
     check_equal(found, loaded(folder))
     for path, x in jax.tree.leaves_with_path(found):
-        assert x.sharding.is_equivalent_to(named(under(sizes), letters_of(path[-1].key), x.shape, at_rest=True), x.ndim)
+        assert x.sharding.is_equivalent_to(
+            named(under(sizes), letters_of(path[-1].key), x.shape, at_rest=True), x.ndim
+        )
 
 
 def test_experts_go_to_the_devices_that_hold_them(tmp_path):
     def four(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # the mesh divides 4 experts, not 5
-        routers = {name: np.ascontiguousarray(x[:4]) for name, x in tensors.items() if name.endswith("gate.weight")}
+        routers = {
+            name: np.ascontiguousarray(x[:4]) for name, x in tensors.items() if name.endswith("gate.weight")
+        }
         return {name: x for name, x in tensors.items() if ".experts.4." not in name} | routers
 
     folder = copied(MOE, tmp_path / "moe", four, num_local_experts=4)
@@ -91,9 +102,18 @@ def test_what_is_too_large_for_the_host_is_put_together_on_the_devices_in_small_
 def test_the_vocabulary_is_padded_with_zeros_that_are_not_exported(tmp_path):
     params = loaded(LLAMA)
     assert params["embed_VD"].shape[0] == padded(101) == params["unembed_DV"].shape[1] == 128
-    assert not np.any(np.asarray(params["embed_VD"])[101:]) and not np.any(np.asarray(params["unembed_DV"])[:, 101:])
+    assert not np.any(np.asarray(params["embed_VD"])[101:]) and not np.any(
+        np.asarray(params["unembed_DV"])[:, 101:]
+    )
     with jax.set_mesh(under(ONE_DEVICE)):
-        save(architecture_of(LLAMA), params, tmp_path / "out", dtype="float32", max_shard_bytes=1 << 30, files={})
+        save(
+            architecture_of(LLAMA),
+            params,
+            tmp_path / "out",
+            dtype="float32",
+            max_shard_bytes=1 << 30,
+            files={},
+        )
     assert load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"].shape == (101, 32)
 
 
@@ -110,7 +130,14 @@ def test_shards_written_from_a_mesh_are_the_whole_and_no_larger_than_asked(sizes
     folder = tmp_path / "out"
     with jax.set_mesh(under(sizes)):
         params = load(architecture_of(TIED), open_folder(TIED), params="float32")
-        save(architecture_of(TIED), params, folder, dtype="float32", max_shard_bytes=20_000, files={"tokenizer.json": b"{}"})
+        save(
+            architecture_of(TIED),
+            params,
+            folder,
+            dtype="float32",
+            max_shard_bytes=20_000,
+            files={"tokenizer.json": b"{}"},
+        )
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert all((folder / name).stat().st_size < 22_000 for name in files)
@@ -125,12 +152,28 @@ def test_shards_written_from_a_mesh_are_the_whole_and_no_larger_than_asked(sizes
 def test_an_export_says_its_dtype_for_both_versions_and_replaces_nothing(tmp_path):
     with jax.set_mesh(under(ONE_DEVICE)):
         params = loaded(TIED)
-        save(architecture_of(TIED), params, tmp_path / "out", dtype="bfloat16", max_shard_bytes=1 << 30, files={})
+        save(
+            architecture_of(TIED),
+            params,
+            tmp_path / "out",
+            dtype="bfloat16",
+            max_shard_bytes=1 << 30,
+            files={},
+        )
         config = json.loads((tmp_path / "out" / "config.json").read_text())
         assert config["dtype"] == config["torch_dtype"] == "bfloat16"
-        assert load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"].dtype == ml_dtypes.bfloat16
+        assert (
+            load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"].dtype == ml_dtypes.bfloat16
+        )
         with pytest.raises(ValueError, match="exists already"):
-            save(architecture_of(TIED), params, tmp_path / "out", dtype="bfloat16", max_shard_bytes=1 << 30, files={})
+            save(
+                architecture_of(TIED),
+                params,
+                tmp_path / "out",
+                dtype="bfloat16",
+                max_shard_bytes=1 << 30,
+                files={},
+            )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
@@ -141,12 +184,19 @@ def test_one_layer_is_fetched_from_the_devices_that_hold_it():
 
 
 def test_a_stray_output_matrix_of_a_tied_model_and_computed_buffers_are_passed_over(tmp_path):
-    extra = {"lm_head.weight": np.zeros((101, 32), np.float32), "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32)}
+    extra = {
+        "lm_head.weight": np.zeros((101, 32), np.float32),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32),
+    }
     check_equal(loaded(copied(TIED, tmp_path / "stray", lambda tensors: tensors | extra)), loaded(TIED))
 
 
 def test_names_without_the_prefix_of_the_whole_model_are_understood(tmp_path):
-    bare = copied(GPT, tmp_path / "bare", lambda tensors: {name.removeprefix("transformer."): x for name, x in tensors.items()})
+    bare = copied(
+        GPT,
+        tmp_path / "bare",
+        lambda tensors: {name.removeprefix("transformer."): x for name, x in tensors.items()},
+    )
     check_equal(loaded(bare), loaded(GPT))
 
 
@@ -161,9 +211,18 @@ def changed(name: str, shape: tuple[int, ...]) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("model.layers.1.mlp.up_proj.weight"), "no tensor model.layers.1.mlp.up_proj.weight; download it again"),
-        (changed("model.layers.0.self_attn.q_proj.bias", (32,)), "unknown tensors model.layers.0.self_attn.q_proj.bias"),
-        (changed("lm_head.weight", (104, 32)), r"lm_head.weight has shape \[104, 32\], not \[101, 32\] for our unembed_DV"),
+        (
+            without("model.layers.1.mlp.up_proj.weight"),
+            "no tensor model.layers.1.mlp.up_proj.weight; download it again",
+        ),
+        (
+            changed("model.layers.0.self_attn.q_proj.bias", (32,)),
+            "unknown tensors model.layers.0.self_attn.q_proj.bias",
+        ),
+        (
+            changed("lm_head.weight", (104, 32)),
+            r"lm_head.weight has shape \[104, 32\], not \[101, 32\] for our unembed_DV",
+        ),
         (changed("model.layers.0.mlp.up_proj.weight_scale_inv", (1,)), "it is quantized"),
     ],
 )
@@ -174,7 +233,11 @@ def test_tensors_that_do_not_fit_are_named_before_anything_is_placed(change, mes
 
 
 def test_a_missing_layer_is_said_with_some_names_not_all(tmp_path):
-    folder = copied(LLAMA, tmp_path / "short", lambda tensors: {name: x for name, x in tensors.items() if ".1." not in name})
+    folder = copied(
+        LLAMA,
+        tmp_path / "short",
+        lambda tensors: {name: x for name, x in tensors.items() if ".1." not in name},
+    )
     with pytest.raises(ValueError, match="no tensor model.layers.1.input_layernorm.weight, .* and 6 more"):
         loaded(folder)
 

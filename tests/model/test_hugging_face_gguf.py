@@ -1,4 +1,6 @@
-"""GGUF files of Llama models: the same parameters as from safetensors, and a sentence for what cannot be read."""
+"""GGUF files of Llama models: the same parameters as from safetensors, and a sentence for what cannot be
+read.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -53,7 +53,9 @@ def test_what_is_put_is_what_was_taken_and_touches_nothing_else(row):
 
 def test_joined_dimensions_are_split_by_their_letters():
     theirs = np.arange(4 * 6 * 8).reshape(24, 8)
-    np.testing.assert_array_equal(take(theirs, ROWS["joined"], SIZES, {}), theirs.reshape(4, 6, 8).transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        take(theirs, ROWS["joined"], SIZES, {}), theirs.reshape(4, 6, 8).transpose(2, 0, 1)
+    )
 
 
 def test_pairs_that_are_neighbours_become_halves():
@@ -64,7 +66,11 @@ def test_pairs_that_are_neighbours_become_halves():
 
 
 def test_names_run_over_layers_from_the_first_and_over_experts():
-    assert list(places(ROWS["expert"], SIZES))[:3] == [((0, 0), "m.1.e.0"), ((0, 1), "m.1.e.1"), ((1, 0), "m.2.e.0")]
+    assert list(places(ROWS["expert"], SIZES))[:3] == [
+        ((0, 0), "m.1.e.0"),
+        ((0, 1), "m.1.e.1"),
+        ((1, 0), "m.2.e.0"),
+    ]
     assert list(places(ROWS["router"], SIZES))[-1] == ((2,), "m.2.gate")
 
 

@@ -24,7 +24,14 @@ def test_loops_compute_what_plain_does(name, monkeypatch):
 
 
 def test_heads_are_divided():
-    assert max(relative_errors(blocked.attend, case(L=20, B=4), SETTINGS["causal"], {"data": 2, "stage": 2, "tensor": 2})) < 1e-5
+    assert (
+        max(
+            relative_errors(
+                blocked.attend, case(L=20, B=4), SETTINGS["causal"], {"data": 2, "stage": 2, "tensor": 2}
+            )
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("loop_from", [0, 4096])
@@ -35,8 +42,12 @@ def test_half_precision_stays_near(loop_from, monkeypatch):
 
 @pytest.mark.parametrize("attend", [plain.attend, blocked.attend])
 def test_rows_of_padding_alone_give_numbers(attend):
-    inputs = case(L=12)._replace(positions_BL=np.zeros((2, 12), np.int32), segments_BL=np.zeros((2, 12), np.int32))
-    assert all(np.isfinite(x).all() for x in output_and_gradients(attend, inputs, SETTINGS["causal"], ONE_DEVICE))
+    inputs = case(L=12)._replace(
+        positions_BL=np.zeros((2, 12), np.int32), segments_BL=np.zeros((2, 12), np.int32)
+    )
+    assert all(
+        np.isfinite(x).all() for x in output_and_gradients(attend, inputs, SETTINGS["causal"], ONE_DEVICE)
+    )
 
 
 def test_no_scores_are_kept_for_the_backward_pass():
@@ -56,7 +67,9 @@ def test_blocks_of_other_documents_and_outside_of_windows_are_not_visited(monkey
     row = loops.Row(positions_BL, jnp.ones((1, 32), jnp.int32), (jnp.int32(0),))
 
     def seen(first, window):
-        [(_, size, begin, end)] = loops.ranges_seen(positions_BL[:, first : first + 8], jnp.int32(first), row, window)
+        [(_, size, begin, end)] = loops.ranges_seen(
+            positions_BL[:, first : first + 8], jnp.int32(first), row, window
+        )
         return size, int(begin), int(end)
 
     assert [seen(first, None) for first in (0, 8, 16, 24)] == [(8, 0, 1), (8, 0, 2), (8, 0, 3), (8, 2, 4)]

@@ -12,9 +12,13 @@ from tests.examples import ONE_DEVICE, under
 from tests.model.kernel_cases import SETTINGS, case, relative_errors
 
 
-@pytest.mark.parametrize(("kernel", "platform"), [("splash", "cpu"), ("splash", "gpu"), ("cudnn", "cpu"), ("cudnn", "tpu")])
+@pytest.mark.parametrize(
+    ("kernel", "platform"), [("splash", "cpu"), ("splash", "gpu"), ("cudnn", "cpu"), ("cudnn", "tpu")]
+)
 def test_a_kernel_of_another_platform_is_refused(kernel, platform):
-    with pytest.raises(ValueError, match=f"execution.attention={kernel} needs a .*, not a {platform}; use auto"):
+    with pytest.raises(
+        ValueError, match=f"execution.attention={kernel} needs a .*, not a {platform}; use auto"
+    ):
         attention_of(kernel, "gather", platform)
 
 
@@ -28,18 +32,26 @@ def test_a_kernel_of_another_platform_is_refused(kernel, platform):
 )
 def test_what_cudnn_cannot_do_is_said(changes, setting, what):
     *inputs, _ = map(jnp.asarray, case(L=6, **changes))
-    with jax.set_mesh(under(ONE_DEVICE)), pytest.raises(ValueError, match=f"execution.attention=cudnn cannot do {what}.*; use auto"):
+    with (
+        jax.set_mesh(under(ONE_DEVICE)),
+        pytest.raises(ValueError, match=f"execution.attention=cudnn cannot do {what}.*; use auto"),
+    ):
         attention_of("cudnn", "gather", "gpu")(*inputs, **SETTINGS[setting])
 
 
 def test_auto_does_in_blocks_what_cudnn_cannot():
-    assert max(relative_errors(attention_of("auto", "gather", "gpu"), case(L=10), SETTINGS["soft cap"])) < 1e-5
+    assert (
+        max(relative_errors(attention_of("auto", "gather", "gpu"), case(L=10), SETTINGS["soft cap"])) < 1e-5
+    )
 
 
 @pytest.mark.parametrize("kernel", ["auto", "plain", "blocked"])
 def test_divided_rows_are_computed_with_every_kernel(kernel):
     attend = attention_of(kernel, "ring", "cpu")
-    assert max(relative_errors(attend, case(L=16), SETTINGS["causal"], {"data": 2, "context": 2, "tensor": 2})) < 1e-5
+    assert (
+        max(relative_errors(attend, case(L=16), SETTINGS["causal"], {"data": 2, "context": 2, "tensor": 2}))
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +77,12 @@ def test_cudnn_is_lowered_with_and_without_segments(window, monkeypatch):
     attend = attention_of("cudnn", "gather", "gpu")
 
     def run(q, k, v, positions, segments, grad):
-        o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments, scale=0.25, window=window, soft_cap=None), q, k, v)
+        o, pull = jax.vjp(
+            lambda q, k, v: attend(q, k, v, positions, segments, scale=0.25, window=window, soft_cap=None),
+            q,
+            k,
+            v,
+        )
         return o, pull(grad)
 
     with jax.set_mesh(under(ONE_DEVICE)):
@@ -73,4 +90,6 @@ def test_cudnn_is_lowered_with_and_without_segments(window, monkeypatch):
         text = jax.jit(run).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
     calls = ("fmhaSoftmax(", "fmhaSoftmaxBackward(", "fmhaScaleBiasSoftmax(", "fmhaScaleBiasSoftmaxBackward(")
     assert all(call in text for call in calls)
-    assert not any("128x128x" in line for line in text.splitlines() if line.lstrip().startswith("}) : "))  # no bias among what is kept
+    assert not any(
+        "128x128x" in line for line in text.splitlines() if line.lstrip().startswith("}) : ")
+    )  # no bias among what is kept

@@ -1,4 +1,6 @@
-"""Rows divided over devices: the balanced order, and both ways to bring keys to queries, against the plain form on one device."""
+"""Rows divided over devices: the balanced order, and both ways to bring keys to queries, against the plain
+form on one device.
+"""
 
 from functools import partial
 
@@ -52,12 +54,17 @@ def test_rows_that_cannot_be_balanced_compute_what_plain_does(strategy):
 
 
 def test_plain_itself_takes_divided_and_balanced_rows():
-    assert max(relative_errors(plain.attend, case(L=16), SETTINGS["causal"], MESHES["context and tensor"])) < 1e-5
+    assert (
+        max(relative_errors(plain.attend, case(L=16), SETTINGS["causal"], MESHES["context and tensor"]))
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(("letters", "L"), [("BL", 24), ("BlD", 24), ("BlD", 32), ("BLD", 32)])
 def test_the_balanced_order_pairs_early_and_late_half_chunks(letters, L):
-    x = np.broadcast_to(np.arange(L, dtype=np.int32)[None, :, None], (2, L, 3))[..., : 1 if letters == "BL" else 3].squeeze()
+    x = np.broadcast_to(np.arange(L, dtype=np.int32)[None, :, None], (2, L, 3))[
+        ..., : 1 if letters == "BL" else 3
+    ].squeeze()
     mesh = under({"context": 4, "tensor": 2})
     with jax.set_mesh(mesh):
         placed = jax.device_put(x.reshape((2, L, 3)[: len(letters)]), named(mesh, letters, x.shape))
@@ -83,15 +90,22 @@ def test_every_device_visits_as_many_blocks(n_devices, monkeypatch):
     half, L = 8, 16 * n_devices
 
     def row(starts):
-        positions_BL = jnp.concatenate([start + jnp.arange(L if len(starts) == 1 else half) for start in starts])[None]
-        return loops.Row(positions_BL, jnp.ones_like(positions_BL), tuple(jnp.int32(start) for start in starts))
+        positions_BL = jnp.concatenate(
+            [start + jnp.arange(L if len(starts) == 1 else half) for start in starts]
+        )[None]
+        return loops.Row(
+            positions_BL, jnp.ones_like(positions_BL), tuple(jnp.int32(start) for start in starts)
+        )
 
     def visits(q_row, k_row):
         total = 0
         for start in q_row.starts:
             for first in range(int(start), int(start) + half, 4):
                 block = first + jnp.arange(4)[None]
-                total += sum(int(end - begin) for _, _, begin, end in loops.ranges_seen(block, jnp.int32(first), k_row, None))
+                total += sum(
+                    int(end - begin)
+                    for _, _, begin, end in loops.ranges_seen(block, jnp.int32(first), k_row, None)
+                )
         return total
 
     held = [row((c * half, (2 * n_devices - 1 - c) * half)) for c in range(n_devices)]
@@ -108,6 +122,8 @@ def test_the_ring_sends_keys_and_never_gathers_them():
 
     with jax.set_mesh(mesh):
         letters = ("BLHA", "BLKA", "BLKA", "BL", "BL")
-        arrays = [jax.device_put(x, named(mesh, name, x.shape)) for x, name in zip(inputs, letters, strict=False)]
+        arrays = [
+            jax.device_put(x, named(mesh, name, x.shape)) for x, name in zip(inputs, letters, strict=False)
+        ]
         text = quick_jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).as_text()
     assert "collective_permute" in text and "all_gather" not in text

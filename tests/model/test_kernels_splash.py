@@ -1,4 +1,6 @@
-"""Splash attention against the plain form in Pallas's interpreter, and compiled for TPUs that are not here."""
+"""Splash attention against the plain form in Pallas's interpreter, and compiled for TPUs that are not
+here.
+"""
 
 from functools import partial
 
@@ -13,7 +15,9 @@ from model.sharding import make_mesh, named, platform
 from tests.model.kernel_cases import SETTINGS, case, relative_errors
 
 WIDE = {**SETTINGS, "window": {"scale": 0.4, "window": 140, "soft_cap": None}}
-SHAPES = [  # B, L, H, K, A, A2, dtype, setting, mesh, strategy: head widths of the families, long rows, rows on several chips
+# B, L, H, K, A, A2, dtype, setting, mesh, strategy: head widths of the families, long rows, rows on several
+# chips
+SHAPES = [
     (2, 4096, 4, 2, 64, 64, "bfloat16", "causal", {}, "gather"),
     (2, 4096, 4, 2, 80, 80, "bfloat16", "causal", {}, "gather"),
     (2, 4096, 4, 2, 96, 96, "bfloat16", "causal", {}, "gather"),
@@ -33,7 +37,9 @@ def test_splash_computes_what_plain_does(setting, fused_up_to, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("setting", "fused_up_to"), [("causal", 4096), ("window", 0), ("soft cap", 0), ("soft cap", 4096)])
+@pytest.mark.parametrize(
+    ("setting", "fused_up_to"), [("causal", 4096), ("window", 0), ("soft cap", 0), ("soft cap", 4096)]
+)
 def test_splash_in_all_forms_computes_what_plain_does(setting, fused_up_to, monkeypatch):
     compares(setting, fused_up_to, monkeypatch)
 
@@ -71,7 +77,11 @@ def test_splash_compiles_for_an_absent_tpu(topology, shape, monkeypatch):
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=named(mesh, letters, shape))
 
     q, grad = shape_of("BLHA", B, L, H, A), shape_of("BLHA", B, L, H, A2)
-    k, v, row = shape_of("BLKA", B, L, K, A), shape_of("BLKA", B, L, K, A2), shape_of("BL", B, L, dtype="int32")
+    k, v, row = (
+        shape_of("BLKA", B, L, K, A),
+        shape_of("BLKA", B, L, K, A2),
+        shape_of("BL", B, L, dtype="int32"),
+    )
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         text = jax.jit(run).lower(q, k, v, row, row, grad).compile().as_text()
     assert "splash_mha_fwd" in text and "splash_mha_dkv" in text

@@ -1,4 +1,6 @@
-"""Laws of the Llama: plain numpy says the same, every mesh says the same, and a document is not disturbed by its neighbours."""
+"""Laws of the Llama: plain numpy says the same, every mesh says the same, and a document is not disturbed
+by its neighbours.
+"""
 
 from functools import cache
 from typing import Any
@@ -35,8 +37,12 @@ TIED = SIZES.model_copy(update={"tied": True})
 EVERY_MESH = pytest.mark.parametrize("sizes", MESHES, ids=str)
 
 
-def plain_llama(params: dict, tokens_L: np.ndarray, *, theta: float = 10_000.0, eps: float = 1e-5) -> np.ndarray:
-    """Hidden states of one document, in float64, written from the paper and the layout of Hugging Face weights."""
+def plain_llama(
+    params: dict, tokens_L: np.ndarray, *, theta: float = 10_000.0, eps: float = 1e-5
+) -> np.ndarray:
+    """Hidden states of one document, in float64, written from the paper and the layout of Hugging Face
+    weights.
+    """
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     n, blocks = len(tokens_L), p["blocks"]
 
@@ -47,22 +53,36 @@ def plain_llama(params: dict, tokens_L: np.ndarray, *, theta: float = 10_000.0, 
         half = x_LA.shape[-1] // 2
         angles = np.outer(np.arange(n), theta ** (-np.arange(half) / half))
         low, high = x_LA[:, :half], x_LA[:, half:]
-        return np.hstack([low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)])
+        return np.hstack(
+            [low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)]
+        )
 
     x_LD = p["embed_VD"][tokens_L]
     for i in range(SIZES.layers):
-        attention, feed_forward = ({name: w[i] for name, w in blocks[part].items()} for part in ("attention", "feed_forward"))
+        attention, feed_forward = (
+            {name: w[i] for name, w in blocks[part].items()} for part in ("attention", "feed_forward")
+        )
         y_LD = norm(x_LD, blocks["attention_norm"]["scale_ND"][i])
         queries_a_head = attention["wq_NDHA"].shape[1] // attention["wk_NDKA"].shape[1]
         for h in range(SIZES.heads):
-            q_LA, k_LA = turn(y_LD @ attention["wq_NDHA"][:, h]), turn(y_LD @ attention["wk_NDKA"][:, h // queries_a_head])
+            q_LA, k_LA = (
+                turn(y_LD @ attention["wq_NDHA"][:, h]),
+                turn(y_LD @ attention["wk_NDKA"][:, h // queries_a_head]),
+            )
             scores_LL = np.where(np.tri(n), q_LA @ k_LA.T / np.sqrt(q_LA.shape[-1]), -np.inf)
             weights_LL = np.exp(scores_LL - scores_LL.max(-1, keepdims=True))
             weights_LL /= weights_LL.sum(-1, keepdims=True)
-            x_LD = x_LD + weights_LL @ (y_LD @ attention["wv_NDKA"][:, h // queries_a_head]) @ attention["wo_NHAD"][h]
+            x_LD = (
+                x_LD
+                + weights_LL @ (y_LD @ attention["wv_NDKA"][:, h // queries_a_head]) @ attention["wo_NHAD"][h]
+            )
         y_LD = norm(x_LD, blocks["feed_forward_norm"]["scale_ND"][i])
         gate_LF = y_LD @ feed_forward["w_gate_NDF"]
-        x_LD = x_LD + (gate_LF / (1 + np.exp(-gate_LF)) * (y_LD @ feed_forward["w_up_NDF"])) @ feed_forward["w_down_NFD"]
+        x_LD = (
+            x_LD
+            + (gate_LF / (1 + np.exp(-gate_LF)) * (y_LD @ feed_forward["w_up_NDF"]))
+            @ feed_forward["w_down_NFD"]
+        )
     return norm(x_LD, p["norm"]["scale_D"])
 
 
@@ -72,12 +92,23 @@ def compiled(sizes: Llama, function: str) -> Any:
 
 
 def hidden_of(
-    rows: Any, *, sizes: Llama = SIZES, mesh: dict = ONE_DEVICE, segments: Any = None, positions: Any = None, padding: int = 0
+    rows: Any,
+    *,
+    sizes: Llama = SIZES,
+    mesh: dict = ONE_DEVICE,
+    segments: Any = None,
+    positions: Any = None,
+    padding: int = 0,
 ) -> np.ndarray:
-    """Hidden states of B rows of documents (the last token of each only ends it), other segments and positions at will."""
+    """Hidden states of B rows of documents (the last token of each only ends it), other segments and
+    positions at will.
+    """
     batch = token_batch([*rows, *[[]] * (B - len(rows))], L=L)
     tokens_BL = np.where(batch.segments_BL == 0, padding, batch.tokens_BL)
-    rest = [given if given is not None else own for given, own in ((positions, batch.positions_BL), (segments, batch.segments_BL))]
+    rest = [
+        given if given is not None else own
+        for given, own in ((positions, batch.positions_BL), (segments, batch.segments_BL))
+    ]
     with jax.set_mesh(under(mesh)):
         inputs = batch_on(under(mesh), ModelInputs(tokens_BL, *rest))
         return np.array(compiled(sizes, "apply")(params_on(under(mesh), sizes), inputs).hidden_BLD)
@@ -87,17 +118,25 @@ def hidden_of(
 def loss_and_gradient(mesh: tuple) -> Any:
     def loss(params, batch):
         objective = NextToken()
-        return objective.loss({"policy": (built(), params)}, batch, objective.denominators(batch), jax.random.key(0)).total
+        return objective.loss(
+            {"policy": (built(), params)}, batch, objective.denominators(batch), jax.random.key(0)
+        ).total
 
     with jax.set_mesh(under(dict(mesh))):
-        return quick_jit(jax.value_and_grad(loss))(params_on(under(dict(mesh))), batch_on(under(dict(mesh)), random_tokens(B=B, L=L)))
+        return quick_jit(jax.value_and_grad(loss))(
+            params_on(under(dict(mesh))), batch_on(under(dict(mesh)), random_tokens(B=B, L=L))
+        )
 
 
 @EVERY_MESH
 def test_a_mesh_gives_the_loss_and_gradients_of_one_device(sizes):
-    (loss, gradient), (expected_loss, expected) = (loss_and_gradient(tuple(mesh.items())) for mesh in (sizes, ONE_DEVICE))
+    (loss, gradient), (expected_loss, expected) = (
+        loss_and_gradient(tuple(mesh.items())) for mesh in (sizes, ONE_DEVICE)
+    )
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-    for (path, g), (_, h) in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves_with_path(expected), strict=True):
+    for (path, g), (_, h) in zip(
+        jax.tree.leaves_with_path(gradient), jax.tree.leaves_with_path(expected), strict=True
+    ):
         assert np.linalg.norm(np.array(h)) > 0, path
         assert np.linalg.norm(np.array(g) - np.array(h)) <= 1e-5 * np.linalg.norm(np.array(h)), path
 
@@ -119,13 +158,25 @@ def born(mesh: tuple) -> Any:
 @EVERY_MESH
 def test_initial_parameters_are_the_same_bits_on_every_mesh_and_lie_at_rest(sizes):
     params, expected = born(tuple(sizes.items())), born(())
-    for (path, x), (_, y) in zip(jax.tree.leaves_with_path(params), jax.tree.leaves_with_path(expected), strict=True):
+    for (path, x), (_, y) in zip(
+        jax.tree.leaves_with_path(params), jax.tree.leaves_with_path(expected), strict=True
+    ):
         np.testing.assert_array_equal(x, y, err_msg=str(path))
-        assert x.sharding.is_equivalent_to(named(under(sizes), letters_of(path[-1].key), at_rest=True), x.ndim), path
+        assert x.sharding.is_equivalent_to(
+            named(under(sizes), letters_of(path[-1].key), at_rest=True), x.ndim
+        ), path
 
 
 def test_layers_and_weights_are_born_different_and_with_the_variance_of_their_fan_in():
-    fan_in = {"wq_NDHA": 16, "wk_NDKA": 16, "wv_NDKA": 16, "wo_NHAD": 24, "w_gate_NDF": 16, "w_up_NDF": 16, "w_down_NFD": 24}
+    fan_in = {
+        "wq_NDHA": 16,
+        "wk_NDKA": 16,
+        "wv_NDKA": 16,
+        "wo_NHAD": 24,
+        "w_gate_NDF": 16,
+        "w_up_NDF": 16,
+        "w_down_NFD": 24,
+    }
     seen = set()
     for path, x in jax.tree.leaves_with_path(born(())):
         if path[-1].key in fan_in:
@@ -146,12 +197,22 @@ def test_hidden_states_are_those_of_a_plain_numpy_llama(sizes):
 
 def test_a_hidden_state_has_no_gradient_from_later_tokens_or_from_another_document():
     tokens = 1 + np.arange(L + 2)
-    batch = token_batch([[tokens[:7].tolist(), tokens[7:].tolist()]], L=L)  # positions 0-5, 6-9; every token occurs once
+    batch = token_batch(
+        [[tokens[:7].tolist(), tokens[7:].tolist()]], L=L
+    )  # positions 0-5, 6-9; every token occurs once
     direction_D = jnp.array(np.random.default_rng(0).normal(size=SIZES.width), jnp.float32)
-    inputs, params = ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL), params_on(under(ONE_DEVICE))
+    inputs, params = (
+        ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL),
+        params_on(under(ONE_DEVICE)),
+    )
 
     def at(embed_VD, i):
-        return built().apply({**params, "embed_VD": embed_VD}, ModelInputs(*map(jnp.array, inputs))).hidden_BLD[0, i] @ direction_D
+        return (
+            built()
+            .apply({**params, "embed_VD": embed_VD}, ModelInputs(*map(jnp.array, inputs)))
+            .hidden_BLD[0, i]
+            @ direction_D
+        )
 
     with jax.set_mesh(under(ONE_DEVICE)):
         gradient = quick_jit(jax.grad(at))
@@ -187,7 +248,9 @@ def test_padding_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "mesh"), [(SIZES, ONE_DEVICE), (MANY_HEADS, ONE_DEVICE), (SIZES, MESHES[-1])], ids=["grouped", "many", "grouped on a mesh"]
+    ("sizes", "mesh"),
+    [(SIZES, ONE_DEVICE), (MANY_HEADS, ONE_DEVICE), (SIZES, MESHES[-1])],
+    ids=["grouped", "many", "grouped on a mesh"],
 )
 def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_of_whole_rows(sizes, mesh):
     lengths, prompts = np.array([10, 4, 7, 10, 1, 5, 3, 8]), np.array([3, 1, 6, 2, 1, 5, 2, 4])
@@ -201,7 +264,9 @@ def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_
             n_B = np.minimum(prompts if width > 1 else 1, lengths - done_B)
             at_BL = np.minimum(done_B[:, None] + np.arange(width), L - 1)
             real_BL = np.arange(width) < n_B[:, None]
-            inputs = ModelInputs(np.where(real_BL, np.take_along_axis(tokens_BL, at_BL, 1), 9), at_BL, real_BL)
+            inputs = ModelInputs(
+                np.where(real_BL, np.take_along_axis(tokens_BL, at_BL, 1), 9), at_BL, real_BL
+            )
             inputs = batch_on(under(mesh), ModelInputs(*(x.astype(np.int32) for x in inputs)))
             hidden_BLD, kv_cache = compiled(sizes, "decode")(params, inputs, kv_cache)
             for b, n in enumerate(n_B):
@@ -221,7 +286,9 @@ def test_a_tied_model_has_no_output_matrix_of_its_own_and_reads_out_with_its_emb
         assert jax.typeof(unembed_DV).sharding.spec.partitions == ("fsdp", "tensor")
         np.testing.assert_array_equal(unembed_DV, host_params(TIED)["embed_VD"].T)
         hot_V = shard(jnp.arange(unembed_DV.shape[1]) == 3, "V").astype(jnp.float32)
-        read_out = jax.grad(lambda p: jnp.sum(einsum("DV,V->D", shard(built(TIED).unembed(p), "DV"), hot_V) ** 2))
+        read_out = jax.grad(
+            lambda p: jnp.sum(einsum("DV,V->D", shard(built(TIED).unembed(p), "DV"), hot_V) ** 2)
+        )
         gradient_VD = np.array(read_out(params)["embed_VD"])
     assert np.flatnonzero(gradient_VD.any(-1)).tolist() == [3]
     np.testing.assert_allclose(gradient_VD[3], 2 * host_params(TIED)["embed_VD"][3], rtol=1e-6)

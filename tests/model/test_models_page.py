@@ -11,7 +11,10 @@ PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_every_family_with_its_presets_and_no_other():
-    rows = {row[0]: set(re.findall(r"`(\w+)`", row[1])) for row in re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE)}
+    rows = {
+        row[0]: set(re.findall(r"`(\w+)`", row[1]))
+        for row in re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE)
+    }
     families = components_in("model.architectures").values()
     presets = {family.__name__: set(sys.modules[family.__module__].PRESETS) for family in families}
     assert {name: rows.get(name) for name in presets} == presets

@@ -1,4 +1,6 @@
-"""Laws of the mixture of experts: it is the sum that its definition says, on every mesh, however its tokens travel."""
+"""Laws of the mixture of experts: it is the sum that its definition says, on every mesh, however its tokens
+travel.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -39,7 +41,9 @@ def choosing(top_k: int) -> Router:
 
 
 NO_BIAS_E = np.zeros(E, np.float32)
-WITHOUT_BALANCE = replace(ROUTER, balance_loss=0.0)  # it is no sum over rows, so parts of a batch in a pipeline have another one
+WITHOUT_BALANCE = replace(
+    ROUTER, balance_loss=0.0
+)  # it is no sum over rows, so parts of a batch in a pipeline have another one
 ROOM = float(E)  # the capacity factor at which every expert has room for all tokens of a row
 MESHES = (
     {"expert": 8},
@@ -69,12 +73,17 @@ def host_params(router: Router = ROUTER, seed: int = 0, **changes) -> dict:
     with jax.set_mesh(under(ONE_DEVICE)):
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: make(router, **changes))))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(0, s.shape[-2] ** -0.5 if len(s.shape) > 1 else 0.2, s.shape).astype(np.float32), shapes)
+    return jax.tree.map(
+        lambda s: rng.normal(0, s.shape[-2] ** -0.5 if len(s.shape) > 1 else 0.2, s.shape).astype(np.float32),
+        shapes,
+    )
 
 
 @cache
 def host_rows(router: Router = ROUTER, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens whose choice is safe from rounding: the best score that was not chosen is 1e-3 below the worst that was; with padding."""
+    """Tokens whose choice is safe from rounding: the best score that was not chosen is 1e-3 below the worst
+    that was; with padding.
+    """
     rng = np.random.default_rng(seed)
     params = host_params(router)
     x_MD = rng.normal(size=(4 * B * L, D)).astype(np.float32)
@@ -93,7 +102,11 @@ def margin(x_D: np.ndarray, params: dict, router: Router) -> float:
     worth = np.sort(groups)
     best = groups >= worth[-router.top_groups]
     ranked = np.sort(np.where(np.repeat(best, E // router.n_groups), scores_E, -np.inf))
-    between_groups = worth[-router.top_groups] - worth[-router.top_groups - 1] if router.top_groups < router.n_groups else np.inf
+    between_groups = (
+        worth[-router.top_groups] - worth[-router.top_groups - 1]
+        if router.top_groups < router.n_groups
+        else np.inf
+    )
     return min(between_groups, ranked[-router.top_k] - ranked[-router.top_k - 1])
 
 
@@ -101,8 +114,17 @@ def loss_of(y_BLD, aux) -> jax.Array:
     return jnp.sum(jnp.square(y_BLD + jnp.cos(jnp.arange(D)))) + aux["penalty"]
 
 
-def on_mesh(sizes: dict[str, int], router: Router = ROUTER, factor: float | None = None, rows=None, params=None, shared_F: int = 14):
-    """Loss, aux, result and gradients by parameters and tokens, as numpy arrays; inside, rows lie as a model holds them."""
+def on_mesh(
+    sizes: dict[str, int],
+    router: Router = ROUTER,
+    factor: float | None = None,
+    rows=None,
+    params=None,
+    shared_F: int = 14,
+):
+    """Loss, aux, result and gradients by parameters and tokens, as numpy arrays; inside, rows lie as a
+    model holds them.
+    """
     mesh = under(sizes)
     params = host_params(router, shared_F=shared_F) if params is None else params
     x_BLD, segments_BL = host_rows(router) if rows is None else rows
@@ -112,14 +134,20 @@ def on_mesh(sizes: dict[str, int], router: Router = ROUTER, factor: float | None
         def loss(params, x_BLD, segments_BL):
             segments_BL = balance(segments_BL, "BL")
             rows = Rows(segments_BL, segments_BL, {})
-            y_BLD, aux = nnx.merge(definition, in_use(params, "float32"))(balance(shard(x_BLD, "BLD"), "BLD"), rows)
+            y_BLD, aux = nnx.merge(definition, in_use(params, "float32"))(
+                balance(shard(x_BLD, "BLD"), "BLD"), rows
+            )
             y_BLD = unbalance(y_BLD, "BlD")
             return loss_of(y_BLD, aux), (aux, y_BLD)
 
-        params = jax.tree.map_with_path(lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params)
+        params = jax.tree.map_with_path(
+            lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params
+        )
         x_BLD = jax.device_put(x_BLD, named(mesh, "BlD", x_BLD.shape))
         segments_BL = jax.device_put(segments_BL, named(mesh, "BL", segments_BL.shape))
-        (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x_BLD, segments_BL)
+        (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+            params, x_BLD, segments_BL
+        )
         assert jax.tree.map(lambda w, g: w.sharding == g.sharding, params, gradients[0])
     return jax.tree.map(np.asarray, (value, aux, y_BLD, gradients))
 
@@ -130,8 +158,12 @@ def on_one_device(router: Router = ROUTER, factor: float | None = None):
 
 
 def taken(params, x_BLD, segments_BL, router: Router, room: int) -> np.ndarray:
-    """Which expert computes which token, with at most `room` tokens of a row for each expert: choice after choice."""
-    experts_MS = router.route((x_BLD @ params["router_DE"]).reshape(-1, E), jnp.asarray(params.get("router_bias_E", NO_BIAS_E))).experts_MS
+    """Which expert computes which token, with at most `room` tokens of a row for each expert: choice after
+    choice.
+    """
+    experts_MS = router.route(
+        (x_BLD @ params["router_DE"]).reshape(-1, E), jnp.asarray(params.get("router_bias_E", NO_BIAS_E))
+    ).experts_MS
     taken_BLE = np.zeros((*segments_BL.shape, E), bool)
     for (b, at), experts in zip(np.ndindex(segments_BL.shape), experts_MS.tolist(), strict=True):
         for e in experts if segments_BL[b, at] else ():
@@ -146,8 +178,13 @@ def plain(params, x_BLD, segments_BL, taken_BLE, router: Router):
     balance = router.balance(logits_ME, routes, segments_BL.reshape(-1) > 0, ())
     y_BLD = gated(x_BLD, *(params["shared"][name] for name in ("w_gate_DF", "w_up_DF", "w_down_FD")))
     for e in range(E):
-        weight_BL = jnp.sum(jnp.where(routes.experts_MS == e, routes.weights_MS, 0.0), -1).reshape(segments_BL.shape) * taken_BLE[..., e]
-        y_BLD += weight_BL[..., None] * gated(x_BLD, params["w_gate_EDF"][e], params["w_up_EDF"][e], params["w_down_EFD"][e])
+        weight_BL = (
+            jnp.sum(jnp.where(routes.experts_MS == e, routes.weights_MS, 0.0), -1).reshape(segments_BL.shape)
+            * taken_BLE[..., e]
+        )
+        y_BLD += weight_BL[..., None] * gated(
+            x_BLD, params["w_gate_EDF"][e], params["w_up_EDF"][e], params["w_down_EFD"][e]
+        )
     dropped = jnp.sum(balance.load_E) - jnp.sum(taken_BLE)
     return y_BLD, {"penalty": balance.penalty, "load_E": balance.load_E, "dropped": dropped}
 
@@ -170,7 +207,9 @@ def assert_equal(found, wanted) -> None:
     assert max(jax.tree.leaves(worst)) <= 1e-5, worst
 
 
-@pytest.mark.parametrize(("router", "factor", "room"), [(ROUTER, None, L), (GROUPED, None, L), (ROUTER, 1.0, 3), (ROUTER, 0.3, 1)])
+@pytest.mark.parametrize(
+    ("router", "factor", "room"), [(ROUTER, None, L), (GROUPED, None, L), (ROUTER, 1.0, 3), (ROUTER, 0.3, 1)]
+)
 def test_it_is_the_weighted_sum_of_the_chosen_experts(router, factor, room):
     params, (x_BLD, segments_BL) = host_params(router), map(jnp.asarray, host_rows(router))
     taken_BLE = taken(params, x_BLD, segments_BL, router, room)
@@ -179,7 +218,9 @@ def test_it_is_the_weighted_sum_of_the_chosen_experts(router, factor, room):
         y_BLD, aux = plain(params, x_BLD, segments_BL, taken_BLE, router)
         return loss_of(y_BLD, aux), (aux, y_BLD)
 
-    (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x_BLD)
+    (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+        params, x_BLD
+    )
     assert (aux["dropped"] > 0) == (factor is not None)
     assert_equal(on_one_device(router, factor), jax.tree.map(np.asarray, (value, aux, y_BLD, gradients)))
 
@@ -193,7 +234,9 @@ def test_with_room_for_all_nothing_is_dropped_and_capacity_changes_nothing():
     assert_equal(on_one_device(ROUTER, ROOM), on_one_device(ROUTER, None))
 
 
-@pytest.mark.parametrize("sizes", [{"expert": 8}, pytest.param({"expert": 2, "tensor": 2, "data": 2}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sizes", [{"expert": 8}, pytest.param({"expert": 2, "tensor": 2, "data": 2}, marks=pytest.mark.slow)]
+)
 def test_when_all_tokens_choose_one_device_nothing_is_dropped(sizes):
     """Then its buffer is filled several times."""
     x_BLD, segments_BL = host_rows()
@@ -246,7 +289,9 @@ def test_one_token_a_row_passes_on_a_mesh_that_divides_positions(factor):
 
 
 def test_tokens_that_are_decoded_are_dropped_in_their_own_order_on_any_mesh():
-    """Whole rows lie balanced over `context`, later positions first on some devices; a chunk that is decoded does not."""
+    """Whole rows lie balanced over `context`, later positions first on some devices; a chunk that is
+    decoded does not.
+    """
     x_BLD = host_rows()[0].reshape(4, -1, D)
     segments_BL = np.ones(x_BLD.shape[:2], np.int32)
 
@@ -262,7 +307,9 @@ def test_tokens_that_are_decoded_are_dropped_in_their_own_order_on_any_mesh():
 
             return np.asarray(quick_jit(run)(host_params(ROUTER, shared_F=14), x_BLD, segments_BL))
 
-    np.testing.assert_allclose(decoded({"context": 2, "expert": 4}), decoded(ONE_DEVICE), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        decoded({"context": 2, "expert": 4}), decoded(ONE_DEVICE), rtol=1e-4, atol=1e-5
+    )
 
 
 class Residual(nnx.Module):
@@ -283,19 +330,30 @@ def in_a_stack(sizes: dict[str, int], preset: str, N: int = 4):
     with jax.set_mesh(mesh):
         stack = Stack((Residual,), N=N, execution=Execution(remat=Remat(preset=preset)))
         params = map_leaves({"moe": one}, lambda name, w: (stacked_name(name), 0.5 * np.stack([w] * N)))
-        params = jax.tree.map_with_path(lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params)
-        x_BLD, segments_BL = (jax.device_put(x, named(mesh, to)) for x, to in zip(host_rows(), ("BlD", "BL"), strict=True))
+        params = jax.tree.map_with_path(
+            lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params
+        )
+        x_BLD, segments_BL = (
+            jax.device_put(x, named(mesh, to)) for x, to in zip(host_rows(), ("BlD", "BL"), strict=True)
+        )
 
         def loss(params, x_BLD):
             y_BLD, aux = stack.apply(params, x_BLD, Rows(segments_BL, segments_BL, {}), dtype="float32")
             penalty, dropped = jnp.sum(aux["penalty"]), jnp.sum(aux["dropped"])
-            return loss_of(y_BLD, {"penalty": penalty}), ({"load_E": aux["load_E"], "dropped": dropped}, y_BLD)
+            return loss_of(y_BLD, {"penalty": penalty}), (
+                {"load_E": aux["load_E"], "dropped": dropped},
+                y_BLD,
+            )
 
-        (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x_BLD)
+        (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+            params, x_BLD
+        )
     return jax.tree.map(np.asarray, (value, aux, y_BLD, gradients))
 
 
-@pytest.mark.parametrize("sizes", [{"expert": 2, "tensor": 2, "fsdp": 2}, {"stage": 2, "expert": 2, "fsdp": 2}])
+@pytest.mark.parametrize(
+    "sizes", [{"expert": 2, "tensor": 2, "fsdp": 2}, {"stage": 2, "expert": 2, "fsdp": 2}]
+)
 def test_a_stack_with_rematerialisation_gives_the_same_on_a_mesh_as_without_on_one_device(sizes):
     alone = in_a_stack(ONE_DEVICE, "none")
     assert alone[1]["load_E"].shape == (4, E)
@@ -310,18 +368,25 @@ def test_in_bfloat16_the_router_still_sees_float32():
         params["router_DE"] = jnp.zeros((D, E), jnp.bfloat16).at[:2, 5].set(1).at[0, 3].set(1)
         x_BLD = jnp.zeros((1, 1, D), jnp.bfloat16).at[0, 0, :2].set(jnp.array([1, 2.0**-10], jnp.bfloat16))
         rows = Rows(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32), {})
-        y_BLD, aux = quick_jit(lambda params, x_BLD: nnx.merge(definition, params)(x_BLD, rows))(params, x_BLD)
+        y_BLD, aux = quick_jit(lambda params, x_BLD: nnx.merge(definition, params)(x_BLD, rows))(
+            params, x_BLD
+        )
     assert y_BLD.dtype == jnp.bfloat16
     assert aux["load_E"].tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("changes", [{"factor": 0.0}, {"router": choosing(9)}])
 def test_impossible_layers_are_refused(changes):
-    with jax.set_mesh(under(ONE_DEVICE)), pytest.raises(ValueError, match=r"capacity_factor=0.0 is not positive|top_k=9 is not between"):
+    with (
+        jax.set_mesh(under(ONE_DEVICE)),
+        pytest.raises(ValueError, match=r"capacity_factor=0.0 is not positive|top_k=9 is not between"),
+    ):
         make(**changes)
 
 
-@pytest.mark.parametrize("sizes_E", [(200, 0, 57, 128, 1), (0, 0, 0, 0, 0), (0, 0, 386, 0, 0), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "sizes_E", [(200, 0, 57, 128, 1), (0, 0, 0, 0, 0), (0, 0, 386, 0, 0), (1, 1, 1, 1, 1)]
+)
 def test_tiles_multiply_each_row_with_the_matrix_of_its_group(sizes_E):
     rng = np.random.default_rng(0)
     x_CD, w_EDF = rng.normal(size=(386, 9)).astype(np.float32), rng.normal(size=(5, 9, 4)).astype(np.float32)
@@ -346,7 +411,10 @@ def test_tiles_multiply_each_row_with_the_matrix_of_its_group(sizes_E):
 
 def test_the_grouped_product_of_this_platform_is_that_of_ragged_dot():
     rng = np.random.default_rng(1)
-    x_CD, w_EDF = jnp.asarray(rng.normal(size=(40, 6)), jnp.float32), jnp.asarray(rng.normal(size=(3, 6, 5)), jnp.float32)
+    x_CD, w_EDF = (
+        jnp.asarray(rng.normal(size=(40, 6)), jnp.float32),
+        jnp.asarray(rng.normal(size=(3, 6, 5)), jnp.float32),
+    )
     sizes_E = jnp.asarray([7, 0, 33], jnp.int32)
     with jax.set_mesh(under(ONE_DEVICE)):
         found_CF = grouped_matmul(x_CD, w_EDF, sizes_E)

@@ -1,4 +1,6 @@
-"""Laws of multi-token prediction: plain numpy says the same of packed rows, on one device and on a mesh; others do not know of it."""
+"""Laws of multi-token prediction: plain numpy says the same of packed rows, on one device and on a mesh;
+others do not know of it.
+"""
 
 from functools import cache, partial
 from typing import Any
@@ -22,7 +24,12 @@ from trainer.objectives.next_token import NextToken
 
 V, D, H, A, F, DEPTHS = 40, 16, 4, 6, 24, 2
 B, L = 4, 16
-DOCUMENTS = [[5, 9], [17], [2, 3, 8], [6, 1, 4]]  # lengths in tokens, by row; documents of 3 tokens and fewer have no token far ahead
+DOCUMENTS = [
+    [5, 9],
+    [17],
+    [2, 3, 8],
+    [6, 1, 4],
+]  # lengths in tokens, by row; documents of 3 tokens and fewer have no token far ahead
 CONTEXT = {"context": 2, "tensor": 2, "fsdp": 2}
 
 
@@ -42,7 +49,9 @@ def model_of(depths: int) -> Model:
         norm=norm,
         tied=False,
         ropes={"rope": (Rope(), A)},
-        further=MultiToken(lambda rngs: Module(D=D, norm=norm, block=block, rngs=rngs), depths, DEFAULT) if depths else None,
+        further=MultiToken(lambda rngs: Module(D=D, norm=norm, block=block, rngs=rngs), depths, DEFAULT)
+        if depths
+        else None,
     ).build(Precision(compute="float32"))
 
 
@@ -66,7 +75,9 @@ def case() -> tuple[Any, Any]:
 def loss_and_gradient(mesh: tuple, weight: float) -> Any:
     def loss(params, batch):
         objective = NextToken(mtp_weight=weight)
-        loss = objective.loss({"policy": (model_of(DEPTHS), params)}, batch, objective.denominators(batch), jax.random.key(0))
+        loss = objective.loss(
+            {"policy": (model_of(DEPTHS), params)}, batch, objective.denominators(batch), jax.random.key(0)
+        )
         return loss.total, loss.metrics
 
     mesh = under(dict(mesh))
@@ -87,7 +98,9 @@ def plain_block(w: Any, x: np.ndarray) -> np.ndarray:
 
     def turn(x):
         low, high = x[:, : A // 2], x[:, A // 2 :]
-        return np.hstack([low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)])
+        return np.hstack(
+            [low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)]
+        )
 
     y = norm(x, w["attention_norm"])
     for h in range(H):
@@ -100,9 +113,14 @@ def plain_block(w: Any, x: np.ndarray) -> np.ndarray:
 
 
 def plain(params: Any, tokens: np.ndarray) -> list[np.ndarray]:
-    """By depth, 0 first, the negative log-likelihood of token i + depth + 1 at each position i that has one (eq. 21-24)."""
+    """By depth, 0 first, the negative log-likelihood of token i + depth + 1 at each position i that has one
+    (eq. 21-24).
+    """
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    layer = {part: {name.replace("_N", "_"): x[0] for name, x in leaves.items()} for part, leaves in p["blocks"].items()}
+    layer = {
+        part: {name.replace("_N", "_"): x[0] for name, x in leaves.items()}
+        for part, leaves in p["blocks"].items()
+    }
     embedded, found = p["embed_VD"][tokens], []
     for depth in range(DEPTHS + 1):
         n = len(tokens) - 1 - depth
@@ -113,7 +131,9 @@ def plain(params: Any, tokens: np.ndarray) -> list[np.ndarray]:
         else:
             w = p["mtp"][f"depth{depth}"]
             joined = norm(embedded[depth : depth + n], w["embed_norm"]) @ w["w_embed_DD2"]
-            x = norm(plain_block(w["block"], joined + norm(x[:n], w["hidden_norm"]) @ w["w_hidden_DD2"]), w["norm"])
+            x = norm(
+                plain_block(w["block"], joined + norm(x[:n], w["hidden_norm"]) @ w["w_hidden_DD2"]), w["norm"]
+            )
         logits = (x @ p["unembed_DV"])[:, :V]
         lse = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
         found.append(lse - logits[np.arange(n), tokens[depth + 1 :]])
@@ -142,9 +162,13 @@ def test_the_loss_of_packed_rows_is_that_of_plain_numpy_document_by_document():
 
 
 def test_a_mesh_that_holds_rows_in_another_order_gives_the_loss_and_gradients_of_one_device():
-    (total, _, gradient), (expected_total, _, expected) = (loss_and_gradient(tuple(m.items()), 0.3) for m in (CONTEXT, ONE_DEVICE))
+    (total, _, gradient), (expected_total, _, expected) = (
+        loss_and_gradient(tuple(m.items()), 0.3) for m in (CONTEXT, ONE_DEVICE)
+    )
     np.testing.assert_allclose(total, expected_total, rtol=1e-6)
-    for (path, g), (_, h) in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves_with_path(expected), strict=True):
+    for (path, g), (_, h) in zip(
+        jax.tree.leaves_with_path(gradient), jax.tree.leaves_with_path(expected), strict=True
+    ):
         assert np.linalg.norm(g - h) <= 1e-5 * np.linalg.norm(h) > 0, path
 
 
@@ -158,7 +182,14 @@ def test_without_weight_the_modules_have_no_gradient_and_with_it_the_shared_matr
 def test_modules_share_embedding_and_output_matrix_and_decoding_does_not_need_them():
     params, inputs = host_params(), ModelInputs(*(np.ones((B, 3), np.int32),) * 3)
     assert set(params["mtp"]) == {"depth1", "depth2"}
-    assert set(params["mtp"]["depth1"]) == {"embed_norm", "hidden_norm", "norm", "w_embed_DD2", "w_hidden_DD2", "block"}
+    assert set(params["mtp"]["depth1"]) == {
+        "embed_norm",
+        "hidden_norm",
+        "norm",
+        "w_embed_DD2",
+        "w_hidden_DD2",
+        "block",
+    }
     with jax.set_mesh(under(ONE_DEVICE)):
         model = model_of(DEPTHS)
         rest = {name: x for name, x in params.items() if name != "mtp"}

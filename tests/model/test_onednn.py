@@ -1,11 +1,13 @@
-"""The launcher's flag for CPUs hands products to oneDNN; it has been seen to give wrong gradients of attention written another way."""
+"""The launcher's flag for CPUs hands products to oneDNN; it has been seen to give wrong gradients of
+attention written another way.
+"""
 
 import subprocess
 import sys
 
 import numpy as np
 
-from launch.environment import ONEDNN
+from launch.process.environment import ONEDNN
 from tests.launch.command import environment
 
 

@@ -1,4 +1,6 @@
-"""Parity with transformers: its logits from its checkpoints, and its checkpoints from our parameters (see tests/data/hugging_face)."""
+"""Parity with transformers: its logits from its checkpoints, and its checkpoints from our parameters (see
+tests/data/hugging_face).
+"""
 
 import json
 from functools import cache
@@ -20,7 +22,11 @@ from model.hugging_face.save import save
 from tests.examples import ONE_DEVICE, quick_jit, under
 
 ROOT = Path(__file__).parent.parent / "data" / "hugging_face"
-BY_TYPE = {kind: found for found in components_in("model.architectures").values() for kind in found.hugging_face_types}
+BY_TYPE = {
+    kind: found
+    for found in components_in("model.architectures").values()
+    for kind in found.hugging_face_types
+}
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/config.json"))
 EVERY_FOLDER = pytest.mark.parametrize("folder", FOLDERS)
 LLAMAS = pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder.startswith("llama")])
@@ -39,7 +45,9 @@ def imported(folder: str) -> Any:
 
     def logits(params: Any, inputs: ModelInputs) -> jax.Array:
         logits_BLV = model.apply(params, inputs).hidden_BLD @ model.unembed(params)
-        return finish_logits(logits_BLV, vocab_size=model.vocab_size, soft_cap=model.soft_cap)[..., : model.vocab_size]
+        return finish_logits(logits_BLV, vocab_size=model.vocab_size, soft_cap=model.soft_cap)[
+            ..., : model.vocab_size
+        ]
 
     with jax.set_mesh(under(ONE_DEVICE)):
         return load(architecture, open_folder(ROOT / folder), params="float32"), quick_jit(logits)
@@ -68,7 +76,11 @@ def test_logits_are_those_of_transformers(folder):
 @LLAMAS
 def test_a_packed_row_has_the_logits_of_transformers_under_a_mask_of_blocks(folder):
     reference = reference_of(folder)
-    ids_BL, positions_L, segments_L = reference["ids"][:1], reference["packed_positions"], reference["packed_segments"]
+    ids_BL, positions_L, segments_L = (
+        reference["ids"][:1],
+        reference["packed_positions"],
+        reference["packed_segments"],
+    )
     found_BLV = logits_of(folder, ids_BL, positions_L[None], segments_L[None] + 1)
     assert np.abs(found_BLV[0] - reference["packed_logits"]).max() < 1e-4
 
@@ -96,8 +108,17 @@ def tensors_in(path: Path) -> dict[str, tuple[Any, bytes]]:
 def test_our_parameters_become_the_tensors_that_they_came_from_bit_by_bit(folder, tmp_path):
     dtype = json.loads((ROOT / folder / "config.json").read_text())["dtype"]
     with jax.set_mesh(under(ONE_DEVICE)):
-        save(architecture_of(folder), imported(folder)[0], tmp_path / "out", dtype=dtype, max_shard_bytes=1 << 30, files={})
-    assert tensors_in(tmp_path / "out" / "model.safetensors") == tensors_in(ROOT / folder / "model.safetensors")
+        save(
+            architecture_of(folder),
+            imported(folder)[0],
+            tmp_path / "out",
+            dtype=dtype,
+            max_shard_bytes=1 << 30,
+            files={},
+        )
+    assert tensors_in(tmp_path / "out" / "model.safetensors") == tensors_in(
+        ROOT / folder / "model.safetensors"
+    )
 
 
 def agree(ours: Any, theirs: Any) -> bool:
@@ -113,13 +134,19 @@ def test_our_config_says_of_theirs_all_that_we_read(folder):
     written, theirs = architecture.to_hugging_face(), json.loads((ROOT / folder / "config.json").read_text())
     assert type(architecture).from_hugging_face(written) == architecture
     unused = {"intermediate_size"} if "moe" in folder else set()  # of dense layers, of which there are none
-    assert {name for name in written.keys() & theirs.keys() if not agree(written[name], theirs[name])} <= unused
+    assert {
+        name for name in written.keys() & theirs.keys() if not agree(written[name], theirs[name])
+    } <= unused
 
 
 @EVERY_FOLDER
 def test_a_config_in_the_fields_of_transformers_4_alone_says_the_same(folder):
     architecture = architecture_of(folder)
-    old = {name: value for name, value in architecture.to_hugging_face().items() if name not in ("rope_parameters", "layer_types")}
+    old = {
+        name: value
+        for name, value in architecture.to_hugging_face().items()
+        if name not in ("rope_parameters", "layer_types")
+    }
     assert type(architecture).from_hugging_face(old) == architecture
 
 
@@ -138,8 +165,20 @@ def test_a_config_in_the_fields_of_transformers_4_alone_says_the_same(folder):
         ("gemma2", {"use_bidirectional_attention": True}),
         ("gemma2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
         ("gemma3", {"final_logit_softcapping": 30.0}),
-        ("gemma3", {"layer_types": [*["sliding_attention", "full_attention"] * 3, "full_attention", "sliding_attention"]}),
-        ("gemma3", {"rope_parameters": {kind: {"rope_type": "linear", "factor": 2.0} for kind in LAYER_KINDS}}),
+        (
+            "gemma3",
+            {
+                "layer_types": [
+                    *["sliding_attention", "full_attention"] * 3,
+                    "full_attention",
+                    "sliding_attention",
+                ]
+            },
+        ),
+        (
+            "gemma3",
+            {"rope_parameters": {kind: {"rope_type": "linear", "factor": 2.0} for kind in LAYER_KINDS}},
+        ),
         ("gpt2", {"activation_function": "relu"}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     ],

@@ -19,16 +19,26 @@ N, B, L, D, F = 12, 16, 4, 6, 8
 LAYOUT = {"x_BlD": "BlD", "shift_BL": "BL", "on_x_BlD": "BlD"}
 
 
-def layer(x_BlD: jax.Array, weights: dict[str, jax.Array], rows: dict[str, jax.Array], *, scale: float) -> tuple[jax.Array, dict[str, Any]]:
-    """A residual layer of two products, with a fully manual function between them, that differs by row and by place in the pattern."""
+def layer(
+    x_BlD: jax.Array, weights: dict[str, jax.Array], rows: dict[str, jax.Array], *, scale: float
+) -> tuple[jax.Array, dict[str, Any]]:
+    """A residual layer of two products, with a fully manual function between them, that differs by row and
+    by place in the pattern.
+    """
     w_up_DF, w_down_FD = (shard(weights[name], letters_of(name)) for name in ("w_up_DF", "w_down_FD"))
     h_BLF = einsum("BLD,DF->BLF", shard(x_BlD, "BLD"), w_up_DF) + scale * rows["shift_BL"][:, :, None]
     h_BLF = local(jnp.tanh, ("BLF",), "BLF")(h_BLF)
     n_positive_F = shard(jnp.sum(h_BLF > 0, (0, 1), dtype=jnp.int32), "F")
-    return x_BlD + einsum("BLF,FD->BlD", h_BLF, w_down_FD), {"penalty": jnp.sum(h_BLF**2), "n_positive_F": n_positive_F}
+    return x_BlD + einsum("BLF,FD->BlD", h_BLF, w_down_FD), {
+        "penalty": jnp.sum(h_BLF**2),
+        "n_positive_F": n_positive_F,
+    }
 
 
-PATTERNS = {"one": (partial(layer, scale=1.0),), "two": (partial(layer, scale=1.0), partial(layer, scale=-0.5))}
+PATTERNS = {
+    "one": (partial(layer, scale=1.0),),
+    "two": (partial(layer, scale=1.0), partial(layer, scale=-0.5)),
+}
 remat = partial(jax.checkpoint, prevent_cse=False)
 
 
@@ -43,29 +53,50 @@ def one_after_the_other(pattern: str, weights: Any, x_BlD: jax.Array, rows: Any)
 @cache
 def host_arrays() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
-    draw = lambda scale, *shape: rng.normal(0, scale, shape).astype(np.float32)  # noqa: E731
-    arrays = {"x_BlD": draw(1, B, L, D), "shift_BL": draw(1, B, L), "on_x_BlD": draw(1, B, L, D), "on_penalty": draw(1, N)}
+
+    def draw(scale, *shape):
+        return rng.normal(0, scale, shape).astype(np.float32)
+
+    arrays = {
+        "x_BlD": draw(1, B, L, D),
+        "shift_BL": draw(1, B, L),
+        "on_x_BlD": draw(1, B, L, D),
+        "on_penalty": draw(1, N),
+    }
     return {"w_up_DF": draw(0.3, N, D, F), "w_down_FD": draw(0.3, N, F, D)}, arrays
 
 
 def results(apply: Any, order: np.ndarray, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-    """x, outs and gradients on a mesh, [N, …] in the order of the model, of a loss that weighs every layer's penalty differently."""
+    """x, outs and gradients on a mesh, [N, …] in the order of the model, of a loss that weighs every
+    layer's penalty differently.
+    """
     weights, arrays = host_arrays()
 
     def loss(weights: Any, x_BlD: jax.Array, arrays: Any) -> tuple[jax.Array, Any]:
         y_BlD, outs = apply(weights, x_BlD, {"shift_BL": arrays["shift_BL"]})
-        return jnp.sum(y_BlD * arrays["on_x_BlD"]) + jnp.sum(outs["penalty"] * arrays["on_penalty"]), (y_BlD, outs)
+        return jnp.sum(y_BlD * arrays["on_x_BlD"]) + jnp.sum(outs["penalty"] * arrays["on_penalty"]), (
+            y_BlD,
+            outs,
+        )
 
     mesh = make_mesh(jax.devices()[: int(np.prod(list(sizes.values()) or [1]))], **sizes)
     with jax.set_mesh(mesh):
-        put = lambda x, letters: jax.device_put(x, named(mesh, letters, x.shape, at_rest=letters.startswith("N")))  # noqa: E731
+
+        def put(x, letters):
+            return jax.device_put(x, named(mesh, letters, x.shape, at_rest=letters.startswith("N")))
+
         weights = {name: put(x[order], f"N{letters_of(name)}") for name, x in weights.items()}
-        arrays = {name: put(x[order], "N") if name == "on_penalty" else put(x, LAYOUT[name]) for name, x in arrays.items()}
+        arrays = {
+            name: put(x[order], "N") if name == "on_penalty" else put(x, LAYOUT[name])
+            for name, x in arrays.items()
+        }
         gradient_of = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
         (_, (y_BlD, outs)), (dw, dx_BlD) = gradient_of(weights, arrays["x_BlD"], arrays)
         assert all(dw[name].sharding.is_equivalent_to(weights[name].sharding, 3) for name in weights)
     back = np.argsort(order)
-    return {"y": np.asarray(y_BlD), "dx": np.asarray(dx_BlD)} | {k: np.asarray(x)[back] for k, x in (outs | dw).items()}
+    return {"y": np.asarray(y_BlD), "dx": np.asarray(dx_BlD)} | {
+        k: np.asarray(x)[back] for k, x in (outs | dw).items()
+    }
 
 
 @cache
@@ -99,7 +130,13 @@ def test_a_pipeline_equals_its_layers_one_after_the_other(sizes, rounds, micro_b
 @pytest.mark.parametrize("pattern", ["one", "two"])
 @pytest.mark.parametrize(
     "sizes",
-    [{"stage": 2}, {"stage": 4}, {"stage": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "stage": 2, "context": 2}, {"stage": 2, "expert": 4}],
+    [
+        {"stage": 2},
+        {"stage": 4},
+        {"stage": 2, "fsdp": 2, "tensor": 2},
+        {"data": 2, "stage": 2, "context": 2},
+        {"stage": 2, "expert": 4},
+    ],
     ids=str,
 )
 def test_every_schedule_equals_the_layers_one_after_the_other(sizes, rounds, groups, pattern):
@@ -124,7 +161,9 @@ def test_the_order_in_memory_gives_every_stage_the_layers_of_its_rounds(stages, 
 
 
 @pytest.mark.parametrize(("stages", "rounds", "groups"), [(2, 1, 1), (3, 2, 2), (4, 3, 1)])
-def test_every_micro_batch_goes_through_every_stage_once_a_round_and_is_where_it_is_needed(stages, rounds, groups):
+def test_every_micro_batch_goes_through_every_stage_once_a_round_and_is_where_it_is_needed(
+    stages, rounds, groups
+):
     schedule = Schedule("stage", stages, rounds, groups)
     ticks = schedule.n_turns + stages - 1
     when = {}
@@ -152,7 +191,9 @@ def test_each_stage_can_make_its_own_layers():
     order = stage_order(N, stages=4, rounds=3)
     with jax.set_mesh(mesh := under({"stage": 4, "fsdp": 2})):
         mine = jax.device_put(order, named(mesh, "N", at_rest=True))
-        made_N = jax.jit(by_stage(lambda order, key: jax.vmap(partial(jax.random.fold_in, key))(order)))(mine, jax.random.key(7))
+        made_N = jax.jit(by_stage(lambda order, key: jax.vmap(partial(jax.random.fold_in, key))(order)))(
+            mine, jax.random.key(7)
+        )
     one_by_one = [jax.random.fold_in(jax.random.key(7), i) for i in order]
     assert np.array_equal(jax.random.key_data(made_N), [jax.random.key_data(key) for key in one_by_one])
 
@@ -160,11 +201,26 @@ def test_each_stage_can_make_its_own_layers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rounds": 5}, "architecture.layers=12 is no multiple of mesh.stage=2 times execution.pipeline.rounds=5"),
-        ({"rounds": 2}, "layers=12 over mesh.stage=2 and execution.pipeline.rounds=2 are runs of 3 layers, no whole patterns of 2"),
-        ({"micro_batches": 3}, "execution.pipeline.micro_batches=3 is no multiple of mesh.stage=2; set it to 4"),
-        ({"micro_batches": 1}, "execution.pipeline.micro_batches=1 is no multiple of mesh.stage=2; set it to 2"),
-        ({"micro_batches": 6}, "execution.pipeline.micro_batches=6 over mesh.stage=2 is 3 parts of the 4 rows of a device"),
+        (
+            {"rounds": 5},
+            "architecture.layers=12 is no multiple of mesh.stage=2 times execution.pipeline.rounds=5",
+        ),
+        (
+            {"rounds": 2},
+            "layers=12 over mesh.stage=2 and execution.pipeline.rounds=2 are runs of 3 layers, no whole patterns of 2",
+        ),
+        (
+            {"micro_batches": 3},
+            "execution.pipeline.micro_batches=3 is no multiple of mesh.stage=2; set it to 4",
+        ),
+        (
+            {"micro_batches": 1},
+            "execution.pipeline.micro_batches=1 is no multiple of mesh.stage=2; set it to 2",
+        ),
+        (
+            {"micro_batches": 6},
+            "execution.pipeline.micro_batches=6 over mesh.stage=2 is 3 parts of the 4 rows of a device",
+        ),
     ],
     ids=str,
 )
@@ -178,17 +234,29 @@ def test_only_micro_batches_travel_between_stages():
     weights, arrays = host_arrays()
     rows = {"shift_BL": arrays["shift_BL"]}
     with jax.set_mesh(mesh := under({"stage": 8})):
-        put = lambda x, letters, **at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=named(mesh, letters, **at))  # noqa: E731
+
+        def put(x, letters, **at):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=named(mesh, letters, **at))
+
         args = (
-            {name: put(np.tile(x, (2, 1, 1)), f"N{letters_of(name)}", at_rest=True) for name, x in weights.items()},
+            {
+                name: put(np.tile(x, (2, 1, 1)), f"N{letters_of(name)}", at_rest=True)
+                for name, x in weights.items()
+            },
             put(arrays["x_BlD"], "BlD"),
             map_leaves(rows, lambda name, x: (name, put(x, "BL"))),
         )
 
         def loss(weights: Any, x_BlD: jax.Array, rows: Any) -> jax.Array:
-            return jnp.sum(pipeline(PATTERNS["one"], weights, x_BlD, rows, remat=remat, rounds=3, micro_batches=16)[0])
+            return jnp.sum(
+                pipeline(PATTERNS["one"], weights, x_BlD, rows, remat=remat, rounds=3, micro_batches=16)[0]
+            )
 
         text = quick_jit(jax.grad(loss)).lower(*args).compile().as_text()
-    found = [line for line in text.splitlines() if any(f" {kind}(" in line for kind in ("all-gather", "all-to-all", "collective-permute"))]
+    found = [
+        line
+        for line in text.splitlines()
+        if any(f" {kind}(" in line for kind in ("all-gather", "all-to-all", "collective-permute"))
+    ]
     moved = [line.split(" = ")[1].split("{")[0] for line in found]
     assert set(moved) == {f"f32[1,{L},{D}]", f"f32[8,2,1,{L}]"}

@@ -88,11 +88,15 @@ def test_the_choice_of_a_token_does_not_depend_on_the_others():
 
 def test_a_bias_chooses_but_gets_no_gradient():
     bias_E = jnp.zeros(E).at[5].set(9.0)
-    router = Router(top_k=1, score=jax.nn.softmax, weigh=as_scored, balance_loss=0.0, z_loss=0.0, bias_rate=0.0)
+    router = Router(
+        top_k=1, score=jax.nn.softmax, weigh=as_scored, balance_loss=0.0, z_loss=0.0, bias_rate=0.0
+    )
     routes = router.route(jnp.asarray(logits()), bias_E)
     assert set(routes.experts_MS[:, 0].tolist()) == {5}
     np.testing.assert_allclose(routes.weights_MS[:, 0], [softmax(x_E)[5] for x_E in logits()], rtol=1e-6)
-    gradient = jax.grad(lambda bias_E: jnp.sum(jnp.sin(DEEPSEEK.route(jnp.asarray(logits()), bias_E).weights_MS)))(bias_E)
+    gradient = jax.grad(
+        lambda bias_E: jnp.sum(jnp.sin(DEEPSEEK.route(jnp.asarray(logits()), bias_E).weights_MS))
+    )(bias_E)
     assert not np.any(gradient)
 
 
@@ -107,7 +111,9 @@ def test_the_penalty_is_that_of_switch_and_of_st_moe_over_the_real_tokens():
         f_E[best(x_E, 3)] += 1 / len(real)
     p_E = np.mean([softmax(x_E) for x_E in real], 0)
     z = np.sum(np.log(np.exp(real).sum(1)) ** 2)
-    np.testing.assert_allclose(balance.penalty, len(real) * 0.02 * E * (f_E * p_E).sum() + 0.001 * z, rtol=1e-6)
+    np.testing.assert_allclose(
+        balance.penalty, len(real) * 0.02 * E * (f_E * p_E).sum() + 0.001 * z, rtol=1e-6
+    )
     np.testing.assert_allclose(balance.load_E, f_E * len(real), rtol=1e-6)
 
 

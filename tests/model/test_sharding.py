@@ -42,7 +42,9 @@ LAYOUTS = {
 
 
 def abstract(*sizes: int) -> jax.sharding.use_abstract_mesh:
-    return jax.sharding.use_abstract_mesh(AbstractMesh(sizes, AXES, axis_types=(AxisType.Explicit,) * len(AXES)))
+    return jax.sharding.use_abstract_mesh(
+        AbstractMesh(sizes, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    )
 
 
 def lies(x: jax.Array) -> tuple:
@@ -70,7 +72,9 @@ def test_the_alphabet_has_the_letters_of_the_table_and_no_other_names_a_known_ax
 )
 def test_a_layout_has_an_entry_a_letter_and_uses_no_axis_twice_and_none_of_size_1(letters, sizes, at_rest):
     on = {axis for axis, size in zip(AXES, sizes, strict=True) if size > 1}
-    claims = [axis for letter in set(letters) - {"."} for axis in ALPHABET[letter][1 + (not at_rest)] if axis in on]
+    claims = [
+        axis for letter in set(letters) - {"."} for axis in ALPHABET[letter][1 + (not at_rest)] if axis in on
+    ]
     with abstract(*sizes):
         if len(claims) > len(set(claims)):
             with pytest.raises(ValueError, match="both lie on"):
@@ -111,7 +115,10 @@ def test_sharding_moves_an_array_and_changes_none_of_its_numbers(sizes):
     with jax.set_mesh(under(sizes)):
         at_rest_DF = jax.jit(lambda x: shard(x, "DF", at_rest=True))(x_DF)
         in_use_DF = shard(at_rest_DF, "DF")
-        assert lies(at_rest_DF) == spec("DF", at_rest=True).partitions and lies(in_use_DF) == spec("DF").partitions
+        assert (
+            lies(at_rest_DF) == spec("DF", at_rest=True).partitions
+            and lies(in_use_DF) == spec("DF").partitions
+        )
     np.testing.assert_array_equal(at_rest_DF, x_DF)
     np.testing.assert_array_equal(in_use_DF, x_DF)
 
@@ -128,7 +135,9 @@ def test_the_result_of_a_product_lies_by_the_letters_after_the_arrow_and_is_the_
 def test_a_product_with_a_weight_not_yet_gathered_names_equation_and_operand():
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         x_BLD, w_DF = shard(jnp.ones((4, 5, 8)), "BLD"), shard(jnp.ones((8, 6)), "DF", at_rest=True)
-        with pytest.raises(ValueError, match=r"einsum 'BLD,DF->BLF': operand DF lies as .*'fsdp'.* use shard\(x, 'DF'\)"):
+        with pytest.raises(
+            ValueError, match=r"einsum 'BLD,DF->BLF': operand DF lies as .*'fsdp'.* use shard\(x, 'DF'\)"
+        ):
             einsum("BLD,DF->BLF", x_BLD, w_DF)
         with pytest.raises(ValueError, match=r"einsum 'BLD,DF->BLF': operand BLD lies as"):
             jax.jit(lambda x, w: einsum("BLD,DF->BLF", shard(x, "..."), shard(w, "DF")))(x_BLD, w_DF)
@@ -149,7 +158,10 @@ def test_a_product_accumulates_and_returns_in_the_dtype_asked_for():
 
 
 def test_looking_up_a_table_on_any_mesh_gives_its_rows():
-    table_VD, ids_BL = np.arange(6 * 8.0).reshape(6, 8), np.array([[1, 5, 0], [2, 2, 3], [4, 0, 1], [5, 5, 5]])
+    table_VD, ids_BL = (
+        np.arange(6 * 8.0).reshape(6, 8),
+        np.array([[1, 5, 0], [2, 2, 3], [4, 0, 1], [5, 5, 5]]),
+    )
     with jax.set_mesh(under({"data": 2, "fsdp": 2, "tensor": 2})):
         x_BLD = look_up(shard(jnp.array(table_VD), "VD"), shard(jnp.array(ids_BL), "BL"), "BLD")
         assert lies(x_BLD) == (("data", "fsdp"), None, None)
@@ -168,7 +180,9 @@ def test_a_local_function_sees_its_own_block_of_every_letter():
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         seen = []
         x_BD, w_DF = shard(jnp.ones((8, 3)), "BD"), shard(jnp.ones((3, 10)), "DF")
-        out_BF = jax.jit(local(lambda x, w: (seen.append((x.shape, w.shape)), x @ w)[1], ("BD", "DF"), "BF"))(x_BD, w_DF)
+        out_BF = jax.jit(local(lambda x, w: (seen.append((x.shape, w.shape)), x @ w)[1], ("BD", "DF"), "BF"))(
+            x_BD, w_DF
+        )
     assert seen[0] == ((2, 3), (3, 5))
     np.testing.assert_array_equal(out_BF, np.full((8, 10), 3.0))
 
@@ -212,7 +226,12 @@ def test_a_size_that_is_no_number_of_devices_is_refused(size):
 
 
 def test_a_parameter_that_does_not_divide_is_named_with_letter_axis_and_both_sizes():
-    shapes = {"embed_VD": (41, 20), "blocks.attention.wq_NDHA": (3, 16, 5, 6), "norm.scale_D": (18,), "w_up_DF": (20, 10)}
+    shapes = {
+        "embed_VD": (41, 20),
+        "blocks.attention.wq_NDHA": (3, 16, 5, 6),
+        "norm.scale_D": (18,),
+        "w_up_DF": (20, 10),
+    }
     assert check_sizes(shapes, make_mesh(fsdp=4, tensor=2)) == [
         "mesh tensor=2 does not divide V=41 (vocabulary entry) of embed_VD; change the mesh or the size",
         "mesh tensor=2 does not divide H=5 (query head) of blocks.attention.wq_NDHA; change the mesh or the size",

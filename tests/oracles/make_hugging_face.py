@@ -1,12 +1,15 @@
-"""Makes tests/data/hugging_face: tiny models of every family with random weights, and the logits that transformers computes with them.
+"""Makes tests/data/hugging_face: tiny models of every family with random weights, and the logits that
+transformers computes with them.
 
-Not run by any test and no dependency of ours: it needs `torch==2.13.0 transformers==5.23.0 safetensors numpy` in an environment of its own
-(Python 3.11 will do), takes a minute on a CPU, and writes the folders that tests/model/test_hugging_face.py reads:
+Not run by any test and no dependency of ours: it needs `torch==2.13.0 transformers==5.23.0 safetensors
+numpy` in an environment of its own
+(Python 3.11 will do), takes a minute on a CPU, and writes the folders that tests/model/test_hugging_face.py
+reads:
 
     python tests/oracles/make_hugging_face.py tests/data/hugging_face
 
-Norm scales and biases are not trivial, so that one left out shows. Router margins are at least MARGIN on the reference tokens, so that
-rounding cannot choose another expert.
+Norm scales and biases are not trivial, so that one left out shows. Router margins are at least MARGIN on
+the reference tokens, so that rounding cannot choose another expert.
 """
 
 import json
@@ -51,8 +54,20 @@ DEEPSEEK = {
     "num_experts_per_tok": 3,
     "num_nextn_predict_layers": 0,
 }
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 8.0, "beta_slow": 1.0}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 
 # folder -> what differs from SIZES
 VARIANTS = {
@@ -62,11 +77,22 @@ VARIANTS = {
     "llama_mqa": {"model_type": "llama", "num_key_value_heads": 1, "dtype": "bfloat16"},
     "llama_head_dim16": {"model_type": "llama", "head_dim": 16, "dtype": "bfloat16"},
     "llama_llama3": {"model_type": "llama", "rope_parameters": {"rope_theta": 500000.0, **LLAMA3}},
-    "llama_linear": {"model_type": "llama", "rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0}},
+    "llama_linear": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0},
+    },
     "llama_yarn": {"model_type": "llama", "rope_parameters": {"rope_theta": 10000.0, **YARN}},
     "mistral": {"model_type": "mistral", "sliding_window": 7, "head_dim": 12},
-    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
-    "qwen3": {"model_type": "qwen3", "head_dim": 12, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+    "qwen2": {
+        "model_type": "qwen2",
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
+    },
+    "qwen3": {
+        "model_type": "qwen3",
+        "head_dim": 12,
+        "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
+    },
     "gemma2": {
         "model_type": "gemma2",
         **GEMMA,
@@ -84,9 +110,20 @@ VARIANTS = {
             "full_attention": {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 8.0},
         },
     },
-    "mixtral": {"model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 24, "dtype": "bfloat16"},
+    "mixtral": {
+        "model_type": "mixtral",
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 24,
+        "dtype": "bfloat16",
+    },
     "qwen3_moe": {"model_type": "qwen3_moe", **QWEN3_MOE, "norm_topk_prob": True},
-    "qwen3_moe_unnormed": {"model_type": "qwen3_moe", **QWEN3_MOE, "norm_topk_prob": False, "dtype": "bfloat16"},
+    "qwen3_moe_unnormed": {
+        "model_type": "qwen3_moe",
+        **QWEN3_MOE,
+        "norm_topk_prob": False,
+        "dtype": "bfloat16",
+    },
     "deepseek_v3": {
         "model_type": "deepseek_v3",
         **DEEPSEEK,
@@ -142,7 +179,9 @@ def random_model(differing: dict) -> torch.nn.Module:
 
 
 def least_margin(model: torch.nn.Module, ids: torch.Tensor) -> float:
-    """The smallest distance, over all routers and tokens, between a chosen score and the best one not chosen."""
+    """The smallest distance, over all routers and tokens, between a chosen score and the best one not
+    chosen.
+    """
     margins = [float("inf")]
 
     def gap(scores: torch.Tensor, k: int) -> None:

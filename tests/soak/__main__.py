@@ -1,6 +1,8 @@
-"""Chaos soak: one fault after another on a run of two processes, which a supervisor starts again: `python -m tests.soak --faults 8`.
+"""Chaos soak: one fault after another on a run of two processes, which a supervisor starts again: `python
+-m tests.soak --faults 8`.
 
-Exit code 0 if every fault was survived and the run ended with the same bits as one that nothing happened to, else 1.
+Exit code 0 if every fault was survived and the run ended with the same bits as one that nothing happened
+to, else 1.
 """
 
 import argparse
@@ -26,7 +28,12 @@ def main() -> int:
     """Soak; print the scoreboard."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, required=True, help="how many; 0 compares two undisturbed runs")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32), help="of the faults and their moments (default: a new one)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=secrets.randbelow(1 << 32),
+        help="of the faults and their moments (default: a new one)",
+    )
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # here arrays are only read
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -39,7 +46,9 @@ def main() -> int:
     outcomes, failed = inflicted(job, drawn(args.faults, draw), draw)
     failed = failed or differing(job, expected)
     print("\n".join(table(outcomes)))
-    print(f"final state after {len(rows(job))} steps: {failed or 'equal to the last bit'}; {time.monotonic() - start:.0f} s in all")
+    print(
+        f"final state after {len(rows(job))} steps: {failed or 'equal to the last bit'}; {time.monotonic() - start:.0f} s in all"
+    )
     if failed or not all(outcome.survived for outcome in outcomes):
         print(f"everything is kept in {folder}")
         return 1
@@ -56,7 +65,9 @@ def inflicted(job: Path, faults: list[str], draw: random.Random) -> tuple[list[O
             print(f"{len(outcomes)}/{len(faults)} {outcome}", flush=True)
     except RunLost as lost:
         return outcomes, str(lost)
-    return outcomes, "" if len(outcomes) == len(faults) and (phase(job) / "done.json").exists() else "it has not ended"
+    return outcomes, "" if len(outcomes) == len(faults) and (
+        phase(job) / "done.json"
+    ).exists() else "it has not ended"
 
 
 def differing(job: Path, expected: Path) -> str:

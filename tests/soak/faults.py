@@ -1,4 +1,6 @@
-"""The faults of a soak: how each is inflicted on a life, which exit codes may follow, and what is damaged on the disk afterwards."""
+"""The faults of a soak: how each is inflicted on a life, which exit codes may follow, and what is damaged
+on the disk afterwards.
+"""
 
 import os
 import random
@@ -16,7 +18,8 @@ LOST, STOPPED = 75, 143  # exit codes that say: start the same command again
 
 
 class Fault(NamedTuple):
-    """`strike(life, draw)` inflicts it on a run that is training; `damage(job, draw)` follows when all processes are gone.
+    """`strike(life, draw)` inflicts it on a run that is training; `damage(job, draw)` follows when all
+    processes are gone.
 
     `codes` are those the run may end with; none if it is to go on.
     """
@@ -46,17 +49,25 @@ def kill_in_save(life: Life, draw: random.Random) -> None:
 
 
 def fill_disk(life: Life, draw: random.Random) -> None:
-    """No process may write a file as large as a checkpoint's, until a save has failed for it: what a full disk does, without root."""
+    """No process may write a file as large as a checkpoint's, until a save has failed for it: what a full
+    disk does, without root.
+    """
     pids = life.workers().values()
     newest = saved(life.job)[-1]
     limit = max(path.stat().st_size for path in files(life.job, newest)) // 2
     others = [path.stat().st_size for path in phase(life.job).glob("*") if path.is_file()]
-    assert limit > 1.2 * max(others), f"files of a checkpoint must be larger than logs: {limit}, {max(others)}"
+    assert limit > 1.2 * max(others), (
+        f"files of a checkpoint must be larger than logs: {limit}, {max(others)}"
+    )
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     every = newest - saved(life.job)[-2]
     failed = last_step(life.job) // every * every + every  # the next save
-    soon(lambda: life.ended() or last_step(life.job) >= failed + every // 2, "steps without room for a save", END_S)
+    soon(
+        lambda: life.ended() or last_step(life.job) >= failed + every // 2,
+        "steps without room for a save",
+        END_S,
+    )
     assert failed not in saved(life.job), f"step {failed} was saved on a full disk"
     for pid in life.workers().values():
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

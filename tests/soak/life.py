@@ -1,4 +1,6 @@
-"""One life of a soaked run: the command on two processes from its start to its end, and what is seen of it from outside."""
+"""One life of a soaked run: the command on two processes from its start to its end, and what is seen of it
+from outside.
+"""
 
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from tests.launch.command import environment
 
 PROCESSES = 2
 START_S = 600.0  # until a life's first step, on a busy machine
-END_S = 260.0  # until it has noticed a fault: 200 s for a hang in a save, which may take ten times as long as a step
+# until it has noticed a fault: 200 s for a hang in a save, which may take ten times as long as a step
+END_S = 260.0
 
 
 class Life(NamedTuple):
@@ -57,11 +60,22 @@ class Life(NamedTuple):
 
 def begin(job: Path) -> Life:
     """Start or go on. Everything that is printed goes to lives.log."""
-    command = [sys.executable, "-m", "launch", *COMMAND, "--import", "tests.soak.stuck", "--on", f"local:{PROCESSES}"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch",
+        *COMMAND,
+        "--import",
+        "tests.soak.stuck",
+        "--on",
+        f"local:{PROCESSES}",
+    ]
     env = environment(JAX_PLATFORMS="cpu")
     began = time.time()
     with (job / "lives.log").open("a") as log:
-        process = subprocess.Popen(command, cwd=job, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=job, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     return Life(job, process, began)
 
 

@@ -8,7 +8,8 @@ HEAD = ("fault", "injected", "survived", "steps lost", "detect s", "first step s
 
 
 class Outcome(NamedTuple):
-    """Of one fault. The times are None where there was nothing to measure: the run did not end, or did not go on.
+    """Of one fault. The times are None where there was nothing to measure: the run did not end, or did not
+    go on.
 
     Attributes:
         fault: Its name.
@@ -36,7 +37,10 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
         kinds[outcome.fault].append(outcome)
     body = [_line(kind, of) for kind, of in kinds.items()] + [_line("all", list(outcomes))]
     widths = [max(map(len, column)) for column in zip(HEAD, *body, strict=True)]
-    return ["  ".join(cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line)) for line in [HEAD, *body]]
+    return [
+        "  ".join(cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line))
+        for line in [HEAD, *body]
+    ]
 
 
 def _line(kind: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:

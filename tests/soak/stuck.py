@@ -1,4 +1,6 @@
-"""What a soaked run is started with, by `--import tests.soak.stuck`: a signal that makes a process hang while it lives on."""
+"""What a soaked run is started with, by `--import tests.soak.stuck`: a signal that makes a process hang
+while it lives on.
+"""
 
 import signal
 import time

@@ -18,12 +18,27 @@ HANG_S = 20.0
 
 
 def pretrain(steps: int) -> Run:
-    """Steps of tens of milliseconds, checkpoints of some megabytes: long enough to be met, short enough for many lives."""
-    sizes = {"width": 128, "layers": 3, "heads": 4, "kv_heads": 2, "head_width": 32, "feed_forward_width": 352}
+    """Steps of tens of milliseconds, checkpoints of some megabytes: long enough to be met, short enough for
+    many lives.
+    """
+    sizes = {
+        "width": 128,
+        "layers": 3,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_width": 32,
+        "feed_forward_width": 352,
+    }
     return Run(
         architecture=Llama(vocab_size=VOCAB, context=48, **sizes),
         objective=NextToken(),
-        data=PackedShards(folder="data/train", weights=FrozenMap(web=2.0, code=1.0), seq_len=48, batch_size=8, dropout=FrozenMap(web=0.2)),
+        data=PackedShards(
+            folder="data/train",
+            weights=FrozenMap(web=2.0, code=1.0),
+            seq_len=48,
+            batch_size=8,
+            dropout=FrozenMap(web=0.2),
+        ),
         optimizer=AdamW(peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
         steps=steps,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),

@@ -13,7 +13,10 @@ from tests.soak.scoreboard import Outcome
 from tests.soak.subject import SAVE_EVERY
 
 MOST_STEPS = 3 * SAVE_EVERY  # between two faults, from 1 on
-STEPS_PER_FAULT, LAST_STEPS = 22, 40  # enough for all faults before the run ends: the mean is half of MOST_STEPS, and some are lost
+STEPS_PER_FAULT, LAST_STEPS = (
+    22,
+    40,
+)  # enough for all faults before the run ends: the mean is half of MOST_STEPS, and some are lost
 TRIES = 5
 
 
@@ -37,7 +40,9 @@ def soak(job: Path, faults: Sequence[str], draw: random.Random) -> Iterator[Outc
 
 
 def carried_on(life: Life, reached: Callable[[Life], bool]) -> Life:
-    """The life that reaches something: this one, or one that follows it as a supervisor would start it, by the exit codes."""
+    """The life that reaches something: this one, or one that follows it as a supervisor would start it, by
+    the exit codes.
+    """
     for _ in range(TRIES):
         if reached(life):
             return life
@@ -64,4 +69,6 @@ def inflict(name: str, life: Life, draw: random.Random) -> tuple[Outcome, Life]:
     if not again.wait_for_steps(1):
         return Outcome(name, step, code, survived=False, detect_s=detect_s), again
     first, at = again.first_row()
-    return Outcome(name, step, code, code in fault.codes, max(last - first + 1, 0), detect_s, at - again.began), again
+    return Outcome(
+        name, step, code, code in fault.codes, max(last - first + 1, 0), detect_s, at - again.began
+    ), again

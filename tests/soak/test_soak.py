@@ -1,4 +1,6 @@
-"""The soak itself: its faults are all kinds, its damage is damage, its table adds up; one short soak of real processes."""
+"""The soak itself: its faults are all kinds, its damage is damage, its table adds up; one short soak of
+real processes.
+"""
 
 import random
 import subprocess
@@ -15,7 +17,10 @@ from tests.soak.scoreboard import Outcome, table
 
 def test_every_kind_of_fault_comes_before_one_comes_again() -> None:
     names = drawn(2 * len(FAULTS) + 3, random.Random(0))
-    assert set(names[: len(FAULTS)]) == set(names[len(FAULTS) : 2 * len(FAULTS)]) == FAULTS.keys() and len(names) == 2 * len(FAULTS) + 3
+    assert (
+        set(names[: len(FAULTS)]) == set(names[len(FAULTS) : 2 * len(FAULTS)]) == FAULTS.keys()
+        and len(names) == 2 * len(FAULTS) + 3
+    )
     assert names != drawn(len(names), random.Random(1)) and names == drawn(len(names), random.Random(0))
 
 

@@ -1,6 +1,7 @@
 """A process that saves checkpoints: alone, until it is killed, or as one of several.
 
-`python -m tests.trainer.checkpoint_process saving FOLDER FIRST_STEP` and `… cluster FOLDER PROCESS PROCESSES PORT`.
+`python -m tests.trainer.checkpoint_process saving FOLDER FIRST_STEP` and `… cluster FOLDER PROCESS
+PROCESSES PORT`.
 """
 
 import json
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
 
 import jax
 import numpy as np
@@ -19,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from model.sharding import make_mesh
 from tests.trainer.saved_states import POSITION, RUN, Events, like, state_on
-from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.fingerprint import fingerprints
 from trainer.checkpoints.stored import arrays_of
 
@@ -38,7 +43,9 @@ def saving(folder: Path, first: int) -> None:
 
 
 def cluster(folder: Path, process: int, n: int, port: int) -> None:
-    """Save, meet a folder that cannot be written, save again, set aside what is damaged, restore; what came of it as JSON."""
+    """Save, meet a folder that cannot be written, save again, set aside what is damaged, restore; what came
+    of it as JSON.
+    """
     jax.distributed.initialize(f"127.0.0.1:{port}", n, process)
     mesh, events = make_mesh(jax.devices(), fsdp=2, data=n), Events()
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=2, keep=3), event=events)
@@ -53,7 +60,9 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
         checkpointer.wait()
         found["after_two"] = checkpointer.latest()
         away = folder / "away"
-        _in_first(process, lambda: (checkpointer.folder.rename(away), checkpointer.folder.write_text("in the way")))
+        _in_first(
+            process, lambda: (checkpointer.folder.rename(away), checkpointer.folder.write_text("in the way"))
+        )
         save(6)
         while not events.of("save_failed"):
             checkpointer.poll(6)
@@ -70,7 +79,11 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
     again = Checkpointer(folder, Checkpoints(every_steps=2), event=events)
     with jax.set_mesh(mesh):
         step, state = again.newest(like(mesh))
-        found |= {"newest": step, "damaged": [s for s, _ in events.of("damaged")], "sums": fingerprints(arrays_of(state))}
+        found |= {
+            "newest": step,
+            "damaged": [s for s, _ in events.of("damaged")],
+            "sums": fingerprints(arrays_of(state)),
+        }
         found["expected"] = fingerprints(arrays_of(state_on(mesh, step)))
     checkpointer.close()
     print("FOUND", json.dumps(found), flush=True)

@@ -25,7 +25,8 @@ EXAMPLES = {
     "Lion": Lion(**COMMON),
     "Adafactor": Adafactor(**COMMON, b1=0.9),
     "Muon": Muon(**COMMON, rms=1.0),
-    # the long side of w_DF is not rotated; with a small eps rounding would decide what becomes of a direction that no gradient has yet
+    # the long side of w_DF is not rotated; with a small eps rounding would decide what becomes of a direction
+    # that no gradient has yet
     "SOAP": SOAP(**COMMON, every=2, max_side=32, eps=1e-3),
 }
 STEPS = 40
@@ -41,13 +42,27 @@ PARAMS = {
     "embed_VD": normal(24, 16),
     "w_DF": normal(16, 256),  # large enough for 8 bits
     "norm": {"scale_D": normal(16)},
-    "blocks": {"scale_ND": normal(3, 16), "bq_NHA": normal(3, 2, 4), "wq_NDHA": normal(3, 16, 2, 4), "wo_NHAD": normal(3, 2, 4, 16)},
+    "blocks": {
+        "scale_ND": normal(3, 16),
+        "bq_NHA": normal(3, 2, 4),
+        "wq_NDHA": normal(3, 16, 2, 4),
+        "wo_NHAD": normal(3, 2, 4, 16),
+    },
 }
 GRADIENT = jax.tree.map(lambda x: normal(*x.shape), PARAMS)
 
 
-def run(optimizer: Any, gradients: list, *, params: Any = PARAMS, state: Any = None, sizes: dict[str, int] = ONE_DEVICE) -> tuple[Any, Any]:
-    """(parameters, optimizer state) after a step with each of the gradients, on a mesh; from a new state if none is given."""
+def run(
+    optimizer: Any,
+    gradients: list,
+    *,
+    params: Any = PARAMS,
+    state: Any = None,
+    sizes: dict[str, int] = ONE_DEVICE,
+) -> tuple[Any, Any]:
+    """(parameters, optimizer state) after a step with each of the gradients, on a mesh; from a new state if
+    none is given.
+    """
     mesh, (init, step) = under(sizes), compiled(optimizer, tuple(sizes.items()))
     with jax.set_mesh(mesh):
         params = at_rest_on(mesh, params)

@@ -22,7 +22,10 @@ class Poisoned(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
         """Those of NextToken, and whether there is a mark."""
-        return {**NextToken().denominators(batch), "marks": jnp.sum(batch.tokens_BL == MARK).astype(jnp.float32)}
+        return {
+            **NextToken().denominators(batch),
+            "marks": jnp.sum(batch.tokens_BL == MARK).astype(jnp.float32),
+        }
 
     def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
         """That of NextToken, times the factor."""

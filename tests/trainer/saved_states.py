@@ -11,7 +11,7 @@ import optax
 
 from model.sharding import letters_of, named
 from tests.examples import MESHES, SIZES, at_rest_on, under
-from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.state import TrainState
 
 POSITION = {"rows": 24, "fingerprint": "ab"}
@@ -27,16 +27,25 @@ TX = optax.adamw(1e-3)
 rng = np.random.default_rng(0)
 SMALL = {
     "w_DF": rng.normal(size=(16, 6)).astype(np.float32),
-    "blocks": {"scale_ND": rng.normal(size=(3, 16)).astype(np.float32), "half_DF": rng.normal(size=(16, 4)).astype(jnp.bfloat16)},
+    "blocks": {
+        "scale_ND": rng.normal(size=(3, 16)).astype(np.float32),
+        "half_DF": rng.normal(size=(16, 4)).astype(jnp.bfloat16),
+    },
 }
 
 
 def state_on(mesh: jax.sharding.Mesh, step: int, params: dict = SMALL) -> TrainState:
-    """A state whose every leaf is random and another one at every step; parameters are `params` plus the step."""
+    """A state whose every leaf is random and another one at every step; parameters are `params` plus the
+    step.
+    """
 
     def filled(path: Any, x: Any) -> jax.Array:
         letters = letters_of(getattr(path[-1], "key", ""))
-        value = np.random.default_rng(step).normal(size=x.shape).astype(x.dtype) if x.ndim else np.asarray(step, x.dtype)
+        value = (
+            np.random.default_rng(step).normal(size=x.shape).astype(x.dtype)
+            if x.ndim
+            else np.asarray(step, x.dtype)
+        )
         return jax.device_put(value, named(mesh, letters, at_rest=True))
 
     with jax.set_mesh(mesh):
@@ -48,7 +57,9 @@ def state_on(mesh: jax.sharding.Mesh, step: int, params: dict = SMALL) -> TrainS
 
 def like(mesh: jax.sharding.Mesh) -> TrainState:
     """The shapes of a state, laid out at rest."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_on(mesh, 0))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_on(mesh, 0)
+    )
 
 
 def saved(
@@ -65,7 +76,9 @@ def saved(
     checkpointer = Checkpointer(folder, Checkpoints(**{"every_steps": 2, **settings}), event=event)
     with jax.set_mesh(mesh):
         for step in steps:
-            checkpointer.save(state_on(mesh, step), {**POSITION, "rows": 8 * step}, RUN, numbers=numbers(step))
+            checkpointer.save(
+                state_on(mesh, step), {**POSITION, "rows": 8 * step}, RUN, numbers=numbers(step)
+            )
         checkpointer.wait()
     return checkpointer
 

@@ -1,4 +1,6 @@
-"""Laws of checkpoints: what comes back is bit for bit what was saved, on any mesh, and nothing half-written is listed."""
+"""Laws of checkpoints: what comes back is bit for bit what was saved, on any mesh, and nothing half-written
+is listed.
+"""
 
 import multiprocessing
 import resource
@@ -14,9 +16,9 @@ from data_pipeline.files import OutputError
 from model.sharding import letters_of, named
 from tests.examples import MESHES, ONE_DEVICE, SIZES, host_params, under
 from tests.trainer.saved_states import POSITION, RUN, assert_same_bits, like, saved, state_on
-from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
+from trainer.checkpoints.load import load_params, placed
 from trainer.checkpoints.stored import checkpoint_path, read_run
-from trainer.load import load_params, placed
 
 
 @pytest.mark.parametrize("sizes", [ONE_DEVICE, *MESHES], ids=str)
@@ -70,7 +72,9 @@ def test_a_half_written_step_is_not_listed_and_does_not_stand_in_the_way(tmp_pat
 
 
 def test_a_folder_without_checkpoints_or_without_that_step_says_what_there_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere holds no checkpoint; name the folder of a trained phase"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere holds no checkpoint; name the folder of a trained phase"
+    ):
         checkpoint_path(tmp_path / "nowhere")
     saved(tmp_path, (1, 2)).close()
     with pytest.raises(FileNotFoundError, match="holds no checkpoint of step 9; it has 1, 2"):
@@ -82,7 +86,10 @@ def test_a_folder_without_checkpoints_or_without_that_step_says_what_there_is(tm
 def test_a_file_where_the_folder_should_be_is_one_sentence(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("in the way")
-    with pytest.raises(OutputError, match=r"cannot save a checkpoint in .*phase/checkpoints: a file has that name; .* the same command$"):
+    with pytest.raises(
+        OutputError,
+        match=r"cannot save a checkpoint in .*phase/checkpoints: a file has that name; .* the same command$",
+    ):
         Checkpointer(tmp_path / "phase", Checkpoints(every_steps=1))
 
 
@@ -90,8 +97,12 @@ def _save_to_a_full_disk(folder: Path) -> str:
     mesh = under(ONE_DEVICE)
     with jax.set_mesh(mesh):
         checkpointer = Checkpointer(folder, Checkpoints(every_steps=1))
-        state = state_on(mesh, 1, {"w_DF": np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # a write beyond it fails, as on a full disk
+        state = state_on(
+            mesh, 1, {"w_DF": np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)}
+        )
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (200_000, 200_000)
+        )  # a write beyond it fails, as on a full disk
         try:
             checkpointer.save(state, POSITION, RUN)
             checkpointer.wait()
@@ -118,17 +129,26 @@ def test_parameters_of_a_phase_load_on_any_mesh_with_what_made_them(sizes, tmp_p
         checkpointer.close()
     with jax.set_mesh(under(sizes)):
         loaded = load_params(tmp_path / "sft")
-    assert (loaded.architecture, loaded.step, loaded.tokenizer) == (SIZES, 4, tmp_path / "data" / "tokenizer.model")
+    assert (loaded.architecture, loaded.step, loaded.tokenizer) == (
+        SIZES,
+        4,
+        tmp_path / "data" / "tokenizer.model",
+    )
     wanted = jax.tree.leaves(state_on(mesh, 4, host_params()).trainable)
     for (path, x), y in zip(jax.tree.leaves_with_path(loaded.params), wanted, strict=True):
         np.testing.assert_array_equal(x, np.asarray(y), err_msg=str(path))
-        assert x.sharding.is_equivalent_to(named(under(sizes), letters_of(path[-1].key), at_rest=True), x.ndim), path
+        assert x.sharding.is_equivalent_to(
+            named(under(sizes), letters_of(path[-1].key), at_rest=True), x.ndim
+        ), path
 
 
 def test_traced_shapes_are_bound_to_the_devices_of_the_mesh():
     mesh = under(MESHES[1])
     with jax.set_mesh(mesh):
         shapes = placed(
-            jax.eval_shape(lambda key: {"step": jnp.zeros(()), "key": key, "x": jax.random.normal(key, (8,))}, jax.random.key(0))
+            jax.eval_shape(
+                lambda key: {"step": jnp.zeros(()), "key": key, "x": jax.random.normal(key, (8,))},
+                jax.random.key(0),
+            )
         )
     assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(shapes))

@@ -1,4 +1,6 @@
-"""Laws of damage: whatever happens to the files of a checkpoint, what is restored is exactly what was saved at its step or an older one."""
+"""Laws of damage: whatever happens to the files of a checkpoint, what is restored is exactly what was saved
+at its step or an older one.
+"""
 
 import logging
 import random
@@ -19,10 +21,10 @@ from tests.examples import MESHES, ONE_DEVICE, host_params, under
 from tests.launch.command import environment, until
 from tests.trainer.checkpoint_process import LARGE
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, bits, like, saved, state_on
-from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
+from trainer.checkpoints.load import load_params
 from trainer.checkpoints.manifest import NAME, files_of
 from trainer.checkpoints.stored import Damaged, arrays_of, checkpoint_path, restore_params
-from trainer.load import load_params
 
 MODES = ("full", "size", "off", "unhashed")  # unhashed: its writer was killed before the manifest
 
@@ -64,25 +66,38 @@ def damaged_copy(three_steps: Path, to: Path, name: str, kind: str, mode: str, s
 def restored_step(folder: Path, mode: str) -> int:
     """The step that is restored; all of it is as it was saved."""
     mesh = under(ONE_DEVICE)
-    checkpointer = Checkpointer(folder, Checkpoints(every_steps=2, verify="full" if mode == "unhashed" else mode), event=Events())
+    checkpointer = Checkpointer(
+        folder, Checkpoints(every_steps=2, verify="full" if mode == "unhashed" else mode), event=Events()
+    )
     with jax.set_mesh(mesh):
         step, state = checkpointer.newest(like(mesh))
         assert bits(state) == bits(state_on(mesh, step))
-    assert checkpointer.read_json(step, "position") == {**POSITION, "rows": 8 * step} and checkpointer.read_json(step, "run") == RUN
+    assert (
+        checkpointer.read_json(step, "position") == {**POSITION, "rows": 8 * step}
+        and checkpointer.read_json(step, "run") == RUN
+    )
     checkpointer.close()
     return step
 
 
 def cases(three_steps: Path) -> list[tuple[str, str, str]]:
     names = [*files_of(three_steps / "checkpoints" / "3"), NAME]
-    return [(name, kind, mode) for mode in MODES for name in names for kind in DAMAGES if (name, mode) != (NAME, "unhashed")]
+    return [
+        (name, kind, mode)
+        for mode in MODES
+        for name in names
+        for kind in DAMAGES
+        if (name, mode) != (NAME, "unhashed")
+    ]
 
 
 def assert_harmless(three_steps: Path, to: Path, chosen: list[tuple[str, str, str]]) -> None:
     logging.disable(logging.CRITICAL)  # Orbax logs what it cannot read
     for seed, (name, kind, mode) in enumerate(chosen):
         step = restored_step(damaged_copy(three_steps, to, name, kind, mode, seed), mode)
-        assert step in ((2,) if mode == "full" and name != NAME and not (name.endswith("commit_success.txt")) else (2, 3)), (
+        assert step in (
+            (2,) if mode == "full" and name != NAME and not (name.endswith("commit_success.txt")) else (2, 3)
+        ), (
             name,
             kind,
             mode,
@@ -97,7 +112,9 @@ def test_damage_to_any_file_gives_the_exact_newest_or_the_exact_one_before_it(th
 
 
 @pytest.mark.slow
-def test_damage_of_every_kind_to_every_file_gives_the_exact_newest_or_the_exact_one_before_it(three_steps, tmp_path):
+def test_damage_of_every_kind_to_every_file_gives_the_exact_newest_or_the_exact_one_before_it(
+    three_steps, tmp_path
+):
     assert_harmless(three_steps, tmp_path / "x", cases(three_steps))
 
 
@@ -130,7 +147,10 @@ def test_parameters_of_a_damaged_checkpoint_do_not_load(tmp_path):
         contents = bytearray(data.read_bytes())
         contents[len(contents) // 2] ^= 4
         data.write_bytes(contents)
-        with pytest.raises(Damaged, match=r"sft/checkpoints/4 is damaged: params\.\S+ has other values; use one of another step"):
+        with pytest.raises(
+            Damaged,
+            match=r"sft/checkpoints/4 is damaged: params\.\S+ has other values; use one of another step",
+        ):
             load_params(tmp_path / "sft")
         data.write_bytes(contents[:-1])
         with pytest.raises(Damaged, match=r"params/\S+ has [\d,]+ bytes instead of [\d,]+"):
@@ -146,14 +166,27 @@ def test_another_type_or_shape_or_a_missing_array_is_refused_by_its_name(three_s
 
     checkpointer = Checkpointer(three_steps, Checkpoints(every_steps=2))
     with jax.set_mesh(mesh):
-        with pytest.raises(ValueError, match=r"w_DF is float32\[16, 6\] in the checkpoint and int32\[16, 6\] in this run"):
+        with pytest.raises(
+            ValueError, match=r"w_DF is float32\[16, 6\] in the checkpoint and int32\[16, 6\] in this run"
+        ):
             checkpointer.restore(3, changed(w_DF=jax.ShapeDtypeStruct((16, 6), int32)))
-        with pytest.raises(ValueError, match=r"w_DF is float32\[16, 6\] in the checkpoint and float32\[16, 7\] in this run"):
+        with pytest.raises(
+            ValueError, match=r"w_DF is float32\[16, 6\] in the checkpoint and float32\[16, 7\] in this run"
+        ):
             checkpointer.restore(3, changed(w_DF=jax.ShapeDtypeStruct((16, 7), float32)))
-        with pytest.raises(ValueError, match=r"params.trainable.b_F is not there in the checkpoint and float32\[6\] in this run"):
+        with pytest.raises(
+            ValueError,
+            match=r"params.trainable.b_F is not there in the checkpoint and float32\[6\] in this run",
+        ):
             checkpointer.restore(3, changed(b_F=jax.ShapeDtypeStruct((6,), float32)))
-        with pytest.raises(ValueError, match=r"params.trainable.w_DF is float32\[16, 6\] in the checkpoint and not known in this run"):
-            restore_params(three_steps / "checkpoints/3", {"trainable": {"blocks": wanted.trainable["blocks"]}, "frozen": {}})
+        with pytest.raises(
+            ValueError,
+            match=r"params.trainable.w_DF is float32\[16, 6\] in the checkpoint and not known in this run",
+        ):
+            restore_params(
+                three_steps / "checkpoints/3",
+                {"trainable": {"blocks": wanted.trainable["blocks"]}, "frozen": {}},
+            )
     assert checkpointer.latest() == 3, "a wrong wish damages nothing"
 
 
@@ -161,13 +194,31 @@ MOMENTS = ("*.orbax-checkpoint-tmp", "*.orbax-checkpoint-tmp/*/*", "*/.manifest.
 
 
 def killed_while_saving(folder: Path, kills: int) -> list[int]:
-    """Kill a process that saves without end, at `kills` moments; the newest step after each kill, which is exact."""
-    mesh, rnd, newest, writing = make_mesh(jax.devices()[:2], fsdp=2), random.Random(0), [0], folder / "checkpoints"
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_on(mesh, 1, LARGE))
+    """Kill a process that saves without end, at `kills` moments; the newest step after each kill, which is
+    exact.
+    """
+    mesh, rnd, newest, writing = (
+        make_mesh(jax.devices()[:2], fsdp=2),
+        random.Random(0),
+        [0],
+        folder / "checkpoints",
+    )
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_on(mesh, 1, LARGE)
+    )
     for kill in range(kills):
-        command = [sys.executable, "-m", "tests.trainer.checkpoint_process", "saving", str(folder), str(newest[-1] + 1)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.trainer.checkpoint_process",
+            "saving",
+            str(folder),
+            str(newest[-1] + 1),
+        ]
         moment = MOMENTS[kill % len(MOMENTS)]
-        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        with subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
             for _ in range(rnd.randrange(2, 5)):
                 assert process.stdout.readline().startswith("asked for")
             until(lambda moment=moment: any(writing.glob(moment)), "a save that has begun")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.examples import ONE_DEVICE, under
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, like, saved, state_on
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.checkpoints.retention import Best, Kept, superseded
 
 MESH = ONE_DEVICE
@@ -55,13 +55,21 @@ def test_the_best_by_a_metric_stays_on_the_disk_over_several_lives(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: float("nan"), 5: 1.5}
     settings = {"keep": 1, "best": Best(metric="eval/web/loss", better="lower"), "mesh": under(MESH)}
     for steps in ((1, 2, 3), (4, 5)):
-        saved(tmp_path, steps, numbers=lambda step: {"eval/web/loss": losses[step], "other": 0.0}, **settings).close()
+        saved(
+            tmp_path, steps, numbers=lambda step: {"eval/web/loss": losses[step], "other": 0.0}, **settings
+        ).close()
     assert left(tmp_path) == [2, 5]
 
 
 def test_the_newer_of_the_local_and_the_durable_copy_is_resumed_from_and_the_end_is_durable(tmp_path):
     mesh, events = under(MESH), Events()
-    settings = {"every_steps": 4, "local": str(tmp_path / "fast"), "local_every_steps": 1, "mesh": mesh, "event": events}
+    settings = {
+        "every_steps": 4,
+        "local": str(tmp_path / "fast"),
+        "local_every_steps": 1,
+        "mesh": mesh,
+        "event": events,
+    }
     checkpointer = saved(tmp_path / "run", (), **settings)
     with jax.set_mesh(mesh):
         for step in (3, 4, 5, 6):
@@ -69,7 +77,9 @@ def test_the_newer_of_the_local_and_the_durable_copy_is_resumed_from_and_the_end
         assert [step for step in range(9) if checkpointer.due(step)] == list(range(9))
     checkpointer._finish_running()  # as when it is killed now: nothing asks for the end
     local = next((tmp_path / "fast").iterdir())
-    assert left(tmp_path / "run") == [4] and [path.name for path in local.iterdir() if path.name.isdigit()] == ["6"]
+    assert left(tmp_path / "run") == [4] and [
+        path.name for path in local.iterdir() if path.name.isdigit()
+    ] == ["6"]
     again = saved(tmp_path / "run", (), **settings)
     with jax.set_mesh(mesh):
         step, state = again.newest(like(mesh))
@@ -84,14 +94,21 @@ def test_the_newer_of_the_local_and_the_durable_copy_is_resumed_from_and_the_end
 
 
 def test_local_copies_of_a_run_that_is_deleted_are_no_part_of_the_next_one_at_its_place(tmp_path):
-    settings = {"every_steps": 9, "local": str(tmp_path / "fast"), "local_every_steps": 1, "mesh": under(MESH)}
+    settings = {
+        "every_steps": 9,
+        "local": str(tmp_path / "fast"),
+        "local_every_steps": 1,
+        "mesh": under(MESH),
+    }
     saved(tmp_path / "run", (3,), **settings)._finish_running()
     shutil.rmtree(tmp_path / "run")
     assert saved(tmp_path / "run", (), **settings).latest() is None
 
 
 def test_half_of_the_local_settings_is_refused():
-    with pytest.raises(ValidationError, match="local=/dev/shm and local_every_steps=None belong together; set both or none"):
+    with pytest.raises(
+        ValidationError, match="local=/dev/shm and local_every_steps=None belong together; set both or none"
+    ):
         Checkpoints(every_steps=1, local="/dev/shm")
 
 
@@ -114,5 +131,9 @@ def test_a_save_in_parts_is_the_same_and_its_memory_is_said(tmp_path):
     with jax.set_mesh(mesh):
         assert_same_bits(checkpointer.restore(3, like(mesh)), state_on(mesh, 3))
     ((step, what),) = events.of("saved")
-    assert step == 3 and what["peak_host_bytes"] >= 0 and min(what[name] for name in ("save_s", "stall_s", "hash_s")) > 0
+    assert (
+        step == 3
+        and what["peak_host_bytes"] >= 0
+        and min(what[name] for name in ("save_s", "stall_s", "hash_s")) > 0
+    )
     checkpointer.close()

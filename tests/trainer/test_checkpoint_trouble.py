@@ -1,4 +1,6 @@
-"""Laws of trouble with the disk: training goes on, the failure is said and counted, and the checkpoint comes as soon as it can."""
+"""Laws of trouble with the disk: training goes on, the failure is said and counted, and the checkpoint
+comes as soon as it can.
+"""
 
 import json
 import multiprocessing
@@ -20,8 +22,8 @@ from data_pipeline.files import OutputError
 from tests.examples import ONE_DEVICE, under
 from tests.launch.command import environment, until
 from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, like, state_on
-from trainer import checkpoint
-from trainer.checkpoint import Checkpointer, Checkpoints
+from trainer.checkpoints import checkpointer as checkpoint
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.stored import arrays_of
 
 disk_usage = shutil.disk_usage
@@ -54,23 +56,34 @@ def save(checkpointer: Checkpointer, step: int) -> None:
     checkpointer.save(state_on(under(ONE_DEVICE), step), {**POSITION, "rows": 8 * step}, RUN)
 
 
-def poll_until(checkpointer: Checkpointer, step: int, condition: Callable[[], bool], what: str) -> dict[str, float]:
+def poll_until(
+    checkpointer: Checkpointer, step: int, condition: Callable[[], bool], what: str
+) -> dict[str, float]:
     """Polls as a loop does; the numbers of all polls."""
     numbers: dict[str, float] = {}
     until(lambda: numbers.update(checkpointer.poll(step)) or condition(), what)
     return numbers
 
 
-@pytest.mark.parametrize("trouble, why", [(a_file_in_the_way, "a file has that name"), (no_permission, "permission denied")])
+@pytest.mark.parametrize(
+    "trouble, why", [(a_file_in_the_way, "a file has that name"), (no_permission, "permission denied")]
+)
 def test_a_save_that_fails_is_said_at_a_next_step_and_succeeds_when_it_can(trouble, why, tmp_path):
     events, mesh = Events(), under(ONE_DEVICE)
     checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=100), event=events)
     with jax.set_mesh(mesh):
         save(checkpointer, 100)
-        assert poll_until(checkpointer, 101, lambda: bool(events.of("saved")), "the first save")["checkpoint/failed"] == 0.0
+        assert (
+            poll_until(checkpointer, 101, lambda: bool(events.of("saved")), "the first save")[
+                "checkpoint/failed"
+            ]
+            == 0.0
+        )
         with trouble(checkpointer.folder):
             save(checkpointer, 200)
-            assert poll_until(checkpointer, 201, lambda: bool(events.of("save_failed")), "the failure") == {"checkpoint/failed": 1.0}
+            assert poll_until(checkpointer, 201, lambda: bool(events.of("save_failed")), "the failure") == {
+                "checkpoint/failed": 1.0
+            }
             assert not checkpointer.due(201), "not again at once"
             poll_until(checkpointer, 202, lambda: checkpointer.due(202), "the next try")
             save(checkpointer, 202)
@@ -79,7 +92,9 @@ def test_a_save_that_fails_is_said_at_a_next_step_and_succeeds_when_it_can(troub
         save(checkpointer, 204)
         numbers = poll_until(checkpointer, 205, lambda: len(events.of("saved")) == 2, "the save")
         found = [(step, what["why"], what["failed"]) for step, what in events.of("save_failed")]
-        assert found == [(200, why, 1), (202, why, 2)] and [what["retry_s"] for _, what in events.of("save_failed")] == [1.0, 2.0]
+        assert found == [(200, why, 1), (202, why, 2)] and [
+            what["retry_s"] for _, what in events.of("save_failed")
+        ] == [1.0, 2.0]
         assert numbers["checkpoint/failed"] == 2.0 and not checkpointer.due(205)
         assert checkpointer.latest() == 204 and sorted(os.listdir(checkpointer.folder)) == ["100", "204"]
         assert_same_bits(checkpointer.restore(204, like(mesh)), state_on(mesh, 204))
@@ -94,7 +109,8 @@ def test_at_the_end_a_save_is_tried_again_and_then_the_error_is_one_sentence(tmp
         with a_file_in_the_way(checkpointer.folder):
             save(checkpointer, 1)
             with pytest.raises(
-                OutputError, match=r"^cannot save a checkpoint in \S+/checkpoints: a file has that name; free space or \S.*"
+                OutputError,
+                match=r"^cannot save a checkpoint in \S+/checkpoints: a file has that name; free space or \S.*",
             ):
                 checkpointer.wait()
             assert [step for step, _ in events.of("save_failed")] == [1, 1, 1]
@@ -113,7 +129,9 @@ def _fill_the_disk(folder: Path) -> tuple[list[int], list[str], int | None]:
         save_large(1)
         checkpointer.wait()
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, unlimited[1]))  # a write beyond it fails, as on a full disk
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (200_000, unlimited[1])
+        )  # a write beyond it fails, as on a full disk
         save_large(2)
         poll_until(checkpointer, 3, lambda: bool(events.of("save_failed")), "the failure")
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
@@ -133,11 +151,15 @@ def test_a_save_that_is_due_while_a_slow_one_is_written_comes_later_with_a_newer
     events, mesh = Events(), under(ONE_DEVICE)
     checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=1000, keep=200), event=events)
     with jax.set_mesh(mesh):
-        postponed = next(step for step in range(1, 200) if save(checkpointer, step) or events.of("save_postponed"))
+        postponed = next(
+            step for step in range(1, 200) if save(checkpointer, step) or events.of("save_postponed")
+        )
         poll_until(checkpointer, postponed, lambda: checkpointer.due(postponed + 1), "the one that is owed")
         save(checkpointer, postponed + 1)
         checkpointer.close()
-        assert checkpointer.latest() == postponed + 1 and postponed not in map(int, (p.name for p in checkpointer.folder.iterdir()))
+        assert checkpointer.latest() == postponed + 1 and postponed not in map(
+            int, (p.name for p in checkpointer.folder.iterdir())
+        )
         assert not events.of("save_failed")
 
 
@@ -145,7 +167,9 @@ def test_the_room_on_the_disk_is_looked_at_before_a_save(tmp_path, monkeypatch):
     events, mesh = Events(), under(ONE_DEVICE)
     size = sum(x.nbytes for x in jax.tree.leaves(arrays_of(state_on(mesh, 1))))
     free = [3 * size]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: type(disk_usage(path))(2**40, 2**40 - free[0], free[0]))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: type(disk_usage(path))(2**40, 2**40 - free[0], free[0])
+    )
     checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=1), event=events)
     with jax.set_mesh(mesh):
         save(checkpointer, 1)
@@ -154,7 +178,9 @@ def test_the_room_on_the_disk_is_looked_at_before_a_save(tmp_path, monkeypatch):
         free[0] = 2 * size - 1
         save(checkpointer, 2)
         checkpointer.wait()
-        assert [(step, what["checkpoint_bytes"]) for step, what in events.of("low_space")] == [(2, size)] and checkpointer.latest() == 2
+        assert [(step, what["checkpoint_bytes"]) for step, what in events.of("low_space")] == [
+            (2, size)
+        ] and checkpointer.latest() == 2
         free[0] = size - 1
         save(checkpointer, 3)
         poll_until(checkpointer, 3, lambda: bool(events.of("save_failed")), "the failure")

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.api import Model, ModelOutputs
-from tests.examples import ONE_DEVICE, batch_on, built, params_on, preference_batch, quick_jit, random_documents, random_pairs, under
+from tests.examples import (
+    ONE_DEVICE,
+    batch_on,
+    built,
+    params_on,
+    preference_batch,
+    quick_jit,
+    random_documents,
+    random_pairs,
+    under,
+)
 from trainer.objectives.dpo import DPO
 
 BATCH = random_pairs(B=4, L=24, P=3)
@@ -21,7 +31,9 @@ def reference_of(params, batch):
 @quick_jit
 def loss_and_gradient(params, batch):
     def total(params):
-        loss = DPO(beta=0.1).loss({"policy": (built(), params)}, batch, DPO(beta=0.1).denominators(batch), jax.random.key(0))
+        loss = DPO(beta=0.1).loss(
+            {"policy": (built(), params)}, batch, DPO(beta=0.1).denominators(batch), jax.random.key(0)
+        )
         return loss.total, loss
 
     return jax.value_and_grad(total, has_aux=True)(params)
@@ -29,15 +41,21 @@ def loss_and_gradient(params, batch):
 
 def of(batch):
     with jax.set_mesh(under(ONE_DEVICE)):
-        (_, loss), gradient = loss_and_gradient(params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch))
+        (_, loss), gradient = loss_and_gradient(
+            params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch)
+        )
     return loss, gradient
 
 
 def referenced(batch):
     """The batch with the policy itself as its reference."""
     with jax.set_mesh(under(ONE_DEVICE)):
-        chosen_BP, rejected_BP = reference_of(params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch))
-    return batch._replace(reference_chosen_BP=np.array(chosen_BP), reference_rejected_BP=np.array(rejected_BP))
+        chosen_BP, rejected_BP = reference_of(
+            params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch)
+        )
+    return batch._replace(
+        reference_chosen_BP=np.array(chosen_BP), reference_rejected_BP=np.array(rejected_BP)
+    )
 
 
 def means(loss):
@@ -45,13 +63,17 @@ def means(loss):
 
 
 def answering(logp_BL) -> Model:
-    """A model whose log-probability of token 0 is given: hidden states [log(p / (1 - p)), 0] read out by the identity."""
+    """A model whose log-probability of token 0 is given: hidden states [log(p / (1 - p)), 0] read out by
+    the identity.
+    """
 
     def apply(params, inputs):
         p_BL = jnp.exp(jnp.array(logp_BL, jnp.float32))
         return ModelOutputs(jnp.stack([jnp.log(p_BL) - jnp.log1p(-p_BL), jnp.zeros_like(p_BL)], -1))
 
-    return Model(init=None, apply=apply, unembed=lambda params: jnp.eye(2), decode=None, empty_cache=None, vocab_size=2)
+    return Model(
+        init=None, apply=apply, unembed=lambda params: jnp.eye(2), decode=None, empty_cache=None, vocab_size=2
+    )
 
 
 def test_the_loss_of_given_log_probabilities_is_the_closed_form():
@@ -63,8 +85,18 @@ def test_the_loss_of_given_log_probabilities_is_the_closed_form():
         loss = dpo.loss({"policy": (policy, {})}, batch, dpo.denominators(batch), jax.random.key(0))
     found = means(loss)
     assert abs(float(loss.total) - 0.598139) < 1e-6  # -log sigmoid(0.2), as TRL gives it
-    expected = {"dpo_loss": 0.598139, "rewards/chosen": 0.1, "rewards/rejected": -0.1, "rewards/margins": 0.2, "rewards/accuracies": 1}
-    expected |= {"logps/chosen": -10.0, "logps/rejected": -14.0, "ranking_accuracy": 0}  # a token: -5 against -3.5
+    expected = {
+        "dpo_loss": 0.598139,
+        "rewards/chosen": 0.1,
+        "rewards/rejected": -0.1,
+        "rewards/margins": 0.2,
+        "rewards/accuracies": 1,
+    }
+    expected |= {
+        "logps/chosen": -10.0,
+        "logps/rejected": -14.0,
+        "ranking_accuracy": 0,
+    }  # a token: -5 against -3.5
     assert found.keys() == expected.keys()
     assert all(abs(found[name] - expected[name]) < 1e-5 for name in expected), found
 
@@ -88,7 +120,9 @@ def test_the_first_gradient_raises_the_chosen_answers_and_lowers_the_rejected_on
 def test_exchanging_chosen_and_rejected_exchanges_rewards_and_negates_margins():
     segments_BL = BATCH.segments_BL
     exchanged = BATCH._replace(
-        segments_BL=np.where(segments_BL > 0, segments_BL + np.where(segments_BL % 2, 1, -1), 0).astype(np.int32),
+        segments_BL=np.where(segments_BL > 0, segments_BL + np.where(segments_BL % 2, 1, -1), 0).astype(
+            np.int32
+        ),
         reference_chosen_BP=BATCH.reference_rejected_BP,
         reference_rejected_BP=BATCH.reference_chosen_BP,
     )
@@ -139,13 +173,19 @@ def test_log_probabilities_of_packed_pairs_are_those_of_the_pairs_alone():
 
 
 def test_log_probabilities_are_added_and_not_multiplied_as_matrices():
-    """An accelerator rounds the float32 factors of a product (bfloat16 on TPUs), which a sum of hundreds of nats would show."""
+    """An accelerator rounds the float32 factors of a product (bfloat16 on TPUs), which a sum of hundreds of
+    nats would show.
+    """
     with jax.set_mesh(under(ONE_DEVICE)):
         batch = batch_on(under(ONE_DEVICE), preference_batch([[([0, 0], [0, 0, 0], 1)]], L=3, P=1))
-        jaxpr = jax.make_jaxpr(lambda batch: DPO(beta=0.1).reference({"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch))(batch)
+        jaxpr = jax.make_jaxpr(
+            lambda batch: DPO(beta=0.1).reference({"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch)
+        )(batch)
     assert str(jaxpr).count("= dot_general[") == 1  # the logits
 
 
 def test_prompt_tokens_are_no_part_of_an_answer():
     with_prompt = referenced(BATCH._replace(weight_BL=(BATCH.segments_BL > 0).astype(np.float32)))
-    assert (with_prompt.reference_chosen_BP < referenced(BATCH).reference_chosen_BP)[BATCH.pair_weight_BP > 0].all()
+    assert (with_prompt.reference_chosen_BP < referenced(BATCH).reference_chosen_BP)[
+        BATCH.pair_weight_BP > 0
+    ].all()

@@ -13,19 +13,28 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from data_pipeline.tasks.asked import asked_in_chat, asked_in_text
 from data_pipeline.tasks.questions import Questions
-from data_pipeline.tokenizer import SentencePiece, Tokenizer
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.decode import generate, text_ids
 from inference.sample import Greedy
 from model.api import ModelInputs, finish_logits
 from model.architectures.llama import Llama
 from tests.examples import MESHES, ONE_DEVICE, built, params_on, random_documents, under, write_documents
 from trainer.evals.held_out import HeldOut
+from trainer.evals.subject import Findings, Subject
 from trainer.evals.tasks import TaskEval
 from trainer.objectives.next_token import NextToken
-from trainer.subject import Findings, Subject
 
 VOCAB, CONTEXT = 384, 96
-SIZES = Llama(vocab_size=VOCAB, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=CONTEXT)
+SIZES = Llama(
+    vocab_size=VOCAB,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=6,
+    feed_forward_width=24,
+    context=CONTEXT,
+)
 WHERE = pytest.mark.parametrize("mesh", [ONE_DEVICE, MESHES[1]], ids=str)
 N_ASKED, SHOTS, MAX_TOKENS = 6, 1, 7
 
@@ -62,14 +71,23 @@ def held_out(*names: str, **fields) -> HeldOut:
 def test_macro_is_the_mean_over_sets_and_micro_the_mean_over_their_targets(mesh, job):
     numbers = measured(held_out("web", "code"), job, mesh).numbers
     rows = held_out("web", "code").data.sources(job)
-    n = {name: sum(float(source[i]["weight_L"].sum()) for i in range(len(source))) for name, source in rows.items()}
+    n = {
+        name: sum(float(source[i]["weight_L"].sum()) for i in range(len(source)))
+        for name, source in rows.items()
+    }
     for metric in ("loss", "accuracy"):
         web, code = numbers[f"web/{metric}"], numbers[f"code/{metric}"]
         assert numbers[f"macro/{metric}"] == pytest.approx((web + code) / 2, rel=1e-6)
-        assert numbers[f"micro/{metric}"] == pytest.approx((web * n["web"] + code * n["code"]) / sum(n.values()), rel=1e-6)
+        assert numbers[f"micro/{metric}"] == pytest.approx(
+            (web * n["web"] + code * n["code"]) / sum(n.values()), rel=1e-6
+        )
     assert abs(numbers["macro/loss"] - numbers["micro/loss"]) > 1e-4
-    n_bytes = {name: n[name] * numbers[f"{name}/loss"] / np.log(2) / numbers[f"{name}/bits_per_byte"] for name in n}
-    assert numbers["macro/bits_per_byte"] == pytest.approx((numbers["web/bits_per_byte"] + numbers["code/bits_per_byte"]) / 2)
+    n_bytes = {
+        name: n[name] * numbers[f"{name}/loss"] / np.log(2) / numbers[f"{name}/bits_per_byte"] for name in n
+    }
+    assert numbers["macro/bits_per_byte"] == pytest.approx(
+        (numbers["web/bits_per_byte"] + numbers["code/bits_per_byte"]) / 2
+    )
     bits = numbers["micro/loss"] * sum(n.values()) / np.log(2)
     assert numbers["micro/bits_per_byte"] == pytest.approx(bits / sum(n_bytes.values()), rel=1e-5)
 
@@ -77,14 +95,18 @@ def test_macro_is_the_mean_over_sets_and_micro_the_mean_over_their_targets(mesh,
 def test_one_set_has_no_averages_and_a_name_stands_before_every_set(job):
     alone = measured(held_out("web"), job, ONE_DEVICE).numbers
     named = measured(held_out("web", "code", name="easy"), job, ONE_DEVICE).numbers
-    assert {name.split("/")[0] for name in alone} == {"web"} and {name.split("/")[0] for name in named} == {"easy"}
+    assert {name.split("/")[0] for name in alone} == {"web"} and {name.split("/")[0] for name in named} == {
+        "easy"
+    }
     assert {name.split("/")[1] for name in named} == {"web", "code", "macro", "micro"}
     assert named["easy/web/loss"] == alone["web/loss"]
 
 
 @pytest.fixture(scope="module")
 def task(job) -> Questions:
-    """Questions whose right answers are what the model says, in half of the cases; the first is the example."""
+    """Questions whose right answers are what the model says, in half of the cases; the first is the
+    example.
+    """
     rows = [{"q": f"What stands in line {i}?", "a": "nothing"} for i in range(SHOTS + N_ASKED)]
     path = job / "task.json"
     path.write_text(json.dumps(rows))
@@ -102,19 +124,31 @@ def written(job: Path, shots: list, items: list, *, chat: bool) -> list[str]:
         subject, params = subject_of(job, under(ONE_DEVICE)), params_on(under(ONE_DEVICE), SIZES)
         t, encode = subject.tokenizer, asked_in_chat if chat else asked_in_text
         stop_ids = (t.eos, t.end_of_turn)
-        limits = {"context": CONTEXT, "max_tokens": MAX_TOKENS, "stop_ids": stop_ids, "allowed_V": text_ids(t, stop_ids)}
+        limits = {
+            "context": CONTEXT,
+            "max_tokens": MAX_TOKENS,
+            "stop_ids": stop_ids,
+            "allowed_V": text_ids(t, stop_ids),
+        }
         prompts = [encode(item, shots, t).prompt for item in items]
-        answers = [generate(subject.model, params, [p], sampler=Greedy(), key=jax.random.key(0), **limits)[0] for p in prompts]
+        answers = [
+            generate(subject.model, params, [p], sampler=Greedy(), key=jax.random.key(0), **limits)[0]
+            for p in prompts
+        ]
         return [t.decode(answer) for answer in answers]
 
 
 @WHERE
-def test_accuracy_is_the_share_of_answers_that_are_right_and_answer_loss_that_of_the_right_ones(mesh, job, task):
+def test_accuracy_is_the_share_of_answers_that_are_right_and_answer_loss_that_of_the_right_ones(
+    mesh, job, task
+):
     asking = TaskEval(tasks=(task,), questions=50, shots=SHOTS, max_tokens=MAX_TOKENS, chat=False)
     findings = measured(asking, job, mesh)
     assert findings.numbers["lines/accuracy"] == 0.5 and findings.numbers["lines/questions"] == N_ASKED
     assert findings.numbers["lines/answer_loss"] == pytest.approx(expected_loss(job, task), rel=1e-5)
-    assert findings.texts == [{"prompt": task.items()[SHOTS].prompt, "text": task.items()[SHOTS].answer.strip()}]
+    assert findings.texts == [
+        {"prompt": task.items()[SHOTS].prompt, "text": task.items()[SHOTS].answer.strip()}
+    ]
 
 
 def expected_loss(job: Path, task: Questions) -> float:
@@ -122,14 +156,20 @@ def expected_loss(job: Path, task: Questions) -> float:
     total = n = 0.0
     with jax.set_mesh(under(ONE_DEVICE)):
         model, params = built(SIZES), params_on(under(ONE_DEVICE), SIZES)
-        apply = jax.jit(lambda tokens_BL: model.apply(params, ModelInputs(tokens_BL, at_BL, jnp.ones_like(tokens_BL))).hidden_BLD)
+        apply = jax.jit(
+            lambda tokens_BL: (
+                model.apply(params, ModelInputs(tokens_BL, at_BL, jnp.ones_like(tokens_BL))).hidden_BLD
+            )
+        )
         at_BL = jnp.arange(CONTEXT)[None]
         shot, *items = task.items()
         for item in items:
             asked = asked_in_text(item, [shot], Tokenizer(job / "data/tokenizer.model"))
             tokens = [*asked.prompt, *asked.gold]
             padded_BL = jnp.array([tokens + [0] * (CONTEXT - len(tokens))], jnp.int32)
-            logits_LV = finish_logits(apply(padded_BL)[0] @ model.unembed(params), vocab_size=VOCAB, soft_cap=None)
+            logits_LV = finish_logits(
+                apply(padded_BL)[0] @ model.unembed(params), vocab_size=VOCAB, soft_cap=None
+            )
             logp_LV = jax.nn.log_softmax(logits_LV.astype(jnp.float32))
             first = len(asked.prompt) - 1
             total -= float(sum(logp_LV[first + i, token] for i, token in enumerate(asked.gold)))
@@ -143,9 +183,13 @@ def test_a_user_asks_and_the_examples_are_turns(job, task):
     rows[2]["a"] = written(job, [shot], items, chat=True)[1]
     (job / "chat.json").write_text(json.dumps(rows))
     asked = task.model_copy(update={"path": str(job / "chat.json")})
-    numbers = measured(TaskEval(tasks=(asked,), questions=2, shots=1, max_tokens=MAX_TOKENS, chat=True), job, ONE_DEVICE).numbers
+    numbers = measured(
+        TaskEval(tasks=(asked,), questions=2, shots=1, max_tokens=MAX_TOKENS, chat=True), job, ONE_DEVICE
+    ).numbers
     assert numbers["lines/questions"] == 2 and numbers["lines/accuracy"] in (0.0, 0.5)
-    numbers = measured(TaskEval(tasks=(asked,), questions=6, shots=1, max_tokens=MAX_TOKENS, chat=True), job, ONE_DEVICE).numbers
+    numbers = measured(
+        TaskEval(tasks=(asked,), questions=6, shots=1, max_tokens=MAX_TOKENS, chat=True), job, ONE_DEVICE
+    ).numbers
     assert numbers["lines/accuracy"] == pytest.approx(1 / 6)
 
 
@@ -155,7 +199,10 @@ def test_what_does_not_fit_is_not_asked_and_when_nothing_fits_it_is_said_so(job,
     task = Questions(name="long", path=str(tmp_path / "task.json"), question=("q",), answer="a")
     asking = TaskEval(tasks=(task,), questions=3, shots=0, max_tokens=4, chat=False)
     assert measured(asking, job, ONE_DEVICE).numbers["long/questions"] == 2
-    with pytest.raises(ValueError, match=r"no question of long fits with 0 examples and max_tokens=95 into architecture.context=96; lower"):
+    with pytest.raises(
+        ValueError,
+        match=r"no question of long fits with 0 examples and max_tokens=95 into architecture.context=96; lower",
+    ):
         measured(asking.model_copy(update={"max_tokens": 95}), job, ONE_DEVICE)
 
 
@@ -172,9 +219,17 @@ class Asked:
 def test_evaluations_that_would_share_a_name_are_told():
     task = Questions(name="sums", path="nowhere", question=("q",), answer="a")
     asking = TaskEval(tasks=(task,), questions=3, shots=0, max_tokens=4, chat=False)
-    assert asking.problems(Asked(asking)) == [] == held_out("web").problems(Asked(held_out("web"), held_out("web", name="more")))
-    assert asking.problems(Asked(asking, asking)) == ["evals: two tasks are named sums; give one of them another name"]
+    assert (
+        asking.problems(Asked(asking))
+        == []
+        == held_out("web").problems(Asked(held_out("web"), held_out("web", name="more")))
+    )
+    assert asking.problems(Asked(asking, asking)) == [
+        "evals: two tasks are named sums; give one of them another name"
+    ]
     two = Asked(held_out("web"), held_out("code"))
     assert held_out("web").problems(two) == ["evals: two HeldOut have name=''; give each a name of its own"]
     long = asking.model_copy(update={"max_tokens": CONTEXT})
-    assert long.problems(Asked(long)) == ["evals: max_tokens=96 leaves no room in architecture.context=96; lower it"]
+    assert long.problems(Asked(long)) == [
+        "evals: max_tokens=96 leaves no room in architecture.context=96; lower it"
+    ]

@@ -12,8 +12,16 @@ from typing import Any
 import pytest
 
 from tests.launch.command import until
-from trainer.goodput import CAUSES, EVENTS_FILE, PRODUCTIVE, Ledger, append_event, process_started, read_events
-from trainer.metrics import MetricsWriter, read_metrics
+from trainer.records.goodput import (
+    CAUSES,
+    EVENTS_FILE,
+    PRODUCTIVE,
+    Ledger,
+    append_event,
+    process_started,
+    read_events,
+)
+from trainer.records.metrics import MetricsWriter, read_metrics
 
 ROOT = Path(__file__).parents[2]
 BIRTH = 1_000_000.0
@@ -41,7 +49,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Life:
-    """One process's work on a phase, as the loop tells it; it ends without a word unless `close` is called."""
+    """One process's work on a phase, as the loop tells it; it ends without a word unless `close` is
+    called.
+    """
 
     def __init__(self, folder: Path, clock: Clock, first_step: int, *, start_s: float):
         self.clock, started = clock, clock.now
@@ -89,7 +99,9 @@ def test_the_seconds_of_one_life_have_their_causes(tmp_path, clock):
     life.spend("evaluate", 7)
     life.spend("checkpoint", 0.25)
     clock.sleep(0.5)
-    assert account(life) == pytest.approx({"start": 27, "restore": 5, "evaluate": 7, "checkpoint": 0.25, "other": 0.5, "steps": 8})
+    assert account(life) == pytest.approx(
+        {"start": 27, "restore": 5, "evaluate": 7, "checkpoint": 0.25, "other": 0.5, "steps": 8}
+    )
 
 
 def test_what_is_done_between_the_end_of_a_step_and_its_report_counts_once(tmp_path, clock):
@@ -137,7 +149,9 @@ def test_a_killed_life_loses_the_steps_behind_the_checkpoint_and_the_time_until_
 def test_steps_behind_the_last_account_of_a_killed_life_are_known_by_their_rows(tmp_path, clock):
     Life(tmp_path, clock, 0, start_s=10).steps(9, seconds=2, account_every=4)
     clock.sleep(30)
-    assert account(Life(tmp_path, clock, 4, start_s=6)) == pytest.approx({"start": 16, "redone": 10, "down": 30, "steps": 8})
+    assert account(Life(tmp_path, clock, 4, start_s=6)) == pytest.approx(
+        {"start": 16, "redone": 10, "down": 30, "steps": 8}
+    )
 
 
 def test_a_life_that_ends_before_its_first_row_forgets_nothing(tmp_path, clock):
@@ -172,7 +186,9 @@ def test_a_life_that_closed_its_account_was_down_only_after_that(tmp_path, clock
     clock.sleep(3)
     first.close()
     clock.sleep(20)
-    assert account(Life(tmp_path, clock, 4, start_s=1)) == pytest.approx({"start": 2, "steps": 8, "other": 3, "down": 20})
+    assert account(Life(tmp_path, clock, 4, start_s=1)) == pytest.approx(
+        {"start": 2, "steps": 8, "other": 3, "down": 20}
+    )
 
 
 def test_a_rollback_loses_steps_also_of_earlier_lives(tmp_path, clock):
@@ -193,7 +209,9 @@ def test_steps_without_an_update_do_not_count(tmp_path, clock):
 
 
 def random_life(rng: random.Random, life: Life, seconds_of: dict[int, float], checkpoint: int) -> int:
-    """Steps, saves, rollbacks and other work; `seconds_of` are those of the steps that count. The last checkpoint."""
+    """Steps, saves, rollbacks and other work; `seconds_of` are those of the steps that count. The last
+    checkpoint.
+    """
     for _ in range(rng.randrange(12)):
         seconds_of[life.number + 1] = rng.random()
         life.steps(1, seconds=seconds_of[life.number + 1])
@@ -222,7 +240,9 @@ def test_any_lives_add_up_and_only_steps_of_the_final_lineage_count(tmp_path, cl
             checkpoint = random_life(rng, life, seconds_of, checkpoint)
             clock.sleep(rng.random())
         found = account(life)
-        assert found.get("steps", 0.0) == pytest.approx(sum(seconds_of.values()), abs=4), "but for a part of the first step of each life"
+        assert found.get("steps", 0.0) == pytest.approx(sum(seconds_of.values()), abs=4), (
+            "but for a part of the first step of each life"
+        )
         assert min(found.values()) > 0
 
 
@@ -231,7 +251,10 @@ def test_a_torn_last_event_is_left_out_and_the_next_stands_on_its_own_line(tmp_p
     with (tmp_path / EVENTS_FILE).open("a") as file:
         file.write('{"time": 12, "eve')
     append_event(tmp_path, "saved", 4)
-    assert [(event["event"], event["step"]) for event in read_events(tmp_path)] == [("spike", 3), ("saved", 4)]
+    assert [(event["event"], event["step"]) for event in read_events(tmp_path)] == [
+        ("spike", 3),
+        ("saved", 4),
+    ]
     assert read_events(tmp_path)[0]["loss"] is None and read_events(tmp_path)[0]["rows"] == [8, 16]
 
 
@@ -257,8 +280,8 @@ def test_a_cause_that_is_none_is_an_error(tmp_path):
 
 PROGRAM = """if True:
     import pathlib, sys, time
-    from trainer.goodput import Ledger, process_started
-    from trainer.metrics import MetricsWriter
+    from trainer.records.goodput import Ledger, process_started
+    from trainer.records.metrics import MetricsWriter
     folder, first, last = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     ledger = Ledger(folder, first, active=True, started=process_started())
     metrics = MetricsWriter(folder, first)
@@ -308,14 +331,22 @@ def test_real_lives_with_a_kill_add_up_to_the_wall_clock(tmp_path):
 def test_the_process_began_before_now_and_after_its_parent():
     assert time.time() - 24 * 3600 < process_started() < time.time()
     child = subprocess.run(
-        [sys.executable, "-c", "from trainer.goodput import process_started; print(process_started())"], cwd=ROOT, capture_output=True
+        [
+            sys.executable,
+            "-c",
+            "from trainer.records.goodput import process_started; print(process_started())",
+        ],
+        cwd=ROOT,
+        capture_output=True,
     )
     assert process_started() < float(child.stdout) < time.time()
 
 
 def test_an_event_may_tell_of_a_folder_a_name_and_a_step(tmp_path):
     append_event(tmp_path, "save_failed", 3, folder="elsewhere", why="full")
-    assert [(event["event"], event["step"], event["folder"]) for event in read_events(tmp_path)] == [("save_failed", 3, "elsewhere")]
+    assert [(event["event"], event["step"], event["folder"]) for event in read_events(tmp_path)] == [
+        ("save_failed", 3, "elsewhere")
+    ]
 
 
 def test_a_life_that_ended_before_its_first_row_is_taken_over(tmp_path):

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from model.adapt import Full
-from tests.examples import MESHES, ONE_DEVICE, at_rest_on, batch_on, built, host_params, quick_jit, random_tokens, under
+from tests.examples import (
+    MESHES,
+    ONE_DEVICE,
+    at_rest_on,
+    batch_on,
+    built,
+    host_params,
+    quick_jit,
+    random_tokens,
+    under,
+)
 from trainer.guard import Guard, forgotten
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -27,7 +37,9 @@ def verdicts(guard: Guard, losses: list[float], norms: list[float] | None = None
     for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
         healthy, history = judge(history, jnp.float32(loss), jnp.float32(norm))
         found.append(bool(healthy))
-    assert int(history.n_healthy) == sum(found) and int(history.n_skipped + history.n_spikes) == len(found) - sum(found)
+    assert int(history.n_healthy) == sum(found) and int(history.n_skipped + history.n_spikes) == len(
+        found
+    ) - sum(found)
     return found
 
 
@@ -36,7 +48,9 @@ def verdicts(guard: Guard, losses: list[float], norms: list[float] | None = None
 def test_one_value_that_is_no_number_is_exactly_one_bad_step(bad, window):
     losses = list(np.random.default_rng(0).normal(3, 0.1, 60))
     at = 2 * window + 3
-    assert [i for i, ok in enumerate(verdicts(Guard(window=window), [*losses[:at], bad, *losses[at:]])) if not ok] == [at]
+    assert [
+        i for i, ok in enumerate(verdicts(Guard(window=window), [*losses[:at], bad, *losses[at:]])) if not ok
+    ] == [at]
     norms = [*losses[:at], bad, *losses[at:]]
     assert [i for i, ok in enumerate(verdicts(Guard(window=window), [2.0] * 61, norms)) if not ok] == [at]
 
@@ -70,7 +84,9 @@ def test_a_history_that_is_forgotten_finds_nothing_strange_but_still_counts():
 
 @cache
 def trained(poisoned: tuple[int, ...], seeds: tuple[int, ...], sizes: int | None = None) -> TrainState:
-    """Steps over the batches of `seeds`; those at the places `poisoned` have an infinite weight on one target."""
+    """Steps over the batches of `seeds`; those at the places `poisoned` have an infinite weight on one
+    target.
+    """
     mesh = under(ONE_DEVICE if sizes is None else MESHES[sizes])
     with jax.set_mesh(mesh):
         state = new_state(built(), Full(), TX, jax.random.key(0), at_rest_on(mesh, host_params()))
@@ -89,4 +105,8 @@ def test_a_poisoned_batch_leaves_everything_as_if_it_had_never_come(sizes):
     ours, theirs = ((each.trainable, each.opt_state.inner) for each in (state, expected))
     for (path, x), y in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         assert np.array(x).tobytes() == np.array(y).tobytes(), path
-    assert int(state.step) == 3 and int(state.opt_state.history.n_skipped) == 1 and int(state.opt_state.history.streak) == 0
+    assert (
+        int(state.step) == 3
+        and int(state.opt_state.history.n_skipped) == 1
+        and int(state.opt_state.history.streak) == 0
+    )

@@ -1,4 +1,6 @@
-"""What is made of the posts: silence, faults and slowness are told apart. How they travel: tests/end_to_end/test_lost_processes.py."""
+"""What is made of the posts: silence, faults and slowness are told apart. How they travel:
+tests/end_to_end/test_lost_processes.py.
+"""
 
 import pytest
 
@@ -60,9 +62,13 @@ def test_who_has_left_the_loop_may_be_silent(clock):
 def test_a_fault_is_told_in_its_own_words_with_its_own_code_and_stays_the_first(clock):
     here = Hosts()
     here._quiet = {p: Quiet() for p in range(3)}
-    view = here._view = here._judged({0: Post(), 1: Post(left=True, why="process 1 failed: no shard", code=2), 2: Post()})
+    view = here._view = here._judged(
+        {0: Post(), 1: Post(left=True, why="process 1 failed: no shard", code=2), 2: Post()}
+    )
     assert (view.lost, view.code) == ("process 1 failed: no shard", 2)
-    later = here._judged({0: Post(), 1: Post(left=True), 2: Post(left=True, why="process 2 failed: because of that", code=1)})
+    later = here._judged(
+        {0: Post(), 1: Post(left=True), 2: Post(left=True, why="process 2 failed: because of that", code=1)}
+    )
     assert (later.lost, later.code) == (view.lost, view.code)
 
 
@@ -77,9 +83,14 @@ def test_time_in_which_this_process_was_suspended_does_not_count(clock):
 
 
 def test_places_are_told_the_fewest_together_first():
-    posts = {p: Post(step=9, place="array.py:640 _value") for p in range(12)} | {3: Post(step=8, place="loader.py:5 read")}
+    posts = {p: Post(step=9, place="array.py:640 _value") for p in range(12)} | {
+        3: Post(step=8, place="loader.py:5 read")
+    }
     told = hosts._where({**posts, 11: Post(left=True)})
-    assert told == "process 3 at step 8 in loader.py:5 read, processes 0, 1, 2, 4, 5, 6, 7, 8 and 2 more at step 9 in array.py:640 _value"
+    assert (
+        told
+        == "process 3 at step 8 in loader.py:5 read, processes 0, 1, 2, 4, 5, 6, 7, 8 and 2 more at step 9 in array.py:640 _value"
+    )
 
 
 def feed(stragglers, own_s, *, steps, step_s=1.0):
@@ -100,7 +111,9 @@ def test_a_host_that_is_slow_for_some_posts_in_a_row_is_named_once():
 
 
 @pytest.mark.parametrize(
-    ("own_s", "step_s"), [((0.1, 0.14), 1.0), ((0.001, 0.009), 1.0), ((0.1,), 1.0)], ids=["little slower", "costs nothing", "alone"]
+    ("own_s", "step_s"),
+    [((0.1, 0.14), 1.0), ((0.001, 0.009), 1.0), ((0.1,), 1.0)],
+    ids=["little slower", "costs nothing", "alone"],
 )
 def test_what_holds_nobody_up_is_not_named(own_s, step_s):
     assert feed(Stragglers(), own_s, steps=range(20), step_s=step_s) == []

@@ -4,7 +4,7 @@ import pytest
 
 from data_pipeline.loader import PackedShards
 from tests.examples import SIZES
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.identity import changes, check_identity, flat, is_free, run_fingerprint
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
@@ -63,14 +63,23 @@ def test_a_free_field_may_change_and_the_difference_is_told(path, value):
 
 @pytest.mark.parametrize(("path", "value"), IDENTITY, ids=[path for path, _ in IDENTITY])
 def test_an_identity_field_may_not_change_unless_it_is_allowed_by_name(path, value):
-    with pytest.raises(ValueError, match=rf"runs/x/pretrain holds checkpoints of another run \({path}.*--allow-change pretrain\.{path}"):
-        check_identity(RUN, with_(path, value), allow_change=("data.batch_size", "see"), folder="runs/x/pretrain")
+    with pytest.raises(
+        ValueError,
+        match=rf"runs/x/pretrain holds checkpoints of another run \({path}.*--allow-change pretrain\.{path}",
+    ):
+        check_identity(
+            RUN, with_(path, value), allow_change=("data.batch_size", "see"), folder="runs/x/pretrain"
+        )
     assert check_identity(RUN, with_(path, value), allow_change=(path,), folder="runs/x/pretrain")
 
 
 def test_every_identity_field_that_differs_is_shown_with_both_values():
-    with pytest.raises(ValueError, match=r"architecture.width: 16 saved, 32 asked for; seed: 0 saved, 7 asked for") as error:
-        check_identity(RUN, {**with_("architecture.width", 32), "seed": 7, "steps": 99}, allow_change=(), folder="x")
+    with pytest.raises(
+        ValueError, match=r"architecture.width: 16 saved, 32 asked for; seed: 0 saved, 7 asked for"
+    ) as error:
+        check_identity(
+            RUN, {**with_("architecture.width", 32), "seed": 7, "steps": 99}, allow_change=(), folder="x"
+        )
     assert "steps" not in str(error.value) and "\n" not in str(error.value)
 
 
@@ -85,16 +94,25 @@ def test_a_field_that_came_or_went_is_a_difference():
 
 
 def test_flat_names_every_leaf_by_its_path():
-    assert flat({"a": {"b": 1, "c": [2, {"d": 3}]}, "e": None}) == {"a.b": 1, "a.c.0": 2, "a.c.1.d": 3, "e": None}
+    assert flat({"a": {"b": 1, "c": [2, {"d": 3}]}, "e": None}) == {
+        "a.b": 1,
+        "a.c.0": 2,
+        "a.c.1.d": 3,
+        "e": None,
+    }
 
 
-@pytest.mark.parametrize("path", ["meshes", "data.batch_size_x", "optimizers.peak_lr", "optimizer.type", "steps_x"])
+@pytest.mark.parametrize(
+    "path", ["meshes", "data.batch_size_x", "optimizers.peak_lr", "optimizer.type", "steps_x"]
+)
 def test_a_name_that_only_begins_like_a_free_field_is_not_free(path):
     assert not is_free(path)
 
 
 @pytest.mark.parametrize(("path", "value"), FREE + IDENTITY, ids=[path for path, _ in FREE + IDENTITY])
-def test_the_fingerprint_of_a_finished_phase_ignores_where_it_ran_and_how_it_was_watched_and_nothing_else(path, value):
+def test_the_fingerprint_of_a_finished_phase_ignores_where_it_ran_and_how_it_was_watched_and_nothing_else(
+    path, value
+):
     ignored = path.partition(".")[0] in ("mesh", "micro_batches", "checkpoint", "evals", "evaluate_every")
     assert (run_fingerprint(with_(path, value)) == run_fingerprint(RUN)) is ignored
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import (
+    EventAccumulator as PluginAccumulator,
+)
 from tensorboard.util import tensor_util
 
-from trainer.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from trainer.records.metrics import METRICS_FILE, MetricsWriter, read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,14 +48,18 @@ def test_both_files_hold_every_row(tmp_path):
     writer.close()
     expected = [(step, 0.5 * step) for step in range(7)]
     assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
-    assert scalars(tmp_path, "eval/web/bits_per_byte") == in_jsonl(tmp_path, "eval/web/bits_per_byte") == [(6, 1.25)]
+    assert (
+        scalars(tmp_path, "eval/web/bits_per_byte")
+        == in_jsonl(tmp_path, "eval/web/bits_per_byte")
+        == [(6, 1.25)]
+    )
     assert all(row["time"] > 1e9 for row in read_metrics(tmp_path))
 
 
 def test_a_crash_after_a_flush_loses_nothing(tmp_path):
     program = """if True:
         import os, pathlib, sys
-        from trainer.metrics import MetricsWriter
+        from trainer.records.metrics import MetricsWriter
         writer = MetricsWriter(pathlib.Path(sys.argv[1]), 0)
         for step in range(500):
             writer.write(step, {"loss/train": float(step)})
@@ -68,7 +74,7 @@ def test_a_crash_after_a_flush_loses_nothing(tmp_path):
 def test_a_full_disk_is_said_and_rows_come_again_when_there_is_room(tmp_path):
     program = """if True:
         import pathlib, resource, sys
-        from trainer.metrics import MetricsWriter
+        from trainer.records.metrics import MetricsWriter
         writer = MetricsWriter(pathlib.Path(sys.argv[1]), 0)
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         for limit, steps in ((20_000, range(1000)), (most, range(1000, 1010))):
@@ -78,9 +84,14 @@ def test_a_full_disk_is_said_and_rows_come_again_when_there_is_room(tmp_path):
                 writer.write(step, {"loss/train": float(step)})
             writer.flush()
         writer.close()"""
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and done.stderr.count("File too large); training goes on") == 2
-    for steps in ([step for step, _ in found] for found in (in_jsonl(tmp_path, "loss/train"), scalars(tmp_path, "loss/train"))):
+    for steps in (
+        [step for step, _ in found]
+        for found in (in_jsonl(tmp_path, "loss/train"), scalars(tmp_path, "loss/train"))
+    ):
         assert steps == sorted(steps) and 100 < len(steps) < 1000
         assert steps[-9:] == list(range(1001, 1010))
 
@@ -129,22 +140,37 @@ def test_a_text_is_shown_character_for_character(tmp_path):
     assert event.step == 3
     assert "\n".join(line.removeprefix("    ") for line in shown.split("\n")) == text
     (path,) = tmp_path.glob("events.out.tfevents.*")
-    plugins = [value.metadata.plugin_data.plugin_name for event in EventFileLoader(str(path)).Load() for value in event.summary.value]
+    plugins = [
+        value.metadata.plugin_data.plugin_name
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
     assert plugins == ["text"]
 
 
 def shown_histograms(folder: Path, name: str) -> list[tuple[int, list[list[float]]]]:
     """Step, and [left edge, right edge, count] of every bin, as the page reads them."""
-    read = PluginAccumulator(str(folder), size_guidance={"tensors": 0}, tensor_size_guidance={"histograms": 0}).Reload()
-    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in read.Tensors(name)]
+    read = PluginAccumulator(
+        str(folder), size_guidance={"tensors": 0}, tensor_size_guidance={"histograms": 0}
+    ).Reload()
+    return [
+        (event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in read.Tensors(name)
+    ]
 
 
 def test_a_histogram_is_shown_from_its_first_filled_bin_to_its_last_and_one_of_nothing_is_not(tmp_path):
     writer = MetricsWriter(tmp_path, 0)
-    writer.histogram(4, "histograms/gradient/embed", np.array([-8.0, -2.0, -1.0, 1.0, 2.0, 8.0]), np.array([0.0, 3.0, 0.0, 5.0, 0.0]))
+    writer.histogram(
+        4,
+        "histograms/gradient/embed",
+        np.array([-8.0, -2.0, -1.0, 1.0, 2.0, 8.0]),
+        np.array([0.0, 3.0, 0.0, 5.0, 0.0]),
+    )
     writer.histogram(8, "histograms/gradient/embed", np.array([-1.0, 0.0, 1.0]), np.zeros(2))
     writer.close()
-    assert shown_histograms(tmp_path, "histograms/gradient/embed") == [(4, [[-2, -1, 3], [-1, 1, 0], [1, 2, 5]])]
+    assert shown_histograms(tmp_path, "histograms/gradient/embed") == [
+        (4, [[-2, -1, 3], [-1, 1, 0], [1, 2, 5]])
+    ]
     assert read_metrics(tmp_path) == []
 
 

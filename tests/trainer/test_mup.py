@@ -11,7 +11,7 @@ from model.architectures.gpt2 import GPT2
 from model.execution import Precision
 from model.sharding import letters_of
 from tests.examples import ONE_DEVICE, SIZES, built, host_params, params_on, quick_jit, under
-from trainer.mup import scale_by_width, scaled_at_birth
+from trainer.optimizers.common.mup import scale_by_width, scaled_at_birth
 
 BASE = 4  # a quarter of the width of SIZES
 HIDDEN = {"wq_NDHA", "wk_NDKA", "wv_NDKA", "wo_NHAD", "w_gate_NDF", "w_up_NDF", "w_down_NFD"}
@@ -40,11 +40,24 @@ def test_biases_and_learned_positions_keep_their_updates():
 
 
 def test_experts_and_latents_are_hidden_matrices():
-    params = {"norm": {"scale_D": 0}, "latent": {"scale_D2": 0}, "w_down_NEFD": 0, "wk_ND2HA": 0, "router_NDE": 0, "router_bias_NE": 0}
+    params = {
+        "norm": {"scale_D": 0},
+        "latent": {"scale_D2": 0},
+        "w_down_NEFD": 0,
+        "wk_ND2HA": 0,
+        "router_NDE": 0,
+        "router_bias_NE": 0,
+    }
     sizes = {"N": 2, "E": 3, "F": 6, "D": 16, "H": 2, "A": 4}
-    params = jax.tree.map_with_path(lambda path, _: np.ones([sizes[x] for x in letters_of(path[-1].key)], np.float32), params)
+    params = jax.tree.map_with_path(
+        lambda path, _: np.ones([sizes[x] for x in letters_of(path[-1].key)], np.float32), params
+    )
     params["latent"]["scale_D2"] = np.ones(5, np.float32)
-    assert {name for name, factor in factors(params, 8).items() if factor == 0.5} == {"w_down_NEFD", "wk_ND2HA", "router_NDE"}
+    assert {name for name, factor in factors(params, 8).items() if factor == 0.5} == {
+        "w_down_NEFD",
+        "wk_ND2HA",
+        "router_NDE",
+    }
 
 
 def test_at_the_base_width_nothing_changes():
@@ -55,7 +68,9 @@ def test_at_the_base_width_nothing_changes():
 
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_standard_deviations_at_birth_go_with_the_width_as_they_must(width):
-    sizes = SIZES.model_copy(update={"width": width, "heads": width // 4, "kv_heads": width // 8, "feed_forward_width": 2 * width})
+    sizes = SIZES.model_copy(
+        update={"width": width, "heads": width // 4, "kv_heads": width // 8, "feed_forward_width": 2 * width}
+    )
     with jax.set_mesh(under(ONE_DEVICE)):
         params = quick_jit(lambda key: scaled_at_birth(built(sizes).init(key), 16))(jax.random.key(0))
     found = {path[-1].key: float(np.std(x)) for path, x in jax.tree.leaves_with_path(params)}

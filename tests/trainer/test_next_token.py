@@ -15,7 +15,9 @@ BATCH = random_tokens(B=4, L=9)
 @quick_jit
 def loss_and_gradient(params, batch):
     def total(params):
-        loss = NextToken().loss({"policy": (built(), params)}, batch, NextToken().denominators(batch), jax.random.key(0))
+        loss = NextToken().loss(
+            {"policy": (built(), params)}, batch, NextToken().denominators(batch), jax.random.key(0)
+        )
         return loss.total, loss
 
     return jax.value_and_grad(total, has_aux=True)(params)
@@ -23,7 +25,9 @@ def loss_and_gradient(params, batch):
 
 def of(batch):
     with jax.set_mesh(under(ONE_DEVICE)):
-        (_, loss), gradient = loss_and_gradient(params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch))
+        (_, loss), gradient = loss_and_gradient(
+            params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch)
+        )
     return loss, gradient
 
 
@@ -39,7 +43,9 @@ def nll_and_correct() -> tuple[np.ndarray, np.ndarray]:
         logits_BLV = np.array(plain_logits(params_on(under(ONE_DEVICE)), *inputs), np.float64)
     shifted_BLV = logits_BLV - logits_BLV.max(-1, keepdims=True)
     logp_BLV = shifted_BLV - np.log(np.exp(shifted_BLV).sum(-1, keepdims=True))
-    return -np.take_along_axis(logp_BLV, BATCH.targets_BL[..., None], -1)[..., 0], logits_BLV.argmax(-1) == BATCH.targets_BL
+    return -np.take_along_axis(logp_BLV, BATCH.targets_BL[..., None], -1)[..., 0], logits_BLV.argmax(
+        -1
+    ) == BATCH.targets_BL
 
 
 def test_the_loss_is_the_mean_over_all_targets_and_not_a_mean_of_row_means():
@@ -58,10 +64,14 @@ def test_what_stands_at_weight_0_never_matters():
     off_BL = BATCH.weight_BL == 0
     padding_BL = BATCH.segments_BL == 0
     assert off_BL.sum() > padding_BL.sum() > 0
-    changed = BATCH._replace(targets_BL=np.where(off_BL, 7, BATCH.targets_BL), tokens_BL=np.where(padding_BL, 9, BATCH.tokens_BL))
+    changed = BATCH._replace(
+        targets_BL=np.where(off_BL, 7, BATCH.targets_BL), tokens_BL=np.where(padding_BL, 9, BATCH.tokens_BL)
+    )
     (loss, gradient), (other, other_gradient) = of(BATCH), of(changed)
     assert loss.total == other.total
-    for (path, g), h in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves(other_gradient), strict=True):
+    for (path, g), h in zip(
+        jax.tree.leaves_with_path(gradient), jax.tree.leaves(other_gradient), strict=True
+    ):
         np.testing.assert_allclose(g, h, rtol=1e-5, atol=1e-7, err_msg=str(path))
 
 

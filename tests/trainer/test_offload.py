@@ -11,7 +11,7 @@ import pytest
 from model.adapt import Full
 from model.execution import DEFAULT, KEPT, Execution, Precision, Remat
 from tests.examples import SIZES, batch_on, quick_jit, random_tokens, under
-from trainer.load import placed
+from trainer.checkpoints.load import placed
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest, placed_at_rest
 from trainer.optimizers.adamw import AdamW
@@ -24,14 +24,18 @@ MESH = {"fsdp": 4, "tensor": 2}
 
 
 @cache
-def after(n_steps: int, offload: tuple[str, ...], remat: Remat = DEFAULT.remat) -> tuple[TrainState, dict[str, Any]]:
+def after(
+    n_steps: int, offload: tuple[str, ...], remat: Remat = DEFAULT.remat
+) -> tuple[TrainState, dict[str, Any]]:
     """The state and metrics of the last of some steps."""
     model = SIZES.build(Precision(compute="float32"), Execution(remat=remat))
     mesh = under(MESH)
     with jax.set_mesh(mesh):
         born = partial(new_state, model, Full(), TX)
         state = quick_jit(lambda key: at_rest(born(key), offload))(jax.random.key(0))
-        step = quick_jit(make_step(model, NextToken(), Full(), TX, micro_batches=2, offload=offload), donate_argnums=0)
+        step = quick_jit(
+            make_step(model, NextToken(), Full(), TX, micro_batches=2, offload=offload), donate_argnums=0
+        )
         for seed in range(n_steps):
             state, metrics = step(state, batch_on(mesh, random_tokens(B=16, L=8, seed=seed)))
     return state, metrics
@@ -44,11 +48,21 @@ def kinds(tree: Any) -> set[str]:
 @pytest.mark.parametrize("offload", [("optimizer",), ("params",), ("optimizer", "params")], ids="+".join)
 def test_offloading_changes_where_the_state_rests_and_no_number(offload):
     (state, metrics), (expected, expected_metrics) = after(2, offload), after(2, ())
-    assert kinds(state.opt_state.inner) == ({"pinned_host"} if "optimizer" in offload else kinds(expected.opt_state.inner))
-    assert kinds(state.opt_state.history) == kinds(expected.opt_state.history), "the guard decides on the device"
+    assert kinds(state.opt_state.inner) == (
+        {"pinned_host"} if "optimizer" in offload else kinds(expected.opt_state.inner)
+    )
+    assert kinds(state.opt_state.history) == kinds(expected.opt_state.history), (
+        "the guard decides on the device"
+    )
     assert kinds(state.trainable) == ({"pinned_host"} if "params" in offload else kinds(expected.trainable))
-    for (path, x), y in zip(jax.tree.leaves_with_path(state._replace(key=0)), jax.tree.leaves(expected._replace(key=0)), strict=True):
-        np.testing.assert_allclose(jax.device_get(x), jax.device_get(y), rtol=1e-6, atol=1e-7, err_msg=str(path))
+    for (path, x), y in zip(
+        jax.tree.leaves_with_path(state._replace(key=0)),
+        jax.tree.leaves(expected._replace(key=0)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            jax.device_get(x), jax.device_get(y), rtol=1e-6, atol=1e-7, err_msg=str(path)
+        )
     np.testing.assert_allclose(metrics["loss/train"][0], expected_metrics["loss/train"][0], rtol=1e-6)
 
 
@@ -58,7 +72,9 @@ def test_a_restored_state_is_asked_for_where_it_rested():
         shapes = placed(jax.eval_shape(partial(new_state, model, Full(), TX), jax.random.key(0)))
     wanted = placed_at_rest(shapes, ("optimizer",))
     for x, s in zip(jax.tree.leaves(after(2, ("optimizer",))[0]), jax.tree.leaves(wanted), strict=True):
-        assert s.sharding.is_equivalent_to(x.sharding, x.ndim) and (not x.ndim or s.sharding.memory_kind == x.sharding.memory_kind)
+        assert s.sharding.is_equivalent_to(x.sharding, x.ndim) and (
+            not x.ndim or s.sharding.memory_kind == x.sharding.memory_kind
+        )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +89,9 @@ def test_a_restored_state_is_asked_for_where_it_rested():
 )
 def test_what_the_backward_pass_finds_changes_no_number(remat):
     (state, metrics), (expected, expected_metrics) = after(1, (), remat), after(1, ())
-    np.testing.assert_allclose(metrics["optimizer/grad_norm"][0], expected_metrics["optimizer/grad_norm"][0], rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics["optimizer/grad_norm"][0], expected_metrics["optimizer/grad_norm"][0], rtol=1e-6
+    )
     for x, y in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(expected.opt_state), strict=True):
         np.testing.assert_allclose(jax.device_get(x), jax.device_get(y), rtol=1e-5, atol=1e-7)
 

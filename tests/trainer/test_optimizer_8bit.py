@@ -13,12 +13,14 @@ from tests.trainer.optimizer_examples import CONSTANT, normal
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
 from trainer.optimizers.adamw8bit import AdamW8bit
+from trainer.optimizers.common.eight_bit import Blocks, blocks_of, quantized, restored
 from trainer.schedules import WarmupCosine
 from trainer.state import new_state
 from trainer.step import make_step
-from trainer.transforms.dynamic8 import Blocks, blocks_of, quantized, restored
 
-SMALL = Llama(vocab_size=256, width=32, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=32)
+SMALL = Llama(
+    vocab_size=256, width=32, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=32
+)
 RULES = {"peak_lr": 1e-2, "weight_decay": 0.1}
 
 
@@ -39,7 +41,9 @@ def test_every_code_is_a_number_that_comes_back(dtype):
         again, scale = quantized(values, "DF", blocks, dtype)
     assert float(scale[0, 0]) == 3.0 and np.array_equal(again, codes)
     assert np.all(np.diff(np.unique(values)) > 0) and len(np.unique(values)) == len(np.unique(codes))
-    assert float(jnp.abs(values).min()) == pytest.approx(3.0 * (1e-6 if dtype == jnp.int8 else 1e-7), rel=1e-5)
+    assert float(jnp.abs(values).min()) == pytest.approx(
+        3.0 * (1e-6 if dtype == jnp.int8 else 1e-7), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(jnp.int8, 6), (jnp.uint8, 7)])
@@ -85,7 +89,10 @@ def test_a_state_is_less_than_three_tenths_of_32_bits():
     """Of everything: moments, scales, and what stays in 32 bits."""
     with jax.set_mesh(under(ONE_DEVICE)):
         params = jax.eval_shape(SMALL.build(Precision()).init, jax.random.key(0))
-        states = [jax.eval_shape(kind(**RULES, schedule=CONSTANT).chain(9).init, params) for kind in (AdamW8bit, AdamW)]
+        states = [
+            jax.eval_shape(kind(**RULES, schedule=CONSTANT).chain(9).init, params)
+            for kind in (AdamW8bit, AdamW)
+        ]
     small, large = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for state in states)
     assert small <= 0.3 * large
 
@@ -100,7 +107,9 @@ def losses(optimizer, *, steps: int) -> np.ndarray:
         step, found = make_step(model, NextToken(), Full(), tx, micro_batches=1), []
         for _ in range(steps):
             rows = [(phrases[i] * 3)[:33] for i in rng.integers(0, 8, 8)]
-            noisy = [[[token if rng.random() < 0.8 else int(rng.integers(256)) for token in row]] for row in rows]
+            noisy = [
+                [[token if rng.random() < 0.8 else int(rng.integers(256)) for token in row]] for row in rows
+            ]
             state, metrics = step(state, batch_on(mesh, token_batch(noisy, L=32)))
             found.append(metrics["loss/train"][0])
     return np.array(found, np.float64)
@@ -120,5 +129,7 @@ def test_the_first_step_is_that_of_32_bits():
     params = {"w_DF": normal(16, 256), "scale_D": normal(16)}
     with jax.set_mesh(under(ONE_DEVICE)):
         chains = [kind(**rules).chain(9) for kind in (AdamW8bit, AdamW)]
-        first = [quick_jit(lambda g, tx=tx: tx.update(g, tx.init(params), params)[0])(params) for tx in chains]
+        first = [
+            quick_jit(lambda g, tx=tx: tx.update(g, tx.init(params), params)[0])(params) for tx in chains
+        ]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *first)

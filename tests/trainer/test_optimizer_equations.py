@@ -10,10 +10,10 @@ import pytest
 from tests.trainer.optimizer_examples import CONSTANT, PARAMS, normal, run
 from trainer.optimizers.adafactor import Adafactor
 from trainer.optimizers.adamw import AdamW
+from trainer.optimizers.common.by_leaf import name_of
 from trainer.optimizers.lion import Lion
 from trainer.optimizers.muon import Muon
 from trainer.optimizers.soap import SOAP
-from trainer.transforms.leaves import name_of
 
 PLAIN = {"peak_lr": 0.1, "schedule": CONSTANT, "weight_decay": 0.0, "clip_norm": None}
 GRADIENTS = [jax.tree.map(lambda x: normal(*x.shape) * scale, PARAMS) for scale in (0.01, 1.0, 3.0)]  # noqa: B023
@@ -41,15 +41,21 @@ def expected_of(tx: optax.GradientTransformation) -> dict[str, list[np.ndarray]]
     return params
 
 
-def compare(updated: Any, expected: dict[str, list[np.ndarray]], *, names: Any = None, rtol: float = 1e-4) -> None:
+def compare(
+    updated: Any, expected: dict[str, list[np.ndarray]], *, names: Any = None, rtol: float = 1e-4
+) -> None:
     for name, found in singles(updated).items():
         if names is None or name in names:
-            np.testing.assert_allclose(np.stack(found), np.stack(expected[name]), rtol=rtol, atol=rtol / 10, err_msg=name)
+            np.testing.assert_allclose(
+                np.stack(found), np.stack(expected[name]), rtol=rtol, atol=rtol / 10, err_msg=name
+            )
 
 
 def test_adamw_is_its_equations():
     """Loshchilov and Hutter 2019, algorithm 2, after clipping by the global norm."""
-    optimizer = AdamW(peak_lr=0.1, schedule=CONSTANT, weight_decay=0.5, b1=0.8, b2=0.9, eps=1e-6, clip_norm=2.0)
+    optimizer = AdamW(
+        peak_lr=0.1, schedule=CONSTANT, weight_decay=0.5, b1=0.8, b2=0.9, eps=1e-6, clip_norm=2.0
+    )
     updated, _ = run(optimizer, GRADIENTS)
     decayed = [name_of(path) in MATRICES for path, _ in jax.tree.leaves_with_path(PARAMS)]
     m, v = ([np.zeros(x.shape) for x in jax.tree.leaves(PARAMS)] for _ in "mv")
@@ -82,29 +88,42 @@ def test_lion_is_its_program():
 @pytest.mark.parametrize("b1", [None, 0.9])
 def test_adafactor_is_the_librarys(b1):
     optimizer = Adafactor(**PLAIN, b1=b1, decay_power=0.7, clip_rms=0.5)
-    theirs = optax.adafactor(0.1, min_dim_size_to_factor=1, decay_rate=0.7, clipping_threshold=0.5, momentum=b1)
+    theirs = optax.adafactor(
+        0.1, min_dim_size_to_factor=1, decay_rate=0.7, clipping_threshold=0.5, momentum=b1
+    )
     compare(run(optimizer, GRADIENTS)[0], expected_of(theirs))
 
 
 def test_muon_is_the_librarys_on_hidden_matrices_and_adamw_elsewhere():
     updated, _ = run(Muon(**PLAIN, momentum=0.9, rms=0.3, b1=0.8), GRADIENTS)
     hidden = set(MATRICES) - {"embed_VD"}
-    compare(updated, expected_of(optax.contrib.muon(0.1, beta=0.9, consistent_rms=0.3)), names=hidden, rtol=1e-3)
-    compare(updated, expected_of(optax.adam(0.1, 0.8, 0.95)), names=set(SIDES) - hidden | {"norm.scale_D", "blocks.bq_NHA"})
+    compare(
+        updated, expected_of(optax.contrib.muon(0.1, beta=0.9, consistent_rms=0.3)), names=hidden, rtol=1e-3
+    )
+    compare(
+        updated,
+        expected_of(optax.adam(0.1, 0.8, 0.95)),
+        names=set(SIDES) - hidden | {"norm.scale_D", "blocks.bq_NHA"},
+    )
 
 
 def test_muons_steps_are_orthogonal_and_as_long_as_its_rms_says():
     updated, _ = run(Muon(**PLAIN, rms=0.3), GRADIENTS[:1])
     for name in sorted(set(MATRICES) - {"embed_VD"}):
         for before, after in zip(singles(PARAMS)[name], singles(updated)[name], strict=True):
-            values = np.linalg.svd((before - after) / (0.1 * 0.3 * max(before.shape) ** 0.5), compute_uv=False)
+            values = np.linalg.svd(
+                (before - after) / (0.1 * 0.3 * max(before.shape) ** 0.5), compute_uv=False
+            )
             assert 0.5 < values.min() and values.max() < 1.3
 
 
 def test_soap_is_its_algorithm():
-    """Vyas et al. 2024, algorithms 3 and 4; bases are found before steps 1, 3 and 5, the first from the identity."""
+    """Vyas et al. 2024, algorithms 3 and 4; bases are found before steps 1, 3 and 5, the first from the
+    identity.
+    """
     b1, b2, eps, every = 0.8, 0.9, 1e-3, 2
-    # a side of 40 is not rotated; of a rotated one no direction may be without gradient, or rounding would choose its basis
+    # a side of 40 is not rotated; of a rotated one no direction may be without gradient, or rounding would
+    # choose its basis
     params = {"w_DF": normal(6, 6), "w_up_NDF": normal(2, 5, 40)}
     gradients = [jax.tree.map(lambda x: normal(*x.shape), params) for _ in range(5)]
     updated, _ = run(SOAP(**PLAIN, b1=b1, b2=b2, eps=eps, every=every, max_side=8), gradients, params=params)
@@ -115,19 +134,28 @@ def test_soap_is_its_algorithm():
         np.testing.assert_allclose(updated["w_up_NDF"][i], expected, atol=1e-3)
 
 
-def soap(x: np.ndarray, gradients: list[np.ndarray], b1: float, b2: float, eps: float, every: int) -> np.ndarray:
-    """One matrix after some steps with a rate of 0.1, in float64; a side longer than 8 keeps its own basis."""
+def soap(
+    x: np.ndarray, gradients: list[np.ndarray], b1: float, b2: float, eps: float, every: int
+) -> np.ndarray:
+    """One matrix after some steps with a rate of 0.1, in float64; a side longer than 8 keeps its own
+    basis.
+    """
     x, bases = x.astype(np.float64), [np.eye(n) for n in x.shape]
     m, v, means = np.zeros_like(x), np.zeros_like(x), [np.zeros((n, n)) for n in x.shape]
     for t, gradient in enumerate(gradients, 1):
         g = gradient.astype(np.float64)
         m = b1 * m + (1 - b1) * g
-        means = [b2 * mean + (1 - b2) * product for mean, product in zip(means, (g @ g.T, g.T @ g), strict=True)]
+        means = [
+            b2 * mean + (1 - b2) * product for mean, product in zip(means, (g @ g.T, g.T @ g), strict=True)
+        ]
         if (t - 1) % every == 0:
             sizes = [np.diag(q.T @ mean @ q) * (len(q) <= 8) for q, mean in zip(bases, means, strict=True)]
             orders = [np.argsort(-size, kind="stable") for size in sizes]
             v = v[np.ix_(*orders)]
-            found = [np.linalg.qr(mean @ q[:, order])[0] for q, mean, order in zip(bases, means, orders, strict=True)]
+            found = [
+                np.linalg.qr(mean @ q[:, order])[0]
+                for q, mean, order in zip(bases, means, orders, strict=True)
+            ]
             bases = [new if len(new) <= 8 else np.eye(len(new)) for new in found]
         left, right = bases
         v = b2 * v + (1 - b2) * (left.T @ g @ right) ** 2

@@ -16,8 +16,8 @@ from tests.examples import at_rest_on, quick_jit, under
 from tests.model import moe_examples
 from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, compiled, normal, run
 from trainer.optimizers.adamw import AdamW
-from trainer.transforms.finish import averaged, clip_each, decayed
-from trainer.transforms.whole import Matrix, matrix_of, on_whole_matrices
+from trainer.optimizers.common.chain import averaged, clip_each, decayed
+from trainer.optimizers.common.whole_matrices import Matrix, matrix_of, on_whole_matrices
 
 SGD_LIKE = {"peak_lr": 0.1, "schedule": CONSTANT, "weight_decay": 0.0}
 
@@ -40,7 +40,9 @@ def test_a_name_says_what_a_product_takes_in_and_gives(name, expected):
     assert matrix_of(name) == expected and is_matrix(name)
 
 
-@pytest.mark.parametrize("name", ["scale_D", "layers.scale_ND", "layers.bq_NHA", "b_down_ND", "router_bias_NE", "count"])
+@pytest.mark.parametrize(
+    "name", ["scale_D", "layers.scale_ND", "layers.bq_NHA", "b_down_ND", "router_bias_NE", "count"]
+)
 def test_scales_and_biases_are_no_matrices(name):
     assert not is_matrix(name)
 
@@ -51,19 +53,28 @@ def test_a_pattern_that_spares_nothing_is_told():
 
 
 def test_clipping_each_shortens_every_layer_alone_and_leaves_short_ones():
-    gradient = {"w_NDF": np.stack([normal(4, 5), 1e-3 * normal(4, 5)]), "scale_D": np.zeros(4, np.float32), "w_DF": 9 * normal(4, 5)}
+    gradient = {
+        "w_NDF": np.stack([normal(4, 5), 1e-3 * normal(4, 5)]),
+        "scale_D": np.zeros(4, np.float32),
+        "w_DF": 9 * normal(4, 5),
+    }
     clipped, _ = clip_each(2.0).update(gradient, clip_each(2.0).init(gradient))
     norms = jax.tree.map(lambda x: float(jnp.linalg.norm(x.ravel())), clipped)
     assert norms["w_DF"] == pytest.approx(2.0, rel=1e-5) and norms["scale_D"] == 0
     assert float(jnp.linalg.norm(clipped["w_NDF"][0].ravel())) == pytest.approx(2.0, rel=1e-5)
     np.testing.assert_array_equal(clipped["w_NDF"][1], gradient["w_NDF"][1])
-    np.testing.assert_allclose(clipped["w_DF"] * np.linalg.norm(gradient["w_DF"]), 2 * gradient["w_DF"], rtol=1e-5)
+    np.testing.assert_allclose(
+        clipped["w_DF"] * np.linalg.norm(gradient["w_DF"]), 2 * gradient["w_DF"], rtol=1e-5
+    )
 
 
 def test_without_clipping_the_length_of_a_gradient_counts():
     eps_rules = AdamW(**SGD_LIKE, clip_norm=None, eps=1e6)
     short, long = (run(eps_rules, [jax.tree.map(lambda g: g * np.float32(n), GRADIENT)])[0] for n in (1, 100))  # noqa: B023
-    moved = [np.abs(x - y).max() / np.abs(z - y).max() for x, y, z in zip(*map(jax.tree.leaves, (long, PARAMS, short)), strict=True)]
+    moved = [
+        np.abs(x - y).max() / np.abs(z - y).max()
+        for x, y, z in zip(*map(jax.tree.leaves, (long, PARAMS, short)), strict=True)
+    ]
     assert min(moved) > 10
 
 
@@ -74,7 +85,10 @@ def test_the_average_weighs_the_parameters_after_each_step_and_changes_no_step()
     plain, _ = run(AdamW(**SGD_LIKE), gradients)
     jax.tree.map(np.testing.assert_array_equal, seen[3][0], plain)
     weights = [(1 - decay) * decay ** (3 - t) / (1 - decay**3) for t in (1, 2, 3)]
-    expected = jax.tree.map(lambda *xs: sum(w * np.float64(x) for w, x in zip(weights, xs, strict=True)), *(p for p, _ in seen[1:]))
+    expected = jax.tree.map(
+        lambda *xs: sum(w * np.float64(x) for w, x in zip(weights, xs, strict=True)),
+        *(p for p, _ in seen[1:]),
+    )
     found = averaged(seen[3][1], seen[3][0])
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
     jax.tree.map(np.testing.assert_array_equal, averaged(seen[0][1], None), PARAMS)
@@ -86,7 +100,9 @@ def test_without_an_average_the_parameters_are_their_own():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"fsdp": 4, "tensor": 2}, {"stage": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "expert": 2, "fsdp": 2}], ids=str
+    "sizes",
+    [{"fsdp": 4, "tensor": 2}, {"stage": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "expert": 2, "fsdp": 2}],
+    ids=str,
 )
 def test_devices_work_on_whole_matrices_and_give_each_part_back(sizes):
     """Layers and experts do not divide over the devices; one array lies divided on one side only."""
@@ -99,15 +115,25 @@ def test_devices_work_on_whole_matrices_and_give_each_part_back(sizes):
         product = np.zeros((*x.shape[: len(stack)], *columns_shape, *columns_shape), np.float32)
 
         def multiplied(whole, factor):
-            return {"product": factor * jnp.swapaxes(whole["x"], 1, 2) @ whole["x"] + whole["product"], "x": jnp.flip(whole["x"], 1)}
+            return {
+                "product": factor * jnp.swapaxes(whole["x"], 1, 2) @ whole["x"] + whole["product"],
+                "x": jnp.flip(whole["x"], 1),
+            }
 
         with jax.set_mesh(mesh):
             square_name = f"p_{stack}{columns}{columns}"
             placed = at_rest_on(mesh, {name: x, square_name: product})
-            fn = quick_jit(lambda arrays: on_whole_matrices(multiplied, arrays, square, 2.0, out=["x", "product"]))  # noqa: B023
+            fn = quick_jit(
+                lambda x, square=square: on_whole_matrices(multiplied, x, square, 2.0, out=list(square))
+            )
             found = fn({"x": placed[name], "product": placed[square_name]})
         flat = x.reshape(*x.shape[: len(stack)], -1, int(np.prod(columns_shape)))
-        np.testing.assert_allclose(found["product"], 2 * (np.swapaxes(flat, -1, -2) @ flat).reshape(product.shape), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            found["product"],
+            2 * (np.swapaxes(flat, -1, -2) @ flat).reshape(product.shape),
+            rtol=1e-4,
+            atol=1e-4,
+        )
         np.testing.assert_array_equal(found["x"], np.flip(flat, -2).reshape(x.shape))
 
 
@@ -124,12 +150,19 @@ def test_muon_exchanges_parts_and_gathers_nothing():
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("divided", [True, False], ids=["divided", "undivided"])
 def test_every_kind_of_parameter_has_a_state_at_rest_on_a_mesh_without_devices(name, divided):
-    """DeepSeek has experts, latents, heads of three widths and layers outside of stacks; `plan` traces all on chips that are not here."""
+    """DeepSeek has experts, latents, heads of three widths and layers outside of stacks; `plan` traces all
+    on chips that are not here.
+    """
     sizes = {"fsdp": 4, "expert": 2, "tensor": 2}
-    mesh = AbstractMesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    mesh = AbstractMesh(
+        tuple(sizes.get(axis, 1) for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES)
+    )
     tx = EXAMPLES[name].model_copy(update={"no_decay": (), "ema_decay": 0.9}).chain(9)
     with jax.sharding.use_abstract_mesh(mesh), nullcontext() if divided else undivided():
-        params = jax.eval_shape(moe_examples.EXAMPLES["DeepSeekV3"].build(Precision()).init, jax.eval_shape(lambda: jax.random.key(0)))
+        params = jax.eval_shape(
+            moe_examples.EXAMPLES["DeepSeekV3"].build(Precision()).init,
+            jax.eval_shape(lambda: jax.random.key(0)),
+        )
         before = jax.eval_shape(tx.init, params)
         updates, after = jax.eval_shape(tx.update, params, before, params)
         for path, x in jax.tree.leaves_with_path((updates, after)):
@@ -137,4 +170,6 @@ def test_every_kind_of_parameter_has_a_state_at_rest_on_a_mesh_without_devices(n
             assert len(letters) == x.ndim, path
             if divided and letters:
                 assert x.sharding.spec == spec(letters, x.shape, at_rest=True), path
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), after
+    )

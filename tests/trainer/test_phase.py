@@ -1,4 +1,6 @@
-"""Laws of a phase before its first step: sizes that do not fit are told by name and in one sentence, before anything is computed."""
+"""Laws of a phase before its first step: sizes that do not fit are told by name and in one sentence, before
+anything is computed.
+"""
 
 import sysconfig
 from pathlib import Path
@@ -7,17 +9,19 @@ import jax
 import pytest
 
 from data_pipeline.loader import PackedShards
-from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.architectures.llama import Llama
 from tests.examples import ONE_DEVICE, under
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.objectives.next_token import NextToken
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
-SIZES = Llama(vocab_size=400, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32)
+SIZES = Llama(
+    vocab_size=400, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32
+)
 RUN = Run(
     architecture=SIZES,
     objective=NextToken(),
@@ -44,18 +48,28 @@ def phase_of(job_folder: Path, mesh: dict, run: Run = RUN, **sizes: int) -> Phas
 
 
 def test_every_parameter_that_a_mesh_does_not_divide_is_named_with_its_size(job_folder):
-    with pytest.raises(ValueError, match="mesh tensor=2 does not divide H=3 .* of blocks.attention.wq_NDHA; change the mesh") as error:
+    with pytest.raises(
+        ValueError, match="mesh tensor=2 does not divide H=3 .* of blocks.attention.wq_NDHA; change the mesh"
+    ) as error:
         phase_of(job_folder, {"fsdp": 4, "tensor": 2}, heads=3, kv_heads=3, feed_forward_width=25)
-    assert "F=25 (feed-forward width) of blocks.feed_forward.w_up_NDF" in str(error.value) and "\n" not in str(error.value)
+    assert "F=25 (feed-forward width) of blocks.feed_forward.w_up_NDF" in str(
+        error.value
+    ) and "\n" not in str(error.value)
 
 
 def test_micro_batches_that_do_not_divide_over_the_mesh_name_the_next_multiple(job_folder):
-    with pytest.raises(ValueError, match="data.batch_size=8 does not divide .* 8 devices in 2 micro-batches; choose a multiple of 16"):
+    with pytest.raises(
+        ValueError,
+        match="data.batch_size=8 does not divide .* 8 devices in 2 micro-batches; choose a multiple of 16",
+    ):
         phase_of(job_folder, {"fsdp": 8}, RUN.model_copy(update={"micro_batches": 2}))
 
 
 def test_a_tokenizer_with_more_entries_than_the_model_is_told_with_both_numbers(job_folder):
-    with pytest.raises(ValueError, match="architecture.vocab_size=200 is less than the 400 entries of .*tokenizer.model; raise it"):
+    with pytest.raises(
+        ValueError,
+        match="architecture.vocab_size=200 is less than the 400 entries of .*tokenizer.model; raise it",
+    ):
         phase_of(job_folder, ONE_DEVICE, vocab_size=200)
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.position import after, batch_size_at, rows_of, rows_until, united
+from trainer.batches.position import after, batch_size_at, rows_of, rows_until, united
 
 numbers = st.integers(0, 40)
 windows = st.lists(st.tuples(numbers, st.integers(0, 9)).map(lambda w: [w[0], w[0] + w[1]]), max_size=5)
@@ -21,10 +21,14 @@ def test_rows_are_the_next_ones_that_no_window_holds(first, n, skipped):
 @given(windows)
 def test_united_windows_hold_the_same_rows_and_do_not_touch(skipped):
     found = united(skipped)
-    assert {row for start, stop in found for row in range(start, stop)} == {row for start, stop in skipped for row in range(start, stop)}
+    assert {row for start, stop in found for row in range(start, stop)} == {
+        row for start, stop in skipped for row in range(start, stop)
+    }
     assert all(left[1] < right[0] for left, right in zip(found, found[1:], strict=False))
 
 
 @given(st.integers(0, 30), st.integers(1, 9), ramps)
 def test_rows_until_a_step_are_the_sum_of_the_steps_sizes(steps, batch_size, ramp):
-    assert rows_until(steps, batch_size, ramp) == sum(batch_size_at(step, batch_size, ramp) for step in range(1, steps + 1))
+    assert rows_until(steps, batch_size, ramp) == sum(
+        batch_size_at(step, batch_size, ramp) for step in range(1, steps + 1)
+    )

@@ -1,4 +1,6 @@
-"""A window of steps is traced where TensorBoard's profile page looks for it, asked for in advance or by a signal."""
+"""A window of steps is traced where TensorBoard's profile page looks for it, asked for in advance or by a
+signal.
+"""
 
 import gzip
 import json
@@ -10,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from trainer.memory import memory_row
-from trainer.profiler import SIGNALLED_STEPS, Profiler, window_of
+from trainer.records.memory import memory_row
+from trainer.records.profiler import SIGNALLED_STEPS, Profiler, window_of
 
 
 def traced_steps(folder: Path) -> list[list[int]]:
@@ -20,7 +22,10 @@ def traced_steps(folder: Path) -> list[list[int]]:
     assert len(traces) == len(list(folder.glob("plugins/profile/*/*.xplane.pb")))
     found = [json.loads(gzip.decompress(path.read_bytes()))["traceEvents"] for path in traces]
     names = [{event.get("name", "") for event in events} for events in found]
-    return [sorted(int(name.removeprefix("number ")) for name in each if name.startswith("number ")) for each in names]
+    return [
+        sorted(int(name.removeprefix("number ")) for name in each if name.startswith("number "))
+        for each in names
+    ]
 
 
 def steps(profiler: Profiler, numbers: range, *, signal_in: int = 0) -> None:
@@ -74,7 +79,9 @@ def test_a_window_is_written_as_first_and_last_step():
     assert window_of("steps=10:13") == (10, 13) and window_of("steps=7:7") == (7, 7)
 
 
-@pytest.mark.parametrize("text", ["steps=13:10", "steps=0:3", "10:13", "steps=10", "steps=a:b", "steps=-1:3", "steps=1:3 "])
+@pytest.mark.parametrize(
+    "text", ["steps=13:10", "steps=0:3", "10:13", "steps=10", "steps=a:b", "steps=-1:3", "steps=1:3 "]
+)
 def test_a_window_written_otherwise_is_one_sentence_with_the_remedy(text):
     with pytest.raises(ValueError, match=r"--profile .*write steps=10:13"):
         window_of(text)

@@ -1,4 +1,6 @@
-"""Copies that are not equal are found, and the device named; a computation that does not repeat itself is found."""
+"""Copies that are not equal are found, and the device named; a computation that does not repeat itself is
+found.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ TYPES = {"w_DF": np.float32, "narrow_DF": jnp.bfloat16, "scale_D": np.int8, "cou
 
 
 def tree_on(mesh: Mesh, flip: tuple[str, int, int, int] | None = None) -> dict[str, jax.Array]:
-    """Leaves laid out over `fsdp` where they have a D; `flip` = (leaf, device, element, bit) changes one copy of a part alone."""
+    """Leaves laid out over `fsdp` where they have a D; `flip` = (leaf, device, element, bit) changes one
+    copy of a part alone.
+    """
     rng = np.random.default_rng(0)
 
     def one(name: str) -> jax.Array:
@@ -57,7 +61,11 @@ def test_one_flipped_bit_in_one_of_four_copies_is_found_and_its_device_named():
         device, at, bit = int(rng.integers(4)), int(rng.integers(n_bytes)), int(rng.integers(8))
         with jax.set_mesh(mesh):
             (said,) = check(tree_on(mesh, (name, device, at, bit)), mesh)
-        assert said.startswith(f"{name} differs on device {device} of process 0 from its 3 other copies"), (said, at, bit)
+        assert said.startswith(f"{name} differs on device {device} of process 0 from its 3 other copies"), (
+            said,
+            at,
+            bit,
+        )
 
 
 def test_of_two_copies_of_a_part_both_are_named():
@@ -77,7 +85,11 @@ def test_a_part_without_a_copy_cannot_be_checked():
 
 @pytest.mark.parametrize(
     ("faults", "said"),
-    [((), []), ((2,), ["the gradient of w_DF came out in two ways on device"]), ((1, 2, 3), ["a gradient computed three times"])],
+    [
+        ((), []),
+        ((2,), ["the gradient of w_DF came out in two ways on device"]),
+        ((1, 2, 3), ["a gradient computed three times"]),
+    ],
     ids=["sound", "one wrong", "never the same"],
 )
 def test_a_gradient_that_does_not_repeat_itself_is_found(faults, said):

@@ -1,4 +1,6 @@
-"""A streak of bad steps: the run goes back to the checkpoint before it, and on without its rows, as if they had never been."""
+"""A streak of bad steps: the run goes back to the checkpoint before it, and on without its rows, as if they
+had never been.
+"""
 
 import contextlib
 import json
@@ -13,19 +15,19 @@ import pytest
 
 from data_pipeline import component
 from data_pipeline.loader import PackedShards
-from data_pipeline.tokenizer import SentencePiece
+from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import Mesh
 from tests.examples import write_documents
 from tests.trainer.poisoned import MARK, Poisoned
-from trainer.checkpoint import Checkpoints
-from trainer.goodput import read_events
+from trainer.assemble import step_settings
+from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.guard import Diverged, Guard
-from trainer.metrics import read_metrics
 from trainer.optimizers.adamw import AdamW
-from trainer.parts import step_settings
 from trainer.phase import Phase
+from trainer.records.goodput import read_events
+from trainer.records.metrics import read_metrics
 from trainer.rows import source_of
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -33,7 +35,16 @@ from trainer.step import make_step
 
 L, B, STEPS, N_DOCUMENTS = 12, 8, 40, 440
 RUN = {
-    "architecture": Llama(vocab_size=384, width=16, layers=1, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=L),
+    "architecture": Llama(
+        vocab_size=384,
+        width=16,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+        head_width=8,
+        feed_forward_width=24,
+        context=L,
+    ),
     "data": PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=L, batch_size=B),
     "optimizer": AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=1.0), weight_decay=0.1),
     "steps": STEPS,
@@ -58,11 +69,20 @@ def job(folder: Path, marked: Callable[[int], bool]) -> Path:
     """Documents of a row each, with a mark in those that come in rows which `marked` names."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(20, 200, (N_DOCUMENTS, L + 1))
-    SentencePiece(vocab_size=384, model="bpe").train([Path(__file__).read_text()], folder / "data/tokenizer.model")
+    SentencePiece(vocab_size=384, model="bpe").train(
+        [Path(__file__).read_text()], folder / "data/tokenizer.model"
+    )
     write_documents(folder / "plain/train/web", tokens.tolist())
     plain = RUN["data"].model_copy(update={"folder": "plain/train"})
     with jax.set_mesh(RUN["mesh"].make()):
-        rows = source_of(Phase(run_of(None).model_copy(update={"data": plain}), folder / "none", folder, jax.sharding.get_mesh())).rows
+        rows = source_of(
+            Phase(
+                run_of(None).model_copy(update={"data": plain}),
+                folder / "none",
+                folder,
+                jax.sharding.get_mesh(),
+            )
+        ).rows
     places = [rows.place(i)[1].row for i in range(N_DOCUMENTS)]
     for i, row in enumerate(places):
         (document,) = {int(piece[0]) for piece in rows.sources["web"].segments[0].plan(0).row(row)}
@@ -100,7 +120,9 @@ def test_the_run_ends_as_if_the_rows_of_the_streak_had_never_been(factor, tmp_pa
         for _ in range(STEPS):
             state, _ = step(state, source.next({}))
         found = Phase(run, folder / "pretrain", folder, jax.sharding.get_mesh()).state()
-    for (path, x), y in zip(jax.tree.leaves_with_path(found._replace(key=0)), jax.tree.leaves(state._replace(key=0)), strict=True):
+    for (path, x), y in zip(
+        jax.tree.leaves_with_path(found._replace(key=0)), jax.tree.leaves(state._replace(key=0)), strict=True
+    ):
         assert np.array(x).tobytes() == np.array(y).tobytes(), path
     position = json.loads((folder / f"pretrain/checkpoints/{STEPS}/position/metadata").read_text())
     assert position["skipped"] == [rollback["rows"]] and position["rows"] == source.consumed
@@ -116,8 +138,12 @@ def test_another_level_of_the_data_costs_one_rollback_and_no_more(tmp_path):
 @pytest.mark.parametrize("max_rollbacks", [0, 2])
 def test_a_loss_that_stays_no_number_ends_the_run_after_so_many_rollbacks(max_rollbacks, tmp_path):
     folder = job(tmp_path, lambda row: row >= B * 19)
-    with pytest.raises(Diverged, match=re.escape(f"after {max_rollbacks} rollbacks; lower optimizer.peak_lr")):
+    with pytest.raises(
+        Diverged, match=re.escape(f"after {max_rollbacks} rollbacks; lower optimizer.peak_lr")
+    ):
         execute(run_of(None, max_rollbacks=max_rollbacks), folder)
     assert len(of(read_events(folder / "pretrain"), "rollback")) == max_rollbacks
     steps = {int(path.name) for path in (folder / "pretrain/checkpoints").iterdir() if path.name.isdigit()}
-    assert max(steps) == 16 + max_rollbacks, "after a rollback the next step is saved, with the rows that are left out"
+    assert max(steps) == 16 + max_rollbacks, (
+        "after a rollback the next step is saved, with the rows that are left out"
+    )

@@ -1,4 +1,6 @@
-"""One signal asks, a second one ends at once; both also while the main thread is inside of C++. What stood before stands again."""
+"""One signal asks, a second one ends at once; both also while the main thread is inside of C++. What stood
+before stands again.
+"""
 
 import contextlib
 import os
@@ -12,7 +14,7 @@ from tests.launch.command import environment
 
 PROGRAM = """
 import os, signal, sys, time
-from launch.distributed import find_cluster, join_cluster
+from launch.process.distributed import find_cluster, join_cluster
 join_cluster(find_cluster({}))
 import jax, jax.numpy as jnp
 from trainer.cluster.signals import StopSignals
@@ -41,7 +43,9 @@ os._exit(0)
 
 def begun(kind: str, number: signal.Signals) -> subprocess.Popen:
     argv = [sys.executable, "-c", PROGRAM, kind, number.name]
-    return subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,4 +1,6 @@
-"""Laws of batch sources: the global batch is the rows in order on every mesh, and a number says where the source stands."""
+"""Laws of batch sources: the global batch is the rows in order on every mesh, and a number says where the
+source stands.
+"""
 
 import itertools
 import json
@@ -15,12 +17,12 @@ import pytest
 
 from data_pipeline.batch import TokenBatch
 from data_pipeline.loader import PackedPairs, PackedShards
-from data_pipeline.mix import Schedule, Stage
-from data_pipeline.streaming.rows import PackedRows
-from data_pipeline.streaming.sequence import RowSequence
+from data_pipeline.rows.mix import Schedule, Stage
+from data_pipeline.rows.packed import PackedRows
+from data_pipeline.rows.sequence import RowSequence
 from model.sharding import letters_of, named
 from tests.examples import MESHES, ONE_DEVICE, random_documents, under, write_documents, write_pairs
-from trainer.source import BatchSource, Layout, ShardSource, passes, spread
+from trainer.batches.source import BatchSource, Layout, ShardSource, passes, spread
 
 L = 7
 
@@ -67,7 +69,9 @@ def test_a_batch_is_the_next_rows_of_the_sequence_in_order_and_lies_by_its_field
         batch = source.next({})
         for name, x in zip(TokenBatch._fields, batch, strict=True):
             assert x.sharding.is_equivalent_to(named(under(mesh), letters_of(name)), x.ndim)
-            np.testing.assert_array_equal(x, [rows[first + b][name.replace("_B", "_")] for b in range(8)], err_msg=name)
+            np.testing.assert_array_equal(
+                x, [rows[first + b][name.replace("_B", "_")] for b in range(8)], err_msg=name
+            )
 
 
 def test_the_position_is_json_and_a_new_source_goes_on_from_it(folder):
@@ -98,15 +102,26 @@ def test_another_batch_size_goes_on_at_the_row_where_the_first_stopped(mesh, fol
     ("weights", "seed", "difference"),
     [
         ({"web": 3.0, "code": 1.0}, 1, "seed=0 then, 1 now"),
-        ({"web": 1.0, "code": 1.0}, 0, r"from row 0 on 49152 x web/0 \(\w{16}\), 16384 x code/0 .* then, .* 32768 x web/0 .* now"),
+        (
+            {"web": 1.0, "code": 1.0},
+            0,
+            r"from row 0 on 49152 x web/0 \(\w{16}\), 16384 x code/0 .* then, .* 32768 x web/0 .* now",
+        ),
         ({"web": 1.0}, 0, r"from row 0 on 65536 x web/0 \(\w{16}\) now"),
     ],
 )
-def test_a_position_of_other_data_or_of_another_seed_is_refused_with_a_remedy(weights, seed, difference, folder):
+def test_a_position_of_other_data_or_of_another_seed_is_refused_with_a_remedy(
+    weights, seed, difference, folder
+):
     source = ShardSource(rows_of(folder), layout())
     batches(source, 1)
-    other = ShardSource(RowSequence({name: settings().sources(folder)[name] for name in weights}, weights, seed), layout())
-    with pytest.raises(ValueError, match=rf"rows before the checkpoint has changed: .*{difference}; restore the data, its weights"):
+    other = ShardSource(
+        RowSequence({name: settings().sources(folder)[name] for name in weights}, weights, seed), layout()
+    )
+    with pytest.raises(
+        ValueError,
+        match=rf"rows before the checkpoint has changed: .*{difference}; restore the data, its weights",
+    ):
         other.set_state(source.get_state())
 
 
@@ -121,7 +136,9 @@ def test_what_comes_after_the_position_may_be_another_mixture_and_what_came_befo
     later = staged(24)
     later.set_state(source.get_state())
     (batch,) = batches(later, 1)
-    assert (batch.source_BL[batch.segments_BL > 0] == 1).all() and later.get_state()["past"] != source.get_state()["past"]
+    assert (batch.source_BL[batch.segments_BL > 0] == 1).all() and later.get_state()[
+        "past"
+    ] != source.get_state()["past"]
     with pytest.raises(ValueError, match="no change of the mixture then, from row 23 on 65536 x code/0"):
         staged(23).set_state(source.get_state())
 
@@ -134,8 +151,14 @@ def test_a_skipped_window_is_left_out_and_remembered(folder):
     other.set_state(json.loads(json.dumps(source.get_state())))
     (batch,) = batches(source, 1)
     assert_equal(batches(other, 1), [batch])
-    np.testing.assert_array_equal(batch.tokens_BL, [rows[i]["tokens_L"] for i in (8, 9, 10, 11, 28, 29, 30, 31)])
-    assert source.get_state() == other.get_state() and source.get_state()["skipped"] == [[12, 28]] and source.consumed == 32
+    np.testing.assert_array_equal(
+        batch.tokens_BL, [rows[i]["tokens_L"] for i in (8, 9, 10, 11, 28, 29, 30, 31)]
+    )
+    assert (
+        source.get_state() == other.get_state()
+        and source.get_state()["skipped"] == [[12, 28]]
+        and source.consumed == 32
+    )
     (batch,) = batches(source, 1)
     np.testing.assert_array_equal(batch.tokens_BL, [rows[32 + b]["tokens_L"] for b in range(8)])
 
@@ -144,7 +167,9 @@ def test_smaller_first_batches_take_the_same_rows_in_the_same_order(folder):
     source, rows = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1))), rows_of(folder)
     found = batches(source, 4)
     assert [len(batch.tokens_BL) for batch in found] == [4, 4, 8, 16] and source.consumed == 32
-    np.testing.assert_array_equal(np.concatenate([batch.tokens_BL for batch in found]), [rows[i]["tokens_L"] for i in range(32)])
+    np.testing.assert_array_equal(
+        np.concatenate([batch.tokens_BL for batch in found]), [rows[i]["tokens_L"] for i in range(32)]
+    )
     again = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1)))
     batches(again, 1)
     state = again.get_state()
@@ -157,20 +182,29 @@ def test_the_end_of_the_data_is_an_error_only_when_a_batch_is_asked_for(folder):
     rows = RowSequence(settings().sources(folder), {"code": 1.0}, 0, Schedule(max_epochs={"code": 2.0}))
     source = ShardSource(rows, layout())
     batches(source, rows.n_rows // 8)
-    with pytest.raises(ValueError, match=f"the data ends after {rows.n_rows} rows; lower steps or raise data.schedule.max_epochs"):
+    with pytest.raises(
+        ValueError,
+        match=f"the data ends after {rows.n_rows} rows; lower steps or raise data.schedule.max_epochs",
+    ):
         source.next({})
 
 
 def test_rows_that_do_not_divide_over_the_mesh_are_refused_with_the_next_multiple():
-    with pytest.raises(ValueError, match=r"data.batch_size=12 does not divide over fsdp = 8 devices; choose a multiple of 8"):
+    with pytest.raises(
+        ValueError, match=r"data.batch_size=12 does not divide over fsdp = 8 devices; choose a multiple of 8"
+    ):
         layout(12, MESHES[0])
-    with pytest.raises(ValueError, match=r"data.batch_size=8 .* fsdp = 4 devices in 4 micro-batches; choose a multiple of 16"):
+    with pytest.raises(
+        ValueError, match=r"data.batch_size=8 .* fsdp = 4 devices in 4 micro-batches; choose a multiple of 16"
+    ):
         Layout.of(TokenBatch, settings(8).fields(), under(MESHES[1]), micro_batches=4)
     assert layout(12, MESHES[1]).offsets == tuple(range(12))
 
 
 @pytest.mark.parametrize("limit", [None, 11, 3])
-def test_a_pass_has_every_row_or_an_even_spread_once_and_fills_the_last_batch_with_rows_of_weight_0(limit, folder):
+def test_a_pass_has_every_row_or_an_even_spread_once_and_fills_the_last_batch_with_rows_of_weight_0(
+    limit, folder
+):
     rows = settings().sources(folder)["web"]
     assert len(rows) % 8
     n, seen = min(len(rows), limit or len(rows)), []
@@ -180,18 +214,27 @@ def test_a_pass_has_every_row_or_an_even_spread_once_and_fills_the_last_batch_wi
             np.testing.assert_array_equal(batch.tokens_BL[i], rows[number]["tokens_L"])
         assert all(not x[len(numbers) :].any() for x in batch)
         seen += numbers
-    assert seen == spread(rows, limit) and len(set(seen)) == n and all(abs(number - i * len(rows) / n) < 1 for i, number in enumerate(seen))
+    assert (
+        seen == spread(rows, limit)
+        and len(set(seen)) == n
+        and all(abs(number - i * len(rows) / n) < 1 for i, number in enumerate(seen))
+    )
 
 
 def test_preference_rows_are_placed_with_their_reference_columns(folder):
     data = PackedPairs(folder=".", weights={"pairs": 1.0}, seq_len=16, batch_size=4, pairs_per_row=3)
     rows = data.sources(folder)["pairs"]
-    columns = {name: np.arange(len(rows) * 3, dtype=np.float32).reshape(-1, 3) * sign for name, sign in (("chosen", 1), ("rejected", -1))}
+    columns = {
+        name: np.arange(len(rows) * 3, dtype=np.float32).reshape(-1, 3) * sign
+        for name, sign in (("chosen", 1), ("rejected", -1))
+    }
     rows.columns.update({f"reference_{name}_P": x for name, x in columns.items()})
     for numbers, batch in passes(rows, Layout.of(data.batch_type, data.fields(), under(MESHES[1]))):
         batch = jax.device_get(batch)
         np.testing.assert_array_equal(batch.reference_chosen_BP[: len(numbers)], columns["chosen"][numbers])
-        np.testing.assert_array_equal(batch.reference_rejected_BP[: len(numbers)], columns["rejected"][numbers])
+        np.testing.assert_array_equal(
+            batch.reference_rejected_BP[: len(numbers)], columns["rejected"][numbers]
+        )
         assert batch.pair_weight_BP.shape == (4, 3)
 
 
@@ -209,7 +252,7 @@ folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 from model.sharding import make_mesh
 from tests.trainer.test_source import CROSSING, crossing
-from trainer.source import Layout, ShardSource
+from trainer.batches.source import Layout, ShardSource
 out = {}
 for name, sizes in CROSSING.items():
     mesh = make_mesh(**sizes)
@@ -237,12 +280,18 @@ CROSSING = {  # the outermost axis of a mesh crosses from one process to the oth
 
 def crossing(folder: Path) -> tuple[RowSequence, PackedShards]:
     """Rows that change their mixture in the third batch, where code has also come to its end."""
-    schedule = Schedule(stages=(Stage(from_tokens=20 * 8, weights={"more": 1.0, "web": 1.0}),), max_epochs={"code": 0.5})
-    data = PackedShards(folder=".", weights={"web": 1.0, "code": 1.0}, seq_len=8, batch_size=8, schedule=schedule)
+    schedule = Schedule(
+        stages=(Stage(from_tokens=20 * 8, weights={"more": 1.0, "web": 1.0}),), max_epochs={"code": 0.5}
+    )
+    data = PackedShards(
+        folder=".", weights={"web": 1.0, "code": 1.0}, seq_len=8, batch_size=8, schedule=schedule
+    )
     return RowSequence(data.sources(folder), data.weights, 0, data.schedule), data
 
 
-def test_two_processes_hold_the_batches_of_one_whatever_axis_crosses_from_one_to_the_other(folder, repository, tmp_path):
+def test_two_processes_hold_the_batches_of_one_whatever_axis_crosses_from_one_to_the_other(
+    folder, repository, tmp_path
+):
     """The stage axis, which a Run refuses so far, divides no batch: both stages hold all of it."""
     for name in ("web", "code"):
         shutil.copytree(folder / name, tmp_path / name)
@@ -252,7 +301,10 @@ def test_two_processes_hold_the_batches_of_one_whatever_axis_crosses_from_one_to
         port = str(probe.getsockname()[1])
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", TWO, tmp_path, port]
-    both = [subprocess.Popen([*command, str(i)], cwd=repository, env=env, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    both = [
+        subprocess.Popen([*command, str(i)], cwd=repository, env=env, stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
     said = [process.communicate(timeout=240)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     held = [np.load(tmp_path / f"process-{i}.npz") for i in range(2)]

@@ -1,4 +1,6 @@
-"""Laws of layers on stages: a checkpoint of any schedule goes on under any other, and every schedule is the same model."""
+"""Laws of layers on stages: a checkpoint of any schedule goes on under any other, and every schedule is the
+same model.
+"""
 
 from functools import partial
 from typing import Any
@@ -12,8 +14,8 @@ from model.execution import Execution, Pipeline, Precision
 from model.layers.pipeline import stage_order
 from model.stages import in_memory_order, in_model_order
 from tests.examples import SIZES, batch_on, quick_jit, random_tokens, under
-from trainer.checkpoint import Checkpointer, Checkpoints
-from trainer.load import placed
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
+from trainer.checkpoints.load import placed
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest
 from trainer.optimizers.adamw import AdamW
@@ -45,7 +47,9 @@ def test_layers_are_born_the_same_and_lie_in_the_order_of_their_stages():
     weights = {}
     for name, (sizes, rounds) in {"staged": ROUND, "plain": SCHEDULES[-1]}.items():
         with jax.set_mesh(under(sizes)):
-            weights[name] = jax.device_get(quick_jit(model_of(rounds).init)(jax.random.key(0))["blocks"]["attention"]["wq_NDHA"])
+            weights[name] = jax.device_get(
+                quick_jit(model_of(rounds).init)(jax.random.key(0))["blocks"]["attention"]["wq_NDHA"]
+            )
     order_N = stage_order(4, stages=2, rounds=2)
     assert order_N.tolist() == [0, 2, 1, 3]
     np.testing.assert_array_equal(weights["staged"], weights["plain"][order_N])
@@ -83,5 +87,8 @@ def test_layers_that_rest_in_host_memory_are_put_in_order_there():
 
 def test_layers_that_do_not_divide_are_refused_before_anything_is_made():
     wrong = SIZES.model_copy(update={"layers": 6}).build(Precision(), Execution(pipeline=Pipeline(rounds=2)))
-    with jax.set_mesh(under(ROUND[0])), pytest.raises(ValueError, match="architecture.layers=6 .* mesh.stage=2 .*rounds=2"):
+    with (
+        jax.set_mesh(under(ROUND[0])),
+        pytest.raises(ValueError, match="architecture.layers=6 .* mesh.stage=2 .*rounds=2"),
+    ):
         jax.eval_shape(wrong.init, jax.random.key(0))

@@ -1,4 +1,6 @@
-"""What is shown of a step's insides is what stands in the trees, on every mesh, and costs nothing in other steps."""
+"""What is shown of a step's insides is what stands in the trees, on every mesh, and costs nothing in other
+steps.
+"""
 
 import re
 from typing import Any
@@ -10,13 +12,16 @@ import pytest
 
 from model.stages import in_memory_order
 from tests.examples import MESHES, ONE_DEVICE, at_rest_on, host_params, quick_jit, under
-from trainer.watch import EDGES, Watch, group_of, norms_of
+from trainer.norms import EDGES, Watch, group_of, norms_of
 
 LAYERS = ("00", "01", "02")
 
 
 def trees(mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    return {name: at_rest_on(mesh, host_params(seed=seed)) for seed, name in enumerate(("params", "gradient", "updates"))}
+    return {
+        name: at_rest_on(mesh, host_params(seed=seed))
+        for seed, name in enumerate(("params", "gradient", "updates"))
+    }
 
 
 def seen(watch: Watch, mesh: jax.sharding.Mesh, step: int) -> tuple[dict[str, float], dict[str, Any]]:
@@ -30,7 +35,14 @@ def expected(seed: int, group: str) -> np.ndarray:
     """All numbers of a group, one after the other."""
     params = host_params(seed=seed)
     if "/" not in group:
-        return np.concatenate([x.ravel() for x in jax.tree.leaves(params.get(group, params.get(f"{group}_VD", params.get(f"{group}_DV"))))])
+        return np.concatenate(
+            [
+                x.ravel()
+                for x in jax.tree.leaves(
+                    params.get(group, params.get(f"{group}_VD", params.get(f"{group}_DV")))
+                )
+            ]
+        )
     _, layer, module = group.split("/")
     parts = [part for key, part in params["blocks"].items() if key.removesuffix("_norm") == module]
     return np.concatenate([x[int(layer)].ravel() for x in jax.tree.leaves(parts)])
@@ -39,17 +51,28 @@ def expected(seed: int, group: str) -> np.ndarray:
 @pytest.mark.parametrize("sizes", (ONE_DEVICE, MESHES[2]), ids=str)
 def test_norms_are_those_of_the_groups_whatever_the_mesh(sizes):
     row, _ = seen(Watch(norms_every=3), under(sizes), 6)
-    groups = ["embed", "norm", "unembed", *(f"blocks/{layer}/{module}" for layer in LAYERS for module in ("attention", "feed_forward"))]
-    assert sorted(row) == sorted(f"norms/{kind}/{group}" for kind in ("gradient", "parameter", "update") for group in groups)
+    groups = [
+        "embed",
+        "norm",
+        "unembed",
+        *(f"blocks/{layer}/{module}" for layer in LAYERS for module in ("attention", "feed_forward")),
+    ]
+    assert sorted(row) == sorted(
+        f"norms/{kind}/{group}" for kind in ("gradient", "parameter", "update") for group in groups
+    )
     for seed, kind in enumerate(("parameter", "gradient", "update")):
         for group in groups:
-            assert row[f"norms/{kind}/{group}"] == pytest.approx(np.linalg.norm(expected(seed, group)), rel=1e-5), (kind, group)
+            assert row[f"norms/{kind}/{group}"] == pytest.approx(
+                np.linalg.norm(expected(seed, group)), rel=1e-5
+            ), (kind, group)
 
 
 def test_every_number_is_in_one_group():
     row, _ = seen(Watch(norms_every=1), under(ONE_DEVICE), 1)
     squares = sum(value**2 for name, value in row.items() if name.startswith("norms/update/"))
-    assert squares == pytest.approx(sum(float(np.sum(x**2)) for x in jax.tree.leaves(host_params(seed=2))), rel=1e-5)
+    assert squares == pytest.approx(
+        sum(float(np.sum(x**2)) for x in jax.tree.leaves(host_params(seed=2))), rel=1e-5
+    )
 
 
 def test_a_histogram_counts_every_finite_number_between_its_edges():
@@ -68,7 +91,13 @@ def test_numbers_beyond_the_edges_count_at_the_ends_and_those_that_are_not_finit
     edges, counts = histograms["histograms/gradient/x"]
     found = {(float(edges[i]), float(edges[i + 1])): int(counts[i]) for i in np.flatnonzero(counts)}
     tiny, large = 2.0**-30, 2.0**10
-    assert found == {(-large, -large / 2): 1, (-2.0, -1.0): 1, (-tiny, tiny): 3, (1.0, 2.0): 1, (large / 2, large): 1}
+    assert found == {
+        (-large, -large / 2): 1,
+        (-2.0, -1.0): 1,
+        (-tiny, tiny): 3,
+        (1.0, 2.0): 1,
+        (large / 2, large): 1,
+    }
     assert len(EDGES) == len(counts) + 1
 
 

@@ -1,4 +1,6 @@
-"""The watchdog ends a process that hangs, wherever its main thread hangs, and nothing else. Real processes."""
+"""The watchdog ends a process that hangs, wherever its main thread hangs, and nothing else. Real
+processes.
+"""
 
 import subprocess
 import sys
@@ -50,7 +52,10 @@ def outcome(folder: Path, kind: str) -> subprocess.CompletedProcess:
 def test_a_hang_ends_with_75_and_all_stacks_on_disk_and_on_stderr(tmp_path):
     ended = outcome(tmp_path, "hang_in_python")
     assert ended.returncode == 75, ended.stderr
-    assert "nothing has moved for 2 s: at step 5" in ended.stderr and "start the same command again" in ended.stderr
+    assert (
+        "nothing has moved for 2 s: at step 5" in ended.stderr
+        and "start the same command again" in ended.stderr
+    )
     stacks = (tmp_path / "stacks-0.txt").read_text()
     assert "hang_in_python" in stacks and "hang_in_python" in ended.stderr and stacks.count("hread 0x") >= 2
 

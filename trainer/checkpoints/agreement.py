@@ -6,7 +6,9 @@ from jax.experimental import multihost_utils
 
 
 def of_all(*numbers: int) -> np.ndarray:
-    """[process, number]: what every process says. All call it together; one process alone waits for nobody."""
+    """[process, number]: what every process says. All call it together; one process alone waits for
+    nobody.
+    """
     said = np.array(numbers, np.int32)
     return multihost_utils.process_allgather(said) if jax.process_count() > 1 else said[None]
 

@@ -1,4 +1,6 @@
-"""Fingerprints of arrays: two sums of their bit patterns, which do not depend on how the arrays lie on devices and processes."""
+"""Fingerprints of arrays: two sums of their bit patterns, which do not depend on how the arrays lie on
+devices and processes.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +15,11 @@ UNPACKED = ("bool", "int4", "uint4", "int2", "uint2")  # have no bit pattern of 
 
 
 def fingerprints(tree: Any) -> dict[str, list[int]]:
-    """Path of every leaf -> [sum of its bit patterns, sum of bit pattern times place], both modulo 2^32; places count from 1.
+    """Path of every leaf -> [sum of its bit patterns, sum of bit pattern times place], both modulo 2^32;
+    places count from 1.
 
-    The first sum differs after any single flipped bit, the second also where values changed places. Keys are counted as their numbers.
-    All processes call it together, and get the same.
+    The first sum differs after any single flipped bit, the second also where values changed places. Keys
+    are counted as their numbers. All processes call it together, and get the same.
     """
     leaves = jax.tree.leaves_with_path(tree)
     sums = np.asarray(_sums_of([_plain(x) for _, x in leaves])) if leaves else []
@@ -30,7 +33,9 @@ def path_name(path: Any) -> str:
 
 def differing(saved: Mapping[str, list[int]], found: Mapping[str, list[int]]) -> list[str]:
     """Paths whose fingerprints differ, or that only one side has."""
-    return sorted(path for path in saved.keys() | found.keys() if list(saved.get(path, ())) != list(found.get(path, ())))
+    return sorted(
+        path for path in saved.keys() | found.keys() if list(saved.get(path, ())) != list(found.get(path, ()))
+    )
 
 
 def _plain(x: Any) -> Array:

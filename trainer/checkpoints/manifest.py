@@ -13,7 +13,8 @@ Level = Literal["off", "size", "full"]
 
 
 def write_manifest(folder: Path) -> int:
-    """Hash every file of a folder, one after another, and write the manifest beside them; returns the bytes that were hashed.
+    """Hash every file of a folder, one after another, and write the manifest beside them; returns the bytes
+    that were hashed.
 
     Raises:
         OutputError: the manifest cannot be written.
@@ -30,9 +31,11 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 
 def problem(folder: Path, level: Level, items: Iterable[str] = ("",)) -> str | None:
-    """What is wrong with the files of a folder, in words, or None; those whose names begin with one of `items`.
+    """What is wrong with the files of a folder, in words, or None; those whose names begin with one of
+    `items`.
 
-    A folder without a manifest has nothing that could be compared: its writer was killed before it was done with hashing.
+    A folder without a manifest has nothing that could be compared: its writer was killed before it was done
+    with hashing.
     """
     if level == "off" or not (folder / NAME).exists():
         return None
@@ -47,7 +50,14 @@ def problem(folder: Path, level: Level, items: Iterable[str] = ("",)) -> str | N
         return found
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(sha256, [there[name] for name in names])
-        return next((f"{name} has other contents" for name, digest in zip(names, digests, strict=True) if digest != wanted[name][1]), None)
+        return next(
+            (
+                f"{name} has other contents"
+                for name, digest in zip(names, digests, strict=True)
+                if digest != wanted[name][1]
+            ),
+            None,
+        )
 
 
 def _wrong_size(name: str, wanted: dict[str, tuple[int, str]], there: dict[str, Path]) -> str | None:

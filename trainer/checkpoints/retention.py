@@ -11,7 +11,9 @@ from trainer.checkpoints.manifest import Level
 
 
 class Best(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Keep the `keep` checkpoints with the best `metric`, such as `eval/web/loss`, of those that were saved just after it was measured."""
+    """Keep the `keep` checkpoints with the best `metric`, such as `eval/web/loss`, of those that were saved
+    just after it was measured.
+    """
 
     metric: str
     better: Literal["lower", "higher"]
@@ -26,11 +28,14 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
         keep_every_steps: Those of every so many steps are kept for ever.
         keep_every_s: The first one and then one every so many seconds are kept for ever.
         best: The best by a metric are kept.
-        verify: What of the files is compared with the manifest before a checkpoint is used: nothing, sizes, or hashes too, which means
+        verify: What of the files is compared with the manifest before a checkpoint is used: nothing, sizes,
+        or hashes too, which means
             that everything is read twice. The fingerprints of all arrays are compared in any case.
-        local: A folder on a fast disk or in memory (`/dev/shm/…`) that all processes see, for one more copy every `local_every_steps`;
+        local: A folder on a fast disk or in memory (`/dev/shm/…`) that all processes see, for one more copy
+        every `local_every_steps`;
             the newest whole checkpoint of both is resumed from.
-        host_gb: The most gigabytes of arrays that a save may hold in the memory of the host; the loop then waits until all is written.
+        host_gb: The most gigabytes of arrays that a save may hold in the memory of the host; the loop then
+        waits until all is written.
             None = copy everything at once and go on.
     """
 
@@ -47,12 +52,16 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _local_is_whole(self) -> "Checkpoints":
         if (self.local is None) != (self.local_every_steps is None):
-            raise ValueError(f"local={self.local} and local_every_steps={self.local_every_steps} belong together; set both or none")
+            raise ValueError(
+                f"local={self.local} and local_every_steps={self.local_every_steps} belong together; set both or none"
+            )
         return self
 
 
 class Kept(NamedTuple):
-    """A checkpoint on the disk, as Orbax's policies want it; `metrics` is None where the metric of `best` was not measured."""
+    """A checkpoint on the disk, as Orbax's policies want it; `metrics` is None where the metric of `best`
+    was not measured.
+    """
 
     step: int
     time: datetime.datetime
@@ -76,5 +85,7 @@ def superseded(kept: Sequence[Kept], settings: Checkpoints) -> list[int]:
                 keep_checkpoints_without_metrics=False,
             )
         )
-    stays = policies.AnyPreservationPolicy(rules).should_preserve(kept, context=policies.PreservationContext())
+    stays = policies.AnyPreservationPolicy(rules).should_preserve(
+        kept, context=policies.PreservationContext()
+    )
     return [each.step for each, stay in zip(kept, stays, strict=True) if not stay]

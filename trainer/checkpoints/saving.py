@@ -18,14 +18,20 @@ import orbax.checkpoint as ocp
 from data_pipeline.files import OutputError
 from trainer.checkpoints.agreement import is_first, of_first
 
-DISK_TROUBLE = (OSError, RuntimeError, ValueError)  # in what TensorStore, Orbax and the system say that a disk is full or gone
+DISK_TROUBLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+)  # in what TensorStore, Orbax and the system say that a disk is full or gone
 COMMIT_S = 600  # a process that could not write keeps the others waiting so long for its part
 LOOK_S = 0.02  # between two looks at the memory
 ARRAYS = ("params", "optimizer")
 
 
 class Running(NamedTuple):
-    """A save on its way; `watched` gives its seconds and the most bytes by which the process grew, whether it went well or not."""
+    """A save on its way; `watched` gives its seconds and the most bytes by which the process grew, whether
+    it went well or not.
+    """
 
     step: int
     folder: Path
@@ -37,18 +43,26 @@ class Running(NamedTuple):
 class Writer:
     """Writes one checkpoint after another; `host_gb` see `Checkpoints`.
 
-    Arrays are written as they are: compressing floats costs several times the time of writing them and saves a tenth of the room.
+    Arrays are written as they are: compressing floats costs several times the time of writing them and
+    saves a tenth of the room.
     """
 
     def __init__(self, host_gb: int | None):
-        arrays = {name: ocp.PyTreeCheckpointHandler(use_compression=False, save_device_host_concurrent_gb=host_gb) for name in ARRAYS}
+        arrays = {
+            name: ocp.PyTreeCheckpointHandler(use_compression=False, save_device_host_concurrent_gb=host_gb)
+            for name in ARRAYS
+        }
         jsons = {name: ocp.JsonCheckpointHandler() for name in ("position", "run", "numbers", "fingerprints")}
         options = ocp.options.AsyncOptions(timeout_secs=COMMIT_S)
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**arrays, **jsons), async_options=options)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(**arrays, **jsons), async_options=options
+        )
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
 
     def begin(self, folder: Path, arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> Running:
-        """Copy the arrays and return; trouble is found in the result. All processes call it together, when no other save runs."""
+        """Copy the arrays and return; trouble is found in the result. All processes call it together, when
+        no other save runs.
+        """
         began, before = time.perf_counter(), resident_bytes()
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
@@ -59,7 +73,9 @@ class Writer:
         except DISK_TROUBLE as error:
             committed = Future()
             committed.set_exception(error)
-        return Running(int(folder.name), folder, began, committed, self._pool.submit(_watch, committed, began, before))
+        return Running(
+            int(folder.name), folder, began, committed, self._pool.submit(_watch, committed, began, before)
+        )
 
     def close(self) -> None:
         """Give the threads back."""
@@ -143,4 +159,6 @@ def said(folder: Path) -> Iterator[None]:
 
 def log_event(name: str, step: int, **what: Any) -> None:
     """Where nobody listens to events."""
-    logging.getLogger(__name__).warning("%s at step %d: %s", name, step, ", ".join(f"{key}={value}" for key, value in what.items()))
+    logging.getLogger(__name__).warning(
+        "%s at step %d: %s", name, step, ", ".join(f"{key}={value}" for key, value in what.items())
+    )

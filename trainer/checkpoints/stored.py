@@ -1,7 +1,7 @@
 """A checkpoint on the disk: the folder of a step, what lies in it, and whether it is what was saved.
 
-Two items hold arrays (`params`, `optimizer`) and four hold JSON. Of these `fingerprints` seals the others: shapes, types and fingerprints
-of all arrays, digests of the JSON, and its own digest.
+Two items hold arrays (`params`, `optimizer`) and four hold JSON. Of these `fingerprints` seals the others:
+shapes, types and fingerprints of all arrays, digests of the JSON, and its own digest.
 """
 
 import hashlib
@@ -18,8 +18,18 @@ from trainer.checkpoints.fingerprint import differing, fingerprints, path_name
 from trainer.checkpoints.manifest import problem
 from trainer.state import TrainState
 
-# what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError say nothing of the files
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, NotImplementedError)
+# what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError say nothing of the
+# files
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+    NotImplementedError,
+)
 
 
 class Damaged(ValueError):
@@ -45,7 +55,12 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
 def state_of(arrays: Mapping[str, Any]) -> TrainState:
     """The inverse of `arrays_of`."""
     rest = arrays["optimizer"]
-    return TrainState(rest["step"], **arrays["params"], opt_state=rest["opt_state"], key=jax.random.wrap_key_data(rest["key"]))
+    return TrainState(
+        rest["step"],
+        **arrays["params"],
+        opt_state=rest["opt_state"],
+        key=jax.random.wrap_key_data(rest["key"]),
+    )
 
 
 def sealed(arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +87,8 @@ def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """Items that hold arrays, laid out as the shapes of `like` say. All processes call it together.
 
     Raises:
-        ValueError: an array has another shape or type than `like` wants. Damaged: they are not what was saved, or cannot be read.
+        ValueError: an array has another shape or type than `like` wants. Damaged: they are not what was
+        saved, or cannot be read.
     """
     saved = {name: leaf for name, leaf in _seal(folder)["leaves"].items() if name.split(".")[0] in like}
     _check_kinds(folder, {name: kind for name, (kind, *_) in saved.items()}, _kinds(like))
@@ -84,7 +100,11 @@ def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     if of_all(error is not None).any():
         raise error or Damaged(folder, "another process cannot read its part")
     if wrong := differing({name: sums for name, (_, *sums) in saved.items()}, fingerprints(found)):
-        raise Damaged(folder, f"{wrong[0]} has other values" + (f", and so have {len(wrong) - 1} more arrays" if wrong[1:] else ""))
+        raise Damaged(
+            folder,
+            f"{wrong[0]} has other values"
+            + (f", and so have {len(wrong) - 1} more arrays" if wrong[1:] else ""),
+        )
     return found
 
 
@@ -115,7 +135,9 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps with a whole checkpoint, ascending; what is half written, or set aside, has another name than a number."""
+    """Steps with a whole checkpoint, ascending; what is half written, or set aside, has another name than a
+    number.
+    """
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
@@ -127,9 +149,13 @@ def checkpoint_path(phase_folder: Path, step: int | None = None) -> Path:
     """
     steps = steps_in(phase_folder / "checkpoints")
     if not steps:
-        raise FileNotFoundError(f"{phase_folder} holds no checkpoint; name the folder of a trained phase, such as runs/tiny/pretrain")
+        raise FileNotFoundError(
+            f"{phase_folder} holds no checkpoint; name the folder of a trained phase, such as runs/tiny/pretrain"
+        )
     if step is not None and step not in steps:
-        raise FileNotFoundError(f"{phase_folder} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        raise FileNotFoundError(
+            f"{phase_folder} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}"
+        )
     return phase_folder / "checkpoints" / str(steps[-1] if step is None else step)
 
 
@@ -163,17 +189,23 @@ def _check_kinds(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, st
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             there, here = saved.get(name, "not there"), wanted.get(name, "not known")
-            raise ValueError(f"{folder}: {name} is {there} in the checkpoint and {here} in this run; restore the settings that it had")
+            raise ValueError(
+                f"{folder}: {name} is {there} in the checkpoint and {here} in this run; restore the settings that it had"
+            )
 
 
 def _read(folder: Path, item: str, like: Any) -> Any:
     """By the handler: a Checkpointer would have processes wait for one that has failed."""
     try:
-        return ocp.StandardCheckpointHandler().restore((folder / item).resolve(), args=ocp.args.StandardRestore(like))
+        return ocp.StandardCheckpointHandler().restore(
+            (folder / item).resolve(), args=ocp.args.StandardRestore(like)
+        )
     except PermissionError:
         raise
     except Exception as error:
-        if not isinstance(error, UNREADABLE) and type(error) is not Exception:  # with several processes Orbax raises it bare
+        if (
+            not isinstance(error, UNREADABLE) and type(error) is not Exception
+        ):  # with several processes Orbax raises it bare
             raise
         if "RESOURCE_EXHAUSTED" in str(error):  # the memory of the device
             raise

@@ -1,4 +1,6 @@
-"""What happens to checkpoint folders behind the step loop: the manifest of a new one, the end of old ones, leftovers of killed writers."""
+"""What happens to checkpoint folders behind the step loop: the manifest of a new one, the end of old ones,
+leftovers of killed writers.
+"""
 
 import contextlib
 import datetime
@@ -21,12 +23,16 @@ LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.removed")
 
 
 def finish(step_folder: Path, durable: Path, settings: Checkpoints) -> dict[str, float | str]:
-    """Hash a checkpoint that was just written, and remove those that it supersedes; what an event says of it."""
+    """Hash a checkpoint that was just written, and remove those that it supersedes; what an event says of
+    it.
+    """
     began, place = time.perf_counter(), step_folder.parent
     try:
         hashed = write_manifest(step_folder)
         took = {"hash_s": time.perf_counter() - began, "bytes": hashed}
-        for step in superseded(kept_in(place, settings), settings) if place == durable else steps_in(place)[:-1]:
+        for step in (
+            superseded(kept_in(place, settings), settings) if place == durable else steps_in(place)[:-1]
+        ):
             remove(place / str(step))
         return took
     except (OSError, OutputError) as error:  # the checkpoint itself is whole
@@ -35,7 +41,9 @@ def finish(step_folder: Path, durable: Path, settings: Checkpoints) -> dict[str,
 
 def kept_in(folder: Path, settings: Checkpoints) -> list[Kept]:
     """The checkpoints of a folder as the rules of keeping see them."""
-    return [_kept(folder / str(step), settings.best.metric if settings.best else "") for step in steps_in(folder)]
+    return [
+        _kept(folder / str(step), settings.best.metric if settings.best else "") for step in steps_in(folder)
+    ]
 
 
 def _kept(path: Path, metric: str) -> Kept:
@@ -49,7 +57,9 @@ def _kept(path: Path, metric: str) -> Kept:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a damaged checkpoint a name under which it is found no more; nothing of it is lost. Where it lies now: there, if need be."""
+    """Give a damaged checkpoint a name under which it is found no more; nothing of it is lost. Where it
+    lies now: there, if need be.
+    """
     aside = path.with_name(f"{path.name}.damaged")
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -67,14 +77,17 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(folders: Sequence[Path]) -> None:
-    """Delete what killed or failed writers and removers left, while nothing is written; what cannot be deleted stays for the next time."""
+    """Delete what killed or failed writers and removers left, while nothing is written; what cannot be
+    deleted stays for the next time.
+    """
     with contextlib.suppress(OSError):  # a folder that cannot be read: the save that follows says so
         for path in [path for folder in folders for pattern in LEFTOVERS for path in folder.glob(pattern)]:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def local_folder(durable: Path, local: str) -> Path:
-    """Where the copies of a phase lie in the folder `local`; emptied if they are not those of `durable`, but of one that had its path.
+    """Where the copies of a phase lie in the folder `local`; emptied if they are not those of `durable`,
+    but of one that had its path.
 
     Raises:
         ValueError: not all processes see it.
@@ -90,5 +103,7 @@ def local_folder(durable: Path, local: str) -> Path:
     of_all()
     seen = of_all(copy.exists() and copy.read_bytes() == name.read_bytes())
     if not seen.all():
-        raise ValueError(f"checkpoint.local={local} is not seen by process {int(seen.argmin())}; name a folder that all processes share")
+        raise ValueError(
+            f"checkpoint.local={local} is not seen by process {int(seen.argmin())}; name a folder that all processes share"
+        )
     return folder

@@ -1,7 +1,10 @@
-"""What the processes of a run know of each other: who answers, how far each one is, and which of them is slow.
+"""What the processes of a run know of each other: who answers, how far each one is, and which of them is
+slow.
 
-Every process posts its numbers to jax's coordination service once a second, from a thread. Process 0, where the service lives, reads
-all posts and publishes one view of them: traffic grows only with the number of processes, and all of them tell the same story.
+Every process posts its numbers to jax's coordination service once a second, from a thread. Process 0, where
+the service lives, reads
+all posts and publishes one view of them: traffic grows only with the number of processes, and all of them
+tell the same story.
 """
 
 import json
@@ -30,7 +33,9 @@ POSTS, VIEW = "meshwright/hosts/posts", "meshwright/hosts/view"
 
 
 class Post(NamedTuple):
-    """What one process says of itself; the seconds are means of the steps since its last post, `own_s` those that were its own."""
+    """What one process says of itself; the seconds are means of the steps since its last post, `own_s`
+    those that were its own.
+    """
 
     count: int = 0  # of its posts: one that stays the same is silence
     step: int = 0
@@ -44,7 +49,9 @@ class Post(NamedTuple):
 
 
 class View(NamedTuple):
-    """What process 0 makes of the posts: who was lost, if anybody, with the exit code for all others; where each one is."""
+    """What process 0 makes of the posts: who was lost, if anybody, with the exit code for all others; where
+    each one is.
+    """
 
     count: int = 0
     lost: str = ""
@@ -54,7 +61,9 @@ class View(NamedTuple):
 
 
 class Quiet:
-    """For how long a number has not changed. While a process is suspended its clock runs on, but nothing hangs: that does not count."""
+    """For how long a number has not changed. While a process is suspended its clock runs on, but nothing
+    hangs: that does not count.
+    """
 
     def __init__(self):
         self._seen: Any = None
@@ -71,9 +80,10 @@ class Quiet:
 class Hosts:
     """The processes of a run, while they are in the loop together; alone, it does nothing.
 
-    A straggler is looked for in the time that a host spends by itself: reading and placing data, writing logs. The length of a step tells
-    nothing, since all devices take it together, whoever is late; nor does the call of the step, which may wait for room on the devices.
-    So a device that is slow inside of its step is not seen here.
+    A straggler is looked for in the time that a host spends by itself: reading and placing data, writing
+    logs. The length of a step tells nothing, since all devices take it together, whoever is late; nor does
+    the call of the step, which may wait for room on the devices. So a device that is slow inside of its
+    step is not seen here.
     """
 
     def __init__(self):
@@ -93,7 +103,9 @@ class Hosts:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """After an error the thread talks on until the process ends: it is then that the others are asked for."""
+        """After an error the thread talks on until the process ends: it is then that the others are asked
+        for.
+        """
         if error is None and self._client is not None:
             self._say(left=True)
             self._ended = True
@@ -105,10 +117,11 @@ class Hosts:
             self._mine = self._mine._replace(step=step)
 
     def gather(self, step_s: float, *, device_wait_s: float) -> tuple[dict[str, float], str]:
-        """A row of the seconds a step that hosts take by themselves, and a sentence that names a straggler, or "".
+        """A row of the seconds a step that hosts take by themselves, and a sentence that names a straggler,
+        or "".
 
-        Both are empty in one process, and everywhere but in process 0. The row holds what was posted last, a second or two old: no
-        collective is made, which would wait for the steps under way.
+        Both are empty in one process, and everywhere but in process 0. The row holds what was posted last,
+        a second or two old: no collective is made, which would wait for the steps under way.
 
         Args:
             step_s: length of a step
@@ -126,7 +139,11 @@ class Hosts:
         if view.lost:
             return view
         silent = quiet_s > limit_s and not view.left
-        return View(lost=f"process 0, which coordinates, has not answered for {quiet_s:.0f} s") if silent else None
+        return (
+            View(lost=f"process 0, which coordinates, has not answered for {quiet_s:.0f} s")
+            if silent
+            else None
+        )
 
     def where(self) -> str:
         """At which step and in which line of code each process is, the fewest together first; "" alone."""
@@ -138,7 +155,9 @@ class Hosts:
         return _until(self.lost, HURRIED_S + FAREWELL_S)
 
     def leave(self, why: str = "", code: int = 0) -> None:
-        """Tell the others before this process ends, with a sentence where it is its own fault. Process 0 stays until they have gone."""
+        """Tell the others before this process ends, with a sentence where it is its own fault. Process 0
+        stays until they have gone.
+        """
         if self._client is not None:
             self._say(left=True, why=why, code=code)
             if self.process == 0:
@@ -161,8 +180,12 @@ class Hosts:
 
     def _talk(self) -> None:
         while not self._ended:
-            with suppress(jax.errors.JaxRuntimeError):  # no answer, or the end of the service: the others' silence says it
-                self._client.key_value_set(f"{POSTS}/{self.process}", json.dumps(self._next_post()), allow_overwrite=True)
+            with suppress(
+                jax.errors.JaxRuntimeError
+            ):  # no answer, or the end of the service: the others' silence says it
+                self._client.key_value_set(
+                    f"{POSTS}/{self.process}", json.dumps(self._next_post()), allow_overwrite=True
+                )
                 self._look()
             self._wake.wait(POST_S)
             self._wake.clear()
@@ -195,12 +218,17 @@ class Hosts:
         now = self._view._replace(count=self._mine.count, left=self._mine.left, where=_where(posts))
         quiet_s = self._quiet_s = {p: self._quiet[p].seconds(post.count) for p, post in posts.items()}
         faults = [post for post in posts.values() if post.why]
-        silent = [p for p, post in posts.items() if quiet_s[p] > self._limit_s(posts.values()) and not post.left]
+        silent = [
+            p for p, post in posts.items() if quiet_s[p] > self._limit_s(posts.values()) and not post.left
+        ]
         if now.lost or not (faults or silent):
             return now
         if faults:
             return now._replace(lost=faults[0].why, code=faults[0].code)
-        told = (f"process {p} has not answered for {quiet_s[p]:.0f} s (it was at step {posts[p].step})" for p in silent)
+        told = (
+            f"process {p} has not answered for {quiet_s[p]:.0f} s (it was at step {posts[p].step})"
+            for p in silent
+        )
         return now._replace(lost=", ".join(told))
 
 
@@ -216,7 +244,11 @@ class Stragglers:
         if len(own_s) < 2:
             return {}
         slowest = max(own_s, key=own_s.__getitem__)
-        return {"hosts/slowest_s": own_s[slowest], "hosts/median_s": statistics.median_low(own_s.values()), "hosts/slowest": float(slowest)}
+        return {
+            "hosts/slowest_s": own_s[slowest],
+            "hosts/median_s": statistics.median_low(own_s.values()),
+            "hosts/slowest": float(slowest),
+        }
 
     def see(self, posts: Mapping[int, Post]) -> None:
         """Count who is slow in these posts; only those with new steps count."""
@@ -227,7 +259,9 @@ class Stragglers:
             if post.step != self._steps.get(p):
                 self._slow[p] = self._slow.get(p, 0) + 1 if slow else 0
                 if self._slow[p] == PATIENCE:
-                    self._told.append(f"process {p} holds the others up: {post.own_s:.3g} s of a step are its own, {excess_s:.3g} s more")
+                    self._told.append(
+                        f"process {p} holds the others up: {post.own_s:.3g} s of a step are its own, {excess_s:.3g} s more"
+                    )
             self._steps[p] = post.step
 
     def told(self) -> str:
@@ -246,7 +280,9 @@ def _where(posts: Mapping[int, Post]) -> str:
 
 
 def _named(processes: list[int]) -> str:
-    shown = ", ".join(map(str, processes[:8])) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    shown = ", ".join(map(str, processes[:8])) + (
+        f" and {len(processes) - 8} more" if len(processes) > 8 else ""
+    )
     return f"process{'es' if len(processes) > 1 else ''} {shown}"
 
 
@@ -262,5 +298,7 @@ _present: list[Hosts] = []  # the one of the loop that runs, or that an error ha
 
 
 def present() -> Hosts | None:
-    """The processes of the loop under way, or of the one that an error ended; None with one process or outside of a loop."""
+    """The processes of the loop under way, or of the one that an error ended; None with one process or
+    outside of a loop.
+    """
     return _present[-1] if _present else None

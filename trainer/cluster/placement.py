@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from model.sharding import device_kind
-from trainer.goodput import read_events
+from trainer.records.goodput import read_events
 
 EVENT = "placed"  # in events.jsonl, at every start of a phase
 
@@ -25,14 +25,20 @@ def note_placement(event: Callable[..., None], step: int, mesh: Mesh) -> None:
 
 
 def placed_at(folder: Path, step: int) -> dict[str, Any] | None:
-    """That of the process that made a step, as the phase's events say: the last one that began before it. None = it was not noted."""
+    """That of the process that made a step, as the phase's events say: the last one that began before it.
+    None = it was not noted.
+    """
     began = [event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step]
     return began[-1] if began else None
 
 
 def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two placements, a clause each."""
-    return [f"{name} {_told(then.get(name))} then, {_told(now[name])} now" for name in now if then.get(name) != now[name]]
+    return [
+        f"{name} {_told(then.get(name))} then, {_told(now[name])} now"
+        for name in now
+        if then.get(name) != now[name]
+    ]
 
 
 def _told(value: Any) -> str:

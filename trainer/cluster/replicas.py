@@ -1,6 +1,8 @@
-"""Silent data corruption: copies that must be equal bit by bit, and computations that must repeat themselves, are compared.
+"""Silent data corruption: copies that must be equal bit by bit, and computations that must repeat
+themselves, are compared.
 
-A chip that computes or keeps a wrong bit says nothing, and data parallelism spreads it (Dixit et al. 2021, Hochschild et al. 2021).
+A chip that computes or keeps a wrong bit says nothing, and data parallelism spreads it (Dixit et al. 2021,
+Hochschild et al. 2021).
 """
 
 from collections import Counter, defaultdict
@@ -19,23 +21,34 @@ from trainer.checkpoints.fingerprint import path_name
 
 
 def check(tree: Any, mesh: Mesh) -> list[str]:
-    """A sentence for every leaf of which devices that hold the same part hold other bits; names devices, processes and the leaf.
+    """A sentence for every leaf of which devices that hold the same part hold other bits; names devices,
+    processes and the leaf.
 
-    With three copies or more the minority is named, with two both. All processes call it together and get the same answer. Leaves that
-    rest in the memory of the host are left out.
+    With three copies or more the minority is named, with two both. All processes call it together and get
+    the same answer. Leaves that rest in the memory of the host are left out.
     """
-    leaves = {path_name(path): _as_numbers(x) for path, x in jax.tree.leaves_with_path(tree) if x.sharding.memory_kind != "pinned_host"}
+    leaves = {
+        path_name(path): _as_numbers(x)
+        for path, x in jax.tree.leaves_with_path(tree)
+        if x.sharding.memory_kind != "pinned_host"
+    }
     layouts = tuple(x.sharding.spec for x in leaves.values())
     found = _fetched(_fingerprints(mesh, layouts)(*leaves.values()))
     devices = mesh.devices.flatten().tolist()
-    return [line for i, (name, x) in enumerate(leaves.items()) for line in _differing(name, x, devices, found[:, i])]
+    return [
+        line
+        for i, (name, x) in enumerate(leaves.items())
+        for line in _differing(name, x, devices, found[:, i])
+    ]
 
 
 def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[str]]:
-    """Where nothing is replicated: `replay(state, batch)` computes `gradient(state, batch)` twice and compares the bits of every device.
+    """Where nothing is replicated: `replay(state, batch)` computes `gradient(state, batch)` twice and
+    compares the bits of every device.
 
-    A sentence for every leaf that differs names the devices that hold other bits. If a third time differs from both, the program is not
-    deterministic on these chips, and the sentence says that instead. Memory: one more gradient, while it runs.
+    A sentence for every leaf that differs names the devices that hold other bits. If a third time differs
+    from both, the program is not deterministic on these chips, and the sentence says that instead. Memory:
+    one more gradient, while it runs.
     """
 
     @jax.jit
@@ -49,26 +62,44 @@ def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[
             return []
         third = _fetched(fingerprints(state, batch))
         if not (np.array_equal(first, third) or np.array_equal(second, third)):
-            return ["a gradient computed three times came out in three ways; the program is not deterministic here, set guard.sdc_every=0"]
-        names = [path_name(path) for path, _ in jax.tree.leaves_with_path(jax.eval_shape(gradient, state, batch))]
-        wrong = {name: mesh.devices.flatten()[first[:, i] != second[:, i]].tolist() for i, name in enumerate(names)}
-        return [f"the gradient of {name} came out in two ways on {_told(those)}" for name, those in wrong.items() if those]
+            return [
+                "a gradient computed three times came out in three ways; the program is not deterministic here, set guard.sdc_every=0"
+            ]
+        names = [
+            path_name(path) for path, _ in jax.tree.leaves_with_path(jax.eval_shape(gradient, state, batch))
+        ]
+        wrong = {
+            name: mesh.devices.flatten()[first[:, i] != second[:, i]].tolist() for i, name in enumerate(names)
+        }
+        return [
+            f"the gradient of {name} came out in two ways on {_told(those)}"
+            for name, those in wrong.items()
+            if those
+        ]
 
     return replay
 
 
 @cache
-def _fingerprints(mesh: Mesh, layouts: tuple[PartitionSpec, ...]) -> Callable[..., UInt32[Array, "devices leaves"]]:
+def _fingerprints(
+    mesh: Mesh, layouts: tuple[PartitionSpec, ...]
+) -> Callable[..., UInt32[Array, "devices leaves"]]:
     """One number a leaf of each device's own part, without any communication."""
 
     def local(*parts: Array) -> Array:
         return jnp.stack([_fingerprint(part) for part in parts])[None]
 
-    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=layouts, out_specs=PartitionSpec(mesh.axis_names), check_vma=False))
+    return jax.jit(
+        jax.shard_map(
+            local, mesh=mesh, in_specs=layouts, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
+        )
+    )
 
 
 def _fingerprint(x: Array) -> UInt32[Array, ""]:
-    """The sum of the bit patterns modulo 2^32, each times an odd number of its own: one flipped bit always shows, and so do swaps."""
+    """The sum of the bit patterns modulo 2^32, each times an odd number of its own: one flipped bit always
+    shows, and so do swaps.
+    """
     width = f"uint{min(jax.dtypes.itemsize_bits(x.dtype), 32)}"  # 64 bits become two numbers
     bits = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, jnp.dtype(width))
     bits = bits.astype(jnp.uint32).ravel()
@@ -80,7 +111,9 @@ def _differing(name: str, x: Array, devices: Sequence[jax.Device], prints: np.nd
     copies = defaultdict[Hashable, dict[jax.Device, int]](dict)
     where = x.sharding.devices_indices_map(x.shape)
     for device, number in zip(devices, prints.tolist(), strict=True):
-        copies[tuple(part.indices(size) for part, size in zip(where[device], x.shape, strict=True))][device] = number
+        copies[tuple(part.indices(size) for part, size in zip(where[device], x.shape, strict=True))][
+            device
+        ] = number
     return [_sentence(name, held) for held in copies.values() if len(set(held.values())) > 1]
 
 
@@ -98,7 +131,11 @@ def _told(devices: Sequence[jax.Device]) -> str:
 
 def _fetched(prints: Array) -> np.ndarray:
     """The numbers of all devices, in every process."""
-    return np.asarray(multihost_utils.process_allgather(prints, tiled=True)) if jax.process_count() > 1 else np.asarray(prints)
+    return (
+        np.asarray(multihost_utils.process_allgather(prints, tiled=True))
+        if jax.process_count() > 1
+        else np.asarray(prints)
+    )
 
 
 def _as_numbers(x: Array) -> Array:

@@ -1,4 +1,6 @@
-"""A signal to any process ends all of them after the same step, with the state saved; a second one ends a process at once."""
+"""A signal to any process ends all of them after the same step, with the state saved; a second one ends a
+process at once.
+"""
 
 import ctypes
 import os
@@ -17,17 +19,22 @@ TWICE_S = 1.0  # `timeout` and some schedulers send one signal to the process an
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM to any process of the cluster into one step after which all of them stop; a context manager.
+    """Turns SIGINT and SIGTERM to any process of the cluster into one step after which all of them stop; a
+    context manager.
 
-    jax.distributed watches SIGTERM in C++ and agrees on the step: its handler is called for Ctrl-C too. Signals are read from a thread,
-    so that the second one also ends a process whose main thread waits inside of a collective.
+    jax.distributed watches SIGTERM in C++ and agrees on the step: its handler is called for Ctrl-C too.
+    Signals are read from a thread, so that the second one also ends a process whose main thread waits
+    inside of a collective.
     """
 
     _asked = 0  # counts through all phases of a process: the agreed step must grow
 
     def __init__(self):
         self._name, self._first_s = "SIGTERM", float("inf")
-        self._note_of_jax, self._libc = ctypes.create_string_buffer(256), ctypes.CDLL(None)  # a struct sigaction of any system
+        self._note_of_jax, self._libc = (
+            ctypes.create_string_buffer(256),
+            ctypes.CDLL(None),
+        )  # a struct sigaction of any system
 
     def __enter__(self) -> "StopSignals":
         self._libc.sigaction(signal.SIGTERM, None, self._note_of_jax)
@@ -59,8 +66,14 @@ class StopSignals:
         now = time.monotonic()
         if self._first_s == float("inf"):
             self._name, self._first_s = number.name, now
-            handler = ctypes.c_void_p.from_buffer(self._note_of_jax).value  # the first field of a sigaction; it sets a flag
+            handler = ctypes.c_void_p.from_buffer(
+                self._note_of_jax
+            ).value  # the first field of a sigaction; it sets a flag
             ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)(signal.SIGTERM)
         elif now - self._first_s > TWICE_S:
-            print(f"meshwright: stopped at once by a second signal, {number.name}; what was not saved is lost", file=sys.stderr, flush=True)
+            print(
+                f"meshwright: stopped at once by a second signal, {number.name}; what was not saved is lost",
+                file=sys.stderr,
+                flush=True,
+            )
             leave_now(CODES[number])

@@ -1,4 +1,6 @@
-"""Ends a process that hangs, or that waits for peers which are gone; what each thread was doing is written first."""
+"""Ends a process that hangs, or that waits for peers which are gone; what each thread was doing is written
+first.
+"""
 
 import faulthandler
 import multiprocessing
@@ -11,7 +13,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
-from trainer.goodput import append_event
+from trainer.records.goodput import append_event
 
 TICK_S = 0.5
 PAUSED_TIMES = 10  # a save, an evaluation or a compilation may take so many times the limit of a step
@@ -19,16 +21,23 @@ TELL_S = 5.0  # the folder may lie on the very disk that hangs
 
 
 class Watchdog:
-    """Watches a phase from a thread, so also while the main thread waits inside of a collective; a context manager around all of it.
+    """Watches a phase from a thread, so also while the main thread waits inside of a collective; a context
+    manager around all of it.
 
-    A step that takes more than `limit_s` (None: any time) writes all stacks to `folder`/stacks-PROCESS.txt and to stderr, says where each
-    process is, and ends the process with exit code 75. The first step, which compiles, and what comes before it have ten times as long.
-    A peer that `hosts` reports lost ends it too, with that one's own code if it said one.
+    A step that takes more than `limit_s` (None: any time) writes all stacks to `folder`/stacks-PROCESS.txt
+    and to stderr, says where each process is, and ends the process with exit code 75. The first step, which
+    compiles, and what comes before it have ten times as long. A peer that `hosts` reports lost ends it too,
+    with that one's own code if it said one.
     """
 
     def __init__(self, limit_s: float | None, *, folder: Path, hosts: Hosts):
         self._limit_s, self._folder, self._hosts = limit_s, folder, hosts
-        self._n_steps, self._step, self._beats, self._pauses = 0, 0, 0, 1  # the pause ends with the second step
+        self._n_steps, self._step, self._beats, self._pauses = (
+            0,
+            0,
+            0,
+            1,
+        )  # the pause ends with the second step
         self._ended = Event()
         self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -42,7 +51,9 @@ class Watchdog:
         self._thread.join()
 
     def beat(self, step: int) -> None:
-        """Step `step` begins; the second not before the first has ended, which one process may compile while another has it compiled."""
+        """Step `step` begins; the second not before the first has ended, which one process may compile
+        while another has it compiled.
+        """
         self._n_steps += 1
         self._pauses -= self._n_steps == 2
         self._step, self._beats = step, self._beats + 1
@@ -81,7 +92,10 @@ class Watchdog:
     def _tell(self, sentence: str, code: int, stuck: bool) -> None:
         if stuck:
             faulthandler.dump_traceback(file=2)
-        path, again = self._folder / f"stacks-{self._hosts.process}.txt", "; start the same command again" if code == PEER_LOST else ""
+        path, again = (
+            self._folder / f"stacks-{self._hosts.process}.txt",
+            "; start the same command again" if code == PEER_LOST else "",
+        )
         print(f"meshwright: error: {sentence}; all stacks are in {path}{again}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         append_event(self._folder, "hang" if stuck else "lost", self._step, why=sentence)

@@ -11,18 +11,19 @@ from pydantic import BaseModel, Field, PositiveInt
 
 from data_pipeline.component import one_of
 from data_pipeline.loader import PackedRows
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Model, Params
+from trainer.batches.reference import add_reference
+from trainer.batches.source import Layout, passes, spread
+from trainer.evals.subject import Findings, Subject
 from trainer.objective import Objective
-from trainer.reference import add_reference
-from trainer.source import Layout, passes, spread
-from trainer.subject import Findings, Subject
 
 
 class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
     """The objective's metrics on each source of held-out data; `max_rows` bounds what is read of each.
 
-    Of several sources also macro/METRIC, the mean over the sources, and micro/METRIC, over all of their targets together. Where a run has
+    Of several sources also macro/METRIC, the mean over the sources, and micro/METRIC, over all of their
+    targets together. Where a run has
     several of these, the `name` of each goes before its sources: NAME/web/loss, NAME/macro/loss.
     """
 
@@ -33,7 +34,10 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
     def problems(self, run: Any) -> list[str]:
         """Rules between this and the run that it evaluates."""
         found = []
-        if self.data.batch_type is not run.objective.batch_type or self.data.seq_len > run.architecture.context:
+        if (
+            self.data.batch_type is not run.objective.batch_type
+            or self.data.seq_len > run.architecture.context
+        ):
             what = f"{type(self.data).__name__} of seq_len={self.data.seq_len}"
             found.append(f"evals: {what} does not fit the run's objective or context; choose it like `data`")
         if [each.name for each in run.evals if isinstance(each, HeldOut)].count(self.name) > 1:
@@ -50,22 +54,35 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         n_bytes = {name: self._bytes(rows, subject.tokenizer) for name, rows in sources.items()}
 
         def measure(params: Params) -> Findings:
-            sums = {name: _sums(subject, layout, rows, params, self.max_rows) for name, rows in sources.items()}
+            sums = {
+                name: _sums(subject, layout, rows, params, self.max_rows) for name, rows in sources.items()
+            }
             found = {name: _quotients(sums[name], n_bytes[name]) for name in sources}
             if len(sources) > 1:
                 found |= {"macro": _mean(found), "micro": _quotients(_total(sums), sum(n_bytes.values()))}
             prefix = f"{self.name}/" if self.name else ""
-            return Findings({f"{prefix}{of}/{metric}": value for of, means in found.items() for metric, value in means.items()}, [])
+            return Findings(
+                {
+                    f"{prefix}{of}/{metric}": value
+                    for of, means in found.items()
+                    for metric, value in means.items()
+                },
+                [],
+            )
 
         return measure
 
     def _bytes(self, rows: PackedRows, tokenizer: Tokenizer) -> int:
         """UTF-8 bytes of all targets, for bits per byte."""
         chosen = map(rows.__getitem__, spread(rows, self.max_rows))
-        return sum(int(np.sum(tokenizer.byte_lengths[row["targets_L"]] * (row["weight_L"] > 0))) for row in chosen)
+        return sum(
+            int(np.sum(tokenizer.byte_lengths[row["targets_L"]] * (row["weight_L"] > 0))) for row in chosen
+        )
 
 
-def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None) -> dict[str, tuple[float, float]]:
+def _sums(
+    subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None
+) -> dict[str, tuple[float, float]]:
     """Each metric's (sum, weight) over all rows, added in float64."""
     sums: dict[str, tuple[float, float]] = {}
     for _, batch in passes(rows, layout, max_rows):
@@ -79,7 +96,10 @@ def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, ma
 def _total(sums: dict[str, dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
     """Sums and weights of all sets, added."""
     names = {name for of in sums.values() for name in of}
-    return {name: tuple(math.fsum(of[name][i] for of in sums.values() if name in of) for i in range(2)) for name in sorted(names)}
+    return {
+        name: tuple(math.fsum(of[name][i] for of in sums.values() if name in of) for i in range(2))
+        for name in sorted(names)
+    }
 
 
 def _mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -91,13 +111,21 @@ def _mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 @partial(jax.jit, static_argnames=("model", "objective"))
 def _metrics(params: Params, batch: Any, *, model: Model, objective: Objective) -> dict[str, Any]:
-    return objective.loss({"policy": (model, params)}, batch, objective.denominators(batch), jax.random.key(0)).metrics
+    return objective.loss(
+        {"policy": (model, params)}, batch, objective.denominators(batch), jax.random.key(0)
+    ).metrics
 
 
 def _quotients(sums: dict[str, tuple[float, float]], n_bytes: int) -> dict[str, float]:
-    """Means; of a log-likelihood also bits a byte of text, and how far it compresses the text (raw bytes by coded bytes)."""
+    """Means; of a log-likelihood also bits a byte of text, and how far it compresses the text (raw bytes by
+    coded bytes).
+    """
     means = {name: total / weight for name, (total, weight) in sums.items() if weight}
     if "nll" in means:
         bits_per_byte = sums["nll"][0] / math.log(2) / n_bytes
-        means |= {"loss": means.pop("nll"), "bits_per_byte": bits_per_byte, "compression_ratio": 8 / bits_per_byte}
+        means |= {
+            "loss": means.pop("nll"),
+            "bits_per_byte": bits_per_byte,
+            "compression_ratio": 8 / bits_per_byte,
+        }
     return means

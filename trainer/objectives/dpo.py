@@ -14,9 +14,11 @@ Slots = tuple[Float[Array, "B P"], Float[Array, "B P"], Float[Array, "B P"], Flo
 
 
 class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
-    """-log sigmoid(beta · (log-ratio of the chosen answer - log-ratio of the rejected one)), eq. 7; log-probabilities are sums over tokens.
+    """-log sigmoid(beta · (log-ratio of the chosen answer - log-ratio of the rejected one)), eq. 7;
+    log-probabilities are sums over tokens.
 
-    The reference's log-probabilities come with the batch: they were computed once, by the policy that the phase starts from.
+    The reference's log-probabilities come with the batch: they were computed once, by the policy that the
+    phase starts from.
     """
 
     beta: PositiveFloat
@@ -33,9 +35,11 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         return answer_logp(models, batch)[:2]
 
     def loss(self, models: Policies, batch: PreferenceBatch, denominators: dict[str, Any], key: Any) -> Loss:
-        """Metrics under TRL's names; accuracies are strict, so they are 0 while policy and reference are the same.
+        """Metrics under TRL's names; accuracies are strict, so they are 0 while policy and reference are
+        the same.
 
-        `ranking_accuracy` asks the policy alone, without reference: is the chosen answer likelier a token than the rejected one?
+        `ranking_accuracy` asks the policy alone, without reference: is the chosen answer likelier a token
+        than the rejected one?
         """
         chosen_BP, rejected_BP, chosen_mean_BP, rejected_mean_BP, aux = answer_logp(models, batch)
         reward_chosen_BP = self.beta * (chosen_BP - batch.reference_chosen_BP)
@@ -54,11 +58,17 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
             "logps/rejected": rejected_BP,
         }
         n = jnp.sum(weight_BP)
-        return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], {k: (jnp.sum(v * weight_BP), n) for k, v in values.items()}, aux)
+        return Loss(
+            jnp.sum(loss_BP * weight_BP) / denominators["pairs"],
+            {k: (jnp.sum(v * weight_BP), n) for k, v in values.items()},
+            aux,
+        )
 
 
 def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[*Slots, dict[str, Any]]:
-    """Answer log-probabilities of the policy by pair slot: sums (chosen, rejected), means a token (chosen, rejected); then aux."""
+    """Answer log-probabilities of the policy by pair slot: sums (chosen, rejected), means a token (chosen,
+    rejected); then aux.
+    """
     scores, outputs = score(models, "policy", batch)
     P = batch.pair_weight_BP.shape[1]
     slots_P = 2 * jnp.arange(P) + 1
@@ -66,6 +76,8 @@ def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[*Slots, dict[
     for offset in (0, 1):
         in_slot_BLP = (batch.segments_BL[..., None] == slots_P + offset) * batch.weight_BL[..., None]
         n_BP = jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0)
-        sides.append((jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1), n_BP))  # no einsum: TPUs round float32 factors to bfloat16
+        sides.append(
+            (jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1), n_BP)
+        )  # no einsum: TPUs round float32 factors to bfloat16
     (chosen_BP, n_chosen_BP), (rejected_BP, n_rejected_BP) = sides
     return chosen_BP, rejected_BP, chosen_BP / n_chosen_BP, rejected_BP / n_rejected_BP, outputs.aux

@@ -13,10 +13,12 @@ from trainer.objective import Loss, Policies, score, scores_of
 
 
 class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Mean negative log-likelihood (nats) over the tokens that `weight_BL` marks as targets, all of the global batch alike.
+    """Mean negative log-likelihood (nats) over the tokens that `weight_BL` marks as targets, all of the
+    global batch alike.
 
-    `z_loss` times the squared log of the softmax's sum keeps logits small (Chowdhery et al. 2022, §5); `mtp_weight` is that of a model's
-    predictions further ahead (DeepSeek-V3, eq. 24-25), their mean over depths. What the model itself asks for (router losses) is added.
+    `z_loss` times the squared log of the softmax's sum keeps logits small (Chowdhery et al. 2022, §5);
+    `mtp_weight` is that of a model's predictions further ahead (DeepSeek-V3, eq. 24-25), their mean over
+    depths. What the model itself asks for (router losses) is added.
     """
 
     z_loss: float = Field(0.0, ge=0)
@@ -31,7 +33,9 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
 
     def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
-        """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what else is in the loss."""
+        """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what
+        else is in the loss.
+        """
         scores, outputs = score(models, "policy", batch)
         weight_BL, n = batch.weight_BL, jnp.sum(batch.weight_BL)
         nll = -jnp.sum(scores.logp_BL * weight_BL)
@@ -50,7 +54,9 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         return Loss(total, metrics, outputs.aux, (-scores.logp_BL, weight_BL))
 
     def _further(self, models: Policies, batch: TokenBatch, outputs: ModelOutputs) -> tuple[Array, Array]:
-        """Negative log-likelihood of the tokens 2, 3, … ahead that lie in the same segment, and how many there are."""
+        """Negative log-likelihood of the tokens 2, 3, … ahead that lie in the same segment, and how many
+        there are.
+        """
         model, params = models["policy"]
         total, n = jnp.zeros(()), jnp.zeros(())
         for depth, hidden_BLD in enumerate(outputs.mtp_hidden, 1):

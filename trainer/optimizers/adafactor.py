@@ -10,13 +10,14 @@ from pydantic import BaseModel, Field, PositiveFloat
 from data_pipeline.component import one_of
 from model.sharding import letters_of, shard
 from model.size import is_matrix
-from trainer.transforms.finish import NonNegative, Pattern, Rate, finished
-from trainer.transforms.leaves import by_leaf, zeros_at_rest
-from trainer.transforms.whole import matrix_of
+from trainer.optimizers.common.by_leaf import by_leaf, zeros_at_rest
+from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
+from trainer.optimizers.common.whole_matrices import matrix_of
 
 
 class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
-    """AdamW's second moment from means of rows and columns, and steps relative to the size of each matrix: `peak_lr` is a share of it.
+    """AdamW's second moment from means of rows and columns, and steps relative to the size of each matrix:
+    `peak_lr` is a share of it.
 
     State: next to nothing, or 4 bytes a parameter with the momentum `b1`.
     """
@@ -48,16 +49,22 @@ class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) -> optax.GradientTransformation:
-    """Gradient over the root of its mean square, with the size of the parameter; each matrix of a stack alone.
+    """Gradient over the root of its mean square, with the size of the parameter; each matrix of a stack
+    alone.
 
     `optax.adafactor` does this for single matrices, under names that say another shape than the state's.
     """
 
     def init(name: str, x: Any) -> dict[str, Any]:
-        shapes = {key: tuple(size for i, size in enumerate(x.shape) if i not in dims) for key, dims in _means(name).items()}
+        shapes = {
+            key: tuple(size for i, size in enumerate(x.shape) if i not in dims)
+            for key, dims in _means(name).items()
+        }
         return {key: zeros_at_rest(letters_of(key), shape) for key, shape in shapes.items()}
 
-    def update(name: str, gradient: Any, state: dict[str, Any], x: Any, count: Any) -> tuple[Any, dict[str, Any]]:
+    def update(
+        name: str, gradient: Any, state: dict[str, Any], x: Any, count: Any
+    ) -> tuple[Any, dict[str, Any]]:
         keep, square = 1 - count ** -jnp.float32(decay_power), gradient**2 + 1e-30
         means = {key: _mean(state[key], square, dims, keep) for key, dims in _means(name).items()}
         direction = gradient
@@ -67,8 +74,13 @@ def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) ->
             rows, of_rows = list(means.values())[0], list(_means(name).values())[1]
             direction = direction * jnp.mean(rows, of_rows, keepdims=True) ** 0.5
         one = tuple(range(len(_stack(name)), x.ndim))
-        direction = direction / jnp.maximum(1.0, _rms(direction, one) / clip_rms) * jnp.maximum(min_rms, _rms(x, one))
-        return direction, {key: shard(jnp.squeeze(mean, _means(name)[key]), letters_of(key), at_rest=True) for key, mean in means.items()}
+        direction = (
+            direction / jnp.maximum(1.0, _rms(direction, one) / clip_rms) * jnp.maximum(min_rms, _rms(x, one))
+        )
+        return direction, {
+            key: shard(jnp.squeeze(mean, _means(name)[key]), letters_of(key), at_rest=True)
+            for key, mean in means.items()
+        }
 
     return by_leaf(init, update)
 
@@ -79,12 +91,17 @@ def _stack(name: str) -> str:
 
 
 def _means(name: str) -> dict[str, tuple[int, ...]]:
-    """What the state of a parameter holds, and the dimensions over which each is a mean: rows and columns of a matrix, all of a vector."""
+    """What the state of a parameter holds, and the dimensions over which each is a mean: rows and columns
+    of a matrix, all of a vector.
+    """
     if not is_matrix(name):
         return {f"nu_{letters_of(name)}": ()}
     stack, rows, columns = matrix_of(name)
     first, second = len(stack), len(stack) + len(rows)
-    return {f"rows_{stack}{rows}": tuple(range(second, second + len(columns))), f"columns_{stack}{columns}": tuple(range(first, second))}
+    return {
+        f"rows_{stack}{rows}": tuple(range(second, second + len(columns))),
+        f"columns_{stack}{columns}": tuple(range(first, second)),
+    }
 
 
 def _mean(old: Any, square: Any, dims: tuple[int, ...], keep: Any) -> Any:

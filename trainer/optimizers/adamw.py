@@ -4,11 +4,13 @@ import optax
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from data_pipeline.component import one_of
-from trainer.transforms.finish import NonNegative, Pattern, Rate, finished
+from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
 
 
 class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Each number moves by its mean gradient over the root of its mean squared gradient. State: 8 bytes a parameter."""
+    """Each number moves by its mean gradient over the root of its mean squared gradient. State: 8 bytes a
+    parameter.
+    """
 
     peak_lr: PositiveFloat
     schedule: one_of("trainer.schedules")

@@ -4,11 +4,13 @@ import optax
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from data_pipeline.component import one_of
-from trainer.transforms.finish import NonNegative, Pattern, Rate, finished
+from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
 
 
 class Lion(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Each number moves by the sign of its mean gradient: a tenth of AdamW's rate, ten times its decay. State: 4 bytes a parameter."""
+    """Each number moves by the sign of its mean gradient: a tenth of AdamW's rate, ten times its decay.
+    State: 4 bytes a parameter.
+    """
 
     peak_lr: PositiveFloat
     schedule: one_of("trainer.schedules")

@@ -1,0 +1,159 @@
+"""Offline packing: which pieces of which documents make a row, planned from lengths alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, NonNegativeInt
+
+
+class Plan(NamedTuple):
+    """Row r holds the pieces `offsets[r]:offsets[r + 1]`; a piece is (document, first position, number of
+    positions).
+    """
+
+    pieces: np.ndarray  # int64 [n_pieces, 3]
+    offsets: np.ndarray  # int64 [n_rows + 1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        """The pieces of one row."""
+        return self.pieces[self.offsets[index] : self.offsets[index + 1]]
+
+
+class BestFit(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Rows of whole documents, the longest first, each into the fullest row that takes it (Ding et al. 2024).
+
+    A document longer than a row is cut into windows; each but the first repeats the `overlap` positions
+    before it, as context that is no target.
+    """
+
+    overlap: NonNegativeInt = 0
+
+    def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
+        """Rows of documents with so many positions."""
+        return best_fit(cut(lengths, seq_len, self.overlap), seq_len, seq_len)
+
+
+class OnePerRow(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A row a document, or a window of one that is longer; `overlap` as in `BestFit`."""
+
+    overlap: NonNegativeInt = 0
+
+    def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
+        """Rows of documents with so many positions."""
+        pieces = cut(lengths, seq_len, self.overlap)
+        return Plan(pieces, np.arange(len(pieces) + 1))
+
+
+class ConcatenateAndSplit(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Documents behind one another in the order of the shards, cut wherever a row is full (GPT-2's way):
+    padding in the last row alone.
+    """
+
+    @property
+    def overlap(self) -> int:
+        """Nothing is read twice."""
+        return 0
+
+    def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
+        """Rows of documents with so many positions."""
+        ends = np.cumsum(lengths)
+        total = int(ends[-1]) if len(ends) else 0
+        starts = np.unique(np.concatenate([(ends - lengths)[lengths > 0], np.arange(0, total, seq_len)]))
+        document = np.searchsorted(ends, starts, side="right")
+        sizes = np.diff(starts, append=total)
+        pieces = np.stack([document, starts - (ends - lengths)[document], sizes], 1).astype(np.int64)
+        return Plan(
+            pieces,
+            np.append(np.searchsorted(starts, np.arange(0, total, seq_len)), len(pieces)).astype(np.int64),
+        )
+
+
+def cut(lengths: np.ndarray, capacity: int, overlap: int = 0) -> np.ndarray:
+    """Pieces of at most `capacity` positions that cover every document, each after the first reaching
+    `overlap` back; int64 [n, 3].
+    """
+    stride = capacity - overlap
+    n_pieces = np.where(lengths > 0, 1 + -(-(lengths - capacity).clip(min=0) // stride), 0)
+    document = np.repeat(np.arange(len(lengths)), n_pieces)
+    first_piece = np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+    start = (np.arange(len(document)) - first_piece) * stride
+    return np.stack([document, start, np.minimum(capacity, lengths[document] - start)], 1).astype(np.int64)
+
+
+def whole(lengths: np.ndarray, capacity: int) -> np.ndarray:
+    """One piece a document; those that do not fit whole are left out; int64 [n, 3]."""
+    fits = np.flatnonzero((lengths <= capacity) & (lengths > 0))
+    return np.stack([fits, np.zeros_like(fits), lengths[fits]], 1).astype(np.int64)
+
+
+def best_fit(pieces: np.ndarray, capacity: int, max_pieces: int) -> Plan:
+    """Rows of at most `capacity` positions and `max_pieces` pieces: the longest piece first, each into the
+    fullest row that takes it.
+
+    Depends on nothing but its arguments. Pieces of one length are placed together: the fullest row that
+    takes one takes as many more as fit, since it stays the fullest.
+    """
+    order = np.argsort(-pieces[:, 2], kind="stable")
+    lengths, n_of = np.unique(pieces[:, 2], return_counts=True)
+    rows = _Rows(capacity, max_pieces, len(pieces))
+    row_of = [
+        rows.place(length, n) for length, n in zip(lengths[::-1].tolist(), n_of[::-1].tolist(), strict=True)
+    ]
+    row = np.concatenate([*row_of, np.zeros(0, np.int64)])
+    by_row = np.argsort(row, kind="stable")
+    return Plan(
+        pieces[order[by_row]], np.append(0, np.cumsum(np.bincount(row, minlength=rows.n))).astype(np.int64)
+    )
+
+
+class _Rows:
+    """Rows on stacks by free space; which stacks hold any are the bits of one integer: the fullest fitting
+    row is its lowest.
+    """
+
+    def __init__(self, capacity: int, max_pieces: int, n_at_most: int):
+        self.capacity, self.max_pieces, self.n = capacity, max_pieces, 0
+        self._stacks: dict[int, list[np.ndarray]] = {}
+        self._spaces = 0
+        self._n_pieces = np.zeros(n_at_most, np.int64)
+
+    def place(self, length: int, n: int) -> np.ndarray:
+        """The rows that `n` pieces of a length go to; int64 [n]."""
+        placed = []
+        while n:
+            space, rows = self._take(length, n)
+            room = np.minimum(space // length, self.max_pieces - self._n_pieces[rows])
+            taken = (n - (np.cumsum(room) - room)).clip(0, room)
+            placed.append(np.repeat(rows, taken))
+            self._n_pieces[rows] += taken
+            self._give_back(rows, space - taken * length)
+            n -= int(taken.sum())
+        return np.concatenate(placed)
+
+    def _take(self, length: int, n: int) -> tuple[int, np.ndarray]:
+        """At most `n` rows with the least space that fits, new ones if there are none."""
+        fitting = self._spaces >> length
+        if not fitting:
+            in_a_row = min(self.capacity // length, self.max_pieces)
+            n_new = -(-n // in_a_row)
+            self.n += n_new
+            return self.capacity, np.arange(self.n - n_new, self.n)
+        space = length + (fitting & -fitting).bit_length() - 1
+        stack = self._stacks[space]
+        rows = stack.pop()
+        if len(rows) > n:
+            rows, rest = rows[:n], rows[n:]
+            stack.append(rest)
+        if not stack:
+            self._spaces &= ~(1 << space)
+        return space, rows
+
+    def _give_back(self, rows: np.ndarray, spaces: np.ndarray) -> None:
+        open_ = (spaces > 0) & (self._n_pieces[rows] < self.max_pieces)
+        rows, spaces = rows[open_], spaces[open_]
+        for space in np.unique(spaces).tolist():
+            self._stacks.setdefault(space, []).append(rows[spaces == space])
+            self._spaces |= 1 << space

@@ -1,0 +1,70 @@
+"""Pack plans as files beside the shards: made once for a content, a row length and a strategy, and mapped
+ever after.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.rows.pack import Plan
+from data_pipeline.shards.npy import new_array, read_array
+
+FORMAT = 1  # raise it when the same key gives another plan
+DOCUMENTS = (
+    1 << 22
+)  # planned at a time: bounds the memory, and leaves at most one half-empty row in millions of documents
+
+
+def plan_key(*parts: Any) -> str:
+    """16 hex digits of all that a plan depends on, as JSON."""
+    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def planned(n_documents: int, plan_some: Callable[[slice], Plan]) -> Iterator[Plan]:
+    """Plans of one block of documents after another, as one: documents and pieces are counted through, the
+    first offset is 0.
+    """
+    n_pieces = 0
+    for first in range(0, max(n_documents, 1), DOCUMENTS):
+        part = plan_some(slice(first, min(first + DOCUMENTS, n_documents)))
+        yield Plan(part.pieces + np.array([first, 0, 0]), part.offsets[first > 0 :] + n_pieces)
+        n_pieces += len(part.pieces)
+
+
+def stored_plan(folder: Path, key: str, parts: Iterator[Plan]) -> Plan:
+    """The plan `key` of a folder of shards, made of `parts` if it is not there; held in memory where the
+    folder cannot be written to.
+
+    Processes that make it at once write the same files, each replaced in one step.
+
+    Raises:
+        OutputError: the disk is full. ValueError: the files are damaged.
+    """
+    pieces, offsets = folder / "plans" / f"{key}-pieces.npy", folder / "plans" / f"{key}-offsets.npy"
+    if not offsets.exists():
+        if not os.access(folder, os.W_OK):
+            return Plan(*map(np.concatenate, zip(*parts, strict=True)))
+        # the offsets end last: where they are, the plan is whole
+        with (
+            new_array(offsets, np.int64) as append_offsets,
+            new_array(pieces, np.int64, (3,)) as append_pieces,
+        ):
+            for part in parts:
+                append_pieces(part.pieces)
+                append_offsets(part.offsets)
+    try:
+        plan = Plan(read_array(pieces), read_array(offsets))
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise ValueError(
+            f"{pieces.parent} cannot be read ({error}); delete it, plans are made again from the shards"
+        ) from error
+    if len(plan.pieces) != plan.offsets[-1]:
+        raise ValueError(
+            f"{offsets} does not belong to {pieces}; delete {pieces.parent}, plans are made again from the shards"
+        )
+    return plan

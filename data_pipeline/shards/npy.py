@@ -1,0 +1,69 @@
+"""Arrays of any length in .npy files: written piece by piece, read through the page cache, never whole in
+memory.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from data_pipeline.files import writing
+
+
+@contextmanager
+def new_array(
+    path: Path, dtype: Any, row_shape: tuple[int, ...] = ()
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends rows; `path` appears, or is replaced, when the block ends well.
+
+    Several processes may write it at once, as long as they write the same.
+
+    Raises:
+        OutputError: the disk is full or read-only.
+    """
+    partial, n = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial"), 0
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("wb")
+
+    def append(rows: np.ndarray) -> None:
+        nonlocal n
+        with writing(path):
+            np.ascontiguousarray(rows, dtype).tofile(file)
+        n += len(rows)
+
+    try:
+        with file:
+            with writing(path):
+                _write_header(file, dtype, (0, *row_shape))
+                file.flush()
+            yield append
+            with writing(path):
+                file.seek(0)
+                _write_header(file, dtype, (n, *row_shape))
+                file.flush()
+                os.fsync(file.fileno())
+        with writing(path):
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_header(file: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> None:
+    """NumPy leaves room in a header for the first dimension to grow, so it may be written again in place."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array in a file, mapped, not read.
+
+    Raises:
+        ValueError, EOFError, FileNotFoundError: the file is none, or is cut short.
+    """
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped.view(np.ndarray)  # the subclass makes every slice microseconds slower

@@ -1,0 +1,122 @@
+"""One immutable folder of token shards: its manifest, which says what was written, and its index, a row a
+document.
+"""
+
+import hashlib
+import json
+import tokenize
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipeline.files import sha256
+from data_pipeline.shards.npy import read_array
+
+MANIFEST, INDEX, SEGMENTS = "manifest.json", "index.npy", "segments"
+AGAIN = "delete the folder and prepare the data again"
+MEND = f"{AGAIN}, or leave damaged records out by data.skip_bad_records=true"
+AMOUNTS = ("documents", "tokens", "bytes")
+
+
+def index_type(n_sequences: int) -> np.dtype:
+    """A row of the index; 16 bytes and 4 a sequence."""
+    return np.dtype([("id", "<u8"), ("digest", "<u8"), ("lengths", "<i4", (n_sequences,))])
+
+
+class Segment(NamedTuple):
+    """One immutable folder of shards.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: What was written there, and from what.
+        index: A row a document, mapped from the disk: `id` (see `id_key`), `digest` (xxh3-64 of the record)
+        and `lengths` [sequences].
+        first: Number of its first document in the source.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    index: np.ndarray
+    first: int
+
+    def check_index(self) -> None:
+        """Read the index whole. Raises ValueError if it is not what was written."""
+        if sha256(self.folder / INDEX) != self.manifest["index_sha256"]:
+            raise ValueError(f"{self.folder / INDEX} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
+
+
+def chained(before: str, content_hash: str) -> str:
+    """The content hash of a source with one more segment."""
+    return hashlib.sha256(f"{before} {content_hash}".encode()).hexdigest()
+
+
+def segment_folder(folder: Path, number: int) -> Path:
+    """Where segment `number` of a source lies; segment 0 is the folder itself."""
+    return folder / SEGMENTS / f"{number:05}" if number else folder
+
+
+def n_segments(folder: Path) -> int:
+    """How many finished segments a source has; one that is still being written has no manifest."""
+    there = {int(path.parent.name) for path in folder.glob(f"{SEGMENTS}/[0-9]*/{MANIFEST}")} | {0}
+    if missing := set(range(max(there))) - there:
+        raise ValueError(
+            f"{segment_folder(folder, min(missing))} is missing, and segments behind it are there; restore it or delete them"
+        )
+    return len(there)
+
+
+def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
+    """Open a folder. Raises ValueError, which names the file, where something is missing or damaged."""
+    manifest: dict[str, Any] = _load(folder / MANIFEST, _read_manifest)
+    index: np.ndarray = _load(folder / INDEX, read_array)
+    if index.dtype.names is None:
+        raise ValueError(f"{folder / INDEX} is of an earlier version; {AGAIN}")
+    if index.dtype not in (index_type(1), index_type(2)):
+        raise ValueError(f"{folder / INDEX} is damaged; {AGAIN}")
+    if not len(index) == manifest["documents"] == sum(shard["records"] for shard in manifest["shards"]):
+        raise ValueError(
+            f"{folder / INDEX} has {len(index)} rows, its manifest says {manifest['documents']}; {AGAIN}"
+        )
+    if whole:
+        _check_sizes(folder, manifest["shards"], index["id"])
+    return Segment(folder, manifest, index, first)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = json.loads(path.read_bytes())
+    told = [(manifest, (*AMOUNTS, "content_hash", "after", "shards", "index_sha256", "lineage"))]
+    told += [(shard, ("file", "records", "size", "sha256")) for shard in manifest.get("shards", ())]
+    if missing := [name for part, names in told for name in names if name not in part]:
+        raise ValueError(f"it does not say {missing[0]}")
+    return manifest
+
+
+def _check_sizes(folder: Path, shards: Iterable[Mapping[str, Any]], ids: np.ndarray) -> None:
+    """Every file is there and has its size. Raises ValueError with what is lost."""
+    first = 0
+    for shard in shards:
+        path, documents = folder / shard["file"], ids[first : first + shard["records"]]
+        size = path.stat().st_size if path.exists() else "no"
+        if size != shard["size"]:
+            named = (
+                f" ({len(documents)} records, documents {documents[0]:016x} to {documents[-1]:016x})"
+                if len(documents)
+                else ""
+            )
+            raise ValueError(f"{path} has {size} bytes, its manifest says {shard['size']}{named}; {MEND}")
+        first += shard["records"]
+
+
+def _load(path: Path, read: Any) -> Any:
+    try:
+        return read(path)
+    except (
+        ValueError,
+        EOFError,
+        FileNotFoundError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:  # how NumPy fails at a damaged header
+        raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error

@@ -1,0 +1,72 @@
+"""Which questions and preference pairs are made of a corpus's docstrings, and how they become token
+records.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
+
+from data_pipeline.chat.render import render_all
+from data_pipeline.clean.overlap import HeldOutIndex
+from data_pipeline.documents.document import Document, content_id
+from data_pipeline.documents.sampling import first_by_key, key_of
+from data_pipeline.shards.record import Record
+from data_pipeline.stages.docstrings import pairs_from_code, preferences, questions
+from data_pipeline.tokenizers.tokenizer import Tokenizer
+
+Row = dict[str, Any]  # {"id", "conversations"}: one conversation, or the chosen and the rejected one
+
+
+class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
+    """At most `n_chats` questions answered by their docstrings and `n_pairs` preference pairs of each side,
+    from the code in `source`.
+
+    What has more than `max_tokens` tokens, the two answers of a pair together, is left out.
+    """
+
+    source: str
+    n_chats: NonNegativeInt
+    n_pairs: NonNegativeInt
+    max_tokens: PositiveInt
+
+    def rows(
+        self, documents: Iterable[Document], index: HeldOutIndex | None, *, seed: int
+    ) -> dict[str, tuple[list[Row], int]]:
+        """`chat` and `pairs` as (rows, how many were over the limit); the sample is keyed by `seed`."""
+        docstrings = pairs_from_code(
+            (document for document in documents if document.source == self.source), index=index
+        )
+        chats = [[messages] for messages in questions(docstrings, seed=seed)]
+        pairs = [
+            [
+                [*preference.messages, {"role": "assistant", "content": answer}]
+                for answer in (preference.chosen, preference.rejected)
+            ]
+            for preference in preferences(docstrings, seed=seed)
+        ]
+        return {"chat": _sampled(chats, self.n_chats, seed), "pairs": _sampled(pairs, self.n_pairs, seed)}
+
+    def records(
+        self, rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
+    ) -> Iterator[tuple[Record, int]]:
+        """Those that fit into `max_tokens`, each with the UTF-8 bytes of its messages."""
+        rows = list(rows)
+        rendered = iter(
+            render_all([messages for row in rows for messages in row["conversations"]], tokenizer)
+        )
+        for row in rows:
+            sequences = tuple(next(rendered) for _ in row["conversations"])
+            if sum(len(sequence.tokens) for sequence in sequences) <= self.max_tokens:
+                n_bytes = sum(
+                    len(message["content"].encode())
+                    for messages in row["conversations"]
+                    for message in messages
+                )
+                yield Record(row["id"], sequences), n_bytes
+
+
+def _sampled(conversations: list[list], limit: int, seed: int) -> tuple[list[Row], int]:
+    rows = [{"id": content_id(repr(each)), "conversations": each} for each in conversations]
+    kept = first_by_key(((key_of(seed, row["id"]), 1, row) for row in rows), limit)
+    return kept, len(rows) - len(kept)

@@ -1,0 +1,212 @@
+"""How fast checkpoints are saved, restored and hashed here, beside what the disk does in the same minutes,
+and what the step loop loses.
+"""
+
+import itertools
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.sharding import named
+from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
+from trainer.checkpoints.manifest import files_of, problem
+from trainer.state import TrainState
+
+BLOCK_BYTES = 2**26
+WIDTH = 4096
+STEPS_BEFORE = 8
+
+
+def state_of_size(gigabytes: float, mesh: jax.sharding.Mesh) -> TrainState:
+    """Random parameters and two moments, four matrices each."""
+    rows = max(int(gigabytes * 1e9 / (12 * 4 * WIDTH)) // mesh.size, 1) * mesh.size
+    layout = named(mesh, "DF", (rows, WIDTH), at_rest=True)
+    draw = jax.jit(lambda key: jax.random.normal(key, (rows, WIDTH), jnp.float32), out_shardings=layout)
+    keys = iter(jax.random.split(jax.random.key(0), 12))
+    stacks: list[dict[str, Any]] = [{f"w{i}_DF": draw(next(keys)) for i in range(4)} for _ in range(3)]
+    step = jax.device_put(jnp.int32(0), named(mesh, ""))
+    return TrainState(step, stacks[0], {}, {"mu": stacks[1], "nu": stacks[2]}, jax.random.key(1))
+
+
+def measure(
+    folder: Path, *, gigabytes: float, n_rounds: int, mesh: jax.sharding.Mesh
+) -> list[dict[str, float]]:
+    """Figures of each round: seconds, and bytes a second of the disk itself. Call under `jax.set_mesh`.
+
+    The folder is made and removed. Files are read with the system's copies of them dropped, as after a
+    restart.
+    """
+    state = state_of_size(gigabytes, mesh)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    n_bytes = sum(x.nbytes for x in jax.tree.leaves((state.trainable, state.opt_state)))
+    steps, step, rounds = itertools.count(1), step_of(mesh), []
+    for _ in range(n_rounds):
+        found = {"bytes": float(n_bytes), **disk_speed(folder, n_bytes)}
+        state, figures = _save_in_a_loop(folder / "run", state, steps, step)
+        found |= figures | _read_back(folder / "run", like)
+        rounds.append(found)
+        shutil.rmtree(folder / "run")
+    shutil.rmtree(folder)
+    return rounds
+
+
+def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
+    """Bytes a second of plain writes with one fsync at the end, and of reads that come from the disk, to
+    and from one file.
+
+    It is read through one small piece of memory, and into memory of its size, as a state that is restored
+    has to lie somewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file, block = folder / "plain", memoryview(os.urandom(BLOCK_BYTES))
+    blocks = max(n_bytes // BLOCK_BYTES, 1)
+
+    def write() -> None:
+        with file.open("wb", buffering=0) as out:
+            for _ in range(blocks):
+                out.write(block)
+            os.fsync(out.fileno())
+
+    found = {"disk_write_bytes_per_s": blocks * BLOCK_BYTES / _seconds(write)}
+    for name, room_bytes in (("disk_read", BLOCK_BYTES), ("disk_hold", blocks * BLOCK_BYTES)):
+        forget([file])
+        found[f"{name}_bytes_per_s"] = (
+            blocks * BLOCK_BYTES / _seconds(lambda room_bytes=room_bytes: _read(file, room_bytes))
+        )
+    file.unlink()
+    return found
+
+
+def _read(file: Path, room_bytes: int) -> None:
+    """All of a file, into fresh memory, which is used anew when it is full."""
+    room = memoryview(np.empty(room_bytes, np.uint8))
+    with file.open("rb", buffering=0) as source:
+        for first in range(0, file.stat().st_size, BLOCK_BYTES):
+            at = first % room_bytes
+            source.readinto(room[at : at + BLOCK_BYTES])
+
+
+def forget(files: list[Path]) -> None:
+    """Have the system drop its copies of what it has written, where it lets itself be told."""
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def _save_in_a_loop(
+    folder: Path, state: TrainState, steps: Iterator[int], step: Callable[[], None]
+) -> tuple[TrainState, dict[str, float]]:
+    """A loop with one save: how long the save itself held it up, and how much longer its other steps took
+    until all was hashed.
+    """
+    said: dict[str, Mapping[str, float]] = {}
+    checkpointer = Checkpointer(
+        folder, Checkpoints(every_steps=1), event=lambda name, step, **what: said.update({name: what})
+    )
+    state = state._replace(step=jnp.int32(next(steps)))
+    jax.block_until_ready(state)
+    usual_s = statistics.median(_seconds(step) for _ in range(STEPS_BEFORE))
+    blocked_s, n, began = _seconds(lambda: checkpointer.save(state, {}, {})), 0, time.perf_counter()
+    while "saved" not in said:
+        step()
+        checkpointer.poll(n)
+        n += 1
+    slower_s = time.perf_counter() - began - n * usual_s
+    checkpointer.close()
+    found = {name: said["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
+    return state, {**found, "blocked_s": blocked_s, "slower_s": max(slower_s, 0.0), "step_s": usual_s}
+
+
+def step_of(mesh: jax.sharding.Mesh) -> Callable[[], None]:
+    """Some work for the devices: products of matrices, a few hundredths of a second on a processor."""
+    x_DF = jax.device_put(jnp.ones((512 * mesh.shape["fsdp"], 512)), named(mesh, "DF", at_rest=True))
+    w_FF = jnp.ones((512, 512)) / 512
+    multiplied = jax.jit(lambda x: jax.lax.fori_loop(0, 8, lambda _, y: jnp.tanh(y @ w_FF), x))
+    return lambda: jax.block_until_ready(multiplied(x_DF))
+
+
+def _read_back(folder: Path, like: TrainState) -> dict[str, float]:
+    """Seconds of restoring, fingerprints included, and of comparing all hashes, both from the disk."""
+    checkpointer = Checkpointer(folder, Checkpoints(every_steps=1, verify="off"))
+    step = checkpointer.latest()
+    step_folder = checkpointer.folder / str(step)
+    files = list(files_of(step_folder).values())
+    forget(files)
+    restore_s = _seconds(lambda: jax.block_until_ready(checkpointer.restore(step, like)))
+    forget(files)
+    verify_s = _seconds(lambda: problem(step_folder, "full"))
+    checkpointer.close()
+    return {"restore_s": restore_s, "verify_s": verify_s}
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def figures(rounds: list[dict[str, float]], *, interval_s: float) -> dict[str, float]:
+    """Medians over the rounds, and what follows from them; `interval_s` is the time between two saves."""
+    found = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    write_frac = statistics.median(
+        each["bytes"] / each["save_s"] / each["disk_write_bytes_per_s"] for each in rounds
+    )
+    read_frac, hold_frac = (
+        statistics.median(
+            each["bytes"] / each["restore_s"] / each[f"disk_{name}_bytes_per_s"] for each in rounds
+        )
+        for name in ("read", "hold")
+    )
+    return {
+        **found,
+        "save_frac_of_disk": write_frac,
+        "restore_frac_of_disk": read_frac,
+        "restore_frac_of_hold": hold_frac,
+        "stall_frac": (found["blocked_s"] + found["slower_s"]) / interval_s,
+    }
+
+
+def lines(found: dict[str, float], *, interval_s: float) -> list[str]:
+    """A figure a line."""
+    size = found["bytes"]
+
+    def row(name: str, seconds: float, note: str = "") -> str:
+        return f"{name:9s}{seconds:9.2f} s {size / seconds / 1e6:9,.0f} MB/s{note}"
+
+    return [
+        f"state    {size / 1e9:9.2f} GB",
+        row("write", size / found["disk_write_bytes_per_s"], "   plain file and fsync, the disk's own"),
+        row(
+            "save",
+            found["save_s"],
+            f"   {found['save_frac_of_disk']:.0%} of the disk, until it is committed, fsync included",
+        ),
+        f"blocked  {found['blocked_s']:9.2f} s   of the step loop by the save itself",
+        f"slower   {found['slower_s']:9.2f} s   of the steps beside it, until all was hashed",
+        f"stall    {found['stall_frac']:9.1%}     of the loop with a save every {interval_s:g} s",
+        row("hash", found["hash_s"], "   in the background, after the commit"),
+        row(
+            "read",
+            size / found["disk_read_bytes_per_s"],
+            "   plain file through one small buffer, the disk's own",
+        ),
+        row("hold", size / found["disk_hold_bytes_per_s"], "   plain file into memory of its size"),
+        row(
+            "restore",
+            found["restore_s"],
+            f"   {found['restore_frac_of_disk']:.0%} and {found['restore_frac_of_hold']:.0%} of those, fingerprints compared",
+        ),
+        row("verify", found["verify_s"], "   all hashes compared, before a restore"),
+        f"memory   {found['peak_host_bytes'] / 1e9:9.2f} GB more at most while it was saved",
+    ]

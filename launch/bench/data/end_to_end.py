@@ -1,0 +1,80 @@
+"""The whole data phase in processes of its own, watched from outside."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.bench.data.process_tree import Watch
+from launch.bench.data.sample import Sample
+
+CHILD = "import sys; from launch.bench.data.end_to_end import prepare; prepare(sys.argv[1], int(sys.argv[2]), sys.argv[3:])"
+
+
+class Whole(NamedTuple):
+    """One run: what went in, what it took, and what lies on the disk by stage."""
+
+    workers: int
+    raw_bytes: int
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    stored_bytes: dict[str, int]
+
+
+def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> Whole:
+    """Run the data phase on the first `n_files` WARC files (None = all) with so many workers.
+
+    Raises:
+        RuntimeError: it failed; with few pages, a recipe may leave none.
+    """
+    out, files = folder / "whole", taken.files[:n_files]
+    shutil.rmtree(out, ignore_errors=True)
+    start = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(out), str(workers), *map(str, files)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watch = Watch(child.pid)
+    _, errors = child.communicate()
+    wall_s, cpu_s = time.perf_counter() - start, watch.stop()
+    if child.returncode:
+        raise RuntimeError(f"the data phase failed: {errors.strip().splitlines()[-1]}")
+    raw = sum(
+        len(page.data) for number in range(len(files)) for page in taken.pages[number :: len(taken.files)]
+    )
+    return Whole(workers, raw, wall_s, cpu_s, watch.peak_bytes, sizes(out))
+
+
+def sizes(out: Path) -> dict[str, int]:
+    """Bytes of each stage's files, and of the shards."""
+    folders = [*sorted(folder for folder in (out / "stages").iterdir() if folder.is_dir()), out / "train"]
+    return {
+        folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        for folder in folders
+    }
+
+
+def prepare(out: str, workers: int, files: list[str]) -> None:
+    """The data phase as a config would describe it."""
+    from data_pipeline.clean.held_out import HeldOutFilter
+    from data_pipeline.clean.recipe import web_recipe
+    from data_pipeline.component import FrozenMap
+    from data_pipeline.engine.runner import Engine
+    from data_pipeline.prepare import Prepare
+    from data_pipeline.readers.warc import Warc
+    from data_pipeline.tokenizers.tokenizer import SentencePiece
+
+    phase = Prepare(
+        sources=FrozenMap(web=Warc(paths=tuple(files))),
+        recipe=web_recipe(sources=("web",)),
+        held_out_frac=0.1,
+        held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
+        tokenizer=SentencePiece(vocab_size=2048, model="bpe", sample_mib=1),
+        seed=0,
+        engine=Engine(workers=workers),
+    )
+    phase.execute(Path(out), job_folder=Path(out))

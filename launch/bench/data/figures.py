@@ -1,0 +1,141 @@
+"""`meshwright bench data`: every stage of the data phase on real text, beside the least that any program
+would do with it here.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch.bench.data.end_to_end import Whole, whole
+from launch.bench.data.process_tree import cpu_s
+from launch.bench.data.raw import raw_stages
+from launch.bench.data.rows import row_stages
+from launch.bench.data.sample import Sample, sample
+from launch.bench.data.stage import Stage
+from launch.bench.data.text import text_stages
+from launch.terminal.console import Console
+
+WORKERS = (1, 2)
+STAGE_HEADS = ("stage", "speed", "from", "to", "unit", "bound", "of it")
+RUN_HEADS = ("workers", "raw MB", "seconds", "MB/s", "CPU-seconds", "peak MB")
+
+
+class Measured(NamedTuple):
+    """A stage's speeds, a round each, in units a CPU-second: other work on the machine costs time, not
+    CPU-seconds.
+    """
+
+    stage: Stage
+    speeds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.speeds)
+
+
+def bench_data(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    if args.mb <= 0:
+        raise ValueError(f"--mb {args.mb:g}: must be more than 0; raise it")
+    console = Console(quiet=args.json)
+    with tempfile.TemporaryDirectory(prefix="meshwright-bench-") as folder:
+        taken = sample(args.web, Path(folder), n_bytes=round(args.mb * 1e6))
+        console.say(described(taken))
+        stages = [
+            *raw_stages(taken, Path(folder) / "work"),
+            *text_stages(taken, Path(folder)),
+            *row_stages(taken, Path(folder)),
+        ]
+        measured = measure(stages, n_rounds=args.rounds)
+        console.table("Stages, a CPU-second", STAGE_HEADS, rows(measured), text_columns=1)
+        runs = [
+            whole(taken, Path(folder), workers=workers, n_files=n)
+            for workers in WORKERS
+            for n in (len(taken.files) // 2, None)
+        ]
+        console.table("The whole data phase", RUN_HEADS, [told(run) for run in runs])
+        for half, full in (runs[:2], runs[2:]):
+            console.say(
+                f"{full.workers} worker(s): {beyond_start(half, full):,.0f} CPU-seconds a GB of raw HTML beyond the start"
+            )
+        console.say(f"stored, as shares of the raw bytes: {stored(runs[1])}")
+    if args.json:
+        print(json.dumps(as_json(taken, measured, runs), indent=1))
+
+
+def described(taken: Sample) -> str:
+    """What was measured on."""
+    web, code = (
+        sum(len(document.text.encode()) for document in documents) / 1e6
+        for documents in (taken.web, taken.code)
+    )
+    pages = f"{taken.html_bytes / 1e6:.1f} MB of HTML ({len(taken.pages):,} pages, {web:.1f} MB of text)"
+    return f"{pages} of {taken.origin}; {code:.1f} MB of code ({len(taken.code):,} files) of the standard library"
+
+
+def measure(stages: Sequence[Stage], *, n_rounds: int) -> list[Measured]:
+    """Every stage once to warm up, then in rounds: what comes and goes on the machine hits all alike."""
+    seconds: dict[str, list[float]] = {stage.name: [] for stage in stages}
+    for number in range(n_rounds + 1):
+        for stage in stages:
+            before = cpu_s()
+            stage.work()
+            if number:
+                seconds[stage.name].append(max(cpu_s() - before, 1e-9))
+    return [Measured(stage, tuple(stage.amount / s for s in seconds[stage.name])) for stage in stages]
+
+
+def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """A row a stage, with its share of its bound."""
+    medians, found = {each.stage.name: each.median for each in measured}, []
+    for stage, speeds in measured:
+        speed, bound = medians[stage.name], medians.get(stage.bound)
+        share = f"{speed / bound:.1%}" if bound else ""
+        ends = [
+            f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+            for number in (speed, min(speeds), max(speeds))
+        ]
+        found.append((stage.name, *ends, stage.unit, stage.bound if bound else stage.note, share))
+    return found
+
+
+def told(run: Whole) -> tuple[str, ...]:
+    """A row of the second table."""
+    mb = run.raw_bytes / 1e6
+    return (
+        f"{run.workers}",
+        f"{mb:.1f}",
+        f"{run.wall_s:.1f}",
+        f"{mb / run.wall_s:.2f}",
+        f"{run.cpu_s:.1f}",
+        f"{run.peak_bytes / 1e6:,.0f}",
+    )
+
+
+def beyond_start(half: Whole, full: Whole) -> float:
+    """CPU-seconds a GB of more input: starting up costs the same for both."""
+    return (full.cpu_s - half.cpu_s) / (full.raw_bytes - half.raw_bytes) * 1e9
+
+
+def stored(run: Whole) -> str:
+    """Bytes on disk by stage, as shares of the raw bytes."""
+    return ", ".join(f"{name} {n / run.raw_bytes:.3f}" for name, n in run.stored_bytes.items())
+
+
+def as_json(taken: Sample, measured: Sequence[Measured], runs: Sequence[Whole]) -> dict[str, Any]:
+    """All figures."""
+    stages = {
+        stage.name: {
+            "unit": stage.unit,
+            "median": statistics.median(speeds),
+            "speeds": speeds,
+            "bound": stage.bound,
+        }
+        for stage, speeds in measured
+    }
+    return {"measured_on": described(taken), "stages": stages, "whole": [run._asdict() for run in runs]}

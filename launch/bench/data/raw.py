@@ -1,0 +1,47 @@
+"""The stages from raw bytes to text."""
+
+import gzip
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.documents.drops import Drops
+from data_pipeline.readers.extract import extract, request
+from data_pipeline.readers.pages import documents
+from data_pipeline.readers.warc import pages_of
+from launch.bench.data.sample import MAX_PAGE_BYTES, Sample
+from launch.bench.data.stage import Stage
+
+
+def raw_stages(taken: Sample, work: Path) -> list[Stage]:
+    """Bounds first; amounts are of HTML."""
+    mb = taken.html_bytes / 1e6
+    requests = [request(page.data, page.charset, "main") for page in taken.pages]
+
+    def read() -> None:
+        for file in taken.files:
+            exhaust(pages_of(str(file), file.name, MAX_PAGE_BYTES, work=work, source="web", drops=Drops()))
+
+    def in_child() -> None:
+        exhaust(documents(taken.pages, content="main", timeout_s=5.0, source="web", drops=Drops()))
+
+    def html(name: str, work: Callable[[], Any], bound: str = "", note: str = "") -> Stage:
+        return Stage(name, mb, "MB of HTML", work, bound, note)
+
+    return [
+        html(
+            "gunzip",
+            lambda: [gzip.decompress(file.read_bytes()) for file in taken.files],
+            note="zlib, the same files",
+        ),
+        html("cut at <", lambda: [page.data.split(b"<") for page in taken.pages], note="bytes.split"),
+        html("WARC read", read, "gunzip"),
+        html("HTML extraction", lambda: [extract(each) for each in requests], "cut at <"),
+        html("the same, in a child", in_child, "cut at <"),
+    ]
+
+
+def exhaust(items: Iterable[Any]) -> None:
+    """Go through them."""
+    for _ in items:
+        pass

@@ -1,0 +1,131 @@
+"""The stages from clean text to training rows."""
+
+import shutil
+from itertools import batched
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from data_pipeline.documents.document import Document
+from data_pipeline.rows.fim import FillInTheMiddle
+from data_pipeline.rows.pack import BestFit
+from data_pipeline.rows.packed import PackedRows
+from data_pipeline.rows.sequence import RowSequence
+from data_pipeline.shards.record import Record, Sequence
+from data_pipeline.shards.shards import write_shards
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
+from launch.bench.data.sample import Sample
+from launch.bench.data.stage import Stage
+
+VOCAB_SIZE = 8192
+SEQ_LEN, BATCH = 4096, 16
+N_ROWS = 256
+LOADED_TOKENS = 4_000_000  # at least; documents are repeated, under other ids, until there are so many
+N_LENGTHS = 500_000
+
+
+def row_stages(taken: Sample, folder: Path) -> list[Stage]:
+    """Bounds beside what they bound."""
+    model = folder / "tokenizer.model"
+    SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(
+        (d.text for d in (*taken.web, *taken.code)), model
+    )
+    tokenizer = Tokenizer(model)
+    records = repeated([record_of(document, tokenizer) for document in taken.code], LOADED_TOKENS)
+    return [
+        *_encoding(taken, tokenizer, model),
+        *_writing(records, folder),
+        _packing(),
+        *_loading(records, tokenizer, folder),
+    ]
+
+
+def record_of(document: Document, tokenizer: Tokenizer) -> Record:
+    """As the data phase makes it."""
+    tokens = np.array([tokenizer.bos, *tokenizer.encode(document.text), tokenizer.eos], np.int32)
+    return Record(document.id, (Sequence(tokens, np.ones(len(tokens), np.uint8)),))
+
+
+def repeated(records: list[Record], n_tokens: int) -> list[Record]:
+    """The same documents under other ids, until there are so many tokens."""
+    n_times = -(-n_tokens // sum(len(record.sequences[0].tokens) for record in records))
+    return [record._replace(id=f"{number:016x}") for number, record in enumerate(records * n_times)]
+
+
+def _encoding(taken: Sample, tokenizer: Tokenizer, model: Path) -> list[Stage]:
+    texts = [document.text for document in (*taken.web, *taken.code)]
+    some, plain = texts[::8], sentencepiece.SentencePieceProcessor(model_file=str(model))
+    return [
+        Stage(
+            "SentencePiece",
+            mb_of(some),
+            "MB of text",
+            lambda: [plain.encode(text) for text in some],
+            note="its own encoder",
+        ),
+        Stage("encode", mb_of(texts), "MB of text", lambda: tokenizer.encode_all(texts), "SentencePiece"),
+    ]
+
+
+def mb_of(texts: list[str]) -> float:
+    """In UTF-8."""
+    return sum(len(text.encode()) for text in texts) / 1e6
+
+
+def _writing(records: list[Record], folder: Path) -> list[Stage]:
+    tokens = np.concatenate([record.sequences[0].tokens for record in records]).astype(np.uint16)
+
+    def shards() -> None:
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+        write_shards(folder / "shards", records, source="code", n_bytes=0, shard_records=8192, lineage={})
+
+    million = len(tokens) / 1e6
+    return [
+        Stage(
+            "plain write",
+            million,
+            "M tokens",
+            lambda: tokens.tofile(folder / "tokens.bin"),
+            note="the same tokens, 16 bits each",
+        ),
+        Stage("shard writing", million, "M tokens", shards, "plain write"),
+    ]
+
+
+def _packing() -> Stage:
+    lengths = np.random.default_rng(0).lognormal(6.5, 1.2, N_LENGTHS).astype(np.int64).clip(2)
+    full = lengths.sum() / (len(BestFit().plan(lengths, SEQ_LEN)) * SEQ_LEN)
+    note = f"rows of {SEQ_LEN} are {full:.4%} full"
+    return Stage(
+        "pack plan", N_LENGTHS / 1e6, "M documents", lambda: BestFit().plan(lengths, SEQ_LEN), note=note
+    )
+
+
+def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[Stage]:
+    shards = folder / "rows"
+    write_shards(shards, records, source="code", n_bytes=0, shard_records=8192, lineage={})
+    plain = PackedRows(shards, seq_len=SEQ_LEN)
+    turned = PackedRows(shards, seq_len=SEQ_LEN, fim=FillInTheMiddle(rate=0.5), tokenizer=tokenizer)
+    row = plain[0]
+    million = N_ROWS * SEQ_LEN / 1e6
+
+    def copy() -> None:
+        for numbers in batched(range(N_ROWS), BATCH):
+            for field in row.values():
+                np.stack([field for _ in numbers])
+
+    return [
+        Stage("copy of rows", million, "M tokens", copy, note="all fields of a batch, once"),
+        Stage("loader", million, "M tokens", lambda: read(plain), "copy of rows"),
+        Stage("loader, FIM rate 0.5", million / 8, "M tokens", lambda: read(turned, N_ROWS // 8), "loader"),
+    ]
+
+
+def read(rows: PackedRows, n_rows: int = N_ROWS) -> None:
+    """Batches in the order of training."""
+    sequence = RowSequence({"code": rows}, {"code": 1.0}, 0)
+    for numbers in batched(range(n_rows), BATCH):
+        found = sequence.read(list(numbers))
+        for name in found[0]:
+            np.stack([row[name] for row in found])

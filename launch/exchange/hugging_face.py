@@ -1,0 +1,115 @@
+"""Foreign checkpoints → phases: what the verb `import` does with devices and folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from data_pipeline.component import components_in
+from data_pipeline.files import write_json, writing
+from data_pipeline.tokenizers.tokenizer import Tokenizer
+from launch.exchange.tokenizer_files import imported
+from model.api import Params
+from model.execution import Precision
+from model.hugging_face.checkpoint import Checkpoint, open_folder
+from model.hugging_face.gguf import open_gguf
+from model.hugging_face.load import load, parameter_shapes
+from model.sharding import check_sizes, undivided
+from trainer.checkpoints.imported import save_params
+
+
+class Source(NamedTuple):
+    """What is imported; `metadata` is that of a GGUF file, None for a folder."""
+
+    checkpoint: Checkpoint
+    metadata: dict[str, Any] | None
+
+
+def open_source(path: Path) -> Source:
+    """A folder of Hugging Face, or a .gguf file.
+
+    Raises:
+        ValueError: it is neither, or damaged.
+    """
+    if path.is_dir():
+        return Source(open_folder(path), None)
+    if path.suffix == ".gguf" and path.is_file():
+        return Source(*open_gguf(path))
+    raise ValueError(
+        f"{path}: no folder and no .gguf file; give the folder of a Hugging Face checkpoint, or a .gguf file"
+    )
+
+
+def architecture_of(config: dict[str, Any]) -> Any:
+    """The architecture that a config.json describes.
+
+    Raises:
+        ValueError: its model_type is none of ours, or a field asks for what we would compute differently.
+    """
+    known = {
+        name: found
+        for found in components_in("model.architectures").values()
+        for name in getattr(found, "hugging_face_types", ())
+    }
+    kind = config.get("model_type")
+    if kind not in known:
+        raise ValueError(
+            f"config.json has model_type={kind!r}, and only {', '.join(sorted(known))} can be imported; take one of these"
+        )
+    return known[kind].from_hugging_face(config)
+
+
+def fitted(architecture: Any, checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Any:
+    """Without what a config names and its tensors lack by custom (see `DeepSeekV3.fitted`); a line says
+    what that changes.
+    """
+    if not hasattr(architecture, "fitted"):
+        return architecture
+    found = architecture.fitted(checkpoint.shapes())
+    changes = [f"{name}={value}" for name, value in found if value != getattr(architecture, name)]
+    if changes:
+        say(f"  config.json names more than there are tensors for; imported with {', '.join(changes)}")
+    return found
+
+
+def import_source(
+    source: Source, folder: Path, *, precision: Precision, say: Callable[[str], None]
+) -> tuple[Any, Params]:
+    """Write a phase folder with checkpoint 0 of a foreign model; returns the architecture and its
+    parameters. Under `jax.set_mesh`.
+
+    Raises:
+        ValueError: the model, its tensors, its tokenizer or the mesh do not fit; nothing was placed on a
+        device then.
+    """
+    if (folder / "checkpoints").exists():
+        raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
+    architecture = fitted(architecture_of(source.checkpoint.config), source.checkpoint, say=say)
+    with undivided():
+        shapes = {name: leaf.shape for name, leaf in parameter_shapes(architecture, precision.params).items()}
+    if problems := check_sizes(shapes, jax.sharding.get_mesh()):
+        raise ValueError("; ".join(problems))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = folder / "tokenizer.model"
+    say(imported(source.checkpoint, source.metadata, tokenizer))
+    if tokenizer.exists() and (n := Tokenizer(tokenizer).vocab_size) > architecture.vocab_size:
+        tokenizer.unlink()
+        raise ValueError(
+            f"the tokenizer has {n} entries and the model {architecture.vocab_size}; take the tokenizer that belongs to it"
+        )
+    params = load(architecture, source.checkpoint, params=precision.params)
+    run = {
+        "architecture": {"type": type(architecture).__name__, **architecture.model_dump(mode="json")},
+        "adaptation": {"type": "Full"},
+        "precision": precision.model_dump(mode="json"),
+        "tokenizer": f"{folder.resolve().name}/{tokenizer.name}",
+    }
+    save_params(folder, params, run)
+    origin = {
+        "imported": str(source.checkpoint.path.resolve()),
+        "model_type": source.checkpoint.config["model_type"],
+    }
+    write_json(folder / "done.json", origin)
+    return architecture, params

@@ -1,0 +1,36 @@
+"""Logits by transformers, in a process of its own: `python reference_logits.py CHECKPOINT IDS.npy
+OUT.npy`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(checkpoint: str, ids: str, out: str) -> None:
+    """Write the float32 logits [B, L, V] that transformers computes for ids [B, L]."""
+    import numpy as np
+    import torch
+
+    model = _model(Path(checkpoint))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(np.load(ids, allow_pickle=False))).logits
+    np.save(out, logits.float().numpy(), allow_pickle=False)
+
+
+def _model(checkpoint: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    where = {} if checkpoint.is_dir() else {"gguf_file": checkpoint.name}
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    # eager attention is the only one that has Gemma's soft-cap
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", local_files_only=True, **where
+    )
+    return (
+        model if where else model.float()
+    ).eval()  # from GGUF it comes dequantized, and refuses to be cast
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

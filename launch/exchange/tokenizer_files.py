@@ -1,0 +1,218 @@
+"""Tokenizers of foreign checkpoints → ours, and ours → the files that transformers reads."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from data_pipeline.files import write_bytes
+from data_pipeline.tokenizers.control import SPACE
+from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
+from data_pipeline.tokenizers.sentence_model import tokenizer_json
+from data_pipeline.tokenizers.tokenizer import Tokenizer
+from model.hugging_face.checkpoint import Checkpoint, read_json
+
+ENDS_OF_TURN = (
+    "<|end|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|endofturn|>",
+)  # the first that a file has closes an answer
+CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file
+OUR_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+WHOLE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _split(digits: str) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": LETTERS % digits}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, WORDS]}
+
+
+PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
+    "gpt-2": WHOLE,
+    "default": WHOLE,
+    "smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, WHOLE]},
+    "llama-bpe": _split(r"\p{N}{1,3}"),
+    "qwen2": _split(r"\p{N}"),
+}
+
+
+def imported(checkpoint: Checkpoint, metadata: Mapping[str, Any] | None, path: Path) -> str:
+    """Write the tokenizer of a checkpoint to `path` in our form; returns a line that says what was done.
+
+    A tokenizer that does not keep text exactly is left out, and the line says why: the weights are of use
+    without it.
+    """
+    try:
+        return _from_folder(checkpoint, path) if metadata is None else _from_gguf(metadata, path)
+    except (ValueError, KeyError) as error:
+        return f"  no tokenizer: {error}"
+
+
+def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
+    folder = checkpoint.path
+    if (folder / "tokenizer.model").exists() and not _refused(folder / "tokenizer.model"):
+        write_bytes(path, (folder / "tokenizer.model").read_bytes())
+        return "  tokenizer.model taken as it is"
+    if not (folder / "tokenizer.json").exists():
+        return f"  no tokenizer: {folder} has no tokenizer.json"
+    settings = (
+        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    )
+    added = {
+        token["id"]: token["content"]
+        for token in read_json(folder / "tokenizer.json").get("added_tokens", ())
+    }
+    named = {name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")}
+    template = settings.get("chat_template")
+    if (folder / "chat_template.jinja").exists():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if isinstance(template, list):  # several by name
+        template = {one["name"]: one["template"] for one in template}.get("default")
+    return _write(folder / "tokenizer.json", path, named, set(added.values()), template)
+
+
+def _refused(path: Path) -> bool:
+    try:
+        Tokenizer(path)
+    except ValueError:
+        return True
+    return False
+
+
+def _piece(
+    name: str, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[int, str]
+) -> str | None:
+    """The piece that opens, closes or fills: by its text in tokenizer_config.json, else by its id in
+    config.json.
+    """
+    piece = settings.get(f"{name}_token")
+    if piece is not None:
+        return piece["content"] if isinstance(piece, dict) else piece
+    i = config.get(f"{name}_token_id")
+    return added.get(i[0] if isinstance(i, list) else i)
+
+
+def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
+    get = {
+        name.removeprefix("tokenizer.ggml."): value
+        for name, value in metadata.items()
+        if name.startswith("tokenizer.ggml.")
+    }.get
+    if get("model") != "gpt2" or get("pre", "default") not in PRE_TOKENIZERS:
+        kind = f"{get('model')!r}, {get('pre')!r}"
+        return f"  no tokenizer: the file has one of kind {kind}, which is not read; take safetensors with a tokenizer.json"
+    tokens, kinds = get("tokens"), get("token_type")
+    added = [
+        {
+            "id": i,
+            "content": token,
+            "special": kind == CONTROL,
+            "normalized": False,
+            "lstrip": False,
+            "rstrip": False,
+            "single_word": False,
+        }
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    model = {
+        "type": "BPE",
+        "vocab": {token: i for i, token in enumerate(tokens)},
+        "merges": [merge.split(" ") for merge in get("merges")],
+    }
+    normalizer = {"type": "NFC"} if get("pre") == "qwen2" else None
+    file = {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "model": model,
+        "decoder": WHOLE,
+    }
+    file["pre_tokenizer"] = PRE_TOKENIZERS[get("pre", "default")]
+    ids = {"bos": get("bos_token_id"), "eos": get("eos_token_id"), "pad": get("padding_token_id")}
+    named = {name: None if i is None else tokens[i] for name, i in ids.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "tokenizer.json"
+        whole.write_text(json.dumps(file), encoding="utf-8")
+        special = {token["content"] for token in added if token["special"]}
+        return _write(whole, path, named, special, metadata.get("tokenizer.chat_template"))
+
+
+def _write(
+    file: Path, path: Path, named: Mapping[str, str | None], special: set[str], template: str | None
+) -> str:
+    """A tokenizer.json with the names of its pieces, and with its chat template beside them."""
+    if named["eos"] is None:
+        return f"  no tokenizer: nothing says which piece of {file} ends a text; add eos_token to tokenizer_config.json"
+    end = next((piece for piece in ENDS_OF_TURN if piece in special), named["eos"])
+    tokenizer = HuggingFaceTokenizer(
+        path=str(file),
+        bos=named["bos"] or named["eos"],
+        eos=named["eos"],
+        pad=named["pad"],
+        control={"<|end|>": end},
+    )
+    tokenizer.make({}, path, weights={})
+    if template is not None:
+        spec = json.loads(path.read_bytes())
+        write_bytes(path, json.dumps({**spec, "chat_template": template}, ensure_ascii=False).encode())
+    return f"  tokenizer of {len(Tokenizer(path).byte_lengths):,} entries" + (
+        ", with its chat template" if template else ""
+    )
+
+
+def exported(path: Path) -> dict[str, bytes]:
+    """File name → contents, of the tokenizer of a phase for transformers: tokenizer.json and its settings,
+    and a SentencePiece model.
+    """
+    data = path.read_bytes()
+    if data.startswith(b"{"):
+        spec = json.loads(data)
+        return _files(spec["tokenizer"], spec["bos"], spec["eos"], spec["pad"], spec.get("chat_template"))
+    model = sentencepiece.SentencePieceProcessor(model_proto=data)
+    names = (model.id_to_piece(i) for i in (model.bos_id(), model.eos_id(), model.pad_id()))
+    file = tokenizer_json(model)
+    files = {} if file is None else _files(_with_control_pieces(file, model), *names, OUR_CHAT)
+    return {"tokenizer.model": data, **files}
+
+
+def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
+    """What our SentencePiece knows as control pieces, as special tokens; and how ids become text."""
+    pieces = {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_control(i)}
+    flags = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    return {
+        **file,
+        "added_tokens": [{"id": i, "content": piece, **flags} for piece, i in pieces.items()],
+        "model": {**file["model"], "vocab": file["model"]["vocab"] | pieces},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+    }
+
+
+def _files(file: Mapping[str, Any], bos: str, eos: str, pad: str, template: str | None) -> dict[str, bytes]:
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": eos,
+        "pad_token": pad,
+    }
+    settings |= {"clean_up_tokenization_spaces": False} | ({"chat_template": template} if template else {})
+    whole = json.dumps(file, ensure_ascii=False)
+    return {
+        "tokenizer.json": whole.encode(),
+        "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
+    }

@@ -1,0 +1,197 @@
+"""A job: phases by name, in order. Loaded from a launch config by name, a .py or a .yaml file; overridden;
+validated once.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from data_pipeline.component import components_in, imported_by_user
+from launch.job.overrides import override
+from launch.job.problems import Problems, alike, components_named, explain_all, nearest
+from launch.job.yaml import read_yaml
+
+PHASES = {
+    "Prepare": "data_pipeline.prepare",
+    "Run": "trainer.run",
+}  # our phases and their modules; a user's own come by --import
+
+
+class Job(NamedTuple):
+    """`name` names the default run folder; a phase is any component with `execute(folder, *, job_folder,
+    …)`.
+    """
+
+    name: str
+    phases: dict[str, Any]
+
+
+def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ()) -> Job:
+    """The job that CONFIG, --set and --import describe. Raises Problems (a ValueError) with everything that
+    is wrong.
+    """
+    for module in imports:
+        import_components(module)
+    path = Path(config)
+    if path.suffix in (".yaml", ".yml"):
+        tree, name = _tree_of_file(path), path.stem
+    else:
+        name = path.stem if path.suffix == ".py" else config
+        build = _function_of_file(path) if path.suffix == ".py" else _function_named(config)
+        tree = dump(_built(build, config))
+    wrong = override(tree, settings)
+    return Job(name, validate(tree, config, wrong))
+
+
+def dump(phases: dict[str, Any]) -> dict[str, Any]:
+    """The job as plain values, which `validate` reads back equal."""
+    return {
+        name: {"type": type(phase).__name__, **phase.model_dump(mode="json")}
+        for name, phase in phases.items()
+    }
+
+
+def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]:
+    """The phases of `tree`; raises Problems with all that is wrong, `wrong` included."""
+    if not isinstance(tree, dict) or not tree:
+        raise Problems(where, ["must map phase names to phases; write e.g. `pretrain: {type: Run, …}`"])
+    problems, phases = list(wrong), {}
+    for name, fields in tree.items():
+        found = _phase(name, fields)
+        if isinstance(found, list):
+            problems += found
+        else:
+            phases[name] = found
+    if len(phases) == len(tree):  # a rule across phases can be asked only where all phases stand
+        problems += [
+            f"{name}.{line}"
+            for name, phase in phases.items()
+            if hasattr(phase, "problems")
+            for line in phase.problems(phases)
+        ]
+    if problems:
+        raise Problems(where, problems)
+    return phases
+
+
+def _phase(name: str, fields: Any) -> Any:
+    """The phase, or the list of what is wrong with it."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        return [f"{name}: a phase's name is its folder's; use small letters, digits and _"]
+    if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+        return [f"{name}.type: must be given; choose one of {', '.join(_phase_names())}"]
+    component = _phase_type(fields["type"])
+    if component is None:
+        near = ", ".join(nearest(fields["type"], _phase_names()))
+        return [
+            f"{name}.type={fields['type']}: no such phase; nearest: {near}; one of your own comes by --import PACKAGE.MODULE"
+        ]
+    try:  # as JSON, so that a list may stand for a tuple and nothing else is coerced
+        return component.model_validate_json(
+            json.dumps({key: value for key, value in fields.items() if key != "type"})
+        )
+    except ValidationError as error:
+        return explain_all(error, name, fields, component)
+
+
+def _phase_names() -> list[str]:
+    return sorted({*PHASES, *(name for name, found in components_in().items() if hasattr(found, "execute"))})
+
+
+def _phase_type(name: str) -> type[BaseModel] | None:
+    found = components_in(*filter(None, [PHASES.get(name)])).get(name)
+    return found if hasattr(found, "execute") else None
+
+
+def import_components(module: str) -> None:
+    """Import a user's module, also from the folder one stands in, so that its components are found by
+    name.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--import {module}: there is no module {error.name}; add its folder to PYTHONPATH or stand in it"
+        ) from None
+    if module not in imported_by_user:
+        imported_by_user.append(module)
+
+
+def _tree_of_file(path: Path) -> dict[str, Any]:
+    """The tree of a YAML file, with every field filled in where it already validates, so that overrides can
+    reach defaults.
+    """
+    if not path.is_file():
+        raise ValueError(_no_file(path))
+    tree = read_yaml(path)
+    try:
+        return dump(validate(tree, str(path)))
+    except Problems:
+        if isinstance(tree, dict):
+            return tree  # an override may mend it; the final validation speaks
+        raise
+
+
+def _no_file(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path()
+    near = alike(path.name, [p.name for p in folder.iterdir()])
+    return f"config {path}: no such file" + (
+        f"; nearest: {', '.join(str(folder / name) for name in near)}" if near else "; check the path"
+    )
+
+
+def config_names() -> list[str]:
+    """The launch configs that come with Meshwright."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.parent / "configs")])
+    )
+
+
+def _function_named(name: str) -> Callable[[], dict[str, Any]]:
+    known = config_names()
+    if name not in known:
+        near = alike(name, known)
+        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+        raise ValueError(
+            f"config {name}: no such launch config; {hint}; or give the path of a .py or .yaml file"
+        )
+    return getattr(importlib.import_module(f"launch.configs.{name}"), name)
+
+
+def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
+    """The function of a .py file that has the file's name."""
+    if not path.is_file():
+        raise ValueError(_no_file(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{path} line {error.lineno}: not Python, {error.msg}; mend it there") from None
+    function = getattr(module, path.stem, None)
+    if not callable(function):
+        raise ValueError(f"{path}: must define a function {path.stem}() that returns the phases by name")
+    return function
+
+
+def _built(build: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
+    """What a config function returns. Raises Problems for components that refuse their fields."""
+    try:
+        phases = build()
+    except ValidationError as error:
+        component = next(iter(components_named(error.title)), BaseModel)
+        raise Problems(where, explain_all(error, error.title, None, component)) from None
+    if not isinstance(phases, dict) or not all(hasattr(phase, "execute") for phase in phases.values()):
+        raise ValueError(f"{where}: its function must return a dict of phase name to phase (Prepare, Run, …)")
+    return phases

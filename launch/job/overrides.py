@@ -1,0 +1,67 @@
+"""Dotted overrides: `--set pretrain.optimizer.peak_lr=3e-4` on the tree of a configuration; validation
+comes after, once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from launch.job.problems import nearest
+from launch.job.yaml import parse_yaml, to_yaml
+
+
+def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
+    """Apply `a.b=value` settings to `tree` in place, in order; returns the problems of those that could not
+    be applied.
+
+    The value is YAML, so a component is replaced whole by `a.b='{type: Lion, …}'`. An unknown field is set
+    all the same: validation names its nearest neighbours, together with every other problem.
+    """
+    problems = []
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        if not equals or not all(dotted.split(".")):
+            problems.append(f"--set {setting!r}: must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100")
+            continue
+        try:
+            _set(tree, dotted.split("."), parse_yaml(text, f"--set {dotted}"))
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set one value; raises ValueError with a sentence when the path leads nowhere."""
+    if path[0] not in tree:
+        raise ValueError(f"{path[0]}: no such phase; nearest: {', '.join(nearest(path[0], list(tree)))}")
+    node: Any = tree
+    for i, part in enumerate(path[:-1]):
+        node = _child(node, path[: i + 1], part)
+    if isinstance(node, list):
+        node[_index(node, path)] = value
+    elif isinstance(node, dict):
+        node[path[-1]] = value
+    else:
+        raise ValueError(
+            f"{'.'.join(path)}: {'.'.join(path[:-1])} is {to_yaml(node, flow=True)}, which has no fields; set that itself"
+        )
+
+
+def _child(node: Any, path: list[str], part: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, path)]
+    if not isinstance(node, dict):
+        raise ValueError(
+            f"{'.'.join(path)}: {'.'.join(path[:-1])} is {to_yaml(node, flow=True)}, which has no fields; set that itself"
+        )
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _index(node: list, path: list[str]) -> int:
+    if not path[-1].isdecimal() or int(path[-1]) >= len(node):
+        rule = f"must be a number from 0 to {len(node) - 1}" if node else "cannot be set, the list is empty"
+        raise ValueError(
+            f"{'.'.join(path)}: {path[-1]!r} {rule}; or set the whole list {'.'.join(path[:-1])}"
+        )
+    return int(path[-1])

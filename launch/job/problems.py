@@ -1,0 +1,170 @@
+"""Everything wrong with a configuration, one line each: path=value, the rule, the remedy."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from launch.job.yaml import to_yaml
+
+# pydantic's error type -> the rule and the remedy in our words; {…} are pydantic's context
+RULES = {
+    "missing": "must be given",
+    "int_type": "must be a whole number; write it without quotes, point or exponent",
+    "int_parsing": "must be a whole number; write it without quotes, point or exponent",
+    "int_from_float": "must be a whole number; write it without quotes, point or exponent",
+    "float_type": "must be a number; write it without quotes",
+    "float_parsing": "must be a number; write it without quotes",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false; write it without quotes",
+    "bool_parsing": "must be true or false; write it without quotes",
+    "string_type": "must be text; put it in quotes",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "literal_error": "must be {expected}; choose one of them",
+    "enum": "must be {expected}; choose one of them",
+    "greater_than": "must be greater than {gt}; raise it",
+    "greater_than_equal": "must be at least {ge}; raise it",
+    "less_than": "must be less than {lt}; lower it",
+    "less_than_equal": "must be at most {le}; lower it",
+    "multiple_of": "must be a multiple of {multiple_of}; round it",
+    "too_short": "must have at least {min_length} entries; add some",
+    "too_long": "must have at most {max_length} entries; remove some",
+    "tuple_type": "must be a list; write [a, b]",
+    "list_type": "must be a list; write [a, b]",
+    "dict_type": "must be a mapping; write {{key: value}}",
+    "mapping_type": "must be a mapping; write {{key: value}}",
+    "model_type": "must be a mapping of its fields; write {{field: value}}",
+    "model_attributes_type": "must be a mapping of its fields; write {{field: value}}",
+    "path_type": "must be a path; write it as text",
+    "none_required": "must be null",
+}
+
+
+class Problems(ValueError):
+    """A configuration that cannot run; `problems` holds one line each."""
+
+    def __init__(self, where: str, problems: Sequence[str]):
+        self.problems = tuple(problems)
+        lines = (
+            self.problems
+            if len(self.problems) == 1
+            else (f"{len(self.problems)} problems:", *(f"  {line}" for line in self.problems))
+        )
+        super().__init__(f"{where}: " + "\n".join(lines))
+
+
+def alike(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three of `known` that look like `name`, best first."""
+    return difflib.get_close_matches(name, known, 3, 0.5)
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """`alike`, or all that are known (12 at most) when none is."""
+    return alike(name, known) or sorted(known)[:12]
+
+
+def explain_all(error: ValidationError, prefix: str, tree: Any, component: type[BaseModel]) -> list[str]:
+    """The lines of a pydantic error; `prefix` is the path of `tree`, which was validated as `component`.
+
+    `tree` is None for a component built in Python, whose values are known no more.
+    """
+    lines: dict[tuple[str, str], str] = {}
+    for detail in error.errors(include_url=False):
+        path = detail["loc"] if tree is None else _real_path(detail["loc"], tree, detail["type"])
+        dotted = ".".join(map(str, (prefix, *path)))
+        lines.setdefault((dotted, detail["type"]), _line(detail, dotted, path, tree, component))
+    return list(lines.values())
+
+
+def _line(detail: Any, dotted: str, path: tuple, tree: Any, component: type[BaseModel]) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "missing":
+        return f"{dotted}: must be given; add it to the config or use --set {dotted}=VALUE"
+    if kind == "extra_forbidden":
+        parent = dotted.rpartition(".")[0]
+        near = nearest(str(path[-1]), field_names(component, tree, path[:-1]))
+        return f"{dotted}={_shown(detail['input'])}: no such field; " + (
+            f"nearest: {', '.join(f'{parent}.{name}' for name in near)}"
+            if near
+            else f"{parent} has no fields; remove it"
+        )
+    if kind == "value_error":
+        text = str(context.get("error", detail["msg"]))
+        return (
+            f"{dotted}.{text}"
+            if re.match(r"[a-z_]\w*(\.\w+)*=", text)
+            else f"{dotted}={_shown(detail['input'])}: {text}"
+        )
+    rule = RULES[kind].format(**context) if kind in RULES else detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{dotted}={_shown(detail['input'])}: {rule}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = {"type": type(value).__name__, **value.model_dump(mode="json")}
+    text = (
+        to_yaml(value, flow=True) if isinstance(value, dict | list | str | int | float | None) else str(value)
+    )
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _real_path(loc: Sequence, tree: Any, kind: str) -> tuple:
+    """pydantic's location less what is not in the tree: names of a union's branches, `[key]` marks."""
+    path, node = [], tree
+    for i, part in enumerate(loc):
+        named = isinstance(node, Mapping) and (part in node or (kind == "missing" and i == len(loc) - 1))
+        if named or (
+            isinstance(node, Sequence)
+            and not isinstance(node, str)
+            and isinstance(part, int)
+            and part < len(node)
+        ):
+            path.append(part)
+            node = node[part] if not (isinstance(node, Mapping) and part not in node) else None
+    return tuple(path)
+
+
+def field_names(component: Any, tree: Any, path: Sequence) -> list[str]:
+    """The fields of the component that stands at `path` of `tree`, which was validated as `component`."""
+    annotation, node = component, tree
+    for part in path:
+        models = _models_at(annotation, node)
+        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        annotation = fields[0] if fields else _element_of(annotation)
+        node = None if node is None else node[part]
+    return sorted({name for model in _models_at(annotation, node) for name in model.model_fields})
+
+
+def _models_at(annotation: Any, node: Any) -> list[type[BaseModel]]:
+    """The classes a mapping may be meant as: those its `type:` names, or those that the annotation names."""
+    name = node.get("type") if isinstance(node, Mapping) else None
+    if isinstance(name, str):
+        return components_named(name)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [model for part in typing.get_args(annotation) for model in _models_at(part, node)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def components_named(name: str) -> list[type[BaseModel]]:
+    """The component classes of this name that are imported."""
+    return [
+        model
+        for model in _subclasses(BaseModel)
+        if model.__name__ == name and model.model_config.get("frozen")
+    ]
+
+
+def _element_of(annotation: Any) -> Any:
+    """The last parameter of a container that is no ellipsis: X of tuple[X, ...], V of FrozenMap[K, V]."""
+    parts = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+    return parts[-1] if parts else None
+
+
+def _subclasses(model: type) -> set[type]:
+    return {child for direct in model.__subclasses__() for child in (direct, *_subclasses(direct))}

@@ -1,0 +1,112 @@
+"""What a model's activations are over its first training steps."""
+
+from typing import Any
+
+import jax
+import jax.extend.core as jax_core
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline.batch import TokenBatch
+from model.adapt import Full
+from model.api import Model, ModelInputs, Params, key_of
+from model.execution import Precision
+from model.sharding import einsum, make_mesh
+from trainer.optimizers.common.mup import scaled_at_birth
+from trainer.schedules import Constant
+from trainer.state import new_state
+from trainer.step import make_step
+
+STEPS, ROWS, LENGTH, CYCLE = 3, 8, 16, 8
+SHOWN = ("embedding", "attention", "feed_forward", "residual", "logits")
+QUICK = {"xla_backend_optimization_level": 0}  # what runs a few times need not run fast
+
+
+def first_steps(architecture: Any, run: Any, base_width: int | None) -> list[dict[str, np.ndarray]]:
+    """Train from scratch at the peak learning rate; activations at each step from 0 on, by the names of
+    `SHOWN`.
+
+    And as "learned" what the change of the output matrix adds to the logits.
+    """
+    model = architecture.build(Precision(compute="float32"))
+    tx = run.optimizer.model_copy(
+        update={"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}
+    ).chain(STEPS)
+
+    def born(key: Any) -> Any:
+        params = model.init(key_of(key, "init"))
+        return new_state(
+            model, Full(), tx, key, params if base_width is None else scaled_at_birth(params, base_width)
+        )
+
+    def look(params: Params, first: Params, batch: TokenBatch) -> dict[str, jax.Array]:
+        seen, hidden_BLD = activations(model, params, batch)
+        change_DV = model.unembed(params) - model.unembed(first)
+        return {**seen, "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size]}
+
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        state, see = (
+            jax.jit(born, compiler_options=QUICK)(jax.random.key(run.seed)),
+            jax.jit(look, compiler_options=QUICK),
+        )
+        step = make_step(model, run.objective, Full(), tx, micro_batches=1)
+        batch = jax.tree.map(jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context)))
+        first = jax.tree.map(jnp.copy, state.trainable)
+        history = [jax.device_get(see(first, first, batch))]
+        for _ in range(STEPS):
+            state, _ = step(state, batch)
+            history.append(jax.device_get(see(state.trainable, first, batch)))
+    return history
+
+
+def _rows(vocab_size: int, length: int) -> TokenBatch:
+    """Rows that go round and round through a few tokens; the same at all widths.
+
+    Each token tells the next one: where there is nothing to learn, updates have no direction, and add up to
+    less than they can.
+    """
+    cycle = (
+        np.random.default_rng(0).choice(vocab_size, min(CYCLE, vocab_size), replace=False).astype(np.int32)
+    )
+    tokens = cycle[(np.arange(ROWS)[:, None] + np.arange(length + 1)) % len(cycle)]
+    ones = np.ones((ROWS, length), np.int32)
+    positions_BL = np.arange(length, dtype=np.int32) * ones
+    return TokenBatch(tokens[:, :-1], tokens[:, 1:], ones.astype(np.float32), positions_BL, ones, 0 * ones)
+
+
+def activations(model: Model, params: Params, batch: TokenBatch) -> tuple[dict[str, jax.Array], jax.Array]:
+    """By the names of `SHOWN`: what goes into the first layer, what the parts of all layers add, what goes
+    into the last; and hidden_BLD.
+
+    They are the values that the model gives names (model/execution.py), found in its trace, which has no
+    loop over layers here.
+    """
+
+    def hidden(params: Params) -> jax.Array:
+        return model.apply(
+            params, ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
+        ).hidden_BLD
+
+    with jax.disable_jit():
+        traced = jax.make_jaxpr(hidden)(params)
+    named = [
+        (equation.params["name"], *equation.outvars)
+        for equation in traced.jaxpr.eqns
+        if equation.primitive.name == "name"
+    ]
+    outputs = [*traced.jaxpr.outvars, *(variable for _, variable in named)]
+    program = jax_core.jaxpr_as_fun(
+        jax_core.ClosedJaxpr(traced.jaxpr.replace(outvars=outputs), traced.consts)
+    )
+    hidden_BLD, *values = program(*jax.tree.leaves(params))
+    of: dict[str, list[jax.Array]] = {name: [] for name, _ in named}
+    for (name, _), value in zip(named, values, strict=True):
+        of[name].append(value)
+    adds = {name: jnp.stack(of[name]) for name in ("attention", "feed_forward")}
+    logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params))[..., : model.vocab_size]
+    return {
+        "embedding": of["residual"][0],
+        **adds,
+        "residual": of["residual"][-1],
+        "logits": logits_BLV,
+    }, hidden_BLD

@@ -1,0 +1,234 @@
+"""The cluster a process belongs to: found in its variables, joined, and told what process 0 decided."""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from launch.process.failures import PEER_LOST, PeerFailed, explain, present_hosts
+
+HEARTBEAT_S = 30
+JOIN_S = 300  # nodes of one job start minutes apart
+SHUTDOWN_S = 20
+EXPLICIT = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+
+
+class Cluster(NamedTuple):
+    """`address` is the coordinator's host:port as every process reaches it, `bind` the one it listens on;
+    never all interfaces.
+    """
+
+    address: str
+    n: int
+    process: int
+    bind: str
+    chosen_by: str
+
+
+def find_cluster(env: Mapping[str, str]) -> Cluster | None:
+    """What the variables say: MESHWRIGHT_* or JAX_* > SLURM_* > one process on loopback. None = leave it to
+    jax (Open MPI, TPU pods).
+
+    Raises:
+      ValueError: if only some of the three variables are set, or one is not what it must be.
+    """
+    given = {
+        name: value for name in EXPLICIT if (value := env.get(f"MESHWRIGHT_{name}") or env.get(f"JAX_{name}"))
+    }
+    if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= env.keys():
+        return _checked({**_slurm(env), **given}, env, "SLURM")
+    if given:
+        return _checked(given, env, "the environment")
+    if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+        return None
+    alone = {"COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "NUM_PROCESSES": "1", "PROCESS_ID": "0"}
+    return _checked(alone, env, "default")
+
+
+def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -> Cluster:
+    missing = [f"JAX_{name}" for name in EXPLICIT if name not in given]
+    if missing:
+        there = ", ".join(f"JAX_{name}={value}" for name, value in given.items())
+        raise ValueError(f"{there} is set but {', '.join(missing)} is not; set all three or none")
+    address, n, process = (
+        given["COORDINATOR_ADDRESS"],
+        _number(given, "NUM_PROCESSES"),
+        _number(given, "PROCESS_ID"),
+    )
+    if not re.fullmatch(r".+:\d+", address):
+        raise ValueError(f"JAX_COORDINATOR_ADDRESS={address} must be host:port; add the port")
+    if not 0 <= process < n:
+        raise ValueError(
+            f"JAX_PROCESS_ID={process} must be from 0 to JAX_NUM_PROCESSES-1={n - 1}; mend one of them"
+        )
+    return Cluster(address, n, process, env.get("JAX_COORDINATOR_BIND_ADDRESS") or address, chosen_by)
+
+
+def _slurm(env: Mapping[str, str]) -> dict[str, str]:
+    """A job step's own variables; `node[001-004,7]` begins with node001."""
+    first = re.match(r"[^,\[]+(?:\[[^,\-\]]+)?", env["SLURM_STEP_NODELIST"]).group().replace("[", "")
+    port = env.get("JAX_COORDINATOR_PORT") or str(
+        12000 + int(env.get("SLURM_JOB_ID", "0")) % 20000
+    )  # below the ports systems hand out
+    return {
+        "COORDINATOR_ADDRESS": f"{first}:{port}",
+        "NUM_PROCESSES": env["SLURM_NTASKS"],
+        "PROCESS_ID": env["SLURM_PROCID"],
+    }
+
+
+def _number(given: Mapping[str, str], name: str) -> int:
+    if not given[name].isdecimal():
+        raise ValueError(f"JAX_{name}={given[name]} must be a whole number; mend it")
+    return int(given[name])
+
+
+def free_port() -> int:
+    """A TCP port that is free on loopback now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def join_cluster(cluster: Cluster | None) -> None:
+    """Join once; later calls do nothing. Touches the devices' runtime: SIGTERM goes to jax's notifier from
+    here on.
+    """
+    import jax
+
+    if jax.distributed.is_initialized():
+        return
+    limits = {
+        "initialization_timeout": JOIN_S,
+        "heartbeat_timeout_seconds": HEARTBEAT_S,
+        "shutdown_timeout_seconds": SHUTDOWN_S,
+    }
+    if cluster is None:
+        jax.distributed.initialize(**limits)
+    else:
+        local = (
+            [int(os.environ["SLURM_LOCALID"])] if cluster.chosen_by == "SLURM" and _shares_gpus() else None
+        )
+        jax.distributed.initialize(
+            cluster.address,
+            cluster.n,
+            cluster.process,
+            local,
+            coordinator_bind_address=cluster.bind,
+            **limits,
+        )
+        if cluster.n > 1:
+            explain_aborts(cluster.address if cluster.process else None)
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # only process 0 would find CPU programs in the cache, and theirs may wait for each other's
+        # collectives in another order: a deadlock
+        jax.config.update("jax_enable_compilation_cache", False)
+
+
+def explain_aborts(coordinator: str | None) -> None:
+    """Where jax's heartbeat aborts this process (C++, SIGABRT) because another one is gone: say who, and
+    leave with exit code 75.
+
+    jax can be given no callback (0.12 cannot convert its argument to Python) and Python runs no handler of
+    its own inside of `abort`, hence libc's. `coordinator` is None in the process that coordinates.
+    """
+
+    def aborted(number: int) -> None:
+        lost = present.lost() if (present := present_hosts()) else None
+        others = "another process of this run is gone; the lines of jax above number it"
+        gone = (
+            lost.lost
+            if lost
+            else others
+            if coordinator is None or _answers(coordinator)
+            else "process 0, which coordinates, is gone"
+        )
+        print(f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True)
+        os._exit(lost.code if lost else PEER_LOST)
+
+    explain_aborts.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # C does not keep it alive
+    set_signal = ctypes.CDLL(None).signal
+    set_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    set_signal(signal.SIGABRT, ctypes.cast(explain_aborts.handler, ctypes.c_void_p))
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _shares_gpus() -> bool:
+    """Whether the tasks of a SLURM node see each other's GPUs, so that each must take its own."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return (
+        "SLURM_LOCALID" in os.environ
+        and visible.count(",") > 0
+        and int(os.environ.get("SLURM_NTASKS_PER_NODE", "1") or 1) > 1
+    )
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and prepares; asked after a cluster of several is joined."""
+    if client_of_several() is None:
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def agree[T](name: str, compute: Callable[[], T]) -> T:
+    """What `compute()` returns in process 0 (JSON), told to all others, who wait for it however long it
+    takes.
+
+    Raises:
+      PeerFailed: in the others, if it raised in process 0, which raises the error itself.
+    """
+    client, key = client_of_several(), f"meshwright/{name}"
+    if client is None:
+        return compute()
+    if not is_first():
+        return _wait_for(client, key)
+    try:
+        value = compute()
+    except BaseException as error:
+        code, sentence = explain(error)
+        client.key_value_set(key, json.dumps({"code": code, "sentence": sentence or repr(error)}))
+        raise
+    client.key_value_set(key, json.dumps({"value": value}))
+    return value
+
+
+def _wait_for(client: Any, key: str) -> Any:
+    """Poll in short waits, so that Ctrl-C gets through; a coordinator that died ends the process by its
+    heartbeat.
+    """
+    import jax
+
+    while True:
+        try:
+            told = json.loads(client.blocking_key_value_get(key, 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+            continue
+        if "code" in told:
+            raise PeerFailed(told["code"], f"process 0: {told['sentence']}")
+        return told["value"]
+
+
+def client_of_several() -> Any:
+    """The coordination service's client where there are several processes; jax has no public name for it."""
+    if "jax" not in sys.modules:
+        return None
+    from jax._src import distributed
+
+    return distributed.global_state.client if distributed.global_state.num_processes > 1 else None

@@ -1,0 +1,203 @@
+"""What ends a command early: exception → exit code and one sentence (the codes are the README's)."""
+
+import argparse
+import errno
+import os
+import re
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+OUR_ROOMS = ("launch", "trainer", "model", "data_pipeline", "inference")
+DONE, UNEXPECTED, USER_ERROR, DOES_NOT_FIT, DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    75,
+    130,
+    143,
+)
+PEER_WORDS = (
+    "gloo",
+    "coordination service",
+    "heartbeat",
+    "connection reset",
+    "connection closed",
+    "nccl",
+    "unavailable:",
+)
+XLA_STATUS = r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+
+
+class Terminated(BaseException):
+    """SIGTERM while no trainer was there to save; not an Exception, so that no `except Exception` on the
+    way keeps it.
+    """
+
+
+class PeerFailed(Exception):
+    """Another process of this run ended it; `code` is its exit code, the text its sentence."""
+
+    def __init__(self, code: int, sentence: str):
+        super().__init__(sentence)
+        self.code = code
+
+
+def explain(error: BaseException) -> tuple[int, str | None]:
+    """(exit code, sentence) of what the user or the machine can mend; (1, None) of a fault of ours."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "stopped by Ctrl-C"
+    if isinstance(error, Terminated):
+        return TERMINATED, "stopped by SIGTERM"
+    if isinstance(error, PeerFailed):
+        return error.code, str(error)
+    return (
+        _of_trainer(error) or _of_system(error) or _of_devices(error) or _of_user(error) or (UNEXPECTED, None)
+    )
+
+
+def _of_trainer(error: BaseException) -> tuple[int, str] | None:
+    """The guard's two ends; its module is looked up, not imported: who has not trained has no such error."""
+    guard = sys.modules.get("trainer.guard")
+    if guard and isinstance(error, guard.Stopped):
+        return error.exit_code, str(error)
+    return (DIVERGED, str(error)) if guard and isinstance(error, guard.Diverged) else None
+
+
+def _of_system(error: BaseException) -> tuple[int, str] | None:
+    """A full disk or quota in whatever library's words, and every OSError."""
+    text = str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        where = getattr(error, "filename", None) or "the output folder"
+        return (
+            USER_ERROR,
+            f"{where}: the disk is full; free some space or choose another --dir, then run the same command again",
+        )
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return USER_ERROR, _sentence(
+            error, "no permission to use it; change its permissions or choose another --dir"
+        )
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return USER_ERROR, _sentence(
+            error, "is there already and is no folder; choose another --dir or move it away"
+        )
+    if isinstance(error, FileNotFoundError):
+        return USER_ERROR, _sentence(error, "no such file or folder; check the path")
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            USER_ERROR,
+            f"{error.filename}: {(error.strerror or type(error).__name__).lower()}; check the path and its disk",
+        )
+    return (USER_ERROR, text) if isinstance(error, OSError) and text else None
+
+
+def _sentence(error: BaseException, otherwise: str) -> str:
+    filename = getattr(error, "filename", None)
+    return f"{filename}: {otherwise}" if filename is not None else str(error)
+
+
+def _of_devices(error: BaseException) -> tuple[int, str] | None:
+    """What XLA raises when memory is short or a peer has gone."""
+    text = str(error)
+    if type(error).__name__ != "JaxRuntimeError" and not (
+        isinstance(error, ValueError) and re.match(XLA_STATUS, text)
+    ):
+        return None  # jax raises some errors of gloo as a ValueError
+    if "RESOURCE_EXHAUSTED" in text:
+        first = text.splitlines()[0]
+        return (
+            DOES_NOT_FIT,
+            f"the model and batch do not fit this device's memory ({first}); raise micro_batches or use more devices",
+        )
+    if any(word in text.lower() for word in PEER_WORDS):
+        return _peer_lost(text.splitlines()[0])
+    return None
+
+
+def _peer_lost(said: str) -> tuple[int, str]:
+    """Who is gone, as far as the others can tell; where one of them told its fault, its own exit code."""
+    lost = hosts.wait_for_lost() if (hosts := present_hosts()) else None
+    if lost is None:
+        return PEER_LOST, f"another process of this run is gone ({said}); start the same command again"
+    return lost.code, lost.lost + ("; start the same command again" if lost.code == PEER_LOST else "")
+
+
+def present_hosts() -> Any:
+    """The processes of the loop under way; its module is looked up, not imported: who has not trained has
+    none.
+    """
+    module = sys.modules.get("trainer.cluster.hosts")
+    return module.present() if module else None
+
+
+def _of_user(error: BaseException) -> tuple[int, str] | None:
+    """A ValueError raised by our own code is a sentence for the user; one from inside a library is a fault
+    to look into.
+    """
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else OUR_ROOMS[0]
+    ours = raised_in.split(".")[0] in OUR_ROOMS or raised_in in _imported_by_user()
+    return (
+        (USER_ERROR, str(error))
+        if isinstance(error, ValueError) and ours and not isinstance(error, UnicodeError)
+        else None
+    )
+
+
+def _imported_by_user() -> list[str]:
+    component = sys.modules.get("data_pipeline.component")
+    return component.imported_by_user if component else []
+
+
+def report(error: BaseException, args: argparse.Namespace) -> int:
+    """Tell the user why the command ended and how to go on; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # `meshwright show tiny | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    code, sentence = explain(error)
+    if os.environ.get("MESHWRIGHT_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    said = _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
+    if hosts := present_hosts():
+        own_fault = code not in (
+            DIVERGED,
+            PEER_LOST,
+            INTERRUPTED,
+            TERMINATED,
+        )  # of those each process knows by itself
+        hosts.leave(f"process {hosts.process} failed: {said}" if own_fault else "", code)
+    return code
+
+
+def _report_sentence(code: int, sentence: str, args: argparse.Namespace) -> str:
+    again = (
+        f"; `{shlex.join(['meshwright', *args.argv])}` continues"
+        if code in (INTERRUPTED, TERMINATED) and args.verb == "run"
+        else ""
+    )
+    kind = "" if code in (INTERRUPTED, TERMINATED) else "error: "
+    print(f"meshwright: {kind}{sentence}{again}", file=sys.stderr, flush=True)
+    return sentence
+
+
+def _report_fault(error: BaseException, args: argparse.Namespace) -> str:
+    """A fault of ours: the traceback goes to RUN/error.log, one line naming it to the terminal."""
+    lines = traceback.format_exception(error)
+    log = Path(getattr(args, "run_dir", None) or ".") / "error.log"
+    brief = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.writelines([f"$ {shlex.join(['meshwright', *args.argv])}\n", *lines, "\n"])
+        where = f"the traceback is in {log}"
+    except OSError as failure:
+        sys.stderr.writelines(lines)
+        where = f"{log} could not be written ({failure.strerror})"
+    print(f"meshwright: internal error: {brief}; {where}, please report it", file=sys.stderr, flush=True)
+    return brief

@@ -1,0 +1,105 @@
+"""What a run folder says about itself: what was asked, what started when, which phases are done and what
+they were made after.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.files import write_bytes, write_json, writing
+from launch.job.load import Job, dump
+from launch.job.yaml import to_yaml
+
+
+def fingerprint(phase: Any) -> str:
+    """What a finished phase is known by: its own `fingerprint()` (identity fields alone), else SHA-256 of
+    all its fields.
+    """
+    own = getattr(phase, "fingerprint", None)
+    return own() if own else hashlib.sha256(phase.model_dump_json().encode()).hexdigest()
+
+
+def lineage(job: Job) -> dict[str, dict[str, Any]]:
+    """For every phase what done.json holds at least: its fingerprint and those of all phases before it."""
+    before: dict[str, str] = {}
+    rows = {}
+    for name, phase in job.phases.items():
+        rows[name] = {"fingerprint": fingerprint(phase), "after": dict(before)}
+        before[name] = rows[name]["fingerprint"]
+    return rows
+
+
+def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
+    """`done`, `started` or `new`. Raises ValueError when the folder holds a phase made after other phases
+    than now.
+    """
+    done = read_json(run_dir / name / "done.json")
+    if done is None or done.get("fingerprint") != wanted["fingerprint"]:
+        return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
+    made_after = {phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]}
+    changed = [phase for phase, mark in made_after.items() if mark != wanted["after"][phase]]
+    if changed:
+        raise ValueError(
+            f"{run_dir / name} was made after another {changed[0]} (its configuration has changed since); "
+            f"remove {run_dir / name} to make it again, or choose another --dir"
+        )
+    return "done"
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, None if there is no such file. Raises ValueError if it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ValueError(f"{path}: not JSON; it was damaged, remove it to run its phase again") from None
+
+
+def mark_done(folder: Path, row: dict[str, Any]) -> None:
+    """Complete the done.json that the phase wrote, or write it: the last file of a phase."""
+    write_json(folder / "done.json", {**(read_json(folder / "done.json") or {}), **row})
+
+
+def write_record(job: Job, run_dir: Path, argv: Sequence[str]) -> None:
+    """job.yaml is the configuration that ran last; launches.jsonl has a row for every start, with the
+    versions that ran it.
+    """
+    write_bytes(run_dir / "job.yaml", to_yaml(dump(job.phases)).encode())
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+    }
+    row = {"time": time.time(), "argv": list(argv), "python": platform.python_version(), **versions}
+    with (
+        writing(run_dir / "launches.jsonl"),
+        (run_dir / "launches.jsonl").open("a", encoding="utf-8") as file,
+    ):
+        file.write(json.dumps(row) + "\n")
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Make and hold the run folder, so that a second command cannot write into it. A file system without
+    locks is used unlocked.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{run_dir}: another meshwright run is writing there; wait for it, or choose another --dir"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield

@@ -1,0 +1,114 @@
+"""Run a job's phases in order: each skipped when done, resumed when half done; what made what is recorded."""
+
+import contextlib
+import inspect
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.job.load import Job
+from launch.process.distributed import agree, find_cluster, is_first, join_cluster
+from launch.process.environment import sigterm_raises
+from launch.reporting.write import write_report
+from launch.running.lineage import lineage, locked, mark_done, read_json, state, write_record
+from launch.terminal.console import Console, duration
+from launch.terminal.summary import print_summary
+
+
+def preview(job: Job, run_dir: Path) -> None:
+    """Say what `run` would do, and do nothing."""
+    console, rows = Console(), lineage(job)
+    word = {"done": "is done, would be skipped", "started": "would be resumed", "new": "would run"}
+    for name, phase in job.phases.items():
+        console.say(f"{run_dir / name}: {type(phase).__name__} {word[state(run_dir, name, rows[name])]}")
+
+
+def run_phases(
+    job: Job, run_dir: Path, *, allow_change: Sequence[str], profile: str | None, argv: Sequence[str]
+) -> None:
+    """Run or resume every phase that is not done; print the tables and write the report at the end."""
+    from trainer.records.goodput import (
+        process_started,  # with what it needs it takes half a second, which only a run shall wait for
+    )
+    from trainer.records.profiler import window_of
+
+    further = {"allow_change": allow_change, "profile": window_of(profile) if profile else None}
+    cluster = find_cluster(os.environ)
+    if (
+        cluster is None or cluster.n > 1
+    ):  # the others wait in the coordination service while process 0 prepares data
+        join_cluster(cluster)
+    console, rows, start, began = (
+        Console(quiet=not is_first()),
+        lineage(job),
+        time.monotonic(),
+        process_started(),
+    )
+    with contextlib.ExitStack() as held:
+
+        def begin() -> dict[str, str]:
+            held.enter_context(locked(run_dir))
+            states = {name: state(run_dir, name, rows[name]) for name in job.phases}
+            write_record(job, run_dir, argv)
+            return states
+
+        states = agree("begin", begin)
+        for number, name in enumerate(job.phases, 1):
+            label = f"[{number}/{len(job.phases)}] {name}"
+            if states[name] == "done":
+                console.say(f"{label}: done before, skipped")
+                continue
+            console.say(
+                f"{label}: {'goes on' if states[name] == 'started' else 'starts'} in {run_dir / name}"
+            )
+            phase_start = time.monotonic()
+            _run_phase(job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further)
+            agree(f"{name}/done", lambda name=name: mark_done(run_dir / name, rows[name]))
+            console.say(f"{label}: done in {duration(time.monotonic() - phase_start)}")
+            began = time.time()
+        agree("end", lambda: _finish(job, run_dir, console, time.monotonic() - start))
+
+
+def _run_phase(
+    job: Job,
+    name: str,
+    run_dir: Path,
+    console: Console,
+    join: Callable[[], None],
+    *,
+    allow_change: Sequence[str],
+    **further: Any,
+) -> None:
+    """One phase: on all processes if it uses devices, else in process 0 while the others wait. It is given
+    what its `execute` names.
+    """
+    phase, folder = job.phases[name], run_dir / name
+    offered = {
+        "job_folder": run_dir,
+        "say": console.say,
+        "progress": console.progress,
+        **further,
+        "allow_change": tuple(
+            field.removeprefix(f"{name}.") for field in allow_change if field.startswith(f"{name}.")
+        ),
+    }
+    wanted = inspect.signature(phase.execute).parameters
+    keywords = {key: value for key, value in offered.items() if key in wanted}
+    agree(f"{name}/folder", lambda: folder.mkdir(exist_ok=True))
+    if getattr(phase, "needs_devices", True):
+        join()
+        phase.execute(folder, **keywords)
+    else:
+        with sigterm_raises():
+            agree(f"{name}/work", lambda: phase.execute(folder, **keywords))
+
+
+def _finish(job: Job, run_dir: Path, console: Console, seconds: float) -> None:
+    """The tables and the page."""
+    print_summary(console, {name: read_json(run_dir / name / "results.json") for name in job.phases})
+    write_report(run_dir)
+    console.say(
+        f"{run_dir}: all {len(job.phases)} phases done in {duration(seconds)}; see {run_dir / 'report.html'}"
+    )

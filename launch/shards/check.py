@@ -1,0 +1,108 @@
+"""`meshwright data check`: does a finished corpus share text with an evaluation task that was not known
+when it was made?
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from data_pipeline.clean.decontaminate import Decontaminate, recheck
+from data_pipeline.component import one_of
+from data_pipeline.shards.shards import Shards
+from data_pipeline.tokenizers.tokenizer import Tokenizer
+from launch.job.load import import_components
+from launch.job.yaml import parse_yaml
+from launch.shards.folders import label, shard_folders, tokenizer_of
+from launch.shards.inspect import texts_of
+from launch.terminal.console import Console
+
+BATCH = 256  # documents read at a time
+N_NAMED = 20  # documents
+
+
+class Wanted(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What --task gives."""
+
+    task: one_of("data_pipeline.tasks")
+
+
+class Found(NamedTuple):
+    """Words of a task in a document of a folder of shards."""
+
+    folder: str
+    document: str
+    ngram: int
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print the documents that share words with each task.
+
+    Raises:
+        ValueError: there are any.
+    """
+    for module in args.imports:
+        import_components(module)
+    tasks = [task_of(text) for text in args.task]
+    folders = {label(folder, args.path): Shards(folder) for folder in shard_folders(args.path)}
+    tokenizers = {name: tokenizer_of(shards, args.tokenizer) for name, shards in folders.items()}
+    rows = []
+    for task in tasks:
+        found = [
+            hit for name, shards in folders.items() for hit in hits(name, shards, tokenizers[name], task)
+        ]
+        rare = without_common(found)
+        print(
+            f"{task.name}: {n_documents(rare):,} documents share words with it, {n_documents(found) - n_documents(rare):,} common ones"
+        )
+        rows += [(task.name, *document) for document in sorted({(hit.folder, hit.document) for hit in rare})]
+    if rows:
+        Console().table("Contaminated", ("task", "shards", "document"), rows[:N_NAMED], text_columns=3)
+        remedy = "add the task to Decontaminate in the recipe and run the data phase again"
+        raise ValueError(f"{len(rows):,} documents of {args.path} share words with {rows[0][0]}; {remedy}")
+
+
+def task_of(text: str) -> Any:
+    """The task of --task.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return Wanted(task=parse_yaml(text, "--task")).task
+    except ValidationError as error:
+        wrong = [(".".join(map(str, detail["loc"][1:])) or text, detail["msg"]) for detail in error.errors()]
+        raise ValueError(
+            "; ".join(f"--task {where}: {rule[0].lower()}{rule[1:]}" for where, rule in wrong)
+        ) from None
+
+
+def hits(name: str, shards: Shards, tokenizer: Tokenizer, task: Any) -> Iterator[Found]:
+    """The hits of a task in all documents of a folder."""
+    ids: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for first in range(0, len(shards), BATCH):
+            for record in shards.__getitems__(range(first, min(first + BATCH, len(shards)))):
+                ids.append(record.id)
+                yield "\n".join(texts_of(record, tokenizer))
+
+    for hit in recheck(texts(), task):
+        yield Found(name, ids[hit.text], hit.ngram)
+
+
+def without_common(found: Sequence[Found]) -> list[Found]:
+    """The hits that are no common language: what more documents have than `Decontaminate` allows says
+    nothing.
+    """
+    documents: dict[int, set[tuple[str, str]]] = {}
+    for hit in found:
+        documents.setdefault(hit.ngram, set()).add((hit.folder, hit.document))
+    limit = Decontaminate.model_fields["max_documents"].default
+    return [hit for hit in found if len(documents[hit.ngram]) <= limit]
+
+
+def n_documents(found: Sequence[Found]) -> int:
+    """Different ones."""
+    return len({(hit.folder, hit.document) for hit in found})

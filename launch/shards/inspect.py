@@ -1,0 +1,115 @@
+"""`meshwright data inspect`: the manifest of a folder of shards in words, and a document of it as text."""
+
+import argparse
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from data_pipeline.shards.record import Record
+from data_pipeline.shards.shards import Shards
+from data_pipeline.tokenizers.tokenizer import Tokenizer
+from launch.shards.folders import tokenizer_of
+
+FIRST_CHARS = 1000  # of a document, unless --text asks for all of it
+N_SHOWN = 3  # raw files
+ORIGIN = ("path", "language", "licence", "time")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print it."""
+    if args.text and args.document is None:
+        raise ValueError("--text prints a document; name one by --document N or --document ID")
+    shards = Shards(args.path)
+    if not args.text:
+        print("\n".join(described(shards)))
+    if args.document is None:
+        return
+    numbers, tokenizer = numbers_of(shards, args.document), tokenizer_of(shards, args.tokenizer)
+    for number in numbers:
+        record = shards[number]
+        if args.text:
+            print("\n".join(texts_of(record, tokenizer)))
+        else:
+            print("\n".join(shown(shards, number, record, tokenizer)))
+
+
+def described(shards: Shards) -> Iterator[str]:
+    """The manifest, a line a subject."""
+    manifest, lengths = shards.manifest, shards.lengths.sum(1)
+    per_token = manifest["bytes"] / max(1, manifest["tokens"])
+    amounts = f"{manifest['documents']:,} documents, {manifest['tokens']:,} tokens, {manifest['bytes'] / 1e6:,.2f} MB of text"
+    yield f"{shards.folder}: {manifest['source']}, {amounts}, {per_token:.2f} bytes a token"
+    if len(lengths):
+        low, middle, high = np.quantile(lengths, (0, 0.5, 1), method="lower")
+        yield f"  lengths    {low:,} to {high:,} tokens, median {middle:,}"
+    files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
+    yield f"  shards     {len(files)} in {len(shards.segments)} segment(s), {sum(file['size'] for file in files) / 1e6:,.2f} MB"
+    yield f"  content    {manifest['content_hash']}"
+    lineage = manifest["lineage"]
+    yield from (f"  {name:<10} {value}" for name, value in lineage.items() if isinstance(value, str | int))
+    yield from _raw_files(lineage.get("text"))
+    yield "  made by    " + ", ".join(f"{name} {version}" for name, version in manifest["tools"].items())
+
+
+def _raw_files(texts: Any) -> Iterator[str]:
+    """The raw input that documents were read from."""
+    if not isinstance(texts, list):  # chats are made of documents, whose own shards say it
+        return
+    inputs = {path: digest for text in texts for path, digest in text["inputs"].items()}
+    more = f", the first {N_SHOWN}:" if len(inputs) > N_SHOWN else ""
+    yield f"  made from  {len(texts)} part(s) of {len(inputs)} raw files{more}"
+    yield from (f"             {path} (SHA-256 {digest})" for path, digest in list(inputs.items())[:N_SHOWN])
+
+
+def numbers_of(shards: Shards, wanted: str) -> list[int]:
+    """The documents that `wanted` means: a number, else an id.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if wanted.isdecimal() and int(wanted) < len(shards):
+        return [int(wanted)]
+    if found := shards.find(wanted):
+        return found
+    raise ValueError(
+        f"--document {wanted}: {shards.folder} has no such document; give a number from 0 to {len(shards) - 1}, or an id"
+    )
+
+
+def texts_of(record: Record, tokenizer: Tokenizer) -> list[str]:
+    """The text of each sequence; control tokens are silent."""
+    return [tokenizer.decode(sequence.tokens) for sequence in record.sequences]
+
+
+def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> Iterator[str]:
+    """A document in words, and how its text begins."""
+    yield f"document {number}, id {record.id}"
+    yield from (f"  {name:<10} {value}" for name, value in origin_of(shards, record.id).items() if value)
+    names = ("",) if len(record.sequences) == 1 else ("chosen: ", "rejected: ")
+    for name, sequence in zip(names, record.sequences, strict=True):
+        text = marked(sequence.tokens.tolist(), tokenizer)
+        yield f"  {name}{len(sequence.tokens):,} tokens, {int(sequence.weight.sum()):,} of them targets"
+        yield text[:FIRST_CHARS]
+        if len(text) > FIRST_CHARS:
+            yield f"… {len(text) - FIRST_CHARS:,} more characters; --text prints all"
+
+
+def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
+    """Text with its control tokens as `<|user|>` and the like."""
+    pieces = {i: piece for piece, i in tokenizer.control.items()}
+    runs = groupby(tokens, key=pieces.get)
+    return "".join(piece * len(list(run)) if piece else tokenizer.decode(run) for piece, run in runs)
+
+
+def origin_of(shards: Shards, document: str) -> dict[str, str]:
+    """Where a document comes from, as its clean text says while that is still there."""
+    texts = shards.manifest["lineage"].get("text")
+    for text in texts if isinstance(texts, list) else ():
+        file = shards.folder.resolve().parents[1] / text.get("file", "")
+        if file.is_file():
+            for row in pq.read_table(file, columns=list(ORIGIN), filters=[("id", "=", document)]).to_pylist():
+                return row
+    return {}

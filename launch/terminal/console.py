@@ -1,0 +1,118 @@
+"""What a run shows a person: one line a phase, bars with ETA on a terminal, a plain line now and then
+elsewhere.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+LINE_EVERY_S = 20.0  # without a terminal: few enough for a log, often enough to see that it lives
+
+
+class Console:
+    """`say` prints a line, `progress` follows long work, `table` prints a table; a quiet console swallows
+    everything.
+
+    Pass it on as two callables: `say(text)` and `with progress(what, total, unit=…) as advance: advance(n,
+    note)`.
+    """
+
+    def __init__(self, *, quiet: bool = False):
+        from rich.console import Console as RichConsole  # 0.1 s, which `--help` shall not wait for
+
+        width = None if sys.stdout.isatty() else 140
+        self._rich = RichConsole(quiet=quiet, width=width, highlight=False, soft_wrap=False)
+        self._bars: Any = None
+
+    def say(self, text: str) -> None:
+        """One line; it stands above bars that are in progress."""
+        self._rich.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(
+        self, what: str, total: int | None = None, *, unit: str = "", done: int = 0
+    ) -> Iterator[Callable[..., None]]:
+        """Follow `total` units of work (None = unknown), `done` of them before: yields `advance(n=1,
+        note="")`.
+        """
+        follow = self._bar if self._rich.is_terminal and not self._rich.quiet else self._lines
+        with follow(what, total, unit, done) as advance:
+            yield advance
+
+    @contextmanager
+    def _bar(self, what: str, total: int | None, unit: str, done: int) -> Iterator[Callable[..., None]]:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        if self._bars is None:
+            count = "{task.completed:,.0f}/{task.fields[of]} {task.fields[unit]}"
+            left = ("{task.description}", BarColumn(30), TextColumn(count))
+            right = (TimeElapsedColumn(), "eta", TimeRemainingColumn(), "{task.fields[note]}")
+            self._bars = Progress(*left, *right, console=self._rich, transient=True)
+            self._bars.start()
+        bars = self._bars
+        task = bars.add_task(
+            what,
+            total=total,
+            completed=done,
+            unit=unit,
+            note="",
+            of="?" if total is None else f"{total:,.0f}",
+        )
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bars.update(task, advance=n, **({"note": note} if note else {}))
+
+        try:
+            yield advance
+        finally:
+            bars.remove_task(task)
+            if not bars.tasks:
+                bars.stop()
+                self._bars = None
+
+    @contextmanager
+    def _lines(self, what: str, total: int | None, unit: str, done: int) -> Iterator[Callable[..., None]]:
+        start = last = time.monotonic()
+        count = done
+
+        def advance(n: int = 1, note: str = "") -> None:
+            nonlocal last, count
+            count += n
+            now = time.monotonic()
+            if now - last >= LINE_EVERY_S:
+                last = now
+                parts = [
+                    f"{what}: {count:,.0f}"
+                    + (f"/{total:,.0f}" if total else "")
+                    + (f" {unit}" if unit else "")
+                ]
+                if total and count > done:
+                    parts.append(f"{duration((now - start) * (total - count) / (count - done))} left")
+                self.say(", ".join([*parts, note] if note else parts))
+
+        yield advance
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+    ) -> None:
+        """A table: the first `text_columns` columns are text, the others numbers (to the right)."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="left" if i < text_columns else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._rich.print(table)
+
+
+def duration(seconds: int | float) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 03 min`."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

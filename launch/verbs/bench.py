@@ -1,0 +1,185 @@
+"""The verb `bench`: how fast things are here, against what this machine does at best in the same minutes."""
+
+import argparse
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+KINDS = {  # what is measured -> help
+    "train": "the training step, on one batch: tokens a second, MFU and memory",
+    "loop": "what the loop costs beside its steps, and the time to the first step with a cold and a warm compilation cache",
+    "checkpoint": "saving, restoring and hashing a state, next to the disk itself, and what the steps beside it lose",
+    "optimizers": "every optimizer on the same small run: loss against tokens and time, and the size of its state",
+    "data": "every stage of the data phase, per core, and the whole with 1 and 2 workers",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and on what."""
+    kinds = parser.add_subparsers(dest="what", metavar="|".join(KINDS), required=True)
+    parsers = {name: kinds.add_parser(name, help=text, allow_abbrev=False) for name, text in KINDS.items()}
+    for each in parsers.values():
+        each.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parsers["train"].add_argument(
+        "shape",
+        metavar="SHAPE",
+        nargs="?",
+        default="llama_31m",
+        help="llama_31m (default), gpt2_124m, or the first training phase of a config: a name (tiny), a .py file or a .yaml file",
+    )
+    parsers["train"].add_argument(
+        "--set",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="override, e.g. architecture.layers=4; may be repeated",
+    )
+    parsers["train"].add_argument(
+        "--rounds", metavar="N", type=int, default=9, help="steps measured; medians are printed (default 9)"
+    )
+    parsers["loop"].add_argument(
+        "--rounds", metavar="N", type=int, default=5, help="runs of each kind (default 5)"
+    )
+    checkpoint, data = parsers["checkpoint"], parsers["data"]
+    checkpoint.add_argument(
+        "--gb", metavar="N", type=float, default=2.0, help="size of the state (default 2)"
+    )
+    checkpoint.add_argument(
+        "--rounds", metavar="N", type=int, default=3, help="saves measured; medians are printed (default 3)"
+    )
+    checkpoint.add_argument(
+        "--dir",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("runs"),
+        help="on the disk to measure (default runs)",
+    )
+    checkpoint.add_argument(
+        "--every", metavar="SECONDS", type=float, default=600.0, help="between two saves (default 600)"
+    )
+    parsers["optimizers"].add_argument(
+        "--steps", metavar="N", type=int, default=400, help="of each run (default 400)"
+    )
+    data.add_argument(
+        "--web",
+        metavar="PATH",
+        type=Path,
+        help="a folder of HTML files or a WARC file (default: pydoc pages)",
+    )
+    data.add_argument(
+        "--mb",
+        metavar="N",
+        type=float,
+        default=8.0,
+        help="of raw HTML and of code that are measured on (default 8)",
+    )
+    data.add_argument(
+        "--rounds",
+        metavar="N",
+        type=int,
+        default=3,
+        help="times each stage is measured; medians are printed (default 3)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, and print one line a figure."""
+    if getattr(args, "rounds", 1) < 1:
+        raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
+    if args.what != "data":
+        from launch.process.environment import prepare_process
+
+        prepare_process()
+    benches = (_bench_train, _bench_loop, _bench_checkpoint, _bench_optimizers, _bench_data)
+    dict(zip(KINDS, benches, strict=True))[args.what](args)
+    return 0
+
+
+def _bench_data(args: argparse.Namespace) -> None:
+    from launch.bench.data.figures import bench_data
+
+    bench_data(args)
+
+
+def _bench_loop(args: argparse.Namespace) -> None:
+    from launch.bench.loop import bench_loop
+
+    bench_loop(args)
+
+
+def _bench_optimizers(args: argparse.Namespace) -> None:
+    from launch.bench.optimizers import bench_optimizers
+
+    bench_optimizers(args)
+
+
+def _bench_checkpoint(args: argparse.Namespace) -> None:
+    import tempfile
+
+    import jax
+
+    from launch.bench.checkpoint import figures, lines, measure
+    from model.sharding import make_mesh
+
+    args.dir.mkdir(parents=True, exist_ok=True)
+    mesh = make_mesh(fsdp=len(jax.devices()))
+    with jax.set_mesh(mesh), tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        rounds = measure(Path(folder) / "bench", gigabytes=args.gb, n_rounds=args.rounds, mesh=mesh)
+    found = figures(rounds, interval_s=args.every)
+    print(json.dumps(found) if args.json else "\n".join(lines(found, interval_s=args.every)))
+
+
+def _bench_train(args: argparse.Namespace) -> None:
+    import jax
+
+    from launch.bench.train import describe, figures, lines, measure
+
+    shape = shape_of(args.shape, args.set)
+    mesh = shape.mesh.make()
+    with jax.set_mesh(mesh):
+        sentence, flops_per_token = describe(shape, mesh.size)
+        if not args.json:
+            print(sentence, flush=True)
+        rounds = measure(shape, mesh, n_rounds=args.rounds)
+    found = figures(
+        rounds, tokens=shape.batch_size * shape.seq_len, flops_per_token=flops_per_token, n_devices=mesh.size
+    )
+    print(
+        json.dumps({"shape": sentence, **found}) if args.json else "\n".join(lines(found, rounds, mesh.size))
+    )
+
+
+def shape_of(name: str, settings: Sequence[str]) -> Any:
+    """The TrainShape of a name and `--set`.
+
+    Raises:
+        Problems: with everything that is wrong.
+    """
+    from pydantic import ValidationError
+
+    from launch.bench.shapes import SHAPES, TrainShape, shape_of_run
+    from launch.job.load import load
+    from launch.job.overrides import override
+    from launch.job.problems import Problems, explain_all
+
+    fields = SHAPES[name] if name in SHAPES else shape_of_run(_first_run(name, load(name).phases))
+    tree = {"train": copy.deepcopy(fields)}
+    problems = override(
+        tree, [setting if setting.startswith("train.") else f"train.{setting}" for setting in settings]
+    )
+    try:
+        shape = TrainShape.model_validate_json(json.dumps(tree["train"]))
+    except ValidationError as error:
+        problems += explain_all(error, "train", tree["train"], TrainShape)
+    if problems:
+        raise Problems("bench train", problems)
+    return shape
+
+
+def _first_run(name: str, phases: dict[str, Any]) -> Any:
+    runs = [phase for phase in phases.values() if hasattr(phase, "architecture")]
+    if not runs:
+        raise ValueError(f"{name} has no phase that trains; name a config that has one")
+    return runs[0]

@@ -1,0 +1,102 @@
+"""The verb `export`: a checkpoint → a folder that transformers, and what understands its format, can read."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+MIB = 1 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PATH, where to, how large the files may be, and whether to compare with transformers."""
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        type=Path,
+        help="folder of a run (its newest finished phase), a phase, or a checkpoint",
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the weights (default: as the checkpoint has them)",
+    )
+    parser.add_argument(
+        "--max-shard-mib", metavar="N", type=int, default=4096, help="largest file of weights (default 4096)"
+    )
+    parser.add_argument("--verify", action="store_true", help="compare our logits with those of transformers")
+    parser.add_argument(
+        "--verify-python", metavar="PYTHON", help="a Python with torch and transformers (default: this one)"
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="PACKAGE.MODULE",
+        action="append",
+        default=[],
+        help="a module with components of your own",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Export, and say what came out."""
+    import sys
+
+    from launch.process.environment import prepare_process
+    from launch.running.find import find_phase
+
+    phase, step = find_phase(args.path, args.step)
+    if args.max_shard_mib < 1:
+        raise ValueError(
+            f"--max-shard-mib {args.max_shard_mib}: must be at least 1; a larger tensor has a file of its own"
+        )
+    prepare_process()
+    import jax
+
+    from launch.exchange.verify_logits import check_transformers, verify
+    from launch.job.load import import_components
+    from model.sharding import Mesh
+
+    for module in args.imports:
+        import_components(module)
+    python = args.verify_python or sys.executable
+    if args.verify:
+        check_transformers(python)
+    with jax.set_mesh(Mesh().make()):
+        architecture, params = export_phase(
+            phase, step, args.out, dtype=args.dtype, max_shard_bytes=args.max_shard_mib * MIB
+        )
+        n_bytes = sum(path.stat().st_size for path in args.out.iterdir())
+        print(f"  {type(architecture).__name__} -> {args.out} ({n_bytes / 1e6:,.1f} MB)")
+        if args.verify:
+            print(f"  beside transformers: {verify(architecture, params, args.out, python=python)}")
+    return 0
+
+
+def export_phase(
+    phase: Path, step: int | None, out: Path, *, dtype: str | None, max_shard_bytes: int
+) -> tuple[Any, Any]:
+    """Write a Hugging Face folder of a phase's checkpoint; returns the architecture and its parameters.
+    Under `jax.set_mesh`.
+
+    Raises:
+        ValueError: the folder is there already, or the architecture has no name table.
+    """
+    import jax
+
+    from launch.exchange.tokenizer_files import exported
+    from model.hugging_face.save import save
+    from trainer.checkpoints.load import load_params
+
+    loaded = load_params(phase, step)
+    if not hasattr(loaded.architecture, "tensors"):
+        raise ValueError(
+            f"{type(loaded.architecture).__name__} has no name table; give it `tensors` and `to_hugging_face` to export it"
+        )
+    stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
+    files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
+    save(loaded.architecture, loaded.params, out, dtype=stored, max_shard_bytes=max_shard_bytes, files=files)
+    return loaded.architecture, loaded.params

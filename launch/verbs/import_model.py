@@ -1,0 +1,61 @@
+"""The verb `import`: a Hugging Face folder or a GGUF file → a phase that can be trained on, generated from
+and exported.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PATH, where to, in which precision, and whether to compare with transformers."""
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        type=Path,
+        help="folder with config.json and safetensors, or a .gguf file of a llama model",
+    )
+    parser.add_argument(
+        "--dir", type=Path, required=True, help="folder of the new phase, such as runs/x/imported"
+    )
+    parser.add_argument(
+        "--params",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights (default float32, which loses nothing)",
+    )
+    parser.add_argument("--verify", action="store_true", help="compare our logits with those of transformers")
+    parser.add_argument(
+        "--verify-python", metavar="PYTHON", help="a Python with torch and transformers (default: this one)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Import, and say what came in."""
+    import sys
+
+    from launch.process.environment import prepare_process
+
+    prepare_process()
+    import jax
+
+    from launch.exchange.hugging_face import import_source, open_source
+    from launch.exchange.verify_logits import check_transformers, verify
+    from model.execution import Precision
+    from model.sharding import Mesh
+    from model.size import n_params
+
+    python = args.verify_python or sys.executable
+    if args.verify:
+        check_transformers(python)
+    source = open_source(args.path)
+    with jax.set_mesh(Mesh().make()):
+        architecture, params = import_source(
+            source, args.dir, precision=Precision(params=args.params), say=print
+        )
+        print(
+            f"  {type(architecture).__name__} of {n_params(params):,} parameters -> {args.dir / 'checkpoints' / '0'}"
+        )
+        if args.verify:
+            print(f"  beside transformers: {verify(architecture, params, args.path, python=python)}")
+    print(f'meshwright generate {args.dir} --prompt "…"')
+    return 0

@@ -1,0 +1,113 @@
+"""The verb `plan`: compile a phase's real training step for chips that are not here, and say what it costs;
+or check its muP.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from launch.verbs.arguments import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, the hardware, what to print."""
+    add_config_arguments(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--topology", metavar="NAME", help="a TPU slice (v5p:4x4x4) or a number of GPUs (h100:64)"
+    )
+    what.add_argument(
+        "--coordinate-check",
+        action="store_true",
+        help="does mup_base_width keep activations of one size as widths grow?",
+    )
+    parser.add_argument(
+        "--slices",
+        metavar="N",
+        type=int,
+        default=1,
+        help="of that topology, over the data-centre network (default 1)",
+    )
+    parser.add_argument("--phase", metavar="NAME", help="the training phase (default: the config's first)")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="find the fastest mesh, rematerialisation, micro-batches and offload",
+    )
+    parser.add_argument(
+        "--finalists", metavar="N", type=int, default=4, help="settings that a search compiles (default 4)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--hlo", metavar="FILE", type=Path, help="write the compiled program's text there")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compile, and print; 3 when the step does not fit, or activations grow."""
+    from launch.planning.environment import quiet_environment
+    from launch.process.environment import prepare_process
+
+    prepare_process()
+    if args.coordinate_check:
+        return _check(args)
+    quiet_environment()
+    from launch.planning.topology import target_of
+
+    target = target_of(args.topology, args.slices)
+    if args.finalists < 1:
+        raise ValueError(f"--finalists {args.finalists}: must be at least 1; raise it")
+    from launch.job.load import load
+
+    name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
+    return _plan(args, name, run, target)
+
+
+def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
+    """The training phase that is asked for.
+
+    Raises:
+        ValueError: there is none, or none of that name.
+    """
+    from trainer.run import Run
+
+    runs = {name: phase for name, phase in job.phases.items() if isinstance(phase, Run)}
+    if not runs:
+        raise ValueError(
+            f"config {job.name} has no training phase (Run) to plan; there are {', '.join(job.phases)}"
+        )
+    name = name or next(iter(runs))
+    if name not in runs:
+        raise ValueError(f"--phase {name}: no training phase of {job.name}; choose of {', '.join(runs)}")
+    return name, runs[name]
+
+
+def _check(args: argparse.Namespace) -> int:
+    from launch.job.load import load
+    from launch.planning.coordinate_check import family, report
+
+    name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
+    widths = ", ".join(str(architecture.width) for architecture in family(run.architecture))
+    remedy = f"--set {name}.architecture.… gives a smaller relative if that is too much here"
+    print(
+        f"{name}: a few steps of relatives with width {widths}, twice; {remedy}", file=sys.stderr, flush=True
+    )
+    lines, code = report(run)
+    print("\n".join(lines))
+    return code
+
+
+def _plan(args: argparse.Namespace, name: str, run: Any, target: Any) -> int:
+    from launch.planning.plan import Planner
+
+    planner = Planner(
+        name, run, target, hlo=args.hlo, say=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    report = planner.search(args.finalists) if args.search else planner.one()
+    if report.problem:
+        print(f"meshwright: error: {report.problem}", file=sys.stderr)
+    if args.json and report.json is not None:
+        print(json.dumps(report.json, indent=2))
+    elif report.lines:
+        print("\n".join(report.lines))
+    return report.code

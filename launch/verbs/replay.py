@@ -1,0 +1,86 @@
+"""The verb `replay`: one training step once more, compared with the log bit for bit."""
+
+import argparse
+import math
+from collections.abc import Mapping
+
+from launch.verbs.data import add_run_arguments
+
+EXACT = "the same bits"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, the phase and the step."""
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--phase", metavar="NAME", help="a trained phase such as pretrain (default: the only one)"
+    )
+    parser.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        required=True,
+        help="the step, from 1; it is made once more with its own rows",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="PACKAGE.MODULE",
+        action="append",
+        default=[],
+        help="a module with components of your own",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print logged and present numbers; 0 if all of them have the same bits, else 1."""
+    from launch.process.environment import prepare_process
+
+    prepare_process()
+    import jax
+
+    from launch.shards.origin import named_phase, run_of
+    from launch.terminal.console import Console
+    from trainer.cluster.placement import moved, placed_at, placement
+    from trainer.replay.past import run_of_step
+    from trainer.replay.replay import replay
+
+    console, folder = Console(), run_of(args)
+    name, run = named_phase(args)
+    run = run_of_step(folder / name, args.step, run)
+    mesh = run.mesh.make()
+    with jax.set_mesh(mesh):
+        found = replay(run, folder / name, folder, args.step, say=console.say)
+        then = placed_at(folder / name, args.step)
+        changes = moved(then, placement(mesh)) if then else ["where it was computed is not in its log"]
+    since = f"from checkpoint {found.first}" if found.first else "from the beginning"
+    lines, n_exact = compared(found.logged, found.now)
+    console.table(f"{folder / name}, step {args.step}, {since}", ("", "logged", "now", "difference"), lines)
+    if changes:
+        console.say(f"Other sums may round otherwise: {'; '.join(changes)}")
+    console.say(f"{n_exact} of {len(lines)} numbers have the same bits")
+    return 0 if n_exact == len(lines) else 1
+
+
+def compared(
+    logged: Mapping[str, float], now: Mapping[str, float]
+) -> tuple[list[tuple[str, str, str, str]], int]:
+    """A line a number that a step gives and its row has, and how many of them have the same bits."""
+    lines, n_exact = [], 0
+    for name in sorted(now.keys() & logged.keys()):
+        exact = same_bits(now[name], logged[name])
+        lines.append(
+            (
+                name,
+                f"{logged[name]:.9g}",
+                f"{now[name]:.9g}",
+                EXACT if exact else f"{now[name] - logged[name]:.3g}",
+            )
+        )
+        n_exact += exact
+    return lines, n_exact
+
+
+def same_bits(x: float, y: float) -> bool:
+    """Whether two numbers are the same, with no number being the same as itself."""
+    return x.hex() == y.hex() or math.isnan(x) and math.isnan(y)

@@ -1,0 +1,26 @@
+"""The verb `show`: the effective configuration as YAML that runs the same."""
+
+import argparse
+import shlex
+import sys
+
+from launch.verbs.arguments import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, --set and --import."""
+    add_config_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Load, validate, print."""
+    from launch.process.environment import prepare_process
+
+    prepare_process()
+    from launch.job.load import dump, load
+    from launch.job.yaml import to_yaml
+
+    job = load(args.config, args.set, args.imports)
+    print(f"# {shlex.join(['meshwright', *args.argv])}")
+    sys.stdout.write(to_yaml(dump(job.phases)))
+    return 0

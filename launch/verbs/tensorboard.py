@@ -1,0 +1,65 @@
+"""The verb `tensorboard`: the curves of a run in the browser."""
+
+import argparse
+import logging
+import threading
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN_DIR and where to serve."""
+    parser.add_argument(
+        "run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, e.g. runs/tiny; or of several"
+    )
+    parser.add_argument(
+        "--port", type=int, default=6006, help="port to serve on (default 6006; 0 = any free one)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve on (default 127.0.0.1, this machine alone)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    server, url = serve(args.run_dir, host=args.host, port=args.port)
+    print(f"TensorBoard of {args.run_dir} on {url} (Ctrl-C ends it)", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+def serve(run_dir: Path, *, host: str, port: int) -> tuple[object, str]:
+    """Start TensorBoard in a thread: (server, its URL). Raises ValueError when there is nothing to show or
+    the port is taken.
+    """
+    if not run_dir.is_dir():
+        raise ValueError(f"{run_dir}: no such folder; give the folder of a run, e.g. runs/tiny")
+    if next(run_dir.rglob("events.out.tfevents.*"), None) is None:
+        raise ValueError(
+            f"{run_dir}: holds no TensorBoard events; give the folder of a run that has begun to train"
+        )
+    from tensorboard import default, program
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    server = program.TensorBoard(plugins=default.get_plugins())
+    server.configure(
+        argv=[
+            "tensorboard",
+            "--logdir",
+            str(run_dir),
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--load_fast",
+            "false",
+        ]
+    )
+    try:
+        return server, server.launch()
+    except program.TensorBoardServerException as error:
+        raise ValueError(
+            f"--host {host} --port {port}: {error.msg.rstrip('.')}; choose another --port"
+        ) from None

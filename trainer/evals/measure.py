@@ -1,0 +1,44 @@
+"""A phase's evaluations: opened once, asked before, during and after."""
+
+import json
+
+import jax
+
+from data_pipeline.files import write_json
+from trainer.evals.subject import Findings, Subject
+from trainer.phase import Phase
+from trainer.state import TrainState
+
+
+class Measures:
+    """All that `run.evals` say of a state."""
+
+    def __init__(self, phase: Phase):
+        run = phase.run
+        subject = Subject(
+            model=phase.model,
+            objective=run.objective,
+            mesh=phase.mesh,
+            folder=phase.folder,
+            resumed=phase.resumed,
+            job_folder=phase.job_folder,
+            tokenizer=phase.tokenizer,
+            context=run.architecture.context,
+        )
+        self.phase, self._measures = phase, [each.open(subject, phase.first_policy) for each in run.evals]
+
+    def __call__(self, state: TrainState) -> Findings:
+        """Numbers and texts of the present policy."""
+        findings = [measure(self.phase.policy(state)) for measure in self._measures]
+        numbers = {name: value for found in findings for name, value in found.numbers.items()}
+        return Findings(numbers, [text for found in findings for text in found.texts])
+
+    def before(self, state: TrainState) -> dict[str, float]:
+        """What they said before the first step; measured once, then kept in before.json."""
+        kept = self.phase.folder / "before.json"
+        if self.phase.resumed and kept.exists():
+            return json.loads(kept.read_text())
+        numbers = self(state).numbers
+        if jax.process_index() == 0:
+            write_json(kept, numbers)
+        return numbers

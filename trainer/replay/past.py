@@ -1,0 +1,91 @@
+"""What a phase's folder says of its steps: the rows that each has read or will read, its row of the log,
+what the Run was then.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.batches.position import after, batch_size_at, rows_of, rows_until
+from trainer.checkpoints.stored import checkpoint_path, read_run, steps_in
+from trainer.records.metrics import read_metrics
+
+
+class Past(NamedTuple):
+    """How far a phase has come in its rows.
+
+    Attributes:
+        ends: Rows gone through after steps 0, 1, … up to the present one.
+        skipped: Windows [first, stop) of rows that are left out, some perhaps still ahead.
+        batch_size: Rows of a step to come.
+        ramp: (rows, steps) of the first steps, before that.
+    """
+
+    ends: Sequence[int]
+    skipped: Sequence[Sequence[int]]
+    batch_size: int
+    ramp: Sequence[Sequence[int]]
+
+    @property
+    def step(self) -> int:
+        """The present one."""
+        return len(self.ends) - 1
+
+    def rows_of(self, step: int) -> list[int]:
+        """The rows of a step, from 1: of a past one as it was logged, of a future one by the batch sizes
+        that the run has now.
+        """
+        if step <= self.step:
+            first, stop = self.ends[step - 1 : step + 1]
+            return [
+                row
+                for row in range(first, stop)
+                if not any(start <= row < end for start, end in self.skipped)
+            ]
+        ahead = rows_until(step - 1, self.batch_size, self.ramp) - rows_until(
+            self.step, self.batch_size, self.ramp
+        )
+        n = batch_size_at(step, self.batch_size, self.ramp)
+        return rows_of(self.ends[-1], n, self.skipped, offset=ahead)
+
+
+def past_of(folder: Path, run: Any) -> Past:
+    """That of the phase in `folder`: from metrics.jsonl, and the newest checkpoint's position; steps of
+    which neither speaks had `run`'s batch sizes.
+    """
+    checkpoint = max(steps_in(folder / "checkpoints"), default=0)
+    position = {"rows": 0, "skipped": []}
+    if checkpoint:
+        position = json.loads(
+            (folder / "checkpoints" / str(checkpoint) / "position" / "metadata").read_bytes()
+        )
+    logged = {row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row}
+    known, ends, skipped = {checkpoint: position["rows"], **logged}, [0], position["skipped"]
+    for step in range(1, max(known) + 1):
+        n = batch_size_at(step, run.data.batch_size, run.batch_ramp)
+        ends.append(known[step] if step in known else after(ends[-1], n, skipped))
+    return Past(ends, skipped, run.data.batch_size, run.batch_ramp)
+
+
+def logged_row(folder: Path, step: int) -> dict[str, float]:
+    """The row of a step in metrics.jsonl.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = {row["step"]: row for row in read_metrics(folder) if "loss/train" in row}
+    if step not in rows:
+        there = f"it has steps {min(rows)} to {max(rows)}" if rows else "it has no steps yet"
+        raise ValueError(f"--step {step}: the log of {folder} has no such step; {there}")
+    return rows[step]
+
+
+def run_of_step(folder: Path, step: int, otherwise: Any) -> Any:
+    """The Run as it was when the phase made a step: what was saved behind it was saved by the process that
+    made it.
+    """
+    later = next((saved for saved in steps_in(folder / "checkpoints") if saved >= step), None)
+    if later is None:
+        return otherwise
+    return type(otherwise).model_validate_json(json.dumps(read_run(checkpoint_path(folder, later))))
