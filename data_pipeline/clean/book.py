@@ -56,6 +56,7 @@ class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         labels, parts = model().labels, paragraphs(document.text)
         if document.language not in labels or not parts:
             return np.nan
+        # Evenly over the book: the first pages alone would be title, contents and licence.
         chosen = np.unique(np.linspace(0, len(parts) - 1, self.n_paragraphs).round().astype(int))
         found = probabilities([" ".join(parts[number][:PARAGRAPH_CHARS].split()) for number in chosen])
         return float(found[:, labels.index(document.language)].mean())
@@ -80,6 +81,7 @@ def letters(layout: Layout, languages: tuple[str, ...]) -> Signals:
         sums = np.concatenate([[0], np.cumsum(flags)])
         return sums[layout.text_end] - sums[layout.text_start]
 
+    # White space is left out, else a table's indentation would count against a page.
     solid = count((layout.kinds & SPACE) == 0)
     return {
         "n_words": layout.n_words / chars_per_word(languages),

@@ -17,6 +17,7 @@ from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, layouts, measured
 from data_pipeline.documents.document import Document
 
+# What Wikipedia's own pages leave in their text: footnote marks and links to the editor.
 WIKI_MARK = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 NOTICES = (
     "javascript",
@@ -28,7 +29,8 @@ NOTICES = (
     "use cookies",
 )
 
-BadLines = Callable[[Layout, list[Document]], dict[str, np.ndarray]]  # reason → which of `layout.lines`, bool
+# Reason → which of `layout.lines` fall to it, bool.
+BadLines = Callable[[Layout, list[Document]], dict[str, np.ndarray]]
 
 
 class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -62,12 +64,13 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
             WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0) for document in documents
         ]
         marks = np.array([n for _, n in unmarked], np.float64)
-        marked = np.flatnonzero(
-            marks
-        )  # those few again: the arrays of the rest are already there, made for the rule before
+        # Only the few documents that lost a mark are laid out again; the arrays of the others are cached
+        # from the rule before.
+        marked = np.flatnonzero(marks)
         again, found = cut_lines(
             [retext(documents[number], unmarked[number][0]) for number in marked], self.bad_lines
         )
+        # Their lines may be bad in another way now, so both text and counts are those of the second pass.
         for number, document in zip(marked, again, strict=True):
             kept[number] = document
         for name, values in found.items():
@@ -79,6 +82,8 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         lines = layout.lines
         scales = chars_per_word(document.language for document in documents)
         long = np.zeros(len(lines.first), bool)
+        # A word longer than the bound can only stand on a line longer than it: few lines need the exact
+        # look.
         suspects = np.flatnonzero(
             layout.end[lines.stop - 1] - layout.start[lines.first] > self.max_word_chars
         )
@@ -87,6 +92,8 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
             long[line] = words[lines.first[line] : lines.stop[line]].max() > self.max_word_chars
         return {
             "long_word_lines": long,
+            # In scripts without spaces `words.py` counts characters, so the count is divided by a word's
+            # length.
             "short_lines": (lines.stop - lines.first) / scales[lines.document] < self.min_line_words,
             "notice_lines": self.with_notice(layout, documents),
         }
@@ -95,10 +102,14 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         """Which lines have one of the phrases."""
         lines = layout.lines
         found = np.zeros(len(lines.first), bool)
+        # `bounds[i] : bounds[i + 1]` are the lines of document i.
         bounds = np.searchsorted(lines.document, np.arange(layout.n + 1))
         for number, document in enumerate(documents):
             phrases = phrases_of(self.notices, document.language)
+            # Bytes, because lowering and searching them is several times faster than str; only ASCII is
+            # lowered.
             page = document.text.encode(errors="replace").lower()
+            # The page as a whole first: most pages have no notice, and then no line is looked at.
             if any(phrase in page for phrase in phrases):
                 parts = page.split(b"\n")
                 own = slice(bounds[number], bounds[number + 1])
@@ -129,10 +140,12 @@ class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
         """Reason → which lines."""
         lines, ends = layout.lines, layout.end[layout.lines.stop - 1]
         last = layout.chars[ends - 1]
+        # End marks differ by language; a language without an entry is judged by those of English.
         ended = np.zeros(len(last), bool)
         for language, texts in by_language(tuple(document.language for document in documents)).items():
             marks = LANGUAGES[language if language in LANGUAGES else "en"].end_marks
             ended |= np.isin(last, codes(marks)) & np.isin(lines.document, texts)
+        # C4 takes three dots for a line cut short, but a line may end in the single character …
         return {"unended_lines": ~ended | (is_ellipsis(layout, ends) & (last == ord(".")))}
 
     def limits(self) -> tuple[Limit, ...]:
@@ -162,6 +175,7 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """`lorem_ipsum` (0 or 1), `n_curly_brackets`, `n_sentences`."""
         lorem = [b"lorem ipsum" in document.text.encode(errors="replace").lower() for document in documents]
+        # C4 drops pages with a curly bracket as code; its threshold is zero.
         curly = [document.text.count("{") for document in documents]
         sentences = measured(documents, lambda layout, languages: {"n_sentences": n_sentences(layout)})
         return documents, {
@@ -188,6 +202,7 @@ def phrases_of(notices: tuple[str, ...], language: str) -> list[bytes]:
     """The phrases to look for in bytes of which only ASCII letters were lowered: others also as at the
     start of a sentence.
     """
+    # The language's own notices come on top of the English ones, which stand on pages of all languages.
     phrases = notices + (LANGUAGES[language].notices if language in LANGUAGES else ())
     return [
         form.encode().lower()
@@ -204,6 +219,8 @@ def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Docu
     for layout in layouts(tuple(document.text for document in documents)):
         chunk = documents[position : position + layout.n]
         position += layout.n
+        # A line that is bad for several reasons is counted for the first, so that the counts add up to
+        # lines cut.
         reasons = bad_lines(layout, chunk)
         cut = np.zeros(len(layout.lines.first), bool)
         counted = {}
@@ -218,11 +235,15 @@ def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Docu
 def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) -> list[Document]:
     """The documents of a chunk without the marked ones of its `lines`."""
     lines = layout.lines
+    # A difference array: -1 where a cut line begins, +1 behind its newline. Neighbouring cuts share a
+    # place, hence the addition.
     change = np.zeros(len(layout.chars) + 1, np.int8)
     change[lines.end[cut] + 1] = -1
     change[lines.begin[cut]] += 1
     kept = np.cumsum(change[:-1], dtype=np.int8) == 0
     text = layout.chars[kept].tobytes().decode("utf-32-le", "surrogatepass")
+    # How many kept characters stand before each place: bounds of the old texts become bounds of the new
+    # one.
     before = np.concatenate([[0], np.cumsum(kept)])
     documents = list(documents)
     for number in np.unique(lines.document[cut]):
@@ -235,7 +256,9 @@ def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) ->
 def n_sentences(layout: Layout) -> np.ndarray:
     """Sentences of each text, [n]."""
     last = layout.end - 1
+    # One closing quote or bracket may follow the mark: then the character before it decides.
     closed = np.isin(layout.chars[last], codes(CLOSERS)) & (last > layout.start)
     ended = (layout.kinds[last - closed] & TERMINAL) != 0
+    # The last word of a line always ends a sentence.
     ended[layout.lines.stop - 1] = True
     return layout.per_text(ended).astype(np.float64)

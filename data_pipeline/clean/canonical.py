@@ -77,6 +77,8 @@ class Canonical:
         """
         found = np.full(len(first), NO_KEY, np.uint64)
         full = np.flatnonzero(last > first)
+        # (prefix[end] - prefix[start]) · BASE^-start is the polynomial of the stretch alone, wherever it
+        # stands.
         start, end = self.starts[first[full]], self.ends[last[full] - 1]
         found[full] = nonzero((self.sums[end] - self.sums[start]) * self.scale[first[full]])
         return found
@@ -85,6 +87,7 @@ class Canonical:
         """(first word, key) of every run of `n_words` words that lies in one text."""
         n = max(len(self.starts) - n_words + 1, 0)
         keys = nonzero((self.sums[self.ends[n_words - 1 :]] - self.sums[self.starts[:n]]) * self.scale[:n])
+        # Runs that begin in one text and end in the next are no runs of either.
         inside = np.ones(n, bool)
         for bound in self.first[1:-1].tolist():
             inside[max(bound - n_words + 1, 0) : bound] = False
@@ -97,6 +100,7 @@ class Canonical:
     def joined(self) -> list[str]:
         """Each text as its words with a space between."""
         row = self.codes.tobytes().decode("utf-32-le")
+        # Each text ends one character before the next one's first word: the space between them.
         bounds = np.append(self.starts, len(row))[self.first].tolist()
         return [row[start : max(end - 1, start)] for start, end in zip(bounds, bounds[1:], strict=False)]
 
@@ -104,10 +108,14 @@ class Canonical:
 def canonical(texts: Sequence[str], *, numbers_alike: bool = False) -> Canonical:
     """The words of `texts`; with `numbers_alike` every number is 0."""
     offsets = np.cumsum([0, *(len(text) + 1 for text in texts)])
+    # `clip` sends characters beyond the table to its last entry, which stands for itself: a symbol of no
+    # script.
     codes = letters(numbers_alike).take(code_points(texts), mode="clip")
+    # Zeros (accents, joiners) disappear here; `origin` remembers where the others stood.
     origin = np.flatnonzero(codes)
     codes, origin = one_space(*stand_alone(codes[origin], origin), numbers_alike)
     ends = np.flatnonzero(codes == SPACE)
+    # Every word ends in one space, so the next word begins right behind it.
     starts = np.append(0, ends + 1)[:-1] if len(ends) else ends
     return Canonical(codes, origin, starts, ends, np.searchsorted(origin[starts], offsets), offsets)
 
@@ -121,6 +129,7 @@ def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Neighbours, of CHUNK_CHARS characters together or one text."""
     begin = n_chars = 0
     for i, text in enumerate(texts):
+        # A text longer than a chunk is a chunk of its own.
         if n_chars and n_chars + len(text) > CHUNK_CHARS:
             yield texts[begin:i]
             begin, n_chars = i, 0
@@ -134,10 +143,13 @@ def stand_alone(codes: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.n
     alone = codes >= ALONE
     if not alone.any():
         return codes, origin
+    # A character that is a word by itself becomes three: space, character, space.
     width = 1 + 2 * alone
+    # Where the first of the three stands in the widened array.
     place = (np.cumsum(width) - width)[alone]
     codes, origin = np.repeat(codes & ~ALONE, width), np.repeat(origin, width)
     codes[place] = codes[place + 2] = SPACE
+    # The space behind stands for the end of the character, one further on.
     origin[place + 2] += 1
     return codes, origin
 
@@ -146,9 +158,11 @@ def one_space(codes: np.ndarray, origin: np.ndarray, numbers_alike: bool) -> tup
     """Both without a space at the start or after a space; and with one digit for a number."""
     keep = np.empty(len(codes), bool)
     space = codes == SPACE
+    # No space at the very start, and of several in a row the last only.
     keep[:1] = ~space[:1]
     np.logical_not(space[1:] & space[:-1], out=keep[1:])
     if numbers_alike:
+        # With numbers alike every digit is 0 already; here a run of them becomes a single one.
         zero = codes == ZERO
         keep[1:] &= ~(zero[1:] & zero[:-1])
     return codes[keep], origin[keep]
@@ -160,10 +174,12 @@ def letters(numbers_alike: bool) -> np.ndarray:
     [LAST + 1].
     """
     table = np.arange(LAST + 1, dtype=np.uint32)
+    # `unicodedata` is asked once a character, so the large blocks that map to themselves are left out.
     others = np.setdiff1d(table, np.concatenate(THEMSELVES))
     table[others] = [letter(chr(code), numbers_alike) for code in others.tolist()]
     for characters in UNSPACED:
         part = table[characters.start : characters.stop]
+        # Marks of these scripts are 0 or letters like others; what counts as a letter is a word by itself.
         part[part > SPACE] |= ALONE
     return table
 
@@ -184,6 +200,7 @@ def letter(character: str, numbers_alike: bool) -> int:
 
 def nonzero(sums: np.ndarray) -> np.ndarray:
     """Keys of polynomials."""
+    # 0 is NO_KEY, and must be the key of nothing else.
     return np.maximum(mixed(sums), 1)
 
 
@@ -200,6 +217,8 @@ def powers(base: int, n: int) -> np.ndarray:
     low = low_powers(base)
     if n <= len(low):
         return low[:n]
+    # base^(i + j·len(low)) = base^i · (base^len(low))^j: an outer product instead of n multiplications in a
+    # row.
     high = np.full(-(-n // len(low)), pow(base, len(low), 1 << 64), np.uint64)
     high[0] = 1
     return np.multiply.outer(np.multiply.accumulate(high), low).ravel()[:n]

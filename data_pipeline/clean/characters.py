@@ -7,6 +7,7 @@ import unicodedata
 
 import numpy as np
 
+# One bit each, so that a single table look-up answers all questions about a character.
 SPACE, LETTER, ALPHANUMERIC, UPPER, DIGIT, UNSPACED, MARK, TERMINAL = (1 << bit for bit in range(8))
 # Sentence ends: of Unicode's Sentence_Terminal those in living use, and the ellipsis.
 TERMINALS = ".?!…。．！？｡﹒﹖﹗‼‽⁇⁈⁉؟۔؝؞।॥။၊።፧፨։՜՞។៕᠃᠉"
@@ -33,6 +34,8 @@ N_CODES = 0x110000
 def kinds() -> np.ndarray:
     """Flags of every character, uint8 [N_CODES]."""
     table = np.zeros(N_CODES, np.uint8)
+    # numpy reads the numbers as strings of one character, so its string functions classify all of Unicode
+    # at once.
     characters = np.arange(N_CODES, dtype=np.uint32).view("U1")
     tests = {
         SPACE: np.strings.isspace,
@@ -45,6 +48,7 @@ def kinds() -> np.ndarray:
         table[test(characters)] |= flag
     for first, last in UNSPACED_BLOCKS:
         table[first : last + 1] |= UNSPACED
+        # A vowel sign or tone mark belongs to the letter it sits on, so it does not make a word of its own.
         marks = [code for code in range(first, last + 1) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
         table[marks] |= MARK
     table[codes(TERMINALS)] |= TERMINAL
@@ -58,6 +62,7 @@ def hash_values() -> np.ndarray:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     value ^= value >> np.uint64(31)
+    # Then a hash over a line is that of its words, whatever white space lies between.
     value[(kinds() & SPACE) != 0] = 0
     return value
 

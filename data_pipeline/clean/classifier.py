@@ -18,7 +18,9 @@ import numpy as np
 from data_pipeline.clean.ngrams import ngrams
 from data_pipeline.files import write_bytes
 
+# Single words and pairs, as fastText's wordNgrams=2 in DCLM.
 N_WORDS = 2
+# 128 KiB as int8: the weights stay in a core's cache, and the file is small enough for the package.
 N_BUCKETS = 1 << 17
 INVERSE_REGULARISATION = 10.0  # best of 1, 10, 100 for held-out ROC-AUC on the tweets of `toxicity.md`
 MAX_WEIGHT = 127  # int8
@@ -43,6 +45,7 @@ class LinearClassifier(NamedTuple):
             for text, hashes in orders:
                 if len(text):
                     values = self.weights[bucket(hashes, len(self.weights))]
+                    # `text` ascends, so the sums of this chunk are a slice of all.
                     own = slice(text[0], text[-1] + 1)
                     sums[own] += np.bincount(text - text[0], values)  # of integers: exact in any order
                     counts[own] += np.bincount(text - text[0])
@@ -111,6 +114,7 @@ def train_classifier(positive: Iterable[str], negative: Iterable[str]) -> Linear
         max_iter=1000,
     )
     regression.fit(vstack(list(classes.values())), labels)
+    # Scaled so that the largest weight is 127; `or 1.0` where all are zero.
     weights, scale = regression.coef_[0], float(np.abs(regression.coef_).max()) / MAX_WEIGHT or 1.0
     return LinearClassifier(np.rint(weights / scale).astype(np.int8), scale, float(regression.intercept_[0]))
 
@@ -119,6 +123,7 @@ def features(texts: list[str]) -> Any:
     """What the weights multiply, a scipy.sparse.csr_matrix [text, bucket]."""
     from scipy.sparse import csr_matrix
 
+    # Duplicate (text, bucket) pairs are added up by the sparse matrix, as a hashed bag of words wants it.
     found = [order for orders in ngrams(texts, N_WORDS) for order in orders]
     text = np.concatenate([np.zeros(0, np.int64), *(order.text for order in found)])
     columns = np.concatenate([np.zeros(0, np.int64), *(bucket(order.hashes, N_BUCKETS) for order in found)])

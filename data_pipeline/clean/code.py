@@ -46,6 +46,7 @@ class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
     )
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
+    # StarCoder's three thresholds (§3.1); longer lines are data or minified code.
     max_line_chars: int = 1_000
     max_mean_line_chars: float = 100.0
     min_alphanumeric_frac: float = 0.25
@@ -67,14 +68,15 @@ def line_lengths(layout: Layout, languages: tuple[str, ...]) -> Signals:
     """Characters of the longest line and of the mean line, and the share of letters and digits; the last
     newline ends a line.
     """
+    # The layout puts a newline behind every text, so differences of their places are line lengths.
     newlines = np.flatnonzero(layout.chars == ord("\n"))
     chars = np.diff(newlines, prepend=-1) - 1
     first = np.searchsorted(newlines, layout.text_start)
     empty = layout.text_end == layout.text_start
-    ended = ~empty & (
-        layout.chars[layout.text_end - 1] == ord("\n")
-    )  # nothing stands between this newline and the one after the text
+    # A file that ends in a newline has nothing between that one and the one the layout adds: no further line.
+    ended = ~empty & (layout.chars[layout.text_end - 1] == ord("\n"))
     n_lines = np.maximum(1, np.diff(np.append(first, len(newlines))) - ended)
+    # Prefix sums: the count of any text is a difference of two of them.
     alphanumeric = np.concatenate([[0], np.cumsum((layout.kinds & ALPHANUMERIC) != 0)])
     length = np.maximum(1, layout.text_end - layout.text_start)
     total = (
@@ -164,6 +166,7 @@ def visible_chars(html: str) -> int:
 
 def comment_frac(document: Document) -> float | None:
     """Share of characters in comments, by a scan for comments and strings."""
+    # Only languages whose comments a regular expression can tell from strings.
     pattern = COMMENTED.get(document.language)
     if pattern is None:
         return None

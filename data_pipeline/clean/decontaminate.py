@@ -73,11 +73,14 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         """For each task `TASK_ngram`, `TASK_start`, `TASK_end`: lists of the keys and places of its hits,
         in the order of the text.
         """
+        # Read once a process: the tasks' texts are hashed, and documents are compared with the hashes
+        # alone.
         index = protected(self.tasks, n_words=self.n_words)
         found = index.hits([document.text for document in documents])
         signals: Signals = {}
         for task, keys in zip(self.tasks, index.tasks, strict=True):
             hits = found.where(keys.having(found.ngram))
+            # Hits come in the order of the texts, so these are the places where one document's hits end.
             bounds = np.searchsorted(hits.text, np.arange(1, len(documents)))
             signals |= {
                 f"{task.name}_{place}": np.split(getattr(hits, place), bounds)[: len(documents)]
@@ -97,6 +100,7 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: more than `max_removed_frac` of the documents have one that is not common.
         """
         found = pa.concat_tables([hits_of(task.name, keys) for task in self.tasks] or [hits_of("", ())])
+        # One order whatever files the keys came in, so that the verdicts are the same bytes.
         found = found.sort_by([(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")])
         rare = found["n_documents"].to_numpy() <= self.max_documents
         require_most_left(
@@ -128,11 +132,13 @@ def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
         + [("n_documents", pa.int64())]
     )
     names = [f"{task}_{place}" for place in PLACES]
+    # How many documents have each n-gram, over the whole corpus: only then is common language known.
     counts = tables.shared(keys, names[0], more_than=0) if keys else None
     found = []
     for batch in tables.batches(keys, *names):
         document, _, ngram = tables.flat(batch, names[0])
         start, end = (tables.flat(batch, name)[2] for name in names[1:])
+        # Every n-gram is in the table, for it was counted from these same keys.
         n_documents = counts.n_documents[counts.find(ngram)[1]]
         found.append(
             pa.table(

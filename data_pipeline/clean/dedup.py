@@ -64,6 +64,7 @@ def text_keys(texts: Sequence[str]) -> np.ndarray:
     found = [np.zeros(0, np.uint64)]
     for chunk in chunks(texts):
         words = canonical(chunk)
+        # All words of a text are one stretch: from its first word to the next text's first.
         found.append(words.keys(words.first[:-1], words.first[1:]))
     return np.concatenate(found)
 
@@ -74,6 +75,7 @@ def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[s
     Raises:
         ValueError: more than the rule's `max_removed_frac` would go.
     """
+    # Connected components: documents that share a key with a third one are in its cluster too.
     clusters = tables.clusters(keys, columns)
     require_most_left(
         rule, int((clusters["cluster"] != clusters[tables.DOCUMENT]).sum()), tables.n_rows(keys), "documents"
@@ -84,9 +86,12 @@ def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[s
 def require_most_left(rule: AcrossRule, n_removed: int, n: int, unit: str) -> None:
     """Raises ValueError when the rule removes more than its `max_removed_frac`."""
     if n_removed > rule.max_removed_frac * n:
+        sources = ", ".join(rule.sources)
+        removed = f"{n_removed:,} of {n:,} {unit} ({n_removed / n:.1%}) of {sources}"
         raise ValueError(
-            f"{type(rule).__name__} would remove {n_removed:,} of {n:,} {unit} ({n_removed / n:.1%}) of {', '.join(rule.sources)}, more "
-            f"than max_removed_frac={rule.max_removed_frac}; look at the source for repeated pages, or raise max_removed_frac"
+            f"{type(rule).__name__} would remove {removed}, "
+            f"more than max_removed_frac={rule.max_removed_frac}; "
+            "look at the source for repeated pages, or raise max_removed_frac"
         )
 
 

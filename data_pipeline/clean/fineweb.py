@@ -54,8 +54,10 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         repeated, chars = layout.repeated_lines
         n_lines = np.maximum(1, np.bincount(lines.document, minlength=layout.n))
         punctuated = (layout.kinds[layout.end[lines.stop - 1] - 1] & TERMINAL) != 0
+        # Newlines between the first and the last line with words: blank lines around a text do not count.
         last = np.zeros(layout.n, np.int64)
         np.maximum.at(last, lines.document, lines.number)
+        # A text without any words has no leading line; `minimum` makes its span zero.
         first = np.minimum(last, leading(layout))
         return {
             "punctuated_line_frac": layout.per_line_text(punctuated) / n_lines,

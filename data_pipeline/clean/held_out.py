@@ -65,13 +65,18 @@ def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int)
     names = {source: frozenset(members) for source, members in groups.items()}
     taken: set[str] = set()
     for source, members in sorted(names.items()):
+        # A group and its twins are one unit, else `pydecimal` could be trained on while `decimal` is held
+        # out.
         units = sorted({canonical(name) for name in members}, key=lambda unit: order_key(unit, seed))
         if len(units) < 2:
             raise ValueError(
-                f"source {source!r} has {len(units)} group(s) and a held-out split needs 2; add documents or leave it out"
+                f"source {source!r} has {len(units)} group(s) and a held-out split needs 2; "
+                "add documents or leave it out"
             )
+        # -int(-x // 1) rounds up; at least one unit is held out, and at least one is left to train on.
         wanted = min(len(units) - 1, max(1, -int(-frac * len(units) // 1)))
         for unit in units:
+            # Units taken for another source count here as well: they are held out in every source.
             if len(taken & set(units)) >= wanted:
                 break
             taken.add(unit)
@@ -107,6 +112,8 @@ class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         groups: dict[int, set[str]] = defaultdict(set)
         for each in found:
+            # Groups, not documents: a licence in twenty files of one package is still that package's own
+            # text.
             for number in set(each.anywhere).union(*each.spans.values()):
                 groups[number].add(each.group)
         return {number for number, names in groups.items() if len(names) >= self.common_groups}
@@ -128,12 +135,14 @@ class Found(NamedTuple):
 
 def find(document: Document, index: HeldOutIndex) -> Found | None:
     """What the document repeats of held-out texts; None = nothing."""
+    # The whole document first: where it shares no run, no span can.
     anywhere = index.containing(words_of(document.text))
     spans = {}
     for place, span in enumerate(spans_of(document)):
         numbers: set[int] = set()
         for unit in span.units:
             words = words_of(unit)
+            # Near-duplicates are asked for even then: a short text is alike without a run of 13 words.
             numbers |= index.near(words) | (index.containing(words) if anywhere else set())
         if numbers:
             spans[place] = sorted(numbers)
@@ -172,6 +181,8 @@ def without_held_out(
         spans = spans_of(document)
         repeating = [spans[place] for place, numbers in found.spans.items() if set(numbers) - common]
         kept = cut_out(document, repeating, "held_out_near_duplicate", drops)
+    # Cutting may join two stretches into a new held-out run, so it is looked again; what still repeats then
+    # is dropped.
     for _ in range(MAX_ROUNDS):
         left = runs.ranges(kept.text) if kept is not None else []
         if not left:
@@ -200,6 +211,7 @@ def cut_out(document: Document, spans: list[Span], reason: str, drops: Drops) ->
     if not spans:
         return document
     text = cut(document, spans)
+    # Half a program teaches nothing, so code that no longer parses is dropped whole.
     if not words_of(text) or (is_python(document) and parse(text) is None):
         return drops.add(document.source, f"{reason}_documents", document.path)
     for span in spans:

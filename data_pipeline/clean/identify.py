@@ -31,6 +31,8 @@ def model() -> Model:
     """The model that comes with the package (5 MB)."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second: only when a recipe runs
 
+    # Its tables are read through attributes of the class, which the pinned version has; a test compares
+    # answers.
     found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     labels = list(found.nb_classes)
     next_state, row = np.asarray(found.tk_nextmove), np.asarray(found.tk_row, np.int64) << 8

@@ -41,6 +41,7 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
                 raise ValueError(
                     f"languages={language!r} is none that py3langid knows; give ISO 639-1 codes such as 'en'"
                 )
+        # White space is folded, so that a page of short lines is no other text than a page of long ones.
         found = classify([" ".join(document.text[: self.first_chars].split()) for document in documents])
         named = [
             document._replace(language=language)
@@ -55,6 +56,8 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
     def limits(self) -> tuple[Limit, ...]:
         """A text in another language than these has probability 0."""
         least = {code: self.least(code) for code in self.languages}
+        # One limit for all languages and stricter ones on top: a limit without a language holds for every
+        # document.
         loosest = min(least.values())
         stricter = [
             Limit("language", "language_probability", bound, language=code)

@@ -48,6 +48,7 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         for chunk in chunks([document.text for document in documents]):
             words = canonical(chunk)
             parts = self._parts(chunk, words)
+            # Parts come in the order of the texts: these bounds split their keys by document.
             bounds = np.searchsorted(parts.text, np.arange(1, len(chunk)))
             found += np.split(words.keys(parts.first, parts.last), bounds)
         return documents, {"lines": found}
@@ -71,11 +72,14 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         for batch in tables.batches(keys, "lines"):
             document, number, key = tables.flat(batch, "lines")
             n += len(key)
+            # `common` holds the keys that too many documents have, with the lowest of those documents.
             is_shared, place = common.find(key)
+            # The lowest document keeps its part, so that a notice stays in the corpus once.
             cut = is_shared & (common.first[place] != document) if len(common.keys) else is_shared
             found.append(np.stack([document[cut], number[cut]]))
         document, number = np.concatenate(found, axis=1)
         require_most_left(self, len(document), n, f"parts ({self.part})")
+        # One order however the keys are spread over files: the verdicts are the same bytes.
         order = np.lexsort((number, document))
         tables.write_table(out, pa.table({tables.DOCUMENT: document[order], "line": number[order]}))
 
@@ -85,5 +89,6 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
         """The places of the parts to cut."""
+        # Parts are numbered as `annotate` numbered them, by the same function on the same text.
         parts = self._parts([document.text], canonical([document.text])).where(verdicts["line"])
         return list(zip(parts.start.tolist(), parts.end.tolist(), strict=True))

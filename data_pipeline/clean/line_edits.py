@@ -17,7 +17,8 @@ from data_pipeline.clean.words import Layout, measured
 from data_pipeline.documents.document import Document
 
 COUNTER = re.compile(
-    r"\W*\d(?:,|\.|\d)*(?:k|m|b)?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes|downloads|views|followers)\W*",
+    r"\W*\d(?:,|\.|\d)*(?:k|m|b)?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes"
+    r"|downloads|views|followers)\W*",
     re.IGNORECASE,
 )
 MAX_COUNTER_CHARS = 60
@@ -49,6 +50,7 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Lines cut for each reason (of several, the first), buttons, and the share of words that went."""
+        # Counted before anything is cut: the limit is on the share of words that this rule itself removes.
         before = measured(documents, n_tokens)["n"]
         kept, counts = cut_lines(documents, self.bad_lines)
         buttons = np.zeros(len(kept))
@@ -64,11 +66,13 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         begin, end = layout.start[lines.first], layout.end[lines.stop - 1]
 
         def frac(flag: int) -> np.ndarray:
+            # Prefix sums over all characters of the chunk: a line's count is a difference of two.
             sums = np.concatenate([[0], np.cumsum((layout.kinds & flag) != 0)])
             return (sums[end] - sums[begin]) / (end - begin)
 
         scales = chars_per_word(document.language for document in documents)
         counters = np.zeros(len(begin), bool)
+        # A counter is short and has a digit; the regular expression runs on those lines alone.
         for line in np.flatnonzero((end - begin <= MAX_COUNTER_CHARS) & (frac(DIGIT) > 0)):
             at = layout.text_start[lines.document[line]]
             counters[line] = (
@@ -85,6 +89,7 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
     def without_buttons(self, text: str) -> tuple[str, int]:
         """The text without buttons in short lines, and how many there were."""
         lowered = text.lower()
+        # Most texts have none of the phrases, and are not split into lines at all.
         if not any(hint in lowered for hint in HINTS):
             return text, 0
         n, lines = 0, []
@@ -93,6 +98,7 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
                 BUTTON.subn("", line) if len(line.split()) <= self.max_button_line_words else (line, 0)
             )
             n += found
+            # A line that was a button and nothing else goes; blank lines of the text stay.
             if left.strip() or not found:
                 lines.append(left)
         text = "\n".join(lines)

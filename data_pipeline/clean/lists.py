@@ -31,6 +31,7 @@ def user_list(file: str, *, field: str) -> UserList:
         ValueError: It cannot be read, or has no entry.
     """
     try:
+        # The cache is keyed by size and time too, so an edited list is read again within one process.
         found = _user_list(_state(Path(file).expanduser()))
     except (OSError, UnicodeError) as error:
         raise ValueError(
@@ -66,6 +67,7 @@ def examples_sha256(folder: str, *, field: str) -> str:
     Raises:
         ValueError: There is none.
     """
+    # Hashes are sorted before they are joined: renaming or moving an example changes nothing.
     states = tuple(_state(file) for file in files_in(folder))
     if not states:
         raise ValueError(f"{field}={folder!r} holds no .txt or .jsonl file; name a folder of example texts")

@@ -50,15 +50,18 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def keys(self, texts: Sequence[str]) -> np.ndarray:
         """The band keys of each text, uint64 [n, bands]."""
+        # Odd random factors, one a row: the same minima in another order are another band.
         factors = mixed(np.arange(1, self.rows + 1, dtype=np.uint64)) | np.uint64(1)
         found = [np.zeros((0, self.bands), np.uint64)]
         for chunk in chunks(texts):
+            # Pages that differ in dates and counters alone are duplicates too.
             words = canonical(chunk, numbers_alike=True)
             n_permutations = self.bands * self.rows
             least = minhash(
                 words.joined(), n_permutations=n_permutations, shingle_words=self.shingle_words, seed=SEED
             )
             keys = mixed((least.reshape(-1, self.bands, self.rows) * factors).sum(-1, dtype=np.uint64))
+            # A text without words gets NO_KEY, and so equals nothing, not even another empty one.
             found.append(np.where(np.diff(words.first)[:, None] > 0, np.maximum(keys, 1), np.uint64(NO_KEY)))
         return np.concatenate(found)
 

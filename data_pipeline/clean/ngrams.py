@@ -15,9 +15,9 @@ import numpy as np
 from data_pipeline.clean.characters import ALPHANUMERIC, MARK, SPACE, codes, kinds
 from data_pipeline.clean.words import boundaries
 
-CHUNK_CHARS = (
-    1 << 17
-)  # whose arrays are made together; longer texts are cut here, so that memory does not grow with them
+# Characters whose arrays are made together; longer texts are cut here, so that memory does not grow with
+# them.
+CHUNK_CHARS = 1 << 17
 BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 
 
@@ -40,6 +40,7 @@ def ngrams(texts: Iterable[str], n: int) -> Iterator[list[Ngrams]]:
         run = runs(words)
         found = [Ngrams(text, words)]
         for order in range(2, n + 1):
+            # Only runs whose first and last word are of the same piece: no n-gram spans two texts.
             first = np.flatnonzero(text[order - 1 :] == text[: max(len(text) - order + 1, 0)])
             found.append(Ngrams(text[first], run(first, first + order)))
         yield found
@@ -50,8 +51,10 @@ def words_of(indices: list[int], pieces: list[str]) -> tuple[np.ndarray, np.ndar
     lowered = [piece.lower() for piece in pieces]
     chars = codes("\n".join([*lowered, ""]))
     flags = kinds()[chars]
+    # Punctuation parts words like white space does: `don't` is two words here.
     flags[(flags & (ALPHANUMERIC | MARK)) == 0] |= SPACE
     start, end = boundaries(flags)
+    # Where each piece ends in the joined text, its newline counted: a word's piece is found by its start.
     ends = np.cumsum([len(piece) + 1 for piece in lowered])
     return np.array(indices, np.int64)[np.searchsorted(ends, start, "right")], runs(chars.astype(np.uint64))(
         start, end
@@ -60,6 +63,7 @@ def words_of(indices: list[int], pieces: list[str]) -> tuple[np.ndarray, np.ndar
 
 def runs(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function that hashes stretches `first:stop` of uint64 values: Σ values[first + i] · BASE^i, mixed."""
+    # Rounded up to a power of two, so that the cache holds a few sizes and not one for every text.
     power, inverse = powers(1 << len(values).bit_length())
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * power[: len(values)], out=sums[1:])

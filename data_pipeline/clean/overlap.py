@@ -17,6 +17,7 @@ Words = tuple[str, ...]
 
 def shingles_of(words: Words, n: int = SHINGLE_WORDS) -> set[Words]:
     """The distinct runs of `n` words."""
+    # `zip` of n shifted copies gives the runs, and stops with the shortest copy.
     return set(zip(*(words[i:] for i in range(n)), strict=False))
 
 
@@ -32,6 +33,8 @@ class Ngrams:
     def add(self, words: Words, number: int = 0) -> None:
         """Add the n-grams of a text."""
         if len(words) >= NGRAM_WORDS:
+            # The 3-word shingles of all known runs: cheap to look up, and a run of 13 needs 11 of them in a
+            # row.
             self._links |= shingles_of(words)
             for ngram in shingles_of(words, NGRAM_WORDS):
                 self._texts[ngram].add(number)
@@ -40,6 +43,7 @@ class Ngrams:
         """(position of its first word, numbers of the texts) of each known n-gram in `words`."""
         run = 0
         linked = map(self._links.__contains__, zip(words, words[1:], words[2:], strict=False))
+        # Numbered so that `last - 1` is the first word of the run of 13 that ends with this shingle.
         for last, is_link in enumerate(linked, 1 + SHINGLE_WORDS - NGRAM_WORDS):
             run = run + 1 if is_link else 0
             if run > NGRAM_WORDS - SHINGLE_WORDS and (
@@ -67,6 +71,8 @@ class HeldOutIndex:
         self.number: dict[Words, int] = {}  # text, as its words → its number
         self.dropped: set[int] = set()  # numbers of texts given up, see `separate`
         self._sizes: list[int] = []
+        # Inverted index: shingle → texts that have it, so that near-duplicates need no comparison with
+        # every text.
         self._postings: dict[Words, list[int]] = defaultdict(list)
         self._ngrams = Ngrams()
         for document in documents:

@@ -50,12 +50,16 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
         """At most `max_hits`."""
         return () if self.max_hits is None else (Limit("pii", "pii_hits", most=self.max_hits),)
 
+    # `text` is all documents of the batch joined; see `replace_spans`.
     def _find(self, text: str) -> Iterator[Span]:
         if "email" in self.kinds and "@" in text:
+            # An address has an @: the regular expression runs around those alone.
             at = positions_of(text, "@")
             yield from spans_of(EMAIL, text, at, at)
         numeric = [pattern for pattern in NUMERIC if pattern.kind in self.kinds]
         if numeric:
+            # One byte a character: digits are found by numpy, and patterns run only where digits stand
+            # densely.
             chars = bytes_of(text)
             digits = np.flatnonzero(chars - DIGIT_0 < 10)  # bytes wrap round: what is below "0" becomes large
             for pattern in numeric:
@@ -65,5 +69,7 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
 def spans_of(pattern: Pattern, text: str, first: np.ndarray, last: np.ndarray) -> Iterator[Span]:
     """The spans near the candidates."""
     for match in matches_near(text, pattern.regex, first, last, before=pattern.before, after=pattern.after):
+        # An empty replacement means that the match is no personal data: a version number, a failed
+        # checksum.
         if replacement := pattern.replace(match):
             yield Span(match.start(), match.end(), pattern.kind, replacement)

@@ -35,10 +35,12 @@ class Pattern(NamedTuple):
 # The generic top-level domains most in use; of two letters all are. Without a list, image@2x.png and
 # x@self.weight would be addresses.
 TOP_LEVEL = (
-    "academy|agency|app|biz|blog|cat|center|cloud|club|com|company|coop|design|dev|digital|edu|email|expert|global|gov|group|guru|health|"
-    "help|info|ink|int|international|io|jobs|life|link|live|ltd|mail|market|media|mil|mobi|moscow|museum|name|net|network|news|ngo|ninja|"
-    "one|online|ooo|org|page|plus|press|pro|pub|science|shop|site|solutions|space|store|studio|systems|team|tech|technology|tel|today|"
-    "tools|top|travel|university|vip|website|wiki|work|works|world|xyz|zone|рф|рус|бел|укр|москва|сайт|онлайн|орг|дети|[a-z][a-z]"
+    "academy|agency|app|biz|blog|cat|center|cloud|club|com|company|coop|design|dev|digital|edu|email|expert"
+    "|global|gov|group|guru|health|help|info|ink|int|international|io|jobs|life|link|live|ltd|mail|market"
+    "|media|mil|mobi|moscow|museum|name|net|network|news|ngo|ninja|one|online|ooo|org|page|plus|press|pro|pub"
+    "|science|shop|site|solutions|space|store|studio|systems|team|tech|technology|tel|today|tools|top|travel"
+    "|university|vip|website|wiki|work|works|world|xyz|zone|рф|рус|бел|укр|москва|сайт|онлайн|орг|дети"
+    "|[a-z][a-z]"
 )
 EMAIL_REGEX = re.compile(
     rf"(?<![\w.%+&-])[\w.%+&-]{{1,64}}@(?P<domain>(?:[\w-]{{1,63}}\.){{1,8}}(?:{TOP_LEVEL}))(?![\w-]|\.\w)",
@@ -56,6 +58,7 @@ def email(match: re.Match) -> str:
     """`user1234@example.com`; `git@` is how repositories are written, and names nobody."""
     if RESERVED_DOMAIN.search(match["domain"]) or match[0].lower().startswith("git@"):
         return ""
+    # 10,000 users at each of three domains: equal addresses get equal replacements.
     number = choice(match[0].lower(), 30_000)
     return f"user{number % 10_000:04d}@example.{('com', 'net', 'org')[number // 10_000]}"
 
@@ -63,7 +66,8 @@ def email(match: re.Match) -> str:
 # What makes four numbers a version or a section: the word before them, a comparison, a product's name and a
 # slash
 VERSION = re.compile(
-    r"(?:\b(?:v|ver|vers|version|release|rev|revision|build|firmware|oid|section|chapter|верс\w*|сборк\w*|раздел\w*|глав\w*)[.:=\s\"']*"
+    r"(?:\b(?:v|ver|vers|version|release|rev|revision|build|firmware|oid|section|chapter"
+    r"|верс\w*|сборк\w*|раздел\w*|глав\w*)[.:=\s\"']*"
     r"|[=<>~!]=\s*|\w/|\^)$",
     re.IGNORECASE,
 )
@@ -95,6 +99,7 @@ def is_digit(chars: np.ndarray) -> np.ndarray:
 
 def ipv4(match: re.Match) -> str:
     """An address of 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24."""
+    # `1.2.3.4` and `10.0.0.1` are versions or private; at least two large numbers make an address.
     numbers = [int(part) for part in match[0].split(".")]
     if sorted(numbers)[-2] < SMALL or VERSION.search(line_before(match, 20)) or not is_global(match[0]):
         return ""
@@ -125,7 +130,8 @@ PHONE_REGEX = re.compile(
     r"(?:"
     # E.164; North America and Russia: eleven digits
     rf"(?<![\w+])\+(?:[17]{NEXT}{{10}}|[2-689]{NEXT}{{9,13}})"
-    r"|(?<![\w.+/:-])(?:(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?[2-9][0-9]{2}[-. ]|[2-9][0-9]{2}(?P<gap>[-.])[2-9][0-9]{2}(?P=gap))[0-9]{4}"
+    r"|(?<![\w.+/:-])(?:(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?[2-9][0-9]{2}[-. ]"
+    r"|[2-9][0-9]{2}(?P<gap>[-.])[2-9][0-9]{2}(?P=gap))[0-9]{4}"
     r"|8[ -]?(?:\([3489][0-9]{2}\)|[3489][0-9]{2})[ -][0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{2}"  # 8 (495) 123-45-67
     r"|8[ -]?\([3489][0-9]{3,4}\)[ -]?[0-9]{1,2}(?:-?[0-9]{2}){2}"  # 8 (48535) 2-31-00
     r"|89[0-9]{9})"  # a Russian mobile number
@@ -178,15 +184,17 @@ def only_digits(text: str) -> str:
 IBAN_LENGTHS = dict(
     (entry[:2], int(entry[2:]))
     for entry in (
-        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 ES24 FI18 FK18 "
-        "FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 "
-        "MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 "
-        "SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20"
+        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 "
+        "EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 "
+        "JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 "
+        "NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 "
+        "TL23 TN24 TR26 UA29 VA22 VG24 XK20"
     ).split()
 )
-IBAN_REGEX = re.compile(
-    rf"(?<![\w+/=-])(?:{'|'.join(f'{c}[0-9]{{2}}(?: ?[A-Z0-9]){{{n - 4}}}' for c, n in IBAN_LENGTHS.items())})(?![\w+/=-])"
+IBANS = "|".join(
+    f"{country}[0-9]{{2}}(?: ?[A-Z0-9]){{{n_chars - 4}}}" for country, n_chars in IBAN_LENGTHS.items()
 )
+IBAN_REGEX = re.compile(rf"(?<![\w+/=-])(?:{IBANS})(?![\w+/=-])")
 IBAN_EXAMPLES = (
     "GB82 WEST 1234 5698 7654 32",
     "DE89 3704 0044 0532 0130 00",
@@ -208,12 +216,14 @@ def iban(match: re.Match) -> str:
     """An example of the standard, for a number whose check digits are right."""
     value = match[0].replace(" ", "")
     known = value in {example.replace(" ", "") for example in IBAN_EXAMPLES}
+    # ISO 7064 mod 97-10: letters are 10 to 35, the first four characters go to the end, the remainder is 1.
     right = int("".join(str(int(char, 36)) for char in value[4:] + value[:4])) % 97 == 1
     return IBAN_EXAMPLES[choice(value, len(IBAN_EXAMPLES))] if right and not known else ""
 
 
 CARD_REGEX = re.compile(
-    r"(?<![\w.+/=-])(?:(?:4[0-9]|5[1-5]|2[2-7]|6[0-9]|35)[0-9]{2}(?P<gap>[ -]?)[0-9]{4}(?P=gap)[0-9]{4}(?P=gap)[0-9]{4}"
+    r"(?<![\w.+/=-])(?:(?:4[0-9]|5[1-5]|2[2-7]|6[0-9]|35)[0-9]{2}"
+    r"(?P<gap>[ -]?)[0-9]{4}(?P=gap)[0-9]{4}(?P=gap)[0-9]{4}"
     r"|3[47][0-9]{2}(?P<gap2>[ -]?)[0-9]{6}(?P=gap2)[0-9]{5})(?![\w/=]|[ .-][0-9])"
 )
 # Numbers that the schemes publish for tests: Visa, Mastercard, Discover, American Express, JCB
@@ -240,11 +250,13 @@ def card(match: re.Match) -> str:
     """A number for tests, for one whose last digit is right (Luhn)."""
     value = only_digits(match[0])
     known = value in {example.replace(" ", "") for example in CARD_EXAMPLES}
+    # Luhn: every second digit from the right is doubled, and digit sums add up to a multiple of ten.
     doubled = [int(digit) * (1 + i % 2) for i, digit in enumerate(reversed(value))]
     right = sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
     return CARD_EXAMPLES[choice(value, len(CARD_EXAMPLES))] if right and not known else ""
 
 
+# 65 before the @: the longest local part (RFC 5321) and what must not stand before it.
 EMAIL = Pattern("email", EMAIL_REGEX, no_candidates, 65, 256, email)
 NUMERIC = (
     Pattern("ip", IPV4_REGEX, dotted, 4, 16, ipv4),

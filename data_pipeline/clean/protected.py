@@ -23,13 +23,16 @@ class KeySet:
 
     def __init__(self, keys: np.ndarray):
         self.keys = np.unique(keys)
+        # The table has at least 16 entries a key, so that a random key passes it with a chance below 1/16.
         self.shift = np.uint64(64 - max(16, len(self.keys).bit_length() + 4))
         self.may_have = np.zeros(1 << (64 - int(self.shift)), bool)
         self.may_have[self.keys >> self.shift] = True
 
     def having(self, keys: np.ndarray) -> np.ndarray:
         """The places in `keys` of those that are here."""
+        # Keys are well mixed, so their high bits are an index into the table.
         place = np.flatnonzero(self.may_have[keys >> self.shift])
+        # `clip` below: a key above all others is compared with the last one, and differs.
         found = np.searchsorted(self.keys, keys[place])
         return place[self.keys.take(found, mode="clip") == keys[place]] if len(self.keys) else place
 
@@ -73,6 +76,7 @@ class Protected(NamedTuple):
         for chunk in chunks(texts):
             found.append(self._hits(chunk, n))
             n += len(chunk)
+        # So that no texts give empty arrays of the right types instead of an error.
         empty = Hits(*(np.zeros(0, kind) for kind in (np.int64, np.uint64, np.int64, np.int64)))
         return Hits(*(np.concatenate(values) for values in zip(empty, *found, strict=True)))
 
@@ -82,6 +86,7 @@ class Protected(NamedTuple):
             (first, first + n, key, keys) for n, keys in self.runs.items() for first, key in [words.runs(n)]
         ]
         if len(self.lines.keys):
+            # Short texts count only as lines by themselves: `yes` stands in every document.
             units = lines(texts, words)
             found.append((units.first, units.last, words.keys(units.first, units.last), self.lines))
         columns = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64))]
@@ -95,6 +100,7 @@ def placed(words: Canonical, first: np.ndarray, last: np.ndarray, ngram: np.ndar
     """Stretches of words `first` to `last` (exclusive), in order and as places in the texts; `n_before`
     texts came before these.
     """
+    # By place in the text, whichever length of run found it.
     order = np.lexsort((last, first))
     start, end = words.places(first[order], last[order])
     text = np.searchsorted(words.offsets, start, "right") - 1
@@ -106,6 +112,7 @@ def protected(tasks: tuple[Task, ...], *, n_words: int) -> Protected:
     return _protected(tasks, tuple(task.fingerprint() for task in tasks), n_words)
 
 
+# The fingerprints are part of the cache's key, so a task whose file has changed is read anew.
 @functools.lru_cache(maxsize=8)
 def _protected(tasks: tuple[Task, ...], fingerprints: tuple[str, ...], n_words: int) -> Protected:
     by_task = [keys_of(task, n_words) for task in tasks]
@@ -124,6 +131,7 @@ def keys_of(task: Task, n_words: int) -> dict[int, np.ndarray]:
         found[n_words].append(words.runs(n_words)[1])
         first, last = words.first[:-1], words.first[1:]
         n, keys = last - first, words.keys(first, last)
+        # A text shorter than a run is looked for whole, by its own length.
         for length in range(min(SHORTEST_RUN, n_words), n_words):
             found[length].append(keys[n == length])
         found[0].append(keys[(n > 0) & (n < min(SHORTEST_RUN, n_words))])

@@ -12,6 +12,7 @@ from data_pipeline.clean.words import Layout, hash_of, measured
 from data_pipeline.documents.document import Document
 
 BULLETS = "•-*"
+# Three dots and the single character: Gopher's code counts both.
 ELLIPSES = ("...", "…")
 
 
@@ -66,6 +67,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
     )
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
+    # Gopher's published thresholds (A1.1).
     min_words: int = 50
     max_words: int = 100_000
     max_symbol_word_ratio: float = 0.1
@@ -80,6 +82,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
             documents,
             lambda layout, languages: {**word_signals(layout, languages), **line_signals(layout, languages)},
         )
+        # A text without words divides by one, and fails the limit on words anyway.
         n_words = np.maximum(1, signals["n_words"])
         hashes = np.array([document.text.count("#") for document in documents], np.float64)
         ellipses = np.array([sum(map(document.text.count, ELLIPSES)) for document in documents], np.float64)
@@ -110,6 +113,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
 def word_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
     """What is counted in words."""
     chars = layout.per_text(np.where(layout.is_word, layout.end - layout.start, 0))
+    # Of all that stands between white space: a page of `=` and `->` is no prose.
     alphabetic = layout.per_text((layout.flags & LETTER) != 0)
     return {
         "n_words": layout.n_words / chars_per_word(languages),
@@ -136,8 +140,10 @@ def stop_words(layout: Layout, languages: tuple[str, ...]) -> np.ndarray:
             np.array([key for key, _ in known], np.uint64),
             np.array([number for _, number in known]),
         )
+        # A hash above all others would be looked up past the end.
         place = np.minimum(np.searchsorted(hashes, layout.hashes), len(hashes) - 1)
         hit = np.flatnonzero(hashes[place] == layout.hashes)
+        # Different stop words are counted, not occurrences: one `the` a hundred times is one.
         present = np.zeros((layout.n, len(LANGUAGES[language].stop_words)), bool)
         present[layout.document[hit], numbers[place[hit]]] = True
         found[texts] = present.sum(1)[texts]
@@ -163,5 +169,6 @@ def line_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
 def is_ellipsis(layout: Layout, ends: np.ndarray) -> np.ndarray:
     """Which of the words that end at `ends` do so in an ellipsis."""
     last = layout.chars[ends - 1]
+    # Indices before the text wrap to its end, where the layout's newline stands: no dot.
     dots = (last == ord(".")) & (layout.chars[ends - 2] == ord(".")) & (layout.chars[ends - 3] == ord("."))
     return dots | (last == ord("…"))

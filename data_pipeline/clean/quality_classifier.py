@@ -15,9 +15,8 @@ from data_pipeline.clean.lists import examples_in, examples_sha256
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.documents.document import Document
 
-PASSAGE_CHARS = (
-    1_000  # trained on and scored one by one, so that a long text is no more certain than a short one
-)
+# Trained on and scored one by one, so that a long text is no more certain than a short one.
+PASSAGE_CHARS = 1_000
 
 
 class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -64,6 +63,7 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
 def trained(positive: str, negative: str, fingerprint: str) -> LinearClassifier:
     """The classifier of two folders whose contents have this fingerprint, from the cache or trained now."""
     made_by = [fingerprint, settings.code("clean"), version("scikit-learn")]
+    # Keyed by all that decides the weights: examples, our features, and scikit-learn's solver.
     cached = cache_folder() / f"{settings.digest(made_by)}.npz"
     if not cached.exists():
         train_classifier(*(examples_of(folder) for folder in (positive, negative))).save(cached)
@@ -85,7 +85,8 @@ def examples_of(folder: str) -> list[str]:
         return [passage for text in examples_in(folder) for passage in passages_of(text)]
     except (UnicodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{folder!r} holds a file that cannot be read ({error!r}); give .txt, or .jsonl with a field `text`"
+            f"{folder!r} holds a file that cannot be read ({error!r}); "
+            "give .txt, or .jsonl with a field `text`"
         ) from error
 
 

@@ -44,11 +44,11 @@ def standard_recipe(
     return (
         Normalise(sources=prose, repair_mojibake=True),
         Normalise(sources=code, repair_mojibake=False),
+        # Pages about programming have braces and few sentences; what is dropped is placeholder text alone.
         C4Page(sources=web, max_curly_brackets=None, min_sentences=0),
         C4Lines(sources=web, min_line_words=0, notices=NOTICES, max_notice_chars=299),
-        TooShort(
-            sources=prose, min_words=30
-        ),  # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles
+        # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles.
+        TooShort(sources=prose, min_words=30),
         TooShort(sources=code, min_words=10),
         Language(sources=prose, languages=("en",), first_chars=800),
         GopherQuality(
@@ -59,6 +59,7 @@ def standard_recipe(
             min_alphabetic_word_frac=0.6,
         ),
         CodeQuality(sources=code),
+        # Last of all: duplicates are those of the cleaned text.
         ExactDedup(sources=(*prose, *code), max_removed_frac=0.5),
     )
 
@@ -74,9 +75,8 @@ def web_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)
         Language(sources=sources, languages=languages, first_chars=2_000),
         GopherRepetition(sources=sources),
         GopherQuality(sources=sources),
-        C4Lines(
-            sources=sources, min_line_words=3
-        ),  # datatrove's defaults, which FineWeb takes: 3 words, 5 sentences
+        # datatrove's defaults, which FineWeb takes: lines of 3 words, pages of 5 sentences.
+        C4Lines(sources=sources, min_line_words=3),
         C4Page(sources=sources, min_sentences=5),
         FineWeb(sources=sources),
         Pii(sources=sources, kinds=("email", "ip")),

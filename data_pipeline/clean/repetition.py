@@ -114,10 +114,12 @@ def stretch_signals(layout: Layout) -> Signals:
     lines = layout.lines
     repeated, chars = layout.repeated_lines
     begins = np.ones(len(lines.first), bool)
+    # A paragraph begins where the text is another or a blank line was left out (numbers count blank lines).
     begins[1:] = (lines.document[1:] != lines.document[:-1]) | (lines.number[1:] != lines.number[:-1] + 1)
     begin = np.flatnonzero(begins)
     last = np.append(begin[1:], len(begins))[: len(begin)] - 1
     document = lines.document[begin]
+    # A paragraph is its stretch of words, whatever line breaks lie inside.
     paragraph_repeated = layout.repeated(lines.first[begin], lines.stop[last], document)
     paragraph_chars = np.add.reduceat(chars, begin) if len(begin) else chars
 
@@ -138,6 +140,7 @@ def gram_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
     """
     signals: Signals = {}
     scales = chars_per_word(languages)
+    # Languages of one scale together; mostly there is one, and this is a single pass.
     for scale in np.unique(scales) if len(scales) else [1]:
         found = Grams(layout, scales == scale).signals(int(scale))
         for name, values in found.items():
@@ -160,11 +163,15 @@ class Grams:
     def signals(self, scale: int) -> Signals:
         """The shares, [n] each; n-grams have `scale` times as many words."""
         signals: Signals = {}
+        # An n-gram can repeat only if its shorter ones do, so each length looks at few places (as in
+        # Apriori).
         at, before = np.arange(len(self.document)), 0  # starts of the repeated n-grams of the length before
         for n in (*TOP, *REPEATED):
             size = n * scale
             at = self.extended(at, before, size)
+            # The text's salt makes equal n-grams of two texts differ, so all texts are grouped in one sort.
             order, same = grouped(self.runs(at, at + size) + self.salt.take(at))
+            # `same` marks all but the first of a group; the first is the one whose next is `same`.
             same_next = np.append(same[1:], False)[: len(same)]
             repeats = same | same_next  # in order of (n-gram, place)
             if n in TOP:
@@ -181,6 +188,7 @@ class Grams:
     def extended(self, at: np.ndarray, before: int, size: int) -> np.ndarray:
         """Starts of n-grams of `size` words that may repeat: those whose first and last `before` words do."""
         fits = at[at + size <= len(self.document)]
+        # The last word must be of the same text as the first.
         fits = fits[self.document[fits + size - 1] == self.document[fits]]
         if not before:
             return fits
@@ -192,6 +200,7 @@ class Grams:
         """Characters that each n-gram marks and the one before it in the list has not; starts ascend within
         a text.
         """
+        # Overlapping n-grams mark a character once: each counts from where the one before it ended.
         stop, fresh = at + size, at.copy()
         fresh[1:] = np.maximum(at[1:], stop[:-1])
         return self.chars[stop] - self.chars[fresh]
@@ -205,6 +214,8 @@ class Grams:
         if not len(begin):
             return best
         marked = np.where(same, self.new_chars(at, size), self.chars[at + size] - self.chars[at])
+        # Count in the high bits, characters in the low 40: one maximum finds the most frequent n-gram and
+        # its characters.
         rank = (np.diff(np.append(begin, len(at))) << 40) | np.add.reduceat(marked, begin)
         np.maximum.at(best, self.document[at[begin]], rank)
         return best & ((1 << 40) - 1)

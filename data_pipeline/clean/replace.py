@@ -34,6 +34,7 @@ def replace_spans(
     """
     text = SEPARATOR.join(document.text for document in documents)
     lengths = np.fromiter((len(document.text) for document in documents), np.int64, len(documents))
+    # Where each document ends in the joined text: a span's document is found by binary search.
     ends = np.cumsum(lengths + len(SEPARATOR)) - len(SEPARATOR)
     counts = {kind: np.zeros(len(documents), np.float32) for kind in kinds}
     edited = list(documents)
@@ -83,8 +84,10 @@ def matches_near(
     """Every match that begins in one of the stretches from `first - before` to `last + after`, both sorted;
     it may end anywhere.
     """
+    # Neighbouring candidates share one search, so a dense table of numbers is not searched once a number.
     for start, end in zip(*merged(first - before, last + after), strict=True):
         position = max(start, 0)
+        # Bounded by `end`: a search without a bound would run to the next match, perhaps megabytes on.
         while found := pattern.search(text, position, end):
             # again without the end, at which a number would look complete that is not
             whole = pattern.match(text, found.start())
@@ -95,7 +98,9 @@ def matches_near(
 
 def merged(start: np.ndarray, end: np.ndarray) -> tuple[list[int], list[int]]:
     """The stretches `start:end`, both sorted, with those that touch made one."""
+    # True between stretches that do not touch: there one merged stretch ends and the next begins.
     apart = start[1:] > end[:-1]
+    # No stretch at all has no first or last one either.
     n = min(len(start), 1)
     return start[np.concatenate([np.ones(n, bool), apart])].tolist(), end[
         np.concatenate([apart, np.ones(n, bool)])

@@ -29,6 +29,7 @@ class Limit(NamedTuple):
     least: float = -math.inf
     most: float = math.inf
     language: str = ""  # "" = documents of any language
+    # Known only when the whole source was measured, so it is resolved between measuring and selecting.
     quantile: float | None = None
 
 

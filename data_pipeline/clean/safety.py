@@ -57,6 +57,7 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
         ):
             n_words += np.bincount(orders[0].text, minlength=len(documents))
             for language, listed in lists.items():
+                # The list under the empty name is for documents of every language.
                 concerned = (languages == language) | (language == "")
                 for found, hashes in zip(orders, listed, strict=False):
                     hit = np.isin(found.hashes, hashes) & concerned[found.text]
@@ -81,10 +82,12 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
 def hashes_of(phrases: frozenset[str]) -> tuple[np.ndarray, ...]:
     """The hashes of the phrases of one word, of two, …, up to the longest."""
     ordered = sorted(phrases)
+    # Words of each phrase as `ngrams` counts them, so that phrases and texts are cut alike.
     n_words = sum(np.bincount(orders[0].text, minlength=len(ordered)) for orders in ngrams(ordered, 1))
     found: list[list[np.ndarray]] = [[] for _ in range(int(n_words.max()))]
     for orders in ngrams(ordered, len(found)):
         for n, order in enumerate(orders):
+            # Of a phrase of k words only its one k-gram is listed, not the shorter runs inside.
             found[n].append(order.hashes[n_words[order.text] == n + 1])
     return tuple(np.concatenate(hashes) for hashes in found)
 
@@ -110,6 +113,7 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Signal: `toxicity`, 0 to 1; NaN where not measured."""
+        # An empty text has no sentences and scores NaN, which no limit drops.
         texts = [document.text if document.language in ("", self.language) else "" for document in documents]
         sentences = [sentences_of(text) for text in texts]
         probabilities = sigmoid(
@@ -143,6 +147,7 @@ def train_toxicity(tweets: Iterable[str], neutral: Iterable[str]) -> LinearClass
         2017).
         neutral: As they are to be scored, one by one.
     """
+    # Davidson's classes: 0 hate speech, 1 offensive language, 2 neither.
     rows = [(plain(row["tweet"]), row["class"]) for row in csv.DictReader(tweets)]
     toxic = [text for text, label in rows if label in "01"]
     return train_classifier(toxic, [*(text for text, label in rows if label == "2"), *neutral])

@@ -30,19 +30,22 @@ TOKENS = re.compile(
     # OpenAI, Anthropic, OpenRouter
     r"|sk-(?:proj|svcacct|admin|ant-[a-z0-9]+|or-v1)-[\w-]{20,}|sk-[A-Za-z0-9]{48}(?![\w-])"
     r"|npm_[A-Za-z0-9]{36}(?!\w)|pypi-AgE[\w-]{40,}"
-    r"|SG\.[\w-]{16,}\.[\w-]{30,}|key-[0-9a-f]{32}(?!\w)|dop_v1_[0-9a-f]{64}|shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|dckr_pat_[\w-]{27}"
+    r"|SG\.[\w-]{16,}\.[\w-]{30,}|key-[0-9a-f]{32}(?!\w)|dop_v1_[0-9a-f]{64}"
+    r"|shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|dckr_pat_[\w-]{27}"
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}(?:\.[\w-]+)?"  # JSON Web Token
     r")"
 )
 # A name that says what its value is, then the value
 ASSIGNMENT = re.compile(
-    r"(?:secret|token|passw(?:or)?d|pwd|api_?-?key|access_?-?key|auth_?-?key|account_?-?key|private_?-?key|credential)\w{0,40}[\"']?"
-    r"\s{0,3}(?::=|=>|[:=])\s{0,3}(?P<quote>[\"'`]?)(?P<value>[A-Za-z0-9+/_=.~!@%^*-]{16,200})(?P=quote)(?![^\s\"'`;,)}\]])",
+    r"(?:secret|token|passw(?:or)?d|pwd|api_?-?key|access_?-?key|auth_?-?key|account_?-?key|private_?-?key"
+    r"|credential)\w{0,40}[\"']?\s{0,3}(?::=|=>|[:=])\s{0,3}"
+    r"(?P<quote>[\"'`]?)(?P<value>[A-Za-z0-9+/_=.~!@%^*-]{16,200})(?P=quote)(?![^\s\"'`;,)}\]])",
     re.IGNORECASE,
 )
 URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>{}$%()]{0,64}:(?P<value>[^\s:/@\"'<>{}$%()]{3,128})@(?=[\w\[])")
 PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?!-----)[^\0]){1,20000}-----END [A-Z0-9 ]{1,40}-----"
+    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:(?!-----)[^\0]){1,20000}-----END [A-Z0-9 ]{1,40}-----"
 )
 HUGGING_FACE = re.compile(r"(?<!\w)hf_[A-Za-z0-9]{34}(?!\w)")  # seldom with a digit
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -50,10 +53,9 @@ HASH = re.compile(
     r"sha\d|sha[-_]|md5|hash|checksum|digest|integrity|etag|commit|revision|fingerprint", re.IGNORECASE
 )
 HASH_CHARS = (32, 40, 48, 56, 64, 96, 128)
-MIN_HEX_BITS, MIN_BITS = (
-    3.0,
-    3.5,
-)  # entropy a character of what is random; detect-secrets: 3.0 for hexadecimal
+# Entropy in bits a character from which a value counts as random; detect-secrets has 3.0 for hexadecimal.
+MIN_HEX_BITS = 3.0
+MIN_BITS = 3.5
 
 
 class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -84,14 +86,17 @@ class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def secrets_in(text: str) -> Iterator[Span]:
     """Every secret, with its placeholder."""
+    # All forms below but three hold a long run with a digit: regular expressions run only around those.
     start, end = long_runs(bytes_of(text))
     yield from (
         Span(*match.span(), "key", KEY)
         for match in matches_near(text, TOKENS, start, end, before=12, after=8)
     )
+    # 80 characters before: room for a long name, quotes and an operator.
     for match in matches_near(text, ASSIGNMENT, start, end, before=80, after=8):
         if looks_random(match["value"]) and not is_hash(match):
             yield Span(*match.span("value"), "key", KEY)
+    # These need no digit run: a key block begins with words, and a hub token seldom has a digit.
     for literal, pattern in (("PRIVATE KEY", PRIVATE_KEY), ("hf_", HUGGING_FACE)):
         yield from (
             Span(*match.span(), "key", KEY) for match in (pattern.finditer(text) if literal in text else ())
@@ -110,11 +115,13 @@ def long_runs(chars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )  # the zeros after the last character among them
     long = np.flatnonzero(np.diff(breaks) > MIN_RUN_CHARS)
     start, end = breaks[long] + 1, breaks[long + 1]
+    # Bytes wrap round below zero, so one comparison tests both ends of the range.
     digits = np.flatnonzero(chars - np.uint8(ord("0")) < 10)
     with_digit = np.searchsorted(digits, start) < np.searchsorted(digits, end)
     return start[with_digit], end[with_digit]
 
 
+# A table over bytes: characters that may stand in a token.
 RUN = np.zeros(256, bool)
 RUN[[*b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+/"]] = True
 

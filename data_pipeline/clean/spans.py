@@ -21,6 +21,7 @@ STRUCTURE = re.compile(
     r")"
 )
 WORD = re.compile(r"[^\W_]+")
+# The three statements that may carry a docstring, besides the module itself.
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -103,6 +104,8 @@ def definitions(body: list, outer: str = "") -> Iterator[tuple[str, Definition]]
                 node.body, f"{name}." if isinstance(node, ast.ClassDef) else f"{name}.<locals>."
             )
             continue
+        # Definitions inside of if, try, with, for and match; every one of these fields is a list of
+        # statements.
         for part in ("body", "orelse", "finalbody", "handlers", "cases"):
             children = getattr(node, part, None)
             if isinstance(children, list):
@@ -111,6 +114,7 @@ def definitions(body: list, outer: str = "") -> Iterator[tuple[str, Definition]]
 
 def docstring_spans(code: str, tree: ast.Module) -> Iterator[Span]:
     """The docstrings of the module and of everything it defines."""
+    # Offset of each line, for `ast` gives positions as line and column.
     starts = [0]
     for line in code.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
@@ -134,11 +138,13 @@ def docstring_span(code: str, starts: list[int], body: list[ast.stmt]) -> Span:
     start = offset(code, starts, value.lineno, value.col_offset)
     end = offset(code, starts, value.end_lineno, value.end_col_offset)
     line_start, line_end = starts[value.lineno - 1], starts[value.end_lineno]
+    # Nothing else on its lines: then whole lines go, and no blank line with indentation is left behind.
     alone = not code[line_start:start].strip() and not code[end : line_end - 1].strip()
     # another string would become the docstring; an empty body is no Python
     needed = len(body) == 1 or is_string(body[1])
     units = (text, *paragraphs(text))
     if alone and not needed:
+        # The last line may have no newline.
         return Span(line_start, min(line_end, len(code)), "", units, 2)
     return Span(start, end, "pass", units, 2)
 
@@ -146,6 +152,7 @@ def docstring_span(code: str, starts: list[int], body: list[ast.stmt]) -> Span:
 def offset(code: str, starts: list[int], line: int, column_bytes: int) -> int:
     """Character offset of a position that `ast` gives as line and UTF-8 bytes."""
     start, end = starts[line - 1], starts[line]
+    # Columns are UTF-8 bytes: characters only where the line is ASCII.
     text = code[start : end - 1]
     return start + (column_bytes if text.isascii() else len(text.encode()[:column_bytes].decode()))
 
@@ -159,6 +166,7 @@ def paragraph_spans(text: str) -> Iterator[Span]:
     """Each paragraph, each run of lines that only name things, and each explanation of several paragraphs
     as a whole.
     """
+    # Paragraphs since the last structure line: together they explain what it names.
     region: list[Span] = []
     explains = False
     for start, end, is_structure in stretches(text):

@@ -54,13 +54,15 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: more than 2 GiB of text, or more than `max_removed_frac` of the characters would go.
         """
         documents, row, starts = read_texts(self, keys)
+        # UTF-8 continuation bytes are 0b10xxxxxx; every other byte begins a character.
         character = np.cumsum((row & 0xC0) != 0x80, dtype=np.int32) - 1  # that each byte is part of
+        # A difference array over characters: occurrences overlap, and their union is cut.
         change = np.zeros(len(row) + 1, np.int32)
         found = repeated(row, starts, self.min_bytes)
         np.add.at(change, character[found], 1)
-        np.add.at(
-            change, character[found + self.min_bytes], -1
-        )  # where an occurrence ends inside a character, that character stays
+        # Where an occurrence ends inside a character, that character stays.
+        np.add.at(change, character[found + self.min_bytes], -1)
+        # Edges come in pairs: each stretch begins at one and ends at the next.
         edges = np.flatnonzero(np.diff(np.cumsum(change) > 0, prepend=False))
         begin, end = edges[::2], edges[1::2]
         place = np.searchsorted(character[starts], begin, "right") - 1
@@ -97,8 +99,9 @@ def read_texts(rule: SubstringDedup, keys: Sequence[Path]) -> tuple[np.ndarray, 
                 texts[document] = text.encode() + SEPARATOR
                 n_bytes += len(texts[document])
             if n_bytes > MAX_BYTES:
+                sources = ", ".join(rule.sources)
                 raise ValueError(
-                    f"SubstringDedup compares at most {MAX_BYTES:,} bytes and {', '.join(rule.sources)} have more; "
+                    f"SubstringDedup compares at most {MAX_BYTES:,} bytes and {sources} have more; "
                     "give it fewer sources, or use LineDedup, which knows no limit"
                 )
     documents = sorted(texts)
@@ -115,11 +118,14 @@ def repeated(row: np.ndarray, starts: np.ndarray, n_bytes: int) -> np.ndarray:
 
     if not len(row):
         return np.zeros(0, np.int64)
+    # All suffixes in order: equal stretches are neighbours, and Kasai gives how long neighbours agree.
     suffixes = divsufsort(row)
     same_as_next = np.asarray(kasai(row, suffixes)) >= n_bytes
     same_as_last = np.append(False, same_as_next[:-1])
+    # A run is a group of suffixes that all begin with the same `n_bytes`.
     in_run = same_as_next | same_as_last
     place, run = suffixes[in_run].astype(np.int64), np.cumsum(~same_as_last[in_run])
+    # A stretch may not reach over its text's separator.
     text_end = np.append(starts[1:], len(row))[np.searchsorted(starts, place, "right") - 1] - 1
     whole = (place + n_bytes <= text_end) & ((row[place] & 0xC0) != 0x80)
     place, run = place[whole], run[whole]
@@ -129,4 +135,5 @@ def repeated(row: np.ndarray, starts: np.ndarray, n_bytes: int) -> np.ndarray:
         if len(run)
         else place
     )
+    # In `aaaa…` occurrences overlap the first one, which must stay whole.
     return np.sort(place[place >= first + n_bytes])

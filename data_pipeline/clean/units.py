@@ -9,12 +9,8 @@ import numpy as np
 from data_pipeline.clean.canonical import Canonical, code_points
 
 NEWLINE = 10
-END_MARK, FULL_STOP, CLOSER, WHITE = (
-    1,
-    2,
-    4,
-    8,
-)  # an end mark ends a sentence where white space follows, a full stop of Han script always
+# An end mark ends a sentence where white space follows, a full stop of Han script always.
+END_MARK, FULL_STOP, CLOSER, WHITE = 1, 2, 4, 8
 CHARACTERS = {END_MARK: ".!?…", FULL_STOP: "。！？", CLOSER: "\"')]”’»", WHITE: "\t\n\r \u00a0\u3000"}
 SPAN_SENTENCES = 3  # C4's (Raffel et al. 2020)
 
@@ -47,13 +43,16 @@ def parted(texts: Sequence[str], words: Canonical, ends_part: Callable[[np.ndarr
     """
     row = code_points(texts)
     is_last = ends_part(row)
+    # The newline that joins two texts ends the last part of the first.
     is_last[words.offsets[1:] - 1] = True
     end = np.flatnonzero(is_last) + 1
     start = np.append(0, end)[:-1]
     text = np.searchsorted(words.offsets, start, "right") - 1
+    # Words before each part's start: the differences are the words inside.
     bounds = np.searchsorted(words.origin[words.starts], np.append(start, len(row)))
     offset, length = words.offsets[text], np.diff(words.offsets)[text] - 1
     units = Units(text, start - offset, np.minimum(end - offset, length), bounds[:-1], bounds[1:])
+    # Parts without a word (blank lines, rules of dashes) are none.
     return units.where(units.last > units.first)
 
 
@@ -70,6 +69,7 @@ def paragraphs(texts: Sequence[str], words: Canonical) -> Units:
 def sentence_spans(texts: Sequence[str], words: Canonical) -> Units:
     """Each run of three sentences; they overlap."""
     units = parted(texts, words, sentence_ends)
+    # Three neighbours make a span; those that reach into the next text are left out below.
     n = max(len(units.text) - SPAN_SENTENCES + 1, 0)
     first, last = (units.where(slice(begin, begin + n)) for begin in (0, SPAN_SENTENCES - 1))
     spans = Units(first.text, first.start, last.end, first.first, last.last)

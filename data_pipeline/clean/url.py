@@ -41,6 +41,7 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Signals: `url_blocked` (0 or 1), `url_hard_words`, `url_soft_words`."""
         urls = [url_of(document.path) for document in documents]
+        # A word of a URL counts once, however often it stands there.
         words = [set(re.findall(r"[^\W_]+", url)) for url in urls]
         blocked, hard, soft = ([entries.lines for entries in self._lists(field)] for field in FILES)
         return documents, {
@@ -89,5 +90,6 @@ def url_of(path: str) -> str:
 
 def names_of(url: str) -> set[str]:
     """The URL itself, with and without its last slash, and its domain with all domains above it."""
+    # `a.b.c` is blocked by an entry `b.c`, and by `c`.
     labels = url.partition("/")[0].split(".")
     return {url, url.rstrip("/"), *(".".join(labels[i:]) for i in range(len(labels)))} - {""}

@@ -57,12 +57,14 @@ class Layout:
     def __init__(self, texts: Iterable[str]):
         texts = list(texts)
         self.n = len(texts)
+        # A newline behind every text: then no word and no line spans two of them.
         self.chars = codes("\n".join([*texts, ""]))
         self.kinds = kinds().take(self.chars)
         lengths = np.fromiter(map(len, texts), np.int64, self.n)
         self.text_end = np.cumsum(lengths + 1) - 1
         self.text_start = self.text_end - lengths
         self.start, self.end = boundaries(self.kinds)
+        # Words are sorted by start, so a text's words are a slice.
         self.first = np.append(np.searchsorted(self.start, self.text_start), len(self.start))
 
     @functools.cached_property
@@ -92,6 +94,8 @@ class Layout:
         values = hash_values()
         for begin in range(0, len(found), BLOCK_WORDS):
             starts = self.start[begin : begin + BLOCK_WORDS]
+            # Powers start at 0 in every block; dividing by BASE^start makes the hash independent of the
+            # place.
             offset, stop = starts[0], self.end[begin : begin + BLOCK_WORDS][-1]
             power, inverse = powers(int(stop - offset))
             terms = values.take(self.chars[offset:stop])
@@ -109,6 +113,7 @@ class Layout:
         first = shifted(stop)
         document = np.searchsorted(self.text_end, newline)
         number = np.arange(len(newline)) - np.searchsorted(newline, self.text_start)[document]
+        # Lines without words are left out, but `number` has counted them.
         kept = stop > first
         return Lines(
             *(values[kept] for values in (first, stop, number, document, shifted(newline + 1), newline))
@@ -140,9 +145,8 @@ class Layout:
 
     def per_line_text(self, values: np.ndarray) -> np.ndarray:
         """Sums over `lines` of each text, float64 [n]; whole numbers stay exact."""
-        return np.bincount(self.lines.document, weights=values, minlength=self.n).astype(
-            np.float64
-        )  # of no line at all it gives int64
+        # bincount gives int64 where there is no line at all.
+        return np.bincount(self.lines.document, weights=values, minlength=self.n).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=1)
@@ -174,10 +178,13 @@ def measured(documents: list[Document], measure: Callable[[Layout, tuple[str, ..
 def boundaries(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of every word; the last character must be white space."""
     inside = (flags & SPACE) == 0
+    # A word starts where the character before is white space, and ends behind its last one.
     before = shifted(inside)
     start, end = inside & ~before, before & ~inside
     if (flags & UNSPACED).any():
         alone = (flags & UNSPACED) != 0
+        # Between two letters of which one is of an unspaced script, a word ends and another begins; marks
+        # stay with their letter.
         split = before & inside & ((flags & MARK) == 0) & (alone | shifted(alone))
         start |= split
         end |= split
@@ -203,6 +210,7 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """BASE^i and BASE^-i modulo 2^64 for at least i < n."""
+    # Rounded up, so that the cache holds one or two tables and not one a chunk.
     return _powers(max(1 << 18, 1 << n.bit_length()))
 
 
@@ -232,6 +240,7 @@ def grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     bits = np.uint64(len(keys).bit_length())
     low = (np.uint64(1) << bits) - np.uint64(1)
+    # The low bits of a key give way to its index; equal keys then stand in order of index.
     packed = np.sort((keys & ~low) | np.arange(len(keys), dtype=np.uint64))
     order = (packed & low).astype(np.int64)
     same = np.zeros(len(keys), bool)

@@ -41,6 +41,7 @@ def read_book(file: str, path: str, work: Path, source: str, drops: Drops) -> Te
     most = MAX_FILE_BYTES if name.endswith(".epub") else MAX_TEXT_BYTES
     try:
         with opened(file, work) as raw:
+            # One byte more than allowed tells a file that is too large; a bomb is not unpacked further.
             data = (gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw).read(most + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError):
         return drops.add(source, "file_broken_gzip", path)
@@ -75,9 +76,11 @@ def decode(data: bytes) -> str | None:
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return _decoded(data, encoding)
+    # No text encoding but UTF-16 and UTF-32 has zero bytes, and those were told by their marks.
     if b"\0" in data:
         return None
     text = _decoded(data, "utf-8-sig")
+    # What the book says of itself before what is guessed from its bytes.
     for encoding in (declared_charset(data), detect_encoding(data)):
         text = _decoded(data, encoding) if text is None and encoding else text
     return text

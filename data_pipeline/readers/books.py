@@ -91,6 +91,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
                 if n:
                     drops.add(source, reason, path, n=n)
         pieces = chapters(text) if self.unit == "chapter" else [text]
+        # Form feeds marked headings for `chapters`; in a document they are noise.
         pieces = [piece.replace("\f", "").strip("\n") + "\n" for piece in pieces]
         pieces = [unwrapped(piece) if self.lines == "joined" else piece for piece in pieces]
         if not any(map(str.strip, pieces)):
@@ -105,6 +106,7 @@ def unwrapped(text: str) -> str:
     """Paragraphs whose lines were wrapped at a width, on one line each; short or indented lines are verse,
     tables or titles.
     """
+    # A paragraph is a run of lines that begin without indentation.
     return re.sub(r"(?:^[^\s][^\n]*\n)+", _one_line, text, flags=re.MULTILINE)
 
 

@@ -3,22 +3,24 @@
 import re
 
 NUMBER = (
-    r"(?:[ivxlcdm]+|\d{1,3}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
-    r"eighteen|nineteen|twenty(?:[- ]\w+)?|thirty(?:[- ]\w+)?|forty(?:[- ]\w+)?|(?:the )?(?:first|second|third|fourth|fifth|sixth|seventh|"
-    r"eighth|ninth|tenth|eleventh|twelfth|last)|(?:перв|втор|трет|четв[её]рт|пят|шест|седьм|восьм|девят|десят|последн)\w{1,4})"
+    r"(?:[ivxlcdm]+|\d{1,3}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen"
+    r"|fifteen|sixteen|seventeen|eighteen|nineteen|twenty(?:[- ]\w+)?|thirty(?:[- ]\w+)?|forty(?:[- ]\w+)?"
+    r"|(?:the )?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|last)"
+    r"|(?:перв|втор|трет|четв[её]рт|пят|шест|седьм|восьм|девят|десят|последн)\w{1,4})"
 )
 NAME = (
-    r"(?:chapter|book|part|volume|act|scene|canto|letter|stave|section|kapitel|buch|teil|chapitre|livre|partie|cap[ií]tulo|libro|parte|"
-    r"capitolo|глава|часть|книга|том|действие|явление|раздел)"
+    r"(?:chapter|book|part|volume|act|scene|canto|letter|stave|section|kapitel|buch|teil|chapitre|livre|partie"
+    r"|cap[ií]tulo|libro|parte|capitolo|глава|часть|книга|том|действие|явление|раздел)"
 )
 ALONE = (
-    r"(?:prologue|epilogue|preface|foreword|introduction|conclusion|afterword|appendix|contents|table of contents|"
-    r"пролог|эпилог|предисловие|введение|послесловие|заключение|содержание|оглавление)"
+    r"(?:prologue|epilogue|preface|foreword|introduction|conclusion|afterword|appendix|contents"
+    r"|table of contents|пролог|эпилог|предисловие|введение|послесловие|заключение|содержание|оглавление)"
 )
 # the heading's line, perhaps with its title, after a blank line; then a blank line, or up to two of title and
 # a blank one
 HEADING = re.compile(
-    rf"(?:\A|(?<=\n\n))[ \t_*=]*(?:the )?(?:{NAME}\s+(?:the )?{NUMBER}\b|(?:{NUMBER}\s+{NAME}|{ALONE})[ \t_*=.:]*$|[IVXLC]+\.?[ \t]*$)"
+    rf"(?:\A|(?<=\n\n))[ \t_*=]*(?:the )?(?:{NAME}\s+(?:the )?{NUMBER}\b"
+    rf"|(?:{NUMBER}\s+{NAME}|{ALONE})[ \t_*=.:]*$|[IVXLC]+\.?[ \t]*$)"
     r"[^\n]{0,100}\n(?=(?:[^\n]{1,100}\n){0,2}[ \t]*\n)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -37,6 +39,7 @@ def chapters(text: str) -> list[str]:
     cuts = sorted({0, *(heading.start() for heading in HEADING.finditer(text)), *marked, len(text)})
     found: list[str] = []
     short: list[str] = []
+    # Pieces too short for a chapter wait: they are headings of the next long piece, or a table of contents.
     for begin, end in zip(cuts, cuts[1:], strict=False):
         if end - begin < MIN_CHAPTER_CHARS:
             short.append(text[begin:end])
@@ -47,6 +50,7 @@ def chapters(text: str) -> list[str]:
         short = []
     if not found:
         return [text]
+    # What is short at the very end belongs to the last chapter.
     found[-1] += "".join(short)
     return found
 
@@ -58,6 +62,7 @@ def _n_contents(short: list[str]) -> int:
     if len(short) < CONTENTS_HEADINGS:
         return 0
     n = len(short)
+    # At most two headings of a long run open the chapter: "BOOK ONE", "CHAPTER I".
     while n > len(short) - CONTENTS_HEADINGS + 1 and short[n - 2].endswith("\n\n\n"):
         n -= 1
     return n

@@ -48,6 +48,7 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
 
     `revisions` is filled with the checkouts met: path inside the tree → revision.
     """
+    # A stack of our own instead of recursion: a tree may be deeper than Python's stack.
     stack: list[Folder | Found] = [Folder("")]
     while stack:
         item = stack.pop()
@@ -55,6 +56,7 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
             yield item
         else:
             try:
+                # In reverse, for what is pushed last is taken first.
                 entries = sorted(os.scandir(root / item.path), key=_path_order, reverse=True)
             except OSError:
                 yield Found(item.path, drop="folder_unreadable")
@@ -88,6 +90,7 @@ def _look(entry: os.DirEntry, folder: Folder, selection: Selection) -> Folder | 
     if entry.name.startswith(".") or entry.name == "__pycache__" or is_excluded(path, selection.exclude):
         return None
     if entry.is_dir(follow_symlinks=False):
+        # An ignored folder is not entered, as git does not: what lies inside cannot be taken back.
         if "git_ignored" in selection.leave_out and ignored(f"{path}/", folder.ignores):
             return Found(f"{path}/", drop="git_ignored")
         return Folder(f"{path}/", folder.repository, folder.ignores)
@@ -97,9 +100,9 @@ def _look(entry: os.DirEntry, folder: Folder, selection: Selection) -> Folder | 
 def _file(entry: os.DirEntry, path: str, folder: Folder, selection: Selection) -> Found | None:
     language = language_of_name(entry.name)
     evidence = is_evidence(path)
-    wanted = language in selection.languages or not (
-        language or "." in entry.name
-    )  # without a suffix: perhaps a script
+    # A name without suffix may be a script, told by its first line when it is read.
+    may_be_script = not language and "." not in entry.name
+    wanted = language in selection.languages or may_be_script
     if not wanted and not evidence:
         return None
     kind = kind_of_path(path)
@@ -139,6 +142,7 @@ def batches(files: list[Found], *, depth: int, most_bytes: int) -> Iterator[list
     """Files in their order, cut between top-level folders where it can be, and inside one that alone is
     larger.
     """
+    # Bytes of each top-level folder, which are kept together where they fit.
     sizes = Counter[str]()
     for file in files:
         sizes["/".join(file.path.split("/")[: depth + 1])] += file.n_bytes
@@ -146,6 +150,7 @@ def batches(files: list[Found], *, depth: int, most_bytes: int) -> Iterator[list
     n_bytes, unit_before = 0, None
     for file in files:
         unit = "/".join(file.path.split("/")[: depth + 1])
+        # A folder that fits into one part is not cut: a part is closed before it rather than inside.
         ahead = sizes[unit] if unit != unit_before and sizes[unit] <= most_bytes else file.n_bytes
         if batch and n_bytes + ahead > most_bytes:
             yield batch

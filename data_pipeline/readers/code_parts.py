@@ -34,12 +34,15 @@ class Tree(NamedTuple):
         first part that tells apart.
         """
         checkout = path.rpartition("/")[0]
+        # The nearest checkout above the file: checkouts may lie inside of others.
         while checkout and checkout not in self.revisions:
             checkout = checkout.rpartition("/")[0]
         group = checkout or Path(path.split("/")[self.depth]).stem
         if checkout in self.revisions:
             revision = self.revisions[checkout]
-            path = f"{checkout or self.root.name}{f'@{revision}' if revision else ''}/{path[len(checkout) :].lstrip('/')}"
+            at_revision = f"@{revision}" if revision else ""
+            inside = path[len(checkout) :].lstrip("/")
+            path = f"{checkout or self.root.name}{at_revision}/{inside}"
         return as_unicode(path), as_unicode(group)
 
 
@@ -63,6 +66,7 @@ def _part(
         while above not in folders:
             folders.add(above)
             above = above.rpartition("/")[0]
+    # A part brings the licences of the folders above its files along, and no others.
     evidence = [path for path in evidence if home(path) in folders]
     left_out: dict[str, tuple[int, list[str]]] = {}
     for file in batch:

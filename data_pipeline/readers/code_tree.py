@@ -23,9 +23,10 @@ from data_pipeline.readers.storage import local_path
 # tests, bundled third parties, another source's text (topics), this machine's build settings, tables written
 # by gencodec.py
 STDLIB_EXCLUDE = tuple(
-    """*/test/* */tests/* */idle_test/* */ensurepip/_bundled/* */lib-dynload/* */config-*/* */_sysconfigdata* */pydoc_data/topics.py
-    */encodings/cp* */encodings/iso8859* */encodings/mac_* */encodings/koi8* */encodings/hp_roman8.py */encodings/kz1048.py
-    */encodings/palmos.py */encodings/ptcp154.py */encodings/tis_620.py */turtledemo/* */site-packages/* */dist-packages/* *.pyw""".split()
+    """*/test/* */tests/* */idle_test/* */ensurepip/_bundled/* */lib-dynload/* */config-*/* */_sysconfigdata*
+    */pydoc_data/topics.py */encodings/cp* */encodings/iso8859* */encodings/mac_* */encodings/koi8*
+    */encodings/hp_roman8.py */encodings/kz1048.py */encodings/palmos.py */encodings/ptcp154.py
+    */encodings/tis_620.py */turtledemo/* */site-packages/* */dist-packages/* *.pyw""".split()
 )
 
 
@@ -75,16 +76,17 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
                 f"{field}={self.folder!r} does not exist; name an existing file or folder"
             )
         revisions: dict[str, str] = {}
+        # A single file is a tree of one: its folder is the root, and no walk is needed.
         if root.is_file():
             root, found = root.parent, [Found(root.name, root.stat().st_size)]
         else:
             found = list(walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions))
         if all(file.drop for file in found):
-            left_out = (
-                ", ".join(sorted({file.drop for file in found if file.drop != "evidence"})) or "nothing"
-            )
+            reasons = {file.drop for file in found if file.drop != "evidence"}
+            left_out = ", ".join(sorted(reasons)) or "nothing"
             raise ValueError(
-                f"{field}={self.folder!r} holds no source file (languages={self.languages}; left out: {left_out}); name a folder that does"
+                f"{field}={self.folder!r} holds no source file (languages={self.languages}; "
+                f"left out: {left_out}); name a folder that does"
             )
         return parts_of(root, found, revisions, part_bytes=self.part_bytes)
 
@@ -103,6 +105,7 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
             found = source_text(tree.root / path, shown, **chosen, work=work, source=source, drops=drops)
             if found is None:
                 continue
+            # A file's own header binds before what its package says.
             licence = licence_of_head(found.text) or packages.of(path)
             if self.licences is not None and not (licence and allowed(licence, self.licences)):
                 drops.add(source, f"licence_{licence}".replace(" ", "_") if licence else "no_licence", shown)
@@ -125,9 +128,8 @@ class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a file; group is the top-level module, as in `StdlibDocs`."""
         for document in self._tree().read(part, source, work=work, drops=drops):
-            yield (
-                document if document.licence else document._replace(licence="Python-2.0")
-            )  # Debian ships its text elsewhere
+            # Debian ships Python's licence elsewhere, so nothing beside the files may name it.
+            yield document if document.licence else document._replace(licence="Python-2.0")
 
     def _tree(self) -> CodeTree:
         # `token.py` and the like are written by programs, but belong to what a standard library is

@@ -17,9 +17,9 @@ import zstandard
 from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.storage import Unreadable, mapped
 
-PIECE_BYTES = (
-    1 << 20
-)  # decompressed; also what proves that a stretch found after damage is no chance match of a magic number
+# Decompressed. So much sound data also proves that a stretch found after damage is no chance match of a
+# magic number.
+PIECE_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 14  # of the file
 # A bomb inflates to more than this, and is smaller by more than any text: nobody's archive of pages shrinks
 # to a two-hundredth
@@ -54,9 +54,13 @@ class Piece(NamedTuple):
 class Gzip:
     """A gzip member."""
 
-    name, magic, damaged, chunk_bytes = "gzip", re.compile(rb"\x1f\x8b\x08"), (zlib.error,), CHUNK_BYTES
+    name = "gzip"
+    magic = re.compile(rb"\x1f\x8b\x08")  # two bytes of gzip, one of deflate: what may begin a member
+    damaged = (zlib.error,)
+    chunk_bytes = CHUNK_BYTES
 
     def __init__(self, dictionary: bytes):
+        # 16 + 15: gzip's header and checksum, and the largest window.
         self.stream = zlib.decompressobj(wbits=31)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -69,12 +73,10 @@ class Gzip:
 class Bzip2:
     """A bzip2 stream."""
 
-    name, magic, damaged, chunk_bytes = (
-        "bzip2",
-        re.compile(rb"BZh[1-9]1AY&SY"),
-        (OSError, ValueError),
-        CHUNK_BYTES,
-    )
+    name = "bzip2"
+    magic = re.compile(rb"BZh[1-9]1AY&SY")  # the level, then the digits of pi that begin a block
+    damaged = (OSError, ValueError)
+    chunk_bytes = CHUNK_BYTES
 
     def __init__(self, dictionary: bytes):
         self.stream = bz2.BZ2Decompressor()
@@ -89,8 +91,10 @@ class Bzip2:
 class Zstd:
     """A zstd frame."""
 
-    # the library bounds no output, but of 4 bytes come 128 KiB at most, of a chunk 64 MiB
-    name, magic, damaged, chunk_bytes = "zstd", re.compile(re.escape(ZSTD)), (zstandard.ZstdError,), 1 << 11
+    name = "zstd"
+    magic = re.compile(re.escape(ZSTD))
+    damaged = (zstandard.ZstdError,)
+    chunk_bytes = 1 << 11  # the library bounds no output, but of 4 bytes come 128 KiB at most: 64 MiB a chunk
 
     def __init__(self, dictionary: bytes):
         self.stream = decompressor(dictionary).decompressobj()
@@ -120,11 +124,9 @@ def dictionary_of(buffer: Buffer) -> bytes:
         return b""
     data = buffer[8 : 8 + int.from_bytes(buffer[4:8], "little")]
     try:
-        return (
-            zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_DICTIONARY_BYTES)
-            if data[:4] == ZSTD
-            else data
-        )
+        if data[:4] != ZSTD:
+            return data
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_DICTIONARY_BYTES)
     except zstandard.ZstdError:
         return b""  # the frames that need it are then damaged, and counted
 
@@ -147,6 +149,8 @@ class Member:
         data, n_bytes, stream = bytearray(), 0, self._decoder.stream
         while self.end is None and self.position < len(self._buffer):
             chunk = self._buffer[self.position : self.position + self._decoder.chunk_bytes]
+            # A small member may inflate to a gigabyte, a large one two-hundredfold: real archives do
+            # neither.
             most = max(MEMBER_BYTES, BOMB_RATIO * (self.position + len(chunk) - self._start))
             try:
                 for some in self._decoder.feed(chunk):
@@ -162,6 +166,7 @@ class Member:
                 return
             self.position += len(chunk)
             if stream.eof:
+                # The decoder read a whole chunk; what it left unused belongs to the next member.
                 self.end = self.position = self.position - len(stream.unused_data)
         yield bytes(data)
 
@@ -191,14 +196,18 @@ def pieces(buffer: Buffer, name: str, lost: Lost) -> Iterator[Piece]:
             yield Piece(buffer[start : start + PIECE_BYTES], start, flat=True)
         return
     dictionary = dictionary_of(buffer)
+    # Damage is reported only when sound data follows, so that a stretch has one report with its full
+    # length.
     start, damage = 0, None  # damage: (reason, where it begins) of what is not yet reported
     while start < len(buffer):
         member, held, known = Member(buffer, start, codec, dictionary), None, start
         for data in member:
+            # One piece is held back until the next arrives or the member ends: damage may follow it.
             if held is not None:
                 yield Piece(held, start, _report(damage, start, lost))
                 damage, known = None, member.position
             held = data
+        # A file that was cut off: what its last member holds is sound as far as it goes.
         truncated = member.position >= len(buffer) and damage is None
         if held and (member.end is not None or truncated):
             yield Piece(held, start, _report(damage, start, lost))
@@ -208,6 +217,7 @@ def pieces(buffer: Buffer, name: str, lost: Lost) -> Iterator[Piece]:
             start, damage = member.end, None
             continue
         damage = damage or (member.reason, known)
+        # Behind damage: the next place that looks like the beginning of a member.
         following = codec.magic.search(buffer, start + 1)
         start = following.start() if following else len(buffer)
     _report(damage, len(buffer), lost)

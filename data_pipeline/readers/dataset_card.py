@@ -30,6 +30,7 @@ def patterns(card: str, *, config: str, split: str, field: str) -> list[str] | N
         files = {entry["config_name"]: entry.get("data_files", ()) for entry in configs or ()}
         if not files:
             return None
+        # As the hub does: the only config, else the one called `default`.
         name = config or (next(iter(files)) if len(files) == 1 else "default")
         if name in files:
             return list(_paths(files[name], split))
@@ -43,6 +44,7 @@ def patterns(card: str, *, config: str, split: str, field: str) -> list[str] | N
 
 def _paths(data_files: Any, split: str) -> Iterator[str]:
     """A string, a list of strings, or a list of {split, path}, where path is a string or a list of them."""
+    # A pattern without a split is training data, as on the hub.
     for entry in data_files if isinstance(data_files, list) else [data_files]:
         if isinstance(entry, str) and split == "train":
             yield entry

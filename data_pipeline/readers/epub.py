@@ -62,6 +62,7 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
     refs = [
         ref.get("idref") for ref in package.iterfind(".//{*}spine/{*}itemref") if ref.get("linear") != "no"
     ]
+    # A page named twice is read once; `dict.fromkeys` keeps the reading order.
     names = [manifest[ref] for ref in dict.fromkeys(refs) if ref in manifest]
     if not names:
         raise ValueError("no_pages")
@@ -80,6 +81,7 @@ def _pages(book: zipfile.ZipFile, names: list[str]) -> list[bytes]:
     """The pages' bytes; sizes are checked before anything is unpacked, and no entry unpacks to more than it
     says.
     """
+    # The sizes that the archive's directory states; `read` stops with an error where an entry lies.
     if sum(book.getinfo(name).file_size for name in names) > MAX_TEXT_BYTES:
         raise ValueError("too_large")
     return [book.read(name) for name in names]
@@ -89,9 +91,8 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
     if book.getinfo(name).file_size > MAX_XML_BYTES:
         raise ValueError("too_large")
     data = book.read(name)
-    if b"<!ENTITY" in data.replace(
-        b"\0", b""
-    ):  # also as UTF-16; entities that name one another grow without bound
+    # Entities that name one another grow without bound; the zero bytes of UTF-16 must not hide them.
+    if b"<!ENTITY" in data.replace(b"\0", b""):
         raise ValueError("broken")
     return ElementTree.fromstring(data)
 
@@ -99,6 +100,7 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
 def _page_text(page: bytes) -> str:
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
 
+    # The head's title would stand in the text of every page.
     text = HEAD.sub("", _decoded(page).replace(HEAD_MARK, ""), count=1)
     text = extract_plain_text(
         HEADING.sub(rf"\1{HEAD_MARK}", text), main_content=False, preserve_formatting=True, alt_texts=False

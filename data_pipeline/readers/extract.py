@@ -8,7 +8,8 @@ MAX_DEPTH = 2_000  # resiliparse 2.0.1 is quadratic in nesting: 20,000 nested <d
 BLOCK_BYTES = 1 << 12
 # elements that have no end tag, or whose end tag HTML lets authors leave out: they do not nest by themselves
 NOT_NESTING = frozenset(
-    b"area base br col embed hr img input link meta param source track wbr p li dt dd tr td th option thead tbody tfoot".split()
+    b"area base br col embed hr img input link meta param source track wbr "
+    b"p li dt dd tr td th option thead tbody tfoot".split()
 )
 TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 LEADING_CELL = re.compile(r"^ *\t[ \t]*", re.MULTILINE)
@@ -32,6 +33,7 @@ def extract(message: bytes) -> bytes:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     content, charset, html = message.split(b"\n", 2)
+    # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
     if depth_bound(html) > MAX_DEPTH and depth(html) > MAX_DEPTH:
         raise ValueError("too deep")
     try:
@@ -55,6 +57,7 @@ def depth_bound(html: bytes) -> int:
         end = start + BLOCK_BYTES
         n_tags, n_ends = html.count(b"<", start, end), html.count(b"</", start, end)
         n_starts = n_tags - n_ends
+        # As if all tags that open came before those that close: never too low for a well-formed page.
         deepest = max(deepest, level + n_starts)
         level = max(level + n_starts - n_ends, n_starts)  # the second when the ends come first
     return deepest
@@ -63,6 +66,7 @@ def depth_bound(html: bytes) -> int:
 def depth(html: bytes) -> int:
     """An upper estimate of how deep the page's elements nest, in one linear pass."""
     level = deepest = 0
+    # Comments and scripts are counted as well: an upper estimate may be too high, never too low.
     for end, name in TAG.findall(html):
         if name.lower() in NOT_NESTING:
             continue

@@ -47,6 +47,7 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
     if found is None:
         what = "does not exist" if local is not None else "does not exist or cannot be reached"
         raise FileNotFoundError(f"{field}={path!r} {what}; name an existing file or folder")
+    # A single file is taken whatever its suffix: the user has named it.
     if isinstance(found, File):
         return [found]
     kept = [
@@ -56,13 +57,15 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
     ]
     if not kept:
         raise ValueError(f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does")
+    # Listings come in any order; the corpus must not depend on it.
     return sorted(kept, key=lambda file: (file.name, file.path))
 
 
 def _local_files(root: str, field: str) -> Iterable[File] | File | None:
     def refuse(error: OSError) -> None:  # os.walk would pass over it in silence
         raise OSError(
-            f"{field}: {error.filename!r} cannot be listed ({error.strerror}); make it readable or name folders without it"
+            f"{field}: {error.filename!r} cannot be listed ({error.strerror}); "
+            "make it readable or name folders without it"
         )
 
     if os.path.isfile(root):
@@ -89,16 +92,13 @@ def _local_file(path: str, root: str) -> File:
 def _remote_files(url: str, field: str) -> list[File] | File | None:
     try:
         store, root = fsspec.core.url_to_fs(url)
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # a protocol that fsspec does not know, or one whose package is missing
+    except (ImportError, ValueError) as error:
+        # A protocol that fsspec does not know, or one whose package is missing.
         raise ValueError(
             f"{field}={url!r} cannot be opened: {error}; install what it names, or use another address"
         ) from error
-    is_index = "http" in str(store.protocol) and url.endswith(
-        "/"
-    )  # to HTTP a folder is a page, told by the slash alone
+    # To HTTP a folder is a page like any other: only the slash tells it from a file.
+    is_index = "http" in str(store.protocol) and url.endswith("/")
     try:
         if not is_index and store.isfile(root):
             return File(url, posixpath.basename(root.rstrip("/")), store.info(root).get("size") or 0)
@@ -108,8 +108,10 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
         found = {info["name"]: info for _, _, infos in walk for info in infos.values()}
     except Exception as error:  # every store has exceptions of its own
         raise OSError(
-            f"{field}={url!r} cannot be listed ({type(error).__name__}: {error}); check the address and access"
+            f"{field}={url!r} cannot be listed ({type(error).__name__}: {error}); "
+            "check the address and access"
         ) from error
+    # Names inside the folder, so that a corpus does not depend on where it was copied from.
     top = root.rstrip("/") + "/"
     return [
         File(store.unstrip_protocol(name), name.removeprefix(top), info.get("size") or 0)
@@ -148,6 +150,7 @@ def name_in(folder: str, path: str) -> str:
     local, root = local_path(path), local_path(folder)
     if local is not None and root is not None:
         return _local_file(local, root if os.path.isdir(root) else os.path.dirname(root)).name
+    # The store's own form of both addresses: they may differ in scheme or slashes.
     store, top = fsspec.core.url_to_fs(folder)
     inside = store._strip_protocol(path)
     return posixpath.basename(inside) if inside == top else inside.removeprefix(top.rstrip("/") + "/")

@@ -27,11 +27,11 @@ def revision(repository: Path) -> str:
     git = _git_folder(repository)
     head = _read(git / "HEAD")
     name = head.removeprefix("ref:").strip()
+    # No `ref:` before it: the head is detached, and HEAD holds the commit itself.
     if name == head.strip():
         return _digits(name)
-    common = git / (
-        _read(git / "commondir").strip() or "."
-    )  # a worktree shares its references with the main checkout
+    # A worktree shares its references with the main checkout, whose folder this file names.
+    common = git / (_read(git / "commondir").strip() or ".")
     loose = _digits(_read(git / name)) or _digits(_read(common / name))
     if loose:
         return loose
@@ -59,6 +59,7 @@ def ignored(path: str, ignores: tuple[Ignore, ...]) -> bool:
     """Whether the ignore files leave `path` out (a folder's ends in a slash); the innermost one that names
     it decides.
     """
+    # The innermost file is the last, and decides first; `!pattern` makes its decision a no.
     for ignore in reversed(ignores):
         decision = ignore.spec.check_file(path[len(ignore.folder) :]).include
         if decision is not None:

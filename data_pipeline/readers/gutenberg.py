@@ -18,14 +18,17 @@ END = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 CREDIT = re.compile(
-    r"[\[(*_ ]*(?:Produced|E-?text (?:was )?prepared|(?:This )?(?:e-?book|e-?text|file|text|HTML version) (?:was )?"
-    r"(?:first )?(?:produced|prepared|created|transcribed|scanned|typed)|Transcribed|Scanned|Prepared|Proofed|Proofread|HTML version|"
-    r"Digiti[sz]ed|Typed|Credits?:|Updated editions will replace|With thanks to|e-?text by|"
-    r"Note: (?:Project Gutenberg|Images of the original|Many of these|The original book))",
+    r"[\[(*_ ]*(?:Produced|E-?text (?:was )?prepared"
+    r"|(?:This )?(?:e-?book|e-?text|file|text|HTML version) (?:was )?(?:first )?"
+    r"(?:produced|prepared|created|transcribed|scanned|typed)"
+    r"|Transcribed|Scanned|Prepared|Proofed|Proofread|HTML version|Digiti[sz]ed|Typed|Credits?:"
+    r"|Updated editions will replace|With thanks to|e-?text by"
+    r"|Note: (?:Project Gutenberg|Images of the original|Many of these|The original book))",
     re.IGNORECASE,
 )
 NOTE = re.compile(
-    r"[\[*_+|\-= ]*(?:Original )?(?:Transcriber|Transcriptionist|Proofreader|Producer)s?['’]?s?['’]? *(?:Endn|N)otes?\b",
+    r"[\[*_+|\-= ]*(?:Original )?(?:Transcriber|Transcriptionist|Proofreader|Producer)s?"
+    r"['’]?s?['’]? *(?:Endn|N)otes?\b",
     re.IGNORECASE,
 )
 PICTURE = re.compile(
@@ -35,8 +38,10 @@ PICTURE = re.compile(
 LANGUAGE = re.compile(r"^Language: *(\w+)", re.MULTILINE | re.IGNORECASE)
 CHARSET = re.compile(rb"^Character set encoding: *([\w-]+)", re.MULTILINE | re.IGNORECASE)
 HEADER_CHARS = 60_000  # the longest small print with its list of donations states is about 30,000
+# How many paragraphs at either end may be credits and notes; of a long book a twentieth.
 FRONT_PARAGRAPHS, BACK_PARAGRAPHS = 12, 5
 ISO_639 = {
+    # The languages of most of Gutenberg's books; in another one the identifier decides.
     **{
         "chinese": "zh",
         "czech": "cs",
@@ -96,6 +101,7 @@ def _begin(text: str) -> int:
     header = text[:HEADER_CHARS]
     if start := START.search(header):
         return start.end()
+    # Etexts of 1991 to 2002 have no starred START line: the book begins behind the small print.
     ends = [found.end() for found in SMALL_PRINT_ENDS.finditer(header)]
     return ends[-1] if ends and _late_small_print(text, 0) is None else 0
 
@@ -109,6 +115,7 @@ def _end(text: str, begin: int) -> int:
 def _late_small_print(text: str, begin: int) -> int | None:
     """Where the small print begins if, as in some of the first etexts, it stands behind the book."""
     found = SMALL_PRINT_BEGINS.search(text, begin)
+    # In the first quarter the small print is the header, and what follows it is the book.
     return found.start() if found and found.start() > len(text) // 4 else None
 
 
@@ -118,10 +125,8 @@ def _without_notes(body: str) -> str:
     """
     paragraphs = re.split(r"\n[ \t]*\n", body.strip("\n"))
     dropped: set[int] = set()
-    n_front, n_back = (
-        max(FRONT_PARAGRAPHS, len(paragraphs) // 20),
-        max(BACK_PARAGRAPHS, len(paragraphs) // 20),
-    )
+    n_front = max(FRONT_PARAGRAPHS, len(paragraphs) // 20)
+    n_back = max(BACK_PARAGRAPHS, len(paragraphs) // 20)
     for n, paragraph in enumerate(paragraphs[:n_front]):
         if n < FRONT_PARAGRAPHS and CREDIT.match(paragraph.lstrip("\n")):
             dropped.add(n)
@@ -130,10 +135,8 @@ def _without_notes(body: str) -> str:
     for n in range(max(len(paragraphs) - n_back, len(paragraphs) // 2), len(paragraphs)):
         if NOTE.match(paragraphs[n].lstrip("\n")):
             dropped.update(range(n, len(paragraphs)))
-    return (
-        "\n\n".join(paragraph for n, paragraph in enumerate(paragraphs) if n not in dropped).strip("\n")
-        + "\n"
-    )
+    book_paragraphs = [paragraph for n, paragraph in enumerate(paragraphs) if n not in dropped]
+    return "\n\n".join(book_paragraphs).strip("\n") + "\n"
 
 
 def _after_note(paragraphs: list[str], n: int) -> int:
@@ -145,6 +148,5 @@ def _after_note(paragraphs: list[str], n: int) -> int:
         return next(closing, n) + 1
     if "\n" in heading or len(heading) > 40:
         return n + 1
-    return (
-        next((below for below in range(n + 1, len(paragraphs)) if paragraphs[below].strip()), n) + 1
-    )  # a heading alone: its note follows
+    # A heading alone: its note is the next paragraph that is not blank.
+    return next((below for below in range(n + 1, len(paragraphs)) if paragraphs[below].strip()), n) + 1

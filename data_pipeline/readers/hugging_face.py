@@ -64,6 +64,7 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
             file.name: file
             for file in files_under(self.folder, (ARROW, PARQUET, DICT, STATE, CARD.lower()), field=field)
         }
+        # `save_to_disk` writes state.json; the hub's layout has none, only Parquet and perhaps a card.
         if DICT in files or STATE in files:
             return [_part(file) for file in self._saved(files, field, work)]
         return parquet_parts([_part(file) for file in self._hub(files, field, work)], work)
@@ -81,7 +82,8 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         below = f"{self.split}/" if DICT in files else ""
         if below + STATE not in files:
             raise ValueError(
-                f"{field}={self.folder!r} has no split {self.split!r}; it has {', '.join(_folders_with(STATE, files))}"
+                f"{field}={self.folder!r} has no split {self.split!r}; "
+                f"it has {', '.join(_folders_with(STATE, files))}"
             )
         try:
             state = json.loads(_text(files[below + STATE], work))
@@ -90,6 +92,7 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError(
                 f"{field}={self.folder!r}: {below}{STATE} is none of a dataset; copy the folder again"
             ) from error
+        # A folder of one split names it in its state; another name would silently train on the wrong rows.
         if split not in (None, self.split):
             raise ValueError(
                 f"{field}={self.folder!r} holds the split {split!r}, not {self.split!r}; name that one"
@@ -105,6 +108,7 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         tables = [name for name in files if name.endswith(PARQUET)]
         card, top = _text(files[CARD], work) if CARD in files else "", field.removesuffix(".folder")
         said = patterns(card, config=self.config, split=self.split, field=top)
+        # The card says nothing: then the hub goes by the names of the files.
         if said is None:
             tables = (
                 [name for name in tables if name.startswith(f"{self.config}/")] if self.config else tables
@@ -120,7 +124,8 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
             wanted = [name for name in tables if any(fnmatch(name, pattern) for pattern in said)]
         if not wanted:
             raise ValueError(
-                f"{field}={self.folder!r} has no Parquet file of split {self.split!r}; name a split and config that it has"
+                f"{field}={self.folder!r} has no Parquet file of split {self.split!r}; "
+                "name a split and config that it has"
             )
         return [files[name] for name in sorted(wanted)]
 
@@ -134,6 +139,7 @@ def _folders_with(name: str, files: dict[str, File]) -> list[str]:
 
 
 def _names_split(name: str, split: str) -> bool:
+    # The split's word must stand by itself in the path: `train` is not in `constrained`.
     return re.search(rf"(?:^|[/._ -]){re.escape(split)}(?:[/._ -]|$)", name) is not None
 
 

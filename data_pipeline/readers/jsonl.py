@@ -85,9 +85,11 @@ def lines_of(pieces: Iterable[Piece], max_bytes: int) -> Iterator[bytes | None]:
     """
     line, too_long = bytearray(), False
     for piece in pieces:
+        # The rest of a line that damage cut off is lost; joined to the next line it would be another's row.
         if piece.broken and (line or too_long):
             yield None if too_long else bytes(line)
             line, too_long = bytearray(), False
+        # A line may lie across pieces: `rest` waits for its end.
         *ended, rest = piece.data.split(b"\n")
         for some in ended:
             line += some

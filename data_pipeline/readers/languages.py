@@ -129,10 +129,12 @@ INTERPRETERS = {
         )
     },
 }
+# `#!/usr/bin/env -S VAR=x python3` and `#!/bin/sh` alike: the last path component up to its digits.
 SHEBANG = re.compile(rb"#!\s*(?:\S*/env(?:\s+-\S+|\s+\w+=\S*)*\s+)?(?:\S*/)?([A-Za-z][A-Za-z-]*)")
 
 
 def _table(lines: str) -> dict[str, str]:
+    # `c++: .cc .cpp` → one entry a suffix or file name.
     rows = (line.split(": ") for line in lines.strip().splitlines())
     return {name: language for language, names in rows for name in names.split()}
 
@@ -149,6 +151,7 @@ def language_of_name(name: str) -> str:
 
 def language_of_shebang(data: bytes) -> str:
     """The language of a script by its first line, "" when that is no `#!` line of an interpreter we know."""
+    # Linux itself reads no more than 255 bytes of the line.
     found = SHEBANG.match(data[:200])
     return INTERPRETERS.get(found[1].decode().lower(), "") if found else ""
 

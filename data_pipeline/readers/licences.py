@@ -9,19 +9,25 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 # what may be trained on and passed on without more than a notice; the widest core that The Stack and its
 # successors agree on
 PERMISSIVE = tuple(
-    """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 HPND ISC MIT MIT-0 NCSA PostgreSQL PSF-2.0 Python-2.0 Unicode-3.0
-    Unlicense Zlib""".split()
+    """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 HPND ISC MIT MIT-0 NCSA PostgreSQL PSF-2.0
+    Python-2.0 Unicode-3.0 Unlicense Zlib""".split()
 )
 # a licence in a file's head; the longest common one (BSD-3-Clause, after a list of copyrights) ends far
 # before
 HEAD_CHARS = 6_000
 
-MIT = "permission is hereby granted free of charge to any person obtaining a copy of this software and associated documentation files"
+MIT = (
+    "permission is hereby granted free of charge to any person obtaining a copy of this software and "
+    "associated documentation files"
+)
 INCLUDED = "this permission notice shall be included in all copies or substantial portions"
 ADVERTISING = "shall not be used in advertising or otherwise to promote"
 BSD = "redistribution and use in source and binary forms with or without modification are permitted"
 HPND = "permission to use copy modify and distribute this software and its documentation for any purpose"
-GRANT = "permission to use copy modify and or distribute this software for any purpose with or without fee is hereby granted"
+GRANT = (
+    "permission to use copy modify and or distribute this software for any purpose with or without fee is "
+    "hereby granted"
+)
 OLD_GRANT = GRANT.replace("and or", "and")
 KEPT_NOTICE = " provided that the above copyright notice and this permission notice appear in all copies"
 GPL = "gnu general public license"
@@ -41,13 +47,15 @@ SIGNATURES = (
     ),
     (
         "Apache-2.0",
-        "licensed under the apache 2 0 license | released under the apache 2 0 license | under the apache license 2 0",
+        "licensed under the apache 2 0 license | released under the apache 2 0 license | "
+        "under the apache license 2 0",
         "",
     ),
     ("BSD-4-Clause", f"{BSD} + all advertising materials mentioning features", ""),
     (
         "BSD-3-Clause",
-        f"{BSD} + endorse or promote products | {BSD} + may not be used to endorse | {BSD} + neither the name of",
+        f"{BSD} + endorse or promote products | {BSD} + may not be used to endorse | "
+        f"{BSD} + neither the name of",
         "all advertising materials mentioning features",
     ),
     (
@@ -107,7 +115,8 @@ SIGNATURES = (
     ("Unlicense", "this is free and unencumbered software released into the public domain", ""),
     (
         "Zlib",
-        "permission is granted to anyone to use this software for any purpose including commercial applications",
+        "permission is granted to anyone to use this software for any purpose "
+        "including commercial applications",
         "",
     ),
     ("CC0-1.0", "cc0 1 0 universal | creativecommons org publicdomain zero 1 0", ""),
@@ -122,7 +131,8 @@ SIGNATURES = (
     ("Artistic-2.0", "the artistic license 2 0", ""),
     (
         "NCSA",
-        "university of illinois ncsa open source license | redistributions of source code + deal with the software without",
+        "university of illinois ncsa open source license | "
+        "redistributions of source code + deal with the software without",
         "",
     ),
     ("OFL-1.1", "sil open font license version 1 1", ""),
@@ -132,6 +142,7 @@ SIGNATURES = (
     ("PostgreSQL", f"postgresql license | {HPND} without fee and without a written agreement", ""),
 )
 # free text that packages declare, as `words` makes it; what SPDX knows by itself is not listed
+# How packages write a licence's name where SPDX expects its identifier; `words` has normalised both sides.
 DECLARED = {
     "mit license": "MIT",
     "the mit license": "MIT",
@@ -214,6 +225,7 @@ def licence_of_text(text: str) -> str:
     them); "" for none we know.
     """
     text = words(text)
+    # Most texts are no licences, and one of these stands in every licence we know.
     if "licen" not in text and "permi" not in text and "public" not in text:
         return ""
     found = []

@@ -47,6 +47,7 @@ def _language(notebook: dict) -> str:
 
 
 def _cells(notebook: dict) -> list[Any]:
+    # Format 3 kept its cells in sheets; nobody ever wrote more than one.
     sheets = notebook.get("worksheets")  # format 3 and older
     if isinstance(sheets, list):
         return [cell for sheet in sheets if isinstance(sheet, dict) for cell in _list(sheet.get("cells"))]
@@ -69,6 +70,7 @@ def _cell(cell: Any, comment: str) -> str:
 
 
 def _source(cell: dict) -> str:
+    # Format 3 calls the source of a code cell `input`.
     source = cell.get("source", cell.get("input", ""))
     parts = source if isinstance(source, list) else [source]
     if not all(isinstance(part, str) for part in parts):

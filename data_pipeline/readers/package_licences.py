@@ -59,12 +59,14 @@ class PackageLicences:
     def of(self, path: str) -> str:
         """The SPDX expression of the nearest package around `path`, "" when none says."""
         folder, name = path.rpartition("/")[::2]
+        # Upwards from the file: the nearest package that says anything decides.
         while True:
             own, installed = self._folder(folder)
             if name in installed:
                 return installed[name]
             if own is not None:
                 return own
+            # What lies above a checkout says nothing about it.
             if not folder or folder in self._repositories:
                 return ""
             folder, name = folder.rpartition("/")[::2]
@@ -101,6 +103,7 @@ class PackageLicences:
         licence = licence or joined(
             [licence_of_text(self._read(path)) for path in paths if is_licence_file(PurePosixPath(path).name)]
         )
+        # A wheel's RECORD lists what it installed: those top-level names are under its licence.
         files = csv.reader(self._read(names["RECORD"]).splitlines()) if "RECORD" in names else ()
         tops = {row[0].split("/")[0] for row in files if row}
         return {top: licence for top in tops if top not in ("..", "") and not top.endswith(".dist-info")}
@@ -111,6 +114,7 @@ def joined(licences: list[str]) -> str:
     written on.
     """
     found = sorted({part for licence in licences for part in licence.split(" AND ") if part})
+    # An LGPL package ships the GPL's text as well, because the LGPL refers to it.
     if any(part.startswith("LGPL-") for part in found):
         found = [part for part in found if not part.startswith("GPL-")]
     return " AND ".join(found)
@@ -129,6 +133,7 @@ def core_metadata(text: str) -> str:
         for value in headers.get_all("Classifier", [])
         if str(value).startswith(CLASSIFIER)
     ]
+    # Two classifiers may mean AND or OR: nothing is concluded.
     return expression(classifiers[0]) if len(classifiers) == 1 else ""
 
 
@@ -136,6 +141,7 @@ def pyproject(text: str) -> str:
     """`project.license` as PEP 639 and PEP 621 write it, or Poetry's."""
     data = _toml(text)
     project, poetry = _table(data, "project"), _table(_table(data, "tool"), "poetry")
+    # PEP 639 has a string, PEP 621 a table with `text`; Poetry wrote a string before either.
     said = project.get("license", poetry.get("license"))
     return _expression(said.get("text") if isinstance(said, dict) else said)
 

@@ -13,12 +13,10 @@ from data_pipeline.readers.worker import Answer, kept_worker
 
 BATCH_BYTES = 1 << 20  # enough to keep the child busy, few enough to stream
 HANDLER = "data_pipeline.readers.extract:extract"
-UTC = re.compile(
-    r"\d{4}(-\d\d(-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z)?)?"
-)  # the forms of a WARC-Date, ISO 8601 in UTC
-Content = Literal[
-    "main", "all"
-]  # of a page's text: without menus, footers and other boilerplate, or with all of it
+# The forms of a WARC-Date, ISO 8601 in UTC.
+UTC = re.compile(r"\d{4}(-\d\d(-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z)?)?")
+# Of a page's text: without menus, footers and other boilerplate, or with all of it.
+Content = Literal["main", "all"]
 
 
 class Page(NamedTuple):
@@ -50,6 +48,7 @@ def documents(
     """
     for batch in batches_of(pages):
         wanted = [request(page.data, page.charset, content) for page in batch if not page.is_text]
+        # Texts need no extraction; the child answers for the other pages in their order.
         answers = iter(kept_worker(HANDLER).run(wanted, timeout_s=timeout_s) if wanted else ())
         for page in batch:
             text, lost = decoded(page) if page.is_text else answered(next(answers))

@@ -15,7 +15,9 @@ from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, local_path, opened
 from data_pipeline.readers.tables import check_columns, documents_of
 
+# A few seconds of work, as for the other readers.
 PART_BYTES = 64 << 20  # of row groups as they are stored
+# Few rows at a time: a row may be a whole book.
 BATCH_ROWS = 256
 
 
@@ -58,6 +60,7 @@ def parquet_parts(files: list[Part], work: Path) -> list[Part]:
 
 
 def _runs(file: Part, work: Path) -> list[Part]:
+    # Its footer would have to be fetched whole just to plan; a remote file is one part.
     if local_path(file.inputs[0]) is None:
         return [file]
     try:
@@ -93,6 +96,7 @@ def parquet_documents(
                 return drops.add(source, "file_damaged", f"{name}: {error}")
             check_columns(table.schema_arrow, columns, f"sources.{source}.columns", name)
             start, end = map(int, part.detail.split(":")) if part.detail else (0, table.num_row_groups)
+            # Rows are numbered over the whole file, whichever part reads them.
             n_before = sum(table.metadata.row_group(i).num_rows for i in range(start))
             for i in range(start, end):
                 yield from _row_group(table, i, n_before, columns, name, source, drops)

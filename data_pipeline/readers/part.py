@@ -22,6 +22,7 @@ class Part(NamedTuple):
 
     name: str
     inputs: tuple[str, ...]
+    # A string and not a record of its own: tasks travel through daft and Ray as plain tables.
     detail: str = ""
 
 

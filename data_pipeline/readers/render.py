@@ -14,15 +14,12 @@ import sys
 import sysconfig
 import warnings
 
-NAVIGATION = re.compile(
-    r'<td class="extra">.*?</td>', re.DOTALL
-)  # links to the index and to this machine's source file
-ADDRESS = re.compile(
-    r"(?: |&nbsp;)(?:at(?: |&nbsp;)0x|handle(?: |&nbsp;))[0-9a-fA-F]{4,}"
-)  # the second in ctypes alone
-VOLATILE = frozenset(
-    {"meta_path", "path_hooks", "version", "flags", "modules"}
-)  # in `sys`: other installed packages, the build's date
+# Links to the index and to this machine's source file.
+NAVIGATION = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)
+# Memory addresses differ from run to run; the form with "handle" stands in ctypes alone.
+ADDRESS = re.compile(r"(?: |&nbsp;)(?:at(?: |&nbsp;)0x|handle(?: |&nbsp;))[0-9a-fA-F]{4,}")
+# Values in `sys` that tell other installed packages, or the date of the build.
+VOLATILE = frozenset({"meta_path", "path_hooks", "version", "flags", "modules"})
 OWN_MEMBERS = pydoc.classify_class_attrs
 
 
@@ -54,6 +51,7 @@ class Page(pydoc.HTMLDoc):
             shown = repr(object)
         except Exception as error:
             shown = f"<{type(error).__name__}>"
+        # Any value that shows a path of this machine would make the corpus differ from machine to machine.
         hidden = name in VOLATILE or any(place in shown for place in machine_paths())
         return "" if hidden else super().docother(object, name, mod)
 

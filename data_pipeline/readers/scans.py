@@ -11,14 +11,13 @@ from data_pipeline.readers.chapters import HEADING
 CUT_WORD = re.compile(r"\b(\w+)[-¬\u2010\u00ad]\n[ \t]*(\w+)([^\w\s]*)[ \t]?")
 # a line of a number, alone (- 12 -, [12], Page 12) or beside a title
 NUMBERED = re.compile(
-    r"[ \t]*(?:[\[(—–-]*\s*(?:(?:page|p\.|стр\.|с\.)\s*)?(\d{1,4})\s*[\])—–.-]*|(\d{1,4})\s+(\D{3,60}?)|(\D{3,60}?)\s+(\d{1,4}))[ \t]*",
+    r"[ \t]*(?:[\[(—–-]*\s*(?:(?:page|p\.|стр\.|с\.)\s*)?(\d{1,4})\s*[\])—–.-]*"
+    r"|(\d{1,4})\s+(\D{3,60}?)|(\D{3,60}?)\s+(\d{1,4}))[ \t]*",
     re.IGNORECASE,
 )
 MIN_PAGES = 5  # fewer numbered lines may be anything
-PAGE_CHARS = (
-    300,
-    8_000,
-)  # a page's text; numbers that follow closer are a table, or verses; farther apart, chapters
+# Characters of a page. Numbers that follow closer are a table or verses; farther apart, chapters.
+PAGE_CHARS = (300, 8_000)
 MIN_PARAGRAPH_CHARS = 20
 
 
@@ -58,9 +57,12 @@ def _without_page_lines(text: str) -> tuple[str, int]:
     alike: dict[str, list[tuple[int, int, int]]] = {}  # title → (line, number, place in the text)
     place = 0
     for n, line in enumerate(lines):
+        # Running heads are short; the bound keeps the pattern's optional parts from trying long lines.
         found = NUMBERED.fullmatch(line) if len(line) < 80 else None
         if found and not HEADING.match(f"{line.strip()}\n\n\n"):
             number = next(group for group in (found[1], found[2], found[5]) if group)
+            # Lines with the same title, or with none, belong together; left and right pages have titles of
+            # their own.
             title = (found[3] or found[4] or "").strip().casefold()
             alike.setdefault(title, []).append((n, int(number), place))
         place += len(line) + 1
@@ -72,6 +74,7 @@ def _are_pages(rows: list[tuple[int, int, int]]) -> bool:
     if len(rows) < MIN_PAGES:
         return False
     steps = [(b[1] - a[1], b[2] - a[2]) for a, b in zip(rows, rows[1:], strict=False)]
+    # A number misread now and then is forgiven: nine of ten steps must climb.
     climbing = [(pages, chars) for pages, chars in steps if pages > 0]
     if len(climbing) < 0.9 * len(steps):
         return False
@@ -88,6 +91,7 @@ def _joined(text: str) -> tuple[str, int]:
     def join(found: re.Match) -> str:
         nonlocal n
         first, second, mark = found[1], found[2], found[3]
+        # A capital after the break is a name (`Anglo-\nSaxon`), not the rest of a cut word.
         if not second[0].islower():
             return found[0]
         n += 1

@@ -37,6 +37,7 @@ def source_text(
     data = read_bytes(file, shown, work, source, drops)
     if data is None:
         return None
+    # The name first: most files have a suffix, and a shebang is asked for only without one.
     language = language_of_name(file.name) or language_of_shebang(data)
     if language not in languages:
         return None
@@ -69,6 +70,7 @@ def decode(data: bytes, language: str, shown: str, source: str, drops: Drops) ->
     """UTF-8, UTF-16 with its mark, or for Python what its coding line says (PEP 263); None, counted, when
     that fails.
     """
+    # What git and grep call binary: a zero byte near the beginning.
     if b"\0" in data[:8_192] and not data.startswith(UTF16):
         return drops.add(source, "file_binary", shown)
     try:
@@ -77,11 +79,8 @@ def decode(data: bytes, language: str, shown: str, source: str, drops: Drops) ->
         return data.decode(
             tokenize.detect_encoding(io.BytesIO(data).readline)[0] if language == "python" else "utf-8-sig"
         )
-    except (
-        UnicodeDecodeError,
-        SyntaxError,
-        LookupError,
-    ):  # SyntaxError: an unknown or contradicted coding line
+    except (UnicodeDecodeError, SyntaxError, LookupError):
+        # SyntaxError: an unknown coding line, or one that the byte order mark contradicts.
         return drops.add(source, "file_not_utf8", shown)
 
 

@@ -21,34 +21,41 @@ from data_pipeline.readers.worker import Worker
 # curses, …) is counted and skipped
 MODULES = tuple(
     """
-    __future__ abc argparse array ast asyncio asyncio.base_events asyncio.events asyncio.exceptions asyncio.futures asyncio.locks
-    asyncio.protocols asyncio.queues asyncio.runners asyncio.selector_events asyncio.sslproto asyncio.streams asyncio.subprocess
-    asyncio.taskgroups asyncio.tasks asyncio.threads asyncio.timeouts asyncio.transports asyncio.unix_events atexit base64 bdb binascii
-    bisect builtins bz2 cProfile calendar cmath cmd code codecs codeop collections collections.abc colorsys compileall
-    concurrent.futures concurrent.futures.process concurrent.futures.thread configparser contextlib contextvars copy copyreg csv
-    ctypes ctypes.util curses curses.ascii curses.textpad dataclasses datetime dbm dbm.dumb decimal difflib dis doctest email
-    email.base64mime email.charset email.contentmanager email.encoders email.errors email.feedparser email.generator email.header
-    email.headerregistry email.iterators email.message email.mime.application email.mime.audio email.mime.base email.mime.image
-    email.mime.message email.mime.multipart email.mime.text email.parser email.policy email.quoprimime email.utils encodings
-    encodings.idna encodings.punycode ensurepip enum errno faulthandler fcntl filecmp fileinput fnmatch fractions ftplib functools gc
-    genericpath getopt getpass gettext glob graphlib grp gzip hashlib heapq hmac html html.entities html.parser http http.client
-    http.cookiejar http.cookies http.server imaplib importlib importlib.abc importlib.machinery importlib.metadata
-    importlib.resources importlib.resources.abc importlib.util inspect io ipaddress itertools json json.decoder json.encoder
-    json.scanner json.tool keyword linecache locale logging logging.config logging.handlers lzma mailbox marshal math mimetypes mmap
-    modulefinder multiprocessing multiprocessing.connection multiprocessing.context multiprocessing.dummy multiprocessing.heap
-    multiprocessing.managers multiprocessing.pool multiprocessing.process multiprocessing.queues multiprocessing.reduction
-    multiprocessing.shared_memory multiprocessing.sharedctypes multiprocessing.synchronize multiprocessing.util netrc ntpath
-    nturl2path numbers opcode operator optparse os pathlib pdb pickle pickletools pkgutil platform plistlib poplib posixpath pprint
-    profile pstats pty pwd py_compile pyclbr pydoc queue quopri random re readline reprlib resource rlcompleter runpy sched secrets
-    select selectors shelve shlex shutil signal smtplib socket socketserver sqlite3 sqlite3.dump ssl stat statistics string
-    stringprep struct subprocess symtable sys sysconfig syslog tabnanny tarfile tempfile termios textwrap threading time timeit
-    token tokenize tomllib trace traceback tracemalloc tty types typing unicodedata unittest unittest.async_case unittest.case
-    unittest.loader unittest.main unittest.mock unittest.result unittest.runner unittest.signals unittest.suite unittest.util urllib
-    urllib.error urllib.parse urllib.request urllib.response urllib.robotparser uuid venv warnings wave weakref webbrowser wsgiref
-    wsgiref.handlers wsgiref.headers wsgiref.simple_server wsgiref.util wsgiref.validate xml.dom xml.dom.expatbuilder
-    xml.dom.minidom xml.dom.pulldom xml.dom.xmlbuilder xml.etree.ElementInclude xml.etree.ElementPath xml.etree.ElementTree
-    xml.parsers.expat xml.sax xml.sax.expatreader xml.sax.handler xml.sax.saxutils xml.sax.xmlreader xmlrpc.client xmlrpc.server
-    zipapp zipfile zipimport zlib zoneinfo
+    __future__ abc argparse array ast asyncio asyncio.base_events asyncio.events asyncio.exceptions
+    asyncio.futures asyncio.locks asyncio.protocols asyncio.queues asyncio.runners asyncio.selector_events
+    asyncio.sslproto asyncio.streams asyncio.subprocess asyncio.taskgroups asyncio.tasks asyncio.threads
+    asyncio.timeouts asyncio.transports asyncio.unix_events atexit base64 bdb binascii bisect builtins bz2
+    cProfile calendar cmath cmd code codecs codeop collections collections.abc colorsys compileall
+    concurrent.futures concurrent.futures.process concurrent.futures.thread configparser contextlib
+    contextvars copy copyreg csv ctypes ctypes.util curses curses.ascii curses.textpad dataclasses
+    datetime dbm dbm.dumb decimal difflib dis doctest email email.base64mime email.charset
+    email.contentmanager email.encoders email.errors email.feedparser email.generator email.header
+    email.headerregistry email.iterators email.message email.mime.application email.mime.audio
+    email.mime.base email.mime.image email.mime.message email.mime.multipart email.mime.text email.parser
+    email.policy email.quoprimime email.utils encodings encodings.idna encodings.punycode ensurepip enum
+    errno faulthandler fcntl filecmp fileinput fnmatch fractions ftplib functools gc genericpath getopt
+    getpass gettext glob graphlib grp gzip hashlib heapq hmac html html.entities html.parser http
+    http.client http.cookiejar http.cookies http.server imaplib importlib importlib.abc
+    importlib.machinery importlib.metadata importlib.resources importlib.resources.abc importlib.util
+    inspect io ipaddress itertools json json.decoder json.encoder json.scanner json.tool keyword linecache
+    locale logging logging.config logging.handlers lzma mailbox marshal math mimetypes mmap modulefinder
+    multiprocessing multiprocessing.connection multiprocessing.context multiprocessing.dummy
+    multiprocessing.heap multiprocessing.managers multiprocessing.pool multiprocessing.process
+    multiprocessing.queues multiprocessing.reduction multiprocessing.shared_memory
+    multiprocessing.sharedctypes multiprocessing.synchronize multiprocessing.util netrc ntpath nturl2path
+    numbers opcode operator optparse os pathlib pdb pickle pickletools pkgutil platform plistlib poplib
+    posixpath pprint profile pstats pty pwd py_compile pyclbr pydoc queue quopri random re readline
+    reprlib resource rlcompleter runpy sched secrets select selectors shelve shlex shutil signal smtplib
+    socket socketserver sqlite3 sqlite3.dump ssl stat statistics string stringprep struct subprocess
+    symtable sys sysconfig syslog tabnanny tarfile tempfile termios textwrap threading time timeit token
+    tokenize tomllib trace traceback tracemalloc tty types typing unicodedata unittest unittest.async_case
+    unittest.case unittest.loader unittest.main unittest.mock unittest.result unittest.runner
+    unittest.signals unittest.suite unittest.util urllib urllib.error urllib.parse urllib.request
+    urllib.response urllib.robotparser uuid venv warnings wave weakref webbrowser wsgiref wsgiref.handlers
+    wsgiref.headers wsgiref.simple_server wsgiref.util wsgiref.validate xml.dom xml.dom.expatbuilder
+    xml.dom.minidom xml.dom.pulldom xml.dom.xmlbuilder xml.etree.ElementInclude xml.etree.ElementPath
+    xml.etree.ElementTree xml.parsers.expat xml.sax xml.sax.expatreader xml.sax.handler xml.sax.saxutils
+    xml.sax.xmlreader xmlrpc.client xmlrpc.server zipapp zipfile zipimport zlib zoneinfo
     """.split()
 )
 SITE = "http://localhost/pydoc/"  # where `python -m pydoc -b` would serve the page
@@ -93,6 +100,7 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         archive = work / f"{source}-{part.name}.warc.gz"
         records = [
+            # mtime=0, else the archive would hold the time of its making.
             gzip.compress(record, 6, mtime=0)
             for record in self._records(part.detail.split()[1:], source, drops)
         ]
@@ -106,9 +114,9 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         yield server_information()
         for start in range(0, len(names), MODULES_PER_CHILD):
             some = names[start : start + MODULES_PER_CHILD]
-            worker = Worker(
-                "data_pipeline.readers.render:render"
-            )  # a page lists subclasses: it shows what else was imported before
+            # A page lists subclasses, so it shows what else its process imported: a fixed number of modules
+            # to a child, in sorted order, keeps the pages a function of the list.
+            worker = Worker("data_pipeline.readers.render:render")
             try:
                 answers = worker.run([name.encode() for name in some], timeout_s=self.timeout_s)
             finally:
@@ -125,7 +133,8 @@ def server_information() -> bytes:
     block = (
         f"software: pydoc of Python {platform.python_version()}\r\nformat: WARC file version 1.1\r\n".encode()
     )
-    head = f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>\r\n"
+    record_id = "<urn:uuid:00000000-0000-4000-8000-000000000000>"
+    head = f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: {record_id}\r\n"
     return (
         f"{head}Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n".encode()
         + block

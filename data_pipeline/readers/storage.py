@@ -32,6 +32,7 @@ class Unreadable(OSError):
 def local_path(path: str) -> str | None:
     """The path on this machine, absolute, of a path or file:// URL; None for any other URL."""
     if path.lower().startswith("file://"):
+        # Bytes first: a percent-encoded name need not be UTF-8.
         return os.fsdecode(unquote_to_bytes(urlsplit(path).path))
     return None if URL.match(path) else os.path.abspath(os.path.expanduser(path))
 
@@ -65,6 +66,7 @@ def opened(path: str, work: Path) -> Iterator[BinaryIO]:
 def mapped(path: str, work: Path) -> Iterator[mmap.mmap | bytes]:
     """The bytes of a file, not in memory but searchable and sliceable; raises as `opened`."""
     with opened(path, work) as file:
+        # An empty file cannot be mapped.
         if not os.fstat(file.fileno()).st_size:
             yield b""
             return
@@ -107,9 +109,8 @@ def sha256_of(path: str, work: Path) -> str:
 
 def _open_local(path: str) -> BinaryIO:
     try:
-        file = open(
-            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-        )  # else a named pipe never opens
+        # Without O_NONBLOCK a named pipe would wait here for somebody to write to it.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
             raise OSError(errno.EINVAL, "no regular file", path)
@@ -128,16 +129,19 @@ def _fetched(path: str, work: Path) -> BinaryIO:
                 with writing(work):
                     file.write(chunk)
             n_bytes = getattr(remote, "size", None)
+        # Some stores end a broken transfer as if the file were whole.
         if n_bytes is not None and file.tell() != n_bytes:
             raise EOFError(f"{file.tell()} bytes came of {n_bytes}")
         with writing(work):
             file.flush()
     except BaseException as error:
         file.close()
+        # A full disk of ours is not the store's fault, and Ctrl-C is nobody's.
         if isinstance(error, OutputError) or not isinstance(error, Exception):
             raise
         raise OSError(
-            f"{path} could not be fetched ({type(error).__name__}: {error}); check address and access, then repeat"
+            f"{path} could not be fetched ({type(error).__name__}: {error}); "
+            "check address and access, then repeat"
         ) from error
     file.seek(0)
     return file

@@ -14,6 +14,7 @@ from data_pipeline.readers.folder import name_of
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, opened
 
+# Arrow's end-of-stream marker: continuation bytes, then a length of zero.
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -31,6 +32,7 @@ def check_columns(schema: pa.Schema, columns: Columns, field: str, name: str) ->
 
 
 def _is_inside(schema: pa.Schema, name: str) -> bool:
+    # `a.b` is the field b of the struct column a, unless a column has a dot in its name.
     outer, *inner = name.split(".")
     kind = schema.field(outer).type if outer in schema.names else None
     for part in inner:
@@ -46,6 +48,7 @@ def documents_of(
     for i in range(batch.num_rows):
         place = f"{name}:{n_before + i + 1}"
         try:
+            # Row by row: one undecodable string costs its row, not the batch.
             row = {column: batch.column(j)[i].as_py() for j, column in enumerate(batch.schema.names)}
         except UnicodeDecodeError:
             drops.add(source, "row_not_utf8", place)
@@ -87,6 +90,7 @@ def _batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
         for batch in reader:
             batch.validate(full=True)  # else damaged offsets read outside the batch
             yield batch
+        # pyarrow ends a stream cut at a batch's edge without a word, so the marker is asked for.
         file.seek(-min(len(END_OF_STREAM), os.fstat(file.fileno()).st_size), os.SEEK_END)
         if file.read() != END_OF_STREAM:
             raise pa.ArrowInvalid("the stream breaks off")

@@ -77,6 +77,7 @@ def pages_of(
                     yield page
     except Unreadable as error:
         return drops.add(source, "file_unreadable", str(error))
+    # A file that is no WARC at all would else count as one without pages.
     if not n_records:
         drops.add(source, "file_without_record", name)
 
@@ -97,14 +98,17 @@ def page_of(found: Found, place: str, max_page_bytes: int, source: str, drops: D
     if content_type not in HTML_TYPES and not is_text:
         return None
     url = record.headers.get("WARC-Target-URI", "").strip("<>")
+    # Error pages and redirects have text too, but nobody wrote it to be read.
     if record.http_headers is not None and record.http_headers.status_code != 200:
         return drops.add(source, "page_http_status", f"{place}: {record.http_headers.status_code}: {url}")
     try:
+        # One byte more than allowed tells a page that is too long from one that just fits.
         data = record.reader.read(max_page_bytes + 1)
     except (OSError, ValueError):  # a damaged content encoding inside a sound record
         return drops.add(source, "page_undecodable", f"{place}: {url}")
     if len(data) > max_page_bytes:
         return drops.add(source, "page_too_large", f"{place}: {url}")
+    # Pages that differ in their query alone are held out, or trained on, together.
     group = url.split("#")[0].split("?")[0]
     return Page(
         place,

@@ -53,15 +53,14 @@ class Records:
     def __init__(self, lost: Lost):
         self._lost = lost
         self._data = bytearray()  # not yet used up
-        self._offset, self._flat = (
-            0,
-            False,
-        )  # of `_data` in the file; whether what follows lies there as it is
+        self._offset = 0  # where `_data` begins in the file
+        self._flat = False  # the file is not compressed, so `_data` lies in it as it is
         self._losing = WAIT  # why what stands at the start of `_data` is being passed over
 
     def of(self, pieces: Iterable[Piece]) -> Iterator[Found]:
         """The records in order."""
         for piece in pieces:
+            # What was cut off by damage can never be completed: it is judged as it is.
             if piece.broken:
                 yield from self._take(final=True)
             n_before, self._flat = len(self._data), piece.flat
@@ -80,6 +79,7 @@ class Records:
             if verdict == WAIT:
                 break
             if verdict in (DAMAGED, OVERSIZED):
+                # Damage in a row is reported with its first reason.
                 self._losing = self._losing or verdict
                 self._lost(self._losing, self._offset + start * self._flat, end - start)
             else:
@@ -100,13 +100,11 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
         return nothing_before(data, start, final)
     head_end = data.find(b"\r\n\r\n", start, start + HEADER_BYTES)
     if head_end < 0:
-        return (
-            (WAIT, start)
-            if len(data) - start < HEADER_BYTES and not final
-            else (DAMAGED, following(data, start))
-        )
+        may_go_on = len(data) - start < HEADER_BYTES and not final
+        return (WAIT, start) if may_go_on else (DAMAGED, following(data, start))
     head = bytes(data[start : head_end + 2])
     kind, length = TYPE.search(head), LENGTH.search(head)
+    # A second version line inside the header: the first record was cut off before its end.
     if not kind or not length or VERSION.search(head, 1):
         return DAMAGED, following(data, start)
     end = head_end + 4 + int(length[1])
@@ -122,6 +120,7 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
 def nothing_before(data: bytearray, start: int, final: bool) -> tuple[str, int]:
     """How much from `start` on is no record; its last bytes may be the start of one."""
     end = following(data, start)
+    # The last bytes may be the beginning of a version line that the next piece completes.
     if end == len(data) and not final:
         end -= VERSION_BYTES - 1
     return (DAMAGED, end) if end > start else (WAIT, start)
@@ -137,8 +136,10 @@ def write_record(*, url: str, html: bytes, date: str) -> bytes:
     """One WARC/1.1 response record of an HTML page, uncompressed; equal pages give equal bytes."""
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + html
     name = content_id(url)
+    # A record needs a UUID; one made of the URL's hash keeps equal pages equal bytes.
+    uuid = f"{name[:8]}-{name[8:12]}-4{name[13:16]}-8000-{name[:12]}"
     head = (
-        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:{name[:8]}-{name[8:12]}-4{name[13:16]}-8000-{name[:12]}>\r\n"
+        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:{uuid}>\r\n"
         f"WARC-Date: {date}\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http; msgtype=response\r\n"
         f"Content-Length: {len(http)}\r\n\r\n"
     )

@@ -22,15 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-REQUESTS, FRAME = (
-    struct.Struct("<Id"),
-    struct.Struct("<BI"),
-)  # number of requests, seconds for each; failed or not, length in bytes
+REQUESTS = struct.Struct("<Id")  # head of a batch: number of requests, processor seconds for each
+FRAME = struct.Struct("<BI")  # head of a request or answer: failed or not, length in bytes
 START_TIMEOUT_S = 120.0  # a fresh interpreter on a machine under heavy load
 # limits are of processor time, so that an answer does not depend on who else computes; one that sleeps ends
 # here
 WALL_FACTOR = 10
+# More than any page needs; a library that runs away fails with MemoryError instead of taking the machine
+# along.
 ADDRESS_SPACE_BYTES = 2 << 30
+# How often a child asks whether its parent still lives.
 WATCH_S = 1.0
 
 
@@ -86,6 +87,7 @@ class Worker:
         except TimeoutError:
             answers.append(Answer(b"", "timeout"))
         except (EOFError, BrokenPipeError):
+            # The child dies of SIGPROF when its processor time is used up.
             answers.append(Answer(b"", "timeout" if self._process.wait() == -signal.SIGPROF else "crash"))
         except BaseException:  # Ctrl-C: half an answer may be on its way
             self.close()
@@ -96,10 +98,13 @@ class Worker:
 
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
+        # A page must not be read differently because of an environment variable.
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
         self._process = subprocess.Popen(
             [
                 sys.executable,
+                # Without the current folder in sys.path: a file there must not stand in for a module of
+                # ours.
                 "-P",
                 "-c",
                 f"from data_pipeline.readers.worker import serve; serve({self._handler!r}, {os.getpid()})",
@@ -119,6 +124,7 @@ class Worker:
             ) from error
 
     def _read_frame(self, timeout_s: float) -> Answer:
+        # One deadline for header and body: a child that trickles bytes gains no time by it.
         deadline = time.monotonic() + timeout_s
         failed, n_bytes = FRAME.unpack(self._read(FRAME.size, deadline))
         data = self._read(n_bytes, deadline)
@@ -157,6 +163,8 @@ def serve(handler: str, parent: int) -> None:
     """The child's side: answer batches from standard input until it closes. Prints of a handler go
     nowhere.
     """
+    # Requests and replies move to descriptors of their own, so that a handler's prints cannot break the
+    # protocol.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -170,15 +178,12 @@ def serve(handler: str, parent: int) -> None:
         # the whole batch is read first, so that parent and child never both wait on a full pipe
         batch = [requests.read(FRAME.unpack(requests.read(FRAME.size))[1]) for _ in range(n_requests)]
         for item in batch:
-            signal.setitimer(
-                signal.ITIMER_PROF, timeout_s
-            )  # counts processor time; its signal kills even inside a library
+            # Counts processor time, and its signal kills even inside of a C library.
+            signal.setitimer(signal.ITIMER_PROF, timeout_s)
             try:
                 answer = 0, handle(item)
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # whatever a foreign module or page does is that item's failure alone
+            except (Exception, SystemExit) as error:
+                # Whatever a foreign module or page does is that item's failure alone.
                 answer = 1, f"{type(error).__name__}: {error}".encode(errors="replace")
             signal.setitimer(signal.ITIMER_PROF, 0.0)
             _reply(replies, *answer)
@@ -186,18 +191,17 @@ def serve(handler: str, parent: int) -> None:
 
 def _limit(parent: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(
-        resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES if hard < 0 else min(ADDRESS_SPACE_BYTES, hard), hard)
-    )  # -1: no limit
+    # A hard limit of -1 means none.
+    soft = ADDRESS_SPACE_BYTES if hard < 0 else min(ADDRESS_SPACE_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    # A crash is answered by the parent: a core dump of a foreign page helps nobody.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(
-            "1000"
-        )  # if memory runs out, this process is the one to end, not its parent
+        # If memory runs out, this process is the one to end, not its parent.
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
-    def watch() -> (
-        None
-    ):  # a closed pipe tells an idle child alone, and another child of the parent may hold it open
+    # A closed pipe ends only an idle child, and another child of the parent may hold the pipe open.
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(WATCH_S)
         os._exit(0)
