@@ -8,18 +8,21 @@ import ast
 import io
 import tokenize
 import tomllib
+from bisect import bisect_left, bisect_right
+from functools import cache
 
 import pytest
 
-from tests.house.repository import ROOMS, ROOT, functions, imports, sources
+from tests.house.repository import ROOMS, ROOT, functions, imports, module_of, sources
 
 CODE = (*ROOMS, "tests")
 MAX_FILE_TOKENS, MAX_FUNCTION_TOKENS, MAX_FOLDERS = 5200, 660, 10
 COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
 
 
+@cache
 def token_lines(text: str) -> list[int]:
-    """The line of every token that counts."""
+    """The line of every token that counts, ascending."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return [token.start[0] for token in tokens if token.type in COUNTED]
 
@@ -38,7 +41,7 @@ def test_functions_are_short():
     for path, tree in sources(*CODE).items():
         lines = token_lines(text_of(path))
         for node in functions(tree):
-            n = sum(node.lineno <= line <= node.end_lineno for line in lines)
+            n = bisect_right(lines, node.end_lineno) - bisect_left(lines, node.lineno)
             if n > MAX_FUNCTION_TOKENS:
                 long[f"{path}:{node.name}"] = n
     assert long == {}
@@ -48,11 +51,16 @@ def is_root(path: str) -> bool:
     return path.startswith(("launch/configs/", "launch/verbs/")) or path.endswith("/assemble.py")
 
 
+@cache
+def modules() -> frozenset[str]:
+    """Every module of our rooms."""
+    return frozenset(module_of(path) for path in sources(*ROOMS))
+
+
 def folders_of(path: str, tree: ast.Module) -> set[str]:
     """The folders of our rooms that a file imports from, its own apart."""
     own = path.rpartition("/")[0].replace("/", ".")
-    modules = {name.removesuffix(".py").replace("/", ".") for name in sources(*ROOMS)}
-    named = {name for name in imports(tree) if name in modules}
+    named = set(imports(tree)) & modules()
     return {name.rpartition(".")[0] for name in named} - {own}
 
 

@@ -4,6 +4,8 @@ code, mocks.
 
 import ast
 import re
+from functools import cache
+from pathlib import Path
 
 from tests.house.repository import ROOMS, ROOT, files, imports, sources
 
@@ -25,25 +27,29 @@ UNFINISHED = re.compile(
 )
 
 
-def lines():
-    """(where, line) of every text file."""
-    for path in files():
-        data = path.read_bytes()
-        if b"\0" not in data:
-            for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), 1):
-                yield f"{path.relative_to(ROOT)}:{number}", line
+@cache
+def texts() -> tuple[tuple[Path, str], ...]:
+    """(path, text) of every text file."""
+    data = ((path.relative_to(ROOT), path.read_bytes()) for path in files())
+    return tuple((path, text.decode("utf-8", errors="replace")) for path, text in data if b"\0" not in text)
+
+
+def lines_with(pattern: re.Pattern, suffix: str = "") -> list[str]:
+    """`path:number: line` of every line that the pattern matches; a file's text is searched before its lines."""
+    found = []
+    for path, text in texts():
+        if path.name.endswith(suffix) and pattern.search(text):
+            numbered = enumerate(text.splitlines(), 1)
+            found += [f"{path}:{n}: {line.strip()[:100]}" for n, line in numbered if pattern.search(line)]
+    return found
 
 
 def test_no_host_of_a_registry_and_no_path_of_one_machine():
-    assert [f"{where}: {line.strip()[:100]}" for where, line in lines() if BANNED.search(line)] == []
+    assert lines_with(BANNED) == []
 
 
 def test_nothing_is_left_unfinished_or_skipped():
-    assert [
-        f"{where}: {line.strip()[:100]}"
-        for where, line in lines()
-        if ".py:" in where and UNFINISHED.search(line)
-    ] == []
+    assert lines_with(UNFINISHED, ".py") == []
 
 
 def test_no_function_is_a_stub_and_no_error_is_swallowed():
