@@ -25,11 +25,11 @@ FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_re
 
 
 def is_free(path: str) -> bool:
-    """Whether a checkpoint may be resumed with another value there; of the optimizer only its type is
-    identity.
+    """Whether a checkpoint may be resumed with another value there; of the optimizer only its rule's
+    type is identity.
     """
     if path.startswith("optimizer."):
-        return path != "optimizer.type"
+        return path != "optimizer.rule.type"
     if path == "guard.window":  # the size of what is kept in the state
         return False
     return any(path == free or path.startswith(f"{free}.") for free in FREE)

@@ -15,6 +15,7 @@ from trainer.execute import execute
 from trainer.guard import Guard
 from trainer.identity import run_fingerprint
 from trainer.norms import Watch
+from trainer.optimizer import Optimizer
 
 
 class Run(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -29,7 +30,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     architecture: one_of("model.architectures")
     objective: one_of("trainer.objectives")
     data: one_of("data_pipeline.loader")
-    optimizer: one_of("trainer.optimizers")
+    optimizer: Optimizer
     steps: PositiveInt
     checkpoint: Checkpoints
     adaptation: one_of("model.adapt") = Full()

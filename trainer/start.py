@@ -41,7 +41,7 @@ def _params(run: Any, model: Model, job_folder: Path) -> Params | None:
     """None for the model's own from scratch."""
     if run.start_from is not None:
         return _loaded(run, job_folder / run.start_from)
-    base_width = getattr(run.optimizer, "mup_base_width", None)
+    base_width = run.optimizer.mup_base_width
     if base_width is None:
         return None
     return jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(

@@ -12,6 +12,7 @@ from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.architectures.llama import Llama
 from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -56,7 +57,9 @@ def run_of(batch_size: int, *, steps: int = STEPS) -> Run:
         data=PackedShards(
             folder="data/train", weights=FrozenMap(web=1.0), seq_len=SEQ_LEN, batch_size=batch_size
         ),
-        optimizer=AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1),
+        optimizer=Optimizer(
+            rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1
+        ),
         steps=steps,
         checkpoint=Checkpoints(every_steps=STEPS),
     )

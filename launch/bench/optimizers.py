@@ -18,6 +18,7 @@ from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import make_mesh
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.schedules import WarmupCosine
 from trainer.state import new_state
 from trainer.step import make_step
@@ -76,13 +77,13 @@ def bench_optimizers(args: argparse.Namespace) -> None:
         )
 
 
-def optimizers() -> dict[str, Any]:
-    """Name -> tuned optimizer."""
-    kinds = components_in("trainer.optimizers")
-    return {name: kinds[name](schedule=SCHEDULE, **rules) for name, rules in TUNED.items()}
+def optimizers() -> dict[str, Optimizer]:
+    """Name of a rule -> optimizer with that rule, tuned for this bench."""
+    rules = components_in("trainer.optimizers")
+    return {name: Optimizer(rule=rules[name](), schedule=SCHEDULE, **tuned) for name, tuned in TUNED.items()}
 
 
-def train(optimizer: Any, *, steps: int, seed: int = 0) -> Outcome:
+def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     """Train from scratch, 4 steps or more. Call under `jax.set_mesh`."""
     model, objective, tx = (
         ARCHITECTURE.build(Precision(compute="float32")),

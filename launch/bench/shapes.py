@@ -8,9 +8,10 @@ from data_pipeline.component import one_of
 from model.architectures.gpt2 import PRESETS as GPT2_PRESETS
 from model.execution import Execution, Precision
 from model.sharding import Mesh
+from trainer.optimizer import Optimizer
 
 ADAMW = {
-    "type": "AdamW",
+    "rule": {"type": "AdamW"},
     "peak_lr": 1e-4,
     "weight_decay": 0.1,
     "schedule": {"type": "WarmupCosine", "warmup_steps": 10, "end_frac": 0.1},
@@ -40,7 +41,7 @@ class TrainShape(BaseModel, frozen=True, extra="forbid", strict=True):
     """All that decides what a step costs; the fields are those of a Run."""
 
     architecture: one_of("model.architectures")
-    optimizer: one_of("trainer.optimizers")
+    optimizer: Optimizer
     batch_size: PositiveInt
     seq_len: PositiveInt
     micro_batches: PositiveInt = 1

@@ -36,7 +36,7 @@ def describe(shape: TrainShape, n_devices: int) -> tuple[str, float]:
     flops = flops_per_token_of(shape.architecture, params, length=shape.seq_len)
     sizes = f"{n_params(params) / 1e6:.1f} M parameters ({n_matmul_params(params) / 1e6:.1f} M in products)"
     rows = f"{shape.batch_size} × {shape.seq_len} tokens"
-    how = f"{shape.precision.compute}, {type(shape.optimizer).__name__}, {n_devices} × {jax.devices()[0].device_kind}"
+    how = f"{shape.precision.compute}, {type(shape.optimizer.rule).__name__}, {n_devices} × {jax.devices()[0].device_kind}"
     return (
         f"{type(shape.architecture).__name__}, {sizes}, {rows}, {how}; {flops / 1e6:.1f} MFLOP a token",
         flops,

@@ -18,6 +18,7 @@ from model.execution import Execution, Remat
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -43,8 +44,11 @@ def pretrain() -> Run:
         architecture=PRESETS["llama2_7b"],
         objective=NextToken(),
         data=rows("data/train", batch_size=64),
-        optimizer=AdamW(
-            peak_lr=3e-4, schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1), weight_decay=0.1
+        optimizer=Optimizer(
+            rule=AdamW(),
+            peak_lr=3e-4,
+            schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1),
+            weight_decay=0.1,
         ),
         steps=500_000,
         execution=Execution(remat=Remat(preset="full")),

@@ -22,6 +22,7 @@ from model.execution import Precision
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -64,8 +65,11 @@ def pretrain() -> Run:
         ),
         objective=NextToken(),
         data=rows("train", batch_size=BATCH_SIZE),
-        optimizer=AdamW(
-            peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.1), weight_decay=0.1, b2=0.99
+        optimizer=Optimizer(
+            rule=AdamW(b2=0.99),
+            peak_lr=1e-3,
+            schedule=WarmupCosine(warmup_steps=100, end_frac=0.1),
+            weight_decay=0.1,
         ),
         precision=Precision(compute="float32"),
         steps=STEPS,

@@ -11,6 +11,7 @@ from typing import Any
 from launch.configs.shakespeare import CONTEXT, VOCAB_SIZE, data
 from launch.configs.shakespeare import pretrain as shakespeare_run
 from model.architectures.llama import Llama
+from trainer.optimizer import Optimizer
 from trainer.optimizers.muon import Muon
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -25,8 +26,11 @@ def pretrain() -> Run:
     """Next letters, with another model and optimizer than `shakespeare`."""
     changed = {
         "architecture": architecture(),
-        "optimizer": Muon(
-            peak_lr=6e-3, schedule=WarmupCosine(warmup_steps=100, end_frac=0.0), weight_decay=0.1, b2=0.99
+        "optimizer": Optimizer(
+            rule=Muon(b2=0.99),
+            peak_lr=6e-3,
+            schedule=WarmupCosine(warmup_steps=100, end_frac=0.0),
+            weight_decay=0.1,
         ),
     }
     return shakespeare_run().model_copy(update=changed)

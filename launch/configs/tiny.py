@@ -25,6 +25,7 @@ from trainer.evals.held_out import HeldOut
 from trainer.evals.samples import Samples
 from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -113,10 +114,13 @@ def architecture() -> Llama:
     return Llama(vocab_size=4096, context=SEQ_LEN, **sizes)
 
 
-def optimizer(*, peak_lr: float, warmup_steps: int) -> AdamW:
+def optimizer(*, peak_lr: float, warmup_steps: int) -> Optimizer:
     """AdamW with a cosine to a tenth of the peak."""
-    return AdamW(
-        peak_lr=peak_lr, schedule=WarmupCosine(warmup_steps=warmup_steps, end_frac=0.1), weight_decay=0.1
+    return Optimizer(
+        rule=AdamW(),
+        peak_lr=peak_lr,
+        schedule=WarmupCosine(warmup_steps=warmup_steps, end_frac=0.1),
+        weight_decay=0.1,
     )
 
 

@@ -52,9 +52,11 @@ def report(run: Any) -> tuple[list[str], int]:
         raise ValueError(
             f"objective.type={type(run.objective).__name__} does not read rows of tokens; name another phase with --phase"
         )
-    if not hasattr(run.optimizer, "mup_base_width"):
+    rule = run.optimizer.rule
+    if not rule.supports_mup:
         raise ValueError(
-            f"optimizer.type={type(run.optimizer).__name__} has no mup_base_width to check; choose AdamW or Lion"
+            f"optimizer.rule.type={type(rule).__name__} does not go with mup_base_width, which is checked here; "
+            "choose AdamW or Lion"
         )
     models = family(run.architecture)
     widths = [architecture.width for architecture in models]

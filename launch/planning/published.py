@@ -18,6 +18,7 @@ from model.architectures.llama import Llama
 from model.execution import Remat
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -98,8 +99,11 @@ def outline(model: str, seq_len: int) -> Outline:
             architecture=Llama(context=seq_len, **sizes_of(model)),
             objective=NextToken(),
             data=PackedShards(folder="data/train", weights=FrozenMap(web=1.0), seq_len=seq_len, batch_size=1),
-            optimizer=AdamW(
-                peak_lr=1e-4, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1
+            optimizer=Optimizer(
+                rule=AdamW(),
+                peak_lr=1e-4,
+                schedule=WarmupCosine(warmup_steps=1, end_frac=0.1),
+                weight_decay=0.1,
             ),
             steps=1,
             checkpoint=Checkpoints(every_steps=1),

@@ -218,7 +218,7 @@ def _differences(names: Sequence[str], phases: Mapping[str, Phases]) -> str:
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """`{optimizer: {type: AdamW}}` as `optimizer.type`, `AdamW`; a list counts its places."""
+    """`{rule: {type: AdamW}}` as `rule.type`, `AdamW`; a list counts its places."""
     if isinstance(value, Mapping | list) and value:
         for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from flat(each, f"{prefix}.{key}" if prefix else str(key))

@@ -1,4 +1,6 @@
-"""Laws that every optimizer keeps; a new one needs an example in tests/trainer/optimizer_examples.py."""
+"""Laws that an optimizer keeps with every rule; a new one needs an example in tests/trainer/optimizer_examples.py."""
+
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipeline.component import components_in, one_of
+from data_pipeline.component import components_in
 from launch.job.yaml import parse_yaml, to_yaml
 from model.sharding import letters_of, named
 from tests.examples import under
 from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, SCHEDULE, STEPS, run
+from trainer.optimizer import Optimizer
 
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
 TOLERANCE = {"SOAP": 1e-4}  # of what a mesh adds up in another order; SOAP rotates it there and back
@@ -37,17 +40,19 @@ STATE_BYTES = {
 }
 
 
-def test_every_optimizer_has_an_example():
+def test_every_rule_has_an_example():
     assert set(EXAMPLES) == set(components_in("trainer.optimizers"))
 
 
 @EVERY
 def test_an_optimizer_is_a_value_that_survives_being_written_down(name):
-    adapter = TypeAdapter(one_of("trainer.optimizers"))
+    adapter = TypeAdapter(Optimizer)
     optimizer = EXAMPLES[name].model_copy(
         update={"no_decay": ("embed",), "ema_decay": 0.5, "clip_norm": None}
     )
-    again = adapter.validate_python(parse_yaml(to_yaml(adapter.dump_python(optimizer, mode="json")), "test"))
+    again = adapter.validate_json(
+        json.dumps(parse_yaml(to_yaml(adapter.dump_python(optimizer, mode="json")), "test"))
+    )
     assert again == optimizer and hash(again) == hash(optimizer)
 
 
@@ -57,6 +62,18 @@ def test_a_warmup_longer_than_the_phase_is_told_with_both_numbers(name):
     assert EXAMPLES[name].problems(3) == [
         "optimizer.schedule.warmup_steps=4 exceeds steps=3; lower it or raise steps"
     ]
+
+
+@EVERY
+def test_updates_scale_with_the_width_only_under_rules_that_it_is_defined_for(name):
+    problems = EXAMPLES[name].model_copy(update={"mup_base_width": 8}).problems(4)
+    if EXAMPLES[name].rule.supports_mup:
+        assert problems == []
+    else:
+        assert problems == [
+            f"optimizer.mup_base_width=8 is not defined for rule {name}, whose updates do not scale with the "
+            "width as Adam's do; remove it or choose AdamW, AdamW8bit or Lion"
+        ]
 
 
 @EVERY
@@ -166,4 +183,12 @@ def test_the_learning_rate_is_the_schedules(name):
 )
 def test_values_without_meaning_are_refused(name, change):
     with pytest.raises(ValidationError, match=next(iter(change))):
-        type(EXAMPLES[name])(**{"peak_lr": 0.1, "schedule": CONSTANT, "weight_decay": 0.1, **change})
+        Optimizer(
+            **{
+                "rule": EXAMPLES[name].rule,
+                "peak_lr": 0.1,
+                "schedule": CONSTANT,
+                "weight_decay": 0.1,
+                **change,
+            }
+        )

@@ -15,6 +15,7 @@ from model.execution import Precision
 from tests.end_to_end.job import VOCAB, copied, finish, rows, write_data, write_job
 from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -37,7 +38,9 @@ def pretrain() -> Run:
         ),
         objective=NextToken(z_loss=1e-4),
         data=PackedShards(folder="data/train", weights=FrozenMap(web=1.0), seq_len=40, batch_size=ROWS),
-        optimizer=AdamW(peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1),
+        optimizer=Optimizer(
+            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+        ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=STEPS),
         precision=Precision(compute="float32"),

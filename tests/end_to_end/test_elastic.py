@@ -30,6 +30,7 @@ from tests.end_to_end.job import (
 from tests.end_to_end.seen_rows import seen
 from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -66,7 +67,9 @@ def pretrain() -> Run:
         data=data,
         # a rate that does not depend on the number of steps, so that shorter runs are beginnings of longer
         # ones
-        optimizer=AdamW(peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=1.0), weight_decay=0.1),
+        optimizer=Optimizer(
+            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=1.0), weight_decay=0.1
+        ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=STEPS),
         precision=Precision(compute="float32"),

@@ -27,6 +27,7 @@ from tests.end_to_end.job import (
 )
 from trainer.checkpoints.retention import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -50,7 +51,9 @@ def pretrain() -> Run:
         data=PackedShards(
             folder="data/train", weights=FrozenMap(web=2.0, code=1.0), seq_len=48, batch_size=8
         ),
-        optimizer=AdamW(peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
+        optimizer=Optimizer(
+            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1
+        ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),
     )

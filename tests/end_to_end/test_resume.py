@@ -29,6 +29,7 @@ from trainer.checkpoints.retention import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.evals.samples import Samples
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -53,7 +54,9 @@ def pretrain() -> Run:
         ),
         objective=NextToken(),
         data=data,
-        optimizer=AdamW(peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
+        optimizer=Optimizer(
+            rule=AdamW(), peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1
+        ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=11),
         evals=(

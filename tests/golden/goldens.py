@@ -29,6 +29,7 @@ from model.sharding import AXES, letters_of, make_mesh, n_parts
 from tests.examples import batch_on, random_tokens
 from trainer.checkpoints.load import placed
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import new_state
@@ -85,7 +86,9 @@ def layouts(config: str) -> str:
 def compiled_text(sizes: dict[str, int]) -> str:
     """The training step of a small Llama, with full remat and in float32, as it is compiled for 8 devices."""
     model = SIZES.build(Precision(compute="float32"), Execution(remat=Remat(preset="full")))
-    tx = AdamW(peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1).chain(10)
+    tx = Optimizer(
+        rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+    ).chain(10)
     mesh = make_mesh(**sizes)
     with jax.set_mesh(mesh):
         state = placed(jax.eval_shape(partial(new_state, model, Full(), tx), jax.random.key(0)))

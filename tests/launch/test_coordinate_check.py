@@ -15,6 +15,7 @@ from model.api import ModelInputs
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import PRESETS, Llama
 from tests.examples import ONE_DEVICE, SIZES, batch_on, built, params_on, quick_jit, random_tokens, under
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import Constant
 
@@ -22,7 +23,7 @@ from trainer.schedules import Constant
 def small_run():
     """A model whose narrowest relative is 8 wide."""
     sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 4, "head_width": 8, "feed_forward_width": 64}
-    optimizer = AdamW(peak_lr=4e-3, schedule=Constant(warmup_steps=0), weight_decay=0.1)
+    optimizer = Optimizer(rule=AdamW(), peak_lr=4e-3, schedule=Constant(warmup_steps=0), weight_decay=0.1)
     return pretrain().model_copy(
         update={"architecture": Llama(vocab_size=30, context=16, **sizes), "optimizer": optimizer}
     )

@@ -20,6 +20,7 @@ from model.sharding import make_mesh
 from tests.launch.command import meshwright
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.load import load_params
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import new_state
@@ -27,7 +28,9 @@ from trainer.state import new_state
 SIZES = Llama(
     vocab_size=280, width=16, layers=2, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=32
 )
-TX = AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.0).chain(10)
+TX = Optimizer(
+    rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.0
+).chain(10)
 SAVED = {
     "architecture": {"type": "Llama", **SIZES.model_dump(mode="json")},
     "adaptation": {"type": "Full"},

@@ -32,6 +32,7 @@ from tests.launch.absent import absent_mesh, shape_on
 from tests.launch.command import ROOT, meshwright
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -56,8 +57,8 @@ def small_run(**changes):
         "architecture": SMALL,
         "objective": NextToken(),
         "data": PackedShards(folder="nowhere", weights=FrozenMap(web=1.0), seq_len=512, batch_size=8),
-        "optimizer": AdamW(
-            peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+        "optimizer": Optimizer(
+            rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
         ),
         "steps": 10,
         "checkpoint": Checkpoints(every_steps=5),

@@ -24,6 +24,7 @@ from tests.launch.corpus import write_corpus
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.cluster.placement import EVENT, moved, placed_at, placement
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.records.goodput import append_event
 from trainer.run import Run
@@ -42,7 +43,9 @@ RUN = Run(
     ),
     objective=NextToken(),
     data=PackedShards(folder="data/train", weights=FrozenMap(web=2.0, books=1.0), seq_len=24, batch_size=4),
-    optimizer=AdamW(peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1),
+    optimizer=Optimizer(
+        rule=AdamW(), peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+    ),
     steps=6,
     batch_ramp=((2, 3),),
     checkpoint=Checkpoints(every_steps=4, keep=9),

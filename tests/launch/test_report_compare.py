@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
         run = folder / name
         run.mkdir(parents=True)
         (run / "job.yaml").write_text(
-            f"pretrain:\n  steps: {steps}\n  optimizer: {{type: AdamW, peak_lr: {rate}, note: '<b>{name}'}}\n  evals: [{{max_rows: 8}}]\n"
+            f"pretrain:\n  steps: {steps}\n  optimizer: {{rule: {{type: AdamW}}, peak_lr: {rate}, note: '<b>{name}'}}\n  evals: [{{max_rows: 8}}]\n"
         )
         write_phase(run / "pretrain", steps=steps, sets=("web", "code"), finished=finished, best=best)
     results = folder / "a/two/pretrain/results.json"
@@ -60,7 +60,7 @@ def test_the_page_stands_beside_the_runs_and_needs_nothing_outside_itself(runs, 
 
 def test_fields_that_differ_are_listed_and_no_others(html):
     assert [text for _, text in row_of(html, "pretrain.optimizer.peak_lr")] == ["0.0003", "0.001", "0.0003"]
-    assert "optimizer.type" not in html and "evals.0.max_rows" not in html
+    assert "optimizer.rule.type" not in html and "evals.0.max_rows" not in html
 
 
 def test_the_best_held_out_number_is_marked_by_its_direction(html):

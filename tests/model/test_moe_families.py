@@ -33,6 +33,7 @@ from tests.examples import (
 )
 from tests.model.moe_examples import EXAMPLES, MARGIN, B, L, clear_batch, least_margin
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import new_state
@@ -220,7 +221,10 @@ def test_training_evens_out_loads_through_the_bias_which_the_optimizer_never_mov
     rate, schedule = 0.04, WarmupCosine(warmup_steps=0, end_frac=1.0)
     small = {"balance_loss": 0.0, "bias_rate": rate, "mtp_layers": 0, "layers": 2, "dense_layers": 0}
     sizes = EXAMPLES["DeepSeekV3"].model_copy(update=small)
-    model, tx = built(sizes), AdamW(peak_lr=1e-3, weight_decay=0.5, schedule=schedule).chain(60)
+    model, tx = (
+        built(sizes),
+        Optimizer(rule=AdamW(), peak_lr=1e-3, weight_decay=0.5, schedule=schedule).chain(60),
+    )
     with jax.set_mesh(under(ONE_DEVICE)):
         params = jax.tree.map(jnp.array, host_params(sizes))
         bias_NE = params["blocks"]["feed_forward"]["router_bias_NE"]

@@ -9,6 +9,7 @@ from tests.end_to_end.job import VOCAB, write_data, write_job
 from trainer.checkpoints.retention import Checkpoints
 from trainer.guard import Guard
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -39,7 +40,9 @@ def pretrain(steps: int) -> Run:
             batch_size=8,
             dropout=FrozenMap(web=0.2),
         ),
-        optimizer=AdamW(peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1),
+        optimizer=Optimizer(
+            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1
+        ),
         steps=steps,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),
         guard=Guard(hang_s=HANG_S),

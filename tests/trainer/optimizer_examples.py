@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from tests.examples import ONE_DEVICE, at_rest_on, quick_jit, under
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adafactor import Adafactor
 from trainer.optimizers.adamw import AdamW
 from trainer.optimizers.adamw8bit import AdamW8bit
@@ -20,14 +21,14 @@ SCHEDULE = WarmupCosine(warmup_steps=4, end_frac=0.1)
 CONSTANT = Constant(warmup_steps=0)
 COMMON = {"peak_lr": 0.1, "schedule": SCHEDULE, "weight_decay": 0.05, "no_decay": (r"blocks\.wo_",)}
 EXAMPLES = {
-    "AdamW": AdamW(**COMMON),
-    "AdamW8bit": AdamW8bit(**COMMON),
-    "Lion": Lion(**COMMON),
-    "Adafactor": Adafactor(**COMMON, b1=0.9),
-    "Muon": Muon(**COMMON, rms=1.0),
+    "AdamW": Optimizer(rule=AdamW(), **COMMON),
+    "AdamW8bit": Optimizer(rule=AdamW8bit(), **COMMON),
+    "Lion": Optimizer(rule=Lion(), **COMMON),
+    "Adafactor": Optimizer(rule=Adafactor(b1=0.9), **COMMON),
+    "Muon": Optimizer(rule=Muon(rms=1.0), **COMMON),
     # the long side of w_DF is not rotated; with a small eps rounding would decide what becomes of a direction
     # that no gradient has yet
-    "SOAP": SOAP(**COMMON, every=2, max_side=32, eps=1e-3),
+    "SOAP": Optimizer(rule=SOAP(every=2, max_side=32, eps=1e-3), **COMMON),
 }
 STEPS = 40
 RNG = np.random.default_rng(0)

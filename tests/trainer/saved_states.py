@@ -18,7 +18,7 @@ POSITION = {"rows": 24, "fingerprint": "ab"}
 RUN = {
     "architecture": {"type": "Llama", **SIZES.model_dump()},
     "adaptation": {"type": "Full"},
-    "optimizer": {"type": "AdamW"},
+    "optimizer": {"rule": {"type": "AdamW"}},
     "precision": {"params": "float32", "compute": "float32"},
     "tokenizer": "data/tokenizer.model",
     "seed": 3,

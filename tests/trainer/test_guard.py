@@ -22,13 +22,16 @@ from tests.examples import (
 )
 from trainer.guard import Guard, forgotten
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import TrainState, new_state
 from trainer.step import make_step
 
 NAN, INF = math.nan, math.inf
-TX = AdamW(peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1).chain(10)
+TX = Optimizer(
+    rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+).chain(10)
 
 
 def verdicts(guard: Guard, losses: list[float], norms: list[float] | None = None) -> list[bool]:

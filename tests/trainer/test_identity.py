@@ -7,6 +7,7 @@ from tests.examples import SIZES
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.identity import changes, check_identity, flat, is_free, run_fingerprint
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
@@ -15,7 +16,9 @@ RUN = Run(
     architecture=SIZES,
     objective=NextToken(),
     data=PackedShards(folder="data/train", weights={"web": 3.0, "code": 1.0}, seq_len=16, batch_size=8),
-    optimizer=AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1),
+    optimizer=Optimizer(
+        rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+    ),
     steps=10,
     checkpoint=Checkpoints(every_steps=5),
 ).model_dump(mode="json")
@@ -45,7 +48,7 @@ IDENTITY = [
     ("architecture.layers", 4),
     ("architecture.type", "Gemma"),
     ("objective", {"type": "DPO", "beta": 0.1}),
-    ("optimizer.type", "Lion"),
+    ("optimizer.rule.type", "Lion"),
     ("seed", 1),
     ("start_from", "pretrain"),
     ("data.folder", "other"),
@@ -103,7 +106,7 @@ def test_flat_names_every_leaf_by_its_path():
 
 
 @pytest.mark.parametrize(
-    "path", ["meshes", "data.batch_size_x", "optimizers.peak_lr", "optimizer.type", "steps_x"]
+    "path", ["meshes", "data.batch_size_x", "optimizers.peak_lr", "optimizer.rule.type", "steps_x"]
 )
 def test_a_name_that_only_begins_like_a_free_field_is_not_free(path):
     assert not is_free(path)

@@ -14,12 +14,15 @@ from tests.examples import SIZES, batch_on, quick_jit, random_tokens, under
 from trainer.checkpoints.load import placed
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest, placed_at_rest
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import TrainState, new_state
 from trainer.step import make_step
 
-TX = AdamW(peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1).chain(10)
+TX = Optimizer(
+    rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+).chain(10)
 MESH = {"fsdp": 4, "tensor": 2}
 
 

@@ -11,6 +11,7 @@ from model.execution import Precision
 from tests.examples import ONE_DEVICE, batch_on, quick_jit, random_documents, token_batch, under
 from tests.trainer.optimizer_examples import CONSTANT, normal
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.optimizers.adamw8bit import AdamW8bit
 from trainer.optimizers.common.eight_bit import Blocks, blocks_of, quantized, restored
@@ -90,8 +91,8 @@ def test_a_state_is_less_than_three_tenths_of_32_bits():
     with jax.set_mesh(under(ONE_DEVICE)):
         params = jax.eval_shape(SMALL.build(Precision()).init, jax.random.key(0))
         states = [
-            jax.eval_shape(kind(**RULES, schedule=CONSTANT).chain(9).init, params)
-            for kind in (AdamW8bit, AdamW)
+            jax.eval_shape(Optimizer(rule=rule(), **RULES, schedule=CONSTANT).chain(9).init, params)
+            for rule in (AdamW8bit, AdamW)
         ]
     small, large = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for state in states)
     assert small <= 0.3 * large
@@ -119,7 +120,9 @@ def losses(optimizer, *, steps: int) -> np.ndarray:
 def test_300_steps_end_with_the_loss_of_32_bits():
     """Within half a percent, over the last tenth."""
     rules = {**RULES, "schedule": WarmupCosine(warmup_steps=20, end_frac=0.1)}
-    eight, full = (losses(kind(**rules), steps=300)[-30:].mean() for kind in (AdamW8bit, AdamW))
+    eight, full = (
+        losses(Optimizer(rule=rule(), **rules), steps=300)[-30:].mean() for rule in (AdamW8bit, AdamW)
+    )
     assert eight == pytest.approx(full, rel=0.005) and full < 4
 
 
@@ -128,7 +131,7 @@ def test_the_first_step_is_that_of_32_bits():
     rules = {**RULES, "schedule": CONSTANT}
     params = {"w_DF": normal(16, 256), "scale_D": normal(16)}
     with jax.set_mesh(under(ONE_DEVICE)):
-        chains = [kind(**rules).chain(9) for kind in (AdamW8bit, AdamW)]
+        chains = [Optimizer(rule=rule(), **rules).chain(9) for rule in (AdamW8bit, AdamW)]
         first = [
             quick_jit(lambda g, tx=tx: tx.update(g, tx.init(params), params)[0])(params) for tx in chains
         ]

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from tests.trainer.optimizer_examples import CONSTANT, PARAMS, normal, run
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adafactor import Adafactor
 from trainer.optimizers.adamw import AdamW
 from trainer.optimizers.common.by_leaf import name_of
@@ -53,8 +54,8 @@ def compare(
 
 def test_adamw_is_its_equations():
     """Loshchilov and Hutter 2019, algorithm 2, after clipping by the global norm."""
-    optimizer = AdamW(
-        peak_lr=0.1, schedule=CONSTANT, weight_decay=0.5, b1=0.8, b2=0.9, eps=1e-6, clip_norm=2.0
+    optimizer = Optimizer(
+        rule=AdamW(b1=0.8, b2=0.9, eps=1e-6), peak_lr=0.1, schedule=CONSTANT, weight_decay=0.5, clip_norm=2.0
     )
     updated, _ = run(optimizer, GRADIENTS)
     decayed = [name_of(path) in MATRICES for path, _ in jax.tree.leaves_with_path(PARAMS)]
@@ -73,7 +74,7 @@ def test_adamw_is_its_equations():
 
 def test_lion_is_its_program():
     """Chen et al. 2023, program 1."""
-    updated, _ = run(Lion(**{**PLAIN, "weight_decay": 0.5}, b1=0.8, b2=0.9), GRADIENTS)
+    updated, _ = run(Optimizer(rule=Lion(b1=0.8, b2=0.9), **{**PLAIN, "weight_decay": 0.5}), GRADIENTS)
     expected = {name: [x.astype(np.float64) for x in found] for name, found in singles(PARAMS).items()}
     means = {name: [np.zeros(x.shape) for x in found] for name, found in expected.items()}
     for gradient in map(singles, GRADIENTS):
@@ -87,7 +88,7 @@ def test_lion_is_its_program():
 
 @pytest.mark.parametrize("b1", [None, 0.9])
 def test_adafactor_is_the_librarys(b1):
-    optimizer = Adafactor(**PLAIN, b1=b1, decay_power=0.7, clip_rms=0.5)
+    optimizer = Optimizer(rule=Adafactor(b1=b1, decay_power=0.7, clip_rms=0.5), **PLAIN)
     theirs = optax.adafactor(
         0.1, min_dim_size_to_factor=1, decay_rate=0.7, clipping_threshold=0.5, momentum=b1
     )
@@ -95,7 +96,7 @@ def test_adafactor_is_the_librarys(b1):
 
 
 def test_muon_is_the_librarys_on_hidden_matrices_and_adamw_elsewhere():
-    updated, _ = run(Muon(**PLAIN, momentum=0.9, rms=0.3, b1=0.8), GRADIENTS)
+    updated, _ = run(Optimizer(rule=Muon(momentum=0.9, rms=0.3, b1=0.8), **PLAIN), GRADIENTS)
     hidden = set(MATRICES) - {"embed_VD"}
     compare(
         updated, expected_of(optax.contrib.muon(0.1, beta=0.9, consistent_rms=0.3)), names=hidden, rtol=1e-3
@@ -108,7 +109,7 @@ def test_muon_is_the_librarys_on_hidden_matrices_and_adamw_elsewhere():
 
 
 def test_muons_steps_are_orthogonal_and_as_long_as_its_rms_says():
-    updated, _ = run(Muon(**PLAIN, rms=0.3), GRADIENTS[:1])
+    updated, _ = run(Optimizer(rule=Muon(rms=0.3), **PLAIN), GRADIENTS[:1])
     for name in sorted(set(MATRICES) - {"embed_VD"}):
         for before, after in zip(singles(PARAMS)[name], singles(updated)[name], strict=True):
             values = np.linalg.svd(
@@ -126,7 +127,11 @@ def test_soap_is_its_algorithm():
     # choose its basis
     params = {"w_DF": normal(6, 6), "w_up_NDF": normal(2, 5, 40)}
     gradients = [jax.tree.map(lambda x: normal(*x.shape), params) for _ in range(5)]
-    updated, _ = run(SOAP(**PLAIN, b1=b1, b2=b2, eps=eps, every=every, max_side=8), gradients, params=params)
+    updated, _ = run(
+        Optimizer(rule=SOAP(b1=b1, b2=b2, eps=eps, every=every, max_side=8), **PLAIN),
+        gradients,
+        params=params,
+    )
     expected = soap(params["w_DF"], [g["w_DF"] for g in gradients], b1, b2, eps, every)
     np.testing.assert_allclose(updated["w_DF"], expected, atol=1e-3)
     for i in range(2):

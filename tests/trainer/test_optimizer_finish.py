@@ -15,8 +15,9 @@ from model.size import is_matrix
 from tests.examples import at_rest_on, quick_jit, under
 from tests.model import moe_examples
 from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, compiled, normal, run
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.common.chain import averaged, clip_each, decayed
+from trainer.optimizers.common.chain import averaged, clip_each, decay_mask
 from trainer.optimizers.common.whole_matrices import Matrix, matrix_of, on_whole_matrices
 
 SGD_LIKE = {"peak_lr": 0.1, "schedule": CONSTANT, "weight_decay": 0.0}
@@ -49,7 +50,7 @@ def test_scales_and_biases_are_no_matrices(name):
 
 def test_a_pattern_that_spares_nothing_is_told():
     with pytest.raises(ValueError, match=re.escape("optimizer.no_decay='embd' matches no parameter")):
-        decayed(("wq", "embd"))(PARAMS)
+        decay_mask(("wq", "embd"))(PARAMS)
 
 
 def test_clipping_each_shortens_every_layer_alone_and_leaves_short_ones():
@@ -69,7 +70,7 @@ def test_clipping_each_shortens_every_layer_alone_and_leaves_short_ones():
 
 
 def test_without_clipping_the_length_of_a_gradient_counts():
-    eps_rules = AdamW(**SGD_LIKE, clip_norm=None, eps=1e6)
+    eps_rules = Optimizer(rule=AdamW(eps=1e6), **SGD_LIKE, clip_norm=None)
     short, long = (run(eps_rules, [jax.tree.map(lambda g: g * np.float32(n), GRADIENT)])[0] for n in (1, 100))  # noqa: B023
     moved = [
         np.abs(x - y).max() / np.abs(z - y).max()
@@ -80,9 +81,9 @@ def test_without_clipping_the_length_of_a_gradient_counts():
 
 def test_the_average_weighs_the_parameters_after_each_step_and_changes_no_step():
     decay, gradients = 0.8, [GRADIENT, PARAMS, GRADIENT]
-    optimizer = AdamW(**SGD_LIKE, ema_decay=decay)
+    optimizer = Optimizer(rule=AdamW(), **SGD_LIKE, ema_decay=decay)
     seen = [run(optimizer, gradients[:n]) for n in range(4)]
-    plain, _ = run(AdamW(**SGD_LIKE), gradients)
+    plain, _ = run(Optimizer(rule=AdamW(), **SGD_LIKE), gradients)
     jax.tree.map(np.testing.assert_array_equal, seen[3][0], plain)
     weights = [(1 - decay) * decay ** (3 - t) / (1 - decay**3) for t in (1, 2, 3)]
     expected = jax.tree.map(

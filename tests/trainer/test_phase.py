@@ -14,6 +14,7 @@ from model.architectures.llama import Llama
 from tests.examples import ONE_DEVICE, under
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase
 from trainer.run import Run
@@ -26,7 +27,9 @@ RUN = Run(
     architecture=SIZES,
     objective=NextToken(),
     data=PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=16, batch_size=8),
-    optimizer=AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1),
+    optimizer=Optimizer(
+        rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+    ),
     steps=10,
     checkpoint=Checkpoints(every_steps=5),
 )

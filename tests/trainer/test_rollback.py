@@ -24,6 +24,7 @@ from tests.trainer.poisoned import MARK, Poisoned
 from trainer.assemble import step_settings
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.guard import Diverged, Guard
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase
 from trainer.records.goodput import read_events
@@ -46,7 +47,9 @@ RUN = {
         context=L,
     ),
     "data": PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=L, batch_size=B),
-    "optimizer": AdamW(peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=1.0), weight_decay=0.1),
+    "optimizer": Optimizer(
+        rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=1.0), weight_decay=0.1
+    ),
     "steps": STEPS,
     "mesh": Mesh(fsdp=8),
     "precision": Precision(compute="float32"),

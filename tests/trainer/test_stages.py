@@ -18,12 +18,15 @@ from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.load import placed
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest
+from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import TrainState, new_state
 from trainer.step import make_step
 
-TX = AdamW(peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1).chain(10)
+TX = Optimizer(
+    rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+).chain(10)
 DEEP = SIZES.model_copy(update={"layers": 4})
 ROUND = {"stage": 2, "fsdp": 2, "tensor": 2}, 2  # a mesh and how often its stages are passed
 SCHEDULES = [ROUND, ({"stage": 2, "data": 4}, 1), ({"stage": 4, "fsdp": 2}, 1), ({"fsdp": 8}, 1)]

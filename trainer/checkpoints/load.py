@@ -1,5 +1,6 @@
 """Parameters of a trained phase, for whoever goes on from them: another phase, generation, export."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from trainer.checkpoints.stored import (
     state_of,
 )
 from trainer.guard import Guard
+from trainer.optimizer import Optimizer
 from trainer.optimizers.common.chain import averaged
 from trainer.state import new_state
 
@@ -70,7 +72,7 @@ def _averaged(
     path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]
 ) -> tuple[Params, Params]:
     """The averages, which lie in the optimizer's state: all of it is read."""
-    optimizer = TypeAdapter(one_of("trainer.optimizers")).validate_python(saved["optimizer"])
+    optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))
     tx, guard = optimizer.chain(saved["steps"]), Guard.model_validate(saved["guard"])
     shapes = placed(jax.eval_shape(partial(new_state, model, adaptation, tx, guard=guard), jax.random.key(0)))
     state = state_of(read_arrays(path, arrays_of(shapes)))

@@ -1,17 +1,16 @@
 """Adafactor (Shazeer and Stern 2018, algorithms 4 and 5)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from pydantic import BaseModel, Field, PositiveFloat
 
-from data_pipeline.component import one_of
 from model.sharding import letters_of, shard
 from model.size import is_matrix
 from trainer.optimizers.common.by_leaf import by_leaf, zeros_at_rest
-from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
+from trainer.optimizers.common.rule import Rate
 from trainer.optimizers.common.whole_matrices import matrix_of
 
 
@@ -22,30 +21,16 @@ class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
     State: next to nothing, or 4 bytes a parameter with the momentum `b1`.
     """
 
-    peak_lr: PositiveFloat
-    schedule: one_of("trainer.schedules")
-    weight_decay: NonNegative
     b1: Rate | None = None
     decay_power: float = Field(0.8, gt=0, le=1)  # a step t keeps 1 - t^-decay_power of the second moment
     clip_rms: PositiveFloat = 1.0  # of a matrix's direction, before its size comes in
     min_rms: PositiveFloat = 1e-3  # size that a matrix has at least for its steps
-    clip_norm: PositiveFloat | None = 1.0
-    clip_each: PositiveFloat | None = None
-    no_decay: tuple[Pattern, ...] = ()
-    ema_decay: Rate | None = None
 
-    def learning_rate(self, steps: int) -> optax.Schedule:
-        """Step number -> learning rate."""
-        return self.schedule.of(self.peak_lr, steps)
+    supports_mup: ClassVar[bool] = False
 
-    def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
-        return self.schedule.problems(steps)
-
-    def chain(self, steps: int) -> optax.GradientTransformation:
-        """The optax transformation for a phase of `steps`."""
+    def core(self) -> optax.GradientTransformation:
         core = scale_by_factored(decay_power=self.decay_power, clip_rms=self.clip_rms, min_rms=self.min_rms)
-        return finished(optax.chain(core, optax.ema(self.b1, debias=False)) if self.b1 else core, self, steps)
+        return optax.chain(core, optax.ema(self.b1, debias=False)) if self.b1 else core
 
 
 def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) -> optax.GradientTransformation:

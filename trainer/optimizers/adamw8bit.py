@@ -1,16 +1,15 @@
 """AdamW with moments of 8 bits (Dettmers et al. 2021)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import optax
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from pydantic import BaseModel, PositiveFloat
 
-from data_pipeline.component import one_of
 from model.sharding import letters_of
 from trainer.optimizers.common.by_leaf import by_leaf, moved
-from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
 from trainer.optimizers.common.eight_bit import blocks_of, quantized, restored
+from trainer.optimizers.common.rule import Rate
 
 
 class AdamW8bit(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -18,29 +17,14 @@ class AdamW8bit(BaseModel, frozen=True, extra="forbid", strict=True):
     2.25 bytes a parameter.
     """
 
-    peak_lr: PositiveFloat
-    schedule: one_of("trainer.schedules")
-    weight_decay: NonNegative
     b1: Rate = 0.9
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
-    clip_norm: PositiveFloat | None = 1.0
-    clip_each: PositiveFloat | None = None
-    no_decay: tuple[Pattern, ...] = ()
-    ema_decay: Rate | None = None
-    mup_base_width: PositiveInt | None = None
 
-    def learning_rate(self, steps: int) -> optax.Schedule:
-        """Step number -> learning rate."""
-        return self.schedule.of(self.peak_lr, steps)
+    supports_mup: ClassVar[bool] = True
 
-    def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
-        return self.schedule.problems(steps)
-
-    def chain(self, steps: int) -> optax.GradientTransformation:
-        """The optax transformation for a phase of `steps`."""
-        return finished(scale_by_adam8bit(self.b1, self.b2, self.eps), self, steps)
+    def core(self) -> optax.GradientTransformation:
+        return scale_by_adam8bit(self.b1, self.b2, self.eps)
 
 
 def scale_by_adam8bit(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

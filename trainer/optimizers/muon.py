@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024), with the step sizes of Liu et al. 2025, section 2.2."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,8 @@ import optax
 from jaxtyping import Array, Float
 from pydantic import BaseModel, PositiveFloat
 
-from data_pipeline.component import one_of
 from trainer.optimizers.common.by_leaf import by_leaf, on_hidden_matrices
-from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
+from trainer.optimizers.common.rule import Rate
 from trainer.optimizers.common.whole_matrices import matrix_of, on_whole_matrices
 
 ITERATIONS = 5
@@ -31,31 +30,17 @@ class Muon(BaseModel, frozen=True, extra="forbid", strict=True):
     State: 4 bytes a parameter of hidden matrices, 8 of the others.
     """
 
-    peak_lr: PositiveFloat
-    schedule: one_of("trainer.schedules")
-    weight_decay: NonNegative
     momentum: Rate = 0.95
     rms: PositiveFloat = 0.2
     b1: Rate = 0.9  # this and what follows: of AdamW for the others
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
-    clip_norm: PositiveFloat | None = 1.0
-    clip_each: PositiveFloat | None = None
-    no_decay: tuple[Pattern, ...] = ()
-    ema_decay: Rate | None = None
 
-    def learning_rate(self, steps: int) -> optax.Schedule:
-        """Step number -> learning rate."""
-        return self.schedule.of(self.peak_lr, steps)
+    supports_mup: ClassVar[bool] = False
 
-    def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
-        return self.schedule.problems(steps)
-
-    def chain(self, steps: int) -> optax.GradientTransformation:
-        """The optax transformation for a phase of `steps`."""
+    def core(self) -> optax.GradientTransformation:
         others = optax.scale_by_adam(self.b1, self.b2, self.eps)
-        return finished(on_hidden_matrices(scale_by_orthogonal(self.momentum, self.rms), others), self, steps)
+        return on_hidden_matrices(scale_by_orthogonal(self.momentum, self.rms), others)
 
 
 def scale_by_orthogonal(momentum: float, rms: float) -> optax.GradientTransformation:

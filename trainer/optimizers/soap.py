@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,9 @@ import optax
 from jaxtyping import Array, Float
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
-from data_pipeline.component import one_of
 from model.sharding import letters_of
 from trainer.optimizers.common.by_leaf import by_leaf, moved, on_hidden_matrices, zeros_at_rest
-from trainer.optimizers.common.chain import NonNegative, Pattern, Rate, finished
+from trainer.optimizers.common.rule import Rate
 from trainer.optimizers.common.whole_matrices import Matrix, matrix_of, on_whole_matrices
 
 
@@ -25,33 +24,17 @@ class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
     each matrix.
     """
 
-    peak_lr: PositiveFloat
-    schedule: one_of("trainer.schedules")
-    weight_decay: NonNegative
     b1: Rate = 0.95
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
     every: PositiveInt = 10
     max_side: PositiveInt = 10_000
-    clip_norm: PositiveFloat | None = 1.0
-    clip_each: PositiveFloat | None = None
-    no_decay: tuple[Pattern, ...] = ()
-    ema_decay: Rate | None = None
 
-    def learning_rate(self, steps: int) -> optax.Schedule:
-        """Step number -> learning rate."""
-        return self.schedule.of(self.peak_lr, steps)
+    supports_mup: ClassVar[bool] = False
 
-    def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
-        return self.schedule.problems(steps)
-
-    def chain(self, steps: int) -> optax.GradientTransformation:
-        """The optax transformation for a phase of `steps`."""
+    def core(self) -> optax.GradientTransformation:
         rotated = scale_by_rotated_adam(self.b1, self.b2, self.eps, every=self.every, max_side=self.max_side)
-        return finished(
-            on_hidden_matrices(rotated, optax.scale_by_adam(self.b1, self.b2, self.eps)), self, steps
-        )
+        return on_hidden_matrices(rotated, optax.scale_by_adam(self.b1, self.b2, self.eps))
 
 
 def scale_by_rotated_adam(

@@ -4,55 +4,19 @@ averaging.
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
-from pydantic import AfterValidator, Field
 
 from model.sharding import letters_of
 from model.size import is_matrix
 from trainer.optimizers.common.by_leaf import name_of
-from trainer.optimizers.common.mup import scale_by_width
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-    return pattern
-
-
-Pattern = Annotated[
-    str, AfterValidator(_compiles)
-]  # searched for in whole names of parameters, such as `layers.wq_NDHA`
-Rate = Annotated[float, Field(ge=0, lt=1)]  # of an exponential mean: how much of it stays a step
-NonNegative = Annotated[float, Field(ge=0)]
-
-
-def finished(core: optax.GradientTransformation, optimizer: Any, steps: int) -> optax.GradientTransformation:
-    """`core` (gradient -> direction) as the fields of `optimizer` ask for it.
-
-    Clipping -> core -> widths (muP) -> decoupled weight decay of matrices, times the learning rate ->
-    learning rate -> averaging.
-    """
-    base_width = getattr(optimizer, "mup_base_width", None)
-    parts = (
-        optimizer.clip_norm and optax.clip_by_global_norm(optimizer.clip_norm),
-        optimizer.clip_each and clip_each(optimizer.clip_each),
-        core,
-        base_width and scale_by_width(base_width),
-        optax.add_decayed_weights(optimizer.weight_decay, decayed(optimizer.no_decay)),
-        optax.scale_by_learning_rate(optimizer.learning_rate(steps)),
-        optimizer.ema_decay and average(optimizer.ema_decay),
-    )
-    return optax.chain(*(part for part in parts if part))
-
-
-def decayed(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
+def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
     """Parameters -> True where weight decay applies: matrices whose name matches no pattern.
 
     Raises:
