@@ -62,7 +62,7 @@ class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         return float(found[:, labels.index(document.language)].mean())
 
     def limits(self) -> tuple[Limit, ...]:
-        """One a field."""
+        """One limit a field, each with a drop reason of its own."""
         return (
             Limit("book_words", "n_words", least=self.min_words),
             Limit("book_letters", "letter_frac", least=self.min_letter_frac),

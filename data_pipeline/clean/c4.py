@@ -78,7 +78,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         return kept, {"wiki_mark_spans": marks, **signals}
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
-        """Reason → which lines."""
+        """Reason → bool [lines], which of `layout.lines` are cut for it."""
         lines = layout.lines
         scales = chars_per_word(document.language for document in documents)
         long = np.zeros(len(lines.first), bool)
@@ -137,7 +137,7 @@ class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
         return cut_lines(documents, self.bad_lines)
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
-        """Reason → which lines."""
+        """Reason → bool [lines], which of `layout.lines` are cut for it."""
         lines, ends = layout.lines, layout.end[layout.lines.stop - 1]
         last = layout.chars[ends - 1]
         # End marks differ by language; a language without an entry is judged by those of English.
@@ -185,7 +185,7 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def limits(self) -> tuple[Limit, ...]:
-        """In C4's order."""
+        """The limits in the order of C4's code, which decides the reason where several fail."""
         curly = (
             ()
             if self.max_curly_brackets is None

@@ -199,7 +199,7 @@ def letter(character: str, numbers_alike: bool) -> int:
 
 
 def nonzero(sums: np.ndarray) -> np.ndarray:
-    """Keys of polynomials."""
+    """Keys of polynomial sums: mixed, and never NO_KEY."""
     # 0 is NO_KEY, and must be the key of nothing else.
     return np.maximum(mixed(sums), 1)
 

@@ -58,7 +58,7 @@ class LinearClassifier(NamedTuple):
         return buffer.getvalue()
 
     def fingerprint(self) -> str:
-        """Hash of the numbers."""
+        """Hash of the weights, scale and bias: equal for equal scores."""
         return sha256(self.weights.tobytes() + repr((self.scale, self.bias)).encode()).hexdigest()
 
     def save(self, path: Path) -> None:

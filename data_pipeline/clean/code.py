@@ -52,11 +52,11 @@ class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
     min_alphanumeric_frac: float = 0.25
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """One signal a limit."""
+        """Measures one signal for each limit."""
         return documents, measured(documents, line_lengths)
 
     def limits(self) -> tuple[Limit, ...]:
-        """One a field."""
+        """One limit a field, each with a drop reason of its own."""
         return (
             Limit("code_long_line", "longest_line_chars", most=self.max_line_chars),
             Limit("code_mean_line", "mean_line_chars", most=self.max_mean_line_chars),
@@ -137,7 +137,7 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def limits(self) -> tuple[Limit, ...]:
-        """XML, HTML, data, comments."""
+        """The limits of XML, then HTML, data files and comments."""
         return (
             Limit("code_xml_header", "xml_header", most=0),
             Limit("code_html_text", "visible_frac", least=self.min_visible_frac),

@@ -45,11 +45,11 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
     max_newline_word_ratio: float = 0.3
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """One signal a limit."""
+        """Measures one signal for each limit."""
         return documents, measured(documents, self.signals)
 
     def signals(self, layout: Layout, languages: tuple[str, ...]) -> Signals:
-        """Of one chunk."""
+        """The signals of the texts of one chunk, [n] each."""
         lines = layout.lines
         repeated, chars = layout.repeated_lines
         n_lines = np.maximum(1, np.bincount(lines.document, minlength=layout.n))
@@ -68,7 +68,7 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def limits(self) -> tuple[Limit, ...]:
-        """In datatrove's order."""
+        """The limits in datatrove's order, with a language's own bounds where it has them."""
         return (
             *per_language(
                 "fineweb_punctuation",

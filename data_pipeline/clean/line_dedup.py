@@ -84,7 +84,7 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         tables.write_table(out, pa.table({tables.DOCUMENT: document[order], "line": number[order]}))
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
-        """None: documents are cut."""
+        """No document goes whole: only its repeated parts are cut."""
         return np.zeros(0, np.int64)
 
     def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:

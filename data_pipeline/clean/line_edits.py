@@ -61,7 +61,7 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         return kept, {**counts, "button_spans": buttons, "cut_word_frac": 1 - after / np.maximum(1, before)}
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
-        """Reason → which lines."""
+        """Reason → bool [lines], which of `layout.lines` are cut for it."""
         lines = layout.lines
         begin, end = layout.start[lines.first], layout.end[lines.stop - 1]
 
@@ -105,7 +105,7 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         return text if text.strip() else "", n
 
     def limits(self) -> tuple[Limit, ...]:
-        """One."""
+        """The limit on the share of words that the edits removed."""
         return (Limit("line_edits", "cut_word_frac", most=self.max_cut_word_frac),)
 
 

@@ -60,7 +60,7 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         return text if text.strip() else ""
 
     def limits(self) -> tuple[Limit, ...]:
-        """None."""
+        """No limit: a text that is empty afterwards is dropped without one."""
         return ()
 
 

@@ -47,7 +47,7 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
         return documents, {**spans, "pii_hits": sum(spans.values(), np.zeros(len(documents), np.float32))}
 
     def limits(self) -> tuple[Limit, ...]:
-        """At most `max_hits`."""
+        """At most `max_hits` replaced values a document, or no limit."""
         return () if self.max_hits is None else (Limit("pii", "pii_hits", most=self.max_hits),)
 
     # `text` is all documents of the batch joined; see `replace_spans`.

@@ -108,7 +108,7 @@ def ipv4(match: re.Match) -> str:
 
 
 def ipv6(match: re.Match) -> str:
-    """An address of 2001:db8::/32."""
+    """A replacement in 2001:db8::/32, the range reserved for documentation."""
     if not is_global(match[0]):
         return ""
     number = choice(ipaddress.ip_address(match[0]).exploded, 1 << 32)

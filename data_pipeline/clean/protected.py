@@ -53,7 +53,7 @@ class Hits(NamedTuple):
     end: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Hits":
-        """Some of them."""
+        """Those of the hits that `chosen` selects."""
         return Hits(*(values[chosen] for values in self))
 
 

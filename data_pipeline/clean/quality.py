@@ -25,14 +25,14 @@ class TooShort(BaseModel, frozen=True, extra="forbid", strict=True):
     min_words: int
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """`n_words`."""
+        """Measures `n_words`, words of the language's own kind."""
         return documents, measured(
             documents,
             lambda layout, languages: {"n_words": np.diff(layout.first) / chars_per_word(languages)},
         )
 
     def limits(self) -> tuple[Limit, ...]:
-        """One."""
+        """The limit on the number of words."""
         return (Limit("too_short", "n_words", least=self.min_words),)
 
 
@@ -77,7 +77,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
     min_stop_words: int = 2
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """One signal a limit."""
+        """Measures one signal for each limit."""
         signals = measured(
             documents,
             lambda layout, languages: {**word_signals(layout, languages), **line_signals(layout, languages)},
@@ -93,7 +93,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def limits(self) -> tuple[Limit, ...]:
-        """In the paper's order."""
+        """The limits in the order of the paper, with a language's own bounds."""
         return (
             Limit("gopher_words", "n_words", self.min_words, self.max_words),
             *per_language("gopher_word_length", "mean_word_chars", lambda entry: entry.word_chars),

@@ -50,7 +50,7 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
         return (Limit("quality_classifier", "quality_score", quantile=1 - self.keep_frac),)
 
     def fingerprint(self) -> str:
-        """Of the examples."""
+        """Hash of the example texts, whatever their file names."""
         return " ".join(
             examples_sha256(getattr(self, field), field=field) for field in ("positive", "negative")
         )

@@ -60,7 +60,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
     )
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """One signal a limit."""
+        """Measures one signal for each limit."""
         return documents, measured(
             documents,
             lambda layout, languages: {**stretch_signals(layout), **gram_signals(layout, languages)},

@@ -67,7 +67,7 @@ def bytes_of(text: str) -> np.ndarray:
 
 
 def positions_of(text: str, literal: str) -> np.ndarray:
-    """Where `literal` begins, int64."""
+    """Positions at which `literal` begins, int64 ascending."""
     return np.fromiter((match.start() for match in re.finditer(re.escape(literal), text)), np.int64)
 
 

@@ -46,7 +46,7 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
     max_hits_per_kword: float | None = None
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """Signals: `blocklist_hits`, `blocklist_hits_per_kword`."""
+        """Measures `blocklist_hits` and `blocklist_hits_per_kword`."""
         lists = {
             language: hashes_of(user_list(file, field="files").lines) for language, file in self.files.items()
         }
@@ -74,7 +74,7 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
         return tuple(Limit("blocklist", signal, most=value) for signal, value in most if value is not None)
 
     def fingerprint(self) -> str:
-        """Of the lists."""
+        """Hashes of the list files, in the order of the field."""
         return " ".join(user_list(file, field="files").sha256 for file in self.files.values())
 
 
@@ -122,11 +122,11 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
         return documents, {"toxicity": mean_by_text(probabilities, sentences)}
 
     def limits(self) -> tuple[Limit, ...]:
-        """At most `max_score`."""
+        """At most `max_score`, the mean probability of toxicity."""
         return (Limit("toxicity", "toxicity", most=self.max_score),)
 
     def fingerprint(self) -> str:
-        """Of the model."""
+        """Hash of the classifier's weights."""
         return self._classifier().fingerprint()
 
     def _classifier(self) -> LinearClassifier:

@@ -80,7 +80,7 @@ class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
         return documents, {**spans, "secret_hits": spans["secret_key_spans"] + spans["secret_password_spans"]}
 
     def limits(self) -> tuple[Limit, ...]:
-        """At most `max_hits`."""
+        """At most `max_hits` replaced secrets a document, or no limit."""
         return () if self.max_hits is None else (Limit("secrets", "secret_hits", most=self.max_hits),)
 
 

@@ -64,7 +64,7 @@ def is_python(document: Document) -> bool:
 
 
 def line_spans(text: str) -> list[Span]:
-    """Every line."""
+    """Every line of the text as a span."""
     ends = list(itertools.accumulate(len(line) for line in text.splitlines(keepends=True)))
     return [Span(start, end, "", (text[start:end],), 0) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -158,7 +158,7 @@ def offset(code: str, starts: list[int], line: int, column_bytes: int) -> int:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Stretches between blank lines."""
+    """The stretches of text between blank lines."""
     return [part for part in re.split(r"\n[ \t]*\n", text) if part.strip()]
 
 

@@ -75,11 +75,11 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         )
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
-        """None: documents are cut."""
+        """No document goes whole: only repeated stretches are cut."""
         return np.zeros(0, np.int64)
 
     def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
-        """The places to cut."""
+        """The stretches to cut, [start, end) in characters."""
         return list(zip(verdicts["start"].tolist(), verdicts["end"].tolist(), strict=True))
 
 

@@ -33,7 +33,7 @@ class Units(NamedTuple):
     last: np.ndarray
 
     def where(self, chosen: np.ndarray | slice) -> "Units":
-        """Some of them."""
+        """Those of the parts that `chosen` selects."""
         return Units(*(values[chosen] for values in self))
 
 
@@ -57,12 +57,12 @@ def parted(texts: Sequence[str], words: Canonical, ends_part: Callable[[np.ndarr
 
 
 def lines(texts: Sequence[str], words: Canonical) -> Units:
-    """Lines."""
+    """The lines of the texts that have words."""
     return parted(texts, words, lambda row: row == NEWLINE)
 
 
 def paragraphs(texts: Sequence[str], words: Canonical) -> Units:
-    """What blank lines part."""
+    """The paragraphs of the texts, parted by blank lines."""
     return parted(texts, words, lambda row: (row == NEWLINE) & followed_by(row == NEWLINE))
 
 

@@ -65,7 +65,7 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         )
 
     def fingerprint(self) -> str:
-        """Of the lists."""
+        """Hashes of all list files, in the order of the fields."""
         return " ".join(entries.sha256 for field in FILES for entries in self._lists(field))
 
     def _lists(self, field: str) -> list:

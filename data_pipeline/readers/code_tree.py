@@ -122,7 +122,7 @@ class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     exclude: tuple[str, ...] = STDLIB_EXCLUDE
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
-        """One part."""
+        """One part for the whole library."""
         return self._tree().parts(source, work=work)
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:

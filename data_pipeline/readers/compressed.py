@@ -100,7 +100,7 @@ class Zstd:
         self.stream = decompressor(dictionary).decompressobj()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` adds."""
+        """Yield what `data` adds to the decompressed stream."""
         yield self.stream.decompress(data)
 
 

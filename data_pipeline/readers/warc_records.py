@@ -58,7 +58,7 @@ class Records:
         self._losing = WAIT  # why what stands at the start of `_data` is being passed over
 
     def of(self, pieces: Iterable[Piece]) -> Iterator[Found]:
-        """The records in order."""
+        """Yield the sound records in their order."""
         for piece in pieces:
             # What was cut off by damage can never be completed: it is judged as it is.
             if piece.broken:
