@@ -17,7 +17,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from data_pipeline.tokenizers.tokenizer import Tokenizer
 from inference.sample import exclude
 from model.api import Model, ModelInputs, Params, finish_logits
 from model.cache import KVCache
@@ -81,7 +80,7 @@ def stream(
 
     A row is finished when it has produced one of `stop_ids` (its last token), `max_tokens` tokens, or as
     many as fit with its prompt into `context`. `allowed_V` is False for ids that may never come, and so are
-    those beyond its end (see `text_ids`); None allows all. Runs under `jax.set_mesh`.
+    those beyond its end (see `what_ends` in inference/text.py); None allows all. Runs under `jax.set_mesh`.
 
     Raises:
         ValueError: a prompt is empty or leaves no room in `context`, or a limit is not positive.
@@ -104,15 +103,6 @@ def stream(
         lengths_B = np.sum(new_BL >= 0, -1)
         yield [row[told:length].tolist() for row, told, length in zip(new_BL, told_B, lengths_B, strict=True)]
         told_B = lengths_B
-
-
-def text_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> Bool[np.ndarray, "V"]:
-    """True for ids that stand for text and for `stop_ids`; False for the other specials, which a model has
-    no reason to write.
-    """
-    allowed_V = tokenizer.byte_lengths > 0
-    allowed_V[list(stop_ids)] = True
-    return allowed_V
 
 
 def _of_length(V: int, allowed_V: np.ndarray | None) -> np.ndarray:

@@ -1,68 +1,231 @@
-"""Prompts for models that bring a chat template of their own (Jinja, as transformers writes them)."""
+"""The chat format of a model that brings a template of its own (Jinja, as transformers writes them).
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+A template turns messages into one text in which control pieces are spelled out. That text is tokenized as
+transformers does it, but for two things. What a message says is read as plain text, so that it can forge no
+control piece. And tokens end where an answer begins, as when the model is served: there it reads a prompt, and
+its own first token follows.
+"""
 
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise, takewhile
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipeline.chat.message import ASSISTANT, Message, text_message
+from data_pipeline.chat.rendering import JinjaTemplate, Rendering, Turn
+from data_pipeline.shards.record import Sequence as Tokens
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
-# stands for a message's text while the template is rendered; of the private area, so in no template
-MARK = "\ue000{}\ue001"
+# what a prompt of one user is asked for, to see what the template writes around an answer
+PROBE = (text_message("user", "Why?"), text_message(ASSISTANT, "Because."))
+REFUSED = "the model's chat template"
+REMEDY = "such answers cannot be trained in it: make their parts trained=False, or change the template"
 
 
-def template_of(path: Path) -> str | None:
-    """The chat template that was imported with a tokenizer; None where it has none."""
-    data = path.read_bytes()
-    return json.loads(data).get("chat_template") if data.startswith(b"{") else None
-
-
-def template_prompt(template: str, messages: Sequence[Mapping[str, str]], path: Path) -> list[int]:
-    """Ids of a conversation, up to where the next answer begins; `path` is the tokenizer that the template
-    came with.
-
-    The template's own text may hold control pieces; that of a message is read as plain text, so it can
-    forge none.
-
-    Raises:
-        ValueError: the template cannot be rendered, or Jinja is not installed.
+class _Stretch(NamedTuple):
+    """Text of a rendering with one weight. Only the template's own may hold control pieces; with `cut`, no
+    token reaches over its start.
     """
-    tokenizer = Tokenizer(path)
-    spec = json.loads(path.read_bytes())
-    contents = [message["content"] for message in messages]
-    marked = [{**message, "content": MARK.format(i)} for i, message in enumerate(messages)]
-    text = _rendered(template, marked, {name: spec[name] for name in ("bos", "eos")})
-    import tokenizers
 
-    own = tokenizers.Tokenizer.from_str(json.dumps({**spec["tokenizer"], "post_processor": None}))
-    ids: list[int] = []
-    while text:
-        before, _, rest = text.partition(MARK[0])
-        ids += own.encode(before, add_special_tokens=False).ids
-        number, _, text = rest.partition(MARK[-1])
-        ids += tokenizer.encode(contents[int(number)].strip()) if number else []
-    return ids
+    text: str
+    own: bool
+    weight: int = 0
+    cut: bool = False
 
 
-def _rendered(template: str, messages: list[dict[str, str]], named: Mapping[str, str]) -> str:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise ValueError(
-            "a chat template needs the library `jinja2`; run `pip install 'meshwright[huggingface]'`"
-        ) from error
+class _Run(NamedTuple):
+    """A control piece, or text between two of them."""
 
-    def refuse(message: str) -> Any:
-        raise TemplateError(message)
+    text: str
+    control: int | None
+    weight: int
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(template).render(
-            messages=messages, add_generation_prompt=True, bos_token=named["bos"], eos_token=named["eos"]
-        )
-    except TemplateError as error:
-        raise ValueError(
-            f"the model's chat template cannot be rendered ({error}); prompt it without --chat"
-        ) from error
+
+class _Around(NamedTuple):
+    """What the template writes around an answer that the model has to write itself, and the ids that end it."""
+
+    lead: str
+    tail: str
+    stop_ids: tuple[int, ...]
+
+
+class Template:
+    """The template that stands in the tokenizer's file, as that of an imported model does."""
+
+    VERSION = 1
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        bos, eos = tokenizer.piece_of(tokenizer.bos), tokenizer.piece_of(tokenizer.eos)
+        self._template = JinjaTemplate(tokenizer.chat_template or "", bos=bos, eos=eos)
+        self._control = _control_pattern(tokenizer)
+
+    def render(self, messages: Sequence[Message]) -> Tokens:
+        """As in `ChatFormat`.
+
+        Raises:
+            ValueError: also where the template shows a trained answer otherwise than it would be prompted
+            for, or writes no control piece behind it.
+        """
+        return self._tokens(self._stretches(messages, opens_answer=False))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """As in `ChatFormat`."""
+        if messages and messages[-1].role == ASSISTANT:
+            rule = "a prompt ends with another role's, such as the user's"
+            raise ValueError(f"the last message has role 'assistant'; {rule}")
+        return self._tokens(self._stretches(messages, opens_answer=True)).tokens.tolist()
+
+    def parse(self, ids: Iterable[int]) -> Message:
+        """As in `ChatFormat`; calls of tools stay in the text, in which every model spells them its own way."""
+        around = self._around
+        text = self._tokenizer.decode(takewhile(lambda i: i not in around.stop_ids, ids))
+        return text_message(ASSISTANT, text.removeprefix(around.lead).removesuffix(around.tail))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The piece that the template writes behind an answer, and those that the tokenizer names."""
+        return self._around.stop_ids
+
+    @cached_property
+    def _around(self) -> _Around:
+        turns = _turns(PROBE)
+        rendering = self._template.rendering(turns, opens_answer=False)
+        text, (_, answer) = rendering
+        named = (self._tokenizer.eos, self._tokenizer.end_of_turn)
+        start = self._answer_start(rendering, turns, 1)
+        lead = "" if start is None else text[start : answer.start]
+        closing = self._control.search(text, answer.end)
+        tail = text[answer.end : closing.start()] if closing else ""
+        stop_ids = (self._id_of(closing), *named) if closing else named
+        # `decode` shows no control pieces either
+        lead, tail = (self._control.sub("", part) for part in (lead, tail))
+        return _Around(lead, tail, tuple(dict.fromkeys(stop_ids)))
+
+    def _stretches(self, messages: Sequence[Message], *, opens_answer: bool) -> list[_Stretch]:
+        """The rendered conversation; the template's text between messages has weight 0."""
+        turns = _turns(messages)
+        rendering = self._template.rendering(turns, opens_answer=opens_answer)
+        text, spans = rendering
+        in_text_order = sorted(range(len(messages)), key=lambda i: spans[i])
+        limits = [*(spans[i].start for i in in_text_order[1:]), len(text)]
+        stretches = []
+        done = 0
+        for i, limit in zip(in_text_order, limits, strict=True):
+            message, span = messages[i], spans[i]
+            is_answer = message.role == ASSISTANT
+            start = self._answer_start(rendering, turns, i) if is_answer else span.start
+            end = self._end(text, span.end, limit) if message.is_trained else span.end
+            if message.is_trained and not opens_answer:
+                _check_bounds(start, end)  # what is only a prompt trains nothing
+            start = max(done, span.start if start is None else start)
+            end = span.end if end is None else end
+            contents = _content_stretches(message, text[span.start : span.end])
+            lead = _Stretch(text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer)
+            tail = _Stretch(text[span.end : end], own=True, weight=contents[-1].weight)
+            stretches += [_Stretch(text[done:start], own=True), lead, *contents, tail]
+            done = end
+        return [*stretches, _Stretch(text[done:], own=True)]
+
+    def _end(self, text: str, start: int, limit: int) -> int | None:
+        """Behind the first control piece that follows a message's content."""
+        closing = self._control.search(text, start, limit)
+        return closing.end() if closing else None
+
+    def _answer_start(self, rendering: Rendering, turns: Sequence[Turn], i: int) -> int | None:
+        """Where message i begins as an answer: behind the prompt that the messages before it make. None if
+        the rendering does not begin with that prompt.
+        """
+        prompt = self._template.text(turns[:i], opens_answer=True)
+        is_prefix = rendering.text.startswith(prompt) and len(prompt) <= rendering.spans[i].start
+        return len(prompt) if is_prefix else None
+
+    def _runs(self, stretches: Iterable[_Stretch]) -> list[_Run]:
+        """Control pieces, and between them what is tokenized as one text."""
+        runs: list[_Run] = []
+        for text, own, weight, cut in stretches:
+            done = 0
+            joins = not cut
+            for match in self._control.finditer(text) if own else ():
+                _append(runs, text[done : match.start()], weight, joins=joins)
+                runs.append(_Run("", self._id_of(match), weight))
+                done = match.end()
+                joins = False
+            _append(runs, text[done:], weight, joins=joins)
+        return runs
+
+    def _tokens(self, stretches: Iterable[_Stretch]) -> Tokens:
+        tokens: list[int] = []
+        weight: list[int] = []
+        for run in self._runs(stretches):
+            ids = self._tokenizer.encode(run.text) if run.control is None else [run.control]
+            tokens += ids
+            weight += [run.weight] * len(ids)
+        return Tokens(np.array(tokens, np.int32), np.array(weight, np.uint8))
+
+    def _id_of(self, match: re.Match[str]) -> int:
+        special = self._tokenizer.special
+        piece = match[0] if match[0] in special else match[0].strip()
+        return special[piece].id
+
+
+def _append(runs: list[_Run], text: str, weight: int, *, joins: bool) -> None:
+    """Text behind the last run, as one with it where nothing parts them."""
+    last = runs[-1] if runs else None
+    if joins and last and last.control is None and last.weight == weight:
+        runs[-1] = last._replace(text=last.text + text)
+    elif text or not joins:
+        runs.append(_Run(text, None, weight))
+
+
+def _turns(messages: Sequence[Message]) -> list[Turn]:
+    """Messages as a template reads them: each with one text."""
+    if not messages:
+        raise ValueError("the conversation is empty; it needs at least one message")
+    for message in messages:
+        kinds = {part.kind for part in message.parts}
+        if not kinds or not kinds <= {"text", "result"}:
+            what = f"message {message!r:.80} must have parts, of kinds text and result"
+            raise ValueError(
+                f"{what}: a model's own template is given texts; rewrite its other parts as text"
+            )
+    return [
+        {"role": message.role, "content": "".join(part.content for part in message.parts)}
+        for message in messages
+    ]
+
+
+def _check_bounds(start: int | None, end: int | None) -> None:
+    if start is None:
+        raise ValueError(f"{REFUSED} shows an answer otherwise than it asks for one; {REMEDY}")
+    if end is None:
+        raise ValueError(f"{REFUSED} writes no control piece behind an answer; {REMEDY}")
+
+
+def _content_stretches(message: Message, shown: str) -> list[_Stretch]:
+    """What the template shows of a message, cut where the parts' weights differ."""
+    weights = {part.trained for part in message.parts}
+    if len(weights) == 1:
+        return [_Stretch(shown, own=False, weight=int(weights.pop()))]
+    content = "".join(part.content for part in message.parts)
+    if shown != content.strip():
+        raise ValueError(f"{REFUSED} changes a message of which some parts are trained; {REMEDY}")
+    n_stripped = len(content) - len(content.lstrip())
+    ends = accumulate(len(part.content) for part in message.parts)
+    bounds = [0, *(min(max(end - n_stripped, 0), len(shown)) for end in ends)]
+    return [
+        _Stretch(shown[start:end], own=False, weight=int(part.trained))
+        for part, (start, end) in zip(message.parts, pairwise(bounds), strict=True)
+    ]
+
+
+def _control_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """Any control piece, the longest first, with the white space that it takes along."""
+    forms = [
+        (r"\s*" if special.strips_left else "") + re.escape(piece) + (r"\s*" if special.strips_right else "")
+        for piece, special in sorted(tokenizer.special.items(), key=lambda item: -len(item[0]))
+    ]
+    return re.compile("|".join(forms))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import settings
+from data_pipeline.chat.format import chat_format_of
 from data_pipeline.clean.overlap import HeldOutIndex
 from data_pipeline.documents import corpus
 from data_pipeline.files import new_folder, read_json, replace_folder, sha256, write_json
@@ -59,12 +60,18 @@ def write_tokens(
     chats: DocstringChats, made: Path, folder: Path, tokenizer: Tokenizer, *, shard_records: int
 ) -> None:
     """Write the rows of each side and kind as the shards `folder`/SIDE/KIND, unless they are there."""
+    chat = chat_format_of(tokenizer)
     for name in counts_of(made):
         rows, target = made / f"{name}.jsonl", folder / name
-        lineage = {"tokenizer": tokenizer.fingerprint, "text": sha256(rows), "max_tokens": chats.max_tokens}
+        lineage = {
+            "tokenizer": tokenizer.fingerprint,
+            "format": f"{type(chat).__name__} {chat.VERSION}",
+            "text": sha256(rows),
+            "max_tokens": chats.max_tokens,
+        }
         if (target / MANIFEST).exists() and read_json(target / MANIFEST)["lineage"] == lineage:
             continue
-        records = list(chats.records(corpus.read_lines(rows), tokenizer))
+        records = list(chats.records(corpus.read_lines(rows), chat))
         partial_folder = target.with_name(f".{target.name}.new")
         write_shards(
             partial_folder,

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from data_pipeline.chat.render import render_all
+from data_pipeline.chat.format import ChatFormat
+from data_pipeline.chat.message import read_messages
 from data_pipeline.clean.overlap import HeldOutIndex
 from data_pipeline.documents.document import Document, content_id
 from data_pipeline.documents.sampling import first_by_key, key_of
 from data_pipeline.shards.record import Record
 from data_pipeline.stages.docstrings import pairs_from_code, preferences, questions
-from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 Row = dict[str, Any]  # {"id", "conversations"}: one conversation, or the chosen and the rejected one
 
@@ -47,23 +47,20 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
         ]
         return {"chat": _sampled(chats, self.n_chats, seed), "pairs": _sampled(pairs, self.n_pairs, seed)}
 
-    def records(
-        self, rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
-    ) -> Iterator[tuple[Record, int]]:
+    def records(self, rows: Iterable[Mapping[str, Any]], chat: ChatFormat) -> Iterator[tuple[Record, int]]:
         """Those that fit into `max_tokens`, each with the UTF-8 bytes of its messages."""
-        rows = list(rows)
-        rendered = iter(
-            render_all([messages for row in rows for messages in row["conversations"]], tokenizer)
-        )
         for row in rows:
-            sequences = tuple(next(rendered) for _ in row["conversations"])
-            if sum(len(sequence.tokens) for sequence in sequences) <= self.max_tokens:
-                n_bytes = sum(
-                    len(message["content"].encode())
-                    for messages in row["conversations"]
-                    for message in messages
-                )
-                yield Record(row["id"], sequences), n_bytes
+            conversations = [read_messages(conversation) for conversation in row["conversations"]]
+            sequences = tuple(chat.render(messages) for messages in conversations)
+            if sum(len(sequence.tokens) for sequence in sequences) > self.max_tokens:
+                continue
+            n_bytes = sum(
+                len(part.content.encode())
+                for messages in conversations
+                for message in messages
+                for part in message.parts
+            )
+            yield Record(row["id"], sequences), n_bytes
 
 
 def _sampled(conversations: list[list], limit: int, seed: int) -> tuple[list[Row], int]:

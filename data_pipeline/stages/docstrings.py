@@ -25,7 +25,7 @@ TEMPLATES = (
     "Module: {module}\nDefinition: {signature}\nDescribe it in a sentence or two.",
     "I am reading `{module}` and found `{signature}`. What does it do?",
 )
-Message = dict[str, str]
+Row = dict[str, str]  # {"role", "content"}, as corpora hold messages
 
 
 class Docstring(NamedTuple):
@@ -40,7 +40,7 @@ class Docstring(NamedTuple):
 class Preference(NamedTuple):
     """One question with its true answer and a wrong one."""
 
-    messages: list[Message]
+    messages: list[Row]
     chosen: str
     rejected: str
 
@@ -109,13 +109,13 @@ def signature_of(name: str, node: Definition) -> str:
     return head + (tail if len(head + tail) <= MAX_SIGNATURE_CHARS else "(...)")
 
 
-def question(pair: Docstring, *, seed: int) -> Message:
+def question(pair: Docstring, *, seed: int) -> Row:
     """The user's message about the definition, in one of six wordings."""
     template = TEMPLATES[keyed(seed, "template", pair) % len(TEMPLATES)]
     return {"role": "user", "content": template.format(module=pair.module, signature=pair.signature)}
 
 
-def questions(pairs: Iterable[Docstring], *, seed: int) -> list[list[Message]]:
+def questions(pairs: Iterable[Docstring], *, seed: int) -> list[list[Row]]:
     """A chat of two messages a pair: the question and the docstring."""
     return [[question(pair, seed=seed), {"role": "assistant", "content": pair.text}] for pair in pairs]
 

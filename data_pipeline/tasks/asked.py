@@ -1,13 +1,14 @@
 """Questions of a task as tokens: in a conversation, or as a text to be continued."""
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline.batch import TokenBatch
-from data_pipeline.chat.render import prompt as chat_prompt
+from data_pipeline.chat.format import ChatFormat
+from data_pipeline.chat.message import text_message
 from data_pipeline.tasks.task import Item
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
@@ -26,13 +27,17 @@ class Asked(NamedTuple):
         return len(self.prompt) + max(max_tokens, len(self.gold)) <= context
 
 
-def asked_in_chat(item: Item, shots: Sequence[Item], tokenizer: Tokenizer) -> Asked:
-    """A user asks; the examples are turns before."""
-    turns = [(("user", shot.prompt), ("assistant", shot.answer)) for shot in shots]
-    messages = [
-        {"role": role, "content": text} for role, text in (*chain.from_iterable(turns), ("user", item.prompt))
-    ]
-    return Asked(item, chat_prompt(messages, tokenizer), tokenizer.encode(item.answer))
+def asked_in_chat(item: Item, shots: Sequence[Item], chat: ChatFormat) -> Asked:
+    """A user asks in the model's own chat format; the examples are turns before."""
+    messages = []
+    for shot in shots:
+        messages += [text_message("user", shot.prompt), text_message("assistant", shot.answer)]
+    messages.append(text_message("user", item.prompt))
+    prompt = chat.prompt(messages)
+    answer = chat.render([*messages, text_message("assistant", item.answer)]).tokens[len(prompt) :]
+    # without what ends the answer: a model is not asked here whether it stops
+    gold = takewhile(lambda i: i not in chat.stop_ids, answer.tolist())
+    return Asked(item, prompt, list(gold))
 
 
 def asked_in_text(item: Item, shots: Sequence[Item], tokenizer: Tokenizer) -> Asked:

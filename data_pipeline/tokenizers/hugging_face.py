@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -86,12 +86,24 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         write_bytes(path, data)
 
 
+class Special(NamedTuple):
+    """A piece that structures a token stream, and the white space beside it that it takes along where a
+    template writes it (Phi-3's `<|end|>` takes the line break behind it).
+    """
+
+    id: int
+    strips_left: bool
+    strips_right: bool
+
+
 class HuggingFaceModel:
     """A tokenizer.json with names, as `HuggingFaceTokenizer` wrote it and `Tokenizer` uses it.
 
     Attributes:
         pieces: The bytes that each id stands for; none for control ids.
         control: Our control piece → id, of those that the file has.
+        special: All special pieces of the file, under its own names.
+        chat_template: Jinja that came with the file; "" where none did.
 
     Raises:
         ValueError: as in `HuggingFaceTokenizer.make`.
@@ -104,7 +116,13 @@ class HuggingFaceModel:
         self._name, library = name, _opened(plain, name)
         vocabulary = library.get_vocab(with_added_tokens=True)
         added = library.get_added_tokens_decoder()
-        special = {token.content for token in added.values() if token.special}
+        self.special = {
+            token.content: Special(i, token.lstrip, token.rstrip)
+            for i, token in added.items()
+            if token.special
+        }
+        self.chat_template = spec.get("chat_template") or ""
+        special = set(self.special)
         named = {ours: spec["control"].get(ours, ours) for ours in CONTROL_PIECES}
         for field in ("bos", "eos", "pad"):
             _check(field, spec[field], special, name)

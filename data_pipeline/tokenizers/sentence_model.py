@@ -6,6 +6,7 @@ import sentencepiece
 
 from data_pipeline.tokenizers.control import CHAT_PIECES, CONTROL_PIECES, SPACE, SPACE_BYTES
 from data_pipeline.tokenizers.fast_bpe import Encoder
+from data_pipeline.tokenizers.hugging_face import Special
 
 
 class SentenceModel:
@@ -36,6 +37,8 @@ class SentenceModel:
             )
         self.pad, self.bos, self.eos = self._model.pad_id(), self._model.bos_id(), self._model.eos_id()
         self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
+        self.special = {piece: Special(i, False, False) for piece, i in self.control.items()}
+        self.chat_template = ""  # a SentencePiece file has no place for one
         self.pieces = [_bytes_of(self._model, i) for i in range(self._model.vocab_size())]
         self._space = [known[piece] for piece in SPACE_BYTES]
         all_pieces = "".join(map(self._model.id_to_piece, range(len(self.pieces)))).replace(SPACE, " ")

@@ -100,6 +100,9 @@ class Tokenizer:
     """A tokenizer file: text ↔ ids, exactly. Attributes are ids: `pad`, `bos`, `eos`, `end_of_turn`,
     `roles[role]`, `control[piece]`.
 
+    `special` are all special pieces under the file's own names, and `chat_template` is the Jinja template that
+    came with them ("" where none did).
+
     `byte_lengths[id]` is the number of UTF-8 bytes that an id stands for, 0 for control ids. `roles` is
     empty when the file has no pieces for them, and `end_of_turn` is then `eos`.
 
@@ -121,6 +124,8 @@ class Tokenizer:
             self._model.eos,
             self._model.control,
         )
+        self.special = self._model.special
+        self.chat_template = self._model.chat_template
         self.end_of_turn: int = self.control.get("<|end|>", self.eos)
         roles = {role: self.control.get(f"<|{role}|>") for role in ROLES}
         self.roles: dict[str, int] = {} if None in roles.values() else roles
@@ -133,6 +138,10 @@ class Tokenizer:
 
     def __setstate__(self, state: tuple[bytes, str]) -> None:
         self._open(*state)
+
+    def piece_of(self, i: int) -> str:
+        """How the file spells a special id; "" for any other."""
+        return next((piece for piece, special in self.special.items() if special.id == i), "")
 
     @property
     def fim(self) -> dict[str, int]:

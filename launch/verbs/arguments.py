@@ -1,4 +1,4 @@
-"""The arguments that name a configuration, shared by every verb that takes one."""
+"""Arguments that several verbs share."""
 
 import argparse
 
@@ -13,9 +13,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override one field, e.g. pretrain.optimizer.peak_lr=3e-4; the value is YAML; may be repeated",
     )
+    add_import_argument(parser)
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """--import package.module, for whatever reads a configuration with components of the user's own."""
     parser.add_argument(
         "--import",
-        dest="imports",
+        dest="imports",  # `import` is no name that Python lets one write behind a dot
         metavar="PACKAGE.MODULE",
         action="append",
         default=[],

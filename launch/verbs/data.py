@@ -6,6 +6,8 @@ import argparse
 import importlib
 from pathlib import Path
 
+from launch.verbs.arguments import add_import_argument
+
 ACTIONS = {  # name -> (module, what it does)
     "inspect": ("inspect", "a folder of shards in words, and a document of it as text"),
     "verify": (
@@ -66,14 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="default: tokenizer.model in a folder above the shards",
         )
     for name in ("check", "append", "at", "seen"):
-        parsers[name].add_argument(
-            "--import",
-            dest="imports",
-            metavar="PACKAGE.MODULE",
-            action="append",
-            default=[],
-            help="a module with components of your own",
-        )
+        add_import_argument(parsers[name])
 
 
 def _add_paths(parsers: dict[str, argparse.ArgumentParser]) -> None:

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from launch.verbs.arguments import add_import_argument
+
 MIB = 1 << 20
 
 
@@ -31,14 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify-python", metavar="PYTHON", help="a Python with torch and transformers (default: this one)"
     )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="PACKAGE.MODULE",
-        action="append",
-        default=[],
-        help="a module with components of your own",
-    )
+    add_import_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:

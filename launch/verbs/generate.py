@@ -2,11 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from launch.running.find import WHERE, find_phase
+from launch.verbs.arguments import add_import_argument
+
+if TYPE_CHECKING:  # verbs are parsed without jax
+    from inference.decode import SamplingRule
+    from inference.text import Loaded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="PACKAGE.MODULE",
-        action="append",
-        default=[],
-        help="a module with components of your own",
-    )
+    add_import_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,6 +57,7 @@ def main(args: argparse.Namespace) -> int:
     prepare_process()
     import jax
 
+    from inference.text import writer
     from launch.job.load import import_components
     from model.sharding import Mesh
 
@@ -69,23 +67,36 @@ def main(args: argparse.Namespace) -> int:
     prompts = args.prompt or (line.rstrip("\n") for line in sys.stdin)
     with jax.set_mesh(Mesh().make()), jax.default_matmul_precision("float32"):
         write = writer(
-            folder,
-            step,
+            load(folder, step),
             sampler=sampler,
             max_tokens=args.max_tokens,
-            chat=args.chat,
+            as_chat=args.chat,
             key=jax.random.key(args.seed),
         )
         for number, prompt in enumerate(prompts):
-            before = "\n" * (number > 0)  # an empty line between texts
-            print(before if args.chat else before + prompt, end="", flush=True)
+            between_texts = "\n" * (number > 0)
+            print(between_texts if args.chat else between_texts + prompt, end="", flush=True)
             for piece in write(number, prompt):
                 print(piece, end="", flush=True)
             print(flush=True)
     return 0
 
 
-def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> Any:
+def load(folder: Path, step: int | None) -> "Loaded":
+    """A phase's model with its tokenizer. It computes in float32 whatever the training did: then the cache,
+    the batch and the mesh do not change what is likeliest.
+    """
+    from data_pipeline.tokenizers.tokenizer import Tokenizer
+    from inference.text import Loaded
+    from model.execution import Precision
+    from trainer.checkpoints.load import load_params
+
+    saved = load_params(folder, step)
+    model = saved.architecture.build(Precision(compute="float32"))
+    return Loaded(model, saved.params, Tokenizer(saved.tokenizer), saved.architecture.context)
+
+
+def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> "SamplingRule":
     """The sampling rule of the three options.
 
     Raises:
@@ -97,9 +108,8 @@ def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> An
 
     if temperature == 0:
         if top_k is not None or top_p is not None:
-            raise ValueError(
-                "--top-k and --top-p choose among sampled tokens, and --temperature 0 samples none; set --temperature above 0"
-            )
+            what = "--top-k and --top-p choose among sampled tokens, and --temperature 0 samples none"
+            raise ValueError(f"{what}; set --temperature above 0")
         return Greedy()
     try:
         return Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
@@ -109,62 +119,3 @@ def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> An
             for detail in error.errors()
         ]
         raise ValueError("; ".join(wrong)) from None
-
-
-def writer(
-    folder: Path, step: int | None, *, sampler: Any, max_tokens: int, chat: bool, key: Any
-) -> Callable[[int, str], Iterator[str]]:
-    """(number, prompt) -> pieces of its text. It computes in float32 whatever the training did: then the
-    cache, the batch and the mesh do not change what is likeliest.
-    """
-    import jax
-
-    from data_pipeline.chat.render import prompt as chat_prompt
-    from data_pipeline.chat.template import template_of, template_prompt
-    from data_pipeline.tokenizers.tokenizer import Tokenizer
-    from inference.decode import stream, text_ids
-    from model.execution import Precision
-    from trainer.checkpoints.load import load_params
-
-    loaded = load_params(folder, step)
-    tokenizer = Tokenizer(loaded.tokenizer)
-    model = loaded.architecture.build(Precision(compute="float32"))
-    stop_ids = (tokenizer.eos, tokenizer.end_of_turn)
-    settings = {
-        "sampler": sampler,
-        "context": loaded.architecture.context,
-        "max_tokens": max_tokens,
-        "stop_ids": stop_ids,
-    }
-    allowed_V, template = text_ids(tokenizer, stop_ids), template_of(loaded.tokenizer)
-
-    def chat_ids(messages: list[dict[str, str]]) -> list[int]:
-        return (
-            template_prompt(template, messages, loaded.tokenizer)
-            if template
-            else chat_prompt(messages, tokenizer)
-        )
-
-    def write(number: int, prompt: str) -> Iterator[str]:
-        ids = (
-            chat_ids([{"role": "user", "content": prompt}])
-            if chat
-            else [tokenizer.bos, *tokenizer.encode(prompt)]
-        )
-        news = stream(
-            model, loaded.params, [ids], key=jax.random.fold_in(key, number), allowed_V=allowed_V, **settings
-        )
-        return pieces((new for (new,) in news), tokenizer)
-
-    return write
-
-
-def pieces(news: Iterable[list[int]], tokenizer: Any) -> Iterator[str]:
-    """The text of tokens as they come; a letter whose bytes are not all there yet is held back."""
-    ids, shown = [], ""
-    for new in news:
-        ids += new
-        ready = tokenizer.decode(ids).rstrip("\ufffd")
-        yield ready[len(shown) :]
-        shown = ready
-    yield tokenizer.decode(ids)[len(shown) :]

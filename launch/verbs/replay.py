@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Mapping
 
+from launch.verbs.arguments import add_import_argument
 from launch.verbs.data import add_run_arguments
 
 EXACT = "the same bits"
@@ -22,14 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the step, from 1; it is made once more with its own rows",
     )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="PACKAGE.MODULE",
-        action="append",
-        default=[],
-        help="a module with components of your own",
-    )
+    add_import_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_pipeline.chat.render import render
+from data_pipeline.chat.roles import Roles
 from data_pipeline.tokenizers import fast_bpe
 from data_pipeline.tokenizers.control import CONTROL_PIECES
 from data_pipeline.tokenizers.fast_bpe import FAST_FROM_CHARS, fast_encoder
@@ -211,7 +211,7 @@ def test_chat_without_its_pieces_is_refused_and_eos_ends_an_answer(tmp_path):
     tokenizer = made(tmp_path, plain, eos="<s>", control={})
     assert tokenizer.roles == {} and tokenizer.end_of_turn == tokenizer.eos == tokenizer.bos
     with pytest.raises(ValueError, match="no pieces for the roles"):
-        render([{"role": "user", "content": "hello"}], tokenizer)
+        Roles(tokenizer)
     with pytest.raises(ValueError, match="no pieces <|fim_prefix|>"):
         _ = tokenizer.fim
 

@@ -7,11 +7,14 @@ from decimal import Decimal
 import pytest
 
 from data_pipeline.batch import TokenBatch
+from data_pipeline.chat.format import chat_format_of
+from data_pipeline.chat.roles import Roles
 from data_pipeline.tasks.answers import final_number, same_text
 from data_pipeline.tasks.asked import answer_in, asked_in_chat, asked_in_text, gold_rows
 from data_pipeline.tasks.questions import Questions
 from data_pipeline.tasks.task import Item, Task
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
+from tests.data_pipeline.templates import STYLES, with_template
 
 GSM8K = [
     {"question": "Ann has 4 pens and buys 3. How many?", "answer": "She has 4+3 = <<4+3=7>>7 pens.\n#### 7"},
@@ -119,7 +122,7 @@ def test_examples_stand_before_the_question_as_text_or_as_turns(tokenizer):
         and text.prompt[0] == tokenizer.bos
     )
     assert tokenizer.decode(text.gold) == " 4"
-    chat, roles = asked_in_chat(item, [shot], tokenizer), tokenizer.roles
+    chat, roles = asked_in_chat(item, [shot], Roles(tokenizer)), tokenizer.roles
     marks = [i for i in chat.prompt if i in roles.values()]
     assert (
         marks == [roles["user"], roles["assistant"], roles["user"], roles["assistant"]]
@@ -140,3 +143,12 @@ def test_the_targets_of_a_row_are_the_right_answer_and_the_rest_is_padding(token
     targets = rows["weight_L"][0] > 0
     assert rows["targets_L"][0][targets].tolist() == asked.gold and targets.argmax() == n_prompt - 1
     assert all(not x[1].any() and not x[0, n - 1 :].any() for x in rows.values())
+
+
+def test_an_imported_model_is_asked_in_its_own_format(tmp_path):
+    tokenizer = with_template(STYLES["inst"], tmp_path)
+    asked = asked_in_chat(Item("2+2?", "4"), [Item("1+1?", "2")], chat_format_of(tokenizer))
+    shown = "<s>[INST] 1+1? [/INST] 2 </s><s>[INST] 2+2? [/INST]"
+    assert tokenizer.decode(asked.prompt) == shown.replace("<s>", "").replace("</s>", "")
+    assert [i for i in asked.prompt if i < 2] == [tokenizer.bos, tokenizer.eos, tokenizer.bos]
+    assert tokenizer.decode(asked.gold) == " 4 " and tokenizer.eos not in asked.gold

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.chat.render import prompt as chat_prompt
+from data_pipeline.chat.message import text_message
+from data_pipeline.chat.roles import Roles
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.decode import generate
 from inference.sample import Greedy, Sampler
+from inference.text import pieces, writer
 from launch.running.find import find_phase
-from launch.verbs.generate import pieces, sampler_of, writer
+from launch.verbs.generate import load, sampler_of
 from model.adapt import Full
 from model.architectures.llama import Llama
 from model.execution import Precision
@@ -58,9 +60,9 @@ def run_dir(tmp_path_factory) -> Path:
 
 
 def text_of(folder: Path, prompt: str, **options) -> str:
-    settings = {"sampler": Greedy(), "max_tokens": 12, "chat": False, "key": jax.random.key(0)}
+    settings = {"sampler": Greedy(), "max_tokens": 12, "as_chat": False, "key": jax.random.key(0)}
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
-        return "".join(writer(folder, None, **{**settings, **options})(0, prompt))
+        return "".join(writer(load(folder, None), **{**settings, **options})(0, prompt))
 
 
 def test_a_run_means_its_newest_finished_phase_and_a_phase_its_newest_step(run_dir):
@@ -92,7 +94,8 @@ def test_the_pieces_join_to_the_text_of_the_generated_tokens(run_dir, chat):
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         loaded = load_params(run_dir / "sft")
         t = Tokenizer(loaded.tokenizer)
-        ids = chat_prompt([{"role": "user", "content": "hello"}], t) if chat else [t.bos, *t.encode("hello")]
+        asked = Roles(t).prompt([text_message("user", "hello")])
+        ids = asked if chat else [t.bos, *t.encode("hello")]
         allowed_V = np.pad(t.byte_lengths > 0, (0, 3))
         allowed_V[[t.eos, t.end_of_turn]] = True
         options = {
@@ -104,7 +107,7 @@ def test_the_pieces_join_to_the_text_of_the_generated_tokens(run_dir, chat):
         }
         model = loaded.architecture.build(Precision(compute="float32"))
         (new,) = generate(model, loaded.params, [ids], sampler=Greedy(), **options)
-    assert text_of(run_dir / "sft", "hello", chat=chat) == t.decode(new)
+    assert text_of(run_dir / "sft", "hello", as_chat=chat) == t.decode(new)
     assert t.decode(new)
 
 

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipeline.chat.roles import Roles
 from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from data_pipeline.tasks.asked import asked_in_chat, asked_in_text
 from data_pipeline.tasks.questions import Questions
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
-from inference.decode import generate, text_ids
+from inference.decode import generate
 from inference.sample import Greedy
+from inference.text import what_ends
 from model.api import ModelInputs, finish_logits
 from model.architectures.llama import Llama
 from tests.examples import MESHES, ONE_DEVICE, built, params_on, random_documents, under, write_documents
@@ -122,15 +124,12 @@ def written(job: Path, shots: list, items: list, *, chat: bool) -> list[str]:
     """The greedy answers, one prompt at a time."""
     with jax.set_mesh(under(ONE_DEVICE)):
         subject, params = subject_of(job, under(ONE_DEVICE)), params_on(under(ONE_DEVICE), SIZES)
-        t, encode = subject.tokenizer, asked_in_chat if chat else asked_in_text
-        stop_ids = (t.eos, t.end_of_turn)
-        limits = {
-            "context": CONTEXT,
-            "max_tokens": MAX_TOKENS,
-            "stop_ids": stop_ids,
-            "allowed_V": text_ids(t, stop_ids),
-        }
-        prompts = [encode(item, shots, t).prompt for item in items]
+        t = subject.tokenizer
+        limits = {"context": CONTEXT, "max_tokens": MAX_TOKENS, **what_ends(t, None)}
+        asked = [
+            asked_in_chat(item, shots, Roles(t)) if chat else asked_in_text(item, shots, t) for item in items
+        ]
+        prompts = [each.prompt for each in asked]
         answers = [
             generate(subject.model, params, [p], sampler=Greedy(), key=jax.random.key(0), **limits)[0]
             for p in prompts

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 from pydantic import BaseModel, PositiveInt
 
-from data_pipeline.chat.render import prompt as chat_prompt
-from inference.decode import generate, text_ids
+from data_pipeline.chat.format import chat_format_of
+from inference.decode import generate
 from inference.sample import Greedy
+from inference.text import prompt_ids, what_ends
 from model.api import Params
 from trainer.evals.subject import Findings, Subject
 
@@ -25,26 +26,25 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
         return []
 
     def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
-        """Encode the prompts."""
-        t = subject.tokenizer
-        asked = [
-            chat_prompt([{"role": "user", "content": p}], t) if self.chat else [t.bos, *t.encode(p)]
-            for p in self.prompts
-        ]
-        stop_ids = (t.eos, t.end_of_turn)
-        limits = {
-            "context": subject.context,
-            "max_tokens": self.max_tokens,
-            "stop_ids": stop_ids,
-            "allowed_V": text_ids(t, stop_ids),
-        }
+        """Encode the prompts, in the format in which the model is served."""
+        tokenizer = subject.tokenizer
+        chat = chat_format_of(tokenizer) if self.chat else None
+        prompts = [prompt_ids(prompt, tokenizer, chat) for prompt in self.prompts]
+        ends = what_ends(tokenizer, chat)
 
         def measure(params: Params) -> Findings:
             answers = generate(
-                subject.model, params, asked, sampler=Greedy(), key=jax.random.key(0), **limits
+                subject.model,
+                params,
+                prompts,
+                sampler=Greedy(),
+                key=jax.random.key(0),  # greedy tokens use no randomness
+                context=subject.context,
+                max_tokens=self.max_tokens,
+                **ends,
             )
-            return Findings(
-                {}, [{"prompt": p, "text": t.decode(a)} for p, a in zip(self.prompts, answers, strict=True)]
-            )
+            texts = [chat.parse(ids).text if chat else tokenizer.decode(ids) for ids in answers]
+            rows = [{"prompt": p, "text": text} for p, text in zip(self.prompts, texts, strict=True)]
+            return Findings({}, rows)
 
         return measure
