@@ -58,8 +58,10 @@ class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
             return np.nan
         # Evenly over the book: the first pages alone would be title, contents and licence.
         chosen = np.unique(np.linspace(0, len(parts) - 1, self.n_paragraphs).round().astype(int))
-        found = probabilities([" ".join(parts[number][:PARAGRAPH_CHARS].split()) for number in chosen])
-        return float(found[:, labels.index(document.language)].mean())
+        paragraph_probabilities = probabilities(
+            [" ".join(parts[number][:PARAGRAPH_CHARS].split()) for number in chosen]
+        )
+        return float(paragraph_probabilities[:, labels.index(document.language)].mean())
 
     def limits(self) -> tuple[Limit, ...]:
         """One limit a field, each with a drop reason of its own."""

@@ -59,7 +59,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """How many lines were cut for each reason (of several, the first) and how many marks."""
-        kept, signals = cut_lines(documents, self.bad_lines)
+        edited, signals = cut_lines(documents, self.bad_lines)
         unmarked = [
             WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0) for document in documents
         ]
@@ -67,15 +67,15 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         # Only the few documents that lost a mark are laid out again; the arrays of the others are cached
         # from the rule before.
         marked = np.flatnonzero(marks)
-        again, found = cut_lines(
+        again, recounted = cut_lines(
             [retext(documents[number], unmarked[number][0]) for number in marked], self.bad_lines
         )
         # Their lines may be bad in another way now, so both text and counts are those of the second pass.
         for number, document in zip(marked, again, strict=True):
-            kept[number] = document
-        for name, values in found.items():
+            edited[number] = document
+        for name, values in recounted.items():
             signals[name][marked] = values
-        return kept, {"wiki_mark_spans": marks, **signals}
+        return edited, {"wiki_mark_spans": marks, **signals}
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
         """Reason → bool [lines], which of `layout.lines` are cut for it."""
@@ -101,7 +101,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
     def with_notice(self, layout: Layout, documents: list[Document]) -> np.ndarray:
         """Which lines have one of the phrases."""
         lines = layout.lines
-        found = np.zeros(len(lines.first), bool)
+        has_notice = np.zeros(len(lines.first), bool)
         # `bounds[i] : bounds[i + 1]` are the lines of document i.
         bounds = np.searchsorted(lines.document, np.arange(layout.n + 1))
         for number, document in enumerate(documents):
@@ -113,10 +113,12 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
             if any(phrase in page for phrase in phrases):
                 parts = page.split(b"\n")
                 own = slice(bounds[number], bounds[number + 1])
-                found[own] = [any(phrase in parts[line] for phrase in phrases) for line in lines.number[own]]
+                has_notice[own] = [
+                    any(phrase in parts[line] for phrase in phrases) for line in lines.number[own]
+                ]
         if self.max_notice_chars is not None:
-            found &= layout.end[lines.stop - 1] - layout.start[lines.first] <= self.max_notice_chars
-        return found
+            has_notice &= layout.end[lines.stop - 1] - layout.start[lines.first] <= self.max_notice_chars
+        return has_notice
 
     def limits(self) -> tuple[Limit, ...]:
         """None: a page is dropped when nothing is left of it."""
@@ -215,7 +217,7 @@ def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Docu
     """The documents without the lines that `bad_lines(layout, documents)` names, and how many fell to each
     reason first.
     """
-    kept, found, position = [], [], 0
+    edited, chunk_counts, position = [], [], 0
     for layout in layouts(tuple(document.text for document in documents)):
         chunk = documents[position : position + layout.n]
         position += layout.n
@@ -227,9 +229,11 @@ def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Docu
         for reason, bad in reasons.items():
             counted[reason] = layout.per_line_text(bad & ~cut)
             cut |= bad
-        found.append(counted)
-        kept += without_lines(layout, chunk, cut)
-    return kept, {name: np.concatenate([signals[name] for signals in found]) for name in found[0]}
+        chunk_counts.append(counted)
+        edited += without_lines(layout, chunk, cut)
+    return edited, {
+        name: np.concatenate([signals[name] for signals in chunk_counts]) for name in chunk_counts[0]
+    }
 
 
 def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) -> list[Document]:
@@ -240,11 +244,11 @@ def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) ->
     change = np.zeros(len(layout.chars) + 1, np.int8)
     change[lines.end[cut] + 1] = -1
     change[lines.begin[cut]] += 1
-    kept = np.cumsum(change[:-1], dtype=np.int8) == 0
-    text = layout.chars[kept].tobytes().decode("utf-32-le", "surrogatepass")
+    stays = np.cumsum(change[:-1], dtype=np.int8) == 0
+    text = layout.chars[stays].tobytes().decode("utf-32-le", "surrogatepass")
     # How many kept characters stand before each place: bounds of the old texts become bounds of the new
     # one.
-    before = np.concatenate([[0], np.cumsum(kept)])
+    before = np.concatenate([[0], np.cumsum(stays)])
     documents = list(documents)
     for number in np.unique(lines.document[cut]):
         start, stop = before[layout.text_start[number]], before[layout.text_end[number] + 1]

@@ -75,13 +75,13 @@ class Canonical:
         """uint64 keys of the stretches of words `first` to `last` (exclusive), NO_KEY where a stretch is
         empty.
         """
-        found = np.full(len(first), NO_KEY, np.uint64)
+        keys = np.full(len(first), NO_KEY, np.uint64)
         full = np.flatnonzero(last > first)
         # (prefix[end] - prefix[start]) · BASE^-start is the polynomial of the stretch alone, wherever it
         # stands.
         start, end = self.starts[first[full]], self.ends[last[full] - 1]
-        found[full] = nonzero((self.sums[end] - self.sums[start]) * self.scale[first[full]])
-        return found
+        keys[full] = nonzero((self.sums[end] - self.sums[start]) * self.scale[first[full]])
+        return keys
 
     def runs(self, n_words: int) -> tuple[np.ndarray, np.ndarray]:
         """(first word, key) of every run of `n_words` words that lies in one text."""

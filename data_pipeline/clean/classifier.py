@@ -124,9 +124,9 @@ def features(texts: list[str]) -> Any:
     from scipy.sparse import csr_matrix
 
     # Duplicate (text, bucket) pairs are added up by the sparse matrix, as a hashed bag of words wants it.
-    found = [order for orders in ngrams(texts, N_WORDS) for order in orders]
-    text = np.concatenate([np.zeros(0, np.int64), *(order.text for order in found)])
-    columns = np.concatenate([np.zeros(0, np.int64), *(bucket(order.hashes, N_BUCKETS) for order in found)])
+    grams = [order for orders in ngrams(texts, N_WORDS) for order in orders]
+    text = np.concatenate([np.zeros(0, np.int64), *(order.text for order in grams)])
+    columns = np.concatenate([np.zeros(0, np.int64), *(bucket(order.hashes, N_BUCKETS) for order in grams)])
     values = 1 / np.sqrt(np.maximum(np.bincount(text, minlength=len(texts)), 1))
     return csr_matrix((values[text], (text, columns)), shape=(len(texts), N_BUCKETS))
 

@@ -76,10 +76,10 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         # Read once a process: the tasks' texts are hashed, and documents are compared with the hashes
         # alone.
         index = protected(self.tasks, n_words=self.n_words)
-        found = index.hits([document.text for document in documents])
+        all_hits = index.hits([document.text for document in documents])
         signals: Signals = {}
         for task, keys in zip(self.tasks, index.tasks, strict=True):
-            hits = found.where(keys.having(found.ngram))
+            hits = all_hits.where(keys.having(all_hits.ngram))
             # Hits come in the order of the texts, so these are the places where one document's hits end.
             bounds = np.searchsorted(hits.text, np.arange(1, len(documents)))
             signals |= {
@@ -99,14 +99,14 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: more than `max_removed_frac` of the documents have one that is not common.
         """
-        found = pa.concat_tables([hits_of(task.name, keys) for task in self.tasks] or [hits_of("", ())])
+        hits = pa.concat_tables([hits_of(task.name, keys) for task in self.tasks] or [hits_of("", ())])
         # One order whatever files the keys came in, so that the verdicts are the same bytes.
-        found = found.sort_by([(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")])
-        rare = found["n_documents"].to_numpy() <= self.max_documents
+        hits = hits.sort_by([(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")])
+        rare = hits["n_documents"].to_numpy() <= self.max_documents
         require_most_left(
-            self, len(np.unique(found[tables.DOCUMENT].to_numpy()[rare])), tables.n_rows(keys), "documents"
+            self, len(np.unique(hits[tables.DOCUMENT].to_numpy()[rare])), tables.n_rows(keys), "documents"
         )
-        tables.write_table(out, found)
+        tables.write_table(out, hits)
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
         """Documents with a hit that is not common language, unless those are cut."""
@@ -134,18 +134,18 @@ def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
     names = [f"{task}_{place}" for place in PLACES]
     # How many documents have each n-gram, over the whole corpus: only then is common language known.
     counts = tables.shared(keys, names[0], more_than=0) if keys else None
-    found = []
+    batches_of_hits = []
     for batch in tables.batches(keys, *names):
         document, _, ngram = tables.flat(batch, names[0])
         start, end = (tables.flat(batch, name)[2] for name in names[1:])
         # Every n-gram is in the table, for it was counted from these same keys.
         n_documents = counts.n_documents[counts.find(ngram)[1]]
-        found.append(
+        batches_of_hits.append(
             pa.table(
                 [document, pa.repeat(task, len(document)), ngram, start, end, n_documents], schema=schema
             )
         )
-    return pa.concat_tables([schema.empty_table(), *found])
+    return pa.concat_tables([schema.empty_table(), *batches_of_hits])
 
 
 class Hit(NamedTuple):

@@ -61,12 +61,12 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def text_keys(texts: Sequence[str]) -> np.ndarray:
     """A key for all words of each text, uint64 [n]."""
-    found = [np.zeros(0, np.uint64)]
+    chunk_keys = [np.zeros(0, np.uint64)]
     for chunk in chunks(texts):
         words = canonical(chunk)
         # All words of a text are one stretch: from its first word to the next text's first.
-        found.append(words.keys(words.first[:-1], words.first[1:]))
-    return np.concatenate(found)
+        chunk_keys.append(words.keys(words.first[:-1], words.first[1:]))
+    return np.concatenate(chunk_keys)
 
 
 def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[str], out: Path) -> None:

@@ -106,12 +106,12 @@ class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
     jaccard: float
     common_groups: int
 
-    def common(self, found: Iterable["Found"]) -> set[int]:
+    def common(self, repeats: Iterable["Found"]) -> set[int]:
         """The held-out texts that are common language: `common_groups` groups of training documents repeat
         them.
         """
         groups: dict[int, set[str]] = defaultdict(set)
-        for each in found:
+        for each in repeats:
             # Groups, not documents: a licence in twenty files of one package is still that package's own
             # text.
             for number in set(each.anywhere).union(*each.spans.values()):
@@ -176,27 +176,27 @@ def without_held_out(
     document: Document, found: Found | None, common: set[int], runs: Ngrams, drops: Drops
 ) -> Document | None:
     """A training document without what repeats held-out text; None when that cannot be cut out."""
-    kept = document
+    remaining = document
     if found is not None and found.spans:
         spans = spans_of(document)
         repeating = [spans[place] for place, numbers in found.spans.items() if set(numbers) - common]
-        kept = cut_out(document, repeating, "held_out_near_duplicate", drops)
+        remaining = cut_out(document, repeating, "held_out_near_duplicate", drops)
     # Cutting may join two stretches into a new held-out run, so it is looked again; what still repeats then
     # is dropped.
     for _ in range(MAX_ROUNDS):
-        left = runs.ranges(kept.text) if kept is not None else []
+        left = runs.ranges(remaining.text) if remaining is not None else []
         if not left:
-            return kept
-        parts = spans_of(kept) if is_python(kept) else line_spans(kept.text)
-        kept = cut_out(
-            kept,
+            return remaining
+        parts = spans_of(remaining) if is_python(remaining) else line_spans(remaining.text)
+        remaining = cut_out(
+            remaining,
             [part for part in parts if any(touches(part, place) for place in left)],
             "held_out_ngram",
             drops,
         )
     return (
-        kept
-        if kept is None or not runs.ranges(kept.text)
+        remaining
+        if remaining is None or not runs.ranges(remaining.text)
         else drops.add(document.source, "held_out_overlap", document.path)
     )
 

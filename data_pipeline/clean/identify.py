@@ -33,16 +33,16 @@ def model() -> Model:
 
     # Its tables are read through attributes of the class, which the pinned version has; a test compares
     # answers.
-    found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    labels = list(found.nb_classes)
-    next_state, row = np.asarray(found.tk_nextmove), np.asarray(found.tk_row, np.int64) << 8
-    feature = np.asarray(found.tk_output, np.int32)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    labels = list(identifier.nb_classes)
+    next_state, row = np.asarray(identifier.tk_nextmove), np.asarray(identifier.tk_row, np.int64) << 8
+    feature = np.asarray(identifier.tk_output, np.int32)
     return Model(
         next_state,
         row,
         feature,
-        found.nb_ptc.astype(np.float32),
-        found.nb_pc,
+        identifier.nb_ptc.astype(np.float32),
+        identifier.nb_pc,
         labels,
         [labels.index(label) for label in labels],
     )
@@ -50,25 +50,25 @@ def model() -> Model:
 
 def probabilities(texts: list[str]) -> np.ndarray:
     """Of each text and label, float32 [n, n_labels]; a label that stands twice has its sum at the first."""
-    found = np.zeros((len(texts), len(model().labels)), np.float32)
+    result = np.zeros((len(texts), len(model().labels)), np.float32)
     encoded = [encode(text) for text in texts]
     for number, (features, counts) in enumerate(features_of(encoded)):
         scores = (
             np.log1p(counts.astype(np.float32)) @ model().likelihood[features] + model().prior
             if len(features)
-            else found[number]
+            else result[number]
         )
         scores = scores * np.float32(1 / np.sqrt(len(encoded[number]) or 1))
         weights = np.exp(scores - scores.max())
-        np.add.at(found[number], model().alias, weights / weights.sum())
-    return found
+        np.add.at(result[number], model().alias, weights / weights.sum())
+    return result
 
 
 def classify(texts: list[str]) -> list[tuple[str, float]]:
     """The most probable language of each text and its probability."""
-    found = probabilities(texts)
-    best = found.argmax(1)
-    return [(model().labels[label], float(found[number, label])) for number, label in enumerate(best)]
+    scores = probabilities(texts)
+    best = scores.argmax(1)
+    return [(model().labels[label], float(scores[number, label])) for number, label in enumerate(best)]
 
 
 def encode(text: str) -> bytes:
@@ -93,8 +93,8 @@ def features_of(texts: list[bytes]) -> list[tuple[np.ndarray, np.ndarray]]:
     for step, n in enumerate(active):
         state = next_state.take(row.take(state[:n]) + letters[step, :n])
         met[step, :n] = feature.take(state)
-    found = [(np.zeros(0, np.int64),) * 2] * len(texts)
+    counted = [(np.zeros(0, np.int64),) * 2] * len(texts)
     for column, number in enumerate(order):
         features = met[: lengths[column], column]
-        found[number] = np.unique(features[features >= 0], return_counts=True)
-    return found
+        counted[number] = np.unique(features[features >= 0], return_counts=True)
+    return counted

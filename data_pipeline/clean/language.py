@@ -42,14 +42,14 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
                     f"languages={language!r} is none that py3langid knows; give ISO 639-1 codes such as 'en'"
                 )
         # White space is folded, so that a page of short lines is no other text than a page of long ones.
-        found = classify([" ".join(document.text[: self.first_chars].split()) for document in documents])
+        labelled = classify([" ".join(document.text[: self.first_chars].split()) for document in documents])
         named = [
             document._replace(language=language)
-            for document, (language, _) in zip(documents, found, strict=True)
+            for document, (language, _) in zip(documents, labelled, strict=True)
         ]
         return named, {
             "language_probability": np.array(
-                [score if language in self.languages else 0.0 for language, score in found]
+                [score if language in self.languages else 0.0 for language, score in labelled]
             )
         }
 

@@ -176,10 +176,10 @@ def per_language(
     The first holds for every text, and is the loosest there is, so a language without an entry is held to
     that; then each language that has a stricter one.
     """
-    found = {code: bounds(entry) for code, entry in LANGUAGES.items()}
-    loosest = min(least for least, _ in found.values()), max(most for _, most in found.values())
+    bounds_of = {code: bounds(entry) for code, entry in LANGUAGES.items()}
+    loosest = min(least for least, _ in bounds_of.values()), max(most for _, most in bounds_of.values())
     stricter = [
-        Limit(reason, signal, *bound, language=code) for code, bound in found.items() if bound != loosest
+        Limit(reason, signal, *bound, language=code) for code, bound in bounds_of.items() if bound != loosest
     ]
     return (Limit(reason, signal, *loosest), *stricter)
 
@@ -198,8 +198,8 @@ def chars_per_word(languages: Iterable[str]) -> np.ndarray:
 
 def by_language(languages: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Language → indices of the texts in it."""
-    found = np.array(languages, object)
-    return {code: np.flatnonzero(found == code) for code in dict.fromkeys(languages)}
+    names = np.array(languages, object)
+    return {code: np.flatnonzero(names == code) for code in dict.fromkeys(languages)}
 
 
 @functools.cache

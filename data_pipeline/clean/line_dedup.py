@@ -44,14 +44,14 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """`lines`: a list of keys a document, of its parts with words enough, in order."""
-        found: list[np.ndarray] = []
+        keys: list[np.ndarray] = []
         for chunk in chunks([document.text for document in documents]):
             words = canonical(chunk)
             parts = self._parts(chunk, words)
             # Parts come in the order of the texts: these bounds split their keys by document.
             bounds = np.searchsorted(parts.text, np.arange(1, len(chunk)))
-            found += np.split(words.keys(parts.first, parts.last), bounds)
-        return documents, {"lines": found}
+            keys += np.split(words.keys(parts.first, parts.last), bounds)
+        return documents, {"lines": keys}
 
     def _parts(self, texts: Sequence[str], words: Canonical) -> units.Units:
         parts = PARTS[self.part](texts, words)
@@ -68,7 +68,7 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: more than `max_removed_frac` of the parts would go.
         """
         common = tables.shared(keys, "lines", more_than=self.max_documents)
-        n, found = 0, [np.zeros((2, 0), np.int64)]
+        n, cuts = 0, [np.zeros((2, 0), np.int64)]
         for batch in tables.batches(keys, "lines"):
             document, number, key = tables.flat(batch, "lines")
             n += len(key)
@@ -76,8 +76,8 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
             is_shared, place = common.find(key)
             # The lowest document keeps its part, so that a notice stays in the corpus once.
             cut = is_shared & (common.first[place] != document) if len(common.keys) else is_shared
-            found.append(np.stack([document[cut], number[cut]]))
-        document, number = np.concatenate(found, axis=1)
+            cuts.append(np.stack([document[cut], number[cut]]))
+        document, number = np.concatenate(cuts, axis=1)
         require_most_left(self, len(document), n, f"parts ({self.part})")
         # One order however the keys are spread over files: the verdicts are the same bytes.
         order = np.lexsort((number, document))

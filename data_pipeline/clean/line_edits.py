@@ -52,13 +52,13 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         """Lines cut for each reason (of several, the first), buttons, and the share of words that went."""
         # Counted before anything is cut: the limit is on the share of words that this rule itself removes.
         before = measured(documents, n_tokens)["n"]
-        kept, counts = cut_lines(documents, self.bad_lines)
-        buttons = np.zeros(len(kept))
-        for number, document in enumerate(kept):
+        edited, counts = cut_lines(documents, self.bad_lines)
+        buttons = np.zeros(len(edited))
+        for number, document in enumerate(edited):
             text, buttons[number] = self.without_buttons(document.text)
-            kept[number] = retext(document, text)
-        after = measured(kept, n_tokens)["n"]
-        return kept, {**counts, "button_spans": buttons, "cut_word_frac": 1 - after / np.maximum(1, before)}
+            edited[number] = retext(document, text)
+        after = measured(edited, n_tokens)["n"]
+        return edited, {**counts, "button_spans": buttons, "cut_word_frac": 1 - after / np.maximum(1, before)}
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
         """Reason → bool [lines], which of `layout.lines` are cut for it."""
@@ -94,12 +94,12 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
             return text, 0
         n, lines = 0, []
         for line in text.split("\n"):
-            left, found = (
+            left, n_buttons = (
                 BUTTON.subn("", line) if len(line.split()) <= self.max_button_line_words else (line, 0)
             )
-            n += found
+            n += n_buttons
             # A line that was a button and nothing else goes; blank lines of the text stay.
-            if left.strip() or not found:
+            if left.strip() or not n_buttons:
                 lines.append(left)
         text = "\n".join(lines)
         return text if text.strip() else "", n

@@ -32,14 +32,14 @@ def user_list(file: str, *, field: str) -> UserList:
     """
     try:
         # The cache is keyed by size and time too, so an edited list is read again within one process.
-        found = _user_list(_state(Path(file).expanduser()))
+        entries = _user_list(_state(Path(file).expanduser()))
     except (OSError, UnicodeError) as error:
         raise ValueError(
             f"{field}={file!r} cannot be read ({error}); name a text file with an entry a line"
         ) from error
-    if not found.lines:
+    if not entries.lines:
         raise ValueError(f"{field}={file!r} has no entry; name a text file with an entry a line")
-    return found
+    return entries
 
 
 @lru_cache(maxsize=32)

@@ -52,7 +52,7 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         """The band keys of each text, uint64 [n, bands]."""
         # Odd random factors, one a row: the same minima in another order are another band.
         factors = mixed(np.arange(1, self.rows + 1, dtype=np.uint64)) | np.uint64(1)
-        found = [np.zeros((0, self.bands), np.uint64)]
+        chunk_keys = [np.zeros((0, self.bands), np.uint64)]
         for chunk in chunks(texts):
             # Pages that differ in dates and counters alone are duplicates too.
             words = canonical(chunk, numbers_alike=True)
@@ -62,8 +62,10 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
             )
             keys = mixed((least.reshape(-1, self.bands, self.rows) * factors).sum(-1, dtype=np.uint64))
             # A text without words gets NO_KEY, and so equals nothing, not even another empty one.
-            found.append(np.where(np.diff(words.first)[:, None] > 0, np.maximum(keys, 1), np.uint64(NO_KEY)))
-        return np.concatenate(found)
+            chunk_keys.append(
+                np.where(np.diff(words.first)[:, None] > 0, np.maximum(keys, 1), np.uint64(NO_KEY))
+            )
+        return np.concatenate(chunk_keys)
 
     def columns(self) -> tuple[str, ...]:
         """The names of the keys."""

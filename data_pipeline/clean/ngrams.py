@@ -38,12 +38,12 @@ def ngrams(texts: Iterable[str], n: int) -> Iterator[list[Ngrams]]:
     for indices, pieces in chunks(texts):
         text, words = words_of(indices, pieces)
         run = runs(words)
-        found = [Ngrams(text, words)]
+        orders = [Ngrams(text, words)]
         for order in range(2, n + 1):
             # Only runs whose first and last word are of the same piece: no n-gram spans two texts.
             first = np.flatnonzero(text[order - 1 :] == text[: max(len(text) - order + 1, 0)])
-            found.append(Ngrams(text[first], run(first, first + order)))
-        yield found
+            orders.append(Ngrams(text[first], run(first, first + order)))
+        yield orders
 
 
 def words_of(indices: list[int], pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -53,9 +53,9 @@ class Ngrams:
 
     def ranges(self, text: str) -> list[tuple[int, int]]:
         """(start, end) in characters of each known n-gram in `text`."""
-        found = [position for position, _ in self.find(words_of(text))]
-        places = [match.span() for match in WORD.finditer(text)] if found else []
-        return [(places[i][0], places[i + NGRAM_WORDS - 1][1]) for i in found]
+        first_words = [position for position, _ in self.find(words_of(text))]
+        places = [match.span() for match in WORD.finditer(text)] if first_words else []
+        return [(places[i][0], places[i + NGRAM_WORDS - 1][1]) for i in first_words]
 
 
 class HeldOutIndex:

@@ -86,10 +86,10 @@ def dotted(chars: np.ndarray, digits: np.ndarray) -> Candidates:
 
 def coloned(chars: np.ndarray, digits: np.ndarray) -> Candidates:
     """2 or 3, three characters, a colon: global unicast addresses (2000::/3), and few times of day."""
-    found = digits[
+    candidates = digits[
         (chars[digits + 4] == ord(":")) & ((chars[digits] == ord("2")) | (chars[digits] == ord("3")))
     ]
-    return found, found
+    return candidates, candidates
 
 
 def is_digit(chars: np.ndarray) -> np.ndarray:
@@ -208,8 +208,8 @@ IBAN_EXAMPLES = (
 def country_and_check_digits(chars: np.ndarray, digits: np.ndarray) -> Candidates:
     """Two capitals and two digits."""
     capital = [(chars[digits - back] - np.uint8(ord("A"))) < 26 for back in (1, 2)]
-    found = digits[capital[0] & capital[1] & is_digit(chars[digits + 1])]
-    return found, found
+    candidates = digits[capital[0] & capital[1] & is_digit(chars[digits + 1])]
+    return candidates, candidates
 
 
 def iban(match: re.Match) -> str:

@@ -33,8 +33,8 @@ class KeySet:
         # Keys are well mixed, so their high bits are an index into the table.
         place = np.flatnonzero(self.may_have[keys >> self.shift])
         # `clip` below: a key above all others is compared with the last one, and differs.
-        found = np.searchsorted(self.keys, keys[place])
-        return place[self.keys.take(found, mode="clip") == keys[place]] if len(self.keys) else place
+        nearest = np.searchsorted(self.keys, keys[place])
+        return place[self.keys.take(nearest, mode="clip") == keys[place]] if len(self.keys) else place
 
 
 class Hits(NamedTuple):
@@ -72,25 +72,27 @@ class Protected(NamedTuple):
 
     def hits(self, texts: Sequence[str]) -> Hits:
         """The places of any of them in the texts."""
-        found, n = [], 0
+        chunk_hits, n = [], 0
         for chunk in chunks(texts):
-            found.append(self._hits(chunk, n))
+            chunk_hits.append(self._hits(chunk, n))
             n += len(chunk)
         # So that no texts give empty arrays of the right types instead of an error.
         empty = Hits(*(np.zeros(0, kind) for kind in (np.int64, np.uint64, np.int64, np.int64)))
-        return Hits(*(np.concatenate(values) for values in zip(empty, *found, strict=True)))
+        return Hits(*(np.concatenate(values) for values in zip(empty, *chunk_hits, strict=True)))
 
     def _hits(self, texts: Sequence[str], n_before: int) -> Hits:
         words = canonical(texts)
-        found = [
+        stretches_by_kind = [
             (first, first + n, key, keys) for n, keys in self.runs.items() for first, key in [words.runs(n)]
         ]
         if len(self.lines.keys):
             # Short texts count only as lines by themselves: `yes` stands in every document.
             units = lines(texts, words)
-            found.append((units.first, units.last, words.keys(units.first, units.last), self.lines))
+            stretches_by_kind.append(
+                (units.first, units.last, words.keys(units.first, units.last), self.lines)
+            )
         columns = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64))]
-        for *stretches, wanted in found:
+        for *stretches, wanted in stretches_by_kind:
             place = wanted.having(stretches[2])
             columns.append(tuple(values[place] for values in stretches))
         return placed(words, *(np.concatenate(values) for values in zip(*columns, strict=True)), n_before)
@@ -125,19 +127,19 @@ def keys_of(task: Task, n_words: int) -> dict[int, np.ndarray]:
     """Number of words → keys of the runs of as many words that protect the task; 0 → those of texts that
     must be a line.
     """
-    found: dict[int, list[np.ndarray]] = defaultdict(list)
+    keys_by_length: dict[int, list[np.ndarray]] = defaultdict(list)
     for chunk in chunks(list(task.texts())):
         words = canonical(chunk)
-        found[n_words].append(words.runs(n_words)[1])
+        keys_by_length[n_words].append(words.runs(n_words)[1])
         first, last = words.first[:-1], words.first[1:]
         n, keys = last - first, words.keys(first, last)
         # A text shorter than a run is looked for whole, by its own length.
         for length in range(min(SHORTEST_RUN, n_words), n_words):
-            found[length].append(keys[n == length])
-        found[0].append(keys[(n > 0) & (n < min(SHORTEST_RUN, n_words))])
+            keys_by_length[length].append(keys[n == length])
+        keys_by_length[0].append(keys[(n > 0) & (n < min(SHORTEST_RUN, n_words))])
     return defaultdict(
         lambda: np.zeros(0, np.uint64),
-        {length: joined(keys) for length, keys in found.items() if len(joined(keys))},
+        {length: joined(keys) for length, keys in keys_by_length.items() if len(joined(keys))},
     )
 
 

@@ -127,7 +127,7 @@ def stop_words(layout: Layout, languages: tuple[str, ...]) -> np.ndarray:
     """How many different stop words of its language each text has, [n]; NaN where the language has no
     entry.
     """
-    found = np.full(layout.n, np.nan)
+    n_different = np.full(layout.n, np.nan)
     for language, texts in by_language(languages).items():
         if language not in LANGUAGES:
             continue
@@ -146,8 +146,8 @@ def stop_words(layout: Layout, languages: tuple[str, ...]) -> np.ndarray:
         # Different stop words are counted, not occurrences: one `the` a hundred times is one.
         present = np.zeros((layout.n, len(LANGUAGES[language].stop_words)), bool)
         present[layout.document[hit], numbers[place[hit]]] = True
-        found[texts] = present.sum(1)[texts]
-    return found
+        n_different[texts] = present.sum(1)[texts]
+    return n_different
 
 
 def line_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:

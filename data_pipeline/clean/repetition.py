@@ -142,8 +142,8 @@ def gram_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
     scales = chars_per_word(languages)
     # Languages of one scale together; mostly there is one, and this is a single pass.
     for scale in np.unique(scales) if len(scales) else [1]:
-        found = Grams(layout, scales == scale).signals(int(scale))
-        for name, values in found.items():
+        shares = Grams(layout, scales == scale).signals(int(scale))
+        for name, values in shares.items():
             signals[name] = np.where(scales == scale, values, signals.get(name, 0.0))
     return signals
 
@@ -152,11 +152,13 @@ class Grams:
     """The words of the chosen texts of a batch, and the n-grams that repeat in each; `chosen` is bool [n]."""
 
     def __init__(self, layout: Layout, chosen: np.ndarray):
-        kept = layout.is_word if chosen.all() else layout.is_word & chosen[layout.document]
+        counted = layout.is_word if chosen.all() else layout.is_word & chosen[layout.document]
         self.n = layout.n
-        self.document = layout.document[kept]
-        self.runs = Runs(layout.hashes[kept])
-        self.chars = np.concatenate([[0], np.cumsum((layout.end - layout.start)[kept])])  # before each word
+        self.document = layout.document[counted]
+        self.runs = Runs(layout.hashes[counted])
+        self.chars = np.concatenate(
+            [[0], np.cumsum((layout.end - layout.start)[counted])]
+        )  # before each word
         self.n_chars = np.maximum(1, np.bincount(self.document, np.diff(self.chars), self.n))
         self.salt = salts(self.n)[self.document]
 

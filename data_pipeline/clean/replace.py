@@ -88,10 +88,10 @@ def matches_near(
     for start, end in zip(*merged(first - before, last + after), strict=True):
         position = max(start, 0)
         # Bounded by `end`: a search without a bound would run to the next match, perhaps megabytes on.
-        while found := pattern.search(text, position, end):
+        while candidate := pattern.search(text, position, end):
             # again without the end, at which a number would look complete that is not
-            whole = pattern.match(text, found.start())
-            position = whole.end() if whole else found.start() + 1
+            whole = pattern.match(text, candidate.start())
+            position = whole.end() if whole else candidate.start() + 1
             if whole:
                 yield whole
 

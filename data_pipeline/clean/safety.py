@@ -59,9 +59,9 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
             for language, listed in lists.items():
                 # The list under the empty name is for documents of every language.
                 concerned = (languages == language) | (language == "")
-                for found, hashes in zip(orders, listed, strict=False):
-                    hit = np.isin(found.hashes, hashes) & concerned[found.text]
-                    hits += np.bincount(found.text[hit], minlength=len(documents))
+                for grams, hashes in zip(orders, listed, strict=False):
+                    hit = np.isin(grams.hashes, hashes) & concerned[grams.text]
+                    hits += np.bincount(grams.text[hit], minlength=len(documents))
         per_kword = 1000 * hits / np.maximum(n_words, 1)
         return documents, {
             "blocklist_hits": hits.astype(np.float32),
@@ -84,12 +84,12 @@ def hashes_of(phrases: frozenset[str]) -> tuple[np.ndarray, ...]:
     ordered = sorted(phrases)
     # Words of each phrase as `ngrams` counts them, so that phrases and texts are cut alike.
     n_words = sum(np.bincount(orders[0].text, minlength=len(ordered)) for orders in ngrams(ordered, 1))
-    found: list[list[np.ndarray]] = [[] for _ in range(int(n_words.max()))]
-    for orders in ngrams(ordered, len(found)):
+    by_length: list[list[np.ndarray]] = [[] for _ in range(int(n_words.max()))]
+    for orders in ngrams(ordered, len(by_length)):
         for n, order in enumerate(orders):
             # Of a phrase of k words only its one k-gram is listed, not the shorter runs inside.
-            found[n].append(order.hashes[n_words[order.text] == n + 1])
-    return tuple(np.concatenate(hashes) for hashes in found)
+            by_length[n].append(order.hashes[n_words[order.text] == n + 1])
+    return tuple(np.concatenate(hashes) for hashes in by_length)
 
 
 class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):

@@ -58,10 +58,10 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         character = np.cumsum((row & 0xC0) != 0x80, dtype=np.int32) - 1  # that each byte is part of
         # A difference array over characters: occurrences overlap, and their union is cut.
         change = np.zeros(len(row) + 1, np.int32)
-        found = repeated(row, starts, self.min_bytes)
-        np.add.at(change, character[found], 1)
+        occurrences = repeated(row, starts, self.min_bytes)
+        np.add.at(change, character[occurrences], 1)
         # Where an occurrence ends inside a character, that character stays.
-        np.add.at(change, character[found + self.min_bytes], -1)
+        np.add.at(change, character[occurrences + self.min_bytes], -1)
         # Edges come in pairs: each stretch begins at one and ends at the next.
         edges = np.flatnonzero(np.diff(np.cumsum(change) > 0, prepend=False))
         begin, end = edges[::2], edges[1::2]

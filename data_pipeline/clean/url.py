@@ -49,10 +49,10 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
                 [any(not names.isdisjoint(names_of(url)) for names in blocked) for url in urls], np.float32
             ),
             "url_hard_words": np.array(
-                [sum(len(found & listed) for listed in hard) for found in words], np.float32
+                [sum(len(url_words & listed) for listed in hard) for url_words in words], np.float32
             ),
             "url_soft_words": np.array(
-                [sum(len(found & listed) for listed in soft) for found in words], np.float32
+                [sum(len(url_words & listed) for listed in soft) for url_words in words], np.float32
             ),
         }
 

@@ -90,9 +90,9 @@ class Layout:
     @functools.cached_property
     def hashes(self) -> np.ndarray:
         """64 bits of each word: Σ value(character i) · BASE^i."""
-        found = np.empty(len(self.start), np.uint64)
+        hashes = np.empty(len(self.start), np.uint64)
         values = hash_values()
-        for begin in range(0, len(found), BLOCK_WORDS):
+        for begin in range(0, len(hashes), BLOCK_WORDS):
             starts = self.start[begin : begin + BLOCK_WORDS]
             # Powers start at 0 in every block; dividing by BASE^start makes the hash independent of the
             # place.
@@ -100,10 +100,10 @@ class Layout:
             power, inverse = powers(int(stop - offset))
             terms = values.take(self.chars[offset:stop])
             terms *= power[: stop - offset]
-            found[begin : begin + BLOCK_WORDS] = (
+            hashes[begin : begin + BLOCK_WORDS] = (
                 np.add.reduceat(terms, starts - offset) * inverse[starts - offset]
             )
-        return found
+        return hashes
 
     @functools.cached_property
     def lines(self) -> Lines:
@@ -114,9 +114,9 @@ class Layout:
         document = np.searchsorted(self.text_end, newline)
         number = np.arange(len(newline)) - np.searchsorted(newline, self.text_start)[document]
         # Lines without words are left out, but `number` has counted them.
-        kept = stop > first
+        has_words = stop > first
         return Lines(
-            *(values[kept] for values in (first, stop, number, document, shifted(newline + 1), newline))
+            *(values[has_words] for values in (first, stop, number, document, shifted(newline + 1), newline))
         )
 
     @functools.cached_property
@@ -168,11 +168,11 @@ def layouts(texts: tuple[str, ...]) -> tuple[Layout, ...]:
 def measured(documents: list[Document], measure: Callable[[Layout, tuple[str, ...]], Signals]) -> Signals:
     """What `measure` finds in each chunk of the documents, given its languages too, joined."""
     languages = [document.language for document in documents]
-    found, position = [], 0
+    chunk_signals, position = [], 0
     for layout in layouts(tuple(document.text for document in documents)):
-        found.append(measure(layout, tuple(languages[position : position + layout.n])))
+        chunk_signals.append(measure(layout, tuple(languages[position : position + layout.n])))
         position += layout.n
-    return {name: np.concatenate([signals[name] for signals in found]) for name in found[0]}
+    return {name: np.concatenate([signals[name] for signals in chunk_signals]) for name in chunk_signals[0]}
 
 
 def boundaries(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ def chapters(text: str) -> list[str]:
     """
     marked = (mark.start() for mark in re.finditer("\f", text))
     cuts = sorted({0, *(heading.start() for heading in HEADING.finditer(text)), *marked, len(text)})
-    found: list[str] = []
+    pieces: list[str] = []
     short: list[str] = []
     # Pieces too short for a chapter wait: they are headings of the next long piece, or a table of contents.
     for begin, end in zip(cuts, cuts[1:], strict=False):
@@ -45,14 +45,14 @@ def chapters(text: str) -> list[str]:
             short.append(text[begin:end])
             continue
         n_contents = _n_contents(short)
-        found += ["".join(short[:n_contents])] if n_contents else []
-        found.append("".join(short[n_contents:]) + text[begin:end])
+        pieces += ["".join(short[:n_contents])] if n_contents else []
+        pieces.append("".join(short[n_contents:]) + text[begin:end])
         short = []
-    if not found:
+    if not pieces:
         return [text]
     # What is short at the very end belongs to the last chapter.
-    found[-1] += "".join(short)
-    return found
+    pieces[-1] += "".join(short)
+    return pieces
 
 
 def _n_contents(short: list[str]) -> int:

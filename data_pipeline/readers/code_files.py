@@ -62,7 +62,7 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
                 yield Found(item.path, drop="folder_unreadable")
                 continue
             item = _enter(root, item, {entry.name for entry in entries}, selection, revisions)
-            stack += [found for entry in entries if (found := _look(entry, item, selection)) is not None]
+            stack += [below for entry in entries if (below := _look(entry, item, selection)) is not None]
 
 
 def _path_order(entry: os.DirEntry) -> str:

@@ -46,11 +46,11 @@ class Tree(NamedTuple):
         return as_unicode(path), as_unicode(group)
 
 
-def parts_of(root: Path, found: list[Found], revisions: dict[str, str], *, part_bytes: int) -> list[Part]:
+def parts_of(root: Path, files: list[Found], revisions: dict[str, str], *, part_bytes: int) -> list[Part]:
     """Top-level folders in batches; every file of `found`, read or left out, is in one of them."""
-    depth = common_depth([file.path for file in found if not file.drop])
-    evidence = [file.path for file in found if file.is_evidence]
-    entries = [file for file in found if file.drop != "evidence"]
+    depth = common_depth([file.path for file in files if not file.drop])
+    evidence = [file.path for file in files if file.is_evidence]
+    entries = [file for file in files if file.drop != "evidence"]
     return [
         _part(f"{n:05d}", batch, root, depth, evidence, revisions)
         for n, batch in enumerate(batches(entries, depth=depth, most_bytes=part_bytes))

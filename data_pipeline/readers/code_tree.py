@@ -78,17 +78,17 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         revisions: dict[str, str] = {}
         # A single file is a tree of one: its folder is the root, and no walk is needed.
         if root.is_file():
-            root, found = root.parent, [Found(root.name, root.stat().st_size)]
+            root, files = root.parent, [Found(root.name, root.stat().st_size)]
         else:
-            found = list(walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions))
-        if all(file.drop for file in found):
-            reasons = {file.drop for file in found if file.drop != "evidence"}
+            files = list(walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions))
+        if all(file.drop for file in files):
+            reasons = {file.drop for file in files if file.drop != "evidence"}
             left_out = ", ".join(sorted(reasons)) or "nothing"
             raise ValueError(
                 f"{field}={self.folder!r} holds no source file (languages={self.languages}; "
                 f"left out: {left_out}); name a folder that does"
             )
-        return parts_of(root, found, revisions, part_bytes=self.part_bytes)
+        return parts_of(root, files, revisions, part_bytes=self.part_bytes)
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a file; path is inside the tree, `checkout@revision/path` for a checkout.
@@ -102,15 +102,17 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         chosen = {"languages": self._languages(), "leave_out": self.leave_out}
         for path in tree.files:
             shown, group = tree.names(path)
-            found = source_text(tree.root / path, shown, **chosen, work=work, source=source, drops=drops)
-            if found is None:
+            content = source_text(tree.root / path, shown, **chosen, work=work, source=source, drops=drops)
+            if content is None:
                 continue
             # A file's own header binds before what its package says.
-            licence = licence_of_head(found.text) or packages.of(path)
+            licence = licence_of_head(content.text) or packages.of(path)
             if self.licences is not None and not (licence and allowed(licence, self.licences)):
                 drops.add(source, f"licence_{licence}".replace(" ", "_") if licence else "no_licence", shown)
                 continue
-            yield Document(content_id(found.text), found.text, source, shown, group, found.language, licence)
+            yield Document(
+                content_id(content.text), content.text, source, shown, group, content.language, licence
+            )
 
     def _languages(self) -> frozenset[str]:
         return PROGRAMMING_LANGUAGES if self.languages is None else frozenset(self.languages)

@@ -23,9 +23,9 @@ def patterns(card: str, *, config: str, split: str, field: str) -> list[str] | N
     Raises:
         ValueError: There is no such config, or the card cannot be understood.
     """
-    found = FRONT_MATTER.match(card)
+    front_matter = FRONT_MATTER.match(card)
     try:
-        header = yaml.safe_load(found[1]) if found else None
+        header = yaml.safe_load(front_matter[1]) if front_matter else None
         configs = header.get("configs") if isinstance(header, dict) else None
         files = {entry["config_name"]: entry.get("data_files", ()) for entry in configs or ()}
         if not files:

@@ -126,5 +126,5 @@ def _decoded_as(page: bytes, encoding: str) -> str | None:
 
 
 def _line(line: str) -> str:
-    found = MARKED_LINE.match(line)
-    return ("\f" + line[found.end() :] if found else line).replace(HEAD_MARK, "")
+    mark = MARKED_LINE.match(line)
+    return ("\f" + line[mark.end() :] if mark else line).replace(HEAD_MARK, "")

@@ -43,22 +43,22 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
         OSError: A folder below cannot be listed, or a store does not answer.
     """
     local = local_path(path)
-    found = _local_files(local, field) if local is not None else _remote_files(path, field)
-    if found is None:
+    listed = _local_files(local, field) if local is not None else _remote_files(path, field)
+    if listed is None:
         what = "does not exist" if local is not None else "does not exist or cannot be reached"
         raise FileNotFoundError(f"{field}={path!r} {what}; name an existing file or folder")
     # A single file is taken whatever its suffix: the user has named it.
-    if isinstance(found, File):
-        return [found]
-    kept = [
+    if isinstance(listed, File):
+        return [listed]
+    wanted = [
         file
-        for file in found
+        for file in listed
         if file.name.lower().endswith(suffixes) and not posixpath.basename(file.name).startswith(".")
     ]
-    if not kept:
+    if not wanted:
         raise ValueError(f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does")
     # Listings come in any order; the corpus must not depend on it.
-    return sorted(kept, key=lambda file: (file.name, file.path))
+    return sorted(wanted, key=lambda file: (file.name, file.path))
 
 
 def _local_files(root: str, field: str) -> Iterable[File] | File | None:
@@ -105,7 +105,7 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
         if not is_index and not store.isdir(root):
             return None
         walk = store.walk(root, detail=True, on_error="raise")  # `find` would pass over what it cannot list
-        found = {info["name"]: info for _, _, infos in walk for info in infos.values()}
+        infos_by_name = {info["name"]: info for _, _, infos in walk for info in infos.values()}
     except Exception as error:  # every store has exceptions of its own
         raise OSError(
             f"{field}={url!r} cannot be listed ({type(error).__name__}: {error}); "
@@ -115,7 +115,7 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
     top = root.rstrip("/") + "/"
     return [
         File(store.unstrip_protocol(name), name.removeprefix(top), info.get("size") or 0)
-        for name, info in found.items()
+        for name, info in infos_by_name.items()
     ]
 
 
@@ -123,8 +123,10 @@ def one_part_a_file(paths: tuple[str, ...], suffixes: tuple[str, ...], *, field:
     """Parts named NUMBER/NAME, the number being that of the path; raises as `files_under`."""
     if not paths:
         raise ValueError(f"{field}=() names nothing to read; name a file or folder")
-    found = ((i, file) for i, path in enumerate(paths) for file in files_under(path, suffixes, field=field))
-    return [Part(f"{i:05d}/{file.name}", (file.path,)) for i, file in found]
+    numbered = (
+        (i, file) for i, path in enumerate(paths) for file in files_under(path, suffixes, field=field)
+    )
+    return [Part(f"{i:05d}/{file.name}", (file.path,)) for i, file in numbered]
 
 
 def name_of(part: Part) -> str:

@@ -85,8 +85,8 @@ def _git_folder(repository: Path) -> Path:
 
 
 def _digits(text: str) -> str:
-    found = OBJECT.fullmatch(text.strip())
-    return found[0][:REVISION_CHARS] if found else ""
+    match = OBJECT.fullmatch(text.strip())
+    return match[0][:REVISION_CHARS] if match else ""
 
 
 def _read(path: Path) -> str:

@@ -93,8 +93,8 @@ def without_gutenberg(text: str) -> Unwrapped:
 
 def declared_charset(data: bytes) -> str | None:
     """The encoding that the header names."""
-    found = CHARSET.search(data[:HEADER_CHARS])
-    return found[1].decode() if found else None
+    match = CHARSET.search(data[:HEADER_CHARS])
+    return match[1].decode() if match else None
 
 
 def _begin(text: str) -> int:
@@ -102,21 +102,21 @@ def _begin(text: str) -> int:
     if start := START.search(header):
         return start.end()
     # Etexts of 1991 to 2002 have no starred START line: the book begins behind the small print.
-    ends = [found.end() for found in SMALL_PRINT_ENDS.finditer(header)]
+    ends = [match.end() for match in SMALL_PRINT_ENDS.finditer(header)]
     return ends[-1] if ends and _late_small_print(text, 0) is None else 0
 
 
 def _end(text: str, begin: int) -> int:
-    found = END.search(text, begin)
-    end = found.start() if found else len(text)
+    footer = END.search(text, begin)
+    end = footer.start() if footer else len(text)
     return end if (late := _late_small_print(text, begin)) is None else min(end, late)
 
 
 def _late_small_print(text: str, begin: int) -> int | None:
     """Where the small print begins if, as in some of the first etexts, it stands behind the book."""
-    found = SMALL_PRINT_BEGINS.search(text, begin)
+    match = SMALL_PRINT_BEGINS.search(text, begin)
     # In the first quarter the small print is the header, and what follows it is the book.
-    return found.start() if found and found.start() > len(text) // 4 else None
+    return match.start() if match and match.start() > len(text) // 4 else None
 
 
 def _without_notes(body: str) -> str:

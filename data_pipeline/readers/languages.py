@@ -152,8 +152,8 @@ def language_of_name(name: str) -> str:
 def language_of_shebang(data: bytes) -> str:
     """The language of a script by its first line, "" when that is no `#!` line of an interpreter we know."""
     # Linux itself reads no more than 255 bytes of the line.
-    found = SHEBANG.match(data[:200])
-    return INTERPRETERS.get(found[1].decode().lower(), "") if found else ""
+    shebang = SHEBANG.match(data[:200])
+    return INTERPRETERS.get(shebang[1].decode().lower(), "") if shebang else ""
 
 
 def check_languages(names: Iterable[str]) -> None:

@@ -228,19 +228,19 @@ def licence_of_text(text: str) -> str:
     # Most texts are no licences, and one of these stands in every licence we know.
     if "licen" not in text and "permi" not in text and "public" not in text:
         return ""
-    found = []
+    granted = []
     for spdx, choices, no in COMPILED:
         if (
-            spdx not in found
+            spdx not in granted
             and any(all(p in text for p in choice) for choice in choices)
             and not any(p in text for p in no)
         ):
-            found.append(spdx)
+            granted.append(spdx)
     if any(
-        spdx.startswith("LGPL-3") for spdx in found
+        spdx.startswith("LGPL-3") for spdx in granted
     ):  # its text is a supplement to the GPL's, which is shipped with it
-        found = [spdx for spdx in found if not spdx.startswith("GPL-3")]
-    return " AND ".join(sorted(found))
+        granted = [spdx for spdx in granted if not spdx.startswith("GPL-3")]
+    return " AND ".join(sorted(granted))
 
 
 def licence_of_head(text: str) -> str:

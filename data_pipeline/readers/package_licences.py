@@ -113,11 +113,11 @@ def joined(licences: list[str]) -> str:
     """Several licence texts side by side bind together; a GPL beside an LGPL is only what that one is
     written on.
     """
-    found = sorted({part for licence in licences for part in licence.split(" AND ") if part})
+    identifiers = sorted({part for licence in licences for part in licence.split(" AND ") if part})
     # An LGPL package ships the GPL's text as well, because the LGPL refers to it.
-    if any(part.startswith("LGPL-") for part in found):
-        found = [part for part in found if not part.startswith("GPL-")]
-    return " AND ".join(found)
+    if any(part.startswith("LGPL-") for part in identifiers):
+        identifiers = [part for part in identifiers if not part.startswith("GPL-")]
+    return " AND ".join(identifiers)
 
 
 def core_metadata(text: str) -> str:

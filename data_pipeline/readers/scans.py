@@ -36,13 +36,13 @@ def without_scan_noise(text: str, *, min_letter_frac: float) -> Cleaned:
     """
     text, n_page_lines = _without_page_lines(text)
     text, n_joined = _joined(text)
-    kept, n_noise_bytes = [], 0
+    remaining, n_noise_bytes = [], 0
     for paragraph in re.split(r"(\n[ \t]*\n\s*)", text):
         if letter_frac(paragraph) < min_letter_frac:
             n_noise_bytes += len(paragraph.encode())
         else:
-            kept.append(paragraph)
-    return Cleaned(re.sub(r"\n{4,}", "\n\n\n", "".join(kept)), n_page_lines, n_joined, n_noise_bytes)
+            remaining.append(paragraph)
+    return Cleaned(re.sub(r"\n{4,}", "\n\n\n", "".join(remaining)), n_page_lines, n_joined, n_noise_bytes)
 
 
 def letter_frac(paragraph: str) -> float:
@@ -58,12 +58,12 @@ def _without_page_lines(text: str) -> tuple[str, int]:
     place = 0
     for n, line in enumerate(lines):
         # Running heads are short; the bound keeps the pattern's optional parts from trying long lines.
-        found = NUMBERED.fullmatch(line) if len(line) < 80 else None
-        if found and not HEADING.match(f"{line.strip()}\n\n\n"):
-            number = next(group for group in (found[1], found[2], found[5]) if group)
+        numbered = NUMBERED.fullmatch(line) if len(line) < 80 else None
+        if numbered and not HEADING.match(f"{line.strip()}\n\n\n"):
+            number = next(group for group in (numbered[1], numbered[2], numbered[5]) if group)
             # Lines with the same title, or with none, belong together; left and right pages have titles of
             # their own.
-            title = (found[3] or found[4] or "").strip().casefold()
+            title = (numbered[3] or numbered[4] or "").strip().casefold()
             alike.setdefault(title, []).append((n, int(number), place))
         place += len(line) + 1
     dropped = {n for rows in alike.values() if _are_pages(rows) for n, _, _ in rows}
@@ -88,12 +88,12 @@ def _joined(text: str) -> tuple[str, int]:
     known = set(re.findall(r"\w+(?:-\w+)*", text))
     n = 0
 
-    def join(found: re.Match) -> str:
+    def join(cut: re.Match) -> str:
         nonlocal n
-        first, second, mark = found[1], found[2], found[3]
+        first, second, mark = cut[1], cut[2], cut[3]
         # A capital after the break is a name (`Anglo-\nSaxon`), not the rest of a cut word.
         if not second[0].islower():
-            return found[0]
+            return cut[0]
         n += 1
         hyphenated = f"{first}-{second}" in known and first + second not in known
         return f"{first}{'-' if hyphenated else ''}{second}{mark}\n"

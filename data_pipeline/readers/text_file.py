@@ -43,12 +43,12 @@ class TextFile(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """Piece after piece, each named FILE#NUMBER."""
-        found = read_book(part.inputs[0], part.detail, work, source, drops)
-        if found is None:
+        content = read_book(part.inputs[0], part.detail, work, source, drops)
+        if content is None:
             return
         # Integer division spreads the remainder, so pieces differ by one letter at most and nothing is
         # lost.
-        cuts = [i * len(found.text) // self.pieces for i in range(self.pieces + 1)]
+        cuts = [i * len(content.text) // self.pieces for i in range(self.pieces + 1)]
         for i, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
-            text, name = found.text[start:stop], f"{part.detail}#{i:03d}"
+            text, name = content.text[start:stop], f"{part.detail}#{i:03d}"
             yield Document(content_id(text), text, source, name, name)

@@ -70,9 +70,9 @@ def pages_of(
     n_records = 0
     try:
         with mapped(path, work) as buffer:
-            for found in Records(lost).of(pieces(buffer, path, lost)):
+            for record in Records(lost).of(pieces(buffer, path, lost)):
                 n_records += 1
-                page = page_of(found, f"{name}:{found.offset}", max_page_bytes, source, drops)
+                page = page_of(record, f"{name}:{record.offset}", max_page_bytes, source, drops)
                 if page is not None:
                     yield page
     except Unreadable as error:
@@ -82,19 +82,21 @@ def pages_of(
         drops.add(source, "file_without_record", name)
 
 
-def page_of(found: Found, place: str, max_page_bytes: int, source: str, drops: Drops) -> Page | None:
+def page_of(raw_record: Found, place: str, max_page_bytes: int, source: str, drops: Drops) -> Page | None:
     """The page of a record; None when it holds none, and counted when it is an error page, too large or
     undecodable.
     """
-    if found.kind not in ("response", "resource", "conversion"):
+    if raw_record.kind not in ("response", "resource", "conversion"):
         return None
-    record = found.parsed()
+    record = raw_record.parsed()
     if record is None:
-        return drops.add(source, "damaged_warc_bytes", f"{place}: {len(found.data)} bytes", len(found.data))
+        return drops.add(
+            source, "damaged_warc_bytes", f"{place}: {len(raw_record.data)} bytes", len(raw_record.data)
+        )
     content_type = (
         (record.http_content_type or record.headers.get("Content-Type", "")).split(";")[0].strip().lower()
     )
-    is_text = found.kind == "conversion" and content_type == "text/plain"
+    is_text = raw_record.kind == "conversion" and content_type == "text/plain"
     if content_type not in HTML_TYPES and not is_text:
         return None
     url = record.headers.get("WARC-Target-URI", "").strip("<>")

@@ -128,8 +128,8 @@ def nothing_before(data: bytearray, start: int, final: bool) -> tuple[str, int]:
 
 def following(data: bytearray, start: int) -> int:
     """Where the next record after `start` may begin."""
-    found = VERSION.search(data, start + 1)
-    return found.start() if found else len(data)
+    version_line = VERSION.search(data, start + 1)
+    return version_line.start() if version_line else len(data)
 
 
 def write_record(*, url: str, html: bytes, date: str) -> bytes:

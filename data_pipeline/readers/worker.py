@@ -99,7 +99,9 @@ class Worker:
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
         # A page must not be read differently because of an environment variable.
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ
+        }
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -112,7 +114,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**kept, "PYTHONPATH": root, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            env={**inherited, "PYTHONPATH": root, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
         )
         self._buffer = bytearray()
         try:
