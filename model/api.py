@@ -79,6 +79,11 @@ def finish_logits(
     )
 
 
+def leaf_name(path: Any) -> str:
+    """The name of a leaf from its path in a tree: `layers.w_up_NDF`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def key_of(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     """The random key of a named purpose: independent of what else is drawn, and of the order."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from model.api import Params
+from model.api import Params, leaf_name
 from model.sharding import check_sizes, undivided
 from model.size import n_params
 from trainer.batches.source import Layout
 from trainer.checkpoints.checkpointer import Checkpointer
+from trainer.events import append_event
 from trainer.optimizers.common.chain import averaged
-from trainer.records.goodput import append_event
 from trainer.start import birth_of, new_state_of, wanted_of
 from trainer.state import TrainState
 
@@ -55,7 +55,7 @@ class Phase:
             leaves = jax.tree.leaves_with_path(
                 jax.eval_shape(lambda: self.model.init(jax.random.key(run.seed)))
             )
-        names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+        names = {leaf_name(path): leaf.shape for path, leaf in leaves}
         if problems := check_sizes(names, mesh):
             raise ValueError("; ".join(problems))
         self.shapes = jax.eval_shape(birth_of(run, self.model, self.tx), jax.random.key(run.seed))

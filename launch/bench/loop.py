@@ -14,7 +14,7 @@ from launch.bench.loop_rounds import STEP_S, Measured, measure
 from launch.bench.made_up_job import run_of, write_data
 from launch.job.yaml import to_yaml
 from launch.process.distributed import find_cluster, join_cluster
-from trainer.records.goodput import read_events
+from trainer.events import read_events
 from trainer.records.metrics import read_metrics
 
 

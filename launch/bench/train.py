@@ -13,7 +13,7 @@ from model.sharding import letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest
-from trainer.records.memory import memory_row, most_host_bytes
+from trainer.records.memory import memory_row, peak_host_bytes
 from trainer.records.peak_flops import matmul_rates, n_sharers
 from trainer.state import new_state
 from trainer.step import make_step
@@ -95,7 +95,7 @@ def figures(rounds: list[Round], *, tokens: int, flops_per_token: float, n_devic
 
 def peak_bytes() -> int:
     """Of the fullest device, where devices count their own memory; else of this process."""
-    return int(memory_row().get("memory/device_peak_bytes") or most_host_bytes())
+    return int(memory_row().get("memory/device_peak_bytes") or peak_host_bytes())
 
 
 def lines(found: dict[str, float], rounds: list[Round], n_devices: int) -> list[str]:

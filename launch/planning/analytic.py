@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 from launch.planning.collectives import Transfer, wire_factor
 from launch.planning.compile import Memory
 from launch.planning.roofline import Work
+from model.api import leaf_name
 from model.execution import KEPT, Execution
 from model.sharding import ALPHABET, AXES, letters_of, n_parts, undivided
 from model.size import mean_keys
@@ -142,7 +143,7 @@ def undivided_mesh() -> Any:
 
 def _leaves(tree: Any) -> Iterator[Leaf]:
     for path, leaf in jax.tree.leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = leaf_name(path)
         if jax.numpy.issubdtype(leaf.dtype, jax.numpy.number):  # not a key
             yield Leaf(name, letters_of(name), tuple(leaf.shape), leaf.dtype.itemsize)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from jax.sharding import NamedSharding, PartitionSpec
 
+from model.api import leaf_name
 from model.sharding import check_sizes, letters_of, n_parts, named, undivided
 from model.size import flops_per_token_of
 from trainer.offload import placed_at_rest
@@ -99,7 +100,7 @@ def _check(run: Any, model: Any, mesh: jax.sharding.Mesh) -> None:
         )
     with undivided():
         leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: model.init(jax.random.key(0))))
-    names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    names = {leaf_name(path): leaf.shape for path, leaf in leaves}
     if problems := check_sizes(names, mesh):
         raise ValueError("; ".join(problems))
 

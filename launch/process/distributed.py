@@ -1,6 +1,5 @@
 """The cluster a process belongs to: found in its variables, joined, and told what process 0 decided."""
 
-import ctypes
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from launch.process.failures import PEER_LOST, PeerFailed, explain, present_hosts
+from trainer.cluster.c_signals import handle_in_c
 
 HEARTBEAT_S = 30
 JOIN_S = 300  # nodes of one job start minutes apart
@@ -134,8 +134,7 @@ def explain_aborts(coordinator: str | None) -> None:
     """Where jax's heartbeat aborts this process (C++, SIGABRT) because another one is gone: say who, and
     leave with exit code 75.
 
-    jax can be given no callback (0.12 cannot convert its argument to Python) and Python runs no handler of
-    its own inside of `abort`, hence libc's. `coordinator` is None in the process that coordinates.
+    jax can be given no callback (0.12 cannot convert its argument to Python). `coordinator` is None in the process that coordinates.
     """
 
     def aborted(number: int) -> None:
@@ -151,10 +150,7 @@ def explain_aborts(coordinator: str | None) -> None:
         print(f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True)
         os._exit(lost.code if lost else PEER_LOST)
 
-    explain_aborts.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # C does not keep it alive
-    set_signal = ctypes.CDLL(None).signal
-    set_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    set_signal(signal.SIGABRT, ctypes.cast(explain_aborts.handler, ctypes.c_void_p))
+    handle_in_c(signal.SIGABRT, aborted)
 
 
 def _answers(address: str) -> bool:
@@ -226,9 +222,9 @@ def _wait_for(client: Any, key: str) -> Any:
 
 
 def client_of_several() -> Any:
-    """The coordination service's client where there are several processes; jax has no public name for it."""
-    if "jax" not in sys.modules:
+    """The coordination service's client where there are several processes, else None."""
+    if "jax" not in sys.modules:  # a process that has not imported jax has joined nobody
         return None
-    from jax._src import distributed
+    from trainer.cluster import coordination
 
-    return distributed.global_state.client if distributed.global_state.num_processes > 1 else None
+    return coordination.client_of_several()

@@ -1,7 +1,6 @@
 """The process around a run: flags before jax is imported, SIGTERM while no trainer listens, the way out."""
 
 import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from launch.process.distributed import client_of_several, is_first
 from launch.process.failures import Terminated, present_hosts
 from launch.process.hardware import cache_folder, cpu_only
+from trainer.cluster.c_signals import CHandler
 
 # 1.6x on a whole bf16 training step on a CPU with matrix units
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
@@ -46,11 +46,9 @@ def sigterm_raises() -> Iterator[None]:
     again.
 
     After `jax.distributed.initialize` SIGTERM is only noted for the trainer to ask; work that never asks
-    would not end. Python does not know a handler set in C++, hence libc's sigaction.
+    would not end.
     """
-    before = ctypes.create_string_buffer(256)  # struct sigaction is 152 bytes on Linux, 16 on macOS
-    libc = ctypes.CDLL(None)
-    libc.sigaction(signal.SIGTERM, None, before)
+    before = CHandler(signal.SIGTERM)
 
     def raise_terminated(number: int, frame: object) -> None:
         raise Terminated
@@ -60,7 +58,7 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, python if python is not None else signal.SIG_DFL)
-        libc.sigaction(signal.SIGTERM, before, None)
+        before.restore()
 
 
 def leave(code: int) -> None:

@@ -1,13 +1,14 @@
 """What a run folder holds, as the report reads it: whatever is whole is used, whatever is not is said."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from launch.job.yaml import read_yaml
+from trainer.events import json_lines
 from trainer.records.metrics import METRICS_FILE
 
 
@@ -127,20 +128,6 @@ def _column(steps: np.ndarray, values: np.ndarray) -> Column:
     least_after = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
     kept = steps < least_after
     return Column(steps[kept], values[kept])
-
-
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file that is only ever appended to; a killed process leaves its last one torn."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
 
 
 def _read_json(path: Path) -> Any:

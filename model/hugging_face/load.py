@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from model.api import Params
+from model.api import Params, leaf_name
 from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint
 from model.hugging_face.tensor import Tensor, own_letters, places, run_letters, take, their_shape
@@ -65,7 +65,7 @@ def parameter_shapes(architecture: Any, params: str) -> dict[str, jax.ShapeDtype
     """Dotted name → shape and dtype, of all parameters."""
     model = architecture.build(Precision(params=params))
     leaves = jax.tree.leaves_with_path(jax.eval_shape(model.init, jax.random.key(0)))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return {leaf_name(path): leaf for path, leaf in leaves}
 
 
 def sizes_of(row: Tensor, shape: tuple[int, ...], architecture: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.api import Params
+from model.api import Params, leaf_name
 from model.hugging_face.checkpoint import INDEX
 from model.hugging_face.config import dtype_fields
 from model.hugging_face.load import Place, no_mesh, sizes_of
@@ -41,10 +41,7 @@ def save(
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already; delete it or choose another folder")
-    flat = {
-        jax.tree_util.keystr(path, simple=True, separator="."): x
-        for path, x in jax.tree.leaves_with_path(params)
-    }
+    flat = {leaf_name(path): x for path, x in jax.tree.leaves_with_path(params)}
     if not all(x.is_fully_addressable for x in flat.values()):
         raise ValueError(
             "the parameters lie on several processes; export from a single process, which reads the checkpoint by itself"

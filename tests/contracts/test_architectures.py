@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from data_pipeline.component import components_in, one_of
-from model.api import Model, ModelInputs, padded
+from model.api import Model, ModelInputs, leaf_name, padded
 from model.architectures.gemma2 import Gemma2
 from model.architectures.gemma3 import Gemma3
 from model.architectures.gpt2 import GPT2
@@ -122,10 +122,7 @@ def test_hidden_states_meet_the_output_matrix_and_a_cache_holds_every_layer(name
 
 @EVERY
 def test_the_example_divides_over_the_meshes_of_the_tests_and_one_that_it_does_not_names_parameters(name):
-    shapes = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(shapes_of(name))
-    }
+    shapes = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes_of(name))}
     assert all(check_sizes(shapes, under(sizes)) == [] for sizes in MESHES)
     assert any("H=4" in problem for problem in check_sizes(shapes, under({"tensor": 8})))
 

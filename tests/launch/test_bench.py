@@ -14,7 +14,8 @@ from model.execution import Precision
 from model.sharding import make_mesh
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from tests.launch.command import meshwright
-from trainer.records.peak_flops import PEAK_BF16, matmul_rates, n_sharers, peak_flops
+from trainer.records.data_sheets import PEAK_BF16
+from trainer.records.peak_flops import matmul_rates, n_sharers, peak_flops
 
 NOTE_FLOPS = 6 * 31_457_280 + 12 * 8 * 8 * 64 * 512 / 2
 

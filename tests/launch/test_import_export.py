@@ -28,6 +28,7 @@ from launch.exchange.tokenizer_files import exported, imported
 from launch.exchange.verify_logits import check_transformers, compare, logits, verify
 from launch.running.find import find_phase
 from launch.verbs.export import export_phase
+from model.api import leaf_name
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint
@@ -340,9 +341,7 @@ def test_beside_the_parameters_an_import_holds_no_more_than_one_file_and_a_gib(t
     (folder / "config.json").write_text(json.dumps(sizes.to_hugging_face()))
     with jax.set_mesh(under(ONE_DEVICE)):
         flat = jax.tree.leaves_with_path(jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0)))
-    plan = export_plan(
-        sizes, {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in flat}
-    )
+    plan = export_plan(sizes, {leaf_name(path): leaf.shape for path, leaf in flat})
     names = sorted(plan)
     for i in range(0, len(names), 12):
         save_file(

@@ -23,10 +23,10 @@ from tests.launch.command import environment, meshwright
 from tests.launch.corpus import write_corpus
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.cluster.placement import EVENT, moved, placed_at, placement
+from trainer.events import append_event
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
-from trainer.records.goodput import append_event
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 

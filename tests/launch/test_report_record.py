@@ -10,8 +10,9 @@ import pytest
 from launch.reporting.health import events, goodput, incidents, verdict
 from launch.reporting.numbers import hours, tokens
 from launch.reporting.phase import phase_section
-from launch.reporting.record import json_lines, read_columns, read_run
+from launch.reporting.record import read_columns, read_run
 from tests.launch.test_report import Page
+from trainer.events import json_lines
 from trainer.records.metrics import read_metrics
 
 

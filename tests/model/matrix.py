@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from model.api import Params
+from model.api import Params, leaf_name
 from model.architectures.gemma2 import Gemma2
 from model.architectures.gemma3 import Gemma3
 from model.architectures.gpt2 import GPT2
@@ -131,9 +131,7 @@ def loss_and_gradient(family: str, case: Case) -> tuple[float, dict[str, np.ndar
             at_rest_on(mesh, host_params_of(family, case.N)), batch
         )
     leaves = jax.tree.leaves_with_path(gradient)
-    return float(value), {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.array(g) for path, g in leaves
-    }
+    return float(value), {leaf_name(path): np.array(g) for path, g in leaves}
 
 
 def errors(family: str, case: Case) -> Errors:

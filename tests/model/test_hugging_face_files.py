@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from model.api import padded
+from model.api import leaf_name, padded
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import Llama
 from model.architectures.mixtral import Mixtral
@@ -42,10 +42,7 @@ def loaded(
 
 
 def host(tree: Any) -> dict[str, np.ndarray]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x)
-        for path, x in jax.tree.leaves_with_path(tree)
-    }
+    return {leaf_name(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def check_equal(found: Any, wanted: Any) -> None:

@@ -25,8 +25,8 @@ from jax.experimental import multihost_utils
 from model.sharding import make_mesh
 from tests.trainer.saved_states import POSITION, RUN, Events, like, state_on
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
-from trainer.checkpoints.fingerprint import fingerprints
 from trainer.checkpoints.stored import arrays_of
+from trainer.fingerprints import fingerprints
 
 LARGE = {"w_DF": np.random.default_rng(1).normal(size=(1024, 512)).astype(np.float32)}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.examples import MESHES, ONE_DEVICE, at_rest_on, under
-from trainer.checkpoints.fingerprint import differing, fingerprints
+from trainer.fingerprints import differing, fingerprints
 
 rng = np.random.default_rng(0)
 TREE = {

@@ -12,15 +12,8 @@ from typing import Any
 import pytest
 
 from tests.launch.command import until
-from trainer.records.goodput import (
-    CAUSES,
-    EVENTS_FILE,
-    PRODUCTIVE,
-    Ledger,
-    append_event,
-    process_started,
-    read_events,
-)
+from trainer.events import EVENTS_FILE, append_event, read_events
+from trainer.records.goodput import CAUSES, PRODUCTIVE, Ledger, process_started
 from trainer.records.metrics import MetricsWriter, read_metrics
 
 ROOT = Path(__file__).parents[2]

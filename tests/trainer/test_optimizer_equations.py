@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
+from model.api import leaf_name
 from tests.trainer.optimizer_examples import CONSTANT, PARAMS, normal, run
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adafactor import Adafactor
 from trainer.optimizers.adamw import AdamW
-from trainer.optimizers.common.by_leaf import name_of
 from trainer.optimizers.lion import Lion
 from trainer.optimizers.muon import Muon
 from trainer.optimizers.soap import SOAP
@@ -26,7 +26,7 @@ def singles(tree: Any) -> dict[str, list[np.ndarray]]:
     """Name -> its matrices, heads and their widths as one side, or its vectors: a layer each."""
     found = {}
     for path, x in jax.tree.leaves_with_path(tree):
-        name = name_of(path)
+        name = leaf_name(path)
         layers = np.asarray(x) if name.startswith("blocks") else np.asarray(x)[None]
         found[name] = [layer.reshape(SIDES.get(name, -1)) for layer in layers]
     return found
@@ -58,7 +58,7 @@ def test_adamw_is_its_equations():
         rule=AdamW(b1=0.8, b2=0.9, eps=1e-6), peak_lr=0.1, schedule=CONSTANT, weight_decay=0.5, clip_norm=2.0
     )
     updated, _ = run(optimizer, GRADIENTS)
-    decayed = [name_of(path) in MATRICES for path, _ in jax.tree.leaves_with_path(PARAMS)]
+    decayed = [leaf_name(path) in MATRICES for path, _ in jax.tree.leaves_with_path(PARAMS)]
     m, v = ([np.zeros(x.shape) for x in jax.tree.leaves(PARAMS)] for _ in "mv")
     expected = [x.astype(np.float64) for x in jax.tree.leaves(PARAMS)]
     for t, gradient in enumerate(map(jax.tree.leaves, GRADIENTS), 1):

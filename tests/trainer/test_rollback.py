@@ -23,11 +23,11 @@ from tests.examples import write_documents
 from tests.trainer.poisoned import MARK, Poisoned
 from trainer.assemble import step_settings
 from trainer.checkpoints.checkpointer import Checkpoints
+from trainer.events import read_events
 from trainer.guard import Diverged, Guard
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase
-from trainer.records.goodput import read_events
 from trainer.records.metrics import read_metrics
 from trainer.rows import source_of
 from trainer.run import Run

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from model.stages import in_memory_order, in_model_order
-from trainer.checkpoints.agreement import is_first, of_all, of_first
 from trainer.checkpoints.manifest import problem
 from trainer.checkpoints.retention import Checkpoints
 from trainer.checkpoints.saving import (
@@ -36,6 +35,7 @@ from trainer.checkpoints.stored import (
     steps_in,
 )
 from trainer.checkpoints.tidying import finish, local_folder, remove, remove_leftovers, set_aside
+from trainer.cluster.coordination import all_say, first_says, is_first
 from trainer.state import TrainState
 
 # a save that is due waits so long for the one before it, counted from its beginning; slower disks have it
@@ -109,7 +109,7 @@ class Checkpointer:
                 remove(path)
         self._asked, self._owed, self._newest_written = None, False, min(self._newest_written, step)
         self._whole = {s: path for s, path in self._whole.items() if s <= step}
-        of_all()  # nobody goes on before they are gone
+        all_say()  # nobody goes on before they are gone
 
     def due(self, step: int) -> bool:
         """Whether the settings, or an earlier save that is owed, ask for a save after this step."""
@@ -144,7 +144,7 @@ class Checkpointer:
         if (
             self._running
             and self._running.folder == place / str(step)
-            or of_first(os.path.exists(place / str(step)))[0]
+            or first_says(os.path.exists(place / str(step)))[0]
         ):
             return
         jsons = {
@@ -216,7 +216,7 @@ class Checkpointer:
         return None
 
     def _newest(self, limit: int | None) -> int | None:
-        step, place = of_first(*(self._search(limit) if is_first() else (-1, 0)))
+        step, place = first_says(*(self._search(limit) if is_first() else (-1, 0)))
         if step < 0:
             return None
         self._whole[step] = self._places[place] / str(step)
@@ -294,7 +294,7 @@ class Checkpointer:
         if running:
             wait([running.watched], None if limit_s is None else max(limit_s, 0.0))
         done = running is not None and running.watched.done()
-        flags = of_all(
+        flags = all_say(
             done, done and running.committed.exception() is not None, time.monotonic() >= self._retry_at
         )
         self._retry = bool(flags[0, 2])

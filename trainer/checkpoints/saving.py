@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from data_pipeline.files import OutputError
-from trainer.checkpoints.agreement import is_first, of_first
+from trainer.cluster.coordination import first_says, is_first
+from trainer.records.memory import host_bytes
 
 DISK_TROUBLE = (
     OSError,
@@ -63,7 +63,7 @@ class Writer:
         """Copy the arrays and return; trouble is found in the result. All processes call it together, when
         no other save runs.
         """
-        began, before = time.perf_counter(), resident_bytes()
+        began, before = time.perf_counter(), host_bytes()
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
         try:
@@ -86,17 +86,8 @@ class Writer:
 def _watch(committed: Future, began: float, before: int) -> tuple[float, int]:
     peak = before
     while not wait([committed], LOOK_S).done:
-        peak = max(peak, resident_bytes())
+        peak = max(peak, host_bytes())
     return time.perf_counter() - began, peak - before
-
-
-def resident_bytes() -> int:
-    """What this process holds of the host's memory; where the system does not say, the most it ever held."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -120,7 +111,7 @@ def _check_room(folder: Path, leaves: list[Any]) -> None:
             probe.unlink()
         except OSError as error:
             trouble = error
-    if of_first(trouble is not None)[0]:
+    if first_says(trouble is not None)[0]:
         raise trouble or OSError("process 0 could not begin it")
 
 

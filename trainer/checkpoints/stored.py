@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from trainer.checkpoints.agreement import of_all
-from trainer.checkpoints.fingerprint import differing, fingerprints, path_name
+from model.api import leaf_name
 from trainer.checkpoints.manifest import problem
+from trainer.cluster.coordination import all_say
+from trainer.fingerprints import differing, fingerprints
 from trainer.state import TrainState
 
 # what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError say nothing of the
@@ -97,7 +98,7 @@ def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
         found = {item: _read(folder, item, tree) for item, tree in like.items()}
     except Damaged as damaged:
         error = damaged
-    if of_all(error is not None).any():
+    if all_say(error is not None).any():
         raise error or Damaged(folder, "another process cannot read its part")
     if wrong := differing({name: sums for name, (_, *sums) in saved.items()}, fingerprints(found)):
         raise Damaged(
@@ -182,7 +183,7 @@ def _digest(value: Any) -> str:
 
 
 def _kinds(tree: Any) -> dict[str, str]:
-    return {path_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in jax.tree.leaves_with_path(tree)}
+    return {leaf_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def _check_kinds(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.files import OutputError, write_bytes
-from trainer.checkpoints.agreement import is_first, of_all
 from trainer.checkpoints.manifest import write_manifest
 from trainer.checkpoints.retention import Checkpoints, Kept, superseded
 from trainer.checkpoints.saving import cause_of
 from trainer.checkpoints.stored import Damaged, read_item, steps_in
+from trainer.cluster.coordination import all_say, is_first
 
 LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.removed")
 
@@ -100,8 +100,8 @@ def local_folder(durable: Path, local: str) -> Path:
         if not copy.exists() or copy.read_bytes() != name.read_bytes():
             shutil.rmtree(folder, ignore_errors=True)
             write_bytes(copy, name.read_bytes())
-    of_all()
-    seen = of_all(copy.exists() and copy.read_bytes() == name.read_bytes())
+    all_say()
+    seen = all_say(copy.exists() and copy.read_bytes() == name.read_bytes())
     if not seen.all():
         raise ValueError(
             f"checkpoint.local={local} is not seen by process {int(seen.argmin())}; name a folder that all processes share"

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
-from jax._src import distributed  # jax has no public name for the client of its coordination service
+
+from trainer.cluster.coordination import client_of_several
 
 POST_S = 1.0
 SILENT_S = 20.0  # a process that is quiet so long is lost; sooner than jax's heartbeat, which can only abort
@@ -87,8 +88,7 @@ class Hosts:
     """
 
     def __init__(self):
-        state = distributed.global_state
-        self._client = state.client if state.num_processes > 1 else None
+        self._client = client_of_several()
         self.process = jax.process_index()
         self._lock, self._wake, self._ended = Lock(), Event(), False
         self._mine, self._times = Post(), list[tuple[float, float]]()

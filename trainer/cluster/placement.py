@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from model.sharding import device_kind
-from trainer.records.goodput import read_events
+from trainer.events import read_events
 
 EVENT = "placed"  # in events.jsonl, at every start of a phase
 

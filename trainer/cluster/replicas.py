@@ -17,7 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, UInt32
 
-from trainer.checkpoints.fingerprint import path_name
+from model.api import leaf_name
+from trainer.fingerprints import as_numbers, shard_fingerprint
 
 
 def check(tree: Any, mesh: Mesh) -> list[str]:
@@ -28,7 +29,7 @@ def check(tree: Any, mesh: Mesh) -> list[str]:
     the same answer. Leaves that rest in the memory of the host are left out.
     """
     leaves = {
-        path_name(path): _as_numbers(x)
+        leaf_name(path): as_numbers(x)
         for path, x in jax.tree.leaves_with_path(tree)
         if x.sharding.memory_kind != "pinned_host"
     }
@@ -66,7 +67,7 @@ def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[
                 "a gradient computed three times came out in three ways; the program is not deterministic here, set guard.sdc_every=0"
             ]
         names = [
-            path_name(path) for path, _ in jax.tree.leaves_with_path(jax.eval_shape(gradient, state, batch))
+            leaf_name(path) for path, _ in jax.tree.leaves_with_path(jax.eval_shape(gradient, state, batch))
         ]
         wrong = {
             name: mesh.devices.flatten()[first[:, i] != second[:, i]].tolist() for i, name in enumerate(names)
@@ -87,23 +88,13 @@ def _fingerprints(
     """One number a leaf of each device's own part, without any communication."""
 
     def local(*parts: Array) -> Array:
-        return jnp.stack([_fingerprint(part) for part in parts])[None]
+        return jnp.stack([shard_fingerprint(part) for part in parts])[None]
 
     return jax.jit(
         jax.shard_map(
             local, mesh=mesh, in_specs=layouts, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
         )
     )
-
-
-def _fingerprint(x: Array) -> UInt32[Array, ""]:
-    """The sum of the bit patterns modulo 2^32, each times an odd number of its own: one flipped bit always
-    shows, and so do swaps.
-    """
-    width = f"uint{min(jax.dtypes.itemsize_bits(x.dtype), 32)}"  # 64 bits become two numbers
-    bits = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, jnp.dtype(width))
-    bits = bits.astype(jnp.uint32).ravel()
-    return jnp.sum(bits * (2 * jax.lax.iota(jnp.uint32, bits.size) + 1), dtype=jnp.uint32)
 
 
 def _differing(name: str, x: Array, devices: Sequence[jax.Device], prints: np.ndarray) -> list[str]:
@@ -136,7 +127,3 @@ def _fetched(prints: Array) -> np.ndarray:
         if jax.process_count() > 1
         else np.asarray(prints)
     )
-
-
-def _as_numbers(x: Array) -> Array:
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -2,7 +2,6 @@
 process at once.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from types import TracebackType
 
 from jax.experimental import multihost_utils
 
+from trainer.cluster.c_signals import CHandler
 from trainer.cluster.watchdog import leave_now
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -31,13 +31,9 @@ class StopSignals:
 
     def __init__(self):
         self._name, self._first_s = "SIGTERM", float("inf")
-        self._note_of_jax, self._libc = (
-            ctypes.create_string_buffer(256),
-            ctypes.CDLL(None),
-        )  # a struct sigaction of any system
 
     def __enter__(self) -> "StopSignals":
-        self._libc.sigaction(signal.SIGTERM, None, self._note_of_jax)
+        self._handler_of_jax = CHandler(signal.SIGTERM)
         self._ends = os.pipe()
         os.set_blocking(self._ends[1], False)
         self._wakeup = signal.set_wakeup_fd(self._ends[1], warn_on_full_buffer=False)
@@ -47,7 +43,7 @@ class StopSignals:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         signal.signal(signal.SIGINT, self._before[signal.SIGINT])
-        self._libc.sigaction(signal.SIGTERM, self._note_of_jax, None)
+        self._handler_of_jax.restore()
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._ends[1])  # ends the thread
 
@@ -66,10 +62,7 @@ class StopSignals:
         now = time.monotonic()
         if self._first_s == float("inf"):
             self._name, self._first_s = number.name, now
-            handler = ctypes.c_void_p.from_buffer(
-                self._note_of_jax
-            ).value  # the first field of a sigaction; it sets a flag
-            ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)(signal.SIGTERM)
+            self._handler_of_jax.call()  # it sets a flag, which jax takes to all processes
         elif now - self._first_s > TWICE_S:
             print(
                 f"meshwright: stopped at once by a second signal, {number.name}; what was not saved is lost",

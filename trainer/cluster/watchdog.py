@@ -13,7 +13,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
-from trainer.records.goodput import append_event
+from trainer.events import append_event
 
 TICK_S = 0.5
 PAUSED_TIMES = 10  # a save, an evaluation or a compilation may take so many times the limit of a step

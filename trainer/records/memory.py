@@ -2,31 +2,30 @@
 
 import resource
 import sys
-from pathlib import Path
 
 import jax
+import psutil
 
 
 def memory_row() -> dict[str, float]:
-    """`memory/device_bytes` and `memory/device_peak_bytes` of the fullest device here, where devices count
-    theirs (CPUs do not); `memory/host_bytes` is what this process holds now, where the system does not say
-    that the most it ever held.
+    """`memory/host_bytes` of this process now, and of the fullest device here `memory/device_bytes` and
+    `memory/device_peak_bytes`; CPU devices do not count theirs.
     """
-    counted = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
-    row = {"memory/host_bytes": float(_host_bytes())}
+    row = {"memory/host_bytes": float(host_bytes())}
+    stats_of_devices = [device.memory_stats() for device in jax.local_devices()]
+    counted = [stats for stats in stats_of_devices if stats]
     if counted:
         row["memory/device_bytes"] = float(max(stats["bytes_in_use"] for stats in counted))
         row["memory/device_peak_bytes"] = float(max(stats["peak_bytes_in_use"] for stats in counted))
     return row
 
 
-def _host_bytes() -> int:
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return most_host_bytes()
+def host_bytes() -> int:
+    """The host memory that this process holds now."""
+    return psutil.Process().memory_info().rss
 
 
-def most_host_bytes() -> int:
-    """The most that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def peak_host_bytes() -> int:
+    """The most host memory that this process ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes, macOS bytes

@@ -1,6 +1,4 @@
-"""Where a phase's numbers go: `metrics.jsonl`, which everything of ours reads, and TensorBoard's own event
-file.
-"""
+"""Where a phase's numbers go: `metrics.jsonl`, which everything of ours reads, and TensorBoard's event file."""
 
 import json
 import math
@@ -15,75 +13,75 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.files import write_bytes
+from trainer.events import json_lines, parse_line
 from trainer.records.tensorboard import EventFile
 
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
 
 class MetricsWriter:
-    """Appends rows of numbers, and texts, of a phase that goes on after `start_step` steps (0: from the
-    beginning).
+    """Appends rows of numbers, texts and histograms of a phase that resumes after `start_step` steps (0: new).
 
-    What an interrupted run wrote after `start_step` is taken back first: cut off metrics.jsonl, hidden in
-    TensorBoard. Exactly one process of a run is `active`; the others write nothing. A disk that is full
-    later on stops nobody: it is said, and what is written until the first `flush` with room again may be
-    missing. A thread writes, so that the step loop does not wait for it.
+    What an interrupted run wrote of later steps is removed first: cut off metrics.jsonl, hidden in
+    TensorBoard. Exactly one process of a run is `active`; the others write nothing. A thread writes, so that
+    the step loop does not wait for the disk. A disk that fails later on stops nobody: the failure is printed,
+    and rows may be missing until the first `flush` that succeeds again.
     """
 
     def __init__(self, folder: Path, start_step: int, *, active: bool = True):
+        # a new phase keeps not even rows of step 0, which an evaluation before training wrote
         first_step = start_step + 1 if start_step else 0
         self._sinks = (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
         self._failing: set[type] = set()
-        self._thread, self._under_way = ThreadPoolExecutor(1, thread_name_prefix="metrics"), deque[Future]()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._pending = deque[Future]()
 
     def write(self, step: int, row: Mapping[str, float | int]) -> None:
         """Record numbers under stable names (`loss/train`, `eval/web/bits_per_byte`, …)."""
         now = time.time()
-        self._each(lambda sink: sink.write(step, now, {name: float(value) for name, value in row.items()}))
+        numbers = {name: float(value) for name, value in row.items()}
+        self._submit(lambda sink: sink.write(step, now, numbers))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Show a text in TensorBoard, character for character."""
-        self._each(lambda sink: sink.text(step, name, text))
+        """Record a text, shown character for character."""
+        self._submit(lambda sink: sink.text(step, name, text))
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
-        """Show how many numbers lie between two neighbours of `edges`, which are one more than `counts`, in
-        TensorBoard.
-        """
-        self._each(lambda sink: sink.histogram(step, name, edges, counts))
+        """Show in TensorBoard that counts[i] numbers lie between edges[i] and edges[i + 1]."""
+        self._submit(lambda sink: sink.histogram(step, name, edges, counts))
 
     def back_to(self, step: int) -> None:
-        """Take back all that was written of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
-        self._each(lambda sink: sink.back_to(step))
+        """Remove all rows of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
+        self._submit(lambda sink: sink.back_to(step))
         self._wait()
 
     def flush(self) -> None:
-        """Hand everything written so far to the operating system: from here on a crash of this process
-        loses none of it.
-        """
-        self._each(lambda sink: sink.flush())
+        """Hand everything to the operating system: a crash of this process now loses none of it."""
+        self._submit(lambda sink: sink.flush())
         self._wait()
 
     def close(self) -> None:
-        """Flush and close the files."""
-        self._each(lambda sink: sink.close())
+        """Flush, close the files and end the thread."""
+        self._submit(lambda sink: sink.close())
         self._wait()
         self._thread.shutdown()
 
-    def _each(self, do: Callable[[Any], None]) -> None:
-        while self._under_way and self._under_way[0].done():
-            self._under_way.popleft().result()  # raises what was no trouble with the disk
-        self._under_way.append(self._thread.submit(self._do, do))
+    def _submit(self, action: Callable[[Any], None]) -> None:
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()  # raises what was no failure of the disk: a fault of ours
+        self._pending.append(self._thread.submit(self._run, action))
 
     def _wait(self) -> None:
-        while self._under_way:
-            self._under_way.popleft().result()
+        while self._pending:
+            self._pending.popleft().result()
 
-    def _do(self, do: Callable[[Any], None]) -> None:
+    def _run(self, action: Callable[[Any], None]) -> None:
         for sink in self._sinks:
             try:
-                do(sink)
+                action(sink)
                 self._failing.discard(type(sink))
             except OSError as error:
+                # printed once for each stretch of failures, not for each row
                 if type(sink) not in self._failing:
                     why = f"metrics cannot be written ({error.strerror or error}); training goes on"
                     print(f"{sink.folder}: {why}", file=sys.stderr, flush=True)
@@ -91,47 +89,31 @@ class MetricsWriter:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a phase folder, oldest first; a number that was not finite is NaN. Empty when nothing is
-    written yet.
+    """The rows of a phase folder, oldest first; empty before anything is written.
+
+    A number that was not finite is NaN; which of NaN and infinity it was is not recorded.
     """
-    rows = read_rows(folder / METRICS_FILE)
+    rows = [row for row in json_lines(folder / METRICS_FILE) if "step" in row]
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file of ours, each with a "step"; without those that a killed process left
-    torn.
-    """
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [row for row in map(_parsed, lines) if row]
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A torn line is read as empty."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return row if isinstance(row, dict) and "step" in row else {}
-
-
 class _JsonLines:
-    """One line a row: {"step", "time" (Unix seconds), **numbers}; null stands for a number that is not
-    finite, which JSON cannot say.
+    """One line a row: {"step", "time" (Unix seconds), **numbers}; texts go to a file of their own.
 
-    Texts go to a file of their own, {"step", "time", "name", "text"}.
+    null stands for NaN and infinity, which JSON cannot express.
     """
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._paths = folder, (folder / METRICS_FILE, folder / SAMPLES_FILE)
+        self.folder = folder
+        self._paths = (folder / METRICS_FILE, folder / SAMPLES_FILE)
         for path in self._paths:
             if path.exists():
                 _cut(path, first_step)
         self._open()
 
     def _open(self) -> None:
-        """A line reaches the kernel at its end, so that a kill leaves whole rows."""
+        # line buffering: a row reaches the kernel at its end, so that a kill leaves whole rows
         self._rows, self._texts = (path.open("a", buffering=1) for path in self._paths)
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
@@ -139,12 +121,8 @@ class _JsonLines:
         self._rows.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
 
     def text(self, step: int, name: str, text: str) -> None:
-        self._texts.write(
-            json.dumps(
-                {"step": step, "time": round(time.time(), 3), "name": name, "text": text}, ensure_ascii=False
-            )
-            + "\n"
-        )
+        row = {"step": step, "time": round(time.time(), 3), "name": name, "text": text}
+        self._texts.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
         """Histograms are for TensorBoard alone."""
@@ -167,8 +145,10 @@ class _JsonLines:
 
 
 def _cut(path: Path, first_step: int) -> None:
-    """Keep the rows before `first_step`, in one rename: a crash leaves the old file or the new one."""
-    kept = [
-        line for line in path.read_text().splitlines() if _parsed(line).get("step", first_step) < first_step
-    ]
-    write_bytes(path, "".join(line + "\n" for line in kept).encode())
+    """Keep the rows before `first_step`, by one rename: a crash leaves the old file or the new one."""
+    kept_lines = []
+    for line in path.read_text().splitlines():
+        row = parse_line(line) or {}  # half a line is dropped
+        if row.get("step", first_step) < first_step:
+            kept_lines.append(line + "\n")
+    write_bytes(path, "".join(kept_lines).encode())

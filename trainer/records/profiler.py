@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from trainer.cluster.coordination import is_first
+
 SIGNALLED_STEPS = 3
 
 
@@ -38,7 +40,7 @@ class Profiler:
 
     def __init__(self, folder: Path, window: tuple[int, int] | None):
         self._folder, self._window = folder, window
-        self._active, self._asked, self._tracing = jax.process_index() == 0, False, False
+        self._active, self._asked, self._tracing = is_first(), False, False
         self._handler = signal.signal(signal.SIGUSR2, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

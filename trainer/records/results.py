@@ -3,10 +3,9 @@
 import statistics
 from typing import Any
 
-import jax
-
 from data_pipeline.files import write_json
 from model.size import n_params
+from trainer.cluster.coordination import is_first
 from trainer.evals.subject import Findings
 from trainer.phase import Phase
 from trainer.records.metrics import MetricsWriter, read_metrics
@@ -23,7 +22,7 @@ def write_findings(metrics: MetricsWriter, step: int, findings: Findings) -> dic
 
 def write_results(phase: Phase, *, before: dict[str, float], after: Findings) -> None:
     """results.json: held-out numbers before and after, samples, and a summary."""
-    if jax.process_index() == 0:
+    if is_first():
         results = {
             "before": before,
             "after": after.numbers,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from model.api import leaf_name
 from model.sharding import letters_of, spec
 from model.size import is_matrix
 
@@ -33,24 +34,19 @@ def by_leaf(init: Init, update: Update) -> optax.GradientTransformation:
 
     def init_all(params: Any) -> LeafStates:
         return LeafStates(
-            jnp.zeros((), jnp.int32), jax.tree.map_with_path(lambda path, x: init(name_of(path), x), params)
+            jnp.zeros((), jnp.int32), jax.tree.map_with_path(lambda path, x: init(leaf_name(path), x), params)
         )
 
     def update_all(gradients: Any, state: LeafStates, params: Any) -> tuple[Any, LeafStates]:
         leaves, tree = jax.tree.flatten_with_path(gradients)
         count = state.count + 1
         others = zip(leaves, tree.flatten_up_to(state.states), tree.flatten_up_to(params), strict=True)
-        found = [update(name_of(path), gradient, mine, x, count) for (path, gradient), mine, x in others]
+        found = [update(leaf_name(path), gradient, mine, x, count) for (path, gradient), mine, x in others]
         return tree.unflatten([direction for direction, _ in found]), LeafStates(
             count, tree.unflatten([mine for _, mine in found])
         )
 
     return optax.GradientTransformation(init_all, update_all)
-
-
-def name_of(path: Any) -> str:
-    """`layers.wq_NDHA` of a path in a tree."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def zeros_at_rest(letters: str, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -80,7 +76,7 @@ def on_hidden_matrices(
 
     def kinds(params: Any) -> Any:
         return jax.tree.map_with_path(
-            lambda path, _: "hidden" if is_hidden(name_of(path)) else "other", params
+            lambda path, _: "hidden" if is_hidden(leaf_name(path)) else "other", params
         )
 
     return optax.partition({"hidden": core, "other": others}, kinds)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from model.api import leaf_name
 from model.sharding import letters_of
 from model.size import is_matrix
-from trainer.optimizers.common.by_leaf import name_of
 
 
 def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -24,7 +24,7 @@ def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
     """
 
     def mask(params: Any) -> Any:
-        names = [name_of(path) for path, _ in jax.tree.leaves_with_path(params)]
+        names = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         for pattern in no_decay:
             if not any(re.search(pattern, name) for name in names):
                 raise ValueError(
@@ -32,7 +32,7 @@ def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
                 )
 
         def one(path: Any, _: Any) -> bool:
-            name = name_of(path)
+            name = leaf_name(path)
             return is_matrix(name) and not any(re.search(pattern, name) for pattern in no_decay)
 
         return jax.tree.map_with_path(one, params)
@@ -44,7 +44,7 @@ def clip_each(limit: float) -> optax.GradientTransformation:
     """Scale down each parameter's gradient whose norm exceeds `limit`; of a stack, each layer's alone."""
 
     def one(path: Any, x: Any) -> Any:
-        first = 1 if letters_of(name_of(path)).startswith("N") else 0
+        first = 1 if letters_of(leaf_name(path)).startswith("N") else 0
         norm = jnp.sqrt(jnp.sum(x**2, axis=tuple(range(first, x.ndim)), keepdims=True))
         return x * jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
 
