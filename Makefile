@@ -2,17 +2,19 @@
 #   make quickstart   the main job, `meshwright run tiny`: corpora, pretraining, SFT, DPO, text
 #   make test         lint and tests;   make test-full   the same with the slow ones
 #   make lint         lint alone;       make lock        pin the requirements anew (UPGRADE=--upgrade takes newer versions)
+#   make device-check the first command on a new GPU or TPU machine; uses the jax installed for DEVICE_PYTHON (python3)
 #   make soak-short   a run that is killed, frozen and damaged 8 times must end with the bits of one that is not;   make soak   40 times
 
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && command -v $$p && break; done)
+DEVICE_PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.12 --generate-hashes --no-annotate --quiet \
 	--custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: quickstart test test-full soak-short soak lint lock clean
+.PHONY: quickstart test test-full device-check soak-short soak lint lock clean
 
 quickstart: .venv/base.installed
 	$(BIN)/meshwright run tiny
@@ -22,6 +24,10 @@ test: lint
 
 test-full: lint
 	$(PYTEST)
+
+# No .venv: a machine with an accelerator has a jax that was built for it.
+device-check:
+	$(DEVICE_PYTHON) -m launch bench device --json device-check.json
 
 soak-short: .venv/dev.installed
 	$(BIN)/python -m tests.soak --faults 8 --seed 1

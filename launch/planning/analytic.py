@@ -17,8 +17,9 @@ from jax.sharding import AbstractMesh, AxisType
 from launch.planning.collectives import Transfer, wire_factor
 from launch.planning.compile import Memory
 from launch.planning.roofline import Work
+from model.adapt import Adaptation
 from model.api import leaf_name
-from model.execution import KEPT, Execution
+from model.execution import KEPT, Execution, Precision
 from model.sharding import ALPHABET, AXES, letters_of, n_parts, undivided
 from model.size import mean_keys
 from trainer.state import new_state
@@ -96,11 +97,34 @@ class Plan(NamedTuple):
 
 def outline_of(run: Any) -> Outline:
     """Read a Run's sizes; nothing is compiled, and no layout has to divide."""
-    a = run.architecture
-    model, tx = a.build(run.precision, run.execution), run.optimizer.chain(run.steps)
+    return outline(
+        run.architecture,
+        optimizer=run.optimizer,
+        adaptation=run.adaptation,
+        precision=run.precision,
+        execution=run.execution,
+        seq_len=run.data.seq_len,
+        steps=run.steps,
+    )
+
+
+def outline(
+    architecture: Any,
+    *,
+    optimizer: Any,
+    adaptation: Adaptation,
+    precision: Precision,
+    execution: Execution,
+    seq_len: int,
+    steps: int,
+) -> Outline:
+    """The outline of a training step from its components."""
+    a = architecture
+    model = a.build(precision, execution)
+    tx = optimizer.chain(steps)
     key = jax.eval_shape(lambda: jax.random.key(0))
     with undivided_mesh():
-        state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx), key)
+        state = jax.eval_shape(functools.partial(new_state, model, adaptation, tx), key)
     params = tuple(_leaves((state.trainable, state.frozen)))
     experts = (getattr(a, "top_k", 1), getattr(a, "experts", 1))
     return Outline(
@@ -111,12 +135,12 @@ def outline_of(run: Any) -> Outline:
         width=a.width,
         head_numbers=a.heads * getattr(a, "attention_widths", 2 * a.head_width) // 2,
         kv_numbers=getattr(a, "kv_heads", a.heads) * a.head_width,
-        keys=sum((mean_keys(run.data.seq_len, window) for window in _windows(a)), 0.0),
+        keys=sum((mean_keys(seq_len, window) for window in _windows(a)), 0.0),
         inner_width=max((_inner_width(leaf, experts[0]) for leaf in params), default=4 * a.width),
         experts=experts,
         vocab_size=a.vocab_size,
-        seq_len=run.data.seq_len,
-        compute_bytes=BYTES[run.precision.compute],
+        seq_len=seq_len,
+        compute_bytes=BYTES[precision.compute],
     )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ KINDS = {  # what is measured -> help
     "checkpoint": "saving, restoring and hashing a state, next to the disk itself, and what the steps beside it lose",
     "optimizers": "every optimizer on the same small run: loss against tokens and time, and the size of its state",
     "data": "every stage of the data phase, per core, and the whole with 1 and 2 workers",
+    "device": "the first command on a new GPU or TPU: kernels against their plain forms, and how fast it trains, decodes and saves",
 }
 
 
@@ -20,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, and on what."""
     kinds = parser.add_subparsers(dest="what", metavar="|".join(KINDS), required=True)
     parsers = {name: kinds.add_parser(name, help=text, allow_abbrev=False) for name, text in KINDS.items()}
-    for each in parsers.values():
-        each.add_argument("--json", action="store_true", help="print the figures as JSON")
+    for name, each in parsers.items():
+        if name != "device":
+            each.add_argument("--json", action="store_true", help="print the figures as JSON")
     parsers["train"].add_argument(
         "shape",
         metavar="SHAPE",
@@ -82,10 +85,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="times each stage is measured; medians are printed (default 3)",
     )
+    device = parsers["device"]
+    device.add_argument("--json", metavar="FILE", type=Path, help="also write the table as JSON")
+    device.add_argument(
+        "--small", action="store_true", help="tiny shapes, in seconds: tries the command itself on a CPU"
+    )
+    # the child process that does the checks from number N on
+    device.add_argument("--from", dest="first", metavar="N", type=int, help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure, and print one line a figure."""
+    if args.what == "device":
+        return _bench_device(args)
     if getattr(args, "rounds", 1) < 1:
         raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
     if args.what != "data":
@@ -93,8 +105,28 @@ def main(args: argparse.Namespace) -> int:
 
         prepare_process()
     benches = (_bench_train, _bench_loop, _bench_checkpoint, _bench_optimizers, _bench_data)
-    dict(zip(KINDS, benches, strict=True))[args.what](args)
+    dict(zip(KINDS, benches, strict=False))[args.what](args)
     return 0
+
+
+def _bench_device(args: argparse.Namespace) -> int:
+    from launch.bench.device import watch
+
+    watch.check_imports()
+    if args.first is not None:
+        from launch.process.environment import prepare_process
+
+        prepare_process()
+        from launch.bench.device.checks import work_from
+
+        work_from(args.first, small=args.small)
+        return 0
+    command = [sys.executable, "-m", "launch", "bench", "device", *(["--small"] if args.small else [])]
+    report = watch.check_device(command, say=lambda text: print(text, file=sys.stderr, flush=True))
+    watch.show(report)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0 if report["passed"] else 1
 
 
 def _bench_data(args: argparse.Namespace) -> None:
@@ -159,7 +191,7 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
     """
     from pydantic import ValidationError
 
-    from launch.bench.shapes import SHAPES, TrainShape, shape_of_run
+    from launch.bench.train import SHAPES, TrainShape, shape_of_run
     from launch.job.load import load
     from launch.job.overrides import override
     from launch.job.problems import Problems, explain_all

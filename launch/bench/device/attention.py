@@ -1,0 +1,228 @@
+"""Every attention kernel that this platform can run, against the plain form computed in float32."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from launch.bench.device.rows import Check, Row, Skip, compared
+from model.kernels import cudnn, plain
+from model.kernels.choose import NEEDS, WHOLE, Attend, attention_of
+from model.kernels.context import balance, unbalance
+from model.kernels.loops import LOOPS
+from model.kernels.parts import Row as KeyRow
+from model.kernels.parts import attend_rows
+from model.sharding import local, make_mesh, named
+
+# ‖kernel - plain‖ / ‖plain‖. In float32 only the order of sums differs (1e-6 on a CPU); in bfloat16 an
+# operand is rounded by up to 2**-9 = 2e-3, and a gradient passes three such products: 1e-2 in the worst block
+# of 128 positions on a CPU. A window that is one key too wide gives 6e-2, a wrong mask 0.1 to 1.
+BOUNDS = {"float32": 1e-4, "bfloat16": 2.5e-2}
+LETTERS = ("BLHA", "BLKA", "BLKA", "BL", "BL", "BLHA")
+
+
+class Case(NamedTuple):
+    """Sizes and rules of one comparison: H query heads of width A read K key/value heads, values have width
+    A2. `packed` rows hold several documents and padding, others one document.
+    """
+
+    name: str
+    H: int
+    K: int
+    A: int
+    A2: int
+    packed: bool
+    window: int | None = None
+    soft_cap: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of a kernel."""
+        return {"scale": self.A**-0.5, "window": self.window, "soft_cap": self.soft_cap}
+
+
+class Inputs(NamedTuple):
+    """Arguments of attention, and the gradient of its output: 0 on padding, whose output nobody reads."""
+
+    q_BLHA: np.ndarray
+    k_BLKA: np.ndarray
+    v_BLKA: np.ndarray
+    positions_BL: np.ndarray
+    segments_BL: np.ndarray
+    grad_BLHA: np.ndarray
+
+
+CASES = (  # head widths are those of Llama, Gemma 2 and DeepSeek-V3
+    Case("one document", H=8, K=8, A=128, A2=128, packed=False),
+    Case("packed, grouped heads", H=8, K=2, A=128, A2=128, packed=True),
+    Case("packed, one key head, width 64", H=8, K=1, A=64, A2=64, packed=True),
+    Case("one document, window", H=8, K=2, A=128, A2=128, packed=False, window=300),
+    Case("packed, window", H=8, K=2, A=128, A2=128, packed=True, window=300),
+    Case("packed, soft cap and window", H=4, K=2, A=256, A2=256, packed=True, window=300, soft_cap=50.0),
+    Case("packed, narrow values", H=8, K=8, A=192, A2=128, packed=True),
+)
+SMALL_CASES = (
+    Case("packed, grouped heads", H=4, K=2, A=16, A2=16, packed=True),
+    Case("packed, soft cap and window", H=4, K=1, A=16, A2=8, packed=True, window=7, soft_cap=2.0),
+)
+IN_FLOAT32 = ("packed, grouped heads", "packed, soft cap and window")
+LENGTH = 1536  # positions: several blocks of every kernel, and scores of one head are 9 MB
+SMALL_LENGTH = 48
+
+
+def attention_checks(*, small: bool) -> Iterator[Check]:
+    """One check a kernel, case and dtype; first the kernels of one device, then rows divided over devices."""
+    platform = jax.default_backend()
+    cases = SMALL_CASES if small else CASES
+    length = SMALL_LENGTH if small else LENGTH
+    in_float32 = IN_FLOAT32[1:] if small else IN_FLOAT32
+    kernels = {name: attend for name, attend in WHOLE.items() if NEEDS.get(name, platform) == platform}
+    del kernels["plain"]  # it is the reference; in bfloat16 it is compared below
+    kernels["loops"] = loops_attend
+    for name, attend in kernels.items():
+        for case in cases:
+            # float32 finds what rounding would hide; some cases are enough, since each costs a compilation
+            exact_too = name != "cudnn" and case.name in in_float32
+            for dtype in ("bfloat16", "float32") if exact_too else ("bfloat16",):
+                run = functools.partial(check_attention, name, attend, case, dtype, length=length)
+                yield Check(title(name, case, dtype), run, compares=True)
+    for context in ("gather", "ring"):
+        attend = attention_of("auto", context, platform)
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+        for case in (case for case in cases if case.name in in_float32):
+            name = f"{context} over 2 devices"
+            run = functools.partial(
+                check_attention, name, attend, case, dtype, length=length, context_devices=2
+            )
+            yield Check(title(name, case, dtype), run, compares=True)
+
+
+def title(kernel: str, case: Case, dtype: str) -> str:
+    """The first column of the table."""
+    return f"attention {kernel}: {case.name}, {dtype}"
+
+
+def check_attention(
+    kernel: str, attend: Attend, case: Case, dtype: str, *, length: int, context_devices: int = 1
+) -> Row:
+    """Output and the gradients of queries, keys and values of a kernel beside those of the plain form.
+
+    The inputs of both are rounded to bfloat16 first, so that what differs is the kernel and not its input.
+    """
+    if context_devices > len(jax.devices()):
+        raise Skip(f"needs {context_devices} devices, and there is {len(jax.devices())}")
+    inputs = inputs_of(case, length)
+    if kernel == "cudnn":
+        q_BLHA, v_BLKA = jnp.asarray(inputs.q_BLHA, dtype), jnp.asarray(inputs.v_BLKA, dtype)
+        objection = cudnn.why_not(q_BLHA, v_BLKA, divided=False, soft_cap=case.soft_cap)
+        if objection:
+            raise Skip(f"cuDNN cannot do {objection}; training uses blocked there")
+    wanted = plain_results(case, length)
+    got = output_and_gradients(attend, inputs, case, dtype, context_devices=context_devices)
+    errors = {
+        name: relative_error(mine, exact)
+        for name, mine, exact in zip(("output", "dq", "dk", "dv"), got, wanted, strict=True)
+    }
+    return compared(title(kernel, case, dtype), errors, dict.fromkeys(errors, BOUNDS[dtype]))
+
+
+@functools.cache
+def plain_results(case: Case, length: int) -> list[np.ndarray]:
+    """What `output_and_gradients` of the plain form is in float32; shared by all kernels."""
+    return output_and_gradients(plain.attend, inputs_of(case, length), case, "float32")
+
+
+@functools.cache
+def inputs_of(case: Case, length: int, n_rows: int = 2) -> Inputs:
+    """Random rows whose numbers are bfloat16's. In packed rows documents of different lengths follow one
+    another, the last one before some padding.
+    """
+    rng = np.random.default_rng(length + case.H)
+    positions_BL, segments_BL = np.zeros((2, n_rows, length), np.int32)
+    for b in range(n_rows):
+        end = length - length // 6 if case.packed else length
+        inner_cuts = rng.integers(1, end, 2 + b) if case.packed else []
+        cuts = sorted({0, end, *map(int, inner_cuts)})
+        for segment, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+            positions_BL[b, start:stop] = range(stop - start)
+            segments_BL[b, start:stop] = segment
+    shapes = (case.H, case.A), (case.K, case.A), (case.K, case.A2), (case.H, case.A2)
+    q, k, v, grad = (rng.normal(0, 1, (n_rows, length, *shape)) for shape in shapes)
+    grad = grad * (segments_BL[..., None, None] > 0)
+    q, k, v, grad = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, grad))
+    return Inputs(q, k, v, positions_BL, segments_BL, grad)
+
+
+def output_and_gradients(
+    attend: Attend, inputs: Inputs, case: Case, dtype: str, *, context_devices: int = 1
+) -> list[np.ndarray]:
+    """[output without padding, gradients of queries, keys and values], in float32 and in the rows' order."""
+    mesh = make_mesh(jax.devices()[:context_devices], context=context_devices)
+
+    def run(
+        q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, grad: Array
+    ):
+        # a divided row is held in another order, in which every device has the same amount of work
+        balanced = [
+            balance(x, letters) for x, letters in zip((q_BLHA, k_BLKA, v_BLKA), LETTERS, strict=False)
+        ]
+        positions_BL = balance(positions_BL, "BL")
+        segments_BL = balance(segments_BL, "BL")
+        o_BLHA, pull_back = jax.vjp(
+            lambda q, k, v: attend(q, k, v, positions_BL, segments_BL, **case.settings), *balanced
+        )
+        gradients = pull_back(balance(grad, "BLHA"))
+        results = zip((o_BLHA, *gradients), ("BLHA", "BLHA", "BLKA", "BLKA"), strict=True)
+        return tuple(unbalance(x, letters) for x, letters in results)
+
+    def placed(x: np.ndarray, letters: str) -> jax.Array:
+        kind = x.dtype if x.dtype == np.int32 else jnp.dtype(dtype)
+        return jax.device_put(x.astype(kind), named(mesh, letters, x.shape))
+
+    # products of float32 are computed from bfloat16 pieces (TPUs) or TensorFloat-32 (GPUs) otherwise; kernels
+    # refuse the setting for bfloat16 operands, for which it means nothing
+    precision = "highest" if dtype == "float32" else "default"
+    with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
+        arrays = [placed(x, letters) for x, letters in zip(inputs, LETTERS, strict=True)]
+        results = [np.asarray(x, np.float32) for x in jax.jit(run)(*arrays)]
+    results[0] = results[0] * (inputs.segments_BL > 0)[..., None, None]
+    return results
+
+
+def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
+    """The largest of ‖x - exact‖ / ‖exact‖ over the rows, and over blocks of 128 positions against the mean
+    block: a mistake at the edge of one block does not drown in the rest.
+    """
+    squares_BL = np.sum(np.square(x - exact), (2, 3))
+    exact_BL = np.sum(np.square(exact), (2, 3))
+    starts = np.arange(0, x.shape[1], 128)
+    blocks_BU = np.add.reduceat(squares_BL, starts, 1)
+    mean_block = exact_BL.sum() / blocks_BU.size
+    return float(np.sqrt(max((squares_BL.sum(1) / exact_BL.sum(1)).max(), blocks_BU.max() / mean_block)))
+
+
+def loops_attend(
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    *,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+) -> Array:
+    """The loops that `blocked` uses for rows of more than 4,096 positions, here for a row of any length."""
+    maths = plain.Maths(scale, window, soft_cap)
+
+    def on_device(q: Array, k: Array, v: Array, positions: Array, segments: Array) -> Array:
+        row = KeyRow(positions, segments, (jnp.zeros((), jnp.int32),))
+        o = attend_rows(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), row, row, LOOPS, maths)
+        return o.swapaxes(1, 2)
+
+    run: Callable[..., Array] = local(on_device, ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
+    return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)

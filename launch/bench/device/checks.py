@@ -1,0 +1,57 @@
+"""All checks of a device in order, as the process does them that holds the device."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from launch.bench.device.attention import attention_checks
+from launch.bench.device.experts import expert_checks
+from launch.bench.device.models import model_checks
+from launch.bench.device.rows import Check, row_of
+from launch.bench.device.speed import device_bytes, speed_checks
+from launch.bench.device.watch import MARK
+
+
+def all_checks(*, small: bool) -> Iterator[Check]:
+    """Comparisons first: a figure of a device that computes wrongly is worth nothing."""
+    yield from attention_checks(small=small)
+    yield from expert_checks(small=small)
+    yield from model_checks(small=small)
+    yield from speed_checks(small=small)
+
+
+def work_from(first: int, *, small: bool) -> None:
+    """Do the checks from number `first` on and print a marked JSON line before and after each.
+
+    Ends before the next check that is to be `alone`; the process that watches starts another one for it.
+    """
+    checks = list(all_checks(small=small))
+    _send({"device": device_facts()})
+    for number, check in enumerate(checks[first:], first):
+        if check.alone and number > first:
+            return
+        _send({"begins": number, "of": len(checks), "name": check.name, "compares": check.compares})
+        start = time.perf_counter()
+        row = row_of(check)
+        _send({"row": row._asdict(), "compares": check.compares, "seconds": time.perf_counter() - start})
+        if check.alone:
+            return
+
+
+def device_facts() -> dict[str, Any]:
+    """What the figures were measured on."""
+    devices = jax.devices()
+    return {
+        "kind": devices[0].device_kind,
+        "platform": devices[0].platform,
+        "count": len(devices),
+        "bytes": device_bytes(),
+        "jax": jax.__version__,
+    }
+
+
+def _send(line: dict[str, Any]) -> None:
+    print(MARK + json.dumps(line), flush=True)

@@ -1,0 +1,192 @@
+"""`meshwright bench device`: the checks run in a child process, so that a crash or a hang is a row too.
+
+This process never imports jax: a TPU belongs to one process at a time, and a GPU's memory to the first that
+takes it.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+MARK = "@device-check "  # begins a line that is for this process; all else that a child prints is passed on
+LIMIT_S = 480.0  # of all checks together
+CHECK_LIMIT_S = 240.0  # of one; an 8B step compiles for a minute
+OLDEST_JAX = (0, 11)
+NEEDED = {  # distribution -> module; what the checks import beside the standard library
+    "jax": "jax",
+    "flax": "flax",
+    "optax": "optax",
+    "orbax-checkpoint": "orbax",
+    "jaxtyping": "jaxtyping",
+    "psutil": "psutil",
+    "pydantic": "pydantic",
+    "rich": "rich",
+    "sentencepiece": "sentencepiece",
+    "zstandard": "zstandard",
+}
+
+
+def check_imports() -> None:
+    """Raises ValueError: a package is missing, or jax is too old; nothing is imported."""
+    missing = [name for name, module in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if "jax" in missing:
+        raise ValueError(
+            "bench device needs jax 0.11 or later for this device; install jax[cuda13] or jax[tpu] and "
+            f"{', '.join(name for name in missing if name != 'jax') or 'nothing else'} into {sys.executable}"
+        )
+    if missing:
+        raise ValueError(
+            f"bench device needs {', '.join(missing)} beside jax; install with "
+            f"`{sys.executable} -m pip install {' '.join(missing)}`"
+        )
+    version = importlib.metadata.version("jax")
+    if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_JAX:
+        raise ValueError(f"bench device needs jax 0.11 or later, and jax {version} is installed; upgrade it")
+
+
+def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Do all checks with `command --from N`; {"device": facts, "rows": […], "seconds": …, "passed": …}."""
+    began = time.monotonic()
+    progress = Progress()
+    while progress.number < progress.total:
+        left_s = LIMIT_S - (time.monotonic() - began)
+        if left_s <= 0:
+            late = f"checks {progress.number + 1} to {progress.total}"
+            progress.fail(late, f"not begun within {LIMIT_S:.0f} s", compares=True)
+            break
+        _run_child(command, progress, left_s=left_s, say=say)
+    failed = any(row["compares"] and row["status"] == "failed" for row in progress.rows)
+    seconds = round(time.monotonic() - began, 1)
+    return {"device": progress.device, "rows": progress.rows, "seconds": seconds, "passed": not failed}
+
+
+class Progress:
+    """What the children have reported; `number` is the next check and `total` how many there are, as far as
+    is known.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.total = 0, 1
+        self.device: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.current: dict[str, Any] | None = None  # the check that has begun and not ended
+
+    def take(self, line: dict[str, Any], say: Callable[[str], None]) -> None:
+        """One marked line of a child."""
+        if "device" in line:
+            self.device = line["device"]
+        elif "begins" in line:
+            self.number, self.total, self.current = line["begins"], line["of"], line
+            say(f"{self.number + 1}/{self.total} {line['name']}")
+        else:
+            seconds = round(line["seconds"], 1)
+            self.rows.append({**line["row"], "compares": line["compares"], "seconds": seconds})
+            self.number, self.current = self.number + 1, None
+
+    def fail(self, check: str, note: str, *, compares: bool) -> None:
+        """A row for a check that gave none itself; the next child goes on after it."""
+        row = {"check": check, "status": "failed", "figures": {}, "note": note, "compares": compares}
+        self.rows.append(row)
+        self.number, self.current = self.number + 1, None
+
+
+def _run_child(
+    command: Sequence[str], progress: Progress, *, left_s: float, say: Callable[[str], None]
+) -> None:
+    """One child, from the next check on until it ends, however it ends."""
+    first = progress.number
+    with tempfile.TemporaryFile("w+") as errors:
+        # jax takes 75 % of a GPU's memory by default, with which a state of 8B parameters does not fit
+        environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ, "PYTHONPATH": _paths()}
+        child = subprocess.Popen(
+            [*command, "--from", str(first)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        timed_out = threading.Event()
+        for line in _lines(child, min(left_s, CHECK_LIMIT_S), timed_out):
+            progress.take(line, say)
+        code = child.wait()
+        ended_well = code == 0 and progress.current is None and progress.number > first
+        if not ended_well:
+            current = progress.current or {"name": f"start of check {progress.number + 1}", "compares": True}
+            reason = (
+                "killed: too slow or hung" if timed_out.is_set() else f"its process ended with code {code}"
+            )
+            note = f"{reason}; {_last_line(errors)}"
+            progress.fail(current["name"], note, compares=current["compares"])
+
+
+def _paths() -> str:
+    """PYTHONPATH of a child, which must find this package from any folder."""
+    root = str(Path(__file__).parents[3])
+    return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+
+
+def _lines(child: subprocess.Popen, limit_s: float, timed_out: threading.Event) -> Iterator[dict[str, Any]]:
+    """The marked lines of a child, which is killed when none comes for `limit_s`."""
+
+    def kill() -> None:
+        timed_out.set()
+        child.kill()
+
+    timer = threading.Timer(limit_s, kill)
+    timer.start()
+    try:
+        for text in child.stdout:
+            timer.cancel()
+            timer = threading.Timer(limit_s, kill)
+            timer.start()
+            if text.startswith(MARK):
+                yield json.loads(text.removeprefix(MARK))
+            else:
+                sys.stderr.write(text)
+    finally:
+        timer.cancel()
+
+
+def _last_line(errors: IO[str]) -> str:
+    """The last line that a child wrote to standard error: what a crash says of itself."""
+    with contextlib.suppress(OSError):
+        errors.seek(0)
+        lines = [line.strip() for line in errors if line.strip()]
+        return lines[-1][:300] if lines else "it said nothing"
+    return "it said nothing"
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as one table."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    device = report["device"]
+    memory = f", {device['bytes'] / 1e9:.0f} GB each" if device.get("bytes") else ""
+    title = f"{device.get('count', 0)} × {device.get('kind', 'no device')}{memory}, jax {device.get('jax')}"
+    table = Table(
+        "check", "result", "figures", "note", title=title, title_justify="left", box=box.SIMPLE_HEAD
+    )
+    colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    for row in report["rows"]:
+        figures = "  ".join(f"{name} {_shown(value)}" for name, value in row["figures"].items())
+        table.add_row(row["check"], row["status"], figures, row["note"], style=colours.get(row["status"]))
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(table)
+    verdict = "All comparisons passed" if report["passed"] else "NOT all comparisons passed"
+    console.print(f"{verdict}, in {report['seconds']:.0f} s.")
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.3g}"
