@@ -78,7 +78,15 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
                 for name in given
                 if name not in self.sources
             ]
-        return found + list(misplaced(self.recipe))
+        return [*found, *self._without_version(), *misplaced(self.recipe)]
+
+    def _without_version(self) -> list[str]:
+        """A sentence for each component that does not say its VERSION; ours do, a user's may not."""
+        components = {f"sources.{name}": reader for name, reader in self.sources.items()}
+        components |= {f"recipe.{number}": rule for number, rule in enumerate(self.recipe)}
+        components["tokenizer"] = self.tokenizer
+        problems = {field: settings.version_problem(component) for field, component in components.items()}
+        return [f"{field}: {problem}" for field, problem in problems.items() if problem]
 
     def execute(
         self,
@@ -146,7 +154,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _settings(self) -> dict[str, Any]:
         """Everything that the bytes written depend on, but for the contents of the user's own input."""
-        return {**self.model_dump(mode="json", exclude=set(FREE)), "versions": settings.versions()}
+        return {**self.model_dump(mode="json", exclude=set(FREE)), "versions": settings.library_versions()}
 
     def _is_due(self, folder: Path, allow_change: Sequence[str]) -> bool:
         """Whether there is something to do; what was finished with other settings is no longer called

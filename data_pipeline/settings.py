@@ -1,56 +1,88 @@
-"""The settings that written data depends on: kept beside it, compared before anything is added to it."""
+"""The settings that written data depends on: kept beside it, compared before anything is added to it.
+
+What a stage has made is found again under a digest of what it was made by: the stage's VERSION, each
+component's `type:` name, VERSION and fields, and the libraries that do the work. Neither the text nor the
+place of our source files takes part: a comment, or a file moved, must not make a corpus again.
+"""
 
 import hashlib
 import json
-import platform
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-FORMAT = 2  # of what is written; raise it when the same settings give other bytes
-TOOLS = (
+# libraries whose next release may make other bytes of the same input
+LIBRARIES = (
     "array_record",
     "daft",
     "fastwarc",
+    "ftfy",
     "msgpack",
     "py3langid",
     "pyarrow",
     "resiliparse",
     "sentencepiece",
 )
-MAX_SHOWN = 5
+MAX_SHOWN = 5  # differing fields that an error names
 
 
-def versions() -> dict[str, Any]:
-    """What made the data, apart from its configuration; Python counts because its standard library is one
-    of the corpora.
+@runtime_checkable
+class Versioned(Protocol):
+    """A component that makes data: a reader, a rule, a tokenizer's trainer.
+
+    Attributes:
+        VERSION: Raised by whoever changes what the same fields and the same input give.
     """
-    return {"python": platform.python_version(), "format": FORMAT, **{name: version(name) for name in TOOLS}}
+
+    VERSION: ClassVar[int]
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A component whose output depends on the content of files that its fields name."""
+
+    def fingerprint(self) -> str:
+        """A hash of that content."""
+        ...
+
+
+def library_versions() -> dict[str, str]:
+    """Name → installed version of the libraries that data passes through."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def digest(configuration: Any) -> str:
     """16 hex digits of a configuration, of plain data."""
-    return hashlib.sha256(json.dumps([FORMAT, configuration], sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def code(folder: str) -> str:
-    """16 hex digits of the source code in a folder of this room: what it computes may change with it."""
-    files = sorted((Path(__file__).parent / folder).rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def described(component: BaseModel, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """A component as plain data, some fields left out; one that depends on the content of files says by
-    `fingerprint()` on which.
+    """All that a component's output depends on, as plain data; fields in `without` are left out.
+
+    Raises:
+        ValueError: it has no VERSION.
     """
-    fields = component.model_dump(mode="json", exclude=set(without))
-    content = getattr(component, "fingerprint", str)()
-    return {"type": f"{type(component).__module__}.{type(component).__name__}", "content": content, **fields}
+    if not isinstance(component, Versioned):
+        raise ValueError(version_problem(component))
+    return {
+        "type": type(component).__name__,
+        "version": component.VERSION,
+        "content": component.fingerprint() if isinstance(component, ReadsFiles) else "",
+        "fields": component.model_dump(mode="json", exclude=set(without)),
+    }
+
+
+def version_problem(component: Any) -> str:
+    """What is wrong with a component that makes data and has no VERSION, in a sentence; "" if it has one."""
+    if isinstance(component, Versioned):
+        return ""
+    return (
+        f"{type(component).__name__} has no VERSION, by which what it makes is found again; write "
+        "`VERSION: ClassVar[int] = 1` in the class, and raise it when its output changes"
+    )
 
 
 def changed(
@@ -67,26 +99,26 @@ def changed(
     Raises:
         ValueError: some differ that `allow_change` does not name; each is named with both values.
     """
-    before, after = (
-        flat({name: value for name, value in settings.items() if name not in without})
-        for settings in (saved, now)
-    )
+    before = flat({name: value for name, value in saved.items() if name not in without})
+    after = flat({name: value for name, value in now.items() if name not in without})
     differing = [path for path in {**before, **after} if before.get(path) != after.get(path)]
-    refused = [
-        path
-        for path in differing
-        if not any(f"{path}.".startswith(f"{allowed}.") for allowed in allow_change)
-    ]
+
+    def is_allowed(path: str) -> bool:
+        # the dots keep `chats` from allowing `chats_per_page`
+        return any(f"{path}.".startswith(f"{allowed}.") for allowed in allow_change)
+
+    refused = [path for path in differing if not is_allowed(path)]
     if refused:
         shown = "; ".join(
             f"{path}: {before.get(path)!r:.60} there, {after.get(path)!r:.60} now"
             for path in refused[:MAX_SHOWN]
         )
-        more = f"; and {len(refused) - MAX_SHOWN} more" if len(refused) > MAX_SHOWN else ""
+        n_more = len(refused) - MAX_SHOWN
+        more = f"; and {n_more} more" if n_more > 0 else ""
         allowing = f"--allow-change {folder.name}.{refused[0].split('.')[0]}"
         raise ValueError(
-            f"{folder} was prepared with other settings ({shown}{more}); restore them, choose another folder, or pass {allowing} "
-            "to make again what depends on it"
+            f"{folder} was prepared with other settings ({shown}{more}); restore them, choose another "
+            f"folder, or pass {allowing} to make again what depends on it"
         )
     return bool(differing)
 
@@ -97,8 +129,7 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
         tree = dict(enumerate(tree))
     if not isinstance(tree, Mapping):
         return {path: tree}
-    return {
-        k: v
-        for key, value in tree.items()
-        for k, v in flat(value, f"{path}.{key}" if path else str(key)).items()
-    }
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{path}.{key}" if path else str(key))
+    return leaves

@@ -49,6 +49,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         max_notice_chars: Longer lines are prose about such things and stay; C4 has no such bound.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
@@ -130,6 +131,7 @@ class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
     as in C4).
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
@@ -168,6 +170,7 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
         min_sentences: Of a page.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"max_curly_brackets", "min_sentences"})
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]

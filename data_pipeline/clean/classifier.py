@@ -18,6 +18,7 @@ import numpy as np
 from data_pipeline.clean.ngrams import ngrams
 from data_pipeline.files import write_bytes
 
+VERSION = 1  # of the classifier that the same texts train
 # Single words and pairs, as fastText's wordNgrams=2 in DCLM.
 N_WORDS = 2
 # 128 KiB as int8: the weights stay in a core's cache, and the file is small enough for the package.

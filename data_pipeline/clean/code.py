@@ -41,6 +41,7 @@ class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         min_alphanumeric_frac: Letters and digits among all characters.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset(
         {"max_line_chars", "max_mean_line_chars", "min_alphanumeric_frac"}
     )
@@ -101,6 +102,7 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
         and JavaScript.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset(
         {
             "min_visible_frac",

@@ -48,6 +48,8 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         max_documents: Runs that more documents have are ignored.
     """
 
+    VERSION: ClassVar[int] = 1
+
     sources: tuple[str, ...]
     tasks: Annotated[tuple[one_of("data_pipeline.tasks"), ...], AfterValidator(different)]
     action: Literal["drop", "cut"]

@@ -5,7 +5,7 @@ on.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel
 
@@ -102,6 +102,8 @@ class HeldOutFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         jaccard: Similarity from which two texts are near-duplicates.
         common_groups: From how many training groups on a text is common language.
     """
+
+    VERSION: ClassVar[int] = 1
 
     jaccard: float
     common_groups: int

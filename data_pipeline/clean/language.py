@@ -23,6 +23,7 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
             have its own. FineWeb and DCLM have 0.65 (of another identifier).
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"min_probability"})
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]

@@ -39,6 +39,7 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         max_cut_word_frac: A document that lost more of its words is dropped.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"max_cut_word_frac"})
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]

@@ -33,6 +33,8 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         rows: Permutations in a group.
     """
 
+    VERSION: ClassVar[int] = 1
+
     sources: tuple[str, ...]
     max_removed_frac: float = Field(gt=0, le=1)
     shingle_words: PositiveInt = 5

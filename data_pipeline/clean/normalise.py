@@ -40,6 +40,7 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         meant.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]

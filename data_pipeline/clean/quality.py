@@ -19,6 +19,7 @@ ELLIPSES = ("...", "…")
 class TooShort(BaseModel, frozen=True, extra="forbid", strict=True):
     """Drops documents of fewer than `min_words` words, words being what stands between white space."""
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"min_words"})
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
@@ -54,6 +55,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         min_stop_words: Of the language's.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset(
         {
             "min_words",

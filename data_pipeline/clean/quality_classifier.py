@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, Field
 
 from data_pipeline import settings
+from data_pipeline.clean.classifier import VERSION as TRAINING_VERSION
 from data_pipeline.clean.classifier import LinearClassifier, load, mean_by_text, train_classifier
 from data_pipeline.clean.lists import examples_in, examples_sha256
 from data_pipeline.clean.rule import Limit, Signals
@@ -31,6 +32,7 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
         keep_frac: How much of the documents of a source is kept; DCLM: 0.1.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"keep_frac"})
     EDITS: ClassVar[bool] = False
 
@@ -62,8 +64,8 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
 @lru_cache(maxsize=4)
 def trained(positive: str, negative: str, fingerprint: str) -> LinearClassifier:
     """The classifier of two folders whose contents have this fingerprint, from the cache or trained now."""
-    made_by = [fingerprint, settings.code("clean"), version("scikit-learn")]
-    # Keyed by all that decides the weights: examples, our features, and scikit-learn's solver.
+    # Keyed by all that decides the weights: our features and training, the examples, and scikit-learn's solver.
+    made_by = [TRAINING_VERSION, fingerprint, version("scikit-learn")]
     cached = cache_folder() / f"{settings.digest(made_by)}.npz"
     if not cached.exists():
         train_classifier(*(examples_of(folder) for folder in (positive, negative))).save(cached)

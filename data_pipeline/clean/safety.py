@@ -37,6 +37,7 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
         max_hits_per_kword: Documents with more of them in a thousand words are dropped.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"max_hits", "max_hits_per_kword"})
     EDITS: ClassVar[bool] = False
 
@@ -103,6 +104,7 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
         model: A file that `LinearClassifier.save` wrote; "" = the one that comes with this package.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"max_score"})
     EDITS: ClassVar[bool] = False
 

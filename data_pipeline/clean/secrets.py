@@ -67,6 +67,7 @@ class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
         max_hits: Documents with more are dropped; None drops none.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"max_hits"})
     EDITS: ClassVar[bool] = True
 

@@ -31,6 +31,8 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         max_removed_frac: More of the characters gone is an error.
     """
 
+    VERSION: ClassVar[int] = 1
+
     sources: tuple[str, ...]
     min_bytes: PositiveInt
     max_removed_frac: float = Field(gt=0, le=1)

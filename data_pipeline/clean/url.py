@@ -29,6 +29,7 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         max_soft_words: datatrove: 1.
     """
 
+    VERSION: ClassVar[int] = 1
     LATE: ClassVar[frozenset[str]] = frozenset({"max_soft_words"})
     EDITS: ClassVar[bool] = False
 

@@ -1,10 +1,11 @@
 """Long prose: the topics that `help()` explains, and a user's folder of books as plain text or EPUB."""
 
+import platform
 import pydoc_data.topics
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -35,11 +36,17 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             with them page numbers, running heads and hyphens at line ends. None = the text was proofread.
     """
 
+    VERSION: ClassVar[int] = 1
+
     folder: str | None = None
     topics: bool = True
     unit: Literal["book", "chapter"] = "book"
     lines: Literal["kept", "joined"] = "kept"
     min_letter_frac: float | None = Field(None, ge=0, le=1)
+
+    def fingerprint(self) -> str:
+        """The version of Python, whose topics are read; "" without them."""
+        return platform.python_version() if self.topics else ""
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
         """The topics, then the folder's books by path in batches.

@@ -2,9 +2,11 @@
 standard library.
 """
 
+import platform
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, field_validator
 
@@ -44,6 +46,8 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         inside the tree.
         part_bytes: About how much one process reads.
     """
+
+    VERSION: ClassVar[int] = 1
 
     folder: str
     languages: tuple[str, ...] | None = None
@@ -121,7 +125,13 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
 class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     """The standard library's own Python files, without its tests; `exclude` as in `CodeTree`."""
 
+    VERSION: ClassVar[int] = 1
+
     exclude: tuple[str, ...] = STDLIB_EXCLUDE
+
+    def fingerprint(self) -> str:
+        """The version of Python, whose library is read."""
+        return platform.python_version()
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
         """One part for the whole library."""

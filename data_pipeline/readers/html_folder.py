@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -24,6 +25,8 @@ class HtmlFolder(BaseModel, frozen=True, extra="forbid", strict=True):
         max_page_bytes: Longer pages are counted and left out.
         timeout_s: Processor time for one page's extraction, in a child that is killed when it takes longer.
     """
+
+    VERSION: ClassVar[int] = 1
 
     folder: str
     content: Content = "main"

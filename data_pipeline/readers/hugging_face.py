@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -46,6 +47,8 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         config: Of the dataset (hub layout alone); "" = its default or only one.
         columns: Which columns are read.
     """
+
+    VERSION: ClassVar[int] = 1
 
     folder: str
     split: str

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -29,6 +29,8 @@ class Jsonl(BaseModel, frozen=True, extra="forbid", strict=True):
         columns: Which keys are read.
         max_line_bytes: Longer lines are counted and left out, and never in memory as a whole.
     """
+
+    VERSION: ClassVar[int] = 1
 
     paths: tuple[str, ...]
     columns: Columns = Columns()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +29,8 @@ class Parquet(BaseModel, frozen=True, extra="forbid", strict=True):
         paths: Files or URLs, or folders searched for .parquet files.
         columns: Which columns are read.
     """
+
+    VERSION: ClassVar[int] = 1
 
     paths: tuple[str, ...]
     columns: Columns = Columns()

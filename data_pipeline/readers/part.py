@@ -4,7 +4,7 @@ alone decides.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
@@ -30,7 +30,14 @@ class Part(NamedTuple):
 class Reader(Protocol):
     """A frozen component. What it yields depends on its fields and the input alone, never on the process or
     what was read before.
+
+    One that reads the running Python's own library has a method `fingerprint() -> str`, its version.
+
+    Attributes:
+        VERSION: Raised when the same fields and input give other documents: what was read is found again by it.
     """
+
+    VERSION: ClassVar[int]
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
         """The parts of the source in their order; looks at names and sizes, reads no content.

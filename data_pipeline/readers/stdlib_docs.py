@@ -6,6 +6,7 @@ import gzip
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -74,11 +75,17 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         takes longer.
     """
 
+    VERSION: ClassVar[int] = 1
+
     modules: tuple[str, ...] = MODULES
     timeout_s: float = 30.0
 
+    def fingerprint(self) -> str:
+        """The version of Python, whose documentation is read."""
+        return platform.python_version()
+
     def parts(self, source: str, *, work: Path) -> list[Part]:
-        """A part for a range of names; it has no input but this Python, named in `detail` before the modules.
+        """A part for a range of names; it has no input but this Python; `detail` is the modules.
 
         Raises:
             ValueError: No module is named.
@@ -89,10 +96,7 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
                 f"sources.{source}.modules=() names nothing to read; name modules of this Python"
             )
         ranges = [names[start : start + size] for start in range(0, len(names), size)]
-        return [
-            Part(f"{i:03d}-{some[0]}", (), " ".join((platform.python_version(), *some)))
-            for i, some in enumerate(ranges)
-        ]
+        return [Part(f"{i:03d}-{some[0]}", (), " ".join(some)) for i, some in enumerate(ranges)]
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a module, in sorted order; path = URL, group = top-level module. The part's WARC
@@ -102,7 +106,7 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         records = [
             # mtime=0, else the archive would hold the time of its making.
             gzip.compress(record, 6, mtime=0)
-            for record in self._records(part.detail.split()[1:], source, drops)
+            for record in self._records(part.detail.split(), source, drops)
         ]
         write_bytes(archive, b"".join(records))
         pages = Warc(paths=(str(archive),))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -23,6 +24,8 @@ class TextFile(BaseModel, frozen=True, extra="forbid", strict=True):
         pieces: Into how many; each is a document, and a group of its own. Piece i of n begins at letter i ·
         length // n.
     """
+
+    VERSION: ClassVar[int] = 1
 
     path: str
     pieces: int = Field(ge=2)

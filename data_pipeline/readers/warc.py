@@ -4,6 +4,7 @@ is not is counted.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -30,6 +31,8 @@ class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
         max_page_bytes: Longer pages are counted and left out.
         timeout_s: Processor time for one page's extraction, in a child that is killed when it takes longer.
     """
+
+    VERSION: ClassVar[int] = 1
 
     paths: tuple[str, ...]
     content: Content = "main"

@@ -3,6 +3,7 @@ texts (Bavarian et al. 2022).
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -28,6 +29,8 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
             the others as PSM, `<pre> P <suf> S <mid> M`.
         tokenizer: The one that the shards were made with; relative to the run folder.
     """
+
+    VERSION: ClassVar[int] = 1
 
     rate: float = Field(gt=0, le=1)
     spm_rate: float = Field(default=0.5, ge=0, le=1)

@@ -1,6 +1,6 @@
 """Offline packing: which pieces of which documents make a row, planned from lengths alone."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, NonNegativeInt
@@ -29,6 +29,8 @@ class BestFit(BaseModel, frozen=True, extra="forbid", strict=True):
     before it, as context that is no target.
     """
 
+    VERSION: ClassVar[int] = 1
+
     overlap: NonNegativeInt = 0
 
     def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
@@ -38,6 +40,8 @@ class BestFit(BaseModel, frozen=True, extra="forbid", strict=True):
 
 class OnePerRow(BaseModel, frozen=True, extra="forbid", strict=True):
     """A row a document, or a window of one that is longer; `overlap` as in `BestFit`."""
+
+    VERSION: ClassVar[int] = 1
 
     overlap: NonNegativeInt = 0
 
@@ -51,6 +55,8 @@ class ConcatenateAndSplit(BaseModel, frozen=True, extra="forbid", strict=True):
     """Documents behind one another in the order of the shards, cut wherever a row is full (GPT-2's way):
     padding in the last row alone.
     """
+
+    VERSION: ClassVar[int] = 1
 
     @property
     def overlap(self) -> int:

@@ -13,6 +13,7 @@ from data_pipeline.rows.keyed import key_from, uniform
 from data_pipeline.rows.pack import BestFit, Plan, best_fit, whole
 from data_pipeline.rows.plan import plan_key, planned, stored_plan
 from data_pipeline.rows.provenance import Origin
+from data_pipeline.settings import described
 from data_pipeline.shards.record import Record, Sequence
 from data_pipeline.shards.segment import AGAIN, Segment
 from data_pipeline.shards.shards import BadRecord, Shards, unharmed
@@ -77,11 +78,11 @@ class Packing(NamedTuple):
 
     def described(self) -> list[Any]:
         """The same as JSON, for the fingerprint: without what changes no plan."""
-        fim = self.fim and [self.fim.rate, self.fim.spm_rate, self.tokenizer.fingerprint]
+        # the tokenizer's path may change from machine to machine, its content may not
+        fim = self.fim and [described(self.fim, without=("tokenizer",)), self.tokenizer.fingerprint]
         return [
             self.seq_len,
-            type(self.strategy).__name__,
-            self.strategy.model_dump(mode="json"),
+            described(self.strategy),
             self.pairs_per_row,
             fim,
             self.dropout,

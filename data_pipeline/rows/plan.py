@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.rows.pack import Plan
 from data_pipeline.shards.npy import new_array, read_array
 
-FORMAT = 1  # raise it when the same key gives another plan
+VERSION = 1  # of the plan files; a packing component has a VERSION of its own
 DOCUMENTS = (
     1 << 22
 )  # planned at a time: bounds the memory, and leaves at most one half-empty row in millions of documents
@@ -22,7 +22,7 @@ DOCUMENTS = (
 
 def plan_key(*parts: Any) -> str:
     """16 hex digits of all that a plan depends on, as JSON."""
-    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def planned(n_documents: int, plan_some: Callable[[slice], Plan]) -> Iterator[Plan]:

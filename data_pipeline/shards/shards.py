@@ -35,6 +35,7 @@ from data_pipeline.shards.segment import (
     segment_folder,
 )
 
+VERSION = 1  # of the bytes that the same records become
 CHUNK = 4096  # records whose index rows are held at a time
 
 

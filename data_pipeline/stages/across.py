@@ -20,6 +20,7 @@ from data_pipeline.files import new_folder
 from data_pipeline.stages.annotate import EMPTY, Annotated
 from data_pipeline.stages.judge import Verdicts, judge, numbers
 
+VERSION = 1  # of what this stage makes of the same signals and rules
 FOUND = "found.parquet"
 TRAINING = 1 << 48  # added to the number of a document that is trained on: of equal ones the held-out stays
 
@@ -134,7 +135,7 @@ def key_of(parts: Sequence[Numbered], recipe: Sequence[Rule], held_out: frozense
         [part.annotated.part.source, part.annotated.text, list(part.annotated.rules.values())]
         for part in parts
     ]
-    return settings.digest([files, [settings.described(rule) for rule in recipe], sorted(held_out)])
+    return settings.digest([VERSION, files, [settings.described(rule) for rule in recipe], sorted(held_out)])
 
 
 def _find(parts: Sequence[Numbered], judgement: Judgement, number: int, target: Path, engine: Engine) -> None:

@@ -21,6 +21,7 @@ from data_pipeline.documents.document import Document
 from data_pipeline.engine.runner import Engine
 from data_pipeline.stages.ingest import Ingested
 
+VERSION = 1  # of what this stage makes of the same documents and rules
 EMPTY = "empty"  # signal: nothing was left after this rule
 
 
@@ -82,7 +83,7 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
     """The names of a part's files: each a hash of the rule, of what it measures and of the rules that
     rewrite before it.
     """
-    made_by: list[Any] = [part.key, settings.code("clean"), settings.versions()]
+    made_by: list[Any] = [VERSION, part.key, settings.library_versions()]
     rules = {}
     for number, rule in enumerate(recipe):
         if part.source not in rule.sources:

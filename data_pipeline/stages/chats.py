@@ -13,6 +13,7 @@ from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.text import SIDES, TRAIN, Text
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
+VERSION = 1  # of what this stage makes of the same texts and chats
 KINDS = ("chat", "pairs")
 COUNTS = "counts.json"
 
@@ -24,8 +25,8 @@ def make_chats(
     mine = [text for text in texts if text.source == chats.source]
     key = settings.digest(
         [
+            VERSION,
             settings.described(chats, without=("max_tokens",)),
-            settings.code("."),
             [text.sha256 for text in mine],
             seed,
         ]
@@ -64,6 +65,7 @@ def write_tokens(
     for name in counts_of(made):
         rows, target = made / f"{name}.jsonl", folder / name
         lineage = {
+            "version": VERSION,
             "tokenizer": tokenizer.fingerprint,
             "format": f"{type(chat).__name__} {chat.VERSION}",
             "text": sha256(rows),

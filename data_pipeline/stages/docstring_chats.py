@@ -3,7 +3,7 @@ records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
@@ -24,6 +24,8 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
 
     What has more than `max_tokens` tokens, the two answers of a pair together, is left out.
     """
+
+    VERSION: ClassVar[int] = 1
 
     source: str
     n_chats: NonNegativeInt

@@ -19,6 +19,7 @@ from data_pipeline.files import new_folder, read_json, sha256, write_json, write
 from data_pipeline.readers.part import Part, Reader
 from data_pipeline.readers.storage import sha256_of, state_of
 
+VERSION = 1  # of what this stage makes of the same parts and readers
 DOCUMENTS, REPORT, RANKED = "documents.parquet", "report.json", "ranked.npy"
 LARGEST_FRAC = 0.25  # of limit_mib: a larger document would crowd out the rest of a small sample
 Task = tuple[str, Part, Path]  # source, part, folder
@@ -95,7 +96,7 @@ def ingest(
     """
     tasks: list[Task] = []
     for source, reader in sources.items():
-        made_by = [source, settings.described(reader), settings.code("readers"), settings.versions()]
+        made_by = [VERSION, source, settings.described(reader), settings.library_versions()]
         parts = reader.parts(source, work=work)
         keys = [settings.digest([*made_by, part, [state_of(path) for path in part.inputs]]) for part in parts]
         tasks += [(source, part, folder / source / key) for part, key in zip(parts, keys, strict=True)]

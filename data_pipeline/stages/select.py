@@ -20,6 +20,8 @@ from data_pipeline.stages.histograms import count_edits, histograms_of
 from data_pipeline.stages.judge import Verdicts
 from data_pipeline.stages.text import REPORT, SIDES, Text, write_side
 
+VERSION = 1  # of what this stage makes of the same signals and verdicts
+
 
 def select(
     parts: Sequence[Numbered],
@@ -32,7 +34,7 @@ def select(
     """Of each part: the folder of its report, and the text of its sides."""
     whole = key_of(parts, judgement.recipe, judgement.held_out)
     folders = [
-        folder / part.annotated.part.source / settings.digest([whole, place])
+        folder / part.annotated.part.source / settings.digest([VERSION, whole, place])
         for place, part in enumerate(parts)
     ]
     missing = [

@@ -17,6 +17,8 @@ from data_pipeline.engine.runner import Engine
 from data_pipeline.files import new_folder, read_json, write_json
 from data_pipeline.stages.text import HELD_OUT, REPORT, TRAIN, Text, write_side
 
+VERSION = 1  # of what this stage makes of the same texts and filter
+
 
 class Separated(NamedTuple):
     """Text that the sides do not share.
@@ -43,9 +45,7 @@ def separate(
     """Cut out of the training side what repeats the held-out one; what an interrupted run had done is used
     again.
     """
-    key = settings.digest(
-        [settings.described(held_out_filter), settings.code("clean"), [text.sha256 for text in texts]]
-    )
+    key = settings.digest([VERSION, settings.described(held_out_filter), [text.sha256 for text in texts]])
     held_out = [text for text in texts if text.side == HELD_OUT and text.documents]
     training = [text for text in texts if text.side == TRAIN and text.documents]
     documents = [document for text in held_out for document in corpus.read_documents(text.path)]

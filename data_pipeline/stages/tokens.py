@@ -13,9 +13,12 @@ from data_pipeline.engine.runner import Engine
 from data_pipeline.engine.shuffle import by_key
 from data_pipeline.files import read_json, replace_folder
 from data_pipeline.shards.shards import MANIFEST, SEGMENTS, finish_shards, next_segment
+from data_pipeline.shards.shards import VERSION as SHARDS_VERSION
 from data_pipeline.stages.encode import Encoding, encode
 from data_pipeline.stages.shard import described, sizes_of, write_rows
 from data_pipeline.stages.text import MODEL, STAGES, Text
+
+VERSION = 1  # of what this stage makes of the same texts and tokenizer
 
 
 class Wanted(NamedTuple):
@@ -56,7 +59,9 @@ def wanted(texts: Sequence[Text], data: Path, *, fingerprint: str, seed: int, sh
         data
         / STAGES
         / "tokens"
-        / settings.digest([side, source, lineage, encoding.n_shards, settings.versions()])
+        / settings.digest(
+            [VERSION, SHARDS_VERSION, side, source, lineage, encoding.n_shards, settings.library_versions()]
+        )
     )
     return Wanted(data / side / source, work, tuple(texts), encoding, lineage)
 

@@ -12,6 +12,7 @@ from data_pipeline.stages.text import HELD_OUT, TRAIN, Text
 from data_pipeline.tokenizers.fertility import fertility
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
+VERSION = 1  # of what this stage makes of the same texts and trainer
 MEASURED_CHARS = 4_000_000  # of a source's held-out text: enough for ratios of three digits
 
 
@@ -27,7 +28,13 @@ def make_tokenizer(
         amounts[text.source] = amounts.get(text.source, 0.0) + text.bytes
     shares = dict(weights or amounts)
     key = settings.digest(
-        [settings.described(wanted), shares, [text.sha256 for text in training], settings.versions()]
+        [
+            VERSION,
+            settings.described(wanted),
+            shares,
+            [text.sha256 for text in training],
+            settings.library_versions(),
+        ]
     )
     made = stage / f"{key}.model"
     if not made.exists():

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -25,6 +25,8 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         answer: Field of the answer.
         grading: By the answer's final number, or by all of its text.
     """
+
+    VERSION: ClassVar[int] = 1
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     path: str
@@ -75,7 +77,7 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """Of the file's content and the fields that are read."""
-        read = json.dumps([_sha256(self.path, *self._version()), self.question, self.answer])
+        read = json.dumps([self.VERSION, _sha256(self.path, *self._version()), self.question, self.answer])
         return hashlib.sha256(read.encode()).hexdigest()[:16]
 
     def _version(self) -> tuple[int, int]:

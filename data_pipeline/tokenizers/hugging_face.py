@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -51,6 +51,8 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         control: Our control piece → the file's, such as `<|end|>` → `<|im_end|>`, where they differ: for
         chat, fill-in-the-middle, tools.
     """
+
+    VERSION: ClassVar[int] = 1
 
     path: str
     bos: str

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal, SupportsIndex
+from typing import ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import sentencepiece
@@ -28,6 +28,8 @@ class SentencePiece(BaseModel, frozen=True, extra="forbid", strict=True):
     text learned from (None = all of it); a rare letter outside `character_coverage` of the text is spelled
     in bytes.
     """
+
+    VERSION: ClassVar[int] = 1
 
     vocab_size: int = Field(ge=269)
     model: Literal["bpe", "unigram", "char"]

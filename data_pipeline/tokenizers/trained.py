@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -14,6 +15,8 @@ class TrainedTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
     """The tokenizer.model of a finished data phase, for a corpus that the same model shall read; `path` is
     that file.
     """
+
+    VERSION: ClassVar[int] = 1
 
     path: str
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.files import OutputError
+from data_pipeline.rows import plan as plans
 from data_pipeline.rows.pack import BestFit, Plan
 from data_pipeline.rows.plan import plan_key, planned, stored_plan
 from data_pipeline.shards.npy import new_array, read_array
-from data_pipeline.streaming import plan as plans
 
 LENGTHS = np.random.default_rng(0).integers(0, 60, 500)
 
