@@ -1,5 +1,5 @@
-"""How bad records that reading leaves out are told: from a process that reads ahead to the one that trains,
-and to people.
+"""How the bad records that reading leaves out are reported: from a process that reads ahead to the one that
+trains, and to people.
 """
 
 import json
@@ -7,34 +7,40 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipeline.rows.packed import PackedRows, Row
+from data_pipeline.rows.lay import Row
+from data_pipeline.rows.packed import PackedRows
 
-TOLD = "bad_records"
-
-
-def told(sources: Mapping[str, PackedRows]) -> Row:
-    """What was met so far, as a field of a host's batch; no field where all is well."""
-    met = {name: dict(rows.bad_records) for name, rows in sources.items() if rows.bad_records}
-    return {TOLD: np.array(json.dumps(met))} if met else {}
+FIELD = "bad_records"
 
 
-def heard(batch: Row, sources: Mapping[str, PackedRows]) -> Row:
-    """The batch without that field, of which the sources know now.
+def pack_bad_records(sources: Mapping[str, PackedRows]) -> Row:
+    """Bad records seen so far, as a JSON field by which a reading process reports them; no field if none.
+
+    Grain's processes send arrays and nothing else, so the text travels as an array of one string.
+    """
+    seen = {name: dict(rows.bad_records) for name, rows in sources.items() if rows.bad_records}
+    return {FIELD: np.array(json.dumps(seen))} if seen else {}
+
+
+def take_bad_records(batch: Row, sources: Mapping[str, PackedRows]) -> Row:
+    """The batch without the field of `pack_bad_records`, whose reports are added to the sources.
 
     Raises:
         ValueError: too many of a source's records are bad.
     """
-    for name, bad in json.loads(str(batch.get(TOLD, "{}"))).items():
-        sources[name].note_bad({int(number): said for number, said in bad.items()})
-    return {name: x for name, x in batch.items() if name != TOLD}
+    reported = json.loads(str(batch.get(FIELD, "{}")))
+    for name, problems in reported.items():
+        # JSON has made texts of the record numbers
+        sources[name].note_bad({int(number): problem for number, problem in problems.items()})
+    return {name: x for name, x in batch.items() if name != FIELD}
 
 
 def bad_records(sources: Mapping[str, PackedRows]) -> dict[str, str]:
-    """SOURCE/NUMBER → file, record, document and what is wrong with it, of all that were met, in the order
-    of meeting them.
+    """SOURCE/NUMBER → file, record, document and what is wrong, of all bad records in the order they were
+    met.
     """
-    return {
-        f"{name}/{number}": said
-        for name, rows in sources.items()
-        for number, said in rows.bad_records.items()
-    }
+    problems = {}
+    for name, rows in sources.items():
+        for number, problem in rows.bad_records.items():
+            problems[f"{name}/{number}"] = problem
+    return problems

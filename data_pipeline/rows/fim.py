@@ -15,7 +15,7 @@ from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 
 class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Which documents of a source are turned around, and how; what happens to one is a function of (its id,
+    """Which documents of a source are rearranged, and how; what happens to one is a function of (its id,
     epoch).
 
     A document is decoded, cut at two characters and its three parts are encoded anew: a cut inside a piece
@@ -24,9 +24,8 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         rate: Of the documents.
-        spm_rate: Of those, as `prefix suffix middle` with the suffix first: `<pre><suf> S <mid> P M`, the
-        paper's SPM (variant 2);
-            the others as PSM, `<pre> P <suf> S <mid> M`.
+        spm_rate: Of those, with the suffix first: `<pre><suf> S <mid> P M`, the paper's SPM (variant 2);
+        the others are PSM, `<pre> P <suf> S <mid> M`.
         tokenizer: The one that the shards were made with; relative to the run folder.
     """
 
@@ -37,63 +36,58 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
     tokenizer: str = "data/tokenizer.model"
 
     def chosen(self, ids: np.ndarray, epoch: int) -> np.ndarray:
-        """Which documents (`id_key` of each) are turned around; bool [n]."""
+        """Which documents (`id_key` of each) are rearranged; bool [n]."""
         return uniform(key_from("fim", epoch), ids) < self.rate
 
     def rewrite(
         self, records: Sequence[Record], ids: np.ndarray, epoch: int, tokenizer: Tokenizer
     ) -> list[Record]:
-        """The records, those chosen turned around."""
-        out = list(records)
-        turned = [
-            i for i in np.flatnonzero(self.chosen(ids, epoch)).tolist() if _is_plain(records[i], tokenizer)
-        ]
-        texts = [tokenizer.decode(records[i].sequences[0].tokens) for i in turned]
-        suffix_first = uniform(key_from("fim order", epoch), ids[turned]) < self.spm_rate
-        parts = [
-            part
-            for text, cuts in zip(texts, self._cuts(texts, ids[turned], epoch), strict=True)
-            for part in _parts(text, cuts)
-        ]
+        """The records, those chosen rearranged."""
+        chosen = np.flatnonzero(self.chosen(ids, epoch)).tolist()
+        chosen = [i for i in chosen if _is_plain(records[i], tokenizer)]
+        texts = [tokenizer.decode(records[i].sequences[0].tokens) for i in chosen]
+        suffix_first = uniform(key_from("fim order", epoch), ids[chosen]) < self.spm_rate
+        # all parts of all texts are encoded in one call: prefix, middle, suffix of each
+        parts: list[str] = []
+        for text, (first, second) in zip(texts, self._cuts(texts, ids[chosen], epoch), strict=True):
+            parts += [text[:first], text[first:second], text[second:]]
         encoded = tokenizer.encode_all(parts)
-        for n, i in enumerate(turned):
+        rewritten = list(records)
+        for n, i in enumerate(chosen):
             prefix, middle, suffix = encoded[3 * n : 3 * n + 3]
-            out[i] = _turned(records[i], prefix, middle, suffix, bool(suffix_first[n]), tokenizer)
-        return out
+            tokens = _rearranged(prefix, middle, suffix, bool(suffix_first[n]), tokenizer)
+            rewritten[i] = Record(records[i].id, (Tokens(tokens, np.ones(len(tokens), np.uint8)),))
+        return rewritten
 
     def _cuts(self, texts: list[str], ids: np.ndarray, epoch: int) -> list[tuple[int, int]]:
         """Two places in each text, drawn evenly from all between its characters."""
-        drawn = [uniform(key_from("fim cut", number, epoch), ids).tolist() for number in range(2)]
-        pairs = [
-            sorted(int(u * (len(text) + 1)) for u in us) for text, *us in zip(texts, *drawn, strict=True)
-        ]
-        return [(first, second) for first, second in pairs]
+        one = uniform(key_from("fim cut", 0, epoch), ids).tolist()
+        other = uniform(key_from("fim cut", 1, epoch), ids).tolist()
+        cuts = []
+        for text, *fractions in zip(texts, one, other, strict=True):
+            first, second = sorted(int(fraction * (len(text) + 1)) for fraction in fractions)
+            cuts.append((first, second))
+        return cuts
 
 
 def _is_plain(record: Record, tokenizer: Tokenizer) -> bool:
     """Whether a document is text between bos and eos, all of it targets."""
-    (tokens, weight), control = record.sequences[0], tokenizer.byte_lengths == 0
-    ends = (tokens[0], tokens[-1]) == (tokenizer.bos, tokenizer.eos)
-    return bool(ends and len(tokens) > 2 and weight.all() and not control[tokens[1:-1]].any())
+    tokens, weight = record.sequences[0]
+    if len(tokens) <= 2 or (tokens[0], tokens[-1]) != (tokenizer.bos, tokenizer.eos):
+        return False
+    is_control = tokenizer.byte_lengths[tokens[1:-1]] == 0
+    return bool(weight.all() and not is_control.any())
 
 
-def _parts(text: str, cuts: tuple[int, int]) -> tuple[str, str, str]:
-    first, second = cuts
-    return text[:first], text[first:second], text[second:]
-
-
-def _turned(
-    record: Record,
-    prefix: list[int],
-    middle: list[int],
-    suffix: list[int],
-    suffix_first: bool,
-    tokenizer: Tokenizer,
-) -> Record:
-    begin, behind, between = (tokenizer.fim[part] for part in ("prefix", "suffix", "middle"))
+def _rearranged(
+    prefix: list[int], middle: list[int], suffix: list[int], suffix_first: bool, tokenizer: Tokenizer
+) -> np.ndarray:
+    """The tokens of a document in its new order, int32 [n]."""
+    before_prefix, before_suffix, before_middle = (
+        tokenizer.fim[part] for part in ("prefix", "suffix", "middle")
+    )
     if suffix_first:
-        body = [begin, behind, *suffix, between, *prefix, *middle]
+        body = [before_prefix, before_suffix, *suffix, before_middle, *prefix, *middle]
     else:
-        body = [begin, *prefix, behind, *suffix, between, *middle]
-    tokens = np.array([tokenizer.bos, *body, tokenizer.eos], np.int32)
-    return Record(record.id, (Tokens(tokens, np.ones(len(tokens), np.uint8)),))
+        body = [before_prefix, *prefix, before_suffix, *suffix, before_middle, *middle]
+    return np.array([tokenizer.bos, *body, tokenizer.eos], np.int32)

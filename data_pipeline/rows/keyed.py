@@ -9,6 +9,8 @@ import numpy as np
 
 from data_pipeline.documents.sampling import key_of
 
+# four rounds make a Feistel network a strong pseudo-random permutation (Luby and Rackoff 1988) if its round
+# function is a strong one; ours is a fast hash, so twice as many
 ROUNDS = 8
 
 
@@ -19,6 +21,7 @@ def key_from(*parts: object) -> int:
 
 def bits(key: int, numbers: np.ndarray) -> np.ndarray:
     """uint64 [n]: a hash of each number under a key (SplitMix64; Steele et al. 2014)."""
+    # the constants are the paper's; sums and products wrap around at 64 bits, as it wants them to
     x = np.asarray(numbers).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -27,6 +30,7 @@ def bits(key: int, numbers: np.ndarray) -> np.ndarray:
 
 def uniform(key: int, numbers: np.ndarray) -> np.ndarray:
     """float64 [n] in [0, 1), one for each number."""
+    # the upper 53 bits: as many as a float64 holds exactly, so that 1.0 is never reached by rounding
     return (bits(key, numbers) >> np.uint64(11)) * 2.0**-53
 
 
@@ -39,7 +43,9 @@ class Permutation:
     """
 
     def __init__(self, n: int, key: int):
-        self.n, self._width = n, max(2, (n - 1).bit_length())
+        self.n = n
+        # the network permutes 0 … 2^width - 1; each half needs a bit at least
+        self._width = max(2, (n - 1).bit_length())
         self._keys = bits(key, np.arange(ROUNDS))
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
@@ -51,6 +57,7 @@ class Permutation:
         return self._walk(values, range(ROUNDS - 1, -1, -1))
 
     def _walk(self, numbers: np.ndarray, rounds: range) -> np.ndarray:
+        """Apply the network again to whatever falls outside n (cycle walking; Black and Rogaway 2002)."""
         out = np.array(numbers, np.uint64, ndmin=1)
         if len(out) and out.max() >= self.n:  # from there the walk may go round outside for ever
             raise IndexError(f"{out.max()} is not in the order of 0 … {self.n - 1}")
@@ -68,6 +75,6 @@ class Permutation:
         low_mask = (np.uint64(1) << low) - np.uint64(1)
         high_mask = (np.uint64(1) << np.uint64(self._width)) - np.uint64(1) - low_mask
         for i in rounds:
-            into, of = (low_mask, high_mask) if i % 2 else (high_mask, low_mask)
-            x = x ^ (bits(int(self._keys[i]), x & of) & into)
+            changed, hashed = (low_mask, high_mask) if i % 2 else (high_mask, low_mask)
+            x = x ^ (bits(int(self._keys[i]), x & hashed) & changed)
         return x

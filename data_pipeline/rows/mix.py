@@ -13,6 +13,7 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.rows.keyed import key_from, uniform
 
 BLOCK = 1 << 16  # rows after which every stream has had its exact share; also the finest share
+UNLIMITED = np.iinfo(np.int64).max  # the cap of a stream that has none
 
 
 class Stage(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -32,8 +33,7 @@ class Schedule(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         size_power: A source's share is weight · tokens^size_power: 0 = the weights alone, 1 = as large as
-        it is, 0.3 = small sources
-            more often (the temperature of multilingual models).
+        it is, 0.3 = small sources more often (the temperature of multilingual models).
         segments: Source → how many of its segments take part; all of a source that is not named.
         stages: What takes the place of weights, `size_power` and `segments` later on; sources keep their
         place in their epochs.
@@ -48,13 +48,31 @@ class Schedule(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Leg(NamedTuple):
-    """A run of rows with constant shares: from row `first` on, `counts[s]` rows of stream s in a block,
-    which had `before[s]` before.
+    """A run of rows with constant shares.
+
+    Attributes:
+        first: Its first row.
+        counts: Rows of each stream in a block of the leg; int64 [n_streams].
+        before: Rows of each stream before the leg; int64 [n_streams].
     """
 
     first: int
     counts: np.ndarray
     before: np.ndarray
+
+
+class BlockOrder(NamedTuple):
+    """Which stream each row of one block is of.
+
+    Attributes:
+        stream: Of each row of the block, [BLOCK].
+        before: Rows of the same stream before it in the block, [BLOCK].
+        rows: Of each stream, its rows of the block in order.
+    """
+
+    stream: np.ndarray
+    before: np.ndarray
+    rows: list[np.ndarray]
 
 
 class Mixture:
@@ -63,6 +81,12 @@ class Mixture:
     A stream is what has a cursor of its own. `stages` are (first row, weight of each stream); `caps` rows
     of each stream at most (None = any number). A stream that reaches its cap is left out from the next row
     on, where a new leg begins.
+
+    Attributes:
+        names: Of the streams.
+        seed: Of the orders inside blocks.
+        legs: In order.
+        n_rows: How many rows there are; None = endless.
 
     Raises:
         ValueError: a share is too small to be kept.
@@ -75,14 +99,15 @@ class Mixture:
         names: Sequence[str],
         seed: int,
     ):
-        self.names, self.seed = list(names), seed
-        self._order = lru_cache(maxsize=8)(self._draw)
+        self.names = list(names)
+        self.seed = seed
+        self._order = lru_cache(maxsize=8)(self._draw)  # neighbouring rows are asked for one after another
         self.legs: list[Leg] = []
-        self.n_rows: int | None = None  # None = endless
-        self._caps = np.array([np.iinfo(np.int64).max if cap is None else cap for cap in caps])
-        starts = [first for first, _ in stages]
-        for (first, weights), end in zip(stages, [*starts[1:], None], strict=True):
-            if self.n_rows is None:
+        self.n_rows: int | None = None
+        self._caps = np.array([UNLIMITED if cap is None else cap for cap in caps])
+        ends = [first for first, _ in stages[1:]] + [None]
+        for (first, weights), end in zip(stages, ends, strict=True):
+            if self.n_rows is None:  # else all streams have reached their caps
                 self._add_stage(first, np.array(weights, np.float64), end)
 
     def __getitem__(self, index: int) -> tuple[int, int]:
@@ -99,38 +124,38 @@ class Mixture:
         number = self._leg_at(index)
         leg = self.legs[number]
         block, slot = divmod(index - leg.first, BLOCK)
-        stream, before = (x[slot] for x in self._order(number, block)[:2])
-        return int(stream), int(leg.before[stream] + block * leg.counts[stream] + before)
+        order = self._order(number, block)
+        stream = int(order.stream[slot])
+        # before the leg, in its earlier blocks, and in this one
+        before = leg.before[stream] + block * leg.counts[stream] + order.before[slot]
+        return stream, int(before)
 
     def _leg_at(self, index: int) -> int:
+        """The number of the leg that row `index` is in."""
         return max(number for number, leg in enumerate(self.legs) if leg.first <= index)
 
     def cursors(self, index: int) -> np.ndarray:
         """Rows of each stream before row `index`; int64 [n_streams]."""
         number = self._leg_at(index)
-        return self.legs[number].before + self._within(number, index - self.legs[number].first)
-
-    def _within(self, number: int, n_rows: int) -> np.ndarray:
-        """Rows of each stream among the first so many rows of a leg."""
-        counts = self.legs[number].counts
-        blocks, rest = divmod(n_rows, BLOCK)
-        return blocks * counts + np.bincount(self._order(number, blocks)[0][:rest], minlength=len(counts))
+        leg = self.legs[number]
+        n_blocks, rest = divmod(index - leg.first, BLOCK)
+        begun = self._order(number, n_blocks).stream[:rest]
+        return leg.before + n_blocks * leg.counts + np.bincount(begun, minlength=len(leg.counts))
 
     def row_of(self, stream: int, before: int) -> int | None:
-        """The row that has so many rows of its stream before it; None if it never comes."""
+        """The row that has `before` rows of its stream before it; None if it never comes."""
         ends = [leg.before[stream] for leg in self.legs[1:]] + [self._caps[stream]]
         number = next((number for number, end in enumerate(ends) if before < end), None)
         if number is None or not self.legs[number].counts[stream]:
             return None
-        return self.legs[number].first + self._offset(
-            number, stream, before - int(self.legs[number].before[stream])
-        )
+        leg = self.legs[number]
+        return leg.first + self._offset(number, stream, before - int(leg.before[stream]))
 
     def _offset(self, number: int, stream: int, k: int) -> int:
         """Where in a leg the row with `k` rows of its stream before it is."""
         block, k = divmod(k, int(self.legs[number].counts[stream]))
-        _, _, rows = self._order(number, block)
-        return block * BLOCK + int(rows[stream][k])
+        order = self._order(number, block)
+        return block * BLOCK + int(order.rows[stream][k])
 
     def _add_stage(self, first: int, weights: np.ndarray, end: int | None) -> None:
         """The legs of a stage: one, and one more for every stream that reaches its cap on the way."""
@@ -140,43 +165,51 @@ class Mixture:
             if not weights.any():
                 self.n_rows = first
                 return
-            self.legs.append(Leg(first, self._counts(weights), before))
-            last, leg = len(self.legs) - 1, self.legs[-1]
-            capped = [
-                s for s in np.flatnonzero(leg.counts).tolist() if self._caps[s] < np.iinfo(np.int64).max
-            ]
-            used_up = [first + self._offset(last, s, int(self._caps[s] - before[s]) - 1) + 1 for s in capped]
-            if not used_up or (end is not None and min(used_up) >= end):
+            leg = Leg(first, self._counts(weights), before)
+            self.legs.append(leg)
+            next_first = self._first_cap(leg)
+            if next_first is None or (end is not None and next_first >= end):
                 return
-            first = min(used_up)
+            first = next_first
             before = self.cursors(first)
+
+    def _first_cap(self, leg: Leg) -> int | None:
+        """The row behind which the first stream of the last leg has reached its cap; None = never."""
+        number = len(self.legs) - 1
+        rows = []
+        for stream in np.flatnonzero(leg.counts).tolist():
+            if self._caps[stream] < UNLIMITED:
+                last = int(self._caps[stream] - leg.before[stream]) - 1  # of its rows in this leg
+                rows.append(leg.first + self._offset(number, stream, last) + 1)
+        return min(rows, default=None)
 
     def _counts(self, weights: np.ndarray) -> np.ndarray:
         """Rows of each stream in a block: shares rounded down, the remaining rows to those that lost most."""
         exact = weights / weights.sum() * BLOCK
         counts = np.floor(exact).astype(np.int64)
-        counts[np.argsort(counts - exact, kind="stable")[: BLOCK - counts.sum()]] += 1
-        if len(small := np.flatnonzero((weights > 0) & (counts == 0))):
-            name, share = self.names[small[0]], weights[small[0]] / weights.sum()
+        n_remaining = BLOCK - counts.sum()
+        counts[np.argsort(counts - exact, kind="stable")[:n_remaining]] += 1
+        too_small = np.flatnonzero((weights > 0) & (counts == 0))
+        if len(too_small):
+            name, share = self.names[too_small[0]], weights[too_small[0]] / weights.sum()
             raise ValueError(
-                f"{name} has a share of {share:.2g} of the rows, less than 1/{BLOCK}; raise its weight or leave it out"
+                f"{name} has a share of {share:.2g} of the rows, less than 1/{BLOCK}; raise its weight or "
+                "leave it out"
             )
         return counts
 
-    def _draw(self, number: int, block: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """One block: the stream of each row, how many rows of it came before in the block, and the rows of
-        each stream.
+    def _draw(self, number: int, block: int) -> BlockOrder:
+        """The order inside one block of a leg.
 
         Each of a stream's n rows falls somewhere in its own n-th part of the block: every stretch of rows
         has the shares of the whole.
         """
-        counts = self.legs[number].counts
-        stream = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        nth = np.arange(BLOCK) - np.repeat(np.cumsum(counts) - counts, counts)
-        at = (
-            nth + uniform(key_from("mixture", self.seed, self.legs[number].first, block), np.arange(BLOCK))
-        ) / counts[stream]
-        order = np.argsort(at, kind="stable")
-        row = np.empty(BLOCK, np.int32)
+        leg = self.legs[number]
+        stream = np.repeat(np.arange(len(leg.counts), dtype=np.int32), leg.counts)
+        ends = np.cumsum(leg.counts)
+        nth = np.arange(BLOCK) - np.repeat(ends - leg.counts, leg.counts)  # of the stream's rows in the block
+        jitter = uniform(key_from("mixture", self.seed, leg.first, block), np.arange(BLOCK))
+        order = np.argsort((nth + jitter) / leg.counts[stream], kind="stable")
+        row = np.empty(BLOCK, np.int32)  # the inverse of `order`
         row[order] = np.arange(BLOCK)
-        return stream[order], nth[order].astype(np.int32), np.split(row, np.cumsum(counts)[:-1])
+        return BlockOrder(stream[order], nth[order].astype(np.int32), np.split(row, ends[:-1]))

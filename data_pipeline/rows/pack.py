@@ -35,7 +35,8 @@ class BestFit(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
         """Rows of documents with so many positions."""
-        return best_fit(cut(lengths, seq_len, self.overlap), seq_len, seq_len)
+        # a piece has one position at least, so a row never holds more than seq_len of them
+        return best_fit(cut_documents(lengths, seq_len, self.overlap), seq_len, seq_len)
 
 
 class OnePerRow(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -47,7 +48,7 @@ class OnePerRow(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
         """Rows of documents with so many positions."""
-        pieces = cut(lengths, seq_len, self.overlap)
+        pieces = cut_documents(lengths, seq_len, self.overlap)
         return Plan(pieces, np.arange(len(pieces) + 1))
 
 
@@ -60,36 +61,38 @@ class ConcatenateAndSplit(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @property
     def overlap(self) -> int:
-        """Nothing is read twice."""
+        """Always 0: no position is read twice."""
         return 0
 
     def plan(self, lengths: np.ndarray, seq_len: int) -> Plan:
         """Rows of documents with so many positions."""
-        ends = np.cumsum(lengths)
+        ends = np.cumsum(lengths)  # of the documents, in one long line of positions
         total = int(ends[-1]) if len(ends) else 0
-        starts = np.unique(np.concatenate([(ends - lengths)[lengths > 0], np.arange(0, total, seq_len)]))
+        row_starts = np.arange(0, total, seq_len)
+        # a piece begins where a document does, and where a row does; empty documents have none
+        starts = np.unique(np.concatenate([(ends - lengths)[lengths > 0], row_starts]))
         document = np.searchsorted(ends, starts, side="right")
-        sizes = np.diff(starts, append=total)
-        pieces = np.stack([document, starts - (ends - lengths)[document], sizes], 1).astype(np.int64)
-        return Plan(
-            pieces,
-            np.append(np.searchsorted(starts, np.arange(0, total, seq_len)), len(pieces)).astype(np.int64),
-        )
+        inside = starts - (ends - lengths)[document]  # first position of the document
+        pieces = np.stack([document, inside, np.diff(starts, append=total)], 1).astype(np.int64)
+        offsets = np.append(np.searchsorted(starts, row_starts), len(pieces))
+        return Plan(pieces, offsets.astype(np.int64))
 
 
-def cut(lengths: np.ndarray, capacity: int, overlap: int = 0) -> np.ndarray:
+def cut_documents(lengths: np.ndarray, capacity: int, overlap: int = 0) -> np.ndarray:
     """Pieces of at most `capacity` positions that cover every document, each after the first reaching
     `overlap` back; int64 [n, 3].
     """
-    stride = capacity - overlap
-    n_pieces = np.where(lengths > 0, 1 + -(-(lengths - capacity).clip(min=0) // stride), 0)
+    stride = capacity - overlap  # how far the next piece begins behind the one before
+    n_behind_first = -(-(lengths - capacity).clip(min=0) // stride)  # rounded up
+    n_pieces = np.where(lengths > 0, 1 + n_behind_first, 0)
     document = np.repeat(np.arange(len(lengths)), n_pieces)
     first_piece = np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
     start = (np.arange(len(document)) - first_piece) * stride
-    return np.stack([document, start, np.minimum(capacity, lengths[document] - start)], 1).astype(np.int64)
+    size = np.minimum(capacity, lengths[document] - start)
+    return np.stack([document, start, size], 1).astype(np.int64)
 
 
-def whole(lengths: np.ndarray, capacity: int) -> np.ndarray:
+def whole_documents(lengths: np.ndarray, capacity: int) -> np.ndarray:
     """One piece a document; those that do not fit whole are left out; int64 [n, 3]."""
     fits = np.flatnonzero((lengths <= capacity) & (lengths > 0))
     return np.stack([fits, np.zeros_like(fits), lengths[fits]], 1).astype(np.int64)
@@ -103,28 +106,31 @@ def best_fit(pieces: np.ndarray, capacity: int, max_pieces: int) -> Plan:
     takes one takes as many more as fit, since it stays the fullest.
     """
     order = np.argsort(-pieces[:, 2], kind="stable")
-    lengths, n_of = np.unique(pieces[:, 2], return_counts=True)
+    lengths, counts = np.unique(pieces[:, 2], return_counts=True)  # ascending
     rows = _Rows(capacity, max_pieces, len(pieces))
-    row_of = [
-        rows.place(length, n) for length, n in zip(lengths[::-1].tolist(), n_of[::-1].tolist(), strict=True)
-    ]
-    row = np.concatenate([*row_of, np.zeros(0, np.int64)])
+    row_of = [np.zeros(0, np.int64)]
+    for length, n in zip(lengths[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        row_of.append(rows.place(length, n))
+    row = np.concatenate(row_of)  # of each piece, in `order`
     by_row = np.argsort(row, kind="stable")
-    return Plan(
-        pieces[order[by_row]], np.append(0, np.cumsum(np.bincount(row, minlength=rows.n))).astype(np.int64)
-    )
+    sizes = np.bincount(row, minlength=rows.n)
+    return Plan(pieces[order[by_row]], np.append(0, np.cumsum(sizes)).astype(np.int64))
 
 
 class _Rows:
-    """Rows on stacks by free space; which stacks hold any are the bits of one integer: the fullest fitting
-    row is its lowest.
+    """Rows on stacks by free space, the least space that fits found in a few machine words.
+
+    Bit s of `_spaces` is set while some row has exactly s free positions. Rows that are full, of positions
+    or of pieces, are on no stack.
     """
 
     def __init__(self, capacity: int, max_pieces: int, n_at_most: int):
-        self.capacity, self.max_pieces, self.n = capacity, max_pieces, 0
-        self._stacks: dict[int, list[np.ndarray]] = {}
+        self.capacity = capacity
+        self.max_pieces = max_pieces
+        self.n = 0  # rows so far
+        self._stacks: dict[int, list[np.ndarray]] = {}  # free space → runs of row numbers
         self._spaces = 0
-        self._n_pieces = np.zeros(n_at_most, np.int64)
+        self._n_pieces = np.zeros(n_at_most, np.int64)  # of each row
 
     def place(self, length: int, n: int) -> np.ndarray:
         """The rows that `n` pieces of a length go to; int64 [n]."""
@@ -132,7 +138,9 @@ class _Rows:
         while n:
             space, rows = self._take(length, n)
             room = np.minimum(space // length, self.max_pieces - self._n_pieces[rows])
-            taken = (n - (np.cumsum(room) - room)).clip(0, room)
+            # the rows in their order are filled up until the pieces run out
+            n_before = np.cumsum(room) - room
+            taken = (n - n_before).clip(0, room)
             placed.append(np.repeat(rows, taken))
             self._n_pieces[rows] += taken
             self._give_back(rows, space - taken * length)
@@ -140,26 +148,27 @@ class _Rows:
         return np.concatenate(placed)
 
     def _take(self, length: int, n: int) -> tuple[int, np.ndarray]:
-        """At most `n` rows with the least space that fits, new ones if there are none."""
+        """(free space, rows): at most `n` rows with the least space that fits, new ones if there are none."""
         fitting = self._spaces >> length
         if not fitting:
-            in_a_row = min(self.capacity // length, self.max_pieces)
-            n_new = -(-n // in_a_row)
+            pieces_a_row = min(self.capacity // length, self.max_pieces)
+            n_new = -(-n // pieces_a_row)  # rounded up
             self.n += n_new
             return self.capacity, np.arange(self.n - n_new, self.n)
-        space = length + (fitting & -fitting).bit_length() - 1
+        lowest_bit = (fitting & -fitting).bit_length() - 1
+        space = length + lowest_bit
         stack = self._stacks[space]
         rows = stack.pop()
         if len(rows) > n:
-            rows, rest = rows[:n], rows[n:]
-            stack.append(rest)
+            stack.append(rows[n:])
+            rows = rows[:n]
         if not stack:
             self._spaces &= ~(1 << space)
         return space, rows
 
     def _give_back(self, rows: np.ndarray, spaces: np.ndarray) -> None:
-        open_ = (spaces > 0) & (self._n_pieces[rows] < self.max_pieces)
-        rows, spaces = rows[open_], spaces[open_]
+        has_room = (spaces > 0) & (self._n_pieces[rows] < self.max_pieces)
+        rows, spaces = rows[has_room], spaces[has_room]
         for space in np.unique(spaces).tolist():
             self._stacks.setdefault(space, []).append(rows[spaces == space])
             self._spaces |= 1 << space

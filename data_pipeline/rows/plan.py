@@ -15,9 +15,8 @@ from data_pipeline.rows.pack import Plan
 from data_pipeline.shards.npy import new_array, read_array
 
 VERSION = 1  # of the plan files; a packing component has a VERSION of its own
-DOCUMENTS = (
-    1 << 22
-)  # planned at a time: bounds the memory, and leaves at most one half-empty row in millions of documents
+# planned at a time: bounds the memory, and leaves at most one half-empty row in millions of documents
+DOCUMENTS_A_BLOCK = 1 << 22
 
 
 def plan_key(*parts: Any) -> str:
@@ -26,18 +25,20 @@ def plan_key(*parts: Any) -> str:
 
 
 def planned(n_documents: int, plan_some: Callable[[slice], Plan]) -> Iterator[Plan]:
-    """Plans of one block of documents after another, as one: documents and pieces are counted through, the
-    first offset is 0.
+    """Plans of one block of documents after another, which behind one another are one plan: documents and
+    pieces are counted through, and the first offset of all is 0.
     """
     n_pieces = 0
-    for first in range(0, max(n_documents, 1), DOCUMENTS):
-        part = plan_some(slice(first, min(first + DOCUMENTS, n_documents)))
-        yield Plan(part.pieces + np.array([first, 0, 0]), part.offsets[first > 0 :] + n_pieces)
-        n_pieces += len(part.pieces)
+    for first in range(0, max(n_documents, 1), DOCUMENTS_A_BLOCK):
+        block = plan_some(slice(first, min(first + DOCUMENTS_A_BLOCK, n_documents)))
+        # a further block's offset 0 is the end of the block before: it is there already
+        offsets = block.offsets[1:] if first else block.offsets
+        yield Plan(block.pieces + np.array([first, 0, 0]), offsets + n_pieces)
+        n_pieces += len(block.pieces)
 
 
-def stored_plan(folder: Path, key: str, parts: Iterator[Plan]) -> Plan:
-    """The plan `key` of a folder of shards, made of `parts` if it is not there; held in memory where the
+def stored_plan(folder: Path, key: str, blocks: Iterator[Plan]) -> Plan:
+    """The plan `key` of a folder of shards, made of `blocks` if it is not there; held in memory where the
     folder cannot be written to.
 
     Processes that make it at once write the same files, each replaced in one step.
@@ -45,18 +46,12 @@ def stored_plan(folder: Path, key: str, parts: Iterator[Plan]) -> Plan:
     Raises:
         OutputError: the disk is full. ValueError: the files are damaged.
     """
-    pieces, offsets = folder / "plans" / f"{key}-pieces.npy", folder / "plans" / f"{key}-offsets.npy"
+    pieces = folder / "plans" / f"{key}-pieces.npy"
+    offsets = folder / "plans" / f"{key}-offsets.npy"
     if not offsets.exists():
         if not os.access(folder, os.W_OK):
-            return Plan(*map(np.concatenate, zip(*parts, strict=True)))
-        # the offsets end last: where they are, the plan is whole
-        with (
-            new_array(offsets, np.int64) as append_offsets,
-            new_array(pieces, np.int64, (3,)) as append_pieces,
-        ):
-            for part in parts:
-                append_pieces(part.pieces)
-                append_offsets(part.offsets)
+            return Plan(*map(np.concatenate, zip(*blocks, strict=True)))
+        _write(pieces, offsets, blocks)
     try:
         plan = Plan(read_array(pieces), read_array(offsets))
     except (ValueError, EOFError, FileNotFoundError) as error:
@@ -65,6 +60,18 @@ def stored_plan(folder: Path, key: str, parts: Iterator[Plan]) -> Plan:
         ) from error
     if len(plan.pieces) != plan.offsets[-1]:
         raise ValueError(
-            f"{offsets} does not belong to {pieces}; delete {pieces.parent}, plans are made again from the shards"
+            f"{offsets} does not belong to {pieces}; delete {pieces.parent}, plans are made again from the "
+            "shards"
         )
     return plan
+
+
+def _write(pieces: Path, offsets: Path, blocks: Iterator[Plan]) -> None:
+    # contexts end in reverse: the offsets appear last, so where they are, the plan is whole
+    with (
+        new_array(offsets, np.int64) as append_offsets,
+        new_array(pieces, np.int64, (3,)) as append_pieces,
+    ):
+        for block in blocks:
+            append_pieces(block.pieces)
+            append_offsets(block.offsets)

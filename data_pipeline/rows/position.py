@@ -6,28 +6,30 @@ Window = Sequence[int]  # [first, stop)
 
 
 def rows_of(first: int, n: int, skipped: Iterable[Window], *, offset: int = 0) -> list[int]:
-    """Of the rows from row `first` on that lie in no window the n from number `offset` on."""
+    """Of the rows from row `first` on that lie in no window, the n from number `offset` on."""
+    # a window that began before `first` skips only what of it is left
     windows = [(max(start, first), stop) for start, stop in united(skipped) if stop > first]
-    return [_row(first + offset + i, windows) for i in range(n)]
+    return [_past_windows(first + offset + i, windows) for i in range(n)]
 
 
 def after(first: int, n: int, skipped: Iterable[Window]) -> int:
-    """Rows gone through when the next n are read: up to the last of them, windows before it included."""
+    """Rows consumed when the next n are read: up to the last of them, windows before it included."""
     return rows_of(first, 1, skipped, offset=n - 1)[0] + 1 if n else first
 
 
 def united(windows: Iterable[Window]) -> list[list[int]]:
     """The windows in order, those that touch as one."""
-    found: list[list[int]] = []
+    joined: list[list[int]] = []
     for first, stop in sorted((first, stop) for first, stop in windows):
-        if found and first <= found[-1][1]:
-            found[-1][1] = max(found[-1][1], stop)
+        if joined and first <= joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], stop)
         else:
-            found.append([first, stop])
-    return found
+            joined.append([first, stop])
+    return joined
 
 
-def _row(row: int, windows: Sequence[Window]) -> int:
+def _past_windows(row: int, windows: Sequence[Window]) -> int:
+    """The row number that `row` becomes when windows, in order, are stepped over."""
     for start, stop in windows:
         if start <= row:
             row += stop - start

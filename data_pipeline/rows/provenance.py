@@ -10,8 +10,16 @@ from data_pipeline.rows.position import united
 class Origin(NamedTuple):
     """Where a part of a row comes from: token positions [start, stop) of a document of a source.
 
-    `sequence` is 1 for the rejected answer of a pair, else 0. In an epoch that turns the document around
-    (fill-in-the-middle), positions are those of the turned one.
+    In an epoch that rearranges the document (fill-in-the-middle), positions are those of the rearranged
+    one.
+
+    Attributes:
+        source: Name of the source.
+        document: Id of the document.
+        sequence: 1 for the rejected answer of a pair, else 0.
+        start: First token.
+        stop: Behind the last one.
+        epoch: Of the source, from 0.
     """
 
     source: str
@@ -23,9 +31,16 @@ class Origin(NamedTuple):
 
 
 def steps_of(rows: Iterable[int], ends: Sequence[int], skipped: Iterable[Sequence[int]] = ()) -> list[int]:
-    """The steps, from 1, that read such rows; `ends` are the rows gone through after each, and none read
-    those in the windows `skipped`.
+    """The steps, from 1, that read such rows.
+
+    Args:
+        rows: Numbers of rows.
+        ends: Rows consumed after each step, from step 1 on.
+        skipped: Windows of rows that no step has read.
     """
     windows = united(skipped)
-    read = [row for row in rows if row < ends[-1] and not any(first <= row < stop for first, stop in windows)]
-    return sorted({bisect_right(ends, row) + 1 for row in read})
+
+    def is_read(row: int) -> bool:
+        return row < ends[-1] and not any(first <= row < stop for first, stop in windows)
+
+    return sorted({bisect_right(ends, row) + 1 for row in rows if is_read(row)})

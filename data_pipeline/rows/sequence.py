@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipeline.rows.keyed import Permutation, key_from
+from data_pipeline.rows.lay import Row
 from data_pipeline.rows.mix import Mixture, Schedule
-from data_pipeline.rows.packed import PackedRows, Place, Row, SegmentRows
+from data_pipeline.rows.packed import PackedRows, Place
 from data_pipeline.rows.plan import plan_key
 from data_pipeline.rows.provenance import Origin
+from data_pipeline.rows.segment_rows import SegmentRows
 
 
 class Stream(NamedTuple):
@@ -22,12 +24,23 @@ class Stream(NamedTuple):
     segment: int
     rows: SegmentRows
 
+    def __str__(self) -> str:
+        return f"{self.source}, segment {self.segment}," if self.segment else self.source
+
 
 class RowSequence:
     """Random access to the training rows of a mixture, endless unless all sources have a cap.
 
-    Each epoch of each segment is in an order of its own, by a keyed permutation. `sources` holds those of
-    all stages; the index of a source in a batch is its place there.
+    Each epoch of each segment is in an order of its own, by a keyed permutation.
+
+    Attributes:
+        sources: Those of all stages; the number of a source in a batch is its place here.
+        weights: Of the sources at first.
+        seed: Of all orders.
+        schedule: How the mixture goes on.
+        streams: The segments of all sources, in order.
+        mixture: Which stream gives which row.
+        fingerprint: Of all that the rows depend on.
 
     Raises:
         ValueError: the schedule asks for what the sources have not.
@@ -40,20 +53,15 @@ class RowSequence:
         seed: int,
         schedule: Schedule | None = None,
     ):
-        self.sources, self.weights, self.seed = dict(sources), dict(weights), seed
+        self.sources = dict(sources)
+        self.weights = dict(weights)
+        self.seed = seed
         self.schedule = schedule or Schedule()
-        self._names = list(self.sources)
-        self.streams = [
-            Stream(name, i, rows)
-            for name, source in self.sources.items()
-            for i, rows in enumerate(source.segments)
-        ]
+        self.streams: list[Stream] = []
+        for name, source in self.sources.items():
+            self.streams += [Stream(name, number, rows) for number, rows in enumerate(source.segments)]
         caps = [self._cap(stream) for stream in self.streams]
-        names = [
-            f"{stream.source}, segment {stream.segment}," if stream.segment else stream.source
-            for stream in self.streams
-        ]
-        self.mixture = Mixture(self._stages(), caps, names, seed)
+        self.mixture = Mixture(self._stages(), caps, [str(stream) for stream in self.streams], seed)
         self.fingerprint = plan_key(self.past(None))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,13 +78,15 @@ class RowSequence:
 
     def _stages(self) -> list[tuple[int, list[float]]]:
         """(first row, weight of each stream)."""
-        schedule, seq_len = self.schedule, next(iter(self.sources.values())).packing.seq_len
+        schedule = self.schedule
+        seq_len = next(iter(self.sources.values())).packing.seq_len
         stages = [(0, self._stream_weights(self.weights, schedule.size_power, schedule.segments))]
         for stage in schedule.stages:
             first = math.ceil(stage.from_tokens / seq_len)
             if first <= stages[-1][0]:
                 raise ValueError(
-                    f"data.schedule.stages: from_tokens={stage.from_tokens} is no row later than the stage before; raise it"
+                    f"data.schedule.stages: from_tokens={stage.from_tokens} is no row later than the stage "
+                    "before; raise it"
                 )
             stages.append((first, self._stream_weights(stage.weights, stage.size_power, stage.segments)))
         return stages
@@ -87,48 +97,55 @@ class RowSequence:
         """A source's share is divided among its segments by their rows, so that all of them end an epoch
         together.
         """
-        found: dict[str, list[float]] = {}
-        for name, rows in self.sources.items():
-            n = segments.get(name, len(rows.segments))
-            if n > len(rows.segments):
-                there = f"{rows.shards.folder} has {len(rows.segments)}"
-                raise ValueError(f"data.schedule: segments.{name}={n}, but {there}; append them or lower it")
-            taking_part = rows.segments[:n]
-            n_tokens = sum(part.segment.manifest["tokens"] for part in taking_part)
+        stream_weights: list[float] = []
+        for name, source in self.sources.items():
+            n_taken = segments.get(name, len(source.segments))
+            n_missing = n_taken - len(source.segments)
+            if n_missing > 0:
+                raise ValueError(
+                    f"data.schedule: segments.{name}={n_taken}, but {source.shards.folder} has "
+                    f"{len(source.segments)}; append them or lower it"
+                )
+            taken = source.segments[:n_taken]
+            n_tokens = sum(rows.segment.manifest["tokens"] for rows in taken)
             share = weights.get(name, 0.0) * float(n_tokens) ** size_power
-            n_rows = [part.n_rows(1) for part in taking_part]
-            found[name] = [share * n / max(sum(n_rows), 1) for n in n_rows] + [0.0] * (len(rows.segments) - n)
-        return [weight for source in found.values() for weight in source]
+            n_rows = [rows.n_rows(1) for rows in taken]
+            n_all = max(sum(n_rows), 1)  # dropout may leave a small source without a row
+            stream_weights += [share * n / n_all for n in n_rows]
+            stream_weights += [0.0] * -n_missing  # segments that take no part yet
+        return stream_weights
 
     def past(self, n_rows: int | None) -> dict[str, Any]:
         """As JSON, all that the first `n_rows` rows depend on (None = all rows); equal pasts have equal
         rows.
         """
-        legs = [leg for leg in self.mixture.legs if n_rows is None or leg.first < max(n_rows, 1)]
-        return {
-            "seed": self.seed,
-            "legs": [{"first": leg.first, "streams": self._described(leg.counts)} for leg in legs],
-        }
+        legs = []
+        for leg in self.mixture.legs:
+            if n_rows is None or leg.first < max(n_rows, 1):
+                legs.append({"first": leg.first, "streams": self._described(leg.counts)})
+        return {"seed": self.seed, "legs": legs}
 
     def _described(self, counts: np.ndarray) -> list[list[Any]]:
-        streams = zip(self.streams, counts.tolist(), strict=True)
-        return [
-            [self._names.index(s.source), f"{s.source}/{s.segment}", s.rows.fingerprint, n]
-            for s, n in streams
-            if n
-        ]
+        """[number of the source, SOURCE/SEGMENT, fingerprint, rows in a block] of the streams of a leg."""
+        names = list(self.sources)
+        described = []
+        for (source, segment, rows), n in zip(self.streams, counts.tolist(), strict=True):
+            if n:
+                described.append([names.index(source), f"{source}/{segment}", rows.fingerprint, n])
+        return described
 
     def progress(self, n_rows: int) -> dict[str, dict[str, float]]:
         """Of each source, how many tokens and epochs the first `n_rows` rows hold; a row counts as full."""
-        found = {name: {"tokens": 0.0, "epochs": 0.0} for name in self._names}
+        progress = {name: {"tokens": 0.0, "epochs": 0.0} for name in self.sources}
         for stream, n in zip(self.streams, self.mixture.cursors(n_rows).tolist(), strict=True):
             epoch, rest = stream.rows.epoch_of(n)
-            mine = found[stream.source]
-            mine["tokens"] += float(n * stream.rows.packing.seq_len)
+            epochs = epoch + rest / max(len(stream.rows.plan(epoch)), 1)
+            of_source = progress[stream.source]
+            of_source["tokens"] += float(n * stream.rows.packing.seq_len)
             # segments of a source end their epochs together; where one has come in later, the first speaks
             # for it
-            mine["epochs"] = max(mine["epochs"], epoch + rest / max(len(stream.rows.plan(epoch)), 1))
-        return found
+            of_source["epochs"] = max(of_source["epochs"], epochs)
+        return progress
 
     def place(self, index: int) -> tuple[str, Place]:
         """The source of row `index`, and where the row is in it."""
@@ -136,21 +153,22 @@ class RowSequence:
 
     def places(self, indices: Sequence[int]) -> list[tuple[str, Place]]:
         """The same of many rows."""
-        wanted = [
-            (stream, *self.streams[stream].rows.epoch_of(before))
-            for stream, before in self.mixture.places(indices)
-        ]
-        rows: dict[tuple[int, int], dict[int, int]] = {}
-        for stream, epoch in {(stream, epoch) for stream, epoch, _ in wanted}:
-            positions = [position for *of, position in wanted if of == [stream, epoch]]
-            rows[stream, epoch] = dict(
-                zip(positions, self._order(stream, epoch)(np.array(positions)).tolist(), strict=True)
-            )
-        streams = self.streams
-        return [
-            (streams[s].source, Place(streams[s].segment, epoch, rows[s, epoch][position]))
-            for s, epoch, position in wanted
-        ]
+        wanted = []  # (stream, epoch, position in the epoch's order)
+        positions: dict[tuple[int, int], list[int]] = {}
+        for stream, before in self.mixture.places(indices):
+            epoch, position = self.streams[stream].rows.epoch_of(before)
+            wanted.append((stream, epoch, position))
+            positions.setdefault((stream, epoch), []).append(position)
+        # a permutation is asked once for all its positions: it works on arrays
+        rows: dict[tuple[int, int, int], int] = {}
+        for (stream, epoch), numbers in positions.items():
+            planned = self._order(stream, epoch)(np.array(numbers)).tolist()
+            rows |= {(stream, epoch, position): row for position, row in zip(numbers, planned, strict=True)}
+        places = []
+        for stream, epoch, position in wanted:
+            source, segment, _ = self.streams[stream]
+            places.append((source, Place(segment, epoch, rows[stream, epoch, position])))
+        return places
 
     def _order(self, stream: int, epoch: int) -> Permutation:
         source, segment, rows = self.streams[stream]
@@ -160,18 +178,17 @@ class RowSequence:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int], positions: slice | None = None) -> list[Row]:
-        """Many rows, of each the positions `positions`; every file is asked once."""
+        """Many rows, of each the positions `positions` (None = all); every file is asked once."""
         places = self.places(indices)
         rows: list[Any] = [None] * len(places)
         for number, (name, source) in enumerate(self.sources.items()):
-            mine = [i for i, (of, _) in enumerate(places) if of == name]
-            whole = slice(0, source.packing.seq_len)
-            for i, row in zip(
-                mine, source.read([places[i][1] for i in mine], positions or whole), strict=True
-            ):
-                rows[i] = row
+            of_source = [i for i, (row_source, _) in enumerate(places) if row_source == name]
+            whole_row = slice(0, source.packing.seq_len)
+            read = source.read([places[i][1] for i in of_source], positions or whole_row)
+            for i, row in zip(of_source, read, strict=True):
                 if "source_L" in row:
                     row["source_L"][:] = number
+                rows[i] = row
         return rows
 
     def origins(self, index: int) -> list[Origin]:
@@ -181,23 +198,25 @@ class RowSequence:
 
     def rows_of(self, source: str, document: str, stop: int) -> list[int]:
         """The rows before row `stop` that hold something of a document, in order."""
-        found: set[int] = set()
-        cursors = self.mixture.cursors(stop)
-        for i in self.sources[source].shards.find(document):
+        rows: set[int] = set()
+        cursors = self.mixture.cursors(stop).tolist()
+        for record in self.sources[source].shards.find(document):
             for number, stream in enumerate(self.streams):
-                inside = 0 <= i - stream.rows.segment.first < len(stream.rows.segment.index)
-                if stream.source == source and inside:
-                    found.update(self._rows_of(number, i - stream.rows.segment.first, int(cursors[number])))
-        return sorted(found)
+                in_segment = record - stream.rows.segment.first
+                if stream.source == source and 0 <= in_segment < len(stream.rows.segment.index):
+                    rows.update(self._rows_of(number, in_segment, cursors[number]))
+        return sorted(rows)
 
     def _rows_of(self, number: int, document: int, cursor: int) -> list[int]:
         """The rows of a document among the first `cursor` rows of its stream."""
-        rows, found, epoch = self.streams[number].rows, [], 0
-        while (first := rows.n_rows(epoch)) < cursor:
-            plan = rows.plan(epoch)
+        segment_rows = self.streams[number].rows
+        rows: list[int] = []
+        epoch = 0
+        while (n_before := segment_rows.n_rows(epoch)) < cursor:
+            plan = segment_rows.plan(epoch)
             pieces = np.flatnonzero(plan.pieces[:, 0] == document)
             planned = np.unique(np.searchsorted(plan.offsets, pieces, side="right") - 1)
-            befores = first + self._order(number, epoch).inverse(planned)
-            found += [self.mixture.row_of(number, before) for before in befores.tolist() if before < cursor]
+            befores = n_before + self._order(number, epoch).inverse(planned)
+            rows += [self.mixture.row_of(number, before) for before in befores.tolist() if before < cursor]
             epoch += 1
-        return found
+        return rows

@@ -7,13 +7,15 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipeline.rows.bad_records import heard, told
-from data_pipeline.rows.packed import Row
+from data_pipeline.rows.bad_records import pack_bad_records, take_bad_records
+from data_pipeline.rows.lay import Row
 from data_pipeline.rows.position import rows_of, united
 from data_pipeline.rows.sequence import RowSequence
 
 AHEAD = 4  # batches
-GROUP_POSITIONS = 1 << 15
+GROUP_POSITIONS = 1 << 15  # of a group of small batches: beyond it, a group saves no more work
+ENDLESS = 2**62  # batches
+MAX_LEN = 2**31 - 1  # Grain's indices are 32 bits
 
 
 class _HostBatches:
@@ -33,42 +35,42 @@ class _HostBatches:
         positions: slice | None,
         skipped: Sequence[Sequence[int]],
     ):
-        self.rows, self.first, self.batch_size, self.offsets, self.positions = (
-            rows,
-            first,
-            batch_size,
-            offsets,
-            positions,
-        )
+        self.rows = rows
+        self.first = first
+        self.batch_size = batch_size
+        self.offsets = offsets
+        self.positions = positions
         self.skipped = skipped
         seq_len = next(iter(rows.sources.values())).packing.seq_len
-        self.group = min(max(GROUP_POSITIONS // (len(offsets) * seq_len), 1), AHEAD)  # batches
+        fitting = GROUP_POSITIONS // (len(offsets) * seq_len)
+        self.group = min(max(fitting, 1), AHEAD)  # batches
 
     def __len__(self) -> int:
-        return min(-(-self._n_batches // self.group), 2**31 - 1)
+        return min(-(-self._n_batches // self.group), MAX_LEN)
 
     @property
     def _n_batches(self) -> int:
-        if self.rows.n_rows is None:
-            return 2**62
-        windows = (
-            (max(start, self.first), min(stop, self.rows.n_rows)) for start, stop in united(self.skipped)
-        )
-        ahead = sum(max(stop - start, 0) for start, stop in windows)
-        return max(self.rows.n_rows - self.first - ahead, 0) // self.batch_size
+        n_rows = self.rows.n_rows
+        if n_rows is None:
+            return ENDLESS
+        n_skipped = 0
+        for start, stop in united(self.skipped):
+            n_skipped += max(min(stop, n_rows) - max(start, self.first), 0)
+        return max(n_rows - self.first - n_skipped, 0) // self.batch_size
 
     def __getitem__(self, index: int) -> Row:
         """A group, [batches of it, len(offsets), …]."""
-        first = index * self.group
-        n, size = min(self.group, self._n_batches - first), self.batch_size
+        first = index * self.group  # batch
+        n = min(self.group, self._n_batches - first)
+        size = self.batch_size
         numbers = rows_of(self.first, n * size, self.skipped, offset=first * size)
-        rows = self.rows.read(
-            [numbers[i * size + offset] for i in range(n) for offset in self.offsets], self.positions
-        )
-        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return {name: x.reshape(n, len(self.offsets), *x.shape[1:]) for name, x in stacked.items()} | told(
-            self.rows.sources
-        )
+        wanted = [numbers[i * size + offset] for i in range(n) for offset in self.offsets]
+        rows = self.rows.read(wanted, self.positions)
+        group = {}
+        for name in rows[0]:
+            stacked = np.stack([row[name] for row in rows])
+            group[name] = stacked.reshape(n, len(self.offsets), *stacked.shape[1:])
+        return group | pack_bad_records(self.rows.sources)
 
 
 def stream(
@@ -87,27 +89,25 @@ def stream(
     Rows in the windows `skipped` are left out.
 
     Read ahead in threads, or in as many processes as `processes` says: Python's share of the work is
-    little, unless documents are turned around (fill-in-the-middle).
+    little, unless documents are rearranged (fill-in-the-middle).
     """
     source = _HostBatches(rows, first, batch_size, offsets, positions, skipped)
     if not len(source):
         return iter(())
     groups: Any = grain.MapDataset.source(source)
+    n_ahead = AHEAD // source.group
     if processes:
         if not flags.FLAGS.is_parsed():
             # Grain's processes read its flags, which only an absl program parses
             flags.FLAGS.mark_as_parsed()
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        workers = grain.MultiprocessingOptions(
-            num_workers=processes, per_worker_buffer_size=AHEAD // source.group
-        )
+        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=n_ahead)
         ahead = groups.to_iter_dataset(reading).mp_prefetch(workers)
     else:
-        ahead = groups.to_iter_dataset(
-            grain.ReadOptions(num_threads=2, prefetch_buffer_size=AHEAD // source.group)
-        )
-    return (batch for group in ahead for batch in _batches(heard(group, rows.sources)))
+        ahead = groups.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=n_ahead))
+    return (batch for group in ahead for batch in _batches(take_bad_records(group, rows.sources)))
 
 
 def _batches(group: Row) -> list[Row]:
+    """The batches of a group, one after another."""
     return [dict(zip(group, batch, strict=True)) for batch in zip(*group.values(), strict=True)]

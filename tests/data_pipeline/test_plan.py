@@ -31,7 +31,7 @@ def test_a_stored_plan_is_the_plan_and_is_not_made_again(tmp_path):
 
 
 def test_a_plan_of_many_blocks_has_every_document_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(plans, "DOCUMENTS", 64)
+    monkeypatch.setattr(plans, "DOCUMENTS_A_BLOCK", 64)
     found = stored_plan(tmp_path, "a", parts())
     assert (
         found.offsets[0] == 0
