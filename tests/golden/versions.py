@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
 from data_pipeline import settings
+from data_pipeline.chat.message import text_message
+from data_pipeline.chat.roles import Roles
+from data_pipeline.chat.template import Template
 from data_pipeline.clean import classifier
 from data_pipeline.clean.book import BookQuality
 from data_pipeline.clean.c4 import C4EndMarks, C4Lines, C4Page
@@ -69,6 +71,7 @@ from data_pipeline.tasks.questions import Questions
 from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from data_pipeline.tokenizers.trained import TrainedTokenizer
+from tests.data_pipeline.templates import CHATML, with_template
 from tests.golden.version_inputs import EXAMPLES, TEXTS, documents, write_inputs
 from tests.house.repository import module_of, sources
 
@@ -76,6 +79,7 @@ GOLDEN = Path(__file__).with_name("versions.json")
 REWRITE = "run `python -m tests.golden.versions`"
 SOURCE = ("all",)
 COLUMNS = Columns(path="url", language="lang")
+CHAT = [text_message("user", "What is it?"), text_message("assistant", "A test.")]
 DIGITS = 5  # of a number: further ones may differ with the processor
 STDLIB = ("bisect.py", "json/decoder.py")  # files that every Python has
 
@@ -221,7 +225,7 @@ def _sides(held_out_filter: HeldOutFilter) -> list[Any]:
 
 
 def format_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
-    """(name, VERSION, output) of tokenizers, packing, fill-in-the-middle and the formats of records and plans."""
+    """(name, VERSION, output) of tokenizers, chat formats, packing, records and plans."""
     texts = list(TEXTS.values())
     trainer = SentencePiece(vocab_size=700, model="bpe")
     trainer.train(texts, folder / "tokenizer.model")
@@ -234,6 +238,11 @@ def format_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
     foreign = HuggingFaceTokenizer(path=str(folder / "tokenizer.json"), bos="<s>", eos="</s>")
     foreign.make({}, folder / "foreign.model", weights={})
     yield _name("tokenizers", foreign), foreign.VERSION, Tokenizer(folder / "foreign.model").encode_all(texts)
+
+    for chat in (Roles(tokenizer), Template(with_template(CHATML, folder))):
+        rendered, prompt = chat.render(CHAT), chat.prompt(CHAT[:1])
+        answer = chat.parse(rendered.tokens[len(prompt) :].tolist())
+        yield _name("chat", chat), chat.VERSION, [rendered, prompt, answer]
 
     lengths = np.array([3, 9, 0, 17, 5, 5, 1, 30])
     for packing in (BestFit(overlap=2), OnePerRow(overlap=2), ConcatenateAndSplit()):
@@ -334,8 +343,7 @@ def versioned() -> set[str]:
         if isinstance(vars(module).get("VERSION"), int):
             names.add(f"{folder}.{stem}")
         for name, value in vars(module).items():
-            is_component = isinstance(value, type) and issubclass(value, BaseModel)
-            if is_component and value.__module__ == module.__name__ and hasattr(value, "VERSION"):
+            if isinstance(value, type) and value.__module__ == module.__name__ and "VERSION" in vars(value):
                 names.add(f"{folder}.{name}")
     return names
 
