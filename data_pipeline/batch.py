@@ -1,8 +1,11 @@
-"""The contract between data and trainer: what one global batch holds. A field's last letters are its shape
-and its layout.
+"""The contract between data and trainer: what one global batch holds.
+
+A field's annotation says dtype and shape; its letters are the last ones of its name, and its layout.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
+
+from jaxtyping import Float32, Int32
 
 Array = Any  # numpy on the host, jax.Array once the trainer has laid it out
 
@@ -16,28 +19,45 @@ class TokenBatch(NamedTuple):
     document's source in the mixture.
     """
 
-    tokens_BL: Array
-    targets_BL: Array
-    weight_BL: Array
-    positions_BL: Array
-    segments_BL: Array
-    source_BL: Array
+    tokens_BL: Int32[Array, "B L"]
+    targets_BL: Int32[Array, "B L"]
+    weight_BL: Float32[Array, "B L"]
+    positions_BL: Int32[Array, "B L"]
+    segments_BL: Int32[Array, "B L"]
+    source_BL: Int32[Array, "B L"]
 
 
 class PreferenceBatch(NamedTuple):
     """Packed preference pairs: pair slot p of a row has its chosen answer in segment 2p+1 and its rejected
     one in 2p+2.
 
-    `weight_BL` is 1 on answer tokens; `pair_weight_BP` is 1 where the slot holds a pair. `reference_*_BP`
-    are the reference model's summed log-probabilities (nats) of the answers, computed once before the phase
-    starts.
+    `weight_BL` is 1 on answer tokens; `pair_weight_BP` is 1 where the slot holds a pair.
     """
 
-    tokens_BL: Array
-    targets_BL: Array
-    weight_BL: Array
-    positions_BL: Array
-    segments_BL: Array
-    pair_weight_BP: Array
-    reference_chosen_BP: Array
-    reference_rejected_BP: Array
+    tokens_BL: Int32[Array, "B L"]
+    targets_BL: Int32[Array, "B L"]
+    weight_BL: Float32[Array, "B L"]
+    positions_BL: Int32[Array, "B L"]
+    segments_BL: Int32[Array, "B L"]
+    pair_weight_BP: Float32[Array, "B P"]
+
+
+class Field(NamedTuple):
+    """What the annotation of a batch's field says."""
+
+    letters: str
+    dtype: str
+
+    def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
+        """Its shape where letters have these sizes."""
+        return tuple(sizes[letter] for letter in self.letters)
+
+
+def fields_of(batch_type: type) -> dict[str, Field]:
+    """The fields of a batch in order."""
+    hints = get_type_hints(batch_type)
+    annotations = {name: hints[name] for name in batch_type._fields}
+    return {
+        name: Field(annotation.dim_str.replace(" ", ""), annotation.dtypes[0])
+        for name, annotation in annotations.items()
+    }

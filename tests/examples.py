@@ -17,6 +17,7 @@ from model.api import Model, Params
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import letters_of, make_mesh, named
+from trainer.objectives.dpo import ReferencedPairs
 
 SIZES = Llama(
     vocab_size=40, width=16, layers=3, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32
@@ -120,7 +121,7 @@ def random_tokens(*, B: int = 8, L: int = 10, seed: int = 0) -> TokenBatch:
 
 
 def preference_batch(
-    rows: Many[Many[tuple[list[int], list[int], int]]], *, L: int, P: int, reference: Any = None
+    rows: Many[Many[tuple[list[int], list[int], int]]], *, L: int, P: int
 ) -> PreferenceBatch:
     """Rows of pairs (chosen, rejected, length of the prompt that both begin with)."""
     tokens = token_batch(
@@ -137,9 +138,12 @@ def preference_batch(
     weight_BL = tokens.weight_BL * (
         tokens.positions_BL + 1 >= prompt_BL
     )  # the target of position i is token i + 1
-    zeros_BP = np.zeros((2, len(rows), P), np.float32)
-    chosen_BP, rejected_BP = zeros_BP if reference is None else np.asarray(reference, np.float32)
-    return PreferenceBatch(*tokens[:2], weight_BL, *tokens[3:5], pair_weight_BP, chosen_BP, rejected_BP)
+    return PreferenceBatch(*tokens[:2], weight_BL, *tokens[3:5], pair_weight_BP)
+
+
+def with_reference(batch: PreferenceBatch, reference: Any) -> ReferencedPairs:
+    """The pairs with log-probabilities of a reference, [chosen or rejected, B, P]."""
+    return ReferencedPairs(*batch, *np.asarray(reference, np.float32))
 
 
 def random_pairs(*, B: int = 8, L: int = 24, P: int = 3, seed: int = 0) -> PreferenceBatch:
@@ -153,7 +157,13 @@ def random_pairs(*, B: int = 8, L: int = 24, P: int = 3, seed: int = 0) -> Prefe
         return prompt + chosen, prompt + rejected, 2
 
     rows = [[pair() for _ in range(1 + b % P)] for b in range(B)]
-    return preference_batch(rows, L=L, P=P, reference=rng.normal(-9, 2, (2, B, P)))
+    return preference_batch(rows, L=L, P=P)
+
+
+def referenced_pairs(*, B: int = 8, L: int = 24, P: int = 3, seed: int = 0) -> ReferencedPairs:
+    """The same with a reference drawn at random."""
+    reference = np.random.default_rng(seed).normal(-9, 2, (2, B, P))
+    return with_reference(random_pairs(B=B, L=L, P=P, seed=seed), reference)
 
 
 def write_documents(folder: Path, documents: Many[Many[int]], *, first_target: int = 1) -> Path:

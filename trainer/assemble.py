@@ -1,23 +1,151 @@
-"""What the loop turns, built from a phase."""
+"""The composition root: the training step, the source, the records and the loop's parts of a phase.
 
+Whoever needs the step that trains (`plan`, `replay`, the benches, the search for silent corruption) asks here.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
 
-from data_pipeline.loader import source_names
+import jax
+import numpy as np
+import optax
+
+from data_pipeline.loader import ShardData
+from data_pipeline.rows.sequence import RowSequence
+from model.api import Model
+from trainer.batches.columns import add_columns
+from trainer.batches.layout import Layout
+from trainer.batches.position import rows_until
+from trainer.batches.shards import ShardSource
 from trainer.batches.source import BatchSource
 from trainer.checkpoints.rollback import Rollbacks
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.watchdog import Watchdog
 from trainer.evals.measure import Measures
 from trainer.inspection import make_inspection
-from trainer.loop import Parts
+from trainer.loop import LoopParts
 from trainer.phase import Phase
 from trainer.records.breakdown import Breakdown
+from trainer.records.costs import Rates, costs_of
+from trainer.records.goodput import Ledger
+from trainer.records.metrics import MetricsWriter
 from trainer.records.profiler import Profiler
 from trainer.records.recorder import Recorder
 from trainer.records.results import write_findings
-from trainer.step import make_step
+from trainer.run import Run, adaptation_of
+from trainer.state import TrainState
+from trainer.step import TrainStep, make_step
 
 
-def parts_of(
+def training_step(
+    run: Run, models: Mapping[str, Model], tx: optax.GradientTransformation, n_bytes_V: np.ndarray
+) -> TrainStep:
+    """The step that trains `run`; `n_bytes_V` are the UTF-8 bytes of each entry of the tokenizer."""
+    return make_step(
+        models,
+        run.objective,
+        adaptation_of(run),
+        tx,
+        micro_batches=run.micro_batches,
+        offload=run.execution.offload,
+        guard=run.guard,
+        breakdown=Breakdown(run.data.source_names(), n_bytes_V),
+        watch=partial(run.watch.arrays, rounds=run.execution.pipeline.rounds),
+    )
+
+
+def step_of(phase: Phase) -> TrainStep:
+    """The training step of a phase, (state, batch) -> (state, metrics): the other roles' parameters are given."""
+    step = training_step(phase.run, phase.models, phase.tx, phase.tokenizer.byte_lengths)
+    return partial(step, others=phase.others)
+
+
+def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> BatchSource:
+    """Open the phase's data at the position of its newest checkpoint; `alive` is called now and then.
+
+    This may run the first policy over the whole data set, where the objective wants columns of it.
+
+    Raises:
+        ValueError: the data has fewer rows than the steps need, or is not what a checkpoint was trained on.
+    """
+    data = phase.run.data
+    source = open_shards(phase, alive) if isinstance(data, ShardData) else data.open(phase)
+    if phase.resumes():
+        source.set_state(phase.checkpointer.read_json(phase.checkpointer.latest(), "position"))
+    return source
+
+
+def open_shards(phase: Phase, alive: Callable[[], None] = lambda: None) -> ShardSource:
+    """The rows of a phase's shards, from the first one on."""
+    run = phase.run
+    rows = open_rows(phase, alive)
+    needed = rows_until(run.steps, run.data.batch_size, run.batch_ramp)
+    if rows.n_rows is not None and rows.n_rows < needed:
+        wanted = f"steps={run.steps} of batch_size={run.data.batch_size} need {needed} rows"
+        raise ValueError(f"{wanted}, data.schedule.max_epochs allows {rows.n_rows}; lower steps or raise it")
+    ramp, processes = run.batch_ramp, run.data.processes
+    return ShardSource(rows, phase.layout, processes=processes, ramp=ramp, event=phase.event)
+
+
+def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequence:
+    """The rows of a phase's shards in the order of training, with the columns that the objective computes."""
+    run = phase.run
+    sources = run.data.sources(phase.job_folder)
+    layout = Layout(run.data.batch_type, run.data.sizes(), phase.mesh)
+    where = {"folder": phase.folder / "columns", "resumed": phase.resumes(), "alive": alive}
+    for rows in sources.values():
+        add_columns(rows, run.objective, layout, phase.first_policies, **where)
+    return run.data.sequence(sources, run.seed)
+
+
+@contextlib.contextmanager
+def watching(run: Run, folder: Path) -> Iterator[tuple[Hosts, Watchdog]]:
+    """Look after the processes of a phase, from before its state is restored."""
+    with Hosts() as hosts, Watchdog(run.guard.hang_s, folder=folder, hosts=hosts) as watchdog:
+        yield hosts, watchdog
+
+
+@contextlib.contextmanager
+def recording(
+    phase: Phase,
+    source: BatchSource,
+    ledger: Ledger,
+    hosts: Hosts,
+    watchdog: Watchdog,
+    *,
+    first: int,
+    advance: Callable[..., None],
+    profile: tuple[int, int] | None,
+) -> Iterator[tuple[Recorder, Profiler]]:
+    """The recorder of a phase that resumes after step `first`, and the profiler of the steps `profile`;
+    `advance` moves the progress bar.
+    """
+    run = phase.run
+    metrics = MetricsWriter(phase.folder, first, active=jax.process_index() == 0)
+    profiler = Profiler(phase.folder, profile)
+    rates = Rates(run.optimizer.learning_rate(run.steps))
+    try:
+        recorder = Recorder(
+            metrics,
+            ledger,
+            watchdog,
+            hosts,
+            run.watch,
+            source=source,
+            learning_rate=rates,
+            costs=costs_of(phase),
+            advance=advance,
+        )
+        yield recorder, profiler
+    finally:
+        profiler.close()
+        metrics.close()
+        ledger.close()
+
+
+def loop_parts(
     phase: Phase,
     source: BatchSource,
     recorder: Recorder,
@@ -25,38 +153,41 @@ def parts_of(
     profiler: Profiler,
     *,
     first: int,
-) -> Parts:
-    """All that training goes on with, after `first` steps."""
-    run, of = phase.run, (phase.model, phase.run.objective, phase.run.adaptation)
-    keep = {
-        "checkpointer": phase.checkpointer,
-        "source": source,
-        "restore": phase.restore,
-        "event": phase.event,
-    }
-    return Parts(
-        step=make_step(*of, phase.tx, **step_settings(phase)),
+) -> LoopParts:
+    """The loop's parts for a phase that resumes after step `first`."""
+    run = phase.run
+    rollbacks = Rollbacks(
+        run.guard,
+        checkpointer=phase.checkpointer,
+        source=source,
+        restore=phase.restore,
+        event=phase.event,
+        first=first,
+    )
+    inspect = make_inspection(
+        phase.models,
+        run.objective,
+        phase.adaptation,
+        phase.mesh,
+        every=run.guard.sdc_every,
+        micro_batches=run.micro_batches,
+        others=phase.others,
+        event=phase.event,
+    )
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        return write_findings(recorder.metrics, step, measures(state))
+
+    return LoopParts(
+        step=step_of(phase),
+        policy=phase.merged,
         source=source,
         checkpointer=phase.checkpointer,
         recorder=recorder,
-        rollbacks=Rollbacks(run.guard, first=first, **keep),
+        rollbacks=rollbacks,
         profiler=profiler,
-        inspect=make_inspection(
-            *of, phase.mesh, every=run.guard.sdc_every, micro_batches=run.micro_batches, event=phase.event
-        ),
-        evaluate=lambda number, state: write_findings(recorder.metrics, number, measures(state)),
+        inspect=inspect,
+        evaluate=evaluate,
         evaluate_every=run.evaluate_every,
         run=phase.serialized,
     )
-
-
-def step_settings(phase: Phase) -> dict[str, Any]:
-    """What the step is told beside its parts."""
-    run, execution = phase.run, phase.run.execution
-    return {
-        "micro_batches": run.micro_batches,
-        "offload": execution.offload,
-        "guard": run.guard,
-        "breakdown": Breakdown(source_names(run.data), phase.tokenizer.byte_lengths),
-        "watch": partial(run.watch.arrays, rounds=execution.pipeline.rounds),
-    }

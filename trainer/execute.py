@@ -1,4 +1,4 @@
-"""A Run is carried out: the parts are built on the devices, and the loop turns them."""
+"""Carry out a Run: assemble its parts on the devices, train, measure, write results.json."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from trainer.assemble import parts_of
+from trainer.assemble import loop_parts, open_source, recording, watching
 from trainer.cluster.placement import note_placement
 from trainer.evals.measure import Measures
 from trainer.identity import check_identity
@@ -15,48 +15,58 @@ from trainer.loop import train
 from trainer.phase import Phase
 from trainer.records.goodput import Ledger, process_started
 from trainer.records.results import write_findings, write_results
-from trainer.rows import source_of
-from trainer.telemetry import recording, watching
+from trainer.run import Run
 
 
 def execute(
-    run: Any,
+    run: Run,
     folder: Path,
-    job_folder: Path,
     *,
+    job_folder: Path,
     say: Callable[[str], None],
     progress: Callable[..., Any],
-    allow_change: Sequence[str],
-    started: float | None,
-    profile: tuple[int, int] | None,
+    allow_change: Sequence[str] = (),
+    started: float | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> None:
-    """See `Run.execute`."""
+    """Train to the end, from the newest checkpoint in `folder` if there is one; then write results.json.
+
+    `started` is the Unix time from which on time counts as this phase's; `profile` the first and last step
+    of a trace.
+
+    Raises:
+        ValueError: the folder holds another run, or sizes do not fit the mesh.
+        Stopped: a signal came, and the state is saved.
+        Diverged: the loss stays NaN or infinite.
+    """
     mesh = run.mesh.make()
     with jax.set_mesh(mesh), watching(run, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
-        for change in _checked(phase, allow_change):
+        for change in _free_changes(phase, allow_change):
             say(f"  changed since the checkpoint: {change}")
         say(f"  {phase.describe()}")
-        at, is_first = phase.checkpointer.latest() or 0, jax.process_index() == 0
-        ledger = Ledger(
-            folder, at, active=is_first, started=process_started() if started is None else started
-        )
-        with watchdog.paused(), ledger.spent("restore") if at else contextlib.nullcontext():
+        resumed_at = phase.checkpointer.latest() or 0
+        began = process_started() if started is None else started
+        ledger = Ledger(folder, resumed_at, active=jax.process_index() == 0, started=began)
+        restoring = ledger.spent("restore") if resumed_at else contextlib.nullcontext()
+        # Restoring, the reference's columns and evaluations take as long as they take: no step is hanging.
+        with watchdog.paused(), restoring:
             state = phase.state()
         first = int(state.step)
-        ledger.back_to(first)  # the newest checkpoint may have been damaged
+        ledger.back_to(first)  # what `latest` called whole may have proved damaged when it was read
         note_placement(phase.event, first, mesh)
-        measures, source = Measures(phase), source_of(phase, alive=watchdog.alive)
+        measures = Measures(phase)
+        source = open_source(phase, alive=watchdog.alive)
         with watchdog.paused():
             before = measures.before(state)
         with contextlib.ExitStack() as opened:
-            advance = opened.enter_context(progress(f"  {folder.name}", run.steps, unit="steps", done=first))
-            recorder, profiler = opened.enter_context(
-                recording(
-                    phase, source, ledger, hosts, watchdog, first=first, advance=advance, profile=profile
-                )
+            bar = progress(f"  {folder.name}", run.steps, unit="steps", done=first)
+            advance = opened.enter_context(bar)
+            records = recording(
+                phase, source, ledger, hosts, watchdog, first=first, advance=advance, profile=profile
             )
-            parts = parts_of(phase, source, recorder, measures, profiler, first=first)
+            recorder, profiler = opened.enter_context(records)
+            parts = loop_parts(phase, source, recorder, measures, profiler, first=first)
             if first == 0:
                 recorder.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})
             state = train(parts, state, steps=run.steps)
@@ -68,11 +78,13 @@ def execute(
         write_results(phase, before=before, after=after)
 
 
-def _checked(phase: Phase, allow_change: Sequence[str]) -> list[str]:
-    """Free differences from the run that wrote the newest checkpoint. Raises ValueError if it was another
-    run.
+def _free_changes(phase: Phase, allow_change: Sequence[str]) -> list[str]:
+    """Free differences from the run that wrote the newest checkpoint.
+
+    Raises:
+        ValueError: it was another run.
     """
-    if not phase.resumed:
+    if not phase.resumes():
         return []
     saved = phase.checkpointer.read_json(phase.checkpointer.latest(), "run")
     return check_identity(saved, phase.serialized, allow_change=allow_change, folder=phase.folder)

@@ -1,28 +1,29 @@
-"""Every so many steps: do devices that must hold or compute the same bits do so?"""
+"""The search for silent data corruption: do devices that must hold or compute the same bits do so?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from model.adapt import Adaptation
-from model.api import Model
+from model.api import Model, Params
 from trainer.cluster.replicas import check, make_replay
 from trainer.guard import Diverged
 from trainer.objective import Objective
 from trainer.state import TrainState
-from trainer.step import split_rows
+from trainer.step import make_gradient, split_rows
 
 
 def make_inspection(
-    model: Model,
+    models: Mapping[str, Model],
     objective: Objective,
     adaptation: Adaptation,
     mesh: jax.sharding.Mesh,
     *,
     every: int,
     micro_batches: int,
+    others: Mapping[str, Params],
     event: Callable[..., None],
 ) -> Callable[[int, TrainState, Any], None]:
     """`inspect(number, state, batch)` before step `number`: copies of the state are compared; where leaves
@@ -30,14 +31,15 @@ def make_inspection(
 
     The inspection raises Diverged when it has found something, and names the devices.
     """
-    replay = make_replay(_sampled_gradient(model, objective, adaptation, micro_batches), mesh)
+    replay = make_replay(_sampled_gradient(models, objective, adaptation, micro_batches), mesh)
 
     def inspect(number: int, state: TrainState, batch: Any) -> None:
         if not every or number % every:
             return
         found = check(state, mesh)
         if any(_n_copies(x) == 1 for x in jax.tree.leaves(state.trainable)):
-            found += replay(state, batch)
+            # `others` as an argument: what a jitted function closes over becomes constants of its program
+            found += replay(state, (batch, others))
         if found:
             event("corruption", number, found=found)
             raise Diverged(f"silent data corruption before step {number}: {'; '.join(found)}")
@@ -50,17 +52,14 @@ def _n_copies(x: jax.Array) -> int:
 
 
 def _sampled_gradient(
-    model: Model, objective: Objective, adaptation: Adaptation, micro_batches: int
-) -> Callable[[TrainState, Any], Any]:
-    """The gradient of a batch's first micro-batch."""
+    models: Mapping[str, Model], objective: Objective, adaptation: Adaptation, micro_batches: int
+) -> Callable[[TrainState, Any], Params]:
+    """The gradient of a batch's first micro-batch, as training computes it."""
+    gradient_of = make_gradient(models, objective, adaptation)
 
-    def gradient(state: TrainState, batch: Any) -> Any:
+    def gradient(state: TrainState, batch_and_others: tuple[Any, Mapping[str, Params]]) -> Params:
+        batch, others = batch_and_others
         rows = jax.tree.map(lambda x: x[0], split_rows(batch, micro_batches))
-
-        def loss_of(trainable: Any) -> Any:
-            policies = {"policy": (model, adaptation.merge(trainable, state.frozen))}
-            return objective.loss(policies, rows, objective.denominators(rows), state.key).total
-
-        return jax.grad(loss_of)(state.trainable)
+        return gradient_of(state, rows, objective.denominators(rows), state.key, others)[1]
 
     return gradient

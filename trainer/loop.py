@@ -3,8 +3,10 @@ of bad steps.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+from model.api import Params
 from trainer.batches.source import BatchSource
 from trainer.checkpoints.checkpointer import Checkpointer
 from trainer.checkpoints.rollback import Rollbacks
@@ -15,10 +17,11 @@ from trainer.records.recorder import Recorder, Step, timed
 from trainer.state import TrainState
 
 
-class Parts(NamedTuple):
-    """What the loop turns."""
+class LoopParts(NamedTuple):
+    """What `train` calls at every step; built by `assemble.loop_parts`."""
 
     step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+    policy: Callable[[TrainState], Params]  # merges the parameters, for sources that ask for them
     source: BatchSource
     checkpointer: Checkpointer
     recorder: Recorder
@@ -30,12 +33,27 @@ class Parts(NamedTuple):
     run: dict[str, Any]  # serialized, for the checkpoint
 
 
-def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
+class Pause(NamedTuple):
+    """What happens between a step and the next one."""
+
+    stop: str | None  # the signal that asks for the end
+    last: bool  # the phase's last step, whose evaluation comes after the loop
+    save: bool
+    evaluate: bool
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the step under way has to be waited for."""
+        return self.save or self.evaluate
+
+
+def train(parts: LoopParts, state: TrainState, *, steps: int) -> TrainState:
     """Train until `state.step` is `steps`; metrics are fetched one step late, so that the devices never
     wait for the host.
 
     Raises:
-        Stopped: a signal came, and the state is saved. Diverged: the loss stays no number.
+        Stopped: a signal came, and the state is saved.
+        Diverged: loss or gradient norm is still NaN or infinite after `max_rollbacks` rollbacks.
     """
     number, recorder = int(state.step), parts.recorder
     with StopSignals() as signals:
@@ -43,51 +61,54 @@ def train(parts: Parts, state: TrainState, *, steps: int) -> TrainState:
             number += 1
             parts.profiler.before(number)
             with recorder.waiting() as waited:
-                batch = parts.source.next(state.trainable)
+                batch = parts.source.next(partial(parts.policy, state))
             parts.inspect(number, state, batch)
             with timed() as called:
                 state, metrics = parts.step(state, batch)
-            step = Step(number, metrics, waited[0], called[0], parts.source.consumed)
+            step = Step(number, metrics, waited[0], called[0], parts.source.position.rows)
+            # The verdict is on the step before: this one is still being computed.
             verdict = recorder.began(step, parts.checkpointer.poll(number))
             parts.rollbacks.passed(number)
             parts.profiler.after(number, metrics)
-            stop, last = signals.reached(), number == steps
-            save = bool(stop) or last or parts.checkpointer.due(number) or parts.rollbacks.due()
-            evaluate = not last and parts.evaluate_every > 0 and number % parts.evaluate_every == 0
-            if save or evaluate:
+
+            pause = _due(parts, number, stop=signals.reached(), last=number == steps)
+            # The order matters: first the verdict on this very step, since a state within a streak of bad
+            # steps must not be saved as a good one; then going back, which makes a save pointless; then saving.
+            if pause.wanted:
                 verdict = recorder.ended()
-            if parts.rollbacks.wanted(verdict) and not stop:
+            if parts.rollbacks.wanted(verdict) and not pause.stop:
                 state = _go_back(parts, state, verdict)
                 number = int(state.step)
-            elif save or evaluate:
-                _pause(
-                    parts,
-                    state,
-                    verdict,
-                    save=bool(stop) or last or save and not verdict.streak,
-                    evaluate=evaluate,
-                )
-            if stop and not last:
+            elif pause.wanted:
+                _pause(parts, state, verdict, pause)
+            if pause.stop and not pause.last:
                 parts.checkpointer.wait()
-                raise Stopped(stop, number)
+                raise Stopped(pause.stop, number)
     return state
 
 
-def _pause(parts: Parts, state: TrainState, verdict: Verdict, *, save: bool, evaluate: bool) -> None:
-    """What happens between two steps now and then; within a streak of bad steps nothing is saved that need
-    not be.
-    """
+def _due(parts: LoopParts, number: int, *, stop: str | None, last: bool) -> Pause:
+    """What is to be done after step `number`; all processes decide the same."""
+    # Asking `rollbacks` makes it forget that a save is wanted, so it is asked only where nobody else wants one.
+    save = bool(stop) or last or parts.checkpointer.due(number) or parts.rollbacks.due()
+    evaluate = parts.evaluate_every > 0 and number % parts.evaluate_every == 0
+    return Pause(stop, last, save, evaluate and not last)
+
+
+def _pause(parts: LoopParts, state: TrainState, verdict: Verdict, pause: Pause) -> None:
     numbers = {}
-    if evaluate:
+    if pause.evaluate:
         with parts.recorder.pausing("evaluate"):
             numbers = parts.evaluate(verdict.number, state)
     parts.recorder.metrics.flush()
-    if save:
+    must_save = bool(pause.stop) or pause.last  # nothing would be left to resume from otherwise
+    healthy = not verdict.streak
+    if must_save or (pause.save and healthy):
         with parts.recorder.pausing("checkpoint"):
             parts.checkpointer.save(state, parts.source.get_state(), parts.run, numbers=numbers)
 
 
-def _go_back(parts: Parts, state: TrainState, verdict: Verdict) -> TrainState:
+def _go_back(parts: LoopParts, state: TrainState, verdict: Verdict) -> TrainState:
     with parts.recorder.pausing("restore"):
         state = parts.rollbacks.go_back(state, verdict)
     parts.recorder.back_to(int(state.step))

@@ -1,38 +1,44 @@
 """A Run on devices: model, layouts, state and checkpoints. Call under `jax.set_mesh`."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from model.api import Params, leaf_name
+from model.api import Model, Params, key_of, leaf_name
 from model.sharding import check_sizes, undivided
 from model.size import n_params
-from trainer.batches.source import Layout
+from trainer.batches.layout import Layout
 from trainer.checkpoints.checkpointer import Checkpointer
+from trainer.checkpoints.load import load_params, placed
 from trainer.events import append_event
+from trainer.heads import fitted
+from trainer.objective import Policies
+from trainer.offload import at_rest, placed_at_rest
 from trainer.optimizers.common.chain import averaged
-from trainer.start import birth_of, new_state_of, wanted_of
-from trainer.state import TrainState
+from trainer.optimizers.common.mup import scaled_at_birth
+from trainer.run import Run, adaptation_of, models_of
+from trainer.state import TrainState, new_state
 
-ROUTINE = ("saved", "start", "end", "placed")  # events that happen in every run
+ROUTINE = ("saved", "start", "end", "placed")  # events that happen in every run, which nobody is told
 
 
 class Phase:
-    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job; `say` is
-    told what a person should know.
+    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job; `say` prints
+    what a person should know.
 
     Raises:
         ValueError: a size does not divide over the mesh, or the tokenizer has more entries than the
-        architecture.
+            architecture.
     """
 
     def __init__(
         self,
-        run: Any,
+        run: Run,
         folder: Path,
         job_folder: Path,
         mesh: jax.sharding.Mesh,
@@ -40,50 +46,53 @@ class Phase:
     ):
         self.run, self.folder, self.job_folder, self.mesh, self._say = run, folder, job_folder, mesh, say
         self.serialized = run.model_dump(mode="json")
-        self.model = run.architecture.build(run.precision, run.execution)
+        self.models = models_of(run)
+        self.model = self.models["policy"]
+        self.adaptation = adaptation_of(run)
         self.tx = run.optimizer.chain(run.steps)
-        self.layout = Layout.of(
-            run.objective.batch_type, run.data.fields(), mesh, micro_batches=run.micro_batches
-        )
+        self.layout = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches)
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
         if self.tokenizer.vocab_size > run.architecture.vocab_size:
-            raise ValueError(
-                f"architecture.vocab_size={run.architecture.vocab_size} is less than the {self.tokenizer.vocab_size} entries of "
-                f"{job_folder / run.tokenizer}; raise it"
-            )
-        with undivided():  # JAX would refuse a size that does not divide, but not by the parameter's name
-            leaves = jax.tree.leaves_with_path(
-                jax.eval_shape(lambda: self.model.init(jax.random.key(run.seed)))
-            )
-        names = {leaf_name(path): leaf.shape for path, leaf in leaves}
-        if problems := check_sizes(names, mesh):
-            raise ValueError("; ".join(problems))
-        self.shapes = jax.eval_shape(birth_of(run, self.model, self.tx), jax.random.key(run.seed))
+            path = job_folder / run.tokenizer
+            rule = f"is less than the {self.tokenizer.vocab_size} entries of {path}"
+            raise ValueError(f"architecture.vocab_size={run.architecture.vocab_size} {rule}; raise it")
+        # The merged models' parameters, whatever of them is trained: what FLOPs and counts are about.
+        self.params = {role: param_shapes(model, mesh) for role, model in self.models.items()}
+        self.shapes = jax.eval_shape(initial_state(run, self.model, self.tx), jax.random.key(run.seed))
 
     def event(self, name: str, step: int, /, **what: Any) -> None:
-        """Write down what happened, and tell it where it is no routine."""
+        """Write down what happened, and print it unless it happens in every run."""
         if jax.process_index() == 0:
             append_event(self.folder, name, step, **what)
         if name not in ROUTINE:
-            self._say(
-                f"  {name.replace('_', ' ')} at step {step}: "
-                + ", ".join(f"{key} {value}" for key, value in what.items())
-            )
+            details = ", ".join(f"{key} {value}" for key, value in what.items())
+            self._say(f"  {name.replace('_', ' ')} at step {step}: {details}")
+
+    def describe(self) -> str:
+        """One line: what is trained, and where."""
+        axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1) or "1 device"
+        kind, compute = type(self.run.architecture).__name__, self.run.precision.compute
+        return f"{kind} of {n_params(self.params['policy']):,} parameters, {compute}, on {axes}"
 
     @cached_property
     def checkpointer(self) -> Checkpointer:
         """The phase's checkpoints."""
-        return Checkpointer(
-            self.folder, self.run.checkpoint, rounds=self.run.execution.pipeline.rounds, event=self.event
-        )
+        rounds = self.run.execution.pipeline.rounds
+        return Checkpointer(self.folder, self.run.checkpoint, rounds=rounds, event=self.event)
 
-    @cached_property
-    def resumed(self) -> bool:
-        """Whether the phase goes on from a checkpoint; what else lies in its folder counts only then.
+    def resumes(self) -> bool:
+        """Verify the newest checkpoint, the first time this is asked: whether the phase goes on from one.
+
+        What else is in the phase's folder is of use only then. Verifying hashes the checkpoint, and sets
+        damaged ones aside.
 
         Raises:
             ValueError: there were checkpoints, and all of them are damaged.
         """
+        return self._resumes
+
+    @cached_property
+    def _resumes(self) -> bool:
         if self.checkpointer.latest() is not None:
             return True
         damaged = sorted(path.name for path in self.checkpointer.folder.glob("*.damaged"))
@@ -92,40 +101,118 @@ class Phase:
             raise ValueError(f"{where}; remove them to begin the phase anew, or bring a whole one back")
         return False
 
-    def describe(self) -> str:
-        """One line: what is trained, and where."""
-        axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1) or "1 device"
-        kind, compute = type(self.run.architecture).__name__, self.run.precision.compute
-        return f"{kind} of {n_params(self.shapes.trainable):,} parameters, {compute}, on {axes}"
-
     def state(self) -> TrainState:
         """The state of the newest checkpoint that is whole, or a new one.
 
         Raises:
             ValueError: there are checkpoints, and all of them are damaged.
         """
-        found = self.checkpointer.newest(self._wanted) if self.resumed else None
-        if self.resumed and found is None:
-            raise ValueError(
-                f"{self.checkpointer.folder} holds damaged checkpoints alone; remove them to begin the phase anew"
-            )
-        return found[1] if found else self._new_state()
+        if not self.resumes():
+            return self._new_state()
+        restored = self.checkpointer.newest(self._shapes_at_rest())
+        if restored is None:
+            where = f"{self.checkpointer.folder} holds damaged checkpoints alone"
+            raise ValueError(f"{where}; remove them to begin the phase anew")
+        return restored[1]
 
     def restore(self, limit: int) -> tuple[int, TrainState] | None:
-        """The newest checkpoint that is whole and not behind step `limit`, and its state."""
-        return self.checkpointer.newest(self._wanted, limit=limit)
+        """Step and state of the newest whole checkpoint up to step `limit`."""
+        return self.checkpointer.newest(self._shapes_at_rest(), limit=limit)
 
-    @property
-    def _wanted(self) -> TrainState:
-        return wanted_of(self.run, self.shapes)
+    @cached_property
+    def others(self) -> dict[str, Params]:
+        """The parameters of all roles but the policy, loaded and verified once, at rest on the mesh; no step
+        changes them, and no checkpoint of this phase holds them.
+        """
+        return {name: role_params(self.run, name, self.job_folder) for name in self.run.roles}
 
-    def first_policy(self) -> Params:
-        """The parameters before the first step."""
-        return self.policy(self._new_state())
+    def first_policies(self) -> Policies:
+        """Compute or load the models as they are before the first step."""
+        return self.policies(self.evaluated(self._new_state()))
 
-    def policy(self, state: TrainState) -> Params:
+    def policies(self, params: Params) -> Policies:
+        """All roles, with these parameters of the policy."""
+        params_of = {"policy": params, **self.others}
+        return {role: (model, params_of[role]) for role, model in self.models.items()}
+
+    def merged(self, state: TrainState) -> Params:
+        """The parameters of the policy as the next step reads them."""
+        return self.adaptation.merge(state.trainable, state.frozen)
+
+    def evaluated(self, state: TrainState) -> Params:
         """The parameters that evaluations read: the averaged ones, where the optimizer averages."""
-        return self.run.adaptation.merge(averaged(state.opt_state.inner, state.trainable), state.frozen)
+        return self.adaptation.merge(averaged(state.opt_state.inner, state.trainable), state.frozen)
 
     def _new_state(self) -> TrainState:
-        return new_state_of(self.run, self.model, self.tx, self.job_folder)
+        run = self.run
+        params = first_params(run, self.model, self.job_folder)
+        make = initial_state(run, self.model, self.tx)
+        offloaded = jax.jit(lambda key, params: at_rest(make(key, params), run.execution.offload))
+        return offloaded(jax.random.key(run.seed), params)
+
+    def _shapes_at_rest(self) -> TrainState:
+        """Shapes of the state, with its layouts between steps."""
+        return placed_at_rest(placed(self.shapes), self.run.execution.offload)
+
+
+def initial_state(run: Run, model: Model, tx: optax.GradientTransformation) -> Callable[..., TrainState]:
+    """(key, params or None) -> state before step 1; call it under jit."""
+    return partial(new_state, model, adaptation_of(run), tx, guard=run.guard)
+
+
+def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
+    """Shapes of a model's parameters, without layouts.
+
+    Raises:
+        ValueError: a size does not divide over the mesh. JAX would refuse it too, but not by its name.
+    """
+    with undivided():
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    leaves = jax.tree.leaves_with_path(shapes)
+    sizes = {leaf_name(path): leaf.shape for path, leaf in leaves}
+    if problems := check_sizes(sizes, mesh):
+        raise ValueError("; ".join(problems))
+    return shapes
+
+
+def first_params(run: Run, model: Model, job_folder: Path) -> Params | None:
+    """The parameters of `run.start_from`, a phase of the job or any phase's folder, with the objective's
+    heads; scaled ones where muP asks for it; else None: the model's own from scratch.
+
+    Raises:
+        ValueError: they are of another architecture, or cannot be scaled as the optimizer wants it.
+    """
+    if run.start_from is not None:
+        where = f"start_from={run.start_from}"
+        params = _loaded(run, run.start_from, run.architecture, job_folder, where)
+        return fitted(params, model, jax.random.key(run.seed), run.objective.heads)
+    base_width = run.optimizer.mup_base_width
+    if base_width is None:
+        return None
+
+    def scaled(key: jax.Array) -> Params:
+        return scaled_at_birth(model.init(key_of(key, "init")), base_width)
+
+    return jax.jit(scaled)(jax.random.key(run.seed))
+
+
+def role_params(run: Run, name: str, job_folder: Path) -> Params:
+    """Load the parameters of a role of `run.roles`.
+
+    Raises:
+        ValueError: they are of another architecture.
+    """
+    role = run.roles[name]
+    where = f"roles.{name}.start_from={role.start_from}"
+    return _loaded(run, role.start_from, role.architecture or run.architecture, job_folder, where)
+
+
+def _loaded(run: Run, start_from: str, architecture: Any, job_folder: Path, where: str) -> Params:
+    """The parameters of a phase of the job, or of any phase's folder; `where` names the field that asks."""
+    of_job = job_folder / start_from
+    folder = of_job if of_job.exists() else Path(start_from)
+    loaded = load_params(folder, rounds=run.execution.pipeline.rounds)
+    if loaded.architecture != architecture:
+        rule = f"{where} has another architecture ({loaded.architecture})"
+        raise ValueError(f"{rule}; make this run's the same")
+    return loaded.params

@@ -1,55 +1,71 @@
-"""Run: all that one phase of training is, as data."""
+"""Run: all that one phase of training is, as data and rules; trainer/execute.py carries it out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from data_pipeline.component import one_of
-from model.adapt import Full
+from data_pipeline.batch import fields_of
+from data_pipeline.component import FrozenMap, one_of
+from data_pipeline.tokenizers.tokenizer import SentencePiece
+from model.adapt import Adaptation, Full
+from model.api import Model
 from model.execution import Execution, Precision
 from model.sharding import Mesh
 from trainer.checkpoints.retention import Checkpoints
-from trainer.execute import execute
 from trainer.guard import Guard
+from trainer.heads import TrainedHeads, with_heads
 from trainer.identity import run_fingerprint
 from trainer.norms import Watch
+from trainer.objective import Objective
 from trainer.optimizer import Optimizer
 
 
-class Run(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A phase as data: what is trained (architecture), on what (data), towards what (objective), how
-    (optimizer), where (mesh).
+class Role(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A model beside the policy that the objective reads and nobody trains.
 
-    `start_from` names an earlier phase of the job, or the folder of a phase, whose newest checkpoint gives
-    the parameters. `evals` are measured before and after, and every `evaluate_every` steps if that is not
-    0.
+    Attributes:
+        start_from: An earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the
+            parameters.
+        architecture: None = that of the policy.
+    """
+
+    start_from: str
+    architecture: one_of("model.architectures") | None = None
+
+
+class Run(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What is trained (architecture), on what (data), towards what (objective), how (optimizer), where (mesh).
+
+    Attributes:
+        start_from: An earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the
+            parameters; None = from scratch.
+        roles: The other models that the objective reads, such as a teacher.
+        batch_ramp: (rows, steps) of the first steps, whose batches are smaller than data.batch_size.
+        evals: Measured before and after, and every `evaluate_every` steps if that is not 0.
+        tokenizer: A path, relative to the run folder.
     """
 
     architecture: one_of("model.architectures")
     objective: one_of("trainer.objectives")
-    data: one_of("data_pipeline.loader")
+    data: one_of("data_pipeline.loader", "trainer.batches")
     optimizer: Optimizer
     steps: PositiveInt
     checkpoint: Checkpoints
     adaptation: one_of("model.adapt") = Full()
     start_from: str | None = None
+    roles: FrozenMap[str, Role] = FrozenMap()
     mesh: Mesh = Mesh()
     precision: Precision = Precision()
     execution: Execution = Execution()
     micro_batches: PositiveInt = 1
-    batch_ramp: tuple[
-        tuple[PositiveInt, PositiveInt], ...
-    ] = ()  # (rows, steps) of the first steps, before data.batch_size
+    batch_ramp: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     guard: Guard = Guard()
     watch: Watch = Watch()
     evals: tuple[one_of("trainer.evals"), ...] = ()
     evaluate_every: NonNegativeInt = 0
-    tokenizer: str = "data/tokenizer.model"  # relative to the run folder
+    tokenizer: str = "data/tokenizer.model"
     seed: NonNegativeInt = 0
-
-    needs_devices: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
         """What a finished phase is known by."""
@@ -57,83 +73,105 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, job: Mapping[str, Any]) -> list[str]:
         """Rules across fields and phases, a sentence each."""
-        own = [*self._size_problems(), *self.optimizer.problems(self.steps)]
         of_evals = [line for each in self.evals for line in each.problems(self)]
-        return [*own, *of_evals, *self._job_problems(job)]
+        return [
+            *self._size_problems(),
+            *self._role_problems(),
+            *self.optimizer.problems(self.steps),
+            *of_evals,
+            *self._job_problems(job),
+        ]
 
     def _size_problems(self) -> list[str]:
-        found, data = [], self.data
-        if data.seq_len > self.architecture.context:
-            found.append(
-                f"data.seq_len={data.seq_len} exceeds architecture.context={self.architecture.context}; lower it"
+        problems = []
+        data, context = self.data, self.architecture.context
+        if data.row_length > context:
+            problems.append(
+                f"data.seq_len={data.row_length} exceeds architecture.context={context}; lower it"
             )
-        for name, rows in (
-            ("data.batch_size", data.batch_size),
-            *(("batch_ramp rows", rows) for rows, _ in self.batch_ramp),
-        ):
+        batch_sizes = [("data.batch_size", data.batch_size)]
+        batch_sizes += [("batch_ramp rows", rows) for rows, _ in self.batch_ramp]
+        for name, rows in batch_sizes:
             if rows % self.micro_batches:
-                found.append(
-                    f"micro_batches={self.micro_batches} does not divide {name}={rows}; choose a divisor"
+                rule = f"micro_batches={self.micro_batches} does not divide {name}={rows}"
+                problems.append(f"{rule}; choose a divisor")
+        saved_every = self.checkpoint.every_steps
+        if self.checkpoint.best and (not self.evaluate_every or self.evaluate_every % saved_every):
+            rule = (
+                f"evaluate_every={self.evaluate_every} is no multiple of checkpoint.every_steps={saved_every}"
+            )
+            problems.append(f"{rule}, so no checkpoint could be best; make it one")
+        if not gives(data.batch_type, self.objective):
+            wanted = self.objective.batch_type.__name__
+            rule = f"data.type={type(data).__name__} does not give the {wanted} of the objective"
+            problems.append(f"{rule}; choose data that does")
+        return problems
+
+    def _role_problems(self) -> list[str]:
+        """Rules between the objective's roles and the models that stand for them."""
+        kind = type(self.objective).__name__
+        wanted = [role for role in self.objective.roles if role != "policy"]
+        missing = [role for role in wanted if role not in self.roles]
+        problems = [
+            f"roles.{role} is missing, which objective.type={kind} reads; give it" for role in missing
+        ]
+        vocab_size = self.architecture.vocab_size
+        for name, role in self.roles.items():
+            architecture = role.architecture or self.architecture
+            if name not in wanted:
+                known = ", ".join(wanted) or "none"
+                problems.append(
+                    f"roles.{name} is none that objective.type={kind} reads ({known}); take it out"
                 )
-        best = self.checkpoint.best
-        if best and (not self.evaluate_every or self.evaluate_every % self.checkpoint.every_steps):
-            every = f"checkpoint.every_steps={self.checkpoint.every_steps}"
-            found.append(
-                f"evaluate_every={self.evaluate_every} is no multiple of {every}, so no checkpoint could be best; make it one"
-            )
-        wanted = self.objective.batch_type
-        if data.batch_type is not wanted:
-            found.append(
-                f"data.type={type(data).__name__} does not give the {wanted.__name__} of the objective; choose data that does"
-            )
-        return found
+            if architecture.vocab_size != vocab_size:
+                rule = f"is not architecture.vocab_size={vocab_size}"
+                where = f"roles.{name}.architecture.vocab_size={architecture.vocab_size}"
+                problems.append(f"{where} {rule}; choose a model over the same vocabulary")
+            if self.data.row_length > architecture.context:
+                rule = f"is less than data.seq_len={self.data.row_length}"
+                where = f"roles.{name}.architecture.context={architecture.context}"
+                problems.append(f"{where} {rule}; lower seq_len")
+        return problems
 
     def _job_problems(self, job: Mapping[str, Any]) -> list[str]:
-        """Rules between this phase and the ones before it."""
-        found, a = [], self.architecture
+        """Rules between this phase and the others of its job."""
+        problems = []
         parent = job.get(self.start_from) if self.start_from else None
-        if isinstance(parent, Run) and parent.architecture != a:
-            found.append(
-                f"architecture differs from that of start_from={self.start_from}; make them the same"
-            )
-        sizes = [
-            phase.tokenizer.vocab_size
-            for phase in job.values()
-            if hasattr(getattr(phase, "tokenizer", None), "vocab_size")
-        ]
-        if sizes and sizes[0] > a.vocab_size:
-            found.append(
-                f"architecture.vocab_size={a.vocab_size} is less than the tokenizer's vocab_size={sizes[0]}; raise it"
-            )
-        return found
+        if isinstance(parent, Run) and parent.architecture != self.architecture:
+            rule = f"architecture differs from that of start_from={self.start_from}"
+            problems.append(f"{rule}; make them the same")
+        trained = [value for phase in job.values() for _, value in phase if isinstance(value, SentencePiece)]
+        vocab_size = self.architecture.vocab_size
+        if trained and trained[0].vocab_size > vocab_size:
+            rule = f"is less than the tokenizer's vocab_size={trained[0].vocab_size}"
+            problems.append(f"architecture.vocab_size={vocab_size} {rule}; raise it")
+        return problems
 
-    def execute(
-        self,
-        folder: Path,
-        *,
-        job_folder: Path,
-        say: Callable[[str], None],
-        progress: Callable[..., Any],
-        allow_change: Sequence[str] = (),
-        started: float | None = None,
-        profile: tuple[int, int] | None = None,
-    ) -> None:
-        """Train to the end, from the newest checkpoint in `folder` if there is one; then write results.json.
 
-        `started` is the Unix time from which on time counts as this phase's; `profile` the first and last
-        step of a trace.
+def model_of(run: Run) -> Model:
+    """The policy of a Run: the one place where architecture, dtypes, execution and an objective's heads meet."""
+    model = run.architecture.build(run.precision, run.execution)
+    width, dtype = run.architecture.width, run.precision.params
+    return with_heads(model, run.objective.heads, width=width, dtype=dtype)
 
-        Raises:
-            ValueError: the folder holds another run, or sizes do not fit the mesh. Stopped, Diverged: see
-            `train`.
-        """
-        execute(
-            self,
-            folder,
-            job_folder,
-            say=say,
-            progress=progress,
-            allow_change=allow_change,
-            started=started,
-            profile=profile,
-        )
+
+def models_of(run: Run) -> dict[str, Model]:
+    """The models of all roles of a Run, by role."""
+    others = {name: role.architecture or run.architecture for name, role in run.roles.items()}
+    built = {name: architecture.build(run.precision, run.execution) for name, architecture in others.items()}
+    return {"policy": model_of(run), **built}
+
+
+def adaptation_of(run: Run) -> Adaptation:
+    """What of the policy is trained: what the adaptation says, and an objective's heads."""
+    heads = run.objective.heads
+    return TrainedHeads(run.adaptation, heads) if heads else run.adaptation
+
+
+def gives(batch_type: type, objective: Objective) -> bool:
+    """Whether batches of a type have what an objective reads, but for the columns that it computes itself."""
+    wanted = list(fields_of(objective.batch_type).items())
+    given = list(fields_of(batch_type).items())
+    if objective.columns is None:
+        return wanted == given
+    return wanted[: len(given)] == given

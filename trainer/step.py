@@ -1,24 +1,46 @@
 """One optimizer step: the same for every phase."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Key
 
 from model.adapt import Adaptation
-from model.api import Model
-from model.sharding import letters_of, reshape
-from trainer.compiler import compiler_options
+from model.api import Model, Params
+from model.sharding import device_kind, letters_of, reshape
 from trainer.guard import STANDARD, Guard, Guarded, counts, kept_if
-from trainer.objective import Loss, Objective
+from trainer.objective import Loss, Objective, PerTarget
 from trainer.offload import at_rest, to_device
 from trainer.state import TrainState
 
+TrainStep = Callable[..., tuple[TrainState, dict[str, Any]]]  # (state, batch, others) -> (state, metrics)
+Gradient = Callable[..., tuple[Loss, Params]]  # (state, rows, denominators, key, others) -> (loss, gradient)
+
+# Weights are gathered, and gradients reduced and scattered, on the sparse cores, beside the products. Without
+# these a gather waits for itself alone, and a reduce-scatter over a whole torus becomes an all-reduce and a
+# slice: twice the bytes. Found by compiling Llama-2-7B and 70B (docs/planning.md).
+OFFLOADED = ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter")
+SPARSE_CORES = {f"xla_tpu_enable_sparse_core_collective_offload_{name}": "true" for name in OFFLOADED}
+# It would turn a gather over a whole torus of 64 chips or more into an all-reduce of zeros: many times the bytes.
+SPARSE_CORES["xla_disable_hlo_passes"] = "all_gather_decomposer"
+WITH_SPARSE_CORES = ("TPU v5", "TPU v5p", "TPU v6 lite")  # v5p and v6e; v5e has none
+
+
+def no_breakdown(per_target: PerTarget | None, rows: Any) -> dict[str, Any]:
+    """For steps whose loss is not shown by source."""
+    return {}
+
+
+def no_watch(step: Array, **trees: Any) -> dict[str, Array]:
+    """For steps whose norms nobody looks at."""
+    return {}
+
 
 def make_step(
-    model: Model,
+    models: Mapping[str, Model],
     objective: Objective,
     adaptation: Adaptation,
     tx: optax.GradientTransformation,
@@ -26,65 +48,93 @@ def make_step(
     micro_batches: int,
     offload: Collection[str] = (),
     guard: Guard = STANDARD,
-    breakdown: Callable[[Any, Any], dict[str, Any]] = lambda targets, batch: {},
-    watch: Callable[..., dict[str, Any]] = lambda step, **trees: {},
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
+    breakdown: Callable[[PerTarget | None, Any], dict[str, Any]] = no_breakdown,
+    watch: Callable[..., dict[str, Array]] = no_watch,
+) -> TrainStep:
     """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update ->
     after_step -> guard.
 
-    `offload` names what rests in host memory: the model fetches its weights itself, the update all that it
-    reads. `breakdown` sums the loss of targets in further ways, `watch` looks at parameters, gradient and
-    updates.
+    `models` are those of the objective's roles; `others` in a call are the parameters of all roles but the
+    policy, which stay as they are. `offload` names what rests in host memory between steps. `breakdown` sums
+    the loss of targets in further ways, `watch` looks at parameters, gradient and updates.
     """
+    gradient_of = make_gradient(models, objective, adaptation, breakdown)
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+    def step(
+        state: TrainState, batch: Any, others: Mapping[str, Params] | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        # Over the whole global batch, before it is split: what micro-batches give is then simply added.
         denominators = objective.denominators(batch)
         key = jax.random.fold_in(state.key, state.step)
 
-        def loss_of(trainable: Any, rows: Any, key: Any) -> tuple[Any, Loss]:
-            policies = {"policy": (model, adaptation.merge(trainable, state.frozen))}
-            loss = objective.loss(policies, rows, denominators, key)
-            return loss.total, loss
+        def micro_batch(numbered: tuple[Array, Any]) -> tuple[Loss, Params]:
+            i, rows = numbered
+            return gradient_of(state, rows, denominators, jax.random.fold_in(key, i), others)
 
-        def gradient_of(part: tuple[Any, Any]) -> tuple[Loss, Any]:
-            i, rows = part
-            (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-                state.trainable, rows, jax.random.fold_in(key, i)
-            )
-            loss = loss._replace(metrics=loss.metrics | breakdown(loss.targets, rows), targets=None)
-            return loss, to_device(gradient, after=loss.total)
-
-        parts = jnp.arange(micro_batches), split_rows(batch, micro_batches)
-        zero = zeros_of(jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], parts)))
-        (loss, gradient), _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, gradient_of(part)), None), zero, parts
-        )
+        loss, gradient = add_up(micro_batch, (jnp.arange(micro_batches), split_rows(batch, micro_batches)))
         norm = optax.tree.norm(gradient)
         healthy, history = guard.judge(state.opt_state.history, loss.total, norm)
-        old = to_device((state.trainable, state.opt_state.inner), after=gradient)
-        updates, inner = tx.update(gradient, old[1], old[0])
-        new = model.after_step(optax.apply_updates(old[0], updates), loss.aux), inner
-        trainable, inner = kept_if(healthy, new, old)
-        metrics = {
-            **loss.metrics,
-            **counts(history),
-            "loss/train": (loss.total, 1.0),
-            "optimizer/grad_norm": (norm, 1.0),
-        }
-        seen = watch(state.step, params=old[0], gradient=gradient, updates=updates)
+        # Fetched from the host only now: the gradient's memory is at its peak before.
+        params, opt_state = to_device((state.trainable, state.opt_state.inner), after=gradient)
+        updates, new_opt_state = tx.update(gradient, opt_state, params)
+        new_params = models["policy"].after_step(optax.apply_updates(params, updates), loss.aux)
+        # A bad step changes nothing but the counts; no host is asked, so the devices need not wait.
+        trainable, inner = kept_if(healthy, (new_params, new_opt_state), (params, opt_state))
+        metrics = {**loss.metrics, **counts(history)}
+        metrics |= {"loss/train": (loss.total, 1.0), "optimizer/grad_norm": (norm, 1.0)}
+        if seen := watch(state.step, params=params, gradient=gradient, updates=updates):
+            metrics["watch"] = seen
         state = TrainState(state.step + 1, trainable, state.frozen, Guarded(history, inner), state.key)
-        return at_rest(state, offload), metrics | ({"watch": seen} if seen else {})
+        return at_rest(state, offload), metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def make_gradient(
+    models: Mapping[str, Model],
+    objective: Objective,
+    adaptation: Adaptation,
+    breakdown: Callable[[PerTarget | None, Any], dict[str, Any]] = no_breakdown,
+) -> Gradient:
+    """(state, rows, denominators, key, others) -> loss and gradient of some rows of a batch; to be traced."""
+
+    def gradient_of(
+        state: TrainState, rows: Any, denominators: Any, key: Key[Array, ""], others: Any
+    ) -> tuple[Loss, Params]:
+        fixed = {role: (models[role], params) for role, params in (others or {}).items()}
+
+        def loss_of(trainable: Params) -> tuple[Array, Loss]:
+            policy = models["policy"], adaptation.merge(trainable, state.frozen)
+            loss = objective.loss({"policy": policy, **fixed}, rows, denominators, key)
+            return loss.total, loss
+
+        (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+        metrics = loss.metrics | breakdown(loss.per_target, rows)
+        loss = loss._replace(metrics=metrics, per_target=None)  # only sums leave a micro-batch
+        return loss, to_device(gradient, after=loss.total)
+
+    return gradient_of
+
+
+def add_up(fn: Callable[[Any], Any], parts: Any) -> Any:
+    """The sum of fn over the leading axis of `parts`, one after the other: the activations of a single
+    micro-batch exist at a time.
+    """
+    first = jax.tree.map(lambda x: x[0], parts)
+    zero = zeros_of(jax.eval_shape(fn, first))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, fn(part)), None
+
+    total, _ = jax.lax.scan(add, zero, parts)
+    return total
 
 
 def zeros_of(shapes: Any) -> Any:
     """Zeros of these shapes, in their layouts."""
 
     def zeros(s: jax.ShapeDtypeStruct) -> jax.Array:
-        layout = (
-            s.sharding.spec if s.sharding else None
-        )  # a constant, such as a metric's weight of 1.0, has no layout
+        layout = s.sharding.spec if s.sharding else None  # a constant, such as a weight of 1.0, has none
         return jnp.zeros(s.shape, s.dtype, out_sharding=layout)
 
     return jax.tree.map(zeros, shapes)
@@ -99,4 +149,10 @@ def split_rows(batch: Any, parts: int) -> Any:
         B, *rest = x.shape
         return jnp.moveaxis(reshape(x, (B // parts, parts, *rest), f"B.{letters[1:]}"), 1, 0)
 
-    return type(batch)(*(split(x, letters_of(name)) for name, x in zip(batch._fields, batch, strict=True)))
+    fields = zip(batch._fields, batch, strict=True)
+    return type(batch)(*(split(x, letters_of(name)) for name, x in fields))
+
+
+def compiler_options() -> dict[str, str] | None:
+    """Of the training step, for the devices of the current mesh; None where XLA's own choices stay."""
+    return SPARSE_CORES if device_kind() in WITH_SPARSE_CORES else None

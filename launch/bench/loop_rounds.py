@@ -12,13 +12,11 @@ import jax
 import numpy as np
 
 from launch.bench.made_up_job import run_of
-from trainer.assemble import parts_of
+from trainer.assemble import loop_parts, open_source, recording, watching
 from trainer.evals.measure import Measures
-from trainer.loop import Parts, train
+from trainer.loop import LoopParts, train
 from trainer.phase import Phase
 from trainer.records.goodput import Ledger
-from trainer.rows import source_of
-from trainer.telemetry import recording, watching
 
 STEP_S = 0.05  # what a step is to take
 FIRST_ROWS = 8
@@ -54,7 +52,7 @@ def measure(job_folder: Path, *, n_rounds: int) -> Measured:
     )
 
 
-def _measured(parts: Parts, phase: Phase, state: Any, n_rounds: int) -> Measured:
+def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Measured:
     found = []
     for number in range(2, n_rounds + 2):
         phase.checkpointer.wait()
@@ -80,7 +78,7 @@ def _between(began: list[float]) -> float:
 
 
 @contextlib.contextmanager
-def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phase, Parts]]:
+def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phase, LoopParts]]:
     """All that training is done with (trainer/execute.py)."""
     run = run_of(batch_size)
     mesh = run.mesh.make()
@@ -88,18 +86,18 @@ def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phas
         opened.enter_context(jax.set_mesh(mesh))
         phase = Phase(run, job_folder / name, job_folder, mesh)
         ledger = Ledger(phase.folder, 0, active=True, started=time.time())
-        source, watchers = source_of(phase), opened.enter_context(watching(run, phase.folder))
+        source, watchers = open_source(phase), opened.enter_context(watching(run, phase.folder))
         records = recording(phase, source, ledger, *watchers, first=0, advance=lambda *_: None, profile=None)
         recorder, profiler = opened.enter_context(records)
-        yield phase, parts_of(phase, source, recorder, Measures(phase), profiler, first=0)
+        yield phase, loop_parts(phase, source, recorder, Measures(phase), profiler, first=0)
         phase.checkpointer.close()
 
 
-def _bare(parts: Parts, phase: Phase) -> float:
+def _bare(parts: LoopParts, phase: Phase) -> float:
     """When nothing is done but steps, on one batch; each is waited for while the next one is under way, as
     the loop does.
     """
-    state, batch = phase.state(), source_of(phase).next({})
+    state, batch = phase.state(), open_source(phase).next(dict)
     jax.block_until_ready((state, batch))
     began, before = list[float](), None
     step = _stamped(parts.step, began)
@@ -110,9 +108,9 @@ def _bare(parts: Parts, phase: Phase) -> float:
     return _between(began)
 
 
-def _host_s(parts: Parts, phase: Phase, state: Any) -> float:
+def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
     """The loop around steps of STEP_S in which no device works: its own thread's time alone."""
-    _, metrics = jax.block_until_ready(parts.step(phase.state(), source_of(phase).next({})))
+    _, metrics = jax.block_until_ready(parts.step(phase.state(), open_source(phase).next(dict)))
 
     def idle(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         time.sleep(STEP_S)

@@ -10,18 +10,19 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from data_pipeline.component import components_in
 from launch.bench.optimizer_text import batches, text_bytes
-from model.adapt import Full
+from launch.bench.train import TrainShape
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import make_mesh
-from trainer.objectives.next_token import NextToken
+from trainer.assemble import training_step
 from trainer.optimizer import Optimizer
+from trainer.phase import initial_state
+from trainer.run import model_of
 from trainer.schedules import WarmupCosine
-from trainer.state import new_state
-from trainer.step import make_step
 
 ARCHITECTURE = Llama(
     vocab_size=256, width=64, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=64
@@ -85,13 +86,19 @@ def optimizers() -> dict[str, Optimizer]:
 
 def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     """Train from scratch, 4 steps or more. Call under `jax.set_mesh`."""
-    model, objective, tx = (
-        ARCHITECTURE.build(Precision(compute="float32")),
-        NextToken(),
-        optimizer.chain(steps),
+    shape = TrainShape(
+        architecture=ARCHITECTURE,
+        optimizer=optimizer,
+        batch_size=BATCH_SIZE,
+        seq_len=SEQ_LEN,
+        precision=Precision(compute="float32"),
     )
-    state = jax.jit(lambda key: new_state(model, Full(), tx, key))(jax.random.key(seed))
-    step = make_step(model, objective, Full(), tx, micro_batches=1)
+    run = shape.run().model_copy(update={"steps": steps})
+    model = model_of(run)
+    tx = optimizer.chain(steps)
+    objective = run.objective
+    state = jax.jit(initial_state(run, model, tx))(jax.random.key(seed))
+    step = training_step(run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size))  # a token is a byte
     text, held_out = text_bytes()
     unseen = next(batches(held_out, rows=HELD_OUT_ROWS, length=SEQ_LEN, seed=seed))
 

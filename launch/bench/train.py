@@ -11,19 +11,23 @@ import numpy as np
 from pydantic import BaseModel, PositiveInt
 
 from data_pipeline.batch import TokenBatch
-from data_pipeline.component import one_of
-from model.adapt import Full
+from data_pipeline.component import FrozenMap, one_of
+from data_pipeline.loader import PackedShards
 from model.architectures.gpt2 import PRESETS as GPT2_PRESETS
 from model.execution import DEFAULT, Execution, Precision
 from model.sharding import Mesh, letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
+from trainer.assemble import training_step
+from trainer.checkpoints.retention import Checkpoints
+from trainer.norms import Watch
 from trainer.objectives.next_token import NextToken
 from trainer.offload import at_rest
 from trainer.optimizer import Optimizer
+from trainer.phase import initial_state
+from trainer.records.breakdown import made_up_byte_lengths
 from trainer.records.memory import memory_row, peak_host_bytes
 from trainer.records.peak_flops import matmul_rates, n_sharers
-from trainer.state import new_state
-from trainer.step import make_step
+from trainer.run import Run, model_of
 
 STEPS = 1000  # length of the schedule; it costs nothing
 # Width of the square products. A CPU reaches its rate early; on an accelerator a product of 2048² takes
@@ -66,6 +70,25 @@ class TrainShape(BaseModel, frozen=True, extra="forbid", strict=True):
     execution: Execution = Execution()
     mesh: Mesh = Mesh()
 
+    def run(self) -> Run:
+        """A Run of these sizes, whose data nobody reads, and whose norms nobody looks at."""
+        data = PackedShards(
+            folder="", weights=FrozenMap(made_up=1.0), seq_len=self.seq_len, batch_size=self.batch_size
+        )
+        return Run(
+            architecture=self.architecture,
+            objective=NextToken(),
+            data=data,
+            optimizer=self.optimizer,
+            steps=STEPS,
+            checkpoint=Checkpoints(every_steps=STEPS),
+            mesh=self.mesh,
+            precision=self.precision,
+            execution=self.execution,
+            micro_batches=self.micro_batches,
+            watch=Watch(norms_every=0),
+        )
+
 
 def shape_from(
     architecture: Any,
@@ -89,7 +112,7 @@ def shape_from(
     )
 
 
-def shape_of_run(run: Any) -> dict[str, Any]:
+def shape_of_run(run: Run) -> dict[str, Any]:
     """The tree of the TrainShape of a Run."""
     tree = run.model_dump(mode="json")
     # a Run keeps seq_len and batch_size with its data
@@ -123,12 +146,13 @@ def describe(shape: TrainShape, n_devices: int) -> tuple[str, float]:
 
 def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> list[Round]:
     """Rounds after one that compiles and one that warms up. Call under `jax.set_mesh(mesh)`."""
-    model = shape.architecture.build(shape.precision, shape.execution)
-    tx = shape.optimizer.chain(STEPS)
-    offload = shape.execution.offload
-    first_state = jax.jit(lambda key: at_rest(new_state(model, Full(), tx, key), offload))
+    run = shape.run()
+    model = model_of(run)
+    tx = run.optimizer.chain(run.steps)
+    make_state = initial_state(run, model, tx)
+    first_state = jax.jit(lambda key: at_rest(make_state(key), run.execution.offload))
     state = first_state(jax.random.key(0))
-    step = make_step(model, NextToken(), Full(), tx, micro_batches=shape.micro_batches, offload=offload)
+    step = training_step(run, {"policy": model}, tx, made_up_byte_lengths(run.architecture.vocab_size))
     batch = made_up_batch(shape, mesh)
     device = mesh.devices.flat[0]
     size = MATMUL_SIZE.get(device.platform, 2048)

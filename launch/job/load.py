@@ -27,8 +27,8 @@ PHASES = {
 
 
 class Job(NamedTuple):
-    """`name` names the default run folder; a phase is any component with `execute(folder, *, job_folder,
-    …)`.
+    """`name` names the default run folder; a phase is a Run, or any component with `execute(folder, *,
+    job_folder, …)`.
     """
 
     name: str
@@ -104,12 +104,17 @@ def _phase(name: str, fields: Any) -> Any:
 
 
 def _phase_names() -> list[str]:
-    return sorted({*PHASES, *(name for name, found in components_in().items() if hasattr(found, "execute"))})
+    return sorted({*PHASES, *(name for name, found in components_in().items() if is_phase(found))})
 
 
 def _phase_type(name: str) -> type[BaseModel] | None:
     found = components_in(*filter(None, [PHASES.get(name)])).get(name)
-    return found if hasattr(found, "execute") else None
+    return found if found and is_phase(found) else None
+
+
+def is_phase(component: type) -> bool:
+    """Whether launch knows how to carry a component out (launch/running/executors.py)."""
+    return component.__name__ in PHASES or hasattr(component, "execute")
 
 
 def import_components(module: str) -> None:
@@ -192,6 +197,6 @@ def _built(build: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
     except ValidationError as error:
         component = next(iter(components_named(error.title)), BaseModel)
         raise Problems(where, explain_all(error, error.title, None, component)) from None
-    if not isinstance(phases, dict) or not all(hasattr(phase, "execute") for phase in phases.values()):
+    if not isinstance(phases, dict) or not all(is_phase(type(phase)) for phase in phases.values()):
         raise ValueError(f"{where}: its function must return a dict of phase name to phase (Prepare, Run, …)")
     return phases

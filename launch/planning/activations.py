@@ -10,34 +10,39 @@ import numpy as np
 from data_pipeline.batch import TokenBatch
 from model.adapt import Full
 from model.api import Model, ModelInputs, Params, key_of
-from model.execution import Precision
+from model.execution import Execution, Precision
 from model.sharding import einsum, make_mesh
+from trainer.assemble import training_step
+from trainer.norms import Watch
 from trainer.optimizers.common.mup import scaled_at_birth
+from trainer.phase import initial_state
+from trainer.records.breakdown import made_up_byte_lengths
+from trainer.run import Run, model_of
 from trainer.schedules import Constant
-from trainer.state import new_state
-from trainer.step import make_step
 
 STEPS, ROWS, LENGTH, CYCLE = 3, 8, 16, 8
 SHOWN = ("embedding", "attention", "feed_forward", "residual", "logits")
 QUICK = {"xla_backend_optimization_level": 0}  # what runs a few times need not run fast
 
 
-def first_steps(architecture: Any, run: Any, base_width: int | None) -> list[dict[str, np.ndarray]]:
+def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dict[str, np.ndarray]]:
     """Train from scratch at the peak learning rate; activations at each step from 0 on, by the names of
     `SHOWN`.
 
     And as "learned" what the change of the output matrix adds to the logits.
     """
-    model = architecture.build(Precision(compute="float32"))
-    tx = run.optimizer.model_copy(
-        update={"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}
-    ).chain(STEPS)
+    schedule = {"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}
+    optimizer = run.optimizer.model_copy(update=schedule)
+    plain = {"precision": Precision(compute="float32"), "execution": Execution(), "adaptation": Full()}
+    sizes = {"architecture": architecture, "optimizer": optimizer, "micro_batches": 1}
+    run = run.model_copy(update={**plain, **sizes, "watch": Watch(norms_every=0)})
+    model = model_of(run)
+    tx = optimizer.chain(STEPS)
 
     def born(key: Any) -> Any:
         params = model.init(key_of(key, "init"))
-        return new_state(
-            model, Full(), tx, key, params if base_width is None else scaled_at_birth(params, base_width)
-        )
+        scaled = params if base_width is None else scaled_at_birth(params, base_width)
+        return initial_state(run, model, tx)(key, scaled)
 
     def look(params: Params, first: Params, batch: TokenBatch) -> dict[str, jax.Array]:
         seen, hidden_BLD = activations(model, params, batch)
@@ -49,7 +54,7 @@ def first_steps(architecture: Any, run: Any, base_width: int | None) -> list[dic
             jax.jit(born, compiler_options=QUICK)(jax.random.key(run.seed)),
             jax.jit(look, compiler_options=QUICK),
         )
-        step = make_step(model, run.objective, Full(), tx, micro_batches=1)
+        step = training_step(run, {"policy": model}, tx, made_up_byte_lengths(architecture.vocab_size))
         batch = jax.tree.map(jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context)))
         first = jax.tree.map(jnp.copy, state.trainable)
         history = [jax.device_get(see(first, first, batch))]

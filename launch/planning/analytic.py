@@ -17,12 +17,13 @@ from jax.sharding import AbstractMesh, AxisType
 from launch.planning.collectives import Transfer, wire_factor
 from launch.planning.compile import Memory
 from launch.planning.roofline import Work
-from model.adapt import Adaptation
 from model.api import leaf_name
-from model.execution import KEPT, Execution, Precision
+from model.execution import KEPT, Execution
 from model.sharding import ALPHABET, AXES, letters_of, n_parts, undivided
 from model.size import mean_keys
-from trainer.state import new_state
+from trainer.phase import initial_state
+from trainer.run import Run, models_of
+from trainer.token_logp import CHUNK
 
 BYTES = {"float32": 4, "bfloat16": 2}
 # what a layer's backward pass computes again: each weight whose product gives a named activation, unless that
@@ -46,7 +47,6 @@ WORKSPACE = (
     8,
     6,
 )  # activations of width D and F that are alive in a layer's backward pass, as in the compiled Llama-2-7B
-CHUNK = 128  # positions of a row whose logits exist at one time
 
 
 class Leaf(NamedTuple):
@@ -71,7 +71,7 @@ class Leaf(NamedTuple):
 class Outline(NamedTuple):
     """What of a Run decides its cost, apart from the dials of a search."""
 
-    shapes: Any  # of the trainable parameters
+    shapes: Any  # of the merged models' parameters, by role
     params: tuple[Leaf, ...]
     state: tuple[Leaf, ...]  # moments and all else that rests on the chips
     layers: int
@@ -95,52 +95,31 @@ class Plan(NamedTuple):
     execution: Execution
 
 
-def outline_of(run: Any) -> Outline:
+def outline_of(run: Run) -> Outline:
     """Read a Run's sizes; nothing is compiled, and no layout has to divide."""
-    return outline(
-        run.architecture,
-        optimizer=run.optimizer,
-        adaptation=run.adaptation,
-        precision=run.precision,
-        execution=run.execution,
-        seq_len=run.data.seq_len,
-        steps=run.steps,
-    )
-
-
-def outline(
-    architecture: Any,
-    *,
-    optimizer: Any,
-    adaptation: Adaptation,
-    precision: Precision,
-    execution: Execution,
-    seq_len: int,
-    steps: int,
-) -> Outline:
-    """The outline of a training step from its components."""
-    a = architecture
-    model = a.build(precision, execution)
-    tx = optimizer.chain(steps)
+    a = run.architecture
+    models = models_of(run)
+    tx = run.optimizer.chain(run.steps)
     key = jax.eval_shape(lambda: jax.random.key(0))
     with undivided_mesh():
-        state = jax.eval_shape(functools.partial(new_state, model, adaptation, tx), key)
+        merged = {role: jax.eval_shape(each.init, key) for role, each in models.items()}
+        state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
     params = tuple(_leaves((state.trainable, state.frozen)))
     experts = (getattr(a, "top_k", 1), getattr(a, "experts", 1))
     return Outline(
-        shapes=state.trainable,
+        shapes=merged,
         params=params,
         state=tuple(_leaves(state.opt_state)),
         layers=a.layers,
         width=a.width,
         head_numbers=a.heads * getattr(a, "attention_widths", 2 * a.head_width) // 2,
         kv_numbers=getattr(a, "kv_heads", a.heads) * a.head_width,
-        keys=sum((mean_keys(seq_len, window) for window in _windows(a)), 0.0),
+        keys=sum((mean_keys(run.data.row_length, window) for window in _windows(a)), 0.0),
         inner_width=max((_inner_width(leaf, experts[0]) for leaf in params), default=4 * a.width),
         experts=experts,
         vocab_size=a.vocab_size,
-        seq_len=seq_len,
-        compute_bytes=BYTES[precision.compute],
+        seq_len=run.data.row_length,
+        compute_bytes=BYTES[run.precision.compute],
     )
 
 

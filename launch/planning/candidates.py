@@ -15,6 +15,7 @@ from launch.planning.roofline import Estimate, estimate
 from launch.planning.topology import Target, axis_sizes
 from model.execution import Remat
 from model.sharding import AXES, make_mesh
+from trainer.run import Run
 
 PRESETS = ("none", "dots", "projections", "inputs", "attention", "full")  # from the most memory to the least
 MICRO_BATCHES = (1, 2, 4, 8, 16)
@@ -34,7 +35,7 @@ class Candidate(NamedTuple):
 class Setting(NamedTuple):
     """What a search starts from: the Run, its outline, the target and the devices (none for GPUs)."""
 
-    run: Any
+    run: Run
     outline: Outline
     target: Target
     devices: tuple[Any, ...]
@@ -99,7 +100,9 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     choices = {
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
         "stage": [size for size in _divisors(n) if size == 1 or (size <= 8 and a.layers % size == 0)],
-        "context": [size for size in _divisors(n) if size == 1 or (run.data.seq_len >= LONG and size <= 16)],
+        "context": [
+            size for size in _divisors(n) if size == 1 or (run.data.row_length >= LONG and size <= 16)
+        ],
         "expert": [size for size in _divisors(n) if setting.outline.experts[1] % size == 0],
         "tensor": [size for size in _divisors(n) if size <= 16 and a.heads % size == 0],
     }
@@ -114,7 +117,7 @@ def _divisors(n: int) -> list[int]:
     return [size for size in range(1, n + 1) if n % size == 0]
 
 
-def applied(run: Any, plan: Plan) -> Any:
+def applied(run: Run, plan: Plan) -> Run:
     """The Run with a plan's dials."""
     mesh = type(run.mesh)(**plan.sizes)
     return run.model_copy(
@@ -122,7 +125,7 @@ def applied(run: Any, plan: Plan) -> Any:
     )
 
 
-def overrides(name: str, run: Any, plan: Plan) -> str:
+def overrides(name: str, run: Run, plan: Plan) -> str:
     """The `--set` arguments that turn the dials of phase `name` from where the config has them to the
     plan's.
     """
@@ -132,7 +135,7 @@ def overrides(name: str, run: Any, plan: Plan) -> str:
     )
 
 
-def flat_dials(run: Any) -> dict[str, Any]:
+def flat_dials(run: Run) -> dict[str, Any]:
     """Dotted path → value of what a search changes."""
     mesh = {f"mesh.{axis}": getattr(run.mesh, axis) for axis in AXES}
     remat = {f"execution.remat.{field}": getattr(run.execution.remat, field) for field in Remat.model_fields}

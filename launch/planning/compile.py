@@ -1,21 +1,20 @@
 """The real training step of a Run, compiled for chips that are not here."""
 
-import functools
 import re
 import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from jax.sharding import NamedSharding, PartitionSpec
 
-from model.api import leaf_name
-from model.sharding import check_sizes, letters_of, n_parts, named, undivided
-from model.size import flops_per_token_of
+from trainer.assemble import training_step
+from trainer.batches.layout import Layout
 from trainer.offload import placed_at_rest
-from trainer.state import new_state
-from trainer.step import make_step
+from trainer.phase import initial_state, param_shapes
+from trainer.records.breakdown import made_up_byte_lengths
+from trainer.records.costs import run_flops_per_token
+from trainer.run import Run, models_of
 
 GIB = 2**30
 
@@ -55,64 +54,31 @@ class Step(NamedTuple):
     """
 
     function: Any
-    arguments: tuple[Any, Any]
+    arguments: tuple[Any, Any, Any]  # state, batch, other roles' parameters
     mesh: jax.sharding.Mesh
     tokens: int
     model_flops_per_token: float
 
 
-def step_of(run: Any, mesh: jax.sharding.Mesh) -> Step:
-    """The step of `run` on `mesh`, whose devices need not be here.
+def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
+    """The step that trains `run` on `mesh`, whose devices need not be here.
 
     Raises:
         ValueError: a size does not divide over the mesh.
     """
-    model, tx = run.architecture.build(run.precision, run.execution), run.optimizer.chain(run.steps)
+    models = models_of(run)
+    tx = run.optimizer.chain(run.steps)
     key = jax.eval_shape(lambda: jax.random.key(0))
+    batch = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches).shapes
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        _check(run, model, mesh)
-        state = jax.eval_shape(functools.partial(new_state, model, run.adaptation, tx, guard=run.guard), key)
-        flops = flops_per_token_of(run.architecture, state.trainable, length=run.data.seq_len)
-        watch = functools.partial(run.watch.arrays, rounds=run.execution.pipeline.rounds)
-        settings = {
-            "micro_batches": run.micro_batches,
-            "offload": run.execution.offload,
-            "guard": run.guard,
-            "watch": watch,
-        }
-        function = make_step(model, run.objective, run.adaptation, tx, **settings)
-    bound = placed_at_rest(_bound(state, mesh), run.execution.offload)
-    return Step(
-        function, (bound, batch_shapes(run, mesh)), mesh, run.data.batch_size * run.data.seq_len, flops
-    )
-
-
-def _check(run: Any, model: Any, mesh: jax.sharding.Mesh) -> None:
-    """Refuse sizes that do not divide, by their names."""
-    parts = n_parts("B")
-    if run.data.batch_size % (parts * run.micro_batches):
-        over = f"{parts} devices" + (
-            f" in {run.micro_batches} micro-batches" if run.micro_batches > 1 else ""
-        )
-        multiple = parts * run.micro_batches
-        raise ValueError(
-            f"data.batch_size={run.data.batch_size} does not divide over {over}; choose a multiple of {multiple}"
-        )
-    with undivided():
-        leaves = jax.tree.leaves_with_path(jax.eval_shape(lambda: model.init(jax.random.key(0))))
-    names = {leaf_name(path): leaf.shape for path, leaf in leaves}
-    if problems := check_sizes(names, mesh):
-        raise ValueError("; ".join(problems))
-
-
-def batch_shapes(run: Any, mesh: jax.sharding.Mesh) -> Any:
-    """The batch of a Run, without any data."""
-
-    def field(name: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        dtype = jnp.float32 if "weight" in name or "reference" in name else jnp.int32
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=named(mesh, letters_of(name), shape))
-
-    return run.objective.batch_type(**{name: field(name, shape) for name, shape in run.data.fields().items()})
+        params = {role: param_shapes(model, mesh) for role, model in models.items()}
+        state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
+        others = {name: jax.eval_shape(models[name].init, key) for name in run.roles}
+        function = training_step(run, models, tx, made_up_byte_lengths(run.architecture.vocab_size))
+    at_rest = placed_at_rest(_bound(state, mesh), run.execution.offload)
+    arguments = at_rest, run.objective.batch_type(**batch), _bound(others, mesh)
+    tokens = run.data.batch_size * run.data.row_length
+    return Step(function, arguments, mesh, tokens, run_flops_per_token(run, params))
 
 
 def _bound(shapes: Any, mesh: jax.sharding.Mesh) -> Any:

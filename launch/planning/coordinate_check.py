@@ -14,6 +14,7 @@ import numpy as np
 
 from data_pipeline.batch import TokenBatch
 from launch.planning.activations import SHOWN, STEPS, first_steps
+from trainer.run import Run
 
 FACTORS = (1, 2, 4, 8)
 LAYERS = {"layers": 2, "dense_layers": 1}
@@ -42,7 +43,7 @@ class Sizes(NamedTuple):
     learned: dict[str, np.ndarray]
 
 
-def report(run: Any) -> tuple[list[str], int]:
+def report(run: Run) -> tuple[list[str], int]:
     """The tables of both parametrizations and a verdict; 3 when something grows in spite of `mup_base_width`.
 
     Raises:
@@ -102,7 +103,7 @@ def family(architecture: Any) -> list[Any]:
     return [scaled(factor) for factor in FACTORS]
 
 
-def measured(run: Any, models: Sequence[Any], base_width: int | None) -> Sizes:
+def measured(run: Run, models: Sequence[Any], base_width: int | None) -> Sizes:
     """Means over the first steps of each architecture."""
     found = [first_steps(architecture, run, base_width) for architecture in models]
 

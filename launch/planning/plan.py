@@ -15,7 +15,8 @@ from launch.planning.topology import Target, axis_sizes, load_devices
 from launch.planning.work import work_of
 from launch.process.failures import DOES_NOT_FIT, DONE
 from model.sharding import make_mesh
-from model.size import flops_per_token_of
+from trainer.records.costs import run_flops_per_token
+from trainer.run import Run
 
 
 class Report(NamedTuple):
@@ -34,7 +35,7 @@ class Planner:
         ValueError: the mesh, the batch or a size does not divide, before anything is compiled.
     """
 
-    def __init__(self, name: str, run: Any, target: Target, *, hlo: Path | None, say: Callable[[str], None]):
+    def __init__(self, name: str, run: Run, target: Target, *, hlo: Path | None, say: Callable[[str], None]):
         self.name, self.run, self.target, self.hlo, self.say = name, run, target, hlo, say
         self._by_sizes = target.chip.platform == "gpu"
         if self._by_sizes and hlo is not None:
@@ -71,11 +72,11 @@ class Planner:
         told = [*lines(best), *ranking_lines(finalists, self.setting, self.name)]
         return Report(DONE, told, {**as_json(best), "set": ranking[0]["set"], "ranking": ranking})
 
-    def answer(self, run: Any) -> Answer:
+    def answer(self, run: Run) -> Answer:
         """What `run` costs: compiled, or by sizes where there is no compiler. Raises DoesNotFit."""
         return self._reckoned(run) if self._by_sizes else self._compiled(run)
 
-    def _compiled(self, run: Any) -> Answer:
+    def _compiled(self, run: Run) -> Answer:
         sizes = axis_sizes(run.mesh, self.target)
         mesh = make_mesh(list(self.setting.devices), **sizes)
         step = step_of(run, mesh)
@@ -88,16 +89,12 @@ class Planner:
             self.name, wiring, sizes, work, compiled.memory, flops, step.tokens, run.steps, compiled.seconds
         )
 
-    def _reckoned(self, run: Any) -> Answer:
+    def _reckoned(self, run: Run) -> Answer:
         plan = present(self.setting._replace(run=run))
         outline, sizes = self.setting.outline, dict(plan.sizes)
         wiring = wiring_for(self.target, tuple(sizes.values()), ())
-        tokens = run.data.batch_size * run.data.seq_len
-        flops = (
-            flops_per_token_of(run.architecture, outline.shapes, length=run.data.seq_len)
-            * tokens
-            / self.target.n_chips
-        )
+        tokens = run.data.batch_size * run.data.row_length
+        flops = run_flops_per_token(run, outline.shapes) * tokens / self.target.n_chips
         work, memory = work_of_plan(outline, plan), memory_of_plan(outline, plan)
         return Answer(self.name, wiring, sizes, work, memory, flops, tokens, run.steps, None)
 

@@ -1,7 +1,6 @@
 """Run a job's phases in order: each skipped when done, resumed when half done; what made what is recorded."""
 
 import contextlib
-import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from launch.job.load import Job
 from launch.process.distributed import agree, find_cluster, is_first, join_cluster
 from launch.process.environment import sigterm_raises
 from launch.reporting.write import write_report
+from launch.running.executors import executor_of
 from launch.running.lineage import lineage, locked, mark_done, read_json, state, write_record
 from launch.terminal.console import Console, duration
 from launch.terminal.summary import print_summary
@@ -81,10 +81,8 @@ def _run_phase(
     allow_change: Sequence[str],
     **further: Any,
 ) -> None:
-    """One phase: on all processes if it uses devices, else in process 0 while the others wait. It is given
-    what its `execute` names.
-    """
-    phase, folder = job.phases[name], run_dir / name
+    """One phase: on all processes if it uses devices, else in process 0 while the others wait."""
+    folder = run_dir / name
     offered = {
         "job_folder": run_dir,
         "say": console.say,
@@ -94,15 +92,14 @@ def _run_phase(
             field.removeprefix(f"{name}.") for field in allow_change if field.startswith(f"{name}.")
         ),
     }
-    wanted = inspect.signature(phase.execute).parameters
-    keywords = {key: value for key, value in offered.items() if key in wanted}
+    execute = executor_of(job.phases[name])
     agree(f"{name}/folder", lambda: folder.mkdir(exist_ok=True))
-    if getattr(phase, "needs_devices", True):
+    if execute.needs_devices:
         join()
-        phase.execute(folder, **keywords)
+        execute(folder, **offered)
     else:
         with sigterm_raises():
-            agree(f"{name}/work", lambda: phase.execute(folder, **keywords))
+            agree(f"{name}/work", lambda: execute(folder, **offered))
 
 
 def _finish(job: Job, run_dir: Path, console: Console, seconds: float) -> None:

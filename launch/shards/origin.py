@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipeline.loader import ShardData
 from data_pipeline.rows.provenance import Origin, steps_of
 from data_pipeline.rows.sequence import RowSequence
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from launch.job.load import import_components, load
 from launch.shards.inspect import marked
 from launch.terminal.console import Console
-from trainer.replay.past import Past, past_of
+from trainer.replay.history import RowHistory, history_of
+from trainer.run import Run
 
 N_STEPS = 20  # named of a document
 
@@ -26,9 +28,9 @@ class Trained(NamedTuple):
     """A phase that reads shards, and how far it has come."""
 
     name: str
-    run: Any
+    run: Run
     rows: RowSequence
-    past: Past
+    past: RowHistory
 
     def n_steps(self) -> int | None:
         """How many steps the data is enough for; None = as many as are asked for."""
@@ -192,10 +194,14 @@ def reading_phases(run: Path, imports: Sequence[str]) -> dict[str, Any]:
     if not (run / "job.yaml").is_file():
         raise ValueError(f"{run} is no folder of a run (job.yaml is missing); give one such as runs/tiny")
     phases = load(str(run / "job.yaml")).phases
-    return {name: phase for name, phase in phases.items() if hasattr(getattr(phase, "data", None), "sources")}
+    return {
+        name: phase
+        for name, phase in phases.items()
+        if isinstance(phase, Run) and isinstance(phase.data, ShardData)
+    }
 
 
-def opened(run_folder: Path, name: str, run: Any) -> Trained:
+def opened(run_folder: Path, name: str, run: Run) -> Trained:
     """A phase of a run, with its rows."""
-    rows = RowSequence(run.data.sources(run_folder), run.data.weights, run.seed, run.data.schedule)
-    return Trained(name, run, rows, past_of(run_folder / name, run))
+    rows = run.data.sequence(run.data.sources(run_folder), run.seed)
+    return Trained(name, run, rows, history_of(run_folder / name, run))

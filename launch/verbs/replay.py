@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.shards.origin import named_phase, run_of
     from launch.terminal.console import Console
     from trainer.cluster.placement import moved, placed_at, placement
-    from trainer.replay.past import run_of_step
+    from trainer.replay.history import run_of_step
     from trainer.replay.replay import replay
 
     console, folder = Console(), run_of(args)

@@ -8,36 +8,65 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from data_pipeline.batch import PreferenceBatch
 from data_pipeline.component import components_in, one_of
-from model.sharding import letters_of
+from model.api import Model, Params
 from tests.examples import (
     MESHES,
     ONE_DEVICE,
+    SIZES,
+    at_rest_on,
     batch_on,
     built,
     params_on,
     quick_jit,
     random_pairs,
     random_tokens,
+    referenced_pairs,
     under,
 )
+from trainer.heads import with_heads
 from trainer.objective import Loss, Objective
+from trainer.objectives.distill import Distill
 from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
+from trainer.objectives.reward import Reward
 
+TEACHER = SIZES.model_copy(update={"width": 24, "layers": 2, "heads": 2, "kv_heads": 2})
 EXAMPLES = {
     "NextToken": (NextToken(), random_tokens(B=8, L=12)),
-    "DPO": (DPO(beta=0.3), random_pairs(B=8, L=24, P=2)),
+    "DPO": (DPO(beta=0.3), referenced_pairs(B=8, L=24, P=2)),
+    "Reward": (Reward(center_rewards_coefficient=0.1), random_pairs(B=8, L=24, P=2)),
+    "Distill": (Distill(temperature=2.0, nll_weight=0.3), random_tokens(B=8, L=12)),
 }
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
+
+
+def models_of(name: str) -> dict[str, Model]:
+    objective, _ = EXAMPLES[name]
+    policy = with_heads(built(), objective.heads, width=SIZES.width, dtype="float32")
+    return {"policy": policy, **{role: built(TEACHER) for role in objective.roles if role != "policy"}}
+
+
+def params_of(name: str, mesh: jax.sharding.Mesh) -> dict[str, Params]:
+    """Parameters of every role, and those of heads with the policy's."""
+    objective, _ = EXAMPLES[name]
+    rng = np.random.default_rng(3)
+    heads = {head: rng.normal(size=SIZES.width).astype(np.float32) for head in objective.heads}
+    found = {"policy": {**params_on(mesh), **at_rest_on(mesh, heads)}}
+    return found | {role: params_on(mesh, TEACHER) for role in objective.roles if role != "policy"}
 
 
 @cache
 def compiled(name: str) -> Any:
     objective, _ = EXAMPLES[name]
+    models = models_of(name)
     return quick_jit(
         lambda params, rows, whole: objective.loss(
-            {"policy": (built(), params)}, rows, objective.denominators(whole), jax.random.key(0)
+            {role: (model, params[role]) for role, model in models.items()},
+            rows,
+            objective.denominators(whole),
+            jax.random.key(0),
         )
     )
 
@@ -47,12 +76,9 @@ def loss_of(name: str, mesh: tuple = (), part: slice = slice(None)) -> Loss:
     """The loss of some rows of the example's batch, with the denominators of the whole."""
     whole = EXAMPLES[name][1]
     rows = type(whole)(*(x[part] for x in whole))
-    with jax.set_mesh(under(dict(mesh))):
-        return jax.device_get(
-            compiled(name)(
-                params_on(under(dict(mesh))), *(batch_on(under(dict(mesh)), b) for b in (rows, whole))
-            )
-        )
+    on = under(dict(mesh))
+    with jax.set_mesh(on):
+        return jax.device_get(compiled(name)(params_of(name, on), batch_on(on, rows), batch_on(on, whole)))
 
 
 def test_every_objective_has_an_example():
@@ -105,20 +131,27 @@ def test_denominators_are_at_least_1_so_that_an_empty_batch_divides_by_no_zero(n
 
 
 @EVERY
-def test_reference_columns_are_fields_of_the_batch(name):
+def test_columns_are_the_last_fields_of_the_batch_and_come_from_the_others(name):
     objective, batch = EXAMPLES[name]
-    assert type(batch) is objective.batch_type
-    for column in objective.reference_columns:
-        letters = letters_of(column)
-        assert column.removesuffix(letters) + "B" + letters in batch._fields
-    if objective.reference_columns:
-        with jax.set_mesh(under(ONE_DEVICE)):
-            on_device = batch_on(under(ONE_DEVICE), batch)
-            found = jax.eval_shape(
-                lambda params: objective.reference({"policy": (built(), params)}, on_device),
-                params_on(under(ONE_DEVICE)),
-            )
-        expected = [
-            getattr(batch, column.removesuffix("P") + "BP").shape for column in objective.reference_columns
-        ]
-        assert [column.shape for column in found] == expected
+    assert type(batch) is objective.batch_type and "policy" in objective.roles
+    if objective.columns is None:
+        return
+    with jax.set_mesh(under(ONE_DEVICE)):
+        n_given = len(PreferenceBatch._fields)
+        given = batch_on(under(ONE_DEVICE), PreferenceBatch(*batch[:n_given]))
+        found = jax.eval_shape(
+            lambda params: objective.columns({"policy": (built(), params)}, given),
+            params_on(under(ONE_DEVICE)),
+        )
+    assert list(found) == list(batch._fields[n_given:])
+    assert [x.shape for x in found.values()] == [x.shape for x in batch[n_given:]]
+
+
+@EVERY
+def test_a_model_has_the_heads_that_its_objective_names(name):
+    objective, _ = EXAMPLES[name]
+    with jax.set_mesh(under(MESHES[1])):
+        params = jax.eval_shape(models_of(name)["policy"].init, jax.random.key(0))
+    assert set(params) - set(params_on(under(ONE_DEVICE))) == set(objective.heads)
+    for head in objective.heads:
+        assert params[head].sharding.spec.partitions == ("fsdp",) and params[head].shape == (SIZES.width,)

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from data_pipeline.batch import fields_of
 from data_pipeline.component import components_in, one_of
-from data_pipeline.loader import PackedPairs, PackedShards
+from data_pipeline.loader import PackedPairs, PackedShards, ShardData
 from data_pipeline.rows.sequence import RowSequence
 from model.sharding import letters_of
 from tests.examples import MESHES, random_documents, under, write_documents, write_pairs
-from trainer.batches.source import Layout, ShardSource
-from trainer.objective import Objective
+from trainer.batches.layout import Layout
+from trainer.batches.shards import ShardSource
+from trainer.run import gives
 
 EXAMPLES = {
     "PackedShards": PackedShards(folder="train", weights={"web": 2.0, "code": 1.0}, seq_len=10, batch_size=8),
@@ -36,20 +38,16 @@ def root(tmp_path_factory) -> Path:
 
 
 def opened(name: str, root: Path, seed: int = 0) -> RowSequence:
-    """The rows, with zeros where a reference model would have its say."""
-    data, sources = EXAMPLES[name], EXAMPLES[name].sources(root)
-    for rows in sources.values():
-        for column, shape in data.fields().items():
-            if column.startswith("reference"):
-                rows.columns[column.replace("_B", "_")] = np.zeros((len(rows), *shape[1:]), np.float32)
-    return RowSequence(sources, data.weights, seed)
+    return EXAMPLES[name].sequence(EXAMPLES[name].sources(root), seed)
+
+
+def no_policy():
+    raise AssertionError("shards ask for no policy")
 
 
 def source_of(name: str, root: Path, mesh: Any = None) -> ShardSource:
     data = EXAMPLES[name]
-    return ShardSource(
-        opened(name, root), Layout.of(data.batch_type, data.fields(), mesh or under(MESHES[1]))
-    )
+    return ShardSource(opened(name, root), Layout(data.batch_type, data.sizes(), mesh or under(MESHES[1])))
 
 
 def test_every_data_component_has_an_example():
@@ -66,17 +64,27 @@ def test_a_data_component_is_a_value_that_survives_being_written_down(name):
 
 
 @EVERY
-def test_fields_are_those_of_the_batch_type_with_a_size_for_every_letter(name):
+def test_every_letter_of_the_batch_type_has_a_size_and_a_field_ends_in_its_letters(name):
     data = EXAMPLES[name]
-    assert list(data.fields()) == list(data.batch_type._fields)
-    for field, shape in data.fields().items():
-        assert len(letters_of(field)) == len(shape) and shape[0] == data.batch_size
+    assert isinstance(data, ShardData) and data.sizes()["B"] == data.batch_size
+    assert data.sizes()["L"] == data.row_length
+    for field, annotation in fields_of(data.batch_type).items():
+        assert letters_of(field) == annotation.letters and annotation.letters[0] == "B"
+        assert set(annotation.letters) <= data.sizes().keys()
+
+
+@EVERY
+def test_rows_are_what_the_annotations_of_the_batch_say(name, root):
+    row, sizes = opened(name, root)[0], EXAMPLES[name].sizes()
+    for field, (letters, dtype) in fields_of(EXAMPLES[name].batch_type).items():
+        found = row[field.removesuffix(letters) + letters.replace("B", "")]
+        assert found.shape == tuple(sizes[letter] for letter in letters[1:]) and found.dtype == dtype, field
 
 
 @EVERY
 def test_some_objective_reads_the_batches(name):
-    objectives: list[type[Objective]] = list(components_in("trainer.objectives").values())
-    assert EXAMPLES[name].batch_type in [objective.batch_type for objective in objectives]
+    objectives: list[Any] = list(components_in("trainer.objectives").values())
+    assert any(gives(EXAMPLES[name].batch_type, objective) for objective in objectives)
 
 
 @EVERY
@@ -98,8 +106,9 @@ def test_rows_keep_the_rules_of_segments_positions_and_targets(name, root):
 def test_batches_are_the_same_whatever_the_mesh(name, root):
     one, other = source_of(name, root, under({})), source_of(name, root, under(MESHES[-1]))
     for _ in range(2):
-        for field, x, y in zip(EXAMPLES[name].batch_type._fields, one.next({}), other.next({}), strict=True):
-            assert x.shape == EXAMPLES[name].fields()[field]
+        batch = one.next(no_policy)
+        for field, x, y in zip(batch._fields, batch, other.next(no_policy), strict=True):
+            assert x.shape == fields_of(type(batch))[field].shape(EXAMPLES[name].sizes())
             np.testing.assert_array_equal(x, y, err_msg=field)
 
 
@@ -107,10 +116,12 @@ def test_batches_are_the_same_whatever_the_mesh(name, root):
 def test_a_source_goes_on_from_any_position(name, root):
     source, other = source_of(name, root), source_of(name, root)
     for _ in range(5):
-        source.next({})
+        source.next(no_policy)
     other.set_state(source.get_state())
     jax.tree.map(
-        np.testing.assert_array_equal, jax.device_get(source.next({})), jax.device_get(other.next({}))
+        np.testing.assert_array_equal,
+        jax.device_get(source.next(no_policy)),
+        jax.device_get(other.next(no_policy)),
     )
 
 

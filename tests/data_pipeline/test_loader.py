@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_pipeline.loader import PackedPairs, PackedShards, source_names
+from data_pipeline.loader import PackedPairs, PackedShards
 from data_pipeline.rows.mix import Schedule, Stage
 from data_pipeline.rows.sequence import RowSequence
 from data_pipeline.rows.stream import stream
@@ -100,7 +100,7 @@ def test_a_stream_reads_only_a_few_batches_ahead(sequence):
 
 
 def test_sources_are_numbered_in_the_order_of_the_stages_that_name_them_first():
-    assert source_names(DATA) == ["web", "code", "books"]
+    assert DATA.source_names() == ["web", "code", "books"]
 
 
 @pytest.mark.parametrize(

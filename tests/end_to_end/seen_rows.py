@@ -22,7 +22,9 @@ class SeenRows(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     batch_type: ClassVar[type] = TokenBatch
-    reference_columns: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+    heads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[None] = None
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
         """Those of `NextToken`."""

@@ -92,7 +92,7 @@ def compiled_text(sizes: dict[str, int]) -> str:
     mesh = make_mesh(**sizes)
     with jax.set_mesh(mesh):
         state = placed(jax.eval_shape(partial(new_state, model, Full(), tx), jax.random.key(0)))
-        step = make_step(model, NextToken(), Full(), tx, micro_batches=1)
+        step = make_step({"policy": model}, NextToken(), Full(), tx, micro_batches=1)
         return step.lower(state, batch_on(mesh, random_tokens(**ROWS))).compile().as_text()
 
 

@@ -233,7 +233,7 @@ def test_training_evens_out_loads_through_the_bias_which_the_optimizer_never_mov
         )  # all tokens want the first expert
         first_NE, loads = np.array(params["blocks"]["feed_forward"]["router_bias_NE"]), []
         state = new_state(model, Full(), tx, jax.random.key(0), params)
-        step = make_step(model, NextToken(), Full(), tx, micro_batches=2)
+        step = make_step({"policy": model}, NextToken(), Full(), tx, micro_batches=2)
         seen = quick_jit(lambda params, inputs: model.apply(params, inputs).aux["blocks"]["load_NE"])
         for i in range(61):
             batch = batch_on(under(ONE_DEVICE), random_tokens(B=B, L=L, seed=i))

@@ -18,7 +18,9 @@ class Poisoned(BaseModel, frozen=True, extra="forbid", strict=True):
     factor: float | None
 
     batch_type: ClassVar[type] = TokenBatch
-    reference_columns: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+    heads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[None] = None
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
         """Those of NextToken, and whether there is a mark."""

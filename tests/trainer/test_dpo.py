@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.batch import PreferenceBatch
 from model.api import Model, ModelOutputs
 from tests.examples import (
     ONE_DEVICE,
@@ -15,17 +16,18 @@ from tests.examples import (
     preference_batch,
     quick_jit,
     random_documents,
-    random_pairs,
+    referenced_pairs,
     under,
+    with_reference,
 )
-from trainer.objectives.dpo import DPO
+from trainer.objectives.dpo import DPO, ReferencedPairs
 
-BATCH = random_pairs(B=4, L=24, P=3)
+BATCH = referenced_pairs(B=4, L=24, P=3)
 
 
 @quick_jit
 def reference_of(params, batch):
-    return DPO(beta=0.1).reference({"policy": (built(), params)}, batch)
+    return DPO(beta=0.1).columns({"policy": (built(), params)}, batch)
 
 
 @quick_jit
@@ -49,13 +51,10 @@ def of(batch):
 
 def referenced(batch):
     """The batch with the policy itself as its reference."""
+    pairs = PreferenceBatch(*batch[: len(PreferenceBatch._fields)])
     with jax.set_mesh(under(ONE_DEVICE)):
-        chosen_BP, rejected_BP = reference_of(
-            params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), batch)
-        )
-    return batch._replace(
-        reference_chosen_BP=np.array(chosen_BP), reference_rejected_BP=np.array(rejected_BP)
-    )
+        columns = reference_of(params_on(under(ONE_DEVICE)), batch_on(under(ONE_DEVICE), pairs))
+    return ReferencedPairs(*pairs, **{name: np.array(x_BP) for name, x_BP in columns.items()})
 
 
 def means(loss):
@@ -78,7 +77,7 @@ def answering(logp_BL) -> Model:
 
 def test_the_loss_of_given_log_probabilities_is_the_closed_form():
     pair = ([0, 0, 0], [0, 0, 0, 0, 0], 1)  # answers of 2 and 4 tokens
-    batch = preference_batch([[pair]], L=6, P=1, reference=[[[-11.0]], [[-13.0]]])
+    batch = with_reference(preference_batch([[pair]], L=6, P=1), [[[-11.0]], [[-13.0]]])
     policy = answering([[-4.0, -6.0, -1.0, -2.0, -5.0, -6.0]])
     with jax.set_mesh(under(ONE_DEVICE)):
         batch, dpo = batch_on(under(ONE_DEVICE), batch), DPO(beta=0.1)
@@ -179,7 +178,7 @@ def test_log_probabilities_are_added_and_not_multiplied_as_matrices():
     with jax.set_mesh(under(ONE_DEVICE)):
         batch = batch_on(under(ONE_DEVICE), preference_batch([[([0, 0], [0, 0, 0], 1)]], L=3, P=1))
         jaxpr = jax.make_jaxpr(
-            lambda batch: DPO(beta=0.1).reference({"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch)
+            lambda batch: DPO(beta=0.1).columns({"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch)
         )(batch)
     assert str(jaxpr).count("= dot_general[") == 1  # the logits
 

@@ -18,12 +18,13 @@ from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.decode import generate
 from inference.sample import Greedy
 from inference.text import what_ends
-from model.api import ModelInputs, finish_logits
+from model.api import ModelInputs, Params, finish_logits
 from model.architectures.llama import Llama
 from tests.examples import MESHES, ONE_DEVICE, built, params_on, random_documents, under, write_documents
 from trainer.evals.held_out import HeldOut
 from trainer.evals.subject import Findings, Subject
 from trainer.evals.tasks import TaskEval
+from trainer.objective import Policies
 from trainer.objectives.next_token import NextToken
 
 VOCAB, CONTEXT = 384, 96
@@ -54,13 +55,21 @@ def job(tmp_path_factory) -> Path:
 
 def subject_of(job: Path, mesh: jax.sharding.Mesh) -> Subject:
     tokenizer = Tokenizer(job / "data/tokenizer.model")
-    return Subject(built(SIZES), NextToken(), mesh, job / "pretrain", False, job, tokenizer, CONTEXT)
+    model = built(SIZES)
+
+    def policies(params: Params) -> Policies:
+        return {"policy": (model, params)}
+
+    where = mesh, job / "pretrain", False, job
+    return Subject({"policy": model}, policies, NextToken(), *where, tokenizer, CONTEXT)
 
 
 def measured(evaluation: HeldOut | TaskEval, job: Path, mesh: dict) -> Findings:
     with jax.set_mesh(under(mesh)):
         params = params_on(under(mesh), SIZES)
-        measure: Callable = evaluation.open(subject_of(job, under(mesh)), lambda: params)
+        measure: Callable = evaluation.open(
+            subject_of(job, under(mesh)), lambda: {"policy": (built(SIZES), params)}
+        )
         return measure(params)
 
 

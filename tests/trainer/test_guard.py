@@ -93,7 +93,7 @@ def trained(poisoned: tuple[int, ...], seeds: tuple[int, ...], sizes: int | None
     mesh = under(ONE_DEVICE if sizes is None else MESHES[sizes])
     with jax.set_mesh(mesh):
         state = new_state(built(), Full(), TX, jax.random.key(0), at_rest_on(mesh, host_params()))
-        step = quick_jit(make_step(built(), NextToken(), Full(), TX, micro_batches=2))
+        step = quick_jit(make_step({"policy": built()}, NextToken(), Full(), TX, micro_batches=2))
         for i, seed in enumerate(seeds):
             batch = random_tokens(B=16, L=10, seed=seed)
             if i in poisoned:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.sharding import named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
-from trainer.objective import CHUNK, token_logp
+from trainer.token_logp import CHUNK, token_logp
 
 D, V = 6, 14
 

@@ -37,7 +37,8 @@ def after(
         born = partial(new_state, model, Full(), TX)
         state = quick_jit(lambda key: at_rest(born(key), offload))(jax.random.key(0))
         step = quick_jit(
-            make_step(model, NextToken(), Full(), TX, micro_batches=2, offload=offload), donate_argnums=0
+            make_step({"policy": model}, NextToken(), Full(), TX, micro_batches=2, offload=offload),
+            donate_argnums=0,
         )
         for seed in range(n_steps):
             state, metrics = step(state, batch_on(mesh, random_tokens(B=16, L=8, seed=seed)))

@@ -105,7 +105,7 @@ def losses(optimizer, *, steps: int) -> np.ndarray:
     phrases = random_documents(rng, [11] * 8, SMALL.vocab_size)
     with jax.set_mesh(mesh):
         state = jax.jit(lambda key: new_state(model, Full(), tx, key))(jax.random.key(0))
-        step, found = make_step(model, NextToken(), Full(), tx, micro_batches=1), []
+        step, found = make_step({"policy": model}, NextToken(), Full(), tx, micro_batches=1), []
         for _ in range(steps):
             rows = [(phrases[i] * 3)[:33] for i in rng.integers(0, 8, 8)]
             noisy = [

@@ -21,18 +21,17 @@ from model.execution import Precision
 from model.sharding import Mesh
 from tests.examples import write_documents
 from tests.trainer.poisoned import MARK, Poisoned
-from trainer.assemble import step_settings
+from trainer.assemble import open_rows, open_source, step_of
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.events import read_events
+from trainer.execute import execute as execute_run
 from trainer.guard import Diverged, Guard
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase
 from trainer.records.metrics import read_metrics
-from trainer.rows import source_of
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
-from trainer.step import make_step
 
 L, B, STEPS, N_DOCUMENTS = 12, 8, 40, 440
 RUN = {
@@ -78,14 +77,14 @@ def job(folder: Path, marked: Callable[[int], bool]) -> Path:
     write_documents(folder / "plain/train/web", tokens.tolist())
     plain = RUN["data"].model_copy(update={"folder": "plain/train"})
     with jax.set_mesh(RUN["mesh"].make()):
-        rows = source_of(
+        rows = open_rows(
             Phase(
                 run_of(None).model_copy(update={"data": plain}),
                 folder / "none",
                 folder,
                 jax.sharding.get_mesh(),
             )
-        ).rows
+        )
     places = [rows.place(i)[1].row for i in range(N_DOCUMENTS)]
     for i, row in enumerate(places):
         (document,) = {int(piece[0]) for piece in rows.sources["web"].segments[0].plan(0).row(row)}
@@ -99,7 +98,9 @@ def execute(run: Run, folder: Path) -> list[dict[str, Any]]:
     """Train; its events."""
     (folder / "pretrain").mkdir()
     quiet = contextlib.nullcontext(lambda *_: None)
-    run.execute(folder / "pretrain", job_folder=folder, say=lambda _: None, progress=lambda *_, **__: quiet)
+    execute_run(
+        run, folder / "pretrain", job_folder=folder, say=lambda _: None, progress=lambda *_, **__: quiet
+    )
     return read_events(folder / "pretrain")
 
 
@@ -117,18 +118,18 @@ def test_the_run_ends_as_if_the_rows_of_the_streak_had_never_been(factor, tmp_pa
     assert all(np.isfinite(row["loss/train"]) for row in rows[:19])
     with jax.set_mesh(RUN["mesh"].make()):
         phase = Phase(run, folder / "again", folder, jax.sharding.get_mesh())
-        state, source = phase.state(), source_of(phase)
-        step = make_step(phase.model, run.objective, run.adaptation, phase.tx, **step_settings(phase))
+        state, source = phase.state(), open_source(phase)
+        step = step_of(phase)
         source.skip(*rollback["rows"])
         for _ in range(STEPS):
-            state, _ = step(state, source.next({}))
+            state, _ = step(state, source.next(dict))
         found = Phase(run, folder / "pretrain", folder, jax.sharding.get_mesh()).state()
     for (path, x), y in zip(
         jax.tree.leaves_with_path(found._replace(key=0)), jax.tree.leaves(state._replace(key=0)), strict=True
     ):
         assert np.array(x).tobytes() == np.array(y).tobytes(), path
     position = json.loads((folder / f"pretrain/checkpoints/{STEPS}/position/metadata").read_text())
-    assert position["skipped"] == [rollback["rows"]] and position["rows"] == source.consumed
+    assert position["skipped"] == [rollback["rows"]] and position["rows"] == source.position.rows
 
 
 def test_another_level_of_the_data_costs_one_rollback_and_no_more(tmp_path):

@@ -22,7 +22,10 @@ from data_pipeline.rows.packed import PackedRows
 from data_pipeline.rows.sequence import RowSequence
 from model.sharding import letters_of, named
 from tests.examples import MESHES, ONE_DEVICE, random_documents, under, write_documents, write_pairs
-from trainer.batches.source import BatchSource, Layout, ShardSource, passes, spread
+from trainer.batches.layout import Layout
+from trainer.batches.shards import ShardSource, passes, spread
+from trainer.batches.source import BatchSource
+from trainer.objectives.dpo import ReferencedPairs
 
 L = 7
 
@@ -38,12 +41,16 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
+def no_policy():
+    raise AssertionError("shards ask for no policy")
+
+
 def settings(batch_size: int = 8) -> PackedShards:
     return PackedShards(folder=".", weights={"web": 3.0, "code": 1.0}, seq_len=L, batch_size=batch_size)
 
 
 def layout(batch_size: int = 8, mesh: dict = ONE_DEVICE) -> Layout:
-    return Layout.of(TokenBatch, settings(batch_size).fields(), under(mesh))
+    return Layout(TokenBatch, settings(batch_size).sizes(), under(mesh))
 
 
 def rows_of(folder: Path, seed: int = 0) -> RowSequence:
@@ -51,7 +58,7 @@ def rows_of(folder: Path, seed: int = 0) -> RowSequence:
 
 
 def batches(source: ShardSource, n: int) -> list[TokenBatch]:
-    return [jax.device_get(source.next({})) for _ in range(n)]
+    return [jax.device_get(source.next(no_policy)) for _ in range(n)]
 
 
 def assert_equal(found: list[TokenBatch], expected: list[TokenBatch]) -> None:
@@ -66,7 +73,7 @@ def test_a_batch_is_the_next_rows_of_the_sequence_in_order_and_lies_by_its_field
     rows, source = rows_of(folder), ShardSource(rows_of(folder), layout(mesh=mesh))
     assert isinstance(source, BatchSource)
     for first in (0, 8):
-        batch = source.next({})
+        batch = source.next(no_policy)
         for name, x in zip(TokenBatch._fields, batch, strict=True):
             assert x.sharding.is_equivalent_to(named(under(mesh), letters_of(name)), x.ndim)
             np.testing.assert_array_equal(
@@ -156,8 +163,8 @@ def test_a_skipped_window_is_left_out_and_remembered(folder):
     )
     assert (
         source.get_state() == other.get_state()
-        and source.get_state()["skipped"] == [[12, 28]]
-        and source.consumed == 32
+        and source.get_state()["skipped"] == ((12, 28),)
+        and source.position.rows == 32
     )
     (batch,) = batches(source, 1)
     np.testing.assert_array_equal(batch.tokens_BL, [rows[32 + b]["tokens_L"] for b in range(8)])
@@ -166,7 +173,7 @@ def test_a_skipped_window_is_left_out_and_remembered(folder):
 def test_smaller_first_batches_take_the_same_rows_in_the_same_order(folder):
     source, rows = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1))), rows_of(folder)
     found = batches(source, 4)
-    assert [len(batch.tokens_BL) for batch in found] == [4, 4, 8, 16] and source.consumed == 32
+    assert [len(batch.tokens_BL) for batch in found] == [4, 4, 8, 16] and source.position.rows == 32
     np.testing.assert_array_equal(
         np.concatenate([batch.tokens_BL for batch in found]), [rows[i]["tokens_L"] for i in range(32)]
     )
@@ -186,7 +193,7 @@ def test_the_end_of_the_data_is_an_error_only_when_a_batch_is_asked_for(folder):
         ValueError,
         match=f"the data ends after {rows.n_rows} rows; lower steps or raise data.schedule.max_epochs",
     ):
-        source.next({})
+        source.next(no_policy)
 
 
 def test_rows_that_do_not_divide_over_the_mesh_are_refused_with_the_next_multiple():
@@ -197,7 +204,7 @@ def test_rows_that_do_not_divide_over_the_mesh_are_refused_with_the_next_multipl
     with pytest.raises(
         ValueError, match=r"data.batch_size=8 .* fsdp = 4 devices in 4 micro-batches; choose a multiple of 16"
     ):
-        Layout.of(TokenBatch, settings(8).fields(), under(MESHES[1]), micro_batches=4)
+        Layout(TokenBatch, settings(8).sizes(), under(MESHES[1]), micro_batches=4)
     assert layout(12, MESHES[1]).offsets == tuple(range(12))
 
 
@@ -229,7 +236,7 @@ def test_preference_rows_are_placed_with_their_reference_columns(folder):
         for name, sign in (("chosen", 1), ("rejected", -1))
     }
     rows.columns.update({f"reference_{name}_P": x for name, x in columns.items()})
-    for numbers, batch in passes(rows, Layout.of(data.batch_type, data.fields(), under(MESHES[1]))):
+    for numbers, batch in passes(rows, Layout(ReferencedPairs, data.sizes(), under(MESHES[1]))):
         batch = jax.device_get(batch)
         np.testing.assert_array_equal(batch.reference_chosen_BP[: len(numbers)], columns["chosen"][numbers])
         np.testing.assert_array_equal(
@@ -251,17 +258,18 @@ from pathlib import Path
 folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 from model.sharding import make_mesh
-from tests.trainer.test_source import CROSSING, crossing
-from trainer.batches.source import Layout, ShardSource
+from tests.trainer.test_source import CROSSING, crossing, no_policy
+from trainer.batches.layout import Layout
+from trainer.batches.shards import ShardSource
 out = {}
 for name, sizes in CROSSING.items():
     mesh = make_mesh(**sizes)
     rows, data = crossing(folder)
-    layout = Layout.of(data.batch_type, data.fields(), mesh)
+    layout = Layout(data.batch_type, data.sizes(), mesh)
     source = ShardSource(rows, layout)
     out[f"{name}/held"] = np.array([len(layout.offsets), layout.positions.stop - layout.positions.start])
     for number in range(5):
-        for field, x in zip(data.batch_type._fields, source.next({})):
+        for field, x in zip(data.batch_type._fields, source.next(no_policy)):
             whole = np.full(x.shape, -1.0)
             for shard in x.addressable_shards:
                 whole[shard.index] = shard.data

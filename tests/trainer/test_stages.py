@@ -41,7 +41,7 @@ def born(rounds: int) -> Any:
 
 
 def stepped(state: TrainState, mesh: Any, rounds: int) -> tuple[TrainState, float]:
-    step = quick_jit(make_step(model_of(rounds), NextToken(), Full(), TX, micro_batches=1))
+    step = quick_jit(make_step({"policy": model_of(rounds)}, NextToken(), Full(), TX, micro_batches=1))
     state, metrics = step(state, batch_on(mesh, random_tokens(B=8, L=8)))
     return state, float(metrics["loss/train"][0])
 

@@ -50,7 +50,7 @@ def stepped(micro_batches: int) -> tuple[TrainState, dict[str, Any]]:
     """One step on two devices."""
     mesh = make_mesh(jax.devices()[:2], fsdp=2)
     with jax.set_mesh(mesh):
-        step = quick_jit(make_step(built(), NextToken(), Full(), TX, micro_batches=micro_batches))
+        step = quick_jit(make_step({"policy": built()}, NextToken(), Full(), TX, micro_batches=micro_batches))
         return jax.device_get(step(born(mesh), batch_on(mesh, random_tokens(B=8, L=10))))
 
 
@@ -94,7 +94,7 @@ def test_parameters_and_moments_enter_and_leave_a_step_at_rest(sizes):
     with jax.set_mesh(mesh):
         before = jax.eval_shape(lambda key: new_state(built(), Full(), TX, key), jax.random.key(0))
         after, metrics = jax.eval_shape(
-            make_step(built(), NextToken(), Full(), TX, micro_batches=2), before, batch
+            make_step({"policy": built()}, NextToken(), Full(), TX, micro_batches=2), before, batch
         )
     for state in (before, after):
         for path, leaf in jax.tree.leaves_with_path((state.trainable, state.opt_state)):
@@ -146,7 +146,9 @@ class Draw(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     batch_type: ClassVar[type] = TokenBatch
-    reference_columns: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+    heads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[None] = None
 
     def denominators(self, batch: Any) -> dict[str, Any]:
         return {"rows": float(batch.tokens_BL.shape[0])}
@@ -181,7 +183,10 @@ def drawing_steps(n: int, *, micro_batches: int, seed: int = 0) -> list[dict[str
         state = new_state(
             model, Full(), optax.sgd(0.5), jax.random.key(seed), {"x_D": jnp.zeros(3), "rows_D": jnp.zeros(3)}
         )
-        step, found = make_step(model, Draw(), Full(), optax.sgd(0.5), micro_batches=micro_batches), []
+        step, found = (
+            make_step({"policy": model}, Draw(), Full(), optax.sgd(0.5), micro_batches=micro_batches),
+            [],
+        )
         for i in range(n):
             state, metrics = step(state, batch_on(under(ONE_DEVICE), random_tokens(B=4, seed=i)))
             found.append(

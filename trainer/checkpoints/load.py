@@ -13,16 +13,19 @@ from data_pipeline.component import one_of
 from model.adapt import Adaptation
 from model.api import Model, Params
 from model.execution import Precision
+from model.sharding import letters_of
 from model.stages import in_memory_order
 from trainer.checkpoints.stored import (
     arrays_of,
     checkpoint_path,
+    leaf_names,
     read_arrays,
     read_run,
     restore_params,
     state_of,
 )
 from trainer.guard import Guard
+from trainer.heads import TrainedHeads, with_heads
 from trainer.optimizer import Optimizer
 from trainer.optimizers.common.chain import averaged
 from trainer.state import new_state
@@ -50,13 +53,23 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     saved = read_run(path)
     architecture = TypeAdapter(one_of("model.architectures")).validate_python(saved["architecture"])
     adaptation = TypeAdapter(one_of("model.adapt")).validate_python(saved["adaptation"])
-    model = architecture.build(Precision.model_validate(saved["precision"]))
-
+    precision = Precision.model_validate(saved["precision"])
+    model = architecture.build(precision)
+    heads = heads_in(path, model)
+    model = with_heads(model, heads, width=architecture.width, dtype=precision.params)
+    adaptation = TrainedHeads(adaptation, heads) if heads else adaptation
     found = (_averaged if saved.get("optimizer", {}).get("ema_decay") else _last)(
         path, model, adaptation, saved
     )
     params = in_memory_order(adaptation.merge(*found), rounds=rounds)
     return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
+
+
+def heads_in(checkpoint: Path, model: Model) -> tuple[str, ...]:
+    """The parameters that an objective had added to the model: those of the top that it does not know."""
+    own = jax.eval_shape(model.init, jax.random.key(0)).keys()
+    top = {name.split(".")[2] for name in leaf_names(checkpoint) if name.startswith("params.trainable.")}
+    return tuple(sorted(name for name in top if name not in own and letters_of(name) == "D"))
 
 
 def _last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> tuple[Params, Params]:

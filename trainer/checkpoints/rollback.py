@@ -38,12 +38,12 @@ class Rollbacks:
         )
         self._saved_soon = False
         self._ends = deque(
-            [(first, source.consumed)], maxlen=guard.patience + 2
+            [(first, source.position.rows)], maxlen=guard.patience + 2
         )  # (step, rows gone through after it)
 
     def passed(self, number: int) -> None:
         """Step `number` has been given its rows."""
-        self._ends.append((number, self._source.consumed))
+        self._ends.append((number, self._source.position.rows))
 
     def due(self) -> bool:
         """Whether a save is wanted, once: the windows of rows left out are known to checkpoints alone."""
@@ -62,10 +62,10 @@ class Rollbacks:
         """
         begun = verdict.number - verdict.streak  # the last step before the streak
         first, stop = (
-            next((rows for step, rows in self._ends if step >= begun), self._source.consumed),
-            self._source.consumed,
+            next((rows for step, rows in self._ends if step >= begun), self._source.position.rows),
+            self._source.position.rows,
         )
-        behind = [end for _, end in self._source.skipped]
+        behind = [end for _, end in self._source.position.skipped]
         left = self._guard.max_rollbacks - len(behind)
         # spikes that come back right behind rows that were left out are the level of the data there, and no
         # accident
@@ -92,11 +92,11 @@ class Rollbacks:
         self._source.skip(first, stop)
         self._saved_soon = True
         self._ends.clear()
-        self._ends.append((int(state.step), self._source.consumed))
+        self._ends.append((int(state.step), self._source.position.rows))
         return state
 
     def _gone_back(self, step: int, state: TrainState) -> TrainState:
-        skipped = self._source.skipped
+        skipped = self._source.position.skipped
         self._checkpointer.drop_after(step)
         position: dict[str, Any] = self._checkpointer.read_json(step, "position")
         self._source.set_state({**position, "skipped": skipped})

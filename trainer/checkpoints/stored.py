@@ -135,6 +135,15 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     return read_item(checkpoint, "run")
 
 
+def leaf_names(checkpoint: Path) -> list[str]:
+    """The names of all arrays of a checkpoint, such as `params.trainable.embed_VD`.
+
+    Raises:
+        Damaged: the list is not what was saved.
+    """
+    return list(_seal(checkpoint)["leaves"])
+
+
 def steps_in(folder: Path) -> list[int]:
     """Steps with a whole checkpoint, ascending; what is half written, or set aside, has another name than a
     number.

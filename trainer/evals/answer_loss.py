@@ -12,7 +12,7 @@ from data_pipeline.batch import TokenBatch
 from data_pipeline.tasks.asked import Asked, gold_rows
 from model.api import Model, Params
 from model.sharding import n_parts
-from trainer.batches.source import Layout
+from trainer.batches.layout import Layout
 from trainer.objective import score
 
 LENGTHS = 128  # rows are as long as a multiple of this, which any mesh divides

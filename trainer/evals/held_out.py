@@ -13,10 +13,12 @@ from data_pipeline.component import one_of
 from data_pipeline.loader import PackedRows
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Model, Params
-from trainer.batches.reference import add_reference
-from trainer.batches.source import Layout, passes, spread
+from trainer.batches.columns import add_columns
+from trainer.batches.layout import Layout
+from trainer.batches.shards import passes, spread
 from trainer.evals.subject import Findings, Subject
-from trainer.objective import Objective
+from trainer.objective import Objective, Policies
+from trainer.run import Run, gives
 
 
 class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -31,26 +33,25 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
     max_rows: PositiveInt | None = None
     name: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$")
 
-    def problems(self, run: Any) -> list[str]:
+    def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
         found = []
-        if (
-            self.data.batch_type is not run.objective.batch_type
-            or self.data.seq_len > run.architecture.context
-        ):
-            what = f"{type(self.data).__name__} of seq_len={self.data.seq_len}"
+        fits = gives(self.data.batch_type, run.objective)
+        if not fits or self.data.row_length > run.architecture.context:
+            what = f"{type(self.data).__name__} of seq_len={self.data.row_length}"
             found.append(f"evals: {what} does not fit the run's objective or context; choose it like `data`")
         if [each.name for each in run.evals if isinstance(each, HeldOut)].count(self.name) > 1:
             found.append(f"evals: two HeldOut have name={self.name!r}; give each a name of its own")
         return found
 
-    def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
-        """Read the data, and let the phase's first policy compute what the objective wants of it."""
-        layout = Layout.of(subject.objective.batch_type, self.data.fields(), subject.mesh)
+    def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
+        """Read the data, and let the phase's first policy compute the columns that the objective wants."""
+        of_data = Layout(self.data.batch_type, self.data.sizes(), subject.mesh)
+        layout = Layout(subject.objective.batch_type, self.data.sizes(), subject.mesh)
         sources = self.data.sources(subject.job_folder)
+        where = {"folder": subject.folder / "columns", "resumed": subject.resumed}
         for rows in sources.values():
-            where = {"folder": subject.folder / "reference", "resumed": subject.resumed}
-            add_reference(rows, subject.objective, layout, subject.model, start, **where)
+            add_columns(rows, subject.objective, of_data, first, **where)
         n_bytes = {name: self._bytes(rows, subject.tokenizer) for name, rows in sources.items()}
 
         def measure(params: Params) -> Findings:
@@ -85,8 +86,11 @@ def _sums(
 ) -> dict[str, tuple[float, float]]:
     """Each metric's (sum, weight) over all rows, added in float64."""
     sums: dict[str, tuple[float, float]] = {}
+    policies = subject.policies(params)
+    params_of = {role: tree for role, (_, tree) in policies.items()}
+    models = tuple(subject.models.items())  # a static argument has to be hashable
     for _, batch in passes(rows, layout, max_rows):
-        found = jax.device_get(_metrics(params, batch, model=subject.model, objective=subject.objective))
+        found = jax.device_get(_metrics(params_of, batch, models=models, objective=subject.objective))
         for name, (total, weight) in found.items():
             before = sums.get(name, (0.0, 0.0))
             sums[name] = before[0] + float(total), before[1] + float(weight)
@@ -109,11 +113,12 @@ def _mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: math.fsum(x) / len(x) for name, x in values.items()}
 
 
-@partial(jax.jit, static_argnames=("model", "objective"))
-def _metrics(params: Params, batch: Any, *, model: Model, objective: Objective) -> dict[str, Any]:
-    return objective.loss(
-        {"policy": (model, params)}, batch, objective.denominators(batch), jax.random.key(0)
-    ).metrics
+@partial(jax.jit, static_argnames=("models", "objective"))
+def _metrics(
+    params_of: dict[str, Params], batch: Any, *, models: tuple[tuple[str, Model], ...], objective: Objective
+) -> dict[str, Any]:
+    policies = {role: (model, params_of[role]) for role, model in models}
+    return objective.loss(policies, batch, objective.denominators(batch), jax.random.key(0)).metrics
 
 
 def _quotients(sums: dict[str, tuple[float, float]], n_bytes: int) -> dict[str, float]:

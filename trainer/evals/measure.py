@@ -16,27 +16,29 @@ class Measures:
     def __init__(self, phase: Phase):
         run = phase.run
         subject = Subject(
-            model=phase.model,
+            models=phase.models,
+            policies=phase.policies,
             objective=run.objective,
             mesh=phase.mesh,
             folder=phase.folder,
-            resumed=phase.resumed,
+            resumed=phase.resumes(),
             job_folder=phase.job_folder,
             tokenizer=phase.tokenizer,
             context=run.architecture.context,
         )
-        self.phase, self._measures = phase, [each.open(subject, phase.first_policy) for each in run.evals]
+        self.phase = phase
+        self._measures = [each.open(subject, phase.first_policies) for each in run.evals]
 
     def __call__(self, state: TrainState) -> Findings:
         """Numbers and texts of the present policy."""
-        findings = [measure(self.phase.policy(state)) for measure in self._measures]
+        findings = [measure(self.phase.evaluated(state)) for measure in self._measures]
         numbers = {name: value for found in findings for name, value in found.numbers.items()}
         return Findings(numbers, [text for found in findings for text in found.texts])
 
     def before(self, state: TrainState) -> dict[str, float]:
         """What they said before the first step; measured once, then kept in before.json."""
         kept = self.phase.folder / "before.json"
-        if self.phase.resumed and kept.exists():
+        if self.phase.resumes() and kept.exists():
             return json.loads(kept.read_text())
         numbers = self(state).numbers
         if jax.process_index() == 0:

@@ -1,7 +1,6 @@
 """Texts that a model writes, for people to look at."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from pydantic import BaseModel, PositiveInt
@@ -12,6 +11,8 @@ from inference.sample import Greedy
 from inference.text import prompt_ids, what_ends
 from model.api import Params
 from trainer.evals.subject import Findings, Subject
+from trainer.objective import Policies
+from trainer.run import Run
 
 
 class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -21,11 +22,11 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
     chat: bool
     max_tokens: PositiveInt
 
-    def problems(self, run: Any) -> list[str]:
+    def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
         return []
 
-    def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
+    def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
         """Encode the prompts, in the format in which the model is served."""
         tokenizer = subject.tokenizer
         chat = chat_format_of(tokenizer) if self.chat else None

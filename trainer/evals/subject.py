@@ -1,19 +1,21 @@
 """Who is evaluated, and what an evaluation gives."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from jax.sharding import Mesh
 
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from model.api import Model
-from trainer.objective import Objective
+from model.api import Model, Params
+from trainer.objective import Objective, Policies
 
 
 class Subject(NamedTuple):
     """A model with its objective, where it lies and where its files are."""
 
-    model: Model
+    models: dict[str, Model]  # by role
+    policies: Callable[[Params], Policies]  # of all roles, with these parameters of the policy
     objective: Objective
     mesh: Mesh
     folder: Path  # of the phase
@@ -21,6 +23,11 @@ class Subject(NamedTuple):
     job_folder: Path
     tokenizer: Tokenizer
     context: int
+
+    @property
+    def model(self) -> Model:
+        """The policy's."""
+        return self.models["policy"]
 
 
 class Findings(NamedTuple):

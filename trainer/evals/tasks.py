@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import batched
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from inference.text import what_ends
 from model.api import Params
 from trainer.evals.answer_loss import answer_loss
 from trainer.evals.subject import Findings, Subject
+from trainer.objective import Policies
+from trainer.run import Run
 
 ROWS = 64  # answered at a time: bounds the cache of keys and values
 
@@ -42,7 +44,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
     max_tokens: PositiveInt
     chat: bool
 
-    def problems(self, run: Any) -> list[str]:
+    def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
         problems = []
         names = [task.name for each in run.evals if isinstance(each, TaskEval) for task in each.tasks]
@@ -54,7 +56,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
             problems.append(f"evals: max_tokens={self.max_tokens} {rule}; lower it")
         return problems
 
-    def open(self, subject: Subject, start: Callable[[], Params]) -> Callable[[Params], Findings]:
+    def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
         """Read the tasks, and encode what is asked in the format in which the model is served."""
         tokenizer = subject.tokenizer
         chat = chat_format_of(tokenizer) if self.chat else None

@@ -1,51 +1,66 @@
 """Direct preference optimisation (Rafailov et al. 2023)."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Int32
 from pydantic import BaseModel, PositiveFloat
 
 from data_pipeline.batch import PreferenceBatch
 from trainer.objective import Loss, Policies, score
 
-Slots = tuple[Float[Array, "B P"], Float[Array, "B P"], Float[Array, "B P"], Float[Array, "B P"]]
+
+class ReferencedPairs(NamedTuple):
+    """A PreferenceBatch with the reference model's summed log-probabilities (nats) of the answers."""
+
+    tokens_BL: Int32[Any, "B L"]
+    targets_BL: Int32[Any, "B L"]
+    weight_BL: Float32[Any, "B L"]
+    positions_BL: Int32[Any, "B L"]
+    segments_BL: Int32[Any, "B L"]
+    pair_weight_BP: Float32[Any, "B P"]
+    reference_chosen_BP: Float32[Any, "B P"]
+    reference_rejected_BP: Float32[Any, "B P"]
 
 
 class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
     """-log sigmoid(beta · (log-ratio of the chosen answer - log-ratio of the rejected one)), eq. 7;
     log-probabilities are sums over tokens.
 
-    The reference's log-probabilities come with the batch: they were computed once, by the policy that the
-    phase starts from.
+    The reference is the policy that the phase starts from: its log-probabilities are computed once, so that
+    there is no second model in memory.
     """
 
     beta: PositiveFloat
 
-    batch_type: ClassVar[type] = PreferenceBatch
-    reference_columns: ClassVar[tuple[str, ...]] = ("reference_chosen_P", "reference_rejected_P")
+    batch_type: ClassVar[type] = ReferencedPairs
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+    heads: ClassVar[tuple[str, ...]] = ()
 
-    def denominators(self, batch: PreferenceBatch) -> dict[str, Any]:
+    def columns(self, models: Policies, batch: PreferenceBatch) -> dict[str, Array]:
+        """The policy's own log-probabilities of the answers."""
+        answers = score_answers(models, batch)[0]
+        return {
+            "reference_chosen_BP": answers.chosen_BP,
+            "reference_rejected_BP": answers.rejected_BP,
+        }
+
+    def denominators(self, batch: ReferencedPairs) -> dict[str, Any]:
         """The number of pairs."""
         return {"pairs": jnp.maximum(jnp.sum(batch.pair_weight_BP), 1.0)}
 
-    def reference(self, models: Policies, batch: PreferenceBatch) -> tuple[Array, ...]:
-        """What `reference_columns` hold: the policy's own answer log-probabilities, chosen and rejected."""
-        return answer_logp(models, batch)[:2]
-
-    def loss(self, models: Policies, batch: PreferenceBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(self, models: Policies, batch: ReferencedPairs, denominators: dict[str, Any], key: Any) -> Loss:
         """Metrics under TRL's names; accuracies are strict, so they are 0 while policy and reference are
         the same.
 
         `ranking_accuracy` asks the policy alone, without reference: is the chosen answer likelier a token
         than the rejected one?
         """
-        chosen_BP, rejected_BP, chosen_mean_BP, rejected_mean_BP, aux = answer_logp(models, batch)
-        reward_chosen_BP = self.beta * (chosen_BP - batch.reference_chosen_BP)
-        reward_rejected_BP = self.beta * (rejected_BP - batch.reference_rejected_BP)
+        answers, aux = score_answers(models, batch)
+        reward_chosen_BP = self.beta * (answers.chosen_BP - batch.reference_chosen_BP)
+        reward_rejected_BP = self.beta * (answers.rejected_BP - batch.reference_rejected_BP)
         margin_BP = reward_chosen_BP - reward_rejected_BP
-        weight_BP = batch.pair_weight_BP
         loss_BP = -jax.nn.log_sigmoid(margin_BP)
         values = {
             "dpo_loss": loss_BP,
@@ -53,31 +68,43 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
             "rewards/rejected": reward_rejected_BP,
             "rewards/margins": margin_BP,
             "rewards/accuracies": margin_BP > 0,
-            "ranking_accuracy": chosen_mean_BP > rejected_mean_BP,
-            "logps/chosen": chosen_BP,
-            "logps/rejected": rejected_BP,
+            "ranking_accuracy": answers.chosen_mean_BP > answers.rejected_mean_BP,
+            "logps/chosen": answers.chosen_BP,
+            "logps/rejected": answers.rejected_BP,
         }
+        weight_BP = batch.pair_weight_BP
         n = jnp.sum(weight_BP)
-        return Loss(
-            jnp.sum(loss_BP * weight_BP) / denominators["pairs"],
-            {k: (jnp.sum(v * weight_BP), n) for k, v in values.items()},
-            aux,
-        )
+        metrics = {name: (jnp.sum(x_BP * weight_BP), n) for name, x_BP in values.items()}
+        return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], metrics, aux)
 
 
-def answer_logp(models: Policies, batch: PreferenceBatch) -> tuple[*Slots, dict[str, Any]]:
-    """Answer log-probabilities of the policy by pair slot: sums (chosen, rejected), means a token (chosen,
-    rejected); then aux.
-    """
+class Answers(NamedTuple):
+    """Log-probabilities (nats) of the answers of every pair slot: sums, and means a token."""
+
+    chosen_BP: Float[Array, "B P"]
+    rejected_BP: Float[Array, "B P"]
+    chosen_mean_BP: Float[Array, "B P"]
+    rejected_mean_BP: Float[Array, "B P"]
+
+
+def score_answers(
+    models: Policies, batch: PreferenceBatch | ReferencedPairs
+) -> tuple[Answers, dict[str, Any]]:
+    """Score the answers under the policy; and the model's auxiliary sums."""
     scores, outputs = score(models, "policy", batch)
-    P = batch.pair_weight_BP.shape[1]
-    slots_P = 2 * jnp.arange(P) + 1
-    sides = []
-    for offset in (0, 1):
-        in_slot_BLP = (batch.segments_BL[..., None] == slots_P + offset) * batch.weight_BL[..., None]
+    sums, means = [], []
+    for side in (0, 1):  # chosen, rejected
+        in_slot_BLP = slots_of(batch, side) * batch.weight_BL[..., None]
         n_BP = jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0)
-        sides.append(
-            (jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1), n_BP)
-        )  # no einsum: TPUs round float32 factors to bfloat16
-    (chosen_BP, n_chosen_BP), (rejected_BP, n_rejected_BP) = sides
-    return chosen_BP, rejected_BP, chosen_BP / n_chosen_BP, rejected_BP / n_rejected_BP, outputs.aux
+        # no einsum: TPUs round float32 factors to bfloat16
+        sum_BP = jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1)
+        sums.append(sum_BP)
+        means.append(sum_BP / n_BP)
+    return Answers(*sums, *means), outputs.aux
+
+
+def slots_of(batch: PreferenceBatch | ReferencedPairs, side: int) -> Array:
+    """[B, L, P]: whether a position is in the chosen (0) or rejected (1) sequence of a pair slot."""
+    P = batch.pair_weight_BP.shape[1]
+    segments_P = 2 * jnp.arange(P) + 1 + side
+    return batch.segments_BL[..., None] == segments_P

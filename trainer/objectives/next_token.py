@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from data_pipeline.batch import TokenBatch
 from model.api import ModelOutputs
 from model.layers.mtp import ahead, goes_on
-from trainer.objective import Loss, Policies, score, scores_of
+from trainer.objective import Loss, PerTarget, Policies, score, scores_of
 
 
 class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -25,42 +25,50 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
     mtp_weight: float = Field(0.0, ge=0)
 
     batch_type: ClassVar[type] = TokenBatch
-    reference_columns: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+    heads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[None] = None
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
         """The numbers of targets and of tokens."""
+        n_targets = jnp.sum(batch.weight_BL)
         n_tokens = jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
-        return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
+        return {"targets": jnp.maximum(n_targets, 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
 
     def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
         """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what
         else is in the loss.
         """
         scores, outputs = score(models, "policy", batch)
-        weight_BL, n = batch.weight_BL, jnp.sum(batch.weight_BL)
+        weight_BL = batch.weight_BL
+        n = jnp.sum(weight_BL)
         nll = -jnp.sum(scores.logp_BL * weight_BL)
         total = nll / denominators["targets"]
         metrics = {"nll": (nll, n), "accuracy": (jnp.sum(scores.correct_BL * weight_BL), n)}
         if self.z_loss:
             squares = jnp.sum(scores.lse_BL**2 * weight_BL)
-            total, metrics["z_loss"] = total + self.z_loss * squares / denominators["targets"], (squares, n)
+            total = total + self.z_loss * squares / denominators["targets"]
+            metrics["z_loss"] = squares, n
         if self.mtp_weight and outputs.mtp_hidden:
-            further, n_further = self._further(models, batch, outputs)
-            total = total + self.mtp_weight / len(outputs.mtp_hidden) * further / denominators["targets"]
-            metrics["nll_further"] = (further, n_further)
+            nll_ahead, n_ahead = self._ahead(models, batch, outputs)
+            weight = self.mtp_weight / len(outputs.mtp_hidden)
+            total = total + weight * nll_ahead / denominators["targets"]
+            metrics["nll_further"] = nll_ahead, n_ahead
         if "penalty" in outputs.aux:
-            penalty, n_tokens = outputs.aux["penalty"], jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
-            total, metrics["router_loss"] = total + penalty / denominators["tokens"], (penalty, n_tokens)
-        return Loss(total, metrics, outputs.aux, (-scores.logp_BL, weight_BL))
+            penalty = outputs.aux["penalty"]
+            total = total + penalty / denominators["tokens"]
+            metrics["router_loss"] = penalty, jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
+        return Loss(total, metrics, outputs.aux, PerTarget(-scores.logp_BL, weight_BL))
 
-    def _further(self, models: Policies, batch: TokenBatch, outputs: ModelOutputs) -> tuple[Array, Array]:
-        """Negative log-likelihood of the tokens 2, 3, … ahead that lie in the same segment, and how many
-        there are.
-        """
+    def _ahead(self, models: Policies, batch: TokenBatch, outputs: ModelOutputs) -> tuple[Array, Array]:
+        """Negative log-likelihood of the tokens 2, 3, … ahead in the same segment, and how many there are."""
         model, params = models["policy"]
-        total, n = jnp.zeros(()), jnp.zeros(())
+        total = jnp.zeros(())
+        n = jnp.zeros(())
         for depth, hidden_BLD in enumerate(outputs.mtp_hidden, 1):
-            weight_BL = ahead(batch.weight_BL, depth) * goes_on(batch.segments_BL, batch.positions_BL, depth)
+            inside_BL = goes_on(batch.segments_BL, batch.positions_BL, depth)
+            weight_BL = ahead(batch.weight_BL, depth) * inside_BL
             logp_BL = scores_of(model, params, hidden_BLD, ahead(batch.targets_BL, depth)).logp_BL
-            total, n = total - jnp.sum(logp_BL * weight_BL), n + jnp.sum(weight_BL)
+            total = total - jnp.sum(logp_BL * weight_BL)
+            n = n + jnp.sum(weight_BL)
         return total, n

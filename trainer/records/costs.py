@@ -1,16 +1,18 @@
 """What a phase's steps are measured by: their learning rates, tokens and FLOPs, as numbers of the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from model.api import Params
 from model.recompute import hardware_flops_per_token_of
 from model.size import flops_per_token_of
 from trainer.batches.position import batch_size_at
 from trainer.phase import Phase
 from trainer.records.peak_flops import peak_flops
+from trainer.run import Run
 
 
 class Costs(NamedTuple):
@@ -39,13 +41,28 @@ class Rates:
 
 def costs_of(phase: Phase) -> Costs:
     """Those of a phase on its mesh."""
-    run, data, of = phase.run, phase.run.data, (phase.run.architecture, phase.shapes.trainable)
-    flops = flops_per_token_of(*of, length=data.seq_len)
-    computed = hardware_flops_per_token_of(*of, length=data.seq_len, execution=run.execution)
+    run, data = phase.run, phase.run.data
+    length = data.row_length
+    flops = run_flops_per_token(run, phase.params)
+    policy = run.architecture, phase.params["policy"]
+    computed = hardware_flops_per_token_of(*policy, length=length, execution=run.execution)
+    computed_again = computed - flops_per_token_of(*policy, length=length)
+    peak = peak_flops(jax.devices()[0]) * phase.mesh.size
 
     def tokens_of(step: int) -> int:
-        return batch_size_at(step, data.batch_size, run.batch_ramp) * data.seq_len
+        return batch_size_at(step, data.batch_size, run.batch_ramp) * length
 
-    return Costs(
-        tokens_of, peak_flops(jax.devices()[0]) * phase.mesh.size / flops, hardware_ratio=computed / flops
-    )
+    return Costs(tokens_of, peak / flops, hardware_ratio=1 + computed_again / flops)
+
+
+def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:
+    """Model FLOPs of a training step, a token: those of the merged policy, and a forward pass of every other
+    role. `params` are arrays or their shapes, by role.
+    """
+    length = run.data.row_length
+    flops = flops_per_token_of(run.architecture, params["policy"], length=length)
+    for name, role in run.roles.items():
+        architecture = role.architecture or run.architecture
+        trained = flops_per_token_of(architecture, params[name], length=length)
+        flops += trained / 3  # of a product forward, by inputs and by weights the first alone
+    return flops

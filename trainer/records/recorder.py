@@ -65,7 +65,6 @@ class Recorder:
         self._source, self._rates, self._costs, self._advance = source, learning_rate, costs, advance
         self._under_way: Step | None = None
         self._further: dict[str, float] = {}  # for the next row
-        self._told: set[str] = set()
         self._last = time.perf_counter()
 
     @contextlib.contextmanager
@@ -117,7 +116,7 @@ class Recorder:
         verdict = Verdict(step.number, round(row["guard/streak"]), finite)
         self.ledger.stepped(step.number, step_s, lost_to="skipped" if verdict.streak else None)
         if whole or step.number % NOW_AND_THEN == 0:
-            row |= self._source.progress() | self._bad_records(step.number) | memory_row() | self.ledger.row()
+            row |= self._source.numbers() | memory_row() | self.ledger.row()
         self.metrics.write(step.number, row | self._further)
         for name, (edges, counts) in histograms.items():
             self.metrics.histogram(step.number, name, edges, counts)
@@ -143,7 +142,7 @@ class Recorder:
         rate = self._rates(max(step.number - 1 - n_bad, 0))  # bad steps are none of the optimizer's
         return {
             "optimizer/learning_rate": rate,
-            "guard/rollbacks": len(self._source.skipped),
+            "guard/rollbacks": len(self._source.position.skipped),
             "data/rows": step.rows,
         }
 
@@ -152,14 +151,6 @@ class Recorder:
         if straggler:
             self.ledger.event("straggler", step.number, why=straggler)
         return row
-
-    def _bad_records(self, number: int) -> dict[str, float]:
-        """Of this host; each is told once."""
-        found = self._source.bad_records()
-        for name in found.keys() - self._told:
-            self.ledger.event("bad_record", number, record=found[name])
-        self._told |= found.keys()
-        return {"data/bad_records": float(len(found))} if found else {}
 
     def back_to(self, number: int) -> None:
         """What was written of later steps does not count."""

@@ -51,7 +51,7 @@ def summary_of(phase: Phase) -> dict[str, Any]:
         **medians,
         "steps": phase.run.steps,
         "seconds": seconds,
-        "parameters": n_params(phase.shapes.trainable),
+        "parameters": n_params(phase.params["policy"]),
         **further,
         **counts,
     }

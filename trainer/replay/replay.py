@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trainer.assemble import step_settings
+from data_pipeline.rows.sequence import RowSequence
+from trainer.assemble import open_rows, step_of
 from trainer.checkpoints.stored import steps_in
 from trainer.phase import Phase
 from trainer.records.recorder import quotients
-from trainer.replay.past import logged_row, past_of
-from trainer.rows import source_of
-from trainer.step import make_step
+from trainer.replay.history import history_of, logged_row
+from trainer.run import Run
 
 
 class Replayed(NamedTuple):
@@ -29,9 +29,9 @@ class Replayed(NamedTuple):
     first: int
 
 
-def replay(run: Any, folder: Path, job_folder: Path, step: int, *, say: Callable[[str], None]) -> Replayed:
-    """Compute step `step` of the phase in `folder`, and those behind the checkpoint before it. Call under
-    `jax.set_mesh`.
+def replay(run: Run, folder: Path, job_folder: Path, step: int, *, say: Callable[[str], None]) -> Replayed:
+    """Compute step `step` of the phase in `folder`, and those between it and the checkpoint before it. Call
+    under `jax.set_mesh`.
 
     Nothing in the folder changes: the phase is opened in a folder of its own that shows the checkpoints
     before the step alone.
@@ -39,41 +39,41 @@ def replay(run: Any, folder: Path, job_folder: Path, step: int, *, say: Callable
     Raises:
         ValueError: the step is not in the log.
     """
-    logged, past = logged_row(folder, step), past_of(folder, run)
-    with _before(folder, step) as earlier:
-        durable = run.checkpoint.model_copy(update={"local": None, "local_every_steps": None})
-        phase = Phase(
-            run.model_copy(update={"checkpoint": durable}), earlier, job_folder, jax.sharding.get_mesh(), say
-        )
-        state, rows = phase.state(), source_of(phase).rows
+    logged = logged_row(folder, step)
+    history = history_of(folder, run)
+    # Without the local copies: they are of this machine's run, and may be newer than the step.
+    durable = run.checkpoint.model_copy(update={"local": None, "local_every_steps": None})
+    run = run.model_copy(update={"checkpoint": durable})
+    with _folder_before(folder, step) as earlier:
+        phase = Phase(run, earlier, job_folder, jax.sharding.get_mesh(), say)
+        state = phase.state()
         first = int(state.step)
-        compute = make_step(phase.model, run.objective, run.adaptation, phase.tx, **step_settings(phase))
+        rows = open_rows(phase)
+        train_step = step_of(phase)
         for number in range(first + 1, step + 1):
-            state, metrics = compute(state, _batch(phase, rows, past.rows_of(number)))
+            state, metrics = train_step(state, _batch(phase, rows, history.rows_of(number)))
         norms, _ = run.watch.rows(step, metrics.pop("watch", {}))
         return Replayed(logged, norms | quotients(jax.device_get(metrics)), first)
 
 
 @contextmanager
-def _before(folder: Path, step: int) -> Iterator[Path]:
-    """A folder for a while, with all that lies in `folder` but the checkpoints of `step` and later."""
+def _folder_before(folder: Path, step: int) -> Iterator[Path]:
+    """A folder for a while, with all that is in `folder` but the checkpoints of `step` and later."""
     with tempfile.TemporaryDirectory() as name:
         earlier = Path(name) / folder.name
         (earlier / "checkpoints").mkdir(parents=True)
         for saved in steps_in(folder / "checkpoints"):
             if saved < step:
-                (earlier / "checkpoints" / str(saved)).symlink_to(
-                    (folder / "checkpoints" / str(saved)).resolve()
-                )
-        if (folder / "reference").is_dir():
-            shutil.copytree(
-                folder / "reference", earlier / "reference"
-            )  # what is missing there may be written
+                checkpoint = (folder / "checkpoints" / str(saved)).resolve()
+                (earlier / "checkpoints" / str(saved)).symlink_to(checkpoint)
+        if (folder / "columns").is_dir():
+            # a copy, no link: columns that are missing there are computed and written
+            shutil.copytree(folder / "columns", earlier / "columns")
         yield earlier
 
 
-def _batch(phase: Phase, rows: Any, numbers: list[int]) -> Any:
+def _batch(phase: Phase, rows: RowSequence, numbers: list[int]) -> Any:
     """These rows as a step reads them."""
     layout = phase.layout.of_rows(len(numbers))
-    mine = rows.read([numbers[offset] for offset in layout.offsets], layout.positions)
-    return layout.place({name: np.stack([row[name] for row in mine]) for name in mine[0]})
+    host_rows = rows.read([numbers[offset] for offset in layout.offsets], layout.positions)
+    return layout.place({name: np.stack([row[name] for row in host_rows]) for name in host_rows[0]})

@@ -16,9 +16,8 @@ from inference.sample import Greedy
 from launch.bench.checkpoint import state_of_size
 from launch.bench.device.models import llama
 from launch.bench.device.rows import Check, Row, Skip, reason_of
-from launch.bench.train import STEPS, TrainShape, describe, figures, measure, shape_from
-from launch.planning.analytic import Plan, memory_of_plan, outline
-from model.adapt import Full
+from launch.bench.train import TrainShape, describe, figures, measure, shape_from
+from launch.planning.analytic import Plan, memory_of_plan, outline_of
 from model.architectures.llama import PRESETS
 from model.execution import Execution, Precision, Remat
 from model.sharding import AXES, make_mesh
@@ -126,15 +125,7 @@ def shape_of_recipe(recipe: Recipe, architecture: Any, *, seq_len: int, batch_si
 
 def estimated_bytes(shape: TrainShape) -> int:
     """The most that a device holds during a step, from sizes alone; nothing is compiled."""
-    sizes = outline(
-        shape.architecture,
-        optimizer=shape.optimizer,
-        adaptation=Full(),
-        precision=shape.precision,
-        execution=shape.execution,
-        seq_len=shape.seq_len,
-        steps=STEPS,
-    )
+    sizes = outline_of(shape.run())
     axes = dict.fromkeys(AXES, 1) | {"fsdp": len(jax.devices())}
     return memory_of_plan(sizes, Plan(axes, shape.batch_size, shape.micro_batches, shape.execution)).peak
 

@@ -5,18 +5,19 @@ what the Run was then.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainer.batches.position import after, batch_size_at, rows_of, rows_until
 from trainer.checkpoints.stored import checkpoint_path, read_run, steps_in
 from trainer.records.metrics import read_metrics
+from trainer.run import Run
 
 
-class Past(NamedTuple):
+class RowHistory(NamedTuple):
     """How far a phase has come in its rows.
 
     Attributes:
-        ends: Rows gone through after steps 0, 1, … up to the present one.
+        ends: Rows consumed after steps 0, 1, … up to the present one.
         skipped: Windows [first, stop) of rows that are left out, some perhaps still ahead.
         batch_size: Rows of a step to come.
         ramp: (rows, steps) of the first steps, before that.
@@ -29,7 +30,7 @@ class Past(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The present one."""
+        """Steps made so far."""
         return len(self.ends) - 1
 
     def rows_of(self, step: int) -> list[int]:
@@ -38,34 +39,32 @@ class Past(NamedTuple):
         """
         if step <= self.step:
             first, stop = self.ends[step - 1 : step + 1]
-            return [
-                row
-                for row in range(first, stop)
-                if not any(start <= row < end for start, end in self.skipped)
-            ]
-        ahead = rows_until(step - 1, self.batch_size, self.ramp) - rows_until(
-            self.step, self.batch_size, self.ramp
-        )
+            return [row for row in range(first, stop) if not self._is_skipped(row)]
+        rows_before = rows_until(step - 1, self.batch_size, self.ramp)
+        rows_so_far = rows_until(self.step, self.batch_size, self.ramp)
         n = batch_size_at(step, self.batch_size, self.ramp)
-        return rows_of(self.ends[-1], n, self.skipped, offset=ahead)
+        return rows_of(self.ends[-1], n, self.skipped, offset=rows_before - rows_so_far)
+
+    def _is_skipped(self, row: int) -> bool:
+        return any(first <= row < stop for first, stop in self.skipped)
 
 
-def past_of(folder: Path, run: Any) -> Past:
-    """That of the phase in `folder`: from metrics.jsonl, and the newest checkpoint's position; steps of
-    which neither speaks had `run`'s batch sizes.
+def history_of(folder: Path, run: Run) -> RowHistory:
+    """Read the history of the phase in `folder` from metrics.jsonl and the newest checkpoint's position.
+    Steps recorded in neither are taken to have had the run's present batch sizes.
     """
     checkpoint = max(steps_in(folder / "checkpoints"), default=0)
     position = {"rows": 0, "skipped": []}
     if checkpoint:
-        position = json.loads(
-            (folder / "checkpoints" / str(checkpoint) / "position" / "metadata").read_bytes()
-        )
+        saved = folder / "checkpoints" / str(checkpoint) / "position" / "metadata"
+        position = json.loads(saved.read_bytes())
     logged = {row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row}
-    known, ends, skipped = {checkpoint: position["rows"], **logged}, [0], position["skipped"]
+    known = {checkpoint: position["rows"], **logged}
+    ends = [0]
     for step in range(1, max(known) + 1):
         n = batch_size_at(step, run.data.batch_size, run.batch_ramp)
-        ends.append(known[step] if step in known else after(ends[-1], n, skipped))
-    return Past(ends, skipped, run.data.batch_size, run.batch_ramp)
+        ends.append(known[step] if step in known else after(ends[-1], n, position["skipped"]))
+    return RowHistory(ends, position["skipped"], run.data.batch_size, run.batch_ramp)
 
 
 def logged_row(folder: Path, step: int) -> dict[str, float]:
@@ -81,11 +80,12 @@ def logged_row(folder: Path, step: int) -> dict[str, float]:
     return rows[step]
 
 
-def run_of_step(folder: Path, step: int, otherwise: Any) -> Any:
-    """The Run as it was when the phase made a step: what was saved behind it was saved by the process that
-    made it.
+def run_of_step(folder: Path, step: int, otherwise: Run) -> Run:
+    """The Run as it was when the phase made a step; `otherwise` where no checkpoint tells.
+
+    It is in the first checkpoint from that step on: the process that made the step saved it.
     """
     later = next((saved for saved in steps_in(folder / "checkpoints") if saved >= step), None)
     if later is None:
         return otherwise
-    return type(otherwise).model_validate_json(json.dumps(read_run(checkpoint_path(folder, later))))
+    return Run.model_validate_json(json.dumps(read_run(checkpoint_path(folder, later))))

@@ -1,0 +1,42 @@
+"""How each kind of phase is carried out."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class Executable(Protocol):
+    """A phase that carries itself out: Prepare, and those that users bring by `--import`.
+
+    What else launch offers (`say`, `progress`, `allow_change` …) goes to those keywords that it names.
+    `needs_devices = False` on its class keeps it in process 0, without a cluster.
+    """
+
+    def execute(self, folder: Path, *, job_folder: Path, **offered: Any) -> None:
+        """Do the work, and leave its results in `folder`."""
+        ...
+
+
+class Executor(NamedTuple):
+    """What carries a phase out, and whether on all processes, with their devices."""
+
+    call: Callable[..., None]
+    needs_devices: bool
+
+    def __call__(self, folder: Path, **offered: Any) -> None:
+        """Carry the phase out, with those of the keywords that it takes."""
+        taken = inspect.signature(self.call).parameters
+        self.call(folder, **{name: value for name, value in offered.items() if name in taken})
+
+
+def executor_of(phase: Any) -> Executor:
+    """The executor of a phase: the trainer's for a Run, for all others their own `execute`."""
+    from trainer.run import Run  # with jax, which `--help` and configurations do not wait for
+
+    if isinstance(phase, Run):
+        from trainer.execute import execute
+
+        return Executor(partial(execute, phase), needs_devices=True)
+    return Executor(phase.execute, needs_devices=getattr(phase, "needs_devices", True))

@@ -1,0 +1,105 @@
+"""How the rows of a batch are laid out on a mesh, and which part of them this host reads."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from data_pipeline.batch import fields_of
+from data_pipeline.rows.packed import Row
+from model.sharding import axes_of, n_parts, named
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A batch of `batch_type` on `mesh`, whose letters have `sizes`.
+
+    Raises:
+        ValueError: the number of rows, or their length, does not divide over the mesh.
+    """
+
+    batch_type: type
+    sizes: dict[str, int]
+    mesh: Mesh
+    micro_batches: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not divide, by the names of their fields in a config."""
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            n_devices, n_context = n_parts("B"), n_parts("L")
+            axes = " · ".join(axes_of("B"))
+        multiple = n_devices * self.micro_batches
+        if self.batch_size % multiple:
+            split = f" in {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""
+            over = f"{axes} = {n_devices} devices{split}"
+            rule = f"data.batch_size={self.batch_size} does not divide over {over}"
+            raise ValueError(f"{rule}; choose a multiple of {multiple}")
+        if self.sizes.get("L", 0) % n_context:
+            rule = f"data.seq_len={self.sizes['L']} does not divide over mesh context={n_context}"
+            raise ValueError(f"{rule}; choose a multiple of it")
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the global batch."""
+        return self.sizes["B"]
+
+    @cached_property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape, dtype and layout of every field; the mesh's devices need not be here."""
+        return {
+            name: jax.ShapeDtypeStruct(
+                field.shape(self.sizes), field.dtype, sharding=named(self.mesh, field.letters)
+            )
+            for name, field in fields_of(self.batch_type).items()
+        }
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Which rows of a batch this host reads, ascending: all those that its devices hold a part of."""
+        return tuple(sorted({i for start, stop in self._blocks("B") for i in range(start, stop)}))
+
+    @cached_property
+    def positions(self) -> slice:
+        """Which positions of those rows."""
+        blocks = self._blocks("L") if "L" in self.sizes else [(0, 0)]
+        return slice(min(start for start, _ in blocks), max(stop for _, stop in blocks))
+
+    def _blocks(self, letter: str) -> list[tuple[int, int]]:
+        """[start, stop) of a letter on each device of this host."""
+        sharding: NamedSharding = named(self.mesh, letter)
+        size = self.sizes[letter]
+        indices = sharding.addressable_devices_indices_map((size,)).values()
+        return [index.indices(size)[:2] for (index,) in indices]
+
+    def of_rows(self, n_rows: int) -> "Layout":
+        """The same for batches of another number of rows, which divides as well."""
+        return dataclasses.replace(self, sizes={**self.sizes, "B": n_rows}, micro_batches=1)
+
+    def place(self, host_rows: Row) -> Any:
+        """The global batch, from this host's part of its rows, stacked in the order of `offsets`."""
+        return self.batch_type(**{name: self._field(name, host_rows) for name in self.shapes})
+
+    def _field(self, name: str, host_rows: Row) -> jax.Array:
+        struct = self.shapes[name]
+        letters = fields_of(self.batch_type)[name].letters
+        values = host_rows[name.removesuffix(letters) + letters.replace("B", "")]
+        # Where the host's part begins, letter by letter: it has only its own rows, and only its own positions.
+        first_row = {offset: i for i, offset in enumerate(self.offsets)}
+
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            cut = []
+            for letter, part, size in zip(letters, index, struct.shape, strict=True):
+                start, stop, _ = part.indices(size)
+                if letter == "B":
+                    # the rows of one device follow one another, here as in the batch
+                    cut.append(slice(first_row[start], first_row[stop - 1] + 1))
+                elif letter == "L":
+                    cut.append(slice(start - self.positions.start, stop - self.positions.start))
+                else:
+                    cut.append(slice(start, stop))
+            return values[tuple(cut)]
+
+        return jax.make_array_from_callback(struct.shape, struct.sharding, block, dtype=values.dtype)

@@ -1,0 +1,173 @@
+"""Batches from shards: training batches of a row sequence, and one pass over the rows of a source."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.rows.bad_records import bad_records
+from data_pipeline.rows.packed import PackedRows, Row
+from data_pipeline.rows.sequence import RowSequence
+from data_pipeline.rows.stream import stream
+from model.api import Params
+from trainer.batches.layout import Layout
+from trainer.batches.position import Position, Ramp, batch_size_at
+
+
+def nobody(name: str, step: int, /, **what: Any) -> None:
+    """For sources whose events nobody wants to know."""
+
+
+class ShardSource:
+    """Training batches from a row sequence.
+
+    The next batch is read and laid out by a thread while the devices work on the one before. The first
+    steps may have smaller batches (`ramp`). `event(name, step, **what)` is told of records that are left out
+    because they are damaged.
+    """
+
+    def __init__(
+        self,
+        rows: RowSequence,
+        layout: Layout,
+        *,
+        processes: int = 0,
+        ramp: Ramp = (),
+        event: Callable[..., None] = nobody,
+    ):
+        self.rows, self._processes, self._ramp, self._event = rows, processes, tuple(ramp), event
+        self._batch_size = layout.batch_size
+        batch_sizes = {layout.batch_size, *(n for n, _ in self._ramp)}
+        self._layouts = {n: layout.of_rows(n) for n in batch_sizes}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: Future | None = None
+        self._reported: set[str] = set()  # bad records
+        self._go_to(Position())
+
+    def _go_to(self, position: Position) -> None:
+        if self._ahead:
+            wait([self._ahead])  # the thread reads the stream, which changes now
+        self.position, self._ahead = position, None
+        self._stream: tuple[int, Iterator[Row]] | None = None  # with the rows of its batches
+
+    def _size(self, step: int) -> int:
+        return batch_size_at(step, self._batch_size, self._ramp)
+
+    def _place(self, step: int) -> Any:
+        """The batch of the step after the one laid out last; None where the rows end."""
+        n_rows = self._size(step)
+        layout = self._layouts[n_rows]
+        if self._stream is None or self._stream[0] != n_rows:
+            host_rows = stream(
+                self.rows,
+                self.position.rows,
+                n_rows,
+                layout.offsets,
+                positions=layout.positions,
+                processes=self._processes,
+                skipped=self.position.skipped,
+            )
+            self._stream = n_rows, host_rows
+        rows = next(self._stream[1], None)
+        return None if rows is None else layout.place(rows)
+
+    def next(self, policy: Callable[[], Params]) -> Any:
+        """The next rows of the sequence; each host reads only what its own devices hold of them.
+
+        Raises:
+            ValueError: all sources have reached their max_epochs.
+        """
+        step = self.position.step + 1
+        batch = self._ahead.result() if self._ahead else self._place(step)
+        if batch is None:
+            n_rows = self.rows.n_rows
+            remedy = "lower steps or raise data.schedule.max_epochs"
+            raise ValueError(f"the data ends after {n_rows} rows; {remedy}")
+        self.position = self.position.after_step(self._size(step))
+        self._ahead = self._thread.submit(self._place, step + 1)
+        self._report_bad_records()
+        return batch
+
+    def _report_bad_records(self) -> None:
+        """Tell of each once: its file, its document and what is wrong with it."""
+        bad = bad_records(self.rows.sources)
+        for name in bad.keys() - self._reported:
+            self._event("bad_record", self.position.step, record=bad[name])
+        self._reported |= bad.keys()
+
+    def skip(self, first: int, stop: int) -> None:
+        """Leave out rows first to stop; the position remembers them."""
+        self._go_to(self.position.without(first, stop))
+
+    def numbers(self) -> dict[str, float]:
+        """`tokens/source/NAME` (positions of its rows, padding included), `epochs/source/NAME`, and of
+        damaged records that this host left out `data/bad_records`.
+        """
+        progress = self.rows.progress(self.position.rows)
+        numbers = {
+            f"{what}/source/{name}": x for name, counts in progress.items() for what, x in counts.items()
+        }
+        return numbers | ({"data/bad_records": float(len(self._reported))} if self._reported else {})
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, and all that the rows before it depended on."""
+        return {**self.position._asdict(), "past": self.rows.past(self.position.rows)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Resume after the rows consumed. What comes then may be another mixture than it was to be.
+
+        Raises:
+            ValueError: the rows before the position would be others now.
+        """
+        if difference := _difference(state["past"], self.rows.past(state["rows"])):
+            changed = f"the data of the {state['rows']} rows before the checkpoint has changed: {difference}"
+            remedy = (
+                "restore the data, its weights and the seed it was trained with "
+                "(new segments and stages may only begin later), or start a new run folder"
+            )
+            raise ValueError(f"{changed}; {remedy}")
+        self._go_to(Position.of(state))
+
+
+def _difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs first between two pasts; "" if nothing does."""
+    if saved["seed"] != now["seed"]:
+        return f"seed={saved['seed']} then, {now['seed']} now"
+    for then, leg in zip_longest(saved["legs"], now["legs"]):
+        if then != leg:
+            return f"{_described(then)} then, {_described(leg)} now"
+    return ""
+
+
+def _described(leg: dict[str, Any] | None) -> str:
+    if leg is None:
+        return "no change of the mixture"
+    streams = (f"{n} x {name} ({fingerprint})" for _, name, fingerprint, n in leg["streams"])
+    return f"from row {leg['first']} on " + ", ".join(streams)
+
+
+def spread(rows: PackedRows, limit: int | None) -> list[int]:
+    """The numbers of all rows of a plan, or of `limit` of them spread evenly over it: a plan begins with
+    its longest documents.
+    """
+    n = min(len(rows), limit or len(rows))
+    return [i * len(rows) // n for i in range(n)]
+
+
+def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[list[int], Any]]:
+    """(row numbers, batch) over the rows of `spread` once; the last batch is filled up with rows of weight
+    0.
+    """
+    batch_size = layout.batch_size
+    numbers = spread(rows, limit)
+    (first_row,) = rows.read([rows.place(0)], layout.positions)
+    empty = {name: np.zeros_like(x) for name, x in first_row.items()}
+    for first in range(0, len(numbers), batch_size):
+        there = [offset for offset in layout.offsets if first + offset < len(numbers)]
+        places = [rows.place(numbers[first + offset]) for offset in there]
+        read = dict(zip(there, rows.read(places, layout.positions), strict=True))
+        host_rows = [read.get(offset, empty) for offset in layout.offsets]
+        stacked = {name: np.stack([row[name] for row in host_rows]) for name in empty}
+        yield numbers[first : first + batch_size], layout.place(stacked)

@@ -1,0 +1,55 @@
+"""Distillation of a teacher's distributions (Hinton et al. 2015)."""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from pydantic import BaseModel, Field, PositiveFloat
+
+from data_pipeline.batch import TokenBatch
+from trainer.objective import Loss, PerTarget, Policies, hidden_of
+from trainer.token_logp import Readout, distilled
+
+
+class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
+    """(1 - nll_weight) · T² · KL(teacher || student), both softened by the temperature T, + nll_weight times
+    the negative log-likelihood of the data; means over targets, in nats.
+
+    The factor T² keeps the gradient's size when T changes (§2.1 there). The teacher, `roles.teacher`, may be
+    of any size and architecture over the same vocabulary.
+    """
+
+    temperature: PositiveFloat
+    nll_weight: float = Field(ge=0, le=1)
+
+    batch_type: ClassVar[type] = TokenBatch
+    roles: ClassVar[tuple[str, ...]] = ("policy", "teacher")
+    heads: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[None] = None
+
+    def denominators(self, batch: TokenBatch) -> dict[str, Any]:
+        """The number of targets."""
+        return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0)}
+
+    def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
+        """Metrics: kl (nats a target, at the temperature), nll and accuracy of the student."""
+        (student, params), (teacher, teacher_params) = models["policy"], models["teacher"]
+        outputs = hidden_of(models, "policy", batch)
+        scores = distilled(
+            outputs.hidden_BLD,
+            student.unembed(params),
+            hidden_of(models, "teacher", batch).hidden_BLD,
+            teacher.unembed(teacher_params),
+            batch.targets_BL,
+            Readout(student.vocab_size, student.soft_cap),
+            Readout(teacher.vocab_size, teacher.soft_cap),
+            self.temperature,
+        )
+        weight_BL = batch.weight_BL
+        n = jnp.sum(weight_BL)
+        kl = jnp.sum(scores.kl_BL * weight_BL)
+        nll = -jnp.sum(scores.logp_BL * weight_BL)
+        total = (1 - self.nll_weight) * self.temperature**2 * kl + self.nll_weight * nll
+        accuracy = jnp.sum(scores.correct_BL * weight_BL)
+        metrics = {"kl": (kl, n), "nll": (nll, n), "accuracy": (accuracy, n)}
+        per_target = PerTarget(-scores.logp_BL, weight_BL)
+        return Loss(total / denominators["targets"], metrics, outputs.aux, per_target)
