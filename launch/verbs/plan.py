@@ -58,9 +58,22 @@ def main(args: argparse.Namespace) -> int:
     if args.finalists < 1:
         raise ValueError(f"--finalists {args.finalists}: must be at least 1; raise it")
     from launch.job.load import load
+    from launch.planning.plan import Planner
 
     name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
-    return _plan(args, name, run, target)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    planner = Planner(name, run, target, hlo=args.hlo, say=say)
+    report = planner.search(args.finalists) if args.search else planner.one()
+    if report.problem:
+        print(f"meshwright: error: {report.problem}", file=sys.stderr)
+    if args.json and report.json is not None:
+        print(json.dumps(report.json, indent=2))
+    elif report.lines:
+        print("\n".join(report.lines))
+    return report.code
 
 
 def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
@@ -95,19 +108,3 @@ def _check(args: argparse.Namespace) -> int:
     lines, code = report(run)
     print("\n".join(lines))
     return code
-
-
-def _plan(args: argparse.Namespace, name: str, run: Any, target: Any) -> int:
-    from launch.planning.plan import Planner
-
-    planner = Planner(
-        name, run, target, hlo=args.hlo, say=lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    report = planner.search(args.finalists) if args.search else planner.one()
-    if report.problem:
-        print(f"meshwright: error: {report.problem}", file=sys.stderr)
-    if args.json and report.json is not None:
-        print(json.dumps(report.json, indent=2))
-    elif report.lines:
-        print("\n".join(report.lines))
-    return report.code

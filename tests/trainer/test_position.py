@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches.position import after, batch_size_at, rows_of, rows_until, united
+from data_pipeline.rows.position import after, rows_of, united
+from trainer.batches.position import batch_size_at, rows_until
 
 numbers = st.integers(0, 40)
 windows = st.lists(st.tuples(numbers, st.integers(0, 9)).map(lambda w: [w[0], w[0] + w[1]]), max_size=5)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.batches.position import after, batch_size_at, rows_of, rows_until
+from data_pipeline.rows.position import after, rows_of
+from trainer.batches.position import batch_size_at, rows_until
 from trainer.checkpoints.stored import checkpoint_path, read_run, steps_in
 from trainer.records.metrics import read_metrics
 from trainer.run import Run
