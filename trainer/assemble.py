@@ -1,6 +1,6 @@
 """The composition root: the training step, the source, the records and the loop's parts of a phase.
 
-Whoever needs the step that trains (`plan`, `replay`, the benches, the search for silent corruption) asks here.
+Whoever needs the step that trains (`plan`, `replay`, the benches) asks here, so that all have the same one.
 """
 
 import contextlib
@@ -57,8 +57,9 @@ def training_step(
 
 
 def step_of(phase: Phase) -> TrainStep:
-    """The training step of a phase, (state, batch) -> (state, metrics): the other roles' parameters are given."""
+    """The training step of a phase: (state, batch) -> (state, metrics)."""
     step = training_step(phase.run, phase.models, phase.tx, phase.tokenizer.byte_lengths)
+    # an argument and no closure: what a jitted function closes over becomes constants of its program
     return partial(step, others=phase.others)
 
 
@@ -71,6 +72,7 @@ def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> Ba
         ValueError: the data has fewer rows than the steps need, or is not what a checkpoint was trained on.
     """
     data = phase.run.data
+    # Other data components, such as rollouts, make their batches themselves.
     source = open_shards(phase, alive) if isinstance(data, ShardData) else data.open(phase)
     if phase.resumes():
         source.set_state(phase.checkpointer.read_json(phase.checkpointer.latest(), "position"))
@@ -81,6 +83,7 @@ def open_shards(phase: Phase, alive: Callable[[], None] = lambda: None) -> Shard
     """The rows of a phase's shards, from the first one on."""
     run = phase.run
     rows = open_rows(phase, alive)
+    # Known before the first step, not when the rows end in the middle of the run.
     needed = rows_until(run.steps, run.data.batch_size, run.batch_ramp)
     if rows.n_rows is not None and rows.n_rows < needed:
         wanted = f"steps={run.steps} of batch_size={run.data.batch_size} need {needed} rows"
@@ -93,6 +96,7 @@ def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequ
     """The rows of a phase's shards in the order of training, with the columns that the objective computes."""
     run = phase.run
     sources = run.data.sources(phase.job_folder)
+    # Not `phase.layout`: the batches that the columns are computed from do not have them yet.
     layout = Layout(run.data.batch_type, run.data.sizes(), phase.mesh)
     where = {"folder": phase.folder / "columns", "resumed": phase.resumes(), "alive": alive}
     for rows in sources.values():

@@ -21,7 +21,7 @@ FREE = (
     "watch",
 )
 FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_records")
-# of data.schedule the part that lies behind the position is checked with it: see ShardSource.set_state
+# What of data.schedule comes before the position is checked with it, by ShardSource.set_state.
 
 
 def is_free(path: str) -> bool:
@@ -37,35 +37,34 @@ def is_free(path: str) -> bool:
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Path -> (saved value, present value) wherever two serialized Runs differ."""
-    before, after = flat(saved), flat(now)
-    return {
-        path: (before.get(path), after.get(path))
-        for path in before | after
-        if before.get(path) != after.get(path)
-    }
+    before = flat(saved)
+    after = flat(now)
+    pairs = {path: (before.get(path), after.get(path)) for path in before | after}
+    return {path: (old, new) for path, (old, new) in pairs.items() if old != new}
 
 
 def check_identity(
-    saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_change: Sequence[str], folder: Any
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_change: Sequence[str], folder: Path | str
 ) -> list[str]:
     """The differences that are free or allowed, a line each, for the log.
 
     Raises:
         ValueError: an identity field differs.
     """
+
+    def is_allowed(path: str) -> bool:
+        return any(path == allowed or path.startswith(f"{allowed}.") for allowed in allow_change)
+
     differing = changes(saved, now)
-    refused = [
-        path
-        for path in differing
-        if not is_free(path) and not any(path == a or path.startswith(f"{a}.") for a in allow_change)
-    ]
+    refused = [path for path in differing if not is_free(path) and not is_allowed(path)]
     if refused:
         diff = "; ".join(
             f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for" for path in refused
         )
+        allow = f"--allow-change {Path(folder).name}.{refused[0]}"
         raise ValueError(
             f"{folder} holds checkpoints of another run ({diff}); "
-            f"choose another --dir, restore the values, or pass --allow-change {Path(folder).name}.{refused[0]}"
+            f"choose another --dir, restore the values, or pass {allow}"
         )
     return [f"{path}: {old!r} -> {new!r}" for path, (old, new) in differing.items()]
 
@@ -74,6 +73,7 @@ def run_fingerprint(run: Mapping[str, Any]) -> str:
     """16 hex digits of what a finished phase must have been made with to count as done: all but where and
     how often it was watched.
     """
+    # unlike FREE: other steps or batch sizes would have trained another model
     unimportant = (
         "mesh",
         "execution",
@@ -84,5 +84,5 @@ def run_fingerprint(run: Mapping[str, Any]) -> str:
         "guard",
         "watch",
     )
-    kept = {field: value for field, value in run.items() if field not in unimportant}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    important = {field: value for field, value in run.items() if field not in unimportant}
+    return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:16]

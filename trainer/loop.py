@@ -73,7 +73,8 @@ def train(parts: LoopParts, state: TrainState, *, steps: int) -> TrainState:
 
             pause = _due(parts, number, stop=signals.reached(), last=number == steps)
             # The order matters: first the verdict on this very step, since a state within a streak of bad
-            # steps must not be saved as a good one; then going back, which makes a save pointless; then saving.
+            # steps must not be saved as a good one; then going back, which makes a save pointless; then the
+            # save.
             if pause.wanted:
                 verdict = recorder.ended()
             if parts.rollbacks.wanted(verdict) and not pause.stop:
@@ -89,7 +90,7 @@ def train(parts: LoopParts, state: TrainState, *, steps: int) -> TrainState:
 
 def _due(parts: LoopParts, number: int, *, stop: str | None, last: bool) -> Pause:
     """What is to be done after step `number`; all processes decide the same."""
-    # Asking `rollbacks` makes it forget that a save is wanted, so it is asked only where nobody else wants one.
+    # `rollbacks` forgets that it wants a save when it is asked, so it is asked last.
     save = bool(stop) or last or parts.checkpointer.due(number) or parts.rollbacks.due()
     evaluate = parts.evaluate_every > 0 and number % parts.evaluate_every == 0
     return Pause(stop, last, save, evaluate and not last)

@@ -14,7 +14,8 @@ from pydantic import BaseModel, NonNegativeInt
 from model.sharding import letters_of
 from model.stages import in_model_order
 
-# factors of 2 on both sides of 0; what is smaller counts as 0, what is larger into the last bin
+# Bins of histograms are factors of 2 on both sides of 0. Below 2^-30 a number counts as 0; above 2^10 it
+# counts into the last bin.
 _SIZES = 2.0 ** np.arange(-30, 11)
 EDGES = np.concatenate([-_SIZES[::-1], _SIZES])
 
@@ -26,7 +27,7 @@ class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
     every `histograms_every`; 0 = never.
 
     A group of parameters is one module of one layer of a stack (`blocks/03/attention`, with the norms named
-    after it), and outside of stacks all that lies under one name of the top (`embed`, `norm`, `unembed`,
+    after it), and outside of stacks all that is under one name of the top (`embed`, `norm`, `unembed`,
     `mtp`).
     """
 
@@ -36,23 +37,20 @@ class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
     def arrays(
         self, step: Int[Array, ""], params: Any, gradient: Any, updates: Any, *, rounds: int = 1
     ) -> dict[str, Array]:
-        """In the compiled step that follows on `step` others, what `rows` reads: replicated, and zeros
-        unless that step is watched.
-
-        Each tree has a conditional of its own, so that none of them has to outlive the update; `rounds` are
-        those of the pipeline.
+        """What `rows` reads of the compiled step after `step` others: replicated, and zeros unless that step
+        is watched. `rounds` are those of the pipeline.
         """
-        norms = {"gradient": gradient, "parameter": params, "update": updates}
-        found = {
-            f"norms/{kind}": _every(self.norms_every, step, partial(norms_of, rounds=rounds), tree)
-            for kind, tree in norms.items()
+        norms = partial(norms_of, rounds=rounds)
+        counts = partial(counts_of, rounds=rounds)
+        # Each tree has a conditional of its own: with one for all, every tree would have to outlive the update.
+        groups_of = {
+            "norms/gradient": _every(self.norms_every, step, norms, gradient),
+            "norms/parameter": _every(self.norms_every, step, norms, params),
+            "norms/update": _every(self.norms_every, step, norms, updates),
+            "histograms/gradient": _every(self.histograms_every, step, counts, gradient),
+            "histograms/parameter": _every(self.histograms_every, step, counts, params),
         }
-        counts = {"gradient": gradient, "parameter": params}
-        for kind, tree in counts.items():
-            found[f"histograms/{kind}"] = _every(
-                self.histograms_every, step, partial(counts_of, rounds=rounds), tree
-            )
-        return {f"{kind}/{group}": x for kind, groups in found.items() for group, x in groups.items()}
+        return {f"{kind}/{group}": x for kind, groups in groups_of.items() for group, x in groups.items()}
 
     def rows(self, number: int, arrays: Mapping[str, Any]) -> tuple[dict[str, float], Histograms]:
         """What `arrays` gave in step `number`, by layer; nothing is fetched from the devices unless that
@@ -81,27 +79,34 @@ def norms_of(tree: Any, *, rounds: int = 1) -> dict[str, Float[Array, "*N"]]:
 
 
 def counts_of(tree: Any, *, rounds: int = 1) -> dict[str, Float[Array, "*N bins"]]:
-    """How many numbers of every group lie between two EDGES, as `norms_of` groups them; numbers that are
-    not finite count nowhere.
+    """How many numbers of every group are between two EDGES, as `norms_of` groups them; NaN and infinities
+    count nowhere.
     """
-    inner, largest = EDGES[1:-1], np.finfo(np.float32).max
+    # The outermost bins are open, so they end at the largest float32 and at infinity.
+    largest = np.finfo(np.float32).max
+    inner = EDGES[1:-1]
     bins = np.array([[-largest, *inner], [*inner, np.inf]], np.float32).T
 
     def between(edges: Array) -> dict[str, Array]:
-        return _sums(tree, lambda x: ((x >= edges[0]) & (x < edges[1])).astype(jnp.float32), rounds)
+        def inside(x: Array) -> Array:
+            return ((x >= edges[0]) & (x < edges[1])).astype(jnp.float32)
 
-    # bin after bin: all of them at once would be held in memory for every number
-    return jax.tree.map(lambda counts: jnp.moveaxis(counts, 0, -1), jax.lax.map(between, bins))
+        return _sums(tree, inside, rounds)
+
+    # bin after bin: all of them at once would be in memory for every number
+    by_bin = jax.lax.map(between, bins)
+    return jax.tree.map(lambda counts: jnp.moveaxis(counts, 0, -1), by_bin)
 
 
-def _sums(tree: Any, of: Callable[[Array], Array], rounds: int) -> dict[str, Array]:
-    """Sums over the numbers of every group of what `of` makes of them."""
-    found: dict[str, Array] = {}
+def _sums(tree: Any, fn: Callable[[Array], Array], rounds: int) -> dict[str, Array]:
+    """Sums of fn over the numbers of every group, replicated."""
+    sums: dict[str, Array] = {}
     for path, x in jax.tree.leaves_with_path(tree):
         group = group_of(jax.tree_util.keystr(path, simple=True, separator="/"))
-        total = jnp.sum(of(x.astype(jnp.float32)), tuple(range(group.endswith("_N"), x.ndim)))
-        found[group] = found.get(group, 0.0) + jax.sharding.reshard(total, PartitionSpec())
-    return in_model_order(found, rounds=rounds)
+        first = 1 if group.endswith("_N") else 0  # layers stay apart
+        total = jnp.sum(fn(x.astype(jnp.float32)), tuple(range(first, x.ndim)))
+        sums[group] = sums.get(group, 0.0) + jax.sharding.reshard(total, PartitionSpec())
+    return in_model_order(sums, rounds=rounds)
 
 
 def group_of(leaf: str) -> str:
@@ -120,7 +125,7 @@ def _by_layer(name: str, values: np.ndarray) -> list[tuple[str, Any]]:
     if not name.endswith("_N"):
         return [(name, values)]
     stack, module = name.removesuffix("_N").rsplit("/", 1)
-    digits = max(2, len(str(len(values) - 1)))
+    digits = max(2, len(str(len(values) - 1)))  # so that names sort as layers do
     return [(f"{stack}/{i:0{digits}}/{module}", value) for i, value in enumerate(values)]
 
 
@@ -129,6 +134,9 @@ def _every(n: int, step: Array, fn: Callable[[Any], dict[str, Array]], tree: Any
     if not n:
         return {}
     shapes = jax.eval_shape(fn, tree)
-    return jax.lax.cond(
-        (step + 1) % n == 0, fn, lambda _: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), tree
-    )
+
+    def zeros(_: Any) -> dict[str, Array]:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    # steps are numbered from 1, `step` counts those before this one
+    return jax.lax.cond((step + 1) % n == 0, fn, zeros, tree)

@@ -35,7 +35,7 @@ class Role(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Run(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What is trained (architecture), on what (data), towards what (objective), how (optimizer), where (mesh).
+    """What is trained (architecture), on what (data), towards what (objective), how (optimizer), and where.
 
     Attributes:
         start_from: An earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the
@@ -89,6 +89,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             problems.append(
                 f"data.seq_len={data.row_length} exceeds architecture.context={context}; lower it"
             )
+        # Every size of the ramp too: a step of any of them is split into micro-batches.
         batch_sizes = [("data.batch_size", data.batch_size)]
         batch_sizes += [("batch_ramp rows", rows) for rows, _ in self.batch_ramp]
         for name, rows in batch_sizes:
@@ -140,6 +141,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
         if isinstance(parent, Run) and parent.architecture != self.architecture:
             rule = f"architecture differs from that of start_from={self.start_from}"
             problems.append(f"{rule}; make them the same")
+        # By its type, not by its field: a user's own phase may name its tokenizer as it likes.
         trained = [value for phase in job.values() for _, value in phase if isinstance(value, SentencePiece)]
         vocab_size = self.architecture.vocab_size
         if trained and trained[0].vocab_size > vocab_size:
@@ -149,7 +151,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def model_of(run: Run) -> Model:
-    """The policy of a Run: the one place where architecture, dtypes, execution and an objective's heads meet."""
+    """The policy of a Run: the one place that builds it, of architecture, dtypes, execution and heads."""
     model = run.architecture.build(run.precision, run.execution)
     width, dtype = run.architecture.width, run.precision.params
     return with_heads(model, run.objective.heads, width=width, dtype=dtype)
@@ -174,4 +176,5 @@ def gives(batch_type: type, objective: Objective) -> bool:
     given = list(fields_of(batch_type).items())
     if objective.columns is None:
         return wanted == given
+    # the columns come last in `batch_type`
     return wanted[: len(given)] == given

@@ -24,7 +24,8 @@ Gradient = Callable[..., tuple[Loss, Params]]  # (state, rows, denominators, key
 # slice: twice the bytes. Found by compiling Llama-2-7B and 70B (docs/planning.md).
 OFFLOADED = ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter")
 SPARSE_CORES = {f"xla_tpu_enable_sparse_core_collective_offload_{name}": "true" for name in OFFLOADED}
-# It would turn a gather over a whole torus of 64 chips or more into an all-reduce of zeros: many times the bytes.
+# It would turn a gather over a whole torus of 64 chips or more into an all-reduce of zeros: many times the
+# bytes.
 SPARSE_CORES["xla_disable_hlo_passes"] = "all_gather_decomposer"
 WITH_SPARSE_CORES = ("TPU v5", "TPU v5p", "TPU v6 lite")  # v5p and v6e; v5e has none
 

@@ -99,8 +99,8 @@ def distilled(
     teacher_readout: Readout,
     temperature: float,
 ) -> Distilled:
-    """`token_logp` of the student, and KL(softmax(teacher / T) || softmax(student / T)) of every position, from
-    one pass over both models' logits. No gradient goes to the teacher.
+    """`token_logp` of the student, and of every position KL(softmax(teacher / T) || softmax(student / T)),
+    from one pass over both models' logits. No gradient goes to the teacher.
     """
     args = hidden_BLD, unembed_DV, teacher_BLW, teacher_unembed_WV, targets_BL
     return _distilled_forward(*args, readout, teacher_readout, temperature)[0]

@@ -86,7 +86,7 @@ class Layout:
         struct = self.shapes[name]
         letters = fields_of(self.batch_type)[name].letters
         values = host_rows[name.removesuffix(letters) + letters.replace("B", "")]
-        # Where the host's part begins, letter by letter: it has only its own rows, and only its own positions.
+        # `values` begins with this host's first row and position, the blocks are counted from the batch's.
         first_row = {offset: i for i, offset in enumerate(self.offsets)}
 
         def block(index: tuple[slice, ...]) -> np.ndarray:

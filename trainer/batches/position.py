@@ -1,4 +1,4 @@
-"""Where a source stands: a function of the steps made, of the windows of rows left out, and of batch sizes."""
+"""Where a source is: a function of the steps made, of the windows of rows left out, and of batch sizes."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ Ramp = Iterable[Sequence[int]]  # (rows, steps) of the first steps, whose batche
 
 
 class Position(NamedTuple):
-    """Steps made, rows consumed by them, and windows [first, stop) of rows to leave out, some perhaps ahead."""
+    """Steps made, rows consumed by them, and windows [first, stop) of rows to leave out, also later ones."""
 
     step: int = 0
     rows: int = 0

@@ -23,13 +23,18 @@ def answer_loss(model: Model, params: Params, questions: Sequence[Asked], mesh: 
     many as the mesh needs.
     """
     longest = max(len(asked.prompt) + len(asked.gold) for asked in questions)
+    # Both rounded up: rows to the devices that divide them, positions so that few programs are compiled.
     n_rows = -(-min(rows, len(questions)) // n_parts("B")) * n_parts("B")
-    shape = n_rows, -(-longest // LENGTHS) * LENGTHS
-    layout, total, n = Layout.of(TokenBatch, dict.fromkeys(TokenBatch._fields, shape), mesh), 0.0, 0.0
+    length = -(-longest // LENGTHS) * LENGTHS
+    layout = Layout(TokenBatch, {"B": n_rows, "L": length}, mesh)
+    total = 0.0
+    n = 0.0
     for part in batched(questions, n_rows):
-        mine = {name: x[list(layout.offsets), layout.positions] for name, x in gold_rows(part, shape).items()}
-        nll, weight = jax.device_get(_nll(params, layout.place(mine), model=model))
-        total, n = total + float(nll), n + float(weight)
+        rows_BL = gold_rows(part, (n_rows, length))
+        host_rows = {name: x[list(layout.offsets), layout.positions] for name, x in rows_BL.items()}
+        nll, weight = jax.device_get(_nll(params, layout.place(host_rows), model=model))
+        total += float(nll)
+        n += float(weight)
     return total / n
 
 

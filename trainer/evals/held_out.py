@@ -20,13 +20,15 @@ from trainer.evals.subject import Findings, Subject
 from trainer.objective import Objective, Policies
 from trainer.run import Run, gives
 
+Sums = dict[str, tuple[float, float]]  # metric -> (sum, weight)
+
 
 class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
     """The objective's metrics on each source of held-out data; `max_rows` bounds what is read of each.
 
     Of several sources also macro/METRIC, the mean over the sources, and micro/METRIC, over all of their
-    targets together. Where a run has
-    several of these, the `name` of each goes before its sources: NAME/web/loss, NAME/macro/loss.
+    targets together. Where a run has several of these, the `name` of each goes before its sources:
+    NAME/web/loss, NAME/macro/loss.
     """
 
     data: one_of("data_pipeline.loader")
@@ -35,82 +37,70 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
-        found = []
+        problems = []
         fits = gives(self.data.batch_type, run.objective)
         if not fits or self.data.row_length > run.architecture.context:
             what = f"{type(self.data).__name__} of seq_len={self.data.row_length}"
-            found.append(f"evals: {what} does not fit the run's objective or context; choose it like `data`")
-        if [each.name for each in run.evals if isinstance(each, HeldOut)].count(self.name) > 1:
-            found.append(f"evals: two HeldOut have name={self.name!r}; give each a name of its own")
-        return found
+            rule = "does not fit the run's objective or context"
+            problems.append(f"evals: {what} {rule}; choose it like `data`")
+        names = [each.name for each in run.evals if isinstance(each, HeldOut)]
+        if names.count(self.name) > 1:
+            problems.append(f"evals: two HeldOut have name={self.name!r}; give each a name of its own")
+        return problems
 
     def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
-        """Read the data, and let the phase's first policy compute the columns that the objective wants."""
-        of_data = Layout(self.data.batch_type, self.data.sizes(), subject.mesh)
-        layout = Layout(subject.objective.batch_type, self.data.sizes(), subject.mesh)
+        """Open the shards, and let the phase's first policy compute the columns that the objective wants."""
+        sizes = self.data.sizes()
+        layout = Layout(subject.objective.batch_type, sizes, subject.mesh)
+        without_columns = Layout(self.data.batch_type, sizes, subject.mesh)
         sources = self.data.sources(subject.job_folder)
         where = {"folder": subject.folder / "columns", "resumed": subject.resumed}
         for rows in sources.values():
-            add_columns(rows, subject.objective, of_data, first, **where)
-        n_bytes = {name: self._bytes(rows, subject.tokenizer) for name, rows in sources.items()}
+            add_columns(rows, subject.objective, without_columns, first, **where)
+        n_bytes = {name: self._n_bytes(rows, subject.tokenizer) for name, rows in sources.items()}
 
         def measure(params: Params) -> Findings:
-            sums = {
-                name: _sums(subject, layout, rows, params, self.max_rows) for name, rows in sources.items()
-            }
-            found = {name: _quotients(sums[name], n_bytes[name]) for name in sources}
+            sums = {}
+            for name, rows in sources.items():
+                sums[name] = _sums(subject, layout, rows, params, self.max_rows)
+            means = {name: _means(sums[name], n_bytes[name]) for name in sources}
             if len(sources) > 1:
-                found |= {"macro": _mean(found), "micro": _quotients(_total(sums), sum(n_bytes.values()))}
-            prefix = f"{self.name}/" if self.name else ""
-            return Findings(
-                {
-                    f"{prefix}{of}/{metric}": value
-                    for of, means in found.items()
-                    for metric, value in means.items()
-                },
-                [],
-            )
+                macro = _mean_of(list(means.values()))
+                micro = _means(_total(list(sums.values())), sum(n_bytes.values()))
+                means |= {"macro": macro, "micro": micro}
+            return Findings(self._named(means), [])
 
         return measure
 
-    def _bytes(self, rows: PackedRows, tokenizer: Tokenizer) -> int:
+    def _named(self, means: dict[str, dict[str, float]]) -> dict[str, float]:
+        prefix = f"{self.name}/" if self.name else ""
+        return {
+            f"{prefix}{source}/{metric}": value
+            for source, values in means.items()
+            for metric, value in values.items()
+        }
+
+    def _n_bytes(self, rows: PackedRows, tokenizer: Tokenizer) -> int:
         """UTF-8 bytes of all targets, for bits per byte."""
-        chosen = map(rows.__getitem__, spread(rows, self.max_rows))
-        return sum(
-            int(np.sum(tokenizer.byte_lengths[row["targets_L"]] * (row["weight_L"] > 0))) for row in chosen
-        )
+        n = 0
+        for number in spread(rows, self.max_rows):
+            row = rows[number]
+            lengths_L = tokenizer.byte_lengths[row["targets_L"]]
+            n += int(np.sum(lengths_L * (row["weight_L"] > 0)))
+        return n
 
 
-def _sums(
-    subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None
-) -> dict[str, tuple[float, float]]:
-    """Each metric's (sum, weight) over all rows, added in float64."""
-    sums: dict[str, tuple[float, float]] = {}
-    policies = subject.policies(params)
-    params_of = {role: tree for role, (_, tree) in policies.items()}
+def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None) -> Sums:
+    """Each metric's sum and weight over all rows, added in float64."""
+    sums: Sums = {}
+    params_of = {role: tree for role, (_, tree) in subject.policies(params).items()}
     models = tuple(subject.models.items())  # a static argument has to be hashable
     for _, batch in passes(rows, layout, max_rows):
-        found = jax.device_get(_metrics(params_of, batch, models=models, objective=subject.objective))
-        for name, (total, weight) in found.items():
+        metrics = _metrics(params_of, batch, models=models, objective=subject.objective)
+        for name, (total, weight) in jax.device_get(metrics).items():
             before = sums.get(name, (0.0, 0.0))
             sums[name] = before[0] + float(total), before[1] + float(weight)
     return sums
-
-
-def _total(sums: dict[str, dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
-    """Sums and weights of all sets, added."""
-    names = {name for of in sums.values() for name in of}
-    return {
-        name: tuple(math.fsum(of[name][i] for of in sums.values() if name in of) for i in range(2))
-        for name in sorted(names)
-    }
-
-
-def _mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Each metric's mean over the sets that have it."""
-    names = {name for means in found.values() for name in means}
-    values = {name: [means[name] for means in found.values() if name in means] for name in sorted(names)}
-    return {name: math.fsum(x) / len(x) for name, x in values.items()}
 
 
 @partial(jax.jit, static_argnames=("models", "objective"))
@@ -121,16 +111,31 @@ def _metrics(
     return objective.loss(policies, batch, objective.denominators(batch), jax.random.key(0)).metrics
 
 
-def _quotients(sums: dict[str, tuple[float, float]], n_bytes: int) -> dict[str, float]:
+def _total(sums: list[Sums]) -> Sums:
+    """The sums and weights of several sources, added."""
+    names = sorted({name for each in sums for name in each})
+    total = {}
+    for name in names:
+        pairs = [each[name] for each in sums if name in each]
+        total[name] = math.fsum(x for x, _ in pairs), math.fsum(weight for _, weight in pairs)
+    return total
+
+
+def _mean_of(means: list[dict[str, float]]) -> dict[str, float]:
+    """Each metric's mean over the sources that have it."""
+    names = sorted({name for each in means for name in each})
+    values = {name: [each[name] for each in means if name in each] for name in names}
+    return {name: math.fsum(x) / len(x) for name, x in values.items()}
+
+
+def _means(sums: Sums, n_bytes: int) -> dict[str, float]:
     """Means; of a log-likelihood also bits a byte of text, and how far it compresses the text (raw bytes by
     coded bytes).
     """
     means = {name: total / weight for name, (total, weight) in sums.items() if weight}
     if "nll" in means:
         bits_per_byte = sums["nll"][0] / math.log(2) / n_bytes
-        means |= {
-            "loss": means.pop("nll"),
-            "bits_per_byte": bits_per_byte,
-            "compression_ratio": 8 / bits_per_byte,
-        }
+        means["loss"] = means.pop("nll")
+        means["bits_per_byte"] = bits_per_byte
+        means["compression_ratio"] = 8 / bits_per_byte
     return means
