@@ -60,7 +60,7 @@ def step_of(phase: Phase) -> TrainStep:
     """The training step of a phase: (state, batch) -> (state, metrics)."""
     step = training_step(phase.run, phase.models, phase.tx, phase.tokenizer.byte_lengths)
     # an argument and no closure: what a jitted function closes over becomes constants of its program
-    return partial(step, others=phase.others)
+    return partial(step, others=phase.load_others())
 
 
 def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> BatchSource:
@@ -175,7 +175,7 @@ def loop_parts(
         phase.mesh,
         every=run.guard.sdc_every,
         micro_batches=run.micro_batches,
-        others=phase.others,
+        others=phase.load_others(),
         event=phase.event,
     )
 

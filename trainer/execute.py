@@ -52,6 +52,7 @@ def execute(
         # Restoring, the reference's columns and evaluations take as long as they take: no step is hanging.
         with watchdog.paused(), restoring:
             state = phase.state()
+            phase.load_others()
         first = int(state.step)
         ledger.back_to(first)  # what `latest` called whole may have proved damaged when it was read
         note_placement(phase.event, first, mesh)

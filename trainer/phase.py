@@ -119,11 +119,14 @@ class Phase:
         """Step and state of the newest whole checkpoint up to step `limit`."""
         return self.checkpointer.newest(self._shapes_at_rest(), limit=limit)
 
-    @cached_property
-    def others(self) -> dict[str, Params]:
-        """The parameters of all roles but the policy, loaded and verified once, at rest on the mesh; no step
-        changes them, and no checkpoint of this phase holds them.
+    def load_others(self) -> dict[str, Params]:
+        """Load and verify the parameters of all roles but the policy, the first time this is asked: at rest
+        on the mesh, changed by no step, in no checkpoint of this phase.
         """
+        return self._others
+
+    @cached_property
+    def _others(self) -> dict[str, Params]:
         return {name: role_params(self.run, name, self.job_folder) for name in self.run.roles}
 
     def first_policies(self) -> Policies:
@@ -132,7 +135,7 @@ class Phase:
 
     def policies(self, params: Params) -> Policies:
         """All roles, with these parameters of the policy."""
-        params_of = {"policy": params, **self.others}
+        params_of = {"policy": params, **self.load_others()}
         return {role: (model, params_of[role]) for role, model in self.models.items()}
 
     def merged(self, state: TrainState) -> Params:

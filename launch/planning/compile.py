@@ -54,7 +54,7 @@ class Step(NamedTuple):
     """
 
     function: Any
-    arguments: tuple[Any, Any, Any]  # state, batch, other roles' parameters
+    arguments: tuple[Any, ...]  # state, batch, other roles' parameters
     mesh: jax.sharding.Mesh
     tokens: int
     model_flops_per_token: float

@@ -144,7 +144,7 @@ def test_a_program_too_large_for_a_chip_is_told_by_the_compilers_figures():
 def test_sizes_that_do_not_divide_are_refused_by_name_before_compiling():
     mesh = absent_mesh("v5p:2x2x1", fsdp=4)
     with pytest.raises(
-        ValueError, match="data.batch_size=6 does not divide over 4 devices; choose a multiple of 4"
+        ValueError, match="data.batch_size=6 does not divide over fsdp = 4 devices; choose a multiple of 4"
     ):
         step_of(small_run(data=small_run().data.model_copy(update={"batch_size": 6})), mesh)
     with pytest.raises(ValueError, match="does not divide D=254"):

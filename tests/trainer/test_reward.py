@@ -15,7 +15,7 @@ from tests.examples import (
     built,
     preference_batch,
     quick_jit,
-    random_pairs,
+    random_documents,
     under,
 )
 from trainer.heads import TrainedHeads, with_heads
@@ -72,6 +72,17 @@ def test_the_reward_is_read_at_the_last_position_of_each_answer_and_free_slots_d
     np.testing.assert_allclose(means["margin"], margins.mean(), rtol=1e-5)
 
 
+def rows_of_pairs():
+    """Answers of two tokens or more: the last one closes an answer and is not read."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(4):
+        prompt, *answers = random_documents(rng, (2, 3, 2, 2, 4))
+        sides = [prompt + answer for answer in answers]
+        rows.append([(*sides[:2], 2), (*sides[2:], 2)])
+    return rows
+
+
 def test_a_reward_model_learns_which_answers_are_preferred():
     """Of pairs that the untrained model does not tell apart all come out right."""
     reward = Reward()
@@ -82,7 +93,7 @@ def test_a_reward_model_learns_which_answers_are_preferred():
         state = quick_jit(lambda key: new_state(model, adaptation, tx, key))(jax.random.key(0))
         head_D = np.array(state.trainable["reward_D"])
         step = quick_jit(make_step({"policy": model}, reward, adaptation, tx, micro_batches=2))
-        batch = batch_on(under(ONE_DEVICE), random_pairs(B=4, L=24, P=3))
+        batch = batch_on(under(ONE_DEVICE), preference_batch(rows_of_pairs(), L=24, P=2))
         rows = []
         for _ in range(30):
             state, metrics = step(state, batch)
