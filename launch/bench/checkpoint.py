@@ -8,6 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def measure(
     state = state_of_size(gigabytes, mesh)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     n_bytes = sum(x.nbytes for x in jax.tree.leaves((state.trainable, state.opt_state)))
-    steps, step, rounds = itertools.count(1), step_of(mesh), []
+    steps = itertools.count(1)  # a checkpointer saves each step once, so every round has another one
+    step = step_of(mesh)
+    rounds = []
     for _ in range(n_rounds):
         found = {"bytes": float(n_bytes), **disk_speed(folder, n_bytes)}
         state, figures = _save_in_a_loop(folder / "run", state, steps, step)
@@ -66,7 +69,8 @@ def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
     has to lie somewhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, block = folder / "plain", memoryview(os.urandom(BLOCK_BYTES))
+    file = folder / "plain"
+    block = memoryview(os.urandom(BLOCK_BYTES))  # random: some disks compress
     blocks = max(n_bytes // BLOCK_BYTES, 1)
 
     def write() -> None:
@@ -78,15 +82,14 @@ def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
     found = {"disk_write_bytes_per_s": blocks * BLOCK_BYTES / _seconds(write)}
     for name, room_bytes in (("disk_read", BLOCK_BYTES), ("disk_hold", blocks * BLOCK_BYTES)):
         forget([file])
-        found[f"{name}_bytes_per_s"] = (
-            blocks * BLOCK_BYTES / _seconds(lambda room_bytes=room_bytes: _read(file, room_bytes))
-        )
+        read_s = _seconds(partial(_read, file, room_bytes))
+        found[f"{name}_bytes_per_s"] = blocks * BLOCK_BYTES / read_s
     file.unlink()
     return found
 
 
 def _read(file: Path, room_bytes: int) -> None:
-    """All of a file, into fresh memory, which is used anew when it is full."""
+    """Read a file into `room_bytes` of fresh memory, from its start again when that is full."""
     room = memoryview(np.empty(room_bytes, np.uint8))
     with file.open("rb", buffering=0) as source:
         for first in range(0, file.stat().st_size, BLOCK_BYTES):
@@ -95,7 +98,7 @@ def _read(file: Path, room_bytes: int) -> None:
 
 
 def forget(files: list[Path]) -> None:
-    """Have the system drop its copies of what it has written, where it lets itself be told."""
+    """Have the system drop its cached copies of files (Linux); elsewhere they are only synced."""
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -110,21 +113,24 @@ def _save_in_a_loop(
     """A loop with one save: how long the save itself held it up, and how much longer its other steps took
     until all was hashed.
     """
-    said: dict[str, Mapping[str, float]] = {}
-    checkpointer = Checkpointer(
-        folder, Checkpoints(every_steps=1), event=lambda name, step, **what: said.update({name: what})
-    )
+    events: dict[str, Mapping[str, float]] = {}
+
+    def note(name: str, step: int, **fields: Any) -> None:
+        events[name] = fields
+
+    checkpointer = Checkpointer(folder, Checkpoints(every_steps=1), event=note)
     state = state._replace(step=jnp.int32(next(steps)))
     jax.block_until_ready(state)
     usual_s = statistics.median(_seconds(step) for _ in range(STEPS_BEFORE))
-    blocked_s, n, began = _seconds(lambda: checkpointer.save(state, {}, {})), 0, time.perf_counter()
-    while "saved" not in said:
+    blocked_s = _seconds(lambda: checkpointer.save(state, {}, {}))
+    n, began = 0, time.perf_counter()
+    while "saved" not in events:  # the event comes after the hashes
         step()
         checkpointer.poll(n)
         n += 1
     slower_s = time.perf_counter() - began - n * usual_s
     checkpointer.close()
-    found = {name: said["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
+    found = {name: events["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
     return state, {**found, "blocked_s": blocked_s, "slower_s": max(slower_s, 0.0), "step_s": usual_s}
 
 
@@ -178,8 +184,9 @@ def figures(rounds: list[dict[str, float]], *, interval_s: float) -> dict[str, f
 
 
 def lines(found: dict[str, float], *, interval_s: float) -> list[str]:
-    """A figure a line."""
+    """The figures for people, one a line."""
     size = found["bytes"]
+    of_disk, of_memory = found["restore_frac_of_disk"], found["restore_frac_of_hold"]
 
     def row(name: str, seconds: float, note: str = "") -> str:
         return f"{name:9s}{seconds:9.2f} s {size / seconds / 1e6:9,.0f} MB/s{note}"
@@ -205,7 +212,7 @@ def lines(found: dict[str, float], *, interval_s: float) -> list[str]:
         row(
             "restore",
             found["restore_s"],
-            f"   {found['restore_frac_of_disk']:.0%} and {found['restore_frac_of_hold']:.0%} of those, fingerprints compared",
+            f"   {of_disk:.0%} and {of_memory:.0%} of those, fingerprints compared",
         ),
         row("verify", found["verify_s"], "   all hashes compared, before a restore"),
         f"memory   {found['peak_host_bytes'] / 1e9:9.2f} GB more at most while it was saved",

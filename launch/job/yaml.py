@@ -1,92 +1,91 @@
-"""YAML as people mean it: `1e-3` is a number, `no` and `2026-01-01` and `1:30` are text, a key written
+"""YAML 1.2 as people mean it: `1e-3` is a number, `no` and `2026-01-01` and `1:30` are text, a key written
 twice is an error.
 """
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
-# YAML 1.2's core schema in place of PyYAML's YAML 1.1.
-_RESOLVERS = [
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-]
+# text that a reader of YAML 1.1 (PyYAML, many editors) would take for a boolean or a number of base 60
+OTHER_IN_YAML_1_1 = re.compile(r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+# line ends that a plain or single-quoted scalar would fold into a space; in double quotes they are escaped
+RARE_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the resolvers above alone."""
+class _Constructor(SafeConstructor):
+    """Values of the safe types; the keys of a mapping are text and stand once."""
 
-    yaml_implicit_resolvers: dict = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """A mapping whose keys are text and stand once; PyYAML would keep the last of a repeated key
-        without a word.
-        """
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is not text; put it in quotes", problem_mark=key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice; keep one", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes text which either our loader or a reader of YAML 1.1 would take for something
-    else.
-    """
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Equal parts are written out, never as anchors."""
+    def check_mapping_key(
+        self, node: MappingNode, key_node: Node, mapping: Any, key: Any, value: Any
+    ) -> bool:
+        """Called by ruamel.yaml for every key before it is added to `mapping`."""
+        problem = None
+        if not isinstance(key, str):
+            problem = f"the key {key!r} is not text; put it in quotes"
+        elif key in mapping:
+            problem = f"the key {key!r} stands twice; keep one"
+        if problem:
+            raise MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
         return True
 
-    def text(self, data: str) -> yaml.ScalarNode:
-        """Text with a rare line end in double quotes, where it is escaped; PyYAML would fold it into a
-        space.
-        """
-        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
+
+# dates stay text: no field of ours is one, and names such as 2026-01-01 are common
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
+class _Representer(SafeRepresenter):
+    """Text is quoted wherever a reader could take it for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Equal values are written out, never as anchors."""
+        return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        """A scalar; the emitter itself quotes what YAML 1.2 would read as another type."""
+        style = None
+        if RARE_LINE_ENDS.search(data):
+            style = '"'
+        elif OTHER_IN_YAML_1_1.fullmatch(data):
+            style = "'"
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 
-for _tag, _pattern, _first in _RESOLVERS:
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
-_Dumper.add_representer(str, _Dumper.text)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", "")))
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value that `text` holds. Raises ValueError with line and column of what is not YAML; `name` says
-    where it stands.
+    """The value that `text` holds.
+
+    Raises:
+        ValueError: it is not YAML; the sentence has line and column, and `name` says where the text stands.
     """
+    reader = YAML(typ="safe", pure=True)  # pure: libyaml's parser knows YAML 1.1 alone
+    reader.Constructor = _Constructor
     try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
+        return reader.load(text)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(
-            f"{name}{where}: not YAML, {error.problem or error.context}; mend it there"
-        ) from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: not YAML, {' '.join(str(error).split())}; mend it there") from None
+        problem = error.problem or error.context
+        raise ValueError(f"{name}{where}: not YAML, {problem}; mend it there") from None
+    except YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{name}: not YAML, {problem}; mend it there") from None
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a file. Raises ValueError for broken YAML and for text that is not UTF-8."""
+    """The value in a file.
+
+    Raises:
+        ValueError: it is not YAML, or not UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -96,9 +95,14 @@ def read_yaml(path: Path) -> Any:
 
 def to_yaml(tree: Any, flow: bool = False) -> str:
     """`tree` as YAML, keys in their order; `flow` writes one line."""
-    style = {
-        "width": 1000 if flow else 120,
-        "default_flow_style": flow or None,
-    }  # None: innermost lists and mappings on one line
-    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
+    writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
+    writer.sort_base_mapping_type_on_output = False
+    writer.allow_unicode = True
+    writer.width = 1000 if flow else 120
+    writer.default_flow_style = True if flow else None  # None: innermost lists and mappings on one line
+    out = io.StringIO()
+    writer.dump(tree, out)
+    text = out.getvalue()
+    # a document that is one plain scalar ends with a line of dots
     return text.removesuffix("\n...\n").rstrip("\n") if flow else text

@@ -51,7 +51,7 @@ class Axis(NamedTuple):
     log: bool = False
 
     def at(self, values: np.ndarray) -> np.ndarray:
-        """0 at the low end, 1 at the high end."""
+        """Values as shares of the way: 0 at the low end, 1 at the high end."""
         if not self.log:
             return (values - self.low) / (self.high - self.low)
         logs = np.log(np.where(values > 0, values, np.nan))
@@ -60,15 +60,17 @@ class Axis(NamedTuple):
     def ticks(self, n: int) -> list[float]:
         """About `n` round values within the ends."""
         if self.log and self.high / self.low > 10:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            return [10.0**power for power in range(first, last + 1, math.ceil((last - first + 1) / n) or 1)]
+            first = math.ceil(math.log10(self.low) - 1e-9)
+            last = math.floor(math.log10(self.high) + 1e-9)
+            every = math.ceil((last - first + 1) / n) or 1
+            return [10.0**power for power in range(first, last + 1, every)]
         raw = (self.high - self.low) / n
         power = 10.0 ** math.floor(math.log10(raw))
         step = min((power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw))
-        return [
-            i * step
-            for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
-        ]
+        # the small numbers keep an end that is a tick itself, whatever the rounding of the division
+        first_i = math.ceil(self.low / step - 1e-9)
+        last_i = math.floor(self.high / step + 1e-9)
+        return [i * step for i in range(first_i, last_i + 1)]
 
 
 def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
@@ -92,31 +94,24 @@ def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> 
     body = ""
     for curve, colour in zip(curves.values(), colours, strict=True):
         x = _place(across, curve.x)
-        body += (
-            _area(x, _height(up, curve.low), _height(up, curve.high), colour, 0.16)
-            if frame.band and np.any(curve.high > curve.low)
-            else ""
-        )
+        has_range = np.any(curve.high > curve.low)
+        if frame.band and has_range:
+            body += _area(x, _height(up, curve.low), _height(up, curve.high), colour, 0.16)
         body += _line(x, _height(up, curve.y), colour)
     return _svg(across, up, body, _readings(across, curves))
 
 
 def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
     """One `<svg>` with areas on top of each other, in COLOURS."""
-    levels = np.vstack(
-        [np.zeros(len(x)), np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)]
-    )
-    across, up = Axis(*_ends(x, 0.0)), Axis(0.0, float(levels.max()) * 1.05 or 1.0)
+    sums = np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)
+    levels = np.vstack([np.zeros(len(x)), sums])  # level i is the lower edge of layer i
+    across = Axis(*_ends(x, 0.0))
+    up = Axis(0.0, float(levels.max()) * 1.05 or 1.0)
     heights = _height(up, levels)
-    body = "".join(
-        _area(_place(across, x), heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers))
-    )
-    return _svg(
-        across,
-        up,
-        body,
-        _readings(across, {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}),
-    )
+    x_drawn = _place(across, x)
+    areas = [_area(x_drawn, heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers))]
+    curves = {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}
+    return _svg(across, up, "".join(areas), _readings(across, curves))
 
 
 def value_text(value: Number | None) -> str:
@@ -140,20 +135,23 @@ def tick_text(value: Number) -> str:
 def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
     """Both directions, so that every curve is inside."""
     across = Axis(*_ends(np.concatenate([curve.x for curve in curves]), 0.0))
-    late = across.low + (across.high - across.low) * CROPPED
-    late = (
-        late if frame.crop and max(np.count_nonzero(curve.x >= late) for curve in curves) > 3 else across.low
-    )
-    drawn = [
-        (curve.x, side)
-        for curve in curves
-        for side in ((curve.low, curve.high) if frame.band else (curve.y,))
-    ]
-    inside = np.concatenate([side[x >= min(late, x[-1])] for x, side in drawn])
-    inside = inside[np.isfinite(inside)]
-    if frame.log and len(inside) and inside.max() > LOG_FROM * inside.min() > 0:
-        return across, Axis(float(inside.min()) / 1.1, float(inside.max()) * 1.1, log=True)
-    return across, Axis(*_ends(np.append(inside, 0.0) if frame.zero or not len(inside) else inside, 0.04))
+    start = across.low
+    if frame.crop:
+        late = across.low + (across.high - across.low) * CROPPED
+        if max(np.count_nonzero(curve.x >= late) for curve in curves) > 3:
+            start = late
+    inside: list[np.ndarray] = []  # the values that decide the height of the frame
+    for curve in curves:
+        shown = curve.x >= min(start, curve.x[-1])  # of a curve that ends early, its last point
+        sides = (curve.low, curve.high) if frame.band else (curve.y,)
+        inside += [side[shown] for side in sides]
+    values = np.concatenate(inside)
+    values = values[np.isfinite(values)]
+    if frame.log and len(values) and values.max() > LOG_FROM * values.min() > 0:
+        return across, Axis(float(values.min()) / 1.1, float(values.max()) * 1.1, log=True)
+    if frame.zero or not len(values):
+        values = np.append(values, 0.0)
+    return across, Axis(*_ends(values, 0.04))
 
 
 def _ends(values: np.ndarray, margin: float) -> tuple[float, float]:
@@ -185,14 +183,18 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
     marks = "".join(
         f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>' for i in dots
     )
-    return f'<g fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"><path d="{path}"/>{marks}</g>'
+    style = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"'
+    return f'<g {style}><path d="{path}"/>{marks}</g>'
 
 
 def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, opacity: float) -> str:
     known = np.isfinite(low) & np.isfinite(high)
-    there = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known], high[known], strict=True)]
-    back = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known][::-1], low[known][::-1], strict=True)]
-    return f'<path fill="{colour}" fill-opacity="{opacity}" d="M{"L".join(there + back)}z"/>' if there else ""
+    if not known.any():
+        return ""
+    # along the upper edge from left to right, and back along the lower one
+    upper = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known], high[known], strict=True)]
+    lower = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known][::-1], low[known][::-1], strict=True)]
+    return f'<path fill="{colour}" fill-opacity="{opacity}" d="M{"L".join(upper + lower)}z"/>'
 
 
 def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
@@ -214,21 +216,22 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
 
 
 def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
-    """Upright strips without a colour, whose titles tell the values there: what a pointer finds without a
-    script.
+    """Transparent vertical strips whose titles are the values there: browsers show them under the pointer,
+    without a script.
     """
-    wide, strips = (WIDTH - LEFT - RIGHT) / n, ""
-    for i, middle in enumerate(across.low + (np.arange(n) + 0.5) / n * (across.high - across.low)):
-        nearest = {
-            name: min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1)
-            for name, curve in list(curves.items())[:8]
-        }
-        told = [
-            f"{name} {value_text(float(curves[name].y[place]))}".lstrip() for name, place in nearest.items()
-        ]
-        where = next(value_text(float(curves[name].x[place])) for name, place in nearest.items())
-        title = escape(f"{where}: {', '.join(told)}")
-        strips += f'<rect x="{LEFT + i * wide:.1f}" width="{wide:.1f}" height="{HEIGHT}"><title>{title}</title></rect>'
+    width = (WIDTH - LEFT - RIGHT) / n
+    middles = across.low + (np.arange(n) + 0.5) / n * (across.high - across.low)
+    shown = dict(list(curves.items())[:8])  # a longer title does not fit on a screen
+    strips = ""
+    for i, middle in enumerate(middles):
+        values, where = [], ""
+        for name, curve in shown.items():
+            nearest = min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1)
+            values.append(f"{name} {value_text(float(curve.y[nearest]))}".lstrip())
+            where = where or value_text(float(curve.x[nearest]))
+        title = escape(f"{where}: {', '.join(values)}")
+        box = f'x="{LEFT + i * width:.1f}" width="{width:.1f}" height="{HEIGHT}"'
+        strips += f"<rect {box}><title>{title}</title></rect>"
     return f'<g fill="transparent">{strips}</g>'
 
 
@@ -238,19 +241,28 @@ def histogram(
     """One small `<svg>`: bars that lie wholly beyond `least` or `most` in another colour, `limits` as
     dashed lines.
     """
-    width, tallest = WIDE / len(counts), max(counts, default=0) or 1
-    bars = {True: "", False: ""}
+    width = WIDE / len(counts)
+    tallest = max(counts, default=0) or 1
+    kept_bars, dropped_bars = "", ""
     for i, (n, left, right) in enumerate(zip(counts, edges, edges[1:], strict=False)):
-        bars[left <= most and right > least] += _bar(i * width, n / tallest, width) if n else ""
+        bar = _bar(i * width, n / tallest, width) if n else ""
+        if left <= most and right > least:
+            kept_bars += bar
+        else:
+            dropped_bars += bar
     lines = "".join(f"M{_at(x, edges):.1f} 0V{HIGH}" for x in limits)
-    ends = [
-        x
-        for x in (edges[0], edges[-1])
-        if all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)
-    ]
+
+    def is_free(x: Number) -> bool:
+        """Whether a label at x would stand clear of those of the limits."""
+        return all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)
+
+    ends = [x for x in (edges[0], edges[-1]) if is_free(x)]
     labels = "".join(_label(x, edges) for x in (*limits, *ends))
-    body = f'<path fill="var(--line-1)" d="{bars[True]}"/><path fill="var(--line-5)" d="{bars[False]}"/>'
-    body += f'<path stroke="currentColor" stroke-dasharray="3 2" d="{lines}"/><g font-size="9" fill="currentColor">{labels}</g>'
+    body = (
+        f'<path fill="var(--line-1)" d="{kept_bars}"/><path fill="var(--line-5)" d="{dropped_bars}"/>'
+        f'<path stroke="currentColor" stroke-dasharray="3 2" d="{lines}"/>'
+        f'<g font-size="9" fill="currentColor">{labels}</g>'
+    )
     return f'<svg viewBox="0 0 {WIDE} {HIGH + 14}">{body}</svg>'
 
 

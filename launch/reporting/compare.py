@@ -3,16 +3,26 @@ are matched by name.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import median_filter
 
 from launch.reporting.charts import COLOURS, Frame, lines, thinned, value_text
-from launch.reporting.health import summed, told, verdict_cell
+from launch.reporting.health import counted, summed, verdict_cell
 from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed, tokens
-from launch.reporting.page import Cell, figure, fold, grid, page, section, table, titled
+from launch.reporting.page import (
+    Cell,
+    comparison_header,
+    figure,
+    fold,
+    grid,
+    page,
+    paragraph,
+    section,
+    table,
+    titled,
+)
 from launch.reporting.record import Column, PhaseRecord, RunRecord
 from launch.terminal.console import duration
 
@@ -24,7 +34,7 @@ Phases = Mapping[str, PhaseRecord]  # name of a run -> its phase
 
 
 def comparison_page(runs: Sequence[RunRecord]) -> str:
-    """The whole document."""
+    """The HTML document that compares runs, phase by phase."""
     names = names_of([run.folder.resolve().parts for run in runs])
     phases: dict[str, dict[str, PhaseRecord]] = {}
     for name, run in zip(names, runs, strict=True):
@@ -54,25 +64,16 @@ def names_of(folders: Sequence[Sequence[str]]) -> list[str]:
 
 def _header(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
     """A row a run: how far and how healthy."""
-    keys = [f'<span class="chip">{_key(i)}{escape(name)}</span>' for i, name in enumerate(names)]
-    problems = "".join(
-        f'<p class="bad">{escape(name)}: {escape(line)}</p>'
-        for name, run in zip(names, runs, strict=True)
-        for line in run.problems
-    )
-    rows = []
+    problems, rows = [], []
     for name, run in zip(names, runs, strict=True):
+        problems += [f"{name}: {line}" for line in run.problems]
         states = ", ".join(f"{phase.name} {phase.state}" for phase in run.phases)
-        rows.append(
-            (name, verdict_cell(run.phases), Cell(states, "wrap"), Cell(told(summed(run.phases)), "wrap"))
-        )
+        wrong = counted(summed(run.phases))
+        rows.append((name, verdict_cell(run.phases), Cell(states, "wrap"), Cell(wrong, "wrap")))
     heads = ("run", "health", Cell("phases", "wrap"), Cell("what went wrong", "wrap"))
-    title = f"<h1>Comparison of {len(runs)} runs</h1><nav>{''.join(keys)}</nav>{problems}"
-    return f"<header>{title}</header>\n{section('all-runs', 'Runs', [table(heads, rows, n_text=4)])}"
-
-
-def _key(i: int) -> str:
-    return f'<i class="key" style="background:{COLOURS[i % len(COLOURS)]}"></i>'
+    colours = [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(names)]
+    runs_table = section("all-runs", "Runs", [table(heads, rows, n_text=4)])
+    return f"{comparison_header(colours, problems)}\n{runs_table}"
 
 
 def _phase(phase: str, names: Sequence[str], found: Phases) -> str:
@@ -153,9 +154,11 @@ def _steps(phase: PhaseRecord) -> Column:
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
     """Medians of the rows around each, which a spike does not bend."""
-    rows, finite = np.arange(len(values)), np.isfinite(values)
-    whole = np.interp(rows, rows[finite], values[finite]) if finite.any() else values
-    return median_filter(whole, size=max(1, round(len(values) * WINDOW_FRAC)), mode="nearest")
+    rows = np.arange(len(values))
+    finite = np.isfinite(values)
+    # a median of values with NaN among them would be NaN: they are bridged by straight lines first
+    bridged = np.interp(rows, rows[finite], values[finite]) if finite.any() else values
+    return median_filter(bridged, size=max(1, round(len(values) * WINDOW_FRAC)), mode="nearest")
 
 
 def _as_it_is(values: np.ndarray) -> np.ndarray:
@@ -163,7 +166,7 @@ def _as_it_is(values: np.ndarray) -> np.ndarray:
 
 
 def _speed(names: Sequence[str], found: Phases) -> str:
-    """A row a measure."""
+    """A row a measure of speed or length; the best value is marked where more, or less, is better."""
     measures: dict[
         str, tuple[Callable[[PhaseRecord], float | int | None], Callable[[float], str], bool | None]
     ] = {
@@ -207,14 +210,12 @@ def _differences(names: Sequence[str], phases: Mapping[str, Phases]) -> str:
             values = [fields[name].get(field, "–") if name in fields else "–" for name in names]
             if len({fields[name].get(field, "–") for name in fields}) > 1:
                 rows.append((f"{phase}.{field}", *(Cell(value, "wrap") for value in values)))
-    heads, more = (
-        ("field", *(Cell(name, "wrap") for name in names)),
-        f"{len(rows) - FIELDS_SHOWN} more fields",
-    )
-    first, others = (
-        table(heads, part, n_text=len(heads)) for part in (rows[:FIELDS_SHOWN], rows[FIELDS_SHOWN:])
-    )
-    return first + fold(more, others) if rows else "<p>Nothing.</p>"
+    if not rows:
+        return paragraph("Nothing.")
+    heads = ("field", *(Cell(name, "wrap") for name in names))
+    first = table(heads, rows[:FIELDS_SHOWN], n_text=len(heads))
+    others = table(heads, rows[FIELDS_SHOWN:], n_text=len(heads))
+    return first + fold(f"{len(rows) - FIELDS_SHOWN} more fields", others)
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

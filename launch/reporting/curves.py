@@ -47,7 +47,7 @@ PLACES = (  # the first that matches; charts stand in this order
     Place("time/(?!step_s).+", "", "", NOWHERE),  # the stacked chart
     Place("time/step_s", "time/step_s", "", SPEED, SPREAD),
     Place("goodput/frac", "goodput/frac", "", SPEED, UPWARDS),
-    Place("goodput/.+|time|data/.+|hosts/slowest|checkpoint/failed", "", "", NOWHERE),  # told in words
+    Place("goodput/.+|time|data/.+|hosts/slowest|checkpoint/failed", "", "", NOWHERE),  # shown as text
     Place("memory/(.+)_bytes", "memory, GiB", r"\1", SPEED, UPWARDS, GIB),
     Place("hosts/(.+)_s", "hosts: seconds a step", r"\1", SPEED, Frame(log=True)),
     Place("checkpoint/(.+)_s", "checkpoint: seconds a save", r"\1", SPEED, UPWARDS),
@@ -61,7 +61,7 @@ PARTS = ("compute", "data_wait", "checkpoint", "evaluate", "restore")  # of the 
 
 
 def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
-    """The figures under a heading; what was 0 throughout is not drawn."""
+    """The figures under a heading; a metric that was 0 throughout is not drawn."""
     placed = [(*place_of(name), column) for name, column in columns.items() if np.any(column.values != 0)]
     groups: dict[str, tuple[Place, dict[str, Column]]] = {}
     for i, chart, curve, column in sorted(placed, key=lambda each: each[:3]):
@@ -81,14 +81,15 @@ def place_of(name: str) -> tuple[int, str, str]:
 
 
 def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
-    """Keys tell the newest values; only the first curve has its range behind it."""
+    """A chart whose keys hold the newest values; only the first curve has its range behind it."""
     limit = MAX_POINTS if len(columns) <= MANY else MAX_POINTS // 4
     curves = {name: thinned(column.steps, column.values, limit) for name, column in columns.items()}
     curves = {
         name: curve if i == 0 else curve._replace(low=curve.y, high=curve.y)
         for i, (name, curve) in enumerate(curves.items())
     }
-    colours, lasts = colours_of(list(columns)), [value_text(column.last) for column in columns.values()]
+    colours = colours_of(list(columns))
+    lasts = [value_text(column.last) for column in columns.values()]
     keys = [(f"{name} {last}", colour) for name, last, colour in zip(columns, lasts, colours, strict=True)]
     shown = [keys[0], keys[-1]] if _in_sequence(list(columns)) else keys
     return figure(chart, lasts[0] if len(lasts) == 1 else "", lines(curves, frame, colours), shown)
@@ -114,17 +115,20 @@ def _in_sequence(names: Sequence[str]) -> bool:
 
 
 def time_split(columns: Mapping[str, Column]) -> str:
-    """Where the time of a step goes: each part's seconds, spread over the steps of its stretch."""
-    found = {part: columns[f"time/{part}_s"] for part in PARTS if f"time/{part}_s" in columns}
-    found = {part: column for part, column in found.items() if np.nansum(column.values) > 0}
-    if "compute" not in found:
+    """Where the time of a step goes. Neighbouring steps are drawn as one stretch, in which the seconds of a
+    part are shared by all of its steps.
+    """
+    written = {part: columns[f"time/{part}_s"] for part in PARTS if f"time/{part}_s" in columns}
+    spent = {part: column for part, column in written.items() if np.nansum(column.values) > 0}
+    if "compute" not in spent:
         return ""
-    steps = found["compute"].steps
+    steps = spent["compute"].steps
     starts = np.linspace(0, len(steps), min(len(steps), 120) + 1).astype(int)[:-1]
-    counts, layers = np.diff(np.append(starts, len(steps))), {}
-    for part, column in found.items():
-        place = np.clip(np.searchsorted(steps[starts], column.steps, side="right") - 1, 0, len(starts) - 1)
-        layers[part] = np.bincount(place, np.nan_to_num(column.values), len(starts)) / counts
+    counts = np.diff(np.append(starts, len(steps)))
+    layers = {}
+    for part, column in spent.items():
+        stretch = np.clip(np.searchsorted(steps[starts], column.steps, side="right") - 1, 0, len(starts) - 1)
+        layers[part] = np.bincount(stretch, np.nan_to_num(column.values), len(starts)) / counts
     ends = steps[np.append(starts[1:], len(steps)) - 1]
     means = [f"{part} {np.average(layer, weights=counts):.3g}" for part, layer in layers.items()]
     return figure(

@@ -6,17 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from typing import Any
 
 from launch.reporting.charts import COLOURS, value_text
-from launch.reporting.page import Cell, bar, fold, table
+from launch.reporting.page import Cell, bar, fold, paragraph, table
 from launch.reporting.record import PhaseRecord
 from launch.terminal.console import duration
 
 FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that no step can follow
 TROUBLE = re.compile(
-    f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|no number"
+    f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|not finite"
 )
 COUNTERS = {
     "skipped": "guard/skipped",
@@ -37,21 +36,21 @@ SHOWN = 100  # events on the page before the older ones are folded away
 
 def incidents(phase: PhaseRecord) -> dict[str, int]:
     """How often what went wrong, by the event log and by the counters."""
-    found = Counter(str(event["event"]) for event in phase.events if "event" in event)
+    counts = Counter(str(event["event"]) for event in phase.events if "event" in event)
     for word, name in COUNTERS.items():
         last = phase.last(name)
-        found[word] = max(found[word], int(last) if last is not None and math.isfinite(last) else 0)
-    found["loss is no number"] = not_finite(phase)
-    return {name: n for name, n in found.items() if n and TROUBLE.search(name)}
+        in_metrics = int(last) if last is not None and math.isfinite(last) else 0
+        # the event log and the counters see the same incidents; either may have been lost with a crash
+        counts[word] = max(counts[word], in_metrics)
+    counts["loss is not finite"] = not_finite(phase)
+    return {name: n for name, n in counts.items() if n and TROUBLE.search(name)}
 
 
 def not_finite(phase: PhaseRecord) -> int:
-    """Rows whose training loss is no number."""
-    return (
-        sum(not math.isfinite(value) for value in phase.columns["loss/train"].values)
-        if "loss/train" in phase.columns
-        else 0
-    )
+    """Rows whose training loss is NaN or infinite."""
+    if "loss/train" not in phase.columns:
+        return 0
+    return sum(not math.isfinite(value) for value in phase.columns["loss/train"].values)
 
 
 def verdict(phase: PhaseRecord) -> str:
@@ -60,9 +59,12 @@ def verdict(phase: PhaseRecord) -> str:
     """
     if not phase.trained:
         return "good" if phase.done else ""
-    last_loss, streak = phase.last("loss/train"), phase.last("guard/streak")
-    stopped = bool(phase.events) and not phase.done and bool(FATAL.search(str(phase.events[-1].get("event"))))
-    if stopped or streak or (last_loss is not None and not math.isfinite(last_loss)):
+    last_loss = phase.last("loss/train")
+    streak = phase.last("guard/streak")  # unhealthy steps in a row, up to now
+    last_event = str(phase.events[-1].get("event")) if phase.events else ""
+    stopped = not phase.done and bool(FATAL.search(last_event))
+    loss_is_lost = last_loss is not None and not math.isfinite(last_loss)
+    if stopped or streak or loss_is_lost:
         return "bad"
     return "warn" if incidents(phase) else "good"
 
@@ -74,15 +76,14 @@ def verdict_cell(phases: Sequence[PhaseRecord]) -> Cell:
 
 
 def summed(phases: Sequence[PhaseRecord]) -> Counter[str]:
-    """The incidents of all."""
+    """How often each thing went wrong in all phases together."""
     return sum((Counter(incidents(phase)) for phase in phases), Counter())
 
 
-def told(found: Mapping[str, int]) -> str:
-    """`2 × spike, 1 × rollback`."""
-    return ", ".join(
-        f"{n:,}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{name.replace('_', ' ')}" for name, n in found.items()
-    )
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts of incidents in words, such as `2 × spike, 1 × rollback`."""
+    times = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
+    return ", ".join(f"{n:,}{times}{name.replace('_', ' ')}" for name, n in counts.items())
 
 
 def goodput(phase: PhaseRecord) -> str:
@@ -95,20 +96,16 @@ def goodput(phase: PhaseRecord) -> str:
     columns = {
         name.removeprefix(LOST): column for name, column in phase.columns.items() if name.startswith(LOST)
     }
-    lost = sorted(
-        ((cause, column.last) for cause, column in columns.items() if column.last > 0),
-        key=lambda item: -item[1],
-    )
-    total, parts = (
-        sum(seconds for _, seconds in lost),
-        [(f"steps that count {useful:.1%}", useful, COLOURS[2])],
-    )
-    for i, (cause, seconds) in enumerate(lost):
-        share = (1 - useful) * seconds / total
-        parts.append(
-            (f"{cause} {duration(seconds)}, {share:.1%}", share, [*COLOURS[:2], *COLOURS[3:]][i % 5])
-        )
-    return bar(parts)
+    seconds_by_cause = {cause: column.last for cause, column in columns.items() if column.last > 0}
+    total_s = sum(seconds_by_cause.values())
+    shares = [(f"steps that count {useful:.1%}", useful, COLOURS[2])]  # green; the losses have the others
+    other_colours = [*COLOURS[:2], *COLOURS[3:]]
+    largest_first = sorted(seconds_by_cause.items(), key=lambda item: -item[1])
+    for i, (cause, seconds) in enumerate(largest_first):
+        share = (1 - useful) * seconds / total_s
+        text = f"{cause} {duration(seconds)}, {share:.1%}"
+        shares.append((text, share, other_colours[i % len(other_colours)]))
+    return bar(shares)
 
 
 def events(phase: PhaseRecord) -> str:
@@ -117,8 +114,9 @@ def events(phase: PhaseRecord) -> str:
     often = {name: n for name, n in counts.items() if n > SHOWN // 10 and not TROUBLE.search(name)}
     rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
     heads = ("time (UTC)", "life", "step", "event", "what")
-    first, older = (table(heads, part, n_text=5) for part in (rows[:SHOWN], rows[SHOWN : 5 * SHOWN]))
-    left_out = f'<p class="soft">Not in the table: {escape(told(often))}.</p>' if often else ""
+    first = table(heads, rows[:SHOWN], n_text=5)
+    older = table(heads, rows[SHOWN : 5 * SHOWN], n_text=5)  # beyond, the page would grow without end
+    left_out = paragraph(f"Not in the table: {counted(often)}.") if often else ""
     return first + left_out + fold("Older events (all of them stand in events.jsonl)", older)
 
 
@@ -143,17 +141,12 @@ def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
 def _plain(value: Any) -> str:
     if isinstance(value, str) or value is None:
         return value or ""
-    return (
-        value_text(value)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else json.dumps(value)
-    )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value_text(value) if is_number else json.dumps(value)
 
 
 def clock(seconds: Any) -> str:
     """Unix seconds as a date and time of day, UTC."""
-    return (
-        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        if isinstance(seconds, int | float)
-        else ""
-    )
+    if not isinstance(seconds, int | float):
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,6 +1,8 @@
-"""What a phase comes to in a few numbers: held out, speed, time, tokens."""
+"""A phase in a few numbers: held-out metrics, speed, time, tokens."""
 
 import statistics
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -27,24 +29,28 @@ def less_is_better(metric: str) -> bool | None:
 
 
 def held_out(phase: PhaseRecord) -> dict[str, tuple[float | None, float]]:
-    """Metric → (before, at the end or by now)."""
-    before, after = (
-        {name.removeprefix("eval/"): x for name, x in phase.results.get(side, {}).items()}
-        for side in ("before", "after")
-    )
+    """Metric → (value before the phase or None, value at its end or by now)."""
+    before = _without_prefix(phase.results.get("before", {}))
+    after = _without_prefix(phase.results.get("after", {}))
     if after:
         return {name: (before.get(name), value) for name, value in after.items()}
-    columns = {
-        name.removeprefix("eval/"): column
-        for name, column in phase.columns.items()
-        if name.startswith("eval/")
-    }
-    return {name: (float(c.values[0]) if c.steps[0] == 0 else None, c.last) for name, c in columns.items()}
+    evaluated = {name: column for name, column in phase.columns.items() if name.startswith("eval/")}
+    numbers = {}
+    for name, column in _without_prefix(evaluated).items():
+        first = float(column.values[0]) if column.steps[0] == 0 else None
+        numbers[name] = (first, column.last)
+    return numbers
+
+
+def _without_prefix(by_name: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("eval/"): value for name, value in by_name.items()}
 
 
 def recent(phase: PhaseRecord, name: str) -> float | None:
-    """Median of the newest rows of a metric."""
-    return statistics.median(phase.columns[name].values[-RECENT:].tolist()) if name in phase.columns else None
+    """Median of the newest rows of a metric; None if it was never written."""
+    if name not in phase.columns:
+        return None
+    return statistics.median(phase.columns[name].values[-RECENT:].tolist())
 
 
 def speed(phase: PhaseRecord) -> float | None:
@@ -53,29 +59,29 @@ def speed(phase: PhaseRecord) -> float | None:
 
 
 def hours(phase: PhaseRecord) -> Column | None:
-    """Hours in steps and in what stands between them, by the step; what passed between two lives of a run
-    does not count.
+    """Hours spent in steps and in evaluations and saves between them, by step; the time between two starts
+    of a run does not count.
     """
     if "time/step_s" not in phase.columns:
         return None
     total = _summed(phase.columns["time/step_s"], per_step=True)
     for name in ("time/evaluate_s", "time/checkpoint_s", "time/restore_s"):
         if name in phase.columns:
-            total = Column(
-                total.steps, total.values + _at(total.steps, _summed(phase.columns[name], per_step=False))
-            )
+            pauses = _summed(phase.columns[name], per_step=False)
+            total = Column(total.steps, total.values + _at(total.steps, pauses))
     return Column(total.steps, total.values / 3600)
 
 
 def tokens(phase: PhaseRecord) -> Column | None:
-    """Tokens gone through by the step: as counted by source, else from the speed."""
+    """Tokens trained on, by step: as counted by source, else from the speed."""
     counted = [
         _from_zero(column) for name, column in phase.columns.items() if name.startswith("tokens/source/")
     ]
     if counted:
         steps = np.unique(np.concatenate([column.steps for column in counted]))
         return Column(steps, sum(_at(steps, column) for column in counted))
-    rate, time = phase.columns.get("throughput/tokens_per_s"), phase.columns.get("time/step_s")
+    rate = phase.columns.get("throughput/tokens_per_s")
+    time = phase.columns.get("time/step_s")
     if rate is None or time is None:
         return None
     return _summed(Column(time.steps, _at(time.steps, rate) * time.values), per_step=True)
@@ -88,10 +94,10 @@ def _summed(column: Column, *, per_step: bool) -> Column:
 
 
 def _from_zero(column: Column) -> Column:
-    """Nothing before the first step."""
-    return (
-        column if column.steps[0] == 0 else Column(np.append(0, column.steps), np.append(0.0, column.values))
-    )
+    """A column of running sums with a 0 at step 0."""
+    if column.steps[0] == 0:
+        return column
+    return Column(np.append(0, column.steps), np.append(0.0, column.values))
 
 
 def _at(steps: np.ndarray, column: Column) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from launch.reporting.charts import value_text
 from launch.reporting.curves import LEARNING, NORMS, OTHER, SPEED, charts, time_split
 from launch.reporting.health import events, goodput
-from launch.reporting.page import fold, grid, literal, section, table, titled
+from launch.reporting.page import fold, grid, literal, paragraph, section, table, titled
 from launch.reporting.record import PhaseRecord
 
 SAMPLES_SHOWN = 12  # of every prompt, evenly over the steps
@@ -21,7 +21,7 @@ def phase_section(phase: PhaseRecord) -> str:
     """Everything a trained phase left; nothing for one that has not begun."""
     if not phase.trained:
         return ""
-    state = "" if phase.done else f'<p class="soft">{phase.state}</p>'
+    state = "" if phase.done else paragraph(phase.state)
     speed = charts(phase.columns, SPEED)
     parts = [
         state,
@@ -69,32 +69,30 @@ def _slowest(phase: PhaseRecord) -> str:
         return ""
     hosts, counts = np.unique(phase.columns["hosts/slowest"].values, return_counts=True)
     worst = [f"host {hosts[i]:.0f} in {counts[i] / counts.sum():.0%}" for i in np.argsort(-counts)[:4]]
-    return f"<p>Slowest: {', '.join(worst)} of the rows.</p>" if len(hosts) > 1 else ""
+    return paragraph(f"Slowest: {', '.join(worst)} of the rows.") if len(hosts) > 1 else ""
 
 
 def _samples(phase: PhaseRecord) -> str:
     """Texts at the end, and in a fold those on the way."""
-    last = "".join(
-        literal(str(each.get("text", "")), str(each.get("prompt", "")))
-        for each in phase.results.get("samples", [])
-    )
+    last = "".join(_sample_text(sample) for sample in phase.results.get("samples", []))
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for each in phase.samples:
         by_name.setdefault(str(each.get("name", "")), []).append(each)
-    way = "".join(_on_the_way(found) for found in by_name.values())
-    return last + fold("Samples over time", way) if last or way else ""
+    earlier = "".join(_on_the_way(samples) for samples in by_name.values())
+    return last + fold("Samples over time", earlier)
 
 
-def _on_the_way(found: list[Mapping[str, Any]]) -> str:
-    chosen = {round(i) for i in np.linspace(0, len(found) - 1, min(len(found), SAMPLES_SHOWN))}
-    shown = [found[i] for i in sorted(chosen)]
+def _on_the_way(samples: list[Mapping[str, Any]]) -> str:
+    """Samples of one prompt, evenly over the steps."""
+    n_shown = min(len(samples), SAMPLES_SHOWN)
+    chosen = {round(i) for i in np.linspace(0, len(samples) - 1, n_shown)}
     return "".join(
-        titled(
-            f"step {value_text(each.get('step'))}",
-            literal(str(each.get("text", "")), str(each.get("prompt", ""))),
-        )
-        for each in shown
+        titled(f"step {value_text(samples[i].get('step'))}", _sample_text(samples[i])) for i in sorted(chosen)
     )
+
+
+def _sample_text(sample: Mapping[str, Any]) -> str:
+    return literal(str(sample.get("text", "")), str(sample.get("prompt", "")))
 
 
 def _last_values(phase: PhaseRecord) -> str:

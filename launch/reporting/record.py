@@ -1,4 +1,4 @@
-"""What a run folder holds, as the report reads it: whatever is whole is used, whatever is not is said."""
+"""What a run folder holds, as the report reads it. A file that cannot be read is reported and left out."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Column(NamedTuple):
 
     @property
     def last(self) -> float:
-        """The newest value."""
+        """The newest value, which may be NaN."""
         return float(self.values[-1])
 
 
@@ -76,10 +76,11 @@ def read_run(folder: Path) -> RunRecord:
         raise FileNotFoundError(f"{folder} is no folder; give the folder of a run, such as runs/tiny")
     problems: list[str] = []
     job = _mapping(folder / "job.yaml", read_yaml, problems)
-    found = {path.parent for name in (METRICS_FILE, "results.json") for path in folder.glob(f"*/{name}")}
-    others = sorted(
-        {each.name for each in found} - set(job), key=lambda name: (folder / name).stat().st_ctime
-    )
+    # folders of phases that job.yaml does not name: an earlier configuration had them
+    with_results = {
+        path.parent.name for file in (METRICS_FILE, "results.json") for path in folder.glob(f"*/{file}")
+    }
+    others = sorted(with_results - set(job), key=lambda name: (folder / name).stat().st_ctime)
     phases = [_phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)]
     launches = list(json_lines(folder / "launches.jsonl"))
     return RunRecord(folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems)
@@ -108,9 +109,7 @@ def _state(folder: Path, columns: Mapping[str, Column]) -> str:
 
 
 def read_columns(path: Path) -> dict[str, Column]:
-    """metrics.jsonl by metric. A step that was gone through twice, after a rollback, counts as it went the
-    last time.
-    """
+    """metrics.jsonl by metric. Of a step that was made twice, after a rollback, the last row counts."""
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
     for row in json_lines(path):
@@ -124,10 +123,11 @@ def read_columns(path: Path) -> dict[str, Column]:
 
 
 def _column(steps: np.ndarray, values: np.ndarray) -> Column:
-    """Without what a later row of the same or an earlier step overtakes."""
+    """A column without the rows that a later row, of the same step or an earlier one, replaces."""
+    # the least step in all rows after each row
     least_after = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
-    kept = steps < least_after
-    return Column(steps[kept], values[kept])
+    is_final = steps < least_after
+    return Column(steps[is_final], values[is_final])
 
 
 def _read_json(path: Path) -> Any:
@@ -135,11 +135,11 @@ def _read_json(path: Path) -> Any:
 
 
 def _mapping(path: Path, read, problems: list[str]) -> Mapping[str, Any]:
-    """What `read` finds in the file; nothing if it is not there, or not whole, which is noted."""
+    """What `read` returns for the file; {} if it is missing, or if it cannot be read, which is noted."""
     try:
         return _as_mapping(read(path)) if path.exists() else {}
     except (OSError, ValueError) as error:
-        problems.append(f"{path.parent.name}/{path.name} is not whole and is left out: {error}")
+        problems.append(f"{path.parent.name}/{path.name} cannot be read and is left out: {error}")
         return {}
 
 

@@ -4,13 +4,12 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
-from html import escape
 
 from launch.reporting.charts import value_text
 from launch.reporting.data import data_section
-from launch.reporting.health import clock, incidents, summed, told, verdict_cell
+from launch.reporting.health import clock, counted, incidents, summed, verdict_cell
 from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed
-from launch.reporting.page import Cell, fold, literal, page, section, table, tile
+from launch.reporting.page import Cell, fold, literal, page, run_header, section, table, tile
 from launch.reporting.phase import phase_section
 from launch.reporting.record import PhaseRecord, RunRecord
 from launch.terminal.console import duration
@@ -19,7 +18,7 @@ FIRST = ("bits_per_byte", "loss")  # what a first look asks for
 
 
 def run_page(run: RunRecord) -> str:
-    """The whole document."""
+    """The HTML document of one run: the first screen, every phase, the configuration."""
     comparison = section("before-after", "Before and after, on held-out data", [held_out_table(run.phases)])
     data = [data_section(phase.name, phase.results) for phase in run.phases if "kept" in phase.results]
     phases = [phase_section(phase) for phase in run.phases if "kept" not in phase.results]
@@ -28,34 +27,33 @@ def run_page(run: RunRecord) -> str:
 
 
 def _header(run: RunRecord) -> str:
-    command = shlex.join(
-        ["meshwright", *map(str, run.launch.get("argv", ["run", str(run.folder / "job.yaml")]))]
+    argv = run.launch.get("argv", ["run", str(run.folder / "job.yaml")])
+    versions = [f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv")]
+    return run_header(
+        name=run.name,
+        command=shlex.join(["meshwright", *map(str, argv)]),
+        made=f"{', '.join(versions)} · page of {clock(time.time())} UTC",
+        problems=run.problems,
+        phases=[(phase.name, phase.state) for phase in run.phases],
+        tiles=_tiles(run.phases),
     )
-    versions = ", ".join(
-        f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv")
-    )
-    chips = "".join(
-        f'<a class="chip" href="#{escape(p.name)}">{escape(p.name)} · {escape(p.state)}</a>'
-        for p in run.phases
-    )
-    problems = "".join(f'<p class="bad">{escape(line)}</p>' for line in run.problems)
-    made = f"{versions} · page of {clock(time.time())} UTC"
-    lines = (
-        f'<p class="command"><code>{escape(command)}</code></p><p class="soft">{escape(made)}</p>{problems}'
-    )
-    return f'<header><h1>{escape(run.name)}</h1>{lines}<nav>{chips}</nav>\n<div class="tiles">{"".join(_tiles(run.phases))}</div></header>'
 
 
 def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
-    """Is it healthy, what went wrong; how far; how good; how fast."""
-    health, wrong = verdict_cell(phases), told(summed(phases))
+    """The first screen: is it healthy and what went wrong, how far, how good, how fast."""
+    health = verdict_cell(phases)
+    wrong = counted(summed(phases))
     trained = [phase for phase in phases if phase.trained]
-    far = f"{sum(phase.done for phase in phases)} of {len(phases)} phases done"
-    tiles = [tile("Health", health.text, wrong or "nothing went wrong" if health.mark else "", health.mark)]
+    n_done = sum(phase.done for phase in phases)
+    far = f"{n_done} of {len(phases)} phases done"
+    has_begun = bool(health.mark)
+    note = (wrong or "nothing went wrong") if has_begun else ""
+    tiles = [tile("Health", health.text, note, health.mark)]
     if not trained:
         return [*tiles, tile("How far", far, "")]
-    now = trained[-1]
-    tiles.append(tile("How far", far, "") if now.done else tile("How far", *_progress(now, far)))
+    now = trained[-1]  # the phase under way, or the last one
+    value, note = (far, "") if now.done else _progress(now, far)
+    tiles.append(tile("How far", value, note))
     tiles.append(tile("How good", *_quality(now)))
     tiles.append(tile("How fast", value_text(speed(now)), f"tokens/s; {_efficiency(now)}"))
     return tiles
@@ -63,12 +61,13 @@ def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
 
 def _progress(phase: PhaseRecord, far: str) -> tuple[str, str]:
     """The share of a phase's steps, and the time left at the present speed."""
-    of, step_s = phase.config.get("steps"), recent(phase, "time/step_s")
+    steps = phase.config.get("steps")
+    step_s = recent(phase, "time/step_s")
     seen = f"{far}; last row at {clock(phase.last('time'))} UTC"
-    if not isinstance(of, int) or of < 1:
+    if not isinstance(steps, int) or steps < 1:
         return f"step {phase.step:,}", f"of {phase.name}; {seen}"
-    left = f", about {duration((of - phase.step) * step_s)} left" if step_s is not None else ""
-    return f"{phase.step / of:.0%}", f"step {phase.step:,} of {of:,} of {phase.name}{left}; {seen}"
+    left = f", about {duration((steps - phase.step) * step_s)} left" if step_s is not None else ""
+    return f"{phase.step / steps:.0%}", f"step {phase.step:,} of {steps:,} of {phase.name}{left}; {seen}"
 
 
 def _quality(phase: PhaseRecord) -> tuple[str, str]:
@@ -79,10 +78,10 @@ def _quality(phase: PhaseRecord) -> tuple[str, str]:
     metrics = [key[-1] for key in numbers]
     losses = [metric for metric in metrics if metric.endswith("loss")]
     wanted = next(metric for metric in (*FIRST, *losses, *metrics) if metric in metrics)
-    found = {key[0]: pair for key, pair in numbers.items() if key[-1] == wanted}
-    first = "macro" if "macro" in found else next(iter(found))
-    before, now = found.pop(first)
-    others = [f"{name} {value_text(value)}" for name, (_, value) in found.items()]
+    by_set = {key[0]: pair for key, pair in numbers.items() if key[-1] == wanted}
+    first = "macro" if "macro" in by_set else next(iter(by_set))  # macro: the mean over all sets
+    before, now = by_set.pop(first)
+    others = [f"{name} {value_text(value)}" for name, (_, value) in by_set.items()]
     return value_text(now), ", ".join(
         [f"{first}/{wanted} of {phase.name}, held out; {value_text(before)} before", *others]
     )
@@ -101,10 +100,12 @@ def _efficiency(phase: PhaseRecord) -> str:
 
 
 def _phases(phases: Sequence[PhaseRecord]) -> str:
-    """A row a phase."""
+    """A row a phase: health, time, speed, and what went wrong."""
     rows = []
     for phase in phases:
-        mfu, useful, spent = recent(phase, "throughput/mfu"), phase.last("goodput/frac"), hours(phase)
+        mfu = recent(phase, "throughput/mfu")
+        useful = phase.last("goodput/frac")
+        spent = hours(phase)
         rows.append(
             (
                 phase.name,
@@ -114,7 +115,7 @@ def _phases(phases: Sequence[PhaseRecord]) -> str:
                 value_text(speed(phase)) if phase.trained else "",
                 f"{mfu:.1%}" if mfu is not None else "",
                 f"{useful:.1%}" if useful is not None else "",
-                Cell(told(incidents(phase)), "wrap"),
+                Cell(counted(incidents(phase)), "wrap"),
             )
         )
     heads = (
@@ -161,8 +162,5 @@ def _configuration(run: RunRecord) -> str:
     job = run.folder / "job.yaml"
     if not job.exists():
         return ""
-    return section(
-        "job-yaml",
-        "Configuration",
-        [fold("job.yaml", literal(job.read_text(encoding="utf-8", errors="replace")))],
-    )
+    text = job.read_text(encoding="utf-8", errors="replace")
+    return section("job-yaml", "Configuration", [fold("job.yaml", literal(text))])

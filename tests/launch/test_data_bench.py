@@ -14,8 +14,7 @@ from launch.bench.data.end_to_end import Whole
 from launch.bench.data.figures import beyond_start, measure, rows
 from launch.bench.data.process_tree import Watch, cpu_s
 from launch.bench.data.raw import raw_stages
-from launch.bench.data.sample import N_FILES, sample
-from launch.bench.data.stage import Stage
+from launch.bench.data.sample import N_FILES, Stage, sample
 from launch.bench.data.text import text_stages
 from tests.launch.command import meshwright
 

@@ -237,7 +237,7 @@ def test_a_half_done_run_has_a_page_too(tmp_path):
     assert "pretrain · at step 37" in text
     assert "sft · not begun" in text
     assert "6%" in text and "step 37 of 600 of pretrain" in text
-    assert "data/results.json is not whole and is left out" in text
+    assert "data/results.json cannot be read and is left out" in text
     (run_dir / "job.yaml").write_text("pretrain: {steps: [")
     assert "pretrain · at step 37" in Page(write_report(run_dir).read_text()).text
 

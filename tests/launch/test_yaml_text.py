@@ -1,7 +1,7 @@
 """YAML is read as people mean it, and what is written is read back the same."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.job.yaml import parse_yaml, read_yaml, to_yaml
@@ -25,6 +25,7 @@ TREES = st.recursive(
         ("-.inf", float("-inf")),
         ("no", "no"),
         ("on", "on"),
+        ("off", "off"),
         ("true", True),
         ("1:30", "1:30"),
         ("2026-01-01", "2026-01-01"),
@@ -39,11 +40,13 @@ def test_a_scalar_is_what_it_looks_like(text, value):
     assert found == value and type(found) is type(value)
 
 
+@settings(deadline=None)
 @given(TREES)
 def test_what_is_written_is_read_back_equal(tree):
     assert parse_yaml(to_yaml(tree), "test") == tree
 
 
+@settings(deadline=None)
 @given(TREES)
 def test_one_line_is_read_back_equal(tree):
     text = to_yaml(tree, flow=True)

@@ -10,11 +10,15 @@ from typing import NamedTuple
 from launch.bench.data.process_tree import Watch
 from launch.bench.data.sample import Sample
 
-CHILD = "import sys; from launch.bench.data.end_to_end import prepare; prepare(sys.argv[1], int(sys.argv[2]), sys.argv[3:])"
+CHILD = """
+import sys
+from launch.bench.data.end_to_end import prepare
+prepare(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+"""
 
 
 class Whole(NamedTuple):
-    """One run: what went in, what it took, and what lies on the disk by stage."""
+    """One run: bytes of HTML, time, memory, and bytes on the disk by stage."""
 
     workers: int
     raw_bytes: int
@@ -30,23 +34,21 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
     Raises:
         RuntimeError: it failed; with few pages, a recipe may leave none.
     """
-    out, files = folder / "whole", taken.files[:n_files]
+    out = folder / "whole"
+    files = taken.files[:n_files]
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(out), str(workers), *map(str, files)],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", CHILD, str(out), str(workers), *map(str, files)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     watch = Watch(child.pid)
     _, errors = child.communicate()
-    wall_s, cpu_s = time.perf_counter() - start, watch.stop()
+    wall_s = time.perf_counter() - start
+    cpu_s = watch.stop()
     if child.returncode:
         raise RuntimeError(f"the data phase failed: {errors.strip().splitlines()[-1]}")
-    raw = sum(
-        len(page.data) for number in range(len(files)) for page in taken.pages[number :: len(taken.files)]
-    )
-    return Whole(workers, raw, wall_s, cpu_s, watch.peak_bytes, sizes(out))
+    n_all = len(taken.files)  # file i holds the pages i, i + n_all, …
+    raw_bytes = sum(len(page.data) for i in range(len(files)) for page in taken.pages[i::n_all])
+    return Whole(workers, raw_bytes, wall_s, cpu_s, watch.peak_bytes, sizes(out))
 
 
 def sizes(out: Path) -> dict[str, int]:

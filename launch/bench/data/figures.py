@@ -14,9 +14,8 @@ from launch.bench.data.end_to_end import Whole, whole
 from launch.bench.data.process_tree import cpu_s
 from launch.bench.data.raw import raw_stages
 from launch.bench.data.rows import row_stages
-from launch.bench.data.sample import Sample, sample
-from launch.bench.data.stage import Stage
-from launch.bench.data.text import text_stages
+from launch.bench.data.sample import Sample, Stage, sample
+from launch.bench.data.text import mb_of, text_stages
 from launch.terminal.console import Console
 
 WORKERS = (1, 2)
@@ -34,12 +33,16 @@ class Measured(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Of the rounds."""
+        """The median speed over the rounds."""
         return statistics.median(self.speeds)
 
 
 def bench_data(args: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Measure all stages and whole data phases; print tables, or with `args.json` one JSON object.
+
+    Raises:
+        ValueError: `args.mb` is not positive.
+    """
     if args.mb <= 0:
         raise ValueError(f"--mb {args.mb:g}: must be more than 0; raise it")
     console = Console(quiet=args.json)
@@ -58,24 +61,21 @@ def bench_data(args: argparse.Namespace) -> None:
             for workers in WORKERS
             for n in (len(taken.files) // 2, None)
         ]
-        console.table("The whole data phase", RUN_HEADS, [told(run) for run in runs])
+        console.table("The whole data phase", RUN_HEADS, [run_row(run) for run in runs])
         for half, full in (runs[:2], runs[2:]):
-            console.say(
-                f"{full.workers} worker(s): {beyond_start(half, full):,.0f} CPU-seconds a GB of raw HTML beyond the start"
-            )
+            rate = f"{beyond_start(half, full):,.0f} CPU-seconds a GB of raw HTML"
+            console.say(f"{full.workers} worker(s): {rate} beyond the start")
         console.say(f"stored, as shares of the raw bytes: {stored(runs[1])}")
     if args.json:
         print(json.dumps(as_json(taken, measured, runs), indent=1))
 
 
 def described(taken: Sample) -> str:
-    """What was measured on."""
-    web, code = (
-        sum(len(document.text.encode()) for document in documents) / 1e6
-        for documents in (taken.web, taken.code)
-    )
-    pages = f"{taken.html_bytes / 1e6:.1f} MB of HTML ({len(taken.pages):,} pages, {web:.1f} MB of text)"
-    return f"{pages} of {taken.origin}; {code:.1f} MB of code ({len(taken.code):,} files) of the standard library"
+    """The sample in one sentence."""
+    text = f"{len(taken.pages):,} pages, {mb_of(taken.web):.1f} MB of text"
+    pages = f"{taken.html_bytes / 1e6:.1f} MB of HTML ({text}) of {taken.origin}"
+    code = f"{mb_of(taken.code):.1f} MB of code ({len(taken.code):,} files) of the standard library"
+    return f"{pages}; {code}"
 
 
 def measure(stages: Sequence[Stage], *, n_rounds: int) -> list[Measured]:
@@ -85,27 +85,29 @@ def measure(stages: Sequence[Stage], *, n_rounds: int) -> list[Measured]:
         for stage in stages:
             before = cpu_s()
             stage.work()
-            if number:
+            if number:  # round 0 fills caches and imports
                 seconds[stage.name].append(max(cpu_s() - before, 1e-9))
     return [Measured(stage, tuple(stage.amount / s for s in seconds[stage.name])) for stage in stages]
 
 
 def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
-    """A row a stage, with its share of its bound."""
-    medians, found = {each.stage.name: each.median for each in measured}, []
+    """A row a stage: the median, the least and the highest speed, and the share of its bound."""
+    medians = {each.stage.name: each.median for each in measured}
+    table = []
     for stage, speeds in measured:
-        speed, bound = medians[stage.name], medians.get(stage.bound)
+        speed = medians[stage.name]
+        bound = medians.get(stage.bound)
         share = f"{speed / bound:.1%}" if bound else ""
-        ends = [
+        shown = [
             f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
             for number in (speed, min(speeds), max(speeds))
         ]
-        found.append((stage.name, *ends, stage.unit, stage.bound if bound else stage.note, share))
-    return found
+        table.append((stage.name, *shown, stage.unit, stage.bound if bound else stage.note, share))
+    return table
 
 
-def told(run: Whole) -> tuple[str, ...]:
-    """A row of the second table."""
+def run_row(run: Whole) -> tuple[str, ...]:
+    """A row of the table of whole data phases."""
     mb = run.raw_bytes / 1e6
     return (
         f"{run.workers}",
@@ -128,7 +130,7 @@ def stored(run: Whole) -> str:
 
 
 def as_json(taken: Sample, measured: Sequence[Measured], runs: Sequence[Whole]) -> dict[str, Any]:
-    """All figures."""
+    """All figures with every round's speeds."""
     stages = {
         stage.name: {
             "unit": stage.unit,

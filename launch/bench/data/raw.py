@@ -9,12 +9,11 @@ from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.extract import extract, request
 from data_pipeline.readers.pages import documents
 from data_pipeline.readers.warc import pages_of
-from launch.bench.data.sample import MAX_PAGE_BYTES, Sample
-from launch.bench.data.stage import Stage
+from launch.bench.data.sample import MAX_PAGE_BYTES, Sample, Stage
 
 
 def raw_stages(taken: Sample, work: Path) -> list[Stage]:
-    """Bounds first; amounts are of HTML."""
+    """Stages, each behind its bound; amounts are MB of HTML."""
     mb = taken.html_bytes / 1e6
     requests = [request(page.data, page.charset, "main") for page in taken.pages]
 
@@ -28,13 +27,17 @@ def raw_stages(taken: Sample, work: Path) -> list[Stage]:
     def html(name: str, work: Callable[[], Any], bound: str = "", note: str = "") -> Stage:
         return Stage(name, mb, "MB of HTML", work, bound, note)
 
+    def gunzip() -> None:
+        for file in taken.files:
+            gzip.decompress(file.read_bytes())
+
+    def cut() -> None:
+        for page in taken.pages:
+            page.data.split(b"<")
+
     return [
-        html(
-            "gunzip",
-            lambda: [gzip.decompress(file.read_bytes()) for file in taken.files],
-            note="zlib, the same files",
-        ),
-        html("cut at <", lambda: [page.data.split(b"<") for page in taken.pages], note="bytes.split"),
+        html("gunzip", gunzip, note="zlib, the same files"),
+        html("cut at <", cut, note="bytes.split"),
         html("WARC read", read, "gunzip"),
         html("HTML extraction", lambda: [extract(each) for each in requests], "cut at <"),
         html("the same, in a child", in_child, "cut at <"),
@@ -42,6 +45,6 @@ def raw_stages(taken: Sample, work: Path) -> list[Stage]:
 
 
 def exhaust(items: Iterable[Any]) -> None:
-    """Go through them."""
+    """Consume an iterator for what its making does."""
     for _ in items:
         pass

@@ -1,6 +1,7 @@
 """The stages from clean text to training rows."""
 
 import shutil
+from functools import partial
 from itertools import batched
 from pathlib import Path
 
@@ -15,8 +16,7 @@ from data_pipeline.rows.sequence import RowSequence
 from data_pipeline.shards.record import Record, Sequence
 from data_pipeline.shards.shards import write_shards
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
-from launch.bench.data.sample import Sample
-from launch.bench.data.stage import Stage
+from launch.bench.data.sample import Sample, Stage
 
 VOCAB_SIZE = 8192
 SEQ_LEN, BATCH = 4096, 16
@@ -26,11 +26,10 @@ N_LENGTHS = 500_000
 
 
 def row_stages(taken: Sample, folder: Path) -> list[Stage]:
-    """Bounds beside what they bound."""
+    """Stages behind their bounds."""
     model = folder / "tokenizer.model"
-    SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(
-        (d.text for d in (*taken.web, *taken.code)), model
-    )
+    texts = (document.text for document in (*taken.web, *taken.code))
+    SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(texts, model)
     tokenizer = Tokenizer(model)
     records = repeated([record_of(document, tokenizer) for document in taken.code], LOADED_TOKENS)
     return [
@@ -42,7 +41,7 @@ def row_stages(taken: Sample, folder: Path) -> list[Stage]:
 
 
 def record_of(document: Document, tokenizer: Tokenizer) -> Record:
-    """As the data phase makes it."""
+    """A document as the data phase writes it: tokens between <bos> and <eos>, all of them targets."""
     tokens = np.array([tokenizer.bos, *tokenizer.encode(document.text), tokenizer.eos], np.int32)
     return Record(document.id, (Sequence(tokens, np.ones(len(tokens), np.uint8)),))
 
@@ -55,7 +54,8 @@ def repeated(records: list[Record], n_tokens: int) -> list[Record]:
 
 def _encoding(taken: Sample, tokenizer: Tokenizer, model: Path) -> list[Stage]:
     texts = [document.text for document in (*taken.web, *taken.code)]
-    some, plain = texts[::8], sentencepiece.SentencePieceProcessor(model_file=str(model))
+    some = texts[::8]  # the bound is slow, and an eighth says as much
+    plain = sentencepiece.SentencePieceProcessor(model_file=str(model))
     return [
         Stage(
             "SentencePiece",
@@ -69,7 +69,7 @@ def _encoding(taken: Sample, tokenizer: Tokenizer, model: Path) -> list[Stage]:
 
 
 def mb_of(texts: list[str]) -> float:
-    """In UTF-8."""
+    """Megabytes of the texts in UTF-8."""
     return sum(len(text.encode()) for text in texts) / 1e6
 
 
@@ -94,12 +94,12 @@ def _writing(records: list[Record], folder: Path) -> list[Stage]:
 
 
 def _packing() -> Stage:
+    # lengths of documents as web text has them: a median of 665 tokens with a long tail
     lengths = np.random.default_rng(0).lognormal(6.5, 1.2, N_LENGTHS).astype(np.int64).clip(2)
     full = lengths.sum() / (len(BestFit().plan(lengths, SEQ_LEN)) * SEQ_LEN)
     note = f"rows of {SEQ_LEN} are {full:.4%} full"
-    return Stage(
-        "pack plan", N_LENGTHS / 1e6, "M documents", lambda: BestFit().plan(lengths, SEQ_LEN), note=note
-    )
+    work = partial(BestFit().plan, lengths, SEQ_LEN)
+    return Stage("pack plan", N_LENGTHS / 1e6, "M documents", work, note=note)
 
 
 def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[Stage]:
@@ -123,9 +123,9 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
 
 
 def read(rows: PackedRows, n_rows: int = N_ROWS) -> None:
-    """Batches in the order of training."""
+    """The first rows in the order of training, stacked to batches."""
     sequence = RowSequence({"code": rows}, {"code": 1.0}, 0)
     for numbers in batched(range(n_rows), BATCH):
-        found = sequence.read(list(numbers))
-        for name in found[0]:
-            np.stack([row[name] for row in found])
+        batch = sequence.read(list(numbers))
+        for name in batch[0]:
+            np.stack([row[name] for row in batch])

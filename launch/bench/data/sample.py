@@ -1,9 +1,9 @@
-"""What the data bench is measured on: real pages, packed as WARC files, the text in them, and real code."""
+"""What the data bench measures, and what on: real pages packed as WARC files, their text, and real code."""
 
 import gzip
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
@@ -19,12 +19,32 @@ N_FILES = 16  # WARC files: enough to share among a few workers
 MAX_PAGE_BYTES = 1 << 20
 
 
+class Stage(NamedTuple):
+    """Work that is measured.
+
+    Attributes:
+        name: In the table.
+        amount: How much, in `unit`, one call of `work` processes.
+        unit: Of the amount; speeds are units a CPU-second.
+        work: Processes all of it once.
+        bound: Name of a stage that does the least that any program must do here; "" for such a bound itself.
+        note: What a bound does, or what came out.
+    """
+
+    name: str
+    amount: float
+    unit: str
+    work: Callable[[], Any]
+    bound: str = ""
+    note: str = ""
+
+
 class Sample(NamedTuple):
     """Pages, and the documents in them.
 
     Attributes:
         origin: Where the pages are from.
-        pages: As they are.
+        pages: HTML as it was served.
         files: The same pages as WARC files.
         web: The text of the pages.
         code: Source files.
@@ -38,7 +58,7 @@ class Sample(NamedTuple):
 
     @property
     def html_bytes(self) -> int:
-        """Of all pages."""
+        """Bytes of HTML of all pages together."""
         return sum(len(page.data) for page in self.pages)
 
 
@@ -50,43 +70,42 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
     """
     pages = list(until(pages_in(web, folder / "work"), n_bytes, lambda page: len(page.data)))
     if len(pages) < N_FILES:
-        raise ValueError(
-            f"--web {web} holds {len(pages)} pages and the bench needs {N_FILES}; give more, or raise --mb"
-        )
+        rule = f"the bench needs {N_FILES}; give more, or raise --mb"
+        raise ValueError(f"--web {web} holds {len(pages)} pages and {rule}")
     files = [folder / "warc" / f"{number:02}.warc.gz" for number in range(N_FILES)]
     files[0].parent.mkdir()
     for number, file in enumerate(files):
         records = (write_record(url=page.path, html=page.data, date=DATE) for page in pages[number::N_FILES])
         file.write_bytes(b"".join(gzip.compress(record, 6, mtime=0) for record in records))
     documents = list(read_all(Warc(paths=tuple(map(str, files))), "web", work=folder / "work"))
-    code = list(
-        until(
-            read_all(StdlibCode(), "code", work=folder / "work"), n_bytes, lambda document: len(document.text)
-        )
-    )
-    return Sample(str(web) if web else "the standard library's documentation", pages, files, documents, code)
+    modules = read_all(StdlibCode(), "code", work=folder / "work")
+    code = list(until(modules, n_bytes, lambda document: len(document.text)))
+    origin = str(web) if web else "the standard library's documentation"
+    return Sample(origin, pages, files, documents, code)
 
 
 def pages_in(web: Path | None, work: Path) -> Iterator[Page]:
-    """Every page, in an order of no meaning where there are files to choose of."""
+    """Every page; files of a folder come in an order by hash, so that the first ones are a fair sample."""
     work.mkdir(exist_ok=True)
     if web is None:
         docs = StdlibDocs()
         for part in docs.parts("web", work=work):
+            # reading writes the pages, which pydoc makes, into an archive of its own
             for _ in docs.read(part, "web", work=work, drops=Drops()):
                 pass
             yield from _archived(work / f"web-{part.name}.warc.gz", work)
     elif web.is_dir():
-        files = sorted(
-            (*web.rglob("*.html"), *web.rglob("*.htm")), key=lambda file: key_of("bench", str(file))
-        )
-        sized = (file for file in files if file.is_file() and 0 < file.stat().st_size <= MAX_PAGE_BYTES)
-        yield from (
-            Page(str(file), f"http://localhost/{file.relative_to(web)}", file.name, file.read_bytes())
-            for file in sized
-        )
+        yield from _html_files(web)
     else:
         yield from _archived(web, work)
+
+
+def _html_files(folder: Path) -> Iterator[Page]:
+    files = [*folder.rglob("*.html"), *folder.rglob("*.htm")]
+    for file in sorted(files, key=lambda file: key_of("bench", str(file))):
+        if file.is_file() and 0 < file.stat().st_size <= MAX_PAGE_BYTES:
+            url = f"http://localhost/{file.relative_to(folder)}"
+            yield Page(str(file), url, file.name, file.read_bytes())
 
 
 def _archived(file: Path, work: Path) -> Iterator[Page]:

@@ -12,8 +12,7 @@ from data_pipeline.clean.words import layouts
 from data_pipeline.component import components_in
 from data_pipeline.documents import corpus
 from data_pipeline.documents.document import Document
-from launch.bench.data.sample import Sample
-from launch.bench.data.stage import Stage
+from launch.bench.data.sample import Sample, Stage
 
 # stage → rules, each with its published thresholds and what has none
 WEB_RULES: dict[str, dict[str, dict[str, Any]]] = {
@@ -37,10 +36,9 @@ N_QUESTIONS, QUESTION_WORDS = 2000, 40
 
 
 def text_stages(taken: Sample, folder: Path) -> list[Stage]:
-    """Bounds first; amounts are of text, in UTF-8."""
-    mb_web, mb_code = (
-        sum(len(document.text.encode()) for document in of) / 1e6 for of in (taken.web, taken.code)
-    )
+    """Stages behind their bounds; amounts are MB of text in UTF-8."""
+    mb_web = mb_of(taken.web)
+    mb_code = mb_of(taken.code)
 
     def web(name: str, rules: Sequence[Rule]) -> Stage:
         return Stage(name, mb_web, "MB of text", lambda: annotate(rules, taken.web), "split")
@@ -55,27 +53,25 @@ def text_stages(taken: Sample, folder: Path) -> list[Stage]:
             "max_removed_frac": 0.9,
         }
     }
+
+    def split(documents: Sequence[Document]) -> None:
+        for document in documents:
+            document.text.split()
+
     return [
-        Stage(
-            "split",
-            mb_web,
-            "MB of text",
-            lambda: [document.text.split() for document in taken.web],
-            note="str.split",
-        ),
-        Stage(
-            "split code",
-            mb_code,
-            "MB of code",
-            lambda: [document.text.split() for document in taken.code],
-            note="str.split",
-        ),
+        Stage("split", mb_web, "MB of text", lambda: split(taken.web), note="str.split"),
+        Stage("split code", mb_code, "MB of code", lambda: split(taken.code), note="str.split"),
         *(web(name, made(rules, "web")) for name, rules in WEB_RULES.items()),
         web("decontamination", made(tasks, "web")),
         *(code(name, made(rules, "code")) for name, rules in CODE_RULES.items()),
         web("the web recipe, whole", web_recipe(sources=("web",))),
         code("the code recipe, whole", code_recipe(sources=("code",))),
     ]
+
+
+def mb_of(documents: Iterable[Document]) -> float:
+    """Megabytes of their text in UTF-8."""
+    return sum(len(document.text.encode()) for document in documents) / 1e6
 
 
 def made(rules: dict[str, dict[str, Any]], source: str) -> list[Rule]:
@@ -85,10 +81,8 @@ def made(rules: dict[str, dict[str, Any]], source: str) -> list[Rule]:
 
 
 def annotate(rules: Sequence[Rule], taken: Iterable[Document]) -> None:
-    """What a task of the annotate stage computes, from nothing: rules share the arrays of a batch, and none
-    may find another stage's.
-    """
-    layouts.cache_clear()
+    """What a task of the annotate stage computes."""
+    layouts.cache_clear()  # rules share the word arrays of a batch; this stage must not find another one's
     for batch in corpus.batches(taken):
         for rule in rules:
             batch, _ = rule.annotate(batch)
@@ -99,10 +93,9 @@ def questions(code: Sequence[Document], path: Path) -> dict[str, Any]:
     too.
     """
     words = (word for document in code for word in document.text.split())
-    runs = iter(lambda: " ".join(islice(words, QUESTION_WORDS)), "")
-    path.write_text(
-        "".join(json.dumps({"question": text, "answer": "7"}) + "\n" for text in islice(runs, N_QUESTIONS))
-    )
+    runs = iter(lambda: " ".join(islice(words, QUESTION_WORDS)), "")  # "" when the words are used up
+    lines = [json.dumps({"question": text, "answer": "7"}) for text in islice(runs, N_QUESTIONS)]
+    path.write_text("".join(f"{line}\n" for line in lines))
     return {
         "type": "Questions",
         "name": "bench",

@@ -31,7 +31,6 @@ NEEDED = {  # distribution -> module; what the checks import beside the standard
     "psutil": "psutil",
     "pydantic": "pydantic",
     "rich": "rich",
-    "sentencepiece": "sentencepiece",
     "zstandard": "zstandard",
 }
 
