@@ -15,15 +15,15 @@ from types import ModuleType
 VERBS = {
     "run": "train: all phases of a config in order; finished phases are skipped, a half-done one is resumed",
     "show": "print the effective configuration as YAML that runs the same",
-    "data": "look into token shards: inspect, verify, stats; which documents a step saw; check them against a new task",
+    "data": "look into token shards: inspect, verify, stats, check; which documents a training step saw",
     "report": "write the page of a run, whole or half done, or one that compares several runs",
     "replay": "make one step of a run again and compare it with its log, bit for bit",
     "generate": "write text with a checkpoint of a run",
-    "plan": "compile the training step for TPUs that are not here: memory, communication, time; --search finds the mesh",
+    "plan": "compile the training step for TPUs that are not here: memory, communication, time",
     "import": "bring in a Hugging Face folder or a GGUF file as a phase to train on, generate from or export",
     "export": "write a checkpoint as a Hugging Face folder",
     "tensorboard": "open the curves of a run in the browser",
-    "bench": "measure training, its loop, checkpoints, optimizers, or the data phase, against this machine's own limits",
+    "bench": "measure training, checkpoints, optimizers, the data phase, or a new device",
 }
 
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> None:
     """Entry point of the console script: `main`, then leave without waiting for peers that are gone."""
-    if {"run", "bench", "replay"} & set(sys.argv[1:2]):
+    if {"run", "bench", "replay"} & set(sys.argv[1:2]):  # the verbs that train on this machine
         from launch.process.hardware import use_huge_pages
 
         use_huge_pages()
@@ -83,12 +83,12 @@ def command() -> None:
         leave(code)
     sys.stdout.flush()
     if code and "daft" in sys.modules:
-        os._exit(code)  # its threads may be at work still, and would abort the interpreter on its own way out
+        # its threads may still be working, and would abort the interpreter while it shuts down
+        os._exit(code)
     sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.path[:] = [
-        os.getcwd() if entry == "" else entry for entry in sys.path
-    ]  # a later chdir must not move our imports
+    # "" means the current folder at the time of an import, and a later chdir must not move our imports
+    sys.path[:] = [os.getcwd() if entry == "" else entry for entry in sys.path]
     command()

@@ -1,5 +1,6 @@
-"""`--on local:N`: N processes of one jax.distributed run on this machine, over loopback. Every
-multi-process test starts here.
+"""`--on local:N`: N processes of one jax.distributed run on this machine, over loopback.
+
+Every test with several processes starts here.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ from typing import IO
 from launch.process.distributed import free_port
 from launch.process.failures import PEER_LOST
 
-GRACE_S = 15.0  # the survivors notice the loss, say so and leave; then they are killed
-CODES_OF_OURS = (2, 3, 4, 75, 130, 143)
+GRACE_S = 15.0  # in which the survivors of a failure notice it and leave by themselves; then they are killed
+DOCUMENTED_CODES = (2, 3, 4, 75, 130, 143)  # of the README; any other exit code becomes 1
 
 
 def launch(
@@ -58,13 +59,10 @@ def start(
             **share(base, i, n, devices),
         }
         with contextlib.ExitStack() as files:
-            out = (
-                subprocess.PIPE
-                if i == 0 and prefix
-                else None
-                if i == 0
-                else files.enter_context(open(logs / f"process-{i}.log", "ab"))
-            )
+            if i > 0:
+                out = files.enter_context(open(logs / f"process-{i}.log", "ab"))
+            else:
+                out = subprocess.PIPE if prefix else None
             child = subprocess.Popen(
                 argv,
                 env={**base, **own},
@@ -81,13 +79,17 @@ def start(
 
 
 def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str]:
-    """Process i's part of this machine's devices: GPUs in equal parts, or `devices` CPU devices each."""
+    """Environment variables that give process i its share of this machine: equally many GPUs, or `devices`
+    CPU devices each.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes.
+    """
     gpus = [] if env.get("JAX_PLATFORMS") == "cpu" else _gpus(env)
     if gpus:
         if len(gpus) < n:
-            raise ValueError(
-                f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; lower it, or set JAX_PLATFORMS=cpu to use the CPU"
-            )
+            remedy = "lower it, or set JAX_PLATFORMS=cpu to use the CPU"
+            raise ValueError(f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; {remedy}")
         each = len(gpus) // n
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])}
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
@@ -101,7 +103,7 @@ def _gpus(env: Mapping[str, str]) -> list[str]:
 
 
 def _die_with_parent() -> None:
-    """A launcher that is killed leaves no process behind (Linux only)."""
+    """Have this child killed when the launcher dies, however it dies (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -145,7 +147,7 @@ def wait(processes: Sequence[subprocess.Popen]) -> int:
         end = time.monotonic() + GRACE_S
         while _running(processes) and time.monotonic() < end:
             time.sleep(0.05)
-        return _told(processes)
+        return _report_failure(processes)
     finally:
         _end(processes)
 
@@ -154,37 +156,38 @@ def _running(processes: Sequence[subprocess.Popen]) -> list[int]:
     return [i for i, process in enumerate(processes) if process.poll() is None]
 
 
-def _told(processes: Sequence[subprocess.Popen]) -> int:
-    """Name those that were lost; the exit code of the run."""
-    failed, running = _first_failure(processes), _running(processes)
+def _report_failure(processes: Sequence[subprocess.Popen]) -> int:
+    """Print which process failed and which do not answer; returns the exit code of the run."""
+    failed = _first_failure(processes)
+    running = _running(processes)
     code = processes[failed].returncode
-    silent = [f"process {i} does not answer and is killed" for i in running]
-    if running or code not in (130, 143):
+    stopped_by_user = code in (130, 143)
+    if running or not stopped_by_user:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        print(
-            f"meshwright: {', '.join([f'process {failed} {how}', *silent])}; the others are ended",
-            file=sys.stderr,
-            flush=True,
-        )
-    return code if code in CODES_OF_OURS else PEER_LOST if code < 0 else 1
+        silent = [f"process {i} does not answer and is killed" for i in running]
+        what = ", ".join([f"process {failed} {how}", *silent])
+        print(f"meshwright: {what}; the others are ended", file=sys.stderr, flush=True)
+    if code in DOCUMENTED_CODES:
+        return code
+    return PEER_LOST if code < 0 else 1
 
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
-    """The process that failed by itself: killed, else with a code of its own, before those that were
-    aborted or left because of it.
+    """The process that failed by itself; None while none has failed.
+
+    Those that failed because another one was gone come last (jax aborts them, or they leave with PEER_LOST);
+    of the others one that was killed comes before one that ended with a code.
     """
     codes = [process.poll() for process in processes]
     failed = [i for i, code in enumerate(codes) if code]
-    noticed = (-signal.SIGABRT, PEER_LOST)
-    return min(failed, key=lambda i: (codes[i] in noticed, codes[i] > 0)) if failed else None
+    because_of_another = (-signal.SIGABRT, PEER_LOST)
+    return min(failed, key=lambda i: (codes[i] in because_of_another, codes[i] > 0), default=None)
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
     for process in processes:
         if process.poll() is None:
-            process.send_signal(
-                signal.SIGCONT
-            )  # a stopped process is killed all the same, but only once it runs
+            process.send_signal(signal.SIGCONT)  # one that is stopped dies of SIGKILL only once it runs
             process.kill()
         process.wait()
 

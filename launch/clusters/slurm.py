@@ -28,7 +28,8 @@ export JAX_COORDINATOR_PORT=$((12000 + SLURM_JOB_ID % 20000))
 export JAX_COORDINATOR_ADDRESS="$first_node:$JAX_COORDINATOR_PORT"
 export PYTHONUNBUFFERED=1
 
-# `scancel` also signals this script, the signal before the end of the time only the tasks: a cancelled job must not queue itself again.
+# `scancel` also signals this script; the signal before the end of the time reaches only the tasks. A cancelled
+# job must not queue itself again.
 cancelled=0
 trap 'cancelled=1' TERM
 
@@ -36,8 +37,8 @@ trap 'cancelled=1' TERM
 srun --kill-on-bad-exit=0 --wait=120 {command}
 code=$?
 
-# 143: saved on SIGTERM; 75: a peer was lost or hung, and srun tells the highest code, so the lost one's own 134 or 137.
-# All else ends the job: done, Ctrl-C, a user error, does not fit, diverged.
+# 143: saved on SIGTERM. 75: a peer was lost or hung; srun returns the highest code, so it may be the lost one's
+# own 134 or 137. Every other code ends the job: done, Ctrl-C, a user error, does not fit, diverged.
 restarts=${{SLURM_RESTART_COUNT:-0}}
 if [[ $cancelled == 0 && $code =~ ^(75|134|137|143)$ ]]; then
   if [[ $restarts -lt {max_restarts} ]]; then
@@ -45,14 +46,14 @@ if [[ $cancelled == 0 && $code =~ ^(75|134|137|143)$ ]]; then
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
   fi
-  echo "meshwright: exit code $code after {max_restarts} restarts; submit it again to go on, finished work is kept"
+  echo "meshwright: exit code $code after {max_restarts} restarts; submit it again to go on (nothing is lost)"
 fi
 exit "$code"
 """
 
 
 class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What the job asks of SLURM; one task is one process of the run."""
+    """Resources of the SLURM job; one task is one process of the run."""
 
     nodes: Annotated[int, Field(ge=1)] = 1
     tasks_per_node: Annotated[int, Field(ge=1)] = 1
@@ -64,9 +65,8 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    save_s: Annotated[int, Field(ge=10)] = (
-        120  # SIGTERM comes this long before the end, for the save; a second one stops at once
-    )
+    # SIGTERM comes this long before the end of the time, for the save; a second one stops at once
+    save_s: Annotated[int, Field(ge=10)] = 120
     max_restarts: Annotated[int, Field(ge=0)] = 20
     setup: str = ""  # shell lines before the run, e.g. "module load cuda"
 
@@ -128,14 +128,12 @@ def submit(
         sys.stdout.write(script)
         return 0
     if shutil.which("sbatch") is None:
-        raise ValueError(
-            "--on slurm: there is no sbatch on this machine; submit from a login node, or add --dry-run and copy the script"
-        )
+        remedy = "submit from a login node, or add --dry-run and copy the script"
+        raise ValueError(f"--on slurm: there is no sbatch on this machine; {remedy}")
     (run_dir / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make the folder of its output
-    told = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
-    if told.returncode:
-        raise ValueError(
-            f"--on slurm: sbatch refused the job, {' '.join(told.stderr.split())}; mend it with --cluster key=value"
-        )
-    print(f"{told.stdout.strip()}; its output goes to {run_dir / 'logs'}")
+    done = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
+    if done.returncode:
+        reason = " ".join(done.stderr.split())
+        raise ValueError(f"--on slurm: sbatch refused the job, {reason}; change it with --cluster key=value")
+    print(f"{done.stdout.strip()}; its output goes to {run_dir / 'logs'}")
     return 0

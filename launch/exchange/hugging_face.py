@@ -20,7 +20,7 @@ from trainer.checkpoints.imported import save_params
 
 
 class Source(NamedTuple):
-    """What is imported; `metadata` is that of a GGUF file, None for a folder."""
+    """A checkpoint to import; `metadata` is that of a GGUF file, None for a folder."""
 
     checkpoint: Checkpoint
     metadata: dict[str, Any] | None
@@ -36,9 +36,8 @@ def open_source(path: Path) -> Source:
         return Source(open_folder(path), None)
     if path.suffix == ".gguf" and path.is_file():
         return Source(*open_gguf(path))
-    raise ValueError(
-        f"{path}: no folder and no .gguf file; give the folder of a Hugging Face checkpoint, or a .gguf file"
-    )
+    remedy = "give the folder of a Hugging Face checkpoint, or a .gguf file"
+    raise ValueError(f"{path}: no folder and no .gguf file; {remedy}")
 
 
 def architecture_of(config: dict[str, Any]) -> Any:
@@ -48,57 +47,57 @@ def architecture_of(config: dict[str, Any]) -> Any:
         ValueError: its model_type is none of ours, or a field asks for what we would compute differently.
     """
     known = {
-        name: found
-        for found in components_in("model.architectures").values()
-        for name in getattr(found, "hugging_face_types", ())
+        model_type: architecture
+        for architecture in components_in("model.architectures").values()
+        for model_type in getattr(architecture, "hugging_face_types", ())
     }
     kind = config.get("model_type")
     if kind not in known:
+        importable = ", ".join(sorted(known))
         raise ValueError(
-            f"config.json has model_type={kind!r}, and only {', '.join(sorted(known))} can be imported; take one of these"
+            f"config.json has model_type={kind!r}, and only {importable} can be imported; take one of these"
         )
     return known[kind].from_hugging_face(config)
 
 
 def fitted(architecture: Any, checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Any:
-    """Without what a config names and its tensors lack by custom (see `DeepSeekV3.fitted`); a line says
-    what that changes.
+    """The architecture with the layers that the checkpoint has tensors for.
+
+    A config.json may name layers that are customarily left out of a checkpoint (see `DeepSeekV3.fitted`);
+    `say` reports what that changes.
     """
     if not hasattr(architecture, "fitted"):
         return architecture
-    found = architecture.fitted(checkpoint.shapes())
-    changes = [f"{name}={value}" for name, value in found if value != getattr(architecture, name)]
+    smaller = architecture.fitted(checkpoint.shapes())
+    changes = [f"{name}={value}" for name, value in smaller if value != getattr(architecture, name)]
     if changes:
         say(f"  config.json names more than there are tensors for; imported with {', '.join(changes)}")
-    return found
+    return smaller
 
 
 def import_source(
     source: Source, folder: Path, *, precision: Precision, say: Callable[[str], None]
 ) -> tuple[Any, Params]:
-    """Write a phase folder with checkpoint 0 of a foreign model; returns the architecture and its
-    parameters. Under `jax.set_mesh`.
+    """Write a phase folder with checkpoint 0 of a foreign model: (architecture, parameters).
+
+    Call under `jax.set_mesh`. All checks come before the first array is placed on a device.
 
     Raises:
-        ValueError: the model, its tensors, its tokenizer or the mesh do not fit; nothing was placed on a
-        device then.
+        ValueError: the model, its tensors, its tokenizer or the mesh do not fit.
     """
     if (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
     architecture = fitted(architecture_of(source.checkpoint.config), source.checkpoint, say=say)
     with undivided():
-        shapes = {name: leaf.shape for name, leaf in parameter_shapes(architecture, precision.params).items()}
+        leaves = parameter_shapes(architecture, precision.params)
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
     if problems := check_sizes(shapes, jax.sharding.get_mesh()):
         raise ValueError("; ".join(problems))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer.model"
     say(imported(source.checkpoint, source.metadata, tokenizer))
-    if tokenizer.exists() and (n := Tokenizer(tokenizer).vocab_size) > architecture.vocab_size:
-        tokenizer.unlink()
-        raise ValueError(
-            f"the tokenizer has {n} entries and the model {architecture.vocab_size}; take the tokenizer that belongs to it"
-        )
+    _check_vocabulary(tokenizer, architecture)
     params = load(architecture, source.checkpoint, params=precision.params)
     run = {
         "architecture": {"type": type(architecture).__name__, **architecture.model_dump(mode="json")},
@@ -113,3 +112,14 @@ def import_source(
     }
     write_json(folder / "done.json", origin)
     return architecture, params
+
+
+def _check_vocabulary(tokenizer: Path, architecture: Any) -> None:
+    """Raises ValueError: the tokenizer has ids that the model has no embedding for; it is removed again."""
+    if not tokenizer.exists():
+        return
+    n = Tokenizer(tokenizer).vocab_size
+    if n > architecture.vocab_size:
+        tokenizer.unlink()
+        sizes = f"the tokenizer has {n} entries and the model {architecture.vocab_size}"
+        raise ValueError(f"{sizes}; take the tokenizer that belongs to it")

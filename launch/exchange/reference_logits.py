@@ -21,15 +21,13 @@ def main(checkpoint: str, ids: str, out: str) -> None:
 def _model(checkpoint: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    where = {} if checkpoint.is_dir() else {"gguf_file": checkpoint.name}
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    # eager attention is the only one that has Gemma's soft-cap
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager", local_files_only=True, **where
-    )
-    return (
-        model if where else model.float()
-    ).eval()  # from GGUF it comes dequantized, and refuses to be cast
+    # eager attention is the only one that has Gemma's soft cap
+    options = {"attn_implementation": "eager", "local_files_only": True}
+    if checkpoint.is_dir():
+        return AutoModelForCausalLM.from_pretrained(checkpoint, **options).float().eval()
+    # a GGUF file is dequantized to float32 while it is read, and refuses a further cast
+    options["gguf_file"] = checkpoint.name
+    return AutoModelForCausalLM.from_pretrained(checkpoint.parent, **options).eval()
 
 
 if __name__ == "__main__":

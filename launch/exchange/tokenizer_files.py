@@ -15,21 +15,21 @@ from data_pipeline.tokenizers.sentence_model import tokenizer_json
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.hugging_face.checkpoint import Checkpoint, read_json
 
-ENDS_OF_TURN = (
-    "<|end|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<end_of_turn>",
-    "<|endofturn|>",
-)  # the first that a file has closes an answer
-CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file
+# the first of these that a tokenizer has closes an answer
+ENDS_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endofturn|>")
+CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file (llama.cpp's llama_token_type)
 OUR_CHAT = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 WHOLE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# how Llama 3 and Qwen 2 split text before BPE; they differ in how many digits stay together (%s)
+LETTERS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _split(digits: str) -> dict[str, Any]:
@@ -37,6 +37,8 @@ def _split(digits: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [split, WORDS]}
 
 
+# an added token is found as it is written, wherever it stands in a text
+TAKEN_LITERALLY = {"normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
 PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
     "gpt-2": WHOLE,
     "default": WHOLE,
@@ -65,19 +67,16 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
         return "  tokenizer.model taken as it is"
     if not (folder / "tokenizer.json").exists():
         return f"  no tokenizer: {folder} has no tokenizer.json"
-    settings = (
-        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    )
-    added = {
-        token["id"]: token["content"]
-        for token in read_json(folder / "tokenizer.json").get("added_tokens", ())
-    }
+    config_file = folder / "tokenizer_config.json"
+    settings = read_json(config_file) if config_file.exists() else {}
+    added_tokens = read_json(folder / "tokenizer.json").get("added_tokens", ())
+    added = {token["id"]: token["content"] for token in added_tokens}
     named = {name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")}
     template = settings.get("chat_template")
     if (folder / "chat_template.jinja").exists():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if isinstance(template, list):  # several by name
-        template = {one["name"]: one["template"] for one in template}.get("default")
+        template = {each["name"]: each["template"] for each in template}.get("default")
     return _write(folder / "tokenizer.json", path, named, set(added.values()), template)
 
 
@@ -92,14 +91,14 @@ def _refused(path: Path) -> bool:
 def _piece(
     name: str, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[int, str]
 ) -> str | None:
-    """The piece that opens, closes or fills: by its text in tokenizer_config.json, else by its id in
-    config.json.
-    """
+    """The piece `bos`, `eos` or `pad`: by its text in tokenizer_config.json, else by its id in config.json."""
     piece = settings.get(f"{name}_token")
     if piece is not None:
         return piece["content"] if isinstance(piece, dict) else piece
     i = config.get(f"{name}_token_id")
-    return added.get(i[0] if isinstance(i, list) else i)
+    return added.get(
+        i[0] if isinstance(i, list) else i
+    )  # some models list several ends; the first is the text's
 
 
 def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
@@ -109,20 +108,12 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
         if name.startswith("tokenizer.ggml.")
     }.get
     if get("model") != "gpt2" or get("pre", "default") not in PRE_TOKENIZERS:
-        kind = f"{get('model')!r}, {get('pre')!r}"
-        return f"  no tokenizer: the file has one of kind {kind}, which is not read; take safetensors with a tokenizer.json"
-    tokens, kinds = get("tokens"), get("token_type")
+        kind = f"the file has one of kind {get('model')!r}, {get('pre')!r}"
+        return f"  no tokenizer: {kind}, which is not read; take safetensors with a tokenizer.json"
+    tokens = get("tokens")
     added = [
-        {
-            "id": i,
-            "content": token,
-            "special": kind == CONTROL,
-            "normalized": False,
-            "lstrip": False,
-            "rstrip": False,
-            "single_word": False,
-        }
-        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        {"id": i, "content": token, "special": kind == CONTROL, **TAKEN_LITERALLY}
+        for i, (token, kind) in enumerate(zip(tokens, get("token_type"), strict=True))
         if kind in (CONTROL, USER_DEFINED)
     ]
     model = {
@@ -142,10 +133,10 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
     ids = {"bos": get("bos_token_id"), "eos": get("eos_token_id"), "pad": get("padding_token_id")}
     named = {name: None if i is None else tokens[i] for name, i in ids.items()}
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "tokenizer.json"
-        whole.write_text(json.dumps(file), encoding="utf-8")
+        tokenizer_file = Path(folder) / "tokenizer.json"
+        tokenizer_file.write_text(json.dumps(file), encoding="utf-8")
         special = {token["content"] for token in added if token["special"]}
-        return _write(whole, path, named, special, metadata.get("tokenizer.chat_template"))
+        return _write(tokenizer_file, path, named, special, metadata.get("tokenizer.chat_template"))
 
 
 def _write(
@@ -153,7 +144,8 @@ def _write(
 ) -> str:
     """A tokenizer.json with the names of its pieces, and with its chat template beside them."""
     if named["eos"] is None:
-        return f"  no tokenizer: nothing says which piece of {file} ends a text; add eos_token to tokenizer_config.json"
+        what = f"nothing says which piece of {file} ends a text"
+        return f"  no tokenizer: {what}; add eos_token to tokenizer_config.json"
     end = next((piece for piece in ENDS_OF_TURN if piece in special), named["eos"])
     tokenizer = HuggingFaceTokenizer(
         path=str(file),
@@ -166,9 +158,8 @@ def _write(
     if template is not None:
         spec = json.loads(path.read_bytes())
         write_bytes(path, json.dumps({**spec, "chat_template": template}, ensure_ascii=False).encode())
-    return f"  tokenizer of {len(Tokenizer(path).byte_lengths):,} entries" + (
-        ", with its chat template" if template else ""
-    )
+    n_entries = len(Tokenizer(path).byte_lengths)
+    return f"  tokenizer of {n_entries:,} entries" + (", with its chat template" if template else "")
 
 
 def exported(path: Path) -> dict[str, bytes]:
@@ -187,9 +178,9 @@ def exported(path: Path) -> dict[str, bytes]:
 
 
 def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
-    """What our SentencePiece knows as control pieces, as special tokens; and how ids become text."""
+    """A tokenizer.json with the control pieces of our SentencePiece as special tokens, and its decoder."""
     pieces = {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_control(i)}
-    flags = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    flags = {"special": True, **TAKEN_LITERALLY}
     decoders = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
@@ -210,9 +201,10 @@ def _files(file: Mapping[str, Any], bos: str, eos: str, pad: str, template: str 
         "eos_token": eos,
         "pad_token": pad,
     }
-    settings |= {"clean_up_tokenization_spaces": False} | ({"chat_template": template} if template else {})
-    whole = json.dumps(file, ensure_ascii=False)
+    settings["clean_up_tokenization_spaces"] = False  # its default would drop spaces before punctuation
+    if template:
+        settings["chat_template"] = template
     return {
-        "tokenizer.json": whole.encode(),
+        "tokenizer.json": json.dumps(file, ensure_ascii=False).encode(),
         "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
     }

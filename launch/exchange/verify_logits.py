@@ -28,22 +28,20 @@ class Agreement(NamedTuple):
     top1_frac: float
 
     def __str__(self) -> str:
-        return f"max abs error {self.max_abs_error:.2e}, KL {self.kl_nats:.2e} nats, top-1 agreement {100 * self.top1_frac:.1f} %"
+        errors = f"max abs error {self.max_abs_error:.2e}, KL {self.kl_nats:.2e} nats"
+        return f"{errors}, top-1 agreement {100 * self.top1_frac:.1f} %"
 
 
 def check_transformers(python: str) -> None:
     """Raise ValueError, with what to install, where that Python has no transformers."""
     try:
-        found = subprocess.run([python, "-c", "import torch, transformers"], capture_output=True, text=True)
+        done = subprocess.run([python, "-c", "import torch, transformers"], capture_output=True, text=True)
     except OSError as error:
-        raise ValueError(
-            f"--verify-python {python}: {error.strerror}; name a Python with torch and transformers"
-        ) from None
-    if found.returncode:
-        raise ValueError(
-            f"--verify needs torch and transformers, which {python} lacks; run `pip install torch transformers`, or name another Python "
-            "that has them with --verify-python"
-        )
+        remedy = "name a Python with torch and transformers"
+        raise ValueError(f"--verify-python {python}: {error.strerror}; {remedy}") from None
+    if done.returncode:
+        remedy = "run `pip install torch transformers`, or name a Python that has them with --verify-python"
+        raise ValueError(f"--verify needs torch and transformers, which {python} lacks; {remedy}")
 
 
 def verify(architecture: Any, params: Params, checkpoint: Path, *, python: str = sys.executable) -> Agreement:
@@ -57,17 +55,17 @@ def verify(architecture: Any, params: Params, checkpoint: Path, *, python: str =
     ours_BLV = logits(architecture, params, ids_BL)
     script = Path(__file__).with_name("reference_logits.py")
     with tempfile.TemporaryDirectory() as folder:
-        asked, told = Path(folder) / "ids.npy", Path(folder) / "logits.npy"
-        np.save(asked, ids_BL, allow_pickle=False)
-        done = subprocess.run(
-            [python, str(script), str(checkpoint), str(asked), str(told)], capture_output=True, text=True
-        )
+        ids_file = Path(folder) / "ids.npy"
+        logits_file = Path(folder) / "logits.npy"
+        np.save(ids_file, ids_BL, allow_pickle=False)
+        # a process of its own: torch and jax must not share a GPU, and `python` may be another installation
+        command = [python, str(script), str(checkpoint), str(ids_file), str(logits_file)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(
-                f"--verify: transformers cannot compute with {checkpoint} ({reason}); see whether it reads this model at all"
-            )
-        theirs_BLV = np.load(told, allow_pickle=False)
+            remedy = "see whether it reads this model at all"
+            raise ValueError(f"--verify: transformers cannot compute with {checkpoint} ({reason}); {remedy}")
+        theirs_BLV = np.load(logits_file, allow_pickle=False)
     return compare(ours_BLV, theirs_BLV)
 
 
@@ -75,22 +73,19 @@ def logits(architecture: Any, params: Params, ids_BL: Int[np.ndarray, "B L"]) ->
     """Float32 logits of rows that are one document each. Call under `jax.set_mesh`."""
     model = architecture.build(Precision(compute="float32"))
     positions_BL = np.broadcast_to(np.arange(ids_BL.shape[1], dtype=np.int32), ids_BL.shape)
-    inputs = ModelInputs(
-        *(_rows(x) for x in (ids_BL.astype(np.int32), positions_BL, np.ones_like(positions_BL)))
-    )
+    segments_BL = np.ones_like(positions_BL)
+    inputs = ModelInputs(_rows(ids_BL.astype(np.int32)), _rows(positions_BL), _rows(segments_BL))
 
     @jax.jit
-    def whole(params: Params, inputs: ModelInputs) -> jax.Array:
-        logits_BLV = einsum(
-            "BLD,DV->BLV",
-            model.apply(params, inputs).hidden_BLD,
-            shard(model.unembed(params), "DV"),
-            dtype=jnp.float32,
-        )
+    def forward(params: Params, inputs: ModelInputs) -> jax.Array:
+        hidden_BLD = model.apply(params, inputs).hidden_BLD
+        unembed_DV = shard(model.unembed(params), "DV")
+        logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, unembed_DV, dtype=jnp.float32)
         return finish_logits(logits_BLV, vocab_size=model.vocab_size, soft_cap=model.soft_cap)
 
+    # TPUs and GPUs would compute float32 products from shorter numbers
     with jax.default_matmul_precision("float32"):
-        return np.asarray(whole(params, inputs))[..., : model.vocab_size]
+        return np.asarray(forward(params, inputs))[..., : model.vocab_size]
 
 
 def _rows(x: np.ndarray) -> jax.Array:
@@ -104,10 +99,10 @@ def compare(ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, 
         ValueError: they have other shapes.
     """
     if ours_BLV.shape != theirs_BLV.shape:
-        raise ValueError(
-            f"our logits have shape {ours_BLV.shape}, theirs {theirs_BLV.shape}; import the model again"
-        )
-    ours_logp, theirs_logp = (_log_softmax(x.astype(np.float64)) for x in (ours_BLV, theirs_BLV))
+        shapes = f"our logits have shape {ours_BLV.shape}, theirs {theirs_BLV.shape}"
+        raise ValueError(f"{shapes}; import the model again")
+    ours_logp = _log_softmax(ours_BLV.astype(np.float64))
+    theirs_logp = _log_softmax(theirs_BLV.astype(np.float64))
     kl_BL = np.sum(np.exp(theirs_logp) * (theirs_logp - ours_logp), -1)
     same_BL = ours_BLV.argmax(-1) == theirs_BLV.argmax(-1)
     return Agreement(float(np.abs(ours_BLV - theirs_BLV).max()), float(kl_BL.mean()), float(same_BL.mean()))

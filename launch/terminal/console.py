@@ -83,14 +83,12 @@ class Console:
             now = time.monotonic()
             if now - last >= LINE_EVERY_S:
                 last = now
-                parts = [
-                    f"{what}: {count:,.0f}"
-                    + (f"/{total:,.0f}" if total else "")
-                    + (f" {unit}" if unit else "")
-                ]
-                if total and count > done:
-                    parts.append(f"{duration((now - start) * (total - count) / (count - done))} left")
-                self.say(", ".join([*parts, note] if note else parts))
+                amount = f"{count:,.0f}" + (f"/{total:,.0f}" if total else "")
+                line = f"{what}: {amount} {unit}".rstrip()
+                if total and count > done:  # `done` was there at the start and says nothing about speed
+                    seconds_each = (now - start) / (count - done)
+                    line += f", {duration(seconds_each * (total - count))} left"
+                self.say(f"{line}, {note}" if note else line)
 
         yield advance
 
@@ -110,7 +108,7 @@ class Console:
 
 
 def duration(seconds: int | float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 03 min`."""
+    """Seconds for a person: `42 s`, `3 min 20 s`, `5 h 03 min`."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

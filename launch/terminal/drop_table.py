@@ -24,18 +24,18 @@ def drop_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
 
 
 def sources_of(result: Mapping[str, Any]) -> list[str]:
-    """In the order they were read."""
+    """The sources of a data phase in the order they were read."""
     return list(dict.fromkeys([*result.get("read", {}), *result.get("dropped", {})]))
 
 
 def in_one_order(lists: Iterable[Iterable[str]]) -> list[str]:
-    """Every name once, so that each list keeps its order where they agree."""
-    found: list[str] = []
+    """Every name once, in an order that each list follows where they agree."""
+    merged: list[str] = []
     for names in lists:
-        place = len(found)
+        before = len(merged)  # a new name goes before the name that follows it in its list
         for name in reversed(list(names)):
-            if name in found:
-                place = found.index(name)
+            if name in merged:
+                before = merged.index(name)
             else:
-                found.insert(place, name)
-    return found
+                merged.insert(before, name)
+    return merged

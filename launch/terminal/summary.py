@@ -6,33 +6,28 @@ from typing import Any
 from launch.terminal.console import Console
 from launch.terminal.drop_table import drop_table
 
-MOST_ROWS = 12  # of a phase, so that the whole fits a screen
+MOST_ROWS = 12  # of a phase, so that the whole table fits a screen
+# title -> (key, value of a run in which nothing went wrong); such a column is left out
 TROUBLE = {
     "goodput": ("goodput", 1),
     "skipped": ("skipped", 0),
     "rollbacks": ("rollbacks", 0),
-}  # title: (key, value of a calm run)
+}
 
 
 def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Print what was kept and dropped, before against after, speed, and samples of text; phases without
-    results are left out.
+    """Print what was kept and dropped, held-out metrics before and after, speed, and samples of text; phases
+    without results are left out.
     """
-    found = {name: result for name, result in results.items() if result}
-    for name, result in found.items():
+    by_phase = {name: result for name, result in results.items() if result}
+    for name, result in by_phase.items():
         _print_corpora(console, name, result)
-    rows = [row for name, result in found.items() for row in _comparison(name, result)]
-    _print_rows(
-        console,
-        "Held out, before and after each phase",
-        ("phase", "metric", "before", "after", "change"),
-        rows,
-        text_columns=2,
-    )
-    _print_speed(
-        console, {name: result["summary"] for name, result in found.items() if result.get("summary")}
-    )
-    for name, result in found.items():
+    heads = ("phase", "metric", "before", "after", "change")
+    rows = [row for name, result in by_phase.items() for row in _comparison(name, result)]
+    _print_rows(console, "Held out, before and after each phase", heads, rows, text_columns=2)
+    speeds = {name: result["summary"] for name, result in by_phase.items() if result.get("summary")}
+    _print_speed(console, speeds)
+    for name, result in by_phase.items():
         for sample in result.get("samples", [])[:2]:
             console.say(f"{name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
 
@@ -57,17 +52,19 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
 
 
 def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a metric; of many held-out sets their means, where there are such, and bits a byte if they are
-    not too many.
+    """A row a metric. Where there are too many for a screen, only means over the held-out sets, and each
+    set's bits a byte if these fit.
     """
     before, after = result.get("before", {}), result.get("after", {})
+    shown = list(after)
     means = [metric for metric in after if metric.startswith("macro/")]
-    sizes = [
-        metric
-        for metric in after
-        if metric.endswith("/bits_per_byte") and not metric.startswith(("macro/", "micro/"))
-    ]
-    means = [*sizes, *means] if len(sizes) + len(means) <= MOST_ROWS else means
+    if means and len(after) > MOST_ROWS:
+        of_sets = [
+            metric
+            for metric in after
+            if metric.endswith("/bits_per_byte") and not metric.startswith(("macro/", "micro/"))
+        ]
+        shown = [*of_sets, *means] if len(of_sets) + len(means) <= MOST_ROWS else means
     return [
         (
             name,
@@ -76,7 +73,7 @@ def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{after[metric]:.4g}",
             _change(before.get(metric), after[metric]),
         )
-        for metric in (means if means and len(after) > MOST_ROWS else after)
+        for metric in shown
     ]
 
 
@@ -85,7 +82,7 @@ def _change(before: float | None, after: float) -> str:
 
 
 def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """A row a phase; what went wrong has a column only if something did."""
+    """A row a phase; a kind of trouble has a column only if some phase had it."""
     troubled = [
         title
         for title, (key, calm) in TROUBLE.items()
@@ -95,9 +92,8 @@ def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -
         (*_speed(name, each), *(_trouble(each, *TROUBLE[title]) for title in troubled))
         for name, each in summaries.items()
     ]
-    _print_rows(
-        console, "Speed", ("phase", "steps", "seconds", "tokens/s", "MFU", *troubled), rows, text_columns=1
-    )
+    heads = ("phase", "steps", "seconds", "tokens/s", "MFU", *troubled)
+    _print_rows(console, "Speed", heads, rows, text_columns=1)
 
 
 def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
