@@ -37,7 +37,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The parser of all verbs; only the file of `verb` is imported for its arguments."""
     parser = argparse.ArgumentParser(
         prog="meshwright",
-        description="From raw text to a trained, aligned language model: corpora, pretraining, SFT, DPO, text.",
+        description="From raw text to an aligned language model: corpora, pretraining, SFT, DPO, text.",
         epilog="`meshwright VERB --help` lists the options of a verb.",
         allow_abbrev=False,
     )

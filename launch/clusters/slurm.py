@@ -28,8 +28,8 @@ export JAX_COORDINATOR_PORT=$((12000 + SLURM_JOB_ID % 20000))
 export JAX_COORDINATOR_ADDRESS="$first_node:$JAX_COORDINATOR_PORT"
 export PYTHONUNBUFFERED=1
 
-# `scancel` also signals this script; the signal before the end of the time reaches only the tasks. A cancelled
-# job must not queue itself again.
+# `scancel` also signals this script; the signal before the end of the time reaches only the tasks.
+# A cancelled job must not queue itself again.
 cancelled=0
 trap 'cancelled=1' TERM
 
@@ -37,8 +37,8 @@ trap 'cancelled=1' TERM
 srun --kill-on-bad-exit=0 --wait=120 {command}
 code=$?
 
-# 143: saved on SIGTERM. 75: a peer was lost or hung; srun returns the highest code, so it may be the lost one's
-# own 134 or 137. Every other code ends the job: done, Ctrl-C, a user error, does not fit, diverged.
+# 143: saved on SIGTERM. 75: a peer was lost or hung; srun returns the highest code, so it may be the lost
+# one's own 134 or 137. Every other code ends the job: done, Ctrl-C, a user error, does not fit, diverged.
 restarts=${{SLURM_RESTART_COUNT:-0}}
 if [[ $cancelled == 0 && $code =~ ^(75|134|137|143)$ ]]; then
   if [[ $restarts -lt {max_restarts} ]]; then

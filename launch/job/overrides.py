@@ -41,27 +41,28 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     elif isinstance(node, dict):
         node[path[-1]] = value
     else:
-        raise ValueError(
-            f"{'.'.join(path)}: {'.'.join(path[:-1])} is {to_yaml(node, flow=True)}, which has no fields; set that itself"
-        )
+        raise _without_fields(node, path)
 
 
 def _child(node: Any, path: list[str], part: str) -> Any:
     if isinstance(node, list):
         return node[_index(node, path)]
     if not isinstance(node, dict):
-        raise ValueError(
-            f"{'.'.join(path)}: {'.'.join(path[:-1])} is {to_yaml(node, flow=True)}, which has no fields; set that itself"
-        )
+        raise _without_fields(node, path)
     if node.get(part) is None:
         node[part] = {}
     return node[part]
 
 
+def _without_fields(node: Any, path: list[str]) -> ValueError:
+    parent = ".".join(path[:-1])
+    value = to_yaml(node, flow=True)
+    return ValueError(f"{'.'.join(path)}: {parent} is {value}, which has no fields; set that itself")
+
+
 def _index(node: list, path: list[str]) -> int:
     if not path[-1].isdecimal() or int(path[-1]) >= len(node):
         rule = f"must be a number from 0 to {len(node) - 1}" if node else "cannot be set, the list is empty"
-        raise ValueError(
-            f"{'.'.join(path)}: {path[-1]!r} {rule}; or set the whole list {'.'.join(path[:-1])}"
-        )
+        parent = ".".join(path[:-1])
+        raise ValueError(f"{'.'.join(path)}: {path[-1]!r} {rule}; or set the whole list {parent}")
     return int(path[-1])

@@ -51,11 +51,9 @@ class Problems(ValueError):
 
     def __init__(self, where: str, problems: Sequence[str]):
         self.problems = tuple(problems)
-        lines = (
-            self.problems
-            if len(self.problems) == 1
-            else (f"{len(self.problems)} problems:", *(f"  {line}" for line in self.problems))
-        )
+        lines = self.problems
+        if len(lines) > 1:
+            lines = (f"{len(lines)} problems:", *(f"  {line}" for line in lines))
         super().__init__(f"{where}: " + "\n".join(lines))
 
 
@@ -72,7 +70,7 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
 def explain_all(error: ValidationError, prefix: str, tree: Any, component: type[BaseModel]) -> list[str]:
     """The lines of a pydantic error; `prefix` is the path of `tree`, which was validated as `component`.
 
-    `tree` is None for a component built in Python, whose values are known no more.
+    `tree` is None for a component built in Python, whose values are no longer known.
     """
     lines: dict[tuple[str, str], str] = {}
     for detail in error.errors(include_url=False):
@@ -88,43 +86,37 @@ def _line(detail: Any, dotted: str, path: tuple, tree: Any, component: type[Base
         return f"{dotted}: must be given; add it to the config or use --set {dotted}=VALUE"
     if kind == "extra_forbidden":
         parent = dotted.rpartition(".")[0]
-        near = nearest(str(path[-1]), field_names(component, tree, path[:-1]))
-        return f"{dotted}={_shown(detail['input'])}: no such field; " + (
-            f"nearest: {', '.join(f'{parent}.{name}' for name in near)}"
-            if near
-            else f"{parent} has no fields; remove it"
-        )
+        remedy = f"{parent} has no fields; remove it"
+        if near := nearest(str(path[-1]), field_names(component, tree, path[:-1])):
+            remedy = f"nearest: {', '.join(f'{parent}.{name}' for name in near)}"
+        return f"{dotted}={_shown(detail['input'])}: no such field; {remedy}"
     if kind == "value_error":
         text = str(context.get("error", detail["msg"]))
-        return (
-            f"{dotted}.{text}"
-            if re.match(r"[a-z_]\w*(\.\w+)*=", text)
-            else f"{dotted}={_shown(detail['input'])}: {text}"
-        )
+        names_a_field = re.match(r"[a-z_]\w*(\.\w+)*=", text)  # a component's own sentence, `steps=0 must …`
+        return f"{dotted}.{text}" if names_a_field else f"{dotted}={_shown(detail['input'])}: {text}"
     rule = RULES[kind].format(**context) if kind in RULES else detail["msg"][0].lower() + detail["msg"][1:]
     return f"{dotted}={_shown(detail['input'])}: {rule}"
 
 
 def _shown(value: Any) -> str:
+    """A value as YAML on one line, cut to 60 characters."""
     if isinstance(value, BaseModel):
         value = {"type": type(value).__name__, **value.model_dump(mode="json")}
-    text = (
-        to_yaml(value, flow=True) if isinstance(value, dict | list | str | int | float | None) else str(value)
-    )
+    is_plain = isinstance(value, dict | list | str | int | float | None)
+    text = to_yaml(value, flow=True) if is_plain else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _real_path(loc: Sequence, tree: Any, kind: str) -> tuple:
-    """pydantic's location less what is not in the tree: names of a union's branches, `[key]` marks."""
+    """pydantic's location without the parts that are not in the tree: branches of a union, `[key]` marks."""
     path, node = [], tree
     for i, part in enumerate(loc):
-        named = isinstance(node, Mapping) and (part in node or (kind == "missing" and i == len(loc) - 1))
-        if named or (
-            isinstance(node, Sequence)
-            and not isinstance(node, str)
-            and isinstance(part, int)
-            and part < len(node)
-        ):
+        # the last part of a missing field is not in the tree, and yet is its name
+        is_missing = kind == "missing" and i == len(loc) - 1
+        is_key = isinstance(node, Mapping) and (part in node or is_missing)
+        is_list = isinstance(node, Sequence) and not isinstance(node, str)
+        is_index = is_list and isinstance(part, int) and part < len(node)
+        if is_key or is_index:
             path.append(part)
             node = node[part] if not (isinstance(node, Mapping) and part not in node) else None
     return tuple(path)

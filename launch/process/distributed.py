@@ -1,4 +1,4 @@
-"""The cluster a process belongs to: found in its variables, joined, and told what process 0 decided."""
+"""The cluster a process belongs to: read from environment variables, joined, and agreement with process 0."""
 
 import json
 import os
@@ -31,15 +31,16 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(env: Mapping[str, str]) -> Cluster | None:
-    """What the variables say: MESHWRIGHT_* or JAX_* > SLURM_* > one process on loopback. None = leave it to
-    jax (Open MPI, TPU pods).
+    """The cluster by the variables MESHWRIGHT_* or JAX_*, else SLURM_*, else one process on loopback. None
+    leaves it to jax, which knows Open MPI and TPU pods.
+
+    jax knows SLURM too, but would listen on all interfaces; here the coordinator binds its own address.
 
     Raises:
-      ValueError: if only some of the three variables are set, or one is not what it must be.
+        ValueError: only some of the three variables are set, or one has no valid value.
     """
-    given = {
-        name: value for name in EXPLICIT if (value := env.get(f"MESHWRIGHT_{name}") or env.get(f"JAX_{name}"))
-    }
+    values = {name: env.get(f"MESHWRIGHT_{name}") or env.get(f"JAX_{name}") for name in EXPLICIT}
+    given = {name: value for name, value in values.items() if value}
     if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= env.keys():
         return _checked({**_slurm(env), **given}, env, "SLURM")
     if given:
@@ -55,26 +56,22 @@ def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -
     if missing:
         there = ", ".join(f"JAX_{name}={value}" for name, value in given.items())
         raise ValueError(f"{there} is set but {', '.join(missing)} is not; set all three or none")
-    address, n, process = (
-        given["COORDINATOR_ADDRESS"],
-        _number(given, "NUM_PROCESSES"),
-        _number(given, "PROCESS_ID"),
-    )
+    address = given["COORDINATOR_ADDRESS"]
+    n = _number(given, "NUM_PROCESSES")
+    process = _number(given, "PROCESS_ID")
     if not re.fullmatch(r".+:\d+", address):
         raise ValueError(f"JAX_COORDINATOR_ADDRESS={address} must be host:port; add the port")
     if not 0 <= process < n:
-        raise ValueError(
-            f"JAX_PROCESS_ID={process} must be from 0 to JAX_NUM_PROCESSES-1={n - 1}; mend one of them"
-        )
+        rule = f"must be from 0 to JAX_NUM_PROCESSES-1={n - 1}"
+        raise ValueError(f"JAX_PROCESS_ID={process} {rule}; correct one of them")
     return Cluster(address, n, process, env.get("JAX_COORDINATOR_BIND_ADDRESS") or address, chosen_by)
 
 
 def _slurm(env: Mapping[str, str]) -> dict[str, str]:
     """A job step's own variables; `node[001-004,7]` begins with node001."""
     first = re.match(r"[^,\[]+(?:\[[^,\-\]]+)?", env["SLURM_STEP_NODELIST"]).group().replace("[", "")
-    port = env.get("JAX_COORDINATOR_PORT") or str(
-        12000 + int(env.get("SLURM_JOB_ID", "0")) % 20000
-    )  # below the ports systems hand out
+    # by the job, so that two jobs on one node do not meet; below 32768, where systems hand out ports
+    port = env.get("JAX_COORDINATOR_PORT") or str(12000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)
     return {
         "COORDINATOR_ADDRESS": f"{first}:{port}",
         "NUM_PROCESSES": env["SLURM_NTASKS"],
@@ -84,7 +81,7 @@ def _slurm(env: Mapping[str, str]) -> dict[str, str]:
 
 def _number(given: Mapping[str, str], name: str) -> int:
     if not given[name].isdecimal():
-        raise ValueError(f"JAX_{name}={given[name]} must be a whole number; mend it")
+        raise ValueError(f"JAX_{name}={given[name]} must be a whole number; correct it")
     return int(given[name])
 
 
@@ -96,9 +93,7 @@ def free_port() -> int:
 
 
 def join_cluster(cluster: Cluster | None) -> None:
-    """Join once; later calls do nothing. Touches the devices' runtime: SIGTERM goes to jax's notifier from
-    here on.
-    """
+    """Join once; later calls do nothing. From here on jax's notifier receives SIGTERM."""
     import jax
 
     if jax.distributed.is_initialized():
@@ -111,9 +106,9 @@ def join_cluster(cluster: Cluster | None) -> None:
     if cluster is None:
         jax.distributed.initialize(**limits)
     else:
-        local = (
-            [int(os.environ["SLURM_LOCALID"])] if cluster.chosen_by == "SLURM" and _shares_gpus() else None
-        )
+        local = None  # all devices that this process sees
+        if cluster.chosen_by == "SLURM" and _shares_gpus():
+            local = [int(os.environ["SLURM_LOCALID"])]
         jax.distributed.initialize(
             cluster.address,
             cluster.n,
@@ -134,19 +129,19 @@ def explain_aborts(coordinator: str | None) -> None:
     """Where jax's heartbeat aborts this process (C++, SIGABRT) because another one is gone: say who, and
     leave with exit code 75.
 
-    jax can be given no callback (0.12 cannot convert its argument to Python). `coordinator` is None in the process that coordinates.
+    jax can be given no callback (0.12 cannot convert its argument to Python). `coordinator` is None in the
+    process that coordinates.
     """
 
     def aborted(number: int) -> None:
-        lost = present.lost() if (present := present_hosts()) else None
-        others = "another process of this run is gone; the lines of jax above number it"
-        gone = (
-            lost.lost
-            if lost
-            else others
-            if coordinator is None or _answers(coordinator)
-            else "process 0, which coordinates, is gone"
-        )
+        hosts = present_hosts()
+        lost = hosts.lost() if hosts else None
+        if lost:
+            gone = lost.lost
+        elif coordinator is None or _answers(coordinator):
+            gone = "another process of this run is gone; the lines of jax above number it"
+        else:
+            gone = "process 0, which coordinates, is gone"
         print(f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True)
         os._exit(lost.code if lost else PEER_LOST)
 
@@ -165,11 +160,9 @@ def _answers(address: str) -> bool:
 def _shares_gpus() -> bool:
     """Whether the tasks of a SLURM node see each other's GPUs, so that each must take its own."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return (
-        "SLURM_LOCALID" in os.environ
-        and visible.count(",") > 0
-        and int(os.environ.get("SLURM_NTASKS_PER_NODE", "1") or 1) > 1
-    )
+    sees_several = visible.count(",") > 0
+    n_tasks = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1") or 1)
+    return "SLURM_LOCALID" in os.environ and sees_several and n_tasks > 1
 
 
 def is_first() -> bool:
@@ -182,13 +175,13 @@ def is_first() -> bool:
 
 
 def agree[T](name: str, compute: Callable[[], T]) -> T:
-    """What `compute()` returns in process 0 (JSON), told to all others, who wait for it however long it
-    takes.
+    """What `compute()` returns in process 0, sent as JSON to all others, who wait however long it takes.
 
     Raises:
-      PeerFailed: in the others, if it raised in process 0, which raises the error itself.
+        PeerFailed: in the others, if it raised in process 0, which raises the error itself.
     """
-    client, key = client_of_several(), f"meshwright/{name}"
+    client = client_of_several()
+    key = f"meshwright/{name}"
     if client is None:
         return compute()
     if not is_first():
@@ -211,14 +204,14 @@ def _wait_for(client: Any, key: str) -> Any:
 
     while True:
         try:
-            told = json.loads(client.blocking_key_value_get(key, 1000))
+            message = json.loads(client.blocking_key_value_get(key, 1000))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
             continue
-        if "code" in told:
-            raise PeerFailed(told["code"], f"process 0: {told['sentence']}")
-        return told["value"]
+        if "code" in message:
+            raise PeerFailed(message["code"], f"process 0: {message['sentence']}")
+        return message["value"]
 
 
 def client_of_several() -> Any:

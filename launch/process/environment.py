@@ -24,26 +24,24 @@ def prepare_process() -> None:
     """Settings that jax reads while it is imported, and quiet libraries; what the user set is kept."""
     flags = os.environ.get("XLA_FLAGS", "")
     if cpu_only():
-        os.environ["JAX_PLATFORMS"] = (
-            "cpu"  # else an installed libtpu, which `plan` uses, would look for its chips on the network
-        )
+        # else an installed libtpu, which `plan` uses, would look for its chips on the network
+        os.environ["JAX_PLATFORMS"] = "cpu"
         if ONEDNN not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}=true".strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
-    faulthandler.register(
-        signal.SIGUSR1, file=2, all_threads=True
-    )  # `kill -USR1 PID` shows what every thread is doing, and ends nothing
+    # `kill -USR1 PID` prints the stack of every thread, and ends nothing
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     if not sys.warnoptions:  # `python -W default -m launch …` shows them
         warnings.simplefilter("ignore")
 
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises Terminated inside; afterwards the handler that stood before, jax's C++ one too, stands
-    again.
+    """SIGTERM raises Terminated inside the block; the handler from before, which may be jax's in C++, is set
+    again afterwards.
 
     After `jax.distributed.initialize` SIGTERM is only noted for the trainer to ask; work that never asks
     would not end.
@@ -72,9 +70,8 @@ def leave(code: int) -> None:
     if code == 0:
         jax.distributed.shutdown()
         return
-    if (
-        client_of_several() is not None and is_first() and present_hosts() is None
-    ):  # else it has waited for the others already
+    coordinates = client_of_several() is not None and is_first()
+    if coordinates and present_hosts() is None:  # with hosts it has waited for the others already
         time.sleep(FAREWELL_S)
     from trainer.cluster.watchdog import leave_now
 

@@ -55,9 +55,8 @@ def explain(error: BaseException) -> tuple[int, str | None]:
         return TERMINATED, "stopped by SIGTERM"
     if isinstance(error, PeerFailed):
         return error.code, str(error)
-    return (
-        _of_trainer(error) or _of_system(error) or _of_devices(error) or _of_user(error) or (UNEXPECTED, None)
-    )
+    known = _of_trainer(error) or _of_system(error) or _of_devices(error) or _of_user(error)
+    return known or (UNEXPECTED, None)
 
 
 def _of_trainer(error: BaseException) -> tuple[int, str] | None:
@@ -73,10 +72,8 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
     text = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         where = getattr(error, "filename", None) or "the output folder"
-        return (
-            USER_ERROR,
-            f"{where}: the disk is full; free some space or choose another --dir, then run the same command again",
-        )
+        remedy = "free some space or choose another --dir, then run the same command again"
+        return USER_ERROR, f"{where}: the disk is full; {remedy}"
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return USER_ERROR, _sentence(
             error, "no permission to use it; change its permissions or choose another --dir"
@@ -88,10 +85,8 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, FileNotFoundError):
         return USER_ERROR, _sentence(error, "no such file or folder; check the path")
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            USER_ERROR,
-            f"{error.filename}: {(error.strerror or type(error).__name__).lower()}; check the path and its disk",
-        )
+        reason = (error.strerror or type(error).__name__).lower()
+        return USER_ERROR, f"{error.filename}: {reason}; check the path and its disk"
     return (USER_ERROR, text) if isinstance(error, OSError) and text else None
 
 
@@ -109,18 +104,17 @@ def _of_devices(error: BaseException) -> tuple[int, str] | None:
         return None  # jax raises some errors of gloo as a ValueError
     if "RESOURCE_EXHAUSTED" in text:
         first = text.splitlines()[0]
-        return (
-            DOES_NOT_FIT,
-            f"the model and batch do not fit this device's memory ({first}); raise micro_batches or use more devices",
-        )
+        remedy = "raise micro_batches or use more devices"
+        return DOES_NOT_FIT, f"the model and batch do not fit this device's memory ({first}); {remedy}"
     if any(word in text.lower() for word in PEER_WORDS):
         return _peer_lost(text.splitlines()[0])
     return None
 
 
 def _peer_lost(said: str) -> tuple[int, str]:
-    """Who is gone, as far as the others can tell; where one of them told its fault, its own exit code."""
-    lost = hosts.wait_for_lost() if (hosts := present_hosts()) else None
+    """Which process is gone, as far as the others can tell; its own exit code where it has published one."""
+    hosts = present_hosts()
+    lost = hosts.wait_for_lost() if hosts else None
     if lost is None:
         return PEER_LOST, f"another process of this run is gone ({said}); start the same command again"
     return lost.code, lost.lost + ("; start the same command again" if lost.code == PEER_LOST else "")
@@ -143,11 +137,9 @@ def _of_user(error: BaseException) -> tuple[int, str] | None:
         frame = frame.tb_next
     raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else OUR_ROOMS[0]
     ours = raised_in.split(".")[0] in OUR_ROOMS or raised_in in _imported_by_user()
-    return (
-        (USER_ERROR, str(error))
-        if isinstance(error, ValueError) and ours and not isinstance(error, UnicodeError)
-        else None
-    )
+    # a UnicodeError is a ValueError that Python itself raises
+    is_for_user = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    return (USER_ERROR, str(error)) if is_for_user and ours else None
 
 
 def _imported_by_user() -> list[str]:
@@ -165,23 +157,18 @@ def report(error: BaseException, args: argparse.Namespace) -> int:
         traceback.print_exception(error)
     said = _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
     if hosts := present_hosts():
-        own_fault = code not in (
-            DIVERGED,
-            PEER_LOST,
-            INTERRUPTED,
-            TERMINATED,
-        )  # of those each process knows by itself
+        # these ends every process notices by itself; the others are told of any other one
+        own_fault = code not in (DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED)
         hosts.leave(f"process {hosts.process} failed: {said}" if own_fault else "", code)
     return code
 
 
 def _report_sentence(code: int, sentence: str, args: argparse.Namespace) -> str:
-    again = (
-        f"; `{shlex.join(['meshwright', *args.argv])}` continues"
-        if code in (INTERRUPTED, TERMINATED) and args.verb == "run"
-        else ""
-    )
-    kind = "" if code in (INTERRUPTED, TERMINATED) else "error: "
+    was_stopped = code in (INTERRUPTED, TERMINATED)
+    again = ""
+    if was_stopped and args.verb == "run":
+        again = f"; `{shlex.join(['meshwright', *args.argv])}` continues"
+    kind = "" if was_stopped else "error: "
     print(f"meshwright: {kind}{sentence}{again}", file=sys.stderr, flush=True)
     return sentence
 

@@ -1,8 +1,11 @@
-"""Which checkpoint a path means."""
+"""Which phase and checkpoint a PATH of the command line means."""
 
 from pathlib import Path
 
-WHERE = "a run (its newest finished phase), a phase such as runs/tiny/dpo, or a checkpoint such as runs/tiny/dpo/checkpoints/100"
+WHERE = (
+    "a run (its newest finished phase), a phase such as runs/tiny/dpo, "
+    "or a checkpoint such as runs/tiny/dpo/checkpoints/100"
+)
 
 
 def find_phase(path: Path, step: int | None) -> tuple[Path, int | None]:
@@ -20,15 +23,12 @@ def find_phase(path: Path, step: int | None) -> tuple[Path, int | None]:
         return path.parent.parent, int(path.name)
     if (path / "checkpoints").is_dir():
         return path, step
-    trained = sorted(
-        (folder.parent for folder in path.glob("*/checkpoints")), key=lambda folder: folder.stat().st_mtime
-    )
+    trained = [folder.parent for folder in path.glob("*/checkpoints")]
+    trained.sort(key=lambda folder: folder.stat().st_mtime)
     finished = [folder for folder in trained if (folder / "done.json").exists()]
     if not finished:
-        remedy = (
-            f"name an unfinished one: {', '.join(map(str, trained))}"
-            if trained
-            else f"give the folder of {WHERE}"
-        )
+        remedy = f"give the folder of {WHERE}"
+        if trained:
+            remedy = f"name an unfinished one: {', '.join(map(str, trained))}"
         raise ValueError(f"{path}: holds no finished phase with checkpoints; {remedy}")
     return max(finished, key=lambda folder: (folder / "done.json").stat().st_mtime), step

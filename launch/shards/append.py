@@ -1,6 +1,4 @@
-"""`meshwright data append`: what the sources of a finished data phase have gained since, put behind its
-shards.
-"""
+"""`meshwright data append`: add new documents of the sources of a finished data phase to its shards."""
 
 import argparse
 

@@ -22,14 +22,14 @@ BATCH = 256  # documents read at a time
 N_NAMED = 20  # documents
 
 
-class Wanted(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What --task gives."""
+class TaskArgument(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The value of --task, which is validated like a field of a config."""
 
     task: one_of("data_pipeline.tasks")
 
 
-class Found(NamedTuple):
-    """Words of a task in a document of a folder of shards."""
+class Hit(NamedTuple):
+    """Words of a task (`ngram` numbers them) in a document of a folder of shards."""
 
     folder: str
     document: str
@@ -49,14 +49,15 @@ def check(args: argparse.Namespace) -> None:
     tokenizers = {name: tokenizer_of(shards, args.tokenizer) for name, shards in folders.items()}
     rows = []
     for task in tasks:
-        found = [
+        all_hits = [
             hit for name, shards in folders.items() for hit in hits(name, shards, tokenizers[name], task)
         ]
-        rare = without_common(found)
-        print(
-            f"{task.name}: {n_documents(rare):,} documents share words with it, {n_documents(found) - n_documents(rare):,} common ones"
-        )
-        rows += [(task.name, *document) for document in sorted({(hit.folder, hit.document) for hit in rare})]
+        rare = without_common(all_hits)
+        n_rare = n_documents(rare)
+        n_common = n_documents(all_hits) - n_rare
+        print(f"{task.name}: {n_rare:,} documents share words with it, {n_common:,} common ones")
+        documents = sorted({(hit.folder, hit.document) for hit in rare})
+        rows += [(task.name, *document) for document in documents]
     if rows:
         Console().table("Contaminated", ("task", "shards", "document"), rows[:N_NAMED], text_columns=3)
         remedy = "add the task to Decontaminate in the recipe and run the data phase again"
@@ -70,15 +71,17 @@ def task_of(text: str) -> Any:
         ValueError: it is none.
     """
     try:
-        return Wanted(task=parse_yaml(text, "--task")).task
+        return TaskArgument(task=parse_yaml(text, "--task")).task
     except ValidationError as error:
-        wrong = [(".".join(map(str, detail["loc"][1:])) or text, detail["msg"]) for detail in error.errors()]
-        raise ValueError(
-            "; ".join(f"--task {where}: {rule[0].lower()}{rule[1:]}" for where, rule in wrong)
-        ) from None
+        sentences = []
+        for detail in error.errors():
+            where = ".".join(map(str, detail["loc"][1:])) or text
+            rule = detail["msg"]
+            sentences.append(f"--task {where}: {rule[0].lower()}{rule[1:]}")
+        raise ValueError("; ".join(sentences)) from None
 
 
-def hits(name: str, shards: Shards, tokenizer: Tokenizer, task: Any) -> Iterator[Found]:
+def hits(name: str, shards: Shards, tokenizer: Tokenizer, task: Any) -> Iterator[Hit]:
     """The hits of a task in all documents of a folder."""
     ids: list[str] = []
 
@@ -89,20 +92,20 @@ def hits(name: str, shards: Shards, tokenizer: Tokenizer, task: Any) -> Iterator
                 yield "\n".join(texts_of(record, tokenizer))
 
     for hit in recheck(texts(), task):
-        yield Found(name, ids[hit.text], hit.ngram)
+        yield Hit(name, ids[hit.text], hit.ngram)
 
 
-def without_common(found: Sequence[Found]) -> list[Found]:
-    """The hits that are no common language: what more documents have than `Decontaminate` allows says
-    nothing.
+def without_common(hits: Sequence[Hit]) -> list[Hit]:
+    """The hits whose words are rare: words that more documents have than `Decontaminate` allows are common
+    language and prove nothing.
     """
     documents: dict[int, set[tuple[str, str]]] = {}
-    for hit in found:
+    for hit in hits:
         documents.setdefault(hit.ngram, set()).add((hit.folder, hit.document))
     limit = Decontaminate.model_fields["max_documents"].default
-    return [hit for hit in found if len(documents[hit.ngram]) <= limit]
+    return [hit for hit in hits if len(documents[hit.ngram]) <= limit]
 
 
-def n_documents(found: Sequence[Found]) -> int:
-    """Different ones."""
-    return len({(hit.folder, hit.document) for hit in found})
+def n_documents(hits: Sequence[Hit]) -> int:
+    """How many different documents have hits."""
+    return len({(hit.folder, hit.document) for hit in hits})

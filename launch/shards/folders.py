@@ -6,10 +6,8 @@ from pathlib import Path
 from data_pipeline.shards.shards import MANIFEST, Shards
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
-NOT_SEARCHED = {
-    "stages",
-    "checkpoints",
-}  # of a run: what the shards were made from, and what was made with them
+# folders of a run without shards, and with many files: stages hold the text they were made from
+NOT_SEARCHED = {"stages", "checkpoints"}
 N_ABOVE = 3  # folders above shards that may hold their tokenizer: DATA/train/web
 
 
@@ -20,17 +18,17 @@ def shard_folders(path: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are none.
     """
-    found = []
+    with_shards = []
     for folder, names, files in os.walk(path):
+        # os.walk enters what is left in `names`
         names[:] = [name for name in names if name not in NOT_SEARCHED and not name.startswith(".")]
         if MANIFEST in files:
-            found.append(Path(folder))
-            names.clear()  # further segments belong to the source
-    if not found:
-        raise FileNotFoundError(
-            f"{path} holds no token shards; give a run, its data folder or a folder such as runs/tiny/data/train/web"
-        )
-    return sorted(found, key=lambda folder: (folder.parent.name != "train", folder))
+            with_shards.append(Path(folder))
+            names.clear()  # folders inside are further segments of this source
+    if not with_shards:
+        remedy = "give a run, its data folder or a folder such as runs/tiny/data/train/web"
+        raise FileNotFoundError(f"{path} holds no token shards; {remedy}")
+    return sorted(with_shards, key=lambda folder: (folder.parent.name != "train", folder))
 
 
 def label(folder: Path, path: Path) -> str:
@@ -44,17 +42,18 @@ def tokenizer_of(shards: Shards, file: Path | None = None) -> Tokenizer:
     Raises:
         ValueError: it is another one, or there is none.
     """
-    above = shards.folder.resolve().parents[:N_ABOVE]
-    files = (
-        [file]
-        if file
-        else [folder / "tokenizer.model" for folder in above if (folder / "tokenizer.model").exists()]
-    )
+    if file:
+        candidates = [file]
+    else:
+        above = shards.folder.resolve().parents[:N_ABOVE]
+        beside = [folder / "tokenizer.model" for folder in above]
+        candidates = [path for path in beside if path.exists()]
     wanted = shards.manifest["lineage"].get("tokenizer")
-    for tokenizer in map(Tokenizer, files):
+    for tokenizer in map(Tokenizer, candidates):
         if wanted in (None, tokenizer.fingerprint):
             return tokenizer
     where = f"{file} is not" if file else "no folder above has"
+    digest = f"SHA-256 {wanted or 'not noted'}"
     raise ValueError(
-        f"{shards.folder}: {where} the tokenizer it was made with (SHA-256 {wanted or 'not noted'}); name it by --tokenizer"
+        f"{shards.folder}: {where} the tokenizer it was made with ({digest}); name it by --tokenizer"
     )

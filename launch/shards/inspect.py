@@ -19,7 +19,11 @@ ORIGIN = ("path", "language", "licence", "time")
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Print it."""
+    """Print a line a subject about shards, and a document if `args.document` names one.
+
+    Raises:
+        ValueError: there is no such document, or --text without one.
+    """
     if args.text and args.document is None:
         raise ValueError("--text prints a document; name one by --document N or --document ID")
     shards = Shards(args.path)
@@ -27,7 +31,8 @@ def inspect(args: argparse.Namespace) -> None:
         print("\n".join(described(shards)))
     if args.document is None:
         return
-    numbers, tokenizer = numbers_of(shards, args.document), tokenizer_of(shards, args.tokenizer)
+    numbers = numbers_of(shards, args.document)
+    tokenizer = tokenizer_of(shards, args.tokenizer)
     for number in numbers:
         record = shards[number]
         if args.text:
@@ -38,15 +43,18 @@ def inspect(args: argparse.Namespace) -> None:
 
 def described(shards: Shards) -> Iterator[str]:
     """The manifest, a line a subject."""
-    manifest, lengths = shards.manifest, shards.lengths.sum(1)
-    per_token = manifest["bytes"] / max(1, manifest["tokens"])
-    amounts = f"{manifest['documents']:,} documents, {manifest['tokens']:,} tokens, {manifest['bytes'] / 1e6:,.2f} MB of text"
-    yield f"{shards.folder}: {manifest['source']}, {amounts}, {per_token:.2f} bytes a token"
+    manifest = shards.manifest
+    n_tokens, n_bytes = manifest["tokens"], manifest["bytes"]
+    amounts = f"{manifest['documents']:,} documents, {n_tokens:,} tokens, {n_bytes / 1e6:,.2f} MB of text"
+    per_token = f"{n_bytes / max(1, n_tokens):.2f} bytes a token"
+    yield f"{shards.folder}: {manifest['source']}, {amounts}, {per_token}"
+    lengths = shards.lengths.sum(1)
     if len(lengths):
         low, middle, high = np.quantile(lengths, (0, 0.5, 1), method="lower")
         yield f"  lengths    {low:,} to {high:,} tokens, median {middle:,}"
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
-    yield f"  shards     {len(files)} in {len(shards.segments)} segment(s), {sum(file['size'] for file in files) / 1e6:,.2f} MB"
+    megabytes = sum(file["size"] for file in files) / 1e6
+    yield f"  shards     {len(files)} in {len(shards.segments)} segment(s), {megabytes:,.2f} MB"
     yield f"  content    {manifest['content_hash']}"
     lineage = manifest["lineage"]
     yield from (f"  {name:<10} {value}" for name, value in lineage.items() if isinstance(value, str | int))
@@ -56,7 +64,7 @@ def described(shards: Shards) -> Iterator[str]:
 
 def _raw_files(texts: Any) -> Iterator[str]:
     """The raw input that documents were read from."""
-    if not isinstance(texts, list):  # chats are made of documents, whose own shards say it
+    if not isinstance(texts, list):  # chats are made from documents, whose own shards name the raw files
         return
     inputs = {path: digest for text in texts for path, digest in text["inputs"].items()}
     more = f", the first {N_SHOWN}:" if len(inputs) > N_SHOWN else ""
@@ -72,15 +80,14 @@ def numbers_of(shards: Shards, wanted: str) -> list[int]:
     """
     if wanted.isdecimal() and int(wanted) < len(shards):
         return [int(wanted)]
-    if found := shards.find(wanted):
-        return found
-    raise ValueError(
-        f"--document {wanted}: {shards.folder} has no such document; give a number from 0 to {len(shards) - 1}, or an id"
-    )
+    if numbers := shards.find(wanted):
+        return numbers
+    remedy = f"give a number from 0 to {len(shards) - 1}, or an id"
+    raise ValueError(f"--document {wanted}: {shards.folder} has no such document; {remedy}")
 
 
 def texts_of(record: Record, tokenizer: Tokenizer) -> list[str]:
-    """The text of each sequence; control tokens are silent."""
+    """The text of each sequence, without control tokens."""
     return [tokenizer.decode(sequence.tokens) for sequence in record.sequences]
 
 
@@ -105,7 +112,7 @@ def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
 
 
 def origin_of(shards: Shards, document: str) -> dict[str, str]:
-    """Where a document comes from, as its clean text says while that is still there."""
+    """Where a document comes from, by the file of its clean text; {} if that has been deleted."""
     texts = shards.manifest["lineage"].get("text")
     for text in texts if isinstance(texts, list) else ():
         file = shards.folder.resolve().parents[1] / text.get("file", "")

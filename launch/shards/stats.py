@@ -21,26 +21,24 @@ QUANTILES = {"1 %": 0.01, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.9
 
 
 def stats(args: argparse.Namespace) -> None:
-    """Print the tables."""
+    """Print tables of amounts, lengths, packing, fertility and drops.
+
+    Raises:
+        ValueError: --seq-len is below 2.
+    """
     if args.seq_len is not None and args.seq_len < 2:
         raise ValueError(f"--seq-len {args.seq_len}: must be at least 2; raise it")
     console = Console()
     folders = {label(folder, args.path): Shards(folder) for folder in shard_folders(args.path)}
-    console.table(
-        "Amounts",
-        ("shards", "documents", "tokens", "MB", "bytes/token"),
-        [amounts(*item) for item in folders.items()],
-    )
+    heads = ("shards", "documents", "tokens", "MB", "bytes/token")
+    console.table("Amounts", heads, [amounts(*item) for item in folders.items()])
     console.table("Tokens a document", ("shards", *QUANTILES), [lengths(*item) for item in folders.items()])
     if args.seq_len:
-        rows = [
-            packed(name, shards, args.seq_len)
-            for name, shards in folders.items()
-            if shards.lengths.shape[1] == 1
-        ]
-        console.table(
-            f"Packed into rows of {args.seq_len:,}", ("shards", "rows", "full", "documents cut"), rows
-        )
+        # pairs (two sequences a record) are packed in another way
+        single = {name: shards for name, shards in folders.items() if shards.lengths.shape[1] == 1}
+        rows = [packed(name, shards, args.seq_len) for name, shards in single.items()]
+        heads = ("shards", "rows", "full", "documents cut")
+        console.table(f"Packed into rows of {args.seq_len:,}", heads, rows)
     for result in results_of(args.path, next(iter(folders.values())).folder):
         if rows := fertility(result):
             console.table("Tokenizer, on held-out text", ("source", "bytes/token", "tokens/word"), rows)
@@ -50,40 +48,40 @@ def stats(args: argparse.Namespace) -> None:
 
 
 def amounts(name: str, shards: Shards) -> tuple[str, ...]:
-    """A row of the first table."""
+    """A row of the table of amounts."""
     documents, tokens, n_bytes = (shards.manifest[unit] for unit in ("documents", "tokens", "bytes"))
     return name, f"{documents:,}", f"{tokens:,}", f"{n_bytes / 1e6:,.2f}", f"{n_bytes / max(1, tokens):.2f}"
 
 
 def lengths(name: str, shards: Shards) -> tuple[str, ...]:
-    """A row of the second table."""
+    """A row of the table of lengths: quantiles of tokens a document."""
     tokens = shards.lengths.sum(1)
-    found = (
-        np.quantile(tokens, list(QUANTILES.values()), method="lower")
-        if len(tokens)
-        else np.zeros(len(QUANTILES))
-    )
-    return name, *(f"{n:,.0f}" for n in found)
+    if not len(tokens):
+        return name, *("0" for _ in QUANTILES)
+    # "lower": a length that a document has, not one between two
+    quantiles = np.quantile(tokens, list(QUANTILES.values()), method="lower")
+    return name, *(f"{n:,.0f}" for n in quantiles)
 
 
 def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
-    """How documents fill rows; planned as the loader does, and not kept."""
+    """A row of the table of packing; the plan is made as the loader makes it, and thrown away."""
     targets = (shards.lengths[:, 0] - 1).clip(min=0)  # the first token is never a target
     plans = list(planned(len(targets), lambda some: BestFit().plan(targets[some], seq_len)))
-    n_rows, n_cut = sum(map(len, plans)), int((targets > seq_len).sum())
+    n_rows = sum(map(len, plans))
+    n_cut = int((targets > seq_len).sum())
     full = targets.sum() / max(1, n_rows * seq_len)
     return name, f"{n_rows:,}", f"{full:.2%}", f"{n_cut:,}"
 
 
 def results_of(path: Path, folder: Path) -> list[dict[str, Any]]:
-    """The accounts of the data phases that are there: below `path`, or above a folder of shards."""
+    """results.json of the data phases below `path`, or of the one that holds the folder of shards."""
     files = [*path.glob("results.json"), *path.glob("*/results.json")] or [folder.parents[1] / "results.json"]
-    found = [json.loads(file.read_bytes()) for file in files if file.is_file()]
-    return [result for result in found if "dropped" in result]
+    results = [json.loads(file.read_bytes()) for file in files if file.is_file()]
+    return [result for result in results if "dropped" in result]  # those of trained phases have none
 
 
 def fertility(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a source, of the account of a data phase."""
+    """A row a source: bytes a token and tokens a word of the held-out text."""
     rows = result.get("fertility", {}).items()
     return [
         (source, f"{row['bytes_per_token']:.2f}", f"{row['tokens_per_word']:.2f}") for source, row in rows

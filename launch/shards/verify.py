@@ -18,30 +18,34 @@ def verify(args: argparse.Namespace) -> None:
     Raises:
         ValueError: at least one is not what was written; each is named.
     """
-    damage, folders = [], shard_folders(args.path)
+    folders = shard_folders(args.path)
+    damage = []
     for folder in folders:
         try:
             print(f"{label(folder, args.path)}: {verified(folder)}", flush=True)
         except (ValueError, OSError) as error:
             print(f"{label(folder, args.path)}: damaged", flush=True)
             damage.append(str(error))
-    damage += [
-        said
-        for data in sorted({data_folder(folder) for folder in folders})
-        if (said := tokenizer_damage(data))
-    ]
+    for data in sorted({data_folder(folder) for folder in folders}):
+        if problem := tokenizer_damage(data):
+            damage.append(problem)
     if damage:
         more = f"; and {len(damage) - MAX_NAMED} more" if len(damage) > MAX_NAMED else ""
         raise ValueError("; ".join(damage[:MAX_NAMED]) + more)
 
 
 def verified(folder: Path) -> str:
-    """What was compared. Raises ValueError where something differs."""
+    """A line about a folder of shards that is as it was written.
+
+    Raises:
+        ValueError: something differs.
+    """
     shards = Shards(folder)
     shards.verify()
     check_done(folder, shards)
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
-    return f"as written: {len(files)} shards, {len(shards):,} documents, {sum(file['size'] for file in files) / 1e6:,.2f} MB"
+    megabytes = sum(file["size"] for file in files) / 1e6
+    return f"as written: {len(files)} shards, {len(shards):,} documents, {megabytes:,.2f} MB"
 
 
 def data_folder(folder: Path) -> Path:
@@ -49,27 +53,30 @@ def data_folder(folder: Path) -> Path:
     return folder.resolve().parents[1]
 
 
-def account(data: Path) -> dict[str, Any]:
-    """done.json of a data phase; {} where there is none, and of what is no data phase."""
+def done_of(data: Path) -> dict[str, Any]:
+    """done.json of a data phase, with the digests of what it made; {} where there is none."""
     done = data / "done.json"
     return json.loads(done.read_bytes()) if done.is_file() else {}
 
 
 def check_done(folder: Path, shards: Shards) -> None:
-    """Compare with what the finished data phase says of the first segment; one that was edited with its
-    manifest is found here.
+    """Compare the first segment with done.json: files edited together with their manifest are found here.
+
+    Raises:
+        ValueError: they differ.
     """
     data = data_folder(folder)
-    expected = account(data).get("contents", {}).get(folder.resolve().relative_to(data).as_posix())
+    expected = done_of(data).get("contents", {}).get(folder.resolve().relative_to(data).as_posix())
     if expected not in (None, shards.segments[0].manifest["content_hash"]):
-        raise ValueError(
-            f"{folder} is not what {data / 'done.json'} says (another content hash); delete both and prepare again"
-        )
+        problem = f"{folder} is not what {data / 'done.json'} says (another content hash)"
+        raise ValueError(f"{problem}; delete both and prepare again")
 
 
 def tokenizer_damage(data: Path) -> str:
     """What is wrong with the tokenizer of a finished data phase; "" if nothing."""
-    expected, model = account(data).get("tokenizer"), data / "tokenizer.model"
+    expected = done_of(data).get("tokenizer")
+    model = data / "tokenizer.model"
     if expected is None or (model.is_file() and sha256(model) == expected):
         return ""
-    return f"{model} is not the tokenizer that the data phase made (its SHA-256 differs); delete {data / 'done.json'} and prepare again"
+    problem = f"{model} is not the tokenizer that the data phase made (its SHA-256 differs)"
+    return f"{problem}; delete {data / 'done.json'} and prepare again"

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {  # what is measured -> help
-    "train": "the training step, on one batch: tokens a second, MFU and memory",
-    "loop": "what the loop costs beside its steps, and the time to the first step with a cold and a warm compilation cache",
-    "checkpoint": "saving, restoring and hashing a state, next to the disk itself, and what the steps beside it lose",
-    "optimizers": "every optimizer on the same small run: loss against tokens and time, and the size of its state",
-    "data": "every stage of the data phase, per core, and the whole with 1 and 2 workers",
-    "device": "the first command on a new GPU or TPU: kernels against their plain forms, and how fast it trains, decodes and saves",
+    "train": "the training step on one batch: tokens a second, MFU and memory",
+    "loop": "what the training loop costs beside its steps, and the time to the first step",
+    "checkpoint": "saving, restoring and hashing a state, beside what the disk itself can do",
+    "optimizers": "every optimizer on the same small run: loss against tokens and time, size of its state",
+    "data": "every stage of the data phase, per core, and all of it with 1 and 2 workers",
+    "device": "first on a new GPU or TPU: kernels against plain forms; training, decoding, saving",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and on what."""
+    """A parser for each thing that can be measured."""
     kinds = parser.add_subparsers(dest="what", metavar="|".join(KINDS), required=True)
     parsers = {name: kinds.add_parser(name, help=text, allow_abbrev=False) for name, text in KINDS.items()}
     for name, each in parsers.items():
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHAPE",
         nargs="?",
         default="llama_31m",
-        help="llama_31m (default), gpt2_124m, or the first training phase of a config: a name (tiny), a .py file or a .yaml file",
+        help="llama_31m (default), gpt2_124m, or a config, whose first training phase is taken",
     )
     parsers["train"].add_argument(
         "--set",
@@ -60,10 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on the disk to measure (default runs)",
     )
     checkpoint.add_argument(
-        "--every", metavar="SECONDS", type=float, default=600.0, help="between two saves (default 600)"
+        "--every",
+        metavar="SECONDS",
+        type=float,
+        default=600.0,
+        help="time between two saves, for the share of it that saving takes (default 600)",
     )
     parsers["optimizers"].add_argument(
-        "--steps", metavar="N", type=int, default=400, help="of each run (default 400)"
+        "--steps", metavar="N", type=int, default=400, help="steps of each run (default 400)"
     )
     data.add_argument(
         "--web",
@@ -76,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=float,
         default=8.0,
-        help="of raw HTML and of code that are measured on (default 8)",
+        help="megabytes of raw HTML, and of code, to measure on (default 8)",
     )
     data.add_argument(
         "--rounds",
@@ -95,7 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, and print one line a figure."""
+    """Measure, and print one line a figure.
+
+    Raises:
+        ValueError: --rounds is below 1.
+    """
     if args.what == "device":
         return _bench_device(args)
     if getattr(args, "rounds", 1) < 1:
@@ -104,8 +112,14 @@ def main(args: argparse.Namespace) -> int:
         from launch.process.environment import prepare_process
 
         prepare_process()
-    benches = (_bench_train, _bench_loop, _bench_checkpoint, _bench_optimizers, _bench_data)
-    dict(zip(KINDS, benches, strict=False))[args.what](args)
+    benches = {
+        "train": _bench_train,
+        "loop": _bench_loop,
+        "checkpoint": _bench_checkpoint,
+        "optimizers": _bench_optimizers,
+        "data": _bench_data,
+    }
+    benches[args.what](args)
     return 0
 
 
@@ -159,8 +173,8 @@ def _bench_checkpoint(args: argparse.Namespace) -> None:
     mesh = make_mesh(fsdp=len(jax.devices()))
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory(dir=args.dir) as folder:
         rounds = measure(Path(folder) / "bench", gigabytes=args.gb, n_rounds=args.rounds, mesh=mesh)
-    found = figures(rounds, interval_s=args.every)
-    print(json.dumps(found) if args.json else "\n".join(lines(found, interval_s=args.every)))
+    numbers = figures(rounds, interval_s=args.every)
+    print(json.dumps(numbers) if args.json else "\n".join(lines(numbers, interval_s=args.every)))
 
 
 def _bench_train(args: argparse.Namespace) -> None:
@@ -175,12 +189,12 @@ def _bench_train(args: argparse.Namespace) -> None:
         if not args.json:
             print(sentence, flush=True)
         rounds = measure(shape, mesh, n_rounds=args.rounds)
-    found = figures(
-        rounds, tokens=shape.batch_size * shape.seq_len, flops_per_token=flops_per_token, n_devices=mesh.size
-    )
-    print(
-        json.dumps({"shape": sentence, **found}) if args.json else "\n".join(lines(found, rounds, mesh.size))
-    )
+    tokens = shape.batch_size * shape.seq_len
+    numbers = figures(rounds, tokens=tokens, flops_per_token=flops_per_token, n_devices=mesh.size)
+    if args.json:
+        print(json.dumps({"shape": sentence, **numbers}))
+    else:
+        print("\n".join(lines(numbers, rounds, mesh.size)))
 
 
 def shape_of(name: str, settings: Sequence[str]) -> Any:
@@ -198,9 +212,9 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
 
     fields = SHAPES[name] if name in SHAPES else shape_of_run(_first_run(name, load(name).phases))
     tree = {"train": copy.deepcopy(fields)}
-    problems = override(
-        tree, [setting if setting.startswith("train.") else f"train.{setting}" for setting in settings]
-    )
+    # `architecture.layers=4` is short for `train.architecture.layers=4`
+    full = [setting if setting.startswith("train.") else f"train.{setting}" for setting in settings]
+    problems = override(tree, full)
     try:
         shape = TrainShape.model_validate_json(json.dumps(tree["train"]))
     except ValidationError as error:

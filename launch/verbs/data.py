@@ -22,10 +22,7 @@ ACTIONS = {  # name -> (module, what it does)
         "check",
         "look in finished shards for the text of an evaluation task that was not known when they were made",
     ),
-    "append": (
-        "append",
-        "put what the sources of a finished data phase have gained since behind its shards",
-    ),
+    "append": ("append", "add new documents of the sources of a finished data phase to its shards"),
     "at": ("origin", "the documents that a training step reads, past or future"),
     "seen": ("origin", "the training steps that have read a document"),
 }
@@ -34,7 +31,7 @@ SHARDS = "a folder of shards such as runs/tiny/data/train/web"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One parser an action."""
+    """A parser for each action."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     parsers = {
         name: actions.add_parser(
@@ -57,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YAML",
         action="append",
         required=True,
-        help="e.g. '{type: Questions, name: gsm8k, path: test.jsonl, question: [question], answer: answer}'; may be repeated",
+        help="the task as in a config, e.g. '{type: Questions, name: gsm8k, path: test.jsonl, "
+        "question: [question], answer: answer}'; may be repeated",
     )
     _add_origins(parsers)
     for name in ("inspect", "check"):
@@ -101,7 +99,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Do what the action's function of the same name does."""
+    """Call the function of launch/shards that has the name of the action."""
     module, _ = ACTIONS[args.action]
     getattr(importlib.import_module(f"launch.shards.{module}"), args.action)(args)
     return 0

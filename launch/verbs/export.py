@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Export, and say what came out."""
+    """Write the folder, print its size, and with --verify how it agrees with transformers."""
     import sys
 
     from launch.process.environment import prepare_process
@@ -74,8 +74,8 @@ def main(args: argparse.Namespace) -> int:
 def export_phase(
     phase: Path, step: int | None, out: Path, *, dtype: str | None, max_shard_bytes: int
 ) -> tuple[Any, Any]:
-    """Write a Hugging Face folder of a phase's checkpoint; returns the architecture and its parameters.
-    Under `jax.set_mesh`.
+    """Write a Hugging Face folder of a phase's checkpoint: (architecture, its parameters). Call under
+    `jax.set_mesh`.
 
     Raises:
         ValueError: the folder is there already, or the architecture has no name table.
@@ -88,9 +88,8 @@ def export_phase(
 
     loaded = load_params(phase, step)
     if not hasattr(loaded.architecture, "tensors"):
-        raise ValueError(
-            f"{type(loaded.architecture).__name__} has no name table; give it `tensors` and `to_hugging_face` to export it"
-        )
+        name = type(loaded.architecture).__name__
+        raise ValueError(f"{name} has no name table; give it `tensors` and `to_hugging_face` to export it")
     stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
     files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
     save(loaded.architecture, loaded.params, out, dtype=stored, max_shard_bytes=max_shard_bytes, files=files)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--params",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the weights (default float32, which loses nothing)",
+        help="dtype of the weights (default float32, which loses nothing)",
     )
     parser.add_argument("--verify", action="store_true", help="compare our logits with those of transformers")
     parser.add_argument(
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Import, and say what came in."""
+    """Write the phase, print its size, and with --verify how it agrees with transformers."""
     import sys
 
     from launch.process.environment import prepare_process
@@ -52,9 +52,8 @@ def main(args: argparse.Namespace) -> int:
         architecture, params = import_source(
             source, args.dir, precision=Precision(params=args.params), say=print
         )
-        print(
-            f"  {type(architecture).__name__} of {n_params(params):,} parameters -> {args.dir / 'checkpoints' / '0'}"
-        )
+        model = f"{type(architecture).__name__} of {n_params(params):,} parameters"
+        print(f"  {model} -> {args.dir / 'checkpoints' / '0'}")
         if args.verify:
             print(f"  beside transformers: {verify(architecture, params, args.path, python=python)}")
     print(f'meshwright generate {args.dir} --prompt "…"')

@@ -25,7 +25,6 @@ def main(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     from launch.reporting.write import write_comparison, write_report
 
-    print(
-        write_report(args.runs[0], args.out) if len(args.runs) == 1 else write_comparison(args.runs, args.out)
-    )
+    is_one = len(args.runs) == 1
+    print(write_report(args.runs[0], args.out) if is_one else write_comparison(args.runs, args.out))
     return 0

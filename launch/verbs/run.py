@@ -12,7 +12,7 @@ RUNS = Path("runs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG and where to run it."""
+    """CONFIG, the folder, and where to run."""
     add_config_arguments(parser)
     parser.add_argument(
         "--dir", type=Path, metavar="RUN_DIR", help="folder of the run (default: runs/NAME OF THE CONFIG)"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PHASE.FIELD",
         action="append",
         default=[],
-        help="let a field differ from the run in the folder although it is part of its identity; may be repeated",
+        help="accept another value of a field that decides the results of a run; may be repeated",
     )
     parser.add_argument(
         "--profile",
@@ -89,7 +89,8 @@ def hand_over(args: argparse.Namespace, name: str) -> int:
 
 def without_options(argv: list[str], options: dict[str, int]) -> list[str]:
     """`argv` less `options` (name → number of values), in both spellings `--on X` and `--on=X`."""
-    kept, skip = [], 0
+    kept: list[str] = []
+    skip = 0  # how many of the next words are values of an option that is dropped
     for word in argv:
         name = word.partition("=")[0]
         if skip:

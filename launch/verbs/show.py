@@ -8,12 +8,12 @@ from launch.verbs.arguments import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, --set and --import."""
+    """The arguments of a configuration alone: CONFIG, --set, --import."""
     add_config_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Load, validate, print."""
+    """Print the validated configuration behind the command that made it."""
     from launch.process.environment import prepare_process
 
     prepare_process()

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C."""
+    """Serve the curves until Ctrl-C."""
     server, url = serve(args.run_dir, host=args.host, port=args.port)
     print(f"TensorBoard of {args.run_dir} on {url} (Ctrl-C ends it)", flush=True)
     try:
@@ -37,29 +37,21 @@ def serve(run_dir: Path, *, host: str, port: int) -> tuple[object, str]:
     if not run_dir.is_dir():
         raise ValueError(f"{run_dir}: no such folder; give the folder of a run, e.g. runs/tiny")
     if next(run_dir.rglob("events.out.tfevents.*"), None) is None:
-        raise ValueError(
-            f"{run_dir}: holds no TensorBoard events; give the folder of a run that has begun to train"
-        )
+        remedy = "give the folder of a run that has begun to train"
+        raise ValueError(f"{run_dir}: holds no TensorBoard events; {remedy}")
     from tensorboard import default, program
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     server = program.TensorBoard(plugins=default.get_plugins())
-    server.configure(
-        argv=[
-            "tensorboard",
-            "--logdir",
-            str(run_dir),
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--load_fast",
-            "false",
-        ]
-    )
+    options = {
+        "--logdir": str(run_dir),
+        "--host": host,
+        "--port": str(port),
+        "--load_fast": "false",  # the fast loader is a binary that not every platform has
+    }
+    server.configure(argv=["tensorboard", *(word for item in options.items() for word in item)])
     try:
         return server, server.launch()
     except program.TensorBoardServerException as error:
-        raise ValueError(
-            f"--host {host} --port {port}: {error.msg.rstrip('.')}; choose another --port"
-        ) from None
+        reason = error.msg.rstrip(".")
+        raise ValueError(f"--host {host} --port {port}: {reason}; choose another --port") from None

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from launch import console as console_module
+from launch.terminal import console as console_module
 from launch.terminal.console import Console, duration
 from launch.terminal.summary import print_summary
 from tests.launch.command import environment

@@ -16,7 +16,7 @@ try:
 except SystemExit as end:
     code = end.code
 rooms = [m for m in sys.modules if m.split(".")[0] in ("trainer", "model", "data_pipeline", "inference")]
-print("HEAVY", [m for m in ("jax", "numpy", "pydantic", "yaml", "rich", "matplotlib", "tensorboard") if m in sys.modules] + rooms)
+print("HEAVY", [m for m in ("jax", "numpy", "pydantic", "ruamel", "rich", "matplotlib", "tensorboard") if m in sys.modules] + rooms)
 sys.exit(code)
 """
 
