@@ -1,12 +1,12 @@
 """What to change in a Run that does not fit: the one dial that costs least, or several."""
 
-import itertools
+import math
 
 from launch.planning.analytic import Plan, memory_of_plan
 from launch.planning.candidates import MICRO_BATCHES, PRESETS, Setting, candidates, overrides, present
 from model.execution import Remat
 
-MARGIN = 1.02  # of the memory that sizes alone are short of
+MARGIN = 1.02  # a setting must fit with this factor on top of the measured shortage
 
 
 def remedies(setting: Setting, name: str, *, measured_peak: int | None = None) -> list[str]:
@@ -16,22 +16,23 @@ def remedies(setting: Setting, name: str, *, measured_peak: int | None = None) -
     When no single dial does, the fastest setting of all dials that fits; when none fits, more chips.
     """
     now = present(setting)
-    scale = (
-        MARGIN * (measured_peak or 0) / memory_of_plan(setting.outline, now).peak if measured_peak else 1.0
-    )
+    scale = 1.0
+    if measured_peak:
+        # the compiler's figure over that of the sizes; never below 1, since another setting may err otherwise
+        scale = max(MARGIN * measured_peak / memory_of_plan(setting.outline, now).peak, 1.0)
     available = setting.target.chip.hbm_bytes
     single = [
         plan
         for plan in _neighbours(setting, now)
-        if max(scale, 1.0) * memory_of_plan(setting.outline, plan).peak <= available
+        if scale * memory_of_plan(setting.outline, plan).peak <= available
     ]
     if single:
         return [f"{overrides(name, setting.run, plan)} ({_gb(setting, plan)})" for plan in single]
-    if found := candidates(setting):
-        return [f"{overrides(name, setting.run, found[0].plan)} together ({_gb(setting, found[0].plan)})"]
-    return [
-        f"more chips than {setting.target.n_chips}, or a smaller {name}.data.batch_size: no setting of the dials fits"
-    ]
+    if fitting := candidates(setting):
+        best = fitting[0].plan
+        return [f"{overrides(name, setting.run, best)} together ({_gb(setting, best)})"]
+    change = f"more chips than {setting.target.n_chips}, or a smaller {name}.data.batch_size"
+    return [f"{change}: no setting of the dials fits"]
 
 
 def _gb(setting: Setting, plan: Plan) -> str:
@@ -39,33 +40,29 @@ def _gb(setting: Setting, plan: Plan) -> str:
 
 
 def _neighbours(setting: Setting, now: Plan) -> list[Plan]:
-    """One dial turned from where it is: the next rematerialisations, micro-batches, offload, tensor against
-    fsdp.
+    """Plans that differ from `now` in one dial: full rematerialisation, more micro-batches, the optimizer
+    offloaded, `data` given to `fsdp`.
     """
-    preset = now.execution.remat.preset
-    later = PRESETS[PRESETS.index(preset) + 1 :]
-    found = [
-        now._replace(execution=now.execution.model_copy(update={"remat": Remat(preset=name)}))
-        for name in later
-    ][-1:]
-    rows = setting.run.data.batch_size // (
-        now.sizes["data"] * now.sizes["fsdp"] * now.sizes["stage"] * now.sizes["expert"]
-    )
-    found += [now._replace(micro_batches=n) for n in MICRO_BATCHES if n > now.micro_batches and rows % n == 0]
-    if "optimizer" not in now.execution.offload:
-        found.append(
-            now._replace(
-                execution=now.execution.model_copy(update={"offload": (*now.execution.offload, "optimizer")})
-            )
-        )
-    return found + list(itertools.islice(_meshes(setting, now), 1))
+    execution = now.execution
+    plans = []
+    if PRESETS.index(execution.remat.preset) + 1 < len(PRESETS):
+        # the last preset keeps least; those between are left to the search
+        remat = Remat(preset=PRESETS[-1])
+        plans.append(now._replace(execution=execution.model_copy(update={"remat": remat})))
+    n_row_shards = math.prod(now.sizes[axis] for axis in ("data", "fsdp", "stage", "expert"))
+    rows = setting.run.data.batch_size // n_row_shards
+    plans += [now._replace(micro_batches=n) for n in MICRO_BATCHES if n > now.micro_batches and rows % n == 0]
+    if "optimizer" not in execution.offload:
+        offload = (*execution.offload, "optimizer")
+        plans.append(now._replace(execution=execution.model_copy(update={"offload": offload})))
+    return plans + _meshes(setting, now)
 
 
 def _meshes(setting: Setting, now: Plan) -> list[Plan]:
-    """All of `data` that slices do not need given to `fsdp`."""
-    n_slices, sizes = setting.target.n_slices, now.sizes
+    """The plan with all of `data` that slices do not need given to `fsdp`; none if that is so already."""
+    n_slices = setting.target.n_slices
+    sizes = now.sizes
     if sizes["data"] == n_slices:
         return []
-    return [
-        now._replace(sizes={**sizes, "data": n_slices, "fsdp": sizes["fsdp"] * sizes["data"] // n_slices})
-    ]
+    fsdp = sizes["fsdp"] * sizes["data"] // n_slices
+    return [now._replace(sizes={**sizes, "data": n_slices, "fsdp": fsdp})]

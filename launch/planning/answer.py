@@ -10,9 +10,11 @@ from launch.planning.network import Wiring, describe, transfer_seconds
 from launch.planning.roofline import EFFICIENCY, Efficiency, Estimate, Work, estimate
 
 ASSUMPTIONS = (
-    "step = max(products, HBM) + the part of the network that nothing hides; products reach {e.matmul:.0%} of the chip's bf16 FLOP/s, "
-    "attention kernels {e.kernel:.0%}, HBM {e.hbm:.0%}, links {e.network:.0%} of their bandwidth; {e.overlap:.0%} of the network hides",
-    "these five are the same for all chips, models and meshes, fitted to MaxText's published tables: docs/planning.md has the errors",
+    "step = max(products, HBM) + the part of the network that nothing hides; products reach "
+    "{e.matmul:.0%} of the chip's bf16 FLOP/s, attention kernels {e.kernel:.0%}, HBM {e.hbm:.0%}, "
+    "links {e.network:.0%} of their bandwidth; {e.overlap:.0%} of the network hides",
+    "these five are the same for all chips, models and meshes, fitted to MaxText's published tables: "
+    "docs/planning.md has the errors",
     "attention is causal over whole rows; input, checkpoints, evaluations and failures take no time",
 )
 
@@ -34,7 +36,7 @@ class Answer(NamedTuple):
 
     @property
     def estimate(self) -> Estimate:
-        """The roofline."""
+        """Times by the roofline model (roofline.py), computed anew at each call."""
         return estimate(self.work, self.wiring, EFFICIENCY)
 
     @property
@@ -92,10 +94,10 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 
 def _by_kind(transfers: Sequence[Transfer]) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)
+    sums: dict[str, float] = defaultdict(float)
     for transfer in transfers:
-        found[transfer.kind] += transfer.n_bytes
-    return dict(found)
+        sums[transfer.kind] += transfer.n_bytes
+    return dict(sums)
 
 
 def _transfer_json(wiring: Wiring, transfer: Transfer) -> dict[str, Any]:
@@ -109,18 +111,17 @@ def _assumptions(answer: Answer, efficiency: Efficiency = EFFICIENCY) -> list[st
 
 
 def lines(answer: Answer) -> list[str]:
-    """For people, a chip's figures first."""
+    """The answer for people: memory, FLOPs and network of one chip, then times of the whole."""
     target = answer.wiring.target
     axes = ", ".join(
         f"{axis}={size} ({describe(answer.wiring, (axis,))})"
         for axis, size in answer.sizes.items()
         if size > 1
     )
-    how = (
-        "by sizes alone: no compiler for GPUs works without one"
-        if answer.compile_s is None
-        else f"compiled in {answer.compile_s:.0f} s"
-    )
+    if answer.compile_s is None:
+        how = "by sizes alone: no compiler for GPUs works without one"
+    else:
+        how = f"compiled in {answer.compile_s:.0f} s"
     return [
         f"{answer.name} on {target.describe()}; mesh {axes or '1 device'}; {how}",
         "",
@@ -155,7 +156,8 @@ def _memory_lines(answer: Answer) -> list[str]:
 
 def _flop_lines(answer: Answer) -> list[str]:
     hardware = answer.work.matmul_flops + answer.work.kernel_flops
-    kernels = f"of them {answer.work.kernel_flops / 1e12:,.1f} in kernels; {hardware / answer.model_flops:.2f} × the model's"
+    in_kernels = f"of them {answer.work.kernel_flops / 1e12:,.1f} in kernels"
+    kernels = f"{in_kernels}; {hardware / answer.model_flops:.2f} × the model's"
     return [
         _row("model FLOPs", f"{answer.model_flops / 1e12:,.1f} T"),
         _row("hardware FLOPs", f"{hardware / 1e12:,.1f} T", kernels),
@@ -163,23 +165,28 @@ def _flop_lines(answer: Answer) -> list[str]:
 
 
 def _network_lines(answer: Answer) -> list[str]:
-    found = []
+    rows = []
     for transfer in answer.work.transfers:
-        told = _transfer_json(answer.wiring, transfer)
-        if transfer.n_bytes >= 1e6:
-            axes = " · ".join(transfer.axes)
-            more = f"over {axes} ({told['over']}), {transfer.wire_bytes / 1e9:.2f} GB sent, {told['seconds']:.3f} s"
-            found.append(_row(transfer.kind, _gb(transfer.n_bytes), more))
-    return found or [_row("collectives", "none")]
+        if transfer.n_bytes < 1e6:  # sums of metrics and norms, which only hide the others
+            continue
+        numbers = _transfer_json(answer.wiring, transfer)
+        over = f"over {' · '.join(transfer.axes)} ({numbers['over']})"
+        sent = f"{transfer.wire_bytes / 1e9:.2f} GB sent"
+        more = f"{over}, {sent}, {numbers['seconds']:.3f} s"
+        rows.append(_row(transfer.kind, _gb(transfer.n_bytes), more))
+    return rows or [_row("collectives", "none")]
 
 
 def _time_lines(answer: Answer) -> list[str]:
-    e, n_chips = answer.estimate, answer.wiring.target.n_chips
-    rate, seconds, tokens = answer.tokens / e.step_s, e.step_s * answer.steps, answer.tokens * answer.steps
+    e = answer.estimate
+    n_chips = answer.wiring.target.n_chips
+    rate = answer.tokens / e.step_s
+    seconds = e.step_s * answer.steps
+    tokens = answer.tokens * answer.steps
     network = f"{e.exposed_s:.3f} s of it exposed"
-    outer = (
-        [_row("network, outer", f"{e.network.outer:.3f} s", "data-centre network")] if e.network.outer else []
-    )
+    outer = []
+    if e.network.outer:
+        outer = [_row("network, outer", f"{e.network.outer:.3f} s", "data-centre network")]
     return [
         _row("products", f"{e.compute_s:.3f} s"),
         _row("HBM", f"{e.hbm_s:.3f} s", f"{answer.work.hbm_bytes / 1e9:,.0f} GB, beside the products"),

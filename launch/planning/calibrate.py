@@ -51,9 +51,8 @@ def worked(row: Published) -> tuple[Work, Any, float]:
 def predict(row: Published, efficiency: Efficiency = EFFICIENCY) -> Predicted:
     """What the analytic model and the roofline say of a row."""
     work, wiring, flops = worked(row)
-    return Predicted(
-        row, 100 * flops / estimate(work, wiring, efficiency).step_s / wiring.target.chip.bf16_flops
-    )
+    step_s = estimate(work, wiring, efficiency).step_s
+    return Predicted(row, 100 * flops / step_s / wiring.target.chip.bf16_flops)
 
 
 def mean_error(predictions: list[Predicted]) -> float:
@@ -73,8 +72,5 @@ def table(predictions: list[Predicted]) -> list[str]:
         lines.append(
             f"| {' | '.join(map(str, cells))} | {row.mfu:.1f} | {each.mfu:.1f} | {each.difference:+.1f} |"
         )
-    return [
-        *lines,
-        "",
-        f"Mean absolute difference {mean_error(predictions):.1f} points over {len(predictions)} rows.",
-    ]
+    mean = f"Mean absolute difference {mean_error(predictions):.1f} points over {len(predictions)} rows."
+    return [*lines, "", mean]

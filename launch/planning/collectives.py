@@ -62,8 +62,8 @@ def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> 
 
 
 def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
-    """A TPU's collective that runs beside products stands in several fusions (begin, products, end) of one
-    computation: it counts once.
+    """Collectives, each once: on a TPU one that runs beside products stands in several fusions (begin,
+    products, end) of one computation.
     """
     seen = set()
     for each in occurrences:
@@ -78,8 +78,8 @@ def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """Which collective begins here; None of all else. Between slices a TPU program sends to its runtime,
-    which says what for.
+    """Which collective begins here, None for other instructions. Between slices a TPU program sends to its
+    runtime, and the instruction's attributes say for which collective.
     """
     if instruction.op == "send":
         found = BETWEEN_SLICES.search(instruction.rest)
@@ -118,12 +118,9 @@ def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
     if found := IOTA_GROUPS.search(instruction.rest):
         return [tuple(map(int, group)) for group in _iota(found[1])]
     listed = (PAIRS if "permute" in instruction.op else LISTED_GROUPS).search(instruction.rest)
-    groups = (
-        [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,\s]+)\}", listed[1])]
-        if listed
-        else []
-    )
-    return groups or [tuple(range(n_chips))]  # no groups: all with all
+    members = re.findall(r"\{([\d,\s]+)\}", listed[1]) if listed else []
+    groups = [tuple(map(int, group.split(","))) for group in members]
+    return groups or [tuple(range(n_chips))]  # no groups in the text: all with all
 
 
 @functools.cache
@@ -146,17 +143,15 @@ def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int
 
 
 def _n_numbers(text: str) -> int:
-    """How many `1,2` or `1:4` are."""
+    """How many numbers a list such as `1,2` or a range such as `1:4` holds."""
     ends = [[int(end) for end in part.split(":")] for part in text.split(",")]
     return sum(end[-1] - end[0] + 1 for end in ends)
 
 
 def _device_ids(text: str) -> np.ndarray:
-    return (
-        _iota(text).reshape(-1)
-        if "<=" in text or "T(" in text
-        else np.array([int(i) for i in text.split(",")])
-    )
+    if "<=" in text or "T(" in text:
+        return _iota(text).reshape(-1)
+    return np.array([int(i) for i in text.split(",")])
 
 
 def _iota(text: str) -> np.ndarray:
@@ -170,8 +165,7 @@ def _iota(text: str) -> np.ndarray:
 
 def axes_between(groups: list[tuple[int, ...]], mesh: Mapping[str, int]) -> tuple[str, ...]:
     """The axes of the mesh along which the members of a group differ."""
-    members = np.array(
-        np.unravel_index([list(group) for group in groups if len(group) > 1] or [[0]], tuple(mesh.values()))
-    )
-    differ = (members != members[:, :, :1]).any(axis=(1, 2))  # [axis, group, member]
+    several = [list(group) for group in groups if len(group) > 1] or [[0]]
+    members = np.array(np.unravel_index(several, tuple(mesh.values())))  # [axis, group, member]
+    differ = (members != members[:, :, :1]).any(axis=(1, 2))
     return tuple(axis for axis, yes in zip(mesh, differ, strict=True) if yes)

@@ -18,7 +18,8 @@ GROUPED_KERNELS = ("gmm", "ragged_dot", "ragged-dot", "grouped_matmul")
 
 def product_flops(occurrence: Occurrence) -> int:
     """FLOPs of one dot or convolution, 2 a multiply-add; 0 of all else."""
-    instruction, known = occurrence.instruction, occurrence.scope.computation.instructions
+    instruction = occurrence.instruction
+    known = occurrence.scope.computation.instructions
     if instruction.op == "dot":
         left = known[instruction.operands[0]].shapes[0]
         contracted = [int(i) for i in (attribute(instruction, "lhs_contracting_dims") or "").split(",") if i]
@@ -30,8 +31,8 @@ def product_flops(occurrence: Occurrence) -> int:
 
 
 def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
-    """A TPU writes products as convolutions; only the places where the window meets data count, padding
-    does not.
+    """FLOPs of a convolution, which is how a TPU also writes products. Only positions of the window on data
+    count, not those on padding.
     """
     left_labels, right_labels, out_labels = re.split(r"_|->", attribute(instruction, "dim_labels"))
     out = instruction.shapes[0]
@@ -39,13 +40,10 @@ def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> i
     n_spatial = len(out_labels) - 2
     meetings = 1
     for i in range(n_spatial):
-        sizes = [
-            shape.sizes[labels.index(str(i))]
-            for shape, labels in ((left, left_labels), (right, right_labels), (out, out_labels))
-        ]
-        meetings *= _meetings(
-            *sizes, *(_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate"))
-        )
+        labelled = ((left, left_labels), (right, right_labels), (out, out_labels))
+        sizes = [shape.sizes[labels.index(str(i))] for shape, labels in labelled]
+        fields = [_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate")]
+        meetings *= _meetings(*sizes, *fields)
     batch, features = (out.sizes[out_labels.index(label)] for label in "bf")
     batch_groups = int(attribute(instruction, "batch_group_count") or 1)
     return 2 * batch * features * right.sizes[right_labels.index("i")] * meetings // batch_groups
@@ -63,28 +61,30 @@ def _window(window: str, name: str, i: int) -> int:
 def _meetings(
     n_in: int, n_window: int, n_out: int, stride: int, pad: int, lhs_dilate: int, rhs_dilate: int
 ) -> int:
-    """Pairs (place of the output, place in the window) that fall on data."""
-    outs, total = np.arange(n_out) * stride - pad, 0
+    """Pairs (position of the output, position in the window) that fall on data."""
+    outs = np.arange(n_out) * stride - pad
+    total = 0
     for k in range(n_window):
         at = outs + k * rhs_dilate
-        total += int(np.count_nonzero((at >= 0) & (at <= (n_in - 1) * lhs_dilate) & (at % lhs_dilate == 0)))
+        inside = (at >= 0) & (at <= (n_in - 1) * lhs_dilate)
+        on_data = at % lhs_dilate == 0  # between dilated elements lie zeros
+        total += int(np.count_nonzero(inside & on_data))
     return total
 
 
 def kernel_flops(occurrence: Occurrence) -> int | None:
-    """FLOPs of one custom kernel; None of one that is not known, 0 of what is no kernel.
+    """FLOPs of one custom kernel; None if they are not known, 0 for an instruction that is no kernel.
 
     An attention kernel is taken as causal: blocks above the diagonal are skipped, those on it are done whole.
     """
     instruction = occurrence.instruction
-    if (
-        instruction.op not in ("custom-call", "custom-call-start")
-        or attribute(instruction, "custom_call_target") not in _TARGETS
-    ):
+    is_call = instruction.op in ("custom-call", "custom-call-start")
+    if not is_call or attribute(instruction, "custom_call_target") not in _TARGETS:
         return 0
     if said := re.search(r"cost_estimate\W+flops\W+(\d+)", instruction.rest):
         return int(said[1])
-    name, arrays = instruction.name.lower(), _arrays(instruction, occurrence.scope)
+    name = instruction.name.lower()
+    arrays = _arrays(instruction, occurrence.scope)
     if any(word in name for word in GROUPED_KERNELS):
         return _grouped_flops(instruction, arrays)
     phase = next((phase for phase in ATTENTION_PRODUCTS if phase in name), None)

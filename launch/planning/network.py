@@ -1,4 +1,4 @@
-"""How long collectives take on a target's links."""
+"""Seconds that collectives take on the links of a target."""
 
 import math
 from typing import Any, NamedTuple
@@ -50,13 +50,12 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     exchange inside.
     """
     index = tuple(slice(None) if axis in transfer.axes else 0 for axis in wiring.axes)
-    places, islands = (
-        wiring.places[index].reshape(-1, wiring.places.shape[-1]),
-        wiring.islands[index].reshape(-1),
-    )
+    places = wiring.places[index].reshape(-1, wiring.places.shape[-1])
+    islands = wiring.islands[index].reshape(-1)
     n_islands = len(np.unique(islands))
     n_inside = transfer.n_chips / n_islands
-    chip, extents = wiring.target.chip, _extents(places[islands == islands[0]])
+    chip = wiring.target.chip
+    extents = _extents(places[islands == islands[0]])
     bandwidth = _bandwidth(wiring.target, extents)
     if transfer.kind in ("collective-permute", "collective-broadcast"):
         one_link = transfer.n_bytes / (chip.outer_bandwidth if n_islands > 1 else chip.link_bandwidth)
@@ -70,7 +69,7 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
 
 
 def _extents(places: np.ndarray) -> list[int]:
-    """Along how many places of each axis of the torus some chips stand."""
+    """How many positions along each axis of the torus the chips occupy."""
     return [len(np.unique(column)) for column in places.T]
 
 
@@ -87,15 +86,16 @@ def _bandwidth(target: Target, extents: list[int]) -> float:
 
 
 def describe(wiring: Wiring, axes: tuple[str, ...]) -> str:
-    """Over what an axis of the mesh goes: `ICI 4x4`, `DCN`."""
+    """The links along axes of the mesh, such as `ICI 4x4` or `DCN 2`."""
     index = tuple(slice(None) if axis in axes else 0 for axis in wiring.axes)
-    places, islands = (
-        wiring.places[index].reshape(-1, wiring.places.shape[-1]),
-        wiring.islands[index].reshape(-1),
-    )
+    places = wiring.places[index].reshape(-1, wiring.places.shape[-1])
+    islands = wiring.islands[index].reshape(-1)
     extents = [n for n in _extents(places[islands == islands[0]]) if n > 1]
     inner, outer = ("ICI", "DCN") if wiring.target.chip.n_dims else ("NVLink", "network")
-    parts = [f"{inner} {'x'.join(map(str, extents))}"] if math.prod(extents) > 1 else []
-    return " and ".join(
-        [*parts, *([f"{outer} {len(np.unique(islands))}"] if len(np.unique(islands)) > 1 else [])]
-    )
+    links = []
+    if math.prod(extents) > 1:
+        links.append(f"{inner} {'x'.join(map(str, extents))}")
+    n_islands = len(np.unique(islands))
+    if n_islands > 1:
+        links.append(f"{outer} {n_islands}")
+    return " and ".join(links)

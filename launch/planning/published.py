@@ -40,9 +40,8 @@ class Published(NamedTuple):
 
 
 FULL, DOTS = Remat(preset="full"), Remat(preset="dots")
-INPUTS = Remat(
-    preset="full", offload=("query", "key", "value", "mixed")
-)  # its qkv and attention output offloaded to the host
+# MaxText's policies that offload q, k, v to the host, with and without the attention's output
+INPUTS = Remat(preset="full", offload=("query", "key", "value", "mixed"))
 QKV = Remat(preset="full", offload=("query", "key", "value"))
 
 
@@ -84,11 +83,12 @@ def sizes_of(model: str) -> dict[str, int]:
     }
     if model in known:
         return dict(zip(names, known[model], strict=True))
+    # of n doublings, each third one is of heads and feed-forward, of width, and of layers, in this order
     cycles, left = divmod(int(model.removesuffix("B")).bit_length() - 1, 3)
-    wide, heads = 2 ** (cycles + (left > 1)), 16 * 2 ** (cycles + (left > 0))
-    return dict(
-        zip(names, (2048 * wide, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000), strict=True)
-    )
+    width = 2048 * 2 ** (cycles + (left > 1))
+    heads = 16 * 2 ** (cycles + (left > 0))
+    values = (width, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000)
+    return dict(zip(names, values, strict=True))
 
 
 @cache

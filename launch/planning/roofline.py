@@ -1,4 +1,4 @@
-"""From work to time: three roofs and what of them overlaps."""
+"""From work to time: a roofline of products, HBM and network, and how much of the network overlaps."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -54,11 +54,9 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
     hide comes on top, and all that goes to the host's memory and back (both directions at one time).
     """
     chip = wiring.target.chip
-    compute_s = (
-        (work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel)
-        / chip.bf16_flops
-        * work.slowdown
-    )
+    # FLOPs that the chip could have done in the time, had it reached its full rate
+    full_rate_flops = work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel
+    compute_s = full_rate_flops / chip.bf16_flops * work.slowdown
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
     total = network.inner + network.outer

@@ -1,4 +1,4 @@
-"""`--search`: prune by sizes, compile the finalists, rank them."""
+"""`plan --search`: settings are pruned by their sizes, the finalists compiled and ranked."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -31,17 +31,15 @@ def search(
     ordered = candidates(setting)
     if not ordered:
         remedy = "take more chips, or a smaller data.batch_size"
-        raise ValueError(
-            f"--search: no mesh, rematerialisation, micro-batch or offload fits {setting.target.describe()}; {remedy}"
-        )
+        dials = "mesh, rematerialisation, micro-batch or offload"
+        raise ValueError(f"--search: no {dials} fits {setting.target.describe()}; {remedy}")
     say(f"{len(ordered)} settings fit by their sizes; compiling {n_finalists}")
     finalists: list[Finalist] = []
     for candidate in _varied(ordered):
         if sum(each.answer is not None for each in finalists) == n_finalists:
             break
-        say(
-            f"  {told(candidate)}: {candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
-        )
+        by_sizes = f"{candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
+        say(f"  {described(candidate)}: {by_sizes}")
         try:
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
         except (DoesNotFit, ValueError) as error:
@@ -59,8 +57,8 @@ def _varied(ordered: list[Candidate]) -> Iterator[Candidate]:
             yield candidate
 
 
-def told(candidate: Candidate) -> str:
-    """`fsdp=8, tensor=2, remat full, 2 micro-batches, optimizer in host memory`."""
+def described(candidate: Candidate) -> str:
+    """A setting in words: `fsdp=8, tensor=2, remat full, 2 micro-batches, optimizer in host memory`."""
     plan = candidate.plan
     axes = [f"{axis}={size}" for axis, size in plan.sizes.items() if size > 1]
     parts = [
@@ -77,20 +75,16 @@ def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> lis
     for each in finalists:
         if each.answer:
             gb = f"{each.answer.memory.peak / 1e9:.1f} GB"
-            lines.append(
-                f"{each.answer.estimate.step_s:>7.3f} s  {each.answer.mfu:>6.1%}  {gb:>9}  {told(each.candidate)}"
-            )
+            numbers = f"{each.answer.estimate.step_s:>7.3f} s  {each.answer.mfu:>6.1%}  {gb:>9}"
+            lines.append(f"{numbers}  {described(each.candidate)}")
         else:
-            lines.append(f"{'–':>9}  {'–':>6}  {'–':>9}  {told(each.candidate)}: {each.reason}")
-    return [
-        *lines,
-        "",
-        overrides(name, setting.run, finalists[0].candidate.plan) or "the config's own setting is the best",
-    ]
+            lines.append(f"{'–':>9}  {'–':>6}  {'–':>9}  {described(each.candidate)}: {each.reason}")
+    winner = overrides(name, setting.run, finalists[0].candidate.plan)
+    return [*lines, "", winner or "the config's own setting is the best"]
 
 
 def ranking_json(finalists: list[Finalist], setting: Setting, name: str) -> list[dict[str, Any]]:
-    """The same as numbers."""
+    """A record a finalist: its `--set` line, the figures by sizes, and those of the compiler."""
     return [
         {
             "set": overrides(name, setting.run, each.candidate.plan),

@@ -38,7 +38,7 @@ class Target(NamedTuple):
         return tuple(closed) if self.chip.n_dims == 2 else (all(closed),) * len(closed)
 
     def describe(self) -> str:
-        """`v5p:4x4x4, 64 chips`."""
+        """The target in words: `v5p:4x4x4, 64 chips`."""
         slices = f"{self.n_slices} slices of " if self.n_slices > 1 else ""
         return f"{slices}{self.name}, {self.n_chips} {'chips' if self.chip.platform == 'tpu' else 'GPUs'}"
 
@@ -53,32 +53,30 @@ def target_of(name: str, n_slices: int = 1) -> Target:
     kind = ALIASES.get(match[1], match[1]) if match else name.lower().split(":")[0]
     if kind not in CHIPS:
         known = nearest(kind, list(CHIPS))
-        raise ValueError(
-            f"--topology {name}: no such chip; nearest: {', '.join(known)}; write e.g. v5p:4x4x4, v5e:16x16 or h100:64"
-        )
+        remedy = f"nearest: {', '.join(known)}; write e.g. v5p:4x4x4, v5e:16x16 or h100:64"
+        raise ValueError(f"--topology {name}: no such chip; {remedy}")
     chip = CHIPS[kind]
     if match is None or match[2] is None:
         example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
         counted = f" in cores, {CORES_A_CHIP[kind]} a chip" if match and kind in CORES_A_CHIP else ""
-        raise ValueError(
-            f"--topology {name}: the shape of a slice must be given, not its size{counted}; write e.g. {example}"
-        )
+        rule = f"the shape of a slice must be given, not its size{counted}"
+        raise ValueError(f"--topology {name}: {rule}; write e.g. {example}")
     if n_slices < 1:
         raise ValueError(f"--slices {n_slices}: must be at least 1; raise it")
     shape = tuple(int(size) for size in match[2].split("x"))
     if problem := _shape_problem(chip, shape):
         raise ValueError(f"--topology {name}: {problem}")
     if chip.platform == "gpu" and n_slices > 1:
-        raise ValueError(
-            f"--slices {n_slices}: GPUs have no slices; give their whole number, {chip.name}:{shape[0] * n_slices}"
-        )
+        remedy = f"give their whole number, {chip.name}:{shape[0] * n_slices}"
+        raise ValueError(f"--slices {n_slices}: GPUs have no slices; {remedy}")
     return Target(f"{chip.name}:{match[2]}", chip, shape, n_slices)
 
 
 def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
     """What is wrong with a slice of this shape, with the remedy."""
     if len(shape) != (chip.n_dims or 1):
-        return f"a {chip.name} has {len(shape)} sizes here and needs {chip.n_dims or 1}; write e.g. {chip.name}:{EXAMPLES[chip.n_dims]}"
+        example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
+        return f"a {chip.name} has {len(shape)} sizes here and needs {chip.n_dims or 1}; write e.g. {example}"
     if 0 in shape:
         return "a size is 0; raise it"
     if chip.platform == "gpu":
@@ -87,7 +85,8 @@ def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
     if math.prod(shape) > 1 and not divides:
         return f"the first two sizes must be even, since a host has {HOST[0]}x{HOST[1]} chips; round them"
     if math.prod(shape) > chip.island:
-        return f"{math.prod(shape)} chips are more than the {chip.island} of a {chip.name} pod; use --slices for several pods"
+        limit = f"the {chip.island} of a {chip.name} pod"
+        return f"{math.prod(shape)} chips are more than {limit}; use --slices for several pods"
     return None
 
 
@@ -98,25 +97,24 @@ def load_devices(target: Target) -> list[Any]:
         ValueError: libtpu is not installed, or does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            f"--topology {target.name}: libtpu, the compiler for TPUs, is not installed here; install meshwright[tpu]"
-        )
+        problem = "libtpu, the compiler for TPUs, is not installed here"
+        raise ValueError(f"--topology {target.name}: {problem}; install meshwright[tpu]")
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
-    settings: dict[str, Any] = (
-        {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
-    )  # else a device a core
+    settings: dict[str, Any] = {}
+    if target.chip.name == "v4":
+        settings["chip_config_name"] = "megacore"  # else each of a chip's two cores is a device
     if target.n_slices > 1:
         settings["num_slices"] = target.n_slices
     try:
-        return list(
-            topologies.get_topology_desc(platform="tpu", topology_name=target.name, **settings).devices
-        )
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=target.name, **settings)
     except JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--topology {target.name}: libtpu refuses it ({str(error).splitlines()[0]}); choose another shape"
+            f"--topology {target.name}: libtpu refuses it ({reason}); choose another shape"
         ) from None
+    return list(topology.devices)
 
 
 def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:

@@ -5,44 +5,16 @@ write.
 from launch.planning.hlo import Computation, Instruction, Module, Shape, called
 from launch.planning.walk import Occurrence
 
-# what moves no data by itself: names, views, ends of what was counted at its start, and callers whose insides
-# are counted
-FREE = (
-    *(
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "iota",
-        "partition-id",
-        "replica-id",
-        "after-all",
-        "while",
-        "call",
-    ),
-    *(
-        "conditional",
-        "optimization-barrier",
-        "add-dependency",
-        "async-start",
-        "async-update",
-        "async-done",
-        "call-start",
-        "call-done",
-    ),
-    *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
-    *("custom-call-start", "custom-call-update", "call-update"),
-    *(
-        "custom-call-done",
-        "send",
-        "send-done",
-        "recv",
-        "recv-done",
-        "slice-start",
-        "dynamic-slice-start",
-        "dynamic-update-slice-done",
-    ),
+# instructions that move no data by themselves: names, views, ends of what was counted at its start, and
+# callers whose computations are counted
+FREE = frozenset(
+    """
+    parameter constant tuple get-tuple-element bitcast iota partition-id replica-id after-all while call
+    conditional optimization-barrier add-dependency async-start async-update async-done call-start call-update
+    call-done copy-done all-gather-done all-reduce-done collective-permute-done custom-call-start
+    custom-call-update custom-call-done send send-done recv recv-done slice-start dynamic-slice-start
+    dynamic-update-slice-done
+    """.split()
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
 PARTS = ("dynamic-slice", "slice", "gather")
@@ -62,12 +34,10 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
     """Bytes read and written in HBM by one instruction outside of fusions; of a sliced or updated array
     only the part.
     """
-    instruction, computation = occurrence.instruction, occurrence.scope.computation
-    if (
-        occurrence.fused
-        or instruction.op in FREE
-        or any(word in instruction.rest[:200] for word in NO_DATA_CALLS)
-    ):
+    instruction = occurrence.instruction
+    computation = occurrence.scope.computation
+    is_no_data_call = any(word in instruction.rest[:200] for word in NO_DATA_CALLS)
+    if occurrence.fused or instruction.op in FREE or is_no_data_call:
         return 0
     operands = [computation.instructions[name] for name in instruction.operands]
     if instruction.op == "fusion":
@@ -86,15 +56,12 @@ def host_bytes(occurrence: Occurrence) -> int:
     instruction, known = occurrence.instruction, occurrence.scope.computation.instructions
     if occurrence.fused or instruction.op not in COPIES:
         return 0
-    moved = [
-        *instruction.shapes[:2],
-        *(shape for name in instruction.operands for shape in known[name].shapes),
-    ]
-    if HOST_SPACE not in {shape.space for shape in moved}:
+    operands = [shape for name in instruction.operands for shape in known[name].shapes]
+    shapes = [*instruction.shapes[:2], *operands]
+    if HOST_SPACE not in {shape.space for shape in shapes}:
         return 0
-    return min(
-        (shape.n_bytes for shape in moved if shape.sizes), default=0
-    )  # of a sliced or updated array only the part
+    # the smallest: of a sliced or updated array only the slice moves
+    return min((shape.n_bytes for shape in shapes if shape.sizes), default=0)
 
 
 def _in_hbm(shapes: tuple[Shape, ...]) -> int:
@@ -102,7 +69,7 @@ def _in_hbm(shapes: tuple[Shape, ...]) -> int:
 
 
 def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instruction]) -> int:
-    """Each operand as far as it is used, each result as far as it is new."""
+    """Bytes of each operand that are read, and of each result that are written and not only passed on."""
     inside = module.computations[called(fusion)[0]]
     read = sum(
         min(_used(module, inside, to), _in_hbm(given.shapes))
@@ -110,19 +77,18 @@ def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instructio
     )
     root = inside.root
     roots = [inside.instructions[name] for name in root.operands] if root.op == "tuple" else [root]
-    return read + sum(
+    written = sum(
         _new(module, inside, each)
         for each, shape in zip(roots, fusion.shapes, strict=False)
         if shape.space == 0
     )
+    return read + written
 
 
 def _used(module: Module, inside: Computation, parameter: Instruction) -> int:
     """Bytes of a value inside a fusion that are read of what it is a view of; at most all of them count."""
-    return min(
-        sum(_used_by(module, inside, user, parameter) for user in inside.users(parameter.name)),
-        _bytes(parameter),
-    )
+    read = sum(_used_by(module, inside, user, parameter) for user in inside.users(parameter.name))
+    return min(read, _bytes(parameter))  # what several users read comes from HBM once
 
 
 def _used_by(module: Module, inside: Computation, user: Instruction, value: Instruction) -> int:
@@ -150,9 +116,9 @@ def _new(module: Module, inside: Computation, root: Instruction) -> int:
     if root.op == "fusion":
         inner = module.computations[called(root)[0]]
         return _new(module, inner, inner.root) if inner.root.op != "tuple" else _bytes(root)
-    return (
-        _bytes(inside.instructions[root.operands[1]]) if root.op == "dynamic-update-slice" else _bytes(root)
-    )
+    if root.op == "dynamic-update-slice":
+        return _bytes(inside.instructions[root.operands[1]])
+    return _bytes(root)
 
 
 def _bytes(instruction: Instruction) -> int:

@@ -7,18 +7,14 @@ from typing import NamedTuple
 
 from launch.planning.hlo import Instruction, Module, Scope, attribute, called, trip_count
 
-ENTERED = (
-    "fusion",
-    "call",
-    "async-start",
-    "call-start",
-    "custom-call-start",
-)  # the others' computations (sums, orders) are of scalars
+# instructions whose computation runs once; those of others (the sum of a reduce, the order of a sort) are of
+# scalars and cost nothing
+ENTERED = ("fusion", "call", "async-start", "call-start", "custom-call-start")
 
 
 class Occurrence(NamedTuple):
-    """An instruction where it is called; in a loop whose length the text does not say it counts once a turn
-    of what is around.
+    """An instruction in the scope that calls it, and how often a step runs it. A loop whose length is not in
+    the text counts as one turn.
     """
 
     instruction: Instruction

@@ -1,4 +1,4 @@
-"""What a compiled program does in a step, read from its text."""
+"""The work of a compiled training step, read from its HLO text."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -39,8 +39,8 @@ def work_of(text: str, mesh: Mapping[str, int]) -> Work:
 def _kernels(occurrences: Iterable[Occurrence]) -> _Kernels:
     flops, unknown = 0.0, set()
     for each in occurrences:
-        found = kernel_flops(each)
-        if found is None:
+        known_flops = kernel_flops(each)
+        if known_flops is None:
             unknown.add(each.instruction.name.split(".")[0])
-        flops += (found or 0) * each.times
+        flops += (known_flops or 0) * each.times
     return _Kernels(flops, tuple(sorted(unknown)))
