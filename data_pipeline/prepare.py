@@ -14,9 +14,9 @@ from data_pipeline.files import read_json, write_json
 from data_pipeline.progress import Progress, Say, silent, unseen
 from data_pipeline.stages.append import new_text, write_segments
 from data_pipeline.stages.chats import KINDS
-from data_pipeline.stages.deliver import Ordered, deliver
+from data_pipeline.stages.deliver import TokenSettings, deliver
 from data_pipeline.stages.docstring_chats import DocstringChats
-from data_pipeline.stages.flow import Asked, clean, keys_of, misplaced
+from data_pipeline.stages.flow import CleanSettings, clean, keys_of, misplaced
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 FREE = ("engine",)  # fields that nothing written depends on
@@ -109,10 +109,10 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError("; ".join(problems))
         if not self._is_due(folder, allow_change):
             return
-        asked = self._asked()
-        ordered = Ordered(self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records)
-        cleaned = clean(asked, folder, engine=self.engine, progress=progress)
-        delivered = deliver(cleaned, ordered, folder, engine=self.engine, progress=progress)
+        clean_settings = self._clean_settings()
+        token_settings = TokenSettings(self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records)
+        cleaned = clean(clean_settings, folder, engine=self.engine, progress=progress)
+        delivered = deliver(cleaned, token_settings, folder, engine=self.engine, progress=progress)
         write_json(folder / "held_out.json", cleaned.groups)
         write_json(folder / "results.json", delivered.results)
         for line in lines_of(delivered.results):
@@ -139,7 +139,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         if self._is_due(folder, ()):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
-        texts = new_text(self._asked(), folder, done["parts"], engine=self.engine, progress=progress)
+        texts = new_text(self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress)
         made_with = {"fingerprint": done["tokenizer"], "seed": self.seed, "shard_records": self.shard_records}
         added = write_segments(texts, folder, engine=self.engine, progress=progress, **made_with)
         for source in self.sources:
@@ -147,8 +147,8 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             say(f"  {source}: {added.get(source, 0):,} documents appended")
         write_json(folder / "done.json", done)
 
-    def _asked(self) -> Asked:
-        return Asked(
+    def _clean_settings(self) -> CleanSettings:
+        return CleanSettings(
             self.sources, self.recipe, self.held_out_frac, self.held_out_filter, self.seed, self.limit_mib
         )
 

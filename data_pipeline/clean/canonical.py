@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NO_KEY = 0  # the key of what has no words: equal to nothing
+from data_pipeline.engine.tables import NO_KEY
+
 SPACE, ZERO = 32, 48
 ALONE = np.uint32(1 << 31)  # marks a character that is a word by itself
 HANGUL = range(0xAC00, 0xD7A4)  # syllables, which the decomposition that strips accents would take apart

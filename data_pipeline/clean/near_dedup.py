@@ -7,11 +7,12 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, Field, PositiveInt
 
-from data_pipeline.clean.canonical import NO_KEY, canonical, chunks, mixed
+from data_pipeline.clean.canonical import canonical, chunks, mixed
 from data_pipeline.clean.dedup import repeats, resolve_clusters
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.documents.document import Document
 from data_pipeline.engine.kernels import minhash
+from data_pipeline.engine.tables import NO_KEY
 
 SEED = 1  # of the permutations: any will do, another gives other keys
 

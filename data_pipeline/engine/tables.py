@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.clean.canonical import NO_KEY
 from data_pipeline.documents.corpus import (
     write_table as write_table,  # what a rule has found goes to disk as its keys came
 )
 
 DOCUMENT = "document"
+NO_KEY = 0  # the key of what has no words: equal to nothing
 # daft's embedded runner holds the groups of a query in memory, ~100 bytes a key: more keys go in several
 # queries, a residue class each
 KEYS_A_QUERY = 1 << 22

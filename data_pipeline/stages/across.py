@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline import settings
-from data_pipeline.clean.rule import AcrossRule, Rule
+from data_pipeline.clean.rule import AcrossRule, Limit, Rule
 from data_pipeline.documents import corpus
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import new_folder
@@ -23,6 +23,7 @@ from data_pipeline.stages.judge import Verdicts, judge, numbers
 VERSION = 1  # of what this stage makes of the same signals and rules
 FOUND = "found.parquet"
 TRAINING = 1 << 48  # added to the number of a document that is trained on: of equal ones the held-out stays
+QuantileKey = tuple[int, str, str]  # number of the rule, source, reason
 
 
 class Numbered(NamedTuple):
@@ -43,7 +44,8 @@ class Numbered(NamedTuple):
         return np.array(self._column("language"), object)
 
     def _column(self, name: str) -> list[str]:
-        return pq.read_table(self.annotated.folder / self.annotated.text, columns=[name])[name].to_pylist()
+        path = self.annotated.folder / self.annotated.text
+        return pq.read_table(path, columns=[name])[name].to_pylist()
 
 
 class Judgement(NamedTuple):
@@ -52,23 +54,23 @@ class Judgement(NamedTuple):
     Attributes:
         recipe: All rules.
         held_out: Groups set aside.
-        quantiles: Limits that keep a fraction, resolved: (number of the rule, source, reason) → least value.
-        found: Number of a rule across documents → the file of what it found.
+        quantiles: The least values of limits that keep a fraction.
+        found: Number of a rule across documents → the file of its verdicts.
     """
 
     recipe: tuple[Rule, ...]
     held_out: frozenset[str]
-    quantiles: dict[tuple[int, str, str], float]
+    quantiles: dict[QuantileKey, float]
     found: dict[int, Path]
 
     def verdicts(self, part: Numbered, *, before: int | None = None) -> Verdicts:
         """The verdicts on a part's documents, of the rules numbered below `before` (None = all)."""
         numbers_of = self.numbers(part)
-        duplicates = {
-            number: np.isin(numbers_of, self.recipe[number].dropped(columns(repeated(path, numbers_of))))
-            for number, path in self.found.items()
-            if number in part.annotated.rules
-        }
+        duplicates = {}
+        for number, path in self.found.items():
+            if number in part.annotated.rules:
+                dropped = self.recipe[number].dropped(columns(repeated(path, numbers_of)))
+                duplicates[number] = np.isin(numbers_of, dropped)
         return judge(
             part.annotated,
             self.recipe,
@@ -88,11 +90,12 @@ def repeated(path: Path, numbers_of: np.ndarray) -> pa.Table:
     """The verdicts on the documents of one part, which have these numbers."""
     if not len(numbers_of):
         return pq.read_table(path).slice(0, 0)
+    # a part's numbers are a run, and once more a run behind TRAINING: Parquet skips all other row groups
     first = int((numbers_of % TRAINING).min())
-    ends = [(first + shift, first + shift + len(numbers_of)) for shift in (0, TRAINING)]
-    return pq.read_table(
-        path, filters=[[("document", ">=", start), ("document", "<", end)] for start, end in ends]
-    )
+    filters = []
+    for start in (first, first + TRAINING):
+        filters.append([("document", ">=", start), ("document", "<", start + len(numbers_of))])
+    return pq.read_table(path, filters=filters)
 
 
 def columns(table: pa.Table) -> dict[str, np.ndarray]:
@@ -125,63 +128,72 @@ def find(
             if not target.exists():
                 _find(parts, judgement, number, target, engine)
                 advance()
+            # the next rule across documents sees only what this one leaves
             judgement.found[number] = target / FOUND
     return judgement
 
 
 def key_of(parts: Sequence[Numbered], recipe: Sequence[Rule], held_out: frozenset[str]) -> str:
     """Of all that the verdicts of these rules depend on."""
-    files = [
-        [part.annotated.part.source, part.annotated.text, list(part.annotated.rules.values())]
-        for part in parts
-    ]
-    return settings.digest([VERSION, files, [settings.described(rule) for rule in recipe], sorted(held_out)])
+    files = []
+    for part in parts:
+        annotated = part.annotated
+        files.append([annotated.part.source, annotated.text, list(annotated.rules.values())])
+    described = [settings.described(rule) for rule in recipe]
+    return settings.digest([VERSION, files, described, sorted(held_out)])
 
 
 def _find(parts: Sequence[Numbered], judgement: Judgement, number: int, target: Path, engine: Engine) -> None:
-    keys = target.with_name(f"{target.name}.keys")
-    tasks = [(place, part) for place, part in enumerate(parts) if number in part.annotated.rules]
-    for _ in engine.map(partial(_write_keys, judgement, number, keys), tasks):
+    """Write the verdicts of one rule across documents."""
+    # beside the target: after a kill, the parts whose keys are written are not judged again
+    folder = target.with_name(f"{target.name}.keys")
+    tasks = []
+    for i, part in enumerate(parts):
+        if number in part.annotated.rules:
+            tasks.append((part, folder / f"{i:06}.parquet"))
+    for _ in engine.map(partial(_write_keys, judgement, number), tasks):
         pass
     with new_folder(target) as partial_folder:
-        judgement.recipe[number].resolve(
-            [keys / f"{place:06}.parquet" for place, _ in tasks], partial_folder / FOUND
-        )
-    shutil.rmtree(keys)
+        judgement.recipe[number].resolve([path for _, path in tasks], partial_folder / FOUND)
+    shutil.rmtree(folder)
 
 
-def _write_keys(judgement: Judgement, number: int, keys: Path, task: tuple[int, Numbered]) -> None:
-    """The numbers and keys of a part's documents that are still there when rule `number` begins."""
-    place, part = task
-    path = keys / f"{place:06}.parquet"
+def _write_keys(judgement: Judgement, number: int, task: tuple[Numbered, Path]) -> None:
+    """Write the numbers and keys of a part's documents that are still there when rule `number` begins; a
+    process does it.
+    """
+    part, path = task
     if path.exists():
         return
-    kept = judgement.verdicts(part, before=number).kept()
     signals = part.annotated.signals(number)
-    kept &= ~signals[EMPTY].to_numpy()
-    table = (
-        signals.drop_columns([EMPTY])
-        .append_column("document", pa.array(judgement.numbers(part)))
-        .filter(pa.array(kept))
-    )
-    corpus.write_table(path, table)
+    stays = judgement.verdicts(part, before=number).stays() & ~signals[EMPTY].to_numpy()
+    keys = signals.drop_columns([EMPTY]).append_column("document", pa.array(judgement.numbers(part)))
+    corpus.write_table(path, keys.filter(pa.array(stays)))
 
 
-def _quantiles(parts: Sequence[Numbered], recipe: tuple[Rule, ...]) -> dict[tuple[int, str, str], float]:
+def _quantiles(parts: Sequence[Numbered], recipe: tuple[Rule, ...]) -> dict[QuantileKey, float]:
     """The least value of every limit that keeps a fraction of a source: over all its documents that were
     measured.
     """
-    found = {}
+    quantiles = {}
     for number, rule in enumerate(recipe):
-        for limit in (limit for limit in rule.limits() if limit.quantile is not None):
+        for limit in rule.limits():
+            if limit.quantile is None:
+                continue
             for source in rule.sources:
-                of_source = [part.annotated for part in parts if part.annotated.part.source == source]
-                values = np.concatenate(
-                    [numbers(part.signals(number, [limit.signal])[limit.signal]) for part in of_source]
-                    or [[]]
-                )
-                if (measured := values[~np.isnan(values)]).size:
-                    found[number, source, limit.reason] = float(
-                        np.quantile(measured, limit.quantile, method="lower")
-                    )
-    return found
+                measured = _measured(parts, number, source, limit)
+                if measured.size:
+                    # "lower" is a value that some document has: no rounding between two of them
+                    least = np.quantile(measured, limit.quantile, method="lower")
+                    quantiles[number, source, limit.reason] = float(least)
+    return quantiles
+
+
+def _measured(parts: Sequence[Numbered], number: int, source: str, limit: Limit) -> np.ndarray:
+    """The values of a limit's signal over a source, those apart that are NaN; float64 [n]."""
+    values = [np.zeros(0)]
+    for part in parts:
+        if part.annotated.part.source == source:
+            values.append(numbers(part.annotated.signals(number, [limit.signal])[limit.signal]))
+    of_source = np.concatenate(values)
+    return of_source[~np.isnan(of_source)]

@@ -5,10 +5,11 @@ Signals stand beside the documents under a key of all they depend on: another th
 another rule itself alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,17 @@ from data_pipeline.stages.ingest import Ingested
 
 VERSION = 1  # of what this stage makes of the same documents and rules
 EMPTY = "empty"  # signal: nothing was left after this rule
+
+PieceNumber = tuple[int, int]  # number of a rule in the recipe, number of its piece
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A rule that measures several things, each for itself."""
+
+    def pieces(self) -> tuple[Rule, ...]:
+        """Rules whose signals together are its own."""
+        ...
 
 
 class Annotated(NamedTuple):
@@ -43,20 +55,20 @@ class Annotated(NamedTuple):
 
     def signals(self, number: int, names: Sequence[str] | None = None) -> pa.Table:
         """What a rule measured, a row a document; all of it, or some columns."""
-        first, *others = (pq.read_table(self.folder / name) for name in self.rules[number])
+        signals, *others = (pq.read_table(self.folder / name) for name in self.rules[number])
         for table in others:
-            for name in (name for name in table.column_names if name != EMPTY):
-                first = first.append_column(name, table[name])
-        return first if names is None else first.select(names)
+            for name in table.column_names:
+                if name != EMPTY:  # each piece has that column; one is enough
+                    signals = signals.append_column(name, table[name])
+        return signals if names is None else signals.select(names)
 
-    def missing(self) -> dict[tuple[int, int], Path]:
-        """(number in the recipe, number of the piece) → file, of the signals that are not there."""
-        files = {
-            (n, place): self.folder / name
-            for n, names in self.rules.items()
-            for place, name in enumerate(names)
-        }
-        return {which: file for which, file in files.items() if not file.exists()}
+    def missing(self) -> dict[PieceNumber, Path]:
+        """The files of signals that are not there."""
+        files: dict[PieceNumber, Path] = {}
+        for number, names in self.rules.items():
+            for piece, name in enumerate(names):
+                files[number, piece] = self.folder / name
+        return {piece: file for piece, file in files.items() if not file.exists()}
 
     def has_text(self) -> bool:
         """Whether the documents are there as the rules leave them."""
@@ -88,54 +100,70 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
     for number, rule in enumerate(recipe):
         if part.source not in rule.sources:
             continue
-        described = [settings.described(piece, without=(*rule.LATE, "sources")) for piece in pieces_of(rule)]
+        # late fields are read by the limits alone, and another source does not change this one's signals
+        left_out = (*rule.LATE, "sources")
+        described = [settings.described(piece, without=left_out) for piece in pieces_of(rule)]
         rules[number] = tuple(f"{settings.digest([*made_by, piece])}.parquet" for piece in described)
         if rule.EDITS:
             made_by += described
-    return Annotated(part, folder / part.source / part.key, rules, f"text-{settings.digest(made_by)}.parquet")
+    text = f"text-{settings.digest(made_by)}.parquet"
+    return Annotated(part, folder / part.source / part.key, rules, text)
 
 
 def pieces_of(rule: Rule) -> tuple[Rule, ...]:
     """The rule as rules that measure its signals one after another, where it has pieces: then a new piece
     measures itself alone.
     """
-    return rule.pieces() if hasattr(rule, "pieces") else (rule,)
+    return rule.pieces() if isinstance(rule, InPieces) else (rule,)
 
 
 def _annotate(recipe: tuple[Rule, ...], part: Annotated) -> None:
-    """One part, whole: the task of a process."""
-    wanted, with_text = part.missing(), not part.has_text()
-    last = max(part.rules if with_text else (number for number, _ in wanted), default=-1)
-    pieces = [
-        ((n, place), piece)
-        for n in part.rules
-        if n <= last
-        for place, piece in enumerate(pieces_of(recipe[n]))
-    ]
-    needed = [(which, piece) for which, piece in pieces if piece.EDITS or which in wanted]
-    measured: dict[tuple[int, int], list[Signals]] = {which: [] for which, _ in needed}
+    """Write what is missing of one part; a process does it."""
+    missing = part.missing()
+    writes_text = not part.has_text()
+    needed = _needed(recipe, part, missing, writes_text)
+    measured: dict[PieceNumber, list[Signals]] = {piece: [] for piece in needed}
 
-    def chained(batch: list[Document]) -> list[Document]:
-        for which, piece in needed:
-            before, (batch, signals) = batch, piece.annotate(batch)
-            measured[which].append({**signals, EMPTY: emptied(before, batch)})
-        return batch
+    def rewritten() -> Iterator[list[Document]]:
+        for batch in part.part.batches():
+            for number, piece in needed.items():
+                before = batch
+                batch, signals = piece.annotate(batch)
+                measured[number].append({**signals, EMPTY: emptied(before, batch)})
+            yield batch
 
-    texts = map(chained, part.part.batches())
-    for _ in corpus.write_batches(part.folder / part.text, texts) if with_text else texts:
-        pass
-    for which, path in wanted.items():
-        _write(path, measured[which])
+    texts = rewritten()
+    if writes_text:
+        texts = corpus.write_batches(part.folder / part.text, texts)
+    for _ in texts:
+        pass  # the generators measure and write as they are drawn from
+    for number, path in missing.items():
+        _write(path, measured[number])
+
+
+def _needed(
+    recipe: tuple[Rule, ...], part: Annotated, missing: Container[PieceNumber], writes_text: bool
+) -> dict[PieceNumber, Rule]:
+    """The pieces of rules that must run, in order: those whose signals are missing, and all that edit the
+    text which these, or the text file, have to see.
+    """
+    needed: dict[PieceNumber, Rule] = {}
+    last = 0  # how many of `needed` somebody needs
+    for number in part.rules:
+        for i, piece in enumerate(pieces_of(recipe[number])):
+            if piece.EDITS or (number, i) in missing:
+                needed[number, i] = piece
+            if (number, i) in missing:
+                last = len(needed)
+    return needed if writes_text else dict(islice(needed.items(), last))
 
 
 def emptied(before: list[Document], after: list[Document]) -> np.ndarray:
     """Whether a rule left nothing of a text that had something."""
     if before is after:
         return np.zeros(len(after), bool)
-    return np.array(
-        [not new.text.strip() and bool(old.text.strip()) for old, new in zip(before, after, strict=True)],
-        bool,
-    )
+    pairs = zip(before, after, strict=True)
+    return np.array([not new.text.strip() and bool(old.text.strip()) for old, new in pairs], bool)
 
 
 def _write(path: Path, measured: list[Signals]) -> None:

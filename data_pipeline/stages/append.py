@@ -10,24 +10,30 @@ from data_pipeline.documents import corpus
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import read_json
 from data_pipeline.progress import Progress
-from data_pipeline.stages.flow import Asked, judged
-from data_pipeline.stages.ingest import ingest, stored
-from data_pipeline.stages.new_documents import fresh
+from data_pipeline.stages.flow import CleanSettings, judge_parts
+from data_pipeline.stages.ingest import Ingested, ingest, stored
+from data_pipeline.stages.new_documents import new_parts
 from data_pipeline.stages.separate import separate
 from data_pipeline.stages.text import HELD_OUT, STAGES, TRAIN, Text
 from data_pipeline.stages.tokens import segment, write_tokens
 
-NO_COMMON = 1 << 60  # groups: the held-out side stays as it is
+# more groups than any corpus has: then no held-out text is common language, and that side stays as it is
+NO_COMMON = 1 << 60
 
 
 def new_text(
-    asked: Asked, folder: Path, known: Mapping[str, Sequence[str]], *, engine: Engine, progress: Progress
+    settings: CleanSettings,
+    folder: Path,
+    known: Mapping[str, Sequence[str]],
+    *,
+    engine: Engine,
+    progress: Progress,
 ) -> list[Text]:
     """The clean text to train on of what the sources have gained: judged among all, and apart from what was
     held out before.
 
     Args:
-        asked: As of the finished corpus.
+        settings: As of the finished corpus.
         folder: Of the finished corpus.
         known: Source → keys of the parts it was made of.
         engine: Who does the work.
@@ -36,19 +42,24 @@ def new_text(
     stages = folder / STAGES
     with progress("  reading", unit="parts") as advance:
         read = ingest(
-            dict(asked.sources),
+            dict(settings.sources),
             stages / "ingest",
             work=stages / "work",
+            # a sample of the whole would take other documents than the finished one did
             limit_mib=None,
             engine=engine,
             advance=advance,
         )
-    old = [stored(source, stages / "ingest" / source / key) for source, keys in known.items() for key in keys]
-    old, new = [part for part in old if part.n_documents], fresh(read, old)
-    set_aside = frozenset(name for names in read_json(folder / "held_out.json").values() for name in names)
-    _, selected = judged([*old, *new], asked, set_aside, stages, engine=engine, progress=progress)
-    added = [text for _, both in selected[len(old) :] for text in both if text.side == TRAIN]
-    held_out_filter = asked.held_out_filter.model_copy(update={"common_groups": NO_COMMON})
+    old = _known_parts(stages / "ingest", known)
+    new = new_parts(read, old)
+    set_aside = read_json(folder / "held_out.json").values()
+    held_out_groups = frozenset(name for names in set_aside for name in names)
+    # old parts come first: of equal documents that of the finished corpus stays
+    _, selected = judge_parts(
+        [*old, *new], settings, held_out_groups, stages, engine=engine, progress=progress
+    )
+    added = [text for _, sides in selected[len(old) :] for text in sides if text.side == TRAIN]
+    held_out_filter = settings.held_out_filter.model_copy(update={"common_groups": NO_COMMON})
     with progress("  keeping the sides apart", unit="parts") as advance:
         separated = separate(
             [*added, *_held_out(folder, known)],
@@ -60,15 +71,21 @@ def new_text(
     return [text for text in separated.texts if text.side == TRAIN]
 
 
+def _known_parts(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Ingested]:
+    parts = [stored(source, folder / source / key) for source, keys in known.items() for key in keys]
+    return [part for part in parts if part.n_documents]
+
+
 def _held_out(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Text]:
     """The held-out text that the shards were made of."""
-    found = []
+    texts = []
     for source in known:
         for entry in corpus.entries(folder, HELD_OUT, source):
             path = folder / entry["file"]
             n_documents = sum(map(len, corpus.read_batches(path)))
-            found.append(Text(HELD_OUT, source, path, entry["sha256"], n_documents, 0, path.parent))
-    return found
+            # its size and lineage are not asked for again: it is compared with, not written
+            texts.append(Text(HELD_OUT, source, path, entry["sha256"], n_documents, 0, path.parent))
+    return texts
 
 
 def write_segments(
@@ -80,6 +97,7 @@ def write_segments(
         if text.documents:
             by_source.setdefault(text.source, []).append(text)
     segments = [segment(of_source, folder, **made_with) for of_source in by_source.values()]
-    with progress("  writing tokens", sum(len(each.texts) for each in segments), unit="parts") as advance:
+    n_parts = sum(len(each.texts) for each in segments)
+    with progress("  writing tokens", n_parts, unit="parts") as advance:
         write_tokens(segments, engine=engine, advance=advance)
     return {source: sum(text.documents for text in of_source) for source, of_source in by_source.items()}

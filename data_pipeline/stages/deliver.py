@@ -16,11 +16,11 @@ from data_pipeline.stages.chats import write_tokens as write_chats
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import Cleaned
 from data_pipeline.stages.text import MODEL, SIDES, STAGES
-from data_pipeline.stages.tokens import wanted, write_tokens
+from data_pipeline.stages.tokens import shards_to_write, write_tokens
 from data_pipeline.stages.vocabulary import make_tokenizer, measure
 
 
-class Ordered(NamedTuple):
+class TokenSettings(NamedTuple):
     """What tokens and shards depend on beside the text; the fields of `Prepare`."""
 
     tokenizer: Any
@@ -31,8 +31,12 @@ class Ordered(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """What was written: the tokenizer's fingerprint, SIDE/NAME → content hash of its shards, and the
-    account.
+    """What was written.
+
+    Attributes:
+        tokenizer: Its fingerprint.
+        contents: SIDE/NAME → content hash of its shards.
+        results: The account.
     """
 
     tokenizer: str
@@ -41,45 +45,50 @@ class Delivered(NamedTuple):
 
 
 def deliver(
-    cleaned: Cleaned, ordered: Ordered, folder: Path, *, engine: Engine, progress: Progress
+    cleaned: Cleaned, settings: TokenSettings, folder: Path, *, engine: Engine, progress: Progress
 ) -> Delivered:
     """Write tokenizer.model and SIDE/NAME into `folder`; what is there already and still right stays.
 
     Raises:
         ValueError: the tokenizer cannot be made of this text.
     """
-    stages, sources = folder / STAGES, list(cleaned.groups)
+    stages = folder / STAGES
+    sources = list(cleaned.groups)
     with progress("  making the tokenizer"):
         tokenizer = make_tokenizer(
-            ordered.tokenizer, cleaned.texts, ordered.tokenizer_weights, stages / "tokenizer", folder / MODEL
+            settings.tokenizer,
+            cleaned.texts,
+            settings.tokenizer_weights,
+            stages / "tokenizer",
+            folder / MODEL,
         )
-    split = [
-        [text for text in cleaned.texts if (text.side, text.source) == which]
-        for which in product(SIDES, sources)
-    ]
-    made_with = {
-        "fingerprint": tokenizer.fingerprint,
-        "seed": ordered.seed,
-        "shard_records": ordered.shard_records,
-    }
-    shards = [wanted(texts, folder, **made_with) for texts in split]
-    with progress("  writing tokens", sum(len(each.texts) for each in shards), unit="parts") as advance:
-        write_tokens(shards, engine=engine, advance=advance)
-    counts: dict[str, dict[str, int]] = {}
-    if ordered.chats is not None:
-        with progress("  making chats"):
-            made = make_chats(
-                ordered.chats, cleaned.texts, cleaned.index, stages / "chats", seed=ordered.seed
+    shards = []
+    for side, source in product(SIDES, sources):
+        texts = [text for text in cleaned.texts if (text.side, text.source) == (side, source)]
+        shards.append(
+            shards_to_write(
+                texts,
+                folder,
+                fingerprint=tokenizer.fingerprint,
+                seed=settings.seed,
+                shard_records=settings.shard_records,
             )
-            write_chats(ordered.chats, made, folder, tokenizer, shard_records=ordered.shard_records)
+        )
+    n_parts = sum(len(each.texts) for each in shards)
+    with progress("  writing tokens", n_parts, unit="parts") as advance:
+        write_tokens(shards, engine=engine, advance=advance)
+    chats = settings.chats
+    counts: dict[str, dict[str, int]] = {}
+    if chats is not None:
+        with progress("  making chats"):
+            made = make_chats(chats, cleaned.texts, cleaned.index, stages / "chats", seed=settings.seed)
+            write_chats(chats, made, folder, tokenizer, shard_records=settings.shard_records)
             counts = counts_of(made)
     names = (*sources, *(KINDS if counts else ()))
+    # opened, not only read: so that what is handed over is known to be whole
     manifests = {
         f"{side}/{name}": Shards(folder / side / name).manifest for side, name in product(SIDES, names)
     }
     results = account_of(cleaned, counts, manifests) | {"fertility": measure(tokenizer, cleaned.texts)}
-    return Delivered(
-        tokenizer.fingerprint,
-        {name: manifest["content_hash"] for name, manifest in manifests.items()},
-        results,
-    )
+    contents = {name: manifest["content_hash"] for name, manifest in manifests.items()}
+    return Delivered(tokenizer.fingerprint, contents, results)

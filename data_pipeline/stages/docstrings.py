@@ -5,7 +5,7 @@ plausible wrong answers.
 import ast
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from data_pipeline.clean.overlap import HeldOutIndex, shingles_of
 from data_pipeline.clean.spans import STRUCTURE, Definition, definitions, paragraphs, parse, words_of
 from data_pipeline.documents.document import Document
 
+# below, a docstring names its function again; above, it is a manual page
 MIN_WORDS, MAX_WORDS = 4, 60
 MAX_SIGNATURE_CHARS = 160  # longer ones are shown as `name(...)`
 NEAREST = 5  # a wrong answer is one of the five nearest in length, so that length tells nothing
@@ -54,17 +55,19 @@ def pairs_from_code(documents: Iterable[Document], *, index: HeldOutIndex | None
         index: Of the held-out side, for training pairs: a docstring that repeats a held-out text is left out.
     """
     pairs: list[Docstring] = []
-    seen: set = set()
+    seen_answers: set[tuple[str, ...]] = set()
+    seen_names: set[tuple[str, str]] = set()
     for document in documents:
         for pair in docstrings_in(document):
-            key = words_of(pair.text)
-            if (
-                key in seen
-                or (pair.module, pair.name) in seen
-                or (index is not None and index.matches(pair.text))
-            ):
+            answer = words_of(pair.text)
+            # a property and its setter have one name, an overload the docstring of another
+            name = (pair.module, pair.name)
+            if answer in seen_answers or name in seen_names:
                 continue
-            seen |= {key, (pair.module, pair.name)}
+            if index is not None and index.matches(pair.text):
+                continue
+            seen_answers.add(answer)
+            seen_names.add(name)
             pairs.append(pair)
     return pairs
 
@@ -84,29 +87,36 @@ def first_paragraph(docstring: str) -> str:
     """
     first = next(iter(paragraphs(docstring)), "").strip()
     text = " ".join(first.split())
-    is_prose = MIN_WORDS <= len(text.split()) <= MAX_WORDS and ">>>" not in text
-    return (
-        text
-        if is_prose and not STRUCTURE.fullmatch(first.split("\n")[0]) and len(words_of(text)) >= MIN_WORDS
-        else ""
-    )
+    if not MIN_WORDS <= len(text.split()) <= MAX_WORDS or ">>>" in text:
+        return ""
+    if STRUCTURE.fullmatch(first.split("\n")[0]):  # "class Page", "Return value:" and the like
+        return ""
+    # "(a, b) -> c" has four words by its spaces, and none that is one
+    return text if len(words_of(text)) >= MIN_WORDS else ""
 
 
 def module_of(path: str) -> str:
     """`json/decoder.py` → `json.decoder`, `json/__init__.py` → `json`."""
     parts = PurePosixPath(path).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts = parts[:-1]  # a package is named after its folder
+    return ".".join(parts)
 
 
 def signature_of(name: str, node: Definition) -> str:
     """The definition's head in one line, with its qualified name."""
     if isinstance(node, ast.ClassDef):
+        head = f"class {name}"
         bases = ", ".join(map(ast.unparse, node.bases))
-        head, tail = f"class {name}", f"({bases})" if bases else ""
+        tail = f"({bases})" if bases else ""
     else:
         head = f"async {name}" if isinstance(node, ast.AsyncFunctionDef) else name
-        tail = f"({ast.unparse(node.args)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
-    return head + (tail if len(head + tail) <= MAX_SIGNATURE_CHARS else "(...)")
+        tail = f"({ast.unparse(node.args)})"
+        if node.returns:
+            tail += f" -> {ast.unparse(node.returns)}"
+    if len(head + tail) > MAX_SIGNATURE_CHARS:
+        tail = "(...)"
+    return head + tail
 
 
 def question(pair: Docstring, *, seed: int) -> Row:
@@ -140,8 +150,9 @@ def preferences(pairs: Iterable[Docstring], *, seed: int) -> list[Preference]:
 
 def wrong_answer(pair: Docstring, others: list[Docstring], seed: int) -> str | None:
     """One of the `NEAREST` docstrings nearest in length that say something else; None when there is none."""
+    # by name where lengths tie: the order of files must not choose
     by_length = sorted(others, key=lambda other: (abs(len(other.text) - len(pair.text)), other.name))
-    different = []
+    different: list[str] = []
     for other in by_length:
         if not alike(pair.text, other.text):
             different.append(other.text)
@@ -155,11 +166,14 @@ def alike(one: str, other: str) -> bool:
     common.
     """
     a, b = words_of(one), words_of(other)
-    return any(
-        len(x & y) > MAX_ALIKE * len(x | y)
-        for x, y in ((set(a), set(b)), (shingles_of(a), shingles_of(b)))
-        if x | y
-    )
+    # shingles tell short texts apart that share their small words
+    return _overlap(set(a), set(b)) > MAX_ALIKE or _overlap(shingles_of(a), shingles_of(b)) > MAX_ALIKE
+
+
+def _overlap(one: Collection, other: Collection) -> float:
+    """Jaccard similarity; 0 of two empty sets."""
+    union = set(one) | set(other)
+    return len(set(one) & set(other)) / len(union) if union else 0.0
 
 
 def keyed(seed: int, purpose: str, pair: Docstring) -> int:

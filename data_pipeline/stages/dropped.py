@@ -1,4 +1,4 @@
-"""What the stages lost on the way, gathered from their reports."""
+"""Reports of what the stages dropped, gathered for the account of the whole corpus."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,35 +10,41 @@ from data_pipeline.stages.ingest import Ingested
 from data_pipeline.stages.text import HELD_OUT, REPORT, TRAIN, Text
 
 
-def losses(read: list[Ingested]) -> list[dict[str, Any]]:
-    """What reading lost, and what the limit leaves out."""
+def drop_reports(read: list[Ingested]) -> list[dict[str, Any]]:
+    """Reports of what reading dropped, one a part; what `limit_mib` leaves out is a reason of its own."""
     reports = [part.report() for part in read]
     for part, report in zip(read, reports, strict=True):
-        if over := report["documents"] - part.n_documents:
-            report["dropped"].setdefault(part.source, {})["over_limit_mib"] = over
+        # the report on the disk was written before anybody knew of a limit
+        n_over = report["documents"] - part.n_documents
+        if n_over:
+            report["dropped"].setdefault(part.source, {})["over_limit_mib"] = n_over
     return reports
 
 
 def reports_in(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The reports of parts."""
+    """The reports that a later stage wrote, a folder each."""
     return [read_json(folder / REPORT) for folder in folders]
 
 
 def require_all(
     texts: list[Text], reports: list[dict[str, Any]], sources: list[str], held_out_frac: float
 ) -> None:
-    """Raises ValueError when a source has nothing left on one of the sides."""
+    """Refuse a corpus in which a source has nothing left.
+
+    Raises:
+        ValueError: a source has no document left on one of the sides; it says for what reasons.
+    """
+    n_documents = {(source, side): 0 for source in sources for side in (TRAIN, HELD_OUT)}
+    for text in texts:
+        n_documents[text.source, text.side] += text.documents
     for source in sources:
-        left = {
-            side: sum(text.documents for text in texts if (text.source, text.side) == (source, side))
-            for side in (TRAIN, HELD_OUT)
-        }
         why = reasons(merged(reports), source)
-        if not left[TRAIN]:
+        if not n_documents[source, TRAIN]:
             raise ValueError(
                 f"sources.{source} has no document left to train on ({why}); loosen the recipe or add text"
             )
-        if not left[HELD_OUT]:
+        if not n_documents[source, HELD_OUT]:
             raise ValueError(
-                f"held_out_frac={held_out_frac} leaves no held-out document of {source} ({why}); raise it or add text"
+                f"held_out_frac={held_out_frac} leaves no held-out document of {source} ({why}); "
+                "raise it or add text"
             )

@@ -37,25 +37,21 @@ class Encoding(NamedTuple):
 
 
 def encode(task: tuple[Text, Path, Encoding]) -> None:
-    """One part of the text, whole: the task of a process."""
+    """Encode one part of the text into the file of the task; a process does it."""
     text, path, encoding = task
     tokenizer = Tokenizer(encoding.tokenizer)
     rows: list[tuple] = []
     for batch in batched(corpus.read_documents(text.path), BATCH):
-        for document, ids in zip(
-            batch, tokenizer.encode_all([document.text for document in batch]), strict=True
-        ):
+        encoded = tokenizer.encode_all([document.text for document in batch])
+        for document, ids in zip(batch, encoded, strict=True):
             tokens = np.array([tokenizer.bos, *ids, tokenizer.eos], np.int32)
             rank = rank_of(document, encoding.seed)
-            rows.append(
-                (rank % encoding.n_shards, rank, document.id, len(document.text.encode()), tokens.tobytes())
-            )
-    rows.sort()
-    table = pa.table(
-        [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)],
-        SCHEMA,
-    )
-    corpus.write_table(path, table, rows_a_group=ROWS)
+            shard = rank % encoding.n_shards
+            rows.append((shard, rank, document.id, len(document.text.encode()), tokens.tobytes()))
+    rows.sort()  # by shard first: a reader of one shard skips the row groups of the others
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+    corpus.write_table(path, pa.table(arrays, SCHEMA), rows_a_group=ROWS)
 
 
 def rank_of(document: Document, seed: int) -> int:

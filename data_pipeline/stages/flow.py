@@ -11,14 +11,14 @@ from data_pipeline.engine.runner import Engine
 from data_pipeline.progress import Progress
 from data_pipeline.stages.across import Judgement, find, numbered
 from data_pipeline.stages.annotate import annotate
-from data_pipeline.stages.dropped import losses, reports_in, require_all
+from data_pipeline.stages.dropped import drop_reports, reports_in, require_all
 from data_pipeline.stages.ingest import Ingested, ingest
 from data_pipeline.stages.select import select
 from data_pipeline.stages.separate import separate
 from data_pipeline.stages.text import STAGES, Text
 
 
-class Asked(NamedTuple):
+class CleanSettings(NamedTuple):
     """What clean text depends on; the fields of `Prepare`."""
 
     sources: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
 
 
 class Cleaned(NamedTuple):
-    """Clean text, and the account of what was not kept.
+    """Clean text, and the account of what was dropped.
 
     Attributes:
         read: The parts as read.
@@ -49,67 +49,75 @@ class Cleaned(NamedTuple):
     index: HeldOutIndex
 
 
-def clean(asked: Asked, folder: Path, *, engine: Engine, progress: Progress) -> Cleaned:
+def clean(settings: CleanSettings, folder: Path, *, engine: Engine, progress: Progress) -> Cleaned:
     """Bring the stages of `folder` up to what is asked for; each does only what was not done before.
 
     Raises:
         ValueError: a source gives nothing, cannot be split, or has nothing left on one side.
     """
-    folder = folder / STAGES
+    stages = folder / STAGES
+    sources = dict(settings.sources)
+    names = list(sources)
     with progress("  reading", unit="parts") as advance:
-        sources = dict(asked.sources)
         read = ingest(
             sources,
-            folder / "ingest",
-            work=folder / "work",
-            limit_mib=asked.limit_mib,
+            stages / "ingest",
+            work=stages / "work",
+            limit_mib=settings.limit_mib,
             engine=engine,
             advance=advance,
         )
-    groups = {
-        source: sorted({name for part in read if part.source == source for name in part.groups})
-        for source in sources
-    }
-    set_aside = split_groups(groups, frac=asked.held_out_frac, seed=asked.seed)
-    judgement, selected = judged(
-        [part for part in read if part.n_documents],
-        asked,
-        set_aside,
-        folder,
-        engine=engine,
-        progress=progress,
+    # groups are set aside before any document is looked at: no rule may see which side it is on
+    groups = _groups(read, names)
+    set_aside = split_groups(groups, frac=settings.held_out_frac, seed=settings.seed)
+    with_documents = [part for part in read if part.n_documents]
+    judgement, selected = judge_parts(
+        with_documents, settings, set_aside, stages, engine=engine, progress=progress
     )
-    texts = [text for _, both in selected for text in both]
-    reports = [*losses(read), *reports_in(target for target, _ in selected)]
-    require_all(texts, reports, list(sources), asked.held_out_frac)
+    texts = [text for _, sides in selected for text in sides]
+    reports = [*drop_reports(read), *reports_in(target for target, _ in selected)]
+    require_all(texts, reports, names, settings.held_out_frac)
     with progress("  keeping the sides apart", unit="parts") as advance:
         separated = separate(
-            texts, asked.held_out_filter, folder / "separate", engine=engine, advance=advance
+            texts, settings.held_out_filter, stages / "separate", engine=engine, advance=advance
         )
     reports += reports_in(separated.reports)
-    require_all(separated.texts, reports, list(sources), asked.held_out_frac)
-    named = {source: [name for name in names if name in set_aside] for source, names in groups.items()}
-    return Cleaned(read, named, judgement, separated.texts, reports, separated.index)
+    require_all(separated.texts, reports, names, settings.held_out_frac)
+    held_out = {source: [name for name in of if name in set_aside] for source, of in groups.items()}
+    return Cleaned(read, held_out, judgement, separated.texts, reports, separated.index)
 
 
-def judged(
+def _groups(read: list[Ingested], sources: list[str]) -> dict[str, list[str]]:
+    """Source → the groups of its documents, sorted."""
+    groups: dict[str, set[str]] = {source: set() for source in sources}
+    for part in read:
+        groups[part.source].update(part.groups)
+    return {source: sorted(names) for source, names in groups.items()}
+
+
+def judge_parts(
     read: list[Ingested],
-    asked: Asked,
+    settings: CleanSettings,
     set_aside: frozenset[str],
     stages: Path,
     *,
     engine: Engine,
     progress: Progress,
 ) -> tuple[Judgement, list[tuple[Path, list[Text]]]]:
-    """Stages 2 to 5: what parts that have documents are judged by, and of each the folder of its report and
-    the text of its sides.
+    """Stages 2 to 5 for parts that have documents.
+
+    Returns:
+        What they are judged by, and of each part the folder of its report and the text of its sides.
     """
+    recipe = settings.recipe
     with progress("  measuring", len(read), unit="parts") as advance:
-        parts = numbered(annotate(read, asked.recipe, stages / "annotate", engine=engine, advance=advance))
+        annotated = annotate(read, recipe, stages / "annotate", engine=engine, advance=advance)
+    parts = numbered(annotated)
     with progress("  comparing", unit="rules") as advance:
-        judgement = find(parts, asked.recipe, set_aside, stages / "across", engine=engine, advance=advance)
+        judgement = find(parts, recipe, set_aside, stages / "across", engine=engine, advance=advance)
     with progress("  selecting", len(parts), unit="parts") as advance:
-        return judgement, select(parts, judgement, stages / "select", engine=engine, advance=advance)
+        selected = select(parts, judgement, stages / "select", engine=engine, advance=advance)
+    return judgement, selected
 
 
 def misplaced(recipe: tuple[Rule, ...]) -> Iterator[str]:
@@ -117,18 +125,19 @@ def misplaced(recipe: tuple[Rule, ...]) -> Iterator[str]:
     out of the text it compared.
     """
     for number, rule in enumerate(recipe):
-        later = [
-            k
-            for k, other in enumerate(recipe)
-            if k > number and other.EDITS and set(other.sources) & set(rule.sources)
-        ]
-        if isinstance(rule, AcrossRule) and later:
-            yield f"recipe.{later[-1]} rewrites text that recipe.{number} has compared; put it before"
+        if not isinstance(rule, AcrossRule):
+            continue
+        rewriting = []
+        for later, other in enumerate(recipe[number + 1 :], number + 1):
+            if other.EDITS and set(other.sources) & set(rule.sources):
+                rewriting.append(later)
+        if rewriting:
+            yield f"recipe.{rewriting[-1]} rewrites text that recipe.{number} has compared; put it before"
 
 
 def keys_of(read: list[Ingested]) -> dict[str, list[str]]:
     """Source → keys of its parts, by which `append` tells what is new."""
-    return {
-        source: [part.folder.name for part in read if part.source == source]
-        for source in {part.source: None for part in read}
-    }
+    keys: dict[str, list[str]] = {}
+    for part in read:
+        keys.setdefault(part.source, []).append(part.folder.name)
+    return keys

@@ -2,6 +2,7 @@
 the limits.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,49 +17,62 @@ N_BINS = 40
 
 def count_edits(part: Numbered, verdicts: Verdicts, drops: Drops) -> None:
     """Add what the rules cut and replaced in the documents that stay."""
-    kept = verdicts.kept()
+    stays = verdicts.stays()
     for number in part.annotated.rules:
         signals = part.annotated.signals(number)
-        for name in (name for name in signals.column_names if name.endswith(NOT_DOCUMENTS)):
-            if n := int(np.nansum(numbers(signals[name])[kept])):
-                drops.add(part.annotated.part.source, name, n=n)
+        for name in signals.column_names:
+            # only names that end so count pieces of documents; the others are measurements
+            if name.endswith(NOT_DOCUMENTS):
+                n = int(np.nansum(numbers(signals[name])[stays]))
+                if n:
+                    drops.add(part.annotated.part.source, name, n=n)
 
 
 def histograms_of(part: Numbered, judgement: Judgement) -> list[dict[str, Any]]:
     """Of every limit: how the documents that it concerns lie around it; the ends of the bins depend on it
     alone, so that parts add up.
     """
-    languages, found = part.languages(), []
+    histograms = []
+    languages = part.languages()
+    source = part.annotated.part.source
     for number in part.annotated.rules:
         limits = judgement.recipe[number].limits()
         for limit in limits:
-            own = [
-                other.language
-                for other in limits
-                if other.language and (other.reason, other.signal) == (limit.reason, limit.signal)
-            ]
-            concerned = languages == limit.language if limit.language else ~np.isin(languages, own)
-            values = numbers(part.annotated.signals(number, [limit.signal])[limit.signal])[concerned]
-            least = judgement.quantiles.get((number, part.annotated.part.source, limit.reason), limit.least)
-            if (values := values[~np.isnan(values)]).size:
-                found.append(_histogram(values, limit._replace(least=float(least))))
-    return found
+            signals = part.annotated.signals(number, [limit.signal])
+            values = numbers(signals[limit.signal])[_concerned(limit, limits, languages)]
+            values = values[~np.isnan(values)]
+            if values.size:
+                least = judgement.quantiles.get((number, source, limit.reason), limit.least)
+                histograms.append(_histogram(values, limit._replace(least=float(least))))
+    return histograms
+
+
+def _concerned(limit: Limit, limits: Sequence[Limit], languages: np.ndarray) -> np.ndarray:
+    """Which documents a limit looks at, bool [n]."""
+    if limit.language:
+        return languages == limit.language
+    # a limit for any language leaves those alone that have one of their own for the same signal
+    own_languages = []
+    for other in limits:
+        if other.language and (other.reason, other.signal) == (limit.reason, limit.signal):
+            own_languages.append(other.language)
+    return ~np.isin(languages, own_languages)
 
 
 def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:
     edges = bins(limit)
-    ends = {
-        name: value for name, value in (("least", limit.least), ("most", limit.most)) if np.isfinite(value)
-    }
-    return {
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    histogram = {
         "reason": limit.reason,
         "signal": limit.signal,
         "language": limit.language,
         "edges": edges.tolist(),
-        "counts": np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist(),
+        "counts": counts.tolist(),
         "beyond": int(((values < limit.least) | (values > limit.most)).sum()),
-        **ends,
     }
+    # JSON has no word for an end that is infinite
+    ends = {"least": limit.least, "most": limit.most}
+    return histogram | {name: end for name, end in ends.items() if np.isfinite(end)}
 
 
 def bins(limit: Limit) -> np.ndarray:
@@ -66,5 +80,6 @@ def bins(limit: Limit) -> np.ndarray:
     if np.isfinite(limit.least) and np.isfinite(limit.most):
         room = (limit.most - limit.least) / 2 or 1.0
         return np.linspace(max(0.0, limit.least - room), limit.most + room, N_BINS + 1)
-    end = next((2 * end for end in (limit.most, limit.least) if np.isfinite(end)), 1.0)
-    return np.linspace(min(0.0, end), max(0.0, end) or 1.0, N_BINS + 1)
+    # one end alone stands in the middle, 0 at the other side
+    far_end = next((2 * end for end in (limit.most, limit.least) if np.isfinite(end)), 1.0)
+    return np.linspace(min(0.0, far_end), max(0.0, far_end) or 1.0, N_BINS + 1)

@@ -1,4 +1,4 @@
-"""Stage 1: the parts of every source → documents, one Parquet file a part, with what was lost on the way
+"""Stage 1: the parts of every source → documents, one Parquet file a part, with what was dropped on the way
 counted.
 """
 
@@ -61,12 +61,12 @@ class Ingested(NamedTuple):
     def batches(self) -> Iterator[list[Document]]:
         """The documents that take part."""
         for batch in corpus.read_batches(self.folder / DOCUMENTS):
-            yield (
-                batch if self.sample is None else [document for document in batch if document in self.sample]
-            )
+            if self.sample is not None:
+                batch = [document for document in batch if document in self.sample]
+            yield batch
 
     def report(self) -> dict[str, Any]:
-        """What was read, lost and why, and the hashes of the raw files."""
+        """What was read, dropped and why, and the hashes of the raw files."""
         return read_json(self.folder / REPORT)
 
 
@@ -77,6 +77,7 @@ def rank_of(document: Document) -> int:
 
 def n_bytes(document: Document) -> int:
     """Size of the text in UTF-8."""
+    # half a surrogate pair, which UTF-8 cannot hold, is dropped by a later rule; here it counts three bytes
     return len(document.text.encode(errors="surrogatepass"))
 
 
@@ -94,37 +95,41 @@ def ingest(
     Raises:
         ValueError: as a reader says; or a source gave no document.
     """
-    tasks: list[Task] = []
+    tasks: dict[str, list[Task]] = {}
     for source, reader in sources.items():
         made_by = [VERSION, source, settings.described(reader), settings.library_versions()]
-        parts = reader.parts(source, work=work)
-        keys = [settings.digest([*made_by, part, [state_of(path) for path in part.inputs]]) for part in parts]
-        tasks += [(source, part, folder / source / key) for part, key in zip(parts, keys, strict=True)]
-    missing = [task for task in tasks if not task[2].exists()]
+        tasks[source] = []
+        for part in reader.parts(source, work=work):
+            # sizes and times of the inputs: they tell that a file is another without reading it
+            states = [state_of(path) for path in part.inputs]
+            key = settings.digest([*made_by, part, states])
+            tasks[source].append((source, part, folder / source / key))
+    missing = [task for of_source in tasks.values() for task in of_source if not task[2].exists()]
     for _ in engine.map(partial(_read, sources, work), missing):
         advance()
-    return [
-        found
-        for source in sources
-        for found in _taken([task for task in tasks if task[0] == source], source, limit_mib)
-    ]
+    parts = []
+    for source, of_source in tasks.items():
+        parts += _taking_part(of_source, source, limit_mib)
+    return parts
 
 
 def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
-    """One part, whole: the task of a process."""
+    """Read one part into its folder; a process does it."""
     source, part, folder = task
     if folder.exists():
         return  # a worker that died had just finished it
-    drops, groups, ranked = Drops(), set(), []
+    drops = Drops()
+    groups: set[str] = set()
+    ranked: list[tuple[int, int]] = []  # rank and size of each document
     with new_folder(folder) as partial_folder:
 
-        def seen() -> Iterator[Document]:
+        def documents() -> Iterator[Document]:
             for document in sources[source].read(part, source, work=work, drops=drops):
                 groups.add(document.group)
                 ranked.append((rank_of(document), n_bytes(document)))
                 yield document
 
-        n_documents = corpus.write_documents(partial_folder / DOCUMENTS, seen())
+        n_documents = corpus.write_documents(partial_folder / DOCUMENTS, documents())
         write_npy(partial_folder / RANKED, np.array(ranked, np.uint64).reshape(-1, 2))
         report = {
             "part": part.name,
@@ -137,22 +142,22 @@ def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
         write_json(partial_folder / REPORT, report)
 
 
-def _taken(tasks: list[Task], source: str, limit_mib: float | None) -> list[Ingested]:
+def _taking_part(tasks: list[Task], source: str, limit_mib: float | None) -> list[Ingested]:
     """The parts of one source, without the documents that `limit_mib` leaves out."""
-    reports = [read_json(folder / REPORT) for *_, folder in tasks]
-    found = [stored(source, folder) for *_, folder in tasks]
+    parts = [stored(source, folder) for _, _, folder in tasks]
     if limit_mib is not None:
-        sample = _sample([part.folder for part in found], limit_mib * 2**20)
-        found = [limited(part, sample, [*sample]) for part in found]
-    if not sum(part.n_documents for part in found):
+        sample = _sample([part.folder for part in parts], limit_mib * 2**20)
+        parts = [limited(part, sample, list(sample)) for part in parts]
+    if not sum(part.n_documents for part in parts):
+        reports = [part.report() for part in parts]
+        why = reasons(merged(reports), source)
         n_read = sum(report["documents"] for report in reports)
-        lost = reasons(merged(reports), source) + (
-            f"; {n_read} documents read, all left out by limit_mib={limit_mib}" if n_read else ""
-        )
+        if n_read:
+            why += f"; {n_read} documents read, all left out by limit_mib={limit_mib}"
         raise ValueError(
-            f"sources.{source} gave no document ({lost}); check its fields, and limit_mib if it is set"
+            f"sources.{source} gave no document ({why}); check its fields, and limit_mib if it is set"
         )
-    return found
+    return parts
 
 
 def _sample(folders: list[Path], limit: float) -> Sample:
@@ -161,19 +166,20 @@ def _sample(folders: list[Path], limit: float) -> Sample:
     ranked = ranked[ranked[:, 1] <= limit * LARGEST_FRAC]
     ranked = ranked[np.argsort(ranked[:, 0], kind="stable")]
     n_fitting = int(np.searchsorted(np.cumsum(ranked[:, 1]), limit, side="right"))
-    return Sample(int(ranked[n_fitting, 0]) if n_fitting < len(ranked) else 1 << 64, limit * LARGEST_FRAC)
+    below = int(ranked[n_fitting, 0]) if n_fitting < len(ranked) else 1 << 64  # all ranks are less
+    return Sample(below, limit * LARGEST_FRAC)
 
 
 def limited(part: Ingested, sample: Container, described: Any) -> Ingested:
     """The part with those documents alone that `sample`, which `described` stands for, contains."""
     part = part._replace(sample=sample, key=settings.digest([part.key, described]))
-    taken = [document.group for batch in part.batches() for document in batch]
-    return part._replace(n_documents=len(taken), groups=tuple(sorted(set(taken))))
+    groups = [document.group for batch in part.batches() for document in batch]
+    return part._replace(n_documents=len(groups), groups=tuple(sorted(set(groups))))
 
 
 def stored(source: str, folder: Path) -> Ingested:
     """A part that was read before."""
     report = read_json(folder / REPORT)
-    return Ingested(
-        source, report["part"], folder, report["sha256"][:16], report["documents"], tuple(report["groups"])
-    )
+    # 16 hex digits: 2^64 contents are enough for a name
+    key = report["sha256"][:16]
+    return Ingested(source, report["part"], folder, key, report["documents"], tuple(report["groups"]))

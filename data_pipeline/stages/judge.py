@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from data_pipeline.clean.rule import Limit, Rule
 from data_pipeline.stages.annotate import EMPTY, Annotated
 
-KEPT = ""
+STAYS = ""
 
 
 class Verdicts(NamedTuple):
@@ -20,13 +20,13 @@ class Verdicts(NamedTuple):
     reason: np.ndarray  # object [n]
     value: np.ndarray  # float64 [n]
 
-    def kept(self) -> np.ndarray:
+    def stays(self) -> np.ndarray:
         """Which documents stay, bool [n]."""
-        return self.reason == KEPT
+        return self.reason == STAYS
 
     def drop(self, which: np.ndarray, reason: str, value: np.ndarray | float = np.nan) -> None:
-        """Give a reason to those of `which` that have none yet."""
-        new = which & self.kept()
+        """Give a reason to those of `which` that have none yet: the first rule that drops one is counted."""
+        new = which & self.stays()
         self.reason[new] = reason
         self.value[new] = np.broadcast_to(value, new.shape)[new]
 
@@ -51,15 +51,15 @@ def judge(
         before: So that a rule across documents compares only those that the ones before it let through.
     """
     n = len(languages)
-    verdicts = Verdicts(np.full(n, KEPT, object), np.full(n, np.nan))
+    verdicts = Verdicts(np.full(n, STAYS, object), np.full(n, np.nan))
     for number in part.rules:
         if before is not None and number >= before:
             break
         limits = recipe[number].limits()
-        table = part.signals(number, [EMPTY, *dict.fromkeys(limit.signal for limit in limits)])
-        verdicts.drop(table[EMPTY].to_numpy(), EMPTY)
+        signals = part.signals(number, [EMPTY, *dict.fromkeys(limit.signal for limit in limits)])
+        verdicts.drop(signals[EMPTY].to_numpy(), EMPTY)
         for limit in limits:
-            value = numbers(table[limit.signal])
+            value = numbers(signals[limit.signal])
             least = float(quantiles.get((number, part.part.source, limit.reason), limit.least))
             verdicts.drop(breaks(value, least, limit, languages), limit.reason, value)
         if number in duplicates:
@@ -69,8 +69,8 @@ def judge(
 
 def breaks(value: np.ndarray, least: float, limit: Limit, languages: np.ndarray) -> np.ndarray:
     """Which documents a limit drops, bool [n]."""
-    out = (value < least) | (value > limit.most)
-    return out & (languages == limit.language) if limit.language else out
+    outside = (value < least) | (value > limit.most)  # NaN, what was not measured, is neither
+    return outside & (languages == limit.language) if limit.language else outside
 
 
 def numbers(column: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which documents of what was read are not in a corpus yet."""
+"""Which documents of what was read are not in a finished corpus yet."""
 
 from hashlib import sha256
 from typing import NamedTuple
@@ -11,24 +11,36 @@ from data_pipeline.shards.record import id_key
 from data_pipeline.stages.ingest import DOCUMENTS, Ingested, limited
 
 
-class Fresh(NamedTuple):
-    """The documents that are not of a finished corpus: their ids are none of these, uint64 [n], sorted."""
+class NotIn(NamedTuple):
+    """Contains documents whose id is not among `ids`, those of the finished corpus.
 
-    known: np.ndarray
+    Attributes:
+        ids: `id_key` of each id, uint64 [n], sorted: 8 bytes a document, so that any corpus fits in memory.
+    """
+
+    ids: np.ndarray
 
     def __contains__(self, document: Document) -> bool:
-        place = np.searchsorted(self.known, np.uint64(id_key(document.id)))
-        return bool(place == len(self.known) or self.known[place] != id_key(document.id))
+        key = np.uint64(id_key(document.id))
+        row = np.searchsorted(self.ids, key)
+        return bool(row == len(self.ids) or self.ids[row] != key)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the ids."""
+        return sha256(self.ids.tobytes()).hexdigest()
 
 
-def fresh(read: list[Ingested], old: list[Ingested]) -> list[Ingested]:
-    """What is new in the parts that were not read before: a batch of files may have known ones among them."""
-    ids = [pq.read_table(part.folder / DOCUMENTS, columns=["id"])["id"].to_pylist() for part in old]
-    not_known = Fresh(np.unique(np.array([id_key(name) for names in ids for name in names], np.uint64)))
-    folders = {part.folder for part in old}
-    new = [
-        limited(part, not_known, sha256(not_known.known.tobytes()).hexdigest())
-        for part in read
-        if part.folder not in folders
-    ]
+def new_parts(read: list[Ingested], old: list[Ingested]) -> list[Ingested]:
+    """The parts that were not read before, each without the documents that `old` parts have.
+
+    A part is a batch of files: one that is added to a folder may come into a batch with known ones.
+    """
+    keys: list[int] = []
+    for part in old:
+        ids = pq.read_table(part.folder / DOCUMENTS, columns=["id"])["id"]
+        keys += [id_key(name) for name in ids.to_pylist()]
+    not_known = NotIn(np.unique(np.array(keys, np.uint64)))
+    old_folders = {part.folder for part in old}
+    added = [part for part in read if part.folder not in old_folders]
+    new = [limited(part, not_known, not_known.fingerprint()) for part in added]
     return [part for part in new if part.n_documents]

@@ -15,12 +15,13 @@ from data_pipeline.documents.drops import Drops
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import new_folder, read_json, write_json
 from data_pipeline.stages.across import Judgement, Numbered, key_of
-from data_pipeline.stages.cuts import Found, cut, found_in
+from data_pipeline.stages.cuts import Findings, cut, findings_in
 from data_pipeline.stages.histograms import count_edits, histograms_of
 from data_pipeline.stages.judge import Verdicts
 from data_pipeline.stages.text import REPORT, SIDES, Text, write_side
 
 VERSION = 1  # of what this stage makes of the same signals and verdicts
+EXAMPLE_CHARS = 1000  # of a dropped document's text: more than a tally of drops shows of it
 
 
 def select(
@@ -32,69 +33,70 @@ def select(
     advance: Callable[[], None],
 ) -> list[tuple[Path, list[Text]]]:
     """Of each part: the folder of its report, and the text of its sides."""
-    whole = key_of(parts, judgement.recipe, judgement.held_out)
-    folders = [
-        folder / part.annotated.part.source / settings.digest([VERSION, whole, place])
-        for place, part in enumerate(parts)
-    ]
-    missing = [
-        (part, target) for part, target in zip(parts, folders, strict=True) if not (target / REPORT).exists()
-    ]
+    # a verdict may hang on any part: all of them are in every key
+    key = key_of(parts, judgement.recipe, judgement.held_out)
+    tasks = []
+    for number, part in enumerate(parts):
+        name = settings.digest([VERSION, key, number])
+        tasks.append((part, folder / part.annotated.part.source / name))
+    missing = [task for task in tasks if not (task[1] / REPORT).exists()]
     for _ in engine.map(partial(_select, judgement), missing):
         advance()
-    return [(target, _texts(part, target)) for part, target in zip(parts, folders, strict=True)]
+    return [(target, _texts(part, target)) for part, target in tasks]
 
 
 def _texts(part: Numbered, folder: Path) -> list[Text]:
-    sides = read_json(folder / REPORT)["sides"]
+    amounts = read_json(folder / REPORT)["sides"]
     ingested = part.annotated.part
-    return [
-        Text(side, ingested.source, folder / f"{side}.parquet", **sides[side], lineage=ingested.folder)
-        for side in SIDES
-    ]
+    texts = []
+    for side in SIDES:
+        path = folder / f"{side}.parquet"
+        texts.append(Text(side, ingested.source, path, **amounts[side], lineage=ingested.folder))
+    return texts
 
 
 def _select(judgement: Judgement, task: tuple[Numbered, Path]) -> None:
-    """One part, whole: the task of a process."""
+    """Write the sides and the report of one part; a process does it."""
     part, folder = task
     if folder.exists():
-        return
-    source, drops = part.annotated.part.source, Drops()
+        return  # a worker that died had just finished it
+    drops = Drops()
     verdicts = judgement.verdicts(part)
     held_out = part.held_out(judgement.held_out)
-    found = found_in(part, judgement)
+    findings = findings_in(part, judgement)
     with new_folder(folder) as partial_folder:
         sides = {}
-        for side, wanted in zip(SIDES, (~held_out, held_out), strict=True):
-            documents = _kept(part, verdicts, wanted, found, drops)
+        for side, on_side in zip(SIDES, (~held_out, held_out), strict=True):
+            documents = _selected(part, verdicts, on_side, findings, drops)
             sides[side] = write_side(partial_folder / f"{side}.parquet", documents)
         count_edits(part, verdicts, drops)
         report = {
             "sides": sides,
             "histograms": histograms_of(part, judgement),
-            "source": source,
+            "source": part.annotated.part.source,
             **drops.as_json(),
         }
         write_json(partial_folder / REPORT, report)
 
 
-def _kept(
-    part: Numbered, verdicts: Verdicts, wanted: np.ndarray, found: Found, drops: Drops
+def _selected(
+    part: Numbered, verdicts: Verdicts, on_side: np.ndarray, findings: Findings, drops: Drops
 ) -> Iterator[Document]:
     """The documents that stay on one side, without what repeats others; an example of each that goes."""
-    row, path = 0, part.annotated.folder / part.annotated.text
-    for batch in corpus.read_batches(path):
-        for number, document in enumerate(batch, row):
-            if wanted[number] and verdicts.reason[number]:
-                example = _example(document, verdicts.value[number])
-                drops.add(
-                    document.source, verdicts.reason[number], example, n_bytes=len(document.text.encode())
-                )
-            elif wanted[number] and (kept := cut(document, found.get(number, []), drops)) is not None:
-                yield kept
-        row += len(batch)
+    path = part.annotated.folder / part.annotated.text
+    for row, document in enumerate(corpus.read_documents(path)):
+        if not on_side[row]:
+            continue
+        reason = verdicts.reason[row]
+        if reason:
+            example = _example(document, verdicts.value[row])
+            drops.add(document.source, reason, example, n_bytes=len(document.text.encode()))
+            continue
+        rest = cut(document, findings.get(row, []), drops)
+        if rest is not None:
+            yield rest
 
 
 def _example(document: Document, value: float) -> str:
     measured = "" if np.isnan(value) else f" ({value:.4g})"
-    return f"{document.path}{measured}: {document.text[:1000]}"
+    return f"{document.path}{measured}: {document.text[:EXAMPLE_CHARS]}"

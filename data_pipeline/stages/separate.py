@@ -18,6 +18,8 @@ from data_pipeline.files import new_folder, read_json, write_json
 from data_pipeline.stages.text import HELD_OUT, REPORT, TRAIN, Text, write_side
 
 VERSION = 1  # of what this stage makes of the same texts and filter
+TEXT = "text.parquet"
+Task = tuple[Text, Path]  # a training text, and the folder of what is left of it
 
 
 class Separated(NamedTuple):
@@ -45,24 +47,31 @@ def separate(
     """Cut out of the training side what repeats the held-out one; what an interrupted run had done is used
     again.
     """
-    key = settings.digest([VERSION, settings.described(held_out_filter), [text.sha256 for text in texts]])
+    described = settings.described(held_out_filter)
+    key = settings.digest([VERSION, described, [text.sha256 for text in texts]])
     held_out = [text for text in texts if text.side == HELD_OUT and text.documents]
     training = [text for text in texts if text.side == TRAIN and text.documents]
-    documents = [document for text in held_out for document in corpus.read_documents(text.path)]
-    index = HeldOutIndex(documents, jaccard=held_out_filter.jaccard)
-    targets = [folder / key / f"{place:06}" for place in range(len(training))]
-    missing = [task for task in zip(training, targets, strict=True) if not _findings(task[1]).exists()]
-    for _ in engine.map(partial(_find, index), missing):
+    tasks = [(text, folder / key / f"{number:06}") for number, text in enumerate(training)]
+
+    index = HeldOutIndex(_documents(held_out), jaccard=held_out_filter.jaccard)
+    for _ in engine.map(partial(_find, index), [task for task in tasks if not _findings(task[1]).exists()]):
         advance()
-    common = held_out_filter.common(found for target in targets for found in _found(target).values())
-    kept = _held_out(held_out, common, index, folder / key / HELD_OUT)
+    # what is common language is known when all training text is searched: so first find, then cut
+    all_found = (found for _, target in tasks for found in _found(target).values())
+    common = held_out_filter.common(all_found)
+    left_held_out = _cut_held_out(held_out, common, index, folder / key / HELD_OUT)
     index.dropped |= common
-    runs = runs_of(document for text in kept for document in corpus.read_documents(text.path))
-    missing = [task for task in zip(training, targets, strict=True) if not task[1].exists()]
-    for _ in engine.map(partial(_cut, common, runs), missing):
+    runs = runs_of(_documents(left_held_out))
+    for _ in engine.map(partial(_cut, common, runs), [task for task in tasks if not task[1].exists()]):
         advance()
-    cut = [_of(target, text) for text, target in zip(training, targets, strict=True)]
-    return Separated([*cut, *kept], [*targets, *(text.path.parent for text in kept)], index)
+    left_training = [_text_in(target, text) for text, target in tasks]
+    reports = [*(target for _, target in tasks), *(text.path.parent for text in left_held_out)]
+    return Separated([*left_training, *left_held_out], reports, index)
+
+
+def _documents(texts: Sequence[Text]) -> Iterator[Document]:
+    for text in texts:
+        yield from corpus.read_documents(text.path)
 
 
 def _findings(target: Path) -> Path:
@@ -70,58 +79,70 @@ def _findings(target: Path) -> Path:
 
 
 def _found(target: Path) -> dict[int, Found]:
-    rows = {row: Found(*found) for row, found in read_json(_findings(target))}
-    return {
-        row: found._replace(spans={int(place): numbers for place, numbers in found.spans.items()})
-        for row, found in rows.items()
-    }
+    """Row of a document → what it repeats, as `_find` wrote it."""
+    found_in = {}
+    for row, values in read_json(_findings(target)):
+        found = Found(*values)
+        # JSON has made texts of the numbers of spans
+        spans = {int(span): numbers for span, numbers in found.spans.items()}
+        found_in[row] = found._replace(spans=spans)
+    return found_in
 
 
-def _find(index: HeldOutIndex, task: tuple[Text, Path]) -> None:
+def _find(index: HeldOutIndex, task: Task) -> None:
+    """Write what the documents of a text repeat; a process does it."""
     text, target = task
-    found = ((row, find(document, index)) for row, document in enumerate(corpus.read_documents(text.path)))
-    write_json(_findings(target), [[row, each] for row, each in found if each is not None])
+    rows = []
+    for row, document in enumerate(corpus.read_documents(text.path)):
+        found = find(document, index)
+        if found is not None:
+            rows.append([row, found])
+    write_json(_findings(target), rows)
 
 
-def _cut(common: set[int], runs: Ngrams, task: tuple[Text, Path]) -> None:
+def _cut(common: set[int], runs: Ngrams, task: Task) -> None:
+    """Write a training text without what it repeats; a process does it."""
     text, target = task
     found = _found(target)
 
-    def kept(drops: Drops) -> Iterator[Document]:
+    def left(drops: Drops) -> Iterator[Document]:
         for row, document in enumerate(corpus.read_documents(text.path)):
-            if (left := without_held_out(document, found.get(row), common, runs, drops)) is not None:
-                yield left
+            rest = without_held_out(document, found.get(row), common, runs, drops)
+            if rest is not None:
+                yield rest
 
-    _write(target, kept)
+    _write(target, left)
 
 
-def _held_out(held_out: Sequence[Text], common: set[int], index: HeldOutIndex, folder: Path) -> list[Text]:
+def _cut_held_out(texts: Sequence[Text], common: set[int], index: HeldOutIndex, folder: Path) -> list[Text]:
     """The held-out side without what is common language."""
-    kept = []
-    for place, text in enumerate(held_out):
-        target = folder / f"{place:06}"
+    left_texts = []
+    for number, text in enumerate(texts):
+        target = folder / f"{number:06}"
 
         def left(drops: Drops, text: Text = text) -> Iterator[Document]:
             for document in corpus.read_documents(text.path):
-                if (rest := without_common(document, index, common, drops)) is not None:
+                rest = without_common(document, index, common, drops)
+                if rest is not None:
                     yield rest
 
         _write(target, left)
-        kept.append(_of(target, text))
-    return kept
+        left_texts.append(_text_in(target, text))
+    return left_texts
 
 
 def _write(target: Path, documents: Callable[[Drops], Iterator[Document]]) -> None:
+    """Write documents and the report of what was cut; nothing where that was done before."""
     if target.exists():
         return
     drops = Drops()
     with new_folder(target) as partial_folder:
-        written = write_side(partial_folder / "text.parquet", documents(drops))
+        written = write_side(partial_folder / TEXT, documents(drops))
         write_json(partial_folder / REPORT, {**written, **drops.as_json()})
 
 
-def _of(target: Path, text: Text) -> Text:
+def _text_in(target: Path, text: Text) -> Text:
+    """What is left of a text, as its report says."""
     report = read_json(target / REPORT)
-    return text._replace(
-        path=target / "text.parquet", **{name: report[name] for name in ("sha256", "documents", "bytes")}
-    )
+    amounts = {name: report[name] for name in ("sha256", "documents", "bytes")}
+    return text._replace(path=target / TEXT, **amounts)

@@ -1,4 +1,4 @@
-"""Clean text between the stages: a Parquet file of documents of one part and side, and what is said of it."""
+"""Clean text between the stages: a Parquet file of documents of one part and side, and its record."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,17 @@ REPORT = "report.json"  # of a part, beside its text
 
 
 class Text(NamedTuple):
-    """Documents of one part and side as they are after a stage."""
+    """Documents of one part and side as they are after a stage.
+
+    Attributes:
+        side: `TRAIN` or `HELD_OUT`.
+        source: Its source.
+        path: The file.
+        sha256: Of the file: what later stages know it by.
+        documents: How many.
+        bytes: Of the text, in UTF-8.
+        lineage: Folder of the ingested part, whose report has the hashes of the raw files.
+    """
 
     side: str
     source: str
@@ -22,11 +32,11 @@ class Text(NamedTuple):
     sha256: str
     documents: int
     bytes: int
-    lineage: Path  # folder of the ingested part, whose report has the hashes of the raw files
+    lineage: Path
 
 
 def write_side(path: Path, documents: Iterator[Document]) -> dict[str, Any]:
-    """Write documents; what a `Text` says of them."""
+    """Write documents; returns the fields of their `Text` that only the file can tell."""
     n_documents = n_bytes = 0
     for batch in corpus.write_batches(path, corpus.batches(documents)):
         n_documents += len(batch)

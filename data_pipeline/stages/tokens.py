@@ -12,8 +12,9 @@ from data_pipeline import settings
 from data_pipeline.engine.runner import Engine
 from data_pipeline.engine.shuffle import by_key
 from data_pipeline.files import read_json, replace_folder
-from data_pipeline.shards.shards import MANIFEST, SEGMENTS, finish_shards, next_segment
+from data_pipeline.shards.segment import MANIFEST, SEGMENTS
 from data_pipeline.shards.shards import VERSION as SHARDS_VERSION
+from data_pipeline.shards.shards import finish_shards, next_segment
 from data_pipeline.stages.encode import Encoding, encode
 from data_pipeline.stages.shard import described, sizes_of, write_rows
 from data_pipeline.stages.text import MODEL, STAGES, Text
@@ -21,7 +22,7 @@ from data_pipeline.stages.text import MODEL, STAGES, Text
 VERSION = 1  # of what this stage makes of the same texts and tokenizer
 
 
-class Wanted(NamedTuple):
+class ShardsToWrite(NamedTuple):
     """The shards of one source and side.
 
     Attributes:
@@ -40,65 +41,67 @@ class Wanted(NamedTuple):
     lineage: dict[str, Any]
     after: str = ""
 
-    def encoded(self) -> list[tuple[Text, Path, Encoding]]:
-        """The tasks: each text with the file of its tokens."""
-        return [
-            (text, self.work / "tokens" / f"{place:06}.parquet", self.encoding)
-            for place, text in enumerate(self.texts)
-        ]
+    def tasks(self) -> list[tuple[Text, Path, Encoding]]:
+        """Each text with the file of its tokens."""
+        folder = self.work / "tokens"
+        return [(text, folder / f"{i:06}.parquet", self.encoding) for i, text in enumerate(self.texts)]
+
+    def written_lineage(self) -> dict[str, Any]:
+        """What the manifest holds: by `work` finished shards are known as just these."""
+        return self.lineage | {"work": self.work.name}
 
 
-def wanted(texts: Sequence[Text], data: Path, *, fingerprint: str, seed: int, shard_records: int) -> Wanted:
+def shards_to_write(
+    texts: Sequence[Text], data: Path, *, fingerprint: str, seed: int, shard_records: int
+) -> ShardsToWrite:
     """The shards of these texts, all of one source and side, in the folder `data`."""
     side, source = texts[0].side, texts[0].source
-    encoding = Encoding(
-        data / MODEL, seed, max(1, -(-sum(text.documents for text in texts) // shard_records))
-    )
+    n_documents = sum(text.documents for text in texts)
+    n_shards = max(1, -(-n_documents // shard_records))  # rounded up
     lineage = {"tokenizer": fingerprint, "seed": seed, "text": [_lineage(text, data) for text in texts]}
-    work = (
-        data
-        / STAGES
-        / "tokens"
-        / settings.digest(
-            [VERSION, SHARDS_VERSION, side, source, lineage, encoding.n_shards, settings.library_versions()]
-        )
-    )
-    return Wanted(data / side / source, work, tuple(texts), encoding, lineage)
+    made_by = [VERSION, SHARDS_VERSION, side, source, lineage, n_shards, settings.library_versions()]
+    work = data / STAGES / "tokens" / settings.digest(made_by)
+    encoding = Encoding(data / MODEL, seed, n_shards)
+    return ShardsToWrite(data / side / source, work, tuple(texts), encoding, lineage)
 
 
-def segment(texts: Sequence[Text], data: Path, **made_with: Any) -> Wanted:
+def segment(texts: Sequence[Text], data: Path, **made_with: Any) -> ShardsToWrite:
     """The shards of these texts as one more segment behind those that their source has; or the one that an
     interrupted run has written.
     """
-    first = wanted(texts, data, **made_with)
-    written = [
-        first._replace(folder=manifest.parent) for manifest in first.folder.glob(f"{SEGMENTS}/*/{MANIFEST}")
-    ]
-    folder, after = next_segment(first.folder)
-    return next(filter(is_there, written), first._replace(folder=folder, after=after))
+    wanted = shards_to_write(texts, data, **made_with)
+    for manifest in wanted.folder.glob(f"{SEGMENTS}/*/{MANIFEST}"):
+        written = wanted._replace(folder=manifest.parent)
+        if is_written(written):
+            return written
+    folder, after = next_segment(wanted.folder)
+    return wanted._replace(folder=folder, after=after)
 
 
-def write_tokens(shards: Sequence[Wanted], *, engine: Engine, advance: Callable[[], None]) -> None:
+def write_tokens(shards: Sequence[ShardsToWrite], *, engine: Engine, advance: Callable[[], None]) -> None:
     """Write documents (`<bos>` text `<eos>`) as shards; what an interrupted run had finished is used
     again.
     """
-    missing = [each for each in shards if not is_there(each)]
-    tasks = [task for each in missing for task in each.encoded() if not task[1].exists()]
+    missing = [each for each in shards if not is_written(each)]
+    tasks = []
+    for each in missing:
+        tasks += [(text, path, encoding) for text, path, encoding in each.tasks() if not path.exists()]
     for _ in engine.map(encode, tasks):
         advance()
     for each in missing:
         _shuffle(each, engine)
 
 
-def is_there(shards: Wanted) -> bool:
+def is_written(shards: ShardsToWrite) -> bool:
     """Whether just these shards were written before."""
     manifest = shards.folder / MANIFEST
-    return manifest.exists() and read_json(manifest)["lineage"] == shards.lineage | {"work": shards.work.name}
+    return manifest.exists() and read_json(manifest)["lineage"] == shards.written_lineage()
 
 
-def _shuffle(shards: Wanted, engine: Engine) -> None:
+def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
     """Bring the documents of each shard together and write it; then the folder takes its place."""
-    encoded, written = [path for _, path, _ in shards.encoded()], shards.work / "shards"
+    encoded = [path for _, path, _ in shards.tasks()]
+    written = shards.work / "shards"
     sizes = sizes_of(encoded)
     missing = {shard: size for shard, size in sizes.items() if not described(written, shard).exists()}
     for _ in by_key(engine, encoded, "shard", partial(write_rows, written), sizes=missing):
@@ -108,10 +111,11 @@ def _shuffle(shards: Wanted, engine: Engine) -> None:
         [read_json(described(written, shard)) for shard in sorted(sizes)],
         source=shards.texts[0].source,
         n_bytes=sum(text.bytes for text in shards.texts),
-        lineage=shards.lineage | {"work": shards.work.name},
+        lineage=shards.written_lineage(),
         after=shards.after,
     )
     replace_folder(shards.folder, written)
+    # only now: until the folder stands in its place, a kill must find the work where it was
     shutil.rmtree(shards.work)
 
 

@@ -1,7 +1,6 @@
 """Stage 6: a tokenizer from the clean text of the training side, and how well it fits each source."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ MEASURED_CHARS = 4_000_000  # of a source's held-out text: enough for ratios of 
 
 
 def make_tokenizer(
-    wanted: Any, texts: Sequence[Text], weights: Mapping[str, float] | None, stage: Path, target: Path
+    trainer: Any, texts: Sequence[Text], weights: Mapping[str, float] | None, stage: Path, target: Path
 ) -> Tokenizer:
-    """Make the tokenizer that the component `wanted` describes as the file `target`, unless it was made
+    """Make the tokenizer that the component `trainer` describes as the file `target`, unless it was made
     before.
     """
     training = [text for text in texts if text.side == TRAIN]
@@ -27,18 +26,12 @@ def make_tokenizer(
     for text in training:
         amounts[text.source] = amounts.get(text.source, 0.0) + text.bytes
     shares = dict(weights or amounts)
-    key = settings.digest(
-        [
-            VERSION,
-            settings.described(wanted),
-            shares,
-            [text.sha256 for text in training],
-            settings.library_versions(),
-        ]
-    )
+    made_by = [settings.described(trainer), shares, [text.sha256 for text in training]]
+    key = settings.digest([VERSION, *made_by, settings.library_versions()])
     made = stage / f"{key}.model"
     if not made.exists():
-        wanted.make({source: _texts(training, source) for source in shares}, made, weights=shares)
+        trainer.make({source: _texts(training, source) for source in shares}, made, weights=shares)
+    # a copy: the target is what the shards name, and a later job may make another one of it
     write_bytes(target, made.read_bytes())
     return Tokenizer(target)
 
@@ -46,24 +39,22 @@ def make_tokenizer(
 def measure(tokenizer: Tokenizer, texts: Sequence[Text]) -> dict[str, dict[str, int | float]]:
     """Source → bytes a token and tokens a word of (the beginning of) its held-out text."""
     held_out = [text for text in texts if text.side == HELD_OUT]
-    return fertility(tokenizer, {text.source: _beginning(_texts(held_out, text.source)) for text in held_out})
+    beginnings = {text.source: _beginning(_texts(held_out, text.source)) for text in held_out}
+    return fertility(tokenizer, beginnings)
 
 
 def _texts(texts: Sequence[Text], source: str) -> Iterator[str]:
-    return (
-        document.text
-        for text in texts
-        if text.source == source
-        for document in corpus.read_documents(text.path)
-    )
+    for text in texts:
+        if text.source == source:
+            for document in corpus.read_documents(text.path):
+                yield document.text
 
 
 def _beginning(texts: Iterator[str]) -> Iterator[str]:
+    """Texts until `MEASURED_CHARS` are reached."""
     n_chars = 0
-
-    def room(text: str) -> bool:
-        nonlocal n_chars
+    for text in texts:
+        if n_chars >= MEASURED_CHARS:
+            return
         n_chars += len(text)
-        return n_chars - len(text) < MEASURED_CHARS
-
-    return takewhile(room, texts)
+        yield text

@@ -11,13 +11,13 @@ from data_pipeline.clean import units
 from data_pipeline.clean.canonical import (
     BASE,
     CHUNK_CHARS,
-    NO_KEY,
     canonical,
     chunks,
     letters,
     mixed,
     without,
 )
+from data_pipeline.engine.tables import NO_KEY
 
 TEXTS = st.lists(st.text(st.sampled_from("aBé\u0301 0٣.,_\n猫ไ한\ud800ﬁß–"), max_size=12), max_size=6)
 
