@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OutputError:
-        raise
+        raise  # of a block inside, which knows its output better
     except (OSError, RuntimeError) as error:  # RuntimeError: how ArrayRecord reports one
         reason = getattr(error, "strerror", None) or error
         raise OutputError(
@@ -33,19 +33,37 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, replacing it in one step; the folder is made."""
-    partial = path.with_name(f".{path.name}.partial")
+@contextlib.contextmanager
+def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
+    """Yield a name beside `path` to write to; what was written there takes the name `path` when the block
+    ends well. The folder is made.
+
+    Args:
+        path: The file that appears at the end.
+        writer: A name that no other writer has, where several may write the same path at once. Without it
+        what a killed writer left is written over by the next one.
+
+    Raises:
+        OutputError: the folder cannot be made, or the name not be given.
+    """
+    partial = path.with_name(f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+    try:
+        yield partial
+        with writing(path):
             partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, replacing it in one step; the folder is made."""
+    with writing(path), partial_file(path) as partial, partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        # without it a crash of the machine may leave the new name with nothing behind it
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,8 +72,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
+    """The value in a file that `write_json` wrote."""
     return json.loads(path.read_bytes())
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a line of JSON a row; `path` appears when all are written."""
+    with writing(path), partial_file(path) as partial, partial.open("wb") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that `write_json_lines` wrote."""
+    with path.open("rb") as file:
+        yield from map(json.loads, file)
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
@@ -83,7 +114,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield partial
         with writing(folder):
             partial.rename(folder)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half made stays
         shutil.rmtree(partial, ignore_errors=True)
         raise
 

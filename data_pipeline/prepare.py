@@ -110,7 +110,9 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         if not self._is_due(folder, allow_change):
             return
         clean_settings = self._clean_settings()
-        token_settings = TokenSettings(self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records)
+        token_settings = TokenSettings(
+            self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records
+        )
         cleaned = clean(clean_settings, folder, engine=self.engine, progress=progress)
         delivered = deliver(cleaned, token_settings, folder, engine=self.engine, progress=progress)
         write_json(folder / "held_out.json", cleaned.groups)

@@ -38,17 +38,26 @@ class Columns(BaseModel, frozen=True, extra="forbid", strict=True):
         values = {field: value_in(row, name) for field, name in self.model_dump().items()}
         text = values.pop("text")
         if not isinstance(text, str) or not text.strip():
-            return drops.add(source, "row_without_text", place)
+            drops.add(source, "row_without_text", place)
+            return None
         try:
-            rest = {field: as_text(value) for field, value in values.items()}
-            "".join((text, *rest.values())).encode()
+            fields = {field: as_text(value) for field, value in values.items()}
+            # Parquet holds UTF-8 alone, so what it cannot hold is found here, where the row is known
+            "".join((text, *fields.values())).encode()
         except TypeError as error:
-            return drops.add(source, "row_bad_value", f"{place}: {error}")
+            drops.add(source, "row_bad_value", f"{place}: {error}")
+            return None
         except UnicodeEncodeError:  # "\ud800" in JSON: half a character
-            return drops.add(source, "row_not_unicode", place)
-        path = rest.pop("path") or place
-        group = rest.pop("group") or (path.split("#")[0].split("?")[0] if "://" in path else path)
-        return Document(content_id(text), text, source, path, group, **rest)
+            drops.add(source, "row_not_unicode", place)
+            return None
+        path = fields.pop("path") or place
+        group = fields.pop("group") or _group_of(path)
+        return Document(content_id(text), text, source, path, group, **fields)
+
+
+def _group_of(path: str) -> str:
+    """A page is one group, whatever it was asked with."""
+    return path.split("#")[0].split("?")[0] if "://" in path else path
 
 
 def value_in(row: Mapping[str, Any], name: str) -> Any:
@@ -69,10 +78,9 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime.datetime):
-        moment = (
-            value if value.tzinfo is None else value.astimezone(datetime.UTC)
-        )  # without a zone: taken as UTC
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if value.tzinfo is not None:  # without a zone: taken as UTC
+            value = value.astimezone(datetime.UTC)
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, str | int | float):

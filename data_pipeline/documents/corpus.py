@@ -2,9 +2,9 @@
 memory.
 """
 
-import json
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.documents.document import Document
-from data_pipeline.files import read_json, writing
+from data_pipeline.files import partial_file, read_json, writing
 
 SCHEMA = pa.schema([(name, pa.large_string()) for name in Document._fields])
 BATCH_BYTES = 4 << 20  # of text in a row group: what a task holds at a time
@@ -25,37 +25,47 @@ def write_documents(path: Path, documents: Iterable[Document]) -> int:
 
 
 def write_batches(path: Path, groups: Iterable[list[Document]]) -> Iterator[list[Document]]:
-    """Write each batch as a row group and pass it on; `path` appears at the end."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with writing(path):
-            writer = pq.ParquetWriter(partial, SCHEMA, compression="zstd")
-        try:
-            for group in groups:
-                table = pa.table([pa.array(values, pa.large_string()) for values in _columns(group)], SCHEMA)
-                with writing(path):
-                    writer.write_table(table)
-                yield group
-        finally:
+    """Write each batch as a row group and pass it on; `path` appears at the end.
+
+    Raises:
+        OutputError: the disk is full or read-only. What drawing the batches raises is passed on as it is.
+    """
+    with partial_file(path, writer=_me()) as partial, _writer(partial) as writer:
+        for group in groups:
+            columns = zip(*group, strict=True) if group else [()] * len(SCHEMA)
+            table = pa.table([pa.array(values, pa.large_string()) for values in columns], SCHEMA)
             with writing(path):
-                writer.close()
-        with writing(path):
-            partial.replace(path)
+                writer.write_table(table)
+            yield group
+
+
+def _me() -> str:
+    """A task that was given up as lost may still be writing when another process does it again."""
+    return str(os.getpid())
+
+
+@contextlib.contextmanager
+def _writer(path: Path) -> Iterator[pq.ParquetWriter]:
+    with writing(path):
+        writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+    try:
+        yield writer
     finally:
-        partial.unlink(missing_ok=True)
+        with writing(path):
+            writer.close()
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Runs of documents of about `BATCH_BYTES` together, at most `BATCH_DOCUMENTS`."""
-    batch, size = [], 0
+    batch: list[Document] = []
+    n_chars = 0  # letters stand for bytes here: counting those would encode each text once more
     for document in documents:
         batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
+        n_chars += len(document.text)
+        if n_chars >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
             yield batch
-            batch, size = [], 0
+            batch = []
+            n_chars = 0
     if batch:
         yield batch
 
@@ -89,39 +99,7 @@ def entries(data: Path, side: str, source: str) -> list[dict[str, Any]]:
     return [entry for manifest in manifests for entry in read_json(manifest)["lineage"]["text"]]
 
 
-def _columns(documents: list[Document]) -> list[tuple[str, ...]]:
-    return list(zip(*documents, strict=True)) if documents else [()] * len(Document._fields)
-
-
 def write_table(path: Path, table: pa.Table, *, rows_a_group: int | None = None) -> None:
     """Write a table as one Parquet file, in one step; the folder is made."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write JSON lines and return how many; the folder is made, and `path` appears when all are written."""
-    partial, n = path.with_name(f".{path.name}.{os.getpid()}.partial"), 0
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                for row in rows:
-                    n += 1
-                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return n
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `write_lines` wrote."""
-    with path.open("rb") as file:
-        yield from map(json.loads, file)
+    with writing(path), partial_file(path, writer=_me()) as partial:
+        pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group)

@@ -5,20 +5,28 @@ from typing import NamedTuple
 
 
 class Document(NamedTuple):
-    """`group` is the unit of the held-out split (a top-level module, a book topic): all texts of a group
-    fall on one side.
+    """One text.
+
+    Attributes:
+        id: Hash of the text as it was read, see `content_id`; cleaning does not change it.
+        text: The text.
+        source: Name of the source in the config: web, code, books, …
+        path: File, URL or record that it came from.
+        group: The unit of the held-out split (a top-level module, a book topic): all texts of a group fall
+        on one side.
+        language: ISO 639-1 of prose, lower-case name of a programming language for code; "" = not known.
+        licence: SPDX identifier; "" = not known.
+        time: When the text was fetched or written, ISO 8601 in UTC; "" = not known.
     """
 
-    id: str  # hash of the text as it was read, see `content_id`; cleaning does not change it
+    id: str
     text: str
-    source: str  # name of the source in the config: web, code, books, …
-    path: str  # file, URL or record that it came from
+    source: str
+    path: str
     group: str
-    language: str = (
-        ""  # ISO 639-1 of prose, lower-case name of a programming language for code; "" = not known
-    )
-    licence: str = ""  # SPDX identifier; "" = not known
-    time: str = ""  # when the text was fetched or written, ISO 8601 in UTC; "" = not known
+    language: str = ""
+    licence: str = ""
+    time: str = ""
 
 
 def content_id(text: str) -> str:

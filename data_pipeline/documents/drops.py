@@ -1,6 +1,4 @@
-"""What was lost or left out on the way from raw input to corpus: counts by source and reason, with a few
-examples.
-"""
+"""What was dropped on the way from raw input to corpus: counts by source and reason, with a few examples."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,6 +7,7 @@ from typing import Any
 NOT_DOCUMENTS = ("_spans", "_lines", "_bytes")  # ends of reasons that count parts of documents
 MAX_EXAMPLES = 3
 EXAMPLE_CHARS = 200
+MAX_REASONS = 3  # that an error names
 
 
 class Drops:
@@ -33,25 +32,24 @@ class Drops:
             self.sizes.setdefault(source, Counter())[reason] += n_bytes
         shown = self.examples.setdefault(reason, [])
         if example and len(shown) < MAX_EXAMPLES:
-            shown.append(" ".join(example[: 4 * EXAMPLE_CHARS].split())[:EXAMPLE_CHARS])
+            # cut before it is split: a document of many megabytes may be the example
+            one_line = " ".join(example[: 4 * EXAMPLE_CHARS].split())
+            shown.append(one_line[:EXAMPLE_CHARS])
 
     def as_json(self) -> dict[str, dict]:
         """`{"dropped": {source: {reason: n}}, "dropped_bytes": the same, "examples": {reason: [text]}}`,
         keys sorted.
         """
-        return {
-            "dropped": {
-                source: dict(sorted(counts.items())) for source, counts in sorted(self.counts.items())
-            },
-            "dropped_bytes": {
-                source: dict(sorted(sizes.items())) for source, sizes in sorted(self.sizes.items())
-            },
-            "examples": {reason: texts for reason, texts in sorted(self.examples.items()) if texts},
-        }
+        shown = {reason: texts for reason, texts in sorted(self.examples.items()) if texts}
+        return {"dropped": _sorted(self.counts), "dropped_bytes": _sorted(self.sizes), "examples": shown}
+
+
+def _sorted(counters: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    return {source: dict(sorted(counts.items())) for source, counts in sorted(counters.items())}
 
 
 def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
-    """One tally of what several, written by `as_json`, count."""
+    """The sum of several tallies, each as `as_json` wrote it."""
     drops = Drops()
     for report in reports:
         for source, counts in report["dropped"].items():
@@ -60,8 +58,8 @@ def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
         for source, sizes in report["dropped_bytes"].items():
             drops.sizes.setdefault(source, Counter()).update(sizes)
         for reason, texts in report["examples"].items():
-            known = drops.examples.setdefault(reason, [])
-            known += texts[: MAX_EXAMPLES - len(known)]
+            shown = drops.examples.setdefault(reason, [])
+            shown += texts[: MAX_EXAMPLES - len(shown)]
     return drops
 
 
@@ -72,8 +70,9 @@ def n_documents_in(counts: Mapping[str, int]) -> int:
 
 def reasons(drops: Drops, source: str) -> str:
     """What cost a source most documents, in words."""
-    whole = {
-        reason: n for reason, n in drops.counts.get(source, {}).items() if not reason.endswith(NOT_DOCUMENTS)
-    }
-    counts = Counter(whole).most_common(3)
-    return ", ".join(f"{reason}: {n}" for reason, n in counts) or "nothing was dropped"
+    counts: Counter[str] = Counter()
+    for reason, n in drops.counts.get(source, {}).items():
+        if not reason.endswith(NOT_DOCUMENTS):
+            counts[reason] = n
+    most = counts.most_common(MAX_REASONS)
+    return ", ".join(f"{reason}: {n}" for reason, n in most) or "nothing was dropped"

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 
 def key_of(*parts: object) -> bytes:
     """Eight bytes that stand for `parts`, the same on every machine."""
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(errors="surrogatepass"), digest_size=8).digest()
+    # NUL parts them, so that ("ab", "c") and ("a", "bc") differ
+    text = "\0".join(map(str, parts))
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def first_by_key[T](items: Iterable[tuple[bytes, int, T]], limit: int | float) -> list[T]:
@@ -18,18 +20,20 @@ def first_by_key[T](items: Iterable[tuple[bytes, int, T]], limit: int | float) -
 
     One pass; holds no more than the sample and one item.
     """
-    kept: list[tuple[int, int, int, T]] = []  # a heap with the largest key on top
-    total, cut = (
-        0,
-        1 << 64,
-    )  # everything from `cut` on is out, else a small item would slip in behind a large one
+    # ranks are negative: a heap of Python has its least on top, and the largest key is what has to go
+    sample: list[tuple[int, int, int, T]] = []  # (-rank, number, size, item)
+    total = 0
+    # every rank from here on is out, else a small item would slip in behind a large one that did not fit
+    end = 1 << 64
     for number, (key, size, item) in enumerate(items):
         rank = int.from_bytes(key)
-        if rank >= cut:
+        if rank >= end:
             continue
-        heapq.heappush(kept, (-rank, number, size, item))
+        heapq.heappush(sample, (-rank, number, size, item))
         total += size
         while total > limit:
-            negative, _, removed, _ = heapq.heappop(kept)
-            total, cut = total - removed, -negative
-    return [item for *_, item in sorted(kept, key=lambda entry: -entry[0])]
+            negative_rank, _, removed_size, _ = heapq.heappop(sample)
+            total -= removed_size
+            end = -negative_rank
+    by_key = sorted(sample, key=lambda entry: -entry[0])
+    return [item for *_, item in by_key]

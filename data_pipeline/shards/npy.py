@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_pipeline.files import writing
+from data_pipeline.files import partial_file, writing
 
 
 @contextmanager
@@ -20,37 +20,32 @@ def new_array(
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield a function that appends rows; `path` appears, or is replaced, when the block ends well.
 
-    Several processes may write it at once, as long as they write the same.
+    Several processes, and threads of one, may write it at once, as long as they write the same.
 
     Raises:
         OutputError: the disk is full or read-only.
     """
-    partial, n = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial"), 0
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = partial.open("wb")
-
-    def append(rows: np.ndarray) -> None:
-        nonlocal n
+    n_rows = 0
+    with partial_file(path, writer=uuid.uuid4().hex) as partial:
         with writing(path):
-            np.ascontiguousarray(rows, dtype).tofile(file)
-        n += len(rows)
+            file = partial.open("wb")
 
-    try:
+        def append(rows: np.ndarray) -> None:
+            nonlocal n_rows
+            with writing(path):
+                np.ascontiguousarray(rows, dtype).tofile(file)
+            n_rows += len(rows)
+
         with file:
             with writing(path):
                 _write_header(file, dtype, (0, *row_shape))
-                file.flush()
+                file.flush()  # `tofile` writes past Python's buffer: the header must be there before
             yield append
             with writing(path):
                 file.seek(0)
-                _write_header(file, dtype, (n, *row_shape))
+                _write_header(file, dtype, (n_rows, *row_shape))
                 file.flush()
                 os.fsync(file.fileno())
-        with writing(path):
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_header(file: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> None:

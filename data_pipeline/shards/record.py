@@ -8,6 +8,8 @@ import numpy as np
 
 from data_pipeline.documents.sampling import key_of
 
+CONTENT_ID = re.compile("[0-9a-f]{16}")
+
 
 class Sequence(NamedTuple):
     """Tokens and which of them are targets: `tokens` int32 [n], `weight` uint8 [n], 1 = the token is a
@@ -34,18 +36,16 @@ def pack(record: Record) -> bytes:
     """
     packed = []
     for tokens, weight in record.sequences:
-        if not 0 < len(tokens) == len(weight):
+        n = len(tokens)
+        if not 0 < n == len(weight):
             raise ValueError(
-                f"record {record.id}: {len(tokens)} tokens with {len(weight)} weights; there must be tokens, one weight each"
+                f"record {record.id}: {n} tokens with {len(weight)} weights; there must be tokens, one "
+                "weight each"
             )
+        # little-endian whatever the machine, so that shards can be copied anywhere
         width = "<u2" if tokens.max() < 1 << 16 else "<u4"
-        packed.append(
-            (
-                len(tokens),
-                tokens.astype(width).tobytes(),
-                None if weight.all() else weight.astype(np.uint8).tobytes(),
-            )
-        )
+        weights = None if weight.all() else weight.astype(np.uint8).tobytes()
+        packed.append((n, tokens.astype(width).tobytes(), weights))
     return msgpack.packb((record.id, packed))
 
 
@@ -53,18 +53,19 @@ def unpack(data: bytes) -> Record:
     """The record that `pack` made into `data`."""
     name, packed = msgpack.unpackb(data)
     sequences = []
-    for n, tokens, weight in packed:
-        tokens = np.frombuffer(tokens, "<u2" if len(tokens) == 2 * n else "<u4").astype(np.int32)
-        sequences.append(
-            Sequence(tokens, np.ones(n, np.uint8) if weight is None else np.frombuffer(weight, np.uint8))
-        )
+    for n, token_bytes, weight_bytes in packed:
+        width = "<u2" if len(token_bytes) == 2 * n else "<u4"
+        tokens = np.frombuffer(token_bytes, width).astype(np.int32)
+        if weight_bytes is None:
+            weight = np.ones(n, np.uint8)
+        else:
+            weight = np.frombuffer(weight_bytes, np.uint8)
+        sequences.append(Sequence(tokens, weight))
     return Record(name, tuple(sequences))
 
 
 def id_key(document_id: str) -> int:
     """64 bits that stand for an id in an index; of 16 hex digits, as `content_id` makes them, their value."""
-    return (
-        int(document_id, 16)
-        if re.fullmatch("[0-9a-f]{16}", document_id)
-        else int.from_bytes(key_of(document_id))
-    )
+    if CONTENT_ID.fullmatch(document_id):
+        return int(document_id, 16)
+    return int.from_bytes(key_of(document_id))

@@ -14,14 +14,19 @@ import numpy as np
 from data_pipeline.files import sha256
 from data_pipeline.shards.npy import read_array
 
+# NumPy parses the header of a .npy file as Python: a damaged one may raise what a parser does
+UNREADABLE = (ValueError, EOFError, FileNotFoundError, SyntaxError, tokenize.TokenError)
 MANIFEST, INDEX, SEGMENTS = "manifest.json", "index.npy", "segments"
 AGAIN = "delete the folder and prepare the data again"
 MEND = f"{AGAIN}, or leave damaged records out by data.skip_bad_records=true"
 AMOUNTS = ("documents", "tokens", "bytes")
+MANIFEST_FIELDS = (*AMOUNTS, "content_hash", "after", "shards", "index_sha256", "lineage")
+SHARD_FIELDS = ("file", "records", "size", "sha256")
 
 
 def index_type(n_sequences: int) -> np.dtype:
     """A row of the index; 16 bytes and 4 a sequence."""
+    # little-endian whatever the machine, so that shards can be copied anywhere
     return np.dtype([("id", "<u8"), ("digest", "<u8"), ("lengths", "<i4", (n_sequences,))])
 
 
@@ -42,7 +47,11 @@ class Segment(NamedTuple):
     first: int
 
     def check_index(self) -> None:
-        """Read the index whole. Raises ValueError if it is not what was written."""
+        """Read the index whole, and compare it with its digest.
+
+        Raises:
+            ValueError: it is not what was written.
+        """
         if sha256(self.folder / INDEX) != self.manifest["index_sha256"]:
             raise ValueError(f"{self.folder / INDEX} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
 
@@ -58,21 +67,33 @@ def segment_folder(folder: Path, number: int) -> Path:
 
 
 def n_segments(folder: Path) -> int:
-    """How many finished segments a source has; one that is still being written has no manifest."""
-    there = {int(path.parent.name) for path in folder.glob(f"{SEGMENTS}/[0-9]*/{MANIFEST}")} | {0}
-    if missing := set(range(max(there))) - there:
+    """How many finished segments a source has; one that is still being written has no manifest.
+
+    Raises:
+        ValueError: one is missing that others stand behind.
+    """
+    manifests = folder.glob(f"{SEGMENTS}/[0-9]*/{MANIFEST}")
+    numbers = {0} | {int(path.parent.name) for path in manifests}
+    missing = set(range(max(numbers))) - numbers
+    if missing:
         raise ValueError(
-            f"{segment_folder(folder, min(missing))} is missing, and segments behind it are there; restore it or delete them"
+            f"{segment_folder(folder, min(missing))} is missing, and segments behind it are there; "
+            "restore it or delete them"
         )
-    return len(there)
+    return len(numbers)
 
 
 def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
-    """Open a folder. Raises ValueError, which names the file, where something is missing or damaged."""
+    """Open a folder; with `whole`, every shard file must be there with its size.
+
+    Raises:
+        ValueError: something is missing or damaged; the file is named.
+    """
     manifest: dict[str, Any] = _load(folder / MANIFEST, _read_manifest)
     index: np.ndarray = _load(folder / INDEX, read_array)
     if index.dtype.names is None:
         raise ValueError(f"{folder / INDEX} is of an earlier version; {AGAIN}")
+    # documents have one sequence, pairs two
     if index.dtype not in (index_type(1), index_type(2)):
         raise ValueError(f"{folder / INDEX} is damaged; {AGAIN}")
     if not len(index) == manifest["documents"] == sum(shard["records"] for shard in manifest["shards"]):
@@ -86,37 +107,35 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = json.loads(path.read_bytes())
-    told = [(manifest, (*AMOUNTS, "content_hash", "after", "shards", "index_sha256", "lineage"))]
-    told += [(shard, ("file", "records", "size", "sha256")) for shard in manifest.get("shards", ())]
-    if missing := [name for part, names in told for name in names if name not in part]:
+    missing = [name for name in MANIFEST_FIELDS if name not in manifest]
+    for shard in manifest.get("shards", ()):
+        missing += [name for name in SHARD_FIELDS if name not in shard]
+    if missing:
         raise ValueError(f"it does not say {missing[0]}")
     return manifest
 
 
 def _check_sizes(folder: Path, shards: Iterable[Mapping[str, Any]], ids: np.ndarray) -> None:
-    """Every file is there and has its size. Raises ValueError with what is lost."""
+    """Check that every file is there and has its size: quick, and finds what a copy broken off leaves.
+
+    Raises:
+        ValueError: a file is not; it says which documents are lost.
+    """
     first = 0
     for shard in shards:
-        path, documents = folder / shard["file"], ids[first : first + shard["records"]]
+        path = folder / shard["file"]
+        documents = ids[first : first + shard["records"]]
         size = path.stat().st_size if path.exists() else "no"
         if size != shard["size"]:
-            named = (
-                f" ({len(documents)} records, documents {documents[0]:016x} to {documents[-1]:016x})"
-                if len(documents)
-                else ""
-            )
-            raise ValueError(f"{path} has {size} bytes, its manifest says {shard['size']}{named}; {MEND}")
+            lost = ""
+            if len(documents):
+                lost = f" ({len(documents)} records, documents {documents[0]:016x} to {documents[-1]:016x})"
+            raise ValueError(f"{path} has {size} bytes, its manifest says {shard['size']}{lost}; {MEND}")
         first += shard["records"]
 
 
 def _load(path: Path, read: Any) -> Any:
     try:
         return read(path)
-    except (
-        ValueError,
-        EOFError,
-        FileNotFoundError,
-        SyntaxError,
-        tokenize.TokenError,
-    ) as error:  # how NumPy fails at a damaged header
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error

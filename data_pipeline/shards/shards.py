@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data_pipeline.files import new_folder, sha256, write_json, writing
+from data_pipeline.files import new_folder, partial_file, sha256, write_json, writing
 from data_pipeline.shards.npy import new_array, read_array
 from data_pipeline.shards.record import Record, id_key, pack, unpack
 from data_pipeline.shards.segment import (
@@ -27,7 +27,8 @@ from data_pipeline.shards.segment import (
     INDEX,
     MANIFEST,
     MEND,
-    SEGMENTS,  # noqa: F401 — for who looks for segments on the disk
+    SHARD_FIELDS,
+    Segment,
     chained,
     index_type,
     n_segments,
@@ -60,10 +61,12 @@ def write_shards(
         the disk is full or read-only.
     """
     with new_folder(folder) as partial:
-        remaining, shards = iter(records), []
+        shards: list[dict[str, Any]] = []
+        remaining = iter(records)
         for first in remaining:
-            some = chain([first], islice(remaining, shard_records - 1))
-            shards.append(write_shard(partial / f"{len(shards):05}.arrayrecord", some))
+            # taken from the same iterator: no file is held in memory
+            of_shard = chain([first], islice(remaining, shard_records - 1))
+            shards.append(write_shard(partial / f"{len(shards):05}.arrayrecord", of_shard))
         finish_shards(partial, shards, source=source, n_bytes=n_bytes, lineage=lineage, after=after)
 
 
@@ -95,13 +98,9 @@ def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
         ValueError: records differ in their number of sequences, or a sequence is malformed. OutputError:
         the disk is full or read-only.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    # it appears after its part of the index: a shard file that is there is complete
+    with partial_file(path) as partial:
         amounts = _write_records(partial, path, records)
-        with writing(path):
-            partial.replace(path)  # after its index: a shard file that is there is complete
-    finally:
-        partial.unlink(missing_ok=True)
     return {"file": path.name, "size": path.stat().st_size, "sha256": sha256(path), **amounts}
 
 
@@ -110,16 +109,19 @@ def _write_records(partial: Path, path: Path, records: Iterable[Record]) -> dict
     chunks = batched(records, CHUNK)
     first = next(chunks, ())
     n_sequences = len(first[0].sequences) if first else 1
-    n_records = n_tokens = 0
+    n_records = 0
+    n_tokens = 0
     with new_array(path.with_suffix(".npy"), index_type(n_sequences)) as append:
         with writing(path):
+            # a group a record: one can be read without its neighbours
             writer = ArrayRecordWriter(str(partial), "group_size:1")
         for chunk in chain([first], chunks):
             rows = np.zeros(len(chunk), index_type(n_sequences))
             for i, record in enumerate(chunk):
                 rows[i] = _write_record(writer, path, record, n_sequences)
             append(rows)
-            n_records, n_tokens = n_records + len(rows), n_tokens + int(rows["lengths"].sum(dtype=np.int64))
+            n_records += len(rows)
+            n_tokens += int(rows["lengths"].sum(dtype=np.int64))
         with writing(path):
             writer.close()
     return {"records": n_records, "tokens": n_tokens, "sequences": n_sequences}
@@ -128,17 +130,14 @@ def _write_records(partial: Path, path: Path, records: Iterable[Record]) -> dict
 def _write_record(
     writer: ArrayRecordWriter, path: Path, record: Record, n_sequences: int
 ) -> tuple[int, int, list[int]]:
-    """Write it; its row of the index."""
+    """Write a record; returns its row of the index: key of the id, digest, tokens of each sequence."""
     if len(record.sequences) != n_sequences:
         raise ValueError(f"{path.parent}: {_differ(len(record.sequences), n_sequences)}")
     data = pack(record)
     with writing(path):
         writer.write(data)
-    return (
-        id_key(record.id),
-        xxhash.xxh3_64_intdigest(data),
-        [len(sequence.tokens) for sequence in record.sequences],
-    )
+    lengths = [len(sequence.tokens) for sequence in record.sequences]
+    return id_key(record.id), xxhash.xxh3_64_intdigest(data), lengths
 
 
 def finish_shards(
@@ -161,14 +160,14 @@ def finish_shards(
     widths = sorted({shard["sequences"] for shard in shards if shard["records"]})
     if len(widths) > 1:
         raise ValueError(f"{folder}: {_differ(*widths)}")
-    content, parts = (
-        hashlib.sha256(),
-        [folder / Path(shard["file"]).with_suffix(".npy") for shard in shards if shard["records"]],
-    )
+    # the content is that of the records in their order, however they are cut into files
+    content = hashlib.sha256()
     with new_array(folder / INDEX, index_type(widths[0] if widths else 1)) as append:
-        for part in parts:
-            append(rows := read_array(part))
-            content.update(np.ascontiguousarray(rows["digest"]))
+        for shard in shards:
+            if shard["records"]:
+                rows = read_array((folder / shard["file"]).with_suffix(".npy"))
+                append(rows)
+                content.update(np.ascontiguousarray(rows["digest"]))
     manifest = {
         "source": source,
         "documents": sum(shard["records"] for shard in shards),
@@ -176,18 +175,22 @@ def finish_shards(
         "bytes": n_bytes,
         "content_hash": content.hexdigest(),
         "after": after,
-        "shards": [{name: shard[name] for name in ("file", "records", "size", "sha256")} for shard in shards],
+        "shards": [{name: shard[name] for name in SHARD_FIELDS} for shard in shards],
         "index_sha256": sha256(folder / INDEX),
         "tools": {name: version(name) for name in ("array_record", "msgpack", "sentencepiece")},
         "lineage": lineage,
     }
     write_json(folder / MANIFEST, manifest)
+    # only now: a kill before must find the parts of the index again
     for shard in shards:
         (folder / shard["file"]).with_suffix(".npy").unlink(missing_ok=True)
 
 
 def _differ(one: int, other: int) -> str:
-    return f"records differ in their number of sequences ({one} and {other}); write documents and pairs to folders of their own"
+    return (
+        f"records differ in their number of sequences ({one} and {other}); write documents and pairs to "
+        "folders of their own"
+    )
 
 
 class BadRecord(ValueError):
@@ -200,46 +203,59 @@ class Shards:
     """Random access to the records of a source; cheap to open, to pickle and to share among threads (files
     are opened at first use).
 
-    Every record read is compared with its digest. `manifest` has the amounts and the content hash of all
-    segments together.
-    Unless `whole`, shard files may be missing or cut short: what was in them is bad records.
+    Every record read is compared with its digest. Unless `whole`, shard files may be missing or cut short:
+    what was in them is bad records.
+
+    Attributes:
+        folder: Of the source.
+        whole: Whether every file must be there.
+        segments: In order; a record's number is counted through them.
+        manifest: The first segment's, with the amounts and the content hash of all together.
 
     Raises:
         FileNotFoundError: the folder or its manifest is missing. ValueError: a file is not as the manifest
-        says, or a segment was put
-            behind something else than what lies before it.
+        says, or a segment was put behind something else than what lies before it.
     """
 
     def __init__(self, folder: str | os.PathLike, *, whole: bool = True):
-        self.folder, self.whole = Path(folder), whole
+        self.folder = Path(folder)
+        self.whole = whole
         if not (self.folder / MANIFEST).is_file():
             raise FileNotFoundError(
                 f"{self.folder} holds no token shards ({MANIFEST} is missing); prepare the data first"
             )
-        self.segments = [segment_at(self.folder, first=0, whole=whole)]
-        content = self.segments[0].manifest["content_hash"]
-        for number in range(1, n_segments(self.folder)):
-            following = segment_folder(self.folder, number)
-            segment = segment_at(
-                following, first=self.segments[-1].first + len(self.segments[-1].index), whole=whole
-            )
-            if segment.manifest["after"] != content:
-                raise ValueError(
-                    f"{self.folder} is not what {following} was appended to; restore it, or delete that and append again"
-                )
-            content = chained(content, segment.manifest["content_hash"])
-            self.segments.append(segment)
+        self.segments, content = self._open_segments()
         amounts = {name: sum(segment.manifest[name] for segment in self.segments) for name in AMOUNTS}
         self.manifest: dict[str, Any] = {**self.segments[0].manifest, **amounts, "content_hash": content}
-        files = [
-            (number, shard)
-            for number, segment in enumerate(self.segments)
-            for shard in segment.manifest["shards"]
-        ]
-        self._paths = [self.segments[number].folder / shard["file"] for number, shard in files]
-        self._segment_of = np.array([number for number, _ in files], np.int64)
-        self._ends = np.cumsum([shard["records"] for _, shard in files], dtype=np.int64)
+        # the files of all segments, counted through
+        self._paths: list[Path] = []
+        segment_of: list[int] = []
+        sizes: list[int] = []
+        for number, segment in enumerate(self.segments):
+            for shard in segment.manifest["shards"]:
+                self._paths.append(segment.folder / shard["file"])
+                segment_of.append(number)
+                sizes.append(shard["records"])
+        self._segment_of = np.array(segment_of, np.int64)
+        self._ends = np.cumsum(sizes, dtype=np.int64)
         self._forget_readers()
+
+    def _open_segments(self) -> tuple[list[Segment], str]:
+        """The segments, and the content hash of all together."""
+        segments = [segment_at(self.folder, first=0, whole=self.whole)]
+        content = segments[0].manifest["content_hash"]
+        for number in range(1, n_segments(self.folder)):
+            following = segment_folder(self.folder, number)
+            first = segments[-1].first + len(segments[-1].index)
+            segment = segment_at(following, first=first, whole=self.whole)
+            if segment.manifest["after"] != content:
+                raise ValueError(
+                    f"{self.folder} is not what {following} was appended to; restore it, or delete that and "
+                    "append again"
+                )
+            content = chained(content, segment.manifest["content_hash"])
+            segments.append(segment)
+        return segments, content
 
     def _forget_readers(self) -> None:
         self._readers: dict[int, ArrayRecordReader] = {}
@@ -267,6 +283,7 @@ class Shards:
                 path = segment.folder / shard["file"]
                 if sha256(path) != shard["sha256"]:
                     self._find_damage(path)
+                    # each record is whole, so the damage is between them
                     raise ValueError(f"{path} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
 
     def _find_damage(self, path: Path) -> None:
@@ -280,12 +297,11 @@ class Shards:
     def find(self, document_id: str) -> list[int]:
         """The numbers of the documents with an id."""
         key = np.uint64(id_key(document_id))
-        found = [
-            segment.first + i
-            for segment in self.segments
-            for i in np.flatnonzero(segment.index["id"] == key).tolist()
-        ]
-        read = zip(found, self.read(found), strict=True)
+        numbers: list[int] = []
+        for segment in self.segments:
+            numbers += (segment.first + np.flatnonzero(segment.index["id"] == key)).tolist()
+        # the index has 64 bits of an id, so another one may share them; of a bad record nothing more is known
+        read = zip(numbers, self.read(numbers), strict=True)
         return [i for i, record in read if isinstance(record, BadRecord) or record.id == document_id]
 
     def __len__(self) -> int:
@@ -295,49 +311,50 @@ class Shards:
         return self.__getitems__([i])[0]
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Record]:
-        """Many records at once, in the order asked for. Raises BadRecord where one is."""
+        """Many records at once, in the order asked for.
+
+        Raises:
+            BadRecord: one cannot be read, or is not what was written.
+        """
         return unharmed(self.read(indices))
 
     def read(self, indices: Iterable[SupportsIndex]) -> list[Record | BadRecord]:
-        """The same, errors in their places: one call a shard, ten times faster than one a record."""
+        """The same, errors in the place of their records: one call a shard, ten times faster than one a
+        record.
+        """
         wanted = np.array([int(i) for i in indices], np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(
-                f"record {wanted.max() if wanted.min() >= 0 else wanted.min()} of {self.folder}, which has {len(self)}"
-            )
+            outside = wanted.max() if wanted.min() >= 0 else wanted.min()
+            raise IndexError(f"record {outside} of {self.folder}, which has {len(self)}")
         file_of = np.searchsorted(self._ends, wanted, side="right")
         records: list[Any] = [None] * len(wanted)
         for number in np.unique(file_of).tolist():
-            (places,) = np.nonzero(file_of == number)
-            for place, record in zip(places.tolist(), self._checked(number, wanted[places]), strict=True):
-                records[place] = record
+            (in_file,) = np.nonzero(file_of == number)
+            checked = self._checked(number, wanted[in_file])
+            for i, record in zip(in_file.tolist(), checked, strict=True):
+                records[i] = record
         return records
 
     def _first(self, number: int) -> int:
+        """The number of the first record of a file."""
         return int(self._ends[number - 1]) if number else 0
 
     def _checked(self, number: int, wanted: np.ndarray) -> list[Record | BadRecord]:
         """The records of one file, each as it was written, or what is wrong with it."""
-        segment, positions = self.segments[self._segment_of[number]], (wanted - self._first(number)).tolist()
+        segment = self.segments[self._segment_of[number]]
         rows = segment.index[wanted - segment.first]
-        indexed = zip(
-            positions, rows["id"].tolist(), rows["digest"].tolist(), rows["lengths"].tolist(), strict=True
-        )
-        found = self._read(number, positions)
-        return [self._compared(number, data, *row) for data, row in zip(found, indexed, strict=True)]
-
-    def _compared(
-        self, number: int, data: bytes | str, position: int, key: int, digest: int, lengths: list[int]
-    ) -> Record | BadRecord:
-        where = f"{self._paths[number]}: record {position} (document {key:016x})"
-        if isinstance(data, str):
-            return BadRecord(f"{where} cannot be read ({data}); {MEND}")
-        if xxhash.xxh3_64_intdigest(data) != digest:
-            return BadRecord(f"{where} is not what was written; {MEND}")
-        record = unpack(data)
-        if id_key(record.id) != key or [len(sequence.tokens) for sequence in record.sequences] != lengths:
-            return BadRecord(f"{where} is not what its row of {INDEX} says; {MEND}")
-        return record
+        positions = (wanted - self._first(number)).tolist()
+        # as lists of plain numbers: taking fields out of rows one by one would cost as much as reading
+        columns = (rows[name].tolist() for name in ("id", "digest", "lengths"))
+        checked: list[Record | BadRecord] = []
+        for data, position, *row in zip(self._read(number, positions), positions, *columns, strict=True):
+            record = _compared(data, *row)
+            if isinstance(record, str):
+                where = f"{self._paths[number]}: record {position} (document {row[0]:016x})"
+                checked.append(BadRecord(f"{where} {record}; {MEND}"))
+            else:
+                checked.append(record)
+        return checked
 
     def _read(self, number: int, positions: list[int]) -> list[bytes | str]:
         """The bytes of records of one file; of one that cannot be read, why."""
@@ -346,22 +363,43 @@ class Shards:
         try:
             with self._lock:
                 if number not in self._readers:
-                    path, sizes = str(self._paths[number]), {"file_reader_buffer_size": 1 << 15}
-                    self._readers[number] = ArrayRecordReader(path, "readahead_buffer_size:0", **sizes)
+                    self._readers[number] = _reader(self._paths[number])
             return self._readers[number].read(positions)
         except (RuntimeError, ValueError, IndexError) as error:
+            # one bad record fails the whole call: alone, the others can be read
             if len(positions) > 1:
                 return [self._read(number, [position])[0] for position in positions]
             return [str(error)]
 
 
+def _reader(path: Path) -> ArrayRecordReader:
+    # records are asked for in random order, so reading ahead would only fill memory
+    return ArrayRecordReader(str(path), "readahead_buffer_size:0", file_reader_buffer_size=1 << 15)
+
+
+def _compared(data: bytes | str, key: int, digest: int, lengths: list[int]) -> Record | str:
+    """The record in `data`, or what is wrong with it; a text says why there are no bytes."""
+    if isinstance(data, str):
+        return f"cannot be read ({data})"
+    if xxhash.xxh3_64_intdigest(data) != digest:
+        return "is not what was written"
+    record = unpack(data)
+    if id_key(record.id) != key or [len(sequence.tokens) for sequence in record.sequences] != lengths:
+        return f"is not what its row of {INDEX} says"
+    return record
+
+
 def unharmed(records: Iterable[Record | BadRecord]) -> list[Record]:
-    """The records. Raises the first error among them."""
-    found = list(records)
-    for record in found:
+    """The records.
+
+    Raises:
+        BadRecord: the first one that is among them.
+    """
+    whole = list(records)
+    for record in whole:
         if isinstance(record, BadRecord):
             raise record
-    return found
+    return whole
 
 
 def _reopened(folder: Path, whole: bool) -> Shards:

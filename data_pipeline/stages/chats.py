@@ -7,7 +7,15 @@ from data_pipeline import settings
 from data_pipeline.chat.format import chat_format_of
 from data_pipeline.clean.overlap import HeldOutIndex
 from data_pipeline.documents import corpus
-from data_pipeline.files import new_folder, read_json, replace_folder, sha256, write_json
+from data_pipeline.files import (
+    new_folder,
+    read_json,
+    read_json_lines,
+    replace_folder,
+    sha256,
+    write_json,
+    write_json_lines,
+)
 from data_pipeline.shards.shards import MANIFEST, write_shards
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.text import SIDES, TRAIN, Text
@@ -46,7 +54,7 @@ def make_chats(
             for kind, (rows, n_over) in chats.rows(
                 documents, index if side == TRAIN else None, seed=seed
             ).items():
-                corpus.write_lines(partial_folder / side / f"{kind}.jsonl", rows)
+                write_json_lines(partial_folder / side / f"{kind}.jsonl", rows)
                 counts[f"{side}/{kind}"] = {"rows": len(rows), "over": n_over}
         write_json(partial_folder / COUNTS, counts)
     return target
@@ -73,7 +81,7 @@ def write_tokens(
         }
         if (target / MANIFEST).exists() and read_json(target / MANIFEST)["lineage"] == lineage:
             continue
-        records = list(chats.records(corpus.read_lines(rows), chat))
+        records = list(chats.records(read_json_lines(rows), chat))
         partial_folder = target.with_name(f".{target.name}.new")
         write_shards(
             partial_folder,

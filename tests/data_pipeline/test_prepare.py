@@ -23,9 +23,9 @@ from data_pipeline.clean.language import Language
 from data_pipeline.clean.quality import TooShort
 from data_pipeline.clean.recipe import standard_recipe
 from data_pipeline.component import FrozenMap
-from data_pipeline.documents.corpus import clean_text, read_lines
+from data_pipeline.documents.corpus import clean_text
 from data_pipeline.engine.runner import Engine
-from data_pipeline.files import OutputError
+from data_pipeline.files import OutputError, read_json_lines
 from data_pipeline.prepare import Prepare
 from data_pipeline.readers.books import Books
 from data_pipeline.readers.code_tree import CodeTree
@@ -189,7 +189,7 @@ def test_chats_and_pairs_ask_about_the_code_of_their_own_side(data):
     set_aside = set(json.loads((data / "held_out.json").read_bytes())["code"])
     for side in ("train", "held_out"):
         (rows,) = (data / "stages" / "chats").glob(f"*/{side}/chat.jsonl")
-        for row in read_lines(rows):
+        for row in read_json_lines(rows):
             asked = {module for module in MODULES if f"`{module}`" in row["conversations"][0][0]["content"]}
             asked |= {
                 module for module in MODULES if f"Module: {module}\n" in row["conversations"][0][0]["content"]
