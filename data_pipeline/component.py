@@ -54,20 +54,23 @@ def components_in(*places: str) -> dict[str, type[BaseModel]]:
     """Name -> component class, of every frozen model defined in the modules or packages `places` and in the
     user's own modules.
     """
-    found = {}
+    components: dict[str, type[BaseModel]] = {}
     for place in (*places, *imported_by_user):
-        module = importlib.import_module(place)
-        children = [f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(module, "__path__", ()))]
-        for part in (module, *map(importlib.import_module, children)):
-            for name, value in vars(part).items():
-                own = (
-                    inspect.isclass(value)
-                    and issubclass(value, BaseModel)
-                    and value.__module__ == part.__name__
-                )
-                if own and value.model_config.get("frozen") and not name.startswith("_"):
-                    found[name] = value
-    return found
+        package = importlib.import_module(place)
+        # a module has no __path__, and so no children
+        children = [f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(package, "__path__", ()))]
+        for module in (package, *map(importlib.import_module, children)):
+            for name, value in vars(module).items():
+                if not name.startswith("_") and _is_component(value, module.__name__):
+                    components[name] = value
+    return components
+
+
+def _is_component(value: Any, module: str) -> bool:
+    """Whether a value is a frozen model that the module defines: one that it imports is another's."""
+    if not inspect.isclass(value) or not issubclass(value, BaseModel):
+        return False
+    return value.__module__ == module and bool(value.model_config.get("frozen"))
 
 
 def one_of(*places: str) -> Any:
@@ -79,11 +82,11 @@ def one_of(*places: str) -> Any:
 
 def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
     known = components_in(*places)
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel):  # in a config that is Python
         if type(value) in known.values():
             return value
-        where = {"name": type(value).__name__, "places": ", ".join(places), "names": ", ".join(sorted(known))}
-        raise PydanticCustomError("component", "{name} is no component of {places}; there are {names}", where)
+        said = {"name": type(value).__name__, "places": ", ".join(places), "names": ", ".join(sorted(known))}
+        raise PydanticCustomError("component", "{name} is no component of {places}; there are {names}", said)
     if not isinstance(value, Mapping) or "type" not in value:
         raise PydanticCustomError(
             "component", "must be a mapping with `type: {names}`", {"names": " | ".join(known)}

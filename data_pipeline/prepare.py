@@ -62,23 +62,28 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, job: Mapping[str, Any]) -> list[str]:
         """Rules across fields, a sentence each."""
-        names, found = ", ".join(self.sources), []
+        problems = []
         if not self.sources:
-            found.append("sources is empty; name at least one reader")
-        if taken := set(self.sources) & set(KINDS):
-            found.append(
-                f"sources.{min(taken)}: the name is taken by what is made of docstrings; choose another"
-            )
+            problems.append("sources is empty; name at least one reader")
+        taken = set(self.sources) & set(KINDS)
+        if taken:
+            what = "the name is taken by what is made of docstrings"
+            problems.append(f"sources.{min(taken)}: {what}; choose another")
+        problems += self._unknown_sources()
+        return [*problems, *self._without_version(), *misplaced(self.recipe)]
+
+    def _unknown_sources(self) -> list[str]:
+        """A sentence for each name that a field gives and `sources` has not."""
         named = {"chats.source": (self.chats.source,)} if self.chats else {}
-        named |= {"tokenizer_weights": tuple(self.tokenizer_weights or ())}
+        named["tokenizer_weights"] = tuple(self.tokenizer_weights or ())
         named |= {f"recipe.{number}.sources": rule.sources for number, rule in enumerate(self.recipe)}
-        for field, given in named.items():
-            found += [
-                f"{field} names {name!r}, which is no source; choose of {names}"
-                for name in given
-                if name not in self.sources
-            ]
-        return [*found, *self._without_version(), *misplaced(self.recipe)]
+        remedy = f"choose of {', '.join(self.sources)}"
+        problems = []
+        for field, names in named.items():
+            for name in names:
+                if name not in self.sources:
+                    problems.append(f"{field} names {name!r}, which is no source; {remedy}")
+        return problems
 
     def _without_version(self) -> list[str]:
         """A sentence for each component that does not say its VERSION; ours do, a user's may not."""
@@ -107,7 +112,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         if problems := self.problems({}):
             raise ValueError("; ".join(problems))
-        if not self._is_due(folder, allow_change):
+        if not self._take_up(folder, allow_change):
             return
         clean_settings = self._clean_settings()
         token_settings = TokenSettings(
@@ -119,14 +124,15 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         write_json(folder / "results.json", delivered.results)
         for line in lines_of(delivered.results):
             say(line)
-        made = {
+        done = {
+            "fingerprint": self.fingerprint(),
+            "settings": self._settings(),
             "tokenizer": delivered.tokenizer,
             "contents": delivered.contents,
             "parts": keys_of(cleaned.read),
         }
-        write_json(
-            folder / "done.json", {"fingerprint": self.fingerprint(), "settings": self._settings(), **made}
-        )
+        # last: where it is, everything else is
+        write_json(folder / "done.json", done)
 
     def append(self, folder: Path, *, say: Say = silent, progress: Progress = unseen) -> None:
         """Put what its sources have gained since behind the shards of finished data, which stay as they
@@ -138,13 +144,14 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: the data is not finished or was made with other settings.
         """
-        if self._is_due(folder, ()):
+        if self._take_up(folder, ()):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
         texts = new_text(self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress)
         made_with = {"fingerprint": done["tokenizer"], "seed": self.seed, "shard_records": self.shard_records}
         added = write_segments(texts, folder, engine=self.engine, progress=progress, **made_with)
         for source in self.sources:
+            # they are known from now on: the next append leaves them out
             done["parts"][source] += sorted({text.lineage.name for text in texts if text.source == source})
             say(f"  {source}: {added.get(source, 0):,} documents appended")
         write_json(folder / "done.json", done)
@@ -158,9 +165,12 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         """Everything that the bytes written depend on, but for the contents of the user's own input."""
         return {**self.model_dump(mode="json", exclude=set(FREE)), "versions": settings.library_versions()}
 
-    def _is_due(self, folder: Path, allow_change: Sequence[str]) -> bool:
-        """Whether there is something to do; what was finished with other settings is no longer called
-        done.
+    def _take_up(self, folder: Path, allow_change: Sequence[str]) -> bool:
+        """Whether there is something to do. Data finished with other settings, which `allow_change` names,
+        is no longer called done: its done.json is deleted.
+
+        Raises:
+            ValueError: the settings are others, and `allow_change` does not name them.
         """
         done = folder / "done.json"
         if not done.exists():

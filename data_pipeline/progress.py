@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Say = Callable[[str], None]
-Progress = Callable[
-    ..., AbstractContextManager[Callable[..., None]]
-]  # progress(what, total=None, *, unit="") yields advance(n=1)
+# progress(what, total=None, *, unit="") is a context that yields advance(n=1)
+Progress = Callable[..., AbstractContextManager[Callable[..., None]]]
 
 
 def silent(text: str) -> None:
-    """Say nothing."""
+    """Say nothing; where nobody reads."""
 
 
 @contextmanager
 def unseen(
     what: str, total: int | float | None = None, *, unit: str = "", done: int | float = 0
 ) -> Iterator[Callable[..., None]]:
-    """Show nothing."""
+    """Show nothing; where nobody looks."""
     yield lambda n=1, note="": None

@@ -14,7 +14,7 @@ def minhash(texts: list[str], *, n_permutations: int, shingle_words: int, seed: 
     """
     from daft import Series  # half a second: only when documents are hashed
 
-    hashes = Series.from_arrow(pa.array(texts, pa.large_string())).minhash(
-        n_permutations, shingle_words, seed, "xxhash3_64"
-    )
+    series = Series.from_arrow(pa.array(texts, pa.large_string()))
+    # the hash is named: daft's default may be another one tomorrow
+    hashes = series.minhash(n_permutations, shingle_words, seed, "xxhash3_64")
     return hashes.to_arrow().flatten().to_numpy().reshape(len(texts), n_permutations)

@@ -9,19 +9,16 @@ from typing import Any
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # daft and its like report their use to their makers at import
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the launcher has its own
-os.environ.setdefault(
-    "DAFT_RUNNER", "native"
-)  # else it imports Ray, where that is installed, to look for a cluster
+# else it imports Ray, where that is installed, to look for a cluster
+os.environ.setdefault("DAFT_RUNNER", "native")
 
 import daft  # noqa: E402
 from daft.pickle import dumps, loads
 from pydantic import BaseModel, PositiveInt
 
 MAX_LOST = 3  # workers lost in a row without a task done in between
-LOST = (
-    "closed the connection unexpectedly",
-    "process has terminated",
-)  # how daft's embedded runner reports a dead worker
+# how daft's embedded runner reports a dead worker: by a RuntimeError with one of these words
+LOST = ("closed the connection unexpectedly", "process has terminated")
 
 
 class WorkerLost(OSError):
@@ -35,8 +32,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         workers: Processes at work at a time; None = one a core. With 1, or one task, the work is done in
         this process.
         ray: Address of a Ray cluster ("auto": the one this machine belongs to); None = this machine alone.
-        All its machines must see
-            the run folder and the input under the same paths.
+        All its machines must see the run folder and the input under the same paths.
     """
 
     workers: PositiveInt | None = None
@@ -53,10 +49,12 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
             WorkerLost: workers die again and again. Otherwise what `function` raises, the first time it does.
         """
         if self.ray is None and min(self.n_workers(), len(tasks)) <= 1:
+            # a process to start costs seconds, and errors are easier to read without one
             yield from enumerate(map(function, tasks))
             return
         self.start()
-        waiting, n_lost = dict(enumerate(tasks)), 0
+        waiting = dict(enumerate(tasks))
+        n_lost = 0  # workers in a row
         while waiting:
             try:
                 for number, outcome in self._outcomes(function, waiting):
@@ -64,6 +62,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
                     del waiting[number]
                     yield number, outcome
             except RuntimeError as error:
+                # a dead worker ends daft's whole query: what still waits is asked for in a new one
                 n_lost += 1
                 _require_lost(error, n_lost, waiting)
 
@@ -71,6 +70,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         """Choose daft's runner, once a process."""
         if self.ray is not None:
             _join_ray(self.ray)
+        # tasks are of unequal size: whoever is done first is heard first
         daft.set_execution_config(maintain_order=False)
 
     def n_workers(self) -> int:
@@ -78,7 +78,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         if self.workers is not None:
             return self.workers
         if self.ray is None:
-            return len(os.sched_getaffinity(0))
+            return len(os.sched_getaffinity(0))  # of a container or a batch job, not of the machine
         import ray
 
         self.start()
@@ -89,11 +89,9 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         worker = daft.cls(_Worker, use_process=True, max_concurrency=n_workers, max_retries=0)
         tasks = {"number": list(waiting), "task": [dumps(task) for task in waiting.values()]}
         work = worker(dumps(function), tuple(sys.path))
-        frame = (
-            daft.from_pydict(tasks)
-            .into_batches(1)
-            .select("number", work.do(daft.col("task")).alias("outcome"))
-        )
+        outcome = work.do(daft.col("task")).alias("outcome")
+        # a batch a task: else one worker would be given many at a time
+        frame = daft.from_pydict(tasks).into_batches(1).select("number", outcome)
         for row in frame.iter_rows():
             yield row["number"], opened(row["outcome"])
 
@@ -113,6 +111,7 @@ class _Worker:
     """One process: the function is unpickled once."""
 
     def __init__(self, function: bytes, path: tuple[str, ...]):
+        # a user's own modules, which `function` may be of, are found as they are in the parent
         sys.path += [entry for entry in path if entry not in sys.path]
         self.function = loads(function)
 

@@ -37,14 +37,15 @@ def by_key[R](
     engine.start()
     names = pq.read_schema(files[0]).names
     group = daft.cls(_Group)(dumps(function), names)
+    column = daft.col(key)
+    # a Ray cluster spills to its disks, so it takes all keys in one round
     for first, last in rounds(sizes, len(sizes) if engine.ray else None):
-        rows = daft.read_parquet([str(file) for file in files]).where(
-            (daft.col(key) >= first) & (daft.col(key) <= last)
-        )
-        wanted = rows.where(daft.col(key).is_in([number for number in sizes if first <= number <= last]))
-        for row in (
-            wanted.groupby(key).map_groups(group.made(*map(daft.col, names)).alias("result")).iter_rows()
-        ):
+        # a range, which Parquet can skip row groups by, then the keys of it that are wanted
+        in_round = (column >= first) & (column <= last)
+        numbers = [number for number in sizes if first <= number <= last]
+        rows = daft.read_parquet([str(file) for file in files]).where(in_round).where(column.is_in(numbers))
+        result = group.result(*map(daft.col, names)).alias("result")
+        for row in rows.groupby(key).map_groups(result).iter_rows():
             yield opened(row["result"])
 
 
@@ -52,20 +53,23 @@ class _Group:
     """The rows of one key, as the engine hands them over."""
 
     def __init__(self, function: bytes, names: list[str]):
-        self.function, self.names = loads(function), names
+        self.function = loads(function)
+        self.names = names
 
     @daft.method.batch(return_dtype=daft.DataType.binary())
-    def made(self, *columns: daft.Series) -> list[bytes]:
+    def result(self, *columns: daft.Series) -> list[bytes]:
         """The sealed outcome, one row."""
         return [sealed(self.function, pa.table([column.to_arrow() for column in columns], self.names))]
 
 
 def rounds(sizes: dict[int, int], at_once: int | None) -> Iterator[tuple[int, int]]:
     """(first, last) key of each round: `at_once` keys, or as many as fit into `ROUND_BYTES`."""
-    total, numbered = 0, []
-    for place, (key, size) in enumerate(sorted(sizes.items())):
-        numbered.append((place // at_once if at_once else total // ROUND_BYTES, key))
+    round_of: dict[int, int] = {}  # key → its round
+    total = 0
+    for number, (key, size) in enumerate(sorted(sizes.items())):
+        # a round begins where the bytes before it fill whole rounds: one large key may exceed its own
+        round_of[key] = number // at_once if at_once else total // ROUND_BYTES
         total += size
-    for _, keys in groupby(numbered, key=lambda pair: pair[0]):
-        members = [key for _, key in keys]
-        yield members[0], members[-1]
+    for _, group in groupby(round_of, key=round_of.__getitem__):
+        keys = list(group)
+        yield keys[0], keys[-1]

@@ -15,9 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.documents.corpus import (
-    write_table as write_table,  # what a rule has found goes to disk as its keys came
-)
+from data_pipeline.documents.corpus import write_table as write_table  # rules write verdicts by it
 
 DOCUMENT = "document"
 NO_KEY = 0  # the key of what has no words: equal to nothing
@@ -48,11 +46,12 @@ class Shared(NamedTuple):
     n_documents: np.ndarray
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(whether each of `keys` is here, its place; the place means nothing where it is not)."""
+        """(whether each of `keys` is here, its row; the row means nothing where it is not)."""
         if not len(self.keys):
             return np.zeros(len(keys), bool), np.zeros(len(keys), np.int64)
-        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return self.keys[place] == keys, place
+        # a key behind the last one would be one row too far
+        row = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return self.keys[row] == keys, row
 
 
 def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
@@ -64,8 +63,9 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
     import daft  # half a second: only when documents are compared
 
     tables = [path for path in tables if n_rows([path])]  # a file without rows may be one without columns
-    col, n_queries = daft.col, _n_queries(tables, column)
-    found = [EMPTY]
+    col = daft.col
+    n_queries = _n_queries(tables, column)
+    answers = [EMPTY]
     for residue in range(n_queries):
         rows = daft.read_parquet([str(path) for path in tables]).select(DOCUMENT, col(column).alias("key"))
         if is_list(tables[0], column):
@@ -76,17 +76,17 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
         groups = rows.groupby("key").agg(
             col(DOCUMENT).min().alias("first"), col(DOCUMENT).count().alias("n_documents")
         )
-        found.append(groups.where(col("n_documents") > more_than).to_arrow())
-    columns = [
-        np.concatenate([table[name].to_numpy() for table in found])
-        for name in ("key", "first", "n_documents")
-    ]
-    order = np.argsort(columns[0])
+        answers.append(groups.where(col("n_documents") > more_than).to_arrow())
+
+    def answered(name: str) -> np.ndarray:
+        return np.concatenate([table[name].to_numpy() for table in answers])
+
+    # daft gives groups in no certain order, and `find` searches sorted keys
+    order = np.argsort(answered("key"))
     return Shared(
-        *(
-            values[order].astype(kind)
-            for values, kind in zip(columns, (np.uint64, np.int64, np.int64), strict=True)
-        )
+        answered("key")[order].astype(np.uint64),
+        answered("first")[order].astype(np.int64),
+        answered("n_documents")[order].astype(np.int64),
     )
 
 
@@ -100,16 +100,21 @@ def _n_queries(tables: Sequence[Path], column: str) -> int:
         return 0
     if daft.runners.get_or_create_runner().name != "native":
         return 1
-    n_keys = 0
-    for path in tables:
-        metadata = pq.read_metadata(path)
-        for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-            n_keys += sum(
-                c.num_values
-                for c in map(group.column, range(group.num_columns))
-                if c.path_in_schema.split(".")[0] == column
-            )
+    n_keys = sum(_n_values(path, column) for path in tables)
     return max(1, math.ceil(n_keys / KEYS_A_QUERY))
+
+
+def _n_values(table: Path, column: str) -> int:
+    """Values of a column, those in lists counted one by one, from the file's footer alone."""
+    metadata = pq.read_metadata(table)
+    n = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for chunk in map(group.column, range(group.num_columns)):
+            # the column of a list is named "column.list.element" here
+            if chunk.path_in_schema.split(".")[0] == column:
+                n += chunk.num_values
+    return n
 
 
 def is_list(table: Path, column: str) -> bool:
@@ -135,11 +140,8 @@ def flat(batch: pa.RecordBatch, column: str) -> tuple[np.ndarray, np.ndarray, np
     lists = batch[column]
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     number = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return (
-        np.repeat(batch[DOCUMENT].to_numpy(), lengths),
-        number,
-        lists.flatten().to_numpy(zero_copy_only=False),
-    )
+    document = np.repeat(batch[DOCUMENT].to_numpy(), lengths)
+    return document, number, lists.flatten().to_numpy(zero_copy_only=False)
 
 
 class Clusters:
@@ -154,17 +156,20 @@ class Clusters:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        a, b = np.concatenate([self.documents, a]), np.concatenate([self.lowest, b])
-        documents, place = np.unique(np.concatenate([a, b]), return_inverse=True)
+        # what is known so far are pairs too: each document with the lowest of its cluster
+        a = np.concatenate([self.documents, a])
+        b = np.concatenate([self.lowest, b])
+        documents, node = np.unique(np.concatenate([a, b]), return_inverse=True)
         if not len(documents):
             return
         ones = np.ones(len(a), bool)
-        graph = coo_array((ones, (place[: len(a)], place[len(a) :])), shape=(len(documents), len(documents)))
+        edges = (node[: len(a)], node[len(a) :])
+        graph = coo_array((ones, edges), shape=(len(documents), len(documents)))
         _, cluster = connected_components(graph, directed=False)
-        _, first = np.unique(
-            cluster, return_index=True
-        )  # documents are sorted: the first of a cluster is its lowest
-        self.documents, self.lowest = documents, documents[first][cluster]
+        # documents are sorted: the first of a cluster is its lowest
+        _, first = np.unique(cluster, return_index=True)
+        self.documents = documents
+        self.lowest = documents[first][cluster]
 
     def columns(self) -> dict[str, np.ndarray]:
         """`document` (sorted), `cluster` (its lowest document) and `size` of every document that has a
@@ -178,12 +183,13 @@ def clusters(keys: Sequence[Path], columns: Sequence[str]) -> dict[str, np.ndarr
     """The clusters of documents that share a value in one of the columns, compared a column at a time; see
     `Clusters.columns`.
     """
-    found = Clusters()
+    joined = Clusters()
     for column in columns:
         common = shared(keys, column, more_than=1)
-        pairs = [np.zeros((2, 0), np.int64)]
+        pairs = [np.zeros((2, 0), np.int64)]  # a document, and the lowest that has its key
         for batch in batches(keys, column) if len(common.keys) else ():
-            is_shared, place = common.find(batch[column].to_numpy())
-            pairs.append(np.stack([batch[DOCUMENT].to_numpy()[is_shared], common.first[place[is_shared]]]))
-        found.join(*np.concatenate(pairs, axis=1))
-    return found.columns()
+            is_shared, row = common.find(batch[column].to_numpy())
+            documents = batch[DOCUMENT].to_numpy()[is_shared]
+            pairs.append(np.stack([documents, common.first[row[is_shared]]]))
+        joined.join(*np.concatenate(pairs, axis=1))
+    return joined.columns()
