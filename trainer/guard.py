@@ -10,20 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt
 
 
-class Stopped(Exception):
-    """A signal asked for the end, and the state is saved; `exit_code` is 130 for Ctrl-C and 143 for
-    SIGTERM.
-    """
-
-    def __init__(self, signal_name: str, step: int):
-        super().__init__(f"stopped by {signal_name} after step {step}; the state is saved")
-        self.exit_code = 130 if signal_name == "SIGINT" else 143
-
-
-class Diverged(Exception):
-    """The loss stays no number."""
-
-
 class History(NamedTuple):
     """Of the last healthy steps the losses and gradient norms, in a ring; of all steps the counts. Part of
     what resumes.

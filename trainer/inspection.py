@@ -9,7 +9,7 @@ import jax
 from model.adapt import Adaptation
 from model.api import Model, Params
 from trainer.cluster.replicas import check, make_replay
-from trainer.guard import Diverged
+from trainer.ending import Diverged
 from trainer.objective import Objective
 from trainer.state import TrainState
 from trainer.step import make_gradient, split_rows

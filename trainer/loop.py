@@ -11,7 +11,8 @@ from trainer.batches.source import BatchSource
 from trainer.checkpoints.checkpointer import Checkpointer
 from trainer.checkpoints.rollback import Rollbacks
 from trainer.cluster.signals import StopSignals
-from trainer.guard import Stopped, Verdict
+from trainer.ending import Stopped
+from trainer.guard import Verdict
 from trainer.records.profiler import Profiler
 from trainer.records.recorder import Recorder, Step, timed
 from trainer.state import TrainState

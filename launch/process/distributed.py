@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from launch.process.failures import PEER_LOST, PeerFailed, explain, present_hosts
+from launch.process.failures import PEER_LOST, PeerFailed, explain
 from trainer.cluster.c_signals import handle_in_c
 
 HEARTBEAT_S = 30
@@ -133,9 +133,12 @@ def explain_aborts(coordinator: str | None) -> None:
     process that coordinates.
     """
 
+    # now: a handler of an abort should import nothing
+    from trainer.ending import present_peers
+
     def aborted(number: int) -> None:
-        hosts = present_hosts()
-        lost = hosts.lost() if hosts else None
+        peers = present_peers()
+        lost = peers.lost() if peers else None
         if lost:
             gone = lost.lost
         elif coordinator is None or _answers(coordinator):

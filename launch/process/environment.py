@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 
 from launch.process.distributed import client_of_several, is_first
-from launch.process.failures import Terminated, present_hosts
+from launch.process.failures import Terminated
 from launch.process.hardware import cache_folder, cpu_only
 from trainer.cluster.c_signals import CHandler
 
@@ -65,13 +65,15 @@ def leave(code: int) -> None:
     """
     import jax
 
+    from trainer.ending import present_peers
+
     if not jax.distributed.is_initialized():
         return
     if code == 0:
         jax.distributed.shutdown()
         return
     coordinates = client_of_several() is not None and is_first()
-    if coordinates and present_hosts() is None:  # with hosts it has waited for the others already
+    if coordinates and present_peers() is None:  # a loop that knows its peers has waited for them already
         time.sleep(FAREWELL_S)
     from trainer.cluster.watchdog import leave_now
 

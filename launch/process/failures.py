@@ -8,7 +8,6 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 OUR_ROOMS = ("launch", "trainer", "model", "data_pipeline", "inference")
 DONE, UNEXPECTED, USER_ERROR, DOES_NOT_FIT, DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED = (
@@ -60,11 +59,12 @@ def explain(error: BaseException) -> tuple[int, str | None]:
 
 
 def _of_trainer(error: BaseException) -> tuple[int, str] | None:
-    """The guard's two ends; its module is looked up, not imported: who has not trained has no such error."""
-    guard = sys.modules.get("trainer.guard")
-    if guard and isinstance(error, guard.Stopped):
+    """The two ends of the trainer's loop."""
+    from trainer.ending import Diverged, Stopped  # no jax comes with it
+
+    if isinstance(error, Stopped):
         return error.exit_code, str(error)
-    return (DIVERGED, str(error)) if guard and isinstance(error, guard.Diverged) else None
+    return (DIVERGED, str(error)) if isinstance(error, Diverged) else None
 
 
 def _of_system(error: BaseException) -> tuple[int, str] | None:
@@ -113,19 +113,13 @@ def _of_devices(error: BaseException) -> tuple[int, str] | None:
 
 def _peer_lost(said: str) -> tuple[int, str]:
     """Which process is gone, as far as the others can tell; its own exit code where it has published one."""
-    hosts = present_hosts()
-    lost = hosts.wait_for_lost() if hosts else None
+    from trainer.ending import present_peers
+
+    peers = present_peers()
+    lost = peers.wait_for_lost() if peers else None
     if lost is None:
         return PEER_LOST, f"another process of this run is gone ({said}); start the same command again"
     return lost.code, lost.lost + ("; start the same command again" if lost.code == PEER_LOST else "")
-
-
-def present_hosts() -> Any:
-    """The processes of the loop under way; its module is looked up, not imported: who has not trained has
-    none.
-    """
-    module = sys.modules.get("trainer.cluster.hosts")
-    return module.present() if module else None
 
 
 def _of_user(error: BaseException) -> tuple[int, str] | None:
@@ -143,8 +137,9 @@ def _of_user(error: BaseException) -> tuple[int, str] | None:
 
 
 def _imported_by_user() -> list[str]:
-    component = sys.modules.get("data_pipeline.component")
-    return component.imported_by_user if component else []
+    from data_pipeline.component import imported_by_user  # pydantic, which --help does without
+
+    return imported_by_user
 
 
 def report(error: BaseException, args: argparse.Namespace) -> int:
@@ -156,10 +151,12 @@ def report(error: BaseException, args: argparse.Namespace) -> int:
     if os.environ.get("MESHWRIGHT_TRACEBACK") == "1":
         traceback.print_exception(error)
     said = _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
-    if hosts := present_hosts():
+    from trainer.ending import present_peers
+
+    if peers := present_peers():
         # these ends every process notices by itself; the others are told of any other one
         own_fault = code not in (DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED)
-        hosts.leave(f"process {hosts.process} failed: {said}" if own_fault else "", code)
+        peers.leave(f"process {peers.process} failed: {said}" if own_fault else "", code)
     return code
 
 

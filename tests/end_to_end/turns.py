@@ -17,7 +17,7 @@ from trainer.cluster.hosts import Hosts
 from trainer.cluster.replicas import check
 from trainer.cluster.signals import StopSignals
 from trainer.cluster.watchdog import Watchdog
-from trainer.guard import Stopped
+from trainer.ending import Stopped
 
 
 class Turns(BaseModel, frozen=True, extra="forbid", strict=True):

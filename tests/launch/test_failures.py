@@ -8,8 +8,9 @@ import json
 import pytest
 
 from launch.job.overrides import override
+from launch.job.yaml import parse_yaml
 from launch.process.failures import PeerFailed, Terminated, explain
-from trainer import guard
+from trainer.ending import Diverged, Stopped
 
 
 def raised(action):
@@ -49,15 +50,15 @@ def test_each_end_has_its_code(error, code):
 
 
 def test_a_value_error_of_ours_is_the_users_and_one_of_a_library_is_not():
-    assert explain(raised(lambda: __import__("launch.job.yaml").yaml_text.parse_yaml("[", "a")))[0] == 2
+    assert explain(raised(lambda: parse_yaml("[", "a")))[0] == 2
     assert explain(raised(lambda: json.loads("{")))[0] == 1
     assert explain(raised(lambda: override({}, [None])))[0] == 1
 
 
 def test_the_guards_ends_have_their_codes():
-    assert explain(guard.Stopped("SIGINT", 3))[0] == 130
-    assert explain(guard.Stopped("SIGTERM", 3)) == (
+    assert explain(Stopped("SIGINT", 3))[0] == 130
+    assert explain(Stopped("SIGTERM", 3)) == (
         143,
         "stopped by SIGTERM after step 3; the state is saved",
     )
-    assert explain(guard.Diverged("loss is nan"))[0] == 4
+    assert explain(Diverged("loss is nan"))[0] == 4

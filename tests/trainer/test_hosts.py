@@ -6,6 +6,7 @@ import pytest
 
 from trainer.cluster import hosts
 from trainer.cluster.hosts import HURRIED_S, PEER_LOST, SILENT_S, Hosts, Post, Quiet, Stragglers
+from trainer.ending import present_peers
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def view_after(clock, seconds, posts):
 def test_alone_there_is_nobody_to_lose():
     with Hosts() as alone:
         alone.beat(3)
-        assert alone.lost() is None and alone.where() == "" and hosts.present() is None
+        assert alone.lost() is None and alone.where() == "" and present_peers() is None
         assert alone.gather(1.0, device_wait_s=0.1) == ({}, "")
         alone.leave("a fault", 2)
 

@@ -23,9 +23,10 @@ from tests.examples import write_documents
 from tests.trainer.poisoned import MARK, Poisoned
 from trainer.assemble import open_rows, open_source, step_of
 from trainer.checkpoints.checkpointer import Checkpoints
+from trainer.ending import Diverged
 from trainer.events import read_events
 from trainer.execute import execute as execute_run
-from trainer.guard import Diverged, Guard
+from trainer.guard import Guard
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase

@@ -8,7 +8,8 @@ from typing import Any
 
 from trainer.batches.source import BatchSource
 from trainer.checkpoints.checkpointer import Checkpointer
-from trainer.guard import Diverged, Guard, Verdict, forgotten
+from trainer.ending import Diverged
+from trainer.guard import Guard, Verdict, forgotten
 from trainer.state import TrainState
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 
 from trainer.cluster.coordination import client_of_several
+from trainer.ending import peers_under_way
 
 POST_S = 1.0
 SILENT_S = 20.0  # a process that is quiet so long is lost; sooner than jax's heartbeat, which can only abort
@@ -98,7 +99,7 @@ class Hosts:
 
     def __enter__(self) -> "Hosts":
         if self._client is not None:
-            _present.append(self)
+            peers_under_way.append(self)
             Thread(target=self._talk, daemon=True, name="hosts").start()
         return self
 
@@ -109,7 +110,7 @@ class Hosts:
         if error is None and self._client is not None:
             self._say(left=True)
             self._ended = True
-            _present.remove(self)
+            peers_under_way.remove(self)
 
     def beat(self, step: int) -> None:
         """The loop has come to this step."""
@@ -292,13 +293,3 @@ def _until[T](ask: Callable[[], T], limit_s: float) -> T:
     while not (answer := ask()) and time.monotonic() < end:
         time.sleep(0.05)
     return answer
-
-
-_present: list[Hosts] = []  # the one of the loop that runs, or that an error has just ended
-
-
-def present() -> Hosts | None:
-    """The processes of the loop under way, or of the one that an error ended; None with one process or
-    outside of a loop.
-    """
-    return _present[-1] if _present else None
