@@ -2,7 +2,7 @@
 nothing.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Stopped(Exception):
@@ -21,6 +21,7 @@ class Diverged(Exception):
     """
 
 
+@runtime_checkable
 class Peers(Protocol):
     """The processes of a run, as one of them sees them; see `trainer.cluster.hosts.Hosts`."""
 

@@ -12,7 +12,7 @@ from data_pipeline import settings
 from data_pipeline.clean.quality import TooShort
 from data_pipeline.component import components_in
 from data_pipeline.readers.jsonl import Jsonl
-from tests.data_pipeline.test_prepare import make_raw, prepare
+from tests.data_pipeline.small_job import make_raw, prepare
 from tests.golden.versions import GOLDEN, REWRITE, Output, outputs, problems, versioned
 
 MAKE_DATA = ("readers", "clean", "tokenizers", "rows.pack")  # folders whose components all make data

@@ -9,7 +9,7 @@ from data_pipeline.loader import PackedShards
 from data_pipeline.rows.mix import Schedule, Stage
 from data_pipeline.rows.sequence import RowSequence
 from data_pipeline.shards.shards import Shards
-from tests.data_pipeline.test_prepare import make_raw, outputs, prepare
+from tests.data_pipeline.small_job import make_raw, outputs, prepare
 
 NEW = "The lighthouse keeper counted every ship that passed the northern cape, and wrote down where it went and what it carried. "
 SETTINGS = {"folder": "data/train", "weights": {"web": 1.0, "books": 1.0}, "seq_len": 32, "batch_size": 2}

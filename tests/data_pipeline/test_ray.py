@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_pipeline.test_prepare import make_raw, outputs, prepare
+from tests.data_pipeline.small_job import make_raw, outputs, prepare
 
 ON_RAY = """
 import os, signal, sys, threading, time
 from pathlib import Path
 import ray
 from data_pipeline.engine.runner import Engine
-from tests.data_pipeline.test_prepare import prepare
+from tests.data_pipeline.small_job import prepare
 
 def workers():
     found = {}
