@@ -81,6 +81,7 @@ def one_of(*places: str) -> Any:
 
 
 def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
+    # looked up now, not at import: `--import` may add to them
     known = components_in(*places)
     if isinstance(value, BaseModel):  # in a config that is Python
         if type(value) in known.values():

@@ -27,6 +27,7 @@ def writing(path: Path) -> Iterator[None]:
     except OutputError:
         raise  # of a block inside, which knows its output better
     except (OSError, RuntimeError) as error:  # RuntimeError: how ArrayRecord reports one
+        # libraries raise OSError without strerror
         reason = getattr(error, "strerror", None) or error
         raise OutputError(
             f"cannot write {path}: {reason}; free space there or choose another output folder"
@@ -91,6 +92,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array, replacing `path` in one step."""
+    # small arrays only; large ones are written piece by piece (shards/npy.py)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())

@@ -90,6 +90,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         components = {f"sources.{name}": reader for name, reader in self.sources.items()}
         components |= {f"recipe.{number}": rule for number, rule in enumerate(self.recipe)}
         components["tokenizer"] = self.tokenizer
+        # a sentence of its own for each, so that one run tells of all
         problems = {field: settings.version_problem(component) for field, component in components.items()}
         return [f"{field}: {problem}" for field, problem in problems.items() if problem]
 
@@ -110,6 +111,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             these.
             OSError: the disk is full or read-only.
         """
+        # again, for who calls this without the launcher
         if problems := self.problems({}):
             raise ValueError("; ".join(problems))
         if not self._take_up(folder, allow_change):
@@ -119,6 +121,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records
         )
         cleaned = clean(clean_settings, folder, engine=self.engine, progress=progress)
+        # everything below is written anew each time: it is small, and depends on all above
         delivered = deliver(cleaned, token_settings, folder, engine=self.engine, progress=progress)
         write_json(folder / "held_out.json", cleaned.groups)
         write_json(folder / "results.json", delivered.results)
@@ -147,6 +150,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         if self._take_up(folder, ()):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
+        # with no limit: all that is new is wanted
         texts = new_text(self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress)
         made_with = {"fingerprint": done["tokenizer"], "seed": self.seed, "shard_records": self.shard_records}
         added = write_segments(texts, folder, engine=self.engine, progress=progress, **made_with)
@@ -179,6 +183,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         saved, now = read_json(done)["settings"], self._settings()
         if not settings.changed(saved, now, folder, without=("versions",), allow_change=allow_change):
             return False
+        # a kill from here on leaves data that is begun, not finished
         done.unlink()
         return True
 

@@ -99,6 +99,7 @@ def changed(
     Raises:
         ValueError: some differ that `allow_change` does not name; each is named with both values.
     """
+    # by dotted path, so that an error names the field and not its whole branch
     before = flat({name: value for name, value in saved.items() if name not in without})
     after = flat({name: value for name, value in now.items() if name not in without})
     differing = [path for path in {**before, **after} if before.get(path) != after.get(path)]
@@ -113,6 +114,7 @@ def changed(
             f"{path}: {before.get(path)!r:.60} there, {after.get(path)!r:.60} now"
             for path in refused[:MAX_SHOWN]
         )
+        # a changed recipe differs in hundreds of fields
         n_more = len(refused) - MAX_SHOWN
         more = f"; and {n_more} more" if n_more > 0 else ""
         allowing = f"--allow-change {folder.name}.{refused[0].split('.')[0]}"
@@ -126,6 +128,7 @@ def changed(
 def flat(tree: Any, path: str = "") -> dict[str, Any]:
     """Dotted path → leaf of nested mappings and lists."""
     if isinstance(tree, list | tuple):
+        # places in lists are path names too
         tree = dict(enumerate(tree))
     if not isinstance(tree, Mapping):
         return {path: tree}

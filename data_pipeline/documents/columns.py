@@ -64,6 +64,7 @@ def value_in(row: Mapping[str, Any], name: str) -> Any:
     """The value of a column or of one inside it; None where there is none."""
     if name in row or "." not in name:
         return row.get(name)
+    # as in "meta.url"; deeper ones by calling again
     outer, _, inner = name.partition(".")
     value = row.get(outer)
     return value_in(value, inner) if isinstance(value, Mapping) else None

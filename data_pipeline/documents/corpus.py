@@ -33,6 +33,7 @@ def write_batches(path: Path, groups: Iterable[list[Document]]) -> Iterator[list
     with partial_file(path, writer=_me()) as partial, _writer(partial) as writer:
         for group in groups:
             columns = zip(*group, strict=True) if group else [()] * len(SCHEMA)
+            # large strings: a row group of long texts may exceed the 2 GiB of 32-bit offsets
             table = pa.table([pa.array(values, pa.large_string()) for values in columns], SCHEMA)
             with writing(path):
                 writer.write_table(table)
@@ -95,6 +96,7 @@ def entries(data: Path, side: str, source: str) -> list[dict[str, Any]]:
     text they were made of.
     """
     folder = data / side / source
+    # in the order of the segments, whose names are zero-padded numbers
     manifests = [folder / "manifest.json", *sorted(folder.glob("segments/*/manifest.json"))]
     return [entry for manifest in manifests for entry in read_json(manifest)["lineage"]["text"]]
 

@@ -58,6 +58,7 @@ def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
         for source, sizes in report["dropped_bytes"].items():
             drops.sizes.setdefault(source, Counter()).update(sizes)
         for reason, texts in report["examples"].items():
+            # of the first parts, as one process would have met them
             shown = drops.examples.setdefault(reason, [])
             shown += texts[: MAX_EXAMPLES - len(shown)]
     return drops

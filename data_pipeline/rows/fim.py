@@ -43,8 +43,11 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
         self, records: Sequence[Record], ids: np.ndarray, epoch: int, tokenizer: Tokenizer
     ) -> list[Record]:
         """The records, those chosen rearranged."""
+        # the draw is by id alone, so any process finds the same documents
         chosen = np.flatnonzero(self.chosen(ids, epoch)).tolist()
         chosen = [i for i in chosen if _is_plain(records[i], tokenizer)]
+
+        # bos and eos are control ids, which decode to nothing
         texts = [tokenizer.decode(records[i].sequences[0].tokens) for i in chosen]
         suffix_first = uniform(key_from("fim order", epoch), ids[chosen]) < self.spm_rate
         # all parts of all texts are encoded in one call: prefix, middle, suffix of each
@@ -52,6 +55,8 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
         for text, (first, second) in zip(texts, self._cuts(texts, ids[chosen], epoch), strict=True):
             parts += [text[:first], text[first:second], text[second:]]
         encoded = tokenizer.encode_all(parts)
+
+        # in their own order again: only the chosen ones are others
         rewritten = list(records)
         for n, i in enumerate(chosen):
             prefix, middle, suffix = encoded[3 * n : 3 * n + 3]
@@ -61,6 +66,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _cuts(self, texts: list[str], ids: np.ndarray, epoch: int) -> list[tuple[int, int]]:
         """Two places in each text, drawn evenly from all between its characters."""
+        # two draws of keys of their own: one draw used twice would cut at one place
         one = uniform(key_from("fim cut", 0, epoch), ids).tolist()
         other = uniform(key_from("fim cut", 1, epoch), ids).tolist()
         cuts = []
@@ -73,6 +79,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
 def _is_plain(record: Record, tokenizer: Tokenizer) -> bool:
     """Whether a document is text between bos and eos, all of it targets."""
     tokens, weight = record.sequences[0]
+    # an empty text has nothing to cut
     if len(tokens) <= 2 or (tokens[0], tokens[-1]) != (tokenizer.bos, tokenizer.eos):
         return False
     is_control = tokenizer.byte_lengths[tokens[1:-1]] == 0

@@ -105,6 +105,7 @@ class Mixture:
         self.legs: list[Leg] = []
         self.n_rows: int | None = None
         self._caps = np.array([UNLIMITED if cap is None else cap for cap in caps])
+        # a stage ends where the next one begins, the last one never
         ends = [first for first, _ in stages[1:]] + [None]
         for (first, weights), end in zip(stages, ends, strict=True):
             if self.n_rows is None:  # else all streams have reached their caps
@@ -139,6 +140,8 @@ class Mixture:
         number = self._leg_at(index)
         leg = self.legs[number]
         n_blocks, rest = divmod(index - leg.first, BLOCK)
+
+        # of the block under way, the rows up to here are counted one by one
         begun = self._order(number, n_blocks).stream[:rest]
         return leg.before + n_blocks * leg.counts + np.bincount(begun, minlength=len(leg.counts))
 
@@ -167,6 +170,8 @@ class Mixture:
                 return
             leg = Leg(first, self._counts(weights), before)
             self.legs.append(leg)
+
+            # a stream that runs dry inside the stage leaves its share to the others from there
             next_first = self._first_cap(leg)
             if next_first is None or (end is not None and next_first >= end):
                 return
@@ -185,6 +190,7 @@ class Mixture:
 
     def _counts(self, weights: np.ndarray) -> np.ndarray:
         """Rows of each stream in a block: shares rounded down, the remaining rows to those that lost most."""
+        # shares in whole rows must sum to the block, whatever the rounding
         exact = weights / weights.sum() * BLOCK
         counts = np.floor(exact).astype(np.int64)
         n_remaining = BLOCK - counts.sum()
@@ -205,6 +211,8 @@ class Mixture:
         has the shares of the whole.
         """
         leg = self.legs[number]
+
+        # the rows of the block stream by stream, before they are put in order
         stream = np.repeat(np.arange(len(leg.counts), dtype=np.int32), leg.counts)
         ends = np.cumsum(leg.counts)
         nth = np.arange(BLOCK) - np.repeat(ends - leg.counts, leg.counts)  # of the stream's rows in the block

@@ -70,6 +70,8 @@ class PackedRows:
     def __init__(self, folder: str | Path, **packing: Any):
         self.packing = Packing(**packing)
         self.shards = Shards(folder, whole=not self.packing.skip_bad_records)
+
+        # making or mapping the plans of epoch 0 happens here, so that a length is known
         self.segments = [SegmentRows(self.shards, segment, self.packing) for segment in self.shards.segments]
         self._ends = np.cumsum([len(rows.plan(0)) for rows in self.segments])
         if not len(self):
@@ -96,6 +98,7 @@ class PackedRows:
         """Where the row with a number among all rows of epoch 0 is."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {self.shards.folder}, which has {len(self)}")
+        # the first segment whose end is beyond the row
         segment = int(np.searchsorted(self._ends, index, side="right"))
         return Place(segment, 0, index - self._first_row(segment))
 
@@ -128,6 +131,8 @@ class PackedRows:
         for place, of_row in pieces.items():
             documents = wanted.setdefault((place.segment, place.epoch), [])
             documents += [piece.document for piece in of_row]
+
+        # a file is opened once for all rows of a batch that need it
         records = {}
         for (segment, epoch), numbers in wanted.items():
             rows = self.segments[segment]
@@ -154,6 +159,7 @@ class PackedRows:
         """
         self.bad_records |= bad
         if len(self.bad_records) > max(FEW, MAX_BAD_FRAC * len(self.shards)):
+            # the first one is named in full; the others are alike as a rule
             n, first = len(self.bad_records), next(iter(self.bad_records.values()))
             limit = f"more than {MAX_BAD_FRAC:.1%} of the records or {FEW}"
             raise ValueError(
@@ -193,6 +199,7 @@ class PackedRows:
         records: dict[int, Record | BadRecord],
         positions: slice,
     ) -> Row:
+        # a damaged document leaves its positions as padding, so that no other piece moves
         laid: list[Piece] = []
         bad_pieces = []
         for piece in pieces:
@@ -206,12 +213,15 @@ class PackedRows:
             row["pair_weight_P"] = self._pair_weight(place, bad_pieces)
         else:
             row["source_L"] = np.zeros_like(row["tokens_L"])  # filled in by the mixture
+
+        # columns are by row of epoch 0: what has them has one plan for all epochs
         number = self._first_row(place.segment) + place.row
         return row | {name: column[number] for name, column in self.columns.items()}
 
     def _pair_weight(self, place: Place, bad_pieces: list[int]) -> np.ndarray:
         """1 for each pair of a row that is there and whole, float32 [P]."""
         offsets = self.segments[place.segment].plan(0).offsets
+        # rows are filled from the front: pairs beyond the plan's are padding
         n_pairs = offsets[place.row + 1] - offsets[place.row]
         pair_P = np.arange(self.packing.pairs_per_row)
         return ((pair_P < n_pairs) & ~np.isin(pair_P, bad_pieces)).astype(np.float32)

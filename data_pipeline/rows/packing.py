@@ -33,6 +33,7 @@ class Packing(NamedTuple):
     @property
     def varies(self) -> bool:
         """Whether each epoch has a plan of its own; otherwise one plan serves all."""
+        # dropout and the cuts of fill-in-the-middle are drawn anew for every epoch
         return self.fim is not None or self.dropout > 0
 
     def described(self) -> list[Any]:

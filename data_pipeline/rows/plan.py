@@ -21,6 +21,7 @@ DOCUMENTS_A_BLOCK = 1 << 22
 
 def plan_key(*parts: Any) -> str:
     """16 hex digits of all that a plan depends on, as JSON."""
+    # 16 digits are 64 bits: enough to tell the few plans of a folder apart
     return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 

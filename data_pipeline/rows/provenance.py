@@ -41,6 +41,8 @@ def steps_of(rows: Iterable[int], ends: Sequence[int], skipped: Iterable[Sequenc
     windows = united(skipped)
 
     def is_read(row: int) -> bool:
+        # a row behind the last step is not read yet
         return row < ends[-1] and not any(first <= row < stop for first, stop in windows)
 
+    # step s has read the rows below ends[s - 1]: the first end beyond a row is its step's
     return sorted({bisect_right(ends, row) + 1 for row in rows if is_read(row)})

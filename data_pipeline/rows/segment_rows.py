@@ -79,6 +79,7 @@ class SegmentRows:
 
     def read(self, documents: np.ndarray, epoch: int) -> list[Record | BadRecord]:
         """Documents as they are in an epoch; in place of a damaged one what is wrong with it."""
+        # numbers of the segment become those of the source
         records = self.shards.read(documents + self.segment.first)
         fim = self.packing.fim
         if fim is None:

@@ -57,6 +57,7 @@ class RowSequence:
         self.weights = dict(weights)
         self.seed = seed
         self.schedule = schedule or Schedule()
+        # the order of streams decides every draw: segments of a source stay together
         self.streams: list[Stream] = []
         for name, source in self.sources.items():
             self.streams += [Stream(name, number, rows) for number, rows in enumerate(source.segments)]
@@ -82,6 +83,7 @@ class RowSequence:
         seq_len = next(iter(self.sources.values())).packing.seq_len
         stages = [(0, self._stream_weights(self.weights, schedule.size_power, schedule.segments))]
         for stage in schedule.stages:
+            # a stage begins with a whole row
             first = math.ceil(stage.from_tokens / seq_len)
             if first <= stages[-1][0]:
                 raise ValueError(
@@ -106,6 +108,8 @@ class RowSequence:
                     f"data.schedule: segments.{name}={n_taken}, but {source.shards.folder} has "
                     f"{len(source.segments)}; append them or lower it"
                 )
+
+            # segments are appended, so the first n are those that were there before
             taken = source.segments[:n_taken]
             n_tokens = sum(rows.segment.manifest["tokens"] for rows in taken)
             share = weights.get(name, 0.0) * float(n_tokens) ** size_power
@@ -121,6 +125,7 @@ class RowSequence:
         """
         legs = []
         for leg in self.mixture.legs:
+            # rows before the first leg's end depend on it even when none was read
             if n_rows is None or leg.first < max(n_rows, 1):
                 legs.append({"first": leg.first, "streams": self._described(leg.counts)})
         return {"seed": self.seed, "legs": legs}
@@ -139,6 +144,7 @@ class RowSequence:
         progress = {name: {"tokens": 0.0, "epochs": 0.0} for name in self.sources}
         for stream, n in zip(self.streams, self.mixture.cursors(n_rows).tolist(), strict=True):
             epoch, rest = stream.rows.epoch_of(n)
+            # a stream without rows (all dropped out) has no part of an epoch
             epochs = epoch + rest / max(len(stream.rows.plan(epoch)), 1)
             of_source = progress[stream.source]
             of_source["tokens"] += float(n * stream.rows.packing.seq_len)
@@ -162,6 +168,7 @@ class RowSequence:
         # a permutation is asked once for all its positions: it works on arrays
         rows: dict[tuple[int, int, int], int] = {}
         for (stream, epoch), numbers in positions.items():
+            # the order gives the row of the plan that stands at each position
             planned = self._order(stream, epoch)(np.array(numbers)).tolist()
             rows |= {(stream, epoch, position): row for position, row in zip(numbers, planned, strict=True)}
         places = []
@@ -199,6 +206,7 @@ class RowSequence:
     def rows_of(self, source: str, document: str, stop: int) -> list[int]:
         """The rows before row `stop` that hold something of a document, in order."""
         rows: set[int] = set()
+        # what lies behind `stop` of a stream has not been read, or will not be
         cursors = self.mixture.cursors(stop).tolist()
         for record in self.sources[source].shards.find(document):
             for number, stream in enumerate(self.streams):
@@ -214,6 +222,7 @@ class RowSequence:
         epoch = 0
         while (n_before := segment_rows.n_rows(epoch)) < cursor:
             plan = segment_rows.plan(epoch)
+            # a document may be cut into pieces, which lie in rows of their own
             pieces = np.flatnonzero(plan.pieces[:, 0] == document)
             planned = np.unique(np.searchsorted(plan.offsets, pieces, side="right") - 1)
             befores = n_before + self._order(number, epoch).inverse(planned)

@@ -58,6 +58,7 @@ class Segment(NamedTuple):
 
 def chained(before: str, content_hash: str) -> str:
     """The content hash of a source with one more segment."""
+    # a chain: the hash of the whole tells of any change in any segment and of their order
     return hashlib.sha256(f"{before} {content_hash}".encode()).hexdigest()
 
 
@@ -73,6 +74,7 @@ def n_segments(folder: Path) -> int:
         ValueError: one is missing that others stand behind.
     """
     manifests = folder.glob(f"{SEGMENTS}/[0-9]*/{MANIFEST}")
+    # segment 0 is the folder itself
     numbers = {0} | {int(path.parent.name) for path in manifests}
     missing = set(range(max(numbers))) - numbers
     if missing:
@@ -89,6 +91,7 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
     Raises:
         ValueError: something is missing or damaged; the file is named.
     """
+    # the manifest is written last: without it the folder is not finished
     manifest: dict[str, Any] = _load(folder / MANIFEST, _read_manifest)
     index: np.ndarray = _load(folder / INDEX, read_array)
     if index.dtype.names is None:
@@ -106,6 +109,7 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    # a manifest of an earlier version lacks some of the fields
     manifest = json.loads(path.read_bytes())
     missing = [name for name in MANIFEST_FIELDS if name not in manifest]
     for shard in manifest.get("shards", ()):

@@ -83,6 +83,7 @@ def next_segment(folder: Path) -> tuple[Path, str]:
     """The folder of the segment that may be written next to a source, and the content hash that its
     `finish_shards` takes as `after`.
     """
+    # opening checks that what lies there is whole
     source = Shards(folder)
     return segment_folder(source.folder, len(source.segments)), source.manifest["content_hash"]
 
@@ -106,6 +107,7 @@ def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
 
 def _write_records(partial: Path, path: Path, records: Iterable[Record]) -> dict[str, int]:
     """Write `partial`, which will be `path`, and its part of the index."""
+    # the first chunk tells of how many sequences the records are
     chunks = batched(records, CHUNK)
     first = next(chunks, ())
     n_sequences = len(first[0].sequences) if first else 1
@@ -131,6 +133,7 @@ def _write_record(
     writer: ArrayRecordWriter, path: Path, record: Record, n_sequences: int
 ) -> tuple[int, int, list[int]]:
     """Write a record; returns its row of the index: key of the id, digest, tokens of each sequence."""
+    # rows of the index have one length for all
     if len(record.sequences) != n_sequences:
         raise ValueError(f"{path.parent}: {_differ(len(record.sequences), n_sequences)}")
     data = pack(record)
@@ -157,6 +160,7 @@ def finish_shards(
         ValueError: files differ in their number of sequences. OutputError: the disk is full or read-only.
     """
     shards = list(shards)
+    # an empty file says nothing of its records' sequences
     widths = sorted({shard["sequences"] for shard in shards if shard["records"]})
     if len(widths) > 1:
         raise ValueError(f"{folder}: {_differ(*widths)}")
@@ -224,6 +228,8 @@ class Shards:
             raise FileNotFoundError(
                 f"{self.folder} holds no token shards ({MANIFEST} is missing); prepare the data first"
             )
+
+        # a chain of hashes: no segment can be changed or taken out unseen
         self.segments, content = self._open_segments()
         amounts = {name: sum(segment.manifest[name] for segment in self.segments) for name in AMOUNTS}
         self.manifest: dict[str, Any] = {**self.segments[0].manifest, **amounts, "content_hash": content}
@@ -281,6 +287,7 @@ class Shards:
             segment.check_index()
             for shard in segment.manifest["shards"]:
                 path = segment.folder / shard["file"]
+                # a quick pass over the bytes; only a damaged file is read by record
                 if sha256(path) != shard["sha256"]:
                     self._find_damage(path)
                     # each record is whole, so the damage is between them
@@ -326,6 +333,7 @@ class Shards:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             outside = wanted.max() if wanted.min() >= 0 else wanted.min()
             raise IndexError(f"record {outside} of {self.folder}, which has {len(self)}")
+        # the first file whose end is beyond the record
         file_of = np.searchsorted(self._ends, wanted, side="right")
         records: list[Any] = [None] * len(wanted)
         for number in np.unique(file_of).tolist():

@@ -24,6 +24,8 @@ def account_of(cleaned: Cleaned, chats: ChatCounts, manifests: Manifests) -> dic
     read = _read(cleaned)
     if chats:
         read |= _made_chats(chats, manifests, drops)
+
+    # manifests count what was written: the account cannot differ from the shards
     amounts = {}
     for side in SIDES:
         amounts[side] = {name: _amounts(manifests[f"{side}/{name}"]) for name in read}
@@ -45,6 +47,7 @@ def _read(cleaned: Cleaned) -> dict[str, int]:
     read: Counter[str] = Counter()
     for part in cleaned.read:
         report = part.report()
+        # spans and lines that a reader cut are parts of documents that it gave
         n_dropped = n_documents_in(report["dropped"].get(part.source, {}))
         read[part.source] += report["documents"] + n_dropped
     return dict(read)
@@ -71,6 +74,7 @@ def _amounts(manifest: Mapping[str, Any]) -> dict[str, int]:
 
 def _in_order(counts: Mapping[str, Mapping[str, int]], cleaned: Cleaned) -> dict[str, dict[str, int]]:
     """The reasons of each source in the order of the recipe; those of reading before, all others behind."""
+    # a reason may stand in several limits, one a language: its first place counts
     limits = [limit.reason for rule in cleaned.judgement.recipe for limit in rule.limits()]
     recipe_order = {reason: number for number, reason in enumerate(dict.fromkeys(limits))}
     of_reading: set[str] = set()

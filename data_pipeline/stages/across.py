@@ -36,6 +36,7 @@ class Numbered(NamedTuple):
 
     def held_out(self, groups: frozenset[str]) -> np.ndarray:
         """Which documents are set aside, bool [n]."""
+        # one column of the file: the texts are not read
         names = self._column("group")
         return np.fromiter((name in groups for name in names), bool, len(names))
 
@@ -66,6 +67,7 @@ class Judgement(NamedTuple):
     def verdicts(self, part: Numbered, *, before: int | None = None) -> Verdicts:
         """The verdicts on a part's documents, of the rules numbered below `before` (None = all)."""
         numbers_of = self.numbers(part)
+        # verdicts are of all parts; this one's are picked out by its numbers
         duplicates = {}
         for number, path in self.found.items():
             if number in part.annotated.rules:
@@ -83,6 +85,7 @@ class Judgement(NamedTuple):
     def numbers(self, part: Numbered) -> np.ndarray:
         """The documents' numbers, int64 [n]: lower is preferred."""
         held_out = part.held_out(self.held_out)
+        # held-out documents have the lower numbers, so they are the ones that stay
         return part.first + np.arange(len(held_out)) + np.where(held_out, 0, TRAINING)
 
 
@@ -92,6 +95,7 @@ def repeated(path: Path, numbers_of: np.ndarray) -> pa.Table:
         return pq.read_table(path).slice(0, 0)
     # a part's numbers are a run, and once more a run behind TRAINING: Parquet skips all other row groups
     first = int((numbers_of % TRAINING).min())
+    # both runs, since the held-out documents of a part stand among the others
     filters = []
     for start in (first, first + TRAINING):
         filters.append([("document", ">=", start), ("document", "<", start + len(numbers_of))])
@@ -167,6 +171,8 @@ def _write_keys(judgement: Judgement, number: int, task: tuple[Numbered, Path]) 
         return
     signals = part.annotated.signals(number)
     stays = judgement.verdicts(part, before=number).stays() & ~signals[EMPTY].to_numpy()
+
+    # `EMPTY` has done its work; what is left are the rule's keys
     keys = signals.drop_columns([EMPTY]).append_column("document", pa.array(judgement.numbers(part)))
     corpus.write_table(path, keys.filter(pa.array(stays)))
 

@@ -55,6 +55,7 @@ class Annotated(NamedTuple):
 
     def signals(self, number: int, names: Sequence[str] | None = None) -> pa.Table:
         """What a rule measured, a row a document; all of it, or some columns."""
+        # pieces measure the same documents in the same order: their columns fit together
         signals, *others = (pq.read_table(self.folder / name) for name in self.rules[number])
         for table in others:
             for name in table.column_names:
@@ -85,6 +86,7 @@ def annotate(
 ) -> list[Annotated]:
     """Measure what was not measured before, of parts that have documents."""
     annotated = [plan(part, recipe, folder) for part in parts]
+    # a part may have its signals and lack its text, after a kill between the two
     missing = [part for part in annotated if part.missing() or not part.has_text()]
     for _ in engine.map(partial(_annotate, recipe), missing):
         advance()
@@ -104,6 +106,7 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
         left_out = (*rule.LATE, "sources")
         described = [settings.described(piece, without=left_out) for piece in pieces_of(rule)]
         rules[number] = tuple(f"{settings.digest([*made_by, piece])}.parquet" for piece in described)
+        # the rules behind it look at another text now
         if rule.EDITS:
             made_by += described
     text = f"text-{settings.digest(made_by)}.parquet"
@@ -174,5 +177,6 @@ def _write(path: Path, measured: list[Signals]) -> None:
 
 def _column(values: Any) -> pa.Array:
     if isinstance(values, np.ndarray) and values.ndim == 2:
+        # a row a document, of keys: one list of fixed length needs no offsets
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     return pa.array(values)

@@ -96,6 +96,7 @@ def write_segments(
     for text in texts:
         if text.documents:
             by_source.setdefault(text.source, []).append(text)
+    # a source that has gained nothing gets no segment
     segments = [segment(of_source, folder, **made_with) for of_source in by_source.values()]
     n_parts = sum(len(each.texts) for each in segments)
     with progress("  writing tokens", n_parts, unit="parts") as advance:

@@ -24,6 +24,7 @@ Findings = dict[int, list[Finding]]  # row of a document in its part → in the 
 def findings_in(part: Numbered, judgement: Judgement) -> Findings:
     """What the rules across documents found in the documents of a part."""
     numbers_of = judgement.numbers(part)
+    # verdicts name documents by number, a part has them by row
     rows = {int(document): row for row, document in enumerate(numbers_of)}
     findings: Findings = {}
     for number in judgement.found:

@@ -54,6 +54,7 @@ def deliver(
     """
     stages = folder / STAGES
     sources = list(cleaned.groups)
+    # the tokenizer comes first: everything behind is in its tokens
     with progress("  making the tokenizer"):
         tokenizer = make_tokenizer(
             settings.tokenizer,
@@ -62,6 +63,8 @@ def deliver(
             stages / "tokenizer",
             folder / MODEL,
         )
+
+    # both sides of every source: that each has a text was seen to before
     shards = []
     for side, source in product(SIDES, sources):
         texts = [text for text in cleaned.texts if (text.side, text.source) == (side, source)]
@@ -77,6 +80,8 @@ def deliver(
     n_parts = sum(len(each.texts) for each in shards)
     with progress("  writing tokens", n_parts, unit="parts") as advance:
         write_tokens(shards, engine=engine, advance=advance)
+
+    # made of the clean text, not of the shards: questions need the source code
     chats = settings.chats
     counts: dict[str, dict[str, int]] = {}
     if chats is not None:
@@ -84,6 +89,8 @@ def deliver(
             made = make_chats(chats, cleaned.texts, cleaned.index, stages / "chats", seed=settings.seed)
             write_chats(chats, made, folder, tokenizer, shard_records=settings.shard_records)
             counts = counts_of(made)
+
+    # the account is made of what stands on the disk
     names = (*sources, *(KINDS if counts else ()))
     # opened, not only read: so that what is handed over is known to be whole
     manifests = {

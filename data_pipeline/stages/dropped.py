@@ -34,6 +34,7 @@ def require_all(
     Raises:
         ValueError: a source has no document left on one of the sides; it says for what reasons.
     """
+    # a side without a single part counts as 0 too
     n_documents = {(source, side): 0 for source in sources for side in (TRAIN, HELD_OUT)}
     for text in texts:
         n_documents[text.source, text.side] += text.documents

@@ -74,6 +74,8 @@ def clean(settings: CleanSettings, folder: Path, *, engine: Engine, progress: Pr
     judgement, selected = judge_parts(
         with_documents, settings, set_aside, stages, engine=engine, progress=progress
     )
+
+    # said before the sides are compared, which takes long
     texts = [text for _, sides in selected for text in sides]
     reports = [*drop_reports(read), *reports_in(target for target, _ in selected)]
     require_all(texts, reports, names, settings.held_out_frac)
@@ -81,8 +83,12 @@ def clean(settings: CleanSettings, folder: Path, *, engine: Engine, progress: Pr
         separated = separate(
             texts, settings.held_out_filter, stages / "separate", engine=engine, advance=advance
         )
+
+    # once more: cutting what is on both sides may have left nothing
     reports += reports_in(separated.reports)
     require_all(separated.texts, reports, names, settings.held_out_frac)
+
+    # only the groups of the user's own sources, in their order
     held_out = {source: [name for name in of if name in set_aside] for source, of in groups.items()}
     return Cleaned(read, held_out, judgement, separated.texts, reports, separated.index)
 
@@ -110,11 +116,14 @@ def judge_parts(
         What they are judged by, and of each part the folder of its report and the text of its sides.
     """
     recipe = settings.recipe
+    # every document alone
     with progress("  measuring", len(read), unit="parts") as advance:
         annotated = annotate(read, recipe, stages / "annotate", engine=engine, advance=advance)
     parts = numbered(annotated)
+    # what needs all of them
     with progress("  comparing", unit="rules") as advance:
         judgement = find(parts, recipe, set_aside, stages / "across", engine=engine, advance=advance)
+    # every document again, now that all verdicts are known
     with progress("  selecting", len(parts), unit="parts") as advance:
         selected = select(parts, judgement, stages / "select", engine=engine, advance=advance)
     return judgement, selected

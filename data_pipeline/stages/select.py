@@ -62,6 +62,7 @@ def _select(judgement: Judgement, task: tuple[Numbered, Path]) -> None:
         return  # a worker that died had just finished it
     drops = Drops()
     verdicts = judgement.verdicts(part)
+    # both sides pass the same rules, and differ by group alone
     held_out = part.held_out(judgement.held_out)
     findings = findings_in(part, judgement)
     with new_folder(folder) as partial_folder:

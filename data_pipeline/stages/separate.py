@@ -47,6 +47,7 @@ def separate(
     """Cut out of the training side what repeats the held-out one; what an interrupted run had done is used
     again.
     """
+    # all texts are in the key: one more on either side may cut anywhere
     described = settings.described(held_out_filter)
     key = settings.digest([VERSION, described, [text.sha256 for text in texts]])
     held_out = [text for text in texts if text.side == HELD_OUT and text.documents]
@@ -60,6 +61,8 @@ def separate(
     all_found = (found for _, target in tasks for found in _found(target).values())
     common = held_out_filter.common(all_found)
     left_held_out = _cut_held_out(held_out, common, index, folder / key / HELD_OUT)
+
+    # common language is held out no longer, so chats may repeat it
     index.dropped |= common
     runs = runs_of(_documents(left_held_out))
     for _ in engine.map(partial(_cut, common, runs), [task for task in tasks if not task[1].exists()]):
@@ -92,6 +95,7 @@ def _found(target: Path) -> dict[int, Found]:
 def _find(index: HeldOutIndex, task: Task) -> None:
     """Write what the documents of a text repeat; a process does it."""
     text, target = task
+    # only documents that repeat something: most have no row
     rows = []
     for row, document in enumerate(corpus.read_documents(text.path)):
         found = find(document, index)
@@ -133,6 +137,7 @@ def _cut_held_out(texts: Sequence[Text], common: set[int], index: HeldOutIndex, 
 
 def _write(target: Path, documents: Callable[[Drops], Iterator[Document]]) -> None:
     """Write documents and the report of what was cut; nothing where that was done before."""
+    # a folder takes its name when it is whole
     if target.exists():
         return
     drops = Drops()

@@ -58,6 +58,7 @@ def shards_to_write(
     side, source = texts[0].side, texts[0].source
     n_documents = sum(text.documents for text in texts)
     n_shards = max(1, -(-n_documents // shard_records))  # rounded up
+    # the raw files' hashes go along, so that a token can be traced back to them
     lineage = {"tokenizer": fingerprint, "seed": seed, "text": [_lineage(text, data) for text in texts]}
     made_by = [VERSION, SHARDS_VERSION, side, source, lineage, n_shards, settings.library_versions()]
     work = data / STAGES / "tokens" / settings.digest(made_by)
@@ -71,6 +72,7 @@ def segment(texts: Sequence[Text], data: Path, **made_with: Any) -> ShardsToWrit
     """
     wanted = shards_to_write(texts, data, **made_with)
     for manifest in wanted.folder.glob(f"{SEGMENTS}/*/{MANIFEST}"):
+        # the same texts in another segment: an interrupted append that had come to its end
         written = wanted._replace(folder=manifest.parent)
         if is_written(written):
             return written
@@ -83,6 +85,7 @@ def write_tokens(shards: Sequence[ShardsToWrite], *, engine: Engine, advance: Ca
     again.
     """
     missing = [each for each in shards if not is_written(each)]
+    # of all sources together, so that no worker waits for the end of one
     tasks = []
     for each in missing:
         tasks += [(text, path, encoding) for text, path, encoding in each.tasks() if not path.exists()]
@@ -102,6 +105,8 @@ def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
     """Bring the documents of each shard together and write it; then the folder takes its place."""
     encoded = [path for _, path, _ in shards.tasks()]
     written = shards.work / "shards"
+
+    # a shard that was written before a kill is not gathered again
     sizes = sizes_of(encoded)
     missing = {shard: size for shard, size in sizes.items() if not described(written, shard).exists()}
     for _ in by_key(engine, encoded, "shard", partial(write_rows, written), sizes=missing):

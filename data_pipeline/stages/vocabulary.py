@@ -21,6 +21,7 @@ def make_tokenizer(
     """Make the tokenizer that the component `trainer` describes as the file `target`, unless it was made
     before.
     """
+    # held-out text must not shape the vocabulary it is measured with
     training = [text for text in texts if text.side == TRAIN]
     amounts: dict[str, float] = {}
     for text in training:
