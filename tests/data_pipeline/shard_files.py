@@ -55,3 +55,7 @@ def stop_after(records, n):
         yield record
 write(Path(sys.argv[1]), stop_after(make(30), int(sys.argv[2])))
 """
+
+
+def append(folder: Path, records: list[Record]) -> Path:
+    return append_shards(folder, records, source="code", n_bytes=100, shard_records=7, lineage={})

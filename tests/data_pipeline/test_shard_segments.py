@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.shards.record import Record
 from data_pipeline.shards.shards import (
     Shards,
-    append_shards,
     finish_shards,
     next_segment,
     write_shard,
 )
-from tests.data_pipeline.shard_files import KILLED, assert_equal, make, write
+from tests.data_pipeline.shard_files import KILLED, append, assert_equal, make, write
 
 
 def _write_file(folder: Path, number: int) -> dict:
@@ -56,10 +54,6 @@ def test_a_file_without_records_does_no_harm(tmp_path):
     shards = Shards(tmp_path)
     shards.verify()
     assert_equal(shards.__getitems__([8, 2, 3]), [make(9)[i] for i in (8, 2, 3)])
-
-
-def append(folder: Path, records: list[Record]) -> Path:
-    return append_shards(folder, records, source="code", n_bytes=100, shard_records=7, lineage={})
 
 
 def test_appended_segments_are_read_behind_what_was_there_which_is_not_touched(tmp_path):
