@@ -1,11 +1,31 @@
-"""Which parameters a phase trains."""
+"""Which parameters a phase trains, and what it adds to them.
 
-from typing import Protocol, runtime_checkable
+`LoRA` turns a matrix into a dict of arrays (model/weights.py), of which a and b are trained:
 
+    before                     trainable                  frozen
+    blocks                     blocks                     blocks
+      attention                  attention                  attention
+        wq_NDHA                    wq_NDHA                    wq_NDHA
+                                     a_NDR, b_NRHA              base_NDHA, scale_N
+      attention_norm                                        attention_norm
+        scale_ND                                              scale_ND
+
+`merge` joins the two trees by name, so it costs nothing and also works on shapes.
+"""
+
+import math
+import re
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Key
-from pydantic import BaseModel
+from pydantic import BaseModel, PositiveFloat, PositiveInt
 
-from model.api import Params
+from model.api import Params, key_of
+from model.sharding import letters_of, spec
+from model.size import is_matrix
+from model.weights import Sides, as_array, is_weight, quantize, sides
 
 
 @runtime_checkable
@@ -13,11 +33,19 @@ class Adaptation(Protocol):
     """Divides parameters into what the optimizer sees and what stays as it is."""
 
     def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
-        """(trainable, frozen)."""
+        """(trainable, frozen); the model that they merge to computes what `params` do."""
         ...
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
-        """The parameters that the model reads."""
+        """The parameters that the model reads, of arrays or of their shapes."""
+        ...
+
+    def dense(self, params: Params) -> Params:
+        """Merged parameters as plain arrays, as a model that knows no adaptation holds them."""
+        ...
+
+    def reference(self, frozen: Params) -> Params | None:
+        """The parameters before training, where the frozen ones tell them; None where they do not."""
         ...
 
 
@@ -31,3 +59,223 @@ class Full(BaseModel, frozen=True, extra="forbid", strict=True):
     def merge(self, trainable: Params, frozen: Params) -> Params:
         """The trainable ones."""
         return trainable
+
+    def dense(self, params: Params) -> Params:
+        """As they are."""
+        return params
+
+    def reference(self, frozen: Params) -> Params | None:
+        """Nothing is left of them."""
+        return None
+
+
+class Only(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The parameters whose dotted name `pattern` (a regular expression) finds are trained, such as `norm` or
+    `blocks.feed_forward`.
+    """
+
+    pattern: str
+
+    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
+        """Those that match, and the others.
+
+        Raises:
+            ValueError: none does, or the pattern is no regular expression.
+        """
+        names = _leaf_names(params)
+        try:
+            trained = {name for name in names if re.search(self.pattern, name)}
+        except re.error as error:
+            problem = f"is no regular expression ({error})"
+            raise ValueError(f"adaptation.pattern={self.pattern!r} {problem}; mend it") from None
+        if not trained:
+            known = f"this architecture has {', '.join(names)}"
+            raise ValueError(f"adaptation.pattern={self.pattern!r} matches no parameter; {known}")
+        return _chosen(params, trained), _chosen(params, set(names) - trained)
+
+    def merge(self, trainable: Params, frozen: Params) -> Params:
+        """Both, each in its place."""
+        return _joined(trainable, frozen)
+
+    def dense(self, params: Params) -> Params:
+        """As they are."""
+        return params
+
+    def reference(self, frozen: Params) -> Params | None:
+        """Those that are trained are not kept as they were."""
+        return None
+
+
+class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A low-rank update of each target matrix is trained: w + alpha / rank · a · b (Hu et al. 2021), with
+    `rslora` w + alpha / sqrt(rank) · a · b (Kalajdzievski 2023), which larger ranks need.
+
+    `targets` are names without letters (`wq`), or regular expressions for the whole of such a name or of a
+    dotted one (`blocks.attention.w.*`); by default all matrices of attention and feed-forward layers,
+    experts included. Tables (`embed`, `unembed`, `positions`) can be targets; where the output matrix is
+    the embedding, both change. `base="int8"` holds the targets' own weights as codes of a byte
+    (as in Dettmers et al. 2023, QLoRA, there with 4 bits); tables keep their numbers.
+    """
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    targets: tuple[str, ...] = ("w.*",)
+    rslora: bool = False
+    base: Literal["as_is", "int8"] = "as_is"
+
+    @property
+    def scale(self) -> float:
+        """The factor of a · b."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
+        """The factors, in float32 whatever the parameters are (small updates would be rounded away), and
+        all else. `a` is uniform within 1 / sqrt(inputs), `b` is zero, so that nothing has changed yet.
+
+        Raises:
+            ValueError: a target matches no matrix.
+        """
+        names = _leaf_names(params)
+        targets = self._targets(names)
+        trainable = _renamed(params, lambda name, x: self._factors(name, x, key) if name in targets else None)
+        frozen = _renamed(params, lambda name, x: self._frozen(name, x) if name in targets else x)
+        return trainable, frozen
+
+    def merge(self, trainable: Params, frozen: Params) -> Params:
+        """Every target is a dict of its base, its factors and their scale."""
+        return _joined(trainable, frozen)
+
+    def dense(self, params: Params) -> Params:
+        """Base and update as one array, added in float32, in the dtype that the base had (float32 for
+        codes).
+        """
+        return _arrays(params)
+
+    def reference(self, frozen: Params) -> Params | None:
+        """The base alone."""
+        return _bases(frozen)
+
+    def _targets(self, names: list[str]) -> set[str]:
+        matrices = [name for name in names if is_matrix(name) and not _bare(name).startswith("router")]
+        found = set()
+        for target in self.targets:
+            matched = {name for name in matrices if _matches(target, name)}
+            if not matched:
+                known = ", ".join(dict.fromkeys(map(_bare, matrices)))
+                problem = f"{target!r} matches no matrix of the architecture"
+                raise ValueError(f"adaptation.targets: {problem}; its matrices are {known}")
+            found |= matched
+        return found
+
+    def _factors(self, name: str, x: Array, key: Key[Array, ""]) -> Params:
+        letters = sides(name)
+        shapes = _shapes(letters, x.shape)
+        a_name, b_name = letters.a_name(), letters.b_name()
+        a_shape = (*shapes.shared, *shapes.inputs, self.rank)
+        b_shape = (*shapes.shared, self.rank, *shapes.outputs)
+        bound = math.prod(shapes.inputs) ** -0.5
+        a_layout = spec(letters_of(a_name), a_shape, at_rest=True)
+        b_layout = spec(letters_of(b_name), b_shape, at_rest=True)
+        a = jax.random.uniform(key_of(key, name), a_shape, minval=-bound, maxval=bound, out_sharding=a_layout)
+        return {a_name: a, b_name: jnp.zeros(b_shape, out_sharding=b_layout)}
+
+    def _frozen(self, name: str, x: Array) -> Params:
+        suffix = name.rsplit("_", 1)[1]
+        is_table = letters_of(name)[0] in "VT" or letters_of(name)[-1] == "V"
+        base = x if self.base == "as_is" or is_table else quantize(name, x)
+        # one number a layer, so that a stack is sliced as a whole
+        stack = "N" if suffix.startswith("N") else ""
+        n_layers = x.shape[: len(stack)]
+        layout = spec(stack, n_layers, at_rest=True)
+        scale = jnp.full(n_layers, self.scale, jnp.float32, out_sharding=layout)
+        return {f"base_{suffix}": base, f"scale_{stack}".removesuffix("_"): scale}
+
+
+class _Shapes(NamedTuple):
+    shared: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def _shapes(letters: Sides, shape: tuple[int, ...]) -> _Shapes:
+    """The sizes of a matrix, divided as its letters are."""
+    n_shared = len(letters.shared)
+    n_before = n_shared + len(letters_of(f"_{letters.inputs}"))
+    return _Shapes(shape[:n_shared], shape[n_shared:n_before], shape[n_before:])
+
+
+def _bare(name: str) -> str:
+    """`blocks.attention.wq_NDHA` -> `wq`."""
+    return name.rsplit(".", 1)[-1].rsplit("_", 1)[0]
+
+
+def _matches(target: str, name: str) -> bool:
+    candidates = (_bare(name), name.rsplit("_", 1)[0])
+    try:
+        return target in candidates or any(re.fullmatch(target, candidate) for candidate in candidates)
+    except re.error as error:
+        problem = f"{target!r} is no regular expression ({error})"
+        raise ValueError(f"adaptation.targets: {problem}; mend it") from None
+
+
+def _leaf_names(params: Params, above: str = "") -> list[str]:
+    names = []
+    for key, value in params.items():
+        names += _leaf_names(value, f"{above}{key}.") if isinstance(value, dict) else [f"{above}{key}"]
+    return names
+
+
+def _renamed(params: Params, change: Any, above: str = "") -> Params:
+    """A tree with `change(dotted name, leaf)` in place of each leaf, without those that it makes None and
+    without the levels that this leaves empty.
+    """
+    changed = {}
+    for key, value in params.items():
+        if isinstance(value, dict):
+            new = _renamed(value, change, f"{above}{key}.") or None
+        else:
+            new = change(f"{above}{key}", value)
+        if new is not None:
+            changed[key] = new
+    return changed
+
+
+def _chosen(params: Params, names: set[str]) -> Params:
+    return _renamed(params, lambda name, x: x if name in names else None)
+
+
+def _joined(one: Params, other: Params) -> Params:
+    """Two trees that share levels and no leaf; keys in the order that jit gives any dict."""
+    both = {}
+    for key in sorted(one.keys() | other.keys()):
+        if key in one and key in other:
+            both[key] = _joined(one[key], other[key])
+        else:
+            both[key] = one[key] if key in one else other[key]
+    return both
+
+
+def _arrays(params: Params) -> Params:
+    return {key: _array(value) if _is_leaf(value) else _arrays(value) for key, value in params.items()}
+
+
+def _array(weight: Any) -> Array:
+    if not is_weight(weight):
+        return weight
+    base = next(value for name, value in weight.items() if name.startswith("base_"))
+    dtype = jnp.float32 if isinstance(base, dict) else base.dtype
+    return as_array(weight).astype(dtype)
+
+
+def _bases(frozen: Params) -> Params:
+    return {key: _base(value) if _is_leaf(value) else _bases(value) for key, value in frozen.items()}
+
+
+def _base(weight: Any) -> Any:
+    if not isinstance(weight, dict):
+        return weight
+    return next(value for name, value in weight.items() if name.startswith("base_"))
+
+
+def _is_leaf(value: Any) -> bool:
+    return is_weight(value) or not isinstance(value, dict)

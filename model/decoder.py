@@ -19,6 +19,7 @@ from model.layers.rope import Rope
 from model.layers.rows import Rows
 from model.layers.stack import Stack, at_rest, fetched, in_use, stacked
 from model.sharding import look_up, shard, spec
+from model.weights import as_array
 
 
 class Decoder(NamedTuple):
@@ -128,14 +129,14 @@ def _rows(self: Decoder, inputs: ModelInputs) -> Rows:
 
 
 def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precision) -> jax.Array:
-    table_VD = shard(fetched(params["embed_VD"], precision.compute), "VD")
-    x_BLD = look_up(table_VD, inputs.tokens_BL, "BlD")
+    tables = in_use(
+        {name: params[name] for name in ("embed_VD", "positions_TD") if name in params}, precision.compute
+    )
+    x_BLD = look_up(tables["embed_VD"], inputs.tokens_BL, "BlD")
     if self.embed_scale != 1.0:
         x_BLD = x_BLD * jnp.asarray(self.embed_scale, x_BLD.dtype)
     if self.learned_positions:
-        x_BLD = x_BLD + look_up(
-            shard(fetched(params["positions_TD"], precision.compute), "TD"), inputs.positions_BL, "BlD"
-        )
+        x_BLD = x_BLD + look_up(tables["positions_TD"], inputs.positions_BL, "BlD")
     return x_BLD
 
 
@@ -146,5 +147,5 @@ def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:
     if self.tied:
-        return fetched(params["embed_VD"], precision.compute).T
-    return fetched(params["unembed_DV"], precision.compute)
+        return fetched(as_array(params["embed_VD"]), precision.compute).T
+    return fetched(as_array(params["unembed_DV"]), precision.compute)

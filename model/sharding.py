@@ -10,7 +10,7 @@ axes: a wrong layout is an error while tracing.
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -228,14 +228,34 @@ def on_host(x: jax.Array) -> bool:
     return jax.typeof(x).memory_space == jax.memory.Space.Host
 
 
-def einsum(equation: str, *operands: jax.Array, dtype: Any = None) -> jax.Array:
+@runtime_checkable
+class Node(Protocol):
+    """A weight of several arrays (model/weights.py), which knows its own products and layouts."""
+
+    def product(self, equation: str, x: jax.Array, *, dtype: Any = None) -> jax.Array:
+        """What `einsum` gives for x and the weight."""
+        ...
+
+    def rows(self, ids: jax.Array, letters: str) -> jax.Array:
+        """What `look_up` gives for the weight as a table."""
+        ...
+
+    def map(self, change: Callable[[jax.Array, str], Any], letters: str) -> Any:
+        """A node of what `change` makes of each array and its letters."""
+        ...
+
+
+def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax.Array:
     """The product whose letters after the arrow are the layout of its result, accumulated and returned in
-    `dtype`.
+    `dtype`. The second of two operands may be a node.
 
     Raises:
         ValueError: an operand does not lie as its letters say (JAX would accept it, at twice the
         communication).
     """
+    if isinstance(operands[-1], Node):
+        x, weight = operands
+        return weight.product(equation, x, dtype=dtype)
     inputs, output = equation.split("->")
     sizes: dict[str, int] = {}
     for letters, operand in zip(inputs.split(","), operands, strict=True):
@@ -260,8 +280,10 @@ def _trimmed(layout: PartitionSpec) -> tuple[Any, ...]:
     return tuple(entries)
 
 
-def look_up(table_VD: jax.Array, ids: jax.Array, letters: str) -> jax.Array:
+def look_up(table_VD: jax.Array | Node, ids: jax.Array, letters: str) -> jax.Array:
     """Rows of a table, laid out by `letters` (those of ids, then the table's last)."""
+    if isinstance(table_VD, Node):
+        return table_VD.rows(ids, letters)
     return table_VD.at[ids].get(out_sharding=spec(letters, (*ids.shape, table_VD.shape[-1])))
 
 
@@ -281,19 +303,28 @@ def local(fn: Callable, in_letters: tuple[str, ...], out_letters: Any) -> Callab
 
     `out_letters` are those of the result, or a tuple of them for several results.
     """
-    out_specs = (
-        spec(out_letters) if isinstance(out_letters, str) else tuple(spec(letters) for letters in out_letters)
-    )
-    return jax.shard_map(
-        fn, in_specs=tuple(spec(letters) for letters in in_letters), out_specs=out_specs, check_vma=False
-    )
+    if isinstance(out_letters, str):
+        out_specs = spec(out_letters)
+    else:
+        out_specs = tuple(spec(letters) for letters in out_letters)
+
+    def layout(operand: Any, letters: str) -> Any:
+        if isinstance(operand, Node):
+            return operand.map(lambda array, own_letters: spec(own_letters), letters)
+        return spec(letters)
+
+    def on_blocks(*operands: Any) -> Any:
+        in_specs = tuple(map(layout, operands, in_letters))
+        return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*operands)
+
+    return on_blocks
 
 
-def library(fn: Callable, out_letters: str) -> Callable:
+def library(fn: Callable, out_letters: str, *, at_rest: bool = False) -> Callable:
     """Run fn under automatic axes: the exit for library code that multiplies or sorts without stating
     layouts.
     """
-    return jax.sharding.auto_axes(fn, out_sharding=spec(out_letters))
+    return jax.sharding.auto_axes(fn, out_sharding=spec(out_letters, at_rest=at_rest))
 
 
 def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:

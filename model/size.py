@@ -21,9 +21,11 @@ def n_params(params: Params) -> int:
 
 def is_matrix(name: str) -> bool:
     """Whether a parameter is multiplied with: it has two letters or more beside the layer N of a stack, and
-    is no bias (`bq_NHA`).
+    is no bias (`bq_NHA`). The factor b of a low-rank update (`b_NRF`) is none.
     """
-    return len(letters_of(name).replace("N", "")) > 1 and not name.rsplit(".", 1)[-1].startswith("b")
+    letters, own_name = letters_of(name), name.rsplit(".", 1)[-1]
+    is_bias = own_name.startswith("b") and "R" not in letters
+    return len(letters.replace("N", "")) > 1 and not is_bias
 
 
 def n_matmul_params(params: Params, *, top_k: int | None = None) -> int:

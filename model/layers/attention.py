@@ -15,6 +15,7 @@ from model.layers.rope import rotate
 from model.layers.rows import Rows
 from model.layers.weight import bias, weight
 from model.sharding import einsum, n_parts, platform, reshape, shard
+from model.weights import Weight, mapped
 
 # attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2: one of
 # model/kernels
@@ -125,14 +126,18 @@ def attend_of(execution: Execution) -> Attend:
     return attend
 
 
-def repeated(w: Array, letters: str) -> Array:
+def repeated(weight: Weight, letters: str) -> Weight:
     """Fewer key/value heads than `tensor`: each is repeated for the devices that share it, so that each
     computes one (HOUSE §2).
     """
-    n, at = n_parts("K"), letters.find("K")
-    if at < 0 or w.shape[at] % n == 0:
-        return w
-    return shard(jnp.repeat(w, n // w.shape[at], at), letters)
+
+    def for_each_device(x: Array, letters: str) -> Array:
+        n, at = n_parts("K"), letters.find("K")
+        if at < 0 or x.shape[at] % n == 0:
+            return x
+        return shard(jnp.repeat(x, n // x.shape[at], at), letters)
+
+    return mapped(weight, letters, for_each_device)
 
 
 def attend_masked(

@@ -13,14 +13,16 @@ from jaxtyping import Array
 from model.execution import name
 from model.kernels.grouped import grouped_matmul
 from model.layers.dispatch import combine, order_by, slots_of, spread, window
+from model.sharding import einsum
+from model.weights import LowRank
 
 
 class Experts(NamedTuple):
     """The experts that this device has, and of each the part of F that it has."""
 
-    w_gate_EDF: Array
-    w_up_EDF: Array
-    w_down_EFD: Array
+    w_gate_EDF: Array | LowRank
+    w_up_EDF: Array | LowRank
+    w_down_EFD: Array | LowRank
     activation: Callable[[Array], Array]
 
 
@@ -97,10 +99,20 @@ def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
     # a NaN there
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
     gate_CF, up_CF = (
-        name(jnp.where(filled_C1, grouped_matmul(rows_CD, w_EDF, sizes_E), 0), what)
+        name(jnp.where(filled_C1, _grouped(rows_CD, w_EDF, sizes_E), 0), what)
         for w_EDF, what in ((experts.w_gate_EDF, "gate"), (experts.w_up_EDF, "up"))
     )
-    return grouped_matmul(experts.activation(gate_CF) * up_CF, experts.w_down_EFD, sizes_E)
+    return _grouped(experts.activation(gate_CF) * up_CF, experts.w_down_EFD, sizes_E)
+
+
+def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
+    if not isinstance(w_EDF, LowRank):
+        return grouped_matmul(rows_CD, w_EDF, sizes_E)
+    narrow_CR = grouped_matmul(rows_CD, w_EDF.a, sizes_E) * w_EDF.scale
+    # `ragged_dot` leaves rows behind the last group undefined, and no product may read a NaN there
+    filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
+    narrow_CR = jnp.where(filled_C1, narrow_CR, 0)
+    return grouped_matmul(rows_CD, w_EDF.base, sizes_E) + grouped_matmul(narrow_CR, w_EDF.b, sizes_E)
 
 
 def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float) -> tuple[Array, Array]:
@@ -162,10 +174,10 @@ def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
     if axes.experts:
         rows_EBCD = jax.lax.all_to_all(rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True)
     gate_EBCF, up_EBCF = (
-        name(jnp.einsum("EBCD,EDF->EBCF", rows_EBCD, w_EDF), what)
+        name(einsum("EBCD,EDF->EBCF", rows_EBCD, w_EDF), what)
         for w_EDF, what in ((experts.w_gate_EDF, "gate"), (experts.w_up_EDF, "up"))
     )
-    y_EBCD = jnp.einsum("EBCF,EFD->EBCD", experts.activation(gate_EBCF) * up_EBCF, experts.w_down_EFD)
+    y_EBCD = einsum("EBCF,EFD->EBCD", experts.activation(gate_EBCF) * up_EBCF, experts.w_down_EFD)
     if axes.experts:
         y_EBCD = jax.lax.all_to_all(y_EBCD, axes.experts, split_axis=1, concat_axis=0, tiled=True)
     return _gather(y_EBCD, axes.length, 2)

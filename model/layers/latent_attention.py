@@ -17,6 +17,7 @@ from model.layers.rope import rotate
 from model.layers.rows import Rows
 from model.layers.weight import weight
 from model.sharding import einsum, shard, spec
+from model.weights import Weight
 
 EPS = 1e-6  # of the norms of latents, whatever the model's other norms have
 
@@ -128,7 +129,7 @@ class LatentAttention(nnx.Module):
         return name(einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HA3D[...]), "attention")
 
 
-def _narrow(x_BLD: Array, w_DR: Array) -> Array:
+def _narrow(x_BLD: Array, w_DR: Weight) -> Array:
     """A product for all heads: each device of `tensor` computes it for some positions, and the narrow
     result is gathered.
     """

@@ -19,6 +19,7 @@ from model.layers.router import Router
 from model.layers.rows import Rows
 from model.layers.weight import bias, weight
 from model.sharding import axes_of, local, shard
+from model.weights import LowRank, without_codes
 
 
 class MoE(nnx.Module):
@@ -85,18 +86,10 @@ class MoE(nnx.Module):
             if self.router.bias_rate is not None
             else jnp.zeros(self.router_DE.shape[1])
         )
-        operands = (
-            shard(x_BLD, "BLD"),
-            rows.segments_BL,
-            self.router_DE[...],
-            bias_E,
-            self.w_gate_EDF[...],
-            self.w_up_EDF[...],
-        )
-        operands = [
-            shard(x, to) if set(to) <= {"."} else x
-            for x, to in zip((*operands, self.w_down_EFD[...]), letters, strict=True)
-        ]
+        # a device has a part of F alone, which may be part of a block of codes: they are scaled outside
+        experts = (without_codes(weight[...]) for weight in (self.w_gate_EDF, self.w_up_EDF, self.w_down_EFD))
+        router_DE, bias_E = shard(self.router_DE[...], ".."), shard(bias_E, ".")
+        operands = (shard(x_BLD, "BLD"), rows.segments_BL, router_DE, bias_E, *experts)
         y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(*operands)
         if hasattr(self, "shared"):
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
@@ -112,7 +105,7 @@ class MoE(nnx.Module):
         segments_BL: Array,
         router_DE: Array,
         bias_E: Array,
-        *weights: Array,
+        *weights: Array | LowRank,
         axes: Axes,
         token_axes: tuple[str, ...],
         scatter: bool,

@@ -14,6 +14,7 @@ from model.execution import Execution, name
 from model.layers.pipeline import by_stage, canonical_order, one_layer, pipeline, stage_order
 from model.layers.rows import Rows
 from model.sharding import letters_of, n_parts, on_host, platform, shard, zeros
+from model.weights import nodes
 
 Tree = dict[str, Any]
 MakeBlock = Callable[[nnx.Rngs], nnx.Module]
@@ -27,6 +28,14 @@ def map_leaves(tree: Tree, change: Callable[[str, Any], tuple[str, Any]]) -> Tre
     )
 
 
+def renamed(tree: Tree, new_name: Callable[[str], str]) -> Tree:
+    """A nested dict under new names of its leaves and of the levels that hold one weight's arrays."""
+    return {
+        new_name(key): renamed(value, new_name) if isinstance(value, dict) else value
+        for key, value in tree.items()
+    }
+
+
 def at_rest(tree: Tree, dtype: str) -> Tree:
     """Every leaf in `dtype` and in its layout at rest."""
     return map_leaves(
@@ -35,14 +44,22 @@ def at_rest(tree: Tree, dtype: str) -> Tree:
 
 
 def in_use(tree: Tree, dtype: str) -> Tree:
-    """Every leaf in `dtype`, gathered for its products: cast first, so that half the bytes travel."""
-    return map_leaves(
-        tree, lambda name, x: (name, shard(fetched(x, _dtype_of(name, dtype)), letters_of(name)))
-    )
+    """Every leaf in `dtype`, gathered for its products: cast first, so that half the bytes travel. Weights
+    of several arrays become nodes (model/weights.py).
+    """
+
+    def gathered(name: str, x: Array) -> tuple[str, Array]:
+        return name, shard(fetched(x, _dtype_of(name, dtype)), letters_of(name))
+
+    return nodes(map_leaves(tree, gathered))
 
 
 def _dtype_of(name: str, dtype: str) -> str:
-    """Routers stay float32: near 0.5 a bfloat16 has steps of 0.002, more than a bias moves in a step."""
+    """Routers stay float32: near 0.5 a bfloat16 has steps of 0.002, more than a bias moves in a step. Codes
+    are int8 in use too: they travel as bytes, and are multiplied with their scales where they are used.
+    """
+    if name.startswith("codes"):
+        return "int8"
     return "float32" if name.startswith("router") else dtype
 
 
@@ -66,19 +83,21 @@ def stacked_name(name: str) -> str:
 
 
 def layer_name(name: str) -> str:
-    """`w_up_NDF` -> `w_up_DF`: the weight of one layer of a stack."""
+    """`w_up_NDF` -> `w_up_DF`: the weight of one layer of a stack. A number a layer loses its letter."""
+    if not letters_of(name):
+        return name
     stem, letters = name.rsplit("_N", 1)
-    return f"{stem}_{letters}"
+    return f"{stem}_{letters}" if letters else stem
 
 
 def stacked(tree: Tree) -> Tree:
     """Leaves of all layers under their names in a stack."""
-    return map_leaves(tree, lambda name, x: (stacked_name(name), x))
+    return renamed(tree, stacked_name)
 
 
 def of_layer(tree: Tree) -> Tree:
     """Leaves of all layers under the names that one layer gives them."""
-    return map_leaves(tree, lambda name, x: (layer_name(name), x))
+    return renamed(tree, layer_name)
 
 
 class Stack:
