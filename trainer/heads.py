@@ -56,6 +56,14 @@ class TrainedHeads(NamedTuple):
         heads, body = self._parted(trainable)
         return {**self.inner.merge(body, frozen), **heads}
 
+    def dense(self, params: Params) -> Params:
+        """Merged parameters as plain arrays; heads are such already."""
+        return self.inner.dense(params)
+
+    def reference(self, frozen: Params) -> Params | None:
+        """The body before training, where the frozen parameters tell it; heads are new."""
+        return self.inner.reference(frozen)
+
     def _parted(self, params: Params) -> tuple[Params, Params]:
         heads = {name: params[name] for name in self.heads}
         return heads, {name: x for name, x in params.items() if name not in self.heads}

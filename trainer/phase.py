@@ -14,7 +14,7 @@ from model.sharding import check_sizes, undivided
 from model.size import n_params
 from trainer.batches.layout import Layout
 from trainer.checkpoints.checkpointer import Checkpointer
-from trainer.checkpoints.load import load_params, placed
+from trainer.checkpoints.load import frozen_params, load_params, parent_folder, placed
 from trainer.events import append_event
 from trainer.heads import fitted
 from trainer.objective import Policies
@@ -154,8 +154,15 @@ class Phase:
         return offloaded(jax.random.key(run.seed), params)
 
     def _shapes_at_rest(self) -> TrainState:
-        """Shapes of the state, with its layouts between steps."""
-        return placed_at_rest(placed(self.shapes), self.run.execution.offload)
+        """Shapes of the state, with its layouts between steps, and the frozen parameters themselves: they
+        are in no checkpoint.
+        """
+        shapes = placed_at_rest(placed(self.shapes), self.run.execution.offload)
+        if not jax.tree.leaves(shapes.frozen):
+            return shapes
+        first = first_params(self.run, self.model, self.job_folder)
+        key = jax.random.key(self.run.seed)
+        return shapes._replace(frozen=frozen_params(self.model, self.adaptation, key, first))
 
 
 def initial_state(run: Run, model: Model, tx: optax.GradientTransformation) -> Callable[..., TrainState]:
@@ -212,9 +219,7 @@ def role_params(run: Run, name: str, job_folder: Path) -> Params:
 
 def _loaded(run: Run, start_from: str, architecture: Any, job_folder: Path, where: str) -> Params:
     """The parameters of a phase of the job, or of any phase's folder; `where` names the field that asks."""
-    of_job = job_folder / start_from
-    folder = of_job if of_job.exists() else Path(start_from)
-    loaded = load_params(folder, rounds=run.execution.pipeline.rounds)
+    loaded = load_params(parent_folder(start_from, job_folder), rounds=run.execution.pipeline.rounds)
     if loaded.architecture != architecture:
         rule = f"{where} has another architecture ({loaded.architecture})"
         raise ValueError(f"{rule}; make this run's the same")

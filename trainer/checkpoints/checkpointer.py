@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from model.api import Params
 from model.stages import in_memory_order, in_model_order
 from trainer.checkpoints.manifest import problem
 from trainer.checkpoints.retention import Checkpoints
@@ -27,6 +28,7 @@ from trainer.checkpoints.saving import (
 from trainer.checkpoints.stored import (
     Damaged,
     arrays_of,
+    check_frozen,
     json_problem,
     read_arrays,
     read_item,
@@ -36,6 +38,7 @@ from trainer.checkpoints.stored import (
 )
 from trainer.checkpoints.tidying import finish, local_folder, remove, remove_leftovers, set_aside
 from trainer.cluster.coordination import all_say, first_says, is_first
+from trainer.fingerprints import fingerprints
 from trainer.state import TrainState
 
 # a save that is due waits so long for the one before it, counted from its beginning; slower disks have it
@@ -89,6 +92,7 @@ class Checkpointer:
         self._owed, self._retry_at, self._retry = False, 0.0, False
         self._whole: dict[int, Path] = {}
         self._refused: set[Path] = set()
+        self._frozen_sums: dict[str, list[int]] | None = None
 
     def latest(self) -> int | None:
         """The newest whole step; what fails `settings.verify` on the way is set aside."""
@@ -196,13 +200,17 @@ class Checkpointer:
         return read_item(self._path(step), item)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, laid out as the shapes of `like` say, and bit for bit what was saved.
+        """The state of a step, laid out as the shapes of `like` say, and bit for bit what was saved. Frozen
+        parameters are no part of a checkpoint: `like` holds them as arrays.
 
         Raises:
-            ValueError: an array has another shape or type than `like` wants. Damaged: it is not what was
-            saved.
+            ValueError: an array has another shape or type than `like` wants, or the frozen parameters differ
+            from those that the step was trained on. Damaged: it is not what was saved.
         """
-        return in_memory_order(state_of(read_arrays(self._path(step), arrays_of(like))), rounds=self.rounds)
+        path = self._path(step)
+        check_frozen(path, self._fingerprints_of(like.frozen))
+        restored = state_of(read_arrays(path, arrays_of(like)), {})
+        return in_memory_order(restored, rounds=self.rounds)._replace(frozen=like.frozen)
 
     def newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
         """The newest step, not behind `limit`, that can be restored, and its state; what cannot be is set
@@ -274,12 +282,20 @@ class Checkpointer:
         if is_first():
             remove_leftovers(self._places)
         self._writer = self._writer or Writer(self.settings.host_gb)
-        arrays = arrays_of(in_model_order(asked.state, rounds=self.rounds))
+        saved = asked.state._replace(frozen={})
+        arrays = arrays_of(in_model_order(saved, rounds=self.rounds))
         self._warn_of_little_room(asked.step, place, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-        jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons)}
+        frozen = self._fingerprints_of(asked.state.frozen)
+        jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons, frozen)}
         self._running = self._writer.begin(place / str(asked.step), arrays, jsons)
         if self.settings.host_gb:
             wait([self._running.watched])  # parts that are not copied yet must not be taken by the next step
+
+    def _fingerprints_of(self, frozen: Params) -> dict[str, list[int]]:
+        """They are the same at every step, and computed once."""
+        if self._frozen_sums is None:
+            self._frozen_sums = fingerprints(in_model_order(frozen, rounds=self.rounds))
+        return self._frozen_sums
 
     def _warn_of_little_room(self, step: int, place: Path, needed: int) -> None:
         free = free_bytes(place)

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 from pydantic import TypeAdapter
 
 from data_pipeline.component import one_of
 from model.adapt import Adaptation
-from model.api import Model, Params
+from model.api import Model, Params, key_of
 from model.execution import Precision
 from model.sharding import letters_of
 from model.stages import in_memory_order
 from trainer.checkpoints.stored import (
     arrays_of,
+    check_frozen,
     checkpoint_path,
     leaf_names,
     read_arrays,
@@ -24,10 +26,12 @@ from trainer.checkpoints.stored import (
     restore_params,
     state_of,
 )
+from trainer.fingerprints import fingerprints
 from trainer.guard import Guard
 from trainer.heads import TrainedHeads, with_heads
 from trainer.optimizer import Optimizer
 from trainer.optimizers.common.chain import averaged
+from trainer.optimizers.common.mup import scaled_at_birth
 from trainer.state import new_state
 
 
@@ -54,14 +58,16 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     architecture = TypeAdapter(one_of("model.architectures")).validate_python(saved["architecture"])
     adaptation = TypeAdapter(one_of("model.adapt")).validate_python(saved["adaptation"])
     precision = Precision.model_validate(saved["precision"])
-    model = architecture.build(precision)
-    heads = heads_in(path, model)
-    model = with_heads(model, heads, width=architecture.width, dtype=precision.params)
-    adaptation = TrainedHeads(adaptation, heads) if heads else adaptation
-    found = (_averaged if saved.get("optimizer", {}).get("ema_decay") else _last)(
-        path, model, adaptation, saved
-    )
-    params = in_memory_order(adaptation.merge(*found), rounds=rounds)
+    own_model = architecture.build(precision)
+    heads = heads_in(path, own_model)
+    model = with_heads(own_model, heads, width=architecture.width, dtype=precision.params)
+    whole = TrainedHeads(adaptation, heads) if heads else adaptation
+    read = _averaged if saved.get("optimizer", {}).get("ema_decay") else _last
+    trainable = read(path, model, whole, saved)
+    frozen = _frozen(path, own_model, adaptation, saved)
+    # one array a weight: who goes on from here knows nothing of how this phase was adapted
+    params = whole.dense(whole.merge(trainable, frozen))
+    params = in_memory_order(params, rounds=rounds)
     return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
 
 
@@ -72,24 +78,64 @@ def heads_in(checkpoint: Path, model: Model) -> tuple[str, ...]:
     return tuple(sorted(name for name in top if name not in own and letters_of(name) == "D"))
 
 
-def _last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> tuple[Params, Params]:
-    """Trainable and frozen parameters after the last step."""
-    trainable, frozen = placed(
-        jax.eval_shape(lambda key: adaptation.split(model.init(key), key), jax.random.key(0))
-    )
-    found = restore_params(path, {"trainable": trainable, "frozen": frozen})
-    return found["trainable"], found["frozen"]
+def _last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
+    """Trainable parameters after the last step."""
+    trainable, _ = placed(jax.eval_shape(partial(_split, model, adaptation), jax.random.key(0)))
+    return restore_params(path, {"trainable": trainable, "frozen": {}})["trainable"]
 
 
-def _averaged(
-    path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]
-) -> tuple[Params, Params]:
-    """The averages, which lie in the optimizer's state: all of it is read."""
+def _averaged(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
+    """The averages, which are part of the optimizer's state: all of it is read."""
     optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))
     tx, guard = optimizer.chain(saved["steps"]), Guard.model_validate(saved["guard"])
     shapes = placed(jax.eval_shape(partial(new_state, model, adaptation, tx, guard=guard), jax.random.key(0)))
-    state = state_of(read_arrays(path, arrays_of(shapes)))
-    return averaged(state.opt_state.inner, state.trainable), state.frozen
+    state = state_of(read_arrays(path, arrays_of(shapes)), {})
+    return averaged(state.opt_state.inner, state.trainable)
+
+
+def _frozen(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
+    """Frozen parameters are made again from what the phase started from, and compared with those that the
+    checkpoint was trained on.
+    """
+    _, shapes = jax.eval_shape(partial(_split, model, adaptation), jax.random.key(0))
+    if not jax.tree.leaves(shapes):
+        return {}
+    key, first = jax.random.key(saved["seed"]), None
+    base_width = saved["optimizer"].get("mup_base_width")
+    if saved["start_from"] is not None:
+        job_folder = path.parents[2]  # job/phase/checkpoints/step
+        parent = load_params(parent_folder(saved["start_from"], job_folder)).params
+        # heads of the parent, and those that this phase adds, are trained or dropped, and never frozen
+        own = jax.eval_shape(model.init, key).keys()
+        first = {name: parent[name] for name in own}
+    elif base_width is not None:
+        first = jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(key)
+    frozen = frozen_params(model, adaptation, key, first)
+    check_frozen(path, fingerprints(frozen))
+    return frozen
+
+
+def _split(model: Model, adaptation: Adaptation, key: Array) -> tuple[Params, Params]:
+    return adaptation.split(model.init(key), key)
+
+
+def frozen_params(model: Model, adaptation: Adaptation, key: Array, first: Params | None) -> Params:
+    """Compute again what `new_state` froze of the `first` parameters, or of the model's own from scratch
+    where they are None.
+    """
+
+    def make(key: Array, first: Params | None) -> Params:
+        params = model.init(key_of(key, "init")) if first is None else first
+        _, frozen = adaptation.split(params, key_of(key, "adapt"))
+        return frozen
+
+    return jax.jit(make)(key, first)
+
+
+def parent_folder(start_from: str, job_folder: Path) -> Path:
+    """Where `start_from` is: a phase of the same job, or else any phase's folder."""
+    in_job = job_folder / start_from
+    return in_job if in_job.exists() else Path(start_from)
 
 
 def placed(shapes: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from model.api import leaf_name
+from model.api import Params, leaf_name
 from trainer.checkpoints.manifest import problem
 from trainer.cluster.coordination import all_say
 from trainer.fingerprints import differing, fingerprints
@@ -49,27 +49,45 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
         key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
     else:
         key = jax.random.key_data(key)
-    params = {"trainable": state.trainable, "frozen": state.frozen}
+    # what is frozen is made again from `start_from`: a checkpoint of an adapter is as small as the adapter
+    params = {"trainable": state.trainable, "frozen": {}}
     return {"params": params, "optimizer": {"step": state.step, "opt_state": state.opt_state, "key": key}}
 
 
-def state_of(arrays: Mapping[str, Any]) -> TrainState:
-    """The inverse of `arrays_of`."""
+def state_of(arrays: Mapping[str, Any], frozen: Params) -> TrainState:
+    """The inverse of `arrays_of`, with the frozen parameters, which it leaves out."""
     rest = arrays["optimizer"]
     return TrainState(
         rest["step"],
-        **arrays["params"],
+        arrays["params"]["trainable"],
+        frozen,
         opt_state=rest["opt_state"],
         key=jax.random.wrap_key_data(rest["key"]),
     )
 
 
-def sealed(arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> dict[str, Any]:
-    """What the item `fingerprints` holds."""
+def sealed(
+    arrays: Mapping[str, Any], jsons: Mapping[str, Any], frozen: Mapping[str, list[int]] | None = None
+) -> dict[str, Any]:
+    """What the item `fingerprints` holds; `frozen` are the fingerprints of the frozen parameters."""
     sums = fingerprints(arrays)
     leaves = {name: [kind, *sums[name]] for name, kind in _kinds(arrays).items()}
-    seal = {"leaves": leaves, "json": {name: _digest(value) for name, value in jsons.items()}}
+    digests = {name: _digest(value) for name, value in jsons.items()}
+    seal = {"leaves": leaves, "json": digests, "frozen": dict(frozen or {})}
     return {**seal, "digest": _digest(seal)}
+
+
+def check_frozen(folder: Path, frozen: Mapping[str, list[int]]) -> None:
+    """Compare the fingerprints of frozen parameters, made again, with those that a checkpoint was trained on.
+
+    Raises:
+        ValueError: they differ.
+    """
+    wrong = differing(_seal(folder).get("frozen", {}), frozen)
+    if wrong:
+        others = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        what = f"{wrong[0]}{others} of the frozen parameters differ from those it was trained on"
+        raise ValueError(f"{folder}: {what}; bring back what start_from and seed named then")
 
 
 def read_item(folder: Path, item: str) -> dict[str, Any]:
@@ -120,7 +138,7 @@ def json_problem(folder: Path) -> str | None:
 
 
 def restore_params(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
-    """`trainable` and `frozen` of a checkpoint, laid out as the shapes of `like` say.
+    """`trainable` of a checkpoint (`frozen` is empty there), laid out as the shapes of `like` say.
 
     Raises:
         ValueError: see `read_arrays`; Damaged also where the manifest knows other sizes of files.
