@@ -17,8 +17,8 @@ from model.layers.weight import bias, weight
 from model.sharding import einsum, n_parts, platform, reshape, shard
 from model.weights import Weight, mapped
 
-# attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2: one of
-# model/kernels
+# attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2 is one of
+# model/kernels; values may have a width of their own
 Attend = Callable[..., Array]
 
 
@@ -46,22 +46,21 @@ class Attention(nnx.Module):
         biased: str = "",
         head_norm: Callable[[], nnx.Module] | None = None,
     ):
-        self.K, self.A, self.rope, self.window, self.attend = K, A, rope, window, attend
-        self.scale, self.soft_cap = A**-0.5 if scale is None else scale, soft_cap
+        self.K, self.A = K, A
+        self.rope, self.window, self.attend = rope, window, attend
+        self.scale = A**-0.5 if scale is None else scale
+        self.soft_cap = soft_cap
         self.wq_DHA = weight(rngs, "DHA", (D, H, A), fan_in=D)
         self.wk_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wv_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wo_HAD = weight(rngs, "HAD", (H, A, D), fan_in=H * A)
-        for one, letters, shape in (
-            ("q", "HA", (H, A)),
-            ("k", "KA", (K, A)),
-            ("v", "KA", (K, A)),
-            ("o", "D", (D,)),
-        ):
-            if one in biased:
-                setattr(self, f"b{one}_{letters}", bias(letters, shape))
+        biases = {"q": ("HA", (H, A)), "k": ("KA", (K, A)), "v": ("KA", (K, A)), "o": ("D", (D,))}
+        for product in biased:
+            letters, shape = biases[product]
+            setattr(self, f"b{product}_{letters}", bias(letters, shape))
         if head_norm:
-            self.q_norm, self.k_norm = head_norm(), head_norm()
+            self.q_norm = head_norm()
+            self.k_norm = head_norm()
 
     def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> Float[Array, "B L D"]:
         """Attention within the rows themselves (T = L)."""
@@ -76,43 +75,48 @@ class Attention(nnx.Module):
             window=self.window,
             soft_cap=self.soft_cap,
         )
-        return self._out(o_BLHA)
+        return self._output(o_BLHA)
 
     def decode(
         self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]
     ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
-        """Attention to all that the cache holds and to x itself, whose keys and values are written behind
-        it.
+        """Attention to all that the cache holds and to x itself, whose keys and values are appended to the
+        cache.
         """
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
-        k_BTKA, v_BTKA = (
-            write(slots["keys_BTKA"], k_BLKA, rows.lengths_B),
-            write(slots["values_BTKA"], v_BLKA, rows.lengths_B),
-        )
+        k_BTKA = write(slots["keys_BTKA"], k_BLKA, rows.lengths_B)
+        v_BTKA = write(slots["values_BTKA"], v_BLKA, rows.lengths_B)
         seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.window)
         o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, scale=self.scale, soft_cap=self.soft_cap)
-        return self._out(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
+        return self._output(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what one layer keeps of T tokens."""
+        # heads that `tensor` does not divide are repeated (see `repeated`), in the cache too
         shape = (B, T, max(self.K, n_parts("K")), self.A)
         return {"keys_BTKA": shape, "values_BTKA": shape}
 
     def _project(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array, Array]:
+        wk_DKA = repeated(self.wk_DKA[...], "DKA")
+        wv_DKA = repeated(self.wv_DKA[...], "DKA")
         q_BLHA = self._biased(einsum("BLD,DHA->BLHA", x_BLD, self.wq_DHA[...]), "q", "HA")
-        k_BLKA = self._biased(einsum("BLD,DKA->BLKA", x_BLD, repeated(self.wk_DKA[...], "DKA")), "k", "KA")
-        v_BLKA = self._biased(einsum("BLD,DKA->BLKA", x_BLD, repeated(self.wv_DKA[...], "DKA")), "v", "KA")
+        k_BLKA = self._biased(einsum("BLD,DKA->BLKA", x_BLD, wk_DKA), "k", "KA")
+        v_BLKA = self._biased(einsum("BLD,DKA->BLKA", x_BLD, wv_DKA), "v", "KA")
+        # norms come before the rotation, as in every family that has both
         if hasattr(self, "q_norm"):
-            q_BLHA, k_BLKA = self.q_norm(q_BLHA), self.k_norm(k_BLKA)
+            q_BLHA = self.q_norm(q_BLHA)
+            k_BLKA = self.k_norm(k_BLKA)
         if self.rope is not None:
-            q_BLHA, k_BLKA = (rotate(x, rows.rotations[self.rope]) for x in (q_BLHA, k_BLKA))
+            q_BLHA = rotate(q_BLHA, rows.rotations[self.rope])
+            k_BLKA = rotate(k_BLKA, rows.rotations[self.rope])
         return name(q_BLHA, "query"), name(k_BLKA, "key"), name(v_BLKA, "value")
 
-    def _biased(self, x: Array, one: str, letters: str) -> Array:
-        found = getattr(self, f"b{one}_{letters}", None)
-        return x if found is None else x + repeated(found[...], letters)
+    def _biased(self, x: Array, product: str, letters: str) -> Array:
+        bias = getattr(self, f"b{product}_{letters}", None)
+        return x if bias is None else x + repeated(bias[...], letters)
 
-    def _out(self, o_BLHA: Array) -> Array:
+    def _output(self, o_BLHA: Array) -> Array:
+        # the sum over heads on `tensor` is scattered over positions (BlD), not repeated on every device
         out_BLD = self._biased(einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HAD[...]), "o", "D")
         return name(out_BLD, "attention")
 
@@ -121,7 +125,9 @@ def attend_of(execution: Execution) -> Attend:
     """The kernel for the platform of the mesh under which it is traced."""
 
     def attend(*inputs: Array, **settings: Any) -> Array:
-        return attention_of(execution.attention, execution.context, platform())(*inputs, **settings)
+        # asked while tracing: where a model is built there may be no mesh yet
+        kernel = attention_of(execution.attention, execution.context, platform())
+        return kernel(*inputs, **settings)
 
     return attend
 
@@ -133,7 +139,7 @@ def repeated(weight: Weight, letters: str) -> Weight:
 
     def for_each_device(x: Array, letters: str) -> Array:
         n, at = n_parts("K"), letters.find("K")
-        if at < 0 or x.shape[at] % n == 0:
+        if at < 0 or x.shape[at] % n == 0:  # the array has no such heads, or they divide
             return x
         return shard(jnp.repeat(x, n // x.shape[at], at), letters)
 
@@ -150,19 +156,24 @@ def attend_masked(
     soft_cap: float | None,
 ) -> Float[Array, "B L H A2"]:
     """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
-    (B, L, H, A), K = q_BLHA.shape, k_BTKA.shape[2]
+    B, L, H, A = q_BLHA.shape
+    K = k_BTKA.shape[2]
     q_BLKGA = reshape(q_BLHA * scale, (B, L, K, H // K, A), "BLKGA")
     scores_BKGLT = einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
     if soft_cap is not None:
         scores_BKGLT = soft_cap * jnp.tanh(scores_BKGLT / soft_cap)
+    # finite, so that a row that sees nothing (padding) gives numbers and not NaN
     scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, -1e30)
     p_BKGLT = jax.nn.softmax(scores_BKGLT, -1).astype(v_BTKA.dtype)
-    return reshape(einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA), (B, L, H, v_BTKA.shape[-1]), "BLHA")
+    o_BLKGA = einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA)
+    return reshape(o_BLKGA, (B, L, H, v_BTKA.shape[-1]), "BLHA")
 
 
 def cache_mask(rows: Rows, *, T: int, window: int | None) -> Bool[Array, "B L T"]:
     """Slot t of a cache holds position t: a position sees itself and the `window` - 1 before it, or all
     before it.
     """
-    back_BLT = rows.positions_BL[:, :, None] - jnp.arange(T)
-    return (back_BLT >= 0) & (True if window is None else back_BLT < window)
+    distance_BLT = rows.positions_BL[:, :, None] - jnp.arange(T)
+    # slots that hold nothing yet are at later positions: they are hidden as the future is
+    visible_BLT = distance_BLT >= 0
+    return visible_BLT if window is None else visible_BLT & (distance_BLT < window)

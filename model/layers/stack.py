@@ -21,11 +21,12 @@ MakeBlock = Callable[[nnx.Rngs], nnx.Module]
 
 
 def map_leaves(tree: Tree, change: Callable[[str, Any], tuple[str, Any]]) -> Tree:
-    """A nested dict whose (name, leaf) pairs went through `change`."""
-    return dict(
+    """A nested dict of what `change` makes of each (name, leaf)."""
+    pairs = (
         (key, map_leaves(value, change)) if isinstance(value, dict) else change(key, value)
         for key, value in tree.items()
     )
+    return dict(pairs)
 
 
 def renamed(tree: Tree, new_name: Callable[[str], str]) -> Tree:
@@ -38,9 +39,12 @@ def renamed(tree: Tree, new_name: Callable[[str], str]) -> Tree:
 
 def at_rest(tree: Tree, dtype: str) -> Tree:
     """Every leaf in `dtype` and in its layout at rest."""
-    return map_leaves(
-        tree, lambda name, x: (name, shard(x.astype(_dtype_of(name, dtype)), letters_of(name), at_rest=True))
-    )
+
+    def laid_out(name: str, x: Array) -> tuple[str, Array]:
+        cast = x.astype(_dtype_of(name, dtype))
+        return name, shard(cast, letters_of(name), at_rest=True)
+
+    return map_leaves(tree, laid_out)
 
 
 def in_use(tree: Tree, dtype: str) -> Tree:
@@ -49,7 +53,8 @@ def in_use(tree: Tree, dtype: str) -> Tree:
     """
 
     def gathered(name: str, x: Array) -> tuple[str, Array]:
-        return name, shard(fetched(x, _dtype_of(name, dtype)), letters_of(name))
+        cast = fetched(x, _dtype_of(name, dtype))
+        return name, shard(cast, letters_of(name))
 
     return nodes(map_leaves(tree, gathered))
 
@@ -70,6 +75,8 @@ def fetched(x: Array, dtype: str) -> Array:
     if on_host(x):
         x = jax.device_put(x, jax.memory.Space.Device)
     if platform() == "tpu" and x.dtype == jnp.float32 and dtype == "bfloat16":
+        # rounds to the bits of a bfloat16 (8 of exponent, 7 of mantissa) and is not moved; the cast that
+        # follows is then exact
         x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return x.astype(dtype)
 
@@ -101,82 +108,97 @@ def of_layer(tree: Tree) -> Tree:
 
 
 class Stack:
-    """N blocks, one after the other; layer i is made by `blocks[i % len(blocks)]`, a repeating pattern with
-    equal parameter shapes.
+    """N blocks, one after the other; layer i is made by `blocks[i % len(blocks)]`, a repeating pattern of
+    blocks with equal parameter shapes.
 
-    On a mesh with stages the layers lie in `stage_order` (model/layers/pipeline.py); slots of a cache are
-    in the order of the model.
+    On a mesh with stages the layers are stored in `stage_order` (model/layers/pipeline.py); slots of a cache
+    are in the order of the model.
     """
 
     def __init__(self, blocks: Sequence[MakeBlock], *, N: int, execution: Execution):
-        self.blocks, self.N, self.execution = tuple(blocks)[:N], N, execution
+        self.blocks = tuple(blocks)[:N]
+        self.N = N
+        self.execution = execution
 
     def init(self, key: Key[Array, ""], dtype: str) -> Tree:
         """Parameters of all layers; layer i depends on the key and i alone."""
 
-        def born(layers_N: Array, key: Array) -> Tree:
-            def one(_: None, i: Array) -> tuple[None, Tree]:
+        def make_layers(layers_N: Array, key: Array) -> Tree:
+            def make(_: None, i: Array) -> tuple[None, Tree]:
                 rngs = nnx.Rngs(params=jax.random.fold_in(key, i))
-                return None, at_rest(nnx.to_pure_dict(nnx.state(self.blocks[0](rngs))), dtype)
+                params = nnx.to_pure_dict(nnx.state(self.blocks[0](rngs)))
+                return None, at_rest(params, dtype)
 
-            return jax.lax.scan(one, None, layers_N)[1]
+            # a scan compiles one layer, however many there are
+            return jax.lax.scan(make, None, layers_N)[1]
 
-        if not self._staged:
-            return stacked(born(jnp.arange(self.N), key))
-        order_N = jnp.array(
-            stage_order(self.N, stages=n_parts("N", at_rest=True), rounds=self.execution.pipeline.rounds)
-        )
-        return stacked(by_stage(born)(shard(order_N, "N", at_rest=True), key))
+        if not self._is_staged:
+            return stacked(make_layers(jnp.arange(self.N), key))
+        stages = n_parts("N", at_rest=True)
+        order_N = jnp.array(stage_order(self.N, stages=stages, rounds=self.execution.pipeline.rounds))
+        return stacked(by_stage(make_layers)(shard(order_N, "N", at_rest=True), key))
 
     def empty_slots(self, B: int, T: int, dtype: str) -> Tree:
         """Room for T tokens in all layers."""
         shapes = _definition(self.blocks[0]).slots(B, T)
-        return {
-            stacked_name(name): zeros(f".{letters_of(name)}", (self.N, *shape), dtype)
-            for name, shape in shapes.items()
-        }
+
+        # `.`: decoding scans over the layers, which must not be divided over stages
+        def empty(name: str, shape: tuple[int, ...]) -> Array:
+            return zeros(f".{letters_of(name)}", (self.N, *shape), dtype)
+
+        return {stacked_name(name): empty(name, shape) for name, shape in shapes.items()}
 
     def apply(self, params: Tree, x_BLD: Array, rows: Rows, *, dtype: str) -> tuple[Array, Tree]:
-        """All layers over whole rows: the last x, and their auxiliary sums stacked by N, in the order in
-        memory.
-        """
+        """All layers over whole rows: the last x, and their auxiliary sums [N, …], in the order in memory."""
         layers = [partial(_apply_block, definition, dtype) for definition in self._definitions()]
-        if self._staged:
+        remat = self.execution.remat
+        if self._is_staged:
             schedule = self.execution.pipeline
-            how = {
-                "remat": self.execution.remat.wrap,
-                "rounds": schedule.rounds,
-                "micro_batches": schedule.micro_batches,
-            }
-            return pipeline(layers, of_layer(params), x_BLD, rows, **how)
+            return pipeline(
+                layers,
+                of_layer(params),
+                x_BLD,
+                rows,
+                remat=remat.wrap,
+                rounds=schedule.rounds,
+                micro_batches=schedule.micro_batches,
+            )
 
-        def wrapped(layer: Callable[..., Any]) -> Callable[..., Any]:
-            return self.execution.remat.wrap(lambda x_BLD, weights: layer(x_BLD, weights, rows))
+        def rematerialised(layer: Callable[..., Any]) -> Callable[..., Any]:
+            # rows are the same for every layer: closed over, they are no part of what the scan slices
+            return remat.wrap(lambda x_BLD, weights: layer(x_BLD, weights, rows))
 
-        return self._scan([wrapped(layer) for layer in layers], x_BLD, of_layer(params))
+        return self._scan([rematerialised(layer) for layer in layers], x_BLD, of_layer(params))
 
     def decode(
         self, params: Tree, x_BLD: Array, rows: Rows, slots: Tree, *, dtype: str
     ) -> tuple[Array, Tree]:
         """All layers over new tokens, each with its slots of the cache: the last x, and the new slots."""
-        weights, places_N = of_layer(params), jnp.arange(self.N)
-        if self._staged:
-            stages = {"stages": n_parts("N", at_rest=True), "rounds": self.execution.pipeline.rounds}
-            places_N = jnp.array(canonical_order(self.N, **stages))
+        weights, staged = of_layer(params), self._is_staged
+        own = {"slots": of_layer(slots)}  # what each layer has of its own, [N, …]
+        if staged:
+            # a scan cannot go over weights that are divided over stages: it goes over their places instead,
+            # and each layer is fetched from its stage
+            stages = n_parts("N", at_rest=True)
+            order = canonical_order(self.N, stages=stages, rounds=self.execution.pipeline.rounds)
+            own["place_N"] = jnp.array(order)
+        else:
+            own["weights"] = weights
 
-        def layer_of(definition: Any) -> Callable[..., tuple[Array, Tree]]:
+        def decoder_of(definition: Any) -> Callable[..., tuple[Array, Tree]]:
             def layer(x_BLD: Array, own: Any) -> tuple[Array, Tree]:
-                mine = one_layer(weights, own["place_N"]) if self._staged else own["weights"]
-                return nnx.merge(definition, in_use(mine, dtype)).decode(x_BLD, rows, own["slots"])
+                layer_weights = one_layer(weights, own["place_N"]) if staged else own["weights"]
+                block = nnx.merge(definition, in_use(layer_weights, dtype))
+                return block.decode(x_BLD, rows, own["slots"])
 
             return layer
 
-        own = {"place_N": places_N, "slots": of_layer(slots)} | ({} if self._staged else {"weights": weights})
-        x_BLD, found = self._scan([layer_of(definition) for definition in self._definitions()], x_BLD, own)
-        return x_BLD, stacked(found)
+        layers = [decoder_of(definition) for definition in self._definitions()]
+        x_BLD, new_slots = self._scan(layers, x_BLD, own)
+        return x_BLD, stacked(new_slots)
 
     @property
-    def _staged(self) -> bool:
+    def _is_staged(self) -> bool:
         return n_parts("N", self.N, at_rest=True) > 1
 
     def _definitions(self) -> list[Any]:
@@ -185,28 +207,30 @@ class Stack:
     def _scan(
         self, layers: list[Callable[..., tuple[Array, Tree]]], x: Array, own: Any
     ) -> tuple[Array, Tree]:
-        """The scan runs over whole patterns; the layers after the last whole one follow it. Leaves of `own`
-        are [N, …].
+        """The scan runs over whole patterns; the layers of a last, shorter pattern follow it. Leaves of
+        `own` are [N, …].
         """
         n_patterns = self.N // len(layers)
 
-        def pattern(x: Array, these: Any) -> tuple[Array, tuple[Any, ...]]:
+        def pattern(x: Array, pattern_own: Any) -> tuple[Array, tuple[Any, ...]]:
             outs = []
             for i, layer in enumerate(layers):
-                x, out = layer(x, these if len(layers) == 1 else _at(these, i))
+                layer_own = pattern_own if len(layers) == 1 else _at(pattern_own, i)
+                x, out = layer(x, layer_own)
                 outs.append(out)
             return x, tuple(outs)
 
         x, outs = jax.lax.scan(pattern, x, _by_pattern(own, len(layers), n_patterns))
-        after = []
+        last_outs = []
         for i in range(n_patterns * len(layers), self.N):
             x, out = layers[i % len(layers)](x, _at(own, i))
-            after.append(out)
-        return x, _in_order(outs, after)
+            last_outs.append(out)
+        return x, _in_order(outs, last_outs)
 
 
 def _apply_block(definition: Any, dtype: str, x_BLD: Array, weights: Tree, rows: Rows) -> tuple[Array, Tree]:
-    return nnx.merge(definition, in_use(weights, dtype))(name(x_BLD, "residual"), rows)
+    block = nnx.merge(definition, in_use(weights, dtype))
+    return block(name(x_BLD, "residual"), rows)
 
 
 def _at(tree: Any, i: int) -> Any:
@@ -214,35 +238,35 @@ def _at(tree: Any, i: int) -> Any:
 
 
 def _definition(block: MakeBlock) -> nnx.Module:
+    # only the shapes are wanted: no number of the seed is ever drawn
     return nnx.eval_shape(lambda: block(nnx.Rngs(0)))
 
 
 def _by_pattern(tree: Any, n: int, n_patterns: int) -> Any:
-    """[N, …] leaves -> [n_patterns, n, …], without the layers after the last whole pattern."""
+    """[N, …] leaves -> [n_patterns, n, …], without the layers of a last, shorter pattern."""
 
     def split(x: Array) -> Array:
-        whole = x if x.shape[0] == n * n_patterns else x[: n * n_patterns]
+        whole_patterns = x if x.shape[0] == n * n_patterns else x[: n * n_patterns]
         layout = jax.typeof(x).sharding.spec.partitions
-        return jax.lax.reshape(
-            whole, (n_patterns, n, *x.shape[1:]), out_sharding=PartitionSpec(None, *layout)
-        )
+        shape = (n_patterns, n, *x.shape[1:])
+        return jax.lax.reshape(whole_patterns, shape, out_sharding=PartitionSpec(None, *layout))
 
     return tree if n == 1 else jax.tree.map(split, tree)
 
 
-def _in_order(outs: tuple[Any, ...], after: list[Any]) -> Any:
-    """Outs of every position of the pattern, [n_patterns, …] each, and of the layers after it -> [N, …] in
-    the order of the layers.
+def _in_order(outs: tuple[Any, ...], last_outs: list[Any]) -> Any:
+    """Outs of every position of the pattern, [n_patterns, …] each, and of the layers behind the last whole
+    pattern -> [N, …] in the order of the layers.
     """
     if len(outs) == 1:
         return outs[0]
 
-    def join(*parts: Array) -> Array:
-        x = jnp.stack(parts[: len(outs)], 1)
+    def join(*arrays: Array) -> Array:
+        by_position, last = arrays[: len(outs)], arrays[len(outs) :]
+        x = jnp.stack(by_position, 1)
         layout = jax.typeof(x).sharding.spec.partitions
-        x = jax.lax.reshape(
-            x, (x.shape[0] * x.shape[1], *x.shape[2:]), out_sharding=PartitionSpec(None, *layout[2:])
-        )
-        return jnp.concatenate([x, *(part[None] for part in parts[len(outs) :])])
+        shape = (x.shape[0] * x.shape[1], *x.shape[2:])
+        x = jax.lax.reshape(x, shape, out_sharding=PartitionSpec(None, *layout[2:]))
+        return jnp.concatenate([x, *(layer[None] for layer in last)])
 
-    return jax.tree.map(join, *outs, *after)
+    return jax.tree.map(join, *outs, *last_outs)
