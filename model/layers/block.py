@@ -14,8 +14,8 @@ class Block(nnx.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); with `post_norms`, what is added is
     normalised too (Gemma 2).
 
-    Between its products the residual stream is `BlD`: positions lie on `tensor` too, and norms work on a
-    part of them.
+    Between products the residual stream is laid out `BlD`: positions are divided over `tensor` too, so that
+    norms and sums of the residual stream are not computed twice.
     """
 
     def __init__(
@@ -26,33 +26,38 @@ class Block(nnx.Module):
         feed_forward: nnx.Module,
         post_norms: bool = False,
     ):
-        self.attention_norm, self.attention = norm(), attention
-        self.feed_forward_norm, self.feed_forward = norm(), feed_forward
+        self.attention_norm = norm()
+        self.attention = attention
+        self.feed_forward_norm = norm()
+        self.feed_forward = feed_forward
         if post_norms:
-            self.attention_post_norm, self.feed_forward_post_norm = norm(), norm()
+            self.attention_post_norm = norm()
+            self.feed_forward_post_norm = norm()
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """One layer over whole rows, and the auxiliary sums of its feed-forward layer."""
-        x_BLD = x_BLD + self._after(
-            "attention", self.attention(shard(self.attention_norm(x_BLD), "BLD"), rows)
-        )
+        # "BLD": products need all positions of a row's part, which are gathered over `tensor` here
+        normed_BLD = shard(self.attention_norm(x_BLD), "BLD")
+        x_BLD = x_BLD + self._normed("attention", self.attention(normed_BLD, rows))
         return self._fed_forward(x_BLD, rows)
 
     def decode(self, x_BLD: Array, rows: Rows, slots: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         """One layer over new tokens, with what this layer keeps of the earlier ones."""
         o_BLD, slots = self.attention.decode(shard(self.attention_norm(x_BLD), "BLD"), rows, slots)
-        return self._fed_forward(x_BLD + self._after("attention", o_BLD), rows)[0], slots
+        x_BLD, _ = self._fed_forward(x_BLD + self._normed("attention", o_BLD), rows)
+        return x_BLD, slots
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what this layer keeps of T tokens."""
         return self.attention.slots(B, T)
 
     def _fed_forward(self, x_BLD: Array, rows: Rows) -> tuple[Array, dict[str, Any]]:
-        out_BLD, aux = self.feed_forward(shard(self.feed_forward_norm(x_BLD), "BLD"), rows)
-        return x_BLD + self._after("feed_forward", out_BLD), aux
+        normed_BLD = shard(self.feed_forward_norm(x_BLD), "BLD")
+        out_BLD, aux = self.feed_forward(normed_BLD, rows)
+        return x_BLD + self._normed("feed_forward", out_BLD), aux
 
-    def _after(self, part: str, x_BLD: Array) -> Array:
-        norm = getattr(self, f"{part}_post_norm", None)
+    def _normed(self, sublayer: str, x_BLD: Array) -> Array:
+        norm = getattr(self, f"{sublayer}_post_norm", None)
         return x_BLD if norm is None else norm(x_BLD)

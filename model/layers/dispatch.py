@@ -1,4 +1,4 @@
-"""Where the choices of tokens lie in a buffer of slots, ordered by expert, and how tokens get there and back.
+"""Which slot of a buffer ordered by expert holds which choice, and how tokens get there and back.
 
 All of this works on arrays of one device. Both ways are gathers, in the backward pass too: each slot knows
 the choice that it holds and each choice its slot, so that nothing is ever scattered (slow on TPU, not
@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int
 
 
 class Slots(NamedTuple):
-    """`slot_MS` is C where a choice is not in the buffer; `choice_C` is M·S where a slot is empty."""
+    """The slot of each choice, C where it is not in the buffer; and the choice in each slot, M·S where it is
+    empty.
+    """
 
     slot_MS: Int[Array, "M S"]
     choice_C: Int[Array, "C"]
@@ -34,7 +36,7 @@ def order_by(key_MS: Int[Array, "M S"], E: int) -> Order:
     """Choices by their keys 0 … E-1, those of one key in the order of tokens; other keys (E) come last."""
     keys_C = key_MS.reshape(-1)
     choice_C = jnp.argsort(keys_C, stable=True)
-    place_C = jnp.argsort(choice_C)
+    place_C = jnp.argsort(choice_C)  # the inverse of a permutation is what sorts it
     sizes_E = jnp.sum(keys_C[:, None] == jnp.arange(E), 0, dtype=jnp.int32)
     ends_E = jnp.cumsum(sizes_E)
     return Order(choice_C, place_C.reshape(key_MS.shape), ends_E - sizes_E, ends_E)
@@ -44,10 +46,12 @@ def window(order: Order, first: Int[Array, ""] | int, C: int) -> tuple[Slots, In
     """The C sorted places from `first` on as a buffer, and how many of its slots belong to each key, in
     order.
     """
-    n, last = order.choice_C.size, order.ends_E[-1]
+    n = order.choice_C.size
+    last = order.ends_E[-1]
+    # `dynamic_slice` moves a slice that would pass the end back to it: the padding gives it room
     padded_C = jnp.pad(order.choice_C, (0, C), constant_values=n)
-    in_use_C = first + jnp.arange(C) < last
-    choice_C = jnp.where(in_use_C, jax.lax.dynamic_slice(padded_C, (first,), (C,)), n)
+    has_choice_C = first + jnp.arange(C) < last
+    choice_C = jnp.where(has_choice_C, jax.lax.dynamic_slice(padded_C, (first,), (C,)), n)
     slot_MS = order.place_MS - first
     inside_MS = (slot_MS >= 0) & (slot_MS < C) & (order.place_MS < last)
     sizes_E = jnp.clip(order.ends_E, first, first + C) - jnp.clip(order.starts_E, first, first + C)
@@ -55,7 +59,7 @@ def window(order: Order, first: Int[Array, ""] | int, C: int) -> tuple[Slots, In
 
 
 def slots_of(slot_MS: Int[Array, "M S"], C: int) -> Slots:
-    """Slots that are given by choice: numbers below C that differ from one another, or C."""
+    """Slots from those of the choices: numbers below C that differ from one another, or C for none."""
     choices_C = jnp.arange(slot_MS.size, dtype=slot_MS.dtype)
     empty_C = jnp.full(C, slot_MS.size, slot_MS.dtype)
     return Slots(slot_MS, empty_C.at[slot_MS.reshape(-1)].set(choices_C, mode="drop", unique_indices=True))
@@ -79,8 +83,8 @@ spread.defvjp(lambda x_MD, slots: (spread(x_MD, slots), slots), _spread_backward
 def combine(
     rows_CD: Float[Array, "C D"], weights_MS: Float[Array, "M S"], slots: Slots
 ) -> Float[Array, "M D"]:
-    """The weighted sum of the slots of each token, in float32; choices outside of the buffer count
-    nothing.
+    """The weighted sum of the slots of each token, in float32, without choices that are not in the
+    buffer.
     """
     return _sum_of_choices(rows_CD, weights_MS, slots)
 
@@ -89,14 +93,11 @@ def _combine_backward(saved: tuple[Array, Array, Slots], d_y_MD: Array) -> tuple
     rows_CD, weights_MS, slots = saved
     d_y_CD = _rows(d_y_MD, slots.choice_C // weights_MS.shape[1]).astype(jnp.float32)
     weights_C1 = _rows(weights_MS.reshape(-1, 1), slots.choice_C)
-    d_weights_C = jnp.sum(
-        rows_CD.astype(jnp.float32) * d_y_CD, -1
-    )  # of an empty slot undefined, and read by no choice
-    return (
-        (d_y_CD * weights_C1).astype(rows_CD.dtype),
-        _rows(d_weights_C, slots.slot_MS).astype(weights_MS.dtype),
-        None,
-    )
+    # of an empty slot this is undefined, and no choice reads it
+    d_weights_C = jnp.sum(rows_CD.astype(jnp.float32) * d_y_CD, -1)
+    d_rows_CD = (d_y_CD * weights_C1).astype(rows_CD.dtype)
+    d_weights_MS = _rows(d_weights_C, slots.slot_MS).astype(weights_MS.dtype)
+    return d_rows_CD, d_weights_MS, None
 
 
 combine.defvjp(
@@ -107,11 +108,13 @@ combine.defvjp(
 
 def _sum_of_choices(rows_CD: Array, weights_MS: Array, slots: Slots) -> Array:
     """One choice after the other, so that no [M, S, D] array exists."""
-    S = weights_MS.shape[1]
-    parts = (
-        _rows(rows_CD, slots.slot_MS[:, s]).astype(jnp.float32) * weights_MS[:, s, None] for s in range(S)
-    )
-    return sum(parts).astype(rows_CD.dtype)
+
+    def weighted(s: int) -> Array:
+        rows_MD = _rows(rows_CD, slots.slot_MS[:, s]).astype(jnp.float32)
+        return rows_MD * weights_MS[:, s, None]
+
+    n_choices = weights_MS.shape[1]
+    return sum(map(weighted, range(n_choices))).astype(rows_CD.dtype)
 
 
 def _rows(table_MD: Array, ids: Array) -> Array:

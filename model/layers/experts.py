@@ -18,7 +18,7 @@ from model.weights import LowRank
 
 
 class Experts(NamedTuple):
-    """The experts that this device has, and of each the part of F that it has."""
+    """The weights of the experts on this device, each with this device's part of F."""
 
     w_gate_EDF: Array | LowRank
     w_up_EDF: Array | LowRank
@@ -28,8 +28,8 @@ class Experts(NamedTuple):
 
 class Axes(NamedTuple):
     """The mesh axes that divide experts, feed-forward width, and the positions of whole rows; () where one
-    is not divided. In how many
-    `runs` of positions a device holds its part of a row: two in balanced order (model/kernels/context.py).
+    is not divided. A device holds its part of a row in so many `runs` of positions: two in balanced order
+    (model/kernels/context.py).
     """
 
     experts: tuple[str, ...]
@@ -39,16 +39,17 @@ class Axes(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """Of b rows on this device: `experts_BLS` is E for padding, which goes nowhere."""
+    """The rows on this device, the experts that each token chose, and their weights; `experts_BLS` is E for
+    padding, which goes nowhere.
+    """
 
     x_BLD: Array
     experts_BLS: Array
     weights_BLS: Array
 
 
-Dispatch = Callable[
-    [Choices, Experts, Axes], tuple[Array, Array]
-]  # -> (y_BLD, a part of the sum over `width`; choices that were dropped)
+# -> (y_BLD, which is a part of the sum over `width`; how many choices were dropped)
+Dispatch = Callable[[Choices, Experts, Axes], tuple[Array, Array]]
 
 
 def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Array]:
@@ -63,45 +64,55 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     pass of several rounds computes the hidden layer again.
     """
     S = choices.experts_BLS.shape[-1]
-    C, E = choices.experts_BLS.size, experts.w_gate_EDF.shape[0]
+    C = choices.experts_BLS.size  # before tokens are gathered: what falls to a device under an even load
+    E = experts.w_gate_EDF.shape[0]
     choices = jax.tree.map(lambda x: _gather(x, axes.experts, 0), choices)
     x_MD = choices.x_BLD.reshape(-1, choices.x_BLD.shape[-1])
-    weights_MS, experts_MS = (x.reshape(-1, S) for x in (choices.weights_BLS, choices.experts_BLS))
-    mine_MS = experts_MS - _index(axes.experts) * E
-    order = order_by(jnp.where((mine_MS >= 0) & (mine_MS < E), mine_MS, E), E)
+    weights_MS = choices.weights_BLS.reshape(-1, S)
+    # experts count from the first of this device; those of other devices become E, which sorts last
+    local_MS = choices.experts_BLS.reshape(-1, S) - _index(axes.experts) * E
+    is_local_MS = (local_MS >= 0) & (local_MS < E)
+    order = order_by(jnp.where(is_local_MS, local_MS, E), E)
+    # a token has min(S, E) choices on this device at most; rounded up
     n_rounds = -(-min(S, E) * len(x_MD) // C)
 
-    def one(first: Array | int) -> Array:
+    def fill(first: Array | int) -> Array:
         slots, sizes_E = window(order, first, C)
         return combine(_feed_forward(spread(x_MD, slots), sizes_E, experts), weights_MS, slots)
 
-    y_MD = one(0) if n_rounds == 1 else _in_rounds(one, order.ends_E[-1], n_rounds, C, x_MD)
+    y_MD = fill(0) if n_rounds == 1 else _in_rounds(fill, order.ends_E[-1], n_rounds, C, x_MD)
     y_BLD = y_MD.reshape(choices.x_BLD.shape)
     if axes.experts:
         y_BLD = jax.lax.psum_scatter(y_BLD, axes.experts, scatter_dimension=0, tiled=True)
     return y_BLD, jnp.zeros(())
 
 
-def _in_rounds(one: Callable[[Array], Array], total: Array, n_rounds: int, C: int, like: Array) -> Array:
-    """The sum of `one(i · C)` for all rounds i that begin below `total`."""
+def _in_rounds(fill: Callable[[Array], Array], total: Array, n_rounds: int, C: int, like: Array) -> Array:
+    """The sum of `fill(i · C)` for all rounds i that begin below `total`."""
+    # without a checkpoint the backward pass would keep the hidden layer of every round that could be needed
+    rematerialised = jax.checkpoint(fill)
+
+    def nothing(_: Array) -> Array:
+        return jnp.zeros_like(like)
 
     def step(y_MD: Array, i: Array) -> tuple[Array, None]:
-        return y_MD + jax.lax.cond(
-            i * C < total, jax.checkpoint(one), lambda _: jnp.zeros_like(like), i * C
-        ), None
+        first = i * C
+        return y_MD + jax.lax.cond(first < total, rematerialised, nothing, first), None
 
     return jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))[0]
 
 
 def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
     """Rows sorted by expert through their experts."""
-    # products leave rows behind the last group undefined; even a factor 0 in the backward pass would not stop
+    # products leave rows after the last group undefined; even a factor 0 in the backward pass would not stop
     # a NaN there
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
-    gate_CF, up_CF = (
-        name(jnp.where(filled_C1, _grouped(rows_CD, w_EDF, sizes_E), 0), what)
-        for w_EDF, what in ((experts.w_gate_EDF, "gate"), (experts.w_up_EDF, "up"))
-    )
+
+    def product(w_EDF: Array | LowRank) -> Array:
+        return jnp.where(filled_C1, _grouped(rows_CD, w_EDF, sizes_E), 0)
+
+    gate_CF = name(product(experts.w_gate_EDF), "gate")
+    up_CF = name(product(experts.w_up_EDF), "up")
     return _grouped(experts.activation(gate_CF) * up_CF, experts.w_down_EFD, sizes_E)
 
 
@@ -109,7 +120,7 @@ def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
     if not isinstance(w_EDF, LowRank):
         return grouped_matmul(rows_CD, w_EDF, sizes_E)
     narrow_CR = grouped_matmul(rows_CD, w_EDF.a, sizes_E) * w_EDF.scale
-    # `ragged_dot` leaves rows behind the last group undefined, and no product may read a NaN there
+    # see `_feed_forward`: what is undefined must not go into another product
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
     narrow_CR = jnp.where(filled_C1, narrow_CR, 0)
     return grouped_matmul(rows_CD, w_EDF.base, sizes_E) + grouped_matmul(narrow_CR, w_EDF.b, sizes_E)
@@ -125,7 +136,8 @@ def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float
     to their experts and back by all-to-all; those of a row whose positions are divided over devices are
     divided over these devices too.
     """
-    (B, L, S), D = choices.experts_BLS.shape, choices.x_BLD.shape[-1]
+    B, L, S = choices.experts_BLS.shape
+    D = choices.x_BLD.shape[-1]
     E = experts.w_gate_EDF.shape[0] * _size(axes.experts)
     P = _size(axes.length)
     capacity = math.ceil(factor * L * P * S / E)
@@ -134,7 +146,9 @@ def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float
     experts_MS = choices.experts_BLS.reshape(-1, S)
     row_M1 = jnp.repeat(jnp.arange(B), L)[:, None]
     kept_MS = (rank_MS < capacity) & (experts_MS < E)
-    slots = slots_of(jnp.where(kept_MS, (experts_MS * B + row_M1) * C + rank_MS, E * B * C), E * B * C)
+    # slots are numbered (expert, row, place of the row's); E·B·C is behind the last
+    slot_MS = (experts_MS * B + row_M1) * C + rank_MS
+    slots = slots_of(jnp.where(kept_MS, slot_MS, E * B * C), E * B * C)
     rows_EBCD = spread(choices.x_BLD.reshape(-1, D), slots).reshape(E, B, C, D)
     y_EBCD = _exchange(rows_EBCD, experts, axes)
     y_MD = combine(y_EBCD.reshape(-1, D), choices.weights_BLS.reshape(-1, S), slots)
@@ -142,29 +156,35 @@ def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float
 
 
 def _ranks(experts_BLS: Array, E: int, axes: Axes) -> Array:
-    """How many choices of the same expert go before each one in its row as it reads, also on the devices
-    that hold other parts of it.
+    """How many choices of the same expert come before each one in its row, in the order of positions, those
+    on devices that hold other parts of the row included.
     """
-    (B, L, S), P = experts_BLS.shape, axes.runs
+    B, L, S = experts_BLS.shape
+    P = axes.runs
+    # a key is (row, run of the row, expert); padding has the one after the last
     run_BL1 = (P * jnp.arange(B)[:, None] + P * jnp.arange(L) // L)[:, :, None]
     key_MS = jnp.where(experts_BLS < E, experts_BLS + E * run_BL1, E * B * P).reshape(-1, S)
     order = order_by(key_MS, E * B * P)
-    before_BPE = _in_earlier_runs((order.ends_E - order.starts_E).reshape(B, P, E), axes)
-    return order.place_MS + jnp.take(
-        before_BPE.reshape(-1) - order.starts_E, key_MS, mode="fill", fill_value=0
-    )
+    sizes_BPE = (order.ends_E - order.starts_E).reshape(B, P, E)
+    before_BPE = _in_earlier_runs(sizes_BPE, axes)
+    # place among all here - those of smaller keys + those in earlier runs
+    offset = before_BPE.reshape(-1) - order.starts_E
+    return order.place_MS + jnp.take(offset, key_MS, mode="fill", fill_value=0)
 
 
 def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
-    """The sum of what all runs of a row hold that come before each run here. Device c of C has runs c and,
-    in balanced order, 2C-1-c.
+    """For each run here, the sum of the sizes of all runs of its row that come before it. Device c of C has
+    runs c and, in balanced order, 2C-1-c.
     """
     if not axes.length:
         return jnp.zeros_like(sizes_BPE)
-    sizes_CBPE, C = jax.lax.all_gather(sizes_BPE, axes.length), _size(axes.length)
-    as_read = jnp.concatenate([sizes_CBPE[:, :, 0], *(sizes_CBPE[::-1, :, p] for p in range(1, axes.runs))])
-    mine = jnp.stack([_index(axes.length), 2 * C - 1 - _index(axes.length)][: axes.runs])
-    return (jnp.cumsum(as_read, 0) - as_read)[mine].swapaxes(0, 1)
+    sizes_CBPE = jax.lax.all_gather(sizes_BPE, axes.length)
+    second_runs = [sizes_CBPE[::-1, :, p] for p in range(1, axes.runs)]
+    in_order = jnp.concatenate([sizes_CBPE[:, :, 0], *second_runs])
+    earlier = jnp.cumsum(in_order, 0) - in_order
+    device, C = _index(axes.length), _size(axes.length)
+    own_runs = jnp.stack([device, 2 * C - 1 - device][: axes.runs])
+    return earlier[own_runs].swapaxes(0, 1)
 
 
 def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
@@ -173,10 +193,8 @@ def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
         rows_EBCD = jax.lax.psum_scatter(rows_EBCD, axes.length, scatter_dimension=2, tiled=True)
     if axes.experts:
         rows_EBCD = jax.lax.all_to_all(rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True)
-    gate_EBCF, up_EBCF = (
-        name(einsum("EBCD,EDF->EBCF", rows_EBCD, w_EDF), what)
-        for w_EDF, what in ((experts.w_gate_EDF, "gate"), (experts.w_up_EDF, "up"))
-    )
+    gate_EBCF = name(einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_gate_EDF), "gate")
+    up_EBCF = name(einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_up_EDF), "up")
     y_EBCD = einsum("EBCF,EFD->EBCD", experts.activation(gate_EBCF) * up_EBCF, experts.w_down_EFD)
     if axes.experts:
         y_EBCD = jax.lax.all_to_all(y_EBCD, axes.experts, split_axis=1, concat_axis=0, tiled=True)

@@ -35,7 +35,9 @@ class FeedForward(nnx.Module):
         """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
         gate_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]), "gate")
         up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]), "up")
-        out_BLD = einsum("BLF,FD->BlD", self.activation(gate_BLF) * up_BLF, self.w_down_FD[...])
+        hidden_BLF = self.activation(gate_BLF) * up_BLF  # quickly made again, so it has no name for remat
+        # the sum over F on `tensor` is scattered over positions (BlD), not repeated on every device
+        out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...])
         return name(out_BLD, "feed_forward"), {}
 
 
@@ -44,13 +46,16 @@ class PlainFeedForward(nnx.Module):
 
     def __init__(self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array]):
         self.activation = activation
-        self.w_up_DF, self.b_up_F = weight(rngs, "DF", (D, F), fan_in=D), bias("F", (F,))
-        self.w_down_FD, self.b_down_D = weight(rngs, "FD", (F, D), fan_in=F), bias("D", (D,))
+        self.w_up_DF = weight(rngs, "DF", (D, F), fan_in=D)
+        self.b_up_F = bias("F", (F,))
+        self.w_down_FD = weight(rngs, "FD", (F, D), fan_in=F)
+        self.b_down_D = bias("D", (D,))
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
-        up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]) + self.b_up_F[...], "up")
-        out_BLD = einsum("BLF,FD->BlD", self.activation(up_BLF), self.w_down_FD[...]) + self.b_down_D[...]
+        up_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]) + self.b_up_F[...]
+        hidden_BLF = self.activation(name(up_BLF, "up"))
+        out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...]) + self.b_down_D[...]
         return name(out_BLD, "feed_forward"), {}

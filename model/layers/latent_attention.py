@@ -2,8 +2,6 @@
 narrow vector a token.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,8 +29,8 @@ class LatentAttention(nnx.Module):
     rotations of the rows, `attend` is the kernel.
 
     The widths of latents are D2 and D3, not R: at rest their weights are divided over the mesh as the model
-    width is, where a low-rank R would lie whole (3.3 of the 11.4 billion attention weights of DeepSeek-V3).
-    In use both lie whole, and equations call them R.
+    width is, where a low-rank R would be replicated (3.3 of the 11.4 billion attention weights of
+    DeepSeek-V3). In use neither is divided, and equations call them R: one equation cannot have two D.
     """
 
     def __init__(
@@ -50,15 +48,17 @@ class LatentAttention(nnx.Module):
         rope: str = "rope",
         scale: float | None = None,
     ):
-        self.latent, self.A2, self.rope, self.attend = latent, A2, rope, attend
-        self.query_latent, self.scale = query_latent, (A + A2) ** -0.5 if scale is None else scale
+        self.latent, self.query_latent, self.A2 = latent, query_latent, A2
+        self.rope, self.attend = rope, attend
+        self.scale = (A + A2) ** -0.5 if scale is None else scale
         if query_latent:
             self.wq_down_DD3 = weight(rngs, "DD", (D, query_latent), fan_in=D)
             self.q_norm = RMSNorm(size=query_latent, eps=EPS, letter="D3")
             self.wq_D3HA = weight(rngs, "DHA", (query_latent, H, A), fan_in=query_latent)
             self.wq_rope_D3HA2 = weight(rngs, "DHA", (query_latent, H, A2), fan_in=query_latent)
         else:
-            self.wq_DHA, self.wq_rope_DHA2 = (weight(rngs, "DHA", (D, H, n), fan_in=D) for n in (A, A2))
+            self.wq_DHA = weight(rngs, "DHA", (D, H, A), fan_in=D)
+            self.wq_rope_DHA2 = weight(rngs, "DHA", (D, H, A2), fan_in=D)
         self.wkv_down_DD2 = weight(rngs, "DD", (D, latent), fan_in=D)
         self.kv_norm = RMSNorm(size=latent, eps=EPS, letter="D2")
         self.wk_rope_DA2 = weight(rngs, "DA", (D, A2), fan_in=D)
@@ -73,20 +73,27 @@ class LatentAttention(nnx.Module):
         k_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wk_D2HA[...])
         v_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wv_D2HA3[...])
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
-        joined = (jnp.concatenate(parts, -1) for parts in ((q_BLHA, q_rope_BLHA), (k_BLHA, k_rope_BLHA)))
+        # a score is the sum of two products, which is one product of what stands side by side
         o_BLHA = self.attend(
-            *joined, v_BLHA, rows.positions_BL, rows.segments_BL, scale=self.scale, window=None, soft_cap=None
+            jnp.concatenate((q_BLHA, q_rope_BLHA), -1),
+            jnp.concatenate((k_BLHA, k_rope_BLHA), -1),
+            v_BLHA,
+            rows.positions_BL,
+            rows.segments_BL,
+            scale=self.scale,
+            window=None,
+            soft_cap=None,
         )
-        return self._out(o_BLHA)
+        return self._output(o_BLHA)
 
     def decode(
         self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]
     ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
         """Attention to all that the cache holds and to x itself.
 
-        What makes keys of latents is multiplied into the queries instead, and what makes values into the
-        result (§2.1.2): the cache is read as it is, as by H query heads of width D2 + A2 that share one key
-        head.
+        The weight that makes keys of latents is multiplied into the queries instead, and the one that makes
+        values into the result (§2.1.2): the cache is read as it is, by H query heads of width D2 + A2 that
+        share one key head.
         """
         q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
@@ -96,12 +103,12 @@ class LatentAttention(nnx.Module):
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
         scores_BHLT += einsum("BLHA,BTA->BHLT", q_rope_BLHA * self.scale, rope_keys_BTA, dtype=jnp.float32)
         seen_BLT = cache_mask(rows, T=latents_BTR.shape[1], window=None)
-        p_BHLT = jax.nn.softmax(jnp.where(seen_BLT[:, None], scores_BHLT, -1e30), -1).astype(
-            latents_BTR.dtype
-        )
+        # finite, so that a row that sees nothing (padding) gives numbers and not NaN
+        scores_BHLT = jnp.where(seen_BLT[:, None], scores_BHLT, -1e30)
+        p_BHLT = jax.nn.softmax(scores_BHLT, -1).astype(latents_BTR.dtype)
         o_BLHR = einsum("BHLT,BTR->BLHR", p_BHLT, latents_BTR)
         o_BLHA = einsum("BLHR,RHA->BLHA", o_BLHR, self.wv_D2HA3[...])
-        return self._out(o_BLHA), {"latents_BTR": latents_BTR, "rope_keys_BTA": rope_keys_BTA}
+        return self._output(o_BLHA), {"latents_BTR": latents_BTR, "rope_keys_BTA": rope_keys_BTA}
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what one layer keeps of T tokens, for all heads together."""
@@ -110,11 +117,14 @@ class LatentAttention(nnx.Module):
     def _queries(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
         """Those that meet the keys, and those, already turned, that meet the rotary key."""
         if self.query_latent:
+            # the latent carries the name for remat: queries are quickly made of it
             x_BLR = name(self.q_norm(_narrow(x_BLD, self.wq_down_DD3[...])), "query")
-            weights = self.wq_D3HA[...], self.wq_rope_D3HA2[...]
+            wq_RHA, wq_rope_RHA = self.wq_D3HA[...], self.wq_rope_D3HA2[...]
         else:
-            x_BLR, weights = x_BLD, (self.wq_DHA[...], self.wq_rope_DHA2[...])
-        q_BLHA, q_rope_BLHA = map(partial(einsum, "BLR,RHA->BLHA", x_BLR), weights)
+            x_BLR = x_BLD
+            wq_RHA, wq_rope_RHA = self.wq_DHA[...], self.wq_rope_DHA2[...]
+        q_BLHA = einsum("BLR,RHA->BLHA", x_BLR, wq_RHA)
+        q_rope_BLHA = einsum("BLR,RHA->BLHA", x_BLR, wq_rope_RHA)
         return q_BLHA, rotate(q_rope_BLHA, rows.rotations[self.rope])
 
     def _latents(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
@@ -122,10 +132,12 @@ class LatentAttention(nnx.Module):
         for remat: all else of keys and values is 30 times as large and quickly made of them.
         """
         latents_BLR = name(self.kv_norm(_narrow(x_BLD, self.wkv_down_DD2[...])), "value")
+        # `rotate` expects heads: the rotary key is one head that all share
         k_BLHA = _narrow(x_BLD, self.wk_rope_DA2[...])[:, :, None]
-        return latents_BLR, name(rotate(k_BLHA, rows.rotations[self.rope])[:, :, 0], "key")
+        k_BLA = rotate(k_BLHA, rows.rotations[self.rope])[:, :, 0]
+        return latents_BLR, name(k_BLA, "key")
 
-    def _out(self, o_BLHA: Array) -> Array:
+    def _output(self, o_BLHA: Array) -> Array:
         return name(einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HA3D[...]), "attention")
 
 

@@ -1,5 +1,5 @@
-"""Mixture of experts (Shazeer et al. 2017): a feed-forward layer of which each token passes only a few
-parts.
+"""Mixture of experts (Shazeer et al. 2017): many feed-forward layers, of which each token passes only a
+few.
 """
 
 from collections.abc import Callable
@@ -48,9 +48,8 @@ class MoE(nnx.Module):
     ):
         router.check(E)
         if capacity_factor is not None and capacity_factor <= 0:
-            raise ValueError(
-                f"capacity_factor={capacity_factor} is not positive; 1.0 has room for an even load, None drops nothing"
-            )
+            remedy = "1.0 has room for an even load, None drops nothing"
+            raise ValueError(f"capacity_factor={capacity_factor} is not positive; {remedy}")
         self.router, self.activation = router, activation
         self.dispatch = dropless if capacity_factor is None else partial(at_capacity, factor=capacity_factor)
         self.router_DE = weight(rngs, "DE", (D, E), fan_in=D)
@@ -71,33 +70,30 @@ class MoE(nnx.Module):
         """
         L = x_BLD.shape[1]
         length, result = _length_letters(L)
-        balanced = (
-            is_balanced(L) and rows.lengths_B is None
-        )  # tokens that are decoded come in their own order
+        # decoding has a length too, but its tokens are in their own order
+        balanced = is_balanced(L) and rows.lengths_B is None
         letters = (f"B{length}D", f"B{length}", "..", ".", "EDF", "EDF", "EFD")
         axes = Axes(
-            axes_of("E"), axes_of("F"), axes_of("L") if length == "L" else (), runs=2 if balanced else 1
+            experts=axes_of("E"),
+            width=axes_of("F"),
+            length=axes_of("L") if length == "L" else (),
+            runs=2 if balanced else 1,
         )
-        body = partial(
-            self._on_device, axes=axes, token_axes=axes_of("B") + axes.length, scatter=result == "l"
-        )
-        bias_E = (
-            self.router_bias_E[...]
-            if self.router.bias_rate is not None
-            else jnp.zeros(self.router_DE.shape[1])
-        )
-        # a device has a part of F alone, which may be part of a block of codes: they are scaled outside
+        token_axes = axes_of("B") + axes.length
+        body = partial(self._on_device, axes=axes, token_axes=token_axes, scatter=result == "l")
+        if self.router.bias_rate is None:
+            bias_E = jnp.zeros(self.router_DE.shape[1])
+        else:
+            bias_E = self.router_bias_E[...]
+        # codes are multiplied with their scales here: inside, a device's part of F may cut a block of them
         experts = (without_codes(weight[...]) for weight in (self.w_gate_EDF, self.w_up_EDF, self.w_down_EFD))
         router_DE, bias_E = shard(self.router_DE[...], ".."), shard(bias_E, ".")
         operands = (shard(x_BLD, "BLD"), rows.segments_BL, router_DE, bias_E, *experts)
         y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(*operands)
         if hasattr(self, "shared"):
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
-        return name(y_BLD, "feed_forward"), {
-            "penalty": penalty,
-            "load_E": shard(load_E, "E"),
-            "dropped": dropped,
-        }
+        aux = {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}
+        return name(y_BLD, "feed_forward"), aux
 
     def _on_device(
         self,
@@ -112,26 +108,26 @@ class MoE(nnx.Module):
     ) -> tuple[Array, Array, Array, Array]:
         B, L, D = x_BLD.shape
         real_M = segments_BL.reshape(-1) > 0
+        x_MD = x_BLD.reshape(-1, D).astype(jnp.float32)
         # the default precision of a TPU would round the operands of float32 products to bfloat16
-        logits_ME = jnp.matmul(
-            x_BLD.reshape(-1, D).astype(jnp.float32), router_DE.astype(jnp.float32), precision="highest"
-        )
+        logits_ME = jnp.matmul(x_MD, router_DE.astype(jnp.float32), precision="highest")
         routes = self.router.route(logits_ME, bias_E)
         penalty, load_E = self.router.balance(logits_ME, routes, real_M, token_axes)
+        # padding goes to the expert E, which there is not
         experts_MS = jnp.where(real_M[:, None], routes.experts_MS, router_DE.shape[1])
         choices = Choices(x_BLD, experts_MS.reshape(B, L, -1), routes.weights_MS.reshape(B, L, -1))
         y_BLD, dropped = self.dispatch(choices, Experts(*weights, self.activation), axes)
-        if axes.width:
-            y_BLD = (
-                jax.lax.psum_scatter(y_BLD, axes.width, scatter_dimension=1, tiled=True)
-                if scatter
-                else jax.lax.psum(y_BLD, axes.width)
-            )
+        # each device of `width` has the sum over its part of F alone
+        if axes.width and scatter:
+            y_BLD = jax.lax.psum_scatter(y_BLD, axes.width, scatter_dimension=1, tiled=True)
+        elif axes.width:
+            y_BLD = jax.lax.psum(y_BLD, axes.width)
         dropped = jax.lax.psum(dropped, token_axes) if token_axes else dropped
         return y_BLD, penalty, load_E, dropped
 
 
 def _length_letters(L: int) -> tuple[str, str]:
-    """How the positions lie in whole rows and in the result: divided where L divides, as everywhere."""
-    whole = "L" if axes_of("L", L) == axes_of("L") else "."
-    return whole, "l" if axes_of("l", L) == axes_of("l") else whole
+    """The letters of positions in whole rows and in the result; `.` where the mesh does not divide L."""
+    length = "L" if axes_of("L", L) == axes_of("L") else "."
+    result = "l" if axes_of("l", L) == axes_of("l") else length
+    return length, result

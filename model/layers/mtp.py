@@ -1,5 +1,5 @@
-"""Multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3 §2.2): small models behind the model, each for one
-token further ahead.
+"""Multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3 §2.2): small modules that follow the model, each
+predicting one token further ahead.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,9 @@ class Module(nnx.Module):
     """
 
     def __init__(self, *, D: int, norm: Callable[[], nnx.Module], block: MakeBlock, rngs: nnx.Rngs):
-        self.embed_norm, self.hidden_norm, self.norm = norm(), norm(), norm()
+        self.embed_norm = norm()
+        self.hidden_norm = norm()
+        self.norm = norm()
         self.w_embed_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.w_hidden_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.block = block(rngs)
@@ -41,29 +43,30 @@ class Module(nnx.Module):
     def join(
         self, hidden_BLD: Float[Array, "B L D"], embedded_BLD: Float[Array, "B L D"]
     ) -> Float[Array, "B L D"]:
-        """What the block reads."""
+        """The input of the block: the sum of a product of each (eq. 21 as two products, not one of what
+        stands side by side).
+        """
+        # the width that comes out is written W: one equation cannot have two D
         x_BLD = einsum("BlD,DW->BlW", self.embed_norm(embedded_BLD), self.w_embed_DD2[...])
         return x_BLD + einsum("BlD,DW->BlW", self.hidden_norm(hidden_BLD), self.w_hidden_DD2[...])
 
 
 class MultiToken(NamedTuple):
-    """`depths` modules one behind the other; module k predicts the token k + 1 ahead. `module` makes one of
-    them.
-    """
+    """`depths` modules in a row; module k predicts the token k + 1 ahead. `module` makes one of them."""
 
     module: Callable[[nnx.Rngs], Module]
     depths: int
     execution: Execution
 
     def init(self, key: Array, dtype: str) -> Tree:
-        """Parameters of every depth. They are no stack: the few modules do not lie on stages."""
+        """Parameters of every depth. They are no stack: the few modules are not divided over stages."""
 
-        def one(name: str) -> Tree:
-            return at_rest(
-                nnx.to_pure_dict(nnx.state(self.module(nnx.Rngs(params=key_of(key, name))))), dtype
-            )
+        def make(name: str) -> Tree:
+            module = self.module(nnx.Rngs(params=key_of(key, name)))
+            return at_rest(nnx.to_pure_dict(nnx.state(module)), dtype)
 
-        return {name: one(name) for name in map(_name, range(1, self.depths + 1))}
+        names = [_name(depth) for depth in range(1, self.depths + 1)]
+        return {name: make(name) for name in names}
 
     def inputs(self, inputs: ModelInputs) -> tuple[ModelInputs, ...]:
         """What the module of every depth reads beside hidden states, for rows as they read (before any
@@ -74,12 +77,11 @@ class MultiToken(NamedTuple):
         """
 
         def at(depth: int) -> ModelInputs:
-            segments_BL = jnp.where(
-                goes_on(inputs.segments_BL, inputs.positions_BL, depth), inputs.segments_BL, 0
-            )
+            continues_BL = goes_on(inputs.segments_BL, inputs.positions_BL, depth)
+            segments_BL = jnp.where(continues_BL, inputs.segments_BL, 0)
             return ModelInputs(ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL)
 
-        return tuple(map(at, range(1, self.depths + 1)))
+        return tuple(at(depth) for depth in range(1, self.depths + 1))
 
     def apply(
         self,
@@ -99,11 +101,13 @@ class MultiToken(NamedTuple):
         ) -> tuple[Array, dict[str, Any]]:
             return nnx.merge(definition, in_use(weights, dtype))(x_BLD, embedded_BLD, rows)
 
-        x_BLD, hidden, aux = shard(hidden_BLD, "BlD"), [], {}
+        rematerialised = self.execution.remat.wrap(module)
+        x_BLD = shard(hidden_BLD, "BlD")
+        hidden, aux = [], {}
+        # each module reads what the one before made: the loop is a chain, of one or two links
         for depth, (embedded_BLD, rows) in enumerate(later, 1):
-            x_BLD, aux[_name(depth)] = self.execution.remat.wrap(module)(
-                x_BLD, params[_name(depth)], embedded_BLD, rows
-            )
+            weights = params[_name(depth)]
+            x_BLD, aux[_name(depth)] = rematerialised(x_BLD, weights, embedded_BLD, rows)
             hidden.append(shard(x_BLD, "BLD"))
         return tuple(hidden), aux
 
@@ -113,12 +117,14 @@ def _name(depth: int) -> str:
 
 
 def goes_on(segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], n: int) -> Bool[Array, "B L"]:
-    """Where the position n later in the row continues the same segment, and not round the end of a row of
-    one segment.
-    """
-    return (segments_BL == ahead(segments_BL, n)) & (positions_BL < ahead(positions_BL, n))
+    """Where the position n later in the row is of the same segment."""
+    same_segment_BL = segments_BL == ahead(segments_BL, n)
+    # `ahead` wraps round the end: in a row of one segment the first position would count as a later one
+    is_later_BL = positions_BL < ahead(positions_BL, n)
+    return same_segment_BL & is_later_BL
 
 
 def ahead(x_BL: Num[Array, "B L"], n: int) -> Num[Array, "B L"]:
-    """What stands n positions later in a row that lies as it reads, round its end."""
+    """What is n positions later in a row whose positions are in order; the end wraps to the start."""
+    # JAX rolls only what is not divided: `T` is a position that is on no mesh axis
     return shard(jnp.roll(shard(x_BL, "BT"), -n, 1), "BL")

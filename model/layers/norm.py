@@ -12,15 +12,17 @@ class RMSNorm(nnx.Module):
     """
 
     def __init__(self, *, size: int, eps: float, letter: str = "D", offset: float = 0.0):
-        self.eps, self.letter, self.offset = eps, letter, offset
+        self.eps, self.offset = eps, offset
+        self.letter = letter
         setattr(self, f"scale_{letter}", nnx.Param(jnp.full(size, 1.0 - offset)))
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        """The same dtype comes out as goes in."""
+        """Computed in float32, returned in the dtype of x."""
         scale = getattr(self, f"scale_{self.letter}")[...]
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
-        if self.offset:  # near 1 a bfloat16 has 8 bits for what the model learned: add in float32
+        # near 1 a bfloat16 has 8 bits for what the model learned: add in float32
+        if self.offset:
             return (wide * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
         return wide.astype(x.dtype) * scale.astype(x.dtype)
 
@@ -33,8 +35,10 @@ class LayerNorm(nnx.Module):
         self.scale_D, self.bias_D = nnx.Param(jnp.ones(size)), nnx.Param(jnp.zeros(size))
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        """The same dtype comes out as goes in."""
+        """Computed in float32, returned in the dtype of x."""
         wide = x.astype(jnp.float32)
+        # the variance of what is centred: that of E[x²] - E[x]² would lose all bits where the mean is large
         wide = wide - jnp.mean(wide, -1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * self.scale_D[...].astype(x.dtype) + self.bias_D[...].astype(x.dtype)
+        scale_D, bias_D = self.scale_D[...], self.bias_D[...]
+        return wide.astype(x.dtype) * scale_D.astype(x.dtype) + bias_D.astype(x.dtype)

@@ -1,5 +1,5 @@
-"""The circular pipeline: layers lie on the stages of the mesh, and parts of the rows are pushed round the
-ring of stages.
+"""The circular pipeline: layers are divided over the stages of the mesh, and micro-batches are pushed round
+the ring of stages.
 
 Narayanan et al. 2021 (interleaved schedule; GPipe, Huang et al. 2019, is `rounds` = 1). With S stages, R
 rounds and M micro-batches a stage holds R runs of layers and works R M of R M + S - 1 ticks, so that the
@@ -7,9 +7,9 @@ bubble is (S - 1) / (R M + S - 1) of the time.
 
 Micro-batches come in groups of S, one from the rows of each stage: a group goes through all its rounds
 before the next one enters, so what leaves the last stage is what the first one needs next, and nothing
-waits in a buffer. Two things travel a tick, each as large as one micro-batch: the activations, one stage
-on, and a register, one stage back. The register brings the next rows to the first stage, takes a finished
-micro-batch in the place of every one that enters, and so carries it home to the stage that it came from.
+waits in a buffer. Two things travel in each tick, each as large as one micro-batch: the activations, one
+stage on, and a register, one stage back. The register brings the next rows to the first stage, takes a
+finished micro-batch in the place of every one that enters, and so carries it home to its own stage.
 
 A tick needs no checkpoint of its own: the inputs of the layers of all turns are as large as those of the
 whole stack are on as many devices without a pipeline.
@@ -28,28 +28,28 @@ from jaxtyping import Array, Float
 from model.sharding import axes_of, n_parts
 
 Tree = Any  # nested containers of arrays
-Layer = Callable[
-    [Array, Tree, Tree], tuple[Array, Tree]
-]  # (x_BlD, weights of one layer, rows of one micro-batch) -> (x_BlD, outs)
+# (x_BlD, weights of one layer, rows of one micro-batch) -> (x_BlD, outs)
+Layer = Callable[[Array, Tree, Tree], tuple[Array, Tree]]
 
 
 def stage_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
-    """Which layer lies where: place j of a stack in memory holds layer `stage_order(…)[j]` of the model.
+    """Layer `stage_order(…)[j]` of the model is j-th in memory.
 
-    Memory is ordered (stage, round, layer of a round), so that equal parts are what the stages need; the
-    model runs through (round, stage, layer of a round). With one round they are the same.
+    Memory is ordered (stage, round, layer of a round), so that dividing it evenly gives each stage its
+    layers; the model is ordered (round, stage, layer of a round). With one round they are the same.
 
     Raises:
         ValueError: the layers do not divide.
     """
     if N % (stages * rounds):
-        why = f"architecture.layers={N} is no multiple of mesh.stage={stages} times execution.pipeline.rounds={rounds}"
+        product = f"mesh.stage={stages} times execution.pipeline.rounds={rounds}"
+        why = f"architecture.layers={N} is no multiple of {product}"
         raise ValueError(f"{why}; change one of them so that every stage has as many layers in every round")
     return np.arange(N).reshape(rounds, stages, -1).swapaxes(0, 1).ravel()
 
 
 def canonical_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
-    """Where each layer lies: the inverse of `stage_order`."""
+    """The place in memory of each layer of the model: the inverse of `stage_order`."""
     return np.argsort(stage_order(N, stages=stages, rounds=rounds))
 
 
@@ -63,18 +63,18 @@ class Schedule(NamedTuple):
 
     @property
     def period_ticks(self) -> int:
-        """From one group's entrance to the next one's."""
+        """Ticks from the entrance of one group to that of the next."""
         return self.rounds * self.stages
 
     @property
     def n_turns(self) -> int:
-        """Ticks that a stage works; stage s works from tick s on."""
+        """Ticks in which a stage works; stage s works from tick s on."""
         return self.period_ticks * self.groups
 
 
 class Turn(NamedTuple):
-    """What a stage does in a tick: the round, and the micro-batch as (stage whose rows it is, group); not
-    `live` is bubble.
+    """What a stage does in a tick: the round, and the micro-batch as (stage that its rows are from, group).
+    It is `live`, or bubble.
     """
 
     round: Array
@@ -85,11 +85,12 @@ class Turn(NamedTuple):
 
 def turn(schedule: Schedule, n: Array) -> Turn:
     """The n-th turn of a stage; stage s has it at tick n + s."""
-    at = jnp.clip(n, 0, schedule.n_turns - 1)
+    # the bubble repeats the first or the last turn, so that no index passes an end
+    i = jnp.clip(n, 0, schedule.n_turns - 1)
     return Turn(
-        round=at // schedule.stages % schedule.rounds,
-        home=at % schedule.stages,
-        group=at // schedule.period_ticks,
+        round=i // schedule.stages % schedule.rounds,
+        home=i % schedule.stages,
+        group=i // schedule.period_ticks,
         live=(n >= 0) & (n < schedule.n_turns),
     )
 
@@ -109,67 +110,78 @@ def pipeline(
 
     Layer i of the model is `layers[i % len(layers)]`, a repeating pattern. Leaves of `weights` are [N, …]
     in `stage_order`; those of `shared` are [B, …], what every layer knows of its rows; a layer reads no
-    other traced array. `remat` wraps the application of a
-    layer together with the choice of its weights and rows: a layer that were checkpointed inside would keep
-    its weights for every tick. `micro_batches` = 0 means as many as there are stages; more of them shrink
-    the bubble, but every tick gathers its layers' weights anew, so raise `rounds` first.
+    other traced array. `remat` wraps the application of a layer together with the choice of its weights and
+    rows: a layer that is checkpointed by itself would keep its weights for every tick. `micro_batches` = 0
+    means as many as there are stages; more of them shrink the bubble, but every tick gathers its layers'
+    weights anew, so raise `rounds` first.
 
     Raises:
         ValueError: layers, micro-batches or rows do not divide.
     """
     schedule = _schedule(rounds=rounds, micro_batches=micro_batches, B=x_BlD.shape[0])
     N = jax.tree.leaves(weights)[0].shape[0]
-    n_run = len(stage_order(N, stages=schedule.stages, rounds=rounds)) // schedule.period_ticks
+    stage_order(N, stages=schedule.stages, rounds=rounds)  # raises where the layers do not divide
+    n_run = N // schedule.period_ticks
     if n_run % len(layers):
-        why = f"architecture.layers={N} over mesh.stage={schedule.stages} and execution.pipeline.rounds={rounds} are runs of {n_run} layers"
+        over = f"mesh.stage={schedule.stages} and execution.pipeline.rounds={rounds}"
+        why = f"architecture.layers={N} over {over} are runs of {n_run} layers"
         raise ValueError(f"{why}, no whole patterns of {len(layers)}; lower rounds or stage")
     stage = partial(_stage, layers=layers, schedule=schedule, remat=remat)
     return by_stage(stage)((weights, x_BlD, shared), ())
 
 
 def by_stage(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
-    """Run fn(divided, whole) on every stage: their axis is manual, all others stay explicit.
+    """Run fn(divided, replicated) on every stage: their axis is manual, all others stay explicit.
 
-    What is `divided`, and what comes out, lies on stages in its first dimension; `whole` is the same on
+    The first dimension of `divided`, and of the result, is divided over stages; `replicated` is the same on
     all. fn reads no traced array but these.
     """
     (axis,) = axes_of("N", at_rest=True)
-    first = PartitionSpec(axis)
-    return jax.shard_map(
-        fn, in_specs=(first, PartitionSpec()), out_specs=first, axis_names={axis}, check_vma=False
-    )
+    by_first = PartitionSpec(axis)
+    in_specs = by_first, PartitionSpec()
+    return jax.shard_map(fn, in_specs=in_specs, out_specs=by_first, axis_names={axis}, check_vma=False)
 
 
-def one_layer(weights: Tree, at: Array) -> Tree:
-    """Place `at` in the memory of a stack that lies on stages, without its N, on all of them: how decoding
-    goes through the layers.
+def one_layer(weights: Tree, place: Array) -> Tree:
+    """The weights at a place in the memory of a stack that is divided over stages, on all of them: how
+    decoding goes through the layers.
     """
     (axis,) = axes_of("N", at_rest=True)
 
-    def chosen(weights: Tree, at: Array) -> Tree:
-        def one(x: Array) -> Array:
-            i = at - jax.lax.axis_index(axis) * x.shape[0]
-            mine = _index(x, jnp.clip(i, 0, x.shape[0] - 1))
-            mine = jnp.where((i >= 0) & (i < x.shape[0]), mine, jnp.zeros_like(mine))
-            return _manually(lambda x: jax.lax.psum(x, axis), mine, ())
+    def chosen(weights: Tree, place: Array) -> Tree:
+        def choose(x_N: Array) -> Array:
+            i = place - jax.lax.axis_index(axis) * x_N.shape[0]
+            is_here = (i >= 0) & (i < x_N.shape[0])
+            x = _index(x_N, jnp.clip(i, 0, x_N.shape[0] - 1))
+            # all stages but one add zeros
+            x = jnp.where(is_here, x, jnp.zeros_like(x))
+            return _manually(lambda x: jax.lax.psum(x, axis), x, ())
 
-        return jax.tree.map(one, weights)
+        return jax.tree.map(choose, weights)
 
-    in_specs = PartitionSpec(axis), PartitionSpec()
-    return jax.shard_map(
-        chosen, in_specs=in_specs, out_specs=PartitionSpec(), axis_names={axis}, check_vma=False
-    )(weights, at)
+    everywhere = PartitionSpec()
+    choose_on_stages = jax.shard_map(
+        chosen,
+        in_specs=(PartitionSpec(axis), everywhere),
+        out_specs=everywhere,
+        axis_names={axis},
+        check_vma=False,
+    )
+    return choose_on_stages(weights, place)
 
 
 def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
-    (axis,), stages = axes_of("N", at_rest=True), n_parts("N", at_rest=True)
+    (axis,) = axes_of("N", at_rest=True)
+    stages = n_parts("N", at_rest=True)
     micro_batches = micro_batches or stages
     groups, rest = divmod(micro_batches, stages)
     if rest:
         why = f"execution.pipeline.micro_batches={micro_batches} is no multiple of mesh.stage={stages}"
         raise ValueError(f"{why}; set it to {stages * (groups + 1)}, or to 0 for as many as there are stages")
-    if (rows := B // n_parts("B")) % groups:
-        why = f"execution.pipeline.micro_batches={micro_batches} over mesh.stage={stages} is {groups} parts of the {rows} rows of a device"
+    rows = B // n_parts("B")
+    if rows % groups:
+        over = f"execution.pipeline.micro_batches={micro_batches} over mesh.stage={stages}"
+        why = f"{over} is {groups} parts of the {rows} rows of a device"
         raise ValueError(f"{why}; set micro_batches to {stages}, or raise the batch size")
     return Schedule(axis, stages, rounds, groups)
 
@@ -178,67 +190,79 @@ def _stage(
     divided: tuple[Tree, Array, Tree], _: Tree, *, layers: Sequence[Layer], schedule: Schedule, remat: Any
 ) -> tuple[Array, Tree]:
     weights, x, shared = divided
-    me = jax.lax.axis_index(schedule.axis)
+    stage = jax.lax.axis_index(schedule.axis)
     slots = _split(x, schedule.groups)
-    rows = jax.tree.map(
-        lambda x: _of_all_stages(_split(x, schedule.groups), schedule.axis), shared
-    )  # [home, group, B, …]
-    run = partial(_run, [remat(_chosen(layer)) for layer in layers], weights, rows, n_rounds=schedule.rounds)
+
+    # a layer works on rows of every stage, of which it must know positions and segments: [home, group, B, …]
+    def from_all_stages(x: Array) -> Array:
+        return _of_all_stages(_split(x, schedule.groups), schedule.axis)
+
+    rows = jax.tree.map(from_all_stages, shared)
+    rematerialised = [remat(_chosen(layer)) for layer in layers]
+    run = partial(_run, rematerialised, weights, rows, n_rounds=schedule.rounds)
 
     def tick(carry: Any, t: Array) -> tuple[Any, None]:
         state, register, slots, sums = carry
         slots, register = _serve(slots, register, t, schedule)
-        x, register = _enter(state, register, (me == 0) & (t // schedule.stages % schedule.rounds == 0))
-        now = turn(schedule, t - me)
+        first_round = t // schedule.stages % schedule.rounds == 0
+        x, register = _enter(state, register, (stage == 0) & first_round)
+        now = turn(schedule, t - stage)
         x, outs = run(x, now)
-        return (_push(x, 1, schedule), _push(register, -1, schedule), slots, _add(sums, outs, now)), None
+        carry = _push(x, 1, schedule), _push(register, -1, schedule), slots, _add(sums, outs, now)
+        return carry, None
 
     # bubbles work on real rows, so that no layer meets numbers it could make infinite; nothing of them
     # reaches the results
     start = slots[0], slots[0], slots, _no_sums(run, slots[0], schedule)
-    (state, register, slots, sums), _ = jax.lax.scan(
-        tick, start, jnp.arange(schedule.n_turns + schedule.stages - 1)
-    )
-    register = _push(_enter(state, register, me == 0)[1], -1, schedule)  # the last of the last group
-    return _join(jax.lax.dynamic_update_index_in_dim(slots, register, schedule.groups - 1, 0)), sums
+    # the last stage begins stages - 1 ticks after the first
+    ticks = jnp.arange(schedule.n_turns + schedule.stages - 1)
+    (state, register, slots, sums), _ = jax.lax.scan(tick, start, ticks)
+    # the last micro-batches of the last group are still in the activations: one more exchange and push
+    _, register = _enter(state, register, stage == 0)
+    register = _push(register, -1, schedule)
+    slots = jax.lax.dynamic_update_index_in_dim(slots, register, schedule.groups - 1, 0)
+    return _join(slots), sums
 
 
 def _enter(state: Array, register: Array, entering: Array) -> tuple[Array, Array]:
-    """Where new rows enter, they and what came round the ring change places."""
+    """Where new rows enter, they change places with the activations that came round the ring."""
     return jnp.where(entering, register, state), jnp.where(entering, state, register)
 
 
 def _serve(slots: Array, register: Array, t: Array, schedule: Schedule) -> tuple[Array, Array]:
-    """Put a group that has come home back into its slot, and take the next one out of its own."""
+    """Put a finished group into its slot, and load the next one from its own; most ticks do neither."""
     n_stages, period = schedule.stages, schedule.period_ticks
-    home = jnp.clip((t - n_stages) // period - 1, 0, schedule.groups - 1)
+    # a group that entered at tick g · period is home, on the way back, after another period and all stages
+    finished = jnp.clip((t - n_stages) // period - 1, 0, schedule.groups - 1)
     is_home = (t % period == n_stages % period) & (t >= period + n_stages)
-    slots = jax.lax.dynamic_update_index_in_dim(
-        slots, jnp.where(is_home, register, _index(slots, home)), home, 0
-    )
-    return slots, jnp.where(
-        t % period == 0, _index(slots, jnp.clip(t // period, 0, schedule.groups - 1)), register
-    )
+    slot = jnp.where(is_home, register, _index(slots, finished))
+    slots = jax.lax.dynamic_update_index_in_dim(slots, slot, finished, 0)
+    following = jnp.clip(t // period, 0, schedule.groups - 1)
+    return slots, jnp.where(t % period == 0, _index(slots, following), register)
 
 
 def _run(
     layers: Sequence[Callable[..., Any]], weights: Tree, rows: Tree, x: Array, now: Turn, *, n_rounds: int
 ) -> tuple[Array, Tree]:
     """A turn: x through this stage's layers of the round, and their outs [layers of a round, …]."""
-    n, p = jax.tree.leaves(weights)[0].shape[0] // n_rounds, len(layers)
+    n = jax.tree.leaves(weights)[0].shape[0] // n_rounds  # layers of a round
+    p = len(layers)
     values = jax.tree.map(jax.lax.stop_gradient, weights)
 
-    def pattern(x: Array, part: tuple[Array, Tree]) -> tuple[Array, Tree]:
-        i, carriers = part
+    def pattern(x: Array, indexed: tuple[Array, Tree]) -> tuple[Array, Tree]:
+        i, carriers = indexed
         outs = []
         for j, layer in enumerate(layers):
-            x, out = layer(x, (values, now.round * n + i * p + j, _index(carriers, j)), rows, now)
+            place = now.round * n + i * p + j
+            x, out = layer(x, (values, place, _index(carriers, j)), rows, now)
             outs.append(out)
         return x, jax.tree.map(lambda *outs: jnp.stack(outs), *outs)
 
-    carriers = jax.tree.map(
-        lambda x: _front(jax.lax.dynamic_slice_in_dim(x, now.round * n, n), 1, (n // p, p)), weights
-    )
+    def of_round(x: Array) -> Array:
+        x = jax.lax.dynamic_slice_in_dim(x, now.round * n, n)
+        return _front(x, 1, (n // p, p))
+
+    carriers = jax.tree.map(of_round, weights)
     x, outs = jax.lax.scan(pattern, x, (jnp.arange(n // p), carriers))
     return x, jax.tree.map(lambda x: _front(x, 2, (n,)), outs)
 
@@ -252,8 +276,8 @@ def _chosen(layer: Layer) -> Callable[..., tuple[Array, Tree]]:
 
 @jax.custom_jvp
 def _choose(values: Tree, at: Array, carrier: Tree) -> Tree:
-    """values[at], whose gradient goes to `carrier`: the same weights, as a part of the slice that this
-    turn's scan goes through.
+    """values[at], whose gradient goes to `carrier`: the same weights, as an element of the slice that this
+    turn's scan goes over.
 
     The gradient of values[at] itself would be as large as `values`, added up for every layer of every tick;
     and the slice as a value would be kept for every tick.
@@ -268,11 +292,10 @@ def _choose_jvp(primals: tuple[Tree, Array, Tree], tangents: tuple[Tree, Any, Tr
 
 def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
     def add(sums: Array, outs: Array) -> Array:
-        at = now.round * outs.shape[0]
-        so_far = jax.lax.dynamic_slice_in_dim(sums, at, outs.shape[0])
-        return jax.lax.dynamic_update_slice_in_dim(
-            sums, so_far + jnp.where(now.live, outs, jnp.zeros_like(outs)), at, 0
-        )
+        first = now.round * outs.shape[0]
+        so_far = jax.lax.dynamic_slice_in_dim(sums, first, outs.shape[0])
+        live_outs = jnp.where(now.live, outs, jnp.zeros_like(outs))
+        return jax.lax.dynamic_update_slice_in_dim(sums, so_far + live_outs, first, 0)
 
     return jax.tree.map(add, sums, outs)
 
@@ -280,16 +303,18 @@ def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
 def _no_sums(run: Callable[[Array, Turn], tuple[Array, Tree]], x: Array, schedule: Schedule) -> Tree:
     def zeros(out: jax.ShapeDtypeStruct) -> Array:
         layout = out.sharding.spec if out.sharding else None
-        return jnp.zeros((schedule.rounds * out.shape[0], *out.shape[1:]), out.dtype, out_sharding=layout)
+        shape = (schedule.rounds * out.shape[0], *out.shape[1:])
+        return jnp.zeros(shape, out.dtype, out_sharding=layout)
 
-    return jax.tree.map(zeros, jax.eval_shape(lambda x: run(x, turn(schedule, jnp.int32(0)))[1], x))
+    first_turn = turn(schedule, jnp.int32(0))
+    shapes = jax.eval_shape(lambda x: run(x, first_turn)[1], x)
+    return jax.tree.map(zeros, shapes)
 
 
 def _push(x: Array, step: int, schedule: Schedule) -> Array:
     """To the stage `step` places on, round the ring."""
-    return jax.lax.ppermute(
-        x, schedule.axis, [(stage, (stage + step) % schedule.stages) for stage in range(schedule.stages)]
-    )
+    n = schedule.stages
+    return jax.lax.ppermute(x, schedule.axis, [(stage, (stage + step) % n) for stage in range(n)])
 
 
 def _of_all_stages(x: Array, axis: str) -> Array:
@@ -298,8 +323,8 @@ def _of_all_stages(x: Array, axis: str) -> Array:
 
 
 def _manually(fn: Callable[[Array], Array], x: Array, front: tuple[None, ...]) -> Array:
-    """A collective over stages on each device's own block; where stages alone are manual, the partitioner
-    gathers over other axes first.
+    """A collective over stages on each device's own block. Where stages alone are manual, the partitioner
+    would first gather over the other axes.
     """
     layout = jax.typeof(x).sharding.spec
     out = PartitionSpec(*front, *layout.partitions)
@@ -315,22 +340,20 @@ def _split(x: Array, groups: int) -> Array:
     between devices.
     """
     rows, *rest = jax.typeof(x).sharding.spec.partitions
-    parts = jax.lax.reshape(
-        x, (x.shape[0] // groups, groups, *x.shape[1:]), out_sharding=PartitionSpec(rows, None, *rest)
-    )
-    return jnp.moveaxis(parts, 1, 0)
+    shape = (x.shape[0] // groups, groups, *x.shape[1:])
+    x = jax.lax.reshape(x, shape, out_sharding=PartitionSpec(rows, None, *rest))
+    return jnp.moveaxis(x, 1, 0)
 
 
 def _join(x: Array) -> Array:
     """The inverse of `_split`."""
     _, rows, *rest = jax.typeof(x).sharding.spec.partitions
     groups, B, *sizes = x.shape
-    return jax.lax.reshape(
-        jnp.moveaxis(x, 0, 1), (groups * B, *sizes), out_sharding=PartitionSpec(rows, *rest)
-    )
+    x = jnp.moveaxis(x, 0, 1)
+    return jax.lax.reshape(x, (groups * B, *sizes), out_sharding=PartitionSpec(rows, *rest))
 
 
 def _front(x: Array, n: int, sizes: tuple[int, ...]) -> Array:
-    """The first n dimensions, which lie whole, as `sizes`."""
+    """The first n dimensions, which no mesh axis divides, as `sizes`."""
     layout = PartitionSpec(*[None] * len(sizes), *jax.typeof(x).sharding.spec.partitions[n:])
     return jax.lax.reshape(x, (*sizes, *x.shape[n:]), out_sharding=layout)

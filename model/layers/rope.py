@@ -18,10 +18,9 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
         frequencies_A2 = self.theta ** -(jnp.arange(0, A, 2, dtype=jnp.float32) / A)
         factor = 1.0
         if self.scaling is not None:
-            frequencies_A2, factor = (
-                self.scaling.stretch(frequencies_A2, theta=self.theta, A=A),
-                self.scaling.factor_of_tables(),
-            )
+            frequencies_A2 = self.scaling.stretch(frequencies_A2, theta=self.theta, A=A)
+            factor = self.scaling.factor_of_tables()
+        # float32: a bfloat16 has no bits for the angle of position 1,000
         angles_BLA2 = positions_BL[..., None].astype(jnp.float32) * frequencies_A2
         tables_BLA2 = jnp.stack([jnp.cos(angles_BLA2), jnp.sin(angles_BLA2)], -1)
         return tables_BLA2 if factor == 1.0 else tables_BLA2 * factor
@@ -29,6 +28,7 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def rotate(x: Float[Array, "B L H A"], rotations_BLA2: Float[Array, "B L A2 2"]) -> Float[Array, "B L H A"]:
     """Turn each pair (x[i], x[i + A/2]) of a head by its position's angle."""
-    cos, sin = (rotations_BLA2[:, :, None, :, i].astype(x.dtype) for i in (0, 1))
+    tables_BLA2 = rotations_BLA2[:, :, None].astype(x.dtype)  # the same for every head
+    cos, sin = tables_BLA2[..., 0], tables_BLA2[..., 1]
     low, high = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)

@@ -15,7 +15,7 @@ class Linear(BaseModel, frozen=True, extra="forbid", strict=True):
     factor: PositiveFloat
 
     def stretch(self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int) -> Float[Array, "A2"]:
-        """Lower frequencies."""
+        """Every frequency by the factor lower, as if positions were closer together."""
         return frequencies_A2 / self.factor
 
     def factor_of_tables(self) -> float:
@@ -39,9 +39,9 @@ class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
         `high_freq_factor` times or more short.
         """
         turns_A2 = self.original_context * frequencies_A2 / (2 * math.pi)
-        short_A2 = jnp.clip(
-            (turns_A2 - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1
-        )
+        width = self.high_freq_factor - self.low_freq_factor
+        # 0 for a long wave, 1 for a short one
+        short_A2 = jnp.clip((turns_A2 - self.low_freq_factor) / width, 0, 1)
         return frequencies_A2 * (short_A2 + (1 - short_A2) / self.factor)
 
     def factor_of_tables(self) -> float:
@@ -70,17 +70,21 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
         """
 
         def index(turns: float) -> float:
+            # of the frequency that turns so often in the original context (eq. 18 solved for it)
             return A * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-        low, high = index(self.beta_fast), index(self.beta_slow)
+        low = index(self.beta_fast)
+        high = index(self.beta_slow)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, A - 1)
-        ramp_A2 = jnp.clip((jnp.arange(A // 2, dtype=jnp.float32) - low) / max(high - low, 1e-3), 0, 1)
+        indices_A2 = jnp.arange(A // 2, dtype=jnp.float32)
+        # 1e-3: where the ends meet the ramp is a step, as in the authors' code
+        ramp_A2 = jnp.clip((indices_A2 - low) / max(high - low, 1e-3), 0, 1)
         return frequencies_A2 * (1 - ramp_A2) + frequencies_A2 / self.factor * ramp_A2
 
     def factor_of_tables(self) -> float:
-        """What makes the scores larger."""
+        """Cosines and sines of queries and keys grow, and with them the scores by its square."""
         if self.table_factor is not None:
             return self.table_factor
         return yarn_growth(self.factor, 1.0)

@@ -15,8 +15,8 @@ from model.sharding import shard
 
 
 class Routes(NamedTuple):
-    """The S experts of each of M tokens, the best first, and their weights in the sum; `shares_ME` is a
-    distribution over all experts.
+    """The S experts of each of M tokens, the best first, and their weights in the sum; `shares_ME` is each
+    token's distribution over all experts, for the balance loss.
     """
 
     experts_MS: Int[Array, "M S"]
@@ -34,17 +34,17 @@ class Balance(NamedTuple):
 
 
 def as_scored(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
-    """The experts that were chosen count as much as their scores say."""
+    """Each chosen expert counts as much as its score says."""
     return scores_MS
 
 
 def renormalised(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
-    """The experts that were chosen count 1 together; after a softmax over all, this is the softmax over the
+    """The weights of the chosen experts add up to 1; after a softmax over all, this is the softmax over the
     chosen (Mixtral).
     """
-    return scores_MS / (
-        jnp.sum(scores_MS, -1, keepdims=True) + 1e-20
-    )  # the summand of DeepSeek-V3, for sigmoids that are all zero
+    # 1e-20 is DeepSeek-V3's, for sigmoids that are all zero
+    total_M1 = jnp.sum(scores_MS, -1, keepdims=True) + 1e-20
+    return scores_MS / total_M1
 
 
 WEIGH = {"scores": as_scored, "renormalised": renormalised}  # by what configurations say of `expert_weights`
@@ -75,24 +75,22 @@ class Router:
     bias_rate: float | None = None
 
     def check(self, E: int) -> None:
-        """See whether E experts can be routed so.
+        """Check that this router can choose from E experts.
 
         Raises:
-            ValueError: they cannot.
+            ValueError: it cannot.
         """
         if not 1 <= self.top_groups <= self.n_groups:
-            raise ValueError(
-                f"top_groups={self.top_groups} is not between 1 and n_groups={self.n_groups}; lower it"
-            )
-        if E % self.n_groups or (self.n_groups > 1 and E < 2 * self.n_groups):
-            raise ValueError(
-                f"n_groups={self.n_groups} does not cut {E} experts into equal groups of at least 2; change either"
-            )
+            rule = f"is not between 1 and n_groups={self.n_groups}"
+            raise ValueError(f"top_groups={self.top_groups} {rule}; lower it")
+        too_small = self.n_groups > 1 and E < 2 * self.n_groups  # a group is worth its two best
+        if E % self.n_groups or too_small:
+            rule = f"does not cut {E} experts into equal groups of at least 2"
+            raise ValueError(f"n_groups={self.n_groups} {rule}; change either")
         eligible = E // self.n_groups * self.top_groups
         if not 1 <= self.top_k <= eligible:
-            raise ValueError(
-                f"top_k={self.top_k} is not between 1 and the {eligible} experts of {self.top_groups} groups; change either"
-            )
+            rule = f"is not between 1 and the {eligible} experts of {self.top_groups} groups"
+            raise ValueError(f"top_k={self.top_k} {rule}; change either")
 
     def route(self, logits_ME: Float[Array, "M E"], bias_E: Float[Array, "E"]) -> Routes:
         """A pure function of each token's logits. No gradient goes through the choice, so none reaches the
@@ -104,9 +102,8 @@ class Router:
         # a sum over a mask and not an index, whose gradient would be a scatter
         chosen_MSE = experts_MS[:, :, None] == jnp.arange(logits_ME.shape[1])
         chosen_MS = jnp.sum(jnp.where(chosen_MSE, scores_ME[:, None], 0.0), -1)
-        return Routes(
-            experts_MS, self.weigh(chosen_MS) * self.scale, scores_ME / jnp.sum(scores_ME, -1, keepdims=True)
-        )
+        shares_ME = scores_ME / jnp.sum(scores_ME, -1, keepdims=True)  # sigmoids do not add up to 1
+        return Routes(experts_MS, self.weigh(chosen_MS) * self.scale, shares_ME)
 
     def _eligible(self, scores_ME: Array) -> Array:
         """Scores, and minus infinity outside of the best groups."""
@@ -114,8 +111,9 @@ class Router:
             return scores_ME
         M, E = scores_ME.shape
         scores_MPE = scores_ME.reshape(M, self.n_groups, E // self.n_groups)
-        groups_MP = jnp.sum(jax.lax.top_k(scores_MPE, 2)[0], -1)
-        best_MS = jax.lax.top_k(groups_MP, self.top_groups)[1]
+        two_best_MPS = jax.lax.top_k(scores_MPE, 2)[0]
+        worth_MP = jnp.sum(two_best_MPS, -1)
+        best_MS = jax.lax.top_k(worth_MP, self.top_groups)[1]
         in_best_MP = jnp.any(best_MS[:, :, None] == jnp.arange(self.n_groups), 1)
         return jnp.where(in_best_MP[:, :, None], scores_MPE, -jnp.inf).reshape(M, E)
 
@@ -130,19 +128,24 @@ class Router:
         Face's models, and each layer has its own loss) + `z_loss` · Σ logsumexp(logits)² (Zoph et al. 2022,
         eq. 5).
 
-        Tokens that pass together are one micro-batch, where the trainer or a pipeline
-        (model/layers/pipeline.py) makes several: then each has to be even by itself, so that such a run has
-        another balance loss, while loads and all else are those of the whole batch.
+        The tokens of a sum are those of one micro-batch, where the trainer or a pipeline
+        (model/layers/pipeline.py) makes several: each has to be even by itself, so such a run has another
+        balance loss, while loads and all else are those of the whole batch.
         """
-        total = (lambda x: jax.lax.psum(x, axes)) if axes else (lambda x: x)
+
+        def total(x: Array) -> Array:
+            return jax.lax.psum(x, axes) if axes else x
+
         E = logits_ME.shape[1]
         chose_MSE = (routes.experts_MS[:, :, None] == jnp.arange(E)) & real_M[:, None, None]
         load_E = total(jnp.sum(chose_MSE, (0, 1), dtype=jnp.float32))
         shares_E = total(jnp.sum(jnp.where(real_M[:, None], routes.shares_ME, 0.0), 0))
-        n = jnp.maximum(total(jnp.sum(real_M, dtype=jnp.float32)), 1.0)
-        squares = jnp.square(jax.nn.logsumexp(logits_ME.astype(jnp.float32), -1))
-        z = total(jnp.sum(jnp.where(real_M, squares, 0.0)))
-        return Balance(self.balance_loss * E * jnp.sum(load_E * shares_E) / n + self.z_loss * z, load_E)
+        n = jnp.maximum(total(jnp.sum(real_M, dtype=jnp.float32)), 1.0)  # 1: a batch of padding alone
+        squares_M = jnp.square(jax.nn.logsumexp(logits_ME.astype(jnp.float32), -1))
+        z_loss = self.z_loss * total(jnp.sum(jnp.where(real_M, squares_M, 0.0)))
+        # load = n · f and shares = n · P, so that n · f · P is load · shares / n
+        balance_loss = self.balance_loss * E * jnp.sum(load_E * shares_E) / n
+        return Balance(balance_loss + z_loss, load_E)
 
 
 def move_bias(
@@ -151,12 +154,13 @@ def move_bias(
     """The router bias after a step: experts with less than the mean load gain `rate`, those with more lose
     it (Wang et al. 2024, alg. 1).
 
-    `load` are the tokens that chose each expert, of the whole batch; the result lies as the bias does at
+    `load` are the tokens of the whole batch that chose each expert; the result has the bias's layout at
     rest.
     """
-    letters = "NE"[-bias.ndim :]
+    letters = "NE"[-bias.ndim :]  # a prediction module is no stack, and has no N
     load = shard(load, letters, at_rest=True)
-    return bias + rate * jnp.sign(jnp.mean(load, -1, keepdims=True) - load).astype(bias.dtype)
+    shortfall = jnp.mean(load, -1, keepdims=True) - load
+    return bias + rate * jnp.sign(shortfall).astype(bias.dtype)
 
 
 def move_biases(params: Params, aux: dict[str, Any], *, rate: float) -> Params:
@@ -166,10 +170,12 @@ def move_biases(params: Params, aux: dict[str, Any], *, rate: float) -> Params:
     """
 
     def moved(path: Any, leaf: Array) -> Array:
-        *parts, name = (key.key for key in path)
+        *levels, name = (key.key for key in path)
         if not name.startswith("router_bias"):
             return leaf
-        found = reduce(getitem, [part for part in parts if part not in ("block", "feed_forward")], aux)
-        return move_bias(leaf, found[name.replace("router_bias", "load")], rate=rate)
+        # sums come by stack and depth alone: a block has one feed-forward layer
+        levels_of_sums = [level for level in levels if level not in ("block", "feed_forward")]
+        sums = reduce(getitem, levels_of_sums, aux)
+        return move_bias(leaf, sums[name.replace("router_bias", "load")], rate=rate)
 
     return jax.tree.map_with_path(moved, params)
