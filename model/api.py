@@ -10,13 +10,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from model.cache import KVCache
 
-Params = dict[
-    str, Any
-]  # nested; leaf names end in letters of the alphabet, which are their shape and their layout
+# nested; leaf names end in letters of the alphabet, which are their shape and their layout; one weight of
+# several arrays is a level of its own (model/weights.py)
+Params = dict[str, Any]
 
 
 class ModelInputs(NamedTuple):
-    """What a model reads. Tokens attend to earlier tokens of their own segment; segment 0 is padding."""
+    """Input of a model. Tokens attend to earlier tokens of their own segment; segment 0 is padding."""
 
     tokens_BL: Int[Array, "B L"]
     positions_BL: Int[Array, "B L"]
@@ -27,8 +27,8 @@ class ModelOutputs(NamedTuple):
     """Hidden states after the last norm, never logits.
 
     `mtp_hidden` are those that predict 2, 3, … tokens ahead. `aux` holds sums that add up over
-    micro-batches: "penalty" is what the model adds to the loss (router losses, times their coefficients and
-    the number of tokens), the rest is for `after_step`.
+    micro-batches: "penalty" is added to the loss (router losses, times their coefficients and the number of
+    tokens), the rest is for `after_step`.
     """
 
     hidden_BLD: Float[Array, "B L D"]
@@ -37,12 +37,12 @@ class ModelOutputs(NamedTuple):
 
 
 def identity_after_step(params: Params, aux: dict[str, Any]) -> Params:
-    """For models without state that changes outside the gradient."""
+    """Change nothing: for models whose parameters move by their gradient alone."""
     return params
 
 
 class Model(NamedTuple):
-    """What trainer and inference know of an architecture. All functions are pure and run under
+    """The functions of an architecture that trainer and inference call. All are pure and run under
     `jax.set_mesh`.
 
     Parameters hold `padded(vocab_size)` vocabulary entries; those beyond `vocab_size` have no logits (see
@@ -60,8 +60,8 @@ class Model(NamedTuple):
 
 
 def padded(vocab_size: int) -> int:
-    """Entries of the parameters: the next multiple of 128, so that any mesh divides them and every mesh has
-    the same.
+    """Vocabulary entries of the parameters: the next multiple of 128. Any usual mesh divides it, and every
+    mesh has the same, so that a checkpoint fits them all.
     """
     return -(-vocab_size // 128) * 128
 
@@ -69,14 +69,15 @@ def padded(vocab_size: int) -> int:
 def finish_logits(
     logits: Float[Array, "*rows V"], *, vocab_size: int, soft_cap: float | None
 ) -> Float[Array, "*rows V"]:
-    """Soft-capped where the model asks for it, and minus infinity for entries that are only padding."""
+    """Soft-cap logits where the model asks for it, and set those of entries that are only padding to minus
+    infinity.
+    """
     if soft_cap is not None:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
     if logits.shape[-1] == vocab_size:
         return logits
-    return jnp.where(
-        jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < vocab_size, logits, -jnp.inf
-    )
+    entry = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return jnp.where(entry < vocab_size, logits, -jnp.inf)
 
 
 def leaf_name(path: Any) -> str:
@@ -85,5 +86,11 @@ def leaf_name(path: Any) -> str:
 
 
 def key_of(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The random key of a named purpose: independent of what else is drawn, and of the order."""
+    """The random key of a named purpose: independent of what else is drawn, and in which order."""
+    # crc32 and not hash(), which differs from process to process
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def leaf_name(path: Any) -> str:
+    """The dotted name of a leaf from its path in a tree: `blocks.attention.wq_NDHA`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")

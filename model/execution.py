@@ -15,11 +15,11 @@ class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
     compute: Literal["float32", "bfloat16"] = "bfloat16"
 
 
-# what `name` is given, in the order of a block; the residual is its input, which is kept on the device if it
-# is not offloaded
+# in the order of a block; the residual is its input, which is always kept, on the device unless offloaded
 Name = Literal["residual", "query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"]
 
-KEPT: dict[str, tuple[Name, ...]] = {  # by preset, what the backward pass finds of a layer beside its input
+# by preset, what is kept of a layer for its backward pass, beside its input
+KEPT: dict[str, tuple[Name, ...]] = {
     "full": (),
     "attention": ("mixed",),
     "inputs": ("query", "key", "value", "mixed"),
@@ -33,8 +33,8 @@ def name(x: jax.Array, what: Name) -> jax.Array:
 
 
 class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What the backward pass finds of each layer: kept, kept in host memory (`offload`), or computed again
-    (all else).
+    """What is kept of each layer for its backward pass: on the device, or in host memory (`offload`); all
+    else is computed again.
 
     Presets: `none` keeps everything that differentiation wants, `full` the layer's input alone, `attention`
     also what attention mixed, `inputs` also queries, keys and values, `projections` also gate and up,
@@ -47,31 +47,34 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Remat":
-        if self.preset in ("none", "dots") and (self.keep or self.offload):
-            raise ValueError(
-                f"remat.preset={self.preset} keeps all that keep and offload could name; use preset full with them"
-            )
-        if both := set(self.offload) & {*self.keep, *KEPT.get(self.preset, ())}:
-            raise ValueError(
-                f"remat.offload={sorted(both)} are kept on the device by preset or keep; name each once"
-            )
+        names_any = self.keep or self.offload
+        if self.preset in ("none", "dots") and names_any:
+            rule = "keeps all that keep and offload could name"
+            raise ValueError(f"remat.preset={self.preset} {rule}; use preset full with them")
+        on_device = {*self.keep, *KEPT.get(self.preset, ())}
+        both = set(self.offload) & on_device
+        if both:
+            rule = "are kept on the device by preset or keep"
+            raise ValueError(f"remat.offload={sorted(both)} {rule}; name each once")
         return self
 
     def wrap(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """A layer whose backward pass works so. `prevent_cse` is off because a layer stands in a scan."""
+        """The layer with this choice for its backward pass."""
         if self.preset == "none":
             return layer
+        # layers stand in a scan, over which XLA eliminates no common subexpressions: the barriers that would
+        # keep it from undoing the checkpoint only cost
         return jax.checkpoint(layer, policy=self._policy(), prevent_cse=False)
 
     def _policy(self) -> Callable[..., Any]:
         policies = jax.checkpoint_policies
         if self.preset == "dots":
             return policies.dots_with_no_batch_dims_saveable
-        kept = [*KEPT[self.preset], *self.keep]
+        kept_names = [*KEPT[self.preset], *self.keep]
         if not self.offload:
-            return policies.save_only_these_names(*kept)
+            return policies.save_only_these_names(*kept_names)
         return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=kept,
+            names_which_can_be_saved=kept_names,
             names_which_can_be_offloaded=list(self.offload),
             offload_src="device",
             offload_dst="pinned_host",
@@ -80,8 +83,7 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
 
 class Pipeline(BaseModel, frozen=True, extra="forbid", strict=True):
     """Schedule over the mesh axis `stage`: each stage holds `rounds` runs of layers (Narayanan et al.
-    2021), and the rows of a device go through in `micro_batches` parts; 0 means as many as there are
-    stages.
+    2021), and the rows of a device are divided into `micro_batches`; 0 means as many as there are stages.
     """
 
     rounds: PositiveInt = 1
@@ -89,7 +91,7 @@ class Pipeline(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Execution(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Rematerialisation, kernels and schedules; `offload` names what rests in host memory between steps."""
+    """Rematerialisation, kernels and schedules; `offload` names what is in host memory between steps."""
 
     remat: Remat = Remat()
     attention: Literal["auto", "plain", "blocked", "splash", "cudnn"] = "auto"  # auto: by platform

@@ -1,5 +1,5 @@
-"""The alphabet: a name's last letters say what an array is and how it lies on the mesh. The only file that
-knows mesh axes.
+"""The alphabet: a name's last letters say what an array is and how it is laid out on the mesh. The only file
+that knows mesh axes.
 
 `at_rest` is the layout of parameters, their moments and checkpoints; `in_use` that of activations and of
 weights gathered for a product. The small letter `l` is L between the products of a block, where positions
@@ -33,9 +33,8 @@ class Letter(NamedTuple):
 
 
 ALPHABET = {
-    "B": Letter(
-        "batch row", (), ("stage", "data", "fsdp", "expert")
-    ),  # stage and expert: outside of pipelines and expert layers
+    # inside of pipelines `stage` is manual, and inside of expert layers `expert` is: there they do not count
+    "B": Letter("batch row", (), ("stage", "data", "fsdp", "expert")),
     "L": Letter("position (query)", (), ("context",), ("context", "tensor")),
     "T": Letter("position (key/value)"),
     "D": Letter("model width", ("fsdp",), ()),
@@ -84,15 +83,14 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         devices = jax.devices() if devices is None else devices
         sizes = {axis: getattr(self, axis) for axis in AXES}
-        open_axes = [axis for axis, size in sizes.items() if size == -1]
+        open_axes = [axis for axis, size in sizes.items() if size == -1]  # "the rest" can go to one alone
         fixed = math.prod(size for size in sizes.values() if size > 0)
         if len(open_axes) == 1 and len(devices) % fixed == 0:
             sizes[open_axes[0]] = len(devices) // fixed
         if len(open_axes) > 1 or math.prod(sizes.values()) != len(devices):
             shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
-            raise ValueError(
-                f"mesh ({shown}) does not divide {len(devices)} devices; set the sizes so that their product is that number"
-            )
+            remedy = "set the sizes so that their product is that number"
+            raise ValueError(f"mesh ({shown}) does not divide {len(devices)} devices; {remedy}")
         return make_mesh(devices, **sizes)
 
 
@@ -109,28 +107,28 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
     devices = jax.devices() if devices is None else devices
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
     n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # a torus of links may be split where a mesh axis is shorter than its side
+    split = {"allow_split_physical_axes": True}
     if n_slices == 1:
-        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        grid = mesh_utils.create_device_mesh(shape, devices, **split)
     else:
         if shape[0] % n_slices:
             wanted = n_slices * max(shape[0] // n_slices, 1)
             rule = f"does not divide over {n_slices} slices, whose network is its outer part"
             raise ValueError(f"mesh data={shape[0]} {rule}; set mesh.data={wanted}")
-        inside, outside = (shape[0] // n_slices, *shape[1:]), (n_slices, *[1] * (len(shape) - 1))
-        placed = mesh_utils.create_hybrid_device_mesh(
-            inside, outside, devices, allow_split_physical_axes=True
-        )
-    return jax.sharding.Mesh(placed, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+        inside = (shape[0] // n_slices, *shape[1:])
+        outside = (n_slices, *[1] * (len(shape) - 1))
+        grid = mesh_utils.create_hybrid_device_mesh(inside, outside, devices, **split)
+    return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
 def undivided() -> jax.sharding.use_abstract_mesh:
-    """Trace shapes without layouts, so that no size has to divide: under automatic axes, letters lie on
-    none.
+    """Trace shapes without layouts, so that no size has to divide: under automatic axes, no axis divides a
+    letter.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.sharding.use_abstract_mesh(
-        mesh.update_axis_types(dict.fromkeys(mesh.axis_names, AxisType.Auto))
-    )
+    automatic = dict.fromkeys(mesh.axis_names, AxisType.Auto)
+    return jax.sharding.use_abstract_mesh(mesh.update_axis_types(automatic))
 
 
 def letters_of(name: str) -> str:
@@ -140,48 +138,55 @@ def letters_of(name: str) -> str:
 
 
 def axes_of(letter: str, size: int | None = None, *, at_rest: bool = False) -> tuple[str, ...]:
-    """The axes of the current mesh that divide a letter; those of size 1 are off, and manual ones are not
-    the alphabet's.
+    """The axes of the current mesh that divide a letter; those of size 1 are off, and those that are manual
+    just now belong to the function that made them so.
 
-    Three exceptions where a `size` does not divide: fewer key/value heads than `tensor` lie whole
-    (attention repeats them), and so do positions (one token of decoding has no length to divide) and fewer
+    Three exceptions where a `size` does not divide: fewer key/value heads than `tensor` are replicated
+    (attention repeats them), and so are positions (one token of decoding has no length to divide) and fewer
     layers than stages (they run before the pipeline).
     """
     mesh = jax.sharding.get_abstract_mesh()
     row = ALPHABET[letter.upper()]
-    named_axes = row.between if letter.islower() else row.at_rest if at_rest else row.in_use
-    explicit = {
-        axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
-    }
-    axes = tuple(axis for axis in named_axes if axis in explicit and mesh.shape[axis] > 1)
+    if letter.islower():
+        named_axes = row.between
+    else:
+        named_axes = row.at_rest if at_rest else row.in_use
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+
+    def is_on(axis: str) -> bool:
+        return kinds.get(axis) == AxisType.Explicit and mesh.shape[axis] > 1
+
+    axes = tuple(filter(is_on, named_axes))
     n = math.prod(mesh.shape[axis] for axis in axes)
-    if size is None or size % n == 0 or not _may_lie_whole(letter, size, n):
+    if size is None or size % n == 0 or not _may_be_replicated(letter, size, n):
         return axes
-    outer = axes[:-1]  # l goes back to what L lies on
+    # `l` falls back to the axes of L, without `tensor`; whatever else has one axis falls back to none
+    outer = axes[:-1]
     return outer if size % math.prod(mesh.shape[axis] for axis in outer) == 0 else ()
 
 
-def _may_lie_whole(letter: str, size: int, n: int) -> bool:
-    return letter in "Ll" or (letter == "K" and n % size == 0) or (letter == "N" and size < n)
+def _may_be_replicated(letter: str, size: int, n: int) -> bool:
+    fewer_heads = letter == "K" and n % size == 0
+    fewer_layers = letter == "N" and size < n
+    return letter in "Ll" or fewer_heads or fewer_layers
 
 
 def n_parts(letter: str, size: int | None = None, *, at_rest: bool = False) -> int:
-    """Into how many parts the current mesh divides a letter."""
-    return math.prod(
-        jax.sharding.get_abstract_mesh().shape[axis] for axis in axes_of(letter, size, at_rest=at_rest)
-    )
+    """The number of parts into which the current mesh divides a letter."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in axes_of(letter, size, at_rest=at_rest))
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be here; without a mesh, what
-    computes here.
+    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be attached; without a mesh, of
+    this process.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
 
 def device_kind() -> str:
-    """What the devices of the current mesh call themselves, such as `TPU v5`."""
+    """The name that the devices of the current mesh give themselves, such as `TPU v5`."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.device_kind if device else jax.devices()[0].device_kind
 
@@ -190,23 +195,25 @@ def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = 
     """The layout of an array with these letters on the current mesh; `.` is a dimension that is never
     divided.
 
-    Axes of size 1 are left out (`lax.scan` refuses a stack that lies even on a `stage` of size 1); a
+    Axes of size 1 are left out (`lax.scan` refuses a stack that is divided even over a `stage` of size 1); a
     repeated letter shards its first occurrence; with the `shape`, the exceptions of `axes_of` count.
 
     Raises:
-        ValueError: two letters lie on one axis.
+        ValueError: one axis would divide two letters.
     """
     owner: dict[str, str] = {}
-    entries = []
+    entries: list[Any] = []
     for i, letter in enumerate(letters):
-        free = letter == "." or letter in letters[:i]
-        mine = () if free else axes_of(letter, shape[i] if shape else None, at_rest=at_rest)
-        for axis in mine:
+        if letter == "." or letter in letters[:i]:
+            entries.append(None)
+            continue
+        axes = axes_of(letter, shape[i] if shape else None, at_rest=at_rest)
+        for axis in axes:
             if owner.setdefault(axis, letter) != letter:
-                raise ValueError(
-                    f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}; rename one or set {axis}=1"
-                )
-        entries.append(mine if len(mine) > 1 else mine[0] if mine else None)
+                clash = f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}"
+                raise ValueError(f"{clash}; rename one or set {axis}=1")
+        # JAX compares layouts entry by entry: one axis must be written as its name, and none as None
+        entries.append(axes if len(axes) > 1 else next(iter(axes), None))
     return PartitionSpec(*entries)
 
 
@@ -224,7 +231,7 @@ def shard(x: jax.Array, letters: str, *, at_rest: bool = False) -> jax.Array:
 
 
 def on_host(x: jax.Array) -> bool:
-    """Whether an array of a traced function lies in the memory of the host."""
+    """Whether an array of a traced function is in the memory of the host."""
     return jax.typeof(x).memory_space == jax.memory.Space.Host
 
 
@@ -250,8 +257,8 @@ def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax
     `dtype`. The second of two operands may be a node.
 
     Raises:
-        ValueError: an operand does not lie as its letters say (JAX would accept it, at twice the
-        communication).
+        ValueError: an operand is not laid out as its letters say. JAX would accept it, at twice the
+            communication.
     """
     if isinstance(operands[-1], Node):
         x, weight = operands
@@ -259,21 +266,21 @@ def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax
     inputs, output = equation.split("->")
     sizes: dict[str, int] = {}
     for letters, operand in zip(inputs.split(","), operands, strict=True):
+        where = f"einsum {equation!r}: operand {letters}"
         if len(letters) != operand.ndim:
-            raise ValueError(
-                f"einsum {equation!r}: operand {letters} has {operand.ndim} dimensions; give it as many letters"
-            )
+            raise ValueError(f"{where} has {operand.ndim} dimensions; give it as many letters")
         sizes.update(zip(letters.upper(), operand.shape, strict=True))
-        lies, wanted = jax.typeof(operand).sharding.spec, spec(letters, operand.shape)
-        if _trimmed(lies) != _trimmed(wanted):
-            raise ValueError(
-                f"einsum {equation!r}: operand {letters} lies as {lies}, not {wanted}; use shard(x, {letters!r})"
-            )
+        actual = jax.typeof(operand).sharding.spec
+        wanted = spec(letters, operand.shape)
+        if _trimmed(actual) != _trimmed(wanted):
+            raise ValueError(f"{where} lies as {actual}, not {wanted}; use shard(x, {letters!r})")
     layout = spec(output, tuple(sizes[letter] for letter in output.upper()))
+    # a small letter is a layout of its capital: numpy's equation has capitals alone
     return jnp.einsum(equation.upper(), *operands, out_sharding=layout, preferred_element_type=dtype)
 
 
 def _trimmed(layout: PartitionSpec) -> tuple[Any, ...]:
+    """P("fsdp") and P("fsdp", None) are one layout of a matrix, and not equal in Python."""
     entries = list(layout.partitions)
     while entries and entries[-1] is None:
         entries.pop()
@@ -328,16 +335,17 @@ def library(fn: Callable, out_letters: str, *, at_rest: bool = False) -> Callabl
 
 
 def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
-    """One sentence for each parameter whose size does not divide over the mesh, whole names ending in
+    """One sentence for each parameter whose size does not divide over the mesh; names are dotted and end in
     letters.
     """
     problems = []
     for name, shape in shapes.items():
         letters = letters_of(name)
         entries = named(mesh, letters, shape, at_rest=True).spec
-        for letter, size, axes in zip(letters, shape, entries, strict=True):
-            n = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+        for letter, size, entry in zip(letters, shape, entries, strict=True):
+            axes = (entry,) if isinstance(entry, str) else entry or ()
+            n = math.prod(mesh.shape[axis] for axis in axes)
             if size % n:
                 what = f"{letter}={size} ({ALPHABET[letter].meaning}) of {name}"
-                problems.append(f"mesh {axes}={n} does not divide {what}; change the mesh or the size")
+                problems.append(f"mesh {entry}={n} does not divide {what}; change the mesh or the size")
     return problems
