@@ -89,8 +89,3 @@ def key_of(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     """The random key of a named purpose: independent of what else is drawn, and in which order."""
     # crc32 and not hash(), which differs from process to process
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
-def leaf_name(path: Any) -> str:
-    """The dotted name of a leaf from its path in a tree: `blocks.attention.wq_NDHA`."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -93,6 +93,7 @@ def test_rows_of_a_table_are_those_of_base_and_update(mesh):
 @pytest.mark.parametrize("name", ["w_NDF", "wo_NHAD", "wq_down_NDD2", "wk_NDKA", "w_gate_NEDF", "router_DE"])
 def test_a_weight_as_one_array_has_the_same_bits_on_every_mesh(name):
     letters, sizes = sides(name), {**SIZES, "N": 4, "K": 2}
+
     def shape(tokens: str) -> tuple[int, ...]:
         return tuple(sizes[letter] for letter in letters_of(f"_{tokens}"))
 
