@@ -16,6 +16,7 @@ class Greedy(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def logits(self, logits_BV: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """Zero at the chosen token, -inf elsewhere."""
+        # the first of equals, as argmax has it
         chosen_BV = jnp.argmax(logits_BV, -1, keepdims=True) == jnp.arange(logits_BV.shape[-1])
         return jnp.where(chosen_BV, 0.0, -jnp.inf)
 
@@ -41,25 +42,24 @@ class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
     @classmethod
     def _above_zero(cls, value: float) -> float:
         if not 0 < value < float("inf"):
-            raise PydanticCustomError(
-                "temperature", "must be a finite number above 0; for the most likely token use Greedy"
-            )
+            rule = "must be a finite number above 0; for the most likely token use Greedy"
+            raise PydanticCustomError("temperature", rule)
         return value
 
     @field_validator("top_k")
     @classmethod
     def _at_least_one(cls, value: int | None) -> int | None:
         if value is not None and value < 1:
-            raise PydanticCustomError("top_k", "must be at least 1; leave it out to keep all tokens")
+            rule = "must be at least 1; leave it out to keep all tokens"
+            raise PydanticCustomError("top_k", rule)
         return value
 
     @field_validator("top_p")
     @classmethod
     def _is_mass(cls, value: float | None) -> float | None:
         if value is not None and not 0 < value <= 1:
-            raise PydanticCustomError(
-                "top_p", "must be above 0 and at most 1; leave it out to keep all tokens"
-            )
+            rule = "must be above 0 and at most 1; leave it out to keep all tokens"
+            raise PydanticCustomError("top_p", rule)
         return value
 
     def logits(self, logits_BV: Float[Array, "B V"]) -> Float[Array, "B V"]:
@@ -69,12 +69,14 @@ class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
         logits_BV = logits_BV.astype(jnp.float32) / self.temperature
         if self.top_k is None and self.top_p is None:
             return logits_BV
-        sorted_BV = -jnp.sort(-logits_BV, -1)
+        sorted_BV = -jnp.sort(-logits_BV, -1)  # descending
         if self.top_k is not None:
+            # compared by value, not by rank: equal logits stay or go together
             least_BV = sorted_BV[:, min(self.top_k, sorted_BV.shape[-1]) - 1, None]
             sorted_BV = jnp.where(sorted_BV >= least_BV, sorted_BV, -jnp.inf)
         if self.top_p is not None:
             sorted_BV = jnp.where(_mass_before(sorted_BV) < self.top_p, sorted_BV, -jnp.inf)
+        # what is left of the sorted logits is a prefix; its last one is the threshold for the unsorted
         least_BV = jnp.min(sorted_BV, -1, where=jnp.isfinite(sorted_BV), initial=jnp.inf, keepdims=True)
         return jnp.where(logits_BV >= least_BV, logits_BV, -jnp.inf)
 
@@ -89,7 +91,9 @@ def _mass_before(sorted_BV: Float[Array, "B V"]) -> Float[Array, "B V"]:
     """
     probs_BV = jax.nn.softmax(sorted_BV, -1)
     before_BV = jnp.cumsum(probs_BV, -1) - probs_BV
-    return jnp.where(probs_BV > 0, jnp.minimum(before_BV, 1 - jnp.finfo(before_BV.dtype).epsneg), 1.0)
+    # a sum of many float32 may come out as 1 before the last token: with top_p=1 it would then be excluded
+    below_one = 1 - jnp.finfo(before_BV.dtype).epsneg
+    return jnp.where(probs_BV > 0, jnp.minimum(before_BV, below_one), 1.0)
 
 
 def exclude(logits_BV: Float[Array, "B V"], allowed_V: Bool[Array, "V"]) -> Float[Array, "B V"]:

@@ -9,7 +9,8 @@ from jaxtyping import Array, Key
 from data_pipeline.chat.format import ChatFormat, chat_format_of
 from data_pipeline.chat.message import text_message
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from inference.decode import SamplingRule, stream
+from inference.decode import stream
+from inference.generating import SamplingRule
 from model.api import Model, Params
 
 
@@ -49,7 +50,7 @@ def writer(
             key=jax.random.fold_in(key, number),
             **ends,
         )
-        return pieces((new for (new,) in news), tokenizer)
+        return pieces((new for (new,) in news), tokenizer)  # one row, as there was one prompt
 
     return write
 
@@ -75,7 +76,7 @@ def what_ends(tokenizer: Tokenizer, chat: ChatFormat | None) -> dict[str, Any]:
 def pieces(news: Iterable[list[int]], tokenizer: Tokenizer) -> Iterator[str]:
     """The text of tokens as they come; a letter whose bytes are not all there yet is held back."""
     ids: list[int] = []
-    n_shown = 0
+    n_shown = 0  # characters
     for new in news:
         ids += new
         # all is decoded again, as bytes that are no letter yet may become one; U+FFFD stands for such bytes

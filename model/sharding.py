@@ -294,6 +294,14 @@ def look_up(table_VD: jax.Array | Node, ids: jax.Array, letters: str) -> jax.Arr
     return table_VD.at[ids].get(out_sharding=spec(letters, (*ids.shape, table_VD.shape[-1])))
 
 
+def take_rows(x: jax.Array, rows_B: jax.Array, letters: str) -> jax.Array:
+    """Rows of x, which has `letters`, along its B: some, several times, or in another order."""
+    axis = letters.index("B")
+    shape = (*x.shape[:axis], len(rows_B), *x.shape[axis + 1 :])
+    rows = (slice(None),) * axis + (rows_B,)
+    return x.at[rows].get(mode="clip", out_sharding=spec(letters, shape))
+
+
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
     """Split or join dimensions; on explicit axes a reshape states its layout."""
     return jax.lax.reshape(x, shape, out_sharding=spec(letters, shape))

@@ -58,6 +58,7 @@ def read_messages(rows: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 def _read_message(row: Mapping[str, Any]) -> Message:
     if set(row) != {"role", "content"} or not isinstance(row["role"], str):
+        # a field that nobody reads, such as a name or tool_calls, would be lost without a word
         rule = "must have a role and a content, and nothing else"
         raise ValueError(f"message {dict(row)!r:.80} {rule}; rename or remove its other fields")
     role, content = row["role"], row["content"]
@@ -69,7 +70,7 @@ def _read_message(row: Mapping[str, Any]) -> Message:
 
 
 def _read_part(role: str, row: Any) -> Part:
-    fields = dict(row) if isinstance(row, Mapping) else {}
+    fields = dict(row) if isinstance(row, Mapping) else {}  # anything else has no kind and is refused below
     kind = fields.pop("kind", None)
     content = fields.pop("content", None)
     trained = fields.pop("trained", role == ASSISTANT and kind != "result")

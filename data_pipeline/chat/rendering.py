@@ -53,7 +53,8 @@ class JinjaTemplate:
         except ImportError as error:
             remedy = "run `pip install 'meshwright[huggingface]'`"
             raise ValueError(f"a chat template needs the library `jinja2`; {remedy}") from error
-        except Exception as error:  # a template is somebody's program and may raise anything
+        # a template is somebody's program and may raise anything: TypeError where it adds a text to nothing
+        except Exception as error:
             what = f"the model's chat template cannot be rendered ({error})"
             raise ValueError(f"{what}; prompt the model with text, without chat") from error
 
@@ -68,6 +69,7 @@ class JinjaTemplate:
         mark = MARK
         while mark in text or any(mark in turn["content"] for turn in turns):
             mark += MARK
+        # one more rendering, with a mark for each content, says where contents stand in most templates
         marked = []
         for i, turn in enumerate(turns):
             before, _, after = _stripped(turn["content"])
@@ -82,6 +84,7 @@ class JinjaTemplate:
 
     def _span(self, text: str, turns: Sequence[Turn], i: int, mark: str, opens_answer: bool) -> Span:
         before, content, after = _stripped(turns[i]["content"])
+        # a mark says where it stands only if the template made all the rest as it does without the mark
         bounds = []
         for marked in (f"{before}{mark}{content}{after}", f"{before}{content}{mark}{after}"):
             marked_turns = [*turns[:i], {**turns[i], "content": marked}, *turns[i + 1 :]]
@@ -89,14 +92,13 @@ class JinjaTemplate:
             bounds.append(stencil.find(mark) if stencil.replace(mark, "", 1) == text else -1)
         start, end = bounds
         if start < 0 and turns[i]["role"] == ASSISTANT:
-            # what an answer begins with was dropped or written anew: all that the model would write is content
+            # what the answer begins with was dropped or written anew: all that the model would write counts
             prompt = self.text(turns[:i], opens_answer=True)
             start = len(prompt) if text.startswith(prompt) else -1
         if not 0 <= start <= end:
-            what = (
-                "the model's chat template leaves the content of a message out, repeats it, or takes it apart"
-            )
-            raise ValueError(f"{what}, so that its tokens cannot be told; change the conversation")
+            what = "leaves the content of a message out, repeats it, or takes it apart"
+            remedy = "change the conversation"
+            raise ValueError(f"the model's chat template {what}, so that it cannot be weighted; {remedy}")
         return Span(start, end)
 
 
@@ -109,6 +111,7 @@ def _stripped(content: str) -> tuple[str, str, str]:
 
 def _filled(stencil: str, mark: str, contents: Sequence[str]) -> Rendering | None:
     """The stencil with contents instead of marks; None unless every mark stands in it once."""
+    # text of the template and numbers of messages in turn
     own, *rest = re.split(f"{mark}(\\d+){MARK_END}", stencil)
     if sorted(map(int, rest[::2])) != list(range(len(contents))):
         return None
@@ -129,8 +132,9 @@ def _compiled(source: str) -> Callable[..., str]:
     class Generation(Extension):
         """`{% generation %}` marks what transformers trains; here the messages' parts say that."""
 
-        tags = {"generation"}  # noqa: RUF012
+        tags = {"generation"}
 
+        # the body alone: the tag itself writes nothing
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
@@ -142,8 +146,9 @@ def _compiled(source: str) -> Callable[..., str]:
         # Jinja's own would write < and > as entities of HTML
         return json.dumps(value, ensure_ascii=False, **options)
 
-    # as transformers makes it, without `strftime_now`: a prompt must not depend on the day, and templates that
-    # name it fall back to a date of their own
+    # As transformers makes it, but without `strftime_now`: a prompt must not depend on the day, and templates
+    # that ask for it have a date of their own for where it is not defined. The sandbox keeps a template,
+    # which may come from anywhere, from reaching Python's internals.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )

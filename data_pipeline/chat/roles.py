@@ -28,6 +28,7 @@ class Roles:
             raise ValueError(f"the tokenizer has no pieces for the roles of a chat; {remedy}")
         self._tokenizer = tokenizer
         self._roles = dict(tokenizer.roles)
+        # tokenizers of before tools had pieces have no such role
         if "<|tool|>" in tokenizer.control:
             self._roles[TOOL] = tokenizer.control["<|tool|>"]
         self._call = tokenizer.control.get("<|tool_call|>")
@@ -41,6 +42,7 @@ class Roles:
         weight = [0]
         for message in messages:
             self._check(message)
+            # whose turn it is is given, never learned
             tokens.append(self._roles[message.role])
             weight.append(0)
             for part in message.parts:
@@ -62,12 +64,13 @@ class Roles:
 
     def parse(self, ids: Iterable[int]) -> Message:
         """As in `ChatFormat`."""
-        stretches: list[list[int]] = [[]]
+        stretches: list[list[int]] = [[]]  # the text, then a stretch a call
         for i in takewhile(lambda i: i not in self.stop_ids, ids):
             if i == self._call:
                 stretches.append([])
             else:
                 stretches[-1].append(i)
+        # control pieces that stand where none belongs are silent
         text, *calls = map(self._tokenizer.decode, stretches)
         said = text_message(ASSISTANT, text).parts if text or not calls else ()
         return Message(ASSISTANT, (*said, *(Part("call", call, trained=True) for call in calls)))

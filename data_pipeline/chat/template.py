@@ -2,8 +2,8 @@
 
 A template turns messages into one text in which control pieces are spelled out. That text is tokenized as
 transformers does it, but for two things. What a message says is read as plain text, so that it can forge no
-control piece. And tokens end where an answer begins, as when the model is served: there it reads a prompt, and
-its own first token follows.
+control piece. And tokens end where an answer begins, as when the model is served: there it reads a prompt,
+and its own first token follows.
 """
 
 import re
@@ -45,7 +45,7 @@ class _Run(NamedTuple):
 
 
 class _Around(NamedTuple):
-    """What the template writes around an answer that the model has to write itself, and the ids that end it."""
+    """What a model has to write itself before and behind an answer, and the ids of which one ends it."""
 
     lead: str
     tail: str
@@ -80,7 +80,7 @@ class Template:
         return self._tokens(self._stretches(messages, opens_answer=True)).tokens.tolist()
 
     def parse(self, ids: Iterable[int]) -> Message:
-        """As in `ChatFormat`; calls of tools stay in the text, in which every model spells them its own way."""
+        """As in `ChatFormat`; calls of tools stay in the text: every model spells them in its own way."""
         around = self._around
         text = self._tokenizer.decode(takewhile(lambda i: i not in around.stop_ids, ids))
         return text_message(ASSISTANT, text.removeprefix(around.lead).removesuffix(around.tail))
@@ -110,20 +110,23 @@ class Template:
         turns = _turns(messages)
         rendering = self._template.rendering(turns, opens_answer=opens_answer)
         text, spans = rendering
+        # a template may move messages, such as the system's behind the first question
         in_text_order = sorted(range(len(messages)), key=lambda i: spans[i])
         limits = [*(spans[i].start for i in in_text_order[1:]), len(text)]
         stretches = []
         done = 0
         for i, limit in zip(in_text_order, limits, strict=True):
             message, span = messages[i], spans[i]
+            # what is trained reaches from where a prompt would end to behind the piece that ends the turn
             is_answer = message.role == ASSISTANT
             start = self._answer_start(rendering, turns, i) if is_answer else span.start
             end = self._end(text, span.end, limit) if message.is_trained else span.end
-            if message.is_trained and not opens_answer:
-                _check_bounds(start, end)  # what is only a prompt trains nothing
+            if message.is_trained and not opens_answer:  # a prompt trains nothing, so it needs no bounds
+                _check_bounds(start, end)
             start = max(done, span.start if start is None else start)
             end = span.end if end is None else end
             contents = _content_stretches(message, text[span.start : span.end])
+            # `cut`: a model that is served begins its answer with a token of its own
             lead = _Stretch(text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer)
             tail = _Stretch(text[span.end : end], own=True, weight=contents[-1].weight)
             stretches += [_Stretch(text[done:start], own=True), lead, *contents, tail]
@@ -147,7 +150,7 @@ class Template:
         """Control pieces, and between them what is tokenized as one text."""
         runs: list[_Run] = []
         for text, own, weight, cut in stretches:
-            done = 0
+            done = 0  # characters of the stretch that stand in runs
             joins = not cut
             for match in self._control.finditer(text) if own else ():
                 _append(runs, text[done : match.start()], weight, joins=joins)
@@ -168,6 +171,7 @@ class Template:
 
     def _id_of(self, match: re.Match[str]) -> int:
         special = self._tokenizer.special
+        # a match may have taken white space along
         piece = match[0] if match[0] in special else match[0].strip()
         return special[piece].id
 
@@ -213,6 +217,7 @@ def _content_stretches(message: Message, shown: str) -> list[_Stretch]:
     content = "".join(part.content for part in message.parts)
     if shown != content.strip():
         raise ValueError(f"{REFUSED} changes a message of which some parts are trained; {REMEDY}")
+    # the ends of parts, counted in what is shown: white space of the first and last part may be stripped
     n_stripped = len(content) - len(content.lstrip())
     ends = accumulate(len(part.content) for part in message.parts)
     bounds = [0, *(min(max(end - n_stripped, 0), len(shown)) for end in ends)]
@@ -223,7 +228,7 @@ def _content_stretches(message: Message, shown: str) -> list[_Stretch]:
 
 
 def _control_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
-    """Any control piece, the longest first, with the white space that it takes along."""
+    """Any control piece with the white space that it takes along; of two that begin alike, the longer."""
     forms = [
         (r"\s*" if special.strips_left else "") + re.escape(piece) + (r"\s*" if special.strips_right else "")
         for piece, special in sorted(tokenizer.special.items(), key=lambda item: -len(item[0]))

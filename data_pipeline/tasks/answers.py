@@ -11,18 +11,19 @@ def same_number(answer: str, wanted: str) -> bool:
     """Whether the final numbers are equal in value. lm-evaluation-harness compares their digits: there 18.0
     is not 18.
     """
-    found = final_number(answer)
-    return found is not None and found == final_number(wanted)
+    number = final_number(answer)
+    return number is not None and number == final_number(wanted)
 
 
 def final_number(text: str) -> Decimal | None:
     """What stands behind the first `####`, GSM8K's mark, else the last number: strict-match and
     flexible-extract of that harness.
     """
-    text = text.replace("−", "-")
+    text = text.replace("−", "-")  # U+2212, which models that write typography use
+    # the first mark: a model that goes on often asks itself the next question, with a mark of its own
     marked = re.search(rf"####\s*({NUMBER})", text)
-    found = [marked[1]] if marked else re.findall(NUMBER, text)
-    return Decimal(re.sub("[$,]", "", found[-1])) if found else None
+    numbers = [marked[1]] if marked else re.findall(NUMBER, text)
+    return Decimal(re.sub("[$,]", "", numbers[-1])) if numbers else None
 
 
 def same_text(answer: str, wanted: str) -> bool:

@@ -56,13 +56,17 @@ def gold_rows(questions: Sequence[Asked], shape: tuple[int, int]) -> dict[str, n
     """Fields of a batch [rows, positions]: a question a row, its right answer being the targets; rows
     beyond are padding.
     """
-    rows = {
-        name.replace("_B", "_"): np.zeros(shape, np.float32 if name == "weight_BL" else np.int32)
-        for name in TokenBatch._fields
-    }
+    rows = {}
+    for name in TokenBatch._fields:
+        dtype = np.float32 if name == "weight_BL" else np.int32
+        rows[name.replace("_B", "_")] = np.zeros(shape, dtype)
     for b, (_, prompt, gold) in enumerate(questions):
-        tokens, n = [*prompt, *gold], len(prompt) + len(gold) - 1
-        rows["tokens_L"][b, :n], rows["targets_L"][b, :n] = tokens[:-1], tokens[1:]
-        rows["positions_L"][b, :n], rows["segments_L"][b, :n] = np.arange(n), 1
+        tokens = [*prompt, *gold]
+        n = len(tokens) - 1  # the last token is a target alone
+        rows["tokens_L"][b, :n] = tokens[:-1]
+        rows["targets_L"][b, :n] = tokens[1:]
+        rows["positions_L"][b, :n] = np.arange(n)
+        rows["segments_L"][b, :n] = 1
+        # the prompt's last token predicts the answer's first
         rows["weight_L"][b, len(prompt) - 1 : n] = 1
     return rows

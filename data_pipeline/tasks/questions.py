@@ -50,12 +50,15 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             OSError, ValueError: as in `texts`, or an answer has no number to be graded by.
         """
-        found = list(self._items())
-        for number, item in enumerate(found, 1):
-            if self.grading == "number" and final_number(item.answer) is None:
-                what = f"the answer of record {number} of {self.path} has no number"
-                raise ValueError(f"tasks.{self.name}.grading=number: {what}; choose grading=text, or mend it")
-        return found
+        items = list(self._items())
+        if self.grading == "number":
+            # now, and not when the question is asked: by then training may have run for days
+            for number, item in enumerate(items, 1):
+                if final_number(item.answer) is None:
+                    what = f"the answer of record {number} of {self.path} has no number"
+                    remedy = "choose grading=text, or mend it"
+                    raise ValueError(f"tasks.{self.name}.grading=number: {what}; {remedy}")
+        return items
 
     def grade(self, item: Item, answer: str) -> float:
         """1 for a right answer, else 0."""
@@ -63,17 +66,15 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         return float(same(answer, item.answer))
 
     def _items(self) -> Iterator[Item]:
+        fields = (*self.question, self.answer)
         for number, record in enumerate(self._records(), 1):
-            missing = [
-                name
-                for name in (*self.question, self.answer)
-                if not isinstance(record, dict) or name not in record
-            ]
+            present = record if isinstance(record, dict) else {}
+            missing = [name for name in fields if name not in present]
             if missing:
-                raise ValueError(
-                    f"tasks.{self.name}: record {number} of {self.path} has no field {missing[0]!r}; give one that all have"
-                )
-            yield Item(" ".join(str(record[name]) for name in self.question), str(record[self.answer]))
+                what = f"record {number} of {self.path} has no field {missing[0]!r}"
+                raise ValueError(f"tasks.{self.name}: {what}; give one that all have")
+            question = " ".join(str(record[name]) for name in self.question)
+            yield Item(question, str(record[self.answer]))
 
     def fingerprint(self) -> str:
         """Of the file's content and the fields that are read."""
@@ -81,27 +82,25 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         return hashlib.sha256(read.encode()).hexdigest()[:16]
 
     def _version(self) -> tuple[int, int]:
+        """Size and time of the last change."""
         try:
-            found = Path(self.path).stat()
+            status = Path(self.path).stat()
         except OSError as error:
-            raise FileNotFoundError(
-                f"tasks.{self.name}.path={self.path}: {error.strerror}; give a file of JSON records"
-            ) from error
-        return found.st_size, found.st_mtime_ns
+            what = f"tasks.{self.name}.path={self.path}: {error.strerror}"
+            raise FileNotFoundError(f"{what}; give a file of JSON records") from error
+        return status.st_size, status.st_mtime_ns
 
     def _records(self) -> list[Any]:
-        self._version()
+        self._version()  # says in a sentence that there is no such file
         try:
             text = _bytes(self.path).decode()
-            return (
-                json.loads(text)
-                if text.lstrip()[:1] == "["
-                else [json.loads(line) for line in text.split("\n") if line.strip()]
-            )
+            if text.lstrip().startswith("["):
+                return json.loads(text)
+            # split by "\n" alone: JSON may hold other line breaks, such as U+2028, as they are
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         except (ValueError, EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(
-                f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error}); give one"
-            ) from error
+            what = f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error})"
+            raise ValueError(f"{what}; give one") from error
 
 
 def _bytes(path: str) -> bytes:
@@ -109,6 +108,7 @@ def _bytes(path: str) -> bytes:
     return gzip.decompress(data) if path.endswith(".gz") else data
 
 
-@functools.lru_cache(maxsize=256)  # asked for with every batch; size and time tell that a file is another
+# asked for with every batch, so it must be quick; another size or time says that the file is another
+@functools.lru_cache(maxsize=256)
 def _sha256(path: str, n_bytes: int, mtime_ns: int) -> str:
     return hashlib.sha256(_bytes(path)).hexdigest()

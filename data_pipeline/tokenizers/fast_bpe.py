@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-FAST_FROM_CHARS = (
-    1 << 18
-)  # asked for before gigatoken is opened, which takes longer than the other library does with some prompts
+# Letters encoded before gigatoken is opened, which takes longer than the other library needs for some prompts
+FAST_FROM_CHARS = 1 << 18
 
 
 class Encoder:
@@ -27,12 +26,18 @@ class Encoder:
         file: Callable[[], dict[str, Any] | None],
         probes: Sequence[str],
     ):
-        self._encode, self._file, self._probes, self._n_chars = slow, file, probes, 0
+        self._encode = slow
+        self._file = file
+        self._probes = probes
+        self._n_chars = 0
 
     def __call__(self, text: str) -> list[int]:
-        before, self._n_chars = self._n_chars, self._n_chars + len(text)
-        if before < FAST_FROM_CHARS <= self._n_chars:
-            self._encode = fast_encoder(self._encode, self._file(), self._probes) or self._encode
+        n_before = self._n_chars
+        self._n_chars += len(text)
+        # once, when the limit is passed: a file without a fast encoder is not asked again
+        if n_before < FAST_FROM_CHARS <= self._n_chars:
+            fast = fast_encoder(self._encode, self._file(), self._probes)
+            self._encode = fast or self._encode
         return self._encode(text)
 
 
@@ -44,7 +49,7 @@ def fast_encoder(
     """
     if file is None or file["model"].get("type") != "BPE":
         return None
-    import gigatoken
+    import gigatoken  # here, as most processes never encode that much
 
     try:
         fast = gigatoken.Tokenizer.from_json(json.dumps(file)).encode

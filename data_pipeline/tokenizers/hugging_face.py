@@ -18,25 +18,22 @@ from data_pipeline.tokenizers.control import CONTROL_PIECES, SPACE, SPACE_BYTES
 from data_pipeline.tokenizers.fast_bpe import Encoder
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-# What normalizers, pre-tokenizers and added pieces are known to change or lose
+# What normalizers, pre-tokenizers and added pieces are known to change or lose: a tokenizer that gives all of
+# these back exactly is taken to keep any text
 PROBES = (
-    *(
-        " leading",
-        "trailing ",
-        "a  b   c",
-        "\t\tif x:\r\n        return 0\n\n\n",
-        "\0\x07\x1b\x7f\u2028\ufeff",
-        "0123456789 ½ Ⅷ ①",
-    ),
-    *(
-        "UPPER Lower İ ẞ ſ",
-        "é e\u0301 ﬁ ﷺ K",
-        "Привет, мир!",
-        "中文 日本語 한국어 ไทย हिन्दी",
-        "🦊 👩\u200d🚀 🇫🇷",
-        "▁ ▁▁ ▅ Ġ <0x41> \ufffd",
-    ),
-    "don't 'll (a) [b] , . ?",
+    " leading",
+    "trailing ",
+    "a  b   c",
+    "\t\tif x:\r\n        return 0\n\n\n",
+    "\0\x07\x1b\x7f\u2028\ufeff",
+    "0123456789 ½ Ⅷ ①",  # NFKC rewrites the last three
+    "UPPER Lower İ ẞ ſ",  # lowercasing does not come back
+    "é e\u0301 ﬁ ﷺ K",  # composed and decomposed letters, ligatures, the Kelvin sign
+    "Привет, мир!",
+    "中文 日本語 한국어 ไทย हिन्दी",
+    "🦊 👩\u200d🚀 🇫🇷",
+    "▁ ▁▁ ▅ Ġ <0x41> \ufffd",  # what tokenizers themselves write spaces and bytes with
+    "don't 'll (a) [b] , . ?",  # BERT's decoder joins these
 )
 
 
@@ -79,12 +76,11 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         try:
             file = json.loads(Path(self.path).read_bytes())
         except ValueError as error:
-            raise ValueError(
-                f"tokenizer.path={self.path} is not JSON; name a Hugging Face tokenizer.json"
-            ) from error
+            remedy = "name a Hugging Face tokenizer.json"
+            raise ValueError(f"tokenizer.path={self.path} is not JSON; {remedy}") from error
         named = {"bos": self.bos, "eos": self.eos, "pad": self.pad or self.eos, "control": dict(self.control)}
         data = json.dumps({**named, "tokenizer": file}, ensure_ascii=False).encode()
-        HuggingFaceModel(data, self.path)
+        HuggingFaceModel(data, self.path)  # refuses what would not work, before anything is written
         write_bytes(path, data)
 
 
@@ -115,7 +111,10 @@ class HuggingFaceModel:
         spec = _parsed(data, name)
         file = spec["tokenizer"]
         plain = _plain(file, name)
-        self._name, library = name, _opened(plain, name)
+        library = _opened(plain, name)
+        self._name = name
+        self.chat_template = spec.get("chat_template") or ""
+
         vocabulary = library.get_vocab(with_added_tokens=True)
         added = library.get_added_tokens_decoder()
         self.special = {
@@ -123,34 +122,39 @@ class HuggingFaceModel:
             for i, token in added.items()
             if token.special
         }
-        self.chat_template = spec.get("chat_template") or ""
-        special = set(self.special)
-        named = {ours: spec["control"].get(ours, ours) for ours in CONTROL_PIECES}
         for field in ("bos", "eos", "pad"):
-            _check(field, spec[field], special, name)
-        for ours, piece in spec["control"].items():
-            _check(f"control.{ours}", piece, special, name)
+            _check(field, spec[field], self.special, name)
+        for ours, theirs in spec["control"].items():
+            _check(f"control.{ours}", theirs, self.special, name)
         self.bos, self.eos, self.pad = (vocabulary[spec[field]] for field in ("bos", "eos", "pad"))
-        self.control = {ours: vocabulary[piece] for ours, piece in named.items() if piece in special}
+        # a piece of ours that nothing was said of counts if the file has one of the same name
+        theirs_of = {ours: spec["control"].get(ours, ours) for ours in CONTROL_PIECES}
+        self.control = {
+            ours: vocabulary[theirs] for ours, theirs in theirs_of.items() if theirs in self.special
+        }
+
+        # byte-level files spell bytes with letters, the others with pieces such as <0x41>
         self._byte_level = '"ByteLevel"' in json.dumps([file.get("pre_tokenizer"), file.get("decoder")])
-        silent = special | {file["model"].get("unk_token")}
-        self.pieces = [b""] * (1 + max(vocabulary.values()))
+        silent = {*self.special, file["model"].get("unk_token")}
+        self.pieces = [b""] * (1 + max(vocabulary.values()))  # ids may have gaps
         for piece, i in vocabulary.items():
-            self.pieces[i] = (
-                b"" if piece in silent else piece.encode() if i in added else self._bytes_of(piece)
-            )
+            if piece not in silent:
+                # added pieces are written as they are in the text, whatever the model does with spaces
+                self.pieces[i] = piece.encode() if i in added else self._bytes_of(piece)
         self._space = [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
-        self._cut = _cuts(special)
-        parts = [
-            part
-            for probe in (*PROBES, "".join(vocabulary))
-            for part in self._parts(probe.replace(SPACE, " "))
-        ]
-        self._part = Encoder(
-            lambda part: library.encode(part, add_special_tokens=False).ids, lambda: plain, parts
-        )
-        for probe in (*PROBES, *special):
-            self.encode(probe)
+        self._cut = _cuts(self.special)
+
+        # the fast encoder must agree on hard texts and on every piece of the vocabulary
+        probes = []
+        for text in (*PROBES, "".join(vocabulary)):
+            probes += self._parts(text.replace(SPACE, " "))
+
+        def encode(part: str) -> list[int]:
+            return library.encode(part, add_special_tokens=False).ids
+
+        self._encode_part = Encoder(encode, lambda: plain, probes)
+        for text in (*PROBES, *self.special):
+            self.encode(text)  # refuses the file if the text does not come back
 
     def _bytes_of(self, piece: str) -> bytes:
         if self._byte_level:
@@ -168,20 +172,24 @@ class HuggingFaceModel:
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
-                "the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'"
-            ) from error
+            remedy = "decode its file with errors='replace'"
+            raise ValueError(f"the text has a lone surrogate (U+D800-DFFF); {remedy}") from error
+        # where U+2581 stands for a space, the same letter in a text is spelled in bytes
+        stretches = [text] if self._byte_level else text.split(SPACE)
         ids: list[int] = []
-        for n_before, stretch in enumerate([text] if self._byte_level else text.split(SPACE)):
-            ids += self._space if n_before else []
+        for n_before, stretch in enumerate(stretches):
+            if n_before:
+                ids += self._space
             for part in self._parts(stretch):
-                ids += self._part(part)
+                ids += self._encode_part(part)
         back = b"".join([self.pieces[i] for i in ids])
         if back != data:
-            raise ValueError(
-                f"{self._name} does not keep text exactly: {text!r:.60} comes back as {back.decode(errors='replace')!r:.60}; take a "
-                "byte-level or byte-fallback tokenizer without normalizer or added space (add_prefix_space=false, prepend_scheme=never)"
+            what = f"{text!r:.60} comes back as {back.decode(errors='replace')!r:.60}"
+            remedy = (
+                "take a byte-level or byte-fallback tokenizer without normalizer or added space "
+                "(add_prefix_space=false, prepend_scheme=never)"
             )
+            raise ValueError(f"{self._name} does not keep text exactly: {what}; {remedy}")
         return ids
 
     def _parts(self, text: str) -> list[str]:
@@ -194,64 +202,67 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
     try:
         spec = json.loads(data)
     except ValueError as error:
-        raise ValueError(
-            f"{name} is neither a SentencePiece model nor JSON; make the tokenizer again"
-        ) from error
+        what = f"{name} is neither a SentencePiece model nor JSON"
+        raise ValueError(f"{what}; make the tokenizer again") from error
     if not {"bos", "eos", "pad", "control", "tokenizer"} <= set(spec):
-        raise ValueError(
-            f"{name} does not name its bos and eos; make it with HuggingFaceTokenizer(path={name!r}, bos=…, eos=…)"
-        )
+        remedy = f"make it with HuggingFaceTokenizer(path={name!r}, bos=…, eos=…)"
+        raise ValueError(f"{name} does not name its bos and eos; {remedy}")
     return spec
 
 
 def _plain(file: Any, name: str) -> dict[str, Any]:
     """A tokenizer.json without what would make ids depend on anything but the text."""
     if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
-        raise ValueError(f"{name} is no Hugging Face tokenizer.json: it has no `model`; name the right file")
-    # NFC leaves composed text as it is and would change other text
-    normalizer = None if file.get("normalizer") == {"type": "NFC"} else file.get("normalizer")
-    plain = {**file, "normalizer": normalizer, "truncation": None, "padding": None, "post_processor": None}
-    return {**plain, "model": {**file["model"], "dropout": None}}
+        what = f"{name} is no Hugging Face tokenizer.json: it has no `model`"
+        raise ValueError(f"{what}; name the right file")
+    # NFC leaves composed text as it is and would change other text; any other normalizer is refused by PROBES
+    normalizer = file.get("normalizer")
+    if normalizer == {"type": "NFC"}:
+        normalizer = None
+    # BPE dropout draws at random
+    model = {**file["model"], "dropout": None}
+    # and these add pieces, or make all texts equally long
+    unused = {"truncation": None, "padding": None, "post_processor": None}
+    return {**file, "normalizer": normalizer, "model": model, **unused}
 
 
 def _opened(file: dict[str, Any], name: str) -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise ValueError(
-            f"{name} needs the library `tokenizers`; run `pip install 'meshwright[huggingface]'`"
-        ) from error
+        remedy = "run `pip install 'meshwright[huggingface]'`"
+        raise ValueError(f"{name} needs the library `tokenizers`; {remedy}") from error
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(file))
     except Exception as error:  # the library has no narrower one
-        raise ValueError(
-            f"{name} is no Hugging Face tokenizer.json that `tokenizers` can read ({error}); name the right file"
-        ) from error
+        what = f"{name} is no Hugging Face tokenizer.json that `tokenizers` can read ({error})"
+        raise ValueError(f"{what}; name the right file") from error
 
 
-def _check(field: str, piece: str, special: set[str], name: str) -> None:
+def _check(field: str, piece: str, special: Mapping[str, Special], name: str) -> None:
     if piece not in special:
+        choices = ", ".join(sorted(special)) or "none"
         raise ValueError(
-            f"tokenizer.{field}={piece!r} is no special piece of {name}; choose one of {', '.join(sorted(special)) or 'none'}"
+            f"tokenizer.{field}={piece!r} is no special piece of {name}; choose one of {choices}"
         )
 
 
 def _cuts(special: Iterable[str]) -> re.Pattern[str]:
     """Where a control piece, as it is written or with its spaces as letters, or the name of a byte begins."""
     written = {form for piece in special for form in (piece, piece.replace(SPACE, " "))}
-    return re.compile(f"(?={'|'.join([BYTE_PIECE.pattern, *map(re.escape, sorted(written))])})")
+    forms = [BYTE_PIECE.pattern, *map(re.escape, sorted(written))]
+    # a lookahead, so that also the beginnings inside another piece are found
+    return re.compile(f"(?={'|'.join(forms)})")
 
 
 def _letter_to_byte() -> dict[str, int]:
     """The letters that byte-level tokenizers write bytes with (Radford et al. 2019): printable Latin-1 is
     itself, the rest U+0100 on.
     """
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {
-        chr(code): byte
-        for code, byte in zip([*plain, *range(0x100, 0x100 + len(rest))], plain + rest, strict=True)
-    }
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    codes = [*printable, *range(0x100, 0x100 + len(rest))]
+    return {chr(code): byte for code, byte in zip(codes, printable + rest, strict=True)}
 
 
 LETTER_TO_BYTE = _letter_to_byte()

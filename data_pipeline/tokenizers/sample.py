@@ -9,7 +9,7 @@ from itertools import cycle
 from data_pipeline.documents.sampling import first_by_key, key_of
 
 UNIT_CHARS = 1 << 12  # texts are sampled in units of this size, so that a sample comes from many places
-MAX_UNIT_BYTES = 4 * UNIT_CHARS
+MAX_UNIT_BYTES = 4 * UNIT_CHARS  # a letter has at most 4 bytes of UTF-8
 
 
 def sample(texts: Iterable[str], sample_mib: int | float | None) -> list[str]:
@@ -34,17 +34,19 @@ def weighted_sample(
     """
     if set(weights) != set(sources) or min(weights.values(), default=0) < 0 or not sum(weights.values()):
         given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
-        raise ValueError(
-            f"tokenizer weights ({given}) must be one a source, none negative and not all zero; sources: {', '.join(sources)}"
-        )
+        rule = "must be one a source, none negative and not all zero"
+        raise ValueError(f"tokenizer weights ({given}) {rule}; sources: {', '.join(sources)}")
+    # sorted, so that the order in which sources are written down changes nothing
     share = {name: weights[name] / sum(weights.values()) for name in sorted(sources) if weights[name]}
     limit = math.inf if sample_mib is None else sample_mib * 2**20
+    # one unit more than the share, whose last one is cut
     units = {name: _units(sources[name], limit * share[name] + MAX_UNIT_BYTES) for name in share}
-    if empty := [name for name, found in units.items() if not found]:
-        raise ValueError(
-            f"source {empty[0]!r} has no text to train the tokenizer on; set its weight to 0 or check the source"
-        )
-    total = sum(_n_bytes(unit) for found in units.values() for unit in found) if sample_mib is None else limit
+    if empty := [name for name, texts in units.items() if not texts]:
+        remedy = "set its weight to 0 or check the source"
+        raise ValueError(f"source {empty[0]!r} has no text to train the tokenizer on; {remedy}")
+    total = limit
+    if sample_mib is None:
+        total = sum(_n_bytes(unit) for texts in units.values() for unit in texts)
     return [part for name in share for part in _filled(units[name], round(total * share[name]))]
 
 
@@ -55,6 +57,7 @@ def _units(texts: Iterable[str], n_bytes: float) -> list[str]:
 
 
 def _n_bytes(text: str) -> int:
+    # a lone surrogate is refused where the text is encoded, not where it is counted
     return len(text.encode(errors="surrogatepass"))
 
 

@@ -23,26 +23,27 @@ class SentenceModel:
 
     def __init__(self, data: bytes, name: str):
         try:
-            self._model = sentencepiece.SentencePieceProcessor(
-                model_proto=data or b"empty"
-            )  # it takes b"" for no argument
+            # it takes b"" for no argument, and then refuses nothing
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=data or b"empty")
         except RuntimeError as error:
             raise ValueError(f"{name} is not a SentencePiece model; train it again") from error
+        # a piece that the model does not have gets the id of <unk>
         ids = {piece: self._model.piece_to_id(piece) for piece in (*CONTROL_PIECES, *SPACE_BYTES)}
         known = {piece: i for piece, i in ids.items() if i != self._model.unk_id()}
         unknown = [piece for piece in (*CHAT_PIECES, *SPACE_BYTES) if piece not in known]
         if unknown:
-            raise ValueError(
-                f"{name} has no piece {unknown[0]}; use a tokenizer made by this project's `SentencePiece`"
-            )
+            remedy = "use a tokenizer made by this project's `SentencePiece`"
+            raise ValueError(f"{name} has no piece {unknown[0]}; {remedy}")
         self.pad, self.bos, self.eos = self._model.pad_id(), self._model.bos_id(), self._model.eos_id()
         self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
         self.special = {piece: Special(i, False, False) for piece, i in self.control.items()}
         self.chat_template = ""  # a SentencePiece file has no place for one
         self.pieces = [_bytes_of(self._model, i) for i in range(self._model.vocab_size())]
         self._space = [known[piece] for piece in SPACE_BYTES]
-        all_pieces = "".join(map(self._model.id_to_piece, range(len(self.pieces)))).replace(SPACE, " ")
-        self._part = Encoder(self._model.encode, lambda: tokenizer_json(self._model), [all_pieces])
+        # the fast encoder must agree on a text that has every piece
+        all_pieces = "".join(map(self._model.id_to_piece, range(len(self.pieces))))
+        probes = [all_pieces.replace(SPACE, " ")]
+        self._encode_part = Encoder(self._model.encode, lambda: tokenizer_json(self._model), probes)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`.
@@ -51,11 +52,11 @@ class SentenceModel:
             ValueError: it has a lone surrogate.
         """
         try:
-            ids, *rest = map(self._part, text.split(SPACE))  # nearly always one part
+            # the letter that stands for a space is spelled in bytes; nearly always there is one part
+            ids, *rest = map(self._encode_part, text.split(SPACE))
         except (RuntimeError, TypeError) as error:  # what the libraries make of a str that has no UTF-8
-            raise ValueError(
-                "the text has a lone surrogate (U+D800-DFFF); decode its file with errors='replace'"
-            ) from error
+            remedy = "decode its file with errors='replace'"
+            raise ValueError(f"the text has a lone surrogate (U+D800-DFFF); {remedy}") from error
         for part in rest:
             ids += self._space
             ids += part
@@ -76,11 +77,13 @@ def _bytes_of(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes:
 def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any] | None:
     """A BPE model in Hugging Face's format, without its control pieces; None for unigram."""
     text = {model.id_to_piece(i): i for i in range(model.vocab_size()) if _is_text(model, i)}
-    if not all(
-        model.get_score(i).is_integer() for i in text.values()
-    ):  # BPE scores are ranks, those of unigram log-probabilities
+    # scores of BPE are ranks, those of unigram log-probabilities
+    if not all(model.get_score(i).is_integer() for i in text.values()):
         return None
+    # merges are not in the model: any two pieces that make a third may merge, the likeliest third first
     ranked = sorted(text, key=lambda piece: -model.get_score(text[piece]))
+    merges = [split for piece in ranked for split in _splits(piece) if text.keys() >= set(split)]
+    byte_pieces = {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)}
     unknown = model.id_to_piece(model.unk_id())
     return {
         "version": "1.0",
@@ -91,10 +94,8 @@ def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any
             "unk_token": unknown,
             "fuse_unk": True,
             "byte_fallback": True,
-            "vocab": text
-            | {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)}
-            | {unknown: model.unk_id()},
-            "merges": [split for piece in ranked for split in _splits(piece) if text.keys() >= set(split)],
+            "vocab": {**text, **byte_pieces, unknown: model.unk_id()},
+            "merges": merges,
         },
     }
 

@@ -59,9 +59,8 @@ class SentencePiece(BaseModel, frozen=True, extra="forbid", strict=True):
         # SentencePiece skips any sentence with its own reserved letters (U+2581, U+2585) or NUL
         sentences = [part for unit in units for part in re.split("[\u2581\u2585\0]", unit) if part]
         if not sentences:
-            raise ValueError(
-                "the tokenizer has no text to train on; check the sources, and that sample_mib is not too small"
-            )
+            remedy = "check the sources, and that sample_mib is not too small"
+            raise ValueError(f"the tokenizer has no text to train on; {remedy}")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -91,19 +90,23 @@ class SentencePiece(BaseModel, frozen=True, extra="forbid", strict=True):
         write_bytes(path, model.getvalue())
 
     def _reason(self, message: str) -> str:
+        field = f"vocab_size={self.vocab_size}"
         if largest := re.search(r"too high.*<= (\d+)", message):
-            return f"vocab_size={self.vocab_size} is more than this text supports; set it to {largest[1]} or lower, or add text"
+            return f"{field} is more than this text supports; set it to {largest[1]} or lower, or add text"
         if smallest := re.search(r"required_chars\. \d+ vs (\d+)", message):
-            return f"vocab_size={self.vocab_size} is too small for the letters of this text; set it to {smallest[1]} or higher"
-        return f"vocab_size={self.vocab_size}: SentencePiece could not train on this text ({message.rsplit('] ', 1)[-1]})"
+            return f"{field} is too small for the letters of this text; set it to {smallest[1]} or higher"
+        # its messages begin with the place in its source: [file.cc(123)]
+        reason = message.rsplit("] ", 1)[-1]
+        return f"{field}: SentencePiece could not train on this text ({reason})"
 
 
 class Tokenizer:
-    """A tokenizer file: text ↔ ids, exactly. Attributes are ids: `pad`, `bos`, `eos`, `end_of_turn`,
-    `roles[role]`, `control[piece]`.
+    """A tokenizer file: text ↔ ids, exactly.
 
-    `special` are all special pieces under the file's own names, and `chat_template` is the Jinja template that
-    came with them ("" where none did).
+    Attributes are ids: `pad`, `bos`, `eos`, `end_of_turn`, `roles[role]`, `control[piece]`.
+
+    `special` are all special pieces under the file's own names, and `chat_template` is the Jinja template
+    that came with them ("" where none did).
 
     `byte_lengths[id]` is the number of UTF-8 bytes that an id stands for, 0 for control ids. `roles` is
     empty when the file has no pieces for them, and `end_of_turn` is then `eos`.
@@ -120,21 +123,19 @@ class Tokenizer:
         self._source = data, name
         self._model = HuggingFaceModel(data, name) if data.startswith(b"{") else SentenceModel(data, name)
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self.pad, self.bos, self.eos, self.control = (
-            self._model.pad,
-            self._model.bos,
-            self._model.eos,
-            self._model.control,
-        )
+        self.pad, self.bos, self.eos = self._model.pad, self._model.bos, self._model.eos
+        self.control = self._model.control
         self.special = self._model.special
         self.chat_template = self._model.chat_template
         self.end_of_turn: int = self.control.get("<|end|>", self.eos)
+        # an answer is asked for by its role's piece: with some of them missing there is no chat
         roles = {role: self.control.get(f"<|{role}|>") for role in ROLES}
         self.roles: dict[str, int] = {} if None in roles.values() else roles
         self._bytes = self._model.pieces
         self.vocab_size = len(self._bytes)
         self.byte_lengths = np.array([len(piece) for piece in self._bytes], np.int32)
 
+    # the libraries' objects cannot be pickled: a process that is sent a tokenizer opens its bytes again
     def __getstate__(self) -> tuple[bytes, str]:
         return self._source
 
@@ -155,9 +156,8 @@ class Tokenizer:
         ids = {part: self.control.get(f"<|fim_{part}|>") for part in FIM_PARTS}
         if None in ids.values():
             pieces = " ".join(f"<|fim_{part}|>" for part in FIM_PARTS)
-            raise ValueError(
-                f"{self._source[1]} has no pieces {pieces}; make the tokenizer again, or leave out fill-in-the-middle"
-            )
+            remedy = "make the tokenizer again, or leave out fill-in-the-middle"
+            raise ValueError(f"{self._source[1]} has no pieces {pieces}; {remedy}")
         return ids
 
     def encode(self, text: str) -> list[int]:

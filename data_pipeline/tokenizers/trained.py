@@ -32,8 +32,7 @@ class TrainedTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
             FileNotFoundError: there is no such file. ValueError: it is no tokenizer.
         """
         if not Path(self.path).is_file():
-            raise FileNotFoundError(
-                f"tokenizer.path={self.path!r} does not exist; name the tokenizer.model of a finished data phase"
-            )
-        Tokenizer(self.path)
+            remedy = "name the tokenizer.model of a finished data phase"
+            raise FileNotFoundError(f"tokenizer.path={self.path!r} does not exist; {remedy}")
+        Tokenizer(self.path)  # refuses what is no tokenizer, before anything is written
         write_bytes(path, Path(self.path).read_bytes())

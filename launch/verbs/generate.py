@@ -9,7 +9,7 @@ from launch.running.find import WHERE, find_phase
 from launch.verbs.arguments import add_import_argument
 
 if TYPE_CHECKING:  # verbs are parsed without jax
-    from inference.decode import SamplingRule
+    from inference.generating import SamplingRule
     from inference.text import Loaded
 
 

@@ -84,8 +84,8 @@ class Attention(nnx.Module):
         cache.
         """
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
-        k_BTKA = write(slots["keys_BTKA"], k_BLKA, rows.lengths_B)
-        v_BTKA = write(slots["values_BTKA"], v_BLKA, rows.lengths_B)
+        k_BTKA = write("keys_BTKA", slots["keys_BTKA"], k_BLKA, rows.lengths_B)
+        v_BTKA = write("values_BTKA", slots["values_BTKA"], v_BLKA, rows.lengths_B)
         seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.window)
         o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, scale=self.scale, soft_cap=self.soft_cap)
         return self._output(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}

@@ -97,8 +97,8 @@ class LatentAttention(nnx.Module):
         """
         q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
-        latents_BTR = write(slots["latents_BTR"], latents_BLR, rows.lengths_B)
-        rope_keys_BTA = write(slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
+        latents_BTR = write("latents_BTR", slots["latents_BTR"], latents_BLR, rows.lengths_B)
+        rope_keys_BTA = write("rope_keys_BTA", slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
         q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.scale, self.wk_D2HA[...])
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
         scores_BHLT += einsum("BLHA,BTA->BHLT", q_rope_BLHA * self.scale, rope_keys_BTA, dtype=jnp.float32)

@@ -125,7 +125,9 @@ def test_new_keys_stand_behind_those_that_each_row_holds(sizes):
     lengths_B = [0, 5, 2, 1]
     with jax.set_mesh(under(sizes)):
         given = ((slots_BTKA, "BTKA"), (new_BLKA, "BLKA"), (lengths_B, "B"))
-        written = quick_jit(write)(*(shard(jnp.array(x), letters) for x, letters in given))
+        written = quick_jit(partial(write, "keys_BTKA"))(
+            *(shard(jnp.array(x), letters) for x, letters in given)
+        )
     for b, length in enumerate(lengths_B):
         slots_BTKA[b, length : length + 2] = new_BLKA[b]
     np.testing.assert_array_equal(written, slots_BTKA)

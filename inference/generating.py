@@ -1,0 +1,441 @@
+"""A batch of rows that are being written, each with counters of its own: rows join and leave while others go
+on.
+
+Rows are padded on the right: token i of a row lies in slot i of the cache, so padding is behind everything
+that the row attends to and each new token overwrites one slot of it. All of a row but its last token is in
+the cache; reading that one gives the logits of the next. A row's tokens depend on its prompt, its index and
+the key alone: not on its slot, on its neighbours or on when it joined.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from inference.sample import exclude
+from model.api import Model, ModelInputs, Params, finish_logits
+from model.cache import KVCache
+from model.sharding import ALPHABET, einsum, local, shard, take_rows
+
+
+@runtime_checkable
+class SamplingRule(Protocol):
+    """What chooses tokens: the components of inference/sample.py."""
+
+    def sample(self, keys_B: Key[Array, "B"], logits_BV: Float[Array, "B V"]) -> Int[Array, "B"]:
+        """One token a row, from logits of which at least one is finite."""
+        ...
+
+
+class Generating(NamedTuple):
+    """The state of all rows.
+
+    Attributes:
+        index_B: Which stream of random numbers a row draws from.
+        room_B: How many tokens it may make; 0 for a row that only fills the batch.
+        n_B: How many it has made, or was given by `extend`.
+        new_BL: These tokens; -1 behind them.
+        logp_BL: The log-probability of each: under the model's softmax over its whole vocabulary, before
+        `Limits.allowed_V`, temperature and filters, so that a trainer finds the same. 0 behind them.
+        chosen_BL: True for tokens that the model chose, False for those that were forced.
+        last_B: The token that is read next; it is not in the cache yet.
+        finished_B: Whether the row has made its last token.
+        cache: Keys and values of all tokens before the last.
+    """
+
+    index_B: Int[Array, "B"]
+    room_B: Int[Array, "B"]
+    n_B: Int[Array, "B"]
+    new_BL: Int[Array, "B L"]
+    logp_BL: Float[Array, "B L"]
+    chosen_BL: Bool[Array, "B L"]
+    last_B: Int[Array, "B"]
+    finished_B: Bool[Array, "B"]
+    cache: KVCache
+
+
+class Limits(NamedTuple):
+    """Ids that end a row which chooses them, and the ids that may be chosen at all."""
+
+    stop_ids: Int[np.ndarray, "_"]
+    allowed_V: Bool[np.ndarray, "V"]
+
+
+class Written(NamedTuple):
+    """The new tokens of a row, and of each its log-probability and whether the model chose it, as in
+    `Generating`.
+    """
+
+    tokens: list[int]
+    logp: list[float]
+    chosen: list[bool]
+
+
+def limits_of(
+    model: Model, params: Params, *, stop_ids: Sequence[int], allowed_V: np.ndarray | None
+) -> Limits:
+    """`allowed_V` may be shorter than the model's vocabulary, whose end is then padding that stands for
+    nothing; None allows all.
+    """
+    V = jax.eval_shape(model.unembed, params).shape[1]
+    allowed_V = np.ones(V, bool) if allowed_V is None else np.pad(allowed_V, (0, V - len(allowed_V)))
+    return Limits(np.array(list(stop_ids), np.int32), allowed_V)
+
+
+def prefill(
+    model: Model,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    context: int,
+    max_tokens: int,
+    indices: Sequence[int] | None = None,
+    cache_tokens: int | None = None,
+) -> Generating:
+    """Rows that have read their prompts and made nothing yet; rows that fill up the mesh come behind them,
+    finished.
+
+    Args:
+        model: Whose cache is filled.
+        params: Of the model.
+        prompts: At least one token each.
+        context: Bounds a prompt and its new tokens together.
+        max_tokens: Bounds the new tokens of a row.
+        indices: `index_B` of the prompts; None = 0, 1, 2, …
+        cache_tokens: Room of the cache; None = as much as these prompts need. Rows can only join a batch with
+        the same room and the same `max_tokens`.
+
+    Raises:
+        ValueError: a prompt is empty or leaves no room, in `context` or in the cache.
+    """
+    _check(prompts, context=context)
+    new_tokens = rounded(max_tokens)  # the width of `new_BL`
+    lengths = [len(prompt) for prompt in prompts]
+    n_rows = divisible(len(prompts))
+    # rows of no tokens fill up the mesh: they have no room, so they are finished from the start
+    lengths_B = np.array(lengths + [0] * (n_rows - len(prompts)), np.int32)
+    tokens_BL = np.zeros((n_rows, rounded(max(lengths))), np.int32)
+    for row, prompt in zip(tokens_BL, prompts, strict=False):
+        row[: len(prompt)] = prompt
+    needed = tokens_BL.shape[1] + new_tokens
+    if cache_tokens is not None and cache_tokens < needed:
+        raise ValueError(f"cache_tokens={cache_tokens} must be at least {needed} for these prompts; raise it")
+    room_B = np.where(lengths_B > 0, np.minimum(max_tokens, context - lengths_B), 0).astype(np.int32)
+    index_B = np.arange(n_rows, dtype=np.int32)
+    if indices is not None:
+        index_B[: len(prompts)] = indices
+    sizes = {"new_tokens": new_tokens, "cache_tokens": cache_tokens or needed}
+    return _prefill(params, tokens_BL, lengths_B, room_B, index_B, model=model, **sizes)
+
+
+def repeat(rows: Generating, *, n_prompts: int, samples: int) -> Generating:
+    """`samples` rows of each of the first `n_prompts`, one after the other, so that the prompt was read once
+    for all of them. Sample s of prompt p has index p · samples + s.
+    """
+    n = n_prompts * samples
+    index_B = np.arange(divisible(n), dtype=np.int32)
+    # what fills up the mesh is a finished copy of the first row
+    from_B = np.where(index_B < n, index_B // samples, 0).astype(np.int32)
+    return _repeat(rows, from_B, index_B, index_B < n)
+
+
+def admit(running: Generating, joining: Generating, slots: Sequence[int]) -> Generating:
+    """`running`, whose rows at `slots` are the first rows of `joining`; what stood there has left. Both must
+    have the same room (see `prefill`). `running` is donated.
+
+    Raises:
+        ValueError: they have not, or there are more slots than rows to join.
+    """
+    shapes = [
+        (rows.new_BL.shape[1], jax.tree.map(_entry_shape, rows.cache.slots)) for rows in (running, joining)
+    ]
+    if shapes[0] != shapes[1]:
+        remedy = "give prefill the same max_tokens and cache_tokens for both"
+        raise ValueError(f"rows can only join a batch whose rows and cache are as long as theirs; {remedy}")
+    n_rows, n_joining = len(running.n_B), len(joining.n_B)
+    if len(slots) > n_joining or not all(0 <= slot < n_rows for slot in slots):
+        raise ValueError(f"slots={list(slots)} must be at most {n_joining}, each below {n_rows}")
+    from_B = np.full(n_rows, -1, np.int32)  # the row of `joining` that comes here; -1 = none
+    from_B[list(slots)] = np.arange(len(slots))
+    return _admit(running, joining, from_B)
+
+
+def advance(
+    model: Model,
+    params: Params,
+    rows: Generating,
+    limits: Limits,
+    *,
+    sampler: SamplingRule,
+    key: Key[Array, ""],
+    until: int | Int[Array, "B"],
+) -> Generating:
+    """Every row that is not finished goes on until it has made `until` tokens, a number for all or one for
+    each. `rows` are donated.
+    """
+    # an array in either case, so that both share one compilation
+    until_B = np.broadcast_to(np.asarray(until, np.int32), rows.n_B.shape)
+    return _advance(params, rows, limits, key, until_B, model=model, sampler=sampler)
+
+
+def extend(model: Model, params: Params, rows: Generating, forced: Sequence[Sequence[int]]) -> Generating:
+    """Rows go on with tokens that the model did not choose: what a tool gave back, or a draft to be scored.
+    `rows` are donated.
+
+    `forced[b]` are those of row b; an empty one, as of rows beyond the end, changes nothing. They count as
+    new tokens, and where a row's room ends the rest is left out. A stop id among them ends nothing: a row
+    that ended itself, as with a call, goes on behind it.
+    """
+    longest = max(map(len, forced), default=0)
+    if not longest:
+        return rows
+    counts_B = np.zeros(len(rows.n_B), np.int32)
+    tokens_BL = np.zeros((len(counts_B), rounded(longest)), np.int32)
+    for b, tokens in enumerate(forced):
+        counts_B[b] = len(tokens)
+        tokens_BL[b, : len(tokens)] = tokens
+    shifted_BL = np.roll(tokens_BL, 1, axis=1)  # its first column is not read
+    return _extend(params, rows, tokens_BL, shifted_BL, counts_B, model=model)
+
+
+def read(rows: Generating, n: int) -> list[Written]:
+    """What the first `n` rows have written so far."""
+    new_BL, logp_BL, chosen_BL = (on_host(x)[:n] for x in (rows.new_BL, rows.logp_BL, rows.chosen_BL))
+    lengths_B = np.sum(new_BL >= 0, -1)
+    return [
+        Written(new[:length].tolist(), logp[:length].tolist(), chosen[:length].tolist())
+        for new, logp, chosen, length in zip(new_BL, logp_BL, chosen_BL, lengths_B, strict=True)
+    ]
+
+
+def on_host(x: Array) -> np.ndarray:
+    """All of an array, whose rows may lie on other hosts."""
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def divisible(n_rows: int) -> int:
+    """The next number of rows that the mesh divides."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    n = math.prod(sizes.get(axis, 1) for axis in ALPHABET["B"].in_use)
+    return -(-n_rows // n) * n
+
+
+def rounded(n: int) -> int:
+    """The next power of two, at least 16: prompts of similar lengths share one compilation."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def _check(prompts: Sequence[Sequence[int]], *, context: int) -> None:
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompt {i} is empty; give it at least one token (<bos> starts a text)")
+        if len(prompt) >= context:
+            rule = f"has {len(prompt)} tokens, and context={context} leaves no room for a new one"
+            raise ValueError(f"prompt {i} {rule}; shorten the prompt")
+
+
+def _entry_shape(x: Array) -> tuple[int, ...]:
+    """The shape of one row's slots in all layers: x is [N, B, T, …]."""
+    return (x.shape[0], *x.shape[2:])
+
+
+@partial(jax.jit, static_argnames=("model", "new_tokens", "cache_tokens"))
+def _prefill(
+    params: Params,
+    tokens_BL: Array,
+    lengths_B: Array,
+    room_B: Array,
+    index_B: Array,
+    *,
+    model: Model,
+    new_tokens: int,
+    cache_tokens: int,
+) -> Generating:
+    """All but the last token of every prompt is read: the loop reads that one, and so makes the first new
+    token in the same way as all later ones.
+    """
+    B, L = tokens_BL.shape
+    tokens_BL = shard(tokens_BL, "BL")
+    last_B = shard(lengths_B, "B") - 1
+    offset_BL = shard(jnp.broadcast_to(jnp.arange(L), (B, L)), "BL")
+    # padding repeats the last position: where positions are learned, there may be no vector for a later one
+    positions_BL = jnp.minimum(offset_BL, jnp.maximum(last_B, 0)[:, None])
+    segments_BL = (offset_BL < last_B[:, None]).astype(jnp.int32)
+    inputs = ModelInputs(tokens_BL, positions_BL, segments_BL)
+    _, cache = model.decode(params, inputs, model.empty_cache(B, cache_tokens))
+    # one term of the sum is the last token, all others are 0
+    last_BL = jnp.where(offset_BL == last_B[:, None], tokens_BL, 0)
+    room_B = shard(room_B, "B")
+    return Generating(
+        index_B=shard(index_B, "B"),
+        room_B=room_B,
+        n_B=jnp.zeros_like(room_B),
+        new_BL=shard(jnp.full((B, new_tokens), -1, jnp.int32), "B."),
+        logp_BL=shard(jnp.zeros((B, new_tokens), jnp.float32), "B."),
+        chosen_BL=shard(jnp.zeros((B, new_tokens), bool), "B."),
+        last_B=shard(jnp.sum(last_BL, -1), "B"),
+        finished_B=room_B == 0,
+        cache=cache,
+    )
+
+
+def _take(rows: Generating, from_B: Array) -> Generating:
+    """Row b of the result is row `from_B[b]`."""
+    fields = {
+        name: take_rows(x, from_B, "B" + "." * (x.ndim - 1))
+        for name, x in rows._asdict().items()
+        if name != "cache"
+    }
+    return Generating(**fields, cache=rows.cache.reorder(from_B))
+
+
+@jax.jit
+def _repeat(rows: Generating, from_B: Array, index_B: Array, is_sample_B: Array) -> Generating:
+    is_sample_B = shard(is_sample_B, "B")
+    copies = _take(rows, shard(from_B, "B"))
+    return copies._replace(
+        index_B=shard(index_B, "B"),
+        room_B=jnp.where(is_sample_B, copies.room_B, 0),
+        finished_B=copies.finished_B | ~is_sample_B,
+    )
+
+
+@partial(jax.jit, donate_argnames=("running",))
+def _admit(running: Generating, joining: Generating, from_B: Array) -> Generating:
+    """Row b is row `from_B[b]` of `joining`, or stays where that is negative."""
+    from_B = shard(from_B, "B")
+    # a row for every slot, also where none joins: shapes must not depend on how many do
+    candidates = _take(joining, jnp.maximum(from_B, 0))
+    joins_B = from_B >= 0
+
+    def chosen(present: Array, candidate: Array, axis: int = 0) -> Array:
+        others = [i for i in range(present.ndim) if i != axis]
+        return jnp.where(jnp.expand_dims(joins_B, others), candidate, present)
+
+    slots = jax.tree.map(partial(chosen, axis=1), running.cache.slots, candidates.cache.slots)  # [N, B, …]
+    lengths_B = chosen(running.cache.lengths_B, candidates.cache.lengths_B)
+    fields = {
+        name: chosen(x, getattr(candidates, name)) for name, x in running._asdict().items() if name != "cache"
+    }
+    return Generating(**fields, cache=KVCache(slots, lengths_B))
+
+
+@partial(jax.jit, static_argnames=("model", "sampler"), donate_argnames=("rows",))
+def _advance(
+    params: Params,
+    rows: Generating,
+    limits: Limits,
+    key: Array,
+    until_B: Array,
+    *,
+    model: Model,
+    sampler: SamplingRule,
+) -> Generating:
+    unembed_DV = shard(model.unembed(params), "DV")
+    until_B = shard(until_B, "B")
+
+    def choose(index_B: Array, n_B: Array, logits_BV: Array, key: Array) -> Array:
+        # a row's draw depends on its index and on how many tokens it has, not on when it is made
+        keys_B = jax.vmap(lambda index, n: jax.random.fold_in(jax.random.fold_in(key, index), n))(
+            index_B, n_B
+        )
+        return sampler.sample(keys_B, logits_BV).astype(jnp.int32)
+
+    def is_going(rows: Generating) -> Array:
+        return ~rows.finished_B & (rows.n_B < until_B)
+
+    def one_token(rows: Generating) -> Generating:
+        going_B = is_going(rows)
+        # a row that waits is read as padding, and its cache stays as it is
+        segments_BL = going_B[:, None].astype(jnp.int32)
+        inputs = ModelInputs(rows.last_B[:, None], rows.cache.lengths_B[:, None], segments_BL)
+        hidden_BLD, cache = model.decode(params, inputs, rows.cache)
+        logits_BV = _logits(model, hidden_BLD[:, 0], unembed_DV)
+        allowed_BV = exclude(logits_BV, limits.allowed_V)
+        token_B = local(choose, ("B", "B", "B.", ""), "B")(rows.index_B, rows.n_B, allowed_BV, key)
+        logp_B = _logp_of(token_B, logits_BV)
+        # a row that waits gets no token, but its draw is made all the same
+        rows = _put(rows, token_B[:, None], logp_B[:, None], going_B.astype(jnp.int32), chosen=True)
+        ends_B = jnp.any(token_B[:, None] == limits.stop_ids, -1) | (rows.n_B >= rows.room_B)
+        return rows._replace(
+            last_B=jnp.where(going_B, token_B, rows.last_B),
+            finished_B=rows.finished_B | (going_B & ends_B),
+            cache=cache,
+        )
+
+    return jax.lax.while_loop(lambda rows: jnp.any(is_going(rows)), one_token, rows)
+
+
+@partial(jax.jit, static_argnames="model", donate_argnames=("rows",))
+def _extend(
+    params: Params, rows: Generating, forced_BL: Array, shifted_BL: Array, counts_B: Array, *, model: Model
+) -> Generating:
+    """The last token and all forced ones but the last are read in one pass; each scores the one behind it.
+    `shifted_BL` are the forced tokens one position later.
+    """
+    unembed_DV = shard(model.unembed(params), "DV")
+    counts_B = jnp.minimum(shard(counts_B, "B"), rows.room_B - rows.n_B)
+    offset_BL = shard(jnp.broadcast_to(jnp.arange(forced_BL.shape[1]), forced_BL.shape), "BL")
+    read_BL = jnp.where(offset_BL == 0, rows.last_B[:, None], shard(shifted_BL, "BL"))
+    # padding repeats the last position, as in `_prefill`
+    position_BL = jnp.minimum(offset_BL, jnp.maximum(counts_B - 1, 0)[:, None])
+    positions_BL = rows.cache.lengths_B[:, None] + position_BL
+    segments_BL = (offset_BL < counts_B[:, None]).astype(jnp.int32)
+    hidden_BLD, cache = model.decode(params, ModelInputs(read_BL, positions_BL, segments_BL), rows.cache)
+    forced_BL, offset_BL = shard(forced_BL, "B."), shard(offset_BL, "B.")
+
+    def score(_: None, one: tuple[Array, Array]) -> tuple[None, Array]:
+        hidden_BD, token_B = one
+        return None, _logp_of(token_B, _logits(model, hidden_BD, unembed_DV))
+
+    # position by position, so that the logits of all positions are never in memory at once
+    by_position = jnp.moveaxis(shard(hidden_BLD, "B.D"), 1, 0), forced_BL.T
+    logp_LB = jax.lax.scan(score, None, by_position)[1]
+    last_B = jnp.sum(jnp.where(offset_BL == counts_B[:, None] - 1, forced_BL, 0), -1)
+    rows = _put(rows, forced_BL, logp_LB.T, counts_B, chosen=False)
+    goes_on_B = counts_B > 0
+    return rows._replace(
+        last_B=jnp.where(goes_on_B, last_B, rows.last_B),
+        finished_B=jnp.where(goes_on_B, rows.n_B >= rows.room_B, rows.finished_B),
+        cache=cache,
+    )
+
+
+def _logits(model: Model, hidden_BD: Array, unembed_DV: Array) -> Array:
+    logits_BV = einsum("BD,DV->BV", hidden_BD, unembed_DV, dtype=jnp.float32)
+    # gathered over the vocabulary, which samplers sort
+    return finish_logits(shard(logits_BV, "B."), vocab_size=model.vocab_size, soft_cap=model.soft_cap)
+
+
+def _logp_of(token_B: Array, logits_BV: Array) -> Array:
+    is_token_BV = jnp.arange(logits_BV.shape[-1]) == token_B[:, None]
+    # a sum of one term instead of a gather, which would have to state its layout
+    logit_B = jnp.sum(jnp.where(is_token_BV, logits_BV, 0.0), -1)
+    return logit_B - jax.nn.logsumexp(logits_BV, -1)
+
+
+def _put(rows: Generating, tokens_BL: Array, logp_BL: Array, counts_B: Array, *, chosen: bool) -> Generating:
+    """Rows with the first `counts_B` of these tokens behind what they have written."""
+
+    def one_row(
+        new: Array, logp: Array, is_chosen: Array, n: Array, tokens: Array, logps: Array, count: Array
+    ) -> tuple[Array, Array, Array]:
+        offset = jnp.arange(len(tokens))
+        place = jnp.where(offset < count, n + offset, len(new))  # beyond the end is dropped
+        return (
+            new.at[place].set(tokens, mode="drop"),
+            logp.at[place].set(logps, mode="drop"),
+            is_chosen.at[place].set(chosen, mode="drop"),
+        )
+
+    run = local(jax.vmap(one_row), ("B.", "B.", "B.", "B", "B.", "B.", "B"), ("B.", "B.", "B."))
+    new_BL, all_logp_BL, chosen_BL = run(
+        rows.new_BL, rows.logp_BL, rows.chosen_BL, rows.n_B, tokens_BL, logp_BL, counts_B
+    )
+    return rows._replace(n_B=rows.n_B + counts_B, new_BL=new_BL, logp_BL=all_logp_BL, chosen_BL=chosen_BL)
