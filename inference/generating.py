@@ -174,13 +174,13 @@ def advance(
     *,
     sampler: SamplingRule,
     key: Key[Array, ""],
-    until: int | Int[Array, "B"],
+    until: int | Sequence[int],
 ) -> Generating:
     """Every row that is not finished goes on until it has made `until` tokens, a number for all or one for
     each. `rows` are donated.
     """
     # an array in either case, so that both share one compilation
-    until_B = np.broadcast_to(np.asarray(until, np.int32), rows.n_B.shape)
+    until_B = np.broadcast_to(np.array(until, np.int32), rows.n_B.shape)
     return _advance(params, rows, limits, key, until_B, model=model, sampler=sampler)
 
 
