@@ -6,12 +6,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Key
 
-from inference.generating import SamplingRule, advance, limits_of, on_host, prefill, repeat
+from inference.generating import SamplingRule, advance, limits_of, prefill
+from inference.rows import on_host, repeat
 from model.api import Model, Params
 
 
 def generate(
-    model: Model, params: Params, prompts: Sequence[Sequence[int]], *, max_tokens: int, **options: Any
+    model: Model,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    **options: Any,
 ) -> list[list[int]]:
     """All new tokens of each row; arguments and rows are those of `stream`."""
     rows: list[list[int]] = []

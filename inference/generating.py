@@ -7,7 +7,6 @@ the cache; reading that one gives the logits of the next. A row's tokens depend 
 the key alone: not on its slot, on its neighbours or on when it joined.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -15,13 +14,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from inference.rows import Generating, divisible, put
 from inference.sample import exclude
 from model.api import Model, ModelInputs, Params, finish_logits
-from model.cache import KVCache
-from model.sharding import ALPHABET, einsum, local, shard, take_rows
+from model.sharding import einsum, local, shard
 
 
 @runtime_checkable
@@ -33,33 +31,6 @@ class SamplingRule(Protocol):
         ...
 
 
-class Generating(NamedTuple):
-    """The state of all rows.
-
-    Attributes:
-        index_B: Which stream of random numbers a row draws from.
-        room_B: How many tokens it may make; 0 for a row that only fills the batch.
-        n_B: How many it has made, or was given by `extend`.
-        new_BL: These tokens; -1 behind them.
-        logp_BL: The log-probability of each: under the model's softmax over its whole vocabulary, before
-        `Limits.allowed_V`, temperature and filters, so that a trainer finds the same. 0 behind them.
-        chosen_BL: True for tokens that the model chose, False for those that were forced.
-        last_B: The token that is read next; it is not in the cache yet.
-        finished_B: Whether the row has made its last token.
-        cache: Keys and values of all tokens before the last.
-    """
-
-    index_B: Int[Array, "B"]
-    room_B: Int[Array, "B"]
-    n_B: Int[Array, "B"]
-    new_BL: Int[Array, "B L"]
-    logp_BL: Float[Array, "B L"]
-    chosen_BL: Bool[Array, "B L"]
-    last_B: Int[Array, "B"]
-    finished_B: Bool[Array, "B"]
-    cache: KVCache
-
-
 class Limits(NamedTuple):
     """Ids that end a row which chooses them, and the ids that may be chosen at all."""
 
@@ -67,18 +38,12 @@ class Limits(NamedTuple):
     allowed_V: Bool[np.ndarray, "V"]
 
 
-class Written(NamedTuple):
-    """The new tokens of a row, and of each its log-probability and whether the model chose it, as in
-    `Generating`.
-    """
-
-    tokens: list[int]
-    logp: list[float]
-    chosen: list[bool]
-
-
 def limits_of(
-    model: Model, params: Params, *, stop_ids: Sequence[int], allowed_V: np.ndarray | None
+    model: Model,
+    params: Params,
+    *,
+    stop_ids: Sequence[int],
+    allowed_V: np.ndarray | None,
 ) -> Limits:
     """`allowed_V` may be shorter than the model's vocabulary, whose end is then padding that stands for
     nothing; None allows all.
@@ -134,38 +99,6 @@ def prefill(
     return _prefill(params, tokens_BL, lengths_B, room_B, index_B, model=model, **sizes)
 
 
-def repeat(rows: Generating, *, n_prompts: int, samples: int) -> Generating:
-    """`samples` rows of each of the first `n_prompts`, one after the other, so that the prompt was read once
-    for all of them. Sample s of prompt p has index p · samples + s.
-    """
-    n = n_prompts * samples
-    index_B = np.arange(divisible(n), dtype=np.int32)
-    # what fills up the mesh is a finished copy of the first row
-    from_B = np.where(index_B < n, index_B // samples, 0).astype(np.int32)
-    return _repeat(rows, from_B, index_B, index_B < n)
-
-
-def admit(running: Generating, joining: Generating, slots: Sequence[int]) -> Generating:
-    """`running`, whose rows at `slots` are the first rows of `joining`; what stood there has left. Both must
-    have the same room (see `prefill`). `running` is donated.
-
-    Raises:
-        ValueError: they have not, or there are more slots than rows to join.
-    """
-    shapes = [
-        (rows.new_BL.shape[1], jax.tree.map(_entry_shape, rows.cache.slots)) for rows in (running, joining)
-    ]
-    if shapes[0] != shapes[1]:
-        remedy = "give prefill the same max_tokens and cache_tokens for both"
-        raise ValueError(f"rows can only join a batch whose rows and cache are as long as theirs; {remedy}")
-    n_rows, n_joining = len(running.n_B), len(joining.n_B)
-    if len(slots) > n_joining or not all(0 <= slot < n_rows for slot in slots):
-        raise ValueError(f"slots={list(slots)} must be at most {n_joining}, each below {n_rows}")
-    from_B = np.full(n_rows, -1, np.int32)  # the row of `joining` that comes here; -1 = none
-    from_B[list(slots)] = np.arange(len(slots))
-    return _admit(running, joining, from_B)
-
-
 def advance(
     model: Model,
     params: Params,
@@ -184,7 +117,12 @@ def advance(
     return _advance(params, rows, limits, key, until_B, model=model, sampler=sampler)
 
 
-def extend(model: Model, params: Params, rows: Generating, forced: Sequence[Sequence[int]]) -> Generating:
+def extend(
+    model: Model,
+    params: Params,
+    rows: Generating,
+    forced: Sequence[Sequence[int]],
+) -> Generating:
     """Rows go on with tokens that the model did not choose: what a tool gave back, or a draft to be scored.
     `rows` are donated.
 
@@ -192,38 +130,18 @@ def extend(model: Model, params: Params, rows: Generating, forced: Sequence[Sequ
     new tokens, and where a row's room ends the rest is left out. A stop id among them ends nothing: a row
     that ended itself, as with a call, goes on behind it.
     """
-    longest = max(map(len, forced), default=0)
+    n_rows, most = rows.new_BL.shape  # no row has room for more, so more need not be read
+    longest = min(most, max(map(len, forced), default=0))
     if not longest:
         return rows
-    counts_B = np.zeros(len(rows.n_B), np.int32)
-    tokens_BL = np.zeros((len(counts_B), rounded(longest)), np.int32)
+    counts_B = np.zeros(n_rows, np.int32)
+    tokens_BL = np.zeros((n_rows, rounded(longest)), np.int32)
     for b, tokens in enumerate(forced):
         counts_B[b] = len(tokens)
-        tokens_BL[b, : len(tokens)] = tokens
-    shifted_BL = np.roll(tokens_BL, 1, axis=1)  # its first column is not read
+        tokens_BL[b, : len(tokens)] = tokens[:most]
+    # what is read begins with the row's last token, which only the device knows: the first column is its place
+    shifted_BL = np.roll(tokens_BL, 1, axis=1)
     return _extend(params, rows, tokens_BL, shifted_BL, counts_B, model=model)
-
-
-def read(rows: Generating, n: int) -> list[Written]:
-    """What the first `n` rows have written so far."""
-    new_BL, logp_BL, chosen_BL = (on_host(x)[:n] for x in (rows.new_BL, rows.logp_BL, rows.chosen_BL))
-    lengths_B = np.sum(new_BL >= 0, -1)
-    return [
-        Written(new[:length].tolist(), logp[:length].tolist(), chosen[:length].tolist())
-        for new, logp, chosen, length in zip(new_BL, logp_BL, chosen_BL, lengths_B, strict=True)
-    ]
-
-
-def on_host(x: Array) -> np.ndarray:
-    """All of an array, whose rows may lie on other hosts."""
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-
-
-def divisible(n_rows: int) -> int:
-    """The next number of rows that the mesh divides."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    n = math.prod(sizes.get(axis, 1) for axis in ALPHABET["B"].in_use)
-    return -(-n_rows // n) * n
 
 
 def rounded(n: int) -> int:
@@ -238,11 +156,6 @@ def _check(prompts: Sequence[Sequence[int]], *, context: int) -> None:
         if len(prompt) >= context:
             rule = f"has {len(prompt)} tokens, and context={context} leaves no room for a new one"
             raise ValueError(f"prompt {i} {rule}; shorten the prompt")
-
-
-def _entry_shape(x: Array) -> tuple[int, ...]:
-    """The shape of one row's slots in all layers: x is [N, B, T, …]."""
-    return (x.shape[0], *x.shape[2:])
 
 
 @partial(jax.jit, static_argnames=("model", "new_tokens", "cache_tokens"))
@@ -262,13 +175,16 @@ def _prefill(
     """
     B, L = tokens_BL.shape
     tokens_BL = shard(tokens_BL, "BL")
-    last_B = shard(lengths_B, "B") - 1
+    last_B = shard(lengths_B, "B") - 1  # the place of the last token; -1 in rows that have none
+
     offset_BL = shard(jnp.broadcast_to(jnp.arange(L), (B, L)), "BL")
     # padding repeats the last position: where positions are learned, there may be no vector for a later one
     positions_BL = jnp.minimum(offset_BL, jnp.maximum(last_B, 0)[:, None])
     segments_BL = (offset_BL < last_B[:, None]).astype(jnp.int32)
     inputs = ModelInputs(tokens_BL, positions_BL, segments_BL)
+    # hidden states are not needed here, as all but the last token only fill the cache
     _, cache = model.decode(params, inputs, model.empty_cache(B, cache_tokens))
+
     # one term of the sum is the last token, all others are 0
     last_BL = jnp.where(offset_BL == last_B[:, None], tokens_BL, 0)
     room_B = shard(room_B, "B")
@@ -285,47 +201,6 @@ def _prefill(
     )
 
 
-def _take(rows: Generating, from_B: Array) -> Generating:
-    """Row b of the result is row `from_B[b]`."""
-    fields = {
-        name: take_rows(x, from_B, "B" + "." * (x.ndim - 1))
-        for name, x in rows._asdict().items()
-        if name != "cache"
-    }
-    return Generating(**fields, cache=rows.cache.reorder(from_B))
-
-
-@jax.jit
-def _repeat(rows: Generating, from_B: Array, index_B: Array, is_sample_B: Array) -> Generating:
-    is_sample_B = shard(is_sample_B, "B")
-    copies = _take(rows, shard(from_B, "B"))
-    return copies._replace(
-        index_B=shard(index_B, "B"),
-        room_B=jnp.where(is_sample_B, copies.room_B, 0),
-        finished_B=copies.finished_B | ~is_sample_B,
-    )
-
-
-@partial(jax.jit, donate_argnames=("running",))
-def _admit(running: Generating, joining: Generating, from_B: Array) -> Generating:
-    """Row b is row `from_B[b]` of `joining`, or stays where that is negative."""
-    from_B = shard(from_B, "B")
-    # a row for every slot, also where none joins: shapes must not depend on how many do
-    candidates = _take(joining, jnp.maximum(from_B, 0))
-    joins_B = from_B >= 0
-
-    def chosen(present: Array, candidate: Array, axis: int = 0) -> Array:
-        others = [i for i in range(present.ndim) if i != axis]
-        return jnp.where(jnp.expand_dims(joins_B, others), candidate, present)
-
-    slots = jax.tree.map(partial(chosen, axis=1), running.cache.slots, candidates.cache.slots)  # [N, B, …]
-    lengths_B = chosen(running.cache.lengths_B, candidates.cache.lengths_B)
-    fields = {
-        name: chosen(x, getattr(candidates, name)) for name, x in running._asdict().items() if name != "cache"
-    }
-    return Generating(**fields, cache=KVCache(slots, lengths_B))
-
-
 @partial(jax.jit, static_argnames=("model", "sampler"), donate_argnames=("rows",))
 def _advance(
     params: Params,
@@ -337,14 +212,16 @@ def _advance(
     model: Model,
     sampler: SamplingRule,
 ) -> Generating:
+    # gathered once, before the loop
     unembed_DV = shard(model.unembed(params), "DV")
     until_B = shard(until_B, "B")
 
     def choose(index_B: Array, n_B: Array, logits_BV: Array, key: Array) -> Array:
-        # a row's draw depends on its index and on how many tokens it has, not on when it is made
-        keys_B = jax.vmap(lambda index, n: jax.random.fold_in(jax.random.fold_in(key, index), n))(
-            index_B, n_B
-        )
+        def key_of_row(index: Array, n: Array) -> Array:
+            # a draw depends on the row's index and on how many tokens it has, not on when it is made
+            return jax.random.fold_in(jax.random.fold_in(key, index), n)
+
+        keys_B = jax.vmap(key_of_row)(index_B, n_B)
         return sampler.sample(keys_B, logits_BV).astype(jnp.int32)
 
     def is_going(rows: Generating) -> Array:
@@ -356,16 +233,21 @@ def _advance(
         segments_BL = going_B[:, None].astype(jnp.int32)
         inputs = ModelInputs(rows.last_B[:, None], rows.cache.lengths_B[:, None], segments_BL)
         hidden_BLD, cache = model.decode(params, inputs, rows.cache)
-        logits_BV = _logits(model, hidden_BLD[:, 0], unembed_DV)
+        logits_BV = _logits(model, hidden_BLD[:, 0], unembed_DV)  # L is 1
+
         allowed_BV = exclude(logits_BV, limits.allowed_V)
-        token_B = local(choose, ("B", "B", "B.", ""), "B")(rows.index_B, rows.n_B, allowed_BV, key)
+        # each device samples its own rows: sorting knows no explicit axes
+        choose_locally = local(choose, ("B", "B", "B.", ""), "B")
+        token_B = choose_locally(rows.index_B, rows.n_B, allowed_BV, key)
         logp_B = _logp_of(token_B, logits_BV)
-        # a row that waits gets no token, but its draw is made all the same
-        rows = _put(rows, token_B[:, None], logp_B[:, None], going_B.astype(jnp.int32), chosen=True)
-        ends_B = jnp.any(token_B[:, None] == limits.stop_ids, -1) | (rows.n_B >= rows.room_B)
+
+        # for a row that waits a token is drawn too, and dropped here
+        rows = put(rows, token_B[:, None], logp_B[:, None], going_B.astype(jnp.int32), chosen=True)
+        is_stop_B = jnp.any(token_B[:, None] == limits.stop_ids, -1)
+        is_full_B = rows.n_B >= rows.room_B
         return rows._replace(
             last_B=jnp.where(going_B, token_B, rows.last_B),
-            finished_B=rows.finished_B | (going_B & ends_B),
+            finished_B=rows.finished_B | (going_B & (is_stop_B | is_full_B)),
             cache=cache,
         )
 
@@ -374,31 +256,43 @@ def _advance(
 
 @partial(jax.jit, static_argnames="model", donate_argnames=("rows",))
 def _extend(
-    params: Params, rows: Generating, forced_BL: Array, shifted_BL: Array, counts_B: Array, *, model: Model
+    params: Params,
+    rows: Generating,
+    forced_BL: Array,
+    shifted_BL: Array,
+    counts_B: Array,
+    *,
+    model: Model,
 ) -> Generating:
     """The last token and all forced ones but the last are read in one pass; each scores the one behind it.
     `shifted_BL` are the forced tokens one position later.
     """
     unembed_DV = shard(model.unembed(params), "DV")
+    # what a row has no room for is left out
     counts_B = jnp.minimum(shard(counts_B, "B"), rows.room_B - rows.n_B)
     offset_BL = shard(jnp.broadcast_to(jnp.arange(forced_BL.shape[1]), forced_BL.shape), "BL")
+
     read_BL = jnp.where(offset_BL == 0, rows.last_B[:, None], shard(shifted_BL, "BL"))
     # padding repeats the last position, as in `_prefill`
     position_BL = jnp.minimum(offset_BL, jnp.maximum(counts_B - 1, 0)[:, None])
     positions_BL = rows.cache.lengths_B[:, None] + position_BL
     segments_BL = (offset_BL < counts_B[:, None]).astype(jnp.int32)
-    hidden_BLD, cache = model.decode(params, ModelInputs(read_BL, positions_BL, segments_BL), rows.cache)
-    forced_BL, offset_BL = shard(forced_BL, "B."), shard(offset_BL, "B.")
+    inputs = ModelInputs(read_BL, positions_BL, segments_BL)
+    hidden_BLD, cache = model.decode(params, inputs, rows.cache)
+    # from here on the positions of a row are on one device, as its counters are
+    forced_BL = shard(forced_BL, "B.")
+    offset_BL = shard(offset_BL, "B.")
 
-    def score(_: None, one: tuple[Array, Array]) -> tuple[None, Array]:
-        hidden_BD, token_B = one
+    def score(_: None, position: tuple[Array, Array]) -> tuple[None, Array]:
+        hidden_BD, token_B = position
         return None, _logp_of(token_B, _logits(model, hidden_BD, unembed_DV))
 
     # position by position, so that the logits of all positions are never in memory at once
-    by_position = jnp.moveaxis(shard(hidden_BLD, "B.D"), 1, 0), forced_BL.T
-    logp_LB = jax.lax.scan(score, None, by_position)[1]
-    last_B = jnp.sum(jnp.where(offset_BL == counts_B[:, None] - 1, forced_BL, 0), -1)
-    rows = _put(rows, forced_BL, logp_LB.T, counts_B, chosen=False)
+    hidden_LBD = jnp.moveaxis(shard(hidden_BLD, "B.D"), 1, 0)
+    _, logp_LB = jax.lax.scan(score, None, (hidden_LBD, forced_BL.T))
+    is_last_BL = offset_BL == counts_B[:, None] - 1
+    last_B = jnp.sum(jnp.where(is_last_BL, forced_BL, 0), -1)
+    rows = put(rows, forced_BL, logp_LB.T, counts_B, chosen=False)
     goes_on_B = counts_B > 0
     return rows._replace(
         last_B=jnp.where(goes_on_B, last_B, rows.last_B),
@@ -418,24 +312,3 @@ def _logp_of(token_B: Array, logits_BV: Array) -> Array:
     # a sum of one term instead of a gather, which would have to state its layout
     logit_B = jnp.sum(jnp.where(is_token_BV, logits_BV, 0.0), -1)
     return logit_B - jax.nn.logsumexp(logits_BV, -1)
-
-
-def _put(rows: Generating, tokens_BL: Array, logp_BL: Array, counts_B: Array, *, chosen: bool) -> Generating:
-    """Rows with the first `counts_B` of these tokens behind what they have written."""
-
-    def one_row(
-        new: Array, logp: Array, is_chosen: Array, n: Array, tokens: Array, logps: Array, count: Array
-    ) -> tuple[Array, Array, Array]:
-        offset = jnp.arange(len(tokens))
-        place = jnp.where(offset < count, n + offset, len(new))  # beyond the end is dropped
-        return (
-            new.at[place].set(tokens, mode="drop"),
-            logp.at[place].set(logps, mode="drop"),
-            is_chosen.at[place].set(chosen, mode="drop"),
-        )
-
-    run = local(jax.vmap(one_row), ("B.", "B.", "B.", "B", "B.", "B.", "B"), ("B.", "B.", "B."))
-    new_BL, all_logp_BL, chosen_BL = run(
-        rows.new_BL, rows.logp_BL, rows.chosen_BL, rows.n_B, tokens_BL, logp_BL, counts_B
-    )
-    return rows._replace(n_B=rows.n_B + counts_B, new_BL=new_BL, logp_BL=all_logp_BL, chosen_BL=chosen_BL)

@@ -5,7 +5,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from data_pipeline.chat.message import ASSISTANT, TOOL, Message, Part, text_message
+from data_pipeline.chat.message import ASSISTANT, TOOL, Message, Part
 from data_pipeline.shards.record import Sequence as Tokens
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
@@ -60,6 +60,7 @@ class Roles:
         if messages[-1].role == ASSISTANT:
             rule = "a prompt ends with another role's, such as the user's"
             raise ValueError(f"the last message has role 'assistant'; {rule}")
+        # what `render` writes before an answer: the model is told that it is its turn
         return [*tokens.tolist(), self._roles[ASSISTANT]]
 
     def parse(self, ids: Iterable[int]) -> Message:
@@ -72,8 +73,11 @@ class Roles:
                 stretches[-1].append(i)
         # control pieces that stand where none belongs are silent
         text, *calls = map(self._tokenizer.decode, stretches)
-        said = text_message(ASSISTANT, text).parts if text or not calls else ()
-        return Message(ASSISTANT, (*said, *(Part("call", call, trained=True) for call in calls)))
+        parts = [Part("call", call, trained=True) for call in calls]
+        # an answer that only calls has no text; one that says nothing has an empty one
+        if text or not calls:
+            parts.insert(0, Part("text", text, trained=True))
+        return Message(ASSISTANT, tuple(parts))
 
     def _part_ids(self, part: Part) -> list[int]:
         content = self._tokenizer.encode(part.content)

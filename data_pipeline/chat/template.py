@@ -9,7 +9,7 @@ and its own first token follows.
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise, takewhile
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -94,15 +94,20 @@ class Template:
     def _around(self) -> _Around:
         turns = _turns(PROBE)
         rendering = self._template.rendering(turns, opens_answer=False)
-        text, (_, answer) = rendering
-        named = (self._tokenizer.eos, self._tokenizer.end_of_turn)
-        start = self._answer_start(rendering, turns, 1)
-        lead = "" if start is None else text[start : answer.start]
+        text = rendering.text
+        answer = rendering.spans[-1]
+        stop_ids = [self._tokenizer.eos, self._tokenizer.end_of_turn]
+        lead = tail = ""
+        start = self._answer_start(rendering, turns, len(turns) - 1)
+        if start is not None:
+            lead = text[start : answer.start]
         closing = self._control.search(text, answer.end)
-        tail = text[answer.end : closing.start()] if closing else ""
-        stop_ids = (self._id_of(closing), *named) if closing else named
-        # `decode` shows no control pieces either
-        lead, tail = (self._control.sub("", part) for part in (lead, tail))
+        if closing is not None:
+            tail = text[answer.end : closing.start()]
+            stop_ids.insert(0, self._id_of(closing))
+        # without control pieces, as `decode` shows none either
+        lead = self._control.sub("", lead)
+        tail = self._control.sub("", tail)
         return _Around(lead, tail, tuple(dict.fromkeys(stop_ids)))
 
     def _stretches(self, messages: Sequence[Message], *, opens_answer: bool) -> list[_Stretch]:
@@ -110,26 +115,32 @@ class Template:
         turns = _turns(messages)
         rendering = self._template.rendering(turns, opens_answer=opens_answer)
         text, spans = rendering
+
         # a template may move messages, such as the system's behind the first question
         in_text_order = sorted(range(len(messages)), key=lambda i: spans[i])
+        # how far to look for the piece that ends a message: up to the content of the next
         limits = [*(spans[i].start for i in in_text_order[1:]), len(text)]
         stretches = []
-        done = 0
+        done = 0  # characters of the text that stand in stretches
         for i, limit in zip(in_text_order, limits, strict=True):
-            message, span = messages[i], spans[i]
+            message = messages[i]
+            span = spans[i]
+
             # what is trained reaches from where a prompt would end to behind the piece that ends the turn
             is_answer = message.role == ASSISTANT
             start = self._answer_start(rendering, turns, i) if is_answer else span.start
             end = self._end(text, span.end, limit) if message.is_trained else span.end
-            if message.is_trained and not opens_answer:  # a prompt trains nothing, so it needs no bounds
-                _check_bounds(start, end)
+            if message.is_trained and not opens_answer:
+                _check_bounds(start, end)  # a prompt trains nothing, so there it does not matter
             start = max(done, span.start if start is None else start)
             end = span.end if end is None else end
+
             contents = _content_stretches(message, text[span.start : span.end])
             # `cut`: a model that is served begins its answer with a token of its own
             lead = _Stretch(text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer)
             tail = _Stretch(text[span.end : end], own=True, weight=contents[-1].weight)
-            stretches += [_Stretch(text[done:start], own=True), lead, *contents, tail]
+            between = _Stretch(text[done:start], own=True)
+            stretches += [between, lead, *contents, tail]
             done = end
         return [*stretches, _Stretch(text[done:], own=True)]
 
@@ -143,8 +154,10 @@ class Template:
         the rendering does not begin with that prompt.
         """
         prompt = self._template.text(turns[:i], opens_answer=True)
-        is_prefix = rendering.text.startswith(prompt) and len(prompt) <= rendering.spans[i].start
-        return len(prompt) if is_prefix else None
+        # some write more into a prompt than stands before a finished answer, such as an opened thought
+        is_prefix = rendering.text.startswith(prompt)
+        is_before = len(prompt) <= rendering.spans[i].start
+        return len(prompt) if is_prefix and is_before else None
 
     def _runs(self, stretches: Iterable[_Stretch]) -> list[_Run]:
         """Control pieces, and between them what is tokenized as one text."""
@@ -152,7 +165,9 @@ class Template:
         for text, own, weight, cut in stretches:
             done = 0  # characters of the stretch that stand in runs
             joins = not cut
-            for match in self._control.finditer(text) if own else ():
+            # in what a message says, the same letters are text
+            matches = self._control.finditer(text) if own else ()
+            for match in matches:
                 _append(runs, text[done : match.start()], weight, joins=joins)
                 runs.append(_Run("", self._id_of(match), weight))
                 done = match.end()
@@ -162,7 +177,7 @@ class Template:
 
     def _tokens(self, stretches: Iterable[_Stretch]) -> Tokens:
         tokens: list[int] = []
-        weight: list[int] = []
+        weight: list[int] = []  # one a token
         for run in self._runs(stretches):
             ids = self._tokenizer.encode(run.text) if run.control is None else [run.control]
             tokens += ids
@@ -193,13 +208,13 @@ def _turns(messages: Sequence[Message]) -> list[Turn]:
         kinds = {part.kind for part in message.parts}
         if not kinds or not kinds <= {"text", "result"}:
             what = f"message {message!r:.80} must have parts, of kinds text and result"
-            raise ValueError(
-                f"{what}: a model's own template is given texts; rewrite its other parts as text"
-            )
-    return [
-        {"role": message.role, "content": "".join(part.content for part in message.parts)}
-        for message in messages
-    ]
+            remedy = "rewrite its other parts as text"
+            raise ValueError(f"{what}: a model's own template is given texts; {remedy}")
+    return [{"role": message.role, "content": _content(message)} for message in messages]
+
+
+def _content(message: Message) -> str:
+    return "".join(part.content for part in message.parts)
 
 
 def _check_bounds(start: int | None, end: int | None) -> None:
@@ -214,23 +229,28 @@ def _content_stretches(message: Message, shown: str) -> list[_Stretch]:
     weights = {part.trained for part in message.parts}
     if len(weights) == 1:
         return [_Stretch(shown, own=False, weight=int(weights.pop()))]
-    content = "".join(part.content for part in message.parts)
+    content = _content(message)
     if shown != content.strip():
         raise ValueError(f"{REFUSED} changes a message of which some parts are trained; {REMEDY}")
     # the ends of parts, counted in what is shown: white space of the first and last part may be stripped
     n_stripped = len(content) - len(content.lstrip())
-    ends = accumulate(len(part.content) for part in message.parts)
-    bounds = [0, *(min(max(end - n_stripped, 0), len(shown)) for end in ends)]
-    return [
-        _Stretch(shown[start:end], own=False, weight=int(part.trained))
-        for part, (start, end) in zip(message.parts, pairwise(bounds), strict=True)
-    ]
+    stretches = []
+    start = n_read = 0
+    for part in message.parts:
+        n_read += len(part.content)
+        end = min(max(n_read - n_stripped, 0), len(shown))
+        stretches.append(_Stretch(shown[start:end], own=False, weight=int(part.trained)))
+        start = end
+    return stretches
 
 
 def _control_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
     """Any control piece with the white space that it takes along; of two that begin alike, the longer."""
-    forms = [
-        (r"\s*" if special.strips_left else "") + re.escape(piece) + (r"\s*" if special.strips_right else "")
-        for piece, special in sorted(tokenizer.special.items(), key=lambda item: -len(item[0]))
-    ]
+    forms = []
+    # the first alternative that matches is taken, so longer ones come first
+    for piece in sorted(tokenizer.special, key=len, reverse=True):
+        special = tokenizer.special[piece]
+        before = r"\s*" if special.strips_left else ""
+        after = r"\s*" if special.strips_right else ""
+        forms.append(f"{before}{re.escape(piece)}{after}")
     return re.compile("|".join(forms))

@@ -33,7 +33,11 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
     max_tokens: PositiveInt
 
     def rows(
-        self, documents: Iterable[Document], index: HeldOutIndex | None, *, seed: int
+        self,
+        documents: Iterable[Document],
+        index: HeldOutIndex | None,
+        *,
+        seed: int,
     ) -> dict[str, tuple[list[Row], int]]:
         """`chat` and `pairs` as (rows, how many were over the limit); the sample is keyed by `seed`."""
         docstrings = pairs_from_code(

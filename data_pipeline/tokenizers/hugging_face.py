@@ -5,7 +5,7 @@ pieces out of text's reach.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -136,11 +136,7 @@ class HuggingFaceModel:
         # byte-level files spell bytes with letters, the others with pieces such as <0x41>
         self._byte_level = '"ByteLevel"' in json.dumps([file.get("pre_tokenizer"), file.get("decoder")])
         silent = {*self.special, file["model"].get("unk_token")}
-        self.pieces = [b""] * (1 + max(vocabulary.values()))  # ids may have gaps
-        for piece, i in vocabulary.items():
-            if piece not in silent:
-                # added pieces are written as they are in the text, whatever the model does with spaces
-                self.pieces[i] = piece.encode() if i in added else self._bytes_of(piece)
+        self.pieces = self._pieces(vocabulary, silent=silent, as_written=added)
         self._space = [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
         self._cut = _cuts(self.special)
 
@@ -155,6 +151,22 @@ class HuggingFaceModel:
         self._encode_part = Encoder(encode, lambda: plain, probes)
         for text in (*PROBES, *self.special):
             self.encode(text)  # refuses the file if the text does not come back
+
+    def _pieces(
+        self,
+        vocabulary: Mapping[str, int],
+        *,
+        silent: Container[str | None],
+        as_written: Container[int],
+    ) -> list[bytes]:
+        """The bytes of every id. Added pieces stand in the text as they are written, whatever the model does
+        with spaces.
+        """
+        pieces = [b""] * (1 + max(vocabulary.values()))  # ids may have gaps
+        for piece, i in vocabulary.items():
+            if piece not in silent:
+                pieces[i] = piece.encode() if i in as_written else self._bytes_of(piece)
+        return pieces
 
     def _bytes_of(self, piece: str) -> bytes:
         if self._byte_level:

@@ -20,7 +20,9 @@ def sample(texts: Iterable[str], sample_mib: int | float | None) -> list[str]:
 
 
 def weighted_sample(
-    sources: Mapping[str, Iterable[str]], weights: Mapping[str, float], sample_mib: int | float | None
+    sources: Mapping[str, Iterable[str]],
+    weights: Mapping[str, float],
+    sample_mib: int | float | None,
 ) -> list[str]:
     """Units of text of which each source makes up its weight's share in bytes; one too small for its share
     comes again, as in the mixture.

@@ -34,7 +34,9 @@ class SentenceModel:
         if unknown:
             remedy = "use a tokenizer made by this project's `SentencePiece`"
             raise ValueError(f"{name} has no piece {unknown[0]}; {remedy}")
-        self.pad, self.bos, self.eos = self._model.pad_id(), self._model.bos_id(), self._model.eos_id()
+        self.pad = self._model.pad_id()
+        self.bos = self._model.bos_id()
+        self.eos = self._model.eos_id()
         self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
         self.special = {piece: Special(i, False, False) for piece, i in self.control.items()}
         self.chat_template = ""  # a SentencePiece file has no place for one

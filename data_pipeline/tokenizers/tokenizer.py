@@ -120,10 +120,14 @@ class Tokenizer:
         self._open(Path(path).read_bytes(), str(path))
 
     def _open(self, data: bytes, name: str) -> None:
-        self._source = data, name
-        self._model = HuggingFaceModel(data, name) if data.startswith(b"{") else SentenceModel(data, name)
+        self._source = data, name  # what a pickled tokenizer is opened from again
+        # a SentencePiece model is a protocol buffer, whose first byte is 0x0A
+        opened = HuggingFaceModel if data.startswith(b"{") else SentenceModel
+        self._model = opened(data, name)
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self.pad, self.bos, self.eos = self._model.pad, self._model.bos, self._model.eos
+        self.pad = self._model.pad
+        self.bos = self._model.bos
+        self.eos = self._model.eos
         self.control = self._model.control
         self.special = self._model.special
         self.chat_template = self._model.chat_template

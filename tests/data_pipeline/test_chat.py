@@ -1,6 +1,5 @@
 """Laws of chats: a prompt is a prefix, weights cover what is trained and its end, an answer is read back."""
 
-import re
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -286,5 +285,8 @@ def test_a_template_that_reaches_out_or_hides_what_is_trained_is_refused(templat
         chat_format_of(with_template(template, tmp_path)).render(chat_of(*texts))
 
 
-def test_a_template_is_not_told_the_day():
-    assert not any(re.search("strftime|now", template) for template in STYLES.values())
+def test_a_template_is_not_told_the_day(tmp_path):
+    template = "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}no day{% endif %}"
+    template += "{% for message in messages %}{{ message.content }}{% endfor %}"
+    tokenizer = with_template(template, tmp_path)
+    assert tokenizer.decode(chat_format_of(tokenizer).prompt(chat_of("hi"))) == "no dayhi"

@@ -63,6 +63,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
         asked = {task: self._asked(task, subject, chat) for task in self.tasks}
         ends = what_ends(tokenizer, chat)
 
+        # in batches of `ROWS`; the last one is smaller, which costs one more compilation
         def answers(params: Params, questions: list[Asked]) -> list[str]:
             texts = []
             for batch in batched(questions, ROWS):
@@ -90,6 +91,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
                 loss = answer_loss(subject.model, params, questions, subject.mesh, rows=ROWS)
                 numbers[f"{task.name}/answer_loss"] = loss
                 numbers[f"{task.name}/questions"] = float(len(questions))
+                # one answer of each task is kept for people to read
                 texts.append({"prompt": questions[0].item.prompt, "text": said[0]})
             return Findings(numbers, texts)
 
@@ -100,6 +102,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
         items = task.items()
         shots = items[: self.shots]
         rest = items[self.shots :]
+        # evenly spread: files are often sorted by kind or difficulty
         n_chosen = min(self.questions, len(rest))
         chosen = [rest[i * len(rest) // n_chosen] for i in range(n_chosen)]
         if chat is None:
