@@ -7,6 +7,9 @@ import pytest
 from inference.generating import Limits, advance, extend, limits_of, prefill
 from inference.rows import Written, admit, read
 from inference.sample import Greedy, Sampler
+from model.architectures.gpt2 import GPT2
+from model.execution import Precision
+from tests.examples import params_on
 from tests.inference.test_decode import (
     FSDP_AND_TENSOR,
     ONE_DEVICE,
@@ -140,3 +143,19 @@ def test_what_was_not_written_has_no_tokens():
     with pytest.raises(ValueError, match="samples=0 must be at least 1"):
         decoded(PROMPTS, samples=0)
     assert decoded([], samples=2) == []
+
+
+def test_padding_behind_the_last_learned_position_does_not_reach_a_row():
+    sizes = GPT2(vocab_size=64, width=32, layers=2, heads=4, feed_forward_width=48, context=20)
+    model = sizes.build(Precision(compute="float32"))
+    prompt = list(range(1, 19))  # padded to 32 positions, of which 20 have a vector
+    with jax.set_mesh(under(ONE_DEVICE)):
+        params = params_on(under(ONE_DEVICE), sizes)
+        rows = prefill(model, params, [prompt], context=20, max_tokens=2)
+        limits = limits_of(model, params, stop_ids=(), allowed_V=None)
+        rows = advance(model, params, rows, limits, sampler=Greedy(), key=jax.random.key(0), until=2)
+        (row,) = read(rows, 1)
+        padded = np.array([[*prompt, *row.tokens]], np.int32)
+        logp_LV = jax.nn.log_softmax(full_forward(model, params, padded)[0])
+    expected = [logp_LV[17 + i, token] for i, token in enumerate(row.tokens)]
+    np.testing.assert_allclose(row.logp, expected, atol=2e-5)
