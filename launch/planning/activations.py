@@ -20,6 +20,7 @@ from trainer.records.breakdown import made_up_byte_lengths
 from trainer.run import Run, model_of
 from trainer.schedules import Constant
 
+# Small enough for seconds, large enough that means over rows and positions are steady.
 STEPS, ROWS, LENGTH, CYCLE = 3, 8, 16, 8
 SHOWN = ("embedding", "attention", "feed_forward", "residual", "logits")
 QUICK = {"xla_backend_optimization_level": 0}  # what runs a few times need not run fast
@@ -92,6 +93,7 @@ def activations(model: Model, params: Params, batch: TokenBatch) -> tuple[dict[s
             params, ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
         ).hidden_BLD
 
+    # Without jit a scan is unrolled, so that every layer's named values stand in the trace.
     with jax.disable_jit():
         traced = jax.make_jaxpr(hidden)(params)
     named = [
@@ -99,6 +101,7 @@ def activations(model: Model, params: Params, batch: TokenBatch) -> tuple[dict[s
         for equation in traced.jaxpr.eqns
         if equation.primitive.name == "name"
     ]
+    # The same program with the named values as further results.
     outputs = [*traced.jaxpr.outvars, *(variable for _, variable in named)]
     program = jax_core.jaxpr_as_fun(
         jax_core.ClosedJaxpr(traced.jaxpr.replace(outvars=outputs), traced.consts)

@@ -28,6 +28,7 @@ def remedies(setting: Setting, name: str, *, measured_peak: int | None = None) -
     ]
     if single:
         return [f"{overrides(name, setting.run, plan)} ({_gb(setting, plan)})" for plan in single]
+    # No single dial is enough: all of them together, the fastest setting first.
     if fitting := candidates(setting):
         best = fitting[0].plan
         return [f"{overrides(name, setting.run, best)} together ({_gb(setting, best)})"]
@@ -51,6 +52,7 @@ def _neighbours(setting: Setting, now: Plan) -> list[Plan]:
         plans.append(now._replace(execution=execution.model_copy(update={"remat": remat})))
     n_row_shards = math.prod(now.sizes[axis] for axis in ("data", "fsdp", "stage", "expert"))
     rows = setting.run.data.batch_size // n_row_shards
+    # Every row shard must still hold whole micro-batches.
     plans += [now._replace(micro_batches=n) for n in MICRO_BATCHES if n > now.micro_batches and rows % n == 0]
     if "optimizer" not in execution.offload:
         offload = (*execution.offload, "optimizer")
@@ -62,6 +64,7 @@ def _meshes(setting: Setting, now: Plan) -> list[Plan]:
     """The plan with all of `data` that slices do not need given to `fsdp`; none if that is so already."""
     n_slices = setting.target.n_slices
     sizes = now.sizes
+    # `data` spans the slices and cannot shrink below their number.
     if sizes["data"] == n_slices:
         return []
     fsdp = sizes["fsdp"] * sizes["data"] // n_slices

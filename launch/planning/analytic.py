@@ -25,6 +25,7 @@ from trainer.phase import initial_state
 from trainer.run import Run, models_of
 from trainer.token_logp import CHUNK
 
+# An element of the compute dtypes that a Run may name.
 BYTES = {"float32": 4, "bfloat16": 2}
 # what a layer's backward pass computes again: each weight whose product gives a named activation, unless that
 # is kept
@@ -36,17 +37,12 @@ PRODUCT_OF = {
     "gate": "w_gate_",
     "up": "w_up_",
 }
-KERNEL_PRODUCTS = {
-    "forward": 2,
-    "backward": 7,
-}  # of 2·L·T·A a head; splash's two backward kernels form scores and their gradient twice
-HBM_PASSES = (
-    30  # reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md)
-)
-WORKSPACE = (
-    8,
-    6,
-)  # activations of width D and F that are alive in a layer's backward pass, as in the compiled Llama-2-7B
+# Products of 2·L·T·A FLOPs a head: splash's two backward kernels form scores and their gradient twice.
+KERNEL_PRODUCTS = {"forward": 2, "backward": 7}
+# Reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md).
+HBM_PASSES = 30
+# Activations of width D and F alive in a layer's backward pass, as in the compiled Llama-2-7B.
+WORKSPACE = (8, 6)
 
 
 class Leaf(NamedTuple):
@@ -101,6 +97,7 @@ def outline_of(run: Run) -> Outline:
     models = models_of(run)
     tx = run.optimizer.chain(run.steps)
     key = jax.eval_shape(lambda: jax.random.key(0))
+    # Shapes alone: under automatic axes no size has to divide anything.
     with undivided_mesh():
         merged = {role: jax.eval_shape(each.init, key) for role, each in models.items()}
         state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
@@ -153,6 +150,7 @@ def _leaves(tree: Any) -> Iterator[Leaf]:
 
 def resting_bytes(leaves: tuple[Leaf, ...], sizes: Mapping[str, int]) -> float:
     """Bytes of one chip of what lies at rest on a mesh."""
+    # A letter that stands twice in a name divides its first occurrence only, hence `dict.fromkeys`.
     parts = _parts(tuple(sizes[axis] for axis in AXES))
     return sum(
         (
@@ -176,6 +174,7 @@ def computed_again(execution: Execution) -> tuple[set[str], bool]:
     repeated).
     """
     preset = execution.remat.preset
+    # These two keep every product; `dots` still repeats attention, whose result is no dot of weights.
     if preset in ("none", "dots"):
         return set(), preset == "dots"
     kept = {*KEPT[preset], *execution.remat.keep, *execution.remat.offload}
@@ -184,6 +183,7 @@ def computed_again(execution: Execution) -> tuple[set[str], bool]:
 
 def work_of_plan(outline: Outline, plan: Plan) -> Work:
     """What one chip does in one step."""
+    # All axes divide tokens or the work on them, so a chip's share is that of one device.
     tokens = plan.batch_size * outline.seq_len / math.prod(plan.sizes.values())
     names, attention_again = computed_again(plan.execution)
     again = sum(
@@ -193,12 +193,15 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     layers = sum(_active(outline, leaf) for leaf in outline.params if leaf.is_layer)
     products = KERNEL_PRODUCTS["forward"] * (1 + attention_again) + KERNEL_PRODUCTS["backward"]
     S, pipeline = plan.sizes["stage"], plan.execution.pipeline
+    # A pipeline's bubble: S - 1 ticks in which a stage waits, on top of `parts` ticks of work.
     parts = (pipeline.micro_batches or S) * pipeline.rounds
     inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
     return Work(
+        # 2 forward and 4 backward a weight; the chunked loss computes its logits twice: 2 + 2 + 4.
         matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),  # the logits are computed again backward
         kernel_flops=tokens * products * 2 * outline.head_numbers * outline.keys,
         hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes
+        # The update reads a state, and writes it, and reads gradients of its size.
         + 3 * resting_bytes(outline.state, plan.sizes),
         transfers=tuple(_transfers(outline, plan, names)),
         slowdown=1 + (S - 1) / parts,
@@ -232,6 +235,7 @@ def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transf
     sizes, M = plan.sizes, plan.micro_batches
     unsplit = {**sizes, "fsdp": 1}
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
+    # What a chip holds of all weights once they are gathered over fsdp, in compute dtype.
     gathered = resting_bytes(in_use, unsplit)
     rows = plan.batch_size / M / math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
     stream = (
@@ -240,11 +244,13 @@ def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transf
     layers = outline.layers / sizes["stage"]
     kept = plan.execution.remat.preset in ("none", "dots")
     recomputed = 0 if kept else 1
+    # Keys and values of the whole row: what context parallelism gathers in every layer.
     keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
     yield from _transfer(
         "all-gather", ("fsdp",), sizes, gathered, M * (2 - (plan.execution.remat.preset == "none"))
     )
     yield from _transfer("reduce-scatter", ("fsdp",), sizes, gathered, M)
+    # Over these axes gradients are summed after the scatter over fsdp, so each chip sums its shard alone.
     others = tuple(axis for axis in ("data", "context") if sizes[axis] > 1)
     yield from _transfer("all-reduce", others, sizes, gathered / sizes["fsdp"], M)
     yield from _transfer("all-gather", ("tensor",), sizes, stream, M * layers * (4 + 2 * recomputed))
@@ -255,6 +261,7 @@ def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transf
     yield from _transfer("reduce-scatter", ("context",), sizes, keys, M * layers)
     routed = stream * outline.experts[0] / sizes["tensor"]
     yield from _transfer("all-to-all", ("expert",), sizes, routed, M * layers * (4 + 2 * recomputed))
+    # Ticks of the pipeline, each with one send forward and, in the backward pass, one back.
     turns = (plan.execution.pipeline.micro_batches or sizes["stage"]) + sizes["stage"] - 1
     yield from _transfer(
         "collective-permute", ("stage",), sizes, stream / sizes["stage"] / sizes["tensor"], 2 * M * turns
@@ -279,6 +286,7 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     on_host = plan.execution.offload
     params, state = resting_bytes(outline.params, sizes), resting_bytes(outline.state, sizes)
     arguments = params * ("params" not in on_host) + state * ("optimizer" not in on_host)
+    # With several micro-batches the running sum and the newest gradient are both alive.
     gradients = params * (2 if plan.micro_batches > 1 else 1)
     whole = {**sizes, "fsdp": 1}
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
@@ -306,6 +314,7 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
         * outline.vocab_size
         / sizes["tensor"]
     )
+    # Two layers: one computes while the next one is gathered. Two heads: embedding and output matrix.
     temporaries = gradients + saved + 2 * layer + 2 * head + work + logits
     host = params * ("params" in on_host) + state * ("optimizer" in on_host)
     return Memory(int(arguments), int(temporaries), int(arguments + temporaries), int(host))

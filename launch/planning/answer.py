@@ -52,6 +52,7 @@ class Answer(NamedTuple):
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """The numbers, units in their names."""
+    # `estimate` is computed at every call, so it is asked for once.
     e, target, memory = answer.estimate, answer.wiring.target, answer.memory
     seconds = e.step_s * answer.steps
     return {
@@ -138,6 +139,7 @@ def lines(answer: Answer) -> list[str]:
     ]
 
 
+# Columns of fixed width: labels to the left, numbers to the right, remarks behind.
 def _row(what: str, value: str, more: str = "") -> str:
     return f"  {what:<21}{value:>16}  {more}".rstrip()
 
@@ -167,6 +169,7 @@ def _flop_lines(answer: Answer) -> list[str]:
 def _network_lines(answer: Answer) -> list[str]:
     rows = []
     for transfer in answer.work.transfers:
+        # They are hundreds, and all together take no time.
         if transfer.n_bytes < 1e6:  # sums of metrics and norms, which only hide the others
             continue
         numbers = _transfer_json(answer.wiring, transfer)

@@ -56,6 +56,7 @@ def candidates(setting: Setting) -> list[Candidate]:
     found = []
     for plan in plans(setting):
         memory = memory_of_plan(setting.outline, plan)
+        # Memory first: a time is reckoned only for what could run.
         if memory.peak <= HEADROOM * setting.target.chip.hbm_bytes:
             found.append(Candidate(plan, memory, rated(setting, plan)))
     return sorted(found, key=lambda each: (each.estimate.step_s, each.memory.peak))
@@ -99,7 +100,9 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     a = run.architecture
     choices = {
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
+        # More than eight stages would leave mostly bubble at the batch sizes of one pod.
         "stage": [size for size in _divisors(n) if size == 1 or (size <= 8 and a.layers % size == 0)],
+        # Dividing short rows over chips costs more than it saves.
         "context": [
             size for size in _divisors(n) if size == 1 or (run.data.row_length >= LONG and size <= 16)
         ],
@@ -108,6 +111,7 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     }
     for combination in itertools.product(*choices.values()):
         sizes = dict(zip(choices, combination, strict=True))
+        # Whatever chips are left go to fsdp, which divides the width.
         left = n / math.prod(combination)
         if left == int(left) and a.width % int(left) == 0:
             yield {axis: int(left) if axis == "fsdp" else sizes[axis] for axis in AXES}
@@ -129,6 +133,7 @@ def overrides(name: str, run: Run, plan: Plan) -> str:
     """The `--set` arguments that turn the dials of phase `name` from where the config has them to the
     plan's.
     """
+    # Only dials that move are named, so the line can be pasted behind the command.
     now, then = flat_dials(run), flat_dials(applied(run, plan))
     return " ".join(
         f"--set {name}.{path}={_yaml(then[path])}" for path in then if then[path] != now.get(path)

@@ -75,6 +75,7 @@ def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
         state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
         others = {name: jax.eval_shape(models[name].init, key) for name in run.roles}
         function = training_step(run, models, tx, made_up_byte_lengths(run.architecture.vocab_size))
+    # Exactly the layouts and memory kinds that a run's state has between steps.
     at_rest = placed_at_rest(_bound(state, mesh), run.execution.offload)
     arguments = at_rest, run.objective.batch_type(**batch), _bound(others, mesh)
     tokens = run.data.batch_size * run.data.row_length
@@ -110,8 +111,11 @@ def compile_step(step: Step) -> Compiled:
 
 def _shortage(error: JaxRuntimeError) -> DoesNotFit | None:
     sizes = re.findall(
-        r"\(?([\d.]+)([KMG])\)?", str(error).split("HLO module")[0].partition("Ran out of memory")[2]
+        # The compiler says it in a sentence: `… Used 99.2G of 95.7G hbm …`; the program's text follows it.
+        r"\(?([\d.]+)([KMG])\)?",
+        str(error).split("HLO module")[0].partition("Ran out of memory")[2],
     )
+    # Any other error of the compiler is ours, and is shown as it is.
     if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
         return None
     needed, available = (

@@ -16,7 +16,9 @@ from data_pipeline.batch import TokenBatch
 from launch.planning.activations import SHOWN, STEPS, first_steps
 from trainer.run import Run
 
+# Widths in doublings: the exponent is the slope of a line through logarithms.
 FACTORS = (1, 2, 4, 8)
+# Two layers show what a layer does to the next; more would only take longer.
 LAYERS = {"layers": 2, "dense_layers": 1}
 GROWING = (
     "width",
@@ -66,6 +68,7 @@ def report(run: Run) -> tuple[list[str], int]:
         [],
         0,
     )
+    # With muP first, then without: the second table shows what the first one prevents.
     for base_width in (widths[0], None):
         sizes = measured(run, models, base_width)
         growth = {name: exponent(learned[:, -1], widths) for name, learned in sizes.learned.items()}
@@ -93,6 +96,7 @@ def family(architecture: Any) -> list[Any]:
         for name, most in LAYERS.items()
         if hasattr(architecture, name)
     }
+    # The narrowest model with the same proportions.
     part, same = math.gcd(*sizes.values()), {**few, "tied": False}
 
     def scaled(factor: int) -> Any:

@@ -20,6 +20,7 @@ def product_flops(occurrence: Occurrence) -> int:
     """FLOPs of one dot or convolution, 2 a multiply-add; 0 of all else."""
     instruction = occurrence.instruction
     known = occurrence.scope.computation.instructions
+    # 2 · (elements of the result) · (elements summed over): batch dimensions are in the result.
     if instruction.op == "dot":
         left = known[instruction.operands[0]].shapes[0]
         contracted = [int(i) for i in (attribute(instruction, "lhs_contracting_dims") or "").split(",") if i]
@@ -45,6 +46,7 @@ def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> i
         fields = [_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate")]
         meetings *= _meetings(*sizes, *fields)
     batch, features = (out.sizes[out_labels.index(label)] for label in "bf")
+    # Groups divide the batch: each output feature meets only its group's rows.
     batch_groups = int(attribute(instruction, "batch_group_count") or 1)
     return 2 * batch * features * right.sizes[right_labels.index("i")] * meetings // batch_groups
 
@@ -81,6 +83,7 @@ def kernel_flops(occurrence: Occurrence) -> int | None:
     is_call = instruction.op in ("custom-call", "custom-call-start")
     if not is_call or attribute(instruction, "custom_call_target") not in _TARGETS:
         return 0
+    # A kernel's author may have stated its cost; that is better than any guess.
     if said := re.search(r"cost_estimate\W+flops\W+(\d+)", instruction.rest):
         return int(said[1])
     name = instruction.name.lower()
@@ -109,6 +112,7 @@ def _attention_flops(instruction: Instruction, phase: str, q: Shape, k: Shape) -
     products = ATTENTION_PRODUCTS[phase] + (phase == "_dkv" and len(instruction.shapes) > 2)
     T = k.sizes[-2]
     block = re.search(r"block_kv\W+(\d+)", instruction.rest)
+    # Of n × n blocks, (n + 1)·n/2 are on or below the diagonal.
     n_blocks = max(T // int(block[1]), 1) if block else T
     return int(2 * products * q.n_elements * T * (n_blocks + 1) / (2 * n_blocks))
 

@@ -9,12 +9,14 @@ import math
 import re
 from typing import NamedTuple
 
+# Types whose bits are not the number in their name.
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "bf16": 16, "tf32": 32}
 SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 SEVERAL_CALLED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+# Operations that hand their operand on, whatever its layout or type.
 MEANING_THE_SAME = (
     "copy",
     "bitcast",
@@ -118,6 +120,7 @@ def parse(text: str) -> Module:
             current = Computation(header[2], {})
             computations[current.name] = current
             entry = current if header[1] else entry
+        # Everything else is a closing brace or a comment.
         elif current is not None and INSTRUCTION.match(line):
             instruction = parse_instruction(line)
             current.instructions[instruction.name] = instruction
@@ -145,6 +148,7 @@ def parse_instruction(line: str) -> Instruction:
     """`  ROOT %add.1 = f32[2]{0} add(%x, %y), metadata={…}` as an Instruction."""
     head = INSTRUCTION.match(line)
     at = head.end()
+    # A tuple's type stands in parentheses and may hold spaces; another type ends at the first one.
     type_end = _closing(line, at) + 1 if line[at] == "(" else line.index(" ", at)
     open_at = line.index("(", type_end)
     close_at = _closing(line, open_at)
@@ -211,6 +215,7 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
         )
     )
     condition = Scope(module.computations[names["condition"]], loop, outer)
+    # A condition compares the loop's counter with a limit; anything else has no known length.
     compare, where = _comparison(module, condition)
     if compare is None or len(compare.operands) != 2:
         return None

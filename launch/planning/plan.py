@@ -40,6 +40,7 @@ class Planner:
         self._by_sizes = target.chip.platform == "gpu"
         if self._by_sizes and hlo is not None:
             raise ValueError(f"--hlo {hlo}: nothing is compiled for GPUs; leave it out or choose a TPU")
+        # No compiler for GPUs works without a GPU, so those are reckoned by sizes.
         devices = () if self._by_sizes else tuple(load_devices(target))
         self.setting = Setting(run, outline_of(run), target, devices)
 
@@ -83,6 +84,7 @@ class Planner:
         compiled = compile_step(step)
         if self.hlo is not None:
             self.hlo.write_text(compiled.text)
+        # Model FLOPs of one chip: MFU compares them with one chip's peak.
         flops = step.model_flops_per_token * step.tokens / self.target.n_chips
         work, wiring = work_of(compiled.text, sizes), wiring_of(mesh, self.target)
         return Answer(

@@ -60,7 +60,9 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
     total = network.inner + network.outer
+    # No more can hide than the products take.
     exposed_s = total - min(efficiency.overlap * total, compute_s)
+    # The link is full duplex: both directions move at one time.
     host_s = work.host_bytes / 2 / chip.host_bandwidth
     return Estimate(max(compute_s, hbm_s) + exposed_s + host_s, compute_s, hbm_s, network, exposed_s, host_s)
 

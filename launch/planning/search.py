@@ -36,6 +36,7 @@ def search(
     say(f"{len(ordered)} settings fit by their sizes; compiling {n_finalists}")
     finalists: list[Finalist] = []
     for candidate in _varied(ordered):
+        # A setting that proved too large does not count as a finalist: the next one is compiled.
         if sum(each.answer is not None for each in finalists) == n_finalists:
             break
         by_sizes = f"{candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
@@ -44,6 +45,7 @@ def search(
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
         except (DoesNotFit, ValueError) as error:
             finalists.append(Finalist(candidate, None, str(error)))
+    # Those that do not fit stand last, with their reason.
     return sorted(finalists, key=lambda each: each.answer.estimate.step_s if each.answer else float("inf"))
 
 

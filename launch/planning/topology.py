@@ -35,6 +35,7 @@ class Target(NamedTuple):
     def rings(self) -> tuple[bool, ...]:
         """Which axes of the torus close to a ring; v4 and v5p do so in whole cubes alone."""
         closed = [size % self.chip.wrap == 0 for size in self.shape]
+        # A v5e's or v6e's axes close one by one; three-dimensional tori only as whole cubes.
         return tuple(closed) if self.chip.n_dims == 2 else (all(closed),) * len(closed)
 
     def describe(self) -> str:
@@ -99,6 +100,7 @@ def load_devices(target: Target) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         problem = "libtpu, the compiler for TPUs, is not installed here"
         raise ValueError(f"--topology {target.name}: {problem}; install meshwright[tpu]")
+    # Imported here: a GPU's plan needs neither libtpu nor its topologies.
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
@@ -125,6 +127,7 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
         slices.
     """
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    # One axis may be -1, and takes what the others leave.
     fixed = math.prod(size for size in sizes.values() if size > 0)
     open_axes = [axis for axis, size in sizes.items() if size == -1]
     if len(open_axes) == 1 and target.n_chips % fixed == 0:

@@ -42,8 +42,10 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
     operands = [computation.instructions[name] for name in instruction.operands]
     if instruction.op == "fusion":
         return _fusion_bytes(module, instruction, operands)
+    # Reads the part, and writes it elsewhere.
     if instruction.op.removesuffix("-done") in PARTS:
         return 2 * _in_hbm(instruction.shapes)
+    # In place: the new part is read and written, the rest of the array is not touched.
     if instruction.op.removesuffix("-start") == "dynamic-update-slice":
         return 2 * _in_hbm(operands[1].shapes)
     if instruction.op == "copy-start":
@@ -76,6 +78,7 @@ def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instructio
         for to, given in zip(inside.parameters, operands, strict=True)
     )
     root = inside.root
+    # A fusion with several results returns a tuple.
     roots = [inside.instructions[name] for name in root.operands] if root.op == "tuple" else [root]
     written = sum(
         _new(module, inside, each)

@@ -33,6 +33,7 @@ def walk(module: Module) -> Iterator[Occurrence]:
 
 def _inside(module: Module, scope: Scope, *, times: int, fused: bool) -> Iterator[Occurrence]:
     for instruction in scope.computation.instructions.values():
+        # None where the text does not tell: such a loop is counted as one turn, and reported.
         turns = trip_count(module, instruction, scope) if instruction.op == "while" else 1
         yield Occurrence(instruction, scope, times, fused, turns is None)
         for name in _entered(module, instruction):
@@ -52,5 +53,6 @@ def _entered(module: Module, instruction: Instruction) -> list[str]:
     if instruction.op == "while":
         return [attribute(instruction, "body").lstrip("%")]
     if instruction.op == "conditional":
+        # The branch with the most instructions stands for the dearest one.
         return [max(called(instruction), key=lambda name: len(module.computations[name].instructions))]
     return []

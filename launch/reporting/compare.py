@@ -55,6 +55,7 @@ def names_of(folders: Sequence[Sequence[str]]) -> list[str]:
     """The last parts of each path, as many as tell them apart. Raises ValueError when a run is given
     twice.
     """
+    # runs/a and runs/b are `a` and `b`; a/tiny and b/tiny keep both parts.
     for n in range(1, max(map(len, folders)) + 1):
         names = ["/".join(parts[-n:]) for parts in folders]
         if len(set(names)) == len(names):
@@ -71,6 +72,7 @@ def _header(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
         wrong = counted(summed(run.phases))
         rows.append((name, verdict_cell(run.phases), Cell(states, "wrap"), Cell(wrong, "wrap")))
     heads = ("run", "health", Cell("phases", "wrap"), Cell("what went wrong", "wrap"))
+    # A run has one colour on the whole page.
     colours = [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(names)]
     runs_table = section("all-runs", "Runs", [table(heads, rows, n_text=4)])
     return f"{comparison_header(colours, problems)}\n{runs_table}"
@@ -106,6 +108,7 @@ def _best_marked(
 ) -> list[str | Cell]:
     """The texts, that of the best value in bold if there is something to choose."""
     known = [value for value in values if value is not None and np.isfinite(value)]
+    # Where all are equal, or nobody knows which way is better, nothing is marked.
     if less is None or len(set(known)) < 2:
         return list(texts)
     best = texts[values.index(min(known) if less else max(known))]
@@ -132,12 +135,14 @@ def _against_all(
         "tokens": tokens,
         "hours": hours,
     }
+    # Steps favour large batches and hours fast machines: a reader needs all three.
     for unit, way in ways.items():
         curves, colours = {}, []
         for i, name in enumerate(names):
             measure = way(found[name]) if name in found and metric in found[name].columns else None
             if measure is not None:
                 column = found[name].columns[metric]
+                # The metric's steps as tokens or hours, which were written at other steps.
                 curves[name] = thinned(np.interp(column.steps, *measure), smooth(column.values))
                 colours.append(COLOURS[i % len(COLOURS)])
         if curves:
@@ -205,6 +210,7 @@ def _differences(names: Sequence[str], phases: Mapping[str, Phases]) -> str:
     """A row a field of job.yaml whose value is not the same in all runs that have the phase."""
     rows = []
     for phase, found in phases.items():
+        # A field that only one run has differs too, and is shown as a dash in the others.
         fields = {name: dict(flat(each.config)) for name, each in found.items()}
         for field in dict.fromkeys(field for of_run in fields.values() for field in of_run):
             values = [fields[name].get(field, "–") if name in fields else "–" for name in names]

@@ -62,8 +62,10 @@ PARTS = ("compute", "data_wait", "checkpoint", "evaluate", "restore")  # of the 
 
 def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
     """The figures under a heading; a metric that was 0 throughout is not drawn."""
+    # What was 0 throughout (skipped steps, failed saves) would be a flat line each.
     placed = [(*place_of(name), column) for name, column in columns.items() if np.any(column.values != 0)]
     groups: dict[str, tuple[Place, dict[str, Column]]] = {}
+    # By place, then by chart and curve: the page has one order, whatever order metrics came in.
     for i, chart, curve, column in sorted(placed, key=lambda each: each[:3]):
         if PLACES[i].heading == heading:
             place, of_chart = groups.setdefault(chart, (PLACES[i], {}))
@@ -85,12 +87,14 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
     limit = MAX_POINTS if len(columns) <= MANY else MAX_POINTS // 4
     curves = {name: thinned(column.steps, column.values, limit) for name, column in columns.items()}
     curves = {
+        # Several bands over one another could not be read.
         name: curve if i == 0 else curve._replace(low=curve.y, high=curve.y)
         for i, (name, curve) in enumerate(curves.items())
     }
     colours = colours_of(list(columns))
     lasts = [value_text(column.last) for column in columns.values()]
     keys = [(f"{name} {last}", colour) for name, last, colour in zip(columns, lasts, colours, strict=True)]
+    # Of thirty layers the first and the last say enough.
     shown = [keys[0], keys[-1]] if _in_sequence(list(columns)) else keys
     return figure(chart, lasts[0] if len(lasts) == 1 else "", lines(curves, frame, colours), shown)
 
@@ -123,10 +127,12 @@ def time_split(columns: Mapping[str, Column]) -> str:
     if "compute" not in spent:
         return ""
     steps = spent["compute"].steps
+    # At most 120 stretches: more would be thinner than a pixel.
     starts = np.linspace(0, len(steps), min(len(steps), 120) + 1).astype(int)[:-1]
     counts = np.diff(np.append(starts, len(steps)))
     layers = {}
     for part, column in spent.items():
+        # Evaluations and saves are written at few steps; their seconds go to the stretch around them.
         stretch = np.clip(np.searchsorted(steps[starts], column.steps, side="right") - 1, 0, len(starts) - 1)
         layers[part] = np.bincount(stretch, np.nan_to_num(column.values), len(starts)) / counts
     ends = steps[np.append(starts[1:], len(steps)) - 1]

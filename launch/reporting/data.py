@@ -67,6 +67,7 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
     per_token = result.get("fertility", {}).get(source, {}).get("bytes_per_token")
     rows = []
     for reason, n in counts.items():
+        # Lines, spans and bytes that were cut out of documents which stayed.
         if reason.endswith(NOT_DOCUMENTS):
             rows.append((reason, "", "", "", "", _count(n)))
         else:
@@ -91,6 +92,7 @@ def _histograms(signals: Sequence[Mapping[str, Any]]) -> list[str]:
     if not signals:
         return []
     parts = [titled("Signals and limits", paragraph(BEYOND))]
+    # `groupby` joins neighbours only.
     by_source = sorted(signals, key=itemgetter("source"))
     for source, of_source in groupby(by_source, key=itemgetter("source")):
         drawn = [_histogram(signal) for signal in of_source if sum(signal["counts"])]

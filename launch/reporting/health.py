@@ -13,6 +13,7 @@ from launch.reporting.page import Cell, bar, fold, paragraph, table
 from launch.reporting.record import PhaseRecord
 from launch.terminal.console import duration
 
+# Words in the names of events: the log may hold kinds that this page does not know.
 FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that no step can follow
 TROUBLE = re.compile(
     f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|not finite"

@@ -80,6 +80,7 @@ def read_run(folder: Path) -> RunRecord:
     with_results = {
         path.parent.name for file in (METRICS_FILE, "results.json") for path in folder.glob(f"*/{file}")
     }
+    # By time of creation, which is the order in which they ran.
     others = sorted(with_results - set(job), key=lambda name: (folder / name).stat().st_ctime)
     phases = [_phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)]
     launches = list(json_lines(folder / "launches.jsonl"))
@@ -118,6 +119,7 @@ def read_columns(path: Path) -> dict[str, Column]:
             if name not in steps:
                 steps[name], values[name] = [], []
             steps[name].append(step)
+            # JSON has no NaN: `null` stands for it.
             values[name].append(np.nan if value is None else value)
     return {name: _column(np.array(steps[name]), np.array(values[name], float)) for name in steps}
 

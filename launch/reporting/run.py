@@ -20,6 +20,7 @@ FIRST = ("bits_per_byte", "loss")  # what a first look asks for
 def run_page(run: RunRecord) -> str:
     """The HTML document of one run: the first screen, every phase, the configuration."""
     comparison = section("before-after", "Before and after, on held-out data", [held_out_table(run.phases)])
+    # A data phase is known by its results: it says what was kept.
     data = [data_section(phase.name, phase.results) for phase in run.phases if "kept" in phase.results]
     phases = [phase_section(phase) for phase in run.phases if "kept" not in phase.results]
     body = [_header(run), _phases(run.phases), comparison, *data, *phases, _configuration(run)]
@@ -46,6 +47,7 @@ def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
     trained = [phase for phase in phases if phase.trained]
     n_done = sum(phase.done for phase in phases)
     far = f"{n_done} of {len(phases)} phases done"
+    # A run that has not begun is neither healthy nor ill.
     has_begun = bool(health.mark)
     note = (wrong or "nothing went wrong") if has_begun else ""
     tiles = [tile("Health", health.text, note, health.mark)]
@@ -77,6 +79,7 @@ def _quality(phase: PhaseRecord) -> tuple[str, str]:
         return value_text(phase.last("loss/train")), f"loss/train of {phase.name}; no held-out numbers yet"
     metrics = [key[-1] for key in numbers]
     losses = [metric for metric in metrics if metric.endswith("loss")]
+    # Bits per byte before loss: it compares runs with different tokenizers.
     wanted = next(metric for metric in (*FIRST, *losses, *metrics) if metric in metrics)
     by_set = {key[0]: pair for key, pair in numbers.items() if key[-1] == wanted}
     first = "macro" if "macro" in by_set else next(iter(by_set))  # macro: the mean over all sets
