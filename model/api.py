@@ -15,12 +15,29 @@ from model.cache import KVCache
 Params = dict[str, Any]
 
 
+class Media(NamedTuple):
+    """Encoded image patches or sound frames that stand at positions of a row.
+
+    Attributes:
+        features_BJW: J patches a row, W wide as their encoder makes them. They take the place of
+            embeddings as the first layer reads them, after any embedding scale. Where the architecture has
+            a `media_width` they pass its projection `media_WD` first; else W is the model's width, and
+            they are used as they are.
+        slot_BJ: The index in the row of `tokens_BL` whose embedding patch j replaces, whatever token stands
+            there; -1: an unused patch. No two patches of a row have the same slot.
+    """
+
+    features_BJW: Float[Array, "B J W"]
+    slot_BJ: Int[Array, "B J"]
+
+
 class ModelInputs(NamedTuple):
     """Input of a model. Tokens attend to earlier tokens of their own segment; segment 0 is padding."""
 
     tokens_BL: Int[Array, "B L"]
     positions_BL: Int[Array, "B L"]
     segments_BL: Int[Array, "B L"]
+    media: Media | None = None
 
 
 class ModelOutputs(NamedTuple):

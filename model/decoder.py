@@ -10,24 +10,43 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.api import Model, ModelInputs, ModelOutputs, Params, identity_after_step, key_of, padded
+from model.api import (
+    Media,
+    Model,
+    ModelInputs,
+    ModelOutputs,
+    Params,
+    identity_after_step,
+    key_of,
+    padded,
+)
+from model.architecture import Facts
 from model.cache import KVCache
 from model.execution import Precision
-from model.kernels.context import balance, is_balanced, unbalance
+from model.kernels.context import balance, balanced_index, is_balanced, unbalance
+from model.layers.media import put_media
 from model.layers.mtp import MultiToken
 from model.layers.rope import Rope
 from model.layers.rows import Rows
 from model.layers.stack import Stack, at_rest, fetched, in_use, stacked
-from model.sharding import look_up, shard, spec
+from model.sharding import einsum, look_up, shard, spec
 from model.weights import as_array
 
 
 class Decoder(NamedTuple):
     """A decoder-only transformer, as its architecture describes it.
 
-    `ropes[name]` is a rope and the width that it turns; `learned_positions` is how many positions have a
-    vector that is added to the embedding (0: none); `soft_cap` bounds the logits; `further` predicts more
-    than the next token.
+    Attributes:
+        stacks: Name in the parameters → blocks, in the order in which a token passes them.
+        norm: Makes the norm of the last hidden states.
+        tied: The output matrix is the embedding.
+        ropes: Name → a rope and the width that it turns.
+        embed_scale: Multiplies embeddings of tokens, not features of media.
+        learned_positions: How many positions have a vector that is added to the embedding; 0: none.
+        media_width: W of `Media`, where it is not the model's own width.
+        soft_cap: Logits are soft_cap · tanh(logits / soft_cap).
+        further: Modules that predict more than the next token.
+        after_step: What changes parameters outside the gradient (see `Model`).
     """
 
     vocab_size: int
@@ -38,6 +57,7 @@ class Decoder(NamedTuple):
     ropes: dict[str, tuple[Rope, int]] = {}
     embed_scale: float = 1.0
     learned_positions: int = 0
+    media_width: int | None = None
     soft_cap: float | None = None
     further: MultiToken | None = None
     after_step: Callable[[Params, dict[str, Any]], Params] = identity_after_step
@@ -55,94 +75,158 @@ class Decoder(NamedTuple):
             after_step=self.after_step,
         )
 
+    def facts(self) -> Facts:
+        """Heads, widths, windows and experts of every layer, as the layers themselves say them."""
+        layers = [layer for stack in self.stacks.values() for layer in stack.facts()]
+        further = self.further.facts() if self.further else ()
+        return Facts(self.vocab_size, self.width, (*layers, *further), mtp_layers=len(further))
+
 
 def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
     V = padded(self.vocab_size)
+    D = self.width
 
-    def matrix(name: str, letters: str, shape: tuple[int, ...]) -> jax.Array:
-        return (
-            jax.random.normal(key_of(key, name), shape, out_sharding=spec(letters, shape, at_rest=True))
-            * self.width**-0.5
-        )
+    def matrix(name: str, letters: str, shape: tuple[int, ...], *, fan_in: int = D) -> jax.Array:
+        # a key by name, so that no parameter's values depend on which others there are;
+        # drawn in its layout, so that no device ever holds more than its part
+        layout = spec(letters, shape, at_rest=True)
+        return jax.random.normal(key_of(key, name), shape, out_sharding=layout) * fan_in**-0.5
 
     params = {
-        "embed_VD": matrix("embed", "VD", (V, self.width)),
+        "embed_VD": matrix("embed", "VD", (V, D)),
         "norm": nnx.to_pure_dict(nnx.state(self.norm())),
     }
     if self.learned_positions:
-        params["positions_TD"] = matrix("positions", "TD", (self.learned_positions, self.width))
+        params["positions_TD"] = matrix("positions", "TD", (self.learned_positions, D))
+    if self.media_width:
+        params["media_WD"] = matrix("media", "WD", (self.media_width, D), fan_in=self.media_width)
     if not self.tied:
-        params["unembed_DV"] = matrix("unembed", "DV", (self.width, V))
-    stacks = {name: stack.init(key_of(key, name), precision.params) for name, stack in self.stacks.items()}
+        params["unembed_DV"] = matrix("unembed", "DV", (D, V))
+    stacks = {}
+    for name, stack in self.stacks.items():
+        stacks[name] = stack.init(key_of(key, name), precision.params)
     if self.further:
         stacks["mtp"] = self.further.init(key_of(key, "mtp"), precision.params)
     return {**at_rest(params, precision.params), **stacks}
 
 
 def _apply(self: Decoder, precision: Precision, params: Params, inputs: ModelInputs) -> ModelOutputs:
-    in_order = not is_balanced(inputs.tokens_BL.shape[1])
+    # what prediction modules read is cut from rows as they read, before these are put into balanced order
     later = self.further.inputs(inputs) if self.further else ()
-    if not in_order:
-        inputs, *later = (ModelInputs(*(balance(x_BL, "BL") for x_BL in one)) for one in (inputs, *later))
+    balanced = is_balanced(inputs.tokens_BL.shape[1])
+    if balanced:
+        inputs = _balanced(inputs)
+        later = tuple(map(_balanced, later))
     rows = _rows(self, inputs)
-    x_BLD, aux, further = _embed(self, params, inputs, precision), {}, ()
+    x_BLD = _embed(self, params, inputs, precision)
+    aux: dict[str, Any] = {}
+    penalties = []
     for name, stack in self.stacks.items():
-        x_BLD, found = stack.apply(params[name], x_BLD, rows, dtype=precision.compute)
-        if found:
-            aux["penalty"] = aux.get("penalty", 0.0) + jnp.sum(found.pop("penalty"))
-            aux[name] = stacked(found)
+        x_BLD, stack_aux = stack.apply(params[name], x_BLD, rows, dtype=precision.compute)
+        if stack_aux:  # experts alone have sums
+            penalties.append(jnp.sum(stack_aux.pop("penalty")))
+            aux[name] = stacked(stack_aux)
     hidden_BLD = _norm(self, params, x_BLD)
+    mtp_hidden: tuple[jax.Array, ...] = ()
     if self.further:
-        read = [
-            (_embed(self, params, one, precision), rows._replace(segments_BL=one.segments_BL))
-            for one in later
-        ]
-        further, aux["mtp"] = self.further.apply(params["mtp"], hidden_BLD, read, dtype=precision.compute)
-        aux["penalty"] = aux.get("penalty", 0.0) + sum(
-            found.pop("penalty", 0.0) for found in aux["mtp"].values()
-        )
-    hidden_BLD, *further = (x if in_order else unbalance(x, "BLD") for x in (hidden_BLD, *further))
-    return ModelOutputs(hidden_BLD=hidden_BLD, mtp_hidden=tuple(further), aux=aux)
+        read = []
+        for shifted in later:
+            # positions are those of the hidden states; segments leave out what has no token that far ahead
+            shifted_rows = rows._replace(segments_BL=shifted.segments_BL)
+            read.append((_embed(self, params, shifted, precision), shifted_rows))
+        mtp_hidden, aux["mtp"] = self.further.apply(params["mtp"], hidden_BLD, read, dtype=precision.compute)
+        of_depths = [depth_aux.pop("penalty", 0.0) for depth_aux in aux["mtp"].values()]
+        penalties.append(sum(of_depths))
+    if penalties:
+        aux["penalty"] = sum(penalties)
+    if balanced:  # losses and callers know rows as they read
+        hidden_BLD = unbalance(hidden_BLD, "BLD")
+        mtp_hidden = tuple(unbalance(x_BLD, "BLD") for x_BLD in mtp_hidden)
+    return ModelOutputs(hidden_BLD=hidden_BLD, mtp_hidden=mtp_hidden, aux=aux)
+
+
+def _balanced(inputs: ModelInputs) -> ModelInputs:
+    """Rows in the order in which the devices of L hold them (see model/kernels/context.py)."""
+    media = inputs.media
+    if media is not None:
+        # patches do not move: they are told where their positions went
+        L = inputs.tokens_BL.shape[1]
+        media = media._replace(slot_BJ=balanced_index(media.slot_BJ, L))
+    return ModelInputs(
+        balance(inputs.tokens_BL, "BL"),
+        balance(inputs.positions_BL, "BL"),
+        balance(inputs.segments_BL, "BL"),
+        media,
+    )
 
 
 def _decode(
     self: Decoder, precision: Precision, params: Params, inputs: ModelInputs, cache: KVCache
 ) -> tuple[jax.Array, KVCache]:
     rows = _rows(self, inputs)._replace(lengths_B=cache.lengths_B)
-    x_BLD, slots = _embed(self, params, inputs, precision), {}
+    x_BLD = _embed(self, params, inputs, precision)
+    slots = {}
     for name, stack in self.stacks.items():
         x_BLD, slots[name] = stack.decode(
             params[name], x_BLD, rows, cache.slots[name], dtype=precision.compute
         )
-    lengths_B = cache.lengths_B + jnp.sum(inputs.segments_BL > 0, -1, dtype=jnp.int32)
+    # padding behind a row's new tokens is written too, but not counted: the next tokens overwrite it
+    n_new_B = jnp.sum(inputs.segments_BL > 0, -1, dtype=jnp.int32)
+    lengths_B = cache.lengths_B + n_new_B
     return _norm(self, params, x_BLD), KVCache(slots, lengths_B)
 
 
 def _empty_cache(self: Decoder, precision: Precision, B: int, T: int) -> KVCache:
-    slots = {name: stack.empty_slots(B, T, precision.compute) for name, stack in self.stacks.items()}
+    slots = {}
+    for name, stack in self.stacks.items():
+        slots[name] = stack.empty_slots(B, T, precision.compute)
     return KVCache(slots, jnp.zeros(B, jnp.int32, out_sharding=spec("B")))
 
 
 def _rows(self: Decoder, inputs: ModelInputs) -> Rows:
-    rotations = {name: rope.rotations(inputs.positions_BL, A) for name, (rope, A) in self.ropes.items()}
+    # once for all layers: a stack's scan would compute cosines and sines again in every one
+    rotations = {}
+    for name, (rope, A) in self.ropes.items():
+        rotations[name] = rope.rotations(inputs.positions_BL, A)
     return Rows(inputs.positions_BL, inputs.segments_BL, rotations)
 
 
 def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precision) -> jax.Array:
-    tables = in_use(
-        {name: params[name] for name in ("embed_VD", "positions_TD") if name in params}, precision.compute
-    )
+    """What the first layer reads, laid out `BlD`."""
+    # gathered over `fsdp` first: a lookup in a table that is divided along D would send every row's result
+    names = [name for name in ("embed_VD", "positions_TD") if name in params]
+    tables = in_use({name: params[name] for name in names}, precision.compute)
     x_BLD = look_up(tables["embed_VD"], inputs.tokens_BL, "BlD")
-    if self.embed_scale != 1.0:
+    if self.embed_scale != 1.0:  # in the dtype of x, as Gemma was trained: its root is rounded too
         x_BLD = x_BLD * jnp.asarray(self.embed_scale, x_BLD.dtype)
+    if inputs.media is not None:
+        features_BJD = _features(self, params, inputs.media, precision)
+        x_BLD = put_media(x_BLD, features_BJD, inputs.media.slot_BJ)
     if self.learned_positions:
         x_BLD = x_BLD + look_up(tables["positions_TD"], inputs.positions_BL, "BlD")
     return x_BLD
 
 
+def _features(self: Decoder, params: Params, media: Media, precision: Precision) -> jax.Array:
+    """Features of media in the model's width and dtype."""
+    W = media.features_BJW.shape[-1]
+    expected = self.media_width or self.width
+    if W != expected:
+        raise ValueError(
+            f"media features are W={W} wide, and the model reads {expected}; set architecture.media_width={W}"
+        )
+    features_BJW = shard(media.features_BJW.astype(precision.compute), "BJW")
+    if not self.media_width:
+        return features_BJW
+    projection = in_use({"media_WD": params["media_WD"]}, precision.compute)["media_WD"]
+    return einsum("BJW,WD->BJD", features_BJW, projection)
+
+
 def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
-    definition = nnx.split(nnx.eval_shape(self.norm))[0]
-    return shard(nnx.merge(definition, in_use(params["norm"], str(x_BLD.dtype)))(x_BLD), "BLD")
+    # nnx modules hold their parameters; ours lie in dicts, so the module is made of its definition and them
+    definition, _ = nnx.split(nnx.eval_shape(self.norm))
+    norm = nnx.merge(definition, in_use(params["norm"], str(x_BLD.dtype)))
+    return shard(norm(x_BLD), "BLD")
 
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:

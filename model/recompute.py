@@ -3,9 +3,9 @@ need not be kept (HFU).
 """
 
 import math
-from typing import Any
 
 from model.api import Params, padded
+from model.architecture import Architecture, ExpertFacts, Facts
 from model.execution import KEPT, Execution, Remat
 from model.sharding import letters_of
 from model.size import flops_per_token_of, mean_keys
@@ -28,7 +28,7 @@ NORMED = {"query": "q_norm", "key": "k_norm"}  # where a head has these norms, s
 
 
 def hardware_flops_per_token_of(
-    architecture: Any, params: Params, *, length: int, execution: Execution
+    architecture: Architecture, params: Params, *, length: int, execution: Execution
 ) -> float:
     """FLOPs computed in training on one token of a causal row: `flops_per_token_of`, and what the backward
     pass computes again.
@@ -40,35 +40,34 @@ def hardware_flops_per_token_of(
     as in the model's FLOPs; nor do products of the optimizer, and what splash computes twice beyond 4,096
     keys.
     """
-    logits = (
-        (1 + getattr(architecture, "mtp_layers", 0)) * architecture.width * padded(architecture.vocab_size)
-    )
+    facts = architecture.facts()
+    logits = (1 + facts.mtp_layers) * facts.width * padded(facts.vocab_size)
     weights = 0.0
     if execution.remat.preset != "none":
         blocks = {name: tree for name, tree in params.items() if isinstance(tree, dict)}
         weights = sum(
-            _met_again(tree, execution.remat, architecture, behind=name == "mtp")
+            _met_again(tree, execution.remat, facts.experts, behind=name == "mtp")
             for name, tree in blocks.items()
         )
-    attention = _attention_again(architecture, length, execution)
+    attention = _attention_again(facts, length, execution)
     return flops_per_token_of(architecture, params, length=length) + 2 * (logits + weights + attention)
 
 
-def _met_again(tree: Params, remat: Remat, architecture: Any, *, behind: bool) -> float:
+def _met_again(tree: Params, remat: Remat, experts: ExpertFacts, *, behind: bool) -> float:
     """Numbers in the weights of a block that a token is multiplied with again; `behind`: whether a norm
     comes behind its last product.
     """
     found = 0.0
     for key, leaf in tree.items():
         if isinstance(leaf, dict):
-            found += _met_again(leaf, remat, architecture, behind=behind or f"{key}_post_norm" in tree)
+            found += _met_again(leaf, remat, experts, behind=behind or f"{key}_post_norm" in tree)
             continue
         letters = letters_of(key).replace("N", "")
         if len(letters) < 2 or key.startswith("b"):
             continue
         of_experts = "E" in letters and len(letters) > 2
         if _is_needed(key.rsplit("_", 1)[0], tree, remat, of_experts=of_experts, behind=behind):
-            found += math.prod(leaf.shape) * (architecture.top_k / architecture.experts if of_experts else 1)
+            found += math.prod(leaf.shape) * (experts.top_k / experts.experts if of_experts else 1)
     return found
 
 
@@ -87,17 +86,13 @@ def _kept(remat: Remat) -> set[str]:
     return {*KEPT.get(remat.preset, ()), *remat.keep, *remat.offload}
 
 
-def _attention_again(architecture: Any, length: int, execution: Execution) -> float:
+def _attention_again(facts: Facts, length: int, execution: Execution) -> float:
     """Multiply-adds of scores (queries with keys) and mixing (weights with values)."""
     remat = execution.remat.preset != "none"
     mixes = remat and "mixed" not in _kept(execution.remat)
     scores = mixes + 1 if execution.attention != "plain" else int(remat)
-    windows = (
-        architecture.windows()
-        if hasattr(architecture, "windows")
-        else (getattr(architecture, "window", None),) * architecture.layers
-    )
-    values = getattr(architecture, "value_width", architecture.head_width)
-    queries = getattr(architecture, "attention_widths", 2 * architecture.head_width) - values
-    keys = sum(mean_keys(length, window) for window in windows)
-    return architecture.heads * keys * (scores * queries + mixes * values)
+    total = 0.0
+    for attention, _ in facts.layers:
+        keys = mean_keys(length, attention.window)
+        total += attention.heads * keys * (scores * attention.qk_width + mixes * attention.v_width)
+    return total

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from pydantic import BaseModel, field_validator
 
 AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
@@ -124,9 +124,11 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
 
 def undivided() -> jax.sharding.use_abstract_mesh:
     """Trace shapes without layouts, so that no size has to divide: under automatic axes, no axis divides a
-    letter.
+    letter. Without a mesh, as under one device that nobody has.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        mesh = AbstractMesh((1,) * len(AXES), AXES)
     automatic = dict.fromkeys(mesh.axis_names, AxisType.Auto)
     return jax.sharding.use_abstract_mesh(mesh.update_axis_types(automatic))
 

@@ -1,17 +1,16 @@
 """How large a model is, and what a training step of it costs."""
 
 import math
-from typing import Any
 
 import jax
 
 from model.api import Params, padded
+from model.architecture import Architecture, Facts
 from model.sharding import letters_of
 
-LOOKED_UP = {
-    "positions_TD",
-    "embed_VD",
-}  # tables whose rows are read, not multiplied; the embedding counts where it is the output matrix
+# tables whose rows are read, not multiplied (the embedding counts where it is the output matrix), and the projection
+# of media, which tokens of text do not pass
+LOOKED_UP = {"positions_TD", "embed_VD", "media_WD"}
 
 
 def n_params(params: Params) -> int:
@@ -53,11 +52,13 @@ def _met(name: str, shape: tuple[int, ...], top_k: int | None) -> int:
     return math.prod(shape) // shape[letters.index("E")] * top_k
 
 
-def _attention_flops(*, heads: int, widths: int, keys: float) -> float:
-    """`widths` are those of a query and a value together, `keys` the sum over layers of those that a
-    position sees.
-    """
-    return 6 * heads * widths * keys
+def _attention_flops(facts: Facts, length: int) -> float:
+    """Scores and mixing of every layer, forward and backward, for the keys that a position sees."""
+    flops = 0.0
+    for attention, _ in facts.layers:
+        widths = attention.qk_width + attention.v_width
+        flops += 6 * attention.heads * widths * mean_keys(length, attention.window)
+    return flops
 
 
 def mean_keys(length: int, window: int | None) -> float:
@@ -69,7 +70,7 @@ def mean_keys(length: int, window: int | None) -> float:
     return window - window**2 / (2 * length)
 
 
-def flops_per_token_of(architecture: Any, params: Params, *, length: int) -> float:
+def flops_per_token_of(architecture: Architecture, params: Params, *, length: int) -> float:
     """Model FLOPs of training on one token of a causal row of `length` tokens: the one definition behind
     every FLOP/s and MFU of ours.
 
@@ -79,18 +80,10 @@ def flops_per_token_of(architecture: Any, params: Params, *, length: int) -> flo
     window no more keys than it holds. Recomputation does not count, nor that packed documents see less than
     their row.
 
-    The architecture has `layers`, `heads` and `head_width`. What differs from those it says itself:
-    `windows()`, one for every layer (else `window`, if it has that, is of all), `attention_widths`, of a
-    query and a value together (else 2 · head_width), and `mtp_layers`, each of which meets the output
+    Heads, widths and windows are those of `architecture.facts()`; each prediction module meets the output
     matrix once more.
     """
-    active = n_matmul_params(params, top_k=getattr(architecture, "top_k", None))
-    further = getattr(architecture, "mtp_layers", 0) * architecture.width * padded(architecture.vocab_size)
-    windows = (
-        architecture.windows()
-        if hasattr(architecture, "windows")
-        else (getattr(architecture, "window", None),) * architecture.layers
-    )
-    widths = getattr(architecture, "attention_widths", 2 * architecture.head_width)
-    keys = sum(mean_keys(length, window) for window in windows)
-    return 6 * (active + further) + _attention_flops(heads=architecture.heads, widths=widths, keys=keys)
+    facts = architecture.facts()
+    active = n_matmul_params(params, top_k=facts.experts.top_k)
+    further = facts.mtp_layers * facts.width * padded(facts.vocab_size)
+    return 6 * (active + further) + _attention_flops(facts, length)

@@ -9,7 +9,7 @@ pretrain.data.batch_size=…`. The corpora are those of the config corpus. 1.4 T
 from typing import Any
 
 from launch.configs.llama2_7b import data, rows
-from model.architectures.llama import PRESETS
+from model.architectures.llama_presets import PRESETS
 from model.execution import Execution, Remat
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut

@@ -13,7 +13,7 @@ from data_pipeline.loader import PackedShards
 from data_pipeline.prepare import Prepare
 from data_pipeline.tokenizers.tokenizer import SentencePiece
 from launch.configs.corpus import corpus
-from model.architectures.llama import PRESETS
+from model.architectures.llama_presets import PRESETS
 from model.execution import Execution, Remat
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut

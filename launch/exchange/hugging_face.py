@@ -11,8 +11,10 @@ from data_pipeline.files import write_json, writing
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from launch.exchange.tokenizer_files import imported
 from model.api import Params
+from model.architecture import Architecture, Importable
 from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint, open_folder
+from model.hugging_face.deepseek import without_missing_modules
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
 from model.sharding import check_sizes, undivided
@@ -40,17 +42,15 @@ def open_source(path: Path) -> Source:
     raise ValueError(f"{path}: no folder and no .gguf file; {remedy}")
 
 
-def architecture_of(config: dict[str, Any]) -> Any:
+def architecture_of(config: dict[str, Any]) -> Architecture:
     """The architecture that a config.json describes.
 
     Raises:
         ValueError: its model_type is none of ours, or a field asks for what we would compute differently.
     """
-    known = {
-        model_type: architecture
-        for architecture in components_in("model.architectures").values()
-        for model_type in getattr(architecture, "hugging_face_types", ())
-    }
+    # modules of `--import` are searched too, and hold components of other kinds
+    families = [f for f in components_in("model.architectures").values() if isinstance(f, Importable)]
+    known = {name: family for family in families for name in family.hugging_face_types}
     kind = config.get("model_type")
     if kind not in known:
         importable = ", ".join(sorted(known))
@@ -60,19 +60,18 @@ def architecture_of(config: dict[str, Any]) -> Any:
     return known[kind].from_hugging_face(config)
 
 
-def fitted(architecture: Any, checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Any:
-    """The architecture with the layers that the checkpoint has tensors for.
+def architecture_in(checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Architecture:
+    """The architecture of a checkpoint, without prediction modules that its config names and its tensors lack.
 
-    A config.json may name layers that are customarily left out of a checkpoint (see `DeepSeekV3.fitted`);
     `say` reports what that changes.
     """
-    if not hasattr(architecture, "fitted"):
-        return architecture
-    smaller = architecture.fitted(checkpoint.shapes())
-    changes = [f"{name}={value}" for name, value in smaller if value != getattr(architecture, name)]
+    named = architecture_of(checkpoint.config)
+    architecture = architecture_of(without_missing_modules(checkpoint.config, checkpoint.shapes()))
+    named_fields = dict(named)
+    changes = [f"{name}={value}" for name, value in architecture if value != named_fields[name]]
     if changes:
         say(f"  config.json names more than there are tensors for; imported with {', '.join(changes)}")
-    return smaller
+    return architecture
 
 
 def import_source(
@@ -87,7 +86,7 @@ def import_source(
     """
     if (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
-    architecture = fitted(architecture_of(source.checkpoint.config), source.checkpoint, say=say)
+    architecture = architecture_in(source.checkpoint, say=say)
     with undivided():
         leaves = parameter_shapes(architecture, precision.params)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}

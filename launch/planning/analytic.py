@@ -98,20 +98,24 @@ def outline_of(run: Run) -> Outline:
     tx = run.optimizer.chain(run.steps)
     key = jax.eval_shape(lambda: jax.random.key(0))
     # Shapes alone: under automatic axes no size has to divide anything.
-    with undivided_mesh():
+    with undivided():
         merged = {role: jax.eval_shape(each.init, key) for role, each in models.items()}
         state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
     params = tuple(_leaves((state.trainable, state.frozen)))
-    experts = (getattr(a, "top_k", 1), getattr(a, "experts", 1))
+    facts = a.facts()
+    # the model's own layers; prediction modules are few, and their activations go when they are done
+    own_layers = facts.layers[: len(facts.layers) - facts.mtp_layers]
+    attention = max(own_layers, key=lambda layer: layer.attention.heads).attention
+    experts = (facts.experts.top_k, facts.experts.experts)
     return Outline(
         shapes=merged,
         params=params,
         state=tuple(_leaves(state.opt_state)),
-        layers=a.layers,
-        width=a.width,
-        head_numbers=a.heads * getattr(a, "attention_widths", 2 * a.head_width) // 2,
-        kv_numbers=getattr(a, "kv_heads", a.heads) * a.head_width,
-        keys=sum((mean_keys(run.data.row_length, window) for window in _windows(a)), 0.0),
+        layers=len(own_layers),
+        width=facts.width,
+        head_numbers=attention.heads * (attention.qk_width + attention.v_width) // 2,
+        kv_numbers=attention.kv_heads * attention.v_width,
+        keys=sum((mean_keys(run.data.row_length, layer.attention.window) for layer in facts.layers), 0.0),
         inner_width=max((_inner_width(leaf, experts[0]) for leaf in params), default=4 * a.width),
         experts=experts,
         vocab_size=a.vocab_size,
@@ -120,25 +124,11 @@ def outline_of(run: Run) -> Outline:
     )
 
 
-def _windows(architecture: Any) -> tuple[int | None, ...]:
-    """The sliding window of every layer; None where there is none."""
-    if hasattr(architecture, "windows"):
-        return tuple(architecture.windows())
-    return (getattr(architecture, "window", None),) * architecture.layers
-
-
 def _inner_width(leaf: Leaf, n_experts: int) -> int:
     """F of a feed-forward matrix, times the experts that a token meets; 0 of other arrays."""
     if not leaf.is_layer or "F" not in leaf.letters:
         return 0
     return leaf.sizes[leaf.letters.index("F")] * (n_experts if "E" in leaf.letters else 1)
-
-
-def undivided_mesh() -> Any:
-    """Trace under a mesh of one device that nobody has."""
-    mesh = AbstractMesh((1,) * len(AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
-    with jax.sharding.use_abstract_mesh(mesh):
-        return undivided()
 
 
 def _leaves(tree: Any) -> Iterator[Leaf]:

@@ -86,16 +86,9 @@ def family(architecture: Any) -> list[Any]:
     """The narrowest architecture of the same proportions and head width, and those 2, 4 and 8 times as
     wide; of few layers, untied.
     """
-    sizes = {
-        name: size
-        for name in GROWING
-        if name in type(architecture).model_fields and (size := getattr(architecture, name))
-    }
-    few = {
-        name: min(most, getattr(architecture, name))
-        for name, most in LAYERS.items()
-        if hasattr(architecture, name)
-    }
+    fields = dict(architecture)
+    sizes = {name: fields[name] for name in GROWING if fields.get(name)}
+    few = {name: min(most, fields[name]) for name, most in LAYERS.items() if name in fields}
     # The narrowest model with the same proportions.
     part, same = math.gcd(*sizes.values()), {**few, "tied": False}
 

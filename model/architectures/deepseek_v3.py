@@ -2,21 +2,32 @@
 of more than one token.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import jax
+from flax import nnx
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architectures.deepseek_layers import router_of
-from model.architectures.deepseek_parts import assemble
+from model.architecture import Facts
+from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
+from model.hugging_face import deepseek as checkpoint
 from model.hugging_face.config import require, rope_fields, rope_of, size
-from model.hugging_face.deepseek_tables import mtp_name, rows
 from model.hugging_face.tensor import Tensor
+from model.layers.attention import attend_of
+from model.layers.block import Block
+from model.layers.feed_forward import FeedForward
+from model.layers.latent_attention import LatentAttention
+from model.layers.moe import MoE
+from model.layers.mtp import Module, MultiToken
+from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
 from model.layers.rope_scaling import Scaling, YaRN, yarn_growth
+from model.layers.router import WEIGH, Router, move_biases
+from model.layers.stack import Stack
 
 
 class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -75,33 +86,104 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             )
         if self.dense_layers >= self.layers:
             raise ValueError(
-                f"dense_layers={self.dense_layers} leaves none of layers={self.layers} for experts; lower it, or take a Llama"
+                f"dense_layers={self.dense_layers} leaves none of layers={self.layers} for experts; "
+                "lower it, or take a Llama"
             )
-        router_of(self).check(self.experts)
+        self._router().check(self.experts)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        return assemble(self, precision, execution)
+        return self._decoder(execution).build(precision)
+
+    def facts(self) -> Facts:
+        """Heads, widths and experts of every layer, and of the prediction modules."""
+        return self._decoder(DEFAULT).facts()
+
+    def _decoder(self, execution: Execution) -> Decoder:
+        norm = partial(RMSNorm, size=self.width, eps=self.norm_eps)
+
+        def dense(rngs: nnx.Rngs) -> Block:
+            attention = self._attention(execution, rngs)
+            feed_forward = FeedForward(D=self.width, F=self.feed_forward_width, rngs=rngs)
+            return Block(norm=norm, attention=attention, feed_forward=feed_forward)
+
+        def sparse(rngs: nnx.Rngs) -> Block:
+            attention = self._attention(execution, rngs)
+            return Block(norm=norm, attention=attention, feed_forward=self._experts(rngs))
+
+        stacks = {"blocks": Stack([sparse], N=self.layers - self.dense_layers, execution=execution)}
+        if self.dense_layers:
+            # the order of a dict is the order of the stacks: dense layers come first
+            stacks = {"dense_blocks": Stack([dense], N=self.dense_layers, execution=execution), **stacks}
+
+        def module(rngs: nnx.Rngs) -> Module:
+            # its block has experts even where the model's first layers are dense (§2.2)
+            return Module(D=self.width, norm=norm, block=sparse, rngs=rngs)
+
+        rope = Rope(theta=self.rope_theta, scaling=self.rope_scaling)
+        return Decoder(
+            vocab_size=self.vocab_size,
+            width=self.width,
+            stacks=stacks,
+            norm=norm,
+            tied=self.tied,
+            # of a head A entries meet unturned keys and rope_width entries are turned
+            ropes={"rope": (rope, self.rope_width)},
+            further=MultiToken(module, self.mtp_layers, execution) if self.mtp_layers else None,
+            # the biases of the routers have no gradient: loads move them after each step (eq. 16)
+            after_step=partial(move_biases, rate=self.bias_rate),
+        )
+
+    def _attention(self, execution: Execution, rngs: nnx.Rngs) -> LatentAttention:
+        return LatentAttention(
+            D=self.width,
+            H=self.heads,
+            A=self.head_width,
+            A2=self.rope_width,
+            A3=self.value_width,
+            latent=self.latent_width,
+            query_latent=self.query_latent_width,
+            scale=self.scale,
+            attend=attend_of(execution),
+            rngs=rngs,
+        )
+
+    def _experts(self, rngs: nnx.Rngs) -> MoE:
+        return MoE(
+            D=self.width,
+            F=self.expert_width,
+            E=self.experts,
+            router=self._router(),
+            # several shared experts, which every token passes, are one of their joint width
+            shared_F=self.shared_experts * self.expert_width,
+            capacity_factor=self.capacity_factor,
+            rngs=rngs,
+        )
+
+    def _router(self) -> Router:
+        """Sigmoid scores with a bias, in groups."""
+        return Router(
+            top_k=self.top_k,
+            score=jax.nn.sigmoid,
+            weigh=WEIGH[self.expert_weights],
+            # α of eq. 17 stands before loads that are divided by `top_k`, unlike those of `Router`
+            balance_loss=self.balance_loss / self.top_k,
+            z_loss=self.router_z_loss,
+            n_groups=self.n_groups,
+            top_groups=self.top_groups,
+            scale=self.routed_scale,
+            bias_rate=self.bias_rate,
+        )
 
     @property
     def scale(self) -> float:
         """What scores are multiplied with."""
-        growth = (
-            yarn_growth(self.rope_scaling.factor, self.mscale_all_dim)
-            if self.rope_scaling and self.mscale_all_dim
-            else 1.0
-        )
+        growth = 1.0
+        if self.rope_scaling and self.mscale_all_dim:
+            growth = yarn_growth(self.rope_scaling.factor, self.mscale_all_dim)
+        # squared: queries and keys would both grow
         return (self.head_width + self.rope_width) ** -0.5 * growth**2
-
-    @property
-    def attention_widths(self) -> int:
-        """Of a query and a value of one head together."""
-        return self.head_width + self.rope_width + self.value_width
-
-    def windows(self) -> tuple[None, ...]:
-        """Every layer sees all, those of the prediction modules too."""
-        return (None,) * (self.layers + self.mtp_layers)
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "DeepSeekV3":
@@ -112,7 +194,8 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         router = {"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,)}
         require(config, hidden_act=("silu",), attention_bias=(False,), **router)
-        rope, get = rope_of(_with_rope_width(config)), partial(size, config)
+        rope = rope_of(_with_rope_width(config))
+        get = partial(size, config)
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
         return cls(
             **{ours: get(theirs) for ours, theirs in FIELDS.items()},
@@ -120,7 +203,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             mtp_layers=get("num_nextn_predict_layers", "num_mtp_layers", default=0),
             expert_weights="renormalised" if get("norm_topk_prob", default=True) else "scores",
             balance_loss=get("aux_loss_alpha", default=1e-4),
-            bias_rate=0.0,
+            bias_rate=0.0,  # the authors stopped moving them before the end; a run may set it again
             rope_theta=rope.theta,
             rope_scaling=rope.scaling,
             mscale_all_dim=scaling.get("mscale_all_dim") or 0.0,
@@ -131,6 +214,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5, and for the authors' own code."""
+        rope = Rope(theta=self.rope_theta, scaling=self.rope_scaling)
         return {
             "architectures": ["DeepseekV3ForCausalLM"],
             "model_type": "deepseek_v3",
@@ -148,36 +232,27 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             "hidden_act": "silu",
             "attention_bias": False,
             "tie_word_embeddings": self.tied,
-            **rope_fields(Rope(theta=self.rope_theta, scaling=self.rope_scaling), extra=self._mscales()),
+            **rope_fields(rope, extra=self._mscales()),
         }
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint; prediction modules are layers behind the last,
         which transformers passes over.
         """
-        return rows(self)
-
-    def fitted(self, names: Collection[str]) -> "DeepSeekV3":
-        """Without the prediction modules, if tensors of these names have none: transformers keeps the
-        config's number, but not them.
-        """
-        found = not self.mtp_layers or any(name.startswith(mtp_name(self, 1)) for name in names)
-        return self if found else self.model_copy(update={"mtp_layers": 0})
+        return checkpoint.rows(self)
 
     def _mscales(self) -> dict[str, float]:
         """The two coefficients as the authors' config has them: our tables' factor is the ratio of their
         growths.
         """
-        if (
-            not isinstance(self.rope_scaling, YaRN)
-            or not self.mscale_all_dim
-            or self.rope_scaling.factor <= 1
-        ):
-            return {"mscale_all_dim": self.mscale_all_dim} if self.mscale_all_dim else {}
-        unit = yarn_growth(self.rope_scaling.factor, 1.0) - 1
-        growth = self.rope_scaling.factor_of_tables() * yarn_growth(
-            self.rope_scaling.factor, self.mscale_all_dim
-        )
+        if not self.mscale_all_dim:
+            return {}
+        scaling = self.rope_scaling
+        if not isinstance(scaling, YaRN) or scaling.factor <= 1:
+            return {"mscale_all_dim": self.mscale_all_dim}
+        # yarn_growth(f, m) is 1 + m · unit, and the tables have growth(mscale) / growth(mscale_all_dim)
+        unit = yarn_growth(scaling.factor, 1.0) - 1
+        growth = scaling.factor_of_tables() * yarn_growth(scaling.factor, self.mscale_all_dim)
         return {"mscale": (growth - 1) / unit, "mscale_all_dim": self.mscale_all_dim}
 
 

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architectures import one_stack
+from model.architecture import Facts
+from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require, size
 from model.hugging_face.tensor import Tensor
+from model.layers.attention import Attention, attend_of
+from model.layers.block import Block
 from model.layers.feed_forward import PlainFeedForward, gelu_tanh
 from model.layers.norm import LayerNorm
+from model.layers.stack import Stack
 
 
 class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -38,34 +43,48 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         """The heads share the width."""
         return self.width // self.heads
 
-    @property
-    def kv_heads(self) -> int:
-        """Each head has its own keys and values."""
-        return self.heads
-
     @model_validator(mode="after")
     def _sizes_agree(self) -> "GPT2":
         if self.width % self.heads:
             raise ValueError(
-                f"width={self.width} is not a multiple of heads={self.heads}; the heads share the width, choose equal parts"
+                f"width={self.width} is not a multiple of heads={self.heads}; "
+                "the heads share the width, choose equal parts"
             )
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        return (
-            one_stack.decoder(
-                self,
-                execution,
-                norm=partial(LayerNorm, size=self.width, eps=self.norm_eps),
-                pattern=[{"rope": None, "biased": "qkvo"}],
-                feed_forward=partial(
-                    PlainFeedForward, D=self.width, F=self.feed_forward_width, activation=gelu_tanh
-                ),
-                ropes={},
+        return self._decoder(execution).build(precision)
+
+    def facts(self) -> Facts:
+        """Heads and widths of every layer."""
+        return self._decoder(DEFAULT).facts()
+
+    def _decoder(self, execution: Execution) -> Decoder:
+        norm = partial(LayerNorm, size=self.width, eps=self.norm_eps)
+
+        def block(rngs: nnx.Rngs) -> Block:
+            attention = Attention(
+                D=self.width,
+                H=self.heads,
+                K=self.heads,  # each head has keys and values of its own
+                A=self.head_width,
+                rope=None,  # positions are in the embedding already
+                biased="qkvo",
+                attend=attend_of(execution),
+                rngs=rngs,
             )
-            ._replace(learned_positions=self.context)
-            .build(precision)
+            inner = {"F": self.feed_forward_width, "activation": gelu_tanh}
+            feed_forward = PlainFeedForward(D=self.width, **inner, rngs=rngs)
+            return Block(norm=norm, attention=attention, feed_forward=feed_forward)
+
+        return Decoder(
+            vocab_size=self.vocab_size,
+            width=self.width,
+            stacks={"blocks": Stack([block], N=self.layers, execution=execution)},
+            norm=norm,
+            tied=self.tied,
+            learned_positions=self.context,  # longer rows have no vectors to be told apart by
         )
 
     @classmethod
@@ -75,7 +94,9 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: it lacks one, or asks for what we would compute differently.
         """
+        # "gelu_new" is transformers' name for the approximation with tanh
         require(config, activation_function=("gelu_new", "gelu_pytorch_tanh"), add_cross_attention=(False,))
+        # what some descendants of GPT-2 change in the scores
         require(config, scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,))
         return cls(
             vocab_size=size(config, "vocab_size"),
@@ -115,10 +136,13 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             Tensor(f"blocks.{ours}", f"transformer.h.{{N}}.{theirs}", layout)
             for ours, theirs, layout in _BLOCK
         ]
-        for i, (one, letter) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
-            ours, theirs = "blocks.attention.", "transformer.h.{N}.attn.c_attn."
-            rows.append(Tensor(f"{ours}w{one}_ND{letter}A", f"{theirs}weight", f"D *{letter}A", part=(i, 3)))
-            rows.append(Tensor(f"{ours}b{one}_N{letter}A", f"{theirs}bias", f"{letter}A", part=(i, 3)))
+        ours = "blocks.attention."
+        theirs = "transformer.h.{N}.attn.c_attn."
+        for i, (product, head) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
+            third = (i, 3)  # queries, keys and values lie behind one another in their fused matrix
+            w, b = f"{ours}w{product}_ND{head}A", f"{ours}b{product}_N{head}A"
+            rows.append(Tensor(w, f"{theirs}weight", f"D *{head}A", part=third))
+            rows.append(Tensor(b, f"{theirs}bias", f"{head}A", part=third))
         return tuple(rows if self.tied else [*rows, Tensor("unembed_DV", "lm_head.weight", "V D")])
 
 
@@ -137,9 +161,8 @@ _BLOCK = (
 
 
 def _gpt2(*, width: int, layers: int, heads: int) -> GPT2:
-    return GPT2(
-        vocab_size=50_257, context=1024, width=width, layers=layers, heads=heads, feed_forward_width=4 * width
-    )
+    shared = {"vocab_size": 50_257, "context": 1024}
+    return GPT2(**shared, width=width, layers=layers, heads=heads, feed_forward_width=4 * width)
 
 
 PRESETS = {

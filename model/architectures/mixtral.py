@@ -1,17 +1,30 @@
-"""Mixtral (Jiang et al. 2024): a Mistral whose feed-forward layers are mixtures of experts."""
+"""Llamas whose feed-forward layers are mixtures of experts: Mixtral (Jiang et al. 2024), of few large
+ones, and Qwen3-MoE (Yang et al. 2025), of many small ones.
+"""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
+import jax
+from flax import nnx
 from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architectures import llama_like, moe_like
+from model.architecture import Facts
+from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
-from model.hugging_face.config import require
-from model.hugging_face.expert_tables import expert_sizes, rows
+from model.hugging_face.config import decoder_fields, decoder_sizes, expert_sizes, require, size
+from model.hugging_face.names import attention_rows, expert_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
+from model.layers.attention import Attention, attend_of, check_heads
+from model.layers.block import Block
+from model.layers.moe import MoE
+from model.layers.norm import RMSNorm
+from model.layers.rope import Rope
 from model.layers.rope_scaling import Scaling
+from model.layers.router import WEIGH, Router
+from model.layers.stack import Stack
 
 
 class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -23,6 +36,7 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("mixtral",)
+    # the softmax over the chosen experts alone is that over all, divided by the sum of the chosen
     expert_weights: ClassVar[str] = "renormalised"
 
     vocab_size: PositiveInt
@@ -46,12 +60,16 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Mixtral":
-        moe_like.check(self)
+        _check(self)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        return moe_like.build(self, precision, execution, window=self.window)
+        return _decoder(self, execution, window=self.window).build(precision)
+
+    def facts(self) -> Facts:
+        """Heads, widths, windows and experts of every layer."""
+        return _decoder(self, DEFAULT, window=self.window).facts()
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Mixtral":
@@ -60,26 +78,179 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: it lacks one, or asks for what we would compute differently.
         """
+        # noise on the router's inputs would make training another one
         require(config, hidden_act=("silu",), attention_bias=(False,), router_jitter_noise=(0,))
-        return cls(**llama_like.sizes_of(config), **expert_sizes(config), window=config.get("sliding_window"))
+        window = config.get("sliding_window")
+        return cls(**decoder_sizes(config), **expert_sizes(config), window=window)
 
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""
-        names = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
-        experts = {
+        return {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
             "num_local_experts": self.experts,
             "num_experts_per_tok": self.top_k,
             "router_aux_loss_coef": self.balance_loss,
+            "sliding_window": self.window,
+            **decoder_fields(self),
         }
-        return {**names, **experts, "sliding_window": self.window, **llama_like.fields_of(self)}
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
-        return rows(self, theirs="block_sparse_moe", gate="w1", up="w3", down="w2")
+        # Mistral's own names of the products, unlike those of all later mixtures
+        theirs = "model.layers.{N}.block_sparse_moe."
+        experts = expert_rows("blocks.feed_forward.", theirs, gate="w1", up="w3", down="w2")
+        return (*outer_rows(tied=self.tied), *attention_rows(), *norm_rows(), *experts)
+
+
+class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see
+    `Router.balance`).
+
+    `expert_weights`: the chosen experts count what the softmax over all says, or that divided by its sum.
+    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
+    None drops nothing.
+    """
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("qwen3_moe",)
+
+    vocab_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_width: PositiveInt
+    experts: PositiveInt
+    top_k: PositiveInt  # experts a token
+    feed_forward_width: PositiveInt  # of each expert
+    context: PositiveInt  # longest sequence in tokens
+    balance_loss: NonNegativeFloat
+    router_z_loss: NonNegativeFloat = 0.0
+    expert_weights: Literal["scores", "renormalised"] = "renormalised"
+    capacity_factor: PositiveFloat | None = None
+    rope_theta: PositiveFloat = 1_000_000.0
+    rope_scaling: Scaling | None = None
+    norm_eps: PositiveFloat = 1e-6
+    tied: bool = False  # the output matrix is the embedding
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "Qwen3MoE":
+        _check(self)
+        return self
+
+    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
+        """The functions of this architecture at these dtypes."""
+        return _decoder(self, execution, head_norm=self._head_norm()).build(precision)
+
+    def facts(self) -> Facts:
+        """Heads, widths, windows and experts of every layer."""
+        return _decoder(self, DEFAULT, head_norm=self._head_norm()).facts()
+
+    def _head_norm(self) -> partial[RMSNorm]:
+        return partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A")
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen3MoE":
+        """The sizes in a config.json.
+
+        Raises:
+            ValueError: it lacks one, or asks for what we would compute differently.
+        """
+        require(config, hidden_act=("silu",), attention_bias=(False,), use_sliding_window=(False,))
+        require(config, mlp_only_layers=([],), decoder_sparse_step=(1,))  # all layers have experts
+        sizes = {
+            **decoder_sizes(config),
+            **expert_sizes(config),
+            # `intermediate_size` is that of dense layers, of which there are none
+            "feed_forward_width": size(config, "moe_intermediate_size"),
+        }
+        renormalised = config.get("norm_topk_prob", False)
+        return cls(**sizes, expert_weights="renormalised" if renormalised else "scores")
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """config.json for transformers 4 and 5."""
+        return {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "num_experts": self.experts,
+            "num_experts_per_tok": self.top_k,
+            "moe_intermediate_size": self.feed_forward_width,
+            "norm_topk_prob": self.expert_weights == "renormalised",
+            "router_aux_loss_coef": self.balance_loss,
+            # every layer has experts, from the first on
+            "mlp_only_layers": [],
+            "decoder_sparse_step": 1,
+            "use_sliding_window": False,
+            **decoder_fields(self),
+        }
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Names and layouts of a Hugging Face checkpoint."""
+        experts = expert_rows("blocks.feed_forward.", "model.layers.{N}.mlp.")
+        return (*outer_rows(tied=self.tied), *attention_rows(head_norm=True), *norm_rows(), *experts)
+
+
+def _check(sizes: Mixtral | Qwen3MoE) -> None:
+    """Heads in equal groups, and experts that can be chosen."""
+    check_heads(heads=sizes.heads, kv_heads=sizes.kv_heads, head_width=sizes.head_width)
+    _router(sizes).check(sizes.experts)
+
+
+def _router(sizes: Mixtral | Qwen3MoE) -> Router:
+    """A softmax over all experts, whatever is chosen of them."""
+    return Router(
+        top_k=sizes.top_k,
+        score=jax.nn.softmax,
+        weigh=WEIGH[sizes.expert_weights],
+        balance_loss=sizes.balance_loss,
+        z_loss=sizes.router_z_loss,
+    )
+
+
+def _decoder(sizes: Mixtral | Qwen3MoE, execution: Execution, **attention: Any) -> Decoder:
+    """Llama's blocks with experts; `attention` is what `Attention` has beyond Llama's."""
+    norm = partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps)
+
+    def block(rngs: nnx.Rngs) -> Block:
+        return Block(
+            norm=norm,
+            attention=Attention(
+                D=sizes.width,
+                H=sizes.heads,
+                K=sizes.kv_heads,
+                A=sizes.head_width,
+                attend=attend_of(execution),
+                rngs=rngs,
+                **attention,
+            ),
+            feed_forward=MoE(
+                D=sizes.width,
+                F=sizes.feed_forward_width,
+                E=sizes.experts,
+                router=_router(sizes),
+                capacity_factor=sizes.capacity_factor,
+                rngs=rngs,
+            ),
+        )
+
+    rope = Rope(theta=sizes.rope_theta, scaling=sizes.rope_scaling)
+    return Decoder(
+        vocab_size=sizes.vocab_size,
+        width=sizes.width,
+        stacks={"blocks": Stack([block], N=sizes.layers, execution=execution)},
+        norm=norm,
+        tied=sizes.tied,
+        ropes={"rope": (rope, sizes.head_width)},
+    )
 
 
 def _mixtral(**sizes: Any) -> Mixtral:
     return Mixtral(vocab_size=32_000, kv_heads=8, head_width=128, experts=8, top_k=2, **sizes)
+
+
+def _qwen3(**sizes: Any) -> Qwen3MoE:
+    attention = {"kv_heads": 4, "head_width": 128, "context": 40_960}
+    return Qwen3MoE(vocab_size=151_936, **attention, experts=128, top_k=8, balance_loss=0.001, **sizes)
 
 
 PRESETS = {
@@ -89,4 +260,6 @@ PRESETS = {
     "mixtral_8x22b": _mixtral(
         width=6144, layers=56, heads=48, feed_forward_width=16_384, context=65_536, balance_loss=0.001
     ),
+    "qwen3_30b_a3b": _qwen3(width=2048, layers=48, heads=32, feed_forward_width=768),
+    "qwen3_235b_a22b": _qwen3(width=4096, layers=94, heads=64, feed_forward_width=1536),
 }

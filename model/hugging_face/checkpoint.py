@@ -15,7 +15,13 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class File(NamedTuple):
-    """`shapes` of the tensors in it; `open()` is a context with their values, each read when it is sliced."""
+    """A file of tensors.
+
+    Attributes:
+        path: The file.
+        shapes: Name → shape of the tensors in it.
+        open: Makes a context with name → tensor; a value is read when a tensor is sliced.
+    """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
@@ -23,14 +29,14 @@ class File(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """`config` is config.json, or what stands for it."""
+    """`config` is config.json, or what a GGUF file says in its place."""
 
     path: Path
     config: dict[str, Any]
     files: tuple[File, ...]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all tensors."""
+        """Name → shape of the tensors of all files."""
         return {name: shape for file in self.files for name, shape in file.shapes.items()}
 
 
@@ -42,7 +48,8 @@ def open_folder(folder: Path) -> Checkpoint:
         read.
     """
     config = read_json(folder / "config.json")
-    return Checkpoint(folder, config, tuple(map(_file, _paths(folder))))
+    files = tuple(_file(path) for path in _paths(folder))
+    return Checkpoint(folder, config, files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -54,9 +61,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(
-            f"{path.parent} has no {path.name}; name the folder of a Hugging Face checkpoint"
-        ) from None
+        remedy = "name the folder of a Hugging Face checkpoint"
+        raise ValueError(f"{path.parent} has no {path.name}; {remedy}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
@@ -65,30 +71,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _paths(folder: Path) -> list[Path]:
+    """The safetensors of a folder: those that its index lists, else all."""
     if (folder / INDEX).exists():
-        names = read_json(folder / INDEX).get("weight_map", {})
-        missing = sorted({name for name in names.values() if not (folder / name).is_file()})
-        if missing or not names:
-            raise ValueError(
-                f"{folder / INDEX} lists {', '.join(missing) or 'no file'}, not in the folder; download the checkpoint again"
-            )
-        return [folder / name for name in sorted(set(names.values()))]
-    if found := sorted(folder.glob("*.safetensors")):
-        return found
+        return _indexed_paths(folder)
+    safetensors = sorted(folder.glob("*.safetensors"))
+    if safetensors:
+        return safetensors
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise ValueError(
-            f"{folder} has only pickles ({pickles[0]}), which can run any code when they are read and are never opened here; "
-            "convert them to safetensors, or take a checkpoint that has them"
+            f"{folder} has only pickles ({pickles[0]}), which can run any code when they are read and are "
+            "never opened here; convert them to safetensors, or take a checkpoint that has them"
         )
-    raise ValueError(
-        f"{folder} has no safetensors; name the folder of a Hugging Face checkpoint, or a .gguf file"
-    )
+    remedy = "name the folder of a Hugging Face checkpoint, or a .gguf file"
+    raise ValueError(f"{folder} has no safetensors; {remedy}")
+
+
+def _indexed_paths(folder: Path) -> list[Path]:
+    names = set(read_json(folder / INDEX).get("weight_map", {}).values())
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing or not names:
+        listed = ", ".join(missing) or "no file"
+        remedy = "download the checkpoint again"
+        raise ValueError(f"{folder / INDEX} lists {listed}, not in the folder; {remedy}")
+    return [folder / name for name in sorted(names)]
 
 
 def _file(path: Path) -> File:
     with _opened(path) as tensors:
-        return File(path, {name: tuple(x.get_shape()) for name, x in tensors.items()}, partial(_opened, path))
+        shapes = {name: tuple(x.get_shape()) for name, x in tensors.items()}
+    return File(path, shapes, partial(_opened, path))
 
 
 @contextlib.contextmanager
@@ -97,4 +109,5 @@ def _opened(path: Path) -> Iterator[dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
     except (SafetensorError, OSError) as error:
+        # raised also while a tensor is read: a file may end before its header says
         raise ValueError(f"{path} is cut short or damaged ({error}); download it again") from error

@@ -10,6 +10,7 @@ from model.layers.rope_scaling import Linear, Llama3, Scaling, YaRN, yarn_growth
 
 Config = Mapping[str, Any]
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+LAYER_KINDS = ("sliding_attention", "full_attention")
 
 
 def require(config: Config, **allowed: Sequence[Any]) -> None:
@@ -19,10 +20,13 @@ def require(config: Config, **allowed: Sequence[Any]) -> None:
         ValueError: it has another one.
     """
     for field, values in allowed.items():
-        if config.get(field) is not None and config[field] not in values:
+        value = config.get(field)
+        # a field that is null says nothing, like one that is not there
+        if value is not None and value not in values:
             known = " or ".join(map(repr, values))
             raise ValueError(
-                f"config.json has {field}={config[field]!r}, and only {known} can be imported; take another checkpoint"
+                f"config.json has {field}={value!r}, and only {known} can be imported; "
+                "take another checkpoint"
             )
 
 
@@ -42,9 +46,8 @@ def size(config: Config, *fields: str, default: Any = None) -> Any:
 
 def head_width(config: Config) -> int:
     """`head_dim`, where it is not the width divided by the heads."""
-    return size(
-        config, "head_dim", default=size(config, "hidden_size") // size(config, "num_attention_heads")
-    )
+    shared = size(config, "hidden_size") // size(config, "num_attention_heads")
+    return size(config, "head_dim", default=shared)
 
 
 def dtype_of(config: Config) -> str:
@@ -57,26 +60,83 @@ def dtype_fields(dtype: str) -> dict[str, str]:
     return {"dtype": dtype, "torch_dtype": dtype}
 
 
+def decoder_sizes(config: Config, *, default_tied: bool = False) -> dict[str, Any]:
+    """The fields that every relative of Llama has, from a config.json.
+
+    Raises:
+        ValueError: one is missing, or its rotary positions are unknown.
+    """
+    rope = rope_of(config)
+    heads = size(config, "num_attention_heads")
+    return {
+        "vocab_size": size(config, "vocab_size"),
+        "width": size(config, "hidden_size"),
+        "layers": size(config, "num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": size(config, "num_key_value_heads", default=heads),
+        "head_width": head_width(config),
+        "feed_forward_width": size(config, "intermediate_size"),
+        "context": size(config, "max_position_embeddings"),
+        "rope_theta": rope.theta,
+        "rope_scaling": rope.scaling,
+        "norm_eps": size(config, "rms_norm_eps", default=1e-6),
+        "tied": config.get("tie_word_embeddings", default_tied),
+    }
+
+
+def decoder_fields(sizes: Any) -> dict[str, Any]:
+    """The inverse of `decoder_sizes`, for transformers 4 and 5; `sizes` has those fields as attributes."""
+    return {
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.width,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_width,
+        "intermediate_size": sizes.feed_forward_width,
+        "max_position_embeddings": sizes.context,
+        "rms_norm_eps": sizes.norm_eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": sizes.tied,
+        **rope_fields(Rope(theta=sizes.rope_theta, scaling=sizes.rope_scaling)),
+    }
+
+
+def expert_sizes(config: Config) -> dict[str, Any]:
+    """The fields of Mixtral and Qwen3-MoE that are about experts, from a config.json.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    return {
+        "experts": size(config, "num_local_experts", "num_experts"),
+        "top_k": size(config, "num_experts_per_tok"),
+        "balance_loss": size(config, "router_aux_loss_coef", default=0.001),
+    }
+
+
 def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
     """The rotary positions of a model whose layers all turn alike.
 
     Raises:
         ValueError: the type is unknown, or both layouts are there and disagree.
     """
-    flat = config.get("rope_scaling")
     theta = config.get("rope_theta")
-    new = config.get("rope_parameters")
-    found = (
-        [] if new is None else [_rope(new, config, size(new, "rope_theta", default=theta or default_theta))]
-    )
-    if new is None or flat is not None:
-        found.append(_rope(flat or {}, config, theta or default_theta))
-    if theta is not None and any(rope.theta != theta for rope in found) or len(set(found)) > 1:
+    scaling = config.get("rope_scaling")  # transformers 4; theta stands beside it
+    parameters = config.get("rope_parameters")  # transformers 5; theta stands in it
+    ropes = []
+    if parameters is not None:
+        inner_theta = size(parameters, "rope_theta", default=theta or default_theta)
+        ropes.append(_rope(parameters, config, inner_theta))
+    if parameters is None or scaling is not None:
+        ropes.append(_rope(scaling or {}, config, theta or default_theta))
+    contradicts_theta = theta is not None and any(rope.theta != theta for rope in ropes)
+    if contradicts_theta or len(set(ropes)) > 1:
+        fields = f"rope_parameters={parameters}, rope_theta={theta}, rope_scaling={scaling}"
         raise ValueError(
-            f"config.json says rotary positions twice and differently: rope_parameters={new}, rope_theta={theta}, rope_scaling={flat}; "
-            "delete the wrong ones"
+            f"config.json says rotary positions twice and differently: {fields}; delete the wrong ones"
         )
-    return found[0]
+    return ropes[0]
 
 
 def rope_fields(rope: Rope, *, extra: Config | None = None) -> dict[str, Any]:
@@ -96,23 +156,22 @@ def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
         ValueError: the type is unknown.
     """
     if config.get("rope_parameters"):
-        return tuple(rope_of(_as_new(config, kind)) for kind in LAYER_KINDS)
+        local, full = (rope_of(_parameters_of(config, kind)) for kind in LAYER_KINDS)
+        return local, full
     scaling = config.get("rope_scaling") or {}
     local = Rope(theta=size(config, "rope_local_base_freq", default=10_000.0))
     return local, _rope(scaling, config, size(config, "rope_theta", default=1_000_000.0))
 
 
-LAYER_KINDS = ("sliding_attention", "full_attention")
-
-
-def _as_new(config: Config, kind: str) -> dict[str, Any]:
+def _parameters_of(config: Config, kind: str) -> dict[str, Any]:
+    """What `rope_of` reads, for the layers of one kind."""
     parameters = config["rope_parameters"].get(kind)
     if not isinstance(parameters, Mapping):
         raise ValueError(f"config.json has no rope_parameters.{kind}; complete it, or download it again")
     return {"rope_parameters": parameters, "max_position_embeddings": config.get("max_position_embeddings")}
 
 
-def local_and_global_fields(local: Rope, everywhere: Rope) -> dict[str, Any]:
+def local_and_global_fields(local: Rope, full: Rope) -> dict[str, Any]:
     """The inverse of `local_and_global_ropes`, in both layouts.
 
     Raises:
@@ -120,13 +179,12 @@ def local_and_global_fields(local: Rope, everywhere: Rope) -> dict[str, Any]:
     """
     if local.scaling is not None:
         raise ValueError(
-            f"local_rope.scaling={local.scaling} has no place in config.json; leave the local layers unscaled to export them"
+            f"local_rope.scaling={local.scaling} has no place in config.json; "
+            "leave the local layers unscaled to export them"
         )
-    old = rope_fields(everywhere)
-    parameters = {
-        kind: rope_fields(rope)["rope_parameters"]
-        for kind, rope in zip(LAYER_KINDS, (local, everywhere), strict=True)
-    }
+    old = rope_fields(full)
+    ropes = zip(LAYER_KINDS, (local, full), strict=True)
+    parameters = {kind: rope_fields(rope)["rope_parameters"] for kind, rope in ropes}
     return {**old, "rope_local_base_freq": local.theta, "rope_parameters": parameters}
 
 
@@ -137,13 +195,11 @@ def _rope(scaling: Config, config: Config, theta: float) -> Rope:
         raise ValueError(
             f"config.json has rope_type={kind!r}, and only {known} can be imported; take another checkpoint"
         )
-    if (part := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))) not in (
-        None,
-        1,
-        1.0,
-    ):
+    turned_frac = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if turned_frac not in (None, 1, 1.0):
         raise ValueError(
-            f"config.json has partial_rotary_factor={part}, and only whole heads can be turned; take another checkpoint"
+            f"config.json has partial_rotary_factor={turned_frac}, and only whole heads can be turned; "
+            "take another checkpoint"
         )
     return Rope(theta=float(theta), scaling=_scaling(kind, scaling, config))
 
@@ -154,12 +210,15 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
     factor = float(size(scaling, "factor"))
     if kind == "linear":
         return Linear(factor=factor)
-    original = int(
-        size(scaling, "original_max_position_embeddings", default=config.get("max_position_embeddings"))
-    )
+    context = config.get("max_position_embeddings")
+    original = int(size(scaling, "original_max_position_embeddings", default=context))
     if kind == "llama3":
-        low, high = size(scaling, "low_freq_factor"), size(scaling, "high_freq_factor")
-        return Llama3(factor=factor, low_freq_factor=low, high_freq_factor=high, original_context=original)
+        return Llama3(
+            factor=factor,
+            low_freq_factor=size(scaling, "low_freq_factor"),
+            high_freq_factor=size(scaling, "high_freq_factor"),
+            original_context=original,
+        )
     return YaRN(
         factor=factor,
         original_context=original,
@@ -176,21 +235,16 @@ def _table_factor(scaling: Config, factor: float) -> float | None:
     """
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])
-    one, all_dimensions = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    return (
-        yarn_growth(factor, float(one)) / yarn_growth(factor, float(all_dimensions))
-        if one and all_dimensions
-        else None
-    )
+    mscale = scaling.get("mscale")
+    mscale_all_dim = scaling.get("mscale_all_dim")
+    if not mscale or not mscale_all_dim:
+        return None
+    return yarn_growth(factor, float(mscale)) / yarn_growth(factor, float(mscale_all_dim))
 
 
 def _scaling_fields(scaling: Scaling) -> dict[str, Any]:
-    fields = {
-        "rope_type": scaling.type,
-        **scaling.model_dump(exclude={"type", "original_context", "table_factor"}),
-    }
-    if (original := getattr(scaling, "original_context", None)) is not None:
-        fields["original_max_position_embeddings"] = original
-    if (factor := getattr(scaling, "table_factor", None)) is not None:
-        fields["attention_factor"] = factor
-    return fields
+    """Our fields have the names of config.json, but for two that only some kinds have."""
+    theirs = {"original_context": "original_max_position_embeddings", "table_factor": "attention_factor"}
+    fields = scaling.model_dump(exclude={"type", *theirs})
+    renamed = {theirs[name]: value for name, value in scaling if name in theirs and value is not None}
+    return {"rope_type": scaling.type, **fields, **renamed}

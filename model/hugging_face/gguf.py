@@ -43,38 +43,39 @@ def open_gguf(path: Path) -> Gguf:
         installed.
     """
     reader = _reader(path)
-    with _damage_said(path):
+    with _naming_damage(path):
         metadata = {name: field.contents() for name, field in reader.fields.items()}
     kind = metadata.get("general.architecture")
     if kind != "llama" or metadata.get("llama.expert_count", 0):
         raise ValueError(
-            f"{path} has general.architecture={kind!r}, and only dense llama models are imported from GGUF; take safetensors"
+            f"{path} has general.architecture={kind!r}, and only dense llama models are imported from GGUF; "
+            "take safetensors"
         )
     config = _config(path, metadata, {tensor.name for tensor in reader.tensors})
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    found = {
+    weights = {
         _their_name(tensor.name): _Weight(path, tensor, _heads_of(tensor.name, heads))
         for tensor in reader.tensors
     }
-    shapes = {name: tuple(int(n) for n in reversed(weight.tensor.shape)) for name, weight in found.items()}
-    return Gguf(
-        Checkpoint(path, config, (File(path, shapes, partial(contextlib.nullcontext, found)),)), metadata
-    )
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    # the library maps the file: there is nothing to open or to close
+    file = File(path, shapes, partial(contextlib.nullcontext, weights))
+    return Gguf(Checkpoint(path, config, (file,)), metadata)
 
 
 def _reader(path: Path) -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise ValueError(
-            f"{path} needs the library `gguf`; run `pip install 'meshwright[huggingface]'`"
-        ) from error
-    with _damage_said(path):
+        remedy = "run `pip install 'meshwright[huggingface]'`"
+        raise ValueError(f"{path} needs the library `gguf`; {remedy}") from error
+    with _naming_damage(path):
         return gguf.GGUFReader(path)
 
 
 @contextlib.contextmanager
-def _damage_said(path: Path) -> Iterator[None]:
+def _naming_damage(path: Path) -> Iterator[None]:
+    """What the library raises on a damaged file is any of these, and says nothing of the file."""
     try:
         yield
     except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:
@@ -93,25 +94,25 @@ def _config(path: Path, metadata: Mapping[str, Any], tensors: set[str]) -> dict[
         "max_position_embeddings": "llama.context_length",
         "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
     }
+    # older files leave out the size of a vocabulary that they list, and the heads of keys where all have
+    # their own
     known = {"llama.vocab_size": len(metadata.get("tokenizer.ggml.tokens", ())), **metadata}
     known.setdefault("llama.attention.head_count_kv", metadata.get("llama.attention.head_count"))
-    if missing := [name for name in fields.values() if not known.get(name)]:
+    missing = [name for name in fields.values() if not known.get(name)]
+    if missing:
         raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; take another file")
-    config = {
+    return {
         "model_type": "llama",
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_scaling": _scaling(metadata),
+        "rope_theta": _shortest(metadata.get("llama.rope.freq_base", 10_000.0)),
+        "head_dim": metadata.get("llama.attention.key_length"),
+        **{ours: known[name] for ours, name in fields.items()},
+        "rms_norm_eps": _shortest(known[fields["rms_norm_eps"]]),
     }
-    config["rope_theta"] = _short(metadata.get("llama.rope.freq_base", 10_000.0))
-    config["head_dim"] = metadata.get("llama.attention.key_length")
-    return (
-        config
-        | {ours: known[name] for ours, name in fields.items()}
-        | {"rms_norm_eps": _short(known[fields["rms_norm_eps"]])}
-    )
 
 
-def _short(number: float) -> float:
+def _shortest(number: float) -> float:
     """The shortest decimal that is this float32: 1e-05, which GGUF hands back as 9.999999747378752e-06."""
     return float(str(np.float32(number)))
 
@@ -122,18 +123,23 @@ def _scaling(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     scaling = {"rope_type": kind, "factor": metadata.get("llama.rope.scaling.factor")}
     original = metadata.get("llama.rope.scaling.original_context_length")
-    return scaling | ({"original_max_position_embeddings": original} if original else {})
+    if original:
+        scaling["original_max_position_embeddings"] = original
+    return scaling
 
 
 def _their_name(name: str) -> str:
+    """Hugging Face's name; a name that we do not know stays, and is refused as an unknown tensor."""
     parts = name.split(".")
     if parts[0] != "blk":
         return NAMES.get(name, name)
-    return NAMES.get(".".join(["blk", "{}", *parts[2:]]), name).format(parts[1])
+    _, layer, *rest = parts
+    return NAMES.get(".".join(["blk", "{}", *rest]), name).format(layer)
 
 
 def _heads_of(name: str, heads: Mapping[str, int]) -> int:
-    return next((n for part, n in heads.items() if f".{part}." in name), 0)
+    """The number of heads of queries and keys; 0 of other tensors."""
+    return next((n for product, n in heads.items() if f".{product}." in name), 0)
 
 
 class _Weight(NamedTuple):
@@ -145,16 +151,21 @@ class _Weight(NamedTuple):
     tensor: Any
     heads: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As rows and columns; GGUF names the fastest dimension first."""
+        return tuple(int(n) for n in reversed(self.tensor.shape))
+
     def __getitem__(self, cuts: Any) -> np.ndarray:
         from gguf.quants import dequantize
 
-        with _damage_said(self.path):
-            x = dequantize(self.tensor.data, self.tensor.tensor_type)
-            x = x.reshape(tuple(int(n) for n in reversed(self.tensor.shape)))
+        with _naming_damage(self.path):
+            x = dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
         return (self._in_halves(x) if self.heads else x)[cuts]
 
     def _in_halves(self, x: np.ndarray) -> np.ndarray:
         """The inverse of llama.cpp's `permute`: Hugging Face has the first of all pairs, then the second of
         all.
         """
-        return x.reshape(self.heads, x.shape[0] // self.heads // 2, 2, -1).swapaxes(1, 2).reshape(x.shape)
+        n_pairs = x.shape[0] // self.heads // 2
+        return x.reshape(self.heads, n_pairs, 2, -1).swapaxes(1, 2).reshape(x.shape)

@@ -3,6 +3,7 @@ them.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,17 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.api import Params, leaf_name
+from model.architecture import Architecture
 from model.hugging_face.checkpoint import INDEX
 from model.hugging_face.config import dtype_fields
 from model.hugging_face.load import Place, no_mesh, sizes_of
 from model.hugging_face.tensor import own_letters, places, put, their_shape
 
-NAMES = {"float32": "F32", "bfloat16": "BF16"}  # of dtypes in a safetensors header
-Plan = dict[str, tuple[tuple[int, ...], list[Place]]]  # their name → shape, and what of ours is in it
+DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16"}  # in a safetensors header
+Plan = dict[str, tuple[tuple[int, ...], list[Place]]]  # their name → shape, and which of ours are in it
 
 
 def save(
-    architecture: Any,
+    architecture: Architecture,
     params: Params,
     folder: Path,
     *,
@@ -44,60 +46,77 @@ def save(
     flat = {leaf_name(path): x for path, x in jax.tree.leaves_with_path(params)}
     if not all(x.is_fully_addressable for x in flat.values()):
         raise ValueError(
-            "the parameters lie on several processes; export from a single process, which reads the checkpoint by itself"
+            "the parameters lie on several processes; "
+            "export from a single process, which reads the checkpoint by itself"
         )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    config = {**architecture.to_hugging_face(), **dtype_fields(dtype)}
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     try:
-        config = {**architecture.to_hugging_face(), **dtype_fields(dtype)}
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name, data in files.items():
-            (partial / name).write_bytes(data)
-        _write_tensors(partial, architecture, flat, dtype=dtype, max_shard_bytes=max_shard_bytes)
-        partial.rename(folder)
+            (unfinished / name).write_bytes(data)
+        _write_tensors(unfinished, architecture, flat, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        unfinished.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def export_plan(architecture: Any, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+def export_plan(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
     """Their tensors in the order of the table, layer by layer."""
     plan: Plan = {}
     for row in architecture.tensors():
         sizes = sizes_of(row, shapes[row.ours], architecture)
-        for at, name in places(row, sizes):
-            plan.setdefault(name, (their_shape(row, sizes), []))[1].append(Place(row, at))
+        for index, name in places(row, sizes):
+            # a fused tensor has several rows: the first of them says its shape
+            _, row_places = plan.setdefault(name, (their_shape(row, sizes), []))
+            row_places.append(Place(row, index))
     return plan
 
 
 def _write_tensors(
-    folder: Path, architecture: Any, flat: Mapping[str, jax.Array], *, dtype: str, max_shard_bytes: int
+    folder: Path,
+    architecture: Architecture,
+    flat: Mapping[str, jax.Array],
+    *,
+    dtype: str,
+    max_shard_bytes: int,
 ) -> None:
-    plan = export_plan(architecture, {name: x.shape for name, x in flat.items()})
-    n_bytes = {name: int(np.prod(shape)) * jnp.dtype(dtype).itemsize for name, (shape, _) in plan.items()}
+    shapes = {name: x.shape for name, x in flat.items()}
+    plan = export_plan(architecture, shapes)
+    itemsize = jnp.dtype(dtype).itemsize
+    n_bytes = {name: math.prod(shape) * itemsize for name, (shape, _) in plan.items()}
     shards = list(_in_shards(n_bytes, max_shard_bytes))
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    names = names if len(names) > 1 else ["model.safetensors"]
-    for file_name, shard in zip(names, shards, strict=True):
+    file_of: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        if len(shards) == 1:
+            file_name = "model.safetensors"
+        file_of |= dict.fromkeys(shard, file_name)
         with (folder / file_name).open("wb") as file:
-            file.write(_header({name: plan[name][0] for name in shard}, n_bytes, dtype))
+            shard_shapes = {name: plan[name][0] for name in shard}
+            file.write(_header(shard_shapes, n_bytes, dtype))
             for name in shard:
-                file.write(_tensor(*plan[name], architecture, flat, dtype).reshape(-1).view(np.uint8).data)
+                shape, row_places = plan[name]
+                tensor = _tensor(shape, row_places, architecture, flat, dtype)
+                # numpy has no buffer of bfloat16: its bytes have one
+                file.write(tensor.reshape(-1).view(np.uint8).data)
     if len(shards) > 1:
-        weight_map = {
-            name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard
-        }
-        index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": file_of}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _in_shards(n_bytes: Mapping[str, int], max_shard_bytes: int) -> Iterator[list[str]]:
+    """Names in their order, as many to a shard as fit."""
     shard: list[str] = []
+    shard_bytes = 0
     for name, n in n_bytes.items():
-        if shard and sum(map(n_bytes.__getitem__, shard)) + n > max_shard_bytes:
+        if shard and shard_bytes + n > max_shard_bytes:
             yield shard
-            shard = []
+            shard, shard_bytes = [], 0
         shard.append(name)
+        shard_bytes += n
     yield shard
 
 
@@ -108,43 +127,46 @@ def _header(shapes: Mapping[str, tuple[int, ...]], n_bytes: Mapping[str, int], d
     safetensors' own writer wants all tensors of a file in memory, twice.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
+    begin = 0
     for name, shape in shapes.items():
-        header[name] = {
-            "dtype": NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [end, end + n_bytes[name]],
-        }
-        end += n_bytes[name]
+        end = begin + n_bytes[name]
+        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
     return len(data).to_bytes(8, "little") + data
 
 
 def _tensor(
-    shape: tuple[int, ...], parts: list[Place], architecture: Any, flat: Mapping[str, jax.Array], dtype: str
+    shape: tuple[int, ...],
+    row_places: list[Place],
+    architecture: Architecture,
+    flat: Mapping[str, jax.Array],
+    dtype: str,
 ) -> np.ndarray:
+    """One of their tensors, put together from the parameters of ours that are in it."""
     theirs = np.zeros(shape, jnp.dtype(dtype))
-    for row, at in parts:
+    for row, index in row_places:
         sizes = sizes_of(row, flat[row.ours].shape, architecture)
-        kept = tuple(
-            slice(0, sizes[letter]) for letter in own_letters(row)[len(at) :]
-        )  # without the padding of the vocabulary
-        put(theirs, row, sizes, on_host(flat[row.ours], at)[kept])
+        stored = own_letters(row)[len(index) :]
+        without_padding = tuple(slice(0, sizes[letter]) for letter in stored)  # of the vocabulary
+        put(theirs, row, sizes, on_host(flat[row.ours], index)[without_padding])
     return theirs
 
 
-def on_host(x: jax.Array, at: tuple[int, ...]) -> np.ndarray:
-    """x[at], from the devices that hold it; the rest stays where it is."""
-    out = np.empty(x.shape[len(at) :], x.dtype)
+def on_host(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
+    """x[index], from the devices that hold it; the rest stays where it is."""
+    out = np.empty(x.shape[len(index) :], x.dtype)
     for shard in x.addressable_shards:
-        cuts = shard.index
-        starts = [cut.start or 0 for cut in cuts]
-        held = all(start <= i < start + n for i, start, n in zip(at, starts, shard.data.shape, strict=False))
-        if shard.replica_id == 0 and held:
-            with no_mesh():
-                data = (
-                    np.asarray(shard.data) if shard.device.platform == "cpu" else shard.data
-                )  # memory of its own needs no program
-                out[cuts[len(at) :]] = data[tuple(i - start for i, start in zip(at, starts, strict=False))]
+        starts = [cut.start or 0 for cut in shard.index]
+        # strict=False: `index` is of the first dimensions alone
+        offsets = [i - start for i, start in zip(index, starts, strict=False)]
+        is_held = all(0 <= i < n for i, n in zip(offsets, shard.data.shape, strict=False))
+        if shard.replica_id != 0 or not is_held:
+            continue
+        with no_mesh():
+            # a CPU's memory is read as it is; on an accelerator the slice is cut there, and it alone travels
+            on_cpu = shard.device.platform == "cpu"
+            data = np.asarray(shard.data) if on_cpu else shard.data
+            out[shard.index[len(index) :]] = data[tuple(offsets)]
     return out

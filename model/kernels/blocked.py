@@ -6,147 +6,181 @@ reach a CPU's matrix units; beyond, loops (model/kernels/loops.py). Both keep no
 pass: memory grows with L.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from model.execution import name
+from model.kernels.attend import MASKED, Maths, sees
 from model.kernels.loops import BLOCK, LOOPS, scores
-from model.kernels.parts import Row, attend_rows, output_dot
-from model.kernels.plain import MASKED, Maths, sees
+from model.kernels.runs import Row, attend_rows, output_dot
 from model.sharding import local
 
 QUERY_BLOCK = 128  # smaller ones skip more, but their products are too small to be fast
-ORDER_FROM = (
-    1024  # positions; a tenth slower, but the scores of blocks further on are never held at the same time
-)
-LOOP_FROM = (
-    4096  # positions; beyond, written-out blocks take long to compile, though loops take twice as long to run
-)
+# positions; a tenth slower, but the scores of blocks further on are never held at the same time
+ORDER_FROM = 1024
+# positions; beyond, written-out blocks take long to compile, though loops take twice as long to run
+LOOP_FROM = 4096
 
 
 def attend(
-    q_BLHA: Float[Array, "B L H A"],
-    k_BLKA: Float[Array, "B L K A"],
-    v_BLKA: Float[Array, "B L K A2"],
-    positions_BL: Int[Array, "B L"],
-    segments_BL: Int[Array, "B L"],
-    *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
-) -> Float[Array, "B L H A2"]:
-    """`plain.attend` for an undivided L whose documents read in order, each position one further than the
-    last, its padding aside.
-    """
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
+) -> Array:
+    """An `Attend` for every platform, dtype and width."""
     form = _written_out if q_BLHA.shape[1] <= LOOP_FROM else _looped
-    run = local(
-        partial(form, maths=Maths(scale, window, soft_cap)), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA"
-    )
+    run = local(partial(form, maths=maths), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
 def _looped(
-    q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
 ) -> Array:
     L = q_BLHA.shape[1]
-    more = -L % BLOCK
-    q_BHLA, k_BKTA, v_BKTA = (
-        jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA)
-    )
+    padding = (0, -L % BLOCK)  # so that all blocks have BLOCK positions
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))).swapaxes(1, 2)
+
+    # segment -1 is no document's: no position of the row sees what is added
     row = Row(
-        jnp.pad(positions_BL, ((0, 0), (0, more))),
-        jnp.pad(segments_BL, ((0, 0), (0, more)), constant_values=-1),
-        (jnp.zeros((), jnp.int32),),
+        jnp.pad(positions_BL, ((0, 0), padding)),
+        jnp.pad(segments_BL, ((0, 0), padding), constant_values=-1),
+        starts=(jnp.zeros((), jnp.int32),),
     )
-    return attend_rows(q_BHLA, k_BKTA, v_BKTA, row, row, LOOPS, maths).swapaxes(1, 2)[:, :L]
+    o_BHLA = attend_rows(padded(q_BLHA), padded(k_BLKA), padded(v_BLKA), row, row, LOOPS, maths)
+    return o_BHLA.swapaxes(1, 2)[:, :L]
 
 
 def _written_out(
-    q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
 ) -> Array:
     B, L, H, A = q_BLHA.shape
     K = k_BLKA.shape[2]
-    q_BKGLA = q_BLHA.reshape(B, L, K, H // K, A).transpose(0, 2, 3, 1, 4)
-    o_BKGLA = _blocks(q_BKGLA, k_BLKA.swapaxes(1, 2), v_BLKA.swapaxes(1, 2), positions_BL, segments_BL, maths)
-    return o_BKGLA.transpose(0, 3, 1, 2, 4).reshape(B, L, H, -1)
+    G = H // K
+    # heads before positions: a CPU's library multiplies batches of [L, A] and [T, A] without copying them
+    q_BKGLA = q_BLHA.reshape(B, L, K, G, A).transpose(0, 2, 3, 1, 4)
+    k_BKTA = k_BLKA.swapaxes(1, 2)
+    v_BKTA = v_BLKA.swapaxes(1, 2)
+    o_BKGLA = _blocks(q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, maths)
+    o_BLKGA = o_BKGLA.transpose(0, 3, 1, 2, 4)
+    return o_BLKGA.reshape(B, L, H, -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _blocks(
-    q_BKGLA: Array, k_BKTA: Array, v_BKTA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+    q_BKGLA: Array,
+    k_BKTA: Array,
+    v_BKTA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
 ) -> Array:
     return _forward(q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, maths)[0]
 
 
 def _forward(
-    q_BKGLA: Array, k_BKTA: Array, v_BKTA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+    q_BKGLA: Array,
+    k_BKTA: Array,
+    v_BKTA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
 ) -> tuple[Array, tuple]:
-    outputs, sums = [], []
+    outputs: list[Array] = []
+    log_sums: list[Array] = []
     for queries, keys in _visits(q_BKGLA.shape[3], maths.window):
-        q, outputs = _after(q_BKGLA[:, :, :, queries], outputs, queries)
-        s = scores(q, k_BKTA[:, :, keys], maths)[0] + _mask(positions_BL, segments_BL, queries, keys, maths)
-        m = s.max(-1, keepdims=True)
-        p = jnp.exp(s - m)
+        q, outputs = _ordered(q_BKGLA[:, :, :, queries], outputs, queries)
+        mask = _mask(positions_BL, segments_BL, queries, keys, maths)
+        v = v_BKTA[:, :, keys]
+        s, _ = scores(q, k_BKTA[:, :, keys], maths)
+        s = s + mask
+        top = s.max(-1, keepdims=True)
+        p = jnp.exp(s - top)
         n = p.sum(-1, keepdims=True)
-        o = jnp.einsum("BKGLT,BKTA->BKGLA", p.astype(v_BKTA.dtype), v_BKTA[:, :, keys])
+        # divided by their sum after the product: [L, A] numbers instead of [L, T]
+        o = jnp.einsum("BKGLT,BKTA->BKGLA", p.astype(v.dtype), v)
         outputs.append((o / n).astype(o.dtype))
-        sums.append((m + jnp.log(n))[..., 0])
-    o_BKGLA, lse_BKGL = name(jnp.concatenate(outputs, 3), "mixed"), name(jnp.concatenate(sums, 3), "mixed")
+        log_sums.append((top + jnp.log(n))[..., 0])
+    # kept by the name, they spare the backward pass all of the above
+    o_BKGLA = name(jnp.concatenate(outputs, 3), "mixed")
+    lse_BKGL = name(jnp.concatenate(log_sums, 3), "mixed")
     return o_BKGLA, (q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, o_BKGLA, lse_BKGL)
 
 
 def _backward(maths: Maths, saved: tuple, grad_BKGLA: Array) -> tuple[Array | None, ...]:
     q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, o_BKGLA, lse_BKGL = saved
-    f32, dtype, dot_BKGL = jnp.float32, q_BKGLA.dtype, output_dot(o_BKGLA, grad_BKGLA)
-    dqs, dk_BKTA, dv_BKTA = [], jnp.zeros(k_BKTA.shape, f32), jnp.zeros(v_BKTA.shape, f32)
+    f32 = jnp.float32
+    dtype = q_BKGLA.dtype
+    dot_BKGL = output_dot(o_BKGLA, grad_BKGLA)
+    dqs: list[Array] = []
+    dk_BKTA = jnp.zeros(k_BKTA.shape, f32)
+    dv_BKTA = jnp.zeros(v_BKTA.shape, f32)
     for queries, keys in _visits(q_BKGLA.shape[3], maths.window):
-        q, grad, lse, dot = (
-            x[:, :, :, queries] for x in (q_BKGLA, grad_BKGLA, lse_BKGL[..., None], dot_BKGL[..., None])
-        )
-        q, (dk_BKTA, dv_BKTA) = _after(q, (dk_BKTA, dv_BKTA), queries)
+        rows = (q_BKGLA, grad_BKGLA, lse_BKGL[..., None], dot_BKGL[..., None])
+        q, grad, lse, dot = (x[:, :, :, queries] for x in rows)
+        q, (dk_BKTA, dv_BKTA) = _ordered(q, (dk_BKTA, dv_BKTA), queries)
+        mask = _mask(positions_BL, segments_BL, queries, keys, maths)
         s, slope = scores(q, k_BKTA[:, :, keys], maths)
-        p = jnp.exp(s + _mask(positions_BL, segments_BL, queries, keys, maths) - lse)
+        p = jnp.exp(s + mask - lse)  # the logarithm of the sum makes them the forward pass's weights at once
         # in the type of its operands: its rounding is like theirs, and half of the bytes are a tenth of the
         # time
         dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad, v_BKTA[:, :, keys]).astype(f32)
-        ds, p = (maths.scale * slope * p * (dp - dot)).astype(dtype), p.astype(dtype)
+        ds = (maths.scale * slope * p * (dp - dot)).astype(dtype)
+        p = p.astype(dtype)
         dqs.append(jnp.einsum("BKGLT,BKTA->BKGLA", ds, k_BKTA[:, :, keys]))
-        dk_BKTA = dk_BKTA.at[:, :, keys].add(jnp.einsum("BKGLT,BKGLA->BKTA", ds, q).astype(f32))
-        dv_BKTA = dv_BKTA.at[:, :, keys].add(jnp.einsum("BKGLT,BKGLA->BKTA", p, grad).astype(f32))
-    return jnp.concatenate(dqs, 3), dk_BKTA.astype(k_BKTA.dtype), dv_BKTA.astype(v_BKTA.dtype), None, None
+        dk = jnp.einsum("BKGLT,BKGLA->BKTA", ds, q).astype(f32)
+        dv = jnp.einsum("BKGLT,BKGLA->BKTA", p, grad).astype(f32)
+        # summed in float32: a key is seen by many blocks of queries
+        dk_BKTA = dk_BKTA.at[:, :, keys].add(dk)
+        dv_BKTA = dv_BKTA.at[:, :, keys].add(dv)
+    dq_BKGLA = jnp.concatenate(dqs, 3)
+    # positions and segments are integers: they have no gradient
+    return dq_BKGLA, dk_BKTA.astype(k_BKTA.dtype), dv_BKTA.astype(v_BKTA.dtype), None, None
 
 
 _blocks.defvjp(_forward, _backward)
 
 
-def _visits(L: int, window: int | None) -> list[tuple[slice, slice]]:
-    """Blocks of queries, each with the keys that it can see."""
-    visits = []
+def _visits(L: int, window: int | None) -> Iterator[tuple[slice, slice]]:
+    """Blocks of queries, each with the keys that it can see, from the start of a block on."""
     for start in range(0, L, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, L)
-        first = 0 if window is None else max(0, start - window + 1) // QUERY_BLOCK * QUERY_BLOCK
-        visits.append((slice(start, stop), slice(first, stop)))
-    return visits
+        first_seen = 0 if window is None else max(0, start - window + 1)
+        # back to the start of a block, so that slices of all blocks have few different sizes
+        yield slice(start, stop), slice(first_seen // QUERY_BLOCK * QUERY_BLOCK, stop)
 
 
-def _after(q: Array, done: Any, queries: slice) -> tuple[Array, Any]:
-    """Queries that wait, in long rows, for what the blocks before have given."""
-    return jax.lax.optimization_barrier((q, done)) if queries.start >= ORDER_FROM else (q, done)
+def _ordered(q: Array, results: Any, queries: slice) -> tuple[Array, Any]:
+    """Queries that wait, in long rows, for the results of the blocks before: XLA would else compute the
+    scores of all blocks at once.
+    """
+    return jax.lax.optimization_barrier((q, results)) if queries.start >= ORDER_FROM else (q, results)
 
 
 def _mask(positions_BL: Array, segments_BL: Array, queries: slice, keys: slice, maths: Maths) -> Array:
     """0 where a query sees a key, else MASKED; computed before it is added, for else every head would
     compare all positions again.
     """
-    seen_BLT = sees(
-        positions_BL[:, queries],
-        segments_BL[:, queries],
-        positions_BL[:, keys],
-        segments_BL[:, keys],
-        maths.window,
-    )
-    return jax.lax.optimization_barrier(jnp.where(seen_BLT, 0.0, MASKED))[:, None, None]
+    q_row = (positions_BL[:, queries], segments_BL[:, queries])
+    k_row = (positions_BL[:, keys], segments_BL[:, keys])
+    mask_BLT = jnp.where(sees(*q_row, *k_row, maths.window), 0.0, MASKED)
+    return jax.lax.optimization_barrier(mask_BLT)[:, None, None]

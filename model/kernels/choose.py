@@ -2,31 +2,28 @@
 platform.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from jaxtyping import Array, Float, Int
 
 from model.kernels import blocked, context, cudnn, plain, splash
+from model.kernels.attend import Attend, Maths
 from model.kernels.loops import LOOPS
 from model.sharding import axes_of
 
-Attend = Callable[..., Array]
-
 BY_PLATFORM = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}
-WHOLE: dict[str, Attend] = {
+UNDIVIDED: dict[str, Attend] = {  # kernels of rows that lie on one device of L
     "plain": plain.attend,
     "blocked": blocked.attend,
     "splash": splash.attend,
     "cudnn": cudnn.attend,
 }
 NEEDS = {"splash": "tpu", "cudnn": "gpu"}
-DIVIDED: dict[str, Attend] = {"gather": context.gather, "ring": context.ring}
+DIVIDED = {"gather": context.gather, "ring": context.ring}
 
 
 def attention_of(attention: str, context: str, platform: str) -> Attend:
-    """attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2
-    (see `plain.attend`).
+    """The kernel for these fields of `Execution`, with the shapes of its arrays checked by their annotations.
 
     `auto` is splash on TPUs, cuDNN on GPUs and blocks elsewhere. On GPUs it falls back to blocks for what
     cuDNN cannot do: float32, a soft cap, head widths that are no multiple of 8 or beyond 256, and a row
@@ -46,21 +43,19 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
         v_BLKA: Float[Array, "B L K A2"],
         positions_BL: Int[Array, "B L"],
         segments_BL: Int[Array, "B L"],
-        *,
-        scale: float,
-        window: int | None,
-        soft_cap: float | None,
+        maths: Maths,
     ) -> Float[Array, "B L H A2"]:
+        # known only here: a single token of decoding lies undivided on the mesh that divides a row
         divided = bool(axes_of("L", q_BLHA.shape[1]))
         kernel = name
-        if name == "cudnn" and (why := cudnn.why_not(q_BLHA, v_BLKA, divided=divided, soft_cap=soft_cap)):
-            if attention != "auto":
-                raise ValueError(f"execution.attention=cudnn cannot do {why}; use auto or blocked")
-            kernel = "blocked"
-        run = _divided(kernel, context) if divided else WHOLE[kernel]
-        return run(
-            q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, scale=scale, window=window, soft_cap=soft_cap
-        )
+        if kernel == "cudnn":
+            obstacle = cudnn.why_not(q_BLHA, v_BLKA, divided=divided, soft_cap=maths.soft_cap)
+            if obstacle and attention != "auto":
+                raise ValueError(f"execution.attention=cudnn cannot do {obstacle}; use auto or blocked")
+            if obstacle:
+                kernel = "blocked"
+        run = _divided(kernel, context) if divided else UNDIVIDED[kernel]
+        return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths)
 
     return attend
 
@@ -68,4 +63,5 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
 def _divided(kernel: str, context: str) -> Attend:
     if kernel == "plain":
         return plain.attend
+    # blocked has no form for a part of the keys; the loops compute the same in any order of runs
     return partial(DIVIDED[context], kernel=splash.SPLASH if kernel == "splash" else LOOPS)

@@ -12,26 +12,39 @@ blocks of them.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from model.execution import name
+from model.kernels.attend import Maths
 from model.kernels.loops import LOOPS
-from model.kernels.parts import Kernel, Row, attend_rows, merged
-from model.kernels.plain import Maths
+from model.kernels.runs import Kernel, Row, attend_rows, merged
 from model.sharding import axes_of, local, n_parts, shard
+
+KeyBlock = tuple[Array, Array, Row]  # keys and values of one device, which travel with their place in the row
 
 
 class Ring(NamedTuple):
-    """The devices that rows are divided on, and whether these lie in balanced order."""
+    """The mesh axes that rows are divided on, how many devices that are, and whether rows lie in balanced
+    order.
+    """
 
     axes: tuple[str, ...]
     n: int
     balanced: bool
+
+
+class Move(NamedTuple):
+    """One half-chunk goes from a slot (0 or 1) of a device to a slot of another."""
+
+    source: int
+    target: int
+    source_slot: int
+    target_slot: int
 
 
 def is_balanced(L: int) -> bool:
@@ -49,144 +62,199 @@ def balance(x: Array, letters: str) -> Array:
 
 def unbalance(x: Array, letters: str) -> Array:
     """The inverse of `balance`."""
-    return _reorder(x, letters, lambda C: sorted(range(2 * C), key=_balanced_order(C).__getitem__))
+    return _reorder(x, letters, _reading_order)
+
+
+def balanced_index(index: Int[Array, "*rows"], L: int) -> Int[Array, "*rows"]:
+    """Where position `index` of a row of L positions lies in balanced order; -1 stays, as do all where rows
+    are not balanced.
+    """
+    if not is_balanced(L):
+        return index
+    C = n_parts("L", L)
+    half_length = L // (2 * C)
+    half = index // half_length
+    # device c holds half-chunk c in its first half and 2C-1-c in its second
+    place = jnp.where(half < C, 2 * half, 2 * (2 * C - 1 - half) + 1)
+    return jnp.where(index < 0, index, place * half_length + index % half_length)
 
 
 def gather(
-    q_BLHA: Float[Array, "B L H A"],
-    k_BLKA: Float[Array, "B L K A"],
-    v_BLKA: Float[Array, "B L K A2"],
-    positions_BL: Int[Array, "B L"],
-    segments_BL: Int[Array, "B L"],
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
     *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
     kernel: Kernel,
-) -> Float[Array, "B L H A2"]:
-    """`plain.attend` for a divided L: each device reads its queries against the whole row."""
-    maths, devices = Maths(scale, window, soft_cap), _devices_of(q_BLHA.shape[1])
-    kernel = _fitting(kernel, q_BLHA.shape[1])
+) -> Array:
+    """An `Attend` for a divided L: each device reads its queries against the whole row."""
+    L = q_BLHA.shape[1]
+    ring = _ring_of(L)
+    kernel = _fitting(kernel, L)
 
-    def here(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array) -> Array:
-        k_BKTA, v_BKTA = (_whole(x, devices).swapaxes(1, 2) for x in (k_BLKA, v_BLKA))
-        k_row = Row(_whole(positions_BL, devices), _whole(segments_BL, devices), (jnp.zeros((), jnp.int32),))
-        q_row = _row_here(positions_BL, segments_BL, devices)
-        return attend_rows(q_BLHA.swapaxes(1, 2), k_BKTA, v_BKTA, q_row, k_row, kernel, maths).swapaxes(1, 2)
+    def on_device(
+        q_BLHA: Array,
+        k_BLKA: Array,
+        v_BLKA: Array,
+        positions_BL: Array,
+        segments_BL: Array,
+    ) -> Array:
+        q_BHLA = q_BLHA.swapaxes(1, 2)
+        k_BKTA = _gathered(k_BLKA, ring).swapaxes(1, 2)
+        v_BKTA = _gathered(v_BLKA, ring).swapaxes(1, 2)
+        # what is gathered is put back into the row's own order: the keys are one run from 0 on
+        start = jnp.zeros((), jnp.int32)
+        k_row = Row(_gathered(positions_BL, ring), _gathered(segments_BL, ring), (start,))
+        q_row = _local_row(positions_BL, segments_BL, ring)
+        o_BHLA = attend_rows(q_BHLA, k_BKTA, v_BKTA, q_row, k_row, kernel, maths)
+        return o_BHLA.swapaxes(1, 2)
 
-    return local(here, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")(
-        q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL
-    )
+    run = local(on_device, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")
+    return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
 def ring(
-    q_BLHA: Float[Array, "B L H A"],
-    k_BLKA: Float[Array, "B L K A"],
-    v_BLKA: Float[Array, "B L K A2"],
-    positions_BL: Int[Array, "B L"],
-    segments_BL: Int[Array, "B L"],
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
     *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
     kernel: Kernel,
-) -> Float[Array, "B L H A2"]:
-    """`plain.attend` for a divided L: keys and values go round, and what the queries read of each part is
+) -> Array:
+    """An `Attend` for a divided L: keys and values go round, and what the queries read on each device is
     merged.
     """
-    maths, devices = Maths(scale, window, soft_cap), _devices_of(q_BLHA.shape[1])
-    kernel = _fitting(kernel, q_BLHA.shape[1])
+    L = q_BLHA.shape[1]
+    ring = _ring_of(L)
+    kernel = _fitting(kernel, L)
 
-    def here(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array) -> Array:
-        row = _row_here(positions_BL, segments_BL, devices)
-        return _ring(
-            *(x.swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA)), row, kernel, devices, maths
-        ).swapaxes(1, 2)
+    def on_device(
+        q_BLHA: Array,
+        k_BLKA: Array,
+        v_BLKA: Array,
+        positions_BL: Array,
+        segments_BL: Array,
+    ) -> Array:
+        row = _local_row(positions_BL, segments_BL, ring)
+        q_BHLA = q_BLHA.swapaxes(1, 2)
+        k_BKTA = k_BLKA.swapaxes(1, 2)
+        v_BKTA = v_BLKA.swapaxes(1, 2)
+        o_BHLA = _ring(q_BHLA, k_BKTA, v_BKTA, row, kernel, ring, maths)
+        return o_BHLA.swapaxes(1, 2)
 
-    return local(here, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")(
-        q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL
-    )
+    run = local(on_device, ("BLHA", "BLKA", "BLKA", "BL", "BL"), "BLHA")
+    return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _ring(
-    q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, row: Row, kernel: Kernel, devices: Ring, maths: Maths
+    q_BHLA: Array,
+    k_BKTA: Array,
+    v_BKTA: Array,
+    row: Row,
+    kernel: Kernel,
+    ring: Ring,
+    maths: Maths,
 ) -> Array:
-    return _ring_forward(q_BHLA, k_BKTA, v_BKTA, row, kernel, devices, maths)[0]
+    return _ring_forward(q_BHLA, k_BKTA, v_BKTA, row, kernel, ring, maths)[0]
 
 
 def _ring_forward(
-    q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, row: Row, kernel: Kernel, devices: Ring, maths: Maths
+    q_BHLA: Array,
+    k_BKTA: Array,
+    v_BKTA: Array,
+    row: Row,
+    kernel: Kernel,
+    ring: Ring,
+    maths: Maths,
 ) -> tuple[Array, tuple]:
-    def read(part: tuple[Array, Array, Row], so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-        k, v, k_row = part
+    def read(keys: KeyBlock, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+        k, v, k_row = keys
         return merged(so_far, kernel.forward(q_BHLA, k, v, row, k_row, maths))
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        part, so_far = carry
-        return (_pass_on(part, devices), read(part, so_far)), None
+        keys, so_far = carry
+        # sent before they are read, so that the next ones travel while these are computed with
+        return (_pass_on(keys, ring), read(keys, so_far)), None
 
-    here = k_BKTA, v_BKTA, row
-    part, so_far = _pass_on(here, devices), kernel.forward(q_BHLA, k_BKTA, v_BKTA, row, row, maths)
-    (part, so_far), _ = lax.scan(step, (part, so_far), None, devices.n - 2)
-    o_BHLA, lse_BHL = read(part, so_far)
-    o_BHLA, lse_BHL = name(o_BHLA.astype(v_BKTA.dtype), "mixed"), name(lse_BHL, "mixed")
+    keys = _pass_on((k_BKTA, v_BKTA, row), ring)
+    own_read = kernel.forward(q_BHLA, k_BKTA, v_BKTA, row, row, maths)
+    # the first and the last block stand outside: own keys need no sending, and the last are sent no further
+    (keys, so_far), _ = lax.scan(step, (keys, own_read), None, ring.n - 2)
+    o_BHLA, lse_BHL = read(keys, so_far)
+    o_BHLA = name(o_BHLA.astype(v_BKTA.dtype), "mixed")
+    lse_BHL = name(lse_BHL, "mixed")
     return o_BHLA, (q_BHLA, k_BKTA, v_BKTA, row, o_BHLA, lse_BHL)
 
 
 def _ring_backward(
-    kernel: Kernel, devices: Ring, maths: Maths, saved: tuple, grad_BHLA: Array
+    kernel: Kernel,
+    ring: Ring,
+    maths: Maths,
+    saved: tuple,
+    grad_BHLA: Array,
 ) -> tuple[Array | None, ...]:
     """Gradients of keys and values go round with them, and one step further, home."""
     q_BHLA, k_BKTA, v_BKTA, row, o_BHLA, lse_BHL = saved
 
-    def grads(part: tuple[Array, Array, Row]) -> tuple[Array, Array, Array]:
-        k, v, k_row = part
-        return kernel.backward(q_BHLA, k, v, o_BHLA, lse_BHL, grad_BHLA, row, k_row, maths)
+    def grads(keys: KeyBlock) -> tuple[Array, tuple[Array, Array]]:
+        k, v, k_row = keys
+        dq, dk, dv = kernel.backward(q_BHLA, k, v, o_BHLA, lse_BHL, grad_BHLA, row, k_row, maths)
+        return dq, (dk, dv)
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        part, dq, dkv = carry
-        onward = _pass_on(part, devices)
-        dq_now, *dkv_now = grads(part)
-        dkv = _pass_on(tuple(a + b for a, b in zip(dkv, dkv_now, strict=True)), devices)
-        return (onward, dq + dq_now, dkv), None
+        keys, dq, dkv = carry
+        onward = _pass_on(keys, ring)
+        dq_here, dkv_here = grads(keys)
+        dkv = _pass_on(jax.tree.map(jnp.add, dkv, dkv_here), ring)
+        return (onward, dq + dq_here, dkv), None
 
-    here = k_BKTA, v_BKTA, row
-    dq, *dkv = grads(here)
-    carry = _pass_on(here, devices), dq, _pass_on(tuple(dkv), devices)
-    (part, dq, dkv), _ = lax.scan(step, carry, None, devices.n - 2)
-    dq_now, *dkv_now = grads(part)
-    dk, dv = _pass_on(tuple(a + b for a, b in zip(dkv, dkv_now, strict=True)), devices)
-    return (dq + dq_now).astype(q_BHLA.dtype), dk.astype(k_BKTA.dtype), dv.astype(v_BKTA.dtype), None
+    own_keys = (k_BKTA, v_BKTA, row)
+    dq, dkv = grads(own_keys)
+    carry = (_pass_on(own_keys, ring), dq, _pass_on(dkv, ring))
+    (keys, dq, dkv), _ = lax.scan(step, carry, None, ring.n - 2)
+    dq_here, dkv_here = grads(keys)
+    dk, dv = _pass_on(jax.tree.map(jnp.add, dkv, dkv_here), ring)
+    dq = dq + dq_here
+    # the row is of integers: it has no gradient
+    return dq.astype(q_BHLA.dtype), dk.astype(k_BKTA.dtype), dv.astype(v_BKTA.dtype), None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _devices_of(L: int) -> Ring:
+def _ring_of(L: int) -> Ring:
     return Ring(axes_of("L", L), n_parts("L", L), is_balanced(L))
 
 
 def _fitting(kernel: Kernel, L: int) -> Kernel:
     """The kernel, or the loops for runs that it cannot cut."""
-    run = L // n_parts("L", L) // (2 if is_balanced(L) else 1)
-    return LOOPS if run % kernel.multiple else kernel
+    n_runs = 2 if is_balanced(L) else 1
+    run_length = L // n_parts("L", L) // n_runs
+    return LOOPS if run_length % kernel.multiple else kernel
 
 
-def _row_here(positions_BL: Array, segments_BL: Array, devices: Ring) -> Row:
+def _local_row(positions_BL: Array, segments_BL: Array, ring: Ring) -> Row:
     """The runs of the row that this device holds."""
-    c, n = lax.axis_index(devices.axes), positions_BL.shape[1]
-    starts = (c * n // 2, (2 * devices.n - 1 - c) * n // 2) if devices.balanced else (c * n,)
-    return Row(positions_BL, segments_BL, starts)
+    c = lax.axis_index(ring.axes)
+    L = positions_BL.shape[1]  # of this device
+    if not ring.balanced:
+        return Row(positions_BL, segments_BL, (c * L,))
+    mirrored = 2 * ring.n - 1 - c
+    return Row(positions_BL, segments_BL, (c * L // 2, mirrored * L // 2))
 
 
-def _whole(x: Array, devices: Ring) -> Array:
-    """All parts of x [B, L, …] from all devices, as the row reads."""
-    x = lax.all_gather(x, devices.axes, axis=1, tiled=True)
-    if not devices.balanced:
+def _gathered(x: Array, ring: Ring) -> Array:
+    """x [B, L, …] of all devices, as the row reads."""
+    x = lax.all_gather(x, ring.axes, axis=1, tiled=True)
+    if not ring.balanced:
         return x
-    halves, order = jnp.split(x, 2 * devices.n, 1), _balanced_order(devices.n)
-    return jnp.concatenate([halves[order.index(i)] for i in range(2 * devices.n)], 1)
+    halves = jnp.split(x, 2 * ring.n, 1)
+    return jnp.concatenate([halves[place] for place in _reading_order(ring.n)], 1)
 
 
 def _balanced_order(C: int) -> list[int]:
@@ -194,63 +262,85 @@ def _balanced_order(C: int) -> list[int]:
     return [half for c in range(C) for half in (c, 2 * C - 1 - c)]
 
 
-def _pass_on(x, devices: Ring):
+def _reading_order(C: int) -> list[int]:
+    """At which place of the balanced order each half-chunk of the row lies."""
+    order = _balanced_order(C)
+    return [order.index(half) for half in range(2 * C)]
+
+
+def _pass_on(tree: Any, ring: Ring) -> Any:
     """To the next device of the ring."""
-    around = [(i, (i + 1) % devices.n) for i in range(devices.n)]
-    return jax.tree.map(lambda leaf: lax.ppermute(leaf, devices.axes, around), x)
+    n = ring.n
+    around = [(i, (i + 1) % n) for i in range(n)]
+    return jax.tree.map(lambda leaf: lax.ppermute(leaf, ring.axes, around), tree)
 
 
 def _reorder(x: Array, letters: str, order_of: Callable[[int], list[int]]) -> Array:
-    at = letters.upper().index("L")
-    L, letter = x.shape[at], letters[at]
+    """x with half-chunk `order_of(C)[i]` of L at place i."""
+    axis = letters.upper().index("L")
+    letter = letters[axis]
+    L = x.shape[axis]
     if not is_balanced(L):
         return x
     n = n_parts(letter, L)
     if L % (2 * n):  # between products L is divided further, here not into two equal pieces a device
-        whole_letters = letters.replace("l", "L")
-        return shard(_reorder(shard(x, whole_letters), whole_letters, order_of), letters)
-    C, axes = n_parts("L", L), axes_of(letter, L)
-    pieces = [half * (n // C) + i for half in order_of(C) for i in range(n // C)]
-    return local(partial(_route, pieces=pieces, axes=axes, at=at), (letters,), letters)(x)
+        divided_less = letters.replace("l", "L")
+        return shard(_reorder(shard(x, divided_less), divided_less, order_of), letters)
+    C = n_parts("L", L)
+    # with `l` a half-chunk lies in n / C pieces on as many devices; all of them move together
+    n_pieces = n // C
+    pieces = [half * n_pieces + i for half in order_of(C) for i in range(n_pieces)]
+    route = partial(_route, pieces=pieces, axes=axes_of(letter, L), axis=axis)
+    return local(route, (letters,), letters)(x)
 
 
-def _route(x: Array, pieces: list[int], axes: tuple[str, ...], at: int) -> Array:
-    """Every device holds two neighbouring pieces of L; place i is to hold piece `pieces[i]`. Two permutes
-    move them all.
+def _route(x: Array, pieces: list[int], axes: tuple[str, ...], axis: int) -> Array:
+    """Every device holds two neighbouring pieces of L; place i is to hold piece `pieces[i]`.
+
+    A `ppermute` sends one piece from every device and brings one to every device: two of them move all.
     """
     n = len(pieces) // 2
-    rounds = _two_rounds(
-        [(piece // 2, place // 2, piece % 2, place % 2) for place, piece in enumerate(pieces)]
-    )
-    me = lax.axis_index(axes)
-    halves = jnp.stack(jnp.split(x, 2, at))
+    moves = []
+    for place, piece in enumerate(pieces):
+        source, source_slot = divmod(piece, 2)
+        target, target_slot = divmod(place, 2)
+        moves.append(Move(source, target, source_slot, target_slot))
+    rounds = _two_rounds(moves)
+    device = lax.axis_index(axes)
+    halves = jnp.stack(jnp.split(x, 2, axis))
     received = []
-    for moves in rounds:
-        sent = {source: slot for source, _, slot, _ in moves}
-        part = halves[jnp.array([sent[i] for i in range(n)])[me]]
-        received.append(lax.ppermute(part, axes, [(source, target) for source, target, _, _ in moves]))
-    place = {target: slot for _, target, _, slot in rounds[0]}
-    swap = jnp.array([place[i] for i in range(n)])[me] == 1
-    first, second = (jnp.where(swap, a, b) for a, b in (received[::-1], received))
-    return jnp.concatenate([first, second], at)
+    for moves_of_round in rounds:
+        # one program runs on all devices: what differs between them is a table, read at the device's index
+        slot_of = {move.source: move.source_slot for move in moves_of_round}
+        slots = jnp.array([slot_of[i] for i in range(n)])
+        pairs = [(move.source, move.target) for move in moves_of_round]
+        received.append(lax.ppermute(halves[slots[device]], axes, pairs))
+    target_slot_of = {move.target: move.target_slot for move in rounds[0]}
+    target_slots = jnp.array([target_slot_of[i] for i in range(n)])
+    # where the first round brought what belongs into slot 1, the two change places
+    is_swapped = target_slots[device] == 1
+    first = jnp.where(is_swapped, received[1], received[0])
+    second = jnp.where(is_swapped, received[0], received[1])
+    return jnp.concatenate([first, second], axis)
 
 
-def _two_rounds(
-    moves: list[tuple[int, int, int, int]],
-) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]]:
-    """Split moves (source, target, …), two of each source and two of each target, into rounds with one of
-    each.
+def _two_rounds(moves: list[Move]) -> tuple[list[Move], list[Move]]:
+    """Split moves, two of each source and two of each target, into rounds with one of each.
 
     From a move, go to the other move of its target, then to the other one of that source, and so on round:
-    such a cycle alternates.
+    such a cycle alternates between the rounds.
     """
-    rounds: tuple[list, list] = ([], [])
+    rounds: tuple[list[Move], list[Move]] = ([], [])
     left = list(moves)
     while left:
-        move, end, side = left[0], 1, 0
+        move: Move | None = left[0]
+        by_target, side = True, 0
         while move is not None:
             left.remove(move)
             rounds[side].append(move)
-            move = next((other for other in left if other[end] == move[end]), None)
-            end, side = 1 - end, 1 - side
+            same_target = (other for other in left if other.target == move.target)
+            same_source = (other for other in left if other.source == move.source)
+            move = next(same_target if by_target else same_source, None)
+            by_target = not by_target
+            side = 1 - side
     return rounds

@@ -14,7 +14,9 @@ TILE_ROWS = (
 
 
 def grouped_matmul(
-    x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]
+    x_CD: Float[Array, "C D"],
+    w_EDF: Float[Array, "E D F"],
+    sizes_E: Int[Array, "E"],
 ) -> Float[Array, "C F"]:
     """The first sizes_E[0] rows times w_EDF[0], the next sizes_E[1] rows times w_EDF[1], …; rows after the
     last group are undefined.
@@ -23,12 +25,15 @@ def grouped_matmul(
     and gradient, which visits only tiles that hold rows of a group). Elsewhere XLA multiplies all rows with
     all matrices, so there the tiles are visited by a loop.
     """
-    return (jax.lax.ragged_dot if platform() == "tpu" else tiled_matmul)(x_CD, w_EDF, sizes_E)
+    matmul = jax.lax.ragged_dot if platform() == "tpu" else tiled_matmul
+    return matmul(x_CD, w_EDF, sizes_E)
 
 
 @jax.custom_vjp
 def tiled_matmul(
-    x_CD: Float[Array, "C D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, "E"]
+    x_CD: Float[Array, "C D"],
+    w_EDF: Float[Array, "E D F"],
+    sizes_E: Int[Array, "E"],
 ) -> Float[Array, "C F"]:
     """`grouped_matmul` in plain JAX; rows after the last group are zero."""
     return _multiply(x_CD, w_EDF, sizes_E, 0)
@@ -36,56 +41,66 @@ def tiled_matmul(
 
 def _multiply(x_CD: Array, w_EDF: Array, sizes_E: Array, contracted: int) -> Array:
     """Rows times the matrices of their groups, over dimension `contracted` of each matrix."""
-    C, n_out = len(x_CD), w_EDF.shape[2 - contracted]
+    C = len(x_CD)
+    n_out = w_EDF.shape[2 - contracted]
+    x_padded = _padded(x_CD)
 
     def visit(y_CF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
+        # rows of other groups give 0, and a tile that two groups share is the sum of its two visits
         x = jnp.where(mask_C1, _tile(x_padded, first), 0)
-        part = jax.lax.dot_general(x, w_EDF[group], (((1,), (contracted,)), ((), ())))
-        return jax.lax.dynamic_update_slice(y_CF, _tile(y_CF, first) + part, (first, 0))
+        y = jax.lax.dot_general(x, w_EDF[group], (((1,), (contracted,)), ((), ())))
+        return jax.lax.dynamic_update_slice(y_CF, _tile(y_CF, first) + y, (first, 0))
 
-    x_padded = _padded(x_CD)
     return _visits(visit, jnp.zeros((len(x_padded), n_out), x_CD.dtype), sizes_E)[:C]
+
+
+def _forward(x_CD: Array, w_EDF: Array, sizes_E: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return tiled_matmul(x_CD, w_EDF, sizes_E), (x_CD, w_EDF, sizes_E)
 
 
 def _backward(saved: tuple[Array, Array, Array], d_y_CF: Array) -> tuple[Array, Array, None]:
     x_CD, w_EDF, sizes_E = saved
-    x_padded, d_y_padded = _padded(x_CD), _padded(d_y_CF)
+    x_padded = _padded(x_CD)
+    d_y_padded = _padded(d_y_CF)
 
     def visit(d_w_EDF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
-        x, d_y = (jnp.where(mask_C1, _tile(rows, first), 0) for rows in (x_padded, d_y_padded))
-        return d_w_EDF.at[group].add(
-            jax.lax.dot_general(x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        )
+        x = jnp.where(mask_C1, _tile(x_padded, first), 0)
+        d_y = jnp.where(mask_C1, _tile(d_y_padded, first), 0)
+        d_w = jax.lax.dot_general(x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        return d_w_EDF.at[group].add(d_w)
 
+    # float32: a group's gradient is the sum over as many tiles as it has
     d_w_EDF = _visits(visit, jnp.zeros(w_EDF.shape, jnp.float32), sizes_E)
     return _multiply(d_y_CF, w_EDF, sizes_E, 1), d_w_EDF.astype(w_EDF.dtype), None
 
 
-tiled_matmul.defvjp(
-    lambda x_CD, w_EDF, sizes_E: (tiled_matmul(x_CD, w_EDF, sizes_E), (x_CD, w_EDF, sizes_E)), _backward
-)
+tiled_matmul.defvjp(_forward, _backward)
 
 
 def _visits(visit: Callable[[Array, Array, Array, Array], Array], start: Array, sizes_E: Array) -> Array:
     """`visit(result, group, first row of the tile, which rows of it are the group's)` for every tile of
     every group.
     """
+    # sizes are known at run time alone, so the loop counts tiles, and finds the group of each by these sums
     ends_E = jnp.cumsum(sizes_E)
     starts_E = ends_E - sizes_E
-    first_E = starts_E // TILE_ROWS
-    n_tiles_E = jnp.where(sizes_E > 0, (ends_E - 1) // TILE_ROWS - first_E + 1, 0)
-    done_E = jnp.cumsum(n_tiles_E)
+    first_tile_E = starts_E // TILE_ROWS
+    n_tiles_E = jnp.where(sizes_E > 0, (ends_E - 1) // TILE_ROWS - first_tile_E + 1, 0)
+    tiles_until_E = jnp.cumsum(n_tiles_E)
 
     def one(i: Array, result: Array) -> Array:
-        group = jnp.sum(done_E <= i)
-        first = (first_E[group] + i - (done_E - n_tiles_E)[group]) * TILE_ROWS
+        group = jnp.sum(tiles_until_E <= i)  # how many groups have had all their tiles
+        tile_of_group = i - (tiles_until_E - n_tiles_E)[group]
+        first = (first_tile_E[group] + tile_of_group) * TILE_ROWS
         rows_C1 = first + jnp.arange(TILE_ROWS)[:, None]
-        return visit(result, group, first, (rows_C1 >= starts_E[group]) & (rows_C1 < ends_E[group]))
+        is_of_group_C1 = (rows_C1 >= starts_E[group]) & (rows_C1 < ends_E[group])
+        return visit(result, group, first, is_of_group_C1)
 
-    return jax.lax.fori_loop(0, done_E[-1], one, start)
+    return jax.lax.fori_loop(0, tiles_until_E[-1], one, start)
 
 
 def _padded(x_CD: Array) -> Array:
+    """A whole number of tiles: a slice over the end would be moved back, onto other rows."""
     return jnp.pad(x_CD, ((0, -len(x_CD) % TILE_ROWS), (0, 0)))
 
 

@@ -1,23 +1,26 @@
 """Memory-linear attention in loops over blocks of queries and keys (Dao 2023), for rows in any order of runs.
 
 A device may hold several runs of the row: `starts` says where each begins as the row reads. Blocks that no
-query of theirs can see are
-not visited: later ones, those before a window, and those before the first document of the queries. Runs of
-keys and of queries may be anywhere at run time, so the same loops serve a whole row, all-gathered keys and
-a ring.
+query of theirs can see are not visited: later ones, those before a window, and those before the first
+document of the queries. Runs of keys and of queries may be anywhere at run time, so the same loops serve a
+whole row, all-gathered keys and a ring.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from model.kernels.parts import Kernel, Row, block_of, output_dot
-from model.kernels.plain import MASKED, Maths, sees
+from model.kernels.attend import MASKED, Maths, sees
+from model.kernels.runs import Kernel, Row, block_of, output_dot
 
 BLOCK = 512  # positions; larger ones compute more that is masked
+
+
+Triple = tuple[Array, Array, Array]
 
 
 class Blocks(NamedTuple):
@@ -27,8 +30,26 @@ class Blocks(NamedTuple):
     first_U: Int[Array, "U"]
 
 
+class Keys(NamedTuple):
+    """The keys at hand with their values, and where in the row they lie."""
+
+    k_BKTA: Array
+    v_BKTA: Array
+    row: Row
+
+    def at(self, start: Array, size: int) -> "Keys":
+        """A block of them."""
+        return Keys(
+            _at(self.k_BKTA, start, size, 2),
+            _at(self.v_BKTA, start, size, 2),
+            _rows_at(self.row, start, size),
+        )
+
+
 def scores(
-    q_BKGLA: Float[Array, "B K G L A"], k_BKTA: Float[Array, "B K T A"], maths: Maths
+    q_BKGLA: Float[Array, "B K G L A"],
+    k_BKTA: Float[Array, "B K T A"],
+    maths: Maths,
 ) -> tuple[Float[Array, "B K G L T"], Float[Array, "B K G L T"] | float]:
     """Scores before the mask in float32, and the slope of the soft cap at each."""
     s_BKGLT = maths.scale * jnp.einsum(
@@ -48,37 +69,51 @@ def forward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A2"], Float[Array, "B H L"]]:
-    """What the queries read from these keys, in float32, and the logarithm of the sum of their weights
-    (nothing seen: 0 and MASKED).
-    """
-    (B, H, L, A), K = q_BHLA.shape, k_BKTA.shape[1]
+    """`Kernel.forward`."""
+    B, H, L, A = q_BHLA.shape
+    K = k_BKTA.shape[1]
     q_BKGLA = q_BHLA.reshape(B, K, H // K, L, A)
+    keys = Keys(k_BKTA, v_BKTA, k_row)
     cut = _cut(q_row)
 
     def one_block(_: None, u: Array) -> tuple[None, tuple[Array, Array]]:
-        q, row = _at(q_BKGLA, u * cut.size, cut.size, 3), _rows_at(q_row, u * cut.size, cut.size)
-
-        def visit(at: Array, size: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            m, n, o = state
-            seen, k, v = (
-                _seen(row, _rows_at(k_row, at, size), maths),
-                _at(k_BKTA, at, size, 2),
-                _at(v_BKTA, at, size, 2),
-            )
-            s = jnp.where(seen, scores(q, k, maths)[0], MASKED)
-            top = jnp.maximum(m, s.max(-1))
-            p, fade = jnp.where(seen, jnp.exp(s - top[..., None]), 0), jnp.exp(m - top)
-            read = jnp.einsum("BKGLT,BKTA->BKGLA", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            return top, n * fade + p.sum(-1), o * fade[..., None] + read
-
+        q = _at(q_BKGLA, u * cut.size, cut.size, 3)
+        row = _rows_at(q_row, u * cut.size, cut.size)
+        # the running maximum of scores, the sum of weights below it, and the weighted sum of values
         shape = q.shape[:-1]
-        state = jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, v_BKTA.shape[-1]))
-        m, n, o = _over_keys(visit, state, row, cut.first_U[u], k_row, maths)
-        some = jnp.maximum(n, 1e-37)
-        return None, (o / some[..., None], jnp.where(n > 0, m + jnp.log(some), MASKED))
+        nothing = jnp.zeros((*shape, v_BKTA.shape[-1]))
+        state = (jnp.full(shape, MASKED), jnp.zeros(shape), nothing)
+        visit = partial(_read, q, row, keys, maths)
+        top, n, o = _over_keys(visit, state, row, cut.first_U[u], k_row, maths)
+        some = jnp.maximum(n, 1e-37)  # a query that saw no key would divide by 0
+        lse = jnp.where(n > 0, top + jnp.log(some), MASKED)
+        return None, (o / some[..., None], lse)
 
     _, (o, lse) = lax.scan(one_block, None, jnp.arange(len(cut.first_U)))
-    return _joined(o).reshape(B, H, L, -1), jnp.moveaxis(lse, 0, 3).reshape(B, H, L)
+    o_BHLA = _joined(o).reshape(B, H, L, -1)
+    lse_BHL = jnp.moveaxis(lse, 0, 3).reshape(B, H, L)
+    return o_BHLA, lse_BHL
+
+
+def _read(
+    q: Array,
+    row: Row,
+    keys: Keys,
+    maths: Maths,
+    start: Array,
+    size: int,
+    state: Triple,
+) -> Triple:
+    """The state of a block of queries after it has read one more block of keys."""
+    top, n, o = state
+    k, v, k_row = keys.at(start, size)
+    seen = _seen(row, k_row, maths)
+    s = jnp.where(seen, scores(q, k, maths)[0], MASKED)
+    new_top = jnp.maximum(top, s.max(-1))
+    p = jnp.where(seen, jnp.exp(s - new_top[..., None]), 0)
+    fade = jnp.exp(top - new_top)  # what was summed below the old maximum, below the new one
+    read = jnp.einsum("BKGLT,BKTA->BKGLA", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return new_top, n * fade + p.sum(-1), o * fade[..., None] + read
 
 
 def backward(
@@ -92,56 +127,73 @@ def backward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B K T A"], Float[Array, "B K T A2"]]:
-    """Gradients of queries, keys and values through these keys alone, in float32; `o` and `lse` are what
-    was read of all keys.
-    """
-    (B, H, L, A), K = q_BHLA.shape, k_BKTA.shape[1]
-    q_BKGLA, grad_BKGLA = (x.reshape(B, K, H // K, L, -1) for x in (q_BHLA, grad_BHLA))
-    lse_BKGL, dot_BKGL = (x.reshape(B, K, H // K, L) for x in (lse_BHL, output_dot(o_BHLA, grad_BHLA)))
+    """`Kernel.backward`."""
+    B, H, L, A = q_BHLA.shape
+    K = k_BKTA.shape[1]
+    G = H // K
+    q_BKGLA = q_BHLA.reshape(B, K, G, L, A)
+    grad_BKGLA = grad_BHLA.reshape(B, K, G, L, -1)
+    lse_BKGL = lse_BHL.reshape(B, K, G, L)
+    dot_BKGL = output_dot(o_BHLA, grad_BHLA).reshape(B, K, G, L)
+    keys = Keys(k_BKTA, v_BKTA, k_row)
     cut = _cut(q_row)
 
     def one_block(totals: tuple[Array, Array], u: Array) -> tuple[tuple[Array, Array], Array]:
-        i = u * cut.size
-        q, grad, lse, dot = (_at(x, i, cut.size, 3) for x in (q_BKGLA, grad_BKGLA, lse_BKGL, dot_BKGL))
-        row = _rows_at(q_row, i, cut.size)
+        begin = u * cut.size
+        queries = Queries(
+            _at(q_BKGLA, begin, cut.size, 3),
+            _at(grad_BKGLA, begin, cut.size, 3),
+            _at(lse_BKGL, begin, cut.size, 3),
+            _at(dot_BKGL, begin, cut.size, 3),
+            _rows_at(q_row, begin, cut.size),
+        )
 
-        def visit(at: Array, size: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def visit(start: Array, size: int, state: Triple) -> Triple:
             dq, dk, dv = state
-            seen, k, v = (
-                _seen(row, _rows_at(k_row, at, size), maths),
-                _at(k_BKTA, at, size, 2),
-                _at(v_BKTA, at, size, 2),
-            )
-            dq_now, dk_now, dv_now = _block_gradients(q, k, v, grad, lse, dot, seen, maths)
-            return dq + dq_now, _add_at(dk, dk_now, at), _add_at(dv, dv_now, at)
+            dq_block, dk_block, dv_block = _block_gradients(queries, keys.at(start, size), maths)
+            return dq + dq_block, _add_at(dk, dk_block, start), _add_at(dv, dv_block, start)
 
-        dq, *totals = _over_keys(visit, (jnp.zeros(q.shape), *totals), row, cut.first_U[u], k_row, maths)
+        state = (jnp.zeros(queries.q.shape), *totals)
+        dq, *totals = _over_keys(visit, state, queries.row, cut.first_U[u], k_row, maths)
         return tuple(totals), dq
 
-    totals = jnp.zeros(k_BKTA.shape), jnp.zeros(v_BKTA.shape)
+    # gradients of all keys are carried from block to block of queries: each block of keys meets many of them
+    totals = (jnp.zeros(k_BKTA.shape), jnp.zeros(v_BKTA.shape))
     (dk_BKTA, dv_BKTA), dq = lax.scan(one_block, totals, jnp.arange(len(cut.first_U)))
     return _joined(dq).reshape(B, H, L, A), dk_BKTA, dv_BKTA
 
 
-def _block_gradients(
-    q: Array, k: Array, v: Array, grad: Array, lse: Array, dot: Array, seen: Array, maths: Maths
-) -> tuple[Array, Array, Array]:
+class Queries(NamedTuple):
+    """A block of queries in the backward pass; `dot` is `output_dot` of each."""
+
+    q: Array
+    grad: Array
+    lse: Array
+    dot: Array
+    row: Row
+
+
+def _block_gradients(queries: Queries, keys: Keys, maths: Maths) -> Triple:
+    """Of queries, keys and values through the scores of one block (Dao et al. 2022, algorithm 4)."""
+    q, grad, lse, dot, row = queries
+    k, v, k_row = keys
     f32 = jnp.float32
     s, slope = scores(q, k, maths)
+    seen = _seen(row, k_row, maths)
+    # the mask comes after the exponential: a query that sees nothing here may have any `lse`
     p = jnp.where(seen, jnp.exp(s - lse[..., None]), 0)
-    dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad.astype(v.dtype), v, preferred_element_type=f32)
-    ds = (maths.scale * slope * p * (dp - dot[..., None])).astype(q.dtype)
+    grad = grad.astype(v.dtype)
+    dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad, v, preferred_element_type=f32)
+    ds = maths.scale * slope * p * (dp - dot[..., None])
+    ds = ds.astype(q.dtype)
     dq = jnp.einsum("BKGLT,BKTA->BKGLA", ds, k, preferred_element_type=f32)
     dk = jnp.einsum("BKGLT,BKGLA->BKTA", ds, q, preferred_element_type=f32)
-    return (
-        dq,
-        dk,
-        jnp.einsum("BKGLT,BKGLA->BKTA", p.astype(v.dtype), grad.astype(v.dtype), preferred_element_type=f32),
-    )
+    dv = jnp.einsum("BKGLT,BKGLA->BKTA", p.astype(v.dtype), grad, preferred_element_type=f32)
+    return dq, dk, dv
 
 
 def _over_keys(visit: Callable, state: tuple, row: Row, first: Array, k_row: Row, maths: Maths) -> tuple:
-    """Fold `visit(at, size, state)` over the blocks of keys that the block of queries `row`, which begins
+    """Fold `visit(start, size, state)` over the blocks of keys that the block of queries `row`, which begins
     at `first`, can see.
     """
     for offset, size, begin, end in ranges_seen(row.positions_BL, first, k_row, maths.window):
@@ -154,7 +206,10 @@ def _over_keys(visit: Callable, state: tuple, row: Row, first: Array, k_row: Row
 
 
 def ranges_seen(
-    positions_BL: Int[Array, "B L"], first: Array, k_row: Row, window: int | None
+    positions_BL: Int[Array, "B L"],
+    first: Array,
+    k_row: Row,
+    window: int | None,
 ) -> Iterator[tuple[int, int, Int[Array, ""], Int[Array, ""]]]:
     """For each run of keys: where it lies here, the size of its blocks, and from which to before which
     block the queries see some.
@@ -162,18 +217,15 @@ def ranges_seen(
     The queries are one block, whose first stands at `first` in the row.
     """
     L = positions_BL.shape[1]
-    lowest = jnp.min(
-        first + jnp.arange(L) - positions_BL
-    )  # where the earliest document of these queries begins
+    index_L = first + jnp.arange(L)
+    lowest = jnp.min(index_L - positions_BL)  # where the earliest document of these queries begins
     if window is not None:
         lowest = jnp.maximum(lowest, first - window + 1)
     for offset, size, n_blocks, start in _runs(k_row):
-        yield (
-            offset,
-            size,
-            jnp.clip((lowest - start) // size, 0, n_blocks),
-            jnp.clip(-((start - first - L) // size), 0, n_blocks),
-        )
+        begin = jnp.clip((lowest - start) // size, 0, n_blocks)
+        # rounded up: the block that holds the last query's own position is seen too
+        end = jnp.clip(-((start - first - L) // size), 0, n_blocks)
+        yield offset, size, begin, end
 
 
 def _runs(row: Row) -> Iterator[tuple[int, int, int, Array]]:
@@ -187,11 +239,16 @@ def _runs(row: Row) -> Iterator[tuple[int, int, int, Array]]:
 def _cut(row: Row) -> Blocks:
     length = row.positions_BL.shape[1] // len(row.starts)
     size = block_of(length, BLOCK)
-    return Blocks(size, jnp.concatenate([start + jnp.arange(0, length, size) for start in row.starts]))
+    firsts = [start + jnp.arange(0, length, size) for start in row.starts]
+    return Blocks(size, jnp.concatenate(firsts))
 
 
 def _seen(q_row: Row, k_row: Row, maths: Maths) -> Array:
-    return sees(*q_row[:2], *k_row[:2], maths.window)[:, None, None]
+    """[B, 1, 1, L, T], for all heads alike."""
+    seen_BLT = sees(
+        q_row.positions_BL, q_row.segments_BL, k_row.positions_BL, k_row.segments_BL, maths.window
+    )
+    return seen_BLT[:, None, None]
 
 
 def _at(x: Array, start: Array, size: int, axis: int) -> Array:
@@ -199,11 +256,15 @@ def _at(x: Array, start: Array, size: int, axis: int) -> Array:
 
 
 def _rows_at(row: Row, start: Array, size: int) -> Row:
-    return Row(_at(row.positions_BL, start, size, 1), _at(row.segments_BL, start, size, 1), row.starts)
+    positions_BL = _at(row.positions_BL, start, size, 1)
+    segments_BL = _at(row.segments_BL, start, size, 1)
+    return Row(positions_BL, segments_BL, row.starts)
 
 
-def _add_at(total: Array, part: Array, at: Array) -> Array:
-    return lax.dynamic_update_slice_in_dim(total, _at(total, at, part.shape[2], 2) + part, at, 2)
+def _add_at(total: Array, block: Array, start: Array) -> Array:
+    """`total` with a block added from position `start` of T on."""
+    summed = _at(total, start, block.shape[2], 2) + block
+    return lax.dynamic_update_slice_in_dim(total, summed, start, 2)
 
 
 def _joined(x: Array) -> Array:

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from model.kernels.parts import Kernel, Row, block_of, merged
-from model.kernels.plain import MASKED, Maths
+from model.kernels.attend import MASKED, Maths
+from model.kernels.runs import Kernel, Row, block_of, merged
 from model.sharding import local, platform
 
 LANES = 128
@@ -27,7 +27,10 @@ FUSED_UP_TO = 4096
 
 
 class Tables(NamedTuple):
-    """Which tiles of keys each tile of queries visits, and the other way round for gradients of keys."""
+    """Which tiles of keys each tile of queries visits, and the other way round for gradients of keys;
+    `queries`
+    None: the fused backward pass, which gives both gradients.
+    """
 
     forward: MaskInfo
     queries: MaskInfo | None
@@ -35,20 +38,15 @@ class Tables(NamedTuple):
 
 
 def attend(
-    q_BLHA: Float[Array, "B L H A"],
-    k_BLKA: Float[Array, "B L K A"],
-    v_BLKA: Float[Array, "B L K A2"],
-    positions_BL: Int[Array, "B L"],
-    segments_BL: Int[Array, "B L"],
-    *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
-) -> Float[Array, "B L H A2"]:
-    """`plain.attend` for an undivided L whose documents read in order, each position one further than the
-    last, its padding aside.
-    """
-    run = local(partial(_whole, maths=Maths(scale, window, soft_cap)), ("BTHA", "BTKA", "BTKA", "BT"), "BTHA")
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
+) -> Array:
+    """An `Attend`. Indices in the row stand for positions, since documents read in order."""
+    run = local(partial(_on_device, maths=maths), ("BTHA", "BTKA", "BTKA", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, segments_BL)
 
 
@@ -60,16 +58,18 @@ def forward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A2"], Float[Array, "B H L"]]:
-    """As `loops.forward`."""
-    found = []
+    """`Kernel.forward`, over one run of keys after another."""
+    reads = []
+    L = q_BHLA.shape[2]
+    scaled_BHLA = _scaled(q_BHLA, maths)
     for i, (k, v, segments_BT) in enumerate(_runs(k_BKTA, v_BKTA, k_row)):
-        kernel = _kernel(q_BHLA.shape[2], k.shape[2], q_row, k_row.starts[i], maths, save_residuals=True)
-        o, (lse,) = jax.vmap(kernel)(
-            _scaled(q_BHLA, maths), k, v, library.SegmentIds(q_row.segments_BL, segments_BT)
-        )
-        some = lse > MASKED  # else no tile was visited, or no key of this run is seen
-        found.append((jnp.where(some[..., None], o.astype(jnp.float32), 0), jnp.where(some, lse, MASKED)))
-    return merged(*found)
+        kernel = _kernel(L, k.shape[2], q_row, k_row.starts[i], maths, save_residuals=True)
+        segments = library.SegmentIds(q_row.segments_BL, segments_BT)
+        o, (lse,) = jax.vmap(kernel)(scaled_BHLA, k, v, segments)
+        is_read = lse > MASKED  # else no tile was visited, or no key of this run is seen
+        o = jnp.where(is_read[..., None], o.astype(jnp.float32), 0)
+        reads.append((o, jnp.where(is_read, lse, MASKED)))
+    return merged(*reads)
 
 
 def backward(
@@ -83,46 +83,62 @@ def backward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B K T A"], Float[Array, "B K T A2"]]:
-    """As `loops.backward`. The library's public gradient knows only the sums over the keys at hand, so this
+    """`Kernel.backward`. The library's public gradient knows only the sums over the keys at hand, so this
     calls its inner function.
     """
-    dq, dks, dvs = jnp.zeros(q_BHLA.shape, jnp.float32), [], []
+    dq = jnp.zeros(q_BHLA.shape, jnp.float32)
+    dks = []
+    dvs = []
+    L = q_BHLA.shape[2]
+    scaled_BHLA = _scaled(q_BHLA, maths)
     for i, (k, v, segments_BT) in enumerate(_runs(k_BKTA, v_BKTA, k_row)):
-        kernel = _kernel(q_BHLA.shape[2], k.shape[2], q_row, k_row.starts[i], maths, save_residuals=False)
+        kernel = _kernel(L, k.shape[2], q_row, k_row.starts[i], maths, save_residuals=False)
 
         def pull(q, k, v, segments, o, lse, grad, kernel=kernel):
-            saved = q, k, v, segments, None, o, lse, kernel.dq_mask_info, kernel.dkv_mask_info
+            # what the library's forward pass saves, with the sums over all keys in place of its own
+            saved = (q, k, v, segments, None, o, lse, kernel.dq_mask_info, kernel.dkv_mask_info)
             return library._splash_attention_bwd(res=saved, do=grad, **kernel.kwargs)[3:6]
 
         segments = library.SegmentIds(q_row.segments_BL, segments_BT)
-        dq_now, dk, dv = jax.vmap(pull)(_scaled(q_BHLA, maths), k, v, segments, o_BHLA, lse_BHL, grad_BHLA)
-        dq += dq_now.astype(jnp.float32) * maths.scale
+        dq_run, dk, dv = jax.vmap(pull)(scaled_BHLA, k, v, segments, o_BHLA, lse_BHL, grad_BHLA)
+        dq += dq_run.astype(jnp.float32) * maths.scale  # theirs is the gradient of the scaled queries
         dks.append(dk.astype(jnp.float32))
         dvs.append(dv.astype(jnp.float32))
     return dq, jnp.concatenate(dks, 2), jnp.concatenate(dvs, 2)
 
 
-def _whole(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, segments_BL: Array, maths: Maths) -> Array:
+def _on_device(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, segments_BL: Array, maths: Maths) -> Array:
     L = q_BLHA.shape[1]
-    more = -L % LANES
-    q_BHLA, k_BKTA, v_BKTA = (
-        jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q_BLHA, k_BLKA, v_BLKA)
-    )
-    segments_BL = jnp.pad(segments_BL, ((0, 0), (0, more)), constant_values=-1)
-    row = Row(segments_BL, segments_BL, (jnp.zeros((), jnp.int32),))
-    kernel = _kernel(L + more, L + more, row, row.starts[0], maths, save_residuals=False)
-    o_BHLA = jax.vmap(kernel)(
-        _scaled(q_BHLA, maths), k_BKTA, v_BKTA, library.SegmentIds(segments_BL, segments_BL)
-    )
+    padding = (0, -L % LANES)
+    padded_L = L + padding[1]
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))).swapaxes(1, 2)
+
+    # segment -1 is no document's: no position of the row sees what is added
+    segments_BL = jnp.pad(segments_BL, ((0, 0), padding), constant_values=-1)
+    # positions are not asked for, since one run that reads in order has its indices for them
+    row = Row(segments_BL, segments_BL, starts=(jnp.zeros((), jnp.int32),))
+    kernel = _kernel(padded_L, padded_L, row, row.starts[0], maths, save_residuals=False)
+    segments = library.SegmentIds(segments_BL, segments_BL)
+    q_BHLA = _scaled(padded(q_BLHA), maths)
+    o_BHLA = jax.vmap(kernel)(q_BHLA, padded(k_BLKA), padded(v_BLKA), segments)  # over rows of the batch
     return o_BHLA.swapaxes(1, 2)[:, :L]
 
 
 def _kernel(
-    L: int, T: int, q_row: Row, k_start: Array, maths: Maths, save_residuals: bool
+    L: int,
+    T: int,
+    q_row: Row,
+    k_start: Array,
+    maths: Maths,
+    save_residuals: bool,
 ) -> library.SplashAttentionKernel:
-    run = L // len(q_row.starts)
-    sizes = _block_sizes(run, T)
-    index_L = jnp.concatenate([start - k_start + jnp.arange(run, dtype=jnp.int32) for start in q_row.starts])
+    """The library's kernel for L queries in runs and one run of T keys that starts at `k_start`."""
+    run_length = L // len(q_row.starts)
+    sizes = _block_sizes(run_length, T)
+    in_run_L = jnp.arange(run_length, dtype=jnp.int32)
+    index_L = jnp.concatenate([start - k_start + in_run_L for start in q_row.starts])
     tables = _tables(index_L, len(q_row.starts), T, sizes, maths.window)
     return library.SplashAttentionKernel(
         *tables,
@@ -143,11 +159,13 @@ class _Sees(NamedTuple):
     window: int | None
 
     def __call__(self, i: Array, j: Array) -> Array:
-        return (i >= j) if self.window is None else (i >= j) & (i - j < self.window)
+        is_earlier = i >= j
+        return is_earlier if self.window is None else is_earlier & (i - j < self.window)
 
 
-def _block_sizes(run: int, T: int) -> library.BlockSizes:
-    q, kv = (LANES * block_of(n // LANES, TILE // LANES) for n in (run, T))
+def _block_sizes(run_length: int, T: int) -> library.BlockSizes:
+    q = LANES * block_of(run_length // LANES, TILE // LANES)
+    kv = LANES * block_of(T // LANES, TILE // LANES)
     compute = LANES * block_of(kv // LANES, COMPUTE_TILE // LANES)
     fused = T <= FUSED_UP_TO
     return library.BlockSizes(
@@ -167,52 +185,65 @@ def _tables(index_L: Array, n_runs: int, T: int, sizes: library.BlockSizes, wind
     """Tables for queries with these indices, counted from the first of T keys.
 
     A row of a table lists the tiles of keys from the first to the last that its queries see: `block_mask`
-    says which entries count.
+    says which entries count. U runs over tiles of queries here, T over tiles of keys.
     """
     q, kv = sizes.block_q, sizes.block_kv
-    first_U, n_keys = index_L[::q], T // kv
-    begin_U = jnp.zeros_like(first_U) if window is None else jnp.clip((first_U - window + 1) // kv, 0, n_keys)
+    first_U = index_L[::q]
+    n_keys = T // kv
+    begin_U = jnp.zeros_like(first_U)
+    if window is not None:
+        begin_U = jnp.clip((first_U - window + 1) // kv, 0, n_keys)
     end_U = jnp.clip(-(-(first_U + q) // kv), 0, n_keys)
+    # a window of w from any of q queries touches at most so many tiles, wherever it begins within one
     width = n_keys if window is None else min(n_keys, (q + window - 3) // kv + 2)
     forward = _table(begin_U, end_U, width, index_L)
-    start_T, n_queries = jnp.arange(0, T, kv, dtype=jnp.int32), len(first_U)
+    start_T = jnp.arange(0, T, kv, dtype=jnp.int32)
+    n_queries = len(first_U)
     begin_T = jnp.sum(first_U[:, None] + q <= start_T, 0, dtype=jnp.int32)
-    after_T = (
-        jnp.full_like(start_T, jnp.iinfo(jnp.int32).max) if window is None else start_T + kv + window - 1
-    )
+    no_end = jnp.full_like(start_T, jnp.iinfo(jnp.int32).max)
+    after_T = no_end if window is None else start_T + kv + window - 1
     end_T = jnp.sum(first_U[:, None] < after_T, 0, dtype=jnp.int32)
-    if sizes.use_fused_bwd_kernel:  # it writes a gradient of every tile of queries for every tile of keys
-        u = jnp.arange(n_queries, dtype=jnp.int32)[:, None]
-        nearest = jnp.minimum(jnp.clip(u, begin_T, jnp.maximum(end_T - 1, begin_T)), n_queries - 1)
-        counts = (u >= begin_T) & (u < end_T)
-        return Tables(
-            forward, None, MaskInfo(nearest[None], None, counts.astype(jnp.int32)[None], None, index_L)
-        )
-    width = n_queries if window is None else min(n_queries, n_runs * ((kv + window - 3) // q + 2))
-    turned = _table(begin_T, end_T, width, index_L)
-    return Tables(
-        forward, forward, turned._replace(data_next=turned.data_next.mT, block_mask=turned.block_mask.mT)
-    )
+    if sizes.use_fused_bwd_kernel:
+        return Tables(forward, None, _fused_table(begin_T, end_T, n_queries, index_L))
+    width = n_queries
+    if window is not None:
+        # of every run of queries as many tiles as a tile of keys and its window can touch
+        width = min(n_queries, n_runs * ((kv + window - 3) // q + 2))
+    by_keys = _table(begin_T, end_T, width, index_L)
+    transposed = {"data_next": by_keys.data_next.mT, "block_mask": by_keys.block_mask.mT}
+    return Tables(forward, forward, by_keys._replace(**transposed))
+
+
+def _fused_table(begin_T: Array, end_T: Array, n_queries: int, index_L: Array) -> MaskInfo:
+    """For the fused backward pass, which writes a gradient of every tile of queries for every tile of
+    keys.
+    """
+    u = jnp.arange(n_queries, dtype=jnp.int32)[:, None]
+    last_T = jnp.maximum(end_T - 1, begin_T)
+    nearest = jnp.minimum(jnp.clip(u, begin_T, last_T), n_queries - 1)
+    counts = ((u >= begin_T) & (u < end_T)).astype(jnp.int32)
+    return MaskInfo(nearest[None], None, counts[None], None, index_L)
 
 
 def _table(begin: Array, end: Array, width: int, index_L: Array) -> MaskInfo:
     entry = begin[:, None] + jnp.arange(width, dtype=jnp.int32)
-    last = jnp.maximum(end - 1, 0)[
-        :, None
-    ]  # entries that do not count stay there, so that nothing is fetched for them
-    return MaskInfo(
-        jnp.minimum(entry, last)[None], None, (entry < end[:, None]).astype(jnp.int32)[None], None, index_L
-    )
+    # entries that do not count stay at the last tile, so that nothing is fetched for them
+    last = jnp.maximum(end - 1, 0)[:, None]
+    counts = (entry < end[:, None]).astype(jnp.int32)
+    return MaskInfo(jnp.minimum(entry, last)[None], None, counts[None], None, index_L)
 
 
 def _runs(k_BKTA: Array, v_BKTA: Array, row: Row) -> list[tuple[Array, Array, Array]]:
+    """Keys, values and segments of each run."""
     n = len(row.starts)
-    return list(
-        zip(jnp.split(k_BKTA, n, 2), jnp.split(v_BKTA, n, 2), jnp.split(row.segments_BL, n, 1), strict=True)
-    )
+    keys = jnp.split(k_BKTA, n, 2)
+    values = jnp.split(v_BKTA, n, 2)
+    segments = jnp.split(row.segments_BL, n, 1)
+    return list(zip(keys, values, segments, strict=True))
 
 
 def _scaled(q_BHLA: Array, maths: Maths) -> Array:
+    """The library has no scale: it is in the queries, multiplied in float32."""
     return (q_BHLA.astype(jnp.float32) * maths.scale).astype(q_BHLA.dtype)
 
 

@@ -1,25 +1,22 @@
 """Causal attention with grouped key/value heads (Ainslie et al. 2023) over packed rows."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from model.architecture import AttentionFacts
 from model.cache import write
 from model.execution import Execution, name
+from model.kernels.attend import MASKED, Attend, Maths
 from model.kernels.choose import attention_of
 from model.layers.rope import rotate
 from model.layers.rows import Rows
 from model.layers.weight import bias, weight
 from model.sharding import einsum, n_parts, platform, reshape, shard
 from model.weights import Weight, mapped
-
-# attend(q_BLHA, k_BLKA, v_BLKA2, positions_BL, segments_BL, *, scale, window, soft_cap) -> o_BLHA2 is one of
-# model/kernels; values may have a width of their own
-Attend = Callable[..., Array]
 
 
 class Attention(nnx.Module):
@@ -46,10 +43,9 @@ class Attention(nnx.Module):
         biased: str = "",
         head_norm: Callable[[], nnx.Module] | None = None,
     ):
-        self.K, self.A = K, A
-        self.rope, self.window, self.attend = rope, window, attend
-        self.scale = A**-0.5 if scale is None else scale
-        self.soft_cap = soft_cap
+        self.H, self.K, self.A = H, K, A
+        self.rope, self.attend = rope, attend
+        self.maths = Maths(A**-0.5 if scale is None else scale, window, soft_cap)
         self.wq_DHA = weight(rngs, "DHA", (D, H, A), fan_in=D)
         self.wk_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wv_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
@@ -65,16 +61,7 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> Float[Array, "B L D"]:
         """Attention within the rows themselves (T = L)."""
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
-        o_BLHA = self.attend(
-            q_BLHA,
-            k_BLKA,
-            v_BLKA,
-            rows.positions_BL,
-            rows.segments_BL,
-            scale=self.scale,
-            window=self.window,
-            soft_cap=self.soft_cap,
-        )
+        o_BLHA = self.attend(q_BLHA, k_BLKA, v_BLKA, rows.positions_BL, rows.segments_BL, self.maths)
         return self._output(o_BLHA)
 
     def decode(
@@ -86,9 +73,13 @@ class Attention(nnx.Module):
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
         k_BTKA = write("keys_BTKA", slots["keys_BTKA"], k_BLKA, rows.lengths_B)
         v_BTKA = write("values_BTKA", slots["values_BTKA"], v_BLKA, rows.lengths_B)
-        seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.window)
-        o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, scale=self.scale, soft_cap=self.soft_cap)
+        seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.maths.window)
+        o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, self.maths)
         return self._output(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
+
+    def facts(self) -> AttentionFacts:
+        """What this layer computes with."""
+        return AttentionFacts(self.H, self.K, qk_width=self.A, v_width=self.A, window=self.maths.window)
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what one layer keeps of T tokens."""
@@ -121,13 +112,27 @@ class Attention(nnx.Module):
         return name(out_BLD, "attention")
 
 
+def check_heads(*, heads: int, kv_heads: int, head_width: int) -> None:
+    """Query heads come in equal groups, and rotary positions turn pairs.
+
+    Raises:
+        ValueError: a rule is broken.
+    """
+    if heads % kv_heads:
+        raise ValueError(f"heads={heads} is not a multiple of kv_heads={kv_heads}; choose equal groups")
+    if head_width % 2:
+        raise ValueError(f"head_width={head_width} is odd; rotary positions turn pairs, choose an even width")
+
+
 def attend_of(execution: Execution) -> Attend:
     """The kernel for the platform of the mesh under which it is traced."""
 
-    def attend(*inputs: Array, **settings: Any) -> Array:
+    def attend(
+        q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+    ) -> Array:
         # asked while tracing: where a model is built there may be no mesh yet
         kernel = attention_of(execution.attention, execution.context, platform())
-        return kernel(*inputs, **settings)
+        return kernel(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths)
 
     return attend
 
@@ -151,19 +156,17 @@ def attend_masked(
     k_BTKA: Float[Array, "B T K A"],
     v_BTKA: Float[Array, "B T K A2"],
     mask_BLT: Bool[Array, "B L T"],
-    *,
-    scale: float,
-    soft_cap: float | None,
+    maths: Maths,
 ) -> Float[Array, "B L H A2"]:
     """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
     B, L, H, A = q_BLHA.shape
     K = k_BTKA.shape[2]
-    q_BLKGA = reshape(q_BLHA * scale, (B, L, K, H // K, A), "BLKGA")
+    q_BLKGA = reshape(q_BLHA * maths.scale, (B, L, K, H // K, A), "BLKGA")
     scores_BKGLT = einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
-    if soft_cap is not None:
-        scores_BKGLT = soft_cap * jnp.tanh(scores_BKGLT / soft_cap)
+    if maths.soft_cap is not None:
+        scores_BKGLT = maths.soft_cap * jnp.tanh(scores_BKGLT / maths.soft_cap)
     # finite, so that a row that sees nothing (padding) gives numbers and not NaN
-    scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, -1e30)
+    scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, MASKED)
     p_BKGLT = jax.nn.softmax(scores_BKGLT, -1).astype(v_BTKA.dtype)
     o_BLKGA = einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA)
     return reshape(o_BLKGA, (B, L, H, v_BTKA.shape[-1]), "BLHA")

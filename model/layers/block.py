@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
+from model.architecture import LayerFacts
 from model.layers.rows import Rows
 from model.sharding import shard
 
@@ -52,6 +53,10 @@ class Block(nnx.Module):
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what this layer keeps of T tokens."""
         return self.attention.slots(B, T)
+
+    def facts(self) -> LayerFacts:
+        """What this layer computes with."""
+        return LayerFacts(self.attention.facts(), self.feed_forward.facts())
 
     def _fed_forward(self, x_BLD: Array, rows: Rows) -> tuple[Array, dict[str, Any]]:
         normed_BLD = shard(self.feed_forward_norm(x_BLD), "BLD")

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from model.architecture import ExpertFacts
 from model.execution import name
 from model.layers.rows import Rows
 from model.layers.weight import bias, weight
@@ -40,6 +41,10 @@ class FeedForward(nnx.Module):
         out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...])
         return name(out_BLD, "feed_forward"), {}
 
+    def facts(self) -> ExpertFacts:
+        """One expert, which every token passes."""
+        return ExpertFacts()
+
 
 class PlainFeedForward(nnx.Module):
     """w_down · activation(w_up · x + b_up) + b_down, as in GPT-2."""
@@ -59,3 +64,7 @@ class PlainFeedForward(nnx.Module):
         hidden_BLF = self.activation(name(up_BLF, "up"))
         out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...]) + self.b_down_D[...]
         return name(out_BLD, "feed_forward"), {}
+
+    def facts(self) -> ExpertFacts:
+        """One expert, which every token passes."""
+        return ExpertFacts()

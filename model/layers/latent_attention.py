@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from model.architecture import AttentionFacts
 from model.cache import write
 from model.execution import name
-from model.layers.attention import Attend, cache_mask
+from model.kernels.attend import MASKED, Attend, Maths
+from model.layers.attention import cache_mask
 from model.layers.norm import RMSNorm
 from model.layers.rope import rotate
 from model.layers.rows import Rows
@@ -50,7 +52,8 @@ class LatentAttention(nnx.Module):
     ):
         self.latent, self.query_latent, self.A2 = latent, query_latent, A2
         self.rope, self.attend = rope, attend
-        self.scale = (A + A2) ** -0.5 if scale is None else scale
+        self.H, self.qk_width, self.v_width = H, A + A2, A3
+        self.maths = Maths((A + A2) ** -0.5 if scale is None else scale, window=None, soft_cap=None)
         if query_latent:
             self.wq_down_DD3 = weight(rngs, "DD", (D, query_latent), fan_in=D)
             self.q_norm = RMSNorm(size=query_latent, eps=EPS, letter="D3")
@@ -80,9 +83,7 @@ class LatentAttention(nnx.Module):
             v_BLHA,
             rows.positions_BL,
             rows.segments_BL,
-            scale=self.scale,
-            window=None,
-            soft_cap=None,
+            self.maths,
         )
         return self._output(o_BLHA)
 
@@ -99,16 +100,23 @@ class LatentAttention(nnx.Module):
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
         latents_BTR = write("latents_BTR", slots["latents_BTR"], latents_BLR, rows.lengths_B)
         rope_keys_BTA = write("rope_keys_BTA", slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
-        q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.scale, self.wk_D2HA[...])
+        q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.maths.scale, self.wk_D2HA[...])
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
-        scores_BHLT += einsum("BLHA,BTA->BHLT", q_rope_BLHA * self.scale, rope_keys_BTA, dtype=jnp.float32)
+        scores_BHLT += einsum(
+            "BLHA,BTA->BHLT", q_rope_BLHA * self.maths.scale, rope_keys_BTA, dtype=jnp.float32
+        )
         seen_BLT = cache_mask(rows, T=latents_BTR.shape[1], window=None)
         # finite, so that a row that sees nothing (padding) gives numbers and not NaN
-        scores_BHLT = jnp.where(seen_BLT[:, None], scores_BHLT, -1e30)
+        scores_BHLT = jnp.where(seen_BLT[:, None], scores_BHLT, MASKED)
         p_BHLT = jax.nn.softmax(scores_BHLT, -1).astype(latents_BTR.dtype)
         o_BLHR = einsum("BHLT,BTR->BLHR", p_BHLT, latents_BTR)
         o_BLHA = einsum("BLHR,RHA->BLHA", o_BLHR, self.wv_D2HA3[...])
         return self._output(o_BLHA), {"latents_BTR": latents_BTR, "rope_keys_BTA": rope_keys_BTA}
+
+    def facts(self) -> AttentionFacts:
+        """What this layer computes with; in training every head has keys and values of its own."""
+        widths = {"qk_width": self.qk_width, "v_width": self.v_width}
+        return AttentionFacts(heads=self.H, kv_heads=self.H, window=None, **widths)
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what one layer keeps of T tokens, for all heads together."""

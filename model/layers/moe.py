@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from model.architecture import ExpertFacts
 from model.execution import name
 from model.kernels.context import is_balanced
 from model.layers.experts import Axes, Choices, Experts, at_capacity, dropless
@@ -50,7 +51,7 @@ class MoE(nnx.Module):
         if capacity_factor is not None and capacity_factor <= 0:
             remedy = "1.0 has room for an even load, None drops nothing"
             raise ValueError(f"capacity_factor={capacity_factor} is not positive; {remedy}")
-        self.router, self.activation = router, activation
+        self.E, self.router, self.activation = E, router, activation
         self.dispatch = dropless if capacity_factor is None else partial(at_capacity, factor=capacity_factor)
         self.router_DE = weight(rngs, "DE", (D, E), fan_in=D)
         self.w_gate_EDF = weight(rngs, "EDF", (E, D, F), fan_in=D)
@@ -94,6 +95,10 @@ class MoE(nnx.Module):
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
         aux = {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}
         return name(y_BLD, "feed_forward"), aux
+
+    def facts(self) -> ExpertFacts:
+        """How many experts there are, and how many a token passes beside the shared one."""
+        return ExpertFacts(experts=self.E, top_k=self.router.top_k)
 
     def _on_device(
         self,

@@ -10,11 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from model.api import ModelInputs, key_of
+from model.architecture import LayerFacts
 from model.execution import Execution
 from model.layers.rows import Rows
 from model.layers.stack import MakeBlock, Tree, at_rest, in_use
 from model.layers.weight import weight
-from model.sharding import einsum, shard
+from model.sharding import einsum, shard, undivided
 
 
 class Module(nnx.Module):
@@ -68,6 +69,11 @@ class MultiToken(NamedTuple):
         names = [_name(depth) for depth in range(1, self.depths + 1)]
         return {name: make(name) for name in names}
 
+    def facts(self) -> tuple[LayerFacts, ...]:
+        """What the block of each module computes with."""
+        with undivided():
+            return (self._abstract_module().block.facts(),) * self.depths
+
     def inputs(self, inputs: ModelInputs) -> tuple[ModelInputs, ...]:
         """What the module of every depth reads beside hidden states, for rows as they read (before any
         reordering).
@@ -79,7 +85,12 @@ class MultiToken(NamedTuple):
         def at(depth: int) -> ModelInputs:
             continues_BL = goes_on(inputs.segments_BL, inputs.positions_BL, depth)
             segments_BL = jnp.where(continues_BL, inputs.segments_BL, 0)
-            return ModelInputs(ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL)
+            media = inputs.media
+            if media is not None:
+                # what is embedded `depth` positions ahead moves there; the first patches fall off the row
+                slot_BJ = jnp.maximum(media.slot_BJ - depth, -1)
+                media = media._replace(slot_BJ=slot_BJ)
+            return ModelInputs(ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL, media)
 
         return tuple(at(depth) for depth in range(1, self.depths + 1))
 
@@ -94,7 +105,7 @@ class MultiToken(NamedTuple):
         """Hidden states of every depth, laid out `BLD`, and the auxiliary sums by depth; `later` are
         embedded tokens and rows by depth.
         """
-        definition = nnx.split(nnx.eval_shape(lambda: self.module(nnx.Rngs(0))))[0]
+        definition = nnx.split(self._abstract_module())[0]
 
         def module(
             x_BLD: Array, weights: Tree, embedded_BLD: Array, rows: Rows
@@ -110,6 +121,9 @@ class MultiToken(NamedTuple):
             x_BLD, aux[_name(depth)] = rematerialised(x_BLD, weights, embedded_BLD, rows)
             hidden.append(shard(x_BLD, "BLD"))
         return tuple(hidden), aux
+
+    def _abstract_module(self) -> Module:
+        return nnx.eval_shape(lambda: self.module(nnx.Rngs(0)))
 
 
 def _name(depth: int) -> str:

@@ -10,10 +10,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Key
 
+from model.architecture import LayerFacts
 from model.execution import Execution, name
 from model.layers.pipeline import by_stage, canonical_order, one_layer, pipeline, stage_order
 from model.layers.rows import Rows
-from model.sharding import letters_of, n_parts, on_host, platform, shard, zeros
+from model.sharding import letters_of, n_parts, on_host, platform, shard, undivided, zeros
 from model.weights import nodes
 
 Tree = dict[str, Any]
@@ -147,6 +148,12 @@ class Stack:
             return zeros(f".{letters_of(name)}", (self.N, *shape), dtype)
 
         return {stacked_name(name): empty(name, shape) for name, shape in shapes.items()}
+
+    def facts(self) -> tuple[LayerFacts, ...]:
+        """What each of the N layers computes with."""
+        with undivided():  # asked before there is a mesh, and of sizes that none may divide
+            pattern = [_definition(block).facts() for block in self.blocks]
+        return tuple(pattern[i % len(pattern)] for i in range(self.N))
 
     def apply(self, params: Tree, x_BLD: Array, rows: Rows, *, dtype: str) -> tuple[Array, Tree]:
         """All layers over whole rows: the last x, and their auxiliary sums [N, …], in the order in memory."""

@@ -12,12 +12,9 @@ from pydantic import TypeAdapter
 
 from data_pipeline.component import components_in, one_of
 from model.api import Model, ModelInputs, leaf_name, padded
-from model.architectures.gemma2 import Gemma2
-from model.architectures.gemma3 import Gemma3
+from model.architectures.gemma import Gemma2, Gemma3
 from model.architectures.gpt2 import GPT2
-from model.architectures.mistral import Mistral
-from model.architectures.qwen2 import Qwen2
-from model.architectures.qwen3 import Qwen3
+from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import ALPHABET, check_sizes, letters_of
 from model.size import n_matmul_params, n_params
@@ -35,13 +32,16 @@ from tests.examples import (
 from tests.model import moe_examples
 
 DENSE = SIZES.model_dump(exclude={"rope_scaling", "tied", "norm_eps"})
+SHARED = {name: DENSE[name] for name in DENSE.keys() & Gemma2.model_fields.keys() - {"window"}}
 EXAMPLES = {  # windows are shorter than the rows, and the last pattern of layers is cut short
     "Llama": SIZES,
-    "Mistral": Mistral(**DENSE, window=3),
-    "Qwen2": Qwen2(**DENSE, tied=True),
-    "Qwen3": Qwen3(**DENSE),
-    "Gemma2": Gemma2(**DENSE, window=3, query_pre_attn_scalar=10, attention_soft_cap=2.0, logit_soft_cap=3.0),
-    "Gemma3": Gemma3(**DENSE, window=3, query_pre_attn_scalar=10, full_every=2),
+    "Mistral": Llama(**{**DENSE, "window": 3}),
+    "Qwen2": Llama(**{**DENSE, "attention_bias": True}, tied=True),
+    "Qwen3": Llama(**{**DENSE, "head_norm": True}),
+    "Gemma2": Gemma2(
+        **SHARED, window=3, query_pre_attn_scalar=10, attention_soft_cap=2.0, logit_soft_cap=3.0
+    ),
+    "Gemma3": Gemma3(**SHARED, window=3, query_pre_attn_scalar=10, full_every=2),
     "GPT2": GPT2(vocab_size=40, width=16, layers=3, heads=4, feed_forward_width=24, context=32),
     **moe_examples.EXAMPLES,
 }
@@ -72,7 +72,8 @@ def hidden_of(name: str, batch: Any) -> np.ndarray:
 
 
 def test_every_architecture_has_an_example():
-    assert set(EXAMPLES) == set(components_in("model.architectures"))
+    examples = {type(example).__name__ for example in EXAMPLES.values()}
+    assert examples == set(components_in("model.architectures"))
 
 
 @EVERY
@@ -163,7 +164,7 @@ def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_
             at_BL = (done_B[:, None] + np.arange(width)).astype(np.int32)
             real_BL = (at_BL < done_B[:, None] + n_B[:, None]).astype(np.int32)
             inputs = ModelInputs(np.take_along_axis(batch.tokens_BL, at_BL, 1), at_BL, real_BL)
-            hidden_BLD, kv_cache = decode(params, ModelInputs(*map(jnp.array, inputs)), kv_cache)
+            hidden_BLD, kv_cache = decode(params, jax.tree.map(jnp.array, inputs), kv_cache)
             for b, (done, n) in enumerate(zip(done_B, n_B, strict=True)):
                 np.testing.assert_allclose(
                     hidden_BLD[b, :n], expected_BLD[b, done : done + n], rtol=1e-5, atol=1e-5

@@ -13,7 +13,8 @@ from launch.planning.coordinate_check import exponent, family, measured, report
 from launch.verbs.plan import add_arguments
 from model.api import ModelInputs
 from model.architectures.gpt2 import GPT2
-from model.architectures.llama import PRESETS, Llama
+from model.architectures.llama import Llama
+from model.architectures.llama_presets import PRESETS
 from tests.examples import ONE_DEVICE, SIZES, batch_on, built, params_on, quick_jit, random_tokens, under
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW

@@ -12,7 +12,7 @@ from launch.bench.device.attention import SMALL_CASES, check_attention
 from launch.bench.device.rows import Check, Row, Skip, compared, row_of
 from launch.bench.device.speed import RECIPES, estimated_bytes, shape_of_recipe
 from launch.bench.device.watch import MARK, check_device
-from model.architectures.llama import PRESETS
+from model.architectures.llama_presets import PRESETS
 from model.kernels import plain
 from tests.launch.command import ROOT, environment, meshwright
 
@@ -38,18 +38,18 @@ def test_the_small_form_passes_here(tmp_path):
     assert "All comparisons passed" in done.stdout
 
 
-def without_segments(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, **settings):
-    return plain.attend(q_BLHA, k_BLKA, v_BLKA, positions_BL, 0 * segments_BL, **settings)
+def without_segments(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths):
+    return plain.attend(q_BLHA, k_BLKA, v_BLKA, positions_BL, 0 * segments_BL, maths)
 
 
-def with_a_wider_window(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, *, window, **settings):
-    window = window and window + 1
-    return plain.attend(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, window=window, **settings)
+def with_a_wider_window(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths):
+    wider = maths._replace(window=maths.window and maths.window + 1)
+    return plain.attend(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, wider)
 
 
-def with_a_wrong_gradient(q_BLHA, *inputs, **settings):
+def with_a_wrong_gradient(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths):
     half = jax.lax.stop_gradient(q_BLHA / 2) + q_BLHA / 2
-    return plain.attend(half, *inputs, **settings)
+    return plain.attend(half, k_BLKA, v_BLKA, positions_BL, segments_BL, maths)
 
 
 @pytest.mark.parametrize("wrong", [without_segments, with_a_wider_window, with_a_wrong_gradient])

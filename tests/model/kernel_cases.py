@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.kernels import plain
+from model.kernels.attend import Maths
 from model.kernels.context import balance, unbalance
 from model.sharding import named
 from tests.examples import ONE_DEVICE, quick_jit, under
 
 SETTINGS = {
-    "causal": {"scale": 0.4, "window": None, "soft_cap": None},
-    "window": {"scale": 0.4, "window": 7, "soft_cap": None},
-    "soft cap": {"scale": 0.9, "window": None, "soft_cap": 2.0},
+    "causal": Maths(scale=0.4, window=None, soft_cap=None),
+    "window": Maths(scale=0.4, window=7, soft_cap=None),
+    "soft cap": Maths(scale=0.9, window=None, soft_cap=2.0),
 }
 
 
@@ -54,7 +55,7 @@ def case(
 
 
 def output_and_gradients(
-    attend: Callable, inputs: Case, settings: dict[str, Any], mesh: dict[str, int]
+    attend: Callable, inputs: Case, maths: Maths, mesh: dict[str, int]
 ) -> list[np.ndarray]:
     """Output on what is no padding, and the gradients of queries, keys and values, all in the order of the
     case.
@@ -66,7 +67,7 @@ def output_and_gradients(
             balance(x, letters) for x, letters in ((q, "BLHA"), (k, "BLKA"), (v, "BLKA"), (grad, "BLHA"))
         )
         positions, segments = balance(positions, "BL"), balance(segments, "BL")
-        o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments, **settings), q, k, v)
+        o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments, maths), q, k, v)
         found = zip((o, *pull(grad)), ("BLHA", "BLHA", "BLKA", "BLKA"), strict=True)
         return tuple(unbalance(x, letters) for x, letters in found)
 
@@ -81,10 +82,10 @@ def output_and_gradients(
 
 
 def relative_errors(
-    attend: Callable, inputs: Case, settings: dict[str, Any], mesh: dict[str, int] = ONE_DEVICE
+    attend: Callable, inputs: Case, maths: Maths, mesh: dict[str, int] = ONE_DEVICE
 ) -> list[float]:
     """‖x - plain‖ / ‖plain‖ of output and gradients; plain runs on one device, in float32."""
     exact = Case(*(np.asarray(x, np.float32) if np.asarray(x).dtype != np.int32 else x for x in inputs))
-    wanted = output_and_gradients(plain.attend, exact, settings, ONE_DEVICE)
-    found = output_and_gradients(attend, inputs, settings, mesh)
+    wanted = output_and_gradients(plain.attend, exact, maths, ONE_DEVICE)
+    found = output_and_gradients(attend, inputs, maths, mesh)
     return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, wanted, strict=True)]

@@ -12,13 +12,9 @@ import jax
 import numpy as np
 
 from model.api import Params, leaf_name
-from model.architectures.gemma2 import Gemma2
-from model.architectures.gemma3 import Gemma3
+from model.architectures.gemma import Gemma2, Gemma3
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import Llama
-from model.architectures.mistral import Mistral
-from model.architectures.qwen2 import Qwen2
-from model.architectures.qwen3 import Qwen3
 from tests.examples import (
     ONE_DEVICE,
     at_rest_on,
@@ -43,9 +39,9 @@ SIZES = {
 }
 FAMILIES = {  # windows are shorter than the rows, and the last pattern of layers is cut short
     "Llama": Llama(**SIZES),
-    "Mistral": Mistral(**SIZES, window=5),
-    "Qwen2": Qwen2(**SIZES, tied=True),
-    "Qwen3": Qwen3(**SIZES),
+    "Mistral": Llama(**SIZES, window=5),
+    "Qwen2": Llama(**SIZES, attention_bias=True, tied=True),
+    "Qwen3": Llama(**SIZES, head_norm=True),
     "Gemma2": Gemma2(**SIZES, window=5, query_pre_attn_scalar=10, attention_soft_cap=2.0, logit_soft_cap=3.0),
     "Gemma3": Gemma3(**SIZES, window=5, query_pre_attn_scalar=10, full_every=2),
     "GPT2": GPT2(vocab_size=40, width=16, layers=3, heads=8, feed_forward_width=24, context=32),

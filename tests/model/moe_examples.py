@@ -10,8 +10,7 @@ from flax import nnx
 from data_pipeline.batch import TokenBatch
 from model.api import ModelInputs
 from model.architectures.deepseek_v3 import DeepSeekV3
-from model.architectures.mixtral import Mixtral
-from model.architectures.qwen3_moe import Qwen3MoE
+from model.architectures.mixtral import Mixtral, Qwen3MoE
 from model.decoder import _embed, _norm, _rows
 from model.layers.rope_scaling import YaRN
 from model.layers.stack import of_layer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.cache import write
-from model.kernels.plain import sees
+from model.kernels.attend import Maths, sees
 from model.layers.attention import attend_masked
 from model.layers.rope import Rope, rotate
 from model.sharding import shard
@@ -19,7 +19,7 @@ SEGMENTS_BL = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 3]], np.int32)
 POSITIONS_BL = np.array([[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 0]], np.int32)
 
 
-attend = partial(attend_masked, scale=0.5, soft_cap=None)  # of heads of width 4
+attend = partial(attend_masked, maths=Maths(scale=0.5, window=None, soft_cap=None))  # of heads of width 4
 
 
 def packed_mask(segments_BL, positions_BL):

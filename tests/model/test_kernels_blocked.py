@@ -54,7 +54,7 @@ def test_no_scores_are_kept_for_the_backward_pass():
     inputs = Case(*map(jnp.asarray, case(L=256)))
 
     def attend(q, k, v):
-        return blocked.attend(q, k, v, inputs.positions_BL, inputs.segments_BL, **SETTINGS["causal"])
+        return blocked.attend(q, k, v, inputs.positions_BL, inputs.segments_BL, SETTINGS["causal"])
 
     with jax.set_mesh(under(ONE_DEVICE)):
         kept = quick_jit(lambda *qkv: jax.tree.leaves(jax.vjp(attend, *qkv)[1])).eval_shape(*inputs[:3])

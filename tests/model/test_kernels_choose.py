@@ -7,6 +7,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from model.kernels import cudnn
+from model.kernels.attend import Maths
 from model.kernels.choose import attention_of
 from tests.examples import ONE_DEVICE, under
 from tests.model.kernel_cases import SETTINGS, case, relative_errors
@@ -36,7 +37,7 @@ def test_what_cudnn_cannot_do_is_said(changes, setting, what):
         jax.set_mesh(under(ONE_DEVICE)),
         pytest.raises(ValueError, match=f"execution.attention=cudnn cannot do {what}.*; use auto"),
     ):
-        attention_of("cudnn", "gather", "gpu")(*inputs, **SETTINGS[setting])
+        attention_of("cudnn", "gather", "gpu")(*inputs, SETTINGS[setting])
 
 
 def test_auto_does_in_blocks_what_cudnn_cannot():
@@ -78,7 +79,7 @@ def test_cudnn_is_lowered_with_and_without_segments(window, monkeypatch):
 
     def run(q, k, v, positions, segments, grad):
         o, pull = jax.vjp(
-            lambda q, k, v: attend(q, k, v, positions, segments, scale=0.25, window=window, soft_cap=None),
+            lambda q, k, v: attend(q, k, v, positions, segments, Maths(0.25, window, None)),
             q,
             k,
             v,

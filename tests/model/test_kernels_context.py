@@ -118,7 +118,7 @@ def test_the_ring_sends_keys_and_never_gathers_them():
     mesh, inputs = under({"context": 8}), case(L=32)
 
     def loss(q, k, v, positions, segments):
-        return jnp.sum(context.ring(q, k, v, positions, segments, kernel=LOOPS, **SETTINGS["causal"]) ** 2)
+        return jnp.sum(context.ring(q, k, v, positions, segments, SETTINGS["causal"], kernel=LOOPS) ** 2)
 
     with jax.set_mesh(mesh):
         letters = ("BLHA", "BLKA", "BLKA", "BL", "BL")

@@ -10,11 +10,12 @@ import pytest
 from jax.experimental import topologies
 
 from model.kernels import context, splash
+from model.kernels.attend import Maths
 from model.kernels.choose import attention_of
 from model.sharding import make_mesh, named, platform
 from tests.model.kernel_cases import SETTINGS, case, relative_errors
 
-WIDE = {**SETTINGS, "window": {"scale": 0.4, "window": 140, "soft_cap": None}}
+WIDE = {**SETTINGS, "window": Maths(scale=0.4, window=140, soft_cap=None)}
 # B, L, H, K, A, A2, dtype, setting, mesh, strategy: head widths of the families, long rows, rows on several
 # chips
 SHAPES = [
@@ -69,8 +70,8 @@ def test_splash_compiles_for_an_absent_tpu(topology, shape, monkeypatch):
     mesh = make_mesh(devices[: 4 if sizes else 1], **sizes)
 
     def run(q, k, v, positions, segments, grad):
-        attend = partial(attention_of("auto", strategy, platform()), **WIDE[setting])
-        o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments), q, k, v)
+        attend = attention_of("auto", strategy, platform())
+        o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments, WIDE[setting]), q, k, v)
         return o, pull(grad)
 
     def shape_of(letters, *shape, dtype=dtype):

@@ -208,9 +208,7 @@ def test_a_hidden_state_has_no_gradient_from_later_tokens_or_from_another_docume
 
     def at(embed_VD, i):
         return (
-            built()
-            .apply({**params, "embed_VD": embed_VD}, ModelInputs(*map(jnp.array, inputs)))
-            .hidden_BLD[0, i]
+            built().apply({**params, "embed_VD": embed_VD}, jax.tree.map(jnp.array, inputs)).hidden_BLD[0, i]
             @ direction_D
         )
 
@@ -267,7 +265,7 @@ def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_
             inputs = ModelInputs(
                 np.where(real_BL, np.take_along_axis(tokens_BL, at_BL, 1), 9), at_BL, real_BL
             )
-            inputs = batch_on(under(mesh), ModelInputs(*(x.astype(np.int32) for x in inputs)))
+            inputs = batch_on(under(mesh), jax.tree.map(lambda x: x.astype(np.int32), inputs))
             hidden_BLD, kv_cache = compiled(sizes, "decode")(params, inputs, kv_cache)
             for b, n in enumerate(n_B):
                 found_BLD[b, done_B[b] : done_B[b] + n] = np.array(hidden_BLD)[b, :n]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ from jaxtyping import Array
 
 from launch.bench.device.rows import Check, Row, Skip, compared
 from model.kernels import cudnn, plain
-from model.kernels.choose import NEEDS, WHOLE, Attend, attention_of
+from model.kernels.attend import Attend, Maths
+from model.kernels.choose import NEEDS, UNDIVIDED, attention_of
 from model.kernels.context import balance, unbalance
 from model.kernels.loops import LOOPS
-from model.kernels.parts import Row as KeyRow
-from model.kernels.parts import attend_rows
+from model.kernels.runs import Row as KeyRow
+from model.kernels.runs import attend_rows
 from model.sharding import local, make_mesh, named
 
 # ‖kernel - plain‖ / ‖plain‖. In float32 only the order of sums differs (1e-6 on a CPU); in bfloat16 an
@@ -40,9 +41,9 @@ class Case(NamedTuple):
     soft_cap: float | None = None
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments of a kernel."""
-        return {"scale": self.A**-0.5, "window": self.window, "soft_cap": self.soft_cap}
+    def maths(self) -> Maths:
+        """What a kernel is to compute."""
+        return Maths(scale=self.A**-0.5, window=self.window, soft_cap=self.soft_cap)
 
 
 class Inputs(NamedTuple):
@@ -80,7 +81,7 @@ def attention_checks(*, small: bool) -> Iterator[Check]:
     cases = SMALL_CASES if small else CASES
     length = SMALL_LENGTH if small else LENGTH
     in_float32 = IN_FLOAT32[1:] if small else IN_FLOAT32
-    kernels = {name: attend for name, attend in WHOLE.items() if NEEDS.get(name, platform) == platform}
+    kernels = {name: attend for name, attend in UNDIVIDED.items() if NEEDS.get(name, platform) == platform}
     del kernels["plain"]  # it is the reference; in bfloat16 it is compared below
     kernels["loops"] = loops_attend
     for name, attend in kernels.items():
@@ -173,7 +174,7 @@ def output_and_gradients(
         positions_BL = balance(positions_BL, "BL")
         segments_BL = balance(segments_BL, "BL")
         o_BLHA, pull_back = jax.vjp(
-            lambda q, k, v: attend(q, k, v, positions_BL, segments_BL, **case.settings), *balanced
+            lambda q, k, v: attend(q, k, v, positions_BL, segments_BL, case.maths), *balanced
         )
         gradients = pull_back(balance(grad, "BLHA"))
         results = zip((o_BLHA, *gradients), ("BLHA", "BLHA", "BLKA", "BLKA"), strict=True)
@@ -206,18 +207,9 @@ def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
 
 
 def loops_attend(
-    q_BLHA: Array,
-    k_BLKA: Array,
-    v_BLKA: Array,
-    positions_BL: Array,
-    segments_BL: Array,
-    *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
+    q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
 ) -> Array:
     """The loops that `blocked` uses for rows of more than 4,096 positions, here for a row of any length."""
-    maths = plain.Maths(scale, window, soft_cap)
 
     def on_device(q: Array, k: Array, v: Array, positions: Array, segments: Array) -> Array:
         row = KeyRow(positions, segments, (jnp.zeros((), jnp.int32),))

@@ -18,7 +18,7 @@ from launch.bench.device.models import llama
 from launch.bench.device.rows import Check, Row, Skip, reason_of
 from launch.bench.train import TrainShape, describe, figures, measure, shape_from
 from launch.planning.analytic import Plan, memory_of_plan, outline_of
-from model.architectures.llama import PRESETS
+from model.architectures.llama_presets import PRESETS
 from model.execution import Execution, Precision, Remat
 from model.sharding import AXES, make_mesh
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints

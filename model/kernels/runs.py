@@ -1,4 +1,4 @@
-"""Attention to parts of a row: what the kernels that know where their queries and keys lie in the row have
+"""Attention to a part of a row: what the kernels that know where their queries and keys lie in the row have
 in common.
 """
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.execution import name
-from model.kernels.plain import Maths
+from model.kernels.attend import Maths
 
 
 class Row(NamedTuple):
@@ -25,8 +25,15 @@ class Row(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """Attention to a part of the keys (see `loops.forward`, `loops.backward`), for runs of a multiple of so
-    many positions.
+    """Attention of the queries at hand to a part of the keys.
+
+    Attributes:
+        forward: (q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths) → what the queries read of these keys, in
+            float32, and the logarithm of the sum of their weights; where nothing is seen 0 and MASKED.
+        backward: (q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, grad_BHLA, q_row, k_row, maths) → gradients of
+            queries, keys and values through these keys alone, in float32; `o` and `lse` are those of all
+            keys.
+        multiple: Runs must have a length that is a multiple of so many positions.
     """
 
     forward: Callable[..., tuple[Array, Array]]
@@ -36,7 +43,13 @@ class Kernel(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend_rows(
-    q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, q_row: Row, k_row: Row, kernel: Kernel, maths: Maths
+    q_BHLA: Array,
+    k_BKTA: Array,
+    v_BKTA: Array,
+    q_row: Row,
+    k_row: Row,
+    kernel: Kernel,
+    maths: Maths,
 ) -> Array:
     """What the queries read of all the keys that they see, which must be at hand, in the type of the
     values.
@@ -45,35 +58,50 @@ def attend_rows(
 
 
 def _attend_rows_forward(
-    q_BHLA: Array, k_BKTA: Array, v_BKTA: Array, q_row: Row, k_row: Row, kernel: Kernel, maths: Maths
+    q_BHLA: Array,
+    k_BKTA: Array,
+    v_BKTA: Array,
+    q_row: Row,
+    k_row: Row,
+    kernel: Kernel,
+    maths: Maths,
 ) -> tuple[Array, tuple]:
     o_BHLA, lse_BHL = kernel.forward(q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths)
-    o_BHLA, lse_BHL = name(o_BHLA.astype(v_BKTA.dtype), "mixed"), name(lse_BHL, "mixed")
+    # both carry the name by which `Remat` keeps them: with them the backward pass needs no forward pass again
+    o_BHLA = name(o_BHLA.astype(v_BKTA.dtype), "mixed")
+    lse_BHL = name(lse_BHL, "mixed")
     return o_BHLA, (q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, q_row, k_row)
 
 
 def _attend_rows_backward(
-    kernel: Kernel, maths: Maths, saved: tuple, grad_BHLA: Array
+    kernel: Kernel,
+    maths: Maths,
+    saved: tuple,
+    grad_BHLA: Array,
 ) -> tuple[Array | None, ...]:
     q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, q_row, k_row = saved
     grads = kernel.backward(q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, grad_BHLA, q_row, k_row, maths)
-    return (*(g.astype(x.dtype) for g, x in zip(grads, (q_BHLA, k_BKTA, v_BKTA), strict=True)), None, None)
+    inputs = (q_BHLA, k_BKTA, v_BKTA)
+    typed_grads = (grad.astype(x.dtype) for grad, x in zip(grads, inputs, strict=True))
+    return (*typed_grads, None, None)  # rows are integers: they have no gradient
 
 
 attend_rows.defvjp(_attend_rows_forward, _attend_rows_backward)
 
 
 def merged(
-    *found: tuple[Float[Array, "B H L A"], Float[Array, "B H L"]],
+    *reads: tuple[Float[Array, "B H L A"], Float[Array, "B H L"]],
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B H L"]]:
     """What queries read from several sets of keys together: outputs weighted by their sums, which are given
     as logarithms.
     """
-    o_BHLA, lse_BHL = found[0]
-    for o2_BHLA, lse2_BHL in found[1:]:
+    o_BHLA, lse_BHL = reads[0]
+    for o2_BHLA, lse2_BHL in reads[1:]:
         total_BHL = jnp.logaddexp(lse_BHL, lse2_BHL)
-        w_BHL, w2_BHL = jnp.exp(lse_BHL - total_BHL), jnp.exp(lse2_BHL - total_BHL)
-        o_BHLA, lse_BHL = o_BHLA * w_BHL[..., None] + o2_BHLA * w2_BHL[..., None], total_BHL
+        w_BHL = jnp.exp(lse_BHL - total_BHL)
+        w2_BHL = jnp.exp(lse2_BHL - total_BHL)
+        o_BHLA = o_BHLA * w_BHL[..., None] + o2_BHLA * w2_BHL[..., None]
+        lse_BHL = total_BHL
     return o_BHLA, lse_BHL
 
 
@@ -85,5 +113,5 @@ def output_dot(o: Float[Array, "*rows A"], grad: Float[Array, "*rows A"]) -> Flo
 
 
 def block_of(length: int, most: int) -> int:
-    """The largest size of equal blocks up to `most`."""
+    """The largest size up to `most` of equal blocks that fill `length`."""
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)

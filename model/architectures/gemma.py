@@ -1,0 +1,274 @@
+"""Gemma 2 (Gemma Team 2024) and the text model of Gemma 3 (Gemma Team 2025): layers with a window and layers
+that see everything, norms before and after each half of a block, GeGLU, and an embedding scaled by √width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from flax import nnx
+from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+
+from model.api import Model
+from model.architecture import Facts
+from model.decoder import Decoder
+from model.execution import DEFAULT, Execution, Precision
+from model.hugging_face import gemma as checkpoint
+from model.hugging_face.config import local_and_global_fields, local_and_global_ropes, require
+from model.hugging_face.tensor import Tensor
+from model.layers.attention import Attention, attend_of, check_heads
+from model.layers.block import Block
+from model.layers.feed_forward import FeedForward, gelu_tanh
+from model.layers.norm import RMSNorm
+from model.layers.rope import Rope
+from model.layers.rope_scaling import Linear, Scaling
+from model.layers.stack import Stack
+
+
+class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
+    """`window` is how many positions back, itself counted, a position sees in layers 0, 2, 4, …; layers 1,
+    3, 5, … see all.
+    """
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma2",)
+
+    vocab_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_width: PositiveInt
+    feed_forward_width: PositiveInt
+    context: PositiveInt  # longest sequence in tokens
+    window: PositiveInt
+    query_pre_attn_scalar: PositiveInt  # scores are divided by its root
+    rope_theta: PositiveFloat = 10_000.0
+    rope_scaling: Scaling | None = None
+    attention_soft_cap: PositiveFloat | None = 50.0
+    logit_soft_cap: PositiveFloat | None = 30.0
+    norm_eps: PositiveFloat = 1e-6
+    tied: bool = True  # the output matrix is the embedding
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "Gemma2":
+        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        return self
+
+    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
+        """The functions of this architecture at these dtypes."""
+        return self._decoder(execution).build(precision)
+
+    def facts(self) -> Facts:
+        """Heads, widths and windows of every layer."""
+        return self._decoder(DEFAULT).facts()
+
+    def _decoder(self, execution: Execution) -> Decoder:
+        # layer 0 is the first of the pattern
+        full = partial(_block, self, execution, soft_cap=self.attention_soft_cap)
+        sliding = partial(full, window=self.window)
+        ropes = {"rope": Rope(theta=self.rope_theta, scaling=self.rope_scaling)}
+        decoder = _decoder(self, execution, [sliding, full], ropes)
+        return decoder._replace(soft_cap=self.logit_soft_cap)  # of logits; Gemma 3 has neither cap
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> "Gemma2":
+        """The sizes in a config.json.
+
+        Raises:
+            ValueError: it lacks one, or asks for what we would compute differently.
+        """
+        sizes = checkpoint.sizes_of(config)
+        checkpoint.check_pattern(config, sizes["layers"], full_every=2)
+        return cls(
+            **sizes,
+            attention_soft_cap=config.get("attn_logit_softcapping", 50.0),
+            logit_soft_cap=config.get("final_logit_softcapping", 30.0),
+        )
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """config.json for transformers 4 and 5."""
+        return {
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            "attn_logit_softcapping": self.attention_soft_cap,
+            "final_logit_softcapping": self.logit_soft_cap,
+            **checkpoint.fields_of(self, full_every=2),
+        }
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Names and layouts of a Hugging Face checkpoint."""
+        return checkpoint.rows(tied=self.tied, head_norm=False)
+
+
+class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Every `full_every`-th layer sees all positions and turns by `rope_theta` and `rope_scaling`; the
+    others see `window` positions back, itself counted, and turn by `local_rope_theta`.
+    """
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
+
+    vocab_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_width: PositiveInt
+    feed_forward_width: PositiveInt
+    context: PositiveInt  # longest sequence in tokens
+    window: PositiveInt
+    query_pre_attn_scalar: PositiveInt  # scores are divided by its root
+    full_every: PositiveInt = 6
+    rope_theta: PositiveFloat = 1_000_000.0
+    rope_scaling: Scaling | None = None
+    local_rope_theta: PositiveFloat = 10_000.0
+    norm_eps: PositiveFloat = 1e-6
+    tied: bool = True  # the output matrix is the embedding
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "Gemma3":
+        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        return self
+
+    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
+        """The functions of this architecture at these dtypes."""
+        return self._decoder(execution).build(precision)
+
+    def facts(self) -> Facts:
+        """Heads, widths and windows of every layer."""
+        return self._decoder(DEFAULT).facts()
+
+    def _decoder(self, execution: Execution) -> Decoder:
+        head_norm = partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A", offset=1.0)
+        block = partial(_block, self, execution, head_norm=head_norm)
+        sliding = partial(block, rope="local", window=self.window)
+        full = partial(block, rope="full")
+        ropes = {"local": self._local_rope(), "full": self._full_rope()}
+        return _decoder(self, execution, [*[sliding] * (self.full_every - 1), full], ropes)
+
+    def _local_rope(self) -> Rope:
+        return Rope(theta=self.local_rope_theta)
+
+    def _full_rope(self) -> Rope:
+        return Rope(theta=self.rope_theta, scaling=self.rope_scaling)
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> "Gemma3":
+        """The sizes in a config.json.
+
+        Raises:
+            ValueError: it lacks one, or asks for what we would compute differently.
+        """
+        require(config, attn_logit_softcapping=(None,), final_logit_softcapping=(None,))
+        local, full = local_and_global_ropes(config)
+        if local.scaling is not None:
+            raise ValueError(
+                f"config.json scales the rope of its sliding layers ({local.scaling}), which we have not; "
+                "take another checkpoint"
+            )
+        # one rope is all that `sizes_of` knows, and these two are read already
+        sizes = checkpoint.sizes_of({**config, "rope_parameters": None, "rope_scaling": None})
+        full_every = checkpoint.full_every(config)
+        checkpoint.check_pattern(config, sizes["layers"], full_every=full_every)
+        ropes = {"rope_theta": full.theta, "rope_scaling": full.scaling, "local_rope_theta": local.theta}
+        return cls(**{**sizes, **ropes}, full_every=full_every)
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """config.json for transformers 4 and 5."""
+        return {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            **checkpoint.fields_of(self, full_every=self.full_every),
+            **local_and_global_fields(self._local_rope(), self._full_rope()),
+        }
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Names and layouts of a Hugging Face checkpoint."""
+        return checkpoint.rows(tied=self.tied, head_norm=True)
+
+
+def _decoder(
+    sizes: Gemma2 | Gemma3,
+    execution: Execution,
+    pattern: Sequence[Callable[[nnx.Rngs], Block]],
+    ropes: dict[str, Rope],
+) -> Decoder:
+    """Layer i is made by `pattern[i % len(pattern)]`."""
+    return Decoder(
+        vocab_size=sizes.vocab_size,
+        width=sizes.width,
+        stacks={"blocks": Stack(pattern, N=sizes.layers, execution=execution)},
+        norm=_norm(sizes),
+        tied=sizes.tied,
+        ropes={name: (rope, sizes.head_width) for name, rope in ropes.items()},
+        # embeddings are drawn with deviation width^-1/2, for they are the output matrix too
+        embed_scale=sizes.width**0.5,
+    )
+
+
+def _block(sizes: Gemma2 | Gemma3, execution: Execution, rngs: nnx.Rngs, **attention: Any) -> Block:
+    """`attention` is what a layer's `Attention` has beside its sizes."""
+    return Block(
+        norm=_norm(sizes),
+        attention=Attention(
+            D=sizes.width,
+            H=sizes.heads,
+            K=sizes.kv_heads,
+            A=sizes.head_width,
+            scale=sizes.query_pre_attn_scalar**-0.5,  # the head width in most sizes, not in all
+            attend=attend_of(execution),
+            rngs=rngs,
+            **attention,
+        ),
+        feed_forward=FeedForward(D=sizes.width, F=sizes.feed_forward_width, activation=gelu_tanh, rngs=rngs),
+        post_norms=True,
+    )
+
+
+def _norm(sizes: Gemma2 | Gemma3) -> Callable[[], RMSNorm]:
+    """Norms whose scales are stored less 1, so that weight decay pulls them to 1."""
+    return partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0)
+
+
+def _gemma2(**sizes: Any) -> Gemma2:
+    shared = {"vocab_size": 256_000, "context": 8192, "window": 4096}
+    return Gemma2(**{**shared, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
+
+
+def _gemma3(**sizes: Any) -> Gemma3:
+    """Those that were trained with images have a larger vocabulary, and were stretched from 32,768 to
+    131,072 tokens.
+    """
+    large = {"vocab_size": 262_208, "context": 131_072, "window": 1024, "rope_scaling": Linear(factor=8.0)}
+    return Gemma3(**{**large, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
+
+
+# Gemma 3 without images
+_TEXT_ONLY = {"vocab_size": 262_144, "context": 32_768, "window": 512, "rope_scaling": None}
+_SMALL = {**_TEXT_ONLY, "heads": 4, "kv_heads": 1}
+
+PRESETS = {
+    "gemma2_2b": _gemma2(width=2304, layers=26, heads=8, kv_heads=4, feed_forward_width=9216),
+    "gemma2_9b": _gemma2(width=3584, layers=42, heads=16, kv_heads=8, feed_forward_width=14_336),
+    "gemma2_27b": _gemma2(
+        width=4608,
+        layers=46,
+        heads=32,
+        kv_heads=16,
+        feed_forward_width=36_864,
+        head_width=128,
+        query_pre_attn_scalar=144,
+    ),
+    "gemma3_270m": _gemma3(**_SMALL, width=640, layers=18, feed_forward_width=2048),
+    "gemma3_1b": _gemma3(**_SMALL, width=1152, layers=26, feed_forward_width=6912),
+    "gemma3_4b": _gemma3(width=2560, layers=34, heads=8, kv_heads=4, feed_forward_width=10_240),
+    "gemma3_12b": _gemma3(width=3840, layers=48, heads=16, kv_heads=8, feed_forward_width=15_360),
+    "gemma3_27b": _gemma3(
+        width=5376,
+        layers=62,
+        heads=32,
+        kv_heads=16,
+        feed_forward_width=21_504,
+        head_width=128,
+        query_pre_attn_scalar=168,
+    ),
+}

@@ -1,0 +1,47 @@
+"""Encoded image patches and sound frames among the embeddings of a row."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from model.sharding import axes_of, local, shard
+
+
+def put_media(
+    x_BLD: Float[Array, "B L D"], features_BJD: Float[Array, "B J D"], slot_BJ: Int[Array, "B J"]
+) -> Float[Array, "B L D"]:
+    """The embeddings x, laid out `BlD`, with feature j of a row in place of position `slot_BJ[b, j]`.
+
+    A slot of -1 is unused. No two features of a row may have the same slot.
+    """
+    letter, axes = _length(x_BLD.shape[1])
+
+    def on_device(x_BLD: Array, features_BJD: Array, slot_BJ: Array) -> Array:
+        B, L = x_BLD.shape[:2]
+        J = slot_BJ.shape[1]
+        first = lax.axis_index(axes) * L if axes else 0
+        local_slot_BJ = slot_BJ - first
+        is_here_BJ = (slot_BJ >= 0) & (local_slot_BJ >= 0) & (local_slot_BJ < L)
+        # index L is outside, where a scatter drops what it is given; a negative one would count from the end
+        index_BJ = jnp.where(is_here_BJ, local_slot_BJ, L)
+        # which feature each position takes, -1 for none: a gather of features has a plain gradient,
+        # where a scatter of them into x would need JAX's path for indices that may repeat
+        rows_B = jnp.arange(B)[:, None]
+        source_BL = jnp.full((B, L), -1).at[rows_B, index_BJ].set(jnp.arange(J), mode="drop")
+        taken_BLD = jnp.take_along_axis(features_BJD, jnp.maximum(source_BL, 0)[..., None], axis=1)
+        return jnp.where(source_BL[..., None] >= 0, taken_BLD, x_BLD)
+
+    laid_out = f"B{letter}D"
+    # J is divided by no axis: every device that holds part of a row picks its own from all patches
+    return local(on_device, (laid_out, "BJD", "BJ"), laid_out)(
+        x_BLD, shard(features_BJD, "BJD"), shard(slot_BJ, "BJ")
+    )
+
+
+def _length(L: int) -> tuple[str, tuple[str, ...]]:
+    """The letter and the mesh axes of L positions laid out `l`: where `l` does not divide they lie as `L`, or
+    undivided.
+    """
+    axes = axes_of("l", L)
+    letter = next((letter for letter in "lL" if axes_of(letter) == axes), ".")
+    return letter, axes
