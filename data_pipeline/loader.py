@@ -126,6 +126,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
             "strategy": self.packing,
             "dropout": self.dropout.get(name, 0.0),
             "fim": fim,
+            # documents that are turned around are encoded anew
             "tokenizer": Tokenizer(root / fim.tokenizer) if fim else None,
             "skip_bad_records": self.skip_bad_records,
         }

@@ -68,12 +68,14 @@ def execute(
             )
             recorder, profiler = opened.enter_context(records)
             parts = loop_parts(phase, source, recorder, measures, profiler, first=first)
+            # The evaluation before training is step 0 of the curves, once.
             if first == 0:
                 recorder.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})
             state = train(parts, state, steps=run.steps)
             with recorder.pausing("evaluate"):
                 after = measures(state)
             write_findings(recorder.metrics, run.steps, after)
+            # Waits for the last save: a phase that is done has its checkpoint on the disk.
             with recorder.pausing("checkpoint"):
                 phase.checkpointer.close()
         write_results(phase, before=before, after=after)

@@ -1,5 +1,5 @@
-"""When a run must stop, and which of its steps count: a loss or gradient that is no number, or far above
-the last ones, changes nothing.
+"""When a run must stop, and which of its steps count: a loss or gradient that is NaN or infinite, or far
+above the last ones, changes nothing.
 """
 
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class History(NamedTuple):
-    """Of the last healthy steps the losses and gradient norms, in a ring; of all steps the counts. Part of
-    what resumes.
+    """Losses and gradient norms of the last healthy steps, in a ring, and counts over all steps. Part of the
+    state: a resumed run judges as the uninterrupted one would.
     """
 
     losses: Float[Array, " window"]
     norms: Float[Array, " window"]
     n_healthy: Int[Array, ""]
-    n_skipped: Int[Array, ""]  # no number
+    n_skipped: Int[Array, ""]  # NaN or infinite
     n_spikes: Int[Array, ""]
-    streak: Int[Array, ""]  # bad steps behind one another, up to the last one
+    streak: Int[Array, ""]  # bad steps in a row, up to the last one
 
 
 class Guarded(NamedTuple):
@@ -35,17 +35,16 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         window: Healthy steps that a step is compared with; bad ones never enter, so that one of them does
-        not excuse the next.
+            not excuse the next.
         sigmas: A loss or gradient norm so many standard deviations above their mean is a spike, and its
-        update is left out like that of
-            one that is no number; None = no such thing as a spike.
+            update is left out like that of one that is NaN or infinite; None = nothing is a spike.
         patience: Bad steps in a row after which the run goes back to its newest checkpoint before them and
-        leaves out their rows.
+            leaves out their rows.
         max_rollbacks: Of a phase; one more ends it (exit code 4). 0 = never go back: bad steps are left out
-        and training goes on.
+            and training goes on.
         hang_s: A step that takes longer ends the process with all stacks written down (exit code 75); None
-        = wait for ever.
-        sdc_every: Steps between two searches for devices that compute wrongly without a word; 0 = never.
+            = wait for ever.
+        sdc_every: Steps between two searches for silent data corruption; 0 = never.
     """
 
     window: PositiveInt = 128
@@ -56,50 +55,55 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
     sdc_every: NonNegativeInt = 0
 
     def new_history(self) -> History:
-        """Of no steps; every array is its own, since a step takes them all."""
-        rings, numbers = (
-            [jnp.zeros(self.window, jnp.float32) for _ in range(2)],
-            [jnp.zeros((), jnp.int32) for _ in range(4)],
+        """The history before the first step."""
+        # Six arrays, none twice: a step donates its state, and an array can be donated once.
+        return History(
+            losses=jnp.zeros(self.window, jnp.float32),
+            norms=jnp.zeros(self.window, jnp.float32),
+            n_healthy=jnp.zeros((), jnp.int32),
+            n_skipped=jnp.zeros((), jnp.int32),
+            n_spikes=jnp.zeros((), jnp.int32),
+            streak=jnp.zeros((), jnp.int32),
         )
-        return History(*rings, *numbers)
 
     def judge(
         self, history: History, loss: Float[Array, ""], norm: Float[Array, ""]
     ) -> tuple[Bool[Array, ""], History]:
         """Whether a step is healthy, and the history with it."""
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        spike = finite & (
-            self._beyond(history.losses, history.n_healthy, loss)
-            | self._beyond(history.norms, history.n_healthy, norm)
-        )
+        loss_spikes = self._is_spike(history.losses, history.n_healthy, loss)
+        norm_spikes = self._is_spike(history.norms, history.n_healthy, norm)
+        spike = finite & (loss_spikes | norm_spikes)
         healthy = finite & ~spike
-        place = jnp.where(healthy, history.n_healthy % self.window, self.window)  # behind the ring: dropped
+        # a bad step is written after the ring's end, where `drop` leaves it out
+        slot = jnp.where(healthy, history.n_healthy % self.window, self.window)
         return healthy, History(
-            history.losses.at[place].set(loss, mode="drop"),
-            history.norms.at[place].set(norm, mode="drop"),
-            history.n_healthy + healthy,
-            history.n_skipped + ~finite,
-            history.n_spikes + spike,
-            jnp.where(healthy, 0, history.streak + 1),
+            losses=history.losses.at[slot].set(loss, mode="drop"),
+            norms=history.norms.at[slot].set(norm, mode="drop"),
+            n_healthy=history.n_healthy + healthy,
+            n_skipped=history.n_skipped + ~finite,
+            n_spikes=history.n_spikes + spike,
+            streak=jnp.where(healthy, 0, history.streak + 1),
         )
 
-    def _beyond(self, recent: Array, n: Array, x: Array) -> Array:
-        """Whether x is a spike, which a ring that is not yet full cannot say."""
+    def _is_spike(self, recent: Array, n_healthy: Array, x: Array) -> Array:
         if self.sigmas is None:
             return jnp.zeros((), bool)
+        mean = jnp.mean(recent)
         # a spread below a thousandth of the mean is rounding: nothing is a spike beside a constant
-        spread = jnp.maximum(jnp.std(recent), 1e-3 * jnp.abs(jnp.mean(recent)))
-        return (n >= self.window) & (x > jnp.mean(recent) + self.sigmas * spread)
+        spread = jnp.maximum(jnp.std(recent), 1e-3 * jnp.abs(mean))
+        is_full = n_healthy >= self.window  # the zeros of a new ring are no losses
+        return is_full & (x > mean + self.sigmas * spread)
 
 
 STANDARD = Guard()
 
 
 class Verdict(NamedTuple):
-    """What the guard said of a step."""
+    """What the guard said of step `number`."""
 
     number: int
-    streak: int  # bad steps behind one another, this one the last
+    streak: int  # bad steps in a row, this one the last
     finite: bool
 
 
@@ -111,12 +115,12 @@ def kept_if(healthy: Bool[Array, ""], new: Any, old: Any) -> Any:
 def forgotten(opt_state: Guarded) -> Guarded:
     """With a history that begins anew; the counts stay."""
     history = opt_state.history
-    return opt_state._replace(
-        history=history._replace(n_healthy=0 * history.n_healthy, streak=0 * history.streak)
-    )
+    # products with 0, which keep type and layout
+    cleared = history._replace(n_healthy=0 * history.n_healthy, streak=0 * history.streak)
+    return opt_state._replace(history=cleared)
 
 
 def counts(history: History) -> dict[str, tuple[Array, float]]:
-    """Metrics of a step."""
-    found = {"skipped": history.n_skipped, "spikes": history.n_spikes, "streak": history.streak}
-    return {f"guard/{name}": (n, 1.0) for name, n in found.items()}
+    """The counts as metrics of a step."""
+    by_name = {"skipped": history.n_skipped, "spikes": history.n_spikes, "streak": history.streak}
+    return {f"guard/{name}": (n, 1.0) for name, n in by_name.items()}

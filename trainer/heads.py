@@ -71,7 +71,7 @@ class TrainedHeads(NamedTuple):
 
 def fitted(params: Params, model: Model, key: Key[Array, ""], heads: Sequence[str]) -> Params:
     """Parameters of another phase with `heads`, new ones where that phase had none, and without others."""
-    wanted = jax.eval_shape(model.init, key).keys()
+    wanted = jax.eval_shape(model.init, key).keys()  # heads of another objective are none of them
     missing = [name for name in heads if name not in params]
     body = {name: x for name, x in params.items() if name in wanted}
     if not missing:

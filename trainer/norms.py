@@ -42,7 +42,7 @@ class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         norms = partial(norms_of, rounds=rounds)
         counts = partial(counts_of, rounds=rounds)
-        # Each tree has a conditional of its own: with one for all, every tree would have to outlive the update.
+        # A conditional for each tree: with one for all, every tree would have to outlive the update.
         groups_of = {
             "norms/gradient": _every(self.norms_every, step, norms, gradient),
             "norms/parameter": _every(self.norms_every, step, norms, params),

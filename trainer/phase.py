@@ -56,6 +56,7 @@ class Phase:
             path = job_folder / run.tokenizer
             rule = f"is less than the {self.tokenizer.vocab_size} entries of {path}"
             raise ValueError(f"architecture.vocab_size={run.architecture.vocab_size} {rule}; raise it")
+        # Shapes, not arrays: all that can be refused is refused before memory is filled.
         # The merged models' parameters, whatever of them is trained: what FLOPs and counts are about.
         self.params = {role: param_shapes(model, mesh) for role, model in self.models.items()}
         self.shapes = jax.eval_shape(initial_state(run, self.model, self.tx), jax.random.key(run.seed))
@@ -109,6 +110,7 @@ class Phase:
         """
         if not self.resumes():
             return self._new_state()
+        # What `resumes` called whole is read now, and may prove damaged: then an older one is taken.
         restored = self.checkpointer.newest(self._shapes_at_rest())
         if restored is None:
             where = f"{self.checkpointer.folder} holds damaged checkpoints alone"
@@ -148,6 +150,7 @@ class Phase:
 
     def _new_state(self) -> TrainState:
         run = self.run
+        # One program for the whole state: parameters are split, laid out and offloaded without a second copy.
         params = first_params(run, self.model, self.job_folder)
         make = initial_state(run, self.model, self.tx)
         offloaded = jax.jit(lambda key, params: at_rest(make(key, params), run.execution.offload))

@@ -137,6 +137,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     def _job_problems(self, job: Mapping[str, Any]) -> list[str]:
         """Rules between this phase and the others of its job."""
         problems = []
+        # A folder outside of the job is looked at when the phase begins.
         parent = job.get(self.start_from) if self.start_from else None
         if isinstance(parent, Run) and parent.architecture != self.architecture:
             rule = f"architecture differs from that of start_from={self.start_from}"
@@ -159,6 +160,7 @@ def model_of(run: Run) -> Model:
 
 def models_of(run: Run) -> dict[str, Model]:
     """The models of all roles of a Run, by role."""
+    # Of the policy's dtypes and execution: they read the same batch in the same step.
     others = {name: role.architecture or run.architecture for name, role in run.roles.items()}
     built = {name: architecture.build(run.precision, run.execution) for name, architecture in others.items()}
     return {"policy": model_of(run), **built}

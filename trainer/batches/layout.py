@@ -31,6 +31,7 @@ class Layout:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             n_devices, n_context = n_parts("B"), n_parts("L")
             axes = " · ".join(axes_of("B"))
+        # every device has as many rows of every micro-batch
         multiple = n_devices * self.micro_batches
         if self.batch_size % multiple:
             split = f" in {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""

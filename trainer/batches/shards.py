@@ -39,6 +39,8 @@ class ShardSource:
     ):
         self.rows, self._processes, self._ramp, self._event = rows, processes, tuple(ramp), event
         self._batch_size = layout.batch_size
+        # One layout for each batch size of the ramp, made now: sizes that do not divide are refused before
+        # the first step.
         batch_sizes = {layout.batch_size, *(n for n, _ in self._ramp)}
         self._layouts = {n: layout.of_rows(n) for n in batch_sizes}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -86,6 +88,7 @@ class ShardSource:
             remedy = "lower steps or raise data.schedule.max_epochs"
             raise ValueError(f"the data ends after {n_rows} rows; {remedy}")
         self.position = self.position.after_step(self._size(step))
+        # read while the devices compute the step that this batch is for
         self._ahead = self._thread.submit(self._place, step + 1)
         self._report_bad_records()
         return batch
@@ -168,6 +171,7 @@ def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterat
         there = [offset for offset in layout.offsets if first + offset < len(numbers)]
         places = [rows.place(numbers[first + offset]) for offset in there]
         read = dict(zip(there, rows.read(places, layout.positions), strict=True))
+        # every host places the same batches, also those whose last rows are not its own
         host_rows = [read.get(offset, empty) for offset in layout.offsets]
         stacked = {name: np.stack([row[name] for row in host_rows]) for name in empty}
         yield numbers[first : first + batch_size], layout.place(stacked)

@@ -37,6 +37,7 @@ class Measures:
 
     def before(self, state: TrainState) -> dict[str, float]:
         """What they said before the first step; measured once, then kept in before.json."""
+        # The first parameters are gone when a phase resumes, so their numbers are kept.
         kept = self.phase.folder / "before.json"
         if self.phase.resumes() and kept.exists():
             return json.loads(kept.read_text())

@@ -34,6 +34,7 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         """Metrics: kl (nats a target, at the temperature), nll and accuracy of the student."""
         (student, params), (teacher, teacher_params) = models["policy"], models["teacher"]
         outputs = hidden_of(models, "policy", batch)
+        # Hidden states of both models are whole, their logits exist for a chunk of positions at a time.
         scores = distilled(
             outputs.hidden_BLD,
             student.unembed(params),
@@ -51,5 +52,6 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         total = (1 - self.nll_weight) * self.temperature**2 * kl + self.nll_weight * nll
         accuracy = jnp.sum(scores.correct_BL * weight_BL)
         metrics = {"kl": (kl, n), "nll": (nll, n), "accuracy": (accuracy, n)}
+        # of the student, so that bits per byte can be compared with those of other phases
         per_target = PerTarget(-scores.logp_BL, weight_BL)
         return Loss(total / denominators["targets"], metrics, outputs.aux, per_target)

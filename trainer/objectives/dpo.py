@@ -72,7 +72,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
             "logps/chosen": answers.chosen_BP,
             "logps/rejected": answers.rejected_BP,
         }
-        weight_BP = batch.pair_weight_BP
+        weight_BP = batch.pair_weight_BP  # free slots hold numbers too
         n = jnp.sum(weight_BP)
         metrics = {name: (jnp.sum(x_BP * weight_BP), n) for name, x_BP in values.items()}
         return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], metrics, aux)
@@ -106,5 +106,5 @@ def score_answers(
 def slots_of(batch: PreferenceBatch | ReferencedPairs, side: int) -> Array:
     """[B, L, P]: whether a position is in the chosen (0) or rejected (1) sequence of a pair slot."""
     P = batch.pair_weight_BP.shape[1]
-    segments_P = 2 * jnp.arange(P) + 1 + side
+    segments_P = 2 * jnp.arange(P) + 1 + side  # segment 0 is padding
     return batch.segments_BL[..., None] == segments_P

@@ -39,6 +39,7 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what
         else is in the loss.
         """
+        # Sums, divided by what the whole global batch has: a mean of means would weigh short rows more.
         scores, outputs = score(models, "policy", batch)
         weight_BL = batch.weight_BL
         n = jnp.sum(weight_BL)
@@ -49,11 +50,13 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
             squares = jnp.sum(scores.lse_BL**2 * weight_BL)
             total = total + self.z_loss * squares / denominators["targets"]
             metrics["z_loss"] = squares, n
+        # An architecture without such modules gives no hidden states for them.
         if self.mtp_weight and outputs.mtp_hidden:
             nll_ahead, n_ahead = self._ahead(models, batch, outputs)
             weight = self.mtp_weight / len(outputs.mtp_hidden)
             total = total + weight * nll_ahead / denominators["targets"]
             metrics["nll_further"] = nll_ahead, n_ahead
+        # Router losses come as sums over tokens, padding apart, times their coefficients.
         if "penalty" in outputs.aux:
             penalty = outputs.aux["penalty"]
             total = total + penalty / denominators["tokens"]
@@ -66,6 +69,7 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         total = jnp.zeros(())
         n = jnp.zeros(())
         for depth, hidden_BLD in enumerate(outputs.mtp_hidden, 1):
+            # a target further ahead counts where it has a weight and is of the same document
             inside_BL = goes_on(batch.segments_BL, batch.positions_BL, depth)
             weight_BL = ahead(batch.weight_BL, depth) * inside_BL
             logp_BL = scores_of(model, params, hidden_BLD, ahead(batch.targets_BL, depth)).logp_BL

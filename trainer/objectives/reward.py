@@ -59,6 +59,7 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def rewards_of(reward_D: Float[Array, " D"], hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B L"]:
     """The reward of every prefix of a row's documents, in float32."""
+    # float32: bfloat16 rewards would tie, and a tie is no preference
     in_use_D = shard(reward_D.astype(jnp.float32), "D")
     return einsum("BLD,D->BL", hidden_BLD.astype(jnp.float32), in_use_D)
 

@@ -57,9 +57,11 @@ def history_of(folder: Path, run: Run) -> RowHistory:
     checkpoint = max(steps_in(folder / "checkpoints"), default=0)
     position = {"rows": 0, "skipped": []}
     if checkpoint:
+        # as Orbax names the JSON of an item
         saved = folder / "checkpoints" / str(checkpoint) / "position" / "metadata"
         position = json.loads(saved.read_bytes())
     logged = {row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row}
+    # The log knows every step, a checkpoint its own: a torn line or a lost log is filled in by batch sizes.
     known = {checkpoint: position["rows"], **logged}
     ends = [0]
     for step in range(1, max(known) + 1):
