@@ -102,7 +102,7 @@ def test_a_policy_learns_from_rollouts_that_it_writes_itself_and_resumes_its_pos
     rows = train(run.model_copy(update={"steps": 40}), job_folder, "rollouts")
     assert [row["step"] for row in rows] == list(range(1, 41)) and rows[-1]["data/rows"] == 40 * 64
     rewards += [row["rollouts/reward"] for row in rows[20:] if "rollouts/reward" in row]
-    assert rewards[-1] > max(0.4, 2 * rewards[0]), rewards  # a sixteenth by chance
+    assert rewards[0] < rewards[-1] and rewards[-1] > 0.9, rewards  # a sixteenth by chance
     with jax.set_mesh(run.mesh.make()):
         phase = Phase(run, job_folder / "none", job_folder, jax.sharding.get_mesh())
         assert isinstance(data.open(phase), BatchSource)
