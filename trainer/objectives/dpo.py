@@ -92,14 +92,13 @@ def score_answers(
 ) -> tuple[Answers, dict[str, Any]]:
     """Score the answers under the policy; and the model's auxiliary sums."""
     scores, outputs = score(models, "policy", batch)
-    sums, means = [], []
+    sums, counts = [], []
     for side in (0, 1):  # chosen, rejected
         in_slot_BLP = slots_of(batch, side) * batch.weight_BL[..., None]
-        n_BP = jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0)
+        counts.append(jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0))
         # no einsum: TPUs round float32 factors to bfloat16
-        sum_BP = jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1)
-        sums.append(sum_BP)
-        means.append(sum_BP / n_BP)
+        sums.append(jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1))
+    means = [sum_BP / n_BP for sum_BP, n_BP in zip(sums, counts, strict=True)]
     return Answers(*sums, *means), outputs.aux
 
 
