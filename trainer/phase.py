@@ -133,7 +133,11 @@ class Phase:
 
     def first_policies(self) -> Policies:
         """Compute or load the models as they are before the first step."""
-        return self.policies(self.evaluated(self._new_state()))
+        make = initial_state(self.run, self.model, self.tx)
+        # Of a new state only this is computed: the real one is in memory already, moments and all.
+        merged = jax.jit(lambda key, params: self.merged(make(key, params)))
+        params = first_params(self.run, self.model, self.job_folder)
+        return self.policies(merged(jax.random.key(self.run.seed), params))
 
     def policies(self, params: Params) -> Policies:
         """All roles, with these parameters of the policy."""

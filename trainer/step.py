@@ -17,6 +17,9 @@ from trainer.offload import at_rest, to_device
 from trainer.state import TrainState
 
 TrainStep = Callable[..., tuple[TrainState, dict[str, Any]]]  # (state, batch, others) -> (state, metrics)
+Others = Mapping[str, Params] | None  # role -> parameters, of all roles but the policy
+SumFurther = Callable[[PerTarget | None, Any], dict[str, Any]]  # (per_target, rows) -> further metrics
+LookAt = Callable[..., dict[str, Array]]  # (step, params=, gradient=, updates=) -> what shows of them
 Gradient = Callable[..., tuple[Loss, Params]]  # (state, rows, denominators, key, others) -> (loss, gradient)
 
 # Weights are gathered, and gradients reduced and scattered, on the sparse cores, beside the products. Without
@@ -49,8 +52,8 @@ def make_step(
     micro_batches: int,
     offload: Collection[str] = (),
     guard: Guard = STANDARD,
-    breakdown: Callable[[PerTarget | None, Any], dict[str, Any]] = no_breakdown,
-    watch: Callable[..., dict[str, Array]] = no_watch,
+    breakdown: SumFurther = no_breakdown,
+    watch: LookAt = no_watch,
 ) -> TrainStep:
     """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update ->
     after_step -> guard.
@@ -61,9 +64,7 @@ def make_step(
     """
     gradient_of = make_gradient(models, objective, adaptation, breakdown)
 
-    def step(
-        state: TrainState, batch: Any, others: Mapping[str, Params] | None = None
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def step(state: TrainState, batch: Any, others: Others = None) -> tuple[TrainState, dict[str, Any]]:
         # Over the whole global batch, before it is split: what micro-batches give is then simply added.
         denominators = objective.denominators(batch)
         key = jax.random.fold_in(state.key, state.step)
@@ -95,12 +96,12 @@ def make_gradient(
     models: Mapping[str, Model],
     objective: Objective,
     adaptation: Adaptation,
-    breakdown: Callable[[PerTarget | None, Any], dict[str, Any]] = no_breakdown,
+    breakdown: SumFurther = no_breakdown,
 ) -> Gradient:
     """(state, rows, denominators, key, others) -> loss and gradient of some rows of a batch; to be traced."""
 
     def gradient_of(
-        state: TrainState, rows: Any, denominators: Any, key: Key[Array, ""], others: Any
+        state: TrainState, rows: Any, denominators: Any, key: Key[Array, ""], others: Others
     ) -> tuple[Loss, Params]:
         fixed = {role: (models[role], params) for role, params in (others or {}).items()}
 
