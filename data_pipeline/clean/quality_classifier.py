@@ -64,7 +64,7 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
 @lru_cache(maxsize=4)
 def trained(positive: str, negative: str, fingerprint: str) -> LinearClassifier:
     """The classifier of two folders whose contents have this fingerprint, from the cache or trained now."""
-    # Keyed by all that decides the weights: our features and training, the examples, and scikit-learn's solver.
+    # Keyed by all that decides the weights: our features and training, the examples, scikit-learn's solver.
     made_by = [TRAINING_VERSION, fingerprint, version("scikit-learn")]
     cached = cache_folder() / f"{settings.digest(made_by)}.npz"
     if not cached.exists():

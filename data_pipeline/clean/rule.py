@@ -43,8 +43,8 @@ class Rule(Protocol):
     whose signals together are its own: a piece that is new is measured alone.
 
     Attributes:
-        VERSION: Raised when the same fields and text give other signals, text or verdicts: what was measured is
-        found again by it.
+        VERSION: Raised when the same fields and text give other signals, text or verdicts: what was measured
+        is found again by it.
         sources: The sources whose documents it looks at.
         LATE: Names of the fields that `limits` alone reads: changing one measures nothing anew.
         EDITS: Whether `annotate` may rewrite documents.

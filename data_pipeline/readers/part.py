@@ -34,7 +34,8 @@ class Reader(Protocol):
     One that reads the running Python's own library has a method `fingerprint() -> str`, its version.
 
     Attributes:
-        VERSION: Raised when the same fields and input give other documents: what was read is found again by it.
+        VERSION: Raised when the same fields and input give other documents: what was read is found again by
+        it.
     """
 
     VERSION: ClassVar[int]

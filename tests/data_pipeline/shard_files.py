@@ -5,10 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.shards.record import Record, Sequence
-from data_pipeline.shards.shards import (
-    Shards,
-    write_shards,
-)
+from data_pipeline.shards.shards import Shards, append_shards, write_shards
 
 
 def make(n: int, *, n_sequences: int = 1, vocab_size: int = 4096, seed: int = 0) -> list[Record]:

@@ -110,3 +110,11 @@ def made(folder: Path) -> list[Path]:
 def outputs(folder: Path) -> dict[str, bytes]:
     """What the trainer and people read."""
     return {name: content for name, content in tree(folder).items() if not name.startswith("stages/")}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

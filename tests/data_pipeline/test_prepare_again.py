@@ -24,17 +24,9 @@ from data_pipeline.prepare import Prepare
 from data_pipeline.readers.books import Books
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.tokenizers.tokenizer import SentencePiece
-from tests.data_pipeline.small_job import MODULES, SOURCES, Watch, made, outputs, prepare, results
+from tests.data_pipeline.small_job import MODULES, SOURCES, Watch, made, outputs, prepare, results, tree
 
 ROOT = Path(__file__).parents[2]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_finished_data_is_not_made_again(raw, data):
@@ -75,7 +67,7 @@ def test_the_same_input_in_another_place_gives_the_same_content(raw, data, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.data_pipeline.small_job import Watch, prepare
+from tests.data_pipeline.small_job import Watch, prepare, tree
 def act(what, n):
     if what == sys.argv[3] and n == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
