@@ -107,7 +107,7 @@ def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequ
 @contextlib.contextmanager
 def watching(run: Run, folder: Path) -> Iterator[tuple[Hosts, Watchdog]]:
     """Look after the processes of a phase, from before its state is restored."""
-    with Hosts() as hosts, Watchdog(run.guard.hang_s, folder=folder, hosts=hosts) as watchdog:
+    with Hosts() as hosts, Watchdog(run.health.hang_s, folder=folder, hosts=hosts) as watchdog:
         yield hosts, watchdog
 
 
@@ -173,7 +173,7 @@ def loop_parts(
         run.objective,
         phase.adaptation,
         phase.mesh,
-        every=run.guard.sdc_every,
+        every=run.health.sdc_every,
         micro_batches=run.micro_batches,
         others=phase.load_others(),
         event=phase.event,

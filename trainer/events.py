@@ -31,6 +31,7 @@ def append_event(folder: Path, name: str, step: int | None, /, **fields: Any) ->
 
 
 def _ends_in_newline(file: IO[bytes]) -> bool:
+    # 2 counts from the end
     size = file.seek(0, 2)
     if size == 0:
         return True

@@ -42,17 +42,12 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
             leaves out their rows.
         max_rollbacks: Of a phase; one more ends it (exit code 4). 0 = never go back: bad steps are left out
             and training goes on.
-        hang_s: A step that takes longer ends the process with all stacks written down (exit code 75); None
-            = wait for ever.
-        sdc_every: Steps between two searches for silent data corruption; 0 = never.
     """
 
     window: PositiveInt = 128
     sigmas: PositiveFloat | None = 6.0
     patience: PositiveInt = 8
     max_rollbacks: NonNegativeInt = 3
-    hang_s: PositiveFloat | None = 600.0
-    sdc_every: NonNegativeInt = 0
 
     def new_history(self) -> History:
         """The history before the first step."""
@@ -112,7 +107,7 @@ def kept_if(healthy: Bool[Array, ""], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(healthy, x, y), new, old)
 
 
-def forgotten(opt_state: Guarded) -> Guarded:
+def with_new_window(opt_state: Guarded) -> Guarded:
     """With a history that begins anew; the counts stay."""
     history = opt_state.history
     # products with 0, which keep type and layout

@@ -17,7 +17,10 @@ FREE = (
     "checkpoint",
     "evals",
     "evaluate_every",
-    "guard",
+    "guard.sigmas",
+    "guard.patience",
+    "guard.max_rollbacks",  # but not guard.window, the size of a ring in the state
+    "health",
     "watch",
 )
 FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_records")
@@ -30,8 +33,6 @@ def is_free(path: str) -> bool:
     """
     if path.startswith("optimizer."):
         return path != "optimizer.rule.type"
-    if path == "guard.window":  # the size of what is kept in the state
-        return False
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
@@ -82,6 +83,7 @@ def run_fingerprint(run: Mapping[str, Any]) -> str:
         "evaluate_every",
         "micro_batches",
         "guard",
+        "health",
         "watch",
     )
     important = {field: value for field, value in run.items() if field not in unimportant}

@@ -55,14 +55,13 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, steps: int) -> list[str]:
         """Sentences on fields that do not go with each other or with a phase of `steps`."""
-        found = self.schedule.problems(steps)
+        problems = self.schedule.problems(steps)
         if self.mup_base_width is not None and not self.rule.supports_mup:
             name = type(self.rule).__name__
-            found.append(
-                f"optimizer.mup_base_width={self.mup_base_width} is not defined for rule {name}, whose updates "
-                "do not scale with the width as Adam's do; remove it or choose AdamW, AdamW8bit or Lion"
-            )
-        return found
+            given = f"optimizer.mup_base_width={self.mup_base_width} is not defined for rule {name}"
+            why = "whose updates do not scale with the width as Adam's do"
+            problems.append(f"{given}, {why}; remove it or choose AdamW, AdamW8bit or Lion")
+        return problems
 
     def chain(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation for a phase of `steps`.
@@ -74,10 +73,12 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", strict=True):
         # an absent link leaves no empty state in checkpoints
         if self.clip_each:
             links.insert(0, clip_each(self.clip_each))
+        # before `clip_each`: the norm of all gradients is meant as the loss gives them
         if self.clip_norm:
             links.insert(0, optax.clip_by_global_norm(self.clip_norm))
         if self.mup_base_width:
             links.append(scale_by_width(self.mup_base_width))
+        # decoupled: added to the direction, so that the rule's moments never see it
         links.append(optax.add_decayed_weights(self.weight_decay, decay_mask(self.no_decay)))
         links.append(optax.scale_by_learning_rate(self.learning_rate(steps)))
         if self.ema_decay:

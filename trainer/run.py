@@ -13,6 +13,7 @@ from model.api import Model
 from model.execution import Execution, Precision
 from model.sharding import Mesh
 from trainer.checkpoints.retention import Checkpoints
+from trainer.cluster.health import HealthChecks
 from trainer.guard import Guard
 from trainer.heads import TrainedHeads, with_heads
 from trainer.identity import run_fingerprint
@@ -61,6 +62,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     micro_batches: PositiveInt = 1
     batch_ramp: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     guard: Guard = Guard()
+    health: HealthChecks = HealthChecks()
     watch: Watch = Watch()
     evals: tuple[one_of("trainer.evals"), ...] = ()
     evaluate_every: NonNegativeInt = 0

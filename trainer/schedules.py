@@ -1,6 +1,4 @@
-"""Learning rate over the steps of a phase: linear from 0 to the peak over `warmup_steps`, and from there as
-each says.
-"""
+"""Learning rate over the steps of a phase: linear from 0 to the peak, then as each schedule says."""
 
 from typing import Any, Literal
 
@@ -10,59 +8,60 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveIn
 
 
 class Constant(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The peak to the end."""
+    """The peak to the end, after a warmup."""
 
     warmup_steps: NonNegativeInt
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        return _warmed_up(peak_lr, self.warmup_steps, optax.constant_schedule(peak_lr))
+        return _after_warmup(peak_lr, self.warmup_steps, optax.constant_schedule(peak_lr))
 
     def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
+        """Sentences on fields that do not fit a phase of `steps`."""
         return _too_long("warmup_steps", self.warmup_steps, steps)
 
 
 class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A half cosine down to `end_frac` of the peak when all steps are made (Loshchilov and Hutter 2017)."""
+    """A half cosine down to `end_frac` of the peak at the last step (Loshchilov and Hutter 2017)."""
 
     warmup_steps: NonNegativeInt
     end_frac: float = Field(ge=0, le=1)
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        decay_steps = max(steps, self.warmup_steps + 1)  # optax counts the warmup in
+        decay_steps = max(steps, self.warmup_steps + 1)  # optax counts the warmup in, and wants a step more
         return optax.warmup_cosine_decay_schedule(
             0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac
         )
 
     def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
+        """Sentences on fields that do not fit a phase of `steps`."""
         return _too_long("warmup_steps", self.warmup_steps, steps)
 
 
 class WarmupLinear(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A straight line down to `end_frac` of the peak when all steps are made."""
+    """A straight line down to `end_frac` of the peak at the last step."""
 
     warmup_steps: NonNegativeInt
     end_frac: float = Field(ge=0, le=1)
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        down = optax.linear_schedule(peak_lr, peak_lr * self.end_frac, max(steps - self.warmup_steps, 1))
-        return _warmed_up(peak_lr, self.warmup_steps, down)
+        decay_steps = max(steps - self.warmup_steps, 1)
+        # from the end of the warmup, where `decay` begins to count
+        decay = optax.linear_schedule(peak_lr, peak_lr * self.end_frac, decay_steps)
+        return _after_warmup(peak_lr, self.warmup_steps, decay)
 
     def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
+        """Sentences on fields that do not fit a phase of `steps`."""
         return _too_long("warmup_steps", self.warmup_steps, steps)
 
 
 class WSD(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Warmup, stable, decay: the peak until the last `decay_steps`, then down to `end_frac` of it (Hu et
-    al. 2024).
+    """Warmup, stable, decay: the peak until the last `decay_steps`, then to `end_frac` (Hu et al. 2024).
 
     With "linear" by the share x of the decay that is done, with "1-sqrt" by its root (Hägele et al. 2024,
-    eq. 1). A run that was stopped before its decay goes on with more steps as if they had been asked for at
+    eq. 1). A run that is stopped before its decay can resume with more steps as if all had been asked for at
     once.
     """
 
@@ -73,49 +72,54 @@ class WSD(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        power = {"linear": 1.0, "1-sqrt": 0.5}[self.shape]
+        power = 1.0 if self.shape == "linear" else 0.5
 
-        def stable_then_down(step: Any) -> Any:
-            done = jnp.clip((step + self.warmup_steps - (steps - self.decay_steps)) / self.decay_steps, 0, 1)
+        def stable_then_decay(step: Any) -> Any:
+            # `step` counts from the end of the warmup
+            step_in_decay = step + self.warmup_steps - (steps - self.decay_steps)
+            # negative while the rate is stable, and more than 1 in a phase that went on past its end
+            done = jnp.clip(step_in_decay / self.decay_steps, 0, 1)
             return peak_lr * (1 - (1 - self.end_frac) * done**power)
 
-        return _warmed_up(peak_lr, self.warmup_steps, stable_then_down)
+        return _after_warmup(peak_lr, self.warmup_steps, stable_then_decay)
 
     def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
+        """Sentences on fields that do not fit a phase of `steps`."""
         return _too_long("warmup_steps + decay_steps", self.warmup_steps + self.decay_steps, steps)
 
 
 class InverseSqrt(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Down with the root of the step: peak · sqrt(warmup_steps / step) (Vaswani et al. 2017, eq. 3),
-    whatever the length of the phase.
+    """Down with the root of the step: peak · sqrt(warmup_steps / step) (Vaswani et al. 2017, eq. 3).
+
+    It does not depend on the length of the phase.
     """
 
     warmup_steps: PositiveInt
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        return _warmed_up(
-            peak_lr,
-            self.warmup_steps,
-            lambda step: peak_lr * (1 + jnp.maximum(step, 0) / self.warmup_steps) ** -0.5,
-        )
+
+        def decay(step: Any) -> Any:
+            # optax evaluates it before its steps too, where the root would be of a negative number
+            return peak_lr * (1 + jnp.maximum(step, 0) / self.warmup_steps) ** -0.5
+
+        return _after_warmup(peak_lr, self.warmup_steps, decay)
 
     def problems(self, steps: int) -> list[str]:
-        """Rules between this and the length of the phase."""
+        """Sentences on fields that do not fit a phase of `steps`."""
         return _too_long("warmup_steps", self.warmup_steps, steps)
 
 
-def _warmed_up(peak_lr: float, warmup_steps: int, then: optax.Schedule) -> optax.Schedule:
-    """Up to the peak, and `then` from step 0 of its own."""
-    return (
-        optax.join_schedules([optax.linear_schedule(0.0, peak_lr, warmup_steps), then], [warmup_steps])
-        if warmup_steps
-        else then
-    )
+def _after_warmup(peak_lr: float, warmup_steps: int, then: optax.Schedule) -> optax.Schedule:
+    """Up to the peak, and `then` from a step 0 of its own."""
+    if warmup_steps == 0:
+        return then
+    # step 0 has the rate 0 and makes no change, as in optax's own cosine with warmup
+    warmup = optax.linear_schedule(0.0, peak_lr, warmup_steps)
+    return optax.join_schedules([warmup, then], [warmup_steps])
 
 
-def _too_long(what: str, asked: int, steps: int) -> list[str]:
-    if asked <= steps:
+def _too_long(fields: str, wanted: int, steps: int) -> list[str]:
+    if wanted <= steps:
         return []
-    return [f"optimizer.schedule.{what}={asked} exceeds steps={steps}; lower it or raise steps"]
+    return [f"optimizer.schedule.{fields}={wanted} exceeds steps={steps}; lower it or raise steps"]

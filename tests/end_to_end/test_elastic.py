@@ -192,7 +192,7 @@ def test_a_process_that_hangs_before_the_first_step_ends_all_of_them(
         "--import",
         "tests.end_to_end.stuck_restore",
         "--set",
-        "pretrain.guard.hang_s=1",
+        "pretrain.health.hang_s=1",
     )
     assert hangs.returncode == 75 and "nothing has moved for 10 s" in hangs.stdout + hangs.stderr
     assert "stuck_restore.py" in (phase(job) / "stacks-1.txt").read_text()

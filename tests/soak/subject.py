@@ -7,7 +7,7 @@ from data_pipeline.loader import PackedShards
 from model.architectures.llama import Llama
 from tests.end_to_end.job import VOCAB, write_data, write_job
 from trainer.checkpoints.retention import Checkpoints
-from trainer.guard import Guard
+from trainer.cluster.health import HealthChecks
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
@@ -45,7 +45,7 @@ def pretrain(steps: int) -> Run:
         ),
         steps=steps,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),
-        guard=Guard(hang_s=HANG_S),
+        health=HealthChecks(hang_s=HANG_S),
     )
 
 

@@ -20,7 +20,7 @@ from tests.examples import (
     random_tokens,
     under,
 )
-from trainer.guard import Guard, forgotten
+from trainer.guard import Guard, with_new_window
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
@@ -72,7 +72,7 @@ def test_no_spike_before_the_window_is_full_none_downwards_and_none_beside_a_con
     assert all(verdicts(Guard(window=8), [2.0] * 20 + [2.0001]))
 
 
-def test_a_history_that_is_forgotten_finds_nothing_strange_but_still_counts():
+def test_a_history_that_is_with_new_window_finds_nothing_strange_but_still_counts():
     guard = Guard(window=4)
     with jax.set_mesh(under(ONE_DEVICE)):
         state = new_state(built(), Full(), TX, jax.random.key(0), guard=guard)
@@ -80,7 +80,7 @@ def test_a_history_that_is_forgotten_finds_nothing_strange_but_still_counts():
     for loss in (3.0, 3.1, 3.0, 3.1, 9.0):
         healthy, history = guard.judge(history, jnp.float32(loss), jnp.float32(1.0))
     assert not healthy and int(history.streak) == 1
-    history = forgotten(state.opt_state._replace(history=history)).history
+    history = with_new_window(state.opt_state._replace(history=history)).history
     healthy, history = guard.judge(history, jnp.float32(9.0), jnp.float32(1.0))
     assert healthy and int(history.n_spikes) == 1 and int(history.streak) == 0
 

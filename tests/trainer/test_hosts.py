@@ -99,7 +99,7 @@ def feed(stragglers, own_s, *, steps, step_s=1.0):
     said = []
     for step in steps:
         stragglers.see({p: Post(step=step, step_s=step_s, own_s=seconds) for p, seconds in enumerate(own_s)})
-        said += filter(None, [stragglers.told()])
+        said += filter(None, [stragglers.new_findings()])
     return said
 
 

@@ -25,12 +25,12 @@ RUN = Run(
 
 
 def with_(path: str, value: object) -> dict:
-    head, _, rest = path.partition(".")
-    if not rest:
-        return {**RUN, head: value}
-    inner = {**RUN[head]}
-    inner[rest] = value
-    return {**RUN, head: inner}
+    return _with(RUN, path.split("."), value)
+
+
+def _with(tree: dict, keys: list[str], value: object) -> dict:
+    head, *rest = keys
+    return {**tree, head: _with(tree[head], rest, value) if rest else value}
 
 
 FREE = [
@@ -43,12 +43,16 @@ FREE = [
     ("evaluate_every", 3),
     ("optimizer.peak_lr", 1e-4),
     ("optimizer.weight_decay", 0.0),
+    ("optimizer.rule.b2", 0.99),
+    ("guard.sigmas", 4.0),
+    ("health.hang_s", 60.0),
 ]
 IDENTITY = [
     ("architecture.layers", 4),
     ("architecture.type", "Gemma"),
     ("objective", {"type": "DPO", "beta": 0.1}),
     ("optimizer.rule.type", "Lion"),
+    ("guard.window", 64),
     ("seed", 1),
     ("start_from", "pretrain"),
     ("data.folder", "other"),
@@ -116,7 +120,9 @@ def test_a_name_that_only_begins_like_a_free_field_is_not_free(path):
 def test_the_fingerprint_of_a_finished_phase_ignores_where_it_ran_and_how_it_was_watched_and_nothing_else(
     path, value
 ):
-    ignored = path.partition(".")[0] in ("mesh", "micro_batches", "checkpoint", "evals", "evaluate_every")
+    field = path.partition(".")[0]
+    unimportant = ("mesh", "micro_batches", "checkpoint", "evals", "evaluate_every", "guard", "health")
+    ignored = field in unimportant
     assert (run_fingerprint(with_(path, value)) == run_fingerprint(RUN)) is ignored
 
 

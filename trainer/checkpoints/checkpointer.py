@@ -1,6 +1,4 @@
-"""Checkpoints of a phase by Orbax: begun between two steps, written and hashed behind them, verified before
-they are used.
-"""
+"""Checkpoints of a phase by Orbax: begun between two steps, written and hashed behind them."""
 
 import os
 import time
@@ -13,7 +11,7 @@ import jax
 
 from model.api import Params
 from model.stages import in_memory_order, in_model_order
-from trainer.checkpoints.manifest import problem
+from trainer.checkpoints.catalogue import Catalogue
 from trainer.checkpoints.retention import Checkpoints
 from trainer.checkpoints.saving import (
     DISK_TROUBLE,
@@ -23,107 +21,145 @@ from trainer.checkpoints.saving import (
     free_bytes,
     log_event,
     output_error,
-    said,
+    system_errors_as_output_error,
 )
 from trainer.checkpoints.stored import (
     Damaged,
     arrays_of,
     check_frozen,
-    json_problem,
     read_arrays,
     read_item,
     sealed,
     state_of,
-    steps_in,
 )
-from trainer.checkpoints.tidying import finish, local_folder, remove, remove_leftovers, set_aside
+from trainer.checkpoints.tidying import finish, local_folder, remove_leftovers
 from trainer.cluster.coordination import all_say, first_says, is_first
 from trainer.fingerprints import fingerprints
 from trainer.state import TrainState
 
-# a save that is due waits so long for the one before it, counted from its beginning; slower disks have it
-# come later
+# a save that is due waits so long for the one before it, counted from that one's beginning; with a slower
+# disk it is postponed
 RUNNING_S = 30.0
-RETRY_S, LONGEST_RETRY_S = 1.0, 300.0  # doubled after each failure
+RETRY_S, LONGEST_RETRY_S = 1.0, 300.0  # the pause doubles after each failure
 LAST_PAUSES_S = (0.0, 1.0, 2.0, 4.0)  # before each further try at the end
 
 
 class Asked(NamedTuple):
-    """What `save` was last asked for; the next step takes the arrays of `state` away."""
+    """The save asked for last; its arrays are donated to the next step."""
 
     step: int
     state: TrainState
     jsons: dict[str, Any]
 
     @property
-    def gone(self) -> bool:
-        """Whether the next step has taken them."""
+    def donated(self) -> bool:
+        """Whether the arrays are gone, so that this state can be saved no more."""
         return any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state.trainable))
 
 
-class Checkpointer:
-    """The checkpoints of one phase, in `folder/checkpoints/<step>`, and for a while also where
-    `settings.local` says.
+class Finishing(NamedTuple):
+    """A checkpoint that is written and is being hashed; `done` gives fields of its event."""
 
-    A step appears under its name when all of it is written; its manifest follows. Trouble with the disk
-    ends no training: it is said as an event, counted, and tried again after a pause with the state of a
-    later step, for which `due` asks. On the disk layers are in the order of the model, so that any mesh can
-    go on; `rounds` is how often a pipeline's stages are passed here. All processes call all methods in the
-    same order; `event(name, step, **what)` is told what happened.
+    step: int
+    numbers: dict[str, float]
+    done: Future
+
+
+class Checkpointer:
+    """The checkpoints of one phase, in `folder/checkpoints/<step>`, and copies where `settings.local` says.
+
+    A step appears under its name when all of it is written; its manifest follows. Trouble with the disk ends
+    no training: it is reported as an event, counted, and tried again after a pause with the state of a later
+    step, for which `due` asks. On the disk layers are in the order of the model, so that any mesh can resume;
+    `rounds` is how often a microbatch passes the pipeline's stages. All processes call all methods in the
+    same order; `event(name, step, **fields)` is called for what happens.
     """
 
     def __init__(
         self, folder: Path, settings: Checkpoints, *, rounds: int = 1, event: Callable[..., None] = log_event
     ):
-        self.folder, self.settings, self.rounds, self._event = folder / "checkpoints", settings, rounds, event
-        with said(self.folder):
+        self.folder = folder / "checkpoints"
+        self.settings = settings
+        self.rounds = rounds
+        self._event = event
+        with system_errors_as_output_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._places = [
-                self.folder,
-                *([local_folder(self.folder, settings.local)] if settings.local else []),
-            ]
+            self._folders = [self.folder]
+            if settings.local:
+                self._folders.append(local_folder(self.folder, settings.local))
+        self._catalogue = Catalogue(self._folders, settings.verify, event)
         self._writer: Writer | None = None
-        self._after = ThreadPoolExecutor(1, thread_name_prefix="manifest")
-        self._finishing: list[tuple[int, dict[str, float], Future]] = []
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+        self._finishing: list[Finishing] = []
         self._running: Running | None = None
         self._asked: Asked | None = None
-        self._newest_written, self._stall_s = -1, 0.0
-        self._n_failed, self._n_failed_in_a_row, self._trouble = 0, 0, None
-        self._owed, self._retry_at, self._retry = False, 0.0, False
-        self._whole: dict[int, Path] = {}
-        self._refused: set[Path] = set()
+        self._newest_durable = -1  # the last step that this process has seen in the durable folder
         self._frozen_sums: dict[str, list[int]] | None = None
+        self._stall_s = 0.0  # how long the last save kept the loop
+        self._n_failed = 0
+        self._n_failed_in_a_row = 0
+        self._error: BaseException | None = None  # of the last failure
+        # a save that failed or was postponed is owed; `_retry` is what all processes agreed on at the last
+        # step, since their clocks reach `_retry_at` at different steps
+        self._owed = False
+        self._retry_at = 0.0
+        self._retry = False
 
     def latest(self) -> int | None:
-        """The newest whole step; what fails `settings.verify` on the way is set aside."""
-        return self._newest(None)
+        """The newest step that passes verification; damaged ones on the way are set aside."""
+        return self._catalogue.verify_newest()
 
     def before(self, step: int) -> int | None:
-        """The newest whole step that is not behind `step`."""
+        """The same of the steps up to `step`, once all saves on their way are done."""
+        # a save under way may be the very step that is looked for
         self._finish_running()
-        return self._newest(step)
+        return self._catalogue.verify_newest(step)
+
+    def newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
+        """The newest step, up to `limit`, that can be restored, and its state; damaged ones are set aside."""
+        while True:
+            step = self.latest() if limit is None else self.before(limit)
+            if step is None:
+                return None
+            try:
+                return step, self.restore(step, like)
+            except Damaged as error:
+                self._catalogue.set_aside(self._catalogue.path_of(step), error.why)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of a step, laid out as the shapes of `like` say, and bit for bit what was saved.
+
+        Frozen parameters are no part of a checkpoint: `like` holds them as arrays.
+
+        Raises:
+            ValueError: an array has another shape or type than `like` wants, or the frozen parameters differ
+            from those that the step was trained on. Damaged: it is not what was saved.
+        """
+        path = self._catalogue.path_of(step)
+        check_frozen(path, self._fingerprints_of(like.frozen))
+        restored = state_of(read_arrays(path, arrays_of(like)), {})
+        return in_memory_order(restored, rounds=self.rounds)._replace(frozen=like.frozen)
+
+    def read_json(self, step: int, item: str) -> dict[str, Any]:
+        """`position`, `run` or `numbers` of a step. Raises Damaged."""
+        return read_item(self._catalogue.path_of(step), item)
 
     def drop_after(self, step: int) -> None:
-        """Forget the later ones: they belong to a branch that is given up."""
+        """Delete the later steps: they belong to a branch that a rollback abandons."""
         self._finish_running()
-        if is_first():
-            for path in [
-                place / str(later) for place in self._places for later in steps_in(place) if later > step
-            ]:
-                remove(path)
-        self._asked, self._owed, self._newest_written = None, False, min(self._newest_written, step)
-        self._whole = {s: path for s, path in self._whole.items() if s <= step}
-        all_say()  # nobody goes on before they are gone
+        self._asked = None
+        self._owed = False
+        self._newest_durable = min(self._newest_durable, step)
+        self._catalogue.remove_after(step)
 
     def due(self, step: int) -> bool:
         """Whether the settings, or an earlier save that is owed, ask for a save after this step."""
-        local = self.settings.local_every_steps
-        return (
-            step % self.settings.every_steps == 0
-            or bool(local and step % local == 0)
-            or self._owed
-            and self._retry
-        )
+        retries = self._owed and self._retry
+        return step % self.settings.every_steps == 0 or self._local_is_due(step) or retries
+
+    def _local_is_due(self, step: int) -> bool:
+        every = self.settings.local_every_steps
+        return every is not None and step % every == 0
 
     def save(
         self,
@@ -138,189 +174,119 @@ class Checkpointer:
         At steps that only `local_every_steps` asks for it goes to the local folder; `wait` takes care of
         the durable one. `numbers` are what was measured last, for `settings.best`.
         """
-        began, step, settings = time.perf_counter(), int(state.step), self.settings
-        only_local = (
-            settings.local_every_steps
-            and step % settings.local_every_steps == 0
-            and step % settings.every_steps
-        )
-        place = self._places[-1 if only_local else 0]
-        if (
-            self._running
-            and self._running.folder == place / str(step)
-            or first_says(os.path.exists(place / str(step)))[0]
-        ):
+        began = time.perf_counter()
+        step = int(state.step)
+        only_local = self._local_is_due(step) and step % self.settings.every_steps != 0
+        folder = self._folders[-1 if only_local else 0]
+        path = folder / str(step)
+        if self._running and self._running.folder == path:
             return
-        jsons = {
-            "position": position,
-            "run": run,
-            "numbers": {"time": time.time(), "metrics": dict(numbers or {})},
-        }
-        self._asked = Asked(step, state, jsons)
-        self._begin(self._asked, place)
+        # after a rollback a step may come again with another state, but its folder is deleted then
+        if first_says(os.path.exists(path))[0]:
+            return
+        # the time is saved too, for `keep_every_s`: a copied folder has other file times
+        numbers_item = {"time": time.time(), "metrics": dict(numbers or {})}
+        self._asked = Asked(step, state, {"position": position, "run": run, "numbers": numbers_item})
+        self._begin(self._asked, folder)
         self._stall_s = time.perf_counter() - began
 
     def poll(self, step: int) -> dict[str, float]:
-        """After every step: notices the end of a save, good or bad. Numbers for the step's row, or none."""
+        """Call after every step: notices the end of a save, good or bad; numbers for the step's row."""
         numbers = self._settle(0.0)
-        self._report()
+        self._report_hashed()
         return numbers
 
     def wait(self) -> None:
-        """Until what was asked last is on the disk, in the durable folder.
+        """Return when the save asked for last is in the durable folder.
 
         Raises:
             OutputError: it is not, after several tries.
         """
         self._settle(None)
+        # there is no later step whose state could be saved instead
         for pause_s in LAST_PAUSES_S:
-            if self._is_safe() or self._asked.gone:
+            if self._is_durable() or self._asked.donated:
                 break
             time.sleep(pause_s)
             self._begin(self._asked, self.folder)
             self._settle(None)
         self._finish_running()
-        if self._owed and not self._is_safe():
+        if self._owed and not self._is_durable():
             if is_first():
-                remove_leftovers(self._places)
-            raise output_error(self.folder, self._trouble) from self._trouble
+                remove_leftovers(self._folders)
+            raise output_error(self.folder, self._error) from self._error
 
     def close(self) -> None:
-        """Wait, and give the resources back."""
+        """Wait, and end the threads."""
         try:
             self.wait()
         finally:
             self._asked = None
-            self._after.shutdown()
+            self._hasher.shutdown()
             if self._writer:
                 self._writer.close()
 
-    def read_json(self, step: int, item: str) -> dict[str, Any]:
-        """`position`, `run` or `numbers` of a step. Raises Damaged."""
-        return read_item(self._path(step), item)
+    def _is_durable(self) -> bool:
+        return self._asked is None or self._newest_durable == self._asked.step
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, laid out as the shapes of `like` say, and bit for bit what was saved. Frozen
-        parameters are no part of a checkpoint: `like` holds them as arrays.
-
-        Raises:
-            ValueError: an array has another shape or type than `like` wants, or the frozen parameters differ
-            from those that the step was trained on. Damaged: it is not what was saved.
-        """
-        path = self._path(step)
-        check_frozen(path, self._fingerprints_of(like.frozen))
-        restored = state_of(read_arrays(path, arrays_of(like)), {})
-        return in_memory_order(restored, rounds=self.rounds)._replace(frozen=like.frozen)
-
-    def newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
-        """The newest step, not behind `limit`, that can be restored, and its state; what cannot be is set
-        aside.
-        """
-        while (step := self.latest() if limit is None else self.before(limit)) is not None:
-            try:
-                return step, self.restore(step, like)
-            except Damaged as error:
-                self._set_aside(self._path(step), error.why)
-        return None
-
-    def _newest(self, limit: int | None) -> int | None:
-        step, place = first_says(*(self._search(limit) if is_first() else (-1, 0)))
-        if step < 0:
-            return None
-        self._whole[step] = self._places[place] / str(step)
-        return step
-
-    def _search(self, limit: int | None) -> tuple[int, int]:
-        """Newest whole step and its place, the local one of two; (-1, 0) if there is none."""
-        found = [
-            (step, i)
-            for i, place in enumerate(self._places)
-            for step in steps_in(place)
-            if limit is None or step <= limit
-        ]
-        for step, i in sorted(found, reverse=True):
-            path = self._places[i] / str(step)
-            if path in self._refused:
-                continue
-            why = (
-                None
-                if self._whole.get(step) == path
-                else problem(path, self.settings.verify) or json_problem(path)
-            )
-            if why is None:
-                return step, i
-            self._set_aside(path, why)
-        return -1, 0
-
-    def _set_aside(self, path: Path, why: str) -> None:
-        """Under another name it is found no more; nothing of it is lost."""
-        self._whole.pop(int(path.name), None)
-        kept_as = set_aside(path) if is_first() else path
-        if kept_as == path:
-            self._refused.add(path)
-        self._event("damaged", int(path.name), why=why, kept_as=str(kept_as))
-
-    def _path(self, step: int) -> Path:
-        paths = [place / str(step) for place in self._places]
-        return self._whole.get(step) or next((path for path in paths if path.exists()), paths[0])
-
-    def _is_safe(self) -> bool:
-        return self._asked is None or self._newest_written == self._asked.step
-
-    def _begin(self, asked: Asked, place: Path) -> None:
+    def _begin(self, asked: Asked, folder: Path) -> None:
         """Hand a state to the writer, unless it is still busy with the one before."""
         if self._running:
             self._settle(self._running.began + RUNNING_S - time.perf_counter())
         if self._running:
-            self._event(
-                "save_postponed",
-                asked.step,
-                why=f"the save of step {self._running.step} is still being written",
-            )
-            self._owed, self._retry_at = True, 0.0
+            why = f"the save of step {self._running.step} is still being written"
+            self._event("save_postponed", asked.step, why=why)
+            self._owed = True
+            self._retry_at = 0.0
             return
         if is_first():
-            remove_leftovers(self._places)
-        self._writer = self._writer or Writer(self.settings.host_gb)
+            remove_leftovers(self._folders)
+        # made late: a phase that only restores needs no threads
+        if self._writer is None:
+            self._writer = Writer(self.settings.host_gb)
         saved = asked.state._replace(frozen={})
         arrays = arrays_of(in_model_order(saved, rounds=self.rounds))
-        self._warn_of_little_room(asked.step, place, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        self._warn_of_little_space(asked.step, folder, arrays)
         frozen = self._fingerprints_of(asked.state.frozen)
         jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons, frozen)}
-        self._running = self._writer.begin(place / str(asked.step), arrays, jsons)
+        self._running = self._writer.begin(folder / str(asked.step), arrays, jsons)
         if self.settings.host_gb:
-            wait([self._running.watched])  # parts that are not copied yet must not be taken by the next step
+            # shards that are not copied yet must not be donated to the next step
+            wait([self._running.measured])
 
     def _fingerprints_of(self, frozen: Params) -> dict[str, list[int]]:
-        """They are the same at every step, and computed once."""
+        """Fingerprints of the frozen parameters, computed once: they are the same at every step."""
         if self._frozen_sums is None:
             self._frozen_sums = fingerprints(in_model_order(frozen, rounds=self.rounds))
         return self._frozen_sums
 
-    def _warn_of_little_room(self, step: int, place: Path, needed: int) -> None:
-        free = free_bytes(place)
-        if is_first() and free is not None and free < 2 * needed:
-            self._event("low_space", step, folder=str(place), free_bytes=free, checkpoint_bytes=needed)
+    def _warn_of_little_space(self, step: int, folder: Path, arrays: Mapping[str, Any]) -> None:
+        if not is_first():
+            return
+        free = free_bytes(folder)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        if free is not None and free < 2 * needed:  # this save and the next
+            self._event("low_space", step, folder=str(folder), free_bytes=free, checkpoint_bytes=needed)
 
     def _settle(self, limit_s: float | None) -> dict[str, float]:
-        """Wait at most so long for the running save, then agree on what has come of it."""
+        """Wait at most so long for the running save, then agree with all processes on how it ended."""
         running = self._running
         if running is None and not self._owed:
             return {}
         if running:
-            wait([running.watched], None if limit_s is None else max(limit_s, 0.0))
-        done = running is not None and running.watched.done()
-        flags = all_say(
-            done, done and running.committed.exception() is not None, time.monotonic() >= self._retry_at
-        )
-        self._retry = bool(flags[0, 2])
-        if running is None or not flags[:, 0].all():
+            wait([running.measured], None if limit_s is None else max(limit_s, 0.0))
+        done = running is not None and running.measured.done()
+        failed = done and running.committed.exception() is not None
+        answers = all_say(done, failed, time.monotonic() >= self._retry_at)
+        self._retry = bool(answers[0, 2])
+        if running is None or not answers[:, 0].all():
             return {}
         self._running = None
-        return self._failed(running) if flags[:, 1].any() else self._succeeded(running)
+        # one process that failed makes the checkpoint incomplete for all
+        return self._failed(running) if answers[:, 1].any() else self._succeeded(running)
 
     def _succeeded(self, running: Running) -> dict[str, float]:
-        save_s, peak_bytes = running.watched.result()
+        save_s, peak_bytes = running.measured.result()
         numbers = {
             "save_s": save_s,
             "stall_s": self._stall_s,
@@ -328,39 +294,42 @@ class Checkpointer:
             "failed": float(self._n_failed),
         }
         if running.folder.parent == self.folder:
-            self._newest_written, self._owed, self._n_failed_in_a_row = running.step, False, 0
+            self._newest_durable = running.step
+            self._owed = False
+            self._n_failed_in_a_row = 0
         if is_first():
-            self._finishing.append(
-                (
-                    running.step,
-                    numbers,
-                    self._after.submit(finish, running.folder, self.folder, self.settings),
-                )
-            )
+            # in a thread: hashing reads all that was written, and the loop goes on
+            done = self._hasher.submit(finish, running.folder, self.folder, self.settings)
+            self._finishing.append(Finishing(running.step, numbers, done))
         return {f"checkpoint/{name}": value for name, value in numbers.items()}
 
     def _failed(self, running: Running) -> dict[str, float]:
         error = running.committed.exception() or OSError("another process could not write its part")
+        # a fault of ours, which no later try would mend
         if not isinstance(error, DISK_TROUBLE):
             raise error
         self._n_failed += 1
-        what = {"why": cause_of(error), "folder": str(running.folder), "failed": self._n_failed}
+        fields = {"why": cause_of(error), "folder": str(running.folder), "failed": self._n_failed}
+        # a failed local copy is not tried again: the durable save that follows is worth more
         if running.folder.parent == self.folder:
             pause_s = min(RETRY_S * 2**self._n_failed_in_a_row, LONGEST_RETRY_S)
-            self._trouble, self._owed, self._retry_at = error, True, time.monotonic() + pause_s
-            self._retry, self._n_failed_in_a_row = False, self._n_failed_in_a_row + 1
-            what["retry_s"] = pause_s
-        self._event("save_failed", running.step, **what)
+            self._error = error
+            self._owed = True
+            self._retry = False
+            self._retry_at = time.monotonic() + pause_s
+            self._n_failed_in_a_row += 1
+            fields["retry_s"] = pause_s
+        self._event("save_failed", running.step, **fields)
         return {"checkpoint/failed": float(self._n_failed)}
 
     def _finish_running(self) -> None:
-        """Until nothing is on its way any more."""
+        """Return when no save is being written or hashed."""
         self._settle(None)
-        wait([future for *_, future in self._finishing])
-        self._report()
+        wait([finishing.done for finishing in self._finishing])
+        self._report_hashed()
 
-    def _report(self) -> None:
-        """Say which checkpoints have their manifest by now."""
-        while self._finishing and self._finishing[0][2].done():
-            step, numbers, future = self._finishing.pop(0)
-            self._event("saved", step, **numbers, **future.result())
+    def _report_hashed(self) -> None:
+        """An event for each checkpoint that has its manifest by now, in the order of steps."""
+        while self._finishing and self._finishing[0].done.done():
+            finished = self._finishing.pop(0)
+            self._event("saved", finished.step, **finished.numbers, **finished.done.result())

@@ -1,4 +1,4 @@
-"""A phase whose parameters come from elsewhere: its only checkpoint."""
+"""Write imported parameters as checkpoint 0 of a new phase."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -7,22 +7,23 @@ from typing import Any
 
 from model.api import Params
 from trainer.checkpoints.manifest import write_manifest
-from trainer.checkpoints.saving import Writer, said
+from trainer.checkpoints.saving import Writer, system_errors_as_output_error
 from trainer.checkpoints.stored import sealed
 
 
 def save_params(folder: Path, params: Params, run: Mapping[str, Any]) -> None:
-    """Write parameters, all of them trainable, as checkpoint 0 of the phase in `folder`, without what only
-    a training run has.
+    """Write parameters, all of them trainable, as checkpoint 0 of the phase in `folder`.
+
+    It has no optimizer state and no data position, so a phase can start from it but not resume it.
 
     Raises:
         OutputError: the disk does not take them.
     """
-    arrays, jsons, place = (
-        {"params": {"trainable": params, "frozen": {}}},
-        {"run": dict(run)},
-        folder / "checkpoints" / "0",
-    )
-    with said(place.parent), closing(Writer(None)) as writer:
-        writer.begin(place, arrays, {**jsons, "fingerprints": sealed(arrays, jsons)}).committed.result()
-        write_manifest(place)
+    arrays = {"params": {"trainable": params, "frozen": {}}}
+    jsons = {"run": dict(run)}
+    # the same seal as of a trained checkpoint: who loads it compares the same digests
+    seal = sealed(arrays, jsons)
+    path = folder / "checkpoints" / "0"
+    with system_errors_as_output_error(path.parent), closing(Writer(None)) as writer:
+        writer.begin(path, arrays, {**jsons, "fingerprints": seal}).committed.result()
+        write_manifest(path)

@@ -36,7 +36,7 @@ from trainer.state import new_state
 
 
 class Loaded(NamedTuple):
-    """`tokenizer` is the path of the tokenizer that the phase was trained with."""
+    """A trained model; `tokenizer` is the path of the tokenizer that it was trained with."""
 
     architecture: Any
     params: Params
@@ -45,10 +45,10 @@ class Loaded(NamedTuple):
 
 
 def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1) -> Loaded:
-    """The parameters of a phase's newest checkpoint, or of the one of `step`, at rest on the current mesh;
-    `rounds` are its pipeline's.
+    """The parameters of a phase's newest checkpoint, or of that of `step`, at rest on the current mesh.
 
-    Where the phase's optimizer averaged them, the averages, which evaluations have read too.
+    Where the phase's optimizer averaged them, these are the averages, which evaluations have read too.
+    `rounds` is how often a microbatch passes the pipeline's stages here.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -61,46 +61,57 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     own_model = architecture.build(precision)
     heads = heads_in(path, own_model)
     model = with_heads(own_model, heads, width=architecture.width, dtype=precision.params)
-    whole = TrainedHeads(adaptation, heads) if heads else adaptation
-    read = _averaged if saved.get("optimizer", {}).get("ema_decay") else _last
-    trainable = read(path, model, whole, saved)
+    with_trained_heads = TrainedHeads(adaptation, heads) if heads else adaptation
+    # an imported phase has no optimizer
+    is_averaged = bool(saved.get("optimizer", {}).get("ema_decay"))
+    read = _read_averages if is_averaged else _read_last
+    trainable = read(path, model, with_trained_heads, saved)
     frozen = _frozen(path, own_model, adaptation, saved)
     # one array a weight: who goes on from here knows nothing of how this phase was adapted
-    params = whole.dense(whole.merge(trainable, frozen))
+    params = with_trained_heads.dense(with_trained_heads.merge(trainable, frozen))
     params = in_memory_order(params, rounds=rounds)
     return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
 
 
 def heads_in(checkpoint: Path, model: Model) -> tuple[str, ...]:
-    """The parameters that an objective had added to the model: those of the top that it does not know."""
+    """The heads that an objective had added to the model: parameters at the top that the model has not."""
     own = jax.eval_shape(model.init, jax.random.key(0)).keys()
-    top = {name.split(".")[2] for name in leaf_names(checkpoint) if name.startswith("params.trainable.")}
-    return tuple(sorted(name for name in top if name not in own and letters_of(name) == "D"))
+    prefix = "params.trainable."
+    names = [name.removeprefix(prefix) for name in leaf_names(checkpoint) if name.startswith(prefix)]
+    top_names = {name.split(".")[0] for name in names}
+    return tuple(sorted(name for name in top_names - own if letters_of(name) == "D"))
 
 
-def _last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
+def _read_last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
     """Trainable parameters after the last step."""
-    trainable, _ = placed(jax.eval_shape(partial(_split, model, adaptation), jax.random.key(0)))
+    split = partial(_split, model, adaptation)
+    trainable, _ = placed(jax.eval_shape(split, jax.random.key(0)))
+    # only what is needed is read: the optimizer's state is twice as large
     return restore_params(path, {"trainable": trainable, "frozen": {}})["trainable"]
 
 
-def _averaged(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
-    """The averages, which are part of the optimizer's state: all of it is read."""
-    optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))
-    tx, guard = optimizer.chain(saved["steps"]), Guard.model_validate(saved["guard"])
-    shapes = placed(jax.eval_shape(partial(new_state, model, adaptation, tx, guard=guard), jax.random.key(0)))
+def _read_averages(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
+    """Averages of the trainable parameters; they are in the optimizer's state, all of which is read."""
+    optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))  # a JSON list is a tuple there
+    tx = optimizer.chain(saved["steps"])
+    guard = Guard.model_validate(saved["guard"])
+    make = partial(new_state, model, adaptation, tx, guard=guard)
+    shapes = placed(jax.eval_shape(make, jax.random.key(0)))  # traced for shapes; nothing is computed
     state = state_of(read_arrays(path, arrays_of(shapes)), {})
     return averaged(state.opt_state.inner, state.trainable)
 
 
 def _frozen(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
-    """Frozen parameters are made again from what the phase started from, and compared with those that the
-    checkpoint was trained on.
+    """Make the frozen parameters again from what the phase started from, and compare their fingerprints.
+
+    Raises:
+        ValueError: they are not those that the checkpoint was trained on.
     """
     _, shapes = jax.eval_shape(partial(_split, model, adaptation), jax.random.key(0))
     if not jax.tree.leaves(shapes):
         return {}
-    key, first = jax.random.key(saved["seed"]), None
+    key = jax.random.key(saved["seed"])
+    first = None
     base_width = saved["optimizer"].get("mup_base_width")
     if saved["start_from"] is not None:
         job_folder = path.parents[2]  # job/phase/checkpoints/step
@@ -120,9 +131,7 @@ def _split(model: Model, adaptation: Adaptation, key: Array) -> tuple[Params, Pa
 
 
 def frozen_params(model: Model, adaptation: Adaptation, key: Array, first: Params | None) -> Params:
-    """Compute again what `new_state` froze of the `first` parameters, or of the model's own from scratch
-    where they are None.
-    """
+    """Compute again what `new_state` froze of the `first` parameters; None: of the model's own from scratch."""
 
     def make(key: Array, first: Params | None) -> Params:
         params = model.init(key_of(key, "init")) if first is None else first
@@ -143,9 +152,8 @@ def placed(shapes: Any) -> Any:
     mesh = jax.sharding.get_mesh()
 
     def place(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        layout = (
-            s.sharding.spec if s.sharding else PartitionSpec()
-        )  # what came in from outside, such as the key, has no layout yet
+        # what came in from outside, such as the key, has no layout yet
+        layout = s.sharding.spec if s.sharding else PartitionSpec()
         return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, layout))
 
     return jax.tree.map(place, shapes)

@@ -11,8 +11,9 @@ from trainer.checkpoints.manifest import Level
 
 
 class Best(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Keep the `keep` checkpoints with the best `metric`, such as `eval/web/loss`, of those that were saved
-    just after it was measured.
+    """Keep the `keep` checkpoints with the best `metric`, such as `eval/web/loss`.
+
+    Only those count that were saved right after the metric was measured.
     """
 
     metric: str
@@ -21,7 +22,7 @@ class Best(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Save every `every_steps` and at the end.
+    """Save every `every_steps` and at the end; a checkpoint that no rule below keeps is deleted.
 
     Attributes:
         keep: The newest so many are kept.
@@ -29,14 +30,12 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
         keep_every_s: The first one and then one every so many seconds are kept for ever.
         best: The best by a metric are kept.
         verify: What of the files is compared with the manifest before a checkpoint is used: nothing, sizes,
-        or hashes too, which means
-            that everything is read twice. The fingerprints of all arrays are compared in any case.
+            or hashes too, which means that everything is read twice. The fingerprints of all arrays are
+            compared in any case.
         local: A folder on a fast disk or in memory (`/dev/shm/…`) that all processes see, for one more copy
-        every `local_every_steps`;
-            the newest whole checkpoint of both is resumed from.
-        host_gb: The most gigabytes of arrays that a save may hold in the memory of the host; the loop then
-        waits until all is written.
-            None = copy everything at once and go on.
+            every `local_every_steps`; the newest undamaged checkpoint of both is resumed from.
+        host_gb: The most gigabytes of arrays that a save may hold in host memory; the loop then waits until
+            all is written. None = copy everything at once and go on.
     """
 
     every_steps: PositiveInt
@@ -45,22 +44,24 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
     keep_every_s: PositiveInt | None = None
     best: Best | None = None
     verify: Level = "full"
+    # a copy in memory is lost with the machine: it never replaces the durable one
     local: str | None = None
     local_every_steps: PositiveInt | None = None
+    # a copy of everything takes as much host memory as the state takes on the devices
     host_gb: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _local_is_whole(self) -> "Checkpoints":
+    def _check_local(self) -> "Checkpoints":
         if (self.local is None) != (self.local_every_steps is None):
-            raise ValueError(
-                f"local={self.local} and local_every_steps={self.local_every_steps} belong together; set both or none"
-            )
+            both = f"local={self.local} and local_every_steps={self.local_every_steps}"
+            raise ValueError(f"{both} belong together; set both or none")
         return self
 
 
 class Kept(NamedTuple):
-    """A checkpoint on the disk, as Orbax's policies want it; `metrics` is None where the metric of `best`
-    was not measured.
+    """A checkpoint on the disk, with the attributes that Orbax's policies read.
+
+    `metrics` is None where the metric of `best` was not measured.
     """
 
     step: int
@@ -76,16 +77,15 @@ def superseded(kept: Sequence[Kept], settings: Checkpoints) -> list[int]:
     if settings.keep_every_s:
         rules.append(policies.EveryNSeconds(settings.keep_every_s))
     if best := settings.best:
-        lowest_last = best.better == "lower"
         rules.append(
             policies.BestN(
                 get_metric_fn=lambda metrics: metrics[best.metric],
-                reverse=lowest_last,
+                reverse=best.better == "lower",  # Orbax keeps the last of the sorted ones
                 n=best.keep,
                 keep_checkpoints_without_metrics=False,
             )
         )
-    stays = policies.AnyPreservationPolicy(rules).should_preserve(
-        kept, context=policies.PreservationContext()
-    )
-    return [each.step for each, stay in zip(kept, stays, strict=True) if not stay]
+    # the policies read no context, but their signature wants one
+    context = policies.PreservationContext()
+    preserved = policies.AnyPreservationPolicy(rules).should_preserve(kept, context=context)
+    return [each.step for each, stays in zip(kept, preserved, strict=True) if not stays]

@@ -1,5 +1,6 @@
-"""Going back after a streak of bad steps: to the newest checkpoint before it, and on without its rows
-(Chowdhery et al. 2022, §5.1).
+"""Going back after a streak of bad steps: to the newest checkpoint before it, and on without its rows.
+
+The method of Chowdhery et al. 2022, §5.1.
 """
 
 from collections import deque
@@ -9,15 +10,15 @@ from typing import Any
 from trainer.batches.source import BatchSource
 from trainer.checkpoints.checkpointer import Checkpointer
 from trainer.ending import Diverged
-from trainer.guard import Guard, Verdict, forgotten
+from trainer.guard import Guard, Verdict, with_new_window
 from trainer.state import TrainState
 
 
 class Rollbacks:
-    """Decides when to go back, and does it.
+    """Decides when to go back, and does it; the phase resumed after step `first`.
 
-    `restore` gives the newest checkpoint up to a step, and its state; `event` is told. Every process sees
-    the same verdicts, so all of them do the same.
+    `restore` gives the newest checkpoint up to a step, and its state; `event` is called for what happens.
+    Every process sees the same verdicts, so all of them decide the same without asking each other.
     """
 
     def __init__(
@@ -30,74 +31,81 @@ class Rollbacks:
         event: Callable[..., None],
         first: int,
     ):
-        self._guard, self._checkpointer, self._source, self._restore, self._event = (
-            guard,
-            checkpointer,
-            source,
-            restore,
-            event,
-        )
-        self._saved_soon = False
-        self._ends = deque(
-            [(first, source.position.rows)], maxlen=guard.patience + 2
-        )  # (step, rows gone through after it)
+        self._guard = guard
+        self._checkpointer = checkpointer
+        self._source = source
+        self._restore = restore
+        self._event = event
+        self._save_is_due = False
+        # (step, rows consumed after it) of the steps of one streak, the step before it and the one under way
+        self._ends = deque([(first, source.position.rows)], maxlen=guard.patience + 2)
 
     def passed(self, number: int) -> None:
-        """Step `number` has been given its rows."""
+        """Call when step `number` has been given its rows."""
         self._ends.append((number, self._source.position.rows))
 
     def due(self) -> bool:
-        """Whether a save is wanted, once: the windows of rows left out are known to checkpoints alone."""
-        asked, self._saved_soon = self._saved_soon, False
-        return asked
+        """Whether a save is wanted, once after a rollback: only checkpoints record the rows left out."""
+        was_due = self._save_is_due
+        self._save_is_due = False
+        return was_due
 
     def wanted(self, verdict: Verdict | None) -> bool:
-        """Whether a streak is as long as patience."""
+        """Whether a streak is as long as `patience`."""
         return verdict is not None and verdict.streak >= self._guard.patience
 
     def go_back(self, state: TrainState, verdict: Verdict) -> TrainState:
-        """The state to go on from; the source stands where it goes on.
+        """The state to resume from, with the source at its position.
 
         Raises:
-            Diverged: the loss is no number, and `max_rollbacks` are used up.
+            Diverged: the loss is not finite, and `max_rollbacks` are used up.
         """
-        begun = verdict.number - verdict.streak  # the last step before the streak
-        first, stop = (
-            next((rows for step, rows in self._ends if step >= begun), self._source.position.rows),
-            self._source.position.rows,
-        )
-        behind = [end for _, end in self._source.position.skipped]
-        left = self._guard.max_rollbacks - len(behind)
-        # spikes that come back right behind rows that were left out are the level of the data there, and no
-        # accident
-        if verdict.finite and (left < 1 or any(first - end < stop - first for end in behind)):
+        last_good = verdict.number - verdict.streak
+        stop = self._source.position.rows
+        first = next((rows for step, rows in self._ends if step >= last_good), stop)
+        n_left = self._guard.max_rollbacks - len(self._source.position.skipped)
+        if verdict.finite and (n_left < 1 or self._follows_skipped_rows(first, stop)):
             self._event("new_level", verdict.number, rows=[first, stop])
-            return state._replace(opt_state=forgotten(state.opt_state))
-        if left < 1:
-            what = f"{verdict.streak} steps in a row, the last of them {verdict.number}, had a loss or gradient that is no number"
-            remedy = f"lower optimizer.peak_lr or look at rows {first} to {stop - 1} of the data"
-            self._checkpointer.wait()  # what is on its way to the disk is kept
-            raise Diverged(f"{what}, after {len(behind)} rollbacks; {remedy}")
-        found = self._restore(begun)
+            return state._replace(opt_state=with_new_window(state.opt_state))
+        # only a loss that is not finite gets here: no training is left to go on with
+        if n_left < 1:
+            self._checkpointer.wait()  # a save that is on its way is kept
+            raise Diverged(self._sentence(verdict, first, stop))
+        restored = self._restore(last_good)
         self._event(
             "rollback",
             verdict.number,
-            to=found[0] if found else None,
+            to=restored[0] if restored else None,
             rows=[first, stop],
             finite=verdict.finite,
         )
-        if found:
-            state = self._gone_back(*found)
-        else:  # none of the streak's updates was made, so the state is the one before it
-            state = state._replace(opt_state=forgotten(state.opt_state))
+        if restored:
+            state = self._rewind(*restored)
+        else:  # none of the streak's updates was applied, so the state is the one before it
+            state = state._replace(opt_state=with_new_window(state.opt_state))
+        # after the state is restored: set_state would overwrite it
         self._source.skip(first, stop)
-        self._saved_soon = True
+        self._save_is_due = True
         self._ends.clear()
         self._ends.append((int(state.step), self._source.position.rows))
         return state
 
-    def _gone_back(self, step: int, state: TrainState) -> TrainState:
-        skipped = self._source.position.skipped
+    def _follows_skipped_rows(self, first: int, stop: int) -> bool:
+        """Whether the streak begins right behind rows that a rollback left out.
+
+        Spikes that come back there are the level of the data from there on, and no accident.
+        """
+        n_rows = stop - first
+        return any(first - skipped_stop < n_rows for _, skipped_stop in self._source.position.skipped)
+
+    def _sentence(self, verdict: Verdict, first: int, stop: int) -> str:
+        steps = f"{verdict.streak} steps in a row, the last of them {verdict.number}"
+        n_rollbacks = len(self._source.position.skipped)
+        remedy = f"lower optimizer.peak_lr or look at rows {first} to {stop - 1} of the data"
+        return f"{steps}, had a loss or gradient that is not finite, after {n_rollbacks} rollbacks; {remedy}"
+
+    def _rewind(self, step: int, state: TrainState) -> TrainState:
+        skipped = self._source.position.skipped  # the checkpoint does not know of the newest windows
         self._checkpointer.drop_after(step)
         position: dict[str, Any] = self._checkpointer.read_json(step, "position")
         self._source.set_state({**position, "skipped": skipped})

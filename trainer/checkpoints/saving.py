@@ -18,104 +18,101 @@ from data_pipeline.files import OutputError
 from trainer.cluster.coordination import first_says, is_first
 from trainer.records.memory import host_bytes
 
-DISK_TROUBLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-)  # in what TensorStore, Orbax and the system say that a disk is full or gone
-COMMIT_S = 600  # a process that could not write keeps the others waiting so long for its part
-LOOK_S = 0.02  # between two looks at the memory
-ARRAYS = ("params", "optimizer")
+# what TensorStore, Orbax and the system raise when a disk is full or gone
+DISK_TROUBLE = (OSError, RuntimeError, ValueError)
+COMMIT_S = 600  # how long the other processes wait for one that could not write its shards
+SAMPLE_S = 0.02  # between two looks at the memory
+ARRAY_ITEMS = ("params", "optimizer")
+JSON_ITEMS = ("position", "run", "numbers", "fingerprints")
 
 
 class Running(NamedTuple):
-    """A save on its way; `watched` gives its seconds and the most bytes by which the process grew, whether
-    it went well or not.
-    """
+    """A save on its way."""
 
     step: int
     folder: Path
     began: float  # of time.perf_counter()
-    committed: Future
-    watched: Future
+    committed: Future  # raises what went wrong
+    measured: Future  # (seconds, most bytes by which the process grew), whether it went well or not
 
 
 class Writer:
-    """Writes one checkpoint after another; `host_gb` see `Checkpoints`.
+    """Writes one checkpoint after another; for `host_gb` see `Checkpoints`.
 
-    Arrays are written as they are: compressing floats costs several times the time of writing them and
-    saves a tenth of the room.
+    Arrays are written as they are: compressing floats costs several times the time of writing them and saves
+    a tenth of the space.
     """
 
     def __init__(self, host_gb: int | None):
-        arrays = {
-            name: ocp.PyTreeCheckpointHandler(use_compression=False, save_device_host_concurrent_gb=host_gb)
-            for name in ARRAYS
-        }
-        jsons = {name: ocp.JsonCheckpointHandler() for name in ("position", "run", "numbers", "fingerprints")}
+        handlers: dict[str, Any] = {}
+        for name in ARRAY_ITEMS:
+            handlers[name] = ocp.PyTreeCheckpointHandler(
+                use_compression=False, save_device_host_concurrent_gb=host_gb
+            )
+        for name in JSON_ITEMS:
+            handlers[name] = ocp.JsonCheckpointHandler()
         options = ocp.options.AsyncOptions(timeout_secs=COMMIT_S)
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(**arrays, **jsons), async_options=options
-        )
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers), async_options=options)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
 
     def begin(self, folder: Path, arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> Running:
-        """Copy the arrays and return; trouble is found in the result. All processes call it together, when
-        no other save runs.
+        """Copy the arrays to the host and return; what goes wrong is raised by the result's `committed`.
+
+        All processes call it together, when no other save runs.
         """
-        began, before = time.perf_counter(), host_bytes()
+        began = time.perf_counter()
+        bytes_before = host_bytes()
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
         try:
-            _check_room(folder.parent, jax.tree.leaves(arrays))
+            _check_disk(folder.parent, jax.tree.leaves(arrays))
             self._orbax.save(folder.resolve(), args=ocp.args.Composite(**items))
             committed = self._pool.submit(self._orbax.wait_until_finished)
         except DISK_TROUBLE as error:
             committed = Future()
             committed.set_exception(error)
-        return Running(
-            int(folder.name), folder, began, committed, self._pool.submit(_watch, committed, began, before)
-        )
+        measured = self._pool.submit(_measure, committed, began, bytes_before)
+        return Running(int(folder.name), folder, began, committed, measured)
 
     def close(self) -> None:
-        """Give the threads back."""
+        """Wait for the threads and end them."""
         self._orbax.close()
         self._pool.shutdown()
 
 
-def _watch(committed: Future, began: float, before: int) -> tuple[float, int]:
-    peak = before
-    while not wait([committed], LOOK_S).done:
-        peak = max(peak, host_bytes())
-    return time.perf_counter() - began, peak - before
+def _measure(committed: Future, began: float, bytes_before: int) -> tuple[float, int]:
+    peak_bytes = bytes_before
+    while not wait([committed], SAMPLE_S).done:
+        peak_bytes = max(peak_bytes, host_bytes())
+    return time.perf_counter() - began, peak_bytes - bytes_before
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Of the disk of a folder; None where it does not say."""
+    """Free space on the disk of a folder; None where it cannot be asked."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
 
 
-def _check_room(folder: Path, leaves: list[Any]) -> None:
-    """Refuse in all processes what cannot go well: some would begin, and wait for those that could not."""
-    trouble = None
+def _check_disk(folder: Path, leaves: list[Any]) -> None:
+    """Raise in all processes what would fail in one: the others would begin to write, and wait for it."""
+    failure = None
     if is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(folder).free < sum(leaf.nbytes for leaf in leaves):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-            probe = folder / ".probe"
+            probe = folder / ".probe"  # a folder without write permission shows only by writing
             probe.touch()
             probe.unlink()
         except OSError as error:
-            trouble = error
-    if first_says(trouble is not None)[0]:
-        raise trouble or OSError("process 0 could not begin it")
+            failure = error
+    if first_says(failure is not None)[0]:
+        raise failure or OSError("process 0 could not begin it")
 
 
-CAUSES = {  # in the text of an error, from Orbax or the system -> what we say
+CAUSES = {  # a piece of the error text, from Orbax or the system -> our words
     "No space left": "no space left on the device",
     "RESOURCE_EXHAUSTED": "no space left on the device",
     "File too large": "it is larger than a file may be there",
@@ -128,9 +125,13 @@ CAUSES = {  # in the text of an error, from Orbax or the system -> what we say
 
 
 def cause_of(error: BaseException) -> str:
-    """In a few words, why a save failed."""
-    known = next((said for part, said in CAUSES.items() if part in str(error)), None)
-    return known or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+    """Why a save failed, in a few words."""
+    text = str(error)
+    for piece, cause in CAUSES.items():
+        if piece in text:
+            return cause
+    first_line = (text.splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {first_line}"
 
 
 def output_error(folder: Path, error: BaseException) -> OutputError:
@@ -140,16 +141,15 @@ def output_error(folder: Path, error: BaseException) -> OutputError:
 
 
 @contextmanager
-def said(folder: Path) -> Iterator[None]:
-    """Errors of the system, in one sentence."""
+def system_errors_as_output_error(folder: Path) -> Iterator[None]:
+    """Turn an error of the system inside into an OutputError about this folder."""
     try:
         yield
     except OSError as error:
         raise output_error(folder, error) from error
 
 
-def log_event(name: str, step: int, **what: Any) -> None:
-    """Where nobody listens to events."""
-    logging.getLogger(__name__).warning(
-        "%s at step %d: %s", name, step, ", ".join(f"{key}={value}" for key, value in what.items())
-    )
+def log_event(name: str, step: int, **fields: Any) -> None:
+    """Where no phase listens to events: a warning in the log."""
+    shown = ", ".join(f"{key}={value}" for key, value in fields.items())
+    logging.getLogger(__name__).warning("%s at step %d: %s", name, step, shown)

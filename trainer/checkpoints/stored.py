@@ -1,4 +1,4 @@
-"""A checkpoint on the disk: the folder of a step, what lies in it, and whether it is what was saved.
+"""A checkpoint on the disk: the folder of a step, what is in it, and whether it is what was saved.
 
 Two items hold arrays (`params`, `optimizer`) and four hold JSON. Of these `fingerprints` seals the others:
 shapes, types and fingerprints of all arrays, digests of the JSON, and its own digest.
@@ -19,8 +19,8 @@ from trainer.cluster.coordination import all_say
 from trainer.fingerprints import differing, fingerprints
 from trainer.state import TrainState
 
-# what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError say nothing of the
-# files
+# what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError are not among them,
+# since they say nothing of the files
 UNREADABLE = (
     OSError,
     ValueError,
@@ -34,7 +34,7 @@ UNREADABLE = (
 
 
 class Damaged(ValueError):
-    """A checkpoint that is not what was saved; `why` is the reason alone."""
+    """A checkpoint is not what was saved; `why` is the reason alone, for an event."""
 
     def __init__(self, folder: Path, why: str):
         super().__init__(f"checkpoint {folder} is damaged: {why}; use one of another step")
@@ -42,16 +42,18 @@ class Damaged(ValueError):
 
 
 def arrays_of(state: TrainState) -> dict[str, Any]:
-    """The items that hold arrays; a key is saved as its numbers."""
+    """The items that hold arrays; the key is saved as its numbers, since Orbax has no type for keys."""
     key = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
+        # shapes of a state are asked for before there is one
         data = jax.eval_shape(jax.random.key_data, key)
         key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
     else:
         key = jax.random.key_data(key)
     # what is frozen is made again from `start_from`: a checkpoint of an adapter is as small as the adapter
     params = {"trainable": state.trainable, "frozen": {}}
-    return {"params": params, "optimizer": {"step": state.step, "opt_state": state.opt_state, "key": key}}
+    rest = {"step": state.step, "opt_state": state.opt_state, "key": key}
+    return {"params": params, "optimizer": rest}
 
 
 def state_of(arrays: Mapping[str, Any], frozen: Params) -> TrainState:
@@ -69,12 +71,53 @@ def state_of(arrays: Mapping[str, Any], frozen: Params) -> TrainState:
 def sealed(
     arrays: Mapping[str, Any], jsons: Mapping[str, Any], frozen: Mapping[str, list[int]] | None = None
 ) -> dict[str, Any]:
-    """What the item `fingerprints` holds; `frozen` are the fingerprints of the frozen parameters."""
+    """The item `fingerprints`: type, shape, sums of every array; digests of the JSON; its own digest.
+
+    `frozen` are the fingerprints of the frozen parameters.
+    """
     sums = fingerprints(arrays)
-    leaves = {name: [kind, *sums[name]] for name, kind in _kinds(arrays).items()}
+    leaves = {name: [type_of, *sums[name]] for name, type_of in _types(arrays).items()}
     digests = {name: _digest(value) for name, value in jsons.items()}
     seal = {"leaves": leaves, "json": digests, "frozen": dict(frozen or {})}
+    # a seal must show its own damage too
     return {**seal, "digest": _digest(seal)}
+
+
+def read_item(folder: Path, item: str) -> dict[str, Any]:
+    """A JSON item of a checkpoint, compared with its digest.
+
+    Raises:
+        Damaged: it is not what was saved, or cannot be read.
+    """
+    value = _parsed(folder, item)
+    if _digest(value) != _seal(folder)["json"].get(item):
+        raise Damaged(folder, f"{item} has other contents")
+    return value
+
+
+def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """The items of `like`, laid out as its shapes say. All processes call it together.
+
+    Raises:
+        ValueError: an array has another shape or type than `like` wants. Damaged: they are not what was
+        saved, or cannot be read.
+    """
+    leaves = _seal(folder)["leaves"]
+    saved = {name: leaf for name, leaf in leaves.items() if name.split(".")[0] in like}
+    _check_types(folder, {name: type_of for name, (type_of, *_) in saved.items()}, _types(like))
+    arrays, error = {}, None
+    try:
+        arrays = {item: _read(folder, item, tree) for item, tree in like.items()}
+    except Damaged as damaged:
+        error = damaged
+    # one process that raised would leave the others in the collectives that follow
+    if all_say(error is not None).any():
+        raise error or Damaged(folder, "another process cannot read its part")
+    wrong = differing({name: sums for name, (_, *sums) in saved.items()}, fingerprints(arrays))
+    if wrong:
+        others = f", and so have {len(wrong) - 1} more arrays" if wrong[1:] else ""
+        raise Damaged(folder, f"{wrong[0]} has other values{others}")
+    return arrays
 
 
 def check_frozen(folder: Path, frozen: Mapping[str, list[int]]) -> None:
@@ -88,43 +131,6 @@ def check_frozen(folder: Path, frozen: Mapping[str, list[int]]) -> None:
         others = f" and {len(wrong) - 1} more" if wrong[1:] else ""
         what = f"{wrong[0]}{others} of the frozen parameters differ from those it was trained on"
         raise ValueError(f"{folder}: {what}; bring back what start_from and seed named then")
-
-
-def read_item(folder: Path, item: str) -> dict[str, Any]:
-    """A JSON item of a checkpoint, which is what was saved.
-
-    Raises:
-        Damaged: it is not, or cannot be read.
-    """
-    value = _parsed(folder, item)
-    if _digest(value) != _seal(folder)["json"].get(item):
-        raise Damaged(folder, f"{item} has other contents")
-    return value
-
-
-def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Items that hold arrays, laid out as the shapes of `like` say. All processes call it together.
-
-    Raises:
-        ValueError: an array has another shape or type than `like` wants. Damaged: they are not what was
-        saved, or cannot be read.
-    """
-    saved = {name: leaf for name, leaf in _seal(folder)["leaves"].items() if name.split(".")[0] in like}
-    _check_kinds(folder, {name: kind for name, (kind, *_) in saved.items()}, _kinds(like))
-    found, error = {}, None
-    try:
-        found = {item: _read(folder, item, tree) for item, tree in like.items()}
-    except Damaged as damaged:
-        error = damaged
-    if all_say(error is not None).any():
-        raise error or Damaged(folder, "another process cannot read its part")
-    if wrong := differing({name: sums for name, (_, *sums) in saved.items()}, fingerprints(found)):
-        raise Damaged(
-            folder,
-            f"{wrong[0]} has other values"
-            + (f", and so have {len(wrong) - 1} more arrays" if wrong[1:] else ""),
-        )
-    return found
 
 
 def json_problem(folder: Path) -> str | None:
@@ -143,6 +149,7 @@ def restore_params(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: see `read_arrays`; Damaged also where the manifest knows other sizes of files.
     """
+    # sizes alone: a fingerprint of what was read follows, so hashes would read it twice
     if why := problem(checkpoint, "size", ("params/", "fingerprints/")):
         raise Damaged(checkpoint, why)
     return read_arrays(checkpoint, {"params": like})["params"]
@@ -163,8 +170,8 @@ def leaf_names(checkpoint: Path) -> list[str]:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps with a whole checkpoint, ascending; what is half written, or set aside, has another name than a
-    number.
+    """Steps with a complete checkpoint, ascending; half written and damaged ones have no plain number as
+    name.
     """
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
@@ -177,13 +184,11 @@ def checkpoint_path(phase_folder: Path, step: int | None = None) -> Path:
     """
     steps = steps_in(phase_folder / "checkpoints")
     if not steps:
-        raise FileNotFoundError(
-            f"{phase_folder} holds no checkpoint; name the folder of a trained phase, such as runs/tiny/pretrain"
-        )
+        remedy = "name the folder of a trained phase, such as runs/tiny/pretrain"
+        raise FileNotFoundError(f"{phase_folder} holds no checkpoint; {remedy}")
     if step is not None and step not in steps:
-        raise FileNotFoundError(
-            f"{phase_folder} holds no checkpoint of step {step}; it has {', '.join(map(str, steps))}"
-        )
+        there = ", ".join(map(str, steps))
+        raise FileNotFoundError(f"{phase_folder} holds no checkpoint of step {step}; it has {there}")
     return phase_folder / "checkpoints" / str(steps[-1] if step is None else step)
 
 
@@ -205,37 +210,41 @@ def _parsed(folder: Path, item: str) -> Any:
 
 
 def _digest(value: Any) -> str:
-    """SHA-256 of a value as it comes back from JSON."""
-    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a value as it comes back from JSON, where tuples are lists and keys are strings."""
+    as_read = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
-def _kinds(tree: Any) -> dict[str, str]:
-    return {leaf_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in jax.tree.leaves_with_path(tree)}
+def _types(tree: Any) -> dict[str, str]:
+    """Name of every leaf -> its type and shape, `float32[16, 6]`."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {leaf_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in leaves}
 
 
-def _check_kinds(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+def _check_types(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    # before anything is read: Orbax would name neither the array nor the run's side
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
-            there, here = saved.get(name, "not there"), wanted.get(name, "not known")
+            there = saved.get(name, "not there")
+            here = wanted.get(name, "not known")
             raise ValueError(
-                f"{folder}: {name} is {there} in the checkpoint and {here} in this run; restore the settings that it had"
+                f"{folder}: {name} is {there} in the checkpoint and {here} in this run; restore the settings "
+                "that it had"
             )
 
 
 def _read(folder: Path, item: str, like: Any) -> Any:
-    """By the handler: a Checkpointer would have processes wait for one that has failed."""
+    """Restore by the handler: an Orbax Checkpointer has processes wait for one that has failed."""
+    path = (folder / item).resolve()
     try:
-        return ocp.StandardCheckpointHandler().restore(
-            (folder / item).resolve(), args=ocp.args.StandardRestore(like)
-        )
+        return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(like))
     except PermissionError:
         raise
     except Exception as error:
-        if (
-            not isinstance(error, UNREADABLE) and type(error) is not Exception
-        ):  # with several processes Orbax raises it bare
-            raise
-        if "RESOURCE_EXHAUSTED" in str(error):  # the memory of the device
+        # with several processes Orbax raises a bare Exception
+        is_unreadable = isinstance(error, UNREADABLE) or type(error) is Exception
+        out_of_memory = "RESOURCE_EXHAUSTED" in str(error)  # of the device
+        if out_of_memory or not is_unreadable:
             raise
         first_line = (str(error).splitlines() or [""])[0][:160]
         raise Damaged(folder, f"{item} cannot be read ({type(error).__name__}: {first_line})") from error

@@ -1,6 +1,4 @@
-"""What happens to checkpoint folders behind the step loop: the manifest of a new one, the end of old ones,
-leftovers of killed writers.
-"""
+"""Checkpoint folders behind the step loop: manifests of new ones, deletion of old ones and of leftovers."""
 
 import contextlib
 import datetime
@@ -23,27 +21,27 @@ LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.removed")
 
 
 def finish(step_folder: Path, durable: Path, settings: Checkpoints) -> dict[str, float | str]:
-    """Hash a checkpoint that was just written, and remove those that it supersedes; what an event says of
-    it.
-    """
-    began, place = time.perf_counter(), step_folder.parent
+    """Hash a checkpoint that was just written and delete those that it supersedes; fields of its event."""
+    began = time.perf_counter()
+    folder = step_folder.parent
     try:
-        hashed = write_manifest(step_folder)
-        took = {"hash_s": time.perf_counter() - began, "bytes": hashed}
-        for step in (
-            superseded(kept_in(place, settings), settings) if place == durable else steps_in(place)[:-1]
-        ):
-            remove(place / str(step))
-        return took
-    except (OSError, OutputError) as error:  # the checkpoint itself is whole
+        n_bytes = write_manifest(step_folder)
+        fields = {"hash_s": time.perf_counter() - began, "bytes": n_bytes}
+        if folder == durable:
+            old_steps = superseded(kept_in(folder, settings), settings)
+        else:
+            old_steps = steps_in(folder)[:-1]  # of local copies one is enough
+        for step in old_steps:
+            remove(folder / str(step))
+        return fields
+    except (OSError, OutputError) as error:  # the checkpoint itself is complete
         return {"trouble": cause_of(error)}
 
 
 def kept_in(folder: Path, settings: Checkpoints) -> list[Kept]:
-    """The checkpoints of a folder as the rules of keeping see them."""
-    return [
-        _kept(folder / str(step), settings.best.metric if settings.best else "") for step in steps_in(folder)
-    ]
+    """The checkpoints of a folder as the retention rules see them."""
+    metric = settings.best.metric if settings.best else ""
+    return [_kept(folder / str(step), metric) for step in steps_in(folder)]
 
 
 def _kept(path: Path, metric: str) -> Kept:
@@ -51,15 +49,14 @@ def _kept(path: Path, metric: str) -> Kept:
         numbers = read_item(path, "numbers")
     except Damaged:
         numbers = {"time": path.stat().st_mtime, "metrics": {}}
+    # a damaged item costs a checkpoint its rank, not its place
     value = numbers["metrics"].get(metric, math.nan)
     saved_at = datetime.datetime.fromtimestamp(numbers["time"], tz=datetime.UTC)
     return Kept(int(path.name), saved_at, {metric: value} if math.isfinite(value) else None)
 
 
 def set_aside(path: Path) -> Path:
-    """Give a damaged checkpoint a name under which it is found no more; nothing of it is lost. Where it
-    lies now: there, if need be.
-    """
+    """Rename a damaged checkpoint so that it is not listed; its new path, or the old one if that fails."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -69,41 +66,55 @@ def set_aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, so that at no moment half of it stands under its name."""
+    """Delete a checkpoint; it loses its name first, so that no half of it is ever listed."""
     doomed = path.with_name(f"{path.name}.removed")
     shutil.rmtree(doomed, ignore_errors=True)
+    # one rename is atomic, a deletion of many files is not
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(folders: Sequence[Path]) -> None:
-    """Delete what killed or failed writers and removers left, while nothing is written; what cannot be
-    deleted stays for the next time.
+    """Delete what killed or failed writers and removers left; call it while nothing is written.
+
+    What cannot be deleted stays for the next time.
     """
-    with contextlib.suppress(OSError):  # a folder that cannot be read: the save that follows says so
-        for path in [path for folder in folders for pattern in LEFTOVERS for path in folder.glob(pattern)]:
-            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that cannot be read: the save that follows reports it
+        for folder in folders:
+            for pattern in LEFTOVERS:
+                for path in folder.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def local_folder(durable: Path, local: str) -> Path:
-    """Where the copies of a phase lie in the folder `local`; emptied if they are not those of `durable`,
-    but of one that had its path.
+    """The folder of a phase's copies inside `local`.
+
+    It is emptied if its copies belong to an earlier phase with the same path: both folders hold the same
+    random id while they belong together.
 
     Raises:
         ValueError: not all processes see it.
     """
-    folder = Path(local) / f"meshwright-{hashlib.sha256(str(durable.resolve()).encode()).hexdigest()[:16]}"
-    name, copy = durable / ".local", folder / ".local"
+    # two phases of one name on one machine must not share copies
+    path_digest = hashlib.sha256(str(durable.resolve()).encode()).hexdigest()[:16]
+    folder = Path(local) / f"meshwright-{path_digest}"
+    durable_id = durable / ".local"
+    local_id = folder / ".local"
+
+    def belongs() -> bool:
+        return local_id.exists() and local_id.read_bytes() == durable_id.read_bytes()
+
     if is_first():
-        if not name.exists():
-            write_bytes(name, secrets.token_hex(8).encode())
-        if not copy.exists() or copy.read_bytes() != name.read_bytes():
+        if not durable_id.exists():
+            write_bytes(durable_id, secrets.token_hex(8).encode())
+        if not belongs():
             shutil.rmtree(folder, ignore_errors=True)
-            write_bytes(copy, name.read_bytes())
-    all_say()
-    seen = all_say(copy.exists() and copy.read_bytes() == name.read_bytes())
-    if not seen.all():
+            write_bytes(local_id, durable_id.read_bytes())
+    all_say()  # a barrier: the others look when both are written
+    sees_it = all_say(belongs())
+    if not sees_it.all():
+        blind = int(sees_it.argmin())
         raise ValueError(
-            f"checkpoint.local={local} is not seen by process {int(seen.argmin())}; name a folder that all processes share"
+            f"checkpoint.local={local} is not seen by process {blind}; name a folder that all processes share"
         )
     return folder

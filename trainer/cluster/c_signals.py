@@ -28,7 +28,7 @@ class CHandler:
 
 
 def handle_in_c(number: signal.Signals, handler: Callable[[int], None]) -> None:
-    """Have C call `handler`: Python's own handlers wait for the interpreter, which `abort` never goes back to."""
+    """Have C call `handler`; a Python handler waits for the interpreter, which `abort` never returns to."""
     callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
     _kept_alive[number] = callback
     set_signal = _libc.signal

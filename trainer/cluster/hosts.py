@@ -1,17 +1,15 @@
-"""What the processes of a run know of each other: who answers, how far each one is, and which of them is
-slow.
+"""What the processes of a run know of each other: who answers, how far each one is, and who is slow.
 
 Every process posts its numbers to jax's coordination service once a second, from a thread. Process 0, where
-the service lives, reads
-all posts and publishes one view of them: traffic grows only with the number of processes, and all of them
-tell the same story.
+the service lives, reads all posts and publishes one view of them: traffic grows only with the number of
+processes, and all processes report the same.
 """
 
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread, main_thread
@@ -25,76 +23,84 @@ from trainer.ending import peers_under_way
 
 POST_S = 1.0
 SILENT_S = 20.0  # a process that is quiet so long is lost; sooner than jax's heartbeat, which can only abort
-HURRIED_S = 4.0  # the same once a collective has failed: somebody is gone, it is only to be seen who
+HURRIED_S = 4.0  # the same once a collective has failed: somebody is gone, it only remains to see who
 FAREWELL_S = 3.0  # for a last post
+LONGEST_STEP_S = 2.0  # of a clock that is read every second; more means that this process was suspended
 SLOW = 1.5  # times the median
 SLOW_FRAC = 0.1  # of a step: what is less costs nothing
 PATIENCE = 5  # posts in a row
-PEER_LOST = 75  # the exit code of whoever is left
-POSTS, VIEW = "meshwright/hosts/posts", "meshwright/hosts/view"
+PEER_LOST = 75  # exit code of the processes that remain
+POSTS, VIEW = "meshwright/hosts/posts", "meshwright/hosts/view"  # keys of the coordination service
 
 
 class Post(NamedTuple):
-    """What one process says of itself; the seconds are means of the steps since its last post, `own_s`
-    those that were its own.
-    """
+    """What one process reports of itself; seconds are means over the steps since its last post."""
 
-    count: int = 0  # of its posts: one that stays the same is silence
+    count: int = 0  # of its posts: a count that stays the same is silence
     step: int = 0
-    place: str = ""  # where its main thread stands
+    place: str = ""  # line of code at which its main thread is
     step_s: float = 0.0
-    own_s: float = 0.0
+    own_s: float = 0.0  # of a step, in which this host worked and the devices did not wait for each other
     left: bool = False  # not in the loop any more: it may be silent
-    why: str = ""  # its own fault, a sentence
+    why: str = ""  # a fault of its own, a sentence
     code: int = 0  # its exit code, with `why`
-    failed: bool = False  # a collective failed in it, which is another one's fault
+    failed: bool = False  # a collective failed in it, which is the fault of another process
 
 
 class View(NamedTuple):
-    """What process 0 makes of the posts: who was lost, if anybody, with the exit code for all others; where
-    each one is.
-    """
+    """What process 0 concludes from the posts."""
 
-    count: int = 0
-    lost: str = ""
-    code: int = PEER_LOST
-    where: str = ""
+    count: int = 0  # of the posts of process 0
+    lost: str = ""  # a sentence on the first process that was lost
+    code: int = PEER_LOST  # with which all others exit then
+    where: str = ""  # step and line of code of every process
     left: bool = True  # process 0 is not in the loop
 
 
 class Quiet:
-    """For how long a number has not changed. While a process is suspended its clock runs on, but nothing
-    hangs: that does not count.
+    """Measures for how long a number has stayed the same.
+
+    While a process is suspended its clock runs on, but nothing hangs: that time is left out.
     """
 
     def __init__(self):
-        self._seen: Any = None
-        self._at, self._quiet_s = time.monotonic(), 0.0
+        self._number: Any = None
+        self._asked_at = time.monotonic()
+        self._quiet_s = 0.0
 
     def seconds(self, number: Any) -> float:
-        """Seconds since it was another one; ask at least every 2 s."""
+        """Seconds since it was another number; ask at least every 2 s."""
         now = time.monotonic()
-        self._quiet_s = self._quiet_s + min(now - self._at, 2.0) if number == self._seen else 0.0
-        self._at, self._seen = now, number
+        if number == self._number:
+            self._quiet_s += min(now - self._asked_at, LONGEST_STEP_S)
+        else:
+            self._quiet_s = 0.0
+        self._asked_at = now
+        self._number = number
         return self._quiet_s
 
 
 class Hosts:
-    """The processes of a run, while they are in the loop together; alone, it does nothing.
+    """The processes of a run while they are in the loop together; it does nothing where there is only one.
 
     A straggler is looked for in the time that a host spends by itself: reading and placing data, writing
-    logs. The length of a step tells nothing, since all devices take it together, whoever is late; nor does
-    the call of the step, which may wait for room on the devices. So a device that is slow inside of its
-    step is not seen here.
+    logs. The length of a step shows nothing, since all devices take it together, whichever host is late; nor
+    does the call of the step, which may wait for room on the devices. So a device that is slow inside of its
+    step is not seen here. A context manager around the loop.
     """
 
     def __init__(self):
         self._client = client_of_several()
         self.process = jax.process_index()
-        self._lock, self._wake, self._ended = Lock(), Event(), False
-        self._mine, self._times = Post(), list[tuple[float, float]]()
-        self._posts, self._view = dict[int, Post](), View()
-        self._quiet, self._quiet_s = {p: Quiet() for p in range(jax.process_count())}, dict[int, float]()
+        self._lock = Lock()  # of `_own` and `_times`, which the loop writes and the thread reads
+        self._wake = Event()
+        self._ended = False
+        self._own = Post()
+        self._times = list[tuple[float, float]]()  # (step_s, own_s) of the steps since the last post
+        self._posts = dict[int, Post]()
+        self._view = View()
+        self._quiet = {p: Quiet() for p in range(jax.process_count())}
+        self._quiet_s = dict[int, float]()
         self._stragglers = Stragglers()
 
     def __enter__(self) -> "Hosts":
@@ -104,25 +110,23 @@ class Hosts:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """After an error the thread talks on until the process ends: it is then that the others are asked
-        for.
-        """
+        # after an error the thread keeps posting until the process ends: that is when `wait_for_lost` and
+        # `leave` are called
         if error is None and self._client is not None:
-            self._say(left=True)
+            self._post(left=True)
             self._ended = True
             peers_under_way.remove(self)
 
     def beat(self, step: int) -> None:
-        """The loop has come to this step."""
+        """Call when the loop comes to a step."""
         with self._lock:
-            self._mine = self._mine._replace(step=step)
+            self._own = self._own._replace(step=step)
 
     def gather(self, step_s: float, *, device_wait_s: float) -> tuple[dict[str, float], str]:
-        """A row of the seconds a step that hosts take by themselves, and a sentence that names a straggler,
-        or "".
+        """(a metrics row of seconds a step that hosts take by themselves, a sentence on a straggler or "").
 
         Both are empty in one process, and everywhere but in process 0. The row holds what was posted last,
-        a second or two old: no collective is made, which would wait for the steps under way.
+        a second or two old: a collective would wait for the steps under way.
 
         Args:
             step_s: length of a step
@@ -131,63 +135,70 @@ class Hosts:
         if self._client is not None:
             with self._lock:
                 self._times.append((step_s, step_s - device_wait_s))
-        return self._stragglers.row(self._posts), self._stragglers.told()
+        return self._stragglers.row(self._posts), self._stragglers.new_findings()
 
     def lost(self) -> View | None:
-        """Who does not answer or left by a fault of its own, as far as known now; ask at least every 2 s."""
-        view, limit_s = self._view, self._limit_s([self._mine])
-        quiet_s = self._quiet[0].seconds(view.count) if self.process else 0.0
+        """A view that names a lost process, or None while all answer; ask at least every 2 s."""
+        view = self._view
         if view.lost:
             return view
-        silent = quiet_s > limit_s and not view.left
-        return (
-            View(lost=f"process 0, which coordinates, has not answered for {quiet_s:.0f} s")
-            if silent
-            else None
-        )
+        if self.process == 0:
+            return None
+        # process 0 publishes the view, so that its own silence must be noticed by the others
+        quiet_s = self._quiet[0].seconds(view.count)
+        if quiet_s <= self._limit_s([self._own]) or view.left:
+            return None
+        return View(lost=f"process 0, which coordinates, has not answered for {quiet_s:.0f} s")
 
     def where(self) -> str:
-        """At which step and in which line of code each process is, the fewest together first; "" alone."""
+        """Step and line of code of each process, the smallest group first; "" where there is only one."""
         return self._view.where
 
     def wait_for_lost(self) -> View | None:
-        """Who is gone, after a collective has failed here; None if all still answer."""
-        self._say(failed=True)
+        """Who is gone, after a collective has failed here; None if all still answer after some seconds."""
+        self._post(failed=True)
         return _until(self.lost, HURRIED_S + FAREWELL_S)
 
     def leave(self, why: str = "", code: int = 0) -> None:
-        """Tell the others before this process ends, with a sentence where it is its own fault. Process 0
-        stays until they have gone.
+        """Tell the others that this process ends, with a sentence where it is its own fault.
+
+        Process 0 stays until they have gone: with it the coordination service ends, and they would abort.
         """
         if self._client is not None:
-            self._say(left=True, why=why, code=code)
+            self._post(left=True, why=why, code=code)
             if self.process == 0:
                 _until(self._others_left, HURRIED_S)
 
     def _others_left(self) -> bool:
         self._wake.set()
-        return all(post.left or self._quiet_s[p] > HURRIED_S for p, post in self._posts.items() if p)
+        others = [(p, post) for p, post in self._posts.items() if p != 0]
+        return all(post.left or self._quiet_s[p] > HURRIED_S for p, post in others)
 
-    def _limit_s(self, posts: Any) -> float:
+    def _limit_s(self, posts: Iterable[Post]) -> float:
+        """How long a process may be silent, as far as these posts tell."""
         return HURRIED_S if any(post.failed for post in posts) else SILENT_S
 
-    def _say(self, **changes: Any) -> None:
-        """Post them now; not waiting for ever, since the service may be gone."""
+    def _post(self, **changes: Any) -> None:
+        """Post these fields now; give up after a while, since the service may be gone."""
         with self._lock:
-            self._mine = self._mine._replace(**changes)
-            wanted = self._mine.count + 2  # the post under way may have been written before
-        self._wake.set()
-        _until(lambda: self._wake.set() or self._mine.count > wanted, FAREWELL_S)
+            self._own = self._own._replace(**changes)
+            # the next post may be under way with the old fields, the one after it holds the new ones
+            wanted = self._own.count + 2
+
+        def is_posted() -> bool:
+            self._wake.set()
+            return self._own.count > wanted
+
+        _until(is_posted, FAREWELL_S)
 
     def _talk(self) -> None:
+        """The thread: post, read, sleep."""
+        key = f"{POSTS}/{self.process}"
         while not self._ended:
-            with suppress(
-                jax.errors.JaxRuntimeError
-            ):  # no answer, or the end of the service: the others' silence says it
-                self._client.key_value_set(
-                    f"{POSTS}/{self.process}", json.dumps(self._next_post()), allow_overwrite=True
-                )
-                self._look()
+            # no answer, or the end of the service: the others' silence shows it
+            with suppress(jax.errors.JaxRuntimeError):
+                self._client.key_value_set(key, json.dumps(self._next_post()), allow_overwrite=True)
+                self._read()
             self._wake.wait(POST_S)
             self._wake.clear()
 
@@ -196,48 +207,50 @@ class Hosts:
             times, self._times = self._times, []
             if times:
                 step_s, own_s = map(statistics.fmean, zip(*times, strict=True))
-                self._mine = self._mine._replace(step_s=step_s, own_s=own_s)
+                self._own = self._own._replace(step_s=step_s, own_s=own_s)
             frame = sys._current_frames()[main_thread().ident]
             place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-            self._mine = self._mine._replace(count=self._mine.count + 1, place=place)
-            return self._mine
+            self._own = self._own._replace(count=self._own.count + 1, place=place)
+            return self._own
 
-    def _look(self) -> None:
-        if self.process:
-            found = self._client.key_value_dir_get(VIEW)
-            self._view = View(*json.loads(found[0][1])) if found else View()
+    def _read(self) -> None:
+        """Read the view; in process 0 read the posts and publish it."""
+        if self.process != 0:
+            published = self._client.key_value_dir_get(VIEW)
+            self._view = View(*json.loads(published[0][1])) if published else View()
             return
-        found = self._client.key_value_dir_get(POSTS)
-        posts = {int(key.rpartition("/")[2]): Post(*json.loads(value)) for key, value in found}
+        entries = self._client.key_value_dir_get(POSTS)
+        posts = {int(key.rpartition("/")[2]): Post(*json.loads(value)) for key, value in entries}
         self._view = self._judged(posts)
         self._stragglers.see(posts)
         self._posts = posts
         self._client.key_value_set(f"{VIEW}/0", json.dumps(self._view), allow_overwrite=True)
 
     def _judged(self, posts: Mapping[int, Post]) -> View:
-        """The first loss stays what was lost: whoever goes after it goes because of it."""
-        now = self._view._replace(count=self._mine.count, left=self._mine.left, where=_where(posts))
-        quiet_s = self._quiet_s = {p: self._quiet[p].seconds(post.count) for p, post in posts.items()}
-        faults = [post for post in posts.values() if post.why]
-        silent = [
-            p for p, post in posts.items() if quiet_s[p] > self._limit_s(posts.values()) and not post.left
-        ]
-        if now.lost or not (faults or silent):
-            return now
-        if faults:
-            return now._replace(lost=faults[0].why, code=faults[0].code)
-        told = (
-            f"process {p} has not answered for {quiet_s[p]:.0f} s (it was at step {posts[p].step})"
+        """The next view; the first process lost stays named: the others go because of it."""
+        view = self._view._replace(count=self._own.count, left=self._own.left, where=_where(posts))
+        self._quiet_s = {p: self._quiet[p].seconds(post.count) for p, post in posts.items()}
+        if view.lost:
+            return view
+        for post in posts.values():
+            if post.why:  # a fault that is known explains more than silence
+                return view._replace(lost=post.why, code=post.code)
+        limit_s = self._limit_s(posts.values())
+        silent = [p for p, post in posts.items() if self._quiet_s[p] > limit_s and not post.left]
+        clauses = [
+            f"process {p} has not answered for {self._quiet_s[p]:.0f} s (it was at step {posts[p].step})"
             for p in silent
-        )
-        return now._replace(lost=", ".join(told))
+        ]
+        return view._replace(lost=", ".join(clauses))
 
 
 class Stragglers:
     """Finds the hosts that are slower than the others for some posts in a row."""
 
     def __init__(self):
-        self._slow, self._steps, self._told = dict[int, int](), dict[int, int](), list[str]()
+        self._n_slow = dict[int, int]()  # process -> slow posts in a row
+        self._steps = dict[int, int]()  # process -> step of its last post
+        self._findings = list[str]()
 
     def row(self, posts: Mapping[int, Post]) -> dict[str, float]:
         """hosts/slowest_s, hosts/median_s and hosts/slowest (a process); {} with fewer than two."""
@@ -252,23 +265,28 @@ class Stragglers:
         }
 
     def see(self, posts: Mapping[int, Post]) -> None:
-        """Count who is slow in these posts; only those with new steps count."""
+        """Count who is slow in these posts; a post without a new step counts nothing."""
         row = self.row(posts)
-        for p, post in posts.items() if row else ():
-            excess_s = post.own_s - row["hosts/median_s"]
-            slow = post.own_s > SLOW * row["hosts/median_s"] and excess_s > SLOW_FRAC * post.step_s
+        if not row:
+            return
+        median_s = row["hosts/median_s"]
+        for p, post in posts.items():
             if post.step != self._steps.get(p):
-                self._slow[p] = self._slow.get(p, 0) + 1 if slow else 0
-                if self._slow[p] == PATIENCE:
-                    self._told.append(
-                        f"process {p} holds the others up: {post.own_s:.3g} s of a step are its own, {excess_s:.3g} s more"
-                    )
+                self._count(p, post, median_s)
             self._steps[p] = post.step
 
-    def told(self) -> str:
-        """Those found since this was asked last; each is named once for a row of slow posts."""
-        told, self._told = self._told, []
-        return f"{'; '.join(told)} than the median; look at its data, disk and CPU" if told else ""
+    def _count(self, p: int, post: Post, median_s: float) -> None:
+        excess_s = post.own_s - median_s
+        is_slow = post.own_s > SLOW * median_s and excess_s > SLOW_FRAC * post.step_s
+        self._n_slow[p] = self._n_slow.get(p, 0) + 1 if is_slow else 0
+        if self._n_slow[p] == PATIENCE:  # once for a row of slow posts
+            seconds = f"{post.own_s:.3g} s of a step are its own, {excess_s:.3g} s more"
+            self._findings.append(f"process {p} holds the others up: {seconds}")
+
+    def new_findings(self) -> str:
+        """A sentence on the stragglers found since this was asked last, or ""."""
+        findings, self._findings = self._findings, []
+        return f"{'; '.join(findings)} than the median; look at its data, disk and CPU" if findings else ""
 
 
 def _where(posts: Mapping[int, Post]) -> str:
@@ -276,15 +294,14 @@ def _where(posts: Mapping[int, Post]) -> str:
     for p, post in sorted(posts.items()):
         if not post.left:
             groups.setdefault(f"at step {post.step} in {post.place}", []).append(p)
-    named = sorted(groups.items(), key=lambda group: len(group[1]))
-    return ", ".join(f"{_named(processes)} {place}" for place, processes in named)
+    smallest_first = sorted(groups.items(), key=lambda group: len(group[1]))
+    return ", ".join(f"{_named(processes)} {place}" for place, processes in smallest_first)
 
 
 def _named(processes: list[int]) -> str:
-    shown = ", ".join(map(str, processes[:8])) + (
-        f" and {len(processes) - 8} more" if len(processes) > 8 else ""
-    )
-    return f"process{'es' if len(processes) > 1 else ''} {shown}"
+    names = ", ".join(map(str, processes[:8]))
+    more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
+    return f"process{'es' if len(processes) > 1 else ''} {names}{more}"
 
 
 def _until[T](ask: Callable[[], T], limit_s: float) -> T:

@@ -1,4 +1,4 @@
-"""On what a phase computed: only there does the same step give the same bits."""
+"""The hardware that a phase computed on: only on the same does a step give the same bits."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,34 +14,36 @@ EVENT = "placed"  # in events.jsonl, at every start of a phase
 
 
 def placement(mesh: Mesh) -> dict[str, Any]:
-    """As JSON: axes of the mesh, kind of its devices, processes, version of jax."""
+    """Axes of the mesh, kind of its devices, processes, version of jax, as JSON."""
+    # axes of size 1 change no program
     axes = {axis: size for axis, size in mesh.shape.items() if size > 1}
     return {"mesh": axes, "devices": device_kind(), "processes": jax.process_count(), "jax": jax.__version__}
 
 
 def note_placement(event: Callable[..., None], step: int, mesh: Mesh) -> None:
-    """Write down on what the steps behind `step` are made."""
+    """Record as an event the hardware that computes the steps after `step`."""
     event(EVENT, step, **placement(mesh))
 
 
 def placed_at(folder: Path, step: int) -> dict[str, Any] | None:
-    """That of the process that made a step, as the phase's events say: the last one that began before it.
-    None = it was not noted.
+    """The placement under which the phase in `folder` computed a step; None if it was not recorded.
+
+    After a restart a step may have been computed again: the last process that began before it counts.
     """
-    began = [event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step]
-    return began[-1] if began else None
+    placements = [event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step]
+    return placements[-1] if placements else None
 
 
 def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two placements, a clause each."""
     return [
-        f"{name} {_told(then.get(name))} then, {_told(now[name])} now"
+        f"{name} {_shown(then.get(name))} then, {_shown(now[name])} now"
         for name in now
         if then.get(name) != now[name]
     ]
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{axis}={size}" for axis, size in value.items()) or "of 1 device"
     return str(value)

@@ -1,8 +1,7 @@
-"""Silent data corruption: copies that must be equal bit by bit, and computations that must repeat
-themselves, are compared.
+"""Silent data corruption: copies that must be equal bit by bit are compared, and computations repeated.
 
-A chip that computes or keeps a wrong bit says nothing, and data parallelism spreads it (Dixit et al. 2021,
-Hochschild et al. 2021).
+A chip that computes or stores a wrong bit reports nothing, and data parallelism spreads it (Dixit et al.
+2021, Hochschild et al. 2021).
 """
 
 from collections import Counter, defaultdict
@@ -22,61 +21,60 @@ from trainer.fingerprints import as_numbers, shard_fingerprint
 
 
 def check(tree: Any, mesh: Mesh) -> list[str]:
-    """A sentence for every leaf of which devices that hold the same part hold other bits; names devices,
-    processes and the leaf.
+    """A sentence for every leaf of which devices that hold the same shard hold other bits.
 
-    With three copies or more the minority is named, with two both. All processes call it together and get
-    the same answer. Leaves that rest in the memory of the host are left out.
+    It names devices, processes and the leaf: with three copies or more the minority, with two both. All
+    processes call it together and get the same answer. Leaves that rest in host memory are left out.
     """
-    leaves = {
-        leaf_name(path): as_numbers(x)
-        for path, x in jax.tree.leaves_with_path(tree)
-        if x.sharding.memory_kind != "pinned_host"
-    }
+    leaves = {}
+    for path, x in jax.tree.leaves_with_path(tree):
+        if x.sharding.memory_kind != "pinned_host":
+            leaves[leaf_name(path)] = as_numbers(x)
     layouts = tuple(x.sharding.spec for x in leaves.values())
-    found = _fetched(_fingerprints(mesh, layouts)(*leaves.values()))
+    # only fingerprints travel: comparing the arrays would send all of them
+    prints = _of_all_processes(_fingerprints(mesh, layouts)(*leaves.values()))
     devices = mesh.devices.flatten().tolist()
-    return [
-        line
-        for i, (name, x) in enumerate(leaves.items())
-        for line in _differing(name, x, devices, found[:, i])
-    ]
+    sentences = []
+    for i, (name, x) in enumerate(leaves.items()):
+        sentences += _differing(name, x, devices, prints[:, i])
+    return sentences
 
 
 def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[str]]:
-    """Where nothing is replicated: `replay(state, batch)` computes `gradient(state, batch)` twice and
-    compares the bits of every device.
+    """`replay(state, batch)`: compute `gradient(state, batch)` twice and compare the bits of every device.
 
-    A sentence for every leaf that differs names the devices that hold other bits. If a third time differs
-    from both, the program is not deterministic on these chips, and the sentence says that instead. Memory:
-    one more gradient, while it runs.
+    It finds wrong devices where nothing is replicated. A sentence for every leaf that differs names the
+    devices. If a third result differs from both, the program is not deterministic on these chips, and the
+    sentence says that instead. Memory: one more gradient, while it runs.
     """
 
     @jax.jit
     def fingerprints(state: Any, batch: Any) -> Array:
         leaves = jax.tree.leaves(gradient(state, batch))
-        return _fingerprints(mesh, tuple(jax.typeof(x).sharding.spec for x in leaves))(*leaves)
+        layouts = tuple(jax.typeof(x).sharding.spec for x in leaves)
+        return _fingerprints(mesh, layouts)(*leaves)
 
     def replay(state: Any, batch: Any) -> list[str]:
-        first, second = (_fetched(fingerprints(state, batch)) for _ in range(2))
+        first = _of_all_processes(fingerprints(state, batch))
+        second = _of_all_processes(fingerprints(state, batch))
         if np.array_equal(first, second):
             return []
-        third = _fetched(fingerprints(state, batch))
-        if not (np.array_equal(first, third) or np.array_equal(second, third)):
+        # a program that is not deterministic differs every time, a bad chip not in all of its results
+        third = _of_all_processes(fingerprints(state, batch))
+        one_repeats = np.array_equal(first, third) or np.array_equal(second, third)
+        if not one_repeats:
             return [
-                "a gradient computed three times came out in three ways; the program is not deterministic here, set guard.sdc_every=0"
+                "a gradient computed three times gave three results; the program is not deterministic here, "
+                "set health.sdc_every=0"
             ]
-        names = [
-            leaf_name(path) for path, _ in jax.tree.leaves_with_path(jax.eval_shape(gradient, state, batch))
-        ]
-        wrong = {
-            name: mesh.devices.flatten()[first[:, i] != second[:, i]].tolist() for i, name in enumerate(names)
-        }
-        return [
-            f"the gradient of {name} came out in two ways on {_told(those)}"
-            for name, those in wrong.items()
-            if those
-        ]
+        shapes = jax.eval_shape(gradient, state, batch)
+        devices = mesh.devices.flatten()
+        sentences = []
+        for i, (path, _) in enumerate(jax.tree.leaves_with_path(shapes)):
+            wrong = devices[first[:, i] != second[:, i]].tolist()
+            if wrong:
+                sentences.append(f"the gradient of {leaf_name(path)} came out in two ways on {_named(wrong)}")
+        return sentences
 
     return replay
 
@@ -85,45 +83,48 @@ def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[
 def _fingerprints(
     mesh: Mesh, layouts: tuple[PartitionSpec, ...]
 ) -> Callable[..., UInt32[Array, "devices leaves"]]:
-    """One number a leaf of each device's own part, without any communication."""
+    """A fingerprint of each device's own shard of each leaf, without any communication."""
 
-    def local(*parts: Array) -> Array:
-        return jnp.stack([shard_fingerprint(part) for part in parts])[None]
+    def local(*shards: Array) -> Array:
+        return jnp.stack([shard_fingerprint(shard) for shard in shards])[None]
 
-    return jax.jit(
-        jax.shard_map(
-            local, mesh=mesh, in_specs=layouts, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
-        )
-    )
+    # the result is sharded over all axes: row i is device i's, also where leaves are replicated; check_vma
+    # would refuse that
+    out_specs = PartitionSpec(mesh.axis_names)
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=layouts, out_specs=out_specs, check_vma=False))
 
 
 def _differing(name: str, x: Array, devices: Sequence[jax.Device], prints: np.ndarray) -> list[str]:
-    """The leaf's parts of which not all copies have one fingerprint."""
-    copies = defaultdict[Hashable, dict[jax.Device, int]](dict)
-    where = x.sharding.devices_indices_map(x.shape)
+    """A sentence for each shard of a leaf whose copies have different fingerprints."""
+    copies = defaultdict[Hashable, dict[jax.Device, int]](dict)  # bounds of a shard -> its copies
+    slices_of = x.sharding.devices_indices_map(x.shape)
     for device, number in zip(devices, prints.tolist(), strict=True):
-        copies[tuple(part.indices(size) for part, size in zip(where[device], x.shape, strict=True))][
-            device
-        ] = number
-    return [_sentence(name, held) for held in copies.values() if len(set(held.values())) > 1]
+        slices = zip(slices_of[device], x.shape, strict=True)
+        bounds = tuple(part.indices(size) for part, size in slices)  # slices themselves cannot be hashed
+        copies[bounds][device] = number
+    return [_sentence(name, prints_of) for prints_of in copies.values() if len(set(prints_of.values())) > 1]
 
 
-def _sentence(name: str, held: dict[jax.Device, int]) -> str:
-    (most, n), *_ = Counter(held.values()).most_common()
-    wrong = [device for device, number in held.items() if number != most]
-    if 2 * n > len(held):
-        return f"{name} differs on {_told(wrong)} from its {n} other copies; take that device out, and go back to an earlier checkpoint"
-    return f"the copies of {name} on {_told(list(held))} differ, and none is in the majority; go back to an earlier checkpoint"
+def _sentence(name: str, prints_of: dict[jax.Device, int]) -> str:
+    (commonest, n_equal), *_ = Counter(prints_of.values()).most_common()
+    wrong = [device for device, number in prints_of.items() if number != commonest]
+    if 2 * n_equal > len(prints_of):
+        return (
+            f"{name} differs on {_named(wrong)} from its {n_equal} other copies; take that device out, and "
+            "go back to an earlier checkpoint"
+        )
+    return (
+        f"the copies of {name} on {_named(list(prints_of))} differ, and none is in the majority; go back to "
+        "an earlier checkpoint"
+    )
 
 
-def _told(devices: Sequence[jax.Device]) -> str:
+def _named(devices: Sequence[jax.Device]) -> str:
     return ", ".join(f"device {device.id} of process {device.process_index}" for device in devices)
 
 
-def _fetched(prints: Array) -> np.ndarray:
-    """The numbers of all devices, in every process."""
-    return (
-        np.asarray(multihost_utils.process_allgather(prints, tiled=True))
-        if jax.process_count() > 1
-        else np.asarray(prints)
-    )
+def _of_all_processes(prints: Array) -> np.ndarray:
+    """The fingerprints of all devices, in every process."""
+    if jax.process_count() == 1:
+        return np.asarray(prints)
+    return np.asarray(multihost_utils.process_allgather(prints, tiled=True))

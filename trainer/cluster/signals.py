@@ -1,5 +1,6 @@
-"""A signal to any process ends all of them after the same step, with the state saved; a second one ends a
-process at once.
+"""A signal to any process ends all of them after the same step, with the state saved.
+
+A second signal ends a process at once.
 """
 
 import os
@@ -14,59 +15,61 @@ from jax.experimental import multihost_utils
 from trainer.cluster.c_signals import CHandler
 from trainer.cluster.watchdog import leave_now
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TWICE_S = 1.0  # `timeout` and some schedulers send one signal to the process and again to its group
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM to any process of the cluster into one step after which all of them stop; a
-    context manager.
+    """Turns SIGINT and SIGTERM to any process into one step after which all processes stop.
 
-    jax.distributed watches SIGTERM in C++ and agrees on the step: its handler is called for Ctrl-C too.
-    Signals are read from a thread, so that the second one also ends a process whose main thread waits
-    inside of a collective.
+    jax.distributed watches SIGTERM in C++ and agrees on the step with all processes: its handler is called
+    for Ctrl-C too. Signals are read from a thread, so that the second one also ends a process whose main
+    thread waits inside of a collective. A context manager.
     """
 
-    _asked = 0  # counts through all phases of a process: the agreed step must grow
+    _n_asked = 0  # counts through all phases of a process: the step that jax agrees on must grow
 
     def __init__(self):
-        self._name, self._first_s = "SIGTERM", float("inf")
+        self._name = "SIGTERM"  # what a process says that got no signal itself
+        self._first_at: float | None = None
 
     def __enter__(self) -> "StopSignals":
         self._handler_of_jax = CHandler(signal.SIGTERM)
-        self._ends = os.pipe()
-        os.set_blocking(self._ends[1], False)
-        self._wakeup = signal.set_wakeup_fd(self._ends[1], warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in CODES}
-        Thread(target=self._listen, args=(self._ends[0],), daemon=True, name="signals").start()
+        read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)  # which set_wakeup_fd demands
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        # a Python handler must stand, or no byte is written to the pipe
+        self._handlers_before = {number: signal.signal(number, lambda *_: None) for number in EXIT_CODES}
+        Thread(target=self._listen, args=(read_end,), daemon=True, name="signals").start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        signal.signal(signal.SIGINT, self._handlers_before[signal.SIGINT])
         self._handler_of_jax.restore()
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._ends[1])  # ends the thread
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._write_end)  # ends the thread
 
     def reached(self) -> str | None:
         """The signal's name, once, after the step at which all processes stop; ask after every step."""
-        StopSignals._asked += 1
-        return self._name if multihost_utils.reached_preemption_sync_point(StopSignals._asked) else None
+        StopSignals._n_asked += 1
+        stops_here = multihost_utils.reached_preemption_sync_point(StopSignals._n_asked)
+        return self._name if stops_here else None
 
-    def _listen(self, end: int) -> None:
-        while numbers := os.read(end, 1):
-            if numbers[0] in CODES:
-                self._received(signal.Signals(numbers[0]))
-        os.close(end)
+    def _listen(self, read_end: int) -> None:
+        while numbers := os.read(read_end, 1):  # empty when the other end is closed
+            if numbers[0] in EXIT_CODES:
+                self._receive(signal.Signals(numbers[0]))
+        os.close(read_end)
 
-    def _received(self, number: signal.Signals) -> None:
+    def _receive(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if self._first_s == float("inf"):
-            self._name, self._first_s = number.name, now
-            self._handler_of_jax.call()  # it sets a flag, which jax takes to all processes
-        elif now - self._first_s > TWICE_S:
-            print(
-                f"meshwright: stopped at once by a second signal, {number.name}; what was not saved is lost",
-                file=sys.stderr,
-                flush=True,
+        if self._first_at is None:
+            self._name = number.name
+            self._first_at = now
+            self._handler_of_jax.call()  # sets a flag, which jax carries to all processes
+        elif now - self._first_at > TWICE_S:
+            line = (
+                f"meshwright: stopped at once by a second signal, {number.name}; what was not saved is lost"
             )
-            leave_now(CODES[number])
+            print(line, file=sys.stderr, flush=True)
+            leave_now(EXIT_CODES[number])

@@ -1,6 +1,4 @@
-"""Ends a process that hangs, or that waits for peers which are gone; what each thread was doing is written
-first.
-"""
+"""Ends a process that hangs, or whose peers are gone, after writing down what each thread was doing."""
 
 import faulthandler
 import multiprocessing
@@ -16,28 +14,27 @@ from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
 from trainer.events import append_event
 
 TICK_S = 0.5
-PAUSED_TIMES = 10  # a save, an evaluation or a compilation may take so many times the limit of a step
-TELL_S = 5.0  # the folder may lie on the very disk that hangs
+PAUSE_FACTOR = 10  # a save, an evaluation or a compilation may take this many times the limit of a step
+REPORT_S = 5.0  # then the process ends unreported: the folder may lie on the very disk that hangs
 
 
 class Watchdog:
-    """Watches a phase from a thread, so also while the main thread waits inside of a collective; a context
-    manager around all of it.
+    """Watches a phase from a thread, so also while the main thread waits inside of a collective.
 
     A step that takes more than `limit_s` (None: any time) writes all stacks to `folder`/stacks-PROCESS.txt
     and to stderr, says where each process is, and ends the process with exit code 75. The first step, which
-    compiles, and what comes before it have ten times as long. A peer that `hosts` reports lost ends it too,
-    with that one's own code if it said one.
+    compiles, and what comes before it have ten times as long. A peer that `hosts` reports lost ends this
+    process too, with the peer's own exit code if it gave one. A context manager around the whole phase.
     """
 
     def __init__(self, limit_s: float | None, *, folder: Path, hosts: Hosts):
-        self._limit_s, self._folder, self._hosts = limit_s, folder, hosts
-        self._n_steps, self._step, self._beats, self._pauses = (
-            0,
-            0,
-            0,
-            1,
-        )  # the pause ends with the second step
+        self._limit_s = float("inf") if limit_s is None else limit_s
+        self._folder = folder
+        self._hosts = hosts
+        self._n_steps = 0  # begun in this process
+        self._step = 0
+        self._beats = 0
+        self._n_pauses = 1  # the pause for compiling, which ends with the second step
         self._ended = Event()
         self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -46,36 +43,42 @@ class Watchdog:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """A process that is being ended already does not get past here."""
         self._ended.set()
+        # waits for ever if the thread is ending the process: its exit code must win over the error's
         self._thread.join()
 
     def beat(self, step: int) -> None:
-        """Step `step` begins; the second not before the first has ended, which one process may compile
-        while another has it compiled.
+        """Call when a step begins.
+
+        The grace for compiling ends with the second step: only then has the first ended in every process,
+        since one may compile it while another loads it from a cache.
         """
         self._n_steps += 1
-        self._pauses -= self._n_steps == 2
-        self._step, self._beats = step, self._beats + 1
+        if self._n_steps == 2:
+            self._n_pauses -= 1
+        self._step = step
+        self._beats += 1
         self._hosts.beat(step)
 
     def alive(self) -> None:
-        """Something has moved, though it is no step."""
+        """Call when something has moved that is not a step."""
         self._beats += 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Ten times the limit inside: a save, an evaluation."""
-        self._pauses, self._beats = self._pauses + 1, self._beats + 1
+        """Allow ten times the limit inside: a save, an evaluation."""
+        self._n_pauses += 1
+        self._beats += 1
         try:
             yield
         finally:
-            self._pauses, self._beats = self._pauses - 1, self._beats + 1
+            self._n_pauses -= 1
+            self._beats += 1
 
     def _watch(self) -> None:
         quiet = Quiet()
         while not self._ended.wait(TICK_S):
-            limit_s = (self._limit_s or float("inf")) * (PAUSED_TIMES if self._pauses else 1)
+            limit_s = self._limit_s * (PAUSE_FACTOR if self._n_pauses else 1)
             if lost := self._hosts.lost():
                 self._end(lost.lost, lost.code, stuck=False)
             if quiet.seconds(self._beats) > limit_s:
@@ -83,23 +86,24 @@ class Watchdog:
                 self._end(f"nothing has moved for {limit_s:.0f} s: {where}", PEER_LOST, stuck=True)
 
     def _end(self, sentence: str, code: int, *, stuck: bool) -> None:
-        telling = Thread(target=self._tell, args=(sentence, code, stuck), daemon=True)
-        telling.start()
-        telling.join(TELL_S)
+        # in a thread of its own: a write to a dead disk never returns
+        reporting = Thread(target=self._report, args=(sentence, code, stuck), daemon=True)
+        reporting.start()
+        reporting.join(REPORT_S)
+        # the others learn the sentence before this process is silent
         self._hosts.leave(sentence if stuck else "", code)
         leave_now(code)
 
-    def _tell(self, sentence: str, code: int, stuck: bool) -> None:
+    def _report(self, sentence: str, code: int, stuck: bool) -> None:
         if stuck:
             faulthandler.dump_traceback(file=2)
-        path, again = (
-            self._folder / f"stacks-{self._hosts.process}.txt",
-            "; start the same command again" if code == PEER_LOST else "",
-        )
-        print(f"meshwright: error: {sentence}; all stacks are in {path}{again}", file=sys.stderr, flush=True)
+        stacks = self._folder / f"stacks-{self._hosts.process}.txt"
+        remedy = "; start the same command again" if code == PEER_LOST else ""
+        line = f"meshwright: error: {sentence}; all stacks are in {stacks}{remedy}"
+        print(line, file=sys.stderr, flush=True)
         sys.stdout.flush()
         append_event(self._folder, "hang" if stuck else "lost", self._step, why=sentence)
-        with path.open("w") as file:
+        with stacks.open("w") as file:
             faulthandler.dump_traceback(file=file)
 
 

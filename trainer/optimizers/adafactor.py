@@ -15,85 +15,102 @@ from trainer.optimizers.common.whole_matrices import matrix_of
 
 
 class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
-    """AdamW's second moment from means of rows and columns, and steps relative to the size of each matrix:
-    `peak_lr` is a share of it.
+    """AdamW with a second moment of row and column means, and steps relative to the size of each matrix.
 
-    State: next to nothing, or 4 bytes a parameter with the momentum `b1`.
+    `peak_lr` is a share of that size. State: next to nothing, or 4 bytes a parameter with the momentum `b1`.
     """
 
     b1: Rate | None = None
-    decay_power: float = Field(0.8, gt=0, le=1)  # a step t keeps 1 - t^-decay_power of the second moment
-    clip_rms: PositiveFloat = 1.0  # of a matrix's direction, before its size comes in
-    min_rms: PositiveFloat = 1e-3  # size that a matrix has at least for its steps
+    decay_power: float = Field(0.8, gt=0, le=1)  # step t keeps 1 - t^-decay_power of the second moment
+    clip_rms: PositiveFloat = 1.0  # of a matrix's direction, before it is multiplied with the matrix's size
+    min_rms: PositiveFloat = 1e-3  # size that a matrix has at least, or one born as zeros would never move
 
     supports_mup: ClassVar[bool] = False
 
     def core(self) -> optax.GradientTransformation:
         core = scale_by_factored(decay_power=self.decay_power, clip_rms=self.clip_rms, min_rms=self.min_rms)
-        return optax.chain(core, optax.ema(self.b1, debias=False)) if self.b1 else core
+        if not self.b1:
+            return core
+        return optax.chain(core, optax.ema(self.b1, debias=False))
 
 
 def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) -> optax.GradientTransformation:
-    """Gradient over the root of its mean square, with the size of the parameter; each matrix of a stack
-    alone.
+    """Gradient over the root of its mean square, times the size of the parameter; each matrix alone.
 
-    `optax.adafactor` does this for single matrices, under names that say another shape than the state's.
+    For a matrix x [n, m] with gradient G at step t, and b = 1 - t^-decay_power:
+
+        R <- b·R + (1 - b) · mean of G² over columns        [n]
+        C <- b·C + (1 - b) · mean of G² over rows           [m]
+        U = G / sqrt(R · C / mean(R))
+        direction = U / max(1, rms(U) / clip_rms) · max(min_rms, rms(x))
+
+    `optax.adafactor` does this for single matrices, and names its state by other letters than its shape's.
     """
 
     def init(name: str, x: Any) -> dict[str, Any]:
-        shapes = {
-            key: tuple(size for i, size in enumerate(x.shape) if i not in dims)
-            for key, dims in _means(name).items()
-        }
-        return {key: zeros_at_rest(letters_of(key), shape) for key, shape in shapes.items()}
+        state = {}
+        for key, dims in _means_of(name).items():
+            shape = tuple(size for i, size in enumerate(x.shape) if i not in dims)
+            state[key] = zeros_at_rest(letters_of(key), shape)
+        return state
 
     def update(
         name: str, gradient: Any, state: dict[str, Any], x: Any, count: Any
     ) -> tuple[Any, dict[str, Any]]:
-        keep, square = 1 - count ** -jnp.float32(decay_power), gradient**2 + 1e-30
-        means = {key: _mean(state[key], square, dims, keep) for key, dims in _means(name).items()}
+        decay = 1 - count ** -jnp.float32(decay_power)
+        square = gradient**2 + 1e-30  # the paper's epsilon 1, so that no root is of zero
+        dims_of = _means_of(name)
+        means = {key: _updated_mean(state[key], square, dims, decay) for key, dims in dims_of.items()}
         direction = gradient
+        # one after the other: their product would be as large as the matrix
         for mean in means.values():
             direction = direction * mean**-0.5
-        if is_matrix(name):  # rows · columns / mean of rows estimates the squares
-            rows, of_rows = list(means.values())[0], list(_means(name).values())[1]
-            direction = direction * jnp.mean(rows, of_rows, keepdims=True) ** 0.5
-        one = tuple(range(len(_stack(name)), x.ndim))
-        direction = (
-            direction / jnp.maximum(1.0, _rms(direction, one) / clip_rms) * jnp.maximum(min_rms, _rms(x, one))
-        )
-        return direction, {
-            key: shard(jnp.squeeze(mean, _means(name)[key]), letters_of(key), at_rest=True)
-            for key, mean in means.items()
-        }
+        if is_matrix(name):
+            # the estimate of a square is row mean · column mean / mean of the row means
+            row_means = list(means.values())[0]
+            row_dims = list(dims_of.values())[1]
+            direction = direction * jnp.mean(row_means, row_dims, keepdims=True) ** 0.5
+        matrix_dims = tuple(range(len(_stack(name)), x.ndim))
+        # algorithm 4, line 8: an unusual gradient is shortened, never lengthened
+        direction = direction / jnp.maximum(1.0, _rms(direction, matrix_dims) / clip_rms)
+        direction = direction * jnp.maximum(min_rms, _rms(x, matrix_dims))
+        new_state = {}
+        for key, mean in means.items():
+            new_state[key] = shard(jnp.squeeze(mean, dims_of[key]), letters_of(key), at_rest=True)
+        return direction, new_state
 
     return by_leaf(init, update)
 
 
 def _stack(name: str) -> str:
     """The letters that count matrices, or vectors."""
-    return matrix_of(name).stack if is_matrix(name) else "N" * letters_of(name).startswith("N")
+    if is_matrix(name):
+        return matrix_of(name).stack
+    return "N" if letters_of(name).startswith("N") else ""
 
 
-def _means(name: str) -> dict[str, tuple[int, ...]]:
-    """What the state of a parameter holds, and the dimensions over which each is a mean: rows and columns
-    of a matrix, all of a vector.
+def _means_of(name: str) -> dict[str, tuple[int, ...]]:
+    """State of a parameter -> the dimensions over which it is a mean: first of rows, then of columns.
+
+    A vector has no such mean: its squares are kept one by one.
     """
     if not is_matrix(name):
         return {f"nu_{letters_of(name)}": ()}
     stack, rows, columns = matrix_of(name)
-    first, second = len(stack), len(stack) + len(rows)
+    first_row = len(stack)
+    first_column = first_row + len(rows)
     return {
-        f"rows_{stack}{rows}": tuple(range(second, second + len(columns))),
-        f"columns_{stack}{columns}": tuple(range(first, second)),
+        f"rows_{stack}{rows}": tuple(range(first_column, first_column + len(columns))),
+        f"columns_{stack}{columns}": tuple(range(first_row, first_column)),
     }
 
 
-def _mean(old: Any, square: Any, dims: tuple[int, ...], keep: Any) -> Any:
-    """The running mean with what is new, the dimensions that it is over kept with size 1."""
+def _updated_mean(old: Any, square: Any, dims: tuple[int, ...], decay: Any) -> Any:
+    """The running mean over `dims` after one more square; these dimensions stay, with size 1."""
     new = jnp.mean(square, dims, keepdims=True)
+    # the state rests divided by its own letters, the new mean as the gradient was
     old = jax.sharding.reshard(jnp.expand_dims(old, dims), jax.typeof(new).sharding.spec)
-    return keep * old + (1 - keep) * new
+    return decay * old + (1 - decay) * new
 
 
 def _rms(x: Any, dims: tuple[int, ...]) -> Any:

@@ -9,8 +9,9 @@ from trainer.optimizers.common.rule import Rate
 
 
 class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Each number moves by its mean gradient over the root of its mean squared gradient. State: 8 bytes a
-    parameter.
+    """Each number moves by its mean gradient over the root of its mean squared gradient.
+
+    State: 8 bytes a parameter.
     """
 
     b1: Rate = 0.9

@@ -9,14 +9,16 @@ from trainer.optimizers.common.rule import Rate
 
 
 class Lion(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Each number moves by the sign of its mean gradient: a tenth of AdamW's rate, ten times its decay.
-    State: 4 bytes a parameter.
+    """Each number moves by the sign of its mean gradient.
+
+    It wants about a tenth of AdamW's learning rate and ten times its weight decay. State: 4 bytes a
+    parameter.
     """
 
     b1: Rate = 0.9
     b2: Rate = 0.99
 
-    supports_mup: ClassVar[bool] = True
+    supports_mup: ClassVar[bool] = True  # a sign has the same size at every width, as Adam's direction has
 
     def core(self) -> optax.GradientTransformation:
         return optax.scale_by_lion(self.b1, self.b2)

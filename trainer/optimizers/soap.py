@@ -11,17 +11,18 @@ from jaxtyping import Array, Float
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from model.sharding import letters_of
-from trainer.optimizers.common.by_leaf import by_leaf, moved, on_hidden_matrices, zeros_at_rest
+from trainer.optimizers.common.by_leaf import by_leaf, ema_update, on_hidden_matrices, zeros_at_rest
 from trainer.optimizers.common.rule import Rate
 from trainer.optimizers.common.whole_matrices import Matrix, matrix_of, on_whole_matrices
 
+SIDES = ("rows", "columns")
+
 
 class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
-    """AdamW in the eigenbasis of each hidden matrix's rows and columns (Shampoo's), found again every
-    `every` steps; plain AdamW elsewhere.
+    """AdamW in the eigenbasis of each hidden matrix's rows and columns (Shampoo's); plain AdamW elsewhere.
 
-    A side longer than `max_side` is not rotated. State: 8 bytes a parameter, and 8 · side² of each side of
-    each matrix.
+    The bases are computed anew every `every` steps; a side longer than `max_side` is not rotated. State: 8
+    bytes a parameter, and 8 · side² of each side of each matrix.
     """
 
     b1: Rate = 0.95
@@ -40,76 +41,100 @@ class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
 def scale_by_rotated_adam(
     b1: float, b2: float, eps: float, *, every: int, max_side: int
 ) -> optax.GradientTransformation:
-    """Adam's direction where the mean products of rows and of columns are diagonal, turned back.
+    """Adam's direction where the mean products of rows and of columns are diagonal, rotated back.
 
-    Bases are found before the steps 1, 1 + every, 1 + 2 · every, … by a power iteration, the first from the
-    identity. The paper turns them behind a step, begins with an eigendecomposition, and makes no update in
-    the first step.
+    Bases are computed before the steps 1, 1 + every, 1 + 2 · every, … by a power iteration, the first from
+    the identity. The paper computes them after a step, begins with an eigendecomposition, and makes no update
+    in the first step.
     """
+    step = partial(_step, b2=b2, eps=eps, every=every)
+    exact_step = jax.default_matmul_precision("float32")(
+        step
+    )  # bf16 products would not keep bases orthogonal
 
     def init(name: str, x: Any) -> dict[str, Any]:
-        shapes = {
-            _key(part, matrix): shape for part, (matrix, shape) in _parts(name, x.shape, max_side).items()
-        }
-        return {key: zeros_at_rest(letters_of(key), shape) for key, shape in shapes.items()}
+        state = {}
+        for kind, (matrix, shape) in _state_matrices(name, x.shape, max_side).items():
+            key = _key(kind, matrix)
+            state[key] = zeros_at_rest(letters_of(key), shape)
+        return state
 
     def update(
         name: str, gradient: Any, state: dict[str, Any], _: Any, count: Any
     ) -> tuple[Any, dict[str, Any]]:
-        matrices = {part: matrix for part, (matrix, _) in _parts(name, gradient.shape, max_side).items()}
-        arrays = {part: state[_key(part, matrix)] for part, matrix in matrices.items()}
-        mu, mean = moved(arrays["mu"], gradient, b1, count)
-        arrays |= {"mu": mean, "gradient": gradient}
-        step = jax.default_matmul_precision("float32")(partial(_step, b2=b2, eps=eps, every=every))
-        found = on_whole_matrices(
-            step, arrays, {**matrices, "gradient": matrix_of(name)}, count, out=[*matrices]
-        )
-        return found["mu"], {
-            _key(part, matrix): mu if part == "mu" else found[part] for part, matrix in matrices.items()
-        }
+        of_state = _state_matrices(name, gradient.shape, max_side)
+        matrices = {kind: matrix for kind, (matrix, _) in of_state.items()}
+        arrays = {kind: state[_key(kind, matrix)] for kind, matrix in matrices.items()}
+        # kept unrotated, so that new bases leave it as it is
+        mu, mu_corrected = ema_update(arrays["mu"], gradient, b1, count)
+        arrays |= {"mu": mu_corrected, "gradient": gradient}
+        all_matrices = {**matrices, "gradient": matrix_of(name)}
+        results = on_whole_matrices(exact_step, arrays, all_matrices, count, out=[*matrices])
+        direction = results["mu"]
+        results["mu"] = mu  # the state keeps the mean without correction
+        return direction, {_key(kind, matrix): results[kind] for kind, matrix in matrices.items()}
 
     return by_leaf(init, update)
 
 
-def _parts(name: str, shape: tuple[int, ...], max_side: int) -> dict[str, tuple[Matrix, tuple[int, ...]]]:
-    """What the state of a matrix holds, and its shape: moments, and of each side that is rotated the mean
-    products and the basis.
+def _state_matrices(
+    name: str, shape: tuple[int, ...], max_side: int
+) -> dict[str, tuple[Matrix, tuple[int, ...]]]:
+    """Each array in the state of a matrix: its letters and its shape.
+
+    They are the two moments, and of each side that is rotated the mean products and the basis.
     """
-    whole = matrix_of(name)
-    n, first = len(whole.stack), len(whole.stack) + len(whole.rows)
-    parts = dict.fromkeys(("mu", "nu"), (whole, shape))
-    for side, letters, sizes in (
-        ("rows", whole.rows, shape[n:first]),
-        ("columns", whole.columns, shape[first:]),
-    ):
+    matrix = matrix_of(name)
+    first_row = len(matrix.stack)
+    first_column = first_row + len(matrix.rows)
+    arrays = dict.fromkeys(("mu", "nu"), (matrix, shape))
+    letters_of_side = {"rows": matrix.rows, "columns": matrix.columns}
+    sizes_of_side = {"rows": shape[first_row:first_column], "columns": shape[first_column:]}
+    for side in SIDES:
+        letters = letters_of_side[side]
+        sizes = sizes_of_side[side]
         if math.prod(sizes) <= max_side:
-            square = Matrix(whole.stack, letters, letters), (*shape[:n], *sizes, *sizes)
-            parts |= dict.fromkeys((side, f"{side}_basis"), square)
-    return parts
+            # the letters come twice: a sharded axis divides the first, the columns are replicated
+            square = Matrix(matrix.stack, letters, letters)
+            square_shape = (*shape[:first_row], *sizes, *sizes)
+            arrays |= dict.fromkeys((side, f"{side}_basis"), (square, square_shape))
+    return arrays
 
 
-def _key(part: str, matrix: Matrix) -> str:
-    return f"{part}_{''.join(matrix)}"
+def _key(kind: str, matrix: Matrix) -> str:
+    return f"{kind}_{''.join(matrix)}"
 
 
-def _step(whole: dict[str, Array], count: Any, *, b2: float, eps: float, every: int) -> dict[str, Array]:
-    """On [matrices, rows, columns]: the direction in the place of "mu", and the rest of the state moved
-    on.
+def _step(arrays: dict[str, Array], count: Any, *, b2: float, eps: float, every: int) -> dict[str, Array]:
+    """The state after a step, and under "mu" the direction; all are [matrices, rows, columns].
+
+    With the gradient G, its corrected mean M, and the bases P of rows and Q of columns:
+
+        rows    <- b2 · rows    + (1 - b2) · G·Gᵀ
+        columns <- b2 · columns + (1 - b2) · Gᵀ·G
+        nu      <- b2 · nu      + (1 - b2) · (Pᵀ·G·Q)²
+        direction = P · (Pᵀ·M·Q / (sqrt(nu corrected) + eps)) · Qᵀ
     """
-    gradient, sides = whole["gradient"], [side for side in ("rows", "columns") if side in whole]
-    products = {"rows": gradient @ _turned(gradient), "columns": _turned(gradient) @ gradient}
-    means = {side: b2 * whole[side] + (1 - b2) * products[side] for side in sides}
-    bases = {
-        side: jnp.where(count == 1, jnp.eye(whole[side].shape[1]), whole[f"{side}_basis"]) for side in sides
-    }
+    gradient = arrays["gradient"]
+    sides = [side for side in SIDES if side in arrays]
+    # Shampoo's factors: what gradients have in common along each side
+    products = {"rows": gradient @ _transposed(gradient), "columns": _transposed(gradient) @ gradient}
+    means = {side: b2 * arrays[side] + (1 - b2) * products[side] for side in sides}
+    bases = {}
+    for side in sides:
+        # at rest a new basis is zeros, which no rotation can start from
+        identity = jnp.eye(arrays[side].shape[1])
+        bases[side] = jnp.where(count == 1, identity, arrays[f"{side}_basis"])
+    # a conditional, not a select: the decomposition costs far more than the rest of the step
+    is_due = (count - 1) % every == 0
     bases, nu = jax.lax.cond(
-        (count - 1) % every == 0, _next_bases, lambda _, *same: same, means, bases, whole["nu"]
+        is_due, _next_bases, lambda _, bases, nu: (bases, nu), means, bases, arrays["nu"]
     )
-    nu, square = moved(nu, _rotated(gradient, bases) ** 2, b2, count)
-    direction = _rotated(whole["mu"], bases) / (jnp.sqrt(square) + eps)
-    back = {side: _turned(basis) for side, basis in bases.items()}
+    nu, nu_corrected = ema_update(nu, _rotated(gradient, bases) ** 2, b2, count)
+    direction = _rotated(arrays["mu"], bases) / (jnp.sqrt(nu_corrected) + eps)
+    inverse_bases = {side: _transposed(basis) for side, basis in bases.items()}
     return {
-        "mu": _rotated(direction, back),
+        "mu": _rotated(direction, inverse_bases),
         "nu": nu,
         **means,
         **{f"{side}_basis": basis for side, basis in bases.items()},
@@ -119,28 +144,33 @@ def _step(whole: dict[str, Array], count: Any, *, b2: float, eps: float, every: 
 def _next_bases(
     means: dict[str, Array], bases: dict[str, Array], nu: Array
 ) -> tuple[dict[str, Array], Array]:
-    """One power iteration, orthonormal again (algorithm 4), largest first; what `nu` knows moves with its
-    vectors.
+    """One power iteration and a QR decomposition (algorithm 4), largest eigenvalue first.
+
+    The second moment `nu` is in the old bases: its rows and columns are reordered with their vectors.
     """
-    found = {}
-    for axis, side in enumerate(("rows", "columns"), 1):
+    next_bases = {}
+    for axis, side in enumerate(SIDES, 1):
         if side in bases:
-            size = jnp.sum(
-                bases[side] * (means[side] @ bases[side]), axis=1
-            )  # the diagonal of the means in their basis
-            order = jnp.argsort(-size, axis=1)
+            # the diagonal of the means in their basis estimates the eigenvalues
+            eigenvalues = jnp.sum(bases[side] * (means[side] @ bases[side]), axis=1)
+            order = jnp.argsort(-eigenvalues, axis=1)
             nu = jnp.take_along_axis(nu, jnp.expand_dims(order, 3 - axis), axis)
-            found[side] = jnp.linalg.qr(means[side] @ jnp.take_along_axis(bases[side], order[:, None], 2))[0]
-    return found, nu
+            ordered = jnp.take_along_axis(bases[side], order[:, None], 2)
+            # a product with the means, then orthogonal again: one step of a power iteration
+            next_bases[side] = jnp.linalg.qr(means[side] @ ordered)[0]
+    return next_bases, nu
 
 
 def _rotated(
     x: Float[Array, "matrices rows columns"], bases: dict[str, Array]
 ) -> Float[Array, "matrices rows columns"]:
-    """x in these bases of its rows and columns."""
-    x = _turned(bases["rows"]) @ x if "rows" in bases else x
-    return x @ bases["columns"] if "columns" in bases else x
+    """x in these bases of its rows and columns; a side without one stays as it is."""
+    if "rows" in bases:
+        x = _transposed(bases["rows"]) @ x
+    if "columns" in bases:
+        x = x @ bases["columns"]
+    return x
 
 
-def _turned(x: Float[Array, "matrices rows columns"]) -> Float[Array, "matrices columns rows"]:
+def _transposed(x: Float[Array, "matrices rows columns"]) -> Float[Array, "matrices columns rows"]:
     return jnp.swapaxes(x, 1, 2)

@@ -13,36 +13,38 @@ from trainer.objective import PerTarget
 
 
 class Breakdown(NamedTuple):
-    """`sources` in the order of `source_BL`; `n_bytes_V` are the bytes of UTF-8 that each vocabulary entry
-    stands for.
-    """
+    """`sources` in the order of `source_BL`; `n_bytes_V` are the bytes of UTF-8 of each vocabulary entry."""
 
     sources: Sequence[str]
     n_bytes_V: np.ndarray
 
     def __call__(self, per_target: PerTarget | None, batch: Any) -> dict[str, tuple[Array, Array]]:
-        """`loss/source/NAME` (nats a target) and `train/bits_per_byte`; nothing where an objective has no
-        such targets.
+        """`loss/source/NAME` (nats a target) and `train/bits_per_byte`, as (sum, weight) each.
+
+        Nothing where an objective has no such targets.
         """
         if per_target is None:
             return {}
         weight_BL = per_target.weight_BL
         nll_BL = per_target.nll_BL * weight_BL
-        found = {}
-        for i, name in enumerate(self.sources if len(self.sources) > 1 else ()):
-            mine_BL = batch.source_BL == i
-            found[f"loss/source/{name}"] = jnp.sum(nll_BL * mine_BL), jnp.sum(weight_BL * mine_BL)
-        lengths_BL = (
-            jnp.asarray(self.n_bytes_V, jnp.float32)
-            .at[batch.targets_BL]
-            .get(out_sharding=spec("BL", batch.targets_BL.shape))
-        )
+        metrics = {}
+        if len(self.sources) > 1:  # one source is the loss itself
+            for i, name in enumerate(self.sources):
+                of_source_BL = batch.source_BL == i
+                weight = jnp.sum(weight_BL * of_source_BL)
+                metrics[f"loss/source/{name}"] = (jnp.sum(nll_BL * of_source_BL), weight)
+        # a lookup in a replicated table, laid out as the batch is
+        lengths_V = jnp.asarray(self.n_bytes_V, jnp.float32)
+        layout = spec("BL", batch.targets_BL.shape)
+        lengths_BL = lengths_V.at[batch.targets_BL].get(out_sharding=layout)
         n_bytes = jnp.sum(lengths_BL * (weight_BL > 0))
-        return found | {"train/bits_per_byte": (jnp.sum(nll_BL) / math.log(2), n_bytes)}
+        metrics["train/bits_per_byte"] = (jnp.sum(nll_BL) / math.log(2), n_bytes)
+        return metrics
 
 
 def made_up_byte_lengths(vocab_size: int) -> np.ndarray:
-    """Bytes of every entry where there is no tokenizer: not all alike, or the compiler would fold away the
-    look-up that a real step makes.
+    """Bytes of every vocabulary entry where there is no tokenizer.
+
+    They are not all alike, or the compiler would fold away the look-up that a real step makes.
     """
     return 1 + np.arange(vocab_size, dtype=np.int32) % 7

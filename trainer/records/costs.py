@@ -14,55 +14,62 @@ from trainer.phase import Phase
 from trainer.records.peak_flops import peak_flops
 from trainer.run import Run
 
+BLOCK = 1000  # learning rates computed at once
+
 
 class Costs(NamedTuple):
-    """What throughput is measured by."""
+    """The denominators of throughput."""
 
-    tokens_of: Callable[[int], int]  # of a step
-    peak_tokens_per_s: float  # what the devices would reach at full rate; the denominator of MFU
-    hardware_ratio: float  # FLOPs computed, by those of the model: HFU / MFU
+    tokens_of: Callable[[int], int]  # step -> tokens in its batch
+    peak_tokens_per_s: float  # of all devices at their full rate; the denominator of MFU
+    hardware_ratio: float  # FLOPs computed, with recomputation, by those of the model: HFU / MFU
 
 
 class Rates:
-    """A schedule on the host. A thousand values are computed at once: each by itself would wait for the
-    devices.
+    """A learning rate schedule on the host.
+
+    Many values are computed in one call: each call of its own would wait for the step that is running.
     """
 
     def __init__(self, schedule: Callable[[Any], Any]):
-        self._compute, self._known = jax.jit(jax.vmap(schedule)), dict[int, float]()
+        self._compute = jax.jit(jax.vmap(schedule))
+        self._known = dict[int, float]()
 
     def __call__(self, n: int) -> float:
         """The learning rate after n updates."""
         if n not in self._known:
-            block = np.arange(n, n + 1000)
-            self._known = dict(zip(block.tolist(), np.asarray(self._compute(block)).tolist(), strict=True))
+            block = np.arange(n, n + BLOCK)
+            rates = np.asarray(self._compute(block))
+            self._known = dict(zip(block.tolist(), rates.tolist(), strict=True))
         return self._known[n]
 
 
 def costs_of(phase: Phase) -> Costs:
-    """Those of a phase on its mesh."""
-    run, data = phase.run, phase.run.data
-    length = data.row_length
+    """The costs of a phase's steps on its mesh."""
+    run = phase.run
+    length = run.data.row_length
     flops = run_flops_per_token(run, phase.params)
-    policy = run.architecture, phase.params["policy"]
+    policy = (run.architecture, phase.params["policy"])
     computed = hardware_flops_per_token_of(*policy, length=length, execution=run.execution)
-    computed_again = computed - flops_per_token_of(*policy, length=length)
+    # of the policy alone: the other roles only run forward, and recompute nothing
+    recomputed = computed - flops_per_token_of(*policy, length=length)
     peak = peak_flops(jax.devices()[0]) * phase.mesh.size
 
     def tokens_of(step: int) -> int:
-        return batch_size_at(step, data.batch_size, run.batch_ramp) * length
+        return batch_size_at(step, run.data.batch_size, run.batch_ramp) * length
 
-    return Costs(tokens_of, peak / flops, hardware_ratio=1 + computed_again / flops)
+    return Costs(tokens_of, peak / flops, hardware_ratio=1 + recomputed / flops)
 
 
 def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:
-    """Model FLOPs of a training step, a token: those of the merged policy, and a forward pass of every other
-    role. `params` are arrays or their shapes, by role.
+    """Model FLOPs of a training step, a token: the merged policy's, and a forward pass of every other role.
+
+    `params` are arrays or their shapes, by role.
     """
     length = run.data.row_length
     flops = flops_per_token_of(run.architecture, params["policy"], length=length)
     for name, role in run.roles.items():
         architecture = role.architecture or run.architecture
-        trained = flops_per_token_of(architecture, params[name], length=length)
-        flops += trained / 3  # of a product forward, by inputs and by weights the first alone
+        trained_flops = flops_per_token_of(architecture, params[name], length=length)
+        flops += trained_flops / 3  # forward, by inputs and by weights: of three products the first alone
     return flops

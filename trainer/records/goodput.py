@@ -31,7 +31,7 @@ EVENT_FROM_S = 0.5  # a shorter pause gets no event; the rows count it all the s
 
 
 class Ledger:
-    """Seconds of a phase by cause. Goodput is the time of steps that count over all time since the first start.
+    """Seconds of a phase by cause; goodput is the time of steps that count over all since the first start.
 
     A life of the phase is one process's work on it; this one began at `started` (Unix time) and resumes after
     `first_step` steps. The causes and the steps that count always add up to all time. What earlier lives
@@ -77,12 +77,13 @@ class Ledger:
         for event in events:
             if event["event"] in CAUSES and "seconds" in event and event["time"] > account_time:
                 self._lost_s[event["event"]] += event["seconds"]
+        # after it nothing is known of the earlier life: it may have worked on for a while
         last_sign = max(entry["time"] for entry in (*rows, *events))
         self._charge_rest("other", until=last_sign)
         self._charge_rest("down", until=started)
 
     def _take_row(self, row: dict[str, Any], *, new: bool) -> None:
-        """A row of an earlier life; `new` ones lie behind its last account and hold the time of their step."""
+        """A row of an earlier life; a `new` one was written after its last account: its step is added."""
         if PRODUCTIVE in row:
             self._mark(row["step"], row[PRODUCTIVE])
         elif new and "time/step_s" in row:
@@ -124,6 +125,7 @@ class Ledger:
         now = self._now()
         step_began = now - seconds
         charged_s = sum(max(0.0, end - max(begin, step_began)) for begin, end in self._spans)
+        # a block may have begun before the step it is seen in
         own_s = seconds - charged_s
         self._spans.clear()
         self._step = number

@@ -12,6 +12,7 @@ def memory_row() -> dict[str, float]:
     `memory/device_peak_bytes`; CPU devices do not count theirs.
     """
     row = {"memory/host_bytes": float(host_bytes())}
+    # None from a device that does not count
     stats_of_devices = [device.memory_stats() for device in jax.local_devices()]
     counted = [stats for stats in stats_of_devices if stats]
     if counted:

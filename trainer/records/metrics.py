@@ -1,4 +1,4 @@
-"""Where a phase's numbers go: `metrics.jsonl`, which everything of ours reads, and TensorBoard's event file."""
+"""Where a phase's numbers go: `metrics.jsonl`, which our own tools read, and TensorBoard's event file."""
 
 import json
 import math
@@ -20,7 +20,7 @@ METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
 
 class MetricsWriter:
-    """Appends rows of numbers, texts and histograms of a phase that resumes after `start_step` steps (0: new).
+    """Appends rows of numbers, texts and histograms; the phase resumes after `start_step` steps (0: new).
 
     What an interrupted run wrote of later steps is removed first: cut off metrics.jsonl, hidden in
     TensorBoard. Exactly one process of a run is `active`; the others write nothing. A thread writes, so that
@@ -52,6 +52,7 @@ class MetricsWriter:
 
     def back_to(self, step: int) -> None:
         """Remove all rows of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
+        # waits: a row of the resumed steps must not be cut off with the old ones
         self._submit(lambda sink: sink.back_to(step))
         self._wait()
 
@@ -69,6 +70,7 @@ class MetricsWriter:
     def _submit(self, action: Callable[[Any], None]) -> None:
         while self._pending and self._pending[0].done():
             self._pending.popleft().result()  # raises what was no failure of the disk: a fault of ours
+        # one thread, so that rows keep their order
         self._pending.append(self._thread.submit(self._run, action))
 
     def _wait(self) -> None:
@@ -118,6 +120,7 @@ class _JsonLines:
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        # milliseconds are enough to order rows and to charge time
         self._rows.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
 
     def text(self, step: int, name: str, text: str) -> None:

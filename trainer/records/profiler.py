@@ -20,56 +20,62 @@ def window_of(text: str) -> tuple[int, int]:
     Raises:
         ValueError: it is written otherwise, or the steps are not in order from 1 on.
     """
-    found = re.fullmatch(r"steps=(\d+):(\d+)", text)
-    first, last = map(int, found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"steps=(\d+):(\d+)", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
     if not 1 <= first <= last:
-        raise ValueError(
-            f"--profile {text}: must be steps=FIRST:LAST, 1 or more and in order; write steps=10:13 to trace steps 10 to 13"
-        )
+        rule = "must be steps=FIRST:LAST, 1 or more and in order"
+        raise ValueError(f"--profile {text}: {rule}; write steps=10:13 to trace steps 10 to 13")
     return first, last
 
 
 class Profiler:
-    """Traces the steps of `window` (first, last) into `folder`/plugins/profile; SIGUSR2 to process 0 asks
-    for the next three steps.
+    """Traces the steps of `window` (first, last) into `folder`/plugins/profile.
 
-    All processes run the same program, so only process 0 writes: the trace holds its devices and its host.
-    While one window is traced, a signal asks for nothing. Make it in the main thread; `close` ends a
-    running trace and gives the signal back.
+    SIGUSR2 to process 0 asks for the next three steps; while one window is traced it asks for nothing. All
+    processes run the same program, so only process 0 writes: the trace holds its devices and its host. Make
+    it in the main thread, where Python allows handlers; `close` ends a running trace and gives the signal
+    back.
     """
 
     def __init__(self, folder: Path, window: tuple[int, int] | None):
-        self._folder, self._window = folder, window
-        self._active, self._asked, self._tracing = is_first(), False, False
-        self._handler = signal.signal(signal.SIGUSR2, self._ask)
+        self._folder = folder
+        self._window = window
+        self._active = is_first()
+        self._asked = False
+        self._tracing = False
+        self._handler_before = signal.signal(signal.SIGUSR2, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
     def before(self, step: int) -> None:
-        """Begin to trace if a window begins with this step."""
+        """Begin a trace if a window begins with this step, or if a run resumed inside of one."""
         if self._asked and not self._tracing:
             self._window = step, step + SIGNALLED_STEPS - 1
+        # a signal inside of a window is forgotten, not kept for later
         self._asked = False
-        if self._active and self._window and self._window[0] <= step <= self._window[1] and not self._tracing:
+        if not self._active or self._tracing or self._window is None:
+            return
+        first, last = self._window
+        if first <= step <= last:
             jax.profiler.start_trace(self._folder)
             self._tracing = True
 
     def after(self, step: int, results: Any = None) -> None:
         """End the trace if the window ends with this step, when its `results` have come."""
         if self._tracing and step >= self._window[1]:
-            jax.block_until_ready(results)
+            jax.block_until_ready(results)  # the loop does not wait for a step: the trace would miss it
             self._stop()
 
     def _stop(self) -> None:
         self._tracing = False
         try:
             jax.profiler.stop_trace()
-        except jax.errors.JaxRuntimeError as error:  # the trace is written here; training goes on without it
+        except jax.errors.JaxRuntimeError as error:  # a full disk; training goes on without the trace
             print(f"{self._folder}: no trace could be written ({error})", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End what is left of a trace."""
+        """End a trace that is still running, and give the signal back."""
         if self._tracing:
             self._stop()
-        signal.signal(signal.SIGUSR2, self._handler)
+        signal.signal(signal.SIGUSR2, self._handler_before)

@@ -18,29 +18,30 @@ from trainer.records.goodput import Ledger
 from trainer.records.memory import memory_row
 from trainer.records.metrics import MetricsWriter
 
-NOW_AND_THEN = 10  # steps between two rows with what changes slowly
+SLOW_ROWS_EVERY = 10  # steps between two rows that also hold what changes slowly: memory, goodput, progress
 
 
 class Step(NamedTuple):
-    """A step that is under way."""
+    """A step that the devices are computing."""
 
     number: int
     metrics: dict[str, Any]
     data_wait_s: float
-    call_s: float  # on some devices a step is computed inside of its call
-    rows: int  # gone through after it
+    call_s: float  # of the call of the step, inside which some devices compute it
+    rows: int  # consumed after it
 
 
 @contextlib.contextmanager
 def timed() -> Iterator[list[float]]:
-    """The seconds of a block, once it has ended."""
-    seconds, start = [], time.perf_counter()
+    """A list that holds the seconds of the block once it has ended."""
+    seconds: list[float] = []
+    start = time.perf_counter()
     yield seconds
     seconds.append(time.perf_counter() - start)
 
 
 class Recorder:
-    """Rows for the metrics, seconds for the ledger, signs of life for the watchdog."""
+    """Rows for the metrics, seconds for the ledger, beats for the watchdog."""
 
     def __init__(
         self,
@@ -55,93 +56,104 @@ class Recorder:
         costs: Costs,
         advance: Callable[..., None],
     ):
-        self.metrics, self.ledger, self._watchdog, self._hosts, self._watch = (
-            metrics,
-            ledger,
-            watchdog,
-            hosts,
-            watch,
-        )
-        self._source, self._rates, self._costs, self._advance = source, learning_rate, costs, advance
+        self.metrics = metrics
+        self.ledger = ledger
+        self._watchdog = watchdog
+        self._hosts = hosts
+        self._watch = watch
+        self._source = source
+        self._learning_rate = learning_rate
+        self._costs = costs
+        self._advance = advance
         self._under_way: Step | None = None
-        self._further: dict[str, float] = {}  # for the next row
-        self._last = time.perf_counter()
+        self._extra: dict[str, float] = {}  # further numbers for the next row
+        self._last_end = time.perf_counter()  # of a step, or of a pause after it
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[list[float]]:
-        """For data: the seconds in which devices had nothing to do, once it is there."""
-        seconds, start = [], time.perf_counter()
-        with self.ledger.spent("data", hidden=self._computing):
+        """Around the wait for data; the list then holds the seconds in which devices had nothing to do."""
+        seconds: list[float] = []
+        start = time.perf_counter()
+        with self.ledger.spent("data", hidden=self._is_computing):
             yield seconds
-        seconds.append(0.0 if self._computing() else time.perf_counter() - start)
+        seconds.append(0.0 if self._is_computing() else time.perf_counter() - start)
 
-    def _computing(self) -> bool:
+    def _is_computing(self) -> bool:
         return self._under_way is not None and not self._under_way.metrics["loss/train"][0].is_ready()
 
     @contextlib.contextmanager
     def pausing(self, cause: str) -> Iterator[None]:
-        """Between two steps, on neither's time."""
+        """Around what happens between two steps; its time is charged to `cause`, not to a step."""
         start = time.perf_counter()
         with self._watchdog.paused(), self.ledger.spent(cause):
             yield
-        self._further[f"time/{cause}_s"] = time.perf_counter() - start
-        self._last = time.perf_counter()
+        self._last_end = time.perf_counter()
+        self._extra[f"time/{cause}_s"] = self._last_end - start
 
     def began(self, step: Step, numbers: dict[str, float]) -> Verdict | None:
-        """A step is under way: write the row of the one before, with `numbers` in it."""
-        self._further |= numbers
-        verdict = self._write(whole=False)
+        """Call when the devices have been given `step`; writes the row of the step before, with `numbers`.
+
+        Returns the verdict on that earlier step: its metrics are there by now, so that nobody waits.
+        """
+        self._extra |= numbers
+        # before the new step is noted: it is the old one that is written
+        verdict_before = self._write(complete=False)
         self._under_way = step
         self._watchdog.beat(step.number)
-        return verdict
+        return verdict_before
 
     def ended(self) -> Verdict | None:
-        """Wait for the step that is under way, and write its row."""
-        return self._write(whole=True)
+        """Wait for the step under way and write its row; the verdict on it."""
+        return self._write(complete=True)
 
-    def _write(self, *, whole: bool) -> Verdict | None:
-        """The time of a step runs from the end of the one before."""
+    def _write(self, *, complete: bool) -> Verdict | None:
+        """Write the row of the step under way; its time runs from the end of the one before."""
         if self._under_way is None:
             return None
-        step, self._under_way = self._under_way, None
-        asked = time.perf_counter()
-        watched = step.metrics.pop("watch", {})
+        step = self._under_way
+        # taken before the wait: an error must not have it written twice
+        self._under_way = None
+        began_to_wait = time.perf_counter()
+        watched = step.metrics.pop("watch", {})  # fetched by Watch, and only at its intervals
+        # waits for the step, the only place where the loop does
         sums = jax.device_get(step.metrics)
         now = time.perf_counter()
-        step_s, self._last = now - self._last, now
+        step_s = now - self._last_end
+        self._last_end = now
         row, histograms = self._watch.rows(step.number, watched)
         row |= quotients(sums) | self._times(step, step_s) | self._of_guard(step, sums)
-        row |= self._of_hosts(step, step_s, now - asked + step.call_s)
+        row |= self._of_hosts(step, step_s, now - began_to_wait + step.call_s)
         finite = math.isfinite(row["loss/train"]) and math.isfinite(row["optimizer/grad_norm"])
         verdict = Verdict(step.number, round(row["guard/streak"]), finite)
         self.ledger.stepped(step.number, step_s, lost_to="skipped" if verdict.streak else None)
-        if whole or step.number % NOW_AND_THEN == 0:
+        if complete or step.number % SLOW_ROWS_EVERY == 0:
+            # these cost a system call or a lock each
             row |= self._source.numbers() | memory_row() | self.ledger.row()
-        self.metrics.write(step.number, row | self._further)
+        self.metrics.write(step.number, row | self._extra)
         for name, (edges, counts) in histograms.items():
             self.metrics.histogram(step.number, name, edges, counts)
-        self._further = {}
+        self._extra = {}
         self._advance(1, f"loss {row['loss/train']:.3f}, {row['throughput/tokens_per_s']:,.0f} tokens/s")
         return verdict
 
     def _times(self, step: Step, step_s: float) -> dict[str, float]:
-        rate = self._costs.tokens_of(step.number) / step_s
-        mfu = rate / self._costs.peak_tokens_per_s
-        times = {
-            "step_s": step_s,
-            "data_wait_s": step.data_wait_s,
-            "compute_s": max(step_s - step.data_wait_s, 0.0),
-        }
-        speeds = {"tokens_per_s": rate, "mfu": mfu, "hfu": mfu * self._costs.hardware_ratio}
-        return {f"time/{name}": x for name, x in times.items()} | {
-            f"throughput/{name}": x for name, x in speeds.items()
+        tokens_per_s = self._costs.tokens_of(step.number) / step_s
+        mfu = tokens_per_s / self._costs.peak_tokens_per_s
+        return {
+            "time/step_s": step_s,
+            "time/data_wait_s": step.data_wait_s,
+            "time/compute_s": max(step_s - step.data_wait_s, 0.0),
+            "throughput/tokens_per_s": tokens_per_s,
+            "throughput/mfu": mfu,
+            "throughput/hfu": mfu * self._costs.hardware_ratio,
         }
 
     def _of_guard(self, step: Step, sums: dict[str, Any]) -> dict[str, float]:
+        # the optimizer counts no bad steps, so its schedule is behind by as many
         n_bad = sum(int(sums[f"guard/{name}"][0]) for name in ("skipped", "spikes"))
-        rate = self._rates(max(step.number - 1 - n_bad, 0))  # bad steps are none of the optimizer's
+        n_updates = max(step.number - 1 - n_bad, 0)
         return {
-            "optimizer/learning_rate": rate,
+            "optimizer/learning_rate": self._learning_rate(n_updates),
             "guard/rollbacks": len(self._source.position.skipped),
             "data/rows": step.rows,
         }
@@ -153,18 +165,21 @@ class Recorder:
         return row
 
     def back_to(self, number: int) -> None:
-        """What was written of later steps does not count."""
+        """Discard what was written of the steps after `number`, which a rollback gives up."""
         if self._under_way and self._under_way.number > number:
             self._under_way = None
         self.metrics.back_to(number)
         self.ledger.back_to(number)
-        self._last = time.perf_counter()
+        self._last_end = time.perf_counter()
 
 
 def quotients(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-    """Each metric's sum by its weight; what has no weight in this batch is left out."""
-    pairs = {
-        name if "/" in name else f"train/{name}": (float(total), float(weight))
-        for name, (total, weight) in sums.items()
-    }
-    return {name: total / weight for name, (total, weight) in pairs.items() if weight}
+    """Each metric's sum by its weight, `train/` before a name without a slash.
+
+    What has no weight in this batch is left out: a source without a row has no mean loss.
+    """
+    row = {}
+    for name, (total, weight) in sums.items():
+        if float(weight):
+            row[name if "/" in name else f"train/{name}"] = float(total) / float(weight)
+    return row

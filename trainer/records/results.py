@@ -1,4 +1,4 @@
-"""What a finished phase says of itself."""
+"""results.json of a finished phase, and the numbers of evaluations among the metrics."""
 
 import statistics
 from typing import Any
@@ -12,7 +12,7 @@ from trainer.records.metrics import MetricsWriter, read_metrics
 
 
 def write_findings(metrics: MetricsWriter, step: int, findings: Findings) -> dict[str, float]:
-    """Numbers and sample texts of an evaluation, as `eval/NAME` and `samples/I`; returns the numbers."""
+    """Record an evaluation's numbers as `eval/NAME` and its texts as `samples/I`; returns the numbers."""
     numbers = {f"eval/{name}": value for name, value in findings.numbers.items()}
     metrics.write(step, numbers)
     for i, sample in enumerate(findings.texts):
@@ -21,37 +21,34 @@ def write_findings(metrics: MetricsWriter, step: int, findings: Findings) -> dic
 
 
 def write_results(phase: Phase, *, before: dict[str, float], after: Findings) -> None:
-    """results.json: held-out numbers before and after, samples, and a summary."""
-    if is_first():
-        results = {
-            "before": before,
-            "after": after.numbers,
-            "samples": after.texts,
-            "summary": summary_of(phase),
-        }
-        write_json(phase.folder / "results.json", results)
+    """Write results.json: held-out numbers before and after, samples, and a summary."""
+    if not is_first():
+        return
+    results = {
+        "before": before,
+        "after": after.numbers,
+        "samples": after.texts,
+        "summary": summary_of(phase),
+    }
+    write_json(phase.folder / "results.json", results)
 
 
 def summary_of(phase: Phase) -> dict[str, Any]:
-    """Medians over the steps of the phase, and its length."""
+    """Medians of throughput over the steps, their number and seconds, goodput, and counts of bad steps."""
     rows = [row for row in read_metrics(phase.folder) if "time/step_s" in row]
-    medians = {
-        name: statistics.median(row[f"throughput/{name}"] for row in rows)
-        for name in ("tokens_per_s", "mfu", "hfu")
-    }
-    accounts = [row for row in rows if "goodput/frac" in row]
-    further = {"goodput": accounts[-1]["goodput/frac"]} if accounts else {}
-    counts = {
-        name: rows[-1][f"guard/{name}"]
-        for name in ("skipped", "spikes", "rollbacks")
-        if rows[-1][f"guard/{name}"]
-    }
-    seconds = sum(row["time/step_s"] for row in rows)
-    return {
-        **medians,
-        "steps": phase.run.steps,
-        "seconds": seconds,
-        "parameters": n_params(phase.params["policy"]),
-        **further,
-        **counts,
-    }
+    summary: dict[str, Any] = {}
+    for name in ("tokens_per_s", "mfu", "hfu"):
+        # the median: the first step of each life, which compiles, would spoil a mean
+        summary[name] = statistics.median(row[f"throughput/{name}"] for row in rows)
+    summary["steps"] = phase.run.steps
+    summary["seconds"] = sum(row["time/step_s"] for row in rows)
+    summary["parameters"] = n_params(phase.params["policy"])
+    fractions = [row["goodput/frac"] for row in rows if "goodput/frac" in row]
+    # the last account covers all lives of the phase
+    if fractions:
+        summary["goodput"] = fractions[-1]
+    for name in ("skipped", "spikes", "rollbacks"):
+        # 0 is the rule, and left out
+        if count := rows[-1][f"guard/{name}"]:
+            summary[name] = count
+    return summary

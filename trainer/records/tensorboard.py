@@ -1,4 +1,4 @@
-"""TensorBoard's event file of a phase."""
+"""TensorBoard's event file of a phase, by TensorBoard's own writer: no TensorFlow is needed."""
 
 import time
 from pathlib import Path
@@ -14,59 +14,63 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class EventFile:
-    """TensorBoard's own writer: nothing flushed is lost in a crash, and no TensorFlow is needed."""
+    """The event file in `folder`; rows of steps from `first_step` on that are there already are hidden."""
 
     def __init__(self, folder: Path, first_step: int):
-        earlier_events = any(folder.glob("events.out.tfevents.*"))
-        self.folder, self._writer = folder, EventFileWriter(str(folder))
-        if earlier_events:
+        is_resumed = any(folder.glob("events.out.tfevents.*"))
+        self.folder = folder
+        self._writer = EventFileWriter(str(folder))
+        if is_resumed:
             self.back_to(first_step - 1)
 
     def back_to(self, step: int) -> None:
-        """Readers drop what they have read with the step of a START, or a later one, when they meet it."""
+        """Hide all later steps: readers drop what they have read from the step of a START event on."""
+        # TensorBoard's own way for restarts; the file itself is only appended to
         start = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
         self._writer.flush()
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
-        """Numbers by name, at `now` (Unix seconds)."""
+        """Record numbers by name, at `now` (Unix seconds)."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
         self._writer.add_event(Event(step=step, wall_time=now, summary=Summary(value=values)))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A text, character for character."""
-        verbatim = "\n".join(
-            "    " + line for line in text.split("\n")
-        )  # the page renders Markdown; four spaces make a literal block
+        """Record a text, shown character for character."""
+        # the page renders Markdown, in which four spaces make a literal block
+        verbatim = "\n".join("    " + line for line in text.split("\n"))
+        # the text plugin wants a tensor with one string
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[verbatim.encode()], tensor_shape=shape)
         value = Summary.Value(tag=name, metadata=create_summary_metadata(None, None), tensor=tensor)
         self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
-        """How many numbers lie between two edges; shown from the first bin that holds one to the last, and
-        not at all if none does.
+        """Record that counts[i] numbers lie between edges[i] and edges[i + 1]; nothing if all are 0.
+
+        Empty bins at both ends are cut off, or the page would draw the whole range of the edges.
         """
         filled = np.flatnonzero(counts)
         if not len(filled):
             return
-        kept = slice(filled[0], filled[-1] + 1)
-        left, right = edges[:-1][kept], edges[1:][kept]
+        shown = slice(filled[0], filled[-1] + 1)
+        left = edges[:-1][shown]
+        right = edges[1:][shown]
         histogram = HistogramProto(
-            min=left[0], max=right[-1], num=counts.sum(), bucket_limit=right, bucket=counts[kept]
+            min=left[0], max=right[-1], num=counts.sum(), bucket_limit=right, bucket=counts[shown]
         )
         value = Summary.Value(tag=name, histo=histogram)
         self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
 
     def flush(self) -> None:
-        """Until all is with the operating system.
+        """Wait until everything is with the operating system.
 
         Raises:
-            OSError: the disk does not take it; what comes from here on goes to a new file.
+            OSError: the disk does not take it; later events go to a new file.
         """
         try:
             self._writer.flush()
-        except OSError:  # its thread has ended
+        except OSError:  # the writer's thread has ended with it
             self._writer = EventFileWriter(str(self.folder))
             raise
 

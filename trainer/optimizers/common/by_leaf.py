@@ -13,14 +13,14 @@ from model.sharding import letters_of, spec
 from model.size import is_matrix
 
 Init = Callable[[str, Any], Any]  # (name, parameter) -> its state
-Update = Callable[
-    [str, Any, Any, Any, Any], tuple[Any, Any]
-]  # (name, gradient, its state, parameter, step from 1) -> (direction, state)
+# (name, gradient, its state, parameter, step from 1) -> (direction, state)
+Update = Callable[[str, Any, Any, Any, Any], tuple[Any, Any]]
 
 
 class LeafStates(NamedTuple):
-    """Steps made, and the state of each parameter in its place: an array of its name, or several with names
-    of their own.
+    """Steps made, and a tree of parameters with the state of each in its place.
+
+    A state is an array, or a dict of arrays whose names end in letters of their own.
     """
 
     count: Int[Array, ""]
@@ -28,23 +28,28 @@ class LeafStates(NamedTuple):
 
 
 def by_leaf(init: Init, update: Update) -> optax.GradientTransformation:
-    """The transformation that applies `update` to one parameter after the other; names are whole
-    (`layers.wq_NDHA`).
+    """The transformation that applies `update` to one parameter after the other.
+
+    Names are full (`layers.wq_NDHA`).
     """
 
     def init_all(params: Any) -> LeafStates:
-        return LeafStates(
-            jnp.zeros((), jnp.int32), jax.tree.map_with_path(lambda path, x: init(leaf_name(path), x), params)
-        )
+        states = jax.tree.map_with_path(lambda path, x: init(leaf_name(path), x), params)
+        return LeafStates(jnp.zeros((), jnp.int32), states)
 
     def update_all(gradients: Any, state: LeafStates, params: Any) -> tuple[Any, LeafStates]:
-        leaves, tree = jax.tree.flatten_with_path(gradients)
         count = state.count + 1
-        others = zip(leaves, tree.flatten_up_to(state.states), tree.flatten_up_to(params), strict=True)
-        found = [update(leaf_name(path), gradient, mine, x, count) for (path, gradient), mine, x in others]
-        return tree.unflatten([direction for direction, _ in found]), LeafStates(
-            count, tree.unflatten([mine for _, mine in found])
-        )
+        leaves, tree = jax.tree.flatten_with_path(gradients)
+        # flatten_up_to stops where the gradients have leaves, so that a dict of arrays stays one state
+        leaf_states = tree.flatten_up_to(state.states)
+        leaf_params = tree.flatten_up_to(params)
+        directions = []
+        new_states = []
+        for (path, gradient), leaf_state, x in zip(leaves, leaf_states, leaf_params, strict=True):
+            direction, new_state = update(leaf_name(path), gradient, leaf_state, x, count)
+            directions.append(direction)
+            new_states.append(new_state)
+        return tree.unflatten(directions), LeafStates(count, tree.unflatten(new_states))
 
     return optax.GradientTransformation(init_all, update_all)
 
@@ -54,12 +59,10 @@ def zeros_at_rest(letters: str, shape: tuple[int, ...], dtype: Any = jnp.float32
     return jnp.zeros(shape, dtype, out_sharding=spec(letters, shape, at_rest=True))
 
 
-def moved(
+def ema_update(
     mean: Float[Array, "..."], new: Float[Array, "..."], rate: Any, count: Int[Array, ""]
 ) -> tuple[Any, Any]:
-    """An exponential mean that has taken in what is new, and the same without its start at zero (Kingma and
-    Ba 2015, section 3).
-    """
+    """(mean, bias-corrected mean) after one more value, the `count`th (Kingma and Ba 2015, section 3)."""
     mean = rate * mean + (1 - rate) * new
     return mean, mean / (1 - rate ** count.astype(jnp.float32))
 
@@ -67,16 +70,17 @@ def moved(
 def on_hidden_matrices(
     core: optax.GradientTransformation, others: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """`core` for matrices between hidden units, `others` for norms, biases, and tables of tokens or
-    positions (letters V and T).
+    """`core` for matrices between hidden units, `others` for all other parameters.
+
+    The others are norms, biases, and tables of tokens or positions (letters V and T).
     """
 
-    def is_hidden(name: str) -> bool:
-        return is_matrix(name) and not set("VT") & set(letters_of(name))
+    # such tables are looked up, not multiplied, so that a row's gradient is mostly zeros
+    def kind_of(path: Any, _: Any) -> str:
+        name = leaf_name(path)
+        is_table = bool(set("VT") & set(letters_of(name)))
+        return "hidden" if is_matrix(name) and not is_table else "other"
 
-    def kinds(params: Any) -> Any:
-        return jax.tree.map_with_path(
-            lambda path, _: "hidden" if is_hidden(leaf_name(path)) else "other", params
-        )
-
-    return optax.partition({"hidden": core, "other": others}, kinds)
+    return optax.partition(
+        {"hidden": core, "other": others}, lambda params: jax.tree.map_with_path(kind_of, params)
+    )

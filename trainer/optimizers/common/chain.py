@@ -1,6 +1,4 @@
-"""What all optimizers have in common around their own direction: clipping, weight decay, learning rate,
-averaging.
-"""
+"""The links around every rule: clipping, weight decay of some parameters, averaging."""
 
 import re
 from collections.abc import Callable
@@ -23,19 +21,22 @@ def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
         ValueError: a pattern matches no parameter.
     """
 
+    def matches(name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in no_decay)
+
+    def decays(path: Any, _: Any) -> bool:
+        name = leaf_name(path)
+        return is_matrix(name) and not matches(name)
+
     def mask(params: Any) -> Any:
+        # checked here: a misspelt pattern would decay a parameter without a word
         names = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         for pattern in no_decay:
             if not any(re.search(pattern, name) for name in names):
-                raise ValueError(
-                    f"optimizer.no_decay={pattern!r} matches no parameter ({', '.join(names)}); correct it or take it out"
-                )
-
-        def one(path: Any, _: Any) -> bool:
-            name = leaf_name(path)
-            return is_matrix(name) and not any(re.search(pattern, name) for pattern in no_decay)
-
-        return jax.tree.map_with_path(one, params)
+                there = ", ".join(names)
+                why = f"matches no parameter ({there}); correct it or take it out"
+                raise ValueError(f"optimizer.no_decay={pattern!r} {why}")
+        return jax.tree.map_with_path(decays, params)
 
     return mask
 
@@ -43,12 +44,15 @@ def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
 def clip_each(limit: float) -> optax.GradientTransformation:
     """Scale down each parameter's gradient whose norm exceeds `limit`; of a stack, each layer's alone."""
 
-    def one(path: Any, x: Any) -> Any:
-        first = 1 if letters_of(leaf_name(path)).startswith("N") else 0
-        norm = jnp.sqrt(jnp.sum(x**2, axis=tuple(range(first, x.ndim)), keepdims=True))
-        return x * jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+    def clip(path: Any, x: Any) -> Any:
+        first_dim = 1 if letters_of(leaf_name(path)).startswith("N") else 0
+        # the layers of a stack are parameters of their own, stored together
+        dims = tuple(range(first_dim, x.ndim))
+        norm = jnp.sqrt(jnp.sum(x**2, axis=dims, keepdims=True))
+        smallest = jnp.finfo(norm.dtype).tiny  # a gradient of zeros stays zeros
+        return x * jnp.minimum(1.0, limit / jnp.maximum(norm, smallest))
 
-    return optax.stateless(lambda gradients, _: jax.tree.map_with_path(one, gradients))
+    return optax.stateless(lambda gradients, _: jax.tree.map_with_path(clip, gradients))
 
 
 class Average(NamedTuple):
@@ -66,21 +70,22 @@ def average(decay: float) -> optax.GradientTransformation:
     """
 
     def init(params: Any) -> Average:
+        # copies: the step donates parameters and state, and an array cannot be donated twice
         return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
     def update(updates: Any, state: Average, params: Any) -> tuple[Any, Average]:
         count = state.count + 1
+        # expm1 and log, since 1 - decay^t loses all digits when decay is near 1
         share = (1 - decay) / -jnp.expm1(count * jnp.log(decay))
-        means = jax.tree.map(
-            lambda mean, x, u: (mean + share * (x + u - mean)).astype(x.dtype), state.average, params, updates
-        )
-        return updates, Average(count, means)
+
+        def mean_after(mean: Array, x: Array, update: Array) -> Array:
+            return (mean + share * (x + update - mean)).astype(x.dtype)
+
+        return updates, Average(count, jax.tree.map(mean_after, state.average, params, updates))
 
     return optax.GradientTransformation(init, update)
 
 
 def averaged(opt_state: Any, trainable: Any) -> Any:
-    """The averaged parameters that an optimizer with `ema_decay` keeps; the parameters themselves if it
-    keeps none.
-    """
+    """The averaged parameters of an optimizer with `ema_decay`; without it the parameters themselves."""
     return optax.tree.get(opt_state, "average", trainable)

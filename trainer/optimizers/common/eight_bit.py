@@ -1,11 +1,10 @@
-"""Block-wise dynamic quantization to 8 bits (Dettmers et al. 2021): seven or eight decades, the upper ones
-divided most finely.
+"""Block-wise dynamic quantization to 8 bits (Dettmers et al. 2021).
 
-A code c = 2^i + k, k < 2^i, is 10^(i - top) · (0.1 + 0.9 · (k + 1) / 2^i) of the largest magnitude of its
-block, and 0 is 0. Where the
-paper has the middles of intervals we have their upper ends: the largest of a block is then exact, and does
-not shrink each time it is read and written. Arithmetic instead of a table of 256 entries: no look-up that a
-mesh would have to lay out.
+Seven or eight decades, the upper ones divided most finely: a code c = 2^i + k, k < 2^i, is
+10^(i - top) · (0.1 + 0.9 · (k + 1) / 2^i) of the largest magnitude of its block, and 0 is 0. Where the paper
+has the middles of intervals we have their upper ends: the largest of a block is then exact, and does not
+shrink each time it is read and written. Arithmetic instead of a table of 256 entries: no look-up that a mesh
+would have to lay out.
 """
 
 import math
@@ -20,9 +19,8 @@ from model.size import is_matrix
 
 SMALLEST_BLOCK = 32  # with a scale of 4 bytes each: 28 % of what two moments in float32 take
 SMALLEST_LEAF = 4096  # numbers; below, as in the paper, nothing is won
-PARTS = (
-    8  # a dimension that a mesh may divide has a multiple of so many blocks, so that none lies across devices
-)
+# a dimension that a mesh may divide has a multiple of so many blocks, so that none lies across devices
+BLOCKS_MULTIPLE = 8
 
 
 class Blocks(NamedTuple):
@@ -34,23 +32,22 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(name: str, shape: tuple[int, ...]) -> Blocks | None:
-    """The blocks of a parameter; None where it stays in float32. They depend on sizes alone, so that any
-    mesh can go on.
+    """The blocks of a parameter; None where it stays in float32.
 
-    They lie along the last dimension that is not the model width (which large meshes divide most), and are
-    the shortest of at least 32 numbers whose number takes all twos of the size.
+    They depend on sizes alone, so that any mesh can resume. They run along the last dimension that is not the
+    model width, which large meshes divide most. A block is the shortest of at least 32 numbers whose count
+    takes all factors of two of the size.
     """
     letters = letters_of(name)
     if not is_matrix(name) or len(shape) != len(letters) or math.prod(shape) < SMALLEST_LEAF:
         return None
     axis = max(i for i, letter in enumerate(letters) if i != letters.find("D"))
     size = shape[axis]
-    n = max(
-        (2**i for i in range(size.bit_length()) if size % 2**i == 0 and size >= SMALLEST_BLOCK * 2**i),
-        default=0,
-    )
-    divided = ALPHABET[letters[axis]].at_rest and letters.index(letters[axis]) == axis
-    if n == 0 or (divided and n % PARTS):
+    powers = [2**i for i in range(size.bit_length())]
+    n = max((n for n in powers if size % n == 0 and size >= SMALLEST_BLOCK * n), default=0)
+    # a repeated letter shards its first occurrence alone
+    may_be_divided = ALPHABET[letters[axis]].at_rest and letters.index(letters[axis]) == axis
+    if n == 0 or (may_be_divided and n % BLOCKS_MULTIPLE):
         return None
     return Blocks(axis, n, size // n)
 
@@ -58,33 +55,33 @@ def blocks_of(name: str, shape: tuple[int, ...]) -> Blocks | None:
 def quantized(
     x: Float[Array, "..."], letters: str, blocks: Blocks, dtype: Any
 ) -> tuple[Array, Float[Array, "..."]]:
-    """(codes in the shape and layout of x, the largest magnitude of each block); int8 holds signs, uint8
-    only x >= 0.
+    """(codes in the shape and layout of x, the largest magnitude of each block).
 
-    What is positive stays so in uint8: a second moment rounded to 0 would make its next update as large as
-    a gradient over epsilon.
+    int8 holds signs, uint8 only x >= 0. Positive numbers stay positive in uint8: a second moment rounded to 0
+    would make its next update as large as a gradient over epsilon.
     """
     x = _cut(x, letters, blocks)
     scale = jnp.max(jnp.abs(x), axis=blocks.axis + 1)
-    unit = jnp.abs(x) / jnp.maximum(jnp.expand_dims(scale, blocks.axis + 1), jnp.finfo(x.dtype).tiny)
+    largest = jnp.expand_dims(scale, blocks.axis + 1)
+    unit = jnp.abs(x) / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # a block of zeros gives no NaN
     top = _top(dtype)
+    # the decade, 0 for all that is smaller than the lowest
     i = jnp.clip(jnp.ceil(jnp.log10(unit)) + top, 0, top)
     code = jnp.round(2**i * (1 + (unit * 10 ** (top - i) - 0.1) / 0.9)) - 1
-    code = jnp.clip(code, int(dtype == jnp.uint8), 2 ** (top + 1) - 1) * jnp.sign(x)
+    smallest_code = int(dtype == jnp.uint8)
+    code = jnp.clip(code, smallest_code, 2 ** (top + 1) - 1) * jnp.sign(x)
     return _joined(code.astype(dtype), letters, blocks), scale
 
 
 def restored(codes: Array, scale: Float[Array, "..."], letters: str, blocks: Blocks) -> Float[Array, "..."]:
     """The numbers that codes stand for."""
-    codes, top = _cut(codes, letters, blocks), _top(codes.dtype)
+    top = _top(codes.dtype)
+    codes = _cut(codes, letters, blocks)
     code = jnp.abs(codes.astype(jnp.int32))
-    i = 31 - jax.lax.clz(jnp.maximum(code, 1))
+    i = 31 - jax.lax.clz(jnp.maximum(code, 1))  # the power of two below it
     unit = 10.0 ** (i - top) * (0.1 + 0.9 * (code + 1 - 2**i) / 2**i)
-    x = (
-        jnp.sign(codes).astype(scale.dtype)
-        * jnp.where(code > 0, unit, 0)
-        * jnp.expand_dims(scale, blocks.axis + 1)
-    )
+    sign = jnp.sign(codes).astype(scale.dtype)
+    x = sign * jnp.where(code > 0, unit, 0) * jnp.expand_dims(scale, blocks.axis + 1)
     return _joined(x, letters, blocks)
 
 
@@ -94,14 +91,14 @@ def _top(dtype: Any) -> int:
 
 
 def _cut(x: Array, letters: str, blocks: Blocks) -> Array:
-    """[…, n · length, …] -> […, n, length, …]; `n` lies as the whole dimension did."""
+    """[…, n · length, …] -> […, n, length, …]; `n` has the layout of the full dimension."""
     axis, n, length = blocks
-    return _reshaped(
-        x, f"{letters[: axis + 1]}.{letters[axis + 1 :]}", (*x.shape[:axis], n, length, *x.shape[axis + 1 :])
-    )
+    cut_letters = f"{letters[: axis + 1]}.{letters[axis + 1 :]}"
+    return _reshaped(x, cut_letters, (*x.shape[:axis], n, length, *x.shape[axis + 1 :]))
 
 
 def _joined(x: Array, letters: str, blocks: Blocks) -> Array:
+    """The inverse of `_cut`."""
     axis, n, length = blocks
     return _reshaped(x, letters, (*x.shape[:axis], n * length, *x.shape[axis + 2 :]))
 

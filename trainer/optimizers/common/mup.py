@@ -1,7 +1,6 @@
-"""Maximal update parametrization (Yang et al. 2022, table 8 for Adam): what is tuned on a narrow model
-holds for a wide one.
+"""Maximal update parametrization (Yang et al. 2022, table 8 for Adam): tune narrow models, train wide ones.
 
-It holds while all inner widths grow together (`width`, `heads`, `feed_forward_width`, latents) and
+What is tuned holds while all inner widths grow together (`width`, `heads`, `feed_forward_width`, latents) and
 `head_width` stays: scores are divided by its root. At `base_width` nothing differs from the standard
 parametrization (appendix B.1 there).
 """
@@ -17,54 +16,59 @@ from model.sharding import letters_of
 
 
 def scale_by_width(base_width: int) -> optax.GradientTransformation:
-    """Multiply the updates of hidden and output matrices by `base_width` / width; those of embeddings,
-    norms and biases stay.
+    """Multiply the updates of hidden and output matrices by `base_width` / width; others stay.
 
-    It belongs in front of weight decay, since learning rate times decay must not change with the width
-    (Kosson et al. 2025).
+    The others are embeddings, norms and biases. It belongs before weight decay, since learning rate times
+    decay must not change with the width (Kosson et al. 2025).
     """
 
     def scaled(updates: Any, _: Any) -> Any:
         factor = base_width / _width(updates)
-        return jax.tree.map_with_path(
-            lambda path, x: x * factor if _sums_over_width(path[-1].key) else x, updates
-        )
+
+        def scale(path: Any, x: Any) -> Any:
+            return x * factor if _sums_over_width(path[-1].key) else x
+
+        return jax.tree.map_with_path(scale, updates)
 
     return optax.stateless(scaled)
 
 
 def scaled_at_birth(params: Params, base_width: int) -> Params:
-    """New parameters as they are wanted: the output matrix with a standard deviation ~ 1 / width,
-    embeddings with the same at all widths.
+    """New parameters with the standard deviations of table 8.
 
-    They come with 1 / sqrt(width), and hidden matrices with 1 / sqrt(fan in), which is right for these.
+    That of the output matrix goes as 1 / width, that of embeddings is the same at all widths. Ours begin with
+    1 / sqrt(width); hidden matrices begin with 1 / sqrt(fan in), which is right.
 
     Raises:
         ValueError: the output matrix is the embedding.
     """
     if "unembed_DV" not in params:
         raise ValueError(
-            f"optimizer.mup_base_width={base_width} shrinks the updates of the output matrix but not those of the embedding, and here one "
-            "matrix is both; set architecture.tied=false"
+            f"optimizer.mup_base_width={base_width} shrinks the updates of the output matrix but not those "
+            "of the embedding, and here one matrix is both; set architecture.tied=false"
         )
+    # 1 at the base width, where both parametrizations are the same
     growth = math.sqrt(_width(params) / base_width)
     embeddings = {name: x * growth for name, x in params.items() if _is_embedding(name)}
     return {**params, **embeddings, "unembed_DV": params["unembed_DV"] / growth}
 
 
 def _width(tree: Any) -> int:
-    """Size of the letter D; D2, D3 are latents."""
-    leaves = ((path[-1].key, x) for path, x in jax.tree.leaves_with_path(tree))
-    return next(x.shape[-1] for name, x in leaves if name.endswith("D") and letters_of(name))
+    """The size of the letter D, read off a parameter whose last dimension it is (D2 and D3 are latents)."""
+    for path, x in jax.tree.leaves_with_path(tree):
+        name = path[-1].key
+        if name.endswith("D") and letters_of(name):
+            return x.shape[-1]
+    raise AssertionError("every model has a norm of width D")
 
 
 def _sums_over_width(name: str) -> bool:
-    """Whether it is a matrix whose product sums over ever more values; layers N and experts E have a matrix
-    each.
-    """
-    return len(letters_of(name).lstrip("NE")) > 1 and not name.startswith("b") and not _is_embedding(name)
+    """Whether a product with it sums over ever more values as the width grows: any matrix but embeddings."""
+    # each layer N and expert E has a matrix of its own
+    matrix_letters = letters_of(name).lstrip("NE")
+    return len(matrix_letters) > 1 and not name.startswith("b") and not _is_embedding(name)
 
 
 def _is_embedding(name: str) -> bool:
-    """A vector for each token or position."""
+    """Whether it holds a vector for each token or position."""
     return letters_of(name)[:1] in ("V", "T")

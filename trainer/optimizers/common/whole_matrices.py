@@ -1,10 +1,12 @@
-"""Whole matrices on single devices: how optimizers multiply, invert and rotate what lies divided over the
-mesh.
+"""Whole matrices on single devices: how optimizers multiply, invert and rotate matrices that are sharded.
 
-A stack [N, D, F] rests with D and F divided. Its devices exchange parts so that each holds some layers
-whole, work on those, and
-exchange them back: a device sends and takes no more than its own share, each way. Gathering would send
-every matrix to every device.
+A stack [N, D, F] rests with D and F divided. Its devices exchange shards so that each holds all of some
+layers, work on those, and exchange them back: a device sends and receives no more than its own share, each
+way. Gathering would send every matrix to every device.
+
+    at rest, over fsdp=2                  while an optimizer works on them
+    device 0: [N, D/2, F] of all layers   device 0: [N/2, D, F], layers 0 to N/2 - 1
+    device 1: [N, D/2, F] of all layers   device 1: [N/2, D, F], layers N/2 to N - 1
 """
 
 import math
@@ -29,49 +31,55 @@ class Matrix(NamedTuple):
 
 
 def matrix_of(name: str) -> Matrix:
-    """`layers.wq_NDHA` -> (N, D, HA): what a product takes in, and what it gives. Heads with their widths
-    are one side.
+    """`layers.wq_NDHA` -> (N, D, HA): rows are a product's inputs, columns its outputs.
+
+    Heads with their widths are one side.
     """
+    # a digit is part of its letter, so the last group takes `A2` as well as `A`
     match = re.fullmatch("(N?E?)([HK]A|[A-Z])(.+)", letters_of(name))
     assert match, name  # only for names that are matrices
     return Matrix(*match.groups())
 
 
 def on_whole_matrices(
-    fn: Callable[..., dict[str, Any]],
+    fn: Callable[..., dict[str, Array]],
     arrays: dict[str, Array],
     matrices: dict[str, Matrix],
     *scalars: Any,
     out: Sequence[str],
 ) -> dict[str, Array]:
-    """fn(name -> [matrices, rows, columns], *scalars) on arrays at rest; it gives `out`, some of the names
-    with other numbers.
+    """Apply fn(name -> [matrices, rows, columns], *scalars) to arrays at rest; it returns those in `out`.
 
-    Each device has some of the matrices, the same ones of all arrays; where they do not divide over the
-    devices, some get zeros.
+    Each device has some of the matrices, the same ones of all arrays. Where they do not divide over the
+    devices, some devices get matrices of zeros, so fn must accept those.
     """
     layouts = {name: spec("".join(matrices[name]), x.shape, at_rest=True) for name, x in arrays.items()}
     moves = {name: _moves(matrices[name], layout) for name, layout in layouts.items()}
+    # every axis that divides any array, so that a device gets the same matrices of all
     axes = tuple(dict.fromkeys(axis for dims in moves.values() for axis in dims))
 
-    def on_blocks(blocks: dict[str, Array], *scalars: Any) -> dict[str, Array]:
+    def on_shards(shards: dict[str, Array], *scalars: Any) -> dict[str, Array]:
         sizes = {axis: jax.lax.axis_size(axis) for axis in axes}
-        whole = {
-            name: _gather(block, len(matrices[name].stack), moves[name], sizes)
-            for name, block in blocks.items()
-        }
-        sides = {name: (len(whole[name]), *_sides(matrices[name], whole[name].shape[1:])) for name in blocks}
-        found = fn({name: x.reshape(sides[name]) for name, x in whole.items()}, *scalars)
+        gathered = {}
+        flat = {}
+        for name, shard in shards.items():
+            x = _gather(shard, len(matrices[name].stack), moves[name], sizes)
+            gathered[name] = x
+            flat[name] = x.reshape(len(x), *_sides(matrices[name], x.shape[1:]))
+        results = fn(flat, *scalars)
         return {
-            name: _scatter(found[name].reshape(whole[name].shape), blocks[name].shape, moves[name], sizes)
+            name: _scatter(
+                results[name].reshape(gathered[name].shape), shards[name].shape, moves[name], sizes
+            )
             for name in out
         }
 
     if all(entry is None for layout in layouts.values() for entry in layout):
-        return on_blocks(arrays, *scalars)
+        return on_shards(arrays, *scalars)
+    # check_vma: it cannot know that the exchange back gives every copy the same bits
     in_specs = (layouts, *(PartitionSpec() for _ in scalars))
     out_specs = {name: layouts[name] for name in out}
-    return jax.shard_map(on_blocks, in_specs=in_specs, out_specs=out_specs, check_vma=False)(arrays, *scalars)
+    return jax.shard_map(on_shards, in_specs=in_specs, out_specs=out_specs, check_vma=False)(arrays, *scalars)
 
 
 def _moves(matrix: Matrix, layout: PartitionSpec) -> dict[str, int]:
@@ -85,24 +93,29 @@ def _sides(matrix: Matrix, shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:n]), math.prod(shape[n:])
 
 
-def _gather(block: Array, n_stack: int, dims: dict[str, int], sizes: dict[str, int]) -> Array:
-    """A device's part of all matrices -> its matrices whole: [matrices, *rows, *columns]."""
-    x = block.reshape(math.prod(block.shape[:n_stack]), *block.shape[n_stack:])
-    missing = -len(x) % math.prod(sizes.values())
-    x = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)])
+def _gather(shard: Array, n_stack: int, dims: dict[str, int], sizes: dict[str, int]) -> Array:
+    """A device's shard of all matrices -> all of its own matrices: [matrices, *rows, *columns]."""
+    x = shard.reshape(math.prod(shard.shape[:n_stack]), *shard.shape[n_stack:])
+    n_missing = -len(x) % math.prod(sizes.values())
+    # zeros, so that the matrices divide over the devices
+    x = jnp.pad(x, [(0, n_missing), *[(0, 0)] * (x.ndim - 1)])
     for axis, size in sizes.items():
         if axis in dims:
             x = jax.lax.all_to_all(x, axis, split_axis=0, concat_axis=dims[axis], tiled=True)
-        else:
-            x = jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * (len(x) // size), len(x) // size)
+        else:  # replicated over this axis: each device takes its own matrices
+            n_own = len(x) // size
+            x = jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * n_own, n_own)
     return x
 
 
 def _scatter(x: Array, shape: tuple[int, ...], dims: dict[str, int], sizes: dict[str, int]) -> Array:
-    """The inverse of `_gather`, to a block of this shape."""
+    """The inverse of `_gather`, to a shard of this shape."""
+    # backwards: the last exchange is undone first
     for axis in reversed(sizes):
         if axis in dims:
             x = jax.lax.all_to_all(x, axis, split_axis=dims[axis], concat_axis=0, tiled=True)
         else:
             x = jax.lax.all_gather(x, axis, tiled=True)
-    return x[: math.prod(shape[: len(shape) - x.ndim + 1])].reshape(shape)
+    n_stack = len(shape) - x.ndim + 1
+    n_matrices = math.prod(shape[:n_stack])
+    return x[:n_matrices].reshape(shape)  # without the zeros that `_gather` added
