@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from model.api import Params, padded
+from model.api import Params, leaf_name, padded
 from model.architecture import Architecture, Facts
 from model.sharding import letters_of
 
@@ -33,10 +33,7 @@ def n_matmul_params(params: Params, *, top_k: int | None = None) -> int:
 
     Of each expert layer a token meets the weights of `top_k` experts; None counts them all.
     """
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree.leaves_with_path(params)
-    }
+    leaves = {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     looked_up = LOOKED_UP if "unembed_DV" in leaves else LOOKED_UP - {"embed_VD"}
     return sum(_met(name, leaf.shape, top_k) for name, leaf in leaves.items() if name not in looked_up)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import optax
 
@@ -21,6 +20,7 @@ from trainer.batches.position import rows_until
 from trainer.batches.shards import ShardSource
 from trainer.batches.source import BatchSource
 from trainer.checkpoints.rollback import Rollbacks
+from trainer.cluster.coordination import is_first
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.watchdog import Watchdog
 from trainer.evals.measure import Measures
@@ -75,7 +75,7 @@ def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> Ba
     # Other data components, such as rollouts, make their batches themselves.
     source = open_shards(phase, alive) if isinstance(data, ShardData) else data.open(phase)
     if phase.resumes():
-        source.set_state(phase.checkpointer.read_json(phase.checkpointer.latest(), "position"))
+        source.set_state(phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "position"))
     return source
 
 
@@ -127,7 +127,7 @@ def recording(
     `advance` moves the progress bar.
     """
     run = phase.run
-    metrics = MetricsWriter(phase.folder, first, active=jax.process_index() == 0)
+    metrics = MetricsWriter(phase.folder, first, active=is_first())
     profiler = Profiler(phase.folder, profile)
     rates = Rates(run.optimizer.learning_rate(run.steps))
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from trainer.assemble import loop_parts, open_source, recording, watching
+from trainer.cluster.coordination import is_first
 from trainer.cluster.placement import note_placement
 from trainer.evals.measure import Measures
 from trainer.identity import check_identity
@@ -45,16 +46,18 @@ def execute(
         for change in _free_changes(phase, allow_change):
             say(f"  changed since the checkpoint: {change}")
         say(f"  {phase.describe()}")
-        resumed_at = phase.checkpointer.latest() or 0
+        resumed_at = phase.checkpointer.verify_latest() or 0
         began = process_started() if started is None else started
-        ledger = Ledger(folder, resumed_at, active=jax.process_index() == 0, started=began)
+        ledger = Ledger(folder, resumed_at, active=is_first(), started=began)
         restoring = ledger.spent("restore") if resumed_at else contextlib.nullcontext()
         # Restoring, the reference's columns and evaluations take as long as they take: no step is hanging.
         with watchdog.paused(), restoring:
             state = phase.state()
             phase.load_others()
         first = int(state.step)
-        ledger.back_to(first)  # what `latest` called whole may have proved damaged when it was read
+        ledger.back_to(
+            first
+        )  # a checkpoint that passed verification may have proved damaged when it was read
         note_placement(phase.event, first, mesh)
         measures = Measures(phase)
         source = open_source(phase, alive=watchdog.alive)
@@ -89,5 +92,5 @@ def _free_changes(phase: Phase, allow_change: Sequence[str]) -> list[str]:
     """
     if not phase.resumes():
         return []
-    saved = phase.checkpointer.read_json(phase.checkpointer.latest(), "run")
+    saved = phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "run")
     return check_identity(saved, phase.serialized, allow_change=allow_change, folder=phase.folder)

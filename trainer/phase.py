@@ -15,6 +15,7 @@ from model.size import n_params
 from trainer.batches.layout import Layout
 from trainer.checkpoints.checkpointer import Checkpointer
 from trainer.checkpoints.load import frozen_params, load_params, parent_folder, placed
+from trainer.cluster.coordination import is_first
 from trainer.events import append_event
 from trainer.heads import fitted
 from trainer.objective import Policies
@@ -63,7 +64,7 @@ class Phase:
 
     def event(self, name: str, step: int, /, **what: Any) -> None:
         """Write down what happened, and print it unless it happens in every run."""
-        if jax.process_index() == 0:
+        if is_first():
             append_event(self.folder, name, step, **what)
         if name not in ROUTINE:
             details = ", ".join(f"{key} {value}" for key, value in what.items())
@@ -94,7 +95,7 @@ class Phase:
 
     @cached_property
     def _resumes(self) -> bool:
-        if self.checkpointer.latest() is not None:
+        if self.checkpointer.verify_latest() is not None:
             return True
         damaged = sorted(path.name for path in self.checkpointer.folder.glob("*.damaged"))
         if damaged:
@@ -111,7 +112,7 @@ class Phase:
         if not self.resumes():
             return self._new_state()
         # What `resumes` called whole is read now, and may prove damaged: then an older one is taken.
-        restored = self.checkpointer.newest(self._shapes_at_rest())
+        restored = self.checkpointer.restore_newest(self._shapes_at_rest())
         if restored is None:
             where = f"{self.checkpointer.folder} holds damaged checkpoints alone"
             raise ValueError(f"{where}; remove them to begin the phase anew")
@@ -119,7 +120,7 @@ class Phase:
 
     def restore(self, limit: int) -> tuple[int, TrainState] | None:
         """Step and state of the newest whole checkpoint up to step `limit`."""
-        return self.checkpointer.newest(self._shapes_at_rest(), limit=limit)
+        return self.checkpointer.restore_newest(self._shapes_at_rest(), limit=limit)
 
     def load_others(self) -> dict[str, Params]:
         """Load and verify the parameters of all roles but the policy, the first time this is asked: at rest

@@ -145,7 +145,7 @@ def step_of(mesh: jax.sharding.Mesh) -> Callable[[], None]:
 def _read_back(folder: Path, like: TrainState) -> dict[str, float]:
     """Seconds of restoring, fingerprints included, and of comparing all hashes, both from the disk."""
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=1, verify="off"))
-    step = checkpointer.latest()
+    step = checkpointer.verify_latest()
     step_folder = checkpointer.folder / str(step)
     files = list(files_of(step_folder).values())
     forget(files)

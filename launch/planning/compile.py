@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.errors import JaxRuntimeError
-from jax.sharding import NamedSharding, PartitionSpec
 
 from trainer.assemble import training_step
 from trainer.batches.layout import Layout
+from trainer.checkpoints.load import placed
 from trainer.offload import placed_at_rest
 from trainer.phase import initial_state, param_shapes
 from trainer.records.breakdown import made_up_byte_lengths
@@ -76,21 +76,10 @@ def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
         others = {name: jax.eval_shape(models[name].init, key) for name in run.roles}
         function = training_step(run, models, tx, made_up_byte_lengths(run.architecture.vocab_size))
     # Exactly the layouts and memory kinds that a run's state has between steps.
-    at_rest = placed_at_rest(_bound(state, mesh), run.execution.offload)
-    arguments = at_rest, run.objective.batch_type(**batch), _bound(others, mesh)
+    at_rest = placed_at_rest(placed(state, mesh), run.execution.offload)
+    arguments = at_rest, run.objective.batch_type(**batch), placed(others, mesh)
     tokens = run.data.batch_size * run.data.row_length
     return Step(function, arguments, mesh, tokens, run_flops_per_token(run, params))
-
-
-def _bound(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes traced under a mesh without devices, with their layouts on its devices."""
-
-    def bind(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        layout = s.sharding.spec if s.sharding else PartitionSpec()
-        kind = s.sharding.memory_kind if s.sharding else None
-        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, layout, memory_kind=kind))
-
-    return jax.tree.map(bind, shapes)
 
 
 def compile_step(step: Step) -> Compiled:

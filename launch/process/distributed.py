@@ -172,9 +172,9 @@ def is_first() -> bool:
     """Whether this is the process that prints and prepares; asked after a cluster of several is joined."""
     if client_of_several() is None:
         return True
-    import jax
+    from trainer.cluster import coordination
 
-    return jax.process_index() == 0
+    return coordination.is_first()
 
 
 def agree[T](name: str, compute: Callable[[], T]) -> T:

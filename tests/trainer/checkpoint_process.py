@@ -49,7 +49,7 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", n, process)
     mesh, events = make_mesh(jax.devices(), fsdp=2, data=n), Events()
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=2, keep=3), event=events)
-    found: dict = {"latest_at_first": checkpointer.latest()}
+    found: dict = {"latest_at_first": checkpointer.verify_latest()}
 
     def save(step: int) -> None:
         checkpointer.save(state_on(mesh, step), {**POSITION, "rows": 8 * step}, RUN)
@@ -58,7 +58,7 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
         for step in (2, 4):
             save(step)
         checkpointer.wait()
-        found["after_two"] = checkpointer.latest()
+        found["after_two"] = checkpointer.verify_latest()
         away = folder / "away"
         _in_first(
             process, lambda: (checkpointer.folder.rename(away), checkpointer.folder.write_text("in the way"))
@@ -74,11 +74,11 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
             checkpointer.poll(step)
         save(8)
         checkpointer.wait()
-        found["after_retry"] = checkpointer.latest()
+        found["after_retry"] = checkpointer.verify_latest()
         _in_first(process, lambda: (checkpointer.folder / "8/position/metadata").write_text("{"))
     again = Checkpointer(folder, Checkpoints(every_steps=2), event=events)
     with jax.set_mesh(mesh):
-        step, state = again.newest(like(mesh))
+        step, state = again.restore_newest(like(mesh))
         found |= {
             "newest": step,
             "damaged": [s for s, _ in events.of("damaged")],

@@ -26,7 +26,7 @@ def test_a_state_comes_back_bit_for_bit_on_any_mesh_and_lies_at_rest_there(sizes
     saved(tmp_path).close()
     mesh, again = under(sizes), Checkpointer(tmp_path, Checkpoints(every_steps=2))
     with jax.set_mesh(mesh):
-        assert again.latest() == 3
+        assert again.verify_latest() == 3
         state = again.restore(3, like(mesh))
         assert_same_bits(state, state_on(mesh, 3))
         for path, x in jax.tree.leaves_with_path((state.trainable, state.opt_state)):
@@ -45,7 +45,7 @@ def test_position_and_run_come_back_as_they_were_saved(tmp_path):
 
 def test_the_newest_are_kept_and_saving_a_step_again_changes_nothing(tmp_path):
     checkpointer = saved(tmp_path, (1, 2, 5))
-    assert checkpointer.latest() == 5
+    assert checkpointer.verify_latest() == 5
     assert sorted(path.name for path in checkpointer.folder.iterdir()) == ["2", "5"]
     with jax.set_mesh(under(MESHES[0])):
         checkpointer.save(state_on(under(MESHES[0]), 5), {"rows": -1}, RUN)
@@ -66,7 +66,7 @@ def test_a_half_written_step_is_not_listed_and_does_not_stand_in_the_way(tmp_pat
     (folder / "7.orbax-checkpoint-tmp-12" / "run" / "metadata").unlink()
     assert checkpoint_path(tmp_path).name == "3"
     checkpointer = saved(tmp_path, (7,))
-    assert checkpointer.latest() == 7 and checkpointer.read_json(7, "position")["rows"] == 56
+    assert checkpointer.verify_latest() == 7 and checkpointer.read_json(7, "position")["rows"] == 56
     assert sorted(path.name for path in folder.iterdir()) == ["3", "7"]
     checkpointer.close()
 

@@ -70,7 +70,7 @@ def restored_step(folder: Path, mode: str) -> int:
         folder, Checkpoints(every_steps=2, verify="full" if mode == "unhashed" else mode), event=Events()
     )
     with jax.set_mesh(mesh):
-        step, state = checkpointer.newest(like(mesh))
+        step, state = checkpointer.restore_newest(like(mesh))
         assert bits(state) == bits(state_on(mesh, step))
     assert (
         checkpointer.read_json(step, "position") == {**POSITION, "rows": 8 * step}
@@ -124,7 +124,7 @@ def test_what_is_damaged_is_set_aside_with_one_line_that_says_why(three_steps, t
     (folder / "3/position/metadata").write_text("{")
     flipped(folder / "2/run/metadata", random.Random(0))
     checkpointer = Checkpointer(tmp_path / "x", Checkpoints(every_steps=2), event=events)
-    assert checkpointer.latest() == 1 == checkpointer.latest()
+    assert checkpointer.verify_latest() == 1 == checkpointer.verify_latest()
     assert [(step, what["why"]) for step, what in events.of("damaged")] == [
         (3, "position/metadata has 1 bytes instead of 33"),
         (2, "run/metadata has other contents"),
@@ -134,7 +134,7 @@ def test_what_is_damaged_is_set_aside_with_one_line_that_says_why(three_steps, t
     shutil.rmtree(folder / "1/params/d")
     again = Checkpointer(tmp_path / "x", Checkpoints(every_steps=2, verify="off"), event=events)
     with jax.set_mesh(under(ONE_DEVICE)):
-        assert again.newest(like(under(ONE_DEVICE))) is None and events.of("damaged")[-1][0] == 1
+        assert again.restore_newest(like(under(ONE_DEVICE))) is None and events.of("damaged")[-1][0] == 1
 
 
 def test_parameters_of_a_damaged_checkpoint_do_not_load(tmp_path):
@@ -187,7 +187,7 @@ def test_another_type_or_shape_or_a_missing_array_is_refused_by_its_name(three_s
                 three_steps / "checkpoints/3",
                 {"trainable": {"blocks": wanted.trainable["blocks"]}, "frozen": {}},
             )
-    assert checkpointer.latest() == 3, "a wrong wish damages nothing"
+    assert checkpointer.verify_latest() == 3, "a wrong wish damages nothing"
 
 
 MOMENTS = ("*.orbax-checkpoint-tmp", "*.orbax-checkpoint-tmp/*/*", "*/.manifest.json.partial")
@@ -225,7 +225,7 @@ def killed_while_saving(folder: Path, kills: int) -> list[int]:
             process.send_signal(signal.SIGKILL)
         checkpointer = Checkpointer(folder, Checkpoints(every_steps=1, keep=2), event=Events())
         with jax.set_mesh(mesh):
-            step, state = checkpointer.newest(shapes)
+            step, state = checkpointer.restore_newest(shapes)
             assert_same_bits(state, state_on(mesh, step, LARGE))
         newest.append(step)
     return newest

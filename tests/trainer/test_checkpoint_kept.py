@@ -82,12 +82,12 @@ def test_the_newer_of_the_local_and_the_durable_copy_is_resumed_from_and_the_end
     ] == ["6"]
     again = saved(tmp_path / "run", (), **settings)
     with jax.set_mesh(mesh):
-        step, state = again.newest(like(mesh))
+        step, state = again.restore_newest(like(mesh))
         assert step == 6 and again.read_json(6, "position")["rows"] == 48
         assert_same_bits(state, state_on(mesh, 6))
         (local / "6/position/metadata").write_text("{")
         fallen = saved(tmp_path / "run", (), **settings)
-        assert fallen.latest() == 4 and events.of("damaged")[-1][0] == 6
+        assert fallen.verify_latest() == 4 and events.of("damaged")[-1][0] == 6
         fallen.save(state_on(mesh, 5), POSITION, RUN)
         fallen.close()
     assert left(tmp_path / "run") == [4, 5], "what is asked last is durable at the end"
@@ -102,7 +102,7 @@ def test_local_copies_of_a_run_that_is_deleted_are_no_part_of_the_next_one_at_it
     }
     saved(tmp_path / "run", (3,), **settings)._finish_running()
     shutil.rmtree(tmp_path / "run")
-    assert saved(tmp_path / "run", (), **settings).latest() is None
+    assert saved(tmp_path / "run", (), **settings).verify_latest() is None
 
 
 def test_half_of_the_local_settings_is_refused():
@@ -115,14 +115,14 @@ def test_half_of_the_local_settings_is_refused():
 def test_going_back_finds_the_newest_step_before_and_forgets_those_behind(tmp_path):
     mesh = under(MESH)
     checkpointer = saved(tmp_path, (2, 4, 6, 8), keep=5, mesh=mesh)
-    assert [checkpointer.before(step) for step in (1, 2, 5, 6, 9)] == [None, 2, 4, 6, 8]
+    assert [checkpointer.verify_before(step) for step in (1, 2, 5, 6, 9)] == [None, 2, 4, 6, 8]
     with jax.set_mesh(mesh):
         checkpointer.save(state_on(mesh, 10), POSITION, RUN)
         checkpointer.drop_after(4)
-        assert left(tmp_path) == [2, 4] and checkpointer.latest() == 4
+        assert left(tmp_path) == [2, 4] and checkpointer.verify_latest() == 4
         checkpointer.save(state_on(mesh, 6), {**POSITION, "rows": -1}, RUN)
         checkpointer.close()
-    assert checkpointer.latest() == 6 and checkpointer.read_json(6, "position")["rows"] == -1
+    assert checkpointer.verify_latest() == 6 and checkpointer.read_json(6, "position")["rows"] == -1
 
 
 def test_a_save_in_parts_is_the_same_and_its_memory_is_said(tmp_path):

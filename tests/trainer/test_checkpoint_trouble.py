@@ -96,7 +96,10 @@ def test_a_save_that_fails_is_said_at_a_next_step_and_succeeds_when_it_can(troub
             what["retry_s"] for _, what in events.of("save_failed")
         ] == [1.0, 2.0]
         assert numbers["checkpoint/failed"] == 2.0 and not checkpointer.due(205)
-        assert checkpointer.latest() == 204 and sorted(os.listdir(checkpointer.folder)) == ["100", "204"]
+        assert checkpointer.verify_latest() == 204 and sorted(os.listdir(checkpointer.folder)) == [
+            "100",
+            "204",
+        ]
         assert_same_bits(checkpointer.restore(204, like(mesh)), state_on(mesh, 204))
     checkpointer.close()
 
@@ -115,7 +118,7 @@ def test_at_the_end_a_save_is_tried_again_and_then_the_error_is_one_sentence(tmp
                 checkpointer.wait()
             assert [step for step, _ in events.of("save_failed")] == [1, 1, 1]
         checkpointer.close()
-        assert checkpointer.latest() == 1 and events.of("saved")[-1][0] == 1
+        assert checkpointer.verify_latest() == 1 and events.of("saved")[-1][0] == 1
 
 
 def _fill_the_disk(folder: Path) -> tuple[list[int], list[str], int | None]:
@@ -138,7 +141,11 @@ def _fill_the_disk(folder: Path) -> tuple[list[int], list[str], int | None]:
         save_large(4)
         checkpointer.close()
         failed = [step for step, _ in events.of("save_failed")]
-        return failed, sorted(path.name for path in checkpointer.folder.iterdir()), checkpointer.latest()
+        return (
+            failed,
+            sorted(path.name for path in checkpointer.folder.iterdir()),
+            checkpointer.verify_latest(),
+        )
 
 
 def test_a_disk_that_fills_up_while_a_save_is_written_costs_this_save_alone_and_leaves_nothing_half(tmp_path):
@@ -157,7 +164,7 @@ def test_a_save_that_is_due_while_a_slow_one_is_written_comes_later_with_a_newer
         poll_until(checkpointer, postponed, lambda: checkpointer.due(postponed + 1), "the one that is owed")
         save(checkpointer, postponed + 1)
         checkpointer.close()
-        assert checkpointer.latest() == postponed + 1 and postponed not in map(
+        assert checkpointer.verify_latest() == postponed + 1 and postponed not in map(
             int, (p.name for p in checkpointer.folder.iterdir())
         )
         assert not events.of("save_failed")
@@ -180,14 +187,14 @@ def test_the_room_on_the_disk_is_looked_at_before_a_save(tmp_path, monkeypatch):
         checkpointer.wait()
         assert [(step, what["checkpoint_bytes"]) for step, what in events.of("low_space")] == [
             (2, size)
-        ] and checkpointer.latest() == 2
+        ] and checkpointer.verify_latest() == 2
         free[0] = size - 1
         save(checkpointer, 3)
         poll_until(checkpointer, 3, lambda: bool(events.of("save_failed")), "the failure")
         assert events.of("save_failed")[0][1]["why"] == "no space left on the device"
         free[0] = 3 * size
         checkpointer.close()
-    assert checkpointer.latest() == 3
+    assert checkpointer.verify_latest() == 3
 
 
 def test_several_processes_fail_retry_and_fall_back_together(tmp_path):

@@ -14,6 +14,7 @@ from data_pipeline.files import write_bytes
 from data_pipeline.rows.packed import PackedRows
 from trainer.batches.layout import Layout
 from trainer.batches.shards import passes
+from trainer.cluster.coordination import is_first
 from trainer.objective import Objective, Policies
 
 
@@ -58,7 +59,7 @@ def add_columns(
             column[numbers] = value_B[: len(numbers)]  # the last batch is filled up
         alive()
     rows.columns.update(columns)
-    if jax.process_index() == 0:
+    if is_first():
         packed = io.BytesIO()
         np.savez(packed, **columns)
         write_bytes(cache, packed.getvalue())

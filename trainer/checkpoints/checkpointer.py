@@ -105,20 +105,20 @@ class Checkpointer:
         self._retry_at = 0.0
         self._retry = False
 
-    def latest(self) -> int | None:
+    def verify_latest(self) -> int | None:
         """The newest step that passes verification; damaged ones on the way are set aside."""
         return self._catalogue.verify_newest()
 
-    def before(self, step: int) -> int | None:
+    def verify_before(self, step: int) -> int | None:
         """The same of the steps up to `step`, once all saves on their way are done."""
         # a save under way may be the very step that is looked for
         self._finish_running()
         return self._catalogue.verify_newest(step)
 
-    def newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
+    def restore_newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
         """The newest step, up to `limit`, that can be restored, and its state; damaged ones are set aside."""
         while True:
-            step = self.latest() if limit is None else self.before(limit)
+            step = self.verify_latest() if limit is None else self.verify_before(limit)
             if step is None:
                 return None
             try:

@@ -131,7 +131,7 @@ def _split(model: Model, adaptation: Adaptation, key: Array) -> tuple[Params, Pa
 
 
 def frozen_params(model: Model, adaptation: Adaptation, key: Array, first: Params | None) -> Params:
-    """Compute again what `new_state` froze of the `first` parameters; None: of the model's own from scratch."""
+    """Compute again what `new_state` froze of the `first` parameters; None = the model's own from scratch."""
 
     def make(key: Array, first: Params | None) -> Params:
         params = model.init(key_of(key, "init")) if first is None else first
@@ -147,13 +147,15 @@ def parent_folder(start_from: str, job_folder: Path) -> Path:
     return in_job if in_job.exists() else Path(start_from)
 
 
-def placed(shapes: Any) -> Any:
-    """Shapes traced under a mesh, with their layouts bound to its devices."""
-    mesh = jax.sharding.get_mesh()
+def placed(shapes: Any, mesh: jax.sharding.Mesh | None = None) -> Any:
+    """Shapes traced under a mesh, with their layouts bound to its devices; by default the current mesh's."""
+    mesh = mesh or jax.sharding.get_mesh()
 
     def place(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # what came in from outside, such as the key, has no layout yet
         layout = s.sharding.spec if s.sharding else PartitionSpec()
-        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, layout))
+        memory = s.sharding.memory_kind if s.sharding else None
+        sharding = NamedSharding(mesh, layout, memory_kind=memory)
+        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
 
     return jax.tree.map(place, shapes)

@@ -2,9 +2,8 @@
 
 import json
 
-import jax
-
 from data_pipeline.files import write_json
+from trainer.cluster.coordination import is_first
 from trainer.evals.subject import Findings, Subject
 from trainer.phase import Phase
 from trainer.state import TrainState
@@ -42,6 +41,6 @@ class Measures:
         if self.phase.resumes() and kept.exists():
             return json.loads(kept.read_text())
         numbers = self(state).numbers
-        if jax.process_index() == 0:
+        if is_first():
             write_json(kept, numbers)
         return numbers
