@@ -225,7 +225,7 @@ def _block(sizes: Gemma2 | Gemma3, execution: Execution, rngs: nnx.Rngs, **atten
 
 
 def _norm(sizes: Gemma2 | Gemma3) -> Callable[[], RMSNorm]:
-    """Norms whose scales are stored less 1, so that weight decay pulls them to 1."""
+    """Norms whose scales are stored less 1, as in the authors' checkpoints."""
     return partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0)
 
 

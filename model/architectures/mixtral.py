@@ -97,7 +97,7 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
-        # Mistral's own names of the products, unlike those of all later mixtures
+        # w1, w2 and w3 are the names in the authors' own code
         theirs = "model.layers.{N}.block_sparse_moe."
         experts = expert_rows("blocks.feed_forward.", theirs, gate="w1", up="w3", down="w2")
         return (*outer_rows(tied=self.tied), *attention_rows(), *norm_rows(), *experts)

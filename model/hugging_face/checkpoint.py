@@ -47,6 +47,7 @@ def open_folder(folder: Path) -> Checkpoint:
         ValueError: something is missing, or a file is cut short or damaged. Pickles (.bin, .pt) are never
         read.
     """
+    # first: a folder without it is no checkpoint, whatever else lies there
     config = read_json(folder / "config.json")
     files = tuple(_file(path) for path in _paths(folder))
     return Checkpoint(folder, config, files)
@@ -63,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         remedy = "name the folder of a Hugging Face checkpoint"
         raise ValueError(f"{path.parent} has no {path.name}; {remedy}") from None
-    except ValueError as error:
+    except ValueError as error:  # of JSON, and of bytes that are no UTF-8
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object; download it again")
@@ -72,6 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _paths(folder: Path) -> list[Path]:
     """The safetensors of a folder: those that its index lists, else all."""
+    # an index may list fewer files than there are: some folders hold a second copy in another layout
     if (folder / INDEX).exists():
         return _indexed_paths(folder)
     safetensors = sorted(folder.glob("*.safetensors"))
@@ -98,6 +100,7 @@ def _indexed_paths(folder: Path) -> list[Path]:
 
 
 def _file(path: Path) -> File:
+    # a slice has its shape from the header of the file: no weights are read yet
     with _opened(path) as tensors:
         shapes = {name: tuple(x.get_shape()) for name, x in tensors.items()}
     return File(path, shapes, partial(_opened, path))

@@ -36,6 +36,7 @@ def size(config: Config, *fields: str, default: Any = None) -> Any:
     Raises:
         ValueError: none is, and there is no default.
     """
+    # several names for one size: families and versions of transformers differ
     for field in fields:
         if config.get(field) is not None:
             return config[field]
@@ -67,6 +68,7 @@ def decoder_sizes(config: Config, *, default_tied: bool = False) -> dict[str, An
         ValueError: one is missing, or its rotary positions are unknown.
     """
     rope = rope_of(config)
+    # configs of models without grouped heads leave `num_key_value_heads` out
     heads = size(config, "num_attention_heads")
     return {
         "vocab_size": size(config, "vocab_size"),
@@ -92,6 +94,7 @@ def decoder_fields(sizes: Any) -> dict[str, Any]:
         "num_hidden_layers": sizes.layers,
         "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.kv_heads,
+        # always written, though it is the default in many models: their code then needs no rule
         "head_dim": sizes.head_width,
         "intermediate_size": sizes.feed_forward_width,
         "max_position_embeddings": sizes.context,
@@ -124,6 +127,7 @@ def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
     theta = config.get("rope_theta")
     scaling = config.get("rope_scaling")  # transformers 4; theta stands beside it
     parameters = config.get("rope_parameters")  # transformers 5; theta stands in it
+    # both may be there, as in our own exports; then they must say the same
     ropes = []
     if parameters is not None:
         inner_theta = size(parameters, "rope_theta", default=theta or default_theta)
@@ -143,7 +147,10 @@ def rope_fields(rope: Rope, *, extra: Config | None = None) -> dict[str, Any]:
     """The rotary fields of config.json in both layouts; `extra` is added to the scaling (DeepSeek's
     mscale).
     """
-    scaling = None if rope.scaling is None else {**_scaling_fields(rope.scaling), **(extra or {})}
+    scaling = None
+    if rope.scaling is not None:
+        scaling = {**_scaling_fields(rope.scaling), **(extra or {})}
+    # version 4 wants null where nothing is scaled, version 5 a type
     parameters = {"rope_theta": rope.theta, **(scaling or {"rope_type": "default"})}
     return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
 
@@ -155,6 +162,7 @@ def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
     Raises:
         ValueError: the type is unknown.
     """
+    # version 5 has a table a kind of layer, version 4 a theta of its own for the local ones
     if config.get("rope_parameters"):
         local, full = (rope_of(_parameters_of(config, kind)) for kind in LAYER_KINDS)
         return local, full
@@ -189,7 +197,7 @@ def local_and_global_fields(local: Rope, full: Rope) -> dict[str, Any]:
 
 
 def _rope(scaling: Config, config: Config, theta: float) -> Rope:
-    kind = size(scaling, "rope_type", "type", default="default")
+    kind = size(scaling, "rope_type", "type", default="default")  # `type` in older configs
     if kind not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise ValueError(
@@ -210,6 +218,7 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
     factor = float(size(scaling, "factor"))
     if kind == "linear":
         return Linear(factor=factor)
+    # without the field, the context is the one before stretching
     context = config.get("max_position_embeddings")
     original = int(size(scaling, "original_max_position_embeddings", default=context))
     if kind == "llama3":
@@ -225,6 +234,7 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
         beta_fast=size(scaling, "beta_fast", default=32.0),
         beta_slow=size(scaling, "beta_slow", default=1.0),
         table_factor=_table_factor(scaling, factor),
+        # whether the ends of the ramp are rounded to whole frequencies; GPT-OSS does not
         truncate=size(scaling, "truncate", default=True),
     )
 

@@ -12,7 +12,10 @@ from model.hugging_face.tensor import Tensor
 FeedForwardRows = Callable[[str, str], Sequence[Tensor]]
 
 
-def without_missing_modules(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def without_missing_modules(
+    config: Mapping[str, Any],
+    names: Collection[str],
+) -> dict[str, Any]:
     """The config of a checkpoint whose tensors are `names`: with no prediction modules if it has none.
 
     transformers keeps the number of modules in config.json, but drops their tensors when it saves.
@@ -41,8 +44,13 @@ def rows(sizes: Any) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def _block(sizes: Any, ours: str, theirs: str, feed_forward: FeedForwardRows) -> list[Tensor]:
-    stacked = "N" if "{N}" in theirs else ""
+def _block(
+    sizes: Any,
+    ours: str,
+    theirs: str,
+    feed_forward: FeedForwardRows,
+) -> list[Tensor]:
+    stacked = "N" if "{N}" in theirs else ""  # a prediction module is one layer and no stack
     attention = _attention(sizes, f"{ours}attention.", f"{theirs}self_attn.", stacked)
     return [*norm_rows(ours, theirs), *attention, *feed_forward(f"{ours}feed_forward.", f"{theirs}mlp.")]
 
@@ -59,6 +67,7 @@ def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
     D = "D3" if sizes.query_latent_width else "D"  # what queries are made from: a latent, or the stream
     latents = f"{theirs}kv_a_proj_with_mqa.weight"
     keys_and_values = f"{theirs}kv_b_proj.weight"
+    # the authors store rotary pairs side by side; transformers may have saved them in halves
     turned = {"interleaved": sizes.rope_interleave}
     tensors = [
         Tensor(f"{ours}wq_{N}{D}HA", queries, f"HA {D}", span=("A", 0, A + A2)),
@@ -70,7 +79,7 @@ def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
         Tensor(f"{ours}wv_{N}D2HA3", keys_and_values, "HA3 D2", span=("A3", A, A + A3)),
         Tensor(f"{ours}wo_{N}HA3D", f"{theirs}o_proj.weight", "D HA3"),
     ]
-    if sizes.query_latent_width:
+    if sizes.query_latent_width:  # the small sizes of the family make queries without a latent
         tensors.append(Tensor(f"{ours}wq_down_{N}DD3", f"{theirs}q_a_proj.weight", "D3 D"))
         tensors.append(Tensor(f"{ours}q_norm.scale_{N}D3", f"{theirs}q_a_layernorm.weight", "D3"))
     return tensors

@@ -40,6 +40,7 @@ def fields_of(sizes: Any, *, full_every: int) -> dict[str, Any]:
     del fields[
         "hidden_act"
     ]  # Gemma says `hidden_activation`, and transformers takes either as the activation
+    # what a layer sees is said twice, for two generations of transformers
     return {
         **fields,
         "hidden_activation": "gelu_pytorch_tanh",

@@ -45,6 +45,7 @@ def open_gguf(path: Path) -> Gguf:
     reader = _reader(path)
     with _naming_damage(path):
         metadata = {name: field.contents() for name, field in reader.fields.items()}
+    # other architectures have names and orders of their own, which nothing here knows
     kind = metadata.get("general.architecture")
     if kind != "llama" or metadata.get("llama.expert_count", 0):
         raise ValueError(
@@ -52,6 +53,7 @@ def open_gguf(path: Path) -> Gguf:
             "take safetensors"
         )
     config = _config(path, metadata, {tensor.name for tensor in reader.tensors})
+    # only queries and keys are rotated, so only their rows are stored in another order
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     weights = {
         _their_name(tensor.name): _Weight(path, tensor, _heads_of(tensor.name, heads))
@@ -65,7 +67,7 @@ def open_gguf(path: Path) -> Gguf:
 
 def _reader(path: Path) -> Any:
     try:
-        import gguf
+        import gguf  # an extra: of all verbs only the import of .gguf files needs it
     except ImportError as error:
         remedy = "run `pip install 'meshwright[huggingface]'`"
         raise ValueError(f"{path} needs the library `gguf`; {remedy}") from error
@@ -82,7 +84,11 @@ def _naming_damage(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is cut short or damaged ({error}); download it again") from error
 
 
-def _config(path: Path, metadata: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
+def _config(
+    path: Path,
+    metadata: Mapping[str, Any],
+    tensors: set[str],
+) -> dict[str, Any]:
     """What config.json would say."""
     fields = {
         "vocab_size": "llama.vocab_size",
@@ -103,6 +109,7 @@ def _config(path: Path, metadata: Mapping[str, Any], tensors: set[str]) -> dict[
         raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; take another file")
     return {
         "model_type": "llama",
+        # the format has no field for it
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_scaling": _scaling(metadata),
         "rope_theta": _shortest(metadata.get("llama.rope.freq_base", 10_000.0)),

@@ -53,6 +53,7 @@ def load(architecture: Architecture, checkpoint: Checkpoint, *, params: str) -> 
         sizes[row.ours] = sizes_of(row, shapes[row.ours].shape, architecture)
     plan = checked_plan(architecture, checkpoint, sizes)
     targets = _targets(shapes)
+    # a file is open once, and tensors are read in the order of their names, which is about that in the file
     for file in checkpoint.files:
         with file.open() as tensors:
             for name in sorted(file.shapes.keys() & plan.keys()):
@@ -62,14 +63,21 @@ def load(architecture: Architecture, checkpoint: Checkpoint, *, params: str) -> 
     return _nested({name: target.finished() for name, target in targets.items()})
 
 
-def parameter_shapes(architecture: Architecture, params: str) -> dict[str, jax.ShapeDtypeStruct]:
+def parameter_shapes(
+    architecture: Architecture,
+    params: str,
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Dotted name → shape and dtype, of all parameters."""
     model = architecture.build(Precision(params=params))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(shapes)}
 
 
-def sizes_of(row: Tensor, shape: tuple[int, ...], architecture: Architecture) -> dict[str, int]:
+def sizes_of(
+    row: Tensor,
+    shape: tuple[int, ...],
+    architecture: Architecture,
+) -> dict[str, int]:
     """Letter → size, of the letters of a row; of V the true vocabulary, for only ours is padded."""
     sizes = dict(zip(own_letters(row), shape, strict=True))
     if "V" in sizes:
@@ -88,6 +96,7 @@ def checked_plan(
         ValueError: a tensor is missing, of another shape, or unknown.
     """
     stored = checkpoint.shapes()
+    # everything that is wrong is collected, so that one download mends it all
     rows = architecture.tensors()
     prefix = _prefix_left_out(rows, stored)
     plan: dict[str, list[Place]] = {}
@@ -96,8 +105,9 @@ def checked_plan(
         expected = their_shape(row, sizes[row.ours])
         for index, theirs in places(row, sizes[row.ours]):
             name = theirs.removeprefix(prefix)
+            # a fused tensor is part of several parameters, and an embedding may be stored twice
             plan.setdefault(name, []).append(Place(row, index))
-            shape = stored.get(name, expected)
+            shape = stored.get(name, expected)  # what is missing is said below
             if shape != expected:
                 shapes = f"{list(shape)}, not {list(expected)}"
                 misshapen.append(f"{name} has shape {shapes} for our {row.ours}")
@@ -108,7 +118,12 @@ def checked_plan(
     return plan
 
 
-def _disagreement(checkpoint: Checkpoint, missing: list[str], extra: list[str], misshapen: list[str]) -> str:
+def _disagreement(
+    checkpoint: Checkpoint,
+    missing: list[str],
+    extra: list[str],
+    misshapen: list[str],
+) -> str:
     problems = []
     if missing:
         problems.append(f"no tensor {_some(missing)}")
@@ -149,6 +164,7 @@ def _is_ignored(name: str, rows: Sequence[Tensor]) -> bool:
 
 def _targets(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, "_Target"]:
     mesh = jax.sharding.get_mesh()
+    # in the order of the parameters, small ones on the host until its share is used up
     host_bytes = HOST_BYTES
     targets = {}
     for name, leaf in shapes.items():
@@ -163,7 +179,14 @@ class _Target:
     process.
     """
 
-    def __init__(self, name: str, leaf: jax.ShapeDtypeStruct, mesh: jax.sharding.Mesh, *, on_host: bool):
+    def __init__(
+        self,
+        name: str,
+        leaf: jax.ShapeDtypeStruct,
+        mesh: jax.sharding.Mesh,
+        *,
+        on_host: bool,
+    ):
         self.shape = leaf.shape
         self.sharding = named(mesh, letters_of(name), leaf.shape, at_rest=True)
         # devices that hold the same piece (replicas) share its buffer: it is read once
@@ -202,6 +225,7 @@ class _Target:
                 for letter, (start, stop) in zip(stored, stored_bounds, strict=True)
             }
             for ranges in _pieces(held, stored, row):
+                # indices in the buffer, where the run letters have length 1
                 x = take(theirs, row, sizes, ranges)
                 starts = [ranges[letter][0] - held[letter][0] for letter in stored]
                 buffer.put(x[(None,) * n_run], (*offsets, *starts))
@@ -214,7 +238,9 @@ class _Target:
 
 
 def _pieces(
-    ranges: Mapping[str, tuple[int, int]], stored: tuple[str, ...], row: Tensor
+    ranges: Mapping[str, tuple[int, int]],
+    stored: tuple[str, ...],
+    row: Tensor,
 ) -> Iterator[dict[str, tuple[int, int]]]:
     """`ranges` in pieces of at most PIECE_BYTES of float32, cut along the longest letter; nothing where a
     buffer holds only padding.
@@ -265,6 +291,7 @@ class _DeviceBuffer:
             (device,) = buffer.devices()
             with no_mesh():
                 self.buffers[i] = _write(buffer, jax.device_put(x, device), starts)
+        # else the host would queue pieces faster than they travel, and hold them all
         jax.block_until_ready(self.buffers)
 
     def arrays(self) -> list[jax.Array]:
@@ -278,6 +305,7 @@ def no_mesh() -> AbstractContextManager[Any]:
     return jax.set_mesh(empty)
 
 
+# donated: the buffer is changed in place, so that a device never holds two copies
 @partial(jax.jit, donate_argnums=0)
 def _write(buffer: jax.Array, x: jax.Array, starts: tuple[Any, ...]) -> jax.Array:
     return jax.lax.dynamic_update_slice(buffer, x.astype(buffer.dtype), starts)

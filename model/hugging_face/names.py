@@ -37,13 +37,16 @@ def attention_rows(*, biased: str = "", head_norm: bool = False) -> tuple[Tensor
         for which, (letters, layout) in bias_layouts.items()
         if which in biased
     ]
-    if head_norm:
+    if head_norm:  # one scale a head width, shared by the heads
         rows.append(Tensor(f"{ours}q_norm.scale_NA", f"{theirs}q_norm.weight", "A"))
         rows.append(Tensor(f"{ours}k_norm.scale_NA", f"{theirs}k_norm.weight", "A"))
     return tuple(rows)
 
 
-def gated_rows(ours: str = f"{BLOCKS}feed_forward.", theirs: str = f"{LAYERS}mlp.") -> tuple[Tensor, ...]:
+def gated_rows(
+    ours: str = f"{BLOCKS}feed_forward.",
+    theirs: str = f"{LAYERS}mlp.",
+) -> tuple[Tensor, ...]:
     """The three products of a gated feed-forward layer."""
     N = _stacked(theirs)
     return (
@@ -74,6 +77,7 @@ def expert_rows(
     """The router of a mixture of experts, and the products of every expert under their names for them."""
     N = _stacked(theirs)
     expert = f"{theirs}experts.{{E}}."
+    # `{expert}` runs over E, which in ours is a dimension: E tensors of theirs make one of ours
     return (
         Tensor(f"{ours}router_{N}DE", f"{theirs}gate.weight", "E D"),
         Tensor(f"{ours}w_gate_{N}EDF", f"{expert}{gate}.weight", "F D"),

@@ -49,6 +49,7 @@ def save(
             "the parameters lie on several processes; "
             "export from a single process, which reads the checkpoint by itself"
         )
+    # before anything is written: an architecture may have no form at Hugging Face
     config = {**architecture.to_hugging_face(), **dtype_fields(dtype)}
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -58,12 +59,15 @@ def save(
         for name, data in files.items():
             (unfinished / name).write_bytes(data)
         _write_tensors(unfinished, architecture, flat, dtype=dtype, max_shard_bytes=max_shard_bytes)
-        unfinished.rename(folder)
-    finally:
+        unfinished.rename(folder)  # in one step: nobody finds half a checkpoint
+    finally:  # after an error; after the rename it is not there
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def export_plan(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+def export_plan(
+    architecture: Architecture,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Plan:
     """Their tensors in the order of the table, layer by layer."""
     plan: Plan = {}
     for row in architecture.tensors():
@@ -91,7 +95,7 @@ def _write_tensors(
     file_of: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        if len(shards) == 1:
+        if len(shards) == 1:  # the name without numbers, which needs no index
             file_name = "model.safetensors"
         file_of |= dict.fromkeys(shard, file_name)
         with (folder / file_name).open("wb") as file:
@@ -107,7 +111,10 @@ def _write_tensors(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _in_shards(n_bytes: Mapping[str, int], max_shard_bytes: int) -> Iterator[list[str]]:
+def _in_shards(
+    n_bytes: Mapping[str, int],
+    max_shard_bytes: int,
+) -> Iterator[list[str]]:
     """Names in their order, as many to a shard as fit."""
     shard: list[str] = []
     shard_bytes = 0
@@ -120,12 +127,17 @@ def _in_shards(n_bytes: Mapping[str, int], max_shard_bytes: int) -> Iterator[lis
     yield shard
 
 
-def _header(shapes: Mapping[str, tuple[int, ...]], n_bytes: Mapping[str, int], dtype: str) -> bytes:
+def _header(
+    shapes: Mapping[str, tuple[int, ...]],
+    n_bytes: Mapping[str, int],
+    dtype: str,
+) -> bytes:
     """The format: 8 bytes of length, JSON padded with spaces to a multiple of 8, then the tensors,
     little-endian, row by row.
 
     safetensors' own writer wants all tensors of a file in memory, twice.
     """
+    # "format" is what transformers asks for before it reads a file
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in shapes.items():
@@ -145,6 +157,7 @@ def _tensor(
     dtype: str,
 ) -> np.ndarray:
     """One of their tensors, put together from the parameters of ours that are in it."""
+    # one layer of one tensor at a time: the host needs memory for it alone
     theirs = np.zeros(shape, jnp.dtype(dtype))
     for row, index in row_places:
         sizes = sizes_of(row, flat[row.ours].shape, architecture)

@@ -76,6 +76,7 @@ def stored_letters(row: Tensor) -> tuple[str, ...]:
 def places(row: Tensor, sizes: Sizes) -> Iterator[tuple[tuple[int, ...], str]]:
     """(index along the run letters, their name) of every tensor that our parameter is made of."""
     run = run_letters(row)
+    # np.ndindex of nothing gives one empty index: a tensor outside the layers has one place
     for index in np.ndindex(*(sizes[letter] for letter in run)):
         numbers = dict(zip(run, index, strict=True))
         if "N" in numbers:
@@ -83,7 +84,11 @@ def places(row: Tensor, sizes: Sizes) -> Iterator[tuple[tuple[int, ...], str]]:
         yield index, row.theirs.format(**numbers)
 
 
-def dimensions(row: Tensor, sizes: Sizes, ranges: Ranges | None = None) -> tuple[Dimension, ...]:
+def dimensions(
+    row: Tensor,
+    sizes: Sizes,
+    ranges: Ranges | None = None,
+) -> tuple[Dimension, ...]:
     """Their dimensions; `sizes` are those of our letters, `ranges` what is wanted of them (default: all)."""
     groups = row.layout.split()
     # a mark says which dimension is fused; without one it is the first
@@ -99,7 +104,12 @@ def dimensions(row: Tensor, sizes: Sizes, ranges: Ranges | None = None) -> tuple
     return tuple(result)
 
 
-def _along(row: Tensor, letter: str, sizes: Sizes, ranges: Ranges) -> tuple[int, Range]:
+def _along(
+    row: Tensor,
+    letter: str,
+    sizes: Sizes,
+    ranges: Ranges,
+) -> tuple[int, Range]:
     """(their size, what is wanted of it) along one letter."""
     start, stop = ranges.get(letter, (0, sizes[letter]))
     if row.span and row.span[0] == letter:
@@ -151,24 +161,35 @@ def put(theirs: np.ndarray, row: Tensor, sizes: Sizes, ours: np.ndarray) -> None
     pieces.
     """
     wanted = dimensions(row, sizes)
+    # reshaping a new, contiguous array gives a view, so that what is written lands in `theirs`
     view = theirs.reshape([size for dimension in wanted for size in dimension.sizes])
     view = view[tuple(slice(*entries) for dimension in wanted for entries in dimension.ours)]
     _to_our_order(view, row, wanted)[...] = _permuted(ours, row, _alternating)
 
 
-def _to_our_order(x: np.ndarray, row: Tensor, wanted: tuple[Dimension, ...]) -> np.ndarray:
+def _to_our_order(
+    x: np.ndarray,
+    row: Tensor,
+    wanted: tuple[Dimension, ...],
+) -> np.ndarray:
     """Dimensions by their letters → by ours, without the index of a part; a view."""
     order = [letter for dimension in wanted for letter in dimension.letters]
+    # one entry of the index of a part is wanted: a dimension of length 1
     x = x.squeeze(tuple(i for i, letter in enumerate(order) if not letter))
     order = [letter for letter in order if letter]
     return x.transpose([order.index(letter) for letter in stored_letters(row)])
 
 
-def _permuted(x: np.ndarray, row: Tensor, order_of: Callable[[int], np.ndarray]) -> np.ndarray:
+def _permuted(
+    x: np.ndarray,
+    row: Tensor,
+    order_of: Callable[[int], np.ndarray],
+) -> np.ndarray:
     """x with the rotary pairs of its heads in another order; x itself where theirs stores them as ours."""
     if row.interleaved is False:
         return x
     axis = next(i for i, letter in enumerate(stored_letters(row)) if letter[0] == "A")
+    # the others of a head are not rotated, and stay where they are
     n_turned = x.shape[axis] if row.interleaved is True else row.interleaved
     n_before = x.shape[axis] - n_turned
     order = np.concatenate([np.arange(n_before), n_before + order_of(n_turned)])

@@ -36,6 +36,7 @@ def attend(
     maths: Maths,
 ) -> Array:
     """An `Attend` for every platform, dtype and width."""
+    # known while tracing: a length is a shape
     form = _written_out if q_BLHA.shape[1] <= LOOP_FROM else _looped
     run = local(partial(form, maths=maths), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
@@ -76,7 +77,7 @@ def _written_out(
     B, L, H, A = q_BLHA.shape
     K = k_BLKA.shape[2]
     G = H // K
-    # heads before positions: a CPU's library multiplies batches of [L, A] and [T, A] without copying them
+    # heads before positions: batches of [L, A] by [T, A] are the form that reaches a CPU's matrix units
     q_BKGLA = q_BLHA.reshape(B, L, K, G, A).transpose(0, 2, 3, 1, 4)
     k_BKTA = k_BLKA.swapaxes(1, 2)
     v_BKTA = v_BLKA.swapaxes(1, 2)
@@ -126,16 +127,22 @@ def _forward(
     return o_BKGLA, (q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, o_BKGLA, lse_BKGL)
 
 
-def _backward(maths: Maths, saved: tuple, grad_BKGLA: Array) -> tuple[Array | None, ...]:
+def _backward(
+    maths: Maths,
+    saved: tuple,
+    grad_BKGLA: Array,
+) -> tuple[Array | None, ...]:
     q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, o_BKGLA, lse_BKGL = saved
     f32 = jnp.float32
     dtype = q_BKGLA.dtype
+    # scores are computed again from queries and keys: L · T numbers that are never in memory together
     dot_BKGL = output_dot(o_BKGLA, grad_BKGLA)
     dqs: list[Array] = []
     dk_BKTA = jnp.zeros(k_BKTA.shape, f32)
     dv_BKTA = jnp.zeros(v_BKTA.shape, f32)
     for queries, keys in _visits(q_BKGLA.shape[3], maths.window):
         rows = (q_BKGLA, grad_BKGLA, lse_BKGL[..., None], dot_BKGL[..., None])
+        # the same blocks as in the forward pass, in the same order
         q, grad, lse, dot = (x[:, :, :, queries] for x in rows)
         q, (dk_BKTA, dv_BKTA) = _ordered(q, (dk_BKTA, dv_BKTA), queries)
         mask = _mask(positions_BL, segments_BL, queries, keys, maths)
@@ -176,7 +183,13 @@ def _ordered(q: Array, results: Any, queries: slice) -> tuple[Array, Any]:
     return jax.lax.optimization_barrier((q, results)) if queries.start >= ORDER_FROM else (q, results)
 
 
-def _mask(positions_BL: Array, segments_BL: Array, queries: slice, keys: slice, maths: Maths) -> Array:
+def _mask(
+    positions_BL: Array,
+    segments_BL: Array,
+    queries: slice,
+    keys: slice,
+    maths: Maths,
+) -> Array:
     """0 where a query sees a key, else MASKED; computed before it is added, for else every head would
     compare all positions again.
     """

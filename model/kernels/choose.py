@@ -33,6 +33,7 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
     Raises:
         ValueError: the platform, or the row and heads at hand, are none that the kernel asked for can do.
     """
+    # checked while building the trace: a kernel that was asked for is never silently replaced
     name = BY_PLATFORM.get(platform, "blocked") if attention == "auto" else attention
     if NEEDS.get(name, platform) != platform:
         raise ValueError(f"execution.attention={name} needs a {NEEDS[name]}, not a {platform}; use auto")

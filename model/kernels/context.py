@@ -182,6 +182,7 @@ def _ring_forward(
         return (_pass_on(keys, ring), read(keys, so_far)), None
 
     keys = _pass_on((k_BKTA, v_BKTA, row), ring)
+    # computed while the first keys travel
     own_read = kernel.forward(q_BHLA, k_BKTA, v_BKTA, row, row, maths)
     # the first and the last block stand outside: own keys need no sending, and the last are sent no further
     (keys, so_far), _ = lax.scan(step, (keys, own_read), None, ring.n - 2)
@@ -210,6 +211,7 @@ def _ring_backward(
         keys, dq, dkv = carry
         onward = _pass_on(keys, ring)
         dq_here, dkv_here = grads(keys)
+        # they stay beside the keys that they are gradients of
         dkv = _pass_on(jax.tree.map(jnp.add, dkv, dkv_here), ring)
         return (onward, dq + dq_here, dkv), None
 

@@ -34,7 +34,13 @@ def attend(
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
-def why_not(q_BLHA: Array, v_BLKA: Array, *, divided: bool, soft_cap: float | None) -> str:
+def why_not(
+    q_BLHA: Array,
+    v_BLKA: Array,
+    *,
+    divided: bool,
+    soft_cap: float | None,
+) -> str:
     """What about these inputs cuDNN cannot do, empty if nothing."""
     L = q_BLHA.shape[1]
     A, A2 = q_BLHA.shape[-1], v_BLKA.shape[-1]

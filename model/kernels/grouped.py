@@ -41,6 +41,7 @@ def tiled_matmul(
 
 def _multiply(x_CD: Array, w_EDF: Array, sizes_E: Array, contracted: int) -> Array:
     """Rows times the matrices of their groups, over dimension `contracted` of each matrix."""
+    # the same loop multiplies by the matrices, and in the backward pass by their transposes
     C = len(x_CD)
     n_out = w_EDF.shape[2 - contracted]
     x_padded = _padded(x_CD)
@@ -54,11 +55,18 @@ def _multiply(x_CD: Array, w_EDF: Array, sizes_E: Array, contracted: int) -> Arr
     return _visits(visit, jnp.zeros((len(x_padded), n_out), x_CD.dtype), sizes_E)[:C]
 
 
-def _forward(x_CD: Array, w_EDF: Array, sizes_E: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+def _forward(
+    x_CD: Array,
+    w_EDF: Array,
+    sizes_E: Array,
+) -> tuple[Array, tuple[Array, Array, Array]]:
     return tiled_matmul(x_CD, w_EDF, sizes_E), (x_CD, w_EDF, sizes_E)
 
 
-def _backward(saved: tuple[Array, Array, Array], d_y_CF: Array) -> tuple[Array, Array, None]:
+def _backward(
+    saved: tuple[Array, Array, Array],
+    d_y_CF: Array,
+) -> tuple[Array, Array, None]:
     x_CD, w_EDF, sizes_E = saved
     x_padded = _padded(x_CD)
     d_y_padded = _padded(d_y_CF)
@@ -77,7 +85,11 @@ def _backward(saved: tuple[Array, Array, Array], d_y_CF: Array) -> tuple[Array, 
 tiled_matmul.defvjp(_forward, _backward)
 
 
-def _visits(visit: Callable[[Array, Array, Array, Array], Array], start: Array, sizes_E: Array) -> Array:
+def _visits(
+    visit: Callable[[Array, Array, Array, Array], Array],
+    start: Array,
+    sizes_E: Array,
+) -> Array:
     """`visit(result, group, first row of the tile, which rows of it are the group's)` for every tile of
     every group.
     """

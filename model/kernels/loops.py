@@ -38,12 +38,28 @@ class Keys(NamedTuple):
     row: Row
 
     def at(self, start: Array, size: int) -> "Keys":
-        """A block of them."""
-        return Keys(
-            _at(self.k_BKTA, start, size, 2),
-            _at(self.v_BKTA, start, size, 2),
-            _rows_at(self.row, start, size),
-        )
+        """The block of `size` keys from `start` on."""
+        k_BKTA = _at(self.k_BKTA, start, size, 2)
+        v_BKTA = _at(self.v_BKTA, start, size, 2)
+        return Keys(k_BKTA, v_BKTA, _rows_at(self.row, start, size))
+
+
+class Queries(NamedTuple):
+    """The queries at hand in the backward pass, with the gradient of what they read; `lse` is the
+    logarithm of the sum of their weights and `dot` their `output_dot`.
+    """
+
+    q_BKGLA: Array
+    grad_BKGLA: Array
+    lse_BKGL: Array
+    dot_BKGL: Array
+    row: Row
+
+    def at(self, start: Array, size: int) -> "Queries":
+        """The block of `size` queries from `start` on."""
+        *arrays, row = self
+        blocks = [_at(x, start, size, 3) for x in arrays]
+        return Queries(*blocks, _rows_at(row, start, size))
 
 
 def scores(
@@ -57,6 +73,7 @@ def scores(
     )
     if maths.soft_cap is None:
         return s_BKGLT, 1.0
+    # d tanh(x) / dx = 1 - tanh(x)²
     t_BKGLT = jnp.tanh(s_BKGLT / maths.soft_cap)
     return maths.soft_cap * t_BKGLT, 1 - t_BKGLT * t_BKGLT
 
@@ -89,6 +106,7 @@ def forward(
         lse = jnp.where(n > 0, top + jnp.log(some), MASKED)
         return None, (o / some[..., None], lse)
 
+    # over blocks one by one: scores of a single pair of blocks are in memory
     _, (o, lse) = lax.scan(one_block, None, jnp.arange(len(cut.first_U)))
     o_BHLA = _joined(o).reshape(B, H, L, -1)
     lse_BHL = jnp.moveaxis(lse, 0, 3).reshape(B, H, L)
@@ -131,30 +149,24 @@ def backward(
     B, H, L, A = q_BHLA.shape
     K = k_BKTA.shape[1]
     G = H // K
-    q_BKGLA = q_BHLA.reshape(B, K, G, L, A)
-    grad_BKGLA = grad_BHLA.reshape(B, K, G, L, -1)
-    lse_BKGL = lse_BHL.reshape(B, K, G, L)
-    dot_BKGL = output_dot(o_BHLA, grad_BHLA).reshape(B, K, G, L)
+    queries = Queries(
+        q_BHLA.reshape(B, K, G, L, A),
+        grad_BHLA.reshape(B, K, G, L, -1),
+        lse_BHL.reshape(B, K, G, L),
+        output_dot(o_BHLA, grad_BHLA).reshape(B, K, G, L),
+        q_row,
+    )
     keys = Keys(k_BKTA, v_BKTA, k_row)
     cut = _cut(q_row)
 
-    def one_block(totals: tuple[Array, Array], u: Array) -> tuple[tuple[Array, Array], Array]:
-        begin = u * cut.size
-        queries = Queries(
-            _at(q_BKGLA, begin, cut.size, 3),
-            _at(grad_BKGLA, begin, cut.size, 3),
-            _at(lse_BKGL, begin, cut.size, 3),
-            _at(dot_BKGL, begin, cut.size, 3),
-            _rows_at(q_row, begin, cut.size),
-        )
-
-        def visit(start: Array, size: int, state: Triple) -> Triple:
-            dq, dk, dv = state
-            dq_block, dk_block, dv_block = _block_gradients(queries, keys.at(start, size), maths)
-            return dq + dq_block, _add_at(dk, dk_block, start), _add_at(dv, dv_block, start)
-
-        state = (jnp.zeros(queries.q.shape), *totals)
-        dq, *totals = _over_keys(visit, state, queries.row, cut.first_U[u], k_row, maths)
+    def one_block(
+        totals: tuple[Array, Array],
+        u: Array,
+    ) -> tuple[tuple[Array, Array], Array]:
+        block = queries.at(u * cut.size, cut.size)
+        visit = partial(_add_gradients, block, keys, maths)
+        state = (jnp.zeros(block.q_BKGLA.shape), *totals)
+        dq, *totals = _over_keys(visit, state, block.row, cut.first_U[u], k_row, maths)
         return tuple(totals), dq
 
     # gradients of all keys are carried from block to block of queries: each block of keys meets many of them
@@ -163,14 +175,20 @@ def backward(
     return _joined(dq).reshape(B, H, L, A), dk_BKTA, dv_BKTA
 
 
-class Queries(NamedTuple):
-    """A block of queries in the backward pass; `dot` is `output_dot` of each."""
-
-    q: Array
-    grad: Array
-    lse: Array
-    dot: Array
-    row: Row
+def _add_gradients(
+    queries: Queries,
+    keys: Keys,
+    maths: Maths,
+    start: Array,
+    size: int,
+    state: Triple,
+) -> Triple:
+    """Gradients of a block of queries, of all keys and of all values, with those through one more block of
+    keys.
+    """
+    dq, dk, dv = state
+    dq_block, dk_block, dv_block = _block_gradients(queries, keys.at(start, size), maths)
+    return dq + dq_block, _add_at(dk, dk_block, start), _add_at(dv, dv_block, start)
 
 
 def _block_gradients(queries: Queries, keys: Keys, maths: Maths) -> Triple:
@@ -192,15 +210,28 @@ def _block_gradients(queries: Queries, keys: Keys, maths: Maths) -> Triple:
     return dq, dk, dv
 
 
-def _over_keys(visit: Callable, state: tuple, row: Row, first: Array, k_row: Row, maths: Maths) -> tuple:
+def _over_keys(
+    visit: Callable,
+    state: tuple,
+    row: Row,
+    first: Array,
+    k_row: Row,
+    maths: Maths,
+) -> tuple:
     """Fold `visit(start, size, state)` over the blocks of keys that the block of queries `row`, which begins
     at `first`, can see.
     """
     for offset, size, begin, end in ranges_seen(row.positions_BL, first, k_row, maths.window):
 
-        def body(j: Array, state: tuple, offset: int = offset, size: int = size) -> tuple:
+        def body(
+            j: Array,
+            state: tuple,
+            offset: int = offset,
+            size: int = size,
+        ) -> tuple:
             return visit(offset + j * size, size, state)
 
+        # bounds are known at run time alone, and so no loop that JAX could differentiate: see `backward`
         state = lax.fori_loop(begin, end, body, state)
     return state
 
@@ -233,6 +264,7 @@ def _runs(row: Row) -> Iterator[tuple[int, int, int, Array]]:
     length = row.positions_BL.shape[1] // len(row.starts)
     size = block_of(length, BLOCK)
     for i, start in enumerate(row.starts):
+        # `start` is traced: which runs a device holds depends on which device it is
         yield i * length, size, length // size, start
 
 
@@ -263,6 +295,7 @@ def _rows_at(row: Row, start: Array, size: int) -> Row:
 
 def _add_at(total: Array, block: Array, start: Array) -> Array:
     """`total` with a block added from position `start` of T on."""
+    # blocks never overlap within a run, but a block is met once for every block of queries
     summed = _at(total, start, block.shape[2], 2) + block
     return lax.dynamic_update_slice_in_dim(total, summed, start, 2)
 

@@ -20,6 +20,7 @@ def attend(
     """An `Attend` for rows in any order, divided or not: positions alone say what is later, and keys and
     values are gathered where L is divided.
     """
+    # query head h reads key head h // G: G neighbouring query heads share one
     B, L, H, A = q_BLHA.shape
     K = k_BLKA.shape[2]
     q_BLKGA = reshape(q_BLHA, (B, L, K, H // K, A), "BLKGA")

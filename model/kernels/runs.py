@@ -97,6 +97,7 @@ def merged(
     """
     o_BHLA, lse_BHL = reads[0]
     for o2_BHLA, lse2_BHL in reads[1:]:
+        # weights relative to the sum over both sets; MASKED + MASKED stays finite where neither was seen
         total_BHL = jnp.logaddexp(lse_BHL, lse2_BHL)
         w_BHL = jnp.exp(lse_BHL - total_BHL)
         w2_BHL = jnp.exp(lse2_BHL - total_BHL)
@@ -105,7 +106,10 @@ def merged(
     return o_BHLA, lse_BHL
 
 
-def output_dot(o: Float[Array, "*rows A"], grad: Float[Array, "*rows A"]) -> Float[Array, "*rows"]:
+def output_dot(
+    o: Float[Array, "*rows A"],
+    grad: Float[Array, "*rows A"],
+) -> Float[Array, "*rows"]:
     """Output · its gradient, which is the sum over keys of weight · gradient of weight (Dao et al. 2022,
     eq. 4).
     """
@@ -114,4 +118,5 @@ def output_dot(o: Float[Array, "*rows A"], grad: Float[Array, "*rows A"]) -> Flo
 
 def block_of(length: int, most: int) -> int:
     """The largest size up to `most` of equal blocks that fill `length`."""
+    # equal blocks: a loop has one shape for all of them
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)

@@ -46,6 +46,7 @@ def attend(
     maths: Maths,
 ) -> Array:
     """An `Attend`. Indices in the row stand for positions, since documents read in order."""
+    # a Pallas call knows no explicit axes: each device runs it on the rows and heads that it holds
     run = local(partial(_on_device, maths=maths), ("BTHA", "BTKA", "BTKA", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, segments_BL)
 
@@ -65,6 +66,7 @@ def forward(
     for i, (k, v, segments_BT) in enumerate(_runs(k_BKTA, v_BKTA, k_row)):
         kernel = _kernel(L, k.shape[2], q_row, k_row.starts[i], maths, save_residuals=True)
         segments = library.SegmentIds(q_row.segments_BL, segments_BT)
+        # the library's kernel is of one row: [H, L, A]
         o, (lse,) = jax.vmap(kernel)(scaled_BHLA, k, v, segments)
         is_read = lse > MASKED  # else no tile was visited, or no key of this run is seen
         o = jnp.where(is_read[..., None], o.astype(jnp.float32), 0)
@@ -107,7 +109,13 @@ def backward(
     return dq, jnp.concatenate(dks, 2), jnp.concatenate(dvs, 2)
 
 
-def _on_device(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, segments_BL: Array, maths: Maths) -> Array:
+def _on_device(
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    segments_BL: Array,
+    maths: Maths,
+) -> Array:
     L = q_BLHA.shape[1]
     padding = (0, -L % LANES)
     padded_L = L + padding[1]
@@ -148,6 +156,7 @@ def _kernel(
         mask_value=library.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=maths.soft_cap,
         residual_checkpoint_name="mixed",
+        # within visited tiles; segments are compared by the kernel itself
         mask_function=_Sees(maths.window),
         interpret=platform() != "tpu",
     )
@@ -167,7 +176,7 @@ def _block_sizes(run_length: int, T: int) -> library.BlockSizes:
     q = LANES * block_of(run_length // LANES, TILE // LANES)
     kv = LANES * block_of(T // LANES, TILE // LANES)
     compute = LANES * block_of(kv // LANES, COMPUTE_TILE // LANES)
-    fused = T <= FUSED_UP_TO
+    fused = T <= FUSED_UP_TO  # one pass over the scores for both gradients, instead of two
     return library.BlockSizes(
         block_q=q,
         block_kv=kv,
@@ -181,7 +190,13 @@ def _block_sizes(run_length: int, T: int) -> library.BlockSizes:
     )
 
 
-def _tables(index_L: Array, n_runs: int, T: int, sizes: library.BlockSizes, window: int | None) -> Tables:
+def _tables(
+    index_L: Array,
+    n_runs: int,
+    T: int,
+    sizes: library.BlockSizes,
+    window: int | None,
+) -> Tables:
     """Tables for queries with these indices, counted from the first of T keys.
 
     A row of a table lists the tiles of keys from the first to the last that its queries see: `block_mask`
@@ -193,12 +208,14 @@ def _tables(index_L: Array, n_runs: int, T: int, sizes: library.BlockSizes, wind
     begin_U = jnp.zeros_like(first_U)
     if window is not None:
         begin_U = jnp.clip((first_U - window + 1) // kv, 0, n_keys)
+    # causal: up to the tile of keys that holds the tile's last query
     end_U = jnp.clip(-(-(first_U + q) // kv), 0, n_keys)
     # a window of w from any of q queries touches at most so many tiles, wherever it begins within one
     width = n_keys if window is None else min(n_keys, (q + window - 3) // kv + 2)
     forward = _table(begin_U, end_U, width, index_L)
     start_T = jnp.arange(0, T, kv, dtype=jnp.int32)
     n_queries = len(first_U)
+    # first_U grows from tile to tile within a run and from run to run, so that counting finds the bounds
     begin_T = jnp.sum(first_U[:, None] + q <= start_T, 0, dtype=jnp.int32)
     no_end = jnp.full_like(start_T, jnp.iinfo(jnp.int32).max)
     after_T = no_end if window is None else start_T + kv + window - 1
@@ -214,7 +231,12 @@ def _tables(index_L: Array, n_runs: int, T: int, sizes: library.BlockSizes, wind
     return Tables(forward, forward, by_keys._replace(**transposed))
 
 
-def _fused_table(begin_T: Array, end_T: Array, n_queries: int, index_L: Array) -> MaskInfo:
+def _fused_table(
+    begin_T: Array,
+    end_T: Array,
+    n_queries: int,
+    index_L: Array,
+) -> MaskInfo:
     """For the fused backward pass, which writes a gradient of every tile of queries for every tile of
     keys.
     """
