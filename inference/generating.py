@@ -48,6 +48,7 @@ def limits_of(
     """`allowed_V` may be shorter than the model's vocabulary, whose end is then padding that stands for
     nothing; None allows all.
     """
+    # as the parameters have it, which round it up (see `padded` in model/api.py)
     V = jax.eval_shape(model.unembed, params).shape[1]
     allowed_V = np.ones(V, bool) if allowed_V is None else np.pad(allowed_V, (0, V - len(allowed_V)))
     return Limits(np.array(list(stop_ids), np.int32), allowed_V)
@@ -88,6 +89,7 @@ def prefill(
     tokens_BL = np.zeros((n_rows, rounded(max(lengths))), np.int32)
     for row, prompt in zip(tokens_BL, prompts, strict=False):
         row[: len(prompt)] = prompt
+    # prompts are written into the cache with their padding, and the loop may fill all of `new_BL`
     needed = tokens_BL.shape[1] + new_tokens
     if cache_tokens is not None and cache_tokens < needed:
         raise ValueError(f"cache_tokens={cache_tokens} must be at least {needed} for these prompts; raise it")
@@ -139,7 +141,7 @@ def extend(
     for b, tokens in enumerate(forced):
         counts_B[b] = len(tokens)
         tokens_BL[b, : len(tokens)] = tokens[:most]
-    # what is read begins with the row's last token, which only the device knows: the first column is its place
+    # what is read begins with the last token of a row, which only the device knows: that is column 0
     shifted_BL = np.roll(tokens_BL, 1, axis=1)
     return _extend(params, rows, tokens_BL, shifted_BL, counts_B, model=model)
 

@@ -122,6 +122,7 @@ def put(
             is_chosen.at[place].set(chosen, mode="drop"),
         )
 
+    # scattering into a divided array would have to state layouts; each device has whole rows
     run = local(jax.vmap(one_row), ("B.", "B.", "B.", "B", "B.", "B.", "B"), ("B.", "B.", "B."))
     new_BL, all_logp_BL, chosen_BL = run(
         rows.new_BL,
@@ -142,6 +143,7 @@ def on_host(x: Array) -> np.ndarray:
 
 def divisible(n_rows: int) -> int:
     """The next number of rows that the mesh divides."""
+    # rows are divided over all of B's axes, so their number must be a multiple of their product
     sizes = jax.sharding.get_abstract_mesh().shape
     n = math.prod(sizes.get(axis, 1) for axis in ALPHABET["B"].in_use)
     return -(-n_rows // n) * n
@@ -172,6 +174,7 @@ def _repeat(
 ) -> Generating:
     is_sample_B = shard(is_sample_B, "B")
     copies = _take(rows, shard(from_B, "B"))
+    # all else of a row is the same for each of its samples, as nothing is written yet
     return copies._replace(
         index_B=shard(index_B, "B"),
         room_B=jnp.where(is_sample_B, copies.room_B, 0),
@@ -191,7 +194,8 @@ def _admit(running: Generating, joining: Generating, from_B: Array) -> Generatin
         others = [i for i in range(present.ndim) if i != axis]
         return jnp.where(jnp.expand_dims(joins_B, others), candidate, present)
 
-    slots = jax.tree.map(partial(chosen, axis=1), running.cache.slots, candidates.cache.slots)  # [N, B, …]
+    # slots are stacked over layers: [N, B, …]
+    slots = jax.tree.map(partial(chosen, axis=1), running.cache.slots, candidates.cache.slots)
     lengths_B = chosen(running.cache.lengths_B, candidates.cache.lengths_B)
     fields = {
         name: chosen(x, getattr(candidates, name)) for name, x in running._asdict().items() if name != "cache"

@@ -38,6 +38,7 @@ def writer(
     chat = chat_format_of(tokenizer) if as_chat else None
     ends = what_ends(tokenizer, chat)
 
+    # a key a text: the same prompt again, as another text, is answered anew
     def write(number: int, prompt: str) -> Iterator[str]:
         ids = prompt_ids(prompt, tokenizer, chat)
         news = stream(

@@ -23,6 +23,7 @@ class KVCache(NamedTuple):
         """Row b of the result is row `rows_B[b]`. A row may come several times or not at all, and there may
         be more rows than before: samples of one prompt, the beams that survive.
         """
+        # names of slots are their layouts, so any architecture's are moved alike
         slots = {
             stack: {name: take_rows(x, rows_B, _layout(name)) for name, x in entries.items()}
             for stack, entries in self.slots.items()

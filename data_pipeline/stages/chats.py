@@ -1,6 +1,7 @@
 """Conversations and preference pairs made of the documents of one source, and their token shards."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from data_pipeline import settings
@@ -30,12 +31,13 @@ def make_chats(
     chats: DocstringChats, texts: Sequence[Text], index: HeldOutIndex, stage: Path, *, seed: int
 ) -> Path:
     """The folder of both sides' rows, SIDE/KIND.jsonl, and of how many there are."""
-    mine = [text for text in texts if text.source == chats.source]
+    source_texts = [text for text in texts if text.source == chats.source]
     key = settings.digest(
         [
             VERSION,
+            # what is too long is left out when tokens are written, so the rows are the same
             settings.described(chats, without=("max_tokens",)),
-            [text.sha256 for text in mine],
+            [text.sha256 for text in source_texts],
             seed,
         ]
     )
@@ -45,15 +47,12 @@ def make_chats(
     counts: dict[str, dict[str, int]] = {}
     with new_folder(target) as partial_folder:
         for side in SIDES:
-            documents = (
-                document
-                for text in mine
-                if text.side == side
-                for document in corpus.read_documents(text.path)
-            )
-            for kind, (rows, n_over) in chats.rows(
-                documents, index if side == TRAIN else None, seed=seed
-            ).items():
+            paths = [text.path for text in source_texts if text.side == side]
+            documents = chain.from_iterable(map(corpus.read_documents, paths))
+            # training rows must not repeat a held-out text
+            excluded = index if side == TRAIN else None
+            made = chats.rows(documents, excluded, seed=seed)
+            for kind, (rows, n_over) in made.items():
                 write_json_lines(partial_folder / side / f"{kind}.jsonl", rows)
                 counts[f"{side}/{kind}"] = {"rows": len(rows), "over": n_over}
         write_json(partial_folder / COUNTS, counts)
@@ -71,7 +70,8 @@ def write_tokens(
     """Write the rows of each side and kind as the shards `folder`/SIDE/KIND, unless they are there."""
     chat = chat_format_of(tokenizer)
     for name in counts_of(made):
-        rows, target = made / f"{name}.jsonl", folder / name
+        rows = made / f"{name}.jsonl"
+        target = folder / name
         lineage = {
             "version": VERSION,
             "tokenizer": tokenizer.fingerprint,
@@ -81,6 +81,7 @@ def write_tokens(
         }
         if (target / MANIFEST).exists() and read_json(target / MANIFEST)["lineage"] == lineage:
             continue
+        # all in memory, as `write_shards` is told the number of bytes first; `n_chats` bounds them
         records = list(chats.records(read_json_lines(rows), chat))
         partial_folder = target.with_name(f".{target.name}.new")
         write_shards(

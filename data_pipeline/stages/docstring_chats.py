@@ -40,17 +40,14 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
         seed: int,
     ) -> dict[str, tuple[list[Row], int]]:
         """`chat` and `pairs` as (rows, how many were over the limit); the sample is keyed by `seed`."""
-        docstrings = pairs_from_code(
-            (document for document in documents if document.source == self.source), index=index
-        )
+        own_documents = (document for document in documents if document.source == self.source)
+        docstrings = pairs_from_code(own_documents, index=index)
         chats = [[messages] for messages in questions(docstrings, seed=seed)]
-        pairs = [
-            [
-                [*preference.messages, {"role": "assistant", "content": answer}]
-                for answer in (preference.chosen, preference.rejected)
-            ]
-            for preference in preferences(docstrings, seed=seed)
-        ]
+        pairs = []
+        for preference in preferences(docstrings, seed=seed):
+            chosen = {"role": "assistant", "content": preference.chosen}
+            rejected = {"role": "assistant", "content": preference.rejected}
+            pairs.append([[*preference.messages, chosen], [*preference.messages, rejected]])
         return {"chat": _sampled(chats, self.n_chats, seed), "pairs": _sampled(pairs, self.n_pairs, seed)}
 
     def records(self, rows: Iterable[Mapping[str, Any]], chat: ChatFormat) -> Iterator[tuple[Record, int]]:
@@ -72,5 +69,6 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def _sampled(conversations: list[list], limit: int, seed: int) -> tuple[list[Row], int]:
     rows = [{"id": content_id(repr(each)), "conversations": each} for each in conversations]
-    kept = first_by_key(((key_of(seed, row["id"]), 1, row) for row in rows), limit)
-    return kept, len(rows) - len(kept)
+    # keyed by the row's own id: a document more or less does not change which of the others are taken
+    sampled_rows = first_by_key(((key_of(seed, row["id"]), 1, row) for row in rows), limit)
+    return sampled_rows, len(rows) - len(sampled_rows)

@@ -24,6 +24,7 @@ class Asked(NamedTuple):
 
     def fits(self, context: int, max_tokens: int) -> bool:
         """Whether an answer of `max_tokens`, and the right one, have room."""
+        # both follow the same prompt: one is written by the model, the other read for its loss
         return len(self.prompt) + max(max_tokens, len(self.gold)) <= context
 
 
@@ -44,11 +45,13 @@ def asked_in_text(item: Item, shots: Sequence[Item], tokenizer: Tokenizer) -> As
     """The examples stand before, question by question."""
     before = "".join(f"{ASKED} {shot.prompt}\n{ANSWERED} {shot.answer}\n\n" for shot in shots)
     prompt = [tokenizer.bos, *tokenizer.encode(f"{before}{ASKED} {item.prompt}\n{ANSWERED}")]
+    # with its space: tokenizers join a space with the word behind it
     return Asked(item, prompt, tokenizer.encode(f" {item.answer}"))
 
 
 def answer_in(text: str) -> str:
     """What was written up to the next question that a model goes on with."""
+    # a model that continues texts does not stop by itself: after an answer the examples have a question
     return text.partition(ASKED)[0].strip()
 
 

@@ -78,6 +78,7 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """Of the file's content and the fields that are read."""
+        # other fields of the same file are other texts
         read = json.dumps([self.VERSION, _sha256(self.path, *self._version()), self.question, self.answer])
         return hashlib.sha256(read.encode()).hexdigest()[:16]
 
@@ -94,6 +95,7 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         self._version()  # says in a sentence that there is no such file
         try:
             text = _bytes(self.path).decode()
+            # one array; lines of JSON would begin with a brace
             if text.lstrip().startswith("["):
                 return json.loads(text)
             # split by "\n" alone: JSON may hold other line breaks, such as U+2028, as they are

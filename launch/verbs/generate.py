@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.process.environment import prepare_process
 
     folder, step = find_phase(args.path, args.step)
+    # jax.random.key would take only the lower 32 bits of a larger one, without a word
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed {args.seed}: must be from 0 to 4294967295; choose another")
     prepare_process()
@@ -64,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
     for module in args.imports:
         import_components(module)
     sampler = sampler_of(args.temperature, args.top_k, args.top_p)
+    # lines are read as they come, so that a person can type them
     prompts = args.prompt or (line.rstrip("\n") for line in sys.stdin)
     with jax.set_mesh(Mesh().make()), jax.default_matmul_precision("float32"):
         write = writer(
@@ -74,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
             key=jax.random.key(args.seed),
         )
         for number, prompt in enumerate(prompts):
-            between_texts = "\n" * (number > 0)
+            between_texts = "\n" if number else ""  # an empty line
             print(between_texts if args.chat else between_texts + prompt, end="", flush=True)
             for piece in write(number, prompt):
                 print(piece, end="", flush=True)
