@@ -1,6 +1,11 @@
-"""What the loop costs beside its steps, and how long a run takes to its first step."""
+"""What the training loop costs beside its steps, and how long a run takes to its first step.
+
+The loop of a phase and a bare one around the same compiled step take turns, because other work on the machine
+comes and goes.
+"""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -8,14 +13,45 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from launch.bench.loop_rounds import STEP_S, Measured, measure
+import jax
+import numpy as np
+
 from launch.bench.made_up_job import run_of, write_data
 from launch.job.yaml import to_yaml
 from launch.process.distributed import find_cluster, join_cluster
+from trainer.assemble import loop_parts, open_source, recording, watching
+from trainer.evals.measure import Measures
 from trainer.events import read_events
+from trainer.loop import LoopParts, train
+from trainer.phase import Phase
+from trainer.records.goodput import Ledger
 from trainer.records.metrics import read_metrics
+
+STEP_S = 0.05  # the length of a step that the batch size is chosen for
+FIRST_ROWS = 8
+STEPS = 20  # of a round
+HOST_STEPS = 100
+
+
+class Round(NamedTuple):
+    """Median seconds of a step, in the bare loop and in the loop of a phase."""
+
+    bare_s: float
+    loop_s: float
+
+
+class Measured(NamedTuple):
+    """`host_s` is the time a step in which the loop's own thread works, by the thread's clock, which other
+    work on the machine does not advance.
+    """
+
+    rounds: list[Round]
+    host_s: float
 
 
 def bench_loop(args: argparse.Namespace) -> None:
@@ -25,12 +61,12 @@ def bench_loop(args: argparse.Namespace) -> None:
         write_data(folder / "job")
         starts = {f"start_{cache}_s": _start_s(folder, cache) for cache in ("cold", "warm")}
         join_cluster(find_cluster(os.environ))  # the loop asks it after every step whether to stop
-        found = {**figures(measure(folder / "job", n_rounds=args.rounds)), **starts}
-    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+        numbers = {**figures(measure(folder / "job", n_rounds=args.rounds)), **starts}
+    print(json.dumps(numbers) if args.json else "\n".join(lines(numbers)))
 
 
 def figures(measured: Measured) -> dict[str, float]:
-    """Medians over the rounds."""
+    """Medians over the rounds, and the range of the overhead."""
     overheads = [each.loop_s / each.bare_s - 1 for each in measured.rounds]
     return {
         "bare_step_s": statistics.median(each.bare_s for each in measured.rounds),
@@ -42,30 +78,125 @@ def figures(measured: Measured) -> dict[str, float]:
     }
 
 
-def lines(found: dict[str, float]) -> list[str]:
+def lines(numbers: dict[str, float]) -> list[str]:
     """The figures for people, with the range of what was measured in brackets."""
+    alone, in_loop = 1e3 * numbers["bare_step_s"], 1e3 * numbers["loop_step_s"]
+    overhead_range = f"({numbers['least_frac']:.1%} to {numbers['most_frac']:.1%})"
+    share = f"{numbers['host_s'] / STEP_S:.1%} of {1e3 * STEP_S:.0f} ms"
+    cold = "s from the process to the end of the first step, without a compilation cache"
     return [
-        f"step      {1e3 * found['bare_step_s']:8.2f} ms alone, {1e3 * found['loop_step_s']:.2f} ms in the loop",
-        f"overhead  {found['overhead_frac']:8.1%}     ({found['least_frac']:.1%} to {found['most_frac']:.1%})",
-        f"host      {1e3 * found['host_s']:8.2f} ms a step in the loop's thread, {found['host_s'] / STEP_S:.1%} of {1e3 * STEP_S:.0f} ms",
-        f"start     {found['start_cold_s']:8.1f} s from the process to the end of the first step, without a compilation cache",
-        f"          {found['start_warm_s']:8.1f} s with the cache of that",
+        f"step      {alone:8.2f} ms alone, {in_loop:.2f} ms in the loop",
+        f"overhead  {numbers['overhead_frac']:8.1%}     {overhead_range}",
+        f"host      {1e3 * numbers['host_s']:8.2f} ms a step in the loop's thread, {share}",
+        f"start     {numbers['start_cold_s']:8.1f} {cold}",
+        f"          {numbers['start_warm_s']:8.1f} s with the cache of that",
     ]
 
 
 def _start_s(folder: Path, cache: str) -> float:
-    """Seconds from the beginning of a process that trains to the row of its first step; the second call
-    finds the first one's cache.
+    """Seconds from the start of a process that trains to the row of its first step; the second call finds
+    the compilation cache of the first one.
     """
-    run_dir, job = folder / cache, folder / "job.yaml"
+    run_dir = folder / cache
+    job = folder / "job.yaml"
     shutil.copytree(folder / "job/data", run_dir / "data")
     job.write_text(to_yaml({"train": {"type": "Run", **run_of(8, steps=2).model_dump(mode="json")}}))
     env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "launch", "run", str(job), "--dir", str(run_dir)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=env, capture_output=True, text=True, check=False
-    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"`{' '.join(command)}` ended with code {done.returncode}: {done.stderr}")
     began = next(event["began"] for event in read_events(run_dir / "train") if event["event"] == "start")
     return next(row["time"] for row in read_metrics(run_dir / "train") if "loss/train" in row) - began
+
+
+def measure(job_folder: Path, *, n_rounds: int) -> Measured:
+    """Rounds on a job whose data are written, with as many rows in a batch as make a step of about STEP_S.
+
+    Raises:
+        ValueError: even the largest batch is too fast on this machine.
+    """
+    for rows in range(FIRST_ROWS, 64 * FIRST_ROWS, FIRST_ROWS):
+        with _opened(job_folder, f"rows{rows}", rows) as (phase, parts):
+            state = train(parts, phase.state(), steps=STEPS)
+            if _bare_step_s(parts, phase) > 0.8 * STEP_S:
+                return _measured(parts, phase, state, n_rounds)
+    most = f"a step of {64 * FIRST_ROWS} rows takes less than {STEP_S} s here"
+    raise ValueError(f"{most}; this bench is for slower machines, use `bench train`")
+
+
+def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Measured:
+    rounds = []
+    for number in range(2, n_rounds + 2):  # the steps of round 1 were made by `measure`
+        phase.checkpointer.wait()  # else the last round's save would slow this one
+        bare_s = _bare_step_s(parts, phase)
+        calls: list[float] = []
+        state = train(parts._replace(step=_noting_calls(parts.step, calls)), state, steps=number * STEPS)
+        rounds.append(Round(bare_s, _median_gap(calls)))
+    return Measured(rounds, _host_s(parts, phase, state))
+
+
+def _noting_calls(step: Callable[..., Any], calls: list[float]) -> Callable[..., Any]:
+    """The step, which adds the time of each call to `calls`. A call comes when the step before last has
+    ended, so the time between two calls is that of a step.
+    """
+
+    def noting(state: Any, batch: Any) -> Any:
+        calls.append(time.perf_counter())
+        return step(state, batch)
+
+    return noting
+
+
+def _median_gap(calls: list[float]) -> float:
+    """Median seconds between calls, without the first two, which found the device idle."""
+    return float(np.median(np.diff(calls[2:])))
+
+
+@contextlib.contextmanager
+def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phase, LoopParts]]:
+    """A phase and the parts of its loop, as trainer/execute.py opens them."""
+    run = run_of(batch_size)
+    mesh = run.mesh.make()
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(jax.set_mesh(mesh))
+        phase = Phase(run, job_folder / name, job_folder, mesh)
+        ledger = Ledger(phase.folder, 0, active=True, started=time.time())
+        source = open_source(phase)
+        watchers = opened.enter_context(watching(run, phase.folder))
+        records = recording(phase, source, ledger, *watchers, first=0, advance=lambda *_: None, profile=None)
+        recorder, profiler = opened.enter_context(records)
+        yield phase, loop_parts(phase, source, recorder, Measures(phase), profiler, first=0)
+        phase.checkpointer.close()
+
+
+def _bare_step_s(parts: LoopParts, phase: Phase) -> float:
+    """Seconds of a step when nothing else is done, on one batch. Each step is waited for while the next one
+    runs, as the loop does.
+    """
+    state = phase.state()
+    batch = open_source(phase).next(dict)
+    jax.block_until_ready((state, batch))
+    calls: list[float] = []
+    step = _noting_calls(parts.step, calls)
+    before = None
+    for _ in range(STEPS):
+        state, metrics = step(state, batch)
+        jax.block_until_ready(before)
+        before = metrics
+    return _median_gap(calls)
+
+
+def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
+    """Seconds of its own thread that the loop takes a step, around steps in which no device works."""
+    _, metrics = jax.block_until_ready(parts.step(phase.state(), open_source(phase).next(dict)))
+
+    def idle(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        time.sleep(STEP_S)
+        return state, dict(metrics)
+
+    start = time.thread_time()
+    # the state never changes, so the save at the end finds its step saved already
+    train(parts._replace(step=idle), state, steps=int(state.step) + HOST_STEPS)
+    return (time.thread_time() - start) / HOST_STEPS

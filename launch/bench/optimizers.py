@@ -6,18 +6,21 @@ schedule are the same for all, and each has its own learning rate (`TUNED`).
 
 import argparse
 import json
+import sysconfig
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from data_pipeline.batch import TokenBatch
 from data_pipeline.component import components_in
-from launch.bench.optimizer_text import batches, text_bytes
 from launch.bench.train import TrainShape
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import make_mesh
+from model.sharding import letters_of, make_mesh, named
 from trainer.assemble import training_step
 from trainer.optimizer import Optimizer
 from trainer.phase import initial_state
@@ -28,6 +31,7 @@ ARCHITECTURE = Llama(
     vocab_size=256, width=64, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=64
 )
 BATCH_SIZE, SEQ_LEN, HELD_OUT_ROWS = 16, 64, 256
+TEXT_BYTES, HELD_OUT_FRAC = 4_000_000, 0.05
 SCHEDULE = WarmupCosine(warmup_steps=20, end_frac=0.1)
 # Each rate ended best after 300 steps; half and twice the rate ended with 0.007 to 0.11 nats more. AdamW8bit
 # has AdamW's, to be compared with it. Decay is 0.1, none for Adafactor, whose steps are relative, and for
@@ -61,21 +65,19 @@ def bench_optimizers(args: argparse.Namespace) -> None:
         ValueError: fewer steps than twice the warmup.
     """
     if args.steps < 2 * SCHEDULE.warmup_steps:
-        raise ValueError(
-            f"--steps {args.steps}: must be at least {2 * SCHEDULE.warmup_steps}, twice the warmup; raise it"
-        )
-    found = {}
+        least = 2 * SCHEDULE.warmup_steps
+        raise ValueError(f"--steps {args.steps}: must be at least {least}, twice the warmup; raise it")
+    outcomes = {}
     if not args.json:
         print(header(args.steps), flush=True)
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         for name, optimizer in optimizers().items():
-            found[name] = train(optimizer, steps=args.steps)
+            outcomes[name] = train(optimizer, steps=args.steps)
             if not args.json:
-                print(line(name, found[name], args.steps), flush=True)
+                print(line(name, outcomes[name], args.steps), flush=True)
     if args.json:
-        print(
-            json.dumps({"steps": args.steps, **{name: outcome._asdict() for name, outcome in found.items()}})
-        )
+        by_name = {name: outcome._asdict() for name, outcome in outcomes.items()}
+        print(json.dumps({"steps": args.steps, **by_name}))
 
 
 def optimizers() -> dict[str, Optimizer]:
@@ -121,15 +123,41 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     return Outcome(*losses, step_s=sorted(times)[steps // 2], state_bytes=state_bytes)
 
 
+def text_bytes() -> tuple[np.ndarray, np.ndarray]:
+    """(training, held-out) bytes of the modules in the order of their names; what comes last is held out."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    text = np.frombuffer(b"".join(file.read_bytes() for file in files)[:TEXT_BYTES], np.uint8)
+    cut = round(len(text) * (1 - HELD_OUT_FRAC))
+    return text[:cut], text[cut:]
+
+
+def batches(text: np.ndarray, *, rows: int, length: int, seed: int) -> Iterator[TokenBatch]:
+    """Rows of `length` bytes from anywhere in the text, without end, on the current mesh."""
+    rng = np.random.default_rng(seed)
+    mesh = jax.sharding.get_mesh()
+    ones_BL = np.ones((rows, length), np.int32)
+    positions_BL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    while True:
+        first = rng.integers(0, len(text) - length, rows)
+        tokens = text[first[:, None] + np.arange(length + 1)].astype(np.int32)
+        batch = TokenBatch(
+            tokens[:, :-1], tokens[:, 1:], ones_BL.astype(np.float32), positions_BL, ones_BL, 0 * ones_BL
+        )
+        fields = zip(batch._fields, batch, strict=True)
+        yield TokenBatch(*(jax.device_put(x, named(mesh, letters_of(name))) for name, x in fields))
+
+
 def header(steps: int) -> str:
-    """What the columns are."""
+    """The heads of the columns; losses stand under the tokens they were reached after."""
     quarter, half, whole = (
         f"{n * BATCH_SIZE * SEQ_LEN / 1e3:,.0f}k" for n in (steps // 4, steps // 2, steps)
     )
-    return f"{'nats a byte after tokens':24} {quarter:>7} {half:>7} {whole:>7} {'ms a step':>10} {'s in all':>9} {'state MB':>9}"
+    losses = f"{'nats a byte after tokens':24} {quarter:>7} {half:>7} {whole:>7}"
+    return f"{losses} {'ms a step':>10} {'s in all':>9} {'state MB':>9}"
 
 
 def line(name: str, outcome: Outcome, steps: int) -> str:
     """An optimizer's figures below the header."""
     quarter, half, whole, step_s, state_bytes = outcome
-    return f"{name:24} {quarter:7.3f} {half:7.3f} {whole:7.3f} {step_s * 1e3:10.1f} {step_s * steps:9.1f} {state_bytes / 1e6:9.2f}"
+    losses = f"{name:24} {quarter:7.3f} {half:7.3f} {whole:7.3f}"
+    return f"{losses} {step_s * 1e3:10.1f} {step_s * steps:9.1f} {state_bytes / 1e6:9.2f}"

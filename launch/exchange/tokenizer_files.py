@@ -91,7 +91,7 @@ def _refused(path: Path) -> bool:
 def _piece(
     name: str, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[int, str]
 ) -> str | None:
-    """The piece `bos`, `eos` or `pad`: by its text in tokenizer_config.json, else by its id in config.json."""
+    """The piece `bos`, `eos` or `pad`: by its text in tokenizer_config.json, or its id in config.json."""
     piece = settings.get(f"{name}_token")
     if piece is not None:
         return piece["content"] if isinstance(piece, dict) else piece

@@ -20,10 +20,8 @@ from launch.job.overrides import override
 from launch.job.problems import Problems, alike, components_named, explain_all, nearest
 from launch.job.yaml import read_yaml
 
-PHASES = {
-    "Prepare": "data_pipeline.prepare",
-    "Run": "trainer.run",
-}  # our phases and their modules; a user's own come by --import
+# our phases and their modules, imported only when a config names them; a user's own come by --import
+PHASES = {"Prepare": "data_pipeline.prepare", "Run": "trainer.run"}
 
 
 class Job(NamedTuple):
@@ -36,8 +34,10 @@ class Job(NamedTuple):
 
 
 def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ()) -> Job:
-    """The job that CONFIG, --set and --import describe. Raises Problems (a ValueError) with everything that
-    is wrong.
+    """The job that CONFIG, --set and --import describe.
+
+    Raises:
+        Problems: with everything that is wrong; it is a ValueError.
     """
     for module in imports:
         import_components(module)
@@ -61,23 +61,25 @@ def dump(phases: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]:
-    """The phases of `tree`; raises Problems with all that is wrong, `wrong` included."""
+    """The phases of `tree`.
+
+    Raises:
+        Problems: with all that is wrong, `wrong` included.
+    """
     if not isinstance(tree, dict) or not tree:
         raise Problems(where, ["must map phase names to phases; write e.g. `pretrain: {type: Run, …}`"])
-    problems, phases = list(wrong), {}
+    problems = list(wrong)
+    phases: dict[str, Any] = {}
     for name, fields in tree.items():
-        found = _phase(name, fields)
-        if isinstance(found, list):
-            problems += found
+        phase = _phase(name, fields)
+        if isinstance(phase, list):
+            problems += phase
         else:
-            phases[name] = found
-    if len(phases) == len(tree):  # a rule across phases can be asked only where all phases stand
-        problems += [
-            f"{name}.{line}"
-            for name, phase in phases.items()
-            if hasattr(phase, "problems")
-            for line in phase.problems(phases)
-        ]
+            phases[name] = phase
+    if len(phases) == len(tree):  # rules across phases need all of them
+        for name, phase in phases.items():
+            if hasattr(phase, "problems"):
+                problems += [f"{name}.{line}" for line in phase.problems(phases)]
     if problems:
         raise Problems(where, problems)
     return phases
@@ -92,13 +94,11 @@ def _phase(name: str, fields: Any) -> Any:
     component = _phase_type(fields["type"])
     if component is None:
         near = ", ".join(nearest(fields["type"], _phase_names()))
-        return [
-            f"{name}.type={fields['type']}: no such phase; nearest: {near}; one of your own comes by --import PACKAGE.MODULE"
-        ]
+        own = "one of your own comes by --import PACKAGE.MODULE"
+        return [f"{name}.type={fields['type']}: no such phase; nearest: {near}; {own}"]
+    values = {key: value for key, value in fields.items() if key != "type"}
     try:  # as JSON, so that a list may stand for a tuple and nothing else is coerced
-        return component.model_validate_json(
-            json.dumps({key: value for key, value in fields.items() if key != "type"})
-        )
+        return component.model_validate_json(json.dumps(values))
     except ValidationError as error:
         return explain_all(error, name, fields, component)
 
@@ -144,23 +144,21 @@ def _tree_of_file(path: Path) -> dict[str, Any]:
         return dump(validate(tree, str(path)))
     except Problems:
         if isinstance(tree, dict):
-            return tree  # an override may mend it; the final validation speaks
+            return tree  # an override may correct it; what stays wrong is reported by the last validation
         raise
 
 
 def _no_file(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path()
     near = alike(path.name, [p.name for p in folder.iterdir()])
-    return f"config {path}: no such file" + (
-        f"; nearest: {', '.join(str(folder / name) for name in near)}" if near else "; check the path"
-    )
+    remedy = f"nearest: {', '.join(str(folder / name) for name in near)}" if near else "check the path"
+    return f"config {path}: no such file; {remedy}"
 
 
 def config_names() -> list[str]:
     """The launch configs that come with Meshwright."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.parent / "configs")])
-    )
+    folder = Path(__file__).parent.parent / "configs"
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
 def _function_named(name: str) -> Callable[[], dict[str, Any]]:
@@ -175,7 +173,7 @@ def _function_named(name: str) -> Callable[[], dict[str, Any]]:
 
 
 def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
-    """The function of a .py file that has the file's name."""
+    """The function of a .py file that has the name of the file."""
     if not path.is_file():
         raise ValueError(_no_file(path))
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -37,11 +37,11 @@ PRODUCT_OF = {
     "gate": "w_gate_",
     "up": "w_up_",
 }
-# Products of 2·L·T·A FLOPs a head: splash's two backward kernels form scores and their gradient twice.
+# products of 2·L·T·A a head; splash's two backward kernels form scores and their gradient twice
 KERNEL_PRODUCTS = {"forward": 2, "backward": 7}
-# Reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md).
+# reads and writes of a layer's activations a step, as in the compiled Llama-2-7B (docs/planning.md)
 HBM_PASSES = 30
-# Activations of width D and F alive in a layer's backward pass, as in the compiled Llama-2-7B.
+# activations of width D and F that are alive in a layer's backward pass, as in the compiled Llama-2-7B
 WORKSPACE = (8, 6)
 
 
@@ -55,7 +55,7 @@ class Leaf(NamedTuple):
 
     @property
     def n(self) -> int:
-        """How many numbers."""
+        """How many numbers the array holds."""
         return math.prod(self.sizes)
 
     @property
@@ -221,41 +221,75 @@ def _product(leaf: Leaf) -> str | None:
 
 
 def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transfer]:
-    """What a chip sends and takes: (kind, axes, whole bytes a call, calls)."""
+    """The collectives of one chip in one step; `again` names the activations that are computed again."""
+    stream = _stream_bytes(outline, plan)
+    yield from _weight_transfers(outline, plan)
+    yield from _tensor_transfers(outline, plan, again, stream)
+    yield from _context_transfers(outline, plan, stream)
     sizes, M = plan.sizes, plan.micro_batches
-    unsplit = {**sizes, "fsdp": 1}
+    # tokens go to their experts and come back, forward and backward
+    routed = stream * outline.experts[0] / sizes["tensor"]
+    n_calls = M * _layers_here(outline, plan) * (4 + 2 * _is_recomputed(plan))
+    yield from _transfer("all-to-all", ("expert",), sizes, routed, n_calls)
+    turns = (plan.execution.pipeline.micro_batches or sizes["stage"]) + sizes["stage"] - 1
+    passed = stream / sizes["stage"] / sizes["tensor"]
+    yield from _transfer("collective-permute", ("stage",), sizes, passed, 2 * M * turns)
+
+
+def _stream_bytes(outline: Outline, plan: Plan) -> float:
+    """Bytes of the activations of width D between two layers: of one micro-batch, on the chips that share
+    its rows by `tensor`.
+    """
+    sizes = plan.sizes
+    n_row_shards = math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
+    rows = plan.batch_size / plan.micro_batches / n_row_shards
+    positions = rows * outline.seq_len / sizes["context"]
+    # a pipeline's stages hold all rows one after the other, so `stage` does not divide them
+    return positions * outline.width * outline.compute_bytes * sizes["stage"]
+
+
+def _layers_here(outline: Outline, plan: Plan) -> float:
+    return outline.layers / plan.sizes["stage"]
+
+
+def _is_recomputed(plan: Plan) -> int:
+    """1 if the backward pass repeats a layer's forward pass, with its collectives; else 0."""
+    return 0 if plan.execution.remat.preset in ("none", "dots") else 1
+
+
+def _weight_transfers(outline: Outline, plan: Plan) -> Iterator[Transfer]:
+    """Weights are gathered over `fsdp` forward and, unless they are kept, backward; gradients are scattered
+    over it and summed over the other axes of the batch.
+    """
+    sizes, M = plan.sizes, plan.micro_batches
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
-    # What a chip holds of all weights once they are gathered over fsdp, in compute dtype.
-    gathered = resting_bytes(in_use, unsplit)
-    rows = plan.batch_size / M / math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
-    stream = (
-        rows * outline.seq_len / sizes["context"] * outline.width * outline.compute_bytes * sizes["stage"]
-    )
-    layers = outline.layers / sizes["stage"]
-    kept = plan.execution.remat.preset in ("none", "dots")
-    recomputed = 0 if kept else 1
-    # Keys and values of the whole row: what context parallelism gathers in every layer.
-    keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
-    yield from _transfer(
-        "all-gather", ("fsdp",), sizes, gathered, M * (2 - (plan.execution.remat.preset == "none"))
-    )
+    gathered = resting_bytes(in_use, {**sizes, "fsdp": 1})
+    n_gathers = 1 if plan.execution.remat.preset == "none" else 2
+    yield from _transfer("all-gather", ("fsdp",), sizes, gathered, M * n_gathers)
     yield from _transfer("reduce-scatter", ("fsdp",), sizes, gathered, M)
     # Over these axes gradients are summed after the scatter over fsdp, so each chip sums its shard alone.
     others = tuple(axis for axis in ("data", "context") if sizes[axis] > 1)
     yield from _transfer("all-reduce", others, sizes, gathered / sizes["fsdp"], M)
-    yield from _transfer("all-gather", ("tensor",), sizes, stream, M * layers * (4 + 2 * recomputed))
-    yield from _transfer(
-        "reduce-scatter", ("tensor",), sizes, stream, M * layers * (4 + recomputed * ("attention" in again))
-    )
-    yield from _transfer("all-gather", ("context",), sizes, keys, M * layers * (1 + recomputed))
-    yield from _transfer("reduce-scatter", ("context",), sizes, keys, M * layers)
-    routed = stream * outline.experts[0] / sizes["tensor"]
-    yield from _transfer("all-to-all", ("expert",), sizes, routed, M * layers * (4 + 2 * recomputed))
-    # Ticks of the pipeline, each with one send forward and, in the backward pass, one back.
-    turns = (plan.execution.pipeline.micro_batches or sizes["stage"]) + sizes["stage"] - 1
-    yield from _transfer(
-        "collective-permute", ("stage",), sizes, stream / sizes["stage"] / sizes["tensor"], 2 * M * turns
-    )
+
+
+def _tensor_transfers(outline: Outline, plan: Plan, again: set[str], stream: float) -> Iterator[Transfer]:
+    """Activations are gathered before attention and feed-forward and scattered behind them, in both passes."""
+    sizes = plan.sizes
+    recomputed = _is_recomputed(plan)
+    n_passes = plan.micro_batches * _layers_here(outline, plan)
+    yield from _transfer("all-gather", ("tensor",), sizes, stream, n_passes * (4 + 2 * recomputed))
+    # the scatter behind attention is repeated only if its output is
+    n_scatters = 4 + recomputed * ("attention" in again)
+    yield from _transfer("reduce-scatter", ("tensor",), sizes, stream, n_passes * n_scatters)
+
+
+def _context_transfers(outline: Outline, plan: Plan, stream: float) -> Iterator[Transfer]:
+    """Keys and values of a whole row are gathered, and their gradients scattered."""
+    sizes = plan.sizes
+    keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
+    n_passes = plan.micro_batches * _layers_here(outline, plan)
+    yield from _transfer("all-gather", ("context",), sizes, keys, n_passes * (1 + _is_recomputed(plan)))
+    yield from _transfer("reduce-scatter", ("context",), sizes, keys, n_passes)
 
 
 def _transfer(
@@ -263,9 +297,8 @@ def _transfer(
 ) -> Iterator[Transfer]:
     n = math.prod(sizes[axis] for axis in axes)
     if n > 1:
-        yield Transfer(
-            kind, axes, n, n_bytes * n_calls, n_bytes * n_calls * wire_factor(kind, n), float(n_calls)
-        )
+        total = n_bytes * n_calls
+        yield Transfer(kind, axes, n, total, total * wire_factor(kind, n), float(n_calls))
 
 
 def memory_of_plan(outline: Outline, plan: Plan) -> Memory:

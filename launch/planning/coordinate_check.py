@@ -52,32 +52,28 @@ def report(run: Run) -> tuple[list[str], int]:
         ValueError: the phase cannot be checked.
     """
     if run.objective.batch_type is not TokenBatch:
+        name = type(run.objective).__name__
         raise ValueError(
-            f"objective.type={type(run.objective).__name__} does not read rows of tokens; name another phase with --phase"
+            f"objective.type={name} does not read rows of tokens; name another phase with --phase"
         )
     rule = run.optimizer.rule
     if not rule.supports_mup:
-        raise ValueError(
-            f"optimizer.rule.type={type(rule).__name__} does not go with mup_base_width, which is checked here; "
-            "choose AdamW or Lion"
-        )
+        problem = "does not go with mup_base_width, which is checked here; choose AdamW or Lion"
+        raise ValueError(f"optimizer.rule.type={type(rule).__name__} {problem}")
     models = family(run.architecture)
     widths = [architecture.width for architecture in models]
-    lines, verdicts, code = (
-        [f"mean |x| at steps 0 to {STEPS} by width, and how it goes with the width", ""],
-        [],
-        0,
-    )
+    lines = [f"mean |x| at steps 0 to {STEPS} by width, and how it goes with the width", ""]
+    verdicts = []
+    code = 0
     # With muP first, then without: the second table shows what the first one prevents.
     for base_width in (widths[0], None):
         sizes = measured(run, models, base_width)
         growth = {name: exponent(learned[:, -1], widths) for name, learned in sizes.learned.items()}
         growing = [name for name, e in growth.items() if e > FLAT]
         lines += [*_table(f"mup_base_width={base_width}", sizes, widths), ""]
-        told = ", ".join(f"{name} {e:+.2f}" for name, e in growth.items())
-        verdicts.append(
-            f"mup_base_width={base_width}: {' and '.join(growing) + ' grow' if growing else 'flat'} (learned ~ width^: {told})"
-        )
+        exponents = ", ".join(f"{name} {e:+.2f}" for name, e in growth.items())
+        verdict = f"{' and '.join(growing)} grow" if growing else "flat"
+        verdicts.append(f"mup_base_width={base_width}: {verdict} (learned ~ width^: {exponents})")
         code = 3 if base_width and growing else code
     return [*lines, *verdicts], code
 
@@ -87,34 +83,36 @@ def family(architecture: Any) -> list[Any]:
     wide; of few layers, untied.
     """
     fields = dict(architecture)
-    sizes = {name: fields[name] for name in GROWING if fields.get(name)}
+    sizes = {name: fields[name] for name in GROWING if fields.get(name)}  # None or 0: a part left out
     few = {name: min(most, fields[name]) for name, most in LAYERS.items() if name in fields}
-    # The narrowest model with the same proportions.
-    part, same = math.gcd(*sizes.values()), {**few, "tied": False}
+    # The narrowest model with the same proportions has one unit of each.
+    unit = math.gcd(*sizes.values())
 
     def scaled(factor: int) -> Any:
-        return type(architecture)(
-            **{**dict(architecture), **same, **{name: size // part * factor for name, size in sizes.items()}}
-        )
+        widths = {name: size // unit * factor for name, size in sizes.items()}
+        return type(architecture)(**{**dict(architecture), **few, "tied": False, **widths})
 
     return [scaled(factor) for factor in FACTORS]
 
 
 def measured(run: Run, models: Sequence[Any], base_width: int | None) -> Sizes:
     """Means over the first steps of each architecture."""
-    found = [first_steps(architecture, run, base_width) for architecture in models]
+    histories = [first_steps(architecture, run, base_width) for architecture in models]
 
     def table(name: str, minus: float = 0.0) -> np.ndarray:
-        return np.array(
-            [[np.abs(seen[name] - minus * history[0][name]).mean() for seen in history] for history in found]
-        )
+        """[width, step] means of |x|, or with `minus` 1 of |x - x at step 0|."""
+        rows = []
+        for history in histories:
+            first = minus * history[0][name]
+            rows.append([np.abs(at_step[name] - first).mean() for at_step in history])
+        return np.array(rows)
 
     learned = {name: table(name, minus=1.0) for name in SHOWN} | {"logits": table("learned")}
     return Sizes({name: table(name) for name in SHOWN}, learned)
 
 
 def exponent(sizes: Any, widths: Sequence[int]) -> float:
-    """e, where sizes go as width^e (least squares over logarithms)."""
+    """The exponent e of sizes ~ width^e, by least squares over logarithms."""
     return float(np.polyfit(np.log(widths), np.log(np.maximum(sizes, 1e-30)), 1)[0])
 
 

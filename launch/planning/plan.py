@@ -45,7 +45,7 @@ class Planner:
         self.setting = Setting(run, outline_of(run), target, devices)
 
     def one(self) -> Report:
-        """The config as it is."""
+        """The config with the mesh and execution that it names."""
         sizes = axis_sizes(self.run.mesh, self.target)
         if not self._by_sizes:
             self.say(f"compiling {self.name} for {self.target.describe()}; this takes a minute or more")
@@ -54,12 +54,13 @@ class Planner:
         except DoesNotFit as shortage:
             return self._too_large(str(shortage), self._peak_of(shortage))
         if not answer.fits:
-            had = f"{answer.memory.peak / 1e9:.1f} GB of memory a chip where {self.target.chip.hbm_bytes / 1e9:.1f} GB are"
-            return self._too_large(f"mesh {sizes} wants {had}", None)
+            wanted = f"{answer.memory.peak / 1e9:.1f} GB of memory a chip"
+            available = f"{self.target.chip.hbm_bytes / 1e9:.1f} GB"
+            return self._too_large(f"mesh {sizes} wants {wanted} where {available} are", None)
         return Report(DONE, lines(answer), as_json(answer))
 
     def search(self, n_finalists: int) -> Report:
-        """The best setting of the dials."""
+        """The fastest settings of mesh, rematerialisation, micro-batches and offload."""
         finalists = search(self.setting, n_finalists, self.answer, self.say)
         best = finalists[0].answer
         if best is None:

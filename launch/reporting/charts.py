@@ -172,7 +172,7 @@ def _height(up: Axis, values: np.ndarray) -> np.ndarray:
 
 
 def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
-    """A line with gaps where there is no number; points are marked when they are few, or alone between
+    """A line with gaps where a value is not finite; points are marked when they are few, or alone between
     gaps.
     """
     known = np.isfinite(y)

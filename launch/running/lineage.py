@@ -1,5 +1,5 @@
-"""What a run folder says about itself: what was asked, what started when, which phases are done and what
-they were made after.
+"""The records of a run folder: its configuration, every start, which phases are done and after which others
+they were made.
 """
 
 import contextlib
@@ -38,8 +38,10 @@ def lineage(job: Job) -> dict[str, dict[str, Any]]:
 
 
 def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
-    """`done`, `started` or `new`. Raises ValueError when the folder holds a phase made after other phases
-    than now.
+    """`done`, `started` or `new`.
+
+    Raises:
+        ValueError: the phase was made after earlier phases that have another configuration now.
     """
     done = read_json(run_dir / name / "done.json")
     if done is None or done.get("fingerprint") != wanted["fingerprint"]:
@@ -47,10 +49,9 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
     made_after = {phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]}
     changed = [phase for phase, mark in made_after.items() if mark != wanted["after"][phase]]
     if changed:
-        raise ValueError(
-            f"{run_dir / name} was made after another {changed[0]} (its configuration has changed since); "
-            f"remove {run_dir / name} to make it again, or choose another --dir"
-        )
+        problem = f"was made after another {changed[0]} (its configuration has changed since)"
+        remedy = f"remove {run_dir / name} to make it again, or choose another --dir"
+        raise ValueError(f"{run_dir / name} {problem}; {remedy}")
     return "done"
 
 
@@ -74,31 +75,29 @@ def write_record(job: Job, run_dir: Path, argv: Sequence[str]) -> None:
     versions that ran it.
     """
     write_bytes(run_dir / "job.yaml", to_yaml(dump(job.phases)).encode())
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain")
-    }
+    libraries = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+    versions = {name: importlib.metadata.version(name) for name in libraries}
     row = {"time": time.time(), "argv": list(argv), "python": platform.python_version(), **versions}
-    with (
-        writing(run_dir / "launches.jsonl"),
-        (run_dir / "launches.jsonl").open("a", encoding="utf-8") as file,
-    ):
+    path = run_dir / "launches.jsonl"
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Make and hold the run folder, so that a second command cannot write into it. A file system without
+    """Make and lock the run folder, so that a second command cannot write into it. A file system without
     locks is used unlocked.
+
+    Raises:
+        ValueError: another command holds the lock.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"{run_dir}: another meshwright run is writing there; wait for it, or choose another --dir"
-            ) from None
+            remedy = "wait for it, or choose another --dir"
+            raise ValueError(f"{run_dir}: another meshwright run is writing there; {remedy}") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise

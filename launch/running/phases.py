@@ -29,16 +29,14 @@ def run_phases(
     job: Job, run_dir: Path, *, allow_change: Sequence[str], profile: str | None, argv: Sequence[str]
 ) -> None:
     """Run or resume every phase that is not done; print the tables and write the report at the end."""
-    from trainer.records.goodput import (
-        process_started,  # with what it needs it takes half a second, which only a run shall wait for
-    )
+    # with what they need these take half a second, which only a run shall wait for
+    from trainer.records.goodput import process_started
     from trainer.records.profiler import window_of
 
     further = {"allow_change": allow_change, "profile": window_of(profile) if profile else None}
     cluster = find_cluster(os.environ)
-    if (
-        cluster is None or cluster.n > 1
-    ):  # the others wait in the coordination service while process 0 prepares data
+    if cluster is None or cluster.n > 1:
+        # joined early: the others wait in the coordination service while process 0 prepares data
         join_cluster(cluster)
     console, rows, start, began = (
         Console(quiet=not is_first()),

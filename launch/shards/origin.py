@@ -58,32 +58,26 @@ def at(args: argparse.Namespace) -> None:
     spans = list(spans_of(phase, args.step))
     tokenizer = Tokenizer(run_of(args) / phase.run.tokenizer) if args.text else None
     if args.json:
-        described = [_described(span, tokenizer) for span in spans]
-        print(
-            json.dumps(
-                {
-                    "phase": phase.name,
-                    "step": args.step,
-                    "rows": phase.past.rows_of(args.step),
-                    "spans": described,
-                }
-            ),
-            flush=True,
-        )
+        record = {
+            "phase": phase.name,
+            "step": args.step,
+            "rows": phase.past.rows_of(args.step),
+            "spans": [_described(span, tokenizer) for span in spans],
+        }
+        print(json.dumps(record), flush=True)
     elif tokenizer:
         for span in spans:
             o = span.origin
-            print(
-                f"── row {span.row}, {o.source} document {o.document}, tokens {o.start} to {o.stop}, epoch {o.epoch + 1}"
-            )
+            part = f"tokens {o.start} to {o.stop}, epoch {o.epoch + 1}"
+            print(f"── row {span.row}, {o.source} document {o.document}, {part}")
             print(marked(span.tokens, tokenizer), flush=True)
     else:
         _table(phase, args.step, spans)
 
 
 def _described(span: Span, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    found = {"row": span.row, **span.origin._asdict(), "damaged": not span.tokens}
-    return found | ({"text": marked(span.tokens, tokenizer)} if tokenizer else {})
+    fields = {"row": span.row, **span.origin._asdict(), "damaged": not span.tokens}
+    return fields | ({"text": marked(span.tokens, tokenizer)} if tokenizer else {})
 
 
 def _table(phase: Trained, step: int, spans: Sequence[Span]) -> None:
@@ -114,9 +108,8 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
         raise ValueError(f"--step {step}: steps count from 1; give one from there")
     last = phase.n_steps()
     if last is not None and step > last:
-        raise ValueError(
-            f"--step {step}: {phase.name} ends after {last} steps, its data is used up; give one up to there"
-        )
+        problem = f"{phase.name} ends after {last} steps, its data is used up"
+        raise ValueError(f"--step {step}: {problem}; give one up to there")
     for number in phase.past.rows_of(step):
         row = phase.rows[number]
         for segment, origin in enumerate(phase.rows.origins(number), 1):
@@ -125,8 +118,13 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
 
 
 def seen(args: argparse.Namespace) -> None:
-    """Print a line a phase and source."""
-    run, known = run_of(args), False
+    """Print a line a phase and source about a document: which steps have read it.
+
+    Raises:
+        ValueError: no phase trains on it.
+    """
+    run = run_of(args)
+    known = False
     phases = dict([named_phase(args)]) if args.phase else reading_phases(run, args.imports)
     for phase in (opened(run, name, each) for name, each in phases.items()):
         for source, rows in phase.rows.sources.items():
@@ -135,17 +133,15 @@ def seen(args: argparse.Namespace) -> None:
             known = True
             read = phase.rows.rows_of(source, args.document, phase.past.ends[-1])
             steps = steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []
-            print(
-                f"{phase.name}: {source} document {args.document} {told(steps, phase.past.step)}", flush=True
-            )
+            when = when_read(steps, phase.past.step)
+            print(f"{phase.name}: {source} document {args.document} {when}", flush=True)
     if not known:
-        raise ValueError(
-            f"{args.document}: no such document in what the phases of {run} train on; `meshwright data at` shows ids"
-        )
+        problem = f"no such document in what the phases of {run} train on"
+        raise ValueError(f"{args.document}: {problem}; `meshwright data at` shows ids")
 
 
-def told(steps: Sequence[int], n_steps: int) -> str:
-    """In words, when a document was read."""
+def when_read(steps: Sequence[int], n_steps: int) -> str:
+    """When a document was read, in words."""
     if not steps:
         return f"was in none of the first {n_steps:,} steps"
     more = f" and {len(steps) - N_STEPS:,} more" if len(steps) > N_STEPS else ""

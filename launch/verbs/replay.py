@@ -39,7 +39,8 @@ def main(args: argparse.Namespace) -> int:
     from trainer.replay.history import run_of_step
     from trainer.replay.replay import replay
 
-    console, folder = Console(), run_of(args)
+    console = Console()
+    folder = run_of(args)
     name, run = named_phase(args)
     run = run_of_step(folder / name, args.step, run)
     mesh = run.mesh.make()
@@ -63,18 +64,13 @@ def compared(
     lines, n_exact = [], 0
     for name in sorted(now.keys() & logged.keys()):
         exact = same_bits(now[name], logged[name])
-        lines.append(
-            (
-                name,
-                f"{logged[name]:.9g}",
-                f"{now[name]:.9g}",
-                EXACT if exact else f"{now[name] - logged[name]:.3g}",
-            )
-        )
+        difference = EXACT if exact else f"{now[name] - logged[name]:.3g}"
+        lines.append((name, f"{logged[name]:.9g}", f"{now[name]:.9g}", difference))
         n_exact += exact
     return lines, n_exact
 
 
 def same_bits(x: float, y: float) -> bool:
-    """Whether two numbers are the same, with no number being the same as itself."""
-    return x.hex() == y.hex() or math.isnan(x) and math.isnan(y)
+    """Whether two numbers have the same bits; any NaN counts as the same as any other."""
+    both_nan = math.isnan(x) and math.isnan(y)
+    return both_nan or x.hex() == y.hex()

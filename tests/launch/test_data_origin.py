@@ -11,7 +11,7 @@ from data_pipeline.shards.shards import Shards
 from launch.__main__ import main
 from launch.job.load import dump, load
 from launch.job.yaml import to_yaml
-from launch.shards.origin import Trained, opened, reading_phases, told
+from launch.shards.origin import Trained, opened, reading_phases, when_read
 from tests.launch.corpus import texts, write_corpus
 
 BATCH, SEQ_LEN = 4, 48
@@ -83,7 +83,7 @@ def test_a_step_read_a_document_just_when_the_document_is_in_the_step(run, logge
             for record in map(Shards(folder / "data/train" / source).__getitem__, range(0, 5)):
                 steps = [step for step, documents in read.items() if record.id in documents]
                 _, out, _ = printed(capsys, "seen", "--run", folder, record.id)
-                assert out == f"pretrain: {source} document {record.id} {told(steps, n_steps)}\n"
+                assert out == f"pretrain: {source} document {record.id} {when_read(steps, n_steps)}\n"
                 assert all(re.search(rf"\b{step}\b", out) for step in steps)
 
 

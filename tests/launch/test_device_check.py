@@ -1,8 +1,10 @@
 """The check of a device: the small form of the whole command, and what each kind of failure becomes."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from functools import partial
 
 import jax
@@ -11,7 +13,7 @@ import pytest
 from launch.bench.device.attention import SMALL_CASES, check_attention
 from launch.bench.device.rows import Check, Row, Skip, compared, row_of
 from launch.bench.device.speed import RECIPES, estimated_bytes, shape_of_recipe
-from launch.bench.device.watch import MARK, check_device
+from launch.bench.device.watch import MARK, NEEDED, check_device
 from model.architectures.llama_presets import PRESETS
 from model.kernels import plain
 from tests.launch.command import ROOT, environment, meshwright
@@ -131,6 +133,22 @@ def test_missing_packages_are_named_in_one_sentence(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "needs jax 0.11 or later" in done.stderr and "flax" in done.stderr
+
+
+IMPORTED = """
+import importlib.metadata, sys
+import launch.bench.device.checks
+known = importlib.metadata.packages_distributions()
+print(*{name for module in sys.modules for name in known.get(module.split(".")[0], ())})
+"""
+
+
+def test_the_packages_that_are_asked_for_are_those_that_are_imported():
+    command = [sys.executable, "-c", IMPORTED]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]} - {"setuptools"}
+    assert set(done.stdout.split()) & ours <= set(NEEDED)
 
 
 def test_later_recipes_need_less_memory():

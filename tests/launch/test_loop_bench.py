@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from launch.bench.loop import figures, lines
-from launch.bench.loop_rounds import Measured, Round
+from launch.bench.loop import Measured, Round, figures, lines
 from tests.launch.command import meshwright
 
 

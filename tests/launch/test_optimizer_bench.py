@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from data_pipeline.component import components_in
-from launch.bench.optimizer_text import batches, text_bytes
-from launch.bench.optimizers import TUNED, Outcome, bench_optimizers, header, line, optimizers, train
+from launch.bench.optimizers import (
+    TUNED,
+    Outcome,
+    batches,
+    bench_optimizers,
+    header,
+    line,
+    optimizers,
+    text_bytes,
+    train,
+)
 from tests.examples import ONE_DEVICE, under
 
 

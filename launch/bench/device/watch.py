@@ -22,15 +22,25 @@ MARK = "@device-check "  # begins a line that is for this process; all else that
 LIMIT_S = 480.0  # of all checks together
 CHECK_LIMIT_S = 240.0  # of one; an 8B step compiles for a minute
 OLDEST_JAX = (0, 11)
-NEEDED = {  # distribution -> module; what the checks import beside the standard library
-    "jax": "jax",
+# distribution -> module: what the checks import (a test compares)
+NEEDED = {
+    "array_record": "array_record",
     "flax": "flax",
+    "fsspec": "fsspec",
+    "grain": "grain",
+    "jax": "jax",
+    "jaxtyping": "jaxtyping",
+    "msgpack": "msgpack",
+    "numpy": "numpy",
     "optax": "optax",
     "orbax-checkpoint": "orbax",
-    "jaxtyping": "jaxtyping",
     "psutil": "psutil",
     "pydantic": "pydantic",
     "rich": "rich",
+    "ruamel.yaml": "ruamel",
+    "sentencepiece": "sentencepiece",
+    "tensorboard": "tensorboard",
+    "xxhash": "xxhash",
     "zstandard": "zstandard",
 }
 
@@ -38,16 +48,15 @@ NEEDED = {  # distribution -> module; what the checks import beside the standard
 def check_imports() -> None:
     """Raises ValueError: a package is missing, or jax is too old; nothing is imported."""
     missing = [name for name, module in NEEDED.items() if importlib.util.find_spec(module) is None]
+    others = [name for name in missing if name not in ("jax", "numpy")]  # numpy comes with jax
     if "jax" in missing:
         raise ValueError(
-            "bench device needs jax 0.11 or later for this device; install jax[cuda13] or jax[tpu] and "
-            f"{', '.join(name for name in missing if name != 'jax') or 'nothing else'} into {sys.executable}"
+            "bench device needs jax 0.11 or later, built for this device; install jax[cuda13] or jax[tpu] "
+            f"and {' '.join(others)} for {sys.executable}"
         )
     if missing:
-        raise ValueError(
-            f"bench device needs {', '.join(missing)} beside jax; install with "
-            f"`{sys.executable} -m pip install {' '.join(missing)}`"
-        )
+        names = " ".join(missing)
+        raise ValueError(f"bench device needs more beside jax; `{sys.executable} -m pip install {names}`")
     version = importlib.metadata.version("jax")
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_JAX:
         raise ValueError(f"bench device needs jax 0.11 or later, and jax {version} is installed; upgrade it")
