@@ -56,12 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise SystemExit.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # options may stand before the verb
     verb = next((word for word in argv if word in VERBS), None)
     args = build_parser(verb).parse_args(argv)
     args.argv = argv
     run = verb_module(args.verb).main
     try:
         return run(args) or 0
+    # of argparse, which has printed its own message
     except SystemExit:
         raise
     except BaseException as error:

@@ -29,7 +29,7 @@ WEB, CODE, BOOKS = ("web",), ("code",), ("books",)
 
 
 def corpus() -> dict[str, Any]:
-    """One phase: data."""
+    """One phase: your files become cleaned, tokenized shards."""
     return {
         "data": Prepare(
             sources=FrozenMap(

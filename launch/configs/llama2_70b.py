@@ -21,7 +21,7 @@ from trainer.schedules import WarmupCosine
 
 
 def llama2_70b() -> dict[str, Any]:
-    """Two phases: data, pretraining."""
+    """Two phases: the corpora, and pretraining on their tokens."""
     return {"data": data(), "pretrain": pretrain()}
 
 

@@ -28,7 +28,7 @@ WEIGHTS = FrozenMap(web=0.8, code=0.15, books=0.05)
 
 
 def llama2_7b() -> dict[str, Any]:
-    """Two phases: data, pretraining."""
+    """Two phases: the corpora, and pretraining on their tokens."""
     return {"data": data(), "pretrain": pretrain()}
 
 

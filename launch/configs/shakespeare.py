@@ -29,13 +29,12 @@ from trainer.schedules import WarmupCosine
 
 CONTEXT, BATCH_SIZE, STEPS = 64, 12, 2000
 VOCAB_SIZE = 334  # 65 letters, 13 control pieces, 256 bytes for the letters of other texts
-TEXT = Path(__file__).with_name(
-    "tinyshakespeare.txt.gz"
-)  # the plays that char-rnn learned, in the public domain
+# the plays that char-rnn learned, in the public domain
+TEXT = Path(__file__).with_name("tinyshakespeare.txt.gz")
 
 
 def shakespeare() -> dict[str, Any]:
-    """Two phases: data, pretraining."""
+    """Two phases: the text, and pretraining on its letters."""
     return {"data": data(), "pretrain": pretrain()}
 
 
@@ -52,13 +51,13 @@ def data() -> Prepare:
 
 
 def rows(side: str, *, batch_size: int) -> PackedShards:
-    """Letters behind one another, cut into rows."""
+    """Rows of letters, cut from the text without regard to its lines."""
     sizes = {"seq_len": CONTEXT, "batch_size": batch_size, "packing": ConcatenateAndSplit()}
     return PackedShards(folder=f"data/{side}", weights=FrozenMap(plays=1.0), **sizes)
 
 
 def pretrain() -> Run:
-    """Next letters."""
+    """Next letters, by nanoGPT's model and settings."""
     return Run(
         architecture=GPT2(
             vocab_size=VOCAB_SIZE, width=128, layers=4, heads=4, feed_forward_width=512, context=CONTEXT

@@ -18,7 +18,7 @@ from trainer.schedules import WarmupCosine
 
 
 def shakespeare_llama() -> dict[str, Any]:
-    """Two phases: data, pretraining."""
+    """Two phases: the text of `shakespeare`, and pretraining on its letters."""
     return {"data": data(), "pretrain": pretrain()}
 
 

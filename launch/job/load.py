@@ -48,6 +48,7 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
         name = path.stem if path.suffix == ".py" else config
         build = _function_of_file(path) if path.suffix == ".py" else _function_named(config)
         tree = dump(_built(build, config))
+    # problems of overrides are reported together with those that validation finds
     wrong = override(tree, settings)
     return Job(name, validate(tree, config, wrong))
 
@@ -122,6 +123,7 @@ def import_components(module: str) -> None:
     name.
     """
     if os.getcwd() not in sys.path:
+        # last, so that a file of the user hides none of ours or of a library
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)

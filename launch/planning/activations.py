@@ -1,4 +1,4 @@
-"""What a model's activations are over its first training steps."""
+"""Activations of a model over its first training steps, for the coordinate check."""
 
 from typing import Any
 
@@ -51,13 +51,11 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
         return {**seen, "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size]}
 
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
-        state, see = (
-            jax.jit(born, compiler_options=QUICK)(jax.random.key(run.seed)),
-            jax.jit(look, compiler_options=QUICK),
-        )
+        state = jax.jit(born, compiler_options=QUICK)(jax.random.key(run.seed))
+        see = jax.jit(look, compiler_options=QUICK)
         step = training_step(run, {"policy": model}, tx, made_up_byte_lengths(architecture.vocab_size))
         batch = jax.tree.map(jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context)))
-        first = jax.tree.map(jnp.copy, state.trainable)
+        first = jax.tree.map(jnp.copy, state.trainable)  # the step donates the state that it is given
         history = [jax.device_get(see(first, first, batch))]
         for _ in range(STEPS):
             state, _ = step(state, batch)
@@ -71,9 +69,8 @@ def _rows(vocab_size: int, length: int) -> TokenBatch:
     Each token tells the next one: where there is nothing to learn, updates have no direction, and add up to
     less than they can.
     """
-    cycle = (
-        np.random.default_rng(0).choice(vocab_size, min(CYCLE, vocab_size), replace=False).astype(np.int32)
-    )
+    rng = np.random.default_rng(0)
+    cycle = rng.choice(vocab_size, min(CYCLE, vocab_size), replace=False).astype(np.int32)
     tokens = cycle[(np.arange(ROWS)[:, None] + np.arange(length + 1)) % len(cycle)]
     ones = np.ones((ROWS, length), np.int32)
     positions_BL = np.arange(length, dtype=np.int32) * ones
@@ -89,12 +86,10 @@ def activations(model: Model, params: Params, batch: TokenBatch) -> tuple[dict[s
     """
 
     def hidden(params: Params) -> jax.Array:
-        return model.apply(
-            params, ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
-        ).hidden_BLD
+        inputs = ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
+        return model.apply(params, inputs).hidden_BLD
 
-    # Without jit a scan is unrolled, so that every layer's named values stand in the trace.
-    with jax.disable_jit():
+    with jax.disable_jit():  # scans are unrolled, so that each layer's values stand in the trace
         traced = jax.make_jaxpr(hidden)(params)
     named = [
         (equation.params["name"], *equation.outvars)

@@ -176,38 +176,40 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     # All axes divide tokens or the work on them, so a chip's share is that of one device.
     tokens = plan.batch_size * outline.seq_len / math.prod(plan.sizes.values())
     names, attention_again = computed_again(plan.execution)
-    again = sum(
-        (_active(outline, leaf) for leaf in outline.params if leaf.is_layer and _product(leaf) in names), 0.0
-    )
+    matrices = [leaf for leaf in outline.params if leaf.is_layer]
+    layers = sum(_active(outline, leaf) for leaf in matrices)
+    again = sum((_active(outline, leaf) for leaf in matrices if _product(leaf) in names), 0.0)
     head = outline.width * outline.vocab_size
-    layers = sum(_active(outline, leaf) for leaf in outline.params if leaf.is_layer)
     products = KERNEL_PRODUCTS["forward"] * (1 + attention_again) + KERNEL_PRODUCTS["backward"]
-    S, pipeline = plan.sizes["stage"], plan.execution.pipeline
-    # A pipeline's bubble: S - 1 ticks in which a stage waits, on top of `parts` ticks of work.
-    parts = (pipeline.micro_batches or S) * pipeline.rounds
+    # a pipeline of S stages idles for S - 1 of its turns
+    S = plan.sizes["stage"]
+    pipeline = plan.execution.pipeline
+    n_turns = (pipeline.micro_batches or S) * pipeline.rounds
     inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
+    state_bytes = 3 * resting_bytes(outline.state, plan.sizes)
     return Work(
-        # 2 forward and 4 backward a weight; the chunked loss computes its logits twice: 2 + 2 + 4.
-        matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),  # the logits are computed again backward
+        # a product costs 2 FLOPs a parameter forward and 4 backward; logits are computed again backward
+        matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),
         kernel_flops=tokens * products * 2 * outline.head_numbers * outline.keys,
-        hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes
-        # The update reads a state, and writes it, and reads gradients of its size.
-        + 3 * resting_bytes(outline.state, plan.sizes),
+        hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes + state_bytes,
         transfers=tuple(_transfers(outline, plan, names)),
-        slowdown=1 + (S - 1) / parts,
+        slowdown=1 + (S - 1) / n_turns,
         host_bytes=_host_bytes(outline, plan, tokens),
         notes=("all from sizes, nothing compiled: see the analytic model in docs/planning.md",),
     )
 
 
 def _host_bytes(outline: Outline, plan: Plan, tokens: float) -> float:
-    """What offloads move there and back in a step."""
+    """Bytes that offloads move to the host's memory and back in a step."""
     offload, sizes = plan.execution.offload, plan.sizes
-    resting = resting_bytes(outline.state, sizes) * ("optimizer" in offload) + resting_bytes(
-        outline.params, sizes
-    ) * ("params" in offload)
-    kept = sum(numbers_of(outline)[name] for name in plan.execution.remat.offload)
-    return 2 * (resting + tokens * outline.layers * outline.compute_bytes * kept)
+    resting = 0.0
+    if "optimizer" in offload:
+        resting += resting_bytes(outline.state, sizes)
+    if "params" in offload:
+        resting += resting_bytes(outline.params, sizes)
+    numbers = numbers_of(outline)
+    offloaded = sum(numbers[name] for name in plan.execution.remat.offload)
+    return 2 * (resting + tokens * outline.layers * outline.compute_bytes * offloaded)
 
 
 def _active(outline: Outline, leaf: Leaf) -> float:
@@ -273,7 +275,7 @@ def _weight_transfers(outline: Outline, plan: Plan) -> Iterator[Transfer]:
 
 
 def _tensor_transfers(outline: Outline, plan: Plan, again: set[str], stream: float) -> Iterator[Transfer]:
-    """Activations are gathered before attention and feed-forward and scattered behind them, in both passes."""
+    """Activations are gathered before attention and feed-forward, and scattered behind them."""
     sizes = plan.sizes
     recomputed = _is_recomputed(plan)
     n_passes = plan.micro_batches * _layers_here(outline, plan)
@@ -313,31 +315,20 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     gradients = params * (2 if plan.micro_batches > 1 else 1)
     whole = {**sizes, "fsdp": 1}
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
-    layer = resting_bytes(tuple(leaf for leaf in in_use if leaf.is_layer), whole) / (
-        outline.layers / sizes["stage"]
-    )
+    n_layers = _layers_here(outline, plan)
+    layer = resting_bytes(tuple(leaf for leaf in in_use if leaf.is_layer), whole) / n_layers
     head = resting_bytes(tuple(leaf for leaf in in_use if not leaf.is_layer), whole)
-    n_rows = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
-    tokens = (
-        plan.batch_size / plan.micro_batches / n_rows * outline.seq_len / sizes["context"] / sizes["tensor"]
-    )
-    saved = tokens * outline.layers / sizes["stage"] * _saved_bytes(outline, plan.execution)
+    n_row_shards = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
+    rows = plan.batch_size / plan.micro_batches / n_row_shards
+    # between products positions are divided over `tensor` too
+    tokens = rows * outline.seq_len / sizes["context"] / sizes["tensor"]
+    saved = tokens * n_layers * _saved_bytes(outline, plan.execution)
     if plan.execution.remat.preset == "none":
-        layer *= outline.layers / sizes["stage"] / 2  # gathered weights are kept too
+        layer *= n_layers / 2  # gathered weights are kept for the backward pass; two are counted below
     in_stage = tokens / sizes["stage"] * outline.compute_bytes
     work = in_stage * (WORKSPACE[0] * outline.width + WORKSPACE[1] * outline.inner_width)
-    logits = (
-        2
-        * 4
-        * plan.batch_size
-        / plan.micro_batches
-        / n_rows
-        / sizes["stage"]
-        * CHUNK
-        * outline.vocab_size
-        / sizes["tensor"]
-    )
-    # Two layers: one computes while the next one is gathered. Two heads: embedding and output matrix.
+    # one chunk of logits and its gradient, in float32
+    logits = 2 * 4 * rows / sizes["stage"] * CHUNK * outline.vocab_size / sizes["tensor"]
     temporaries = gradients + saved + 2 * layer + 2 * head + work + logits
     host = params * ("params" in on_host) + state * ("optimizer" in on_host)
     return Memory(int(arguments), int(temporaries), int(arguments + temporaries), int(host))

@@ -53,21 +53,19 @@ def present(setting: Setting) -> Plan:
 
 def candidates(setting: Setting) -> list[Candidate]:
     """All settings that fit by sizes, the fastest first."""
-    found = []
+    fitting = []
     for plan in plans(setting):
         memory = memory_of_plan(setting.outline, plan)
         # Memory first: a time is reckoned only for what could run.
         if memory.peak <= HEADROOM * setting.target.chip.hbm_bytes:
-            found.append(Candidate(plan, memory, rated(setting, plan)))
-    return sorted(found, key=lambda each: (each.estimate.step_s, each.memory.peak))
+            fitting.append(Candidate(plan, memory, rated(setting, plan)))
+    return sorted(fitting, key=lambda each: (each.estimate.step_s, each.memory.peak))
 
 
 def rated(setting: Setting, plan: Plan) -> Estimate:
     """The roofline of a plan by sizes."""
-    return estimate(
-        work_of_plan(setting.outline, plan),
-        wiring_for(setting.target, tuple(plan.sizes.values()), setting.devices),
-    )
+    wiring = wiring_for(setting.target, tuple(plan.sizes.values()), setting.devices)
+    return estimate(work_of_plan(setting.outline, plan), wiring)
 
 
 @functools.cache
@@ -98,6 +96,7 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     """Sizes of the axes whose product is the target; each divides what lies on it."""
     run, n = setting.run, setting.target.n_chips
     a = run.architecture
+    # an axis is tried up to 8 or 16 chips, which keeps the search small
     choices = {
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
         # More than eight stages would leave mostly bubble at the batch sizes of one pod.

@@ -99,25 +99,22 @@ def compile_step(step: Step) -> Compiled:
 
 
 def _shortage(error: JaxRuntimeError) -> DoesNotFit | None:
-    sizes = re.findall(
-        # The compiler says it in a sentence: `… Used 99.2G of 95.7G hbm …`; the program's text follows it.
-        r"\(?([\d.]+)([KMG])\)?",
-        str(error).split("HLO module")[0].partition("Ran out of memory")[2],
-    )
-    # Any other error of the compiler is ours, and is shown as it is.
+    # "… Ran out of memory … Used 20.3G of 15.7G hbm. … HLO module …"
+    message = str(error).split("HLO module")[0].partition("Ran out of memory")[2]
+    sizes = re.findall(r"\(?([\d.]+)([KMG])\)?", message)
     if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
         return None
-    needed, available = (
-        int(float(number) * {"K": 2**10, "M": 2**20, "G": GIB}[unit]) for number, unit in sizes[:2]
-    )
+    units = {"K": 2**10, "M": 2**20, "G": GIB}
+    needed, available = (int(float(number) * units[unit]) for number, unit in sizes[:2])
     return DoesNotFit(needed, available)
 
 
 def _memory(analysis: Any) -> Memory:
-    """Results that are no argument in another place (donated state) want room of their own."""
-    beside = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    """Memory of one device, from XLA's own analysis of a compiled program."""
+    arguments = analysis.argument_size_in_bytes
+    temporaries = analysis.temp_size_in_bytes
+    # results that do not take the place of a donated argument, as the new state does
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    peak = arguments + temporaries + results + analysis.generated_code_size_in_bytes
     host = analysis.host_argument_size_in_bytes + analysis.host_temp_size_in_bytes
-    return Memory(
-        arguments, temporaries, arguments + temporaries + beside + analysis.generated_code_size_in_bytes, host
-    )
+    return Memory(arguments, temporaries, peak, host)

@@ -1,4 +1,4 @@
-"""Optimized HLO text as data: computations of instructions, and how often each loop turns.
+"""Optimized HLO text as data: computations of instructions, and how many turns each loop makes.
 
 The text is XLA's own printing of a compiled program (`compiled.as_text()`), for CPU, GPU and TPU alike. It
 is read as text because the protocol buffers behind it are no public interface, and because a kept text can
@@ -9,22 +9,19 @@ import math
 import re
 from typing import NamedTuple
 
-# Types whose bits are not the number in their name.
+# dtypes whose bits are not the number in their name
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "bf16": 16, "tf32": 32}
+# bf16[8,128]{1,0:T(8,128)S(1)}: dtype, sizes (`<=` marks a bound of a dynamic one), layout
 SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
+# `  ROOT %add.1 = …`
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+# `ENTRY %main (p0: f32[2]) -> f32[2] {`
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 SEVERAL_CALLED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-# Operations that hand their operand on, whatever its layout or type.
-MEANING_THE_SAME = (
-    "copy",
-    "bitcast",
-    "convert",
-    "reshape",
-    "copy-done",
-    "copy-start",
-    "optimization-barrier",
+# instructions whose result has the value of their first operand
+MEANING_THE_SAME = frozenset(
+    ("copy", "bitcast", "convert", "reshape", "copy-done", "copy-start", "optimization-barrier")
 )
 
 
@@ -63,19 +60,19 @@ class Instruction(NamedTuple):
 
 
 class Computation(NamedTuple):
-    """A function of the program."""
+    """A function of the program: instructions by name, in order."""
 
     name: str
     instructions: dict[str, Instruction]
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose result the computation returns."""
         return next(each for each in self.instructions.values() if each.is_root)
 
     @property
     def parameters(self) -> list[Instruction]:
-        """By their numbers."""
+        """The parameter instructions in the order of the arguments."""
         return sorted(
             (each for each in self.instructions.values() if each.op == "parameter"),
             key=lambda each: int(each.inside),
@@ -87,7 +84,7 @@ class Computation(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A program."""
+    """A compiled program; `entry` is the computation that runs first."""
 
     computations: dict[str, Computation]
     entry: Computation
@@ -202,35 +199,29 @@ def attribute(instruction: Instruction, name: str) -> str | None:
 
 
 def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
-    """How often a `while` turns: as the compiler noted it, or by its condition `i < n` and its step; None
-    where neither says.
+    """Turns of a `while`: as the compiler noted them, else by its condition `i < n` and its step; None where
+    the text has neither.
     """
     if noted := re.search(r'"?known_trip_count"?\s*[:=]\s*\{"?n"?\s*:\s*"?(\d+)', loop.rest):
         return int(noted[1])
-    names = dict(
-        zip(
-            ("condition", "body"),
-            (attribute(loop, name).lstrip("%") for name in ("condition", "body")),
-            strict=True,
-        )
-    )
-    condition = Scope(module.computations[names["condition"]], loop, outer)
-    # A condition compares the loop's counter with a limit; anything else has no known length.
+    condition_name = attribute(loop, "condition").lstrip("%")
+    body_name = attribute(loop, "body").lstrip("%")
+    condition = Scope(module.computations[condition_name], loop, outer)
     compare, where = _comparison(module, condition)
     if compare is None or len(compare.operands) != 2:
         return None
-    index, limit = _loop_variable(where, compare.operands[0]), constant_of(where, compare.operands[1])
+    # `i < n`: i is an element of the loop's tuple, n a constant
+    index = _loop_variable(where, compare.operands[0])
+    limit = constant_of(where, compare.operands[1])
     if index is None or limit is None:
         return None
     start = _initial(loop, index, outer)
-    step = _step(Scope(module.computations[names["body"]], loop, outer), index)
+    step = _step(Scope(module.computations[body_name], loop, outer), index)
     return _turns(attribute(compare, "direction"), start or 0, limit, step)
 
 
 def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope]:
-    """The comparison that a condition returns, also from inside a fusion, and where its operands are to be
-    looked up.
-    """
+    """(the comparison that a condition returns, also from inside a fusion; the scope of its operands)."""
     root = scope.computation.root
     while root.op in ("fusion", "call"):
         scope = Scope(module.computations[called(root)[0]], root, scope)
@@ -239,7 +230,7 @@ def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope
 
 
 def _source(scope: Scope, name: str) -> tuple[Scope, Instruction]:
-    """Where a value comes from, through copies and out of fusions, but not out of loops."""
+    """(scope, instruction) that a value comes from, through copies and out of fusions but not of loops."""
     instruction = scope.computation.instructions[name]
     if instruction.op in MEANING_THE_SAME and instruction.operands:
         return _source(scope, instruction.operands[0])
@@ -269,13 +260,13 @@ def constant_of(scope: Scope, name: str) -> int | None:
 
 
 def _initial(loop: Instruction, index: int, outer: Scope) -> int | None:
-    """What an element of a loop's tuple is before the first turn."""
+    """The value of an element of a loop's tuple before the first turn; None if it is no constant."""
     where, start = _source(outer, loop.operands[0])
     return constant_of(where, start.operands[index]) if start.op == "tuple" else None
 
 
 def _step(body: Scope, index: int) -> int:
-    """What a turn adds to the loop variable; 1 where the text does not say."""
+    """The constant that a turn adds to the loop variable; 1 where the text does not say."""
     root = body.computation.root
     if root.op != "tuple":
         return 1

@@ -28,7 +28,7 @@ class Target(NamedTuple):
 
     @property
     def n_chips(self) -> int:
-        """In all slices."""
+        """Chips of all slices together."""
         return math.prod(self.shape) * self.n_slices
 
     @property

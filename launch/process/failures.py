@@ -126,6 +126,7 @@ def _of_user(error: BaseException) -> tuple[int, str] | None:
     """A ValueError raised by our own code is a sentence for the user; one from inside a library is a fault
     to look into.
     """
+    # the innermost frame: where it was raised
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -145,6 +146,7 @@ def _imported_by_user() -> list[str]:
 def report(error: BaseException, args: argparse.Namespace) -> int:
     """Tell the user why the command ended and how to go on; returns the exit code."""
     if isinstance(error, BrokenPipeError):  # `meshwright show tiny | head`: nobody reads on
+        # else Python complains once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     code, sentence = explain(error)

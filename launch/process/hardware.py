@@ -23,6 +23,7 @@ def cache_folder() -> str:
 def _cpu_features() -> bytes:
     try:
         with open("/proc/cpuinfo", "rb") as file:
+            # all cores have the same; one line is enough
             return next((line for line in file if line.lower().startswith((b"flags", b"features"))), b"")
     except OSError:
         return b""
@@ -38,6 +39,7 @@ def use_huge_pages() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and HUGE_PAGES not in tunables and cpu_only():
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{HUGE_PAGES}=1")))
+        # glibc reads the variable only when a process starts
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -64,6 +64,7 @@ class Axis(NamedTuple):
             last = math.floor(math.log10(self.high) + 1e-9)
             every = math.ceil((last - first + 1) / n) or 1
             return [10.0**power for power in range(first, last + 1, every)]
+        # the round number nearest to the step that n ticks would need
         raw = (self.high - self.low) / n
         power = 10.0 ** math.floor(math.log10(raw))
         step = min((power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw))
@@ -178,6 +179,7 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
     known = np.isfinite(y)
     runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
     runs = [run for run in runs if known[run[0]]]
+    # M starts a stretch, L goes on to the next point
     path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
     dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
     marks = "".join(
@@ -204,6 +206,7 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
         grid += f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"
         texts += f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(value)}</text>'
     for value, x in zip(across.ticks(5), _place(across, np.array(across.ticks(5))), strict=True):
+        # the last text would stand out of the chart
         anchor = "end" if x > WIDTH - 24 else "middle"
         texts += f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{tick_text(value)}</text>'
     inner = f'x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 2}"'

@@ -127,7 +127,7 @@ def time_split(columns: Mapping[str, Column]) -> str:
     if "compute" not in spent:
         return ""
     steps = spent["compute"].steps
-    # At most 120 stretches: more would be thinner than a pixel.
+    # at most 120 stretches: more are narrower than a pixel
     starts = np.linspace(0, len(steps), min(len(steps), 120) + 1).astype(int)[:-1]
     counts = np.diff(np.append(starts, len(steps)))
     layers = {}

@@ -89,6 +89,7 @@ def tokens(phase: PhaseRecord) -> Column | None:
 
 def _summed(column: Column, *, per_step: bool) -> Column:
     """Running sums; a value per step stands for all steps since the row before it."""
+    # rows may be some steps apart, and each stands for all steps since the one before
     weights = np.diff(column.steps, prepend=0) if per_step else 1
     return _from_zero(Column(column.steps, np.cumsum(np.nan_to_num(column.values) * weights)))
 

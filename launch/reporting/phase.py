@@ -45,6 +45,7 @@ def _sources(phase: PhaseRecord) -> str:
     prefixes = tuple(name.format("") for name in heads.values())
     names = dict.fromkeys(name.split("/", 2)[2] for name in phase.columns if name.startswith(prefixes))
     tokens = {name: phase.last(f"tokens/source/{name}") or 0.0 for name in names}
+    # 1.0: a phase without counts by source
     total = sum(tokens.values()) or 1.0
     rows = [
         (

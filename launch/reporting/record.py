@@ -83,6 +83,7 @@ def read_run(folder: Path) -> RunRecord:
     # By time of creation, which is the order in which they ran.
     others = sorted(with_results - set(job), key=lambda name: (folder / name).stat().st_ctime)
     phases = [_phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)]
+    # the last start counts
     launches = list(json_lines(folder / "launches.jsonl"))
     return RunRecord(folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems)
 

@@ -46,6 +46,7 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
     done = read_json(run_dir / name / "done.json")
     if done is None or done.get("fingerprint") != wanted["fingerprint"]:
         return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
+    # phases that are no longer in the job do not count
     made_after = {phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]}
     changed = [phase for phase, mark in made_after.items() if mark != wanted["after"][phase]]
     if changed:
@@ -94,6 +95,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as file:
         try:
+            # the lock ends with the process, however it ends
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             remedy = "wait for it, or choose another --dir"

@@ -38,15 +38,14 @@ def run_phases(
     if cluster is None or cluster.n > 1:
         # joined early: the others wait in the coordination service while process 0 prepares data
         join_cluster(cluster)
-    console, rows, start, began = (
-        Console(quiet=not is_first()),
-        lineage(job),
-        time.monotonic(),
-        process_started(),
-    )
+    console = Console(quiet=not is_first())
+    rows = lineage(job)
+    start = time.monotonic()
+    began = process_started()  # the first phase is charged for imports too
     with contextlib.ExitStack() as held:
 
         def begin() -> dict[str, str]:
+            # in process 0 alone: a second lock by another process of this run would be refused
             held.enter_context(locked(run_dir))
             states = {name: state(run_dir, name, rows[name]) for name in job.phases}
             write_record(job, run_dir, argv)
@@ -58,9 +57,8 @@ def run_phases(
             if states[name] == "done":
                 console.say(f"{label}: done before, skipped")
                 continue
-            console.say(
-                f"{label}: {'goes on' if states[name] == 'started' else 'starts'} in {run_dir / name}"
-            )
+            verb = "goes on" if states[name] == "started" else "starts"
+            console.say(f"{label}: {verb} in {run_dir / name}")
             phase_start = time.monotonic()
             _run_phase(job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further)
             agree(f"{name}/done", lambda name=name: mark_done(run_dir / name, rows[name]))
@@ -81,14 +79,14 @@ def _run_phase(
 ) -> None:
     """One phase: on all processes if it uses devices, else in process 0 while the others wait."""
     folder = run_dir / name
+    prefix = f"{name}."
+    own_changes = [field.removeprefix(prefix) for field in allow_change if field.startswith(prefix)]
     offered = {
         "job_folder": run_dir,
         "say": console.say,
         "progress": console.progress,
         **further,
-        "allow_change": tuple(
-            field.removeprefix(f"{name}.") for field in allow_change if field.startswith(f"{name}.")
-        ),
+        "allow_change": tuple(own_changes),
     }
     execute = executor_of(job.phases[name])
     agree(f"{name}/folder", lambda: folder.mkdir(exist_ok=True))
@@ -101,7 +99,7 @@ def _run_phase(
 
 
 def _finish(job: Job, run_dir: Path, console: Console, seconds: float) -> None:
-    """The tables and the page."""
+    """Print the tables and write report.html."""
     print_summary(console, {name: read_json(run_dir / name / "results.json") for name in job.phases})
     write_report(run_dir)
     console.say(

@@ -22,6 +22,7 @@ class Console:
     def __init__(self, *, quiet: bool = False):
         from rich.console import Console as RichConsole  # 0.1 s, which `--help` shall not wait for
 
+        # a log has no width; 140 columns hold the tables
         width = None if sys.stdout.isatty() else 140
         self._rich = RichConsole(quiet=quiet, width=width, highlight=False, soft_wrap=False)
         self._bars: Any = None
@@ -45,6 +46,7 @@ class Console:
     def _bar(self, what: str, total: int | None, unit: str, done: int) -> Iterator[Callable[..., None]]:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+        # one display for all bars: rich can draw only one at a time
         if self._bars is None:
             count = "{task.completed:,.0f}/{task.fields[of]} {task.fields[unit]}"
             left = ("{task.description}", BarColumn(30), TextColumn(count))

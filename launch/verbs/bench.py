@@ -108,6 +108,7 @@ def main(args: argparse.Namespace) -> int:
         return _bench_device(args)
     if getattr(args, "rounds", 1) < 1:
         raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
+    # the data phase needs no devices, and its workers must not inherit settings for them
     if args.what != "data":
         from launch.process.environment import prepare_process
 
@@ -127,6 +128,7 @@ def _bench_device(args: argparse.Namespace) -> int:
     from launch.bench.device import watch
 
     watch.check_imports()
+    # the child process, which holds the device
     if args.first is not None:
         from launch.process.environment import prepare_process
 

@@ -101,5 +101,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Call the function of launch/shards that has the name of the action."""
     module, _ = ACTIONS[args.action]
+    # imported here, so that `--help` needs none of them
     getattr(importlib.import_module(f"launch.shards.{module}"), args.action)(args)
     return 0

@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     prepare_process()
     if args.coordinate_check:
         return _check(args)
+    # before jax is imported
     quiet_environment()
     from launch.planning.topology import target_of
 

@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     console = Console()
     folder = run_of(args)
     name, run = named_phase(args)
+    # the settings of that step, which a later start of the run may have changed
     run = run_of_step(folder / name, args.step, run)
     mesh = run.mesh.make()
     with jax.set_mesh(mesh):

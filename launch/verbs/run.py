@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
     """Check the configuration, then run it or hand it over."""
     from launch.process.environment import prepare_process
 
+    # before jax is imported: it reads its environment then
     prepare_process()
     from launch.job.load import load
 
@@ -61,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--cluster {args.cluster[0]} needs --on slurm; add it or leave --cluster out")
     from launch.running.phases import preview, run_phases
 
+    # here there is nothing to submit, so the phases are listed
     if args.dry_run:
         preview(job, args.run_dir)
     else:
@@ -71,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
 def hand_over(args: argparse.Namespace, name: str) -> int:
     """Start the same command in N processes here, or as a batch job."""
     command = without_options(args.argv, {"--on": 1, "--cluster": 1, "--dry-run": 0})
+    # the other processes may be started elsewhere and must mean the same folder
     if "--dir" not in command and not any(word.startswith("--dir=") for word in command):
         command += ["--dir", str(args.run_dir)]
     local = re.fullmatch(r"local:([1-9]\d*)(?:x([1-9]\d*))?", args.on)

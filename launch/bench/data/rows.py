@@ -26,7 +26,7 @@ N_LENGTHS = 500_000
 
 
 def row_stages(taken: Sample, folder: Path) -> list[Stage]:
-    """Stages behind their bounds."""
+    """Tokenizing, writing, packing and loading, each stage behind its bound."""
     model = folder / "tokenizer.model"
     texts = (document.text for document in (*taken.web, *taken.code))
     SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(texts, model)

@@ -82,7 +82,7 @@ def attention_checks(*, small: bool) -> Iterator[Check]:
     length = SMALL_LENGTH if small else LENGTH
     in_float32 = IN_FLOAT32[1:] if small else IN_FLOAT32
     kernels = {name: attend for name, attend in UNDIVIDED.items() if NEEDS.get(name, platform) == platform}
-    del kernels["plain"]  # it is the reference; in bfloat16 it is compared below
+    del kernels["plain"]  # it is the reference
     kernels["loops"] = loops_attend
     for name, attend in kernels.items():
         for case in cases:
@@ -122,6 +122,7 @@ def check_attention(
         objection = cudnn.why_not(q_BLHA, v_BLKA, divided=False, soft_cap=case.soft_cap)
         if objection:
             raise Skip(f"cuDNN cannot do {objection}; training uses blocked there")
+    # cached: the plain form is the slowest of all, and every kernel is compared with the same numbers
     wanted = plain_results(case, length)
     got = output_and_gradients(attend, inputs, case, dtype, context_devices=context_devices)
     errors = {
@@ -142,6 +143,7 @@ def inputs_of(case: Case, length: int, n_rows: int = 2) -> Inputs:
     """Random rows whose numbers are bfloat16's. In packed rows documents of different lengths follow one
     another, the last one before some padding.
     """
+    # a fixed seed: two runs on one device must give the same table
     rng = np.random.default_rng(length + case.H)
     positions_BL, segments_BL = np.zeros((2, n_rows, length), np.int32)
     for b in range(n_rows):
@@ -190,6 +192,7 @@ def output_and_gradients(
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
         arrays = [placed(x, letters) for x, letters in zip(inputs, LETTERS, strict=True)]
         results = [np.asarray(x, np.float32) for x in jax.jit(run)(*arrays)]
+    # queries of padding attend to padding, each kernel in its own way, and nobody reads the result
     results[0] = results[0] * (inputs.segments_BL > 0)[..., None, None]
     return results
 
@@ -200,6 +203,7 @@ def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
     """
     squares_BL = np.sum(np.square(x - exact), (2, 3))
     exact_BL = np.sum(np.square(exact), (2, 3))
+    # 128: the smallest block of any kernel here
     starts = np.arange(0, x.shape[1], 128)
     blocks_BU = np.add.reduceat(squares_BL, starts, 1)
     mean_block = exact_BL.sum() / blocks_BU.size

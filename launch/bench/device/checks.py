@@ -28,6 +28,7 @@ def work_from(first: int, *, small: bool) -> None:
 
     Ends before the next check that is to be `alone`; the process that watches starts another one for it.
     """
+    # the list is the same in every child, so a number names the same check
     checks = list(all_checks(small=small))
     _send({"device": device_facts()})
     for number, check in enumerate(checks[first:], first):

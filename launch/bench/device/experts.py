@@ -34,6 +34,7 @@ def expert_checks(*, small: bool) -> Iterator[Check]:
 
 def check_grouped(dtype: str, *, D: int, F: int, n_rows: int) -> Row:
     """Sorted rows times the matrix of their group; one group is empty, and groups end within tiles."""
+    # an empty group, and ends within tiles of 128 rows: where a kernel would go wrong
     sizes_E = np.array([n_rows // 2 + 3, 0, n_rows // 4 - 1, n_rows // 4 - 2], np.int32)
     group_C = np.repeat(np.arange(4), sizes_E)
     rng = np.random.default_rng(0)
@@ -68,6 +69,7 @@ def check_experts(name: str, dispatch: Dispatch, dtype: str, *, D: int, F: int, 
     def plain(x_BLD: Array, w_gate_EDF: Array, w_up_EDF: Array, w_down_EFD: Array) -> Array:
         y_BLD = jnp.zeros_like(x_BLD)
         for e in range(E):
+            # every expert computes every token here; those that were not chosen count 0
             hidden_BLF = jax.nn.silu(x_BLD @ w_gate_EDF[e]) * (x_BLD @ w_up_EDF[e])
             share_BL = jnp.sum(jnp.where(experts_BLS == e, weights_BLS, 0), -1)
             y_BLD += share_BL[..., None] * (hidden_BLF @ w_down_EFD[e])
@@ -88,6 +90,7 @@ def compare(
     arrays: dict[str, np.ndarray],
 ) -> Row:
     """Output and gradients by every array; `plain` gets the same rounded numbers in float32."""
+    # numbers that bfloat16 can hold, so that both sides start from the same ones
     rounded = [np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in arrays.values()]
     wanted = _output_and_gradients(plain, rounded, "float32")
     got = _output_and_gradients(ours, rounded, dtype)

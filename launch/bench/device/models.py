@@ -59,6 +59,7 @@ def _loss_and_gradient(
     shape = shape_from(sizes, batch_size=2, seq_len=sizes.context)
     highest = "highest" if precision.compute == "float32" else "default"
     with jax.set_mesh(mesh), jax.default_matmul_precision(highest):
+        # one batch for both, so that only the precision differs
         batch = made_up_batch(shape, mesh)
 
         def loss_of(params: Params) -> Any:
@@ -88,6 +89,7 @@ def check_cache(sizes: Llama) -> Row:
 def _decoded(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:
     """The first half is read in one pass, as a prompt; the second token by token."""
     B, L = tokens_BL.shape
+    # compiled twice: for the prompt, and for single tokens
     decode = jax.jit(model.decode)
     _, cache = decode(params, _inputs(tokens_BL, 0, L // 2), model.empty_cache(B, L))
     hidden = []

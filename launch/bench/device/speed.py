@@ -40,6 +40,7 @@ class Recipe(NamedTuple):
     remat: str
 
 
+# from the fastest to the one that needs least memory
 RECIPES = (
     Recipe("float32", "AdamW", "none"),
     Recipe("float32", "AdamW", "projections"),
@@ -99,6 +100,7 @@ def measure_training(name: str, architecture: Any, *, seq_len: int, rows_per_dev
     for recipe in RECIPES:
         shape = shape_of_recipe(recipe, architecture, seq_len=seq_len, batch_size=batch_size)
         wanted = estimated_bytes(shape)
+        # a CPU does not say what it has, so the first recipe is tried there
         if limit and wanted > USABLE_FRAC * limit:
             tried.append(f"{' '.join(recipe)} needs {wanted / 1e9:.0f} GB")
             continue
@@ -169,6 +171,7 @@ def measure_decoding(architecture: Any, batch_size: int, *, prompt: int, new: in
         "key": jax.random.key(0),
     }
     with jax.set_mesh(mesh):
+        # the weights are random: speed does not depend on them
         params = jax.jit(model.init)(jax.random.key(0))
         seconds = []
         for _ in range(3):
@@ -194,6 +197,7 @@ def save_and_restore(*, gigabytes: float) -> Row:
         checkpointer.save(state, {}, {})
         checkpointer.wait()
         save_s = time.perf_counter() - start
+        # shapes and layouts, as a starting process knows them before it restores
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         start = time.perf_counter()
         restored = jax.block_until_ready(checkpointer.restore(0, like))

@@ -127,6 +127,7 @@ def _run_child(
         for line in _lines(child, min(left_s, CHECK_LIMIT_S), timed_out):
             progress.take(line, say)
         code = child.wait()
+        # a child may also end early, before a check that wants a process of its own
         ended_well = code == 0 and progress.current is None and progress.number > first
         if not ended_well:
             current = progress.current or {"name": f"start of check {progress.number + 1}", "compares": True}
