@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from types import ModuleType
 
 VERBS = {
-    "run": "train: all phases of a config in order; finished phases are skipped, a half-done one is resumed",
+    "run": "run the phases of a config in order; finished ones are skipped, a half-done one is resumed",
     "show": "print the effective configuration as YAML that runs the same",
     "data": "look into token shards: inspect, verify, stats, check; which documents a training step saw",
-    "report": "write the page of a run, whole or half done, or one that compares several runs",
-    "replay": "make one step of a run again and compare it with its log, bit for bit",
-    "generate": "write text with a checkpoint of a run",
-    "plan": "compile the training step for TPUs that are not here: memory, communication, time",
-    "import": "bring in a Hugging Face folder or a GGUF file as a phase to train on, generate from or export",
+    "report": "write the HTML report of a run, finished or not, or one that compares several runs",
+    "replay": "repeat one step of a run and compare it with the log, bit for bit",
+    "generate": "generate text from a checkpoint",
+    "plan": "compile the training step for TPUs you do not have: memory, communication, time",
+    "import": "turn a Hugging Face folder or a GGUF file into a phase: to train on, generate from, export",
     "export": "write a checkpoint as a Hugging Face folder",
-    "tensorboard": "open the curves of a run in the browser",
+    "tensorboard": "show the curves of a run in the browser, by TensorBoard",
     "bench": "measure training, checkpoints, optimizers, the data phase, or a new device",
 }
 

@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", metavar="N", type=int, default=9, help="steps measured; medians are printed (default 9)"
     )
     parsers["loop"].add_argument(
-        "--rounds", metavar="N", type=int, default=5, help="runs of each kind (default 5)"
+        "--rounds", metavar="N", type=int, default=5, help="rounds measured; medians are printed (default 5)"
     )
     checkpoint, data = parsers["checkpoint"], parsers["data"]
     checkpoint.add_argument(
-        "--gb", metavar="N", type=float, default=2.0, help="size of the state (default 2)"
+        "--gb", metavar="N", type=float, default=2.0, help="gigabytes of the state (default 2)"
     )
     checkpoint.add_argument(
         "--rounds", metavar="N", type=int, default=3, help="saves measured; medians are printed (default 3)"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         type=Path,
         default=Path("runs"),
-        help="on the disk to measure (default runs)",
+        help="a folder on the disk to measure (default runs)",
     )
     checkpoint.add_argument(
         "--every",
@@ -92,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     device = parsers["device"]
     device.add_argument("--json", metavar="FILE", type=Path, help="also write the table as JSON")
     device.add_argument(
-        "--small", action="store_true", help="tiny shapes, in seconds: tries the command itself on a CPU"
+        "--small",
+        action="store_true",
+        help="tiny shapes, some seconds on a CPU: a test of the command itself",
     )
     # the child process that does the checks from number N on
     device.add_argument("--from", dest="first", metavar="N", type=int, help=argparse.SUPPRESS)

@@ -23,15 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text to continue; may be repeated (default: each line of standard input)",
     )
     parser.add_argument(
-        "--chat", action="store_true", help="a prompt is a user's message, and the text its answer"
+        "--chat",
+        action="store_true",
+        help="take the prompt as a user's message, and write the assistant's answer",
     )
-    parser.add_argument("--max-tokens", metavar="N", type=int, default=128, help="longest text (default 128)")
+    parser.add_argument(
+        "--max-tokens", metavar="N", type=int, default=128, help="most tokens of a text (default 128)"
+    )
     parser.add_argument(
         "--temperature",
         metavar="T",
         type=float,
         default=0.0,
-        help="above 0: sample; 0: the likeliest token always (default)",
+        help="0 (default): always the likeliest token; above 0: sample",
     )
     parser.add_argument("--top-k", metavar="K", type=int, help="sample among the K likeliest tokens")
     parser.add_argument(
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="sample among the likeliest tokens that together have probability P",
     )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the sampling (default 0)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the sampling (default 0)")
     parser.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )

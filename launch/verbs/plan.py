@@ -21,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--coordinate-check",
         action="store_true",
-        help="does mup_base_width keep activations of one size as widths grow?",
+        help="check that mup_base_width keeps activations at one size as the model gets wider",
     )
     parser.add_argument(
         "--slices",
         metavar="N",
         type=int,
         default=1,
-        help="of that topology, over the data-centre network (default 1)",
+        help="number of such slices, connected by the data-centre network (default 1)",
     )
     parser.add_argument("--phase", metavar="NAME", help="the training phase (default: the config's first)")
     parser.add_argument(
@@ -37,10 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find the fastest mesh, rematerialisation, micro-batches and offload",
     )
     parser.add_argument(
-        "--finalists", metavar="N", type=int, default=4, help="settings that a search compiles (default 4)"
+        "--finalists",
+        metavar="N",
+        type=int,
+        default=4,
+        help="how many settings the search compiles (default 4)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--hlo", metavar="FILE", type=Path, help="write the compiled program's text there")
+    parser.add_argument(
+        "--hlo", metavar="FILE", type=Path, help="write the text of the compiled program to this file"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

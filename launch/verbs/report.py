@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="the page (default: RUN/report.html, or comparison.html beside the runs)",
+        help="file to write (default: RUN/report.html, or comparison.html beside the runs)",
     )
 
 
