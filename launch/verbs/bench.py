@@ -22,82 +22,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A parser for each thing that can be measured."""
     kinds = parser.add_subparsers(dest="what", metavar="|".join(KINDS), required=True)
     parsers = {name: kinds.add_parser(name, help=text, allow_abbrev=False) for name, text in KINDS.items()}
+    _add_train_arguments(parsers["train"])
+    _add_rounds(parsers["loop"], 5, "rounds measured")
+    _add_checkpoint_arguments(parsers["checkpoint"])
+    parsers["optimizers"].add_argument(
+        "--steps", metavar="N", type=int, default=400, help="steps of each run (default 400)"
+    )
+    _add_data_arguments(parsers["data"])
     for name, each in parsers.items():
-        if name != "device":
+        if name != "device":  # its `--json` names a file, beside the table that it prints
             each.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parsers["train"].add_argument(
+    _add_device_arguments(parsers["device"])
+
+
+def _add_rounds(parser: argparse.ArgumentParser, default: int, what: str) -> None:
+    text = f"{what}; medians are printed (default {default})"
+    parser.add_argument("--rounds", metavar="N", type=int, default=default, help=text)
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "shape",
         metavar="SHAPE",
         nargs="?",
         default="llama_31m",
         help="llama_31m (default), gpt2_124m, or a config, whose first training phase is taken",
     )
-    parsers["train"].add_argument(
+    parser.add_argument(
         "--set",
         metavar="FIELD=VALUE",
         action="append",
         default=[],
         help="override, e.g. architecture.layers=4; may be repeated",
     )
-    parsers["train"].add_argument(
-        "--rounds", metavar="N", type=int, default=9, help="steps measured; medians are printed (default 9)"
-    )
-    parsers["loop"].add_argument(
-        "--rounds", metavar="N", type=int, default=5, help="rounds measured; medians are printed (default 5)"
-    )
-    checkpoint, data = parsers["checkpoint"], parsers["data"]
-    checkpoint.add_argument(
+    _add_rounds(parser, 9, "steps measured")
+
+
+def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--gb", metavar="N", type=float, default=2.0, help="gigabytes of the state (default 2)"
     )
-    checkpoint.add_argument(
-        "--rounds", metavar="N", type=int, default=3, help="saves measured; medians are printed (default 3)"
-    )
-    checkpoint.add_argument(
+    _add_rounds(parser, 3, "saves measured")
+    parser.add_argument(
         "--dir",
         metavar="FOLDER",
         type=Path,
         default=Path("runs"),
         help="a folder on the disk to measure (default runs)",
     )
-    checkpoint.add_argument(
+    parser.add_argument(
         "--every",
         metavar="SECONDS",
         type=float,
         default=600.0,
         help="time between two saves, for the share of it that saving takes (default 600)",
     )
-    parsers["optimizers"].add_argument(
-        "--steps", metavar="N", type=int, default=400, help="steps of each run (default 400)"
-    )
-    data.add_argument(
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--web",
         metavar="PATH",
         type=Path,
         help="a folder of HTML files or a WARC file (default: pydoc pages)",
     )
-    data.add_argument(
+    parser.add_argument(
         "--mb",
         metavar="N",
         type=float,
         default=8.0,
         help="megabytes of raw HTML, and of code, to measure on (default 8)",
     )
-    data.add_argument(
-        "--rounds",
-        metavar="N",
-        type=int,
-        default=3,
-        help="times each stage is measured; medians are printed (default 3)",
-    )
-    device = parsers["device"]
-    device.add_argument("--json", metavar="FILE", type=Path, help="also write the table as JSON")
-    device.add_argument(
+    _add_rounds(parser, 3, "times each stage is measured")
+
+
+def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the table as JSON")
+    parser.add_argument(
         "--small",
         action="store_true",
         help="tiny shapes, some seconds on a CPU: a test of the command itself",
     )
-    # the child process that does the checks from number N on
-    device.add_argument("--from", dest="first", metavar="N", type=int, help=argparse.SUPPRESS)
+    # of the child process, which does the checks from number N on
+    parser.add_argument("--from", dest="first", metavar="N", type=int, help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:

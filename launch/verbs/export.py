@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of the weights (default: as the checkpoint has them)",
     )
     parser.add_argument(
-        "--max-shard-mib", metavar="N", type=int, default=4096, help="MiB of the largest file of weights (default 4096)"
+        "--max-shard-mib",
+        metavar="N",
+        type=int,
+        default=4096,
+        help="MiB of the largest file of weights (default 4096)",
     )
     parser.add_argument("--verify", action="store_true", help="compare our logits with those of transformers")
     parser.add_argument(
