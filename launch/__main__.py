@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise SystemExit.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+
     # options may stand before the verb
     verb = next((word for word in argv if word in VERBS), None)
     args = build_parser(verb).parse_args(argv)
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = verb_module(args.verb).main
     try:
         return run(args) or 0
+
     # of argparse, which has printed its own message
     except SystemExit:
         raise

@@ -29,6 +29,7 @@ STEPS_BEFORE = 8
 def state_of_size(gigabytes: float, mesh: jax.sharding.Mesh) -> TrainState:
     """Random parameters and two moments, four matrices each."""
     rows = max(int(gigabytes * 1e9 / (12 * 4 * WIDTH)) // mesh.size, 1) * mesh.size
+    # four matrices, and two moments of each: 12 arrays of equal size
     layout = named(mesh, "DF", (rows, WIDTH), at_rest=True)
     draw = jax.jit(lambda key: jax.random.normal(key, (rows, WIDTH), jnp.float32), out_shardings=layout)
     keys = iter(jax.random.split(jax.random.key(0), 12))
@@ -58,6 +59,7 @@ def measure(
         rounds.append(found)
         shutil.rmtree(folder / "run")
     shutil.rmtree(folder)
+
     return rounds
 
 
@@ -85,6 +87,7 @@ def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
         read_s = _seconds(partial(_read, file, room_bytes))
         found[f"{name}_bytes_per_s"] = blocks * BLOCK_BYTES / read_s
     file.unlink()
+
     return found
 
 
@@ -119,8 +122,12 @@ def _save_in_a_loop(
         events[name] = fields
 
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=1), event=note)
+
+    # a checkpointer saves a step only once
     state = state._replace(step=jnp.int32(next(steps)))
     jax.block_until_ready(state)
+
+    # the time of a step while nothing else goes on
     usual_s = statistics.median(_seconds(step) for _ in range(STEPS_BEFORE))
     blocked_s = _seconds(lambda: checkpointer.save(state, {}, {}))
     n, began = 0, time.perf_counter()
@@ -128,9 +135,12 @@ def _save_in_a_loop(
         step()
         checkpointer.poll(n)
         n += 1
+
+    # what the loop took beyond its usual steps, until the hashes were written
     slower_s = time.perf_counter() - began - n * usual_s
     checkpointer.close()
     found = {name: events["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
+
     return state, {**found, "blocked_s": blocked_s, "slower_s": max(slower_s, 0.0), "step_s": usual_s}
 
 
@@ -147,6 +157,8 @@ def _read_back(folder: Path, like: TrainState) -> dict[str, float]:
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=1, verify="off"))
     step = checkpointer.verify_latest()
     step_folder = checkpointer.folder / str(step)
+
+    # without the system's copies it is read from the disk, as after a restart
     files = list(files_of(step_folder).values())
     forget(files)
     restore_s = _seconds(lambda: jax.block_until_ready(checkpointer.restore(step, like)))

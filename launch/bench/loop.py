@@ -197,6 +197,7 @@ def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
         return state, dict(metrics)
 
     start = time.thread_time()
+
     # the state never changes, so the save at the end finds its step saved already
     train(parts._replace(step=idle), state, steps=int(state.step) + HOST_STEPS)
     return (time.thread_time() - start) / HOST_STEPS

@@ -32,6 +32,7 @@ ARCHITECTURE = Llama(
 
 def write_data(job_folder: Path) -> None:
     """data/tokenizer.model, learned from this file, and data/train/web."""
+    # any text will do: the shards hold random tokens
     SentencePiece(vocab_size=VOCAB, model="bpe").train(
         [Path(__file__).read_text()] * 20, job_folder / "data/tokenizer.model"
     )

@@ -102,6 +102,8 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     state = jax.jit(initial_state(run, model, tx))(jax.random.key(seed))
     step = training_step(run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size))  # a token is a byte
     text, held_out = text_bytes()
+
+    # one batch of the held-out text, the same for every optimizer
     unseen = next(batches(held_out, rows=HELD_OUT_ROWS, length=SEQ_LEN, seed=seed))
 
     @jax.jit
@@ -120,11 +122,14 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
         if number in (steps // 4, steps // 2, steps):
             losses.append(float(held_out_loss(state.trainable)))
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(state.opt_state.inner))
+
+    # the median step: the first one compiles
     return Outcome(*losses, step_s=sorted(times)[steps // 2], state_bytes=state_bytes)
 
 
 def text_bytes() -> tuple[np.ndarray, np.ndarray]:
     """(training, held-out) bytes of the modules in the order of their names; what comes last is held out."""
+    # sorted: the order of a folder differs between file systems
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = np.frombuffer(b"".join(file.read_bytes() for file in files)[:TEXT_BYTES], np.uint8)
     cut = round(len(text) * (1 - HELD_OUT_FRAC))

@@ -150,6 +150,7 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
     model = model_of(run)
     tx = run.optimizer.chain(run.steps)
     make_state = initial_state(run, model, tx)
+
     # under jit, so that every array is born in its layout and no device holds all of it
     first_state = jax.jit(lambda key: at_rest(make_state(key), run.execution.offload))
     state = first_state(jax.random.key(0))
@@ -165,6 +166,7 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
         # right beside the step: clocks and other work change from minute to minute
         rates = matmul_rates(device, n_repeats=5, size=size)
         rounds.append(Round(step_s, float(np.median(rates)) / n_sharers(device)))
+
     return rounds[2:]
 
 

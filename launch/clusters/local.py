@@ -48,6 +48,8 @@ def start(
     `prefix`.
     """
     logs.mkdir(parents=True, exist_ok=True)
+
+    # variables of this process, then those of the caller
     base = {**os.environ, **(env or {})}
     address = f"127.0.0.1:{free_port()}"
     processes = []
@@ -75,6 +77,7 @@ def start(
         processes.append(child)
     if prefix:
         threading.Thread(target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True).start()
+
     return processes
 
 
@@ -92,6 +95,8 @@ def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str
             raise ValueError(f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; {remedy}")
         each = len(gpus) // n
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])}
+
+    # one count alone: XLA would take the last, and a user may have set one
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
 
@@ -127,6 +132,7 @@ def _forwarded_once(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
             if process.poll() is None:
                 process.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
+    # set here and not in `start`, whose callers may wait in other ways
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -140,6 +146,7 @@ def wait(processes: Sequence[subprocess.Popen]) -> int:
     Returns the run's exit code.
     """
     try:
+        # all are looked at, because any of them may be the first to fail
         while _first_failure(processes) is None and _running(processes):
             time.sleep(0.05)
         if _first_failure(processes) is None:

@@ -81,6 +81,7 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
         )
 
     def _directives(self, name: str, run_dir: Path) -> list[str]:
+        # those that are None are left to the cluster's defaults
         optional = {
             "gpus-per-node": self.gpus_per_node or None,
             "cpus-per-task": self.cpus_per_task,
@@ -106,6 +107,8 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
 def slurm_from(settings: Sequence[str]) -> Slurm:
     """The component that `--cluster key=value` settings describe. Raises Problems with all that is wrong."""
     tree = {"slurm": {}}
+
+    # as `--set` does, so that all problems are reported at once
     problems = override(tree, [f"slurm.{setting}" for setting in settings])
     try:
         slurm = Slurm.model_validate(tree["slurm"])
@@ -136,4 +139,5 @@ def submit(
         reason = " ".join(done.stderr.split())
         raise ValueError(f"--on slurm: sbatch refused the job, {reason}; change it with --cluster key=value")
     print(f"{done.stdout.strip()}; its output goes to {run_dir / 'logs'}")
+
     return 0

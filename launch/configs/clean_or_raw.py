@@ -36,6 +36,7 @@ def clean_or_raw() -> dict[str, Any]:
         tokenizer=SentencePiece(vocab_size=4096, model="bpe"),
         **split,
     )
+
     # no rules at all, and the whole text of a page instead of its main part
     raw = Prepare(
         sources=FrozenMap(web=Warc(paths=("corpora/web",), content="all")),

@@ -86,7 +86,9 @@ def import_source(
     """
     if (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
-    architecture = architecture_in(source.checkpoint, say=say)
+    architecture = fitted(architecture_of(source.checkpoint.config), source.checkpoint, say=say)
+
+    # sizes alone are asked, which need not divide over this mesh yet
     with undivided():
         leaves = parameter_shapes(architecture, precision.params)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
@@ -104,12 +106,15 @@ def import_source(
         "precision": precision.model_dump(mode="json"),
         "tokenizer": f"{folder.resolve().name}/{tokenizer.name}",
     }
+
+    # checkpoint 0 of a phase that has made no step
     save_params(folder, params, run)
     origin = {
         "imported": str(source.checkpoint.path.resolve()),
         "model_type": source.checkpoint.config["model_type"],
     }
     write_json(folder / "done.json", origin)
+
     return architecture, params
 
 

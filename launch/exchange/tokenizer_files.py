@@ -62,6 +62,8 @@ def imported(checkpoint: Checkpoint, metadata: Mapping[str, Any] | None, path: P
 
 def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     folder = checkpoint.path
+
+    # a SentencePiece model is what ours is already, if it keeps text exactly
     if (folder / "tokenizer.model").exists() and not _refused(folder / "tokenizer.model"):
         write_bytes(path, (folder / "tokenizer.model").read_bytes())
         return "  tokenizer.model taken as it is"
@@ -73,10 +75,13 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     added = {token["id"]: token["content"] for token in added_tokens}
     named = {name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")}
     template = settings.get("chat_template")
+
+    # newer checkpoints keep it in a file of its own
     if (folder / "chat_template.jinja").exists():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if isinstance(template, list):  # several by name
         template = {each["name"]: each["template"] for each in template}.get("default")
+
     return _write(folder / "tokenizer.json", path, named, set(added.values()), template)
 
 
@@ -121,6 +126,8 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
         "vocab": {token: i for i, token in enumerate(tokens)},
         "merges": [merge.split(" ") for merge in get("merges")],
     }
+
+    # a GGUF file does not say it; Qwen's tokenizer.json does
     normalizer = {"type": "NFC"} if get("pre") == "qwen2" else None
     file = {
         "version": "1.0",
@@ -146,6 +153,8 @@ def _write(
     if named["eos"] is None:
         what = f"nothing says which piece of {file} ends a text"
         return f"  no tokenizer: {what}; add eos_token to tokenizer_config.json"
+
+    # a chat model ends a turn with another piece than a text
     end = next((piece for piece in ENDS_OF_TURN if piece in special), named["eos"])
     tokenizer = HuggingFaceTokenizer(
         path=str(file),
@@ -159,6 +168,7 @@ def _write(
         spec = json.loads(path.read_bytes())
         write_bytes(path, json.dumps({**spec, "chat_template": template}, ensure_ascii=False).encode())
     n_entries = len(Tokenizer(path).byte_lengths)
+
     return f"  tokenizer of {n_entries:,} entries" + (", with its chat template" if template else "")
 
 

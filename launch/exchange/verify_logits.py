@@ -50,6 +50,7 @@ def verify(architecture: Any, params: Params, checkpoint: Path, *, python: str =
     Raises:
         ValueError: transformers could not be run on it.
     """
+    # as many rows as the mesh divides
     n_rows = ROWS * int(np.prod([jax.sharding.get_mesh().shape[axis] for axis in ALPHABET["B"].in_use]))
     ids_BL = np.random.default_rng(0).integers(0, architecture.vocab_size, (n_rows, TOKENS), dtype=np.int64)
     ours_BLV = logits(architecture, params, ids_BL)

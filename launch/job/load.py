@@ -48,6 +48,7 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
         name = path.stem if path.suffix == ".py" else config
         build = _function_of_file(path) if path.suffix == ".py" else _function_named(config)
         tree = dump(_built(build, config))
+
     # problems of overrides are reported together with those that validation finds
     wrong = override(tree, settings)
     return Job(name, validate(tree, config, wrong))
@@ -83,6 +84,7 @@ def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]
                 problems += [f"{name}.{line}" for line in phase.problems(phases)]
     if problems:
         raise Problems(where, problems)
+
     return phases
 
 

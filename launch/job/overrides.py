@@ -49,6 +49,7 @@ def _child(node: Any, path: list[str], part: str) -> Any:
         return node[_index(node, path)]
     if not isinstance(node, dict):
         raise _without_fields(node, path)
+    # a field that is null becomes a mapping, so that a part of it can be set
     if node.get(part) is None:
         node[part] = {}
     return node[part]

@@ -72,6 +72,7 @@ def explain_all(error: ValidationError, prefix: str, tree: Any, component: type[
 
     `tree` is None for a component built in Python, whose values are no longer known.
     """
+    # a union reports the same mistake once a branch
     lines: dict[tuple[str, str], str] = {}
     for detail in error.errors(include_url=False):
         path = detail["loc"] if tree is None else _real_path(detail["loc"], tree, detail["type"])
@@ -126,6 +127,7 @@ def field_names(component: Any, tree: Any, path: Sequence) -> list[str]:
     """The fields of the component that stands at `path` of `tree`, which was validated as `component`."""
     annotation, node = component, tree
     for part in path:
+        # the value's own `type:` names the component; an annotation allows several
         models = _models_at(annotation, node)
         fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
         annotation = fields[0] if fields else _element_of(annotation)

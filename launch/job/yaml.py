@@ -104,5 +104,6 @@ def to_yaml(tree: Any, flow: bool = False) -> str:
     out = io.StringIO()
     writer.dump(tree, out)
     text = out.getvalue()
+
     # a document that is one plain scalar ends with a line of dots
     return text.removesuffix("\n...\n").rstrip("\n") if flow else text

@@ -60,6 +60,7 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
         for _ in range(STEPS):
             state, _ = step(state, batch)
             history.append(jax.device_get(see(state.trainable, first, batch)))
+
     return history
 
 
@@ -107,6 +108,7 @@ def activations(model: Model, params: Params, batch: TokenBatch) -> tuple[dict[s
         of[name].append(value)
     adds = {name: jnp.stack(of[name]) for name in ("attention", "feed_forward")}
     logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params))[..., : model.vocab_size]
+
     return {
         "embedding": of["residual"][0],
         **adds,

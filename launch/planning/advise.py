@@ -33,6 +33,7 @@ def remedies(setting: Setting, name: str, *, measured_peak: int | None = None) -
         best = fitting[0].plan
         return [f"{overrides(name, setting.run, best)} together ({_gb(setting, best)})"]
     change = f"more chips than {setting.target.n_chips}, or a smaller {name}.data.batch_size"
+
     return [f"{change}: no setting of the dials fits"]
 
 

@@ -102,11 +102,8 @@ def outline_of(run: Run) -> Outline:
         merged = {role: jax.eval_shape(each.init, key) for role, each in models.items()}
         state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
     params = tuple(_leaves((state.trainable, state.frozen)))
-    facts = a.facts()
-    # the model's own layers; prediction modules are few, and their activations go when they are done
-    own_layers = facts.layers[: len(facts.layers) - facts.mtp_layers]
-    attention = max(own_layers, key=lambda layer: layer.attention.heads).attention
-    experts = (facts.experts.top_k, facts.experts.experts)
+    experts = (getattr(a, "top_k", 1), getattr(a, "experts", 1))
+
     return Outline(
         shapes=merged,
         params=params,
@@ -181,12 +178,14 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     again = sum((_active(outline, leaf) for leaf in matrices if _product(leaf) in names), 0.0)
     head = outline.width * outline.vocab_size
     products = KERNEL_PRODUCTS["forward"] * (1 + attention_again) + KERNEL_PRODUCTS["backward"]
+
     # a pipeline of S stages idles for S - 1 of its turns
     S = plan.sizes["stage"]
     pipeline = plan.execution.pipeline
     n_turns = (pipeline.micro_batches or S) * pipeline.rounds
     inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
     state_bytes = 3 * resting_bytes(outline.state, plan.sizes)
+
     return Work(
         # a product costs 2 FLOPs a parameter forward and 4 backward; logits are computed again backward
         matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),
@@ -229,6 +228,7 @@ def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transf
     yield from _tensor_transfers(outline, plan, again, stream)
     yield from _context_transfers(outline, plan, stream)
     sizes, M = plan.sizes, plan.micro_batches
+
     # tokens go to their experts and come back, forward and backward
     routed = stream * outline.experts[0] / sizes["tensor"]
     n_calls = M * _layers_here(outline, plan) * (4 + 2 * _is_recomputed(plan))
@@ -320,6 +320,7 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     head = resting_bytes(tuple(leaf for leaf in in_use if not leaf.is_layer), whole)
     n_row_shards = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
     rows = plan.batch_size / plan.micro_batches / n_row_shards
+
     # between products positions are divided over `tensor` too
     tokens = rows * outline.seq_len / sizes["context"] / sizes["tensor"]
     saved = tokens * n_layers * _saved_bytes(outline, plan.execution)
@@ -327,10 +328,12 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
         layer *= n_layers / 2  # gathered weights are kept for the backward pass; two are counted below
     in_stage = tokens / sizes["stage"] * outline.compute_bytes
     work = in_stage * (WORKSPACE[0] * outline.width + WORKSPACE[1] * outline.inner_width)
+
     # one chunk of logits and its gradient, in float32
     logits = 2 * 4 * rows / sizes["stage"] * CHUNK * outline.vocab_size / sizes["tensor"]
     temporaries = gradients + saved + 2 * layer + 2 * head + work + logits
     host = params * ("params" in on_host) + state * ("optimizer" in on_host)
+
     return Memory(int(arguments), int(temporaries), int(arguments + temporaries), int(host))
 
 

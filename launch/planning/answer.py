@@ -54,6 +54,8 @@ def as_json(answer: Answer) -> dict[str, Any]:
     """The numbers, units in their names."""
     # `estimate` is computed at every call, so it is asked for once.
     e, target, memory = answer.estimate, answer.wiring.target, answer.memory
+
+    # input, evaluations and checkpoints are not counted
     seconds = e.step_s * answer.steps
     return {
         "phase": answer.name,
@@ -190,6 +192,7 @@ def _time_lines(answer: Answer) -> list[str]:
     outer = []
     if e.network.outer:
         outer = [_row("network, outer", f"{e.network.outer:.3f} s", "data-centre network")]
+
     return [
         _row("products", f"{e.compute_s:.3f} s"),
         _row("HBM", f"{e.hbm_s:.3f} s", f"{answer.work.hbm_bytes / 1e9:,.0f} GB, beside the products"),

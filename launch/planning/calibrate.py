@@ -43,6 +43,8 @@ def worked(row: Published) -> tuple[Work, Any, float]:
     model = outline(row.model, row.seq_len)
     work = work_of_plan(model, Plan(sizes, row.rows * target.n_chips, 1, Execution(remat=row.remat)))
     layers = sum(leaf.n for leaf in model.params if leaf.is_layer)
+
+    # MaxText counts scores above the diagonal too
     attention = 12 * model.layers * model.head_numbers * row.seq_len
     # MaxText counts the output matrix and both halves of the attention square, so we do here.
     flops = float(row.rows * row.seq_len) * (6 * (layers + model.width * model.vocab_size) + attention)

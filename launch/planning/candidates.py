@@ -96,6 +96,7 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     """Sizes of the axes whose product is the target; each divides what lies on it."""
     run, n = setting.run, setting.target.n_chips
     a = run.architecture
+
     # an axis is tried up to 8 or 16 chips, which keeps the search small
     choices = {
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],

@@ -54,6 +54,7 @@ def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> 
         kind = kind_of(each.instruction)
         groups = groups_of(each.instruction, math.prod(mesh.values()))
         n = max(map(len, groups))
+        # whole arrays, which are easier to compare with a model's sizes than shards
         payload = payload_bytes(each, n)
         wire = payload * wire_factor(kind, n)
         key = (kind, axes_between(groups, mesh), n)

@@ -68,6 +68,7 @@ def report(run: Run) -> tuple[list[str], int]:
     # With muP first, then without: the second table shows what the first one prevents.
     for base_width in (widths[0], None):
         sizes = measured(run, models, base_width)
+        # at the last step, where what was learned is largest
         growth = {name: exponent(learned[:, -1], widths) for name, learned in sizes.learned.items()}
         growing = [name for name, e in growth.items() if e > FLAT]
         lines += [*_table(f"mup_base_width={base_width}", sizes, widths), ""]
@@ -75,6 +76,7 @@ def report(run: Run) -> tuple[list[str], int]:
         verdict = f"{' and '.join(growing)} grow" if growing else "flat"
         verdicts.append(f"mup_base_width={base_width}: {verdict} (learned ~ width^: {exponents})")
         code = 3 if base_width and growing else code
+
     return [*lines, *verdicts], code
 
 
@@ -82,10 +84,12 @@ def family(architecture: Any) -> list[Any]:
     """The narrowest architecture of the same proportions and head width, and those 2, 4 and 8 times as
     wide; of few layers, untied.
     """
-    fields = dict(architecture)
-    sizes = {name: fields[name] for name in GROWING if fields.get(name)}  # None or 0: a part left out
-    few = {name: min(most, fields[name]) for name, most in LAYERS.items() if name in fields}
-    # The narrowest model with the same proportions has one unit of each.
+    fields = type(architecture).model_fields
+    sizes = {name: getattr(architecture, name) for name in GROWING if name in fields}
+    sizes = {name: size for name, size in sizes.items() if size}  # None or 0: a part that is left out
+    few = {name: min(most, getattr(architecture, name)) for name, most in LAYERS.items() if name in fields}
+
+    # the smallest model of these proportions has a unit of each
     unit = math.gcd(*sizes.values())
 
     def scaled(factor: int) -> Any:

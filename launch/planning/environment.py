@@ -19,4 +19,5 @@ def quiet_environment() -> None:
     """
     os.environ.update(ASIDE)
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # programs for absent chips cannot be read back from it
+    # flags of the CPU's compiler, which libtpu's may not know
     os.environ["XLA_FLAGS"] = re.sub(r"--xla_cpu_\S+", "", os.environ.get("XLA_FLAGS", "")).strip()

@@ -93,6 +93,7 @@ def kernel_flops(occurrence: Occurrence) -> int | None:
     phase = next((phase for phase in ATTENTION_PRODUCTS if phase in name), None)
     if phase is None or len(arrays) < 2 or not any(word in name for word in ATTENTION_KERNELS):
         return None
+
     return _attention_flops(instruction, phase, *arrays[:2])
 
 
@@ -110,6 +111,7 @@ def _attention_flops(instruction: Instruction, phase: str, q: Shape, k: Shape) -
     too, one product more.
     """
     products = ATTENTION_PRODUCTS[phase] + (phase == "_dkv" and len(instruction.shapes) > 2)
+    # keys are [heads, positions, width]
     T = k.sizes[-2]
     block = re.search(r"block_kv\W+(\d+)", instruction.rest)
     # Of n × n blocks, (n + 1)·n/2 are on or below the diagonal.

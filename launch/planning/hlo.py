@@ -150,6 +150,7 @@ def parse_instruction(line: str) -> Instruction:
     open_at = line.index("(", type_end)
     close_at = _closing(line, open_at)
     inside = line[open_at + 1 : close_at]
+
     return Instruction(
         name=head[2],
         op=line[type_end:open_at].strip(),
@@ -210,6 +211,7 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
     compare, where = _comparison(module, condition)
     if compare is None or len(compare.operands) != 2:
         return None
+
     # `i < n`: i is an element of the loop's tuple, n a constant
     index = _loop_variable(where, compare.operands[0])
     limit = constant_of(where, compare.operands[1])
@@ -217,6 +219,7 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
         return None
     start = _initial(loop, index, outer)
     step = _step(Scope(module.computations[body_name], loop, outer), index)
+
     return _turns(attribute(compare, "direction"), start or 0, limit, step)
 
 

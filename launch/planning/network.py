@@ -53,6 +53,8 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     places = wiring.places[index].reshape(-1, wiring.places.shape[-1])
     islands = wiring.islands[index].reshape(-1)
     n_islands = len(np.unique(islands))
+
+    # islands are equally large, since a mesh divides them evenly
     n_inside = transfer.n_chips / n_islands
     chip = wiring.target.chip
     extents = _extents(places[islands == islands[0]])
@@ -60,11 +62,16 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     if transfer.kind in ("collective-permute", "collective-broadcast"):
         one_link = transfer.n_bytes / (chip.outer_bandwidth if n_islands > 1 else chip.link_bandwidth)
         return Seconds(0.0, one_link) if n_islands > 1 else Seconds(one_link, 0.0)
+
+    # an all-reduce is a reduce-scatter and an all-gather
     passes = 2 if transfer.kind == "all-reduce" else 1
+
+    # on a torus an all-to-all goes a quarter of the ring on average
     hops = max(max(extents, default=1) / 4, 1.0) if "all-to-all" in transfer.kind and chip.n_dims else 1.0
     inner = passes * hops * transfer.n_bytes * (n_inside - 1) / n_inside / bandwidth if n_inside > 1 else 0.0
     spread = 1 if "all-to-all" in transfer.kind else n_inside
     outer = passes * transfer.n_bytes / spread * (n_islands - 1) / n_islands / chip.outer_bandwidth
+
     return Seconds(inner, outer)
 
 

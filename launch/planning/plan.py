@@ -40,7 +40,7 @@ class Planner:
         self._by_sizes = target.chip.platform == "gpu"
         if self._by_sizes and hlo is not None:
             raise ValueError(f"--hlo {hlo}: nothing is compiled for GPUs; leave it out or choose a TPU")
-        # No compiler for GPUs works without a GPU, so those are reckoned by sizes.
+        # libtpu describes TPUs that are not here; GPUs have no such compiler
         devices = () if self._by_sizes else tuple(load_devices(target))
         self.setting = Setting(run, outline_of(run), target, devices)
 

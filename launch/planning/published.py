@@ -83,11 +83,13 @@ def sizes_of(model: str) -> dict[str, int]:
     }
     if model in known:
         return dict(zip(names, known[model], strict=True))
+
     # of n doublings, each third one is of heads and feed-forward, of width, and of layers, in this order
     cycles, left = divmod(int(model.removesuffix("B")).bit_length() - 1, 3)
     width = 2048 * 2 ** (cycles + (left > 1))
     heads = 16 * 2 ** (cycles + (left > 0))
     values = (width, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000)
+
     return dict(zip(names, values, strict=True))
 
 

@@ -54,13 +54,15 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
     hide comes on top, and all that goes to the host's memory and back (both directions at one time).
     """
     chip = wiring.target.chip
+
     # FLOPs that the chip could have done in the time, had it reached its full rate
     full_rate_flops = work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel
     compute_s = full_rate_flops / chip.bf16_flops * work.slowdown
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
     total = network.inner + network.outer
-    # No more can hide than the products take.
+
+    # what hides can be no more than there are products to hide behind
     exposed_s = total - min(efficiency.overlap * total, compute_s)
     # The link is full duplex: both directions move at one time.
     host_s = work.host_bytes / 2 / chip.host_bandwidth

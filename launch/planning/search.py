@@ -43,6 +43,7 @@ def search(
         say(f"  {described(candidate)}: {by_sizes}")
         try:
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
+        # the sizes are right to some percent; the compiler decides, and the next candidate takes the place
         except (DoesNotFit, ValueError) as error:
             finalists.append(Finalist(candidate, None, str(error)))
     # Those that do not fit stand last, with their reason.

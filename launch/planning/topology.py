@@ -34,6 +34,7 @@ class Target(NamedTuple):
     @property
     def rings(self) -> tuple[bool, ...]:
         """Which axes of the torus close to a ring; v4 and v5p do so in whole cubes alone."""
+        # a slice's ends are connected only where it spans whole cubes or the whole pod
         closed = [size % self.chip.wrap == 0 for size in self.shape]
         # A v5e's or v6e's axes close one by one; three-dimensional tori only as whole cubes.
         return tuple(closed) if self.chip.n_dims == 2 else (all(closed),) * len(closed)
@@ -70,6 +71,7 @@ def target_of(name: str, n_slices: int = 1) -> Target:
     if chip.platform == "gpu" and n_slices > 1:
         remedy = f"give their whole number, {chip.name}:{shape[0] * n_slices}"
         raise ValueError(f"--slices {n_slices}: GPUs have no slices; {remedy}")
+
     return Target(f"{chip.name}:{match[2]}", chip, shape, n_slices)
 
 
@@ -88,6 +90,7 @@ def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
     if math.prod(shape) > chip.island:
         limit = f"the {chip.island} of a {chip.name} pod"
         return f"{math.prod(shape)} chips are more than {limit}; use --slices for several pods"
+
     return None
 
 
@@ -116,6 +119,7 @@ def load_devices(target: Target) -> list[Any]:
         raise ValueError(
             f"--topology {target.name}: libtpu refuses it ({reason}); choose another shape"
         ) from None
+
     return list(topology.devices)
 
 
@@ -140,4 +144,5 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
         wanted = target.n_slices * max(sizes["data"] // target.n_slices, 1)
         rule = f"does not divide over --slices {target.n_slices}, whose network is the outer part of data"
         raise ValueError(f"mesh data={sizes['data']} {rule}; set mesh.data={wanted}")
+
     return sizes

@@ -50,6 +50,7 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
         return 2 * _in_hbm(operands[1].shapes)
     if instruction.op == "copy-start":
         return _in_hbm(instruction.shapes[:2])
+
     return _in_hbm(instruction.shapes) + sum(_in_hbm(each.shapes) for each in operands)
 
 

@@ -33,7 +33,7 @@ def walk(module: Module) -> Iterator[Occurrence]:
 
 def _inside(module: Module, scope: Scope, *, times: int, fused: bool) -> Iterator[Occurrence]:
     for instruction in scope.computation.instructions.values():
-        # None where the text does not tell: such a loop is counted as one turn, and reported.
+        # every instruction of a loop counts as often as the loop turns
         turns = trip_count(module, instruction, scope) if instruction.op == "while" else 1
         yield Occurrence(instruction, scope, times, fused, turns is None)
         for name in _entered(module, instruction):

@@ -26,6 +26,7 @@ def work_of(text: str, mesh: Mapping[str, int]) -> Work:
     endless = sorted({each.instruction.name for each in occurrences if each.endless})
     notes = [f"kernel {name}: its FLOPs are not known and count as 0" for name in kernels.unknown]
     notes += [f"loop {name}: its length is not in the text, and it counts once" for name in endless]
+
     return Work(
         matmul_flops=float(sum(product_flops(each) * each.times for each in occurrences)),
         kernel_flops=kernels.flops,

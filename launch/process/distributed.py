@@ -59,11 +59,14 @@ def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -
     address = given["COORDINATOR_ADDRESS"]
     n = _number(given, "NUM_PROCESSES")
     process = _number(given, "PROCESS_ID")
+
+    # checked here: jax would wait for minutes and then say that nobody answered
     if not re.fullmatch(r".+:\d+", address):
         raise ValueError(f"JAX_COORDINATOR_ADDRESS={address} must be host:port; add the port")
     if not 0 <= process < n:
         rule = f"must be from 0 to JAX_NUM_PROCESSES-1={n - 1}"
         raise ValueError(f"JAX_PROCESS_ID={process} {rule}; correct one of them")
+
     return Cluster(address, n, process, env.get("JAX_COORDINATOR_BIND_ADDRESS") or address, chosen_by)
 
 
@@ -117,6 +120,7 @@ def join_cluster(cluster: Cluster | None) -> None:
             coordinator_bind_address=cluster.bind,
             **limits,
         )
+        # alone there is nobody to lose
         if cluster.n > 1:
             explain_aborts(cluster.address if cluster.process else None)
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
@@ -196,6 +200,7 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
         client.key_value_set(key, json.dumps({"code": code, "sentence": sentence or repr(error)}))
         raise
     client.key_value_set(key, json.dumps({"value": value}))
+
     return value
 
 

@@ -32,6 +32,7 @@ def prepare_process() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
+
     # `kill -USR1 PID` prints the stack of every thread, and ends nothing
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     if not sys.warnoptions:  # `python -W default -m launch …` shows them

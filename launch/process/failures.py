@@ -87,6 +87,7 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, OSError) and error.filename is not None:
         reason = (error.strerror or type(error).__name__).lower()
         return USER_ERROR, f"{error.filename}: {reason}; check the path and its disk"
+
     return (USER_ERROR, text) if isinstance(error, OSError) and text else None
 
 

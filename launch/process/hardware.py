@@ -47,6 +47,7 @@ def cpu_only() -> bool:
     """Whether jax is to choose the CPU: asked for, or there is neither a GPU's plugin (its build may not
     know a CPU's flag) nor a TPU.
     """
+    # asked without importing jax, which would start its backends
     asked = os.environ.get("JAX_PLATFORMS", "")
     return asked == "cpu" or not (
         asked or list(importlib.metadata.entry_points(group="jax_plugins")) or _tpu_is_here()

@@ -64,10 +64,12 @@ class Axis(NamedTuple):
             last = math.floor(math.log10(self.high) + 1e-9)
             every = math.ceil((last - first + 1) / n) or 1
             return [10.0**power for power in range(first, last + 1, every)]
+
         # the round number nearest to the step that n ticks would need
         raw = (self.high - self.low) / n
         power = 10.0 ** math.floor(math.log10(raw))
         step = min((power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw))
+
         # the small numbers keep an end that is a tick itself, whatever the rounding of the division
         first_i = math.ceil(self.low / step - 1e-9)
         last_i = math.floor(self.high / step + 1e-9)
@@ -78,6 +80,7 @@ def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
     """At most `limit` points, means of equally many neighbours; values that are not finite are left out of
     a mean.
     """
+    # neighbours are averaged, so no curve has more points than pixels
     size = math.ceil(len(x) / limit) or 1
     starts = np.arange(0, len(x), size)
     finite = np.isfinite(y)
@@ -152,6 +155,7 @@ def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
         return across, Axis(float(values.min()) / 1.1, float(values.max()) * 1.1, log=True)
     if frame.zero or not len(values):
         values = np.append(values, 0.0)
+
     return across, Axis(*_ends(values, 0.04))
 
 
@@ -179,6 +183,7 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
     known = np.isfinite(y)
     runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
     runs = [run for run in runs if known[run[0]]]
+
     # M starts a stretch, L goes on to the next point
     path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
     dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
@@ -209,6 +214,8 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
         # the last text would stand out of the chart
         anchor = "end" if x > WIDTH - 24 else "middle"
         texts += f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{tick_text(value)}</text>'
+
+    # the inner svg clips what a cropped frame leaves outside
     inner = f'x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 2}"'
     view = f'viewBox="{LEFT} 0 {WIDTH - LEFT} {HEIGHT - BOTTOM + 2}"'
     return (
@@ -266,6 +273,7 @@ def histogram(
         f'<path stroke="currentColor" stroke-dasharray="3 2" d="{lines}"/>'
         f'<g font-size="9" fill="currentColor">{labels}</g>'
     )
+
     return f'<svg viewBox="0 0 {WIDE} {HIGH + 14}">{body}</svg>'
 
 

@@ -36,6 +36,8 @@ Phases = Mapping[str, PhaseRecord]  # name of a run -> its phase
 def comparison_page(runs: Sequence[RunRecord]) -> str:
     """The HTML document that compares runs, phase by phase."""
     names = names_of([run.folder.resolve().parts for run in runs])
+
+    # phase -> run -> record: a phase is compared between the runs that have it
     phases: dict[str, dict[str, PhaseRecord]] = {}
     for name, run in zip(names, runs, strict=True):
         for phase in run.phases:
@@ -107,6 +109,7 @@ def _best_marked(
     values: Sequence[float | int | None], texts: Sequence[str], less: bool | None
 ) -> list[str | Cell]:
     """The texts, that of the best value in bold if there is something to choose."""
+    # a run that diverged may have no finite value
     known = [value for value in values if value is not None and np.isfinite(value)]
     # Where all are equal, or nobody knows which way is better, nothing is marked.
     if less is None or len(set(known)) < 2:
@@ -130,6 +133,7 @@ def _against_all(
     metric: str, names: Sequence[str], found: Phases, *, smooth: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[str]:
     """The metric of all runs against steps, tokens and hours."""
+    # the same training looks different per step, per token and per hour
     ways: dict[str, Callable[[PhaseRecord], Column | None]] = {
         "steps": _steps,
         "tokens": tokens,
@@ -139,6 +143,7 @@ def _against_all(
     for unit, way in ways.items():
         curves, colours = {}, []
         for i, name in enumerate(names):
+            # the colour of a run is the same in all charts, also where others are missing
             measure = way(found[name]) if name in found and metric in found[name].columns else None
             if measure is not None:
                 column = found[name].columns[metric]
@@ -213,6 +218,7 @@ def _differences(names: Sequence[str], phases: Mapping[str, Phases]) -> str:
         # A field that only one run has differs too, and is shown as a dash in the others.
         fields = {name: dict(flat(each.config)) for name, each in found.items()}
         for field in dict.fromkeys(field for of_run in fields.values() for field in of_run):
+            # a field that a run does not have counts as different
             values = [fields[name].get(field, "–") if name in fields else "–" for name in names]
             if len({fields[name].get(field, "–") for name in fields}) > 1:
                 rows.append((f"{phase}.{field}", *(Cell(value, "wrap") for value in values)))
@@ -221,6 +227,7 @@ def _differences(names: Sequence[str], phases: Mapping[str, Phases]) -> str:
     heads = ("field", *(Cell(name, "wrap") for name in names))
     first = table(heads, rows[:FIELDS_SHOWN], n_text=len(heads))
     others = table(heads, rows[FIELDS_SHOWN:], n_text=len(heads))
+
     return first + fold(f"{len(rows) - FIELDS_SHOWN} more fields", others)
 
 

@@ -84,6 +84,7 @@ def place_of(name: str) -> tuple[int, str, str]:
 
 def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
     """A chart whose keys hold the newest values; only the first curve has its range behind it."""
+    # many curves in one chart: fewer points each keep the page small
     limit = MAX_POINTS if len(columns) <= MANY else MAX_POINTS // 4
     curves = {name: thinned(column.steps, column.values, limit) for name, column in columns.items()}
     curves = {
@@ -91,6 +92,8 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
         name: curve if i == 0 else curve._replace(low=curve.y, high=curve.y)
         for i, (name, curve) in enumerate(curves.items())
     }
+
+    # by name, so that a source has its colour in every chart
     colours = colours_of(list(columns))
     lasts = [value_text(column.last) for column in columns.values()]
     keys = [(f"{name} {last}", colour) for name, last, colour in zip(columns, lasts, colours, strict=True)]
@@ -127,6 +130,7 @@ def time_split(columns: Mapping[str, Column]) -> str:
     if "compute" not in spent:
         return ""
     steps = spent["compute"].steps
+
     # at most 120 stretches: more are narrower than a pixel
     starts = np.linspace(0, len(steps), min(len(steps), 120) + 1).astype(int)[:-1]
     counts = np.diff(np.append(starts, len(steps)))
@@ -137,6 +141,7 @@ def time_split(columns: Mapping[str, Column]) -> str:
         layers[part] = np.bincount(stretch, np.nan_to_num(column.values), len(starts)) / counts
     ends = steps[np.append(starts[1:], len(steps)) - 1]
     means = [f"{part} {np.average(layer, weights=counts):.3g}" for part, layer in layers.items()]
+
     return figure(
         "seconds a step, by what they go to",
         "",

@@ -64,6 +64,8 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
     counts = {reason: n for reason, n in result["dropped"].get(source, {}).items() if n}
     n_read = result.get("read", {}).get(source)
     sizes = result.get("dropped_bytes", {}).get(source, {})
+
+    # tokens of dropped documents were never counted; their bytes were
     per_token = result.get("fertility", {}).get(source, {}).get("bytes_per_token")
     rows = []
     for reason, n in counts.items():
@@ -77,6 +79,7 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
             tokens = _count(round(size / per_token)) if size and per_token else ""
             rows.append((reason, _count(n), share, _mb(size), tokens, ""))
     heads = ("reason", "documents", "of all", "MB", "tokens, about", "parts cut")
+
     return f"<div>{titled(f'Dropped of {source}', table(heads, rows))}</div>" if rows else ""
 
 
@@ -102,6 +105,7 @@ def _histograms(signals: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _histogram(signal: Mapping[str, Any]) -> str:
+    # a rule may have a limit on one side alone
     limits = [signal[end] for end in ("least", "most") if end in signal]
     ends = {"least": signal.get("least", -math.inf), "most": signal.get("most", math.inf)}
     bars = histogram(signal["edges"], signal["counts"], limits=limits, **ends)

@@ -106,12 +106,14 @@ def goodput(phase: PhaseRecord) -> str:
         share = (1 - useful) * seconds / total_s
         text = f"{cause} {duration(seconds)}, {share:.1%}"
         shares.append((text, share, other_colours[i % len(other_colours)]))
+
     return bar(shares)
 
 
 def events(phase: PhaseRecord) -> str:
     """The event log, newest first, trouble in colour; what happens all the time is only counted."""
     counts = Counter(str(event.get("event", "")) for event in phase.events)
+    # saves and evaluations would hide what is rare
     often = {name: n for name, n in counts.items() if n > SHOWN // 10 and not TROUBLE.search(name)}
     rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
     heads = ("time (UTC)", "life", "step", "event", "what")
@@ -123,6 +125,8 @@ def events(phase: PhaseRecord) -> str:
 
 def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     name = str(event.get("event", ""))
+
+    # keys with a slash are metrics, which have their charts
     rest = {
         key: value
         for key, value in event.items()

@@ -45,6 +45,7 @@ def _sources(phase: PhaseRecord) -> str:
     prefixes = tuple(name.format("") for name in heads.values())
     names = dict.fromkeys(name.split("/", 2)[2] for name in phase.columns if name.startswith(prefixes))
     tokens = {name: phase.last(f"tokens/source/{name}") or 0.0 for name in names}
+
     # 1.0: a phase without counts by source
     total = sum(tokens.values()) or 1.0
     rows = [
@@ -55,10 +56,12 @@ def _sources(phase: PhaseRecord) -> str:
         )
         for name in names
     ]
+
     return table(("source", *heads, "share of tokens"), rows)
 
 
 def _summary(summary: Mapping[str, Any]) -> str:
+    # texts of the summary stand elsewhere on the page
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
     shown = {key: f"{value:.1%}" if key in PER_CENT else value_text(value) for key, value in numbers.items()}
     return table(list(shown), [list(shown.values())], n_text=0)

@@ -58,6 +58,7 @@ def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
     tiles.append(tile("How far", value, note))
     tiles.append(tile("How good", *_quality(now)))
     tiles.append(tile("How fast", value_text(speed(now)), f"tokens/s; {_efficiency(now)}"))
+
     return tiles
 
 

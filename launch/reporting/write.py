@@ -17,6 +17,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         FileNotFoundError: there is no such folder.
     """
     path = out or run_dir / "report.html"
+    # in one rename: a browser never sees half a page
     write_bytes(path, run_page(read_run(run_dir)).encode())
     return path
 

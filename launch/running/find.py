@@ -31,4 +31,5 @@ def find_phase(path: Path, step: int | None) -> tuple[Path, int | None]:
         if trained:
             remedy = f"name an unfinished one: {', '.join(map(str, trained))}"
         raise ValueError(f"{path}: holds no finished phase with checkpoints; {remedy}")
+
     return max(finished, key=lambda folder: (folder / "done.json").stat().st_mtime), step

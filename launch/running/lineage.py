@@ -46,6 +46,7 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
     done = read_json(run_dir / name / "done.json")
     if done is None or done.get("fingerprint") != wanted["fingerprint"]:
         return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
+
     # phases that are no longer in the job do not count
     made_after = {phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]}
     changed = [phase for phase, mark in made_after.items() if mark != wanted["after"][phase]]

@@ -28,6 +28,8 @@ def append(args: argparse.Namespace) -> None:
     if not phases:
         raise ValueError(f"{args.run} has no data phase to append to; give a run that prepares data")
     console = Console()
+
+    # no other command may write there meanwhile; no trainer listens for SIGTERM here, so it must end the work
     with locked(args.run), sigterm_raises():
         for name, phase in phases.items():
             console.say(f"{args.run / name}: appending")

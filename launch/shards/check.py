@@ -46,6 +46,8 @@ def check(args: argparse.Namespace) -> None:
         import_components(module)
     tasks = [task_of(text) for text in args.task]
     folders = {label(folder, args.path): Shards(folder) for folder in shard_folders(args.path)}
+
+    # before any document is read: a wrong --tokenizer should be found at once
     tokenizers = {name: tokenizer_of(shards, args.tokenizer) for name, shards in folders.items()}
     rows = []
     for task in tasks:
@@ -86,6 +88,7 @@ def hits(name: str, shards: Shards, tokenizer: Tokenizer, task: Any) -> Iterator
     ids: list[str] = []
 
     def texts() -> Iterator[str]:
+        # in batches, which the shards read at once
         for first in range(0, len(shards), BATCH):
             for record in shards.__getitems__(range(first, min(first + BATCH, len(shards)))):
                 ids.append(record.id)
@@ -102,6 +105,7 @@ def without_common(hits: Sequence[Hit]) -> list[Hit]:
     documents: dict[int, set[tuple[str, str]]] = {}
     for hit in hits:
         documents.setdefault(hit.ngram, set()).add((hit.folder, hit.document))
+    # the same limit as in the recipe, so that both agree on what is common
     limit = Decontaminate.model_fields["max_documents"].default
     return [hit for hit in hits if len(documents[hit.ngram]) <= limit]
 

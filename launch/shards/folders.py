@@ -28,6 +28,8 @@ def shard_folders(path: Path) -> list[Path]:
     if not with_shards:
         remedy = "give a run, its data folder or a folder such as runs/tiny/data/train/web"
         raise FileNotFoundError(f"{path} holds no token shards; {remedy}")
+
+    # False sorts before True: train first, then held_out
     return sorted(with_shards, key=lambda folder: (folder.parent.name != "train", folder))
 
 

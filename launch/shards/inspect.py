@@ -95,6 +95,8 @@ def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> 
     """A document in words, and how its text begins."""
     yield f"document {number}, id {record.id}"
     yield from (f"  {name:<10} {value}" for name, value in origin_of(shards, record.id).items() if value)
+
+    # a record of a preference pair holds two sequences
     names = ("",) if len(record.sequences) == 1 else ("chosen: ", "rejected: ")
     for name, sequence in zip(names, record.sequences, strict=True):
         text = marked(sequence.tokens.tolist(), tokenizer)
@@ -107,6 +109,7 @@ def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> 
 def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
     """Text with its control tokens as `<|user|>` and the like."""
     pieces = {i: piece for piece, i in tokenizer.control.items()}
+    # runs of ordinary tokens are decoded together: letters may be divided between tokens
     runs = groupby(tokens, key=pieces.get)
     return "".join(piece * len(list(run)) if piece else tokenizer.decode(run) for piece, run in runs)
 
@@ -114,6 +117,7 @@ def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
 def origin_of(shards: Shards, document: str) -> dict[str, str]:
     """Where a document comes from, by the file of its clean text; {} if that has been deleted."""
     texts = shards.manifest["lineage"].get("text")
+    # shards lie in DATA/train/web, and clean text in DATA/stages
     for text in texts if isinstance(texts, list) else ():
         file = shards.folder.resolve().parents[1] / text.get("file", "")
         if file.is_file():

@@ -113,6 +113,7 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
     for number in phase.past.rows_of(step):
         row = phase.rows[number]
         for segment, origin in enumerate(phase.rows.origins(number), 1):
+            # the tokens of a segment are its inputs and, behind them, its last target
             here = row["segments_L"] == segment
             yield Span(number, origin, np.append(row["tokens_L"][here], row["targets_L"][here][-1:]).tolist())
 

@@ -75,6 +75,7 @@ def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
 
 def results_of(path: Path, folder: Path) -> list[dict[str, Any]]:
     """results.json of the data phases below `path`, or of the one that holds the folder of shards."""
+    # a run holds data phases, a data phase its results, and shards lie two folders below it
     files = [*path.glob("results.json"), *path.glob("*/results.json")] or [folder.parents[1] / "results.json"]
     results = [json.loads(file.read_bytes()) for file in files if file.is_file()]
     return [result for result in results if "dropped" in result]  # those of trained phases have none

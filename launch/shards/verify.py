@@ -66,6 +66,7 @@ def check_done(folder: Path, shards: Shards) -> None:
         ValueError: they differ.
     """
     data = data_folder(folder)
+    # done.json names shards by their folder in the data phase
     expected = done_of(data).get("contents", {}).get(folder.resolve().relative_to(data).as_posix())
     if expected not in (None, shards.segments[0].manifest["content_hash"]):
         problem = f"{folder} is not what {data / 'done.json'} says (another content hash)"

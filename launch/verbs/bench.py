@@ -117,6 +117,7 @@ def main(args: argparse.Namespace) -> int:
         return _bench_device(args)
     if getattr(args, "rounds", 1) < 1:
         raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
+
     # the data phase needs no devices, and its workers must not inherit settings for them
     if args.what != "data":
         from launch.process.environment import prepare_process
@@ -137,6 +138,7 @@ def _bench_device(args: argparse.Namespace) -> int:
     from launch.bench.device import watch
 
     watch.check_imports()
+
     # the child process, which holds the device
     if args.first is not None:
         from launch.process.environment import prepare_process
@@ -151,6 +153,7 @@ def _bench_device(args: argparse.Namespace) -> int:
     watch.show(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
     return 0 if report["passed"] else 1
 
 
@@ -223,6 +226,7 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
 
     fields = SHAPES[name] if name in SHAPES else shape_of_run(_first_run(name, load(name).phases))
     tree = {"train": copy.deepcopy(fields)}
+
     # `architecture.layers=4` is short for `train.architecture.layers=4`
     full = [setting if setting.startswith("train.") else f"train.{setting}" for setting in settings]
     problems = override(tree, full)
@@ -232,6 +236,7 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
         problems += explain_all(error, "train", tree["train"], TrainShape)
     if problems:
         raise Problems("bench train", problems)
+
     return shape
 
 

@@ -72,6 +72,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"  {type(architecture).__name__} -> {args.out} ({n_bytes / 1e6:,.1f} MB)")
         if args.verify:
             print(f"  beside transformers: {verify(architecture, params, args.out, python=python)}")
+
     return 0
 
 
@@ -94,8 +95,10 @@ def export_phase(
     if not hasattr(loaded.architecture, "tensors"):
         name = type(loaded.architecture).__name__
         raise ValueError(f"{name} has no name table; give it `tensors` and `to_hugging_face` to export it")
+
     # all weights of a checkpoint have one dtype
     stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
     files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
     save(loaded.architecture, loaded.params, out, dtype=stored, max_shard_bytes=max_shard_bytes, files=files)
+
     return loaded.architecture, loaded.params

@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> int:
             for piece in write(number, prompt):
                 print(piece, end="", flush=True)
             print(flush=True)
+
     return 0
 
 

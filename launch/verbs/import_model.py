@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> int:
     python = args.verify_python or sys.executable
     if args.verify:
         check_transformers(python)
+
     # opened before a device is touched: most mistakes are in the path
     source = open_source(args.path)
     with jax.set_mesh(Mesh().make()):
@@ -58,4 +59,5 @@ def main(args: argparse.Namespace) -> int:
         if args.verify:
             print(f"  beside transformers: {verify(architecture, params, args.path, python=python)}")
     print(f'meshwright generate {args.dir} --prompt "…"')
+
     return 0

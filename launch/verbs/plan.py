@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> int:
     prepare_process()
     if args.coordinate_check:
         return _check(args)
+
     # before jax is imported
     quiet_environment()
     from launch.planning.topology import target_of
@@ -80,6 +81,7 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(report.json, indent=2))
     elif report.lines:
         print("\n".join(report.lines))
+
     return report.code
 
 

@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     console = Console()
     folder = run_of(args)
     name, run = named_phase(args)
+
     # the settings of that step, which a later start of the run may have changed
     run = run_of_step(folder / name, args.step, run)
     mesh = run.mesh.make()
@@ -55,6 +56,7 @@ def main(args: argparse.Namespace) -> int:
     if changes:
         console.say(f"Other sums may round otherwise: {'; '.join(changes)}")
     console.say(f"{n_exact} of {len(lines)} numbers have the same bits")
+
     return 0 if n_exact == len(lines) else 1
 
 

@@ -67,12 +67,14 @@ def main(args: argparse.Namespace) -> int:
         preview(job, args.run_dir)
     else:
         run_phases(job, args.run_dir, allow_change=args.allow_change, profile=args.profile, argv=args.argv)
+
     return 0
 
 
 def hand_over(args: argparse.Namespace, name: str) -> int:
     """Start the same command in N processes here, or as a batch job."""
     command = without_options(args.argv, {"--on": 1, "--cluster": 1, "--dry-run": 0})
+
     # the other processes may be started elsewhere and must mean the same folder
     if "--dir" not in command and not any(word.startswith("--dir=") for word in command):
         command += ["--dir", str(args.run_dir)]

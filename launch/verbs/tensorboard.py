@@ -39,6 +39,7 @@ def serve(run_dir: Path, *, host: str, port: int) -> tuple[object, str]:
     if next(run_dir.rglob("events.out.tfevents.*"), None) is None:
         remedy = "give the folder of a run that has begun to train"
         raise ValueError(f"{run_dir}: holds no TensorBoard events; {remedy}")
+
     # a second, which an error about the folder need not wait for
     from tensorboard import default, program
 

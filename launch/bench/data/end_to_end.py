@@ -40,6 +40,8 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
     start = time.perf_counter()
     command = [sys.executable, "-c", CHILD, str(out), str(workers), *map(str, files)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    # workers are processes of their own, so the whole tree is followed
     watch = Watch(child.pid)
     _, errors = child.communicate()
     wall_s = time.perf_counter() - start
@@ -48,6 +50,7 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
         raise RuntimeError(f"the data phase failed: {errors.strip().splitlines()[-1]}")
     n_all = len(taken.files)  # file i holds the pages i, i + n_all, …
     raw_bytes = sum(len(page.data) for i in range(len(files)) for page in taken.pages[i::n_all])
+
     return Whole(workers, raw_bytes, wall_s, cpu_s, watch.peak_bytes, sizes(out))
 
 
@@ -70,6 +73,7 @@ def prepare(out: str, workers: int, files: list[str]) -> None:
     from data_pipeline.readers.warc import Warc
     from data_pipeline.tokenizers.tokenizer import SentencePiece
 
+    # few tokens in the vocabulary and a small sample: training a tokenizer is not what is measured
     phase = Prepare(
         sources=FrozenMap(web=Warc(paths=tuple(files))),
         recipe=web_recipe(sources=("web",)),

@@ -56,6 +56,7 @@ def bench_data(args: argparse.Namespace) -> None:
         ]
         measured = measure(stages, n_rounds=args.rounds)
         console.table("Stages, a CPU-second", STAGE_HEADS, rows(measured), text_columns=1)
+        # half of the files and all of them: the difference is free of the start
         runs = [
             whole(taken, Path(folder), workers=workers, n_files=n)
             for workers in WORKERS

@@ -36,6 +36,7 @@ def descendants(pid: int) -> dict[int, Used]:
 def cpu_s() -> float:
     """CPU seconds of this process and of its children that are alive."""
     own = psutil.Process().pid
+    # the system counts children only when they have ended
     children_s = sum(used.cpu_s for pid, used in descendants(own).items() if pid != own)
     return time.process_time() + children_s  # finer than the clock ticks that the system counts in
 

@@ -31,6 +31,8 @@ def row_stages(taken: Sample, folder: Path) -> list[Stage]:
     texts = (document.text for document in (*taken.web, *taken.code))
     SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(texts, model)
     tokenizer = Tokenizer(model)
+
+    # enough tokens that opening files does not count
     records = repeated([record_of(document, tokenizer) for document in taken.code], LOADED_TOKENS)
     return [
         *_encoding(taken, tokenizer, model),
@@ -105,6 +107,8 @@ def _packing() -> Stage:
 def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[Stage]:
     shards = folder / "rows"
     write_shards(shards, records, source="code", n_bytes=0, shard_records=8192, lineage={})
+
+    # half of the documents are turned into prefix, suffix and middle while they are read
     plain = PackedRows(shards, seq_len=SEQ_LEN)
     turned = PackedRows(shards, seq_len=SEQ_LEN, fim=FillInTheMiddle(rate=0.5), tokenizer=tokenizer)
     row = plain[0]

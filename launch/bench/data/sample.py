@@ -73,7 +73,11 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
         rule = f"the bench needs {N_FILES}; give more, or raise --mb"
         raise ValueError(f"--web {web} holds {len(pages)} pages and {rule}")
     files = [folder / "warc" / f"{number:02}.warc.gz" for number in range(N_FILES)]
+
+    # level 6 is what crawls are packed with
     files[0].parent.mkdir()
+
+    # every N_FILES-th page: all files have about the same size
     for number, file in enumerate(files):
         records = (write_record(url=page.path, html=page.data, date=DATE) for page in pages[number::N_FILES])
         file.write_bytes(b"".join(gzip.compress(record, 6, mtime=0) for record in records))
@@ -81,6 +85,7 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
     modules = read_all(StdlibCode(), "code", work=folder / "work")
     code = list(until(modules, n_bytes, lambda document: len(document.text)))
     origin = str(web) if web else "the standard library's documentation"
+
     return Sample(origin, pages, files, documents, code)
 
 

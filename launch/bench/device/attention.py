@@ -122,6 +122,7 @@ def check_attention(
         objection = cudnn.why_not(q_BLHA, v_BLKA, divided=False, soft_cap=case.soft_cap)
         if objection:
             raise Skip(f"cuDNN cannot do {objection}; training uses blocked there")
+
     # cached: the plain form is the slowest of all, and every kernel is compared with the same numbers
     wanted = plain_results(case, length)
     got = output_and_gradients(attend, inputs, case, dtype, context_devices=context_devices)
@@ -129,6 +130,7 @@ def check_attention(
         name: relative_error(mine, exact)
         for name, mine, exact in zip(("output", "dq", "dk", "dv"), got, wanted, strict=True)
     }
+
     return compared(title(kernel, case, dtype), errors, dict.fromkeys(errors, BOUNDS[dtype]))
 
 
@@ -157,6 +159,7 @@ def inputs_of(case: Case, length: int, n_rows: int = 2) -> Inputs:
     q, k, v, grad = (rng.normal(0, 1, (n_rows, length, *shape)) for shape in shapes)
     grad = grad * (segments_BL[..., None, None] > 0)
     q, k, v, grad = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, grad))
+
     return Inputs(q, k, v, positions_BL, segments_BL, grad)
 
 
@@ -192,8 +195,10 @@ def output_and_gradients(
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
         arrays = [placed(x, letters) for x, letters in zip(inputs, LETTERS, strict=True)]
         results = [np.asarray(x, np.float32) for x in jax.jit(run)(*arrays)]
+
     # queries of padding attend to padding, each kernel in its own way, and nobody reads the result
     results[0] = results[0] * (inputs.segments_BL > 0)[..., None, None]
+
     return results
 
 

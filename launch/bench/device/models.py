@@ -68,12 +68,14 @@ def _loss_and_gradient(
 
         params = jax.jit(model.init)(jax.random.key(0))
         loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params)
+
     return float(loss), [np.asarray(x, np.float32) for x in jax.tree.leaves(gradient)]
 
 
 def check_cache(sizes: Llama) -> Row:
     """Hidden states of a row's second half: token by token with the cache, and in one pass over the row."""
     mesh = make_mesh(jax.devices()[:1])
+
     # float32, so that only a wrong cache, mask or position can make a difference
     model = sizes.build(Precision(compute="float32"), Execution(attention="plain"))
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):

@@ -154,6 +154,7 @@ def _train_row(name: str, shape: TrainShape, recipe: Recipe) -> Row:
         "peak_gb": numbers["peak_bytes"] / 1e9,
     }
     how = f"{recipe.params} parameters, {recipe.rule}, remat {recipe.remat}"
+
     return Row(name, "measured", shown, f"{sentence}; {how}")
 
 
@@ -182,6 +183,7 @@ def measure_decoding(architecture: Any, batch_size: int, *, prompt: int, new: in
     n_tokens = sum(map(len, written))
     numbers = {"tokens_per_s": n_tokens / fastest_s, "ms_per_token": 1e3 * fastest_s / new}
     note = f"{type(architecture).__name__} of width {architecture.width}, {prompt} + {new} tokens a row"
+
     return Row(f"decode, batch {batch_size}", "measured", numbers, note)
 
 
