@@ -149,7 +149,7 @@ def _balanced(inputs: ModelInputs) -> ModelInputs:
     """Rows in the order in which the devices of L hold them (see model/kernels/context.py)."""
     media = inputs.media
     if media is not None:
-        # patches do not move: they are told where their positions went
+        # patches do not move, but the slots that name their positions do
         L = inputs.tokens_BL.shape[1]
         media = media._replace(slot_BJ=balanced_index(media.slot_BJ, L))
     return ModelInputs(
@@ -223,7 +223,7 @@ def _features(self: Decoder, params: Params, media: Media, precision: Precision)
 
 
 def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
-    # nnx modules hold their parameters; ours lie in dicts, so the module is made of its definition and them
+    # nnx modules hold their parameters; ours are in dicts, so the module is made of its definition and them
     definition, _ = nnx.split(nnx.eval_shape(self.norm))
     norm = nnx.merge(definition, in_use(params["norm"], str(x_BLD.dtype)))
     return shard(norm(x_BLD), "BLD")

@@ -162,7 +162,7 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         local, full = local_and_global_ropes(config)
         if local.scaling is not None:
             raise ValueError(
-                f"config.json scales the rope of its sliding layers ({local.scaling}), which we have not; "
+                f"config.json scales the rope of its sliding layers ({local.scaling}), which we do not compute; "
                 "take another checkpoint"
             )
         # one rope is all that `sizes_of` knows, and these two are read already

@@ -84,7 +84,7 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             stacks={"blocks": Stack([block], N=self.layers, execution=execution)},
             norm=norm,
             tied=self.tied,
-            learned_positions=self.context,  # longer rows have no vectors to be told apart by
+            learned_positions=self.context,  # positions beyond have no vector
         )
 
     @classmethod
@@ -139,7 +139,7 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         ours = "blocks.attention."
         theirs = "transformer.h.{N}.attn.c_attn."
         for i, (product, head) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
-            third = (i, 3)  # queries, keys and values lie behind one another in their fused matrix
+            third = (i, 3)  # queries, keys and values follow one another in their fused matrix
             w, b = f"{ours}w{product}_ND{head}A", f"{ours}b{product}_N{head}A"
             rows.append(Tensor(w, f"{theirs}weight", f"D *{head}A", part=third))
             rows.append(Tensor(b, f"{theirs}bias", f"{head}A", part=third))

@@ -47,7 +47,7 @@ def open_folder(folder: Path) -> Checkpoint:
         ValueError: something is missing, or a file is cut short or damaged. Pickles (.bin, .pt) are never
         read.
     """
-    # first: a folder without it is no checkpoint, whatever else lies there
+    # first: a folder without it is no checkpoint, whatever else is in it
     config = read_json(folder / "config.json")
     files = tuple(_file(path) for path in _paths(folder))
     return Checkpoint(folder, config, files)

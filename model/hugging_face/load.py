@@ -175,7 +175,7 @@ def _targets(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, "_Target"]
 
 
 class _Target:
-    """One parameter while it is filled: a buffer for each distinct piece of it that lies on devices of this
+    """One parameter while it is filled: a buffer for each distinct piece of it on the devices of this
     process.
     """
 
@@ -220,7 +220,7 @@ class _Target:
             if not all(0 <= i < n for i, n in zip(offsets, lengths, strict=True)):
                 continue  # a layer or expert that these devices do not hold
             held = {
-                # what lies behind the true size is padding of the vocabulary, which theirs has not
+                # beyond the true size is padding of the vocabulary, which theirs does not have
                 letter: (start, min(stop, sizes[letter]))
                 for letter, (start, stop) in zip(stored, stored_bounds, strict=True)
             }
@@ -248,7 +248,7 @@ def _pieces(
     lengths = {letter: stop - start for letter, (start, stop) in ranges.items()}
     if any(n <= 0 for n in lengths.values()):
         return
-    # the pairs of an interleaved head width lie apart: it is read in one piece
+    # the pairs of an interleaved head width are apart in ours: it is read in one piece
     divisible = [letter for letter in stored if not (row.interleaved and letter[0] == "A")]
     longest = max(divisible, key=lengths.__getitem__)
     start, stop = ranges[longest]
@@ -286,7 +286,7 @@ class _DeviceBuffer:
             self.buffers = [jax.jit(make, out_shardings=SingleDeviceSharding(device))() for device in devices]
 
     def put(self, x: np.ndarray, starts: tuple[int, ...]) -> None:
-        """Write a piece; waits, so that at most one piece lies between host and device."""
+        """Write a piece; waits, so that at most one piece is between host and device."""
         for i, buffer in enumerate(self.buffers):
             (device,) = buffer.devices()
             with no_mesh():

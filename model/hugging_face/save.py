@@ -39,7 +39,7 @@ def save(
     The folder appears when all of it is written.
 
     Raises:
-        ValueError: the folder is there already, or the parameters lie on other processes too.
+        ValueError: the folder is there already, or other processes hold part of the parameters.
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already; delete it or choose another folder")

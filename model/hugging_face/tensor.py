@@ -97,7 +97,7 @@ def dimensions(
     for i, group in enumerate(groups):
         entries = [(letter, *_along(row, letter, sizes, ranges or {})) for letter in letters(group)]
         if row.part and i == fused:
-            # parts lie behind one another: their index is the slowest letter of the dimension
+            # parts follow one another: their index is the slowest letter of the dimension
             index, n_parts = row.part
             entries.insert(0, ("", n_parts, (index, index + 1)))
         result.append(Dimension(*zip(*entries, strict=True)))

@@ -12,7 +12,7 @@ from model.kernels.loops import LOOPS
 from model.sharding import axes_of
 
 BY_PLATFORM = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}
-UNDIVIDED: dict[str, Attend] = {  # kernels of rows that lie on one device of L
+UNDIVIDED: dict[str, Attend] = {  # kernels of rows that are not divided along L
     "plain": plain.attend,
     "blocked": blocked.attend,
     "splash": splash.attend,
@@ -46,7 +46,7 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
         segments_BL: Int[Array, "B L"],
         maths: Maths,
     ) -> Float[Array, "B L H A2"]:
-        # known only here: a single token of decoding lies undivided on the mesh that divides a row
+        # known only here: a single token of decoding is not divided on the mesh that divides a row
         divided = bool(axes_of("L", q_BLHA.shape[1]))
         kernel = name
         if kernel == "cudnn":

@@ -1,9 +1,9 @@
-"""Context parallelism: queries, keys and values of a row lie divided on the devices of L.
+"""Context parallelism: queries, keys and values of a row are divided over the devices of L.
 
 A causal mask gives the last positions most of the work. So that all devices do the same, device c of C
 holds the half-chunks c and 2C-1-c of the row (Brandon et al. 2023; Llama 3, Dubey et al. 2024): the model
 calls `balance` on what it embeds and `unbalance` on its hidden states. In between, masks come from
-positions, and the kernels know where in the row their runs lie.
+positions, and the kernels know where in the row their runs are.
 
 `gather` brings all keys and values to each device once (little to send with grouped heads); `ring` sends
 them from device to device while computing (Liu et al. 2023), so that no device ever holds more than two
@@ -29,7 +29,7 @@ KeyBlock = tuple[Array, Array, Row]  # keys and values of one device, which trav
 
 
 class Ring(NamedTuple):
-    """The mesh axes that rows are divided on, how many devices that are, and whether rows lie in balanced
+    """The mesh axes that rows are divided on, how many devices that are, and whether rows are in balanced
     order.
     """
 
@@ -66,7 +66,7 @@ def unbalance(x: Array, letters: str) -> Array:
 
 
 def balanced_index(index: Int[Array, "*rows"], L: int) -> Int[Array, "*rows"]:
-    """Where position `index` of a row of L positions lies in balanced order; -1 stays, as do all where rows
+    """Where position `index` of a row of L positions is in balanced order; -1 stays, as do all where rows
     are not balanced.
     """
     if not is_balanced(L):
@@ -260,12 +260,12 @@ def _gathered(x: Array, ring: Ring) -> Array:
 
 
 def _balanced_order(C: int) -> list[int]:
-    """Which half-chunk of the row lies at each place of the balanced order."""
+    """Which half-chunk of the row is at each place of the balanced order."""
     return [half for c in range(C) for half in (c, 2 * C - 1 - c)]
 
 
 def _reading_order(C: int) -> list[int]:
-    """At which place of the balanced order each half-chunk of the row lies."""
+    """At which place of the balanced order each half-chunk of the row is."""
     order = _balanced_order(C)
     return [order.index(half) for half in range(2 * C)]
 
@@ -289,7 +289,7 @@ def _reorder(x: Array, letters: str, order_of: Callable[[int], list[int]]) -> Ar
         divided_less = letters.replace("l", "L")
         return shard(_reorder(shard(x, divided_less), divided_less, order_of), letters)
     C = n_parts("L", L)
-    # with `l` a half-chunk lies in n / C pieces on as many devices; all of them move together
+    # with `l` a half-chunk is n / C pieces on as many devices; all of them move together
     n_pieces = n // C
     pieces = [half * n_pieces + i for half in order_of(C) for i in range(n_pieces)]
     route = partial(_route, pieces=pieces, axes=axes_of(letter, L), axis=axis)

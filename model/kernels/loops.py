@@ -31,7 +31,7 @@ class Blocks(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """The keys at hand with their values, and where in the row they lie."""
+    """The keys at hand with their values, and where in the row they are."""
 
     k_BKTA: Array
     v_BKTA: Array
@@ -242,7 +242,7 @@ def ranges_seen(
     k_row: Row,
     window: int | None,
 ) -> Iterator[tuple[int, int, Int[Array, ""], Int[Array, ""]]]:
-    """For each run of keys: where it lies here, the size of its blocks, and from which to before which
+    """For each run of keys: its index here, the size of its blocks, and from which to before which
     block the queries see some.
 
     The queries are one block, whose first stands at `first` in the row.
@@ -260,7 +260,7 @@ def ranges_seen(
 
 
 def _runs(row: Row) -> Iterator[tuple[int, int, int, Array]]:
-    """Each run of keys: where it lies here, size and number of its blocks, where it starts in the row."""
+    """Each run of keys: its index here, size and number of its blocks, where it starts in the row."""
     length = row.positions_BL.shape[1] // len(row.starts)
     size = block_of(length, BLOCK)
     for i, start in enumerate(row.starts):

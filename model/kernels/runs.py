@@ -1,4 +1,4 @@
-"""Attention to a part of a row: what the kernels that know where their queries and keys lie in the row have
+"""Attention to a part of a row: what the kernels that know where their queries and keys are in the row have
 in common.
 """
 

@@ -3,7 +3,7 @@ heads.
 
 Every head width compiles for v5e and v5p (64, 80, 96, 128, 192 with values of 128, 256); L is padded to a
 multiple of 128 lanes. What blocks are visited is said by our own tables instead of the library's, which
-look at every pair of positions while tracing and know no rows that lie in another order.
+look at every pair of positions while tracing and know no rows in another order.
 """
 
 from functools import partial

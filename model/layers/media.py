@@ -39,7 +39,7 @@ def put_media(
 
 
 def _length(L: int) -> tuple[str, tuple[str, ...]]:
-    """The letter and the mesh axes of L positions laid out `l`: where `l` does not divide they lie as `L`, or
+    """The letter and the mesh axes of L positions laid out `l`: where `l` does not divide they are laid out as `L`, or
     undivided.
     """
     axes = axes_of("l", L)
