@@ -8,8 +8,8 @@ from model.api import Params, leaf_name, padded
 from model.architecture import Architecture, Facts
 from model.sharding import letters_of
 
-# tables whose rows are read, not multiplied (the embedding counts where it is the output matrix), and the projection
-# of media, which tokens of text do not pass
+# tables whose rows are read, not multiplied (the embedding counts where it is the output matrix), and the
+# projection of media, which tokens of text do not pass
 LOOKED_UP = {"positions_TD", "embed_VD", "media_WD"}
 
 

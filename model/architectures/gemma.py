@@ -162,8 +162,8 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         local, full = local_and_global_ropes(config)
         if local.scaling is not None:
             raise ValueError(
-                f"config.json scales the rope of its sliding layers ({local.scaling}), which we do not compute; "
-                "take another checkpoint"
+                f"config.json scales the rope of its sliding layers ({local.scaling}), "
+                "which we do not compute; take another checkpoint"
             )
         # one rope is all that `sizes_of` knows, and these two are read already
         sizes = checkpoint.sizes_of({**config, "rope_parameters": None, "rope_scaling": None})

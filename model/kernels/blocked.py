@@ -168,7 +168,10 @@ _blocks.defvjp(_forward, _backward)
 
 
 def _visits(L: int, window: int | None) -> Iterator[tuple[slice, slice]]:
-    """Blocks of queries, each with the keys that it can see, from the start of a block on."""
+    """Blocks of queries, each with the keys that it can see, from the start of a block on.
+
+    For a causal row of n blocks these are n (n + 1) / 2 pairs of blocks, about half of all.
+    """
     for start in range(0, L, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, L)
         first_seen = 0 if window is None else max(0, start - window + 1)

@@ -3,7 +3,14 @@
 A causal mask gives the last positions most of the work. So that all devices do the same, device c of C
 holds the half-chunks c and 2C-1-c of the row (Brandon et al. 2023; Llama 3, Dubey et al. 2024): the model
 calls `balance` on what it embeds and `unbalance` on its hidden states. In between, masks come from
-positions, and the kernels know where in the row their runs are.
+positions, and the kernels know where in the row their runs are. With C = 4, by half-chunks:
+
+    the row          0 1 2 3 4 5 6 7
+    device 0         0 7                   1 + 8 = 9 half-chunks of keys are seen by its queries
+    device 1         1 6                   2 + 7
+    device 2         2 5                   3 + 6
+    device 3         3 4                   4 + 5
+    balanced order   0 7 1 6 2 5 3 4       what `balance` makes of the row, and `unbalance` undoes
 
 `gather` brings all keys and values to each device once (little to send with grouped heads); `ring` sends
 them from device to device while computing (Liu et al. 2023), so that no device ever holds more than two
@@ -127,6 +134,10 @@ def ring(
 ) -> Array:
     """An `Attend` for a divided L: keys and values go round, and what the queries read on each device is
     merged.
+
+    With n devices there are n blocks of keys to read: first the device's own, then what its neighbour
+    sends, n - 1 times. In the backward pass the gradients of a block go round with it, and arrive where it
+    belongs.
     """
     L = q_BLHA.shape[1]
     ring = _ring_of(L)
@@ -310,6 +321,7 @@ def _route(x: Array, pieces: list[int], axes: tuple[str, ...], axis: int) -> Arr
     rounds = _two_rounds(moves)
     device = lax.axis_index(axes)
     halves = jnp.stack(jnp.split(x, 2, axis))
+    # shape [2, …]: the two pieces that this device holds
     received = []
     for moves_of_round in rounds:
         # one program runs on all devices: what differs between them is a table, read at the device's index

@@ -92,6 +92,9 @@ def _visits(
 ) -> Array:
     """`visit(result, group, first row of the tile, which rows of it are the group's)` for every tile of
     every group.
+
+    Groups begin anywhere, tiles at multiples of TILE_ROWS: a tile that holds rows of two groups is visited
+    twice, each time with the other's rows masked. An empty group has no tile.
     """
     # sizes are known at run time alone, so the loop counts tiles, and finds the group of each by these sums
     ends_E = jnp.cumsum(sizes_E)

@@ -4,6 +4,12 @@ A device may hold several runs of the row: `starts` says where each begins as th
 query of theirs can see are not visited: later ones, those before a window, and those before the first
 document of the queries. Runs of keys and of queries may be anywhere at run time, so the same loops serve a
 whole row, all-gathered keys and a ring.
+
+A block of queries reads one block of keys after another and carries three numbers a query: the largest
+score so far, the sum of exp(score - largest), and the sum of values under those weights. A larger score
+rescales the two sums, so that no exponential overflows, and the division by the sum comes once, at the end
+(Milakov and Gimelshein 2018). The backward pass computes scores again, from the logarithm of the sum that
+the forward pass kept: one number a query instead of L.
 """
 
 from collections.abc import Callable, Iterator
@@ -122,7 +128,9 @@ def _read(
     size: int,
     state: Triple,
 ) -> Triple:
-    """The state of a block of queries after it has read one more block of keys."""
+    """The state of a block of queries after it has read one more block of keys: the largest score of each
+    query, the sum of its weights relative to that, and the sum of values under those weights.
+    """
     top, n, o = state
     k, v, k_row = keys.at(start, size)
     seen = _seen(row, k_row, maths)
@@ -245,7 +253,8 @@ def ranges_seen(
     """For each run of keys: its index here, the size of its blocks, and from which to before which
     block the queries see some.
 
-    The queries are one block, whose first stands at `first` in the row.
+    The queries are one block, whose first stands at `first` in the row. What is skipped is skipped in
+    whole blocks; the mask does the rest, so a range may be too long but never too short.
     """
     L = positions_BL.shape[1]
     index_L = first + jnp.arange(L)

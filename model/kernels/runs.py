@@ -112,6 +112,9 @@ def output_dot(
 ) -> Float[Array, "*rows"]:
     """Output · its gradient, which is the sum over keys of weight · gradient of weight (Dao et al. 2022,
     eq. 4).
+
+    The gradient of a softmax needs that sum over all keys; this way it is known before any block of them
+    is met.
     """
     return jnp.sum(o.astype(jnp.float32) * grad.astype(jnp.float32), -1)
 

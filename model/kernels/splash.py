@@ -200,7 +200,15 @@ def _tables(
     """Tables for queries with these indices, counted from the first of T keys.
 
     A row of a table lists the tiles of keys from the first to the last that its queries see: `block_mask`
-    says which entries count. U runs over tiles of queries here, T over tiles of keys.
+    says which entries count. U runs over tiles of queries here, T over tiles of keys. For 4 tiles of each
+    and no window, `data_next` and `block_mask` of the forward pass are
+
+        0 0 0 0     1 0 0 0
+        0 1 1 1     1 1 0 0      an entry that does not count repeats the last tile,
+        0 1 2 2     1 1 1 0      which is in VMEM already
+        0 1 2 3     1 1 1 1
+
+    The library's own tables have a row a head; ours is one row for all of them.
     """
     q, kv = sizes.block_q, sizes.block_kv
     first_U = index_L[::q]

@@ -39,8 +39,8 @@ def put_media(
 
 
 def _length(L: int) -> tuple[str, tuple[str, ...]]:
-    """The letter and the mesh axes of L positions laid out `l`: where `l` does not divide they are laid out as `L`, or
-    undivided.
+    """The letter and the mesh axes of L positions laid out `l`: where `l` does not divide them they are laid
+    out as `L`, or undivided.
     """
     axes = axes_of("l", L)
     letter = next((letter for letter in "lL" if axes_of(letter) == axes), ".")
