@@ -15,6 +15,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -135,11 +136,15 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: a target matches no matrix.
         """
-        names = _leaf_names(params)
-        targets = self._targets(names)
-        trainable = _renamed(params, lambda name, x: self._factors(name, x, key) if name in targets else None)
-        frozen = _renamed(params, lambda name, x: self._frozen(name, x) if name in targets else x)
-        return trainable, frozen
+        targets = self._targets(_leaf_names(params))
+
+        def trainable(name: str, x: Array) -> Params | None:
+            return self._factors(name, x, key) if name in targets else None
+
+        def frozen(name: str, x: Array) -> Any:
+            return self._frozen(name, x) if name in targets else x
+
+        return _replaced(params, trainable), _replaced(params, frozen)
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
         """Every target is a dict of its base, its factors and their scale."""
@@ -156,34 +161,41 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         return _bases(frozen)
 
     def _targets(self, names: list[str]) -> set[str]:
+        # a router is read in float32 and outside of `einsum`, and 8 experts need no low rank
         matrices = [name for name in names if is_matrix(name) and not _bare(name).startswith("router")]
-        found = set()
+        targets: set[str] = set()
         for target in self.targets:
             matched = {name for name in matrices if _matches(target, name)}
             if not matched:
                 known = ", ".join(dict.fromkeys(map(_bare, matrices)))
                 problem = f"{target!r} matches no matrix of the architecture"
                 raise ValueError(f"adaptation.targets: {problem}; its matrices are {known}")
-            found |= matched
-        return found
+            targets |= matched
+        return targets
 
     def _factors(self, name: str, x: Array, key: Key[Array, ""]) -> Params:
         letters = sides(name)
         shapes = _shapes(letters, x.shape)
+        # of an expert or a layer, `shared`, there are as many factors as matrices
         a_name, b_name = letters.a_name(), letters.b_name()
         a_shape = (*shapes.shared, *shapes.inputs, self.rank)
         b_shape = (*shapes.shared, self.rank, *shapes.outputs)
+        # Kaiming's uniform with the slope sqrt(5), which the authors' code and PEFT draw from
         bound = math.prod(shapes.inputs) ** -0.5
         a_layout = spec(letters_of(a_name), a_shape, at_rest=True)
         b_layout = spec(letters_of(b_name), b_shape, at_rest=True)
-        a = jax.random.uniform(key_of(key, name), a_shape, minval=-bound, maxval=bound, out_sharding=a_layout)
+        # by the name of the matrix: other targets beside it change nothing
+        own_key = key_of(key, name)
+        a = jax.random.uniform(own_key, a_shape, minval=-bound, maxval=bound, out_sharding=a_layout)
         return {a_name: a, b_name: jnp.zeros(b_shape, out_sharding=b_layout)}
 
     def _frozen(self, name: str, x: Array) -> Params:
         suffix = name.rsplit("_", 1)[1]
-        is_table = letters_of(name)[0] in "VT" or letters_of(name)[-1] == "V"
+        letters = letters_of(name)
+        # rows of a table are looked up one by one: tokens that are neighbours in a block share nothing
+        is_table = letters[0] in "VT" or letters[-1] == "V"
         base = x if self.base == "as_is" or is_table else quantize(name, x)
-        # one number a layer, so that a stack is sliced as a whole
+        # one number a layer, so that a stack of layers is sliced with all that belongs to it
         stack = "N" if suffix.startswith("N") else ""
         n_layers = x.shape[: len(stack)]
         layout = spec(stack, n_layers, at_rest=True)
@@ -225,14 +237,14 @@ def _leaf_names(params: Params, above: str = "") -> list[str]:
     return names
 
 
-def _renamed(params: Params, change: Any, above: str = "") -> Params:
+def _replaced(params: Params, change: Callable[[str, Array], Any], above: str = "") -> Params:
     """A tree with `change(dotted name, leaf)` in place of each leaf, without those that it makes None and
     without the levels that this leaves empty.
     """
     changed = {}
     for key, value in params.items():
         if isinstance(value, dict):
-            new = _renamed(value, change, f"{above}{key}.") or None
+            new = _replaced(value, change, f"{above}{key}.") or None
         else:
             new = change(f"{above}{key}", value)
         if new is not None:
@@ -241,12 +253,13 @@ def _renamed(params: Params, change: Any, above: str = "") -> Params:
 
 
 def _chosen(params: Params, names: set[str]) -> Params:
-    return _renamed(params, lambda name, x: x if name in names else None)
+    return _replaced(params, lambda name, x: x if name in names else None)
 
 
 def _joined(one: Params, other: Params) -> Params:
     """Two trees that share levels and no leaf; keys in the order that jit gives any dict."""
     both = {}
+    # one tree may hold the a and b of a matrix whose base the other holds
     for key in sorted(one.keys() | other.keys()):
         if key in one and key in other:
             both[key] = _joined(one[key], other[key])
@@ -262,8 +275,9 @@ def _arrays(params: Params) -> Params:
 def _array(weight: Any) -> Array:
     if not is_weight(weight):
         return weight
-    base = next(value for name, value in weight.items() if name.startswith("base_"))
+    base = _base(weight)
     dtype = jnp.float32 if isinstance(base, dict) else base.dtype
+    # factors and scale are float32: a bfloat16 base is added to them and rounded once
     return as_array(weight).astype(dtype)
 
 

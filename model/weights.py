@@ -73,24 +73,33 @@ class LowRank(NamedTuple):
         # latent attention also multiplies with the transpose: what is summed over is then a letter of b
         if not set(w_letters) - set(output.upper()) <= set(a_letters):
             first, second = second, first
+        # between the products x keeps the letters that the result has too, in the layout that they have there:
+        # where the result is scattered over `tensor`, so is the narrow array
         kept = "".join(letter for letter in output if letter.upper() in x_letters.upper())
         narrow = einsum(f"{x_letters},{first[1]}->{kept}{rank}", x, first[0])
-        update = einsum(f"{kept}{rank},{second[1]}->{output}", narrow * self.scale, second[0], dtype=dtype)
+        narrow = self.scaled(narrow)
+        update = einsum(f"{kept}{rank},{second[1]}->{output}", narrow, second[0], dtype=dtype)
         return einsum(equation, x, self.base, dtype=dtype) + update
 
     def rows(self, ids: Int[Array, "..."], letters: str) -> Array:
         """The rows of a table for these ids, laid out by `letters`."""
         narrow_letters = f"{letters[:-1]}R"
-        narrow = look_up(self.a, ids, narrow_letters) * self.scale
+        narrow = self.scaled(look_up(self.a, ids, narrow_letters))
         update = einsum(f"{narrow_letters},R{letters[-1]}->{letters}", narrow, self.b)
         return look_up(self.base, ids, letters) + update
+
+    def scaled(self, narrow: Array) -> Array:
+        """What is between a and b, which is the narrowest array to scale, times the scale. That is float32:
+        rounded to bfloat16 it would be another one than the merged weight has.
+        """
+        return (narrow * self.scale).astype(narrow.dtype)
 
     def dense(self) -> Array:
         """The weight as one array, in the layout of its base: summed rank by rank, without a matmul, so that
         the bits are the same on every mesh.
         """
         base = as_array(self.base)
-        n_shared = self.a.ndim + self.b.ndim - 2 - base.ndim
+        n_shared = self.a.ndim + self.b.ndim - 2 - base.ndim  # R is in both, what is shared too
         n_outputs = self.b.ndim - 1 - n_shared
         a_ranks = jnp.moveaxis(self.a, -1, 0)
         b_ranks = jnp.moveaxis(self.b, n_shared, 0)
@@ -105,7 +114,9 @@ class LowRank(NamedTuple):
             a, b = rank
             return total + jnp.expand_dims(a, a_gaps) * jnp.expand_dims(b, b_gaps), None
 
-        update = jax.lax.scan(add, jnp.zeros_like(base), (a_ranks, b_ranks))[0]
+        none = jnp.zeros_like(base, dtype=self.a.dtype)
+        update = jax.lax.scan(add, none, (a_ranks, b_ranks))[0]
+        # a stack has a scale a layer
         scale = self.scale.reshape(-1, *(1,) * (base.ndim - 1)) if self.scale.ndim else self.scale
         return base + scale * update
 
@@ -150,17 +161,20 @@ class Quantized(NamedTuple):
     def dense(self) -> Array:
         """The weight as one array, in the dtype of the scales and the layout of the codes."""
         axis = self._axis()
-        scale = jnp.repeat(self.scale, self.codes.shape[axis] // self.scale.shape[axis], axis)
+        block = self.codes.shape[axis] // self.scale.shape[axis]
+        scale = jnp.repeat(self.scale, block, axis)
+        # scales are replicated along the blocks, codes need not be: each device takes those of its codes
         scale = jax.sharding.reshard(scale, jax.typeof(self.codes).sharding.spec)
         return self.codes.astype(scale.dtype) * scale
 
     def map(self, change: Callable[[Array, str], Any], letters: str) -> "Quantized":
-        """See `LowRank.map`."""
+        """A node of what `change` makes of each array and its letters; `letters` are those of the weight."""
         axis = self._axis()
         scale_letters = f"{letters[:axis]}Q{letters[axis + 1 :]}"
         return Quantized(change(self.codes, letters), change(self.scale, scale_letters))
 
     def _axis(self) -> int:
+        """The dimension along which numbers share a scale: there are fewer scales than codes along it."""
         sizes = zip(self.codes.shape, self.scale.shape, strict=True)
         # where every block is one number, any dimension has as many scales as codes
         return next((i for i, (n_codes, n_scales) in enumerate(sizes) if n_codes != n_scales), 0)
@@ -178,6 +192,7 @@ def node(leaf: Any) -> Any:
     """A weight in use: the node of a dict of arrays; an array stays as it is."""
     if not isinstance(leaf, dict):
         return leaf
+    # letters are no longer needed: in use they follow from the equation
     arrays = {name.rsplit("_", 1)[0]: part for name, part in leaf.items()}
     if "codes" in arrays:
         return Quantized(arrays["codes"], arrays["scale"])
@@ -237,7 +252,7 @@ def quantize(name: str, x: Float[Array, "..."]) -> dict[str, Array]:
     axis = len(letters_of(f"_{shared}")) if shared else 0
     size = x.shape[axis]
     block = math.gcd(size, BLOCK)
-    further_inputs = re.sub(r"^[A-Z]\d*", "", inputs)
+    further_inputs = re.sub(r"^[A-Z]\d*", "", inputs)  # A of HA
     codes_name = f"codes_{shared}{inputs}{outputs}"
     scale_name = f"scale_{shared}Q{further_inputs}{outputs}"
 

@@ -119,7 +119,7 @@ def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
 def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
     if not isinstance(w_EDF, LowRank):
         return grouped_matmul(rows_CD, w_EDF, sizes_E)
-    narrow_CR = grouped_matmul(rows_CD, w_EDF.a, sizes_E) * w_EDF.scale
+    narrow_CR = w_EDF.scaled(grouped_matmul(rows_CD, w_EDF.a, sizes_E))
     # see `_feed_forward`: what is undefined must not go into another product
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
     narrow_CR = jnp.where(filled_C1, narrow_CR, 0)

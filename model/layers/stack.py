@@ -66,7 +66,8 @@ def _dtype_of(name: str, dtype: str) -> str:
     """
     if name.startswith("codes"):
         return "int8"
-    return "float32" if name.startswith("router") else dtype
+    is_factor = name == "scale"  # of a low-rank update: a single number, which weighs nothing
+    return "float32" if is_factor or name.startswith("router") else dtype
 
 
 def fetched(x: Array, dtype: str) -> Array:

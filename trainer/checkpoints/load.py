@@ -69,6 +69,9 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     frozen = _frozen(path, own_model, adaptation, saved)
     # one array a weight: who goes on from here knows nothing of how this phase was adapted
     params = with_trained_heads.dense(with_trained_heads.merge(trainable, frozen))
+    # codes have lost the dtype of what they stand for
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, shapes)
     params = in_memory_order(params, rounds=rounds)
     return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
 

@@ -1,0 +1,132 @@
+"""Laws of phases that train an adapter: their checkpoints hold it alone, and go on from the base they began
+with.
+"""
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline.loader import PackedShards
+from data_pipeline.tokenizers.tokenizer import SentencePiece
+from model.adapt import LoRA
+from model.architectures.llama import Llama
+from model.execution import Precision
+from tests.examples import batch_on, params_on, quick_jit, random_tokens, under
+from trainer.checkpoints.checkpointer import Checkpoints
+from trainer.checkpoints.imported import save_params
+from trainer.checkpoints.load import load_params
+from trainer.checkpoints.stored import leaf_names
+from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
+from trainer.optimizers.adamw import AdamW
+from trainer.phase import Phase
+from trainer.run import Run
+from trainer.schedules import WarmupCosine
+from trainer.state import TrainState
+from trainer.step import make_step
+
+SIZES = Llama(
+    vocab_size=400, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32
+)
+PRETRAIN = Run(
+    architecture=SIZES,
+    objective=NextToken(),
+    data=PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=16, batch_size=8),
+    optimizer=Optimizer(
+        rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+    ),
+    precision=Precision(compute="float32"),
+    steps=10,
+    checkpoint=Checkpoints(every_steps=5),
+)
+ADAPTER = PRETRAIN.model_copy(
+    update={"adaptation": LoRA(rank=3, alpha=6.0, base="int8"), "start_from": "pretrain"}
+)
+MESH = {"fsdp": 4, "tensor": 2}
+
+
+@pytest.fixture(scope="module")
+def job_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "data").mkdir()
+    text = (Path(sysconfig.get_paths()["stdlib"]) / "heapq.py").read_text()
+    SentencePiece(vocab_size=400, model="bpe").train([text], folder / "data" / "tokenizer.model")
+    save_base(folder, seed=0)
+    return folder
+
+
+def save_base(job_folder: Path, *, seed: int, name: str = "pretrain") -> None:
+    with jax.set_mesh(mesh := under(MESH)):
+        save_params(job_folder / name, params_on(mesh, SIZES, seed), PRETRAIN.model_dump(mode="json"))
+
+
+def phase_of(job_folder: Path, run: Run, name: str) -> Phase:
+    return Phase(run, job_folder / name, job_folder, under(MESH))
+
+
+def save(phase: Phase, state: TrainState) -> None:
+    phase.checkpointer.save(state, {}, phase.serialized)
+    phase.checkpointer.wait()
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.array(x), np.array(y)), one, other))
+
+
+def test_an_adapter_resumes_bit_for_bit_from_checkpoints_that_hold_it_alone(job_folder):
+    with jax.set_mesh(mesh := under(MESH)):
+        phase = phase_of(job_folder, ADAPTER, "lora")
+        step = quick_jit(
+            make_step({"policy": phase.model}, NextToken(), phase.adaptation, phase.tx, micro_batches=1)
+        )
+        batch = batch_on(mesh, random_tokens(B=8, L=8))
+        state, first = step(phase.state(), batch)
+        save(phase, state)
+        base = jax.tree.map(np.array, state.frozen)
+        whole = jax.tree.map(np.array, phase.adaptation.dense(phase.merged(state)))
+        state, second = step(state, batch)
+        expected = jax.tree.map(np.array, (state.trainable, state.opt_state))
+        assert second["loss/train"][0] < first["loss/train"][0]
+
+        again = phase_of(job_folder, ADAPTER, "lora")
+        resumed = again.state()
+        assert resumed.step == 1 and same_bits(resumed.frozen, base)
+        resumed, _ = step(resumed, batch)
+        assert same_bits((resumed.trainable, resumed.opt_state), expected)
+
+        checkpoint = job_folder / "lora/checkpoints/1"
+        params = [name for name in leaf_names(checkpoint) if name.startswith("params.")]
+        assert params and all(name.rsplit(".", 1)[1][:2] in ("a_", "b_") for name in params)
+        # who goes on from here gets plain arrays, base and update in one
+        assert same_bits(load_params(job_folder / "lora").params, whole)
+
+
+def test_a_base_that_has_changed_is_refused_and_named(job_folder):
+    run = ADAPTER.model_copy(update={"start_from": "other", "adaptation": LoRA(rank=2, alpha=1.0)})
+    save_base(job_folder, seed=0, name="other")
+    with jax.set_mesh(under(MESH)):
+        phase = phase_of(job_folder, run, "lora_of_other")
+        save(phase, phase.state())
+        (job_folder / "other").rename(job_folder / "moved")
+        save_base(job_folder, seed=1, name="other")
+        with pytest.raises(ValueError, match="of the frozen parameters differ .* bring back what start_from"):
+            phase_of(job_folder, run, "lora_of_other").state()
+        with pytest.raises(ValueError, match="of the frozen parameters differ .* bring back what start_from"):
+            load_params(job_folder / "lora_of_other")
+
+
+def test_an_adapter_of_a_model_from_scratch_makes_its_base_again_from_the_seed(job_folder):
+    run = ADAPTER.model_copy(update={"start_from": None, "adaptation": LoRA(rank=2, alpha=1.0)})
+    with jax.set_mesh(under(MESH)):
+        phase = phase_of(job_folder, run, "lora_from_scratch")
+        state = phase.state()
+        save(phase, state)
+        resumed = phase_of(job_folder, run, "lora_from_scratch").state()
+        assert same_bits(resumed.frozen, state.frozen)
+        assert same_bits(
+            load_params(job_folder / "lora_from_scratch").params, phase.adaptation.dense(phase.merged(state))
+        )
