@@ -18,6 +18,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from pydantic import BaseModel, field_validator
 
+# from the outermost to the innermost: neighbours along `tensor`, which talk most, have the shortest links
 AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
 
 
@@ -32,6 +33,8 @@ class Letter(NamedTuple):
     between: tuple[str, ...] = ()
 
 
+# A letter without axes is replicated. D is divided over `fsdp` at rest and gathered for use: ZeRO-3
+# (Rajbhandari et al. 2020).
 ALPHABET = {
     # inside of pipelines `stage` is manual, and inside of expert layers `expert` is: there they do not count
     "B": Letter("batch row", (), ("stage", "data", "fsdp", "expert")),
@@ -102,10 +105,12 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
     `data`.
 
     Raises:
-        ValueError: `data` does not divide over the slices.
+        ValueError: the slices do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
+    # all six axes are always there, so that a layout can name any of them
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    # GPUs and CPUs have no slices
     n_slices = len({getattr(device, "slice_index", 0) for device in devices})
     # a torus of links may be split where a mesh axis is shorter than its side
     split = {"allow_split_physical_axes": True}
@@ -135,6 +140,7 @@ def undivided() -> jax.sharding.use_abstract_mesh:
 
 def letters_of(name: str) -> str:
     """`layers.w_up_NDF` -> `NDF`; a digit makes a second size under the letter's rule and is dropped."""
+    # a capital inside of a name is not yet letters: `a_B_D` has D
     match = re.search(r"_([A-Z][A-Z0-9]*)$", name)
     return re.sub(r"\d", "", match.group(1)) if match else ""
 
@@ -223,6 +229,7 @@ def named(
     mesh: jax.sharding.Mesh, letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False
 ) -> NamedSharding:
     """`spec` bound to a mesh, for arrays that come from outside a jitted function."""
+    # `spec` reads the current mesh, which outside of jit may be another one, or none
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return NamedSharding(mesh, spec(letters, shape, at_rest=at_rest))
 
@@ -264,6 +271,7 @@ def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax
     """
     if isinstance(operands[-1], Node):
         x, weight = operands
+        # which calls `einsum` again, with arrays
         return weight.product(equation, x, dtype=dtype)
     inputs, output = equation.split("->")
     sizes: dict[str, int] = {}
@@ -293,6 +301,7 @@ def look_up(table_VD: jax.Array | Node, ids: jax.Array, letters: str) -> jax.Arr
     """Rows of a table, laid out by `letters` (those of ids, then the table's last)."""
     if isinstance(table_VD, Node):
         return table_VD.rows(ids, letters)
+    # a table on `tensor` has each row on one device: JAX asks where the result shall be
     return table_VD.at[ids].get(out_sharding=spec(letters, (*ids.shape, table_VD.shape[-1])))
 
 
@@ -331,6 +340,7 @@ def local(fn: Callable, in_letters: tuple[str, ...], out_letters: Any) -> Callab
         return spec(letters)
 
     def on_blocks(*operands: Any) -> Any:
+        # the layout of a node has its structure, which only the operand tells
         in_specs = tuple(map(layout, operands, in_letters))
         return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*operands)
 

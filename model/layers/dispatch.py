@@ -37,6 +37,7 @@ def order_by(key_MS: Int[Array, "M S"], E: int) -> Order:
     keys_C = key_MS.reshape(-1)
     choice_C = jnp.argsort(keys_C, stable=True)
     place_C = jnp.argsort(choice_C)  # the inverse of a permutation is what sorts it
+    # a sum over a mask: counting by `bincount` would scatter
     sizes_E = jnp.sum(keys_C[:, None] == jnp.arange(E), 0, dtype=jnp.int32)
     ends_E = jnp.cumsum(sizes_E)
     return Order(choice_C, place_C.reshape(key_MS.shape), ends_E - sizes_E, ends_E)
@@ -60,6 +61,7 @@ def window(order: Order, first: Int[Array, ""] | int, C: int) -> tuple[Slots, In
 
 def slots_of(slot_MS: Int[Array, "M S"], C: int) -> Slots:
     """Slots from those of the choices: numbers below C that differ from one another, or C for none."""
+    # the one scatter of this file: of integers, unique, and never differentiated
     choices_C = jnp.arange(slot_MS.size, dtype=slot_MS.dtype)
     empty_C = jnp.full(C, slot_MS.size, slot_MS.dtype)
     return Slots(slot_MS, empty_C.at[slot_MS.reshape(-1)].set(choices_C, mode="drop", unique_indices=True))
@@ -71,7 +73,9 @@ def spread(x_MD: Float[Array, "M D"], slots: Slots) -> Float[Array, "C D"]:
     return _rows(x_MD, slots.choice_C // slots.slot_MS.shape[1])
 
 
+# written out, since the gradient of a gather is a scatter for JAX
 def _spread_backward(slots: Slots, d_rows_CD: Array) -> tuple[Array, None]:
+    # a token was copied to each of its slots: its gradient is the sum over them
     ones_MS = jnp.ones(slots.slot_MS.shape, jnp.float32)
     return _sum_of_choices(d_rows_CD, ones_MS, slots), None
 

@@ -41,6 +41,7 @@ def stage_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
     Raises:
         ValueError: the layers do not divide.
     """
+    # a stage with fewer layers than others would wait for them in every tick
     if N % (stages * rounds):
         product = f"mesh.stage={stages} times execution.pipeline.rounds={rounds}"
         why = f"architecture.layers={N} is no multiple of {product}"
@@ -174,6 +175,7 @@ def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
     (axis,) = axes_of("N", at_rest=True)
     stages = n_parts("N", at_rest=True)
     micro_batches = micro_batches or stages
+    # fewer than a group would leave stages without work in every round
     groups, rest = divmod(micro_batches, stages)
     if rest:
         why = f"execution.pipeline.micro_batches={micro_batches} is no multiple of mesh.stage={stages}"
@@ -247,7 +249,7 @@ def _run(
     """A turn: x through this stage's layers of the round, and their outs [layers of a round, …]."""
     n = jax.tree.leaves(weights)[0].shape[0] // n_rounds  # layers of a round
     p = len(layers)
-    values = jax.tree.map(jax.lax.stop_gradient, weights)
+    values = jax.tree.map(jax.lax.stop_gradient, weights)  # see `_choose`
 
     def pattern(x: Array, indexed: tuple[Array, Tree]) -> tuple[Array, Tree]:
         i, carriers = indexed
@@ -258,6 +260,7 @@ def _run(
             outs.append(out)
         return x, jax.tree.map(lambda *outs: jnp.stack(outs), *outs)
 
+    # gradients of the scan are then those of this round's layers alone
     def of_round(x: Array) -> Array:
         x = jax.lax.dynamic_slice_in_dim(x, now.round * n, n)
         return _front(x, 1, (n // p, p))
@@ -301,6 +304,7 @@ def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
 
 
 def _no_sums(run: Callable[[Array, Turn], tuple[Array, Tree]], x: Array, schedule: Schedule) -> Tree:
+    # a scan's carry must begin in the shapes and layouts that its body returns
     def zeros(out: jax.ShapeDtypeStruct) -> Array:
         layout = out.sharding.spec if out.sharding else None
         shape = (schedule.rounds * out.shape[0], *out.shape[1:])
@@ -340,6 +344,7 @@ def _split(x: Array, groups: int) -> Array:
     between devices.
     """
     rows, *rest = jax.typeof(x).sharding.spec.partitions
+    # (B / groups, groups) and not (groups, B / groups): so each device keeps its rows
     shape = (x.shape[0] // groups, groups, *x.shape[1:])
     x = jax.lax.reshape(x, shape, out_sharding=PartitionSpec(rows, None, *rest))
     return jnp.moveaxis(x, 1, 0)
@@ -355,5 +360,6 @@ def _join(x: Array) -> Array:
 
 def _front(x: Array, n: int, sizes: tuple[int, ...]) -> Array:
     """The first n dimensions, which no mesh axis divides, as `sizes`."""
+    # JAX wants the layout of a reshape on explicit axes stated
     layout = PartitionSpec(*[None] * len(sizes), *jax.typeof(x).sharding.spec.partitions[n:])
     return jax.lax.reshape(x, (*sizes, *x.shape[n:]), out_sharding=layout)
