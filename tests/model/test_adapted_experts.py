@@ -55,6 +55,6 @@ def results(factor: float | None, sizes: tuple[tuple[str, int], ...], base: str,
 def test_experts_with_factors_are_those_of_plain_arrays_on_one_device(factor, mesh, base):
     loss, gradients = results(factor, tuple(mesh.items()), base, dense=False)
     expected_loss, expected = results(factor, tuple(ONE_DEVICE.items()), base, dense=True)
-    assert abs(loss - expected_loss) <= 1e-6 * abs(expected_loss)
+    assert abs(loss - expected_loss) <= 5e-6 * abs(expected_loss)
     assert set(gradients) == {"w_gate_EDF", "w_up_EDF", "w_down_EFD", "shared"}
     assert max(jax.tree.leaves(jax.tree.map(relative, gradients, expected))) <= 2e-5
