@@ -54,7 +54,6 @@ def deliver(
     """
     stages = folder / STAGES
     sources = list(cleaned.groups)
-
     # the tokenizer comes first: everything behind is in its tokens
     with progress("  making the tokenizer"):
         tokenizer = make_tokenizer(
@@ -93,7 +92,6 @@ def deliver(
 
     # the account is made of what stands on the disk
     names = (*sources, *(KINDS if counts else ()))
-
     # opened, not only read: so that what is handed over is known to be whole
     manifests = {
         f"{side}/{name}": Shards(folder / side / name).manifest for side, name in product(SIDES, names)

@@ -32,11 +32,7 @@ def select(
     engine: Engine,
     advance: Callable[[], None],
 ) -> list[tuple[Path, list[Text]]]:
-    """Write the documents that stay; what was written before is used again.
-
-    Returns:
-        Of each part the folder of its report, and the text of its sides.
-    """
+    """Of each part: the folder of its report, and the text of its sides."""
     # a verdict may hang on any part: all of them are in every key
     key = key_of(parts, judgement.recipe, judgement.held_out)
     tasks = []
@@ -50,7 +46,6 @@ def select(
 
 
 def _texts(part: Numbered, folder: Path) -> list[Text]:
-    """What was written of a part, as its report says."""
     amounts = read_json(folder / REPORT)["sides"]
     ingested = part.annotated.part
     texts = []
@@ -67,7 +62,6 @@ def _select(judgement: Judgement, task: tuple[Numbered, Path]) -> None:
         return  # a worker that died had just finished it
     drops = Drops()
     verdicts = judgement.verdicts(part)
-
     # both sides pass the same rules, and differ by group alone
     held_out = part.held_out(judgement.held_out)
     findings = findings_in(part, judgement)

@@ -1,5 +1,5 @@
-"""Does cleaning pay? `meshwright run clean_or_raw`: the model of `tiny` trained on pages as they are and on
-the same pages cleaned.
+"""Does cleaning pay? `meshwright run clean_or_raw`: one small model trained on pages as they are, and on the
+same pages cleaned.
 
 It reads `corpora/web` (WARC files of HTML pages; `--set clean.sources.web.paths='[crawl/]' --set
 raw.sources.web.paths='[crawl/]'` for others). Both models see equally many tokens of one tokenizer and are
@@ -18,13 +18,16 @@ from data_pipeline.prepare import Prepare
 from data_pipeline.readers.warc import Warc
 from data_pipeline.tokenizers.tokenizer import SentencePiece
 from data_pipeline.tokenizers.trained import TrainedTokenizer
-from launch.configs.tiny import SEQ_LEN, architecture, optimizer
+from model.architectures.llama import Llama
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
+from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
+from trainer.schedules import WarmupCosine
 
-STEPS, BATCH_SIZE = 300, 16
+STEPS, BATCH_SIZE, SEQ_LEN, VOCAB_SIZE = 300, 16, 256, 4096
 
 
 def clean_or_raw() -> dict[str, Any]:
@@ -33,7 +36,7 @@ def clean_or_raw() -> dict[str, Any]:
     cleaned = Prepare(
         sources=FrozenMap(web=Warc(paths=("corpora/web",))),
         recipe=web_recipe(sources=("web",)),
-        tokenizer=SentencePiece(vocab_size=4096, model="bpe"),
+        tokenizer=SentencePiece(vocab_size=VOCAB_SIZE, model="bpe"),
         **split,
     )
 
@@ -49,14 +52,28 @@ def clean_or_raw() -> dict[str, Any]:
 
 
 def on(corpus: str) -> Run:
-    """The model of `tiny` on one of the corpora."""
+    """A model of 5.1 M parameters on one of the corpora."""
     rows = {"weights": FrozenMap(web=1.0), "seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
     return Run(
-        architecture=architecture(),
+        architecture=Llama(
+            vocab_size=VOCAB_SIZE,
+            width=256,
+            layers=4,
+            heads=4,
+            kv_heads=2,
+            head_width=64,
+            feed_forward_width=704,
+            context=SEQ_LEN,
+        ),
         objective=NextToken(),
         data=PackedShards(folder=f"{corpus}/train", **rows),
         tokenizer="clean/tokenizer.model",
-        optimizer=optimizer(peak_lr=4e-3, warmup_steps=40),
+        optimizer=Optimizer(
+            rule=AdamW(),
+            peak_lr=4e-3,
+            schedule=WarmupCosine(warmup_steps=40, end_frac=0.1),
+            weight_decay=0.1,
+        ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=STEPS),
         evals=(HeldOut(data=PackedShards(folder="clean/held_out", **rows)),),

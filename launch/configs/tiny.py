@@ -1,10 +1,11 @@
 """From raw text to an aligned model on a laptop: `meshwright run tiny`.
 
-Hardware: any CPU; 9 minutes and 2 GiB on 2 cores with bf16 matrix units. Needs no network: the raw input is
+Hardware: any CPU; 11 minutes and 2 GiB on 2 cores with bf16 matrix units. Needs no network: the raw input is
 what every Python brings along.
-Expect: held-out bits per byte fall from about 4 to 1.9 (documentation), 2.2 (code) and 1.5 (books); SFT
-triples the accuracy of answers' tokens (0.09 to 0.28); DPO prefers the right docstring of a function over
-that of its neighbour in 0.6 of the held-out pairs.
+Expect: held-out bits per byte fall from more than 4 to 1.74 (documentation), 1.90 (code) and 1.34 (books),
+1.66 on average; SFT raises the accuracy of answers' tokens from 0.19 to 0.35; DPO comes to favour the right
+docstring of a function over that of its neighbour in 0.71 of the held-out pairs, while the loss of answers
+rises by 2 %. docs/learning.md says how the settings were found.
 """
 
 from typing import Any
@@ -26,11 +27,11 @@ from trainer.evals.samples import Samples
 from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
-from trainer.optimizers.adamw import AdamW
+from trainer.optimizers.muon import Muon
 from trainer.run import Run
-from trainer.schedules import WarmupCosine
+from trainer.schedules import WarmupLinear
 
-SEQ_LEN = 256
+SEQ_LEN, VOCAB_SIZE = 512, 2048
 QUESTION = "What does `pathlib.Path.exists(self)` do?"
 
 
@@ -46,7 +47,7 @@ def data() -> Prepare:
         recipe=standard_recipe(),
         held_out_frac=0.05,
         held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
-        tokenizer=SentencePiece(vocab_size=4096, model="bpe"),
+        tokenizer=SentencePiece(vocab_size=VOCAB_SIZE, model="bpe"),
         chats=DocstringChats(source="code", n_chats=20_000, n_pairs=20_000, max_tokens=SEQ_LEN),
         seed=2,  # sets aside 56 KB of web pages, 305 KB of code, 21 KB of books
     )
@@ -54,18 +55,18 @@ def data() -> Prepare:
 
 def pretrain() -> Run:
     """Next tokens of all three corpora."""
-    weights = FrozenMap(web=0.3, code=0.5, books=0.2)
-    held_out = PackedShards(folder="data/held_out", weights=weights, seq_len=SEQ_LEN, batch_size=16)
+    weights = FrozenMap(web=0.3, code=0.48, books=0.22)
+    held_out = PackedShards(folder="data/held_out", weights=weights, seq_len=SEQ_LEN, batch_size=8)
     return Run(
         architecture=architecture(),
         objective=NextToken(),
-        data=PackedShards(folder="data/train", weights=weights, seq_len=SEQ_LEN, batch_size=16),
-        optimizer=optimizer(peak_lr=4e-3, warmup_steps=40),
-        steps=600,
-        evaluate_every=200,
-        checkpoint=Checkpoints(every_steps=50),
+        data=PackedShards(folder="data/train", weights=weights, seq_len=SEQ_LEN, batch_size=4),
+        optimizer=optimizer(peak_lr=0.009, warmup_steps=100),
+        steps=2200,
+        evaluate_every=1100,
+        checkpoint=Checkpoints(every_steps=100),
         evals=(
-            HeldOut(data=held_out, max_rows=160),
+            HeldOut(data=held_out, max_rows=80),
             Samples(prompts=("def __init__(self", "The function returns"), chat=False, max_tokens=48),
         ),
     )
@@ -73,53 +74,62 @@ def pretrain() -> Run:
 
 def sft() -> Run:
     """Answers to questions about functions, the answers' tokens alone."""
-    chats = {"weights": FrozenMap(chat=1.0), "seq_len": SEQ_LEN, "batch_size": 16}
     return Run(
         architecture=architecture(),
         objective=NextToken(),
-        data=PackedShards(folder="data/train", **chats),
-        optimizer=optimizer(peak_lr=1e-3, warmup_steps=10),
+        data=chats("data/train"),
+        optimizer=optimizer(peak_lr=3e-3, warmup_steps=10),
         start_from="pretrain",
-        steps=150,
+        steps=200,
         checkpoint=Checkpoints(every_steps=50),
-        evals=(HeldOut(data=PackedShards(folder="data/held_out", **chats)), samples()),
+        evals=(HeldOut(data=chats("data/held_out")), samples()),
     )
 
 
 def dpo() -> Run:
-    """The right docstring before a plausible wrong one."""
-    pairs = {"weights": FrozenMap(pairs=1.0), "seq_len": SEQ_LEN, "batch_size": 16, "pairs_per_row": 4}
+    """The right docstring before a plausible wrong one, and still a likely text."""
+    pairs = {"weights": FrozenMap(pairs=1.0), "seq_len": SEQ_LEN, "batch_size": 8, "pairs_per_row": 8}
     return Run(
         architecture=architecture(),
-        objective=DPO(beta=0.1),
+        objective=DPO(beta=0.1, sft_weight=1.0),
         data=PackedPairs(folder="data/train", **pairs),
-        optimizer=optimizer(peak_lr=3e-4, warmup_steps=10),
+        optimizer=optimizer(peak_lr=1.5e-3, warmup_steps=10),
         start_from="sft",
-        steps=150,
+        steps=200,
         checkpoint=Checkpoints(every_steps=50),
-        evals=(HeldOut(data=PackedPairs(folder="data/held_out", **pairs)), samples()),
+        evals=(
+            HeldOut(data=PackedPairs(folder="data/held_out", **pairs)),
+            HeldOut(data=chats("data/held_out"), objective=NextToken()),  # what preferences cost the text
+            samples(),
+        ),
     )
 
 
+def chats(folder: str) -> PackedShards:
+    """Questions and answers."""
+    return PackedShards(folder=folder, weights=FrozenMap(chat=1.0), seq_len=SEQ_LEN, batch_size=8)
+
+
 def architecture() -> Llama:
-    """5.1 M parameters."""
-    sizes = {
-        "width": 256,
-        "layers": 4,
-        "heads": 4,
-        "kv_heads": 2,
-        "head_width": 64,
-        "feed_forward_width": 704,
-    }
-    return Llama(vocab_size=4096, context=SEQ_LEN, **sizes)
+    """2.4 M parameters."""
+    return Llama(
+        vocab_size=VOCAB_SIZE,
+        width=192,
+        layers=4,
+        heads=3,
+        kv_heads=1,
+        head_width=64,
+        feed_forward_width=512,
+        context=SEQ_LEN,
+    )
 
 
 def optimizer(*, peak_lr: float, warmup_steps: int) -> Optimizer:
-    """AdamW with a cosine to a tenth of the peak."""
+    """Muon with a straight line down to zero."""
     return Optimizer(
-        rule=AdamW(),
+        rule=Muon(),
         peak_lr=peak_lr,
-        schedule=WarmupCosine(warmup_steps=warmup_steps, end_frac=0.1),
+        schedule=WarmupLinear(warmup_steps=warmup_steps, end_frac=0.0),
         weight_decay=0.1,
     )
 

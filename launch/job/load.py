@@ -26,11 +26,12 @@ PHASES = {"Prepare": "data_pipeline.prepare", "Run": "trainer.run"}
 
 class Job(NamedTuple):
     """`name` names the default run folder; a phase is a Run, or any component with `execute(folder, *,
-    job_folder, …)`.
+    job_folder, …)`. `config` is what the user called the job by: a name, or the path of a file.
     """
 
     name: str
     phases: dict[str, Any]
+    config: str
 
 
 def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ()) -> Job:
@@ -51,7 +52,7 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
 
     # problems of overrides are reported together with those that validation finds
     wrong = override(tree, settings)
-    return Job(name, validate(tree, config, wrong))
+    return Job(name, validate(tree, config, wrong), config)
 
 
 def dump(phases: dict[str, Any]) -> dict[str, Any]:

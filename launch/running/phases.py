@@ -13,6 +13,7 @@ from launch.process.environment import sigterm_raises
 from launch.reporting.write import write_report
 from launch.running.executors import executor_of
 from launch.running.lineage import lineage, locked, mark_done, read_json, state, write_record
+from launch.running.next_commands import next_commands
 from launch.terminal.console import Console, duration
 from launch.terminal.summary import print_summary
 
@@ -99,9 +100,11 @@ def _run_phase(
 
 
 def _finish(job: Job, run_dir: Path, console: Console, seconds: float) -> None:
-    """Print the tables and write report.html."""
+    """Print the tables, write report.html, and say what to do next."""
     print_summary(console, {name: read_json(run_dir / name / "results.json") for name in job.phases})
     write_report(run_dir)
     console.say(
         f"{run_dir}: all {len(job.phases)} phases done in {duration(seconds)}; see {run_dir / 'report.html'}"
     )
+    for command, purpose in next_commands(job, run_dir):
+        console.say(f"  {command}    # {purpose}")

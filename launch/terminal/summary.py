@@ -14,6 +14,13 @@ TROUBLE = {
     "rollbacks": ("rollbacks", 0),
 }
 
+# the end of a metric's name, and how to read it
+HINTS = {
+    "bits_per_byte": "bits_per_byte falls as the model predicts text better",
+    "rewards/accuracies": "rewards/accuracies is the share of pairs where training favoured the better answer "
+    "(0.5 is chance); a loss of text in the same phase should hardly rise",
+}
+
 
 def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Print what was kept and dropped, held-out metrics before and after, speed, and samples of text; phases
@@ -25,11 +32,18 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
     heads = ("phase", "metric", "before", "after", "change")
     rows = [row for name, result in by_phase.items() for row in _comparison(name, result)]
     _print_rows(console, "Held out, before and after each phase", heads, rows, text_columns=2)
+    if hints := _hints({metric for _, metric, *_ in rows}):
+        console.say(f"What to look at: {'; '.join(hints)}.\n")
     speeds = {name: result["summary"] for name, result in by_phase.items() if result.get("summary")}
     _print_speed(console, speeds)
     for name, result in by_phase.items():
         for sample in result.get("samples", [])[:2]:
             console.say(f"{name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
+
+
+def _hints(metrics: set[str]) -> list[str]:
+    """How to read the metrics of the table that matter most."""
+    return [hint for ending, hint in HINTS.items() if any(metric.endswith(ending) for metric in metrics)]
 
 
 def _print_rows(

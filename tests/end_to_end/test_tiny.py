@@ -37,8 +37,11 @@ def settings(code: Path) -> list[str]:
         "data.held_out_frac": 0.15,
         "data.tokenizer.vocab_size": SIZES["vocab_size"],
         "pretrain.steps": 100,
+        "pretrain.optimizer.schedule.warmup_steps": 10,
         "sft.steps": 60,
         "dpo.steps": 40,
+        "dpo.optimizer.peak_lr": 5e-3,
+        "dpo.objective.sft_weight": 0.1,
         "pretrain.evals.0.max_rows": 32,
     }
     changed |= {f"{phase}.architecture.{field}": size for phase in PHASES for field, size in SIZES.items()}
@@ -79,6 +82,8 @@ def test_a_good_run_ends_well_and_warns_of_nothing(tiny) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "Warning" not in done.stdout and "Traceback" not in done.stdout
+    assert "What to look at: bits_per_byte" in done.stdout
+    assert "  meshwright generate runs/tiny --chat --prompt" in done.stdout
 
 
 def test_every_phase_improves_its_held_out_metric(tiny) -> None:
@@ -90,6 +95,8 @@ def test_every_phase_improves_its_held_out_metric(tiny) -> None:
         )
     assert sft["after"]["chat/loss"] < 0.9 * sft["before"]["chat/loss"]
     assert sft["after"]["chat/accuracy"] > sft["before"]["chat/accuracy"]
+    assert dpo["before"]["chat/loss"] == pytest.approx(sft["after"]["chat/loss"], rel=1e-5)
+    assert dpo["after"]["chat/loss"] < 1.03 * dpo["before"]["chat/loss"], "preferences do not ruin the text"
     assert dpo["before"]["pairs/dpo_loss"] == pytest.approx(0.693147, abs=1e-5), (
         "policy and reference begin as the same model"
     )

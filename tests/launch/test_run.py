@@ -5,13 +5,15 @@ the house.
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from launch.__main__ import main
-from launch.job.load import dump
+from launch.job.load import dump, load
 from launch.job.yaml import read_yaml, to_yaml
 from launch.running.lineage import lineage, read_json, state
+from launch.running.next_commands import next_commands
 from launch.verbs.run import without_options
 from tests.launch import toy
 from tests.launch.command import TOYS, begin, meshwright, until
@@ -42,6 +44,17 @@ def test_phases_run_in_order_and_leave_their_record(folder, capsys):
     assert (folder / "runs/toy/report.html").exists()
     assert json.loads((folder / "runs/toy/launches.jsonl").read_text())["argv"][0] == "run"
     assert read_json(folder / "runs/toy/pretrain/done.json")["after"].keys() == {"data"}
+
+
+def test_the_next_commands_are_those_that_the_job_allows(folder):
+    commands = [command for command, _ in next_commands(load("tiny"), Path("runs/x"))]
+    assert commands == [
+        "meshwright generate runs/x --chat --prompt 'What does `pathlib.Path.exists(self)` do?'",
+        "meshwright tensorboard runs/x",
+        "meshwright run tiny --dir runs/mine --set data.sources.books.folder=FOLDER",
+    ]
+    load("tiny", [commands[-1].split()[-1]])  # the setting is one that the job has
+    assert next_commands(load("toy.yaml", imports=["tests.launch.toy"]), Path("runs/x")) == []
 
 
 def test_finished_phases_are_skipped_and_the_tables_come_again(folder, capsys):
@@ -175,7 +188,7 @@ def test_half_a_cluster_in_the_environment_is_a_sentence(folder):
 def test_lineage_follows_the_order_of_phases(folder):
     from launch.job.load import Job
 
-    job = Job("toy", toy.job())
+    job = Job("toy", toy.job(), "toy")
     rows = lineage(job)
     assert rows["data"]["after"] == {} and rows["pretrain"]["after"] == {"data": rows["data"]["fingerprint"]}
     assert state(folder, "data", rows["data"]) == "new"

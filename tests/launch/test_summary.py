@@ -37,3 +37,10 @@ def test_of_many_held_out_sets_their_mean_is_shown(capsys):
     )
     few = {name: value for name, value in sets.items() if name[0] in "ab"}
     assert "a/loss" in printed(capsys, {"p": {"before": few, "after": few}})
+
+
+def test_a_reader_is_told_what_to_look_at_in_the_metrics_that_are_there(capsys):
+    text = printed(capsys, {"a": {"before": {}, "after": {"web/bits_per_byte": 2.0}}})
+    assert "What to look at: bits_per_byte falls" in text and "rewards" not in text
+    assert "share of pairs" in printed(capsys, {"a": {"after": {"pairs/rewards/accuracies": 0.5}}})
+    assert "What to look at" not in printed(capsys, {"a": {"after": {"other": 0.5}}})

@@ -100,11 +100,53 @@ def test_the_loss_of_given_log_probabilities_is_the_closed_form():
     assert all(abs(found[name] - expected[name]) < 1e-5 for name in expected), found
 
 
-def test_with_itself_as_reference_the_loss_is_ln_2_margins_are_0_and_accuracies_are_strict():
+def loss_of_given(logp_BL, batch, dpo):
+    """The loss where the policy gives these log-probabilities."""
+    policies = {"policy": (answering(logp_BL), {})}
+    with jax.set_mesh(under(ONE_DEVICE)):
+        batch = batch_on(under(ONE_DEVICE), batch)
+        return dpo.loss(policies, batch, dpo.denominators(batch), jax.random.key(0))
+
+
+def test_the_likelihood_term_is_the_mean_over_the_tokens_of_all_chosen_answers():
+    first = ([0, 0, 0], [0, 0, 0, 0, 0], 1)  # answers of 2 and 4 tokens
+    second = ([0, 0, 0, 0], [0, 0], 1)  # of 3 and 1
+    pairs = preference_batch([[first], [second]], L=6, P=1)
+    batch = with_reference(pairs, [[[-11.0], [-6.0]], [[-13.0], [-1.0]]])
+    logp_BL = np.array([[-4, -6, -1, -2, -5, -6], [-2, -1, -4, -0.5, -9, -9]], np.float64)
+    margins = 0.1 * np.array([(-10 + 11) - (-14 + 13), (-7 + 6) - (-0.5 + 1)])
+    dpo_loss = np.mean(np.log1p(np.exp(-margins)))
+    nll = (4 + 6 + 2 + 1 + 4) / (2 + 3)
+    for weight in (0.0, 0.5, 2.0):
+        loss = loss_of_given(logp_BL, batch, DPO(beta=0.1, sft_weight=weight))
+        np.testing.assert_allclose(loss.total, dpo_loss + weight * nll, rtol=1e-5)
+        assert ("sft_loss" in loss.metrics) == (weight > 0)
+    np.testing.assert_allclose(means(loss)["sft_loss"], nll, rtol=1e-5)
+
+
+def test_the_likelihood_term_ignores_pairs_without_weight():
+    pair = ([0, 0, 0], [0, 0, 0], 1)
+    batch = with_reference(preference_batch([[pair], [pair]], L=4, P=1), np.zeros((2, 2, 1)))
+    batch = batch._replace(pair_weight_BP=np.array([[1], [0]], np.float32))
+    loss = loss_of_given([[-1.5] * 4, [-4.0] * 4], batch, DPO(beta=0.1, sft_weight=1.0))
+    np.testing.assert_allclose(means(loss)["sft_loss"], 1.5, rtol=1e-5)
+    np.testing.assert_allclose(loss.total, means(loss)["dpo_loss"] + 1.5, rtol=1e-5)
+
+
+def test_with_itself_as_reference_the_loss_is_ln_2_and_margins_are_0():
     loss, _ = of(referenced(BATCH))
     assert abs(float(loss.total) - math.log(2)) < 1e-6
-    found = means(loss)
-    assert abs(found["rewards/margins"]) < 1e-6 and found["rewards/accuracies"] == 0
+    assert abs(means(loss)["rewards/margins"]) < 1e-6  # a gradient's forward pass may add in another order
+
+
+def test_accuracies_are_strict_so_margins_of_exactly_0_are_no_success():
+    logp_BL = [[-1.5, -2.0, -0.5, -4.0]]
+    pairs, dpo = preference_batch([[([0, 0, 0], [0, 0, 0], 1)]], L=4, P=1), DPO(beta=0.1)
+    with jax.set_mesh(under(ONE_DEVICE)):
+        columns = dpo.columns({"policy": (answering(logp_BL), {})}, batch_on(under(ONE_DEVICE), pairs))
+    batch = ReferencedPairs(*pairs, **{name: np.array(x_BP) for name, x_BP in columns.items()})
+    found = means(loss_of_given(logp_BL, batch, dpo))
+    assert found["rewards/margins"] == 0 and found["rewards/accuracies"] == 0
 
 
 def test_the_first_gradient_raises_the_chosen_answers_and_lowers_the_rejected_ones():

@@ -21,11 +21,18 @@ from inference.text import what_ends
 from model.api import ModelInputs, Params, finish_logits
 from model.architectures.llama import Llama
 from tests.examples import MESHES, ONE_DEVICE, built, params_on, random_documents, under, write_documents
+from trainer.checkpoints.retention import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.evals.subject import Findings, Subject
 from trainer.evals.tasks import TaskEval
 from trainer.objective import Policies
+from trainer.objectives.distill import Distill
+from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
+from trainer.optimizer import Optimizer
+from trainer.optimizers.adamw import AdamW
+from trainer.run import Run
+from trainer.schedules import Constant
 
 VOCAB, CONTEXT = 384, 96
 SIZES = Llama(
@@ -40,6 +47,7 @@ SIZES = Llama(
 )
 WHERE = pytest.mark.parametrize("mesh", [ONE_DEVICE, MESHES[1]], ids=str)
 N_ASKED, SHOTS, MAX_TOKENS = 6, 1, 7
+OF_TEXT = NextToken()
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +119,28 @@ def test_one_set_has_no_averages_and_a_name_stands_before_every_set(job):
     }
     assert {name.split("/")[1] for name in named} == {"web", "code", "macro", "micro"}
     assert named["easy/web/loss"] == alone["web/loss"]
+
+
+def test_an_objective_of_its_own_measures_as_if_it_were_that_of_the_run(job):
+    own = held_out("web", objective=NextToken())
+    with jax.set_mesh(under(ONE_DEVICE)):
+        params = params_on(under(ONE_DEVICE), SIZES)
+        subject = subject_of(job, under(ONE_DEVICE))._replace(objective=DPO(beta=0.1))
+        numbers = own.open(subject, lambda: {"policy": (built(SIZES), params)})(params).numbers
+    assert numbers == measured(held_out("web"), job, ONE_DEVICE).numbers
+
+
+def test_an_objective_of_its_own_has_to_fit_the_data_and_the_models_of_the_run():
+    run = asked(objective=DPO(beta=0.1))
+    assert held_out("web", objective=NextToken()).problems(run) == []
+    misfit = (
+        "evals: PackedShards of seq_len=16 does not fit {} objective or the context; choose it like `data`"
+    )
+    assert held_out("web").problems(run) == [misfit.format("the run's")]
+    assert held_out("web", objective=DPO(beta=0.1)).problems(asked()) == [misfit.format("its own")]
+    needy = held_out("web", objective=Distill(temperature=2.0, nll_weight=0.3))
+    lacking = "evals: its own objective needs teacher, which the run does not have; use another"
+    assert needy.problems(asked()) == [lacking]
 
 
 @pytest.fixture(scope="module")
@@ -214,30 +244,36 @@ def test_what_does_not_fit_is_not_asked_and_when_nothing_fits_it_is_said_so(job,
         measured(asking.model_copy(update={"max_tokens": 95}), job, ONE_DEVICE)
 
 
-class Asked:
-    """What `problems` reads of a run."""
-
-    architecture = SIZES
-    objective = NextToken()
-
-    def __init__(self, *evals: HeldOut | TaskEval):
-        self.evals = evals
+def asked(*evals: HeldOut | TaskEval, objective: NextToken | DPO = OF_TEXT) -> Run:
+    """A run with these evaluations."""
+    schedule = Constant(warmup_steps=0)
+    return Run(
+        architecture=SIZES,
+        objective=objective,
+        data=held_out("web").data,
+        optimizer=Optimizer(rule=AdamW(), peak_lr=1e-3, schedule=schedule, weight_decay=0.0),
+        steps=1,
+        checkpoint=Checkpoints(every_steps=1),
+        evals=evals,
+    )
 
 
 def test_evaluations_that_would_share_a_name_are_told():
     task = Questions(name="sums", path="nowhere", question=("q",), answer="a")
     asking = TaskEval(tasks=(task,), questions=3, shots=0, max_tokens=4, chat=False)
     assert (
-        asking.problems(Asked(asking))
+        asking.problems(asked(asking))
         == []
-        == held_out("web").problems(Asked(held_out("web"), held_out("web", name="more")))
+        == held_out("web").problems(asked(held_out("web"), held_out("web", name="more")))
     )
-    assert asking.problems(Asked(asking, asking)) == [
+    assert asking.problems(asked(asking, asking)) == [
         "evals: two tasks are named sums; give one of them another name"
     ]
-    two = Asked(held_out("web"), held_out("code"))
-    assert held_out("web").problems(two) == ["evals: two HeldOut have name=''; give each a name of its own"]
+    two = asked(held_out("web"), held_out("code"))
+    assert held_out("web").problems(two) == []
+    twice = asked(held_out("web"), held_out("web", "code"))
+    assert held_out("web").problems(twice) == ["evals: two HeldOut report web; give one of them another name"]
     long = asking.model_copy(update={"max_tokens": CONTEXT})
-    assert long.problems(Asked(long)) == [
+    assert long.problems(asked(long)) == [
         "evals: max_tokens=96 leaves no room in architecture.context=96; lower it"
     ]

@@ -24,32 +24,45 @@ Sums = dict[str, tuple[float, float]]  # metric -> (sum, weight)
 
 
 class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The objective's metrics on each source of held-out data; `max_rows` bounds what is read of each.
+    """An objective's metrics on each source of held-out data; `max_rows` bounds what is read of each.
 
+    The objective is the run's, or one of its own: DPO can also watch the loss of chats by `NextToken()`.
     Of several sources also macro/METRIC, the mean over the sources, and micro/METRIC, over all of their
-    targets together. Where a run has several of these, the `name` of each goes before its sources:
-    NAME/web/loss, NAME/macro/loss.
+    targets together. A `name` goes before the sources: NAME/web/loss, NAME/macro/loss.
     """
 
     data: one_of("data_pipeline.loader")
+    objective: one_of("trainer.objectives") | None = None
     max_rows: PositiveInt | None = None
     name: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$")
 
     def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
         problems = []
-        fits = gives(self.data.batch_type, run.objective)
+        objective = self.objective or run.objective
+        fits = gives(self.data.batch_type, objective)
         if not fits or self.data.row_length > run.architecture.context:
             what = f"{type(self.data).__name__} of seq_len={self.data.row_length}"
-            rule = "does not fit the run's objective or context"
+            whose = "its own" if self.objective else "the run's"
+            rule = f"does not fit {whose} objective or the context"
             problems.append(f"evals: {what} {rule}; choose it like `data`")
-        names = [each.name for each in run.evals if isinstance(each, HeldOut)]
-        if names.count(self.name) > 1:
-            problems.append(f"evals: two HeldOut have name={self.name!r}; give each a name of its own")
+        # the phase builds no further models and heads for an evaluation
+        models_and_heads = {*run.objective.roles, *run.objective.heads}
+        lacking = [name for name in (*objective.roles, *objective.heads) if name not in models_and_heads]
+        if lacking:
+            problems.append(
+                f"evals: its own objective needs {lacking[0]}, which the run does not have; use another"
+            )
+        held_outs = [each for each in run.evals if isinstance(each, HeldOut)]
+        for label in self._labels():
+            if sum(label in each._labels() for each in held_outs) > 1:
+                problems.append(f"evals: two HeldOut report {label}; give one of them another name")
+                break
         return problems
 
     def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
         """Open the shards, and let the phase's first policy compute the columns that the objective wants."""
+        subject = subject._replace(objective=self.objective or subject.objective)
         sizes = self.data.sizes()
         layout = Layout(subject.objective.batch_type, sizes, subject.mesh)
         without_columns = Layout(self.data.batch_type, sizes, subject.mesh)
@@ -73,12 +86,21 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         return measure
 
     def _named(self, means: dict[str, dict[str, float]]) -> dict[str, float]:
-        prefix = f"{self.name}/" if self.name else ""
         return {
-            f"{prefix}{source}/{metric}": value
+            f"{self._label(source)}/{metric}": value
             for source, values in means.items()
             for metric, value in values.items()
         }
+
+    def _labels(self) -> list[str]:
+        """What stands before the metrics: the names of the sources, and of the averages over several."""
+        sources = self.data.source_names()
+        return [
+            self._label(name) for name in (sources if len(sources) == 1 else [*sources, "macro", "micro"])
+        ]
+
+    def _label(self, source: str) -> str:
+        return f"{self.name}/{source}" if self.name else source
 
     def _n_bytes(self, rows: PackedRows, tokenizer: Tokenizer) -> int:
         """UTF-8 bytes of all targets, for bits per byte."""

@@ -1,11 +1,11 @@
-"""Direct preference optimisation (Rafailov et al. 2023)."""
+"""Direct preference optimisation (Rafailov et al. 2023), with a likelihood term (Pang et al. 2024)."""
 
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
-from pydantic import BaseModel, PositiveFloat
+from pydantic import BaseModel, Field, PositiveFloat
 
 from data_pipeline.batch import PreferenceBatch
 from trainer.objective import Loss, Policies, score
@@ -30,9 +30,14 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
 
     The reference is the policy that the phase starts from: its log-probabilities are computed once, so that
     there is no second model in memory.
+
+    The margin alone may grow while both answers become unlikely, and the text with them. `sft_weight` times
+    the negative log-likelihood of the chosen answers, a mean over their tokens, holds against that (Pang et
+    al. 2024, eq. 1; `rpo_alpha` in TRL).
     """
 
     beta: PositiveFloat
+    sft_weight: float = Field(0.0, ge=0)
 
     batch_type: ClassVar[type] = ReferencedPairs
     roles: ClassVar[tuple[str, ...]] = ("policy",)
@@ -47,8 +52,11 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def denominators(self, batch: ReferencedPairs) -> dict[str, Any]:
-        """The number of pairs."""
-        return {"pairs": jnp.maximum(jnp.sum(batch.pair_weight_BP), 1.0)}
+        """The numbers of pairs, and of tokens in their chosen answers."""
+        weight_BP = batch.pair_weight_BP
+        n_pairs = jnp.sum(weight_BP)
+        n_tokens = jnp.sum(jnp.sum(answer_tokens(batch, side=0), 1) * weight_BP)
+        return {"pairs": jnp.maximum(n_pairs, 1.0), "chosen_tokens": jnp.maximum(n_tokens, 1.0)}
 
     def loss(self, models: Policies, batch: ReferencedPairs, denominators: dict[str, Any], key: Any) -> Loss:
         """Metrics under TRL's names; accuracies are strict, so they are 0 while policy and reference are
@@ -75,16 +83,33 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         weight_BP = batch.pair_weight_BP  # free slots hold numbers too
         n = jnp.sum(weight_BP)
         metrics = {name: (jnp.sum(x_BP * weight_BP), n) for name, x_BP in values.items()}
-        return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], metrics, aux)
+        total = jnp.sum(loss_BP * weight_BP) / denominators["pairs"]
+        if self.sft_weight:
+            nll = -jnp.sum(answers.chosen_BP * weight_BP)
+            total = total + self.sft_weight * nll / denominators["chosen_tokens"]
+            metrics["sft_loss"] = (nll, jnp.sum(answers.chosen_tokens_BP * weight_BP))
+        return Loss(total, metrics, aux)
 
 
 class Answers(NamedTuple):
-    """Log-probabilities (nats) of the answers of every pair slot: sums, and means a token."""
+    """Log-probabilities (nats) of the answers of every pair slot, summed over their tokens; and how many
+    tokens those are.
+    """
 
     chosen_BP: Float[Array, "B P"]
     rejected_BP: Float[Array, "B P"]
-    chosen_mean_BP: Float[Array, "B P"]
-    rejected_mean_BP: Float[Array, "B P"]
+    chosen_tokens_BP: Float[Array, "B P"]
+    rejected_tokens_BP: Float[Array, "B P"]
+
+    @property
+    def chosen_mean_BP(self) -> Float[Array, "B P"]:
+        """A token's log-probability; 0 where the slot is empty."""
+        return self.chosen_BP / jnp.maximum(self.chosen_tokens_BP, 1.0)
+
+    @property
+    def rejected_mean_BP(self) -> Float[Array, "B P"]:
+        """A token's log-probability; 0 where the slot is empty."""
+        return self.rejected_BP / jnp.maximum(self.rejected_tokens_BP, 1.0)
 
 
 def score_answers(
@@ -94,12 +119,16 @@ def score_answers(
     scores, outputs = score(models, "policy", batch)
     sums, counts = [], []
     for side in (0, 1):  # chosen, rejected
-        in_slot_BLP = slots_of(batch, side) * batch.weight_BL[..., None]
-        counts.append(jnp.maximum(jnp.sum(in_slot_BLP, 1), 1.0))
+        answer_BLP = answer_tokens(batch, side)
         # no einsum: TPUs round float32 factors to bfloat16
-        sums.append(jnp.sum(scores.logp_BL[..., None] * in_slot_BLP, 1))
-    means = [sum_BP / n_BP for sum_BP, n_BP in zip(sums, counts, strict=True)]
-    return Answers(*sums, *means), outputs.aux
+        sums.append(jnp.sum(scores.logp_BL[..., None] * answer_BLP, 1))
+        counts.append(jnp.sum(answer_BLP, 1))
+    return Answers(*sums, *counts), outputs.aux
+
+
+def answer_tokens(batch: PreferenceBatch | ReferencedPairs, side: int) -> Float[Array, "B L P"]:
+    """1 where a position is a token of the chosen (0) or rejected (1) answer of a pair slot, else 0."""
+    return slots_of(batch, side) * batch.weight_BL[..., None]
 
 
 def slots_of(batch: PreferenceBatch | ReferencedPairs, side: int) -> Array:

@@ -1,0 +1,38 @@
+"""What a person may type after a run: its text, its curves, and the same job on text of one's own."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.job.load import Job, dump
+
+
+def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
+    """(command, purpose): generate and tensorboard if a model was trained, and the job with another folder of
+    books if it reads books.
+    """
+    phases = dump(
+        job.phases
+    )  # plain values: the classes of a phase may need jax, which a data job never loads
+    runs = [phase for phase in phases.values() if phase["type"] == "Run"]
+    commands = []
+    if runs:
+        commands.append((f"meshwright generate {run_dir} {_prompt(runs[-1])}", "an answer to your prompt"))
+        commands.append((f"meshwright tensorboard {run_dir}", "the curves of every phase"))
+    for name, phase in phases.items():
+        for source, reader in phase.get("sources", {}).items():
+            if reader["type"] == "Books":
+                setting = f"--set {name}.sources.{source}.folder=FOLDER"
+                command = f"meshwright run {job.config} --dir runs/mine {setting}"
+                commands.append((command, "with your .txt and .epub files"))
+    return commands
+
+
+def _prompt(run: Mapping[str, Any]) -> str:
+    """The options of `generate` for the first prompt whose text the phase shows."""
+    samples = [each for each in run["evals"] if each["type"] == "Samples"]
+    if not samples:
+        return "--prompt TEXT"
+    chat = "--chat " if samples[0]["chat"] else ""
+    return f"{chat}--prompt {shlex.quote(samples[0]['prompts'][0])}"
