@@ -27,6 +27,7 @@ from trainer.checkpoints.load import load_params
 from trainer.checkpoints.retention import Checkpoints
 from trainer.execute import execute
 from trainer.objectives.distill import Distill
+from trainer.objectives.dpo import DPO
 from trainer.objectives.next_token import NextToken
 from trainer.objectives.reward import Reward
 from trainer.optimizer import Optimizer
@@ -118,6 +119,20 @@ def test_a_reward_model_starts_from_a_policy_and_its_head_is_in_its_checkpoint_a
         back = run_of(objective=NextToken(), data=SHARDS, start_from="reward")
         phase = Phase(back, job_folder / "back", job_folder, jax.sharding.get_mesh())
         assert "reward_D" not in phase.state().trainable
+
+
+def test_the_reference_of_dpo_is_computed_once_by_the_first_policy_and_kept_for_a_resumed_run(job_folder):
+    train(run_of(objective=NextToken(), data=SHARDS, steps=2), job_folder, "base")
+    run = run_of(objective=DPO(beta=0.5), data=PAIRS, start_from="base", steps=4)
+    rows = train(run, job_folder, "dpo")
+    assert abs(rows[0]["rewards/margins"]) < 1e-5 < rows[-1]["rewards/margins"]
+    (kept,) = (job_folder / "dpo/columns").glob("*.npz")
+    written = kept.stat().st_mtime_ns
+    with np.load(kept) as columns:
+        assert sorted(columns.files) == ["reference_chosen_P", "reference_rejected_P"]
+    more = train(run.model_copy(update={"steps": 8}), job_folder, "dpo")
+    assert more[-1]["rewards/margins"] > rows[-1]["rewards/margins"]
+    assert kept.stat().st_mtime_ns == written
 
 
 def test_a_student_reads_a_larger_teacher_that_no_checkpoint_of_it_holds(job_folder):
