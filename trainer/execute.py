@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from trainer.assemble import loop_parts, open_source, recording, watching
+from trainer.assemble import loop_parts, recording, watching
+from trainer.batches.open import open_source
 from trainer.cluster.coordination import is_first
 from trainer.cluster.placement import note_placement
 from trainer.evals.measure import Measures

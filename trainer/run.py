@@ -20,19 +20,7 @@ from trainer.identity import run_fingerprint
 from trainer.norms import Watch
 from trainer.objective import Objective
 from trainer.optimizer import Optimizer
-
-
-class Role(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A model beside the policy that the objective reads and nobody trains.
-
-    Attributes:
-        start_from: An earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the
-            parameters.
-        architecture: None = that of the policy.
-    """
-
-    start_from: str
-    architecture: one_of("model.architectures") | None = None
+from trainer.roles import Role, role_problems
 
 
 class Run(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -78,7 +66,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
         of_evals = [line for each in self.evals for line in each.problems(self)]
         return [
             *self._size_problems(),
-            *self._role_problems(),
+            *role_problems(self.roles, self.objective, self.architecture, row_length=self.data.row_length),
             *self.optimizer.problems(self.steps),
             *of_evals,
             *self._job_problems(job),
@@ -108,32 +96,6 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             wanted = self.objective.batch_type.__name__
             rule = f"data.type={type(data).__name__} does not give the {wanted} of the objective"
             problems.append(f"{rule}; choose data that does")
-        return problems
-
-    def _role_problems(self) -> list[str]:
-        """Rules between the objective's roles and the models that stand for them."""
-        kind = type(self.objective).__name__
-        wanted = [role for role in self.objective.roles if role != "policy"]
-        missing = [role for role in wanted if role not in self.roles]
-        problems = [
-            f"roles.{role} is missing, which objective.type={kind} reads; give it" for role in missing
-        ]
-        vocab_size = self.architecture.vocab_size
-        for name, role in self.roles.items():
-            architecture = role.architecture or self.architecture
-            if name not in wanted:
-                known = ", ".join(wanted) or "none"
-                problems.append(
-                    f"roles.{name} is none that objective.type={kind} reads ({known}); take it out"
-                )
-            if architecture.vocab_size != vocab_size:
-                rule = f"is not architecture.vocab_size={vocab_size}"
-                where = f"roles.{name}.architecture.vocab_size={architecture.vocab_size}"
-                problems.append(f"{where} {rule}; choose a model over the same vocabulary")
-            if self.data.row_length > architecture.context:
-                rule = f"is less than data.seq_len={self.data.row_length}"
-                where = f"roles.{name}.architecture.context={architecture.context}"
-                problems.append(f"{where} {rule}; lower seq_len")
         return problems
 
     def _job_problems(self, job: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ from jaxtyping import Array, Key
 
 from model.adapt import Adaptation
 from model.api import Model, Params
-from model.sharding import device_kind, letters_of, reshape
+from model.sharding import letters_of, reshape
+from trainer.compiler import compiler_options
 from trainer.guard import STANDARD, Guard, Guarded, counts, kept_if
 from trainer.objective import Loss, Objective, PerTarget
 from trainer.offload import at_rest, to_device
@@ -22,26 +23,6 @@ SumFurther = Callable[[PerTarget | None, Any], dict[str, Any]]  # (per_target, r
 LookAt = Callable[..., dict[str, Array]]  # (step, params=, gradient=, updates=) -> what shows of them
 Gradient = Callable[..., tuple[Loss, Params]]  # (state, rows, denominators, key, others) -> (loss, gradient)
 
-# Weights are gathered, and gradients reduced and scattered, on the sparse cores, beside the products. Without
-# these a gather waits for itself alone, and a reduce-scatter over a whole torus becomes an all-reduce and a
-# slice: twice the bytes. Found by compiling Llama-2-7B and 70B (docs/planning.md).
-OFFLOADED = ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter")
-SPARSE_CORES = {f"xla_tpu_enable_sparse_core_collective_offload_{name}": "true" for name in OFFLOADED}
-# It would turn a gather over a whole torus of 64 chips or more into an all-reduce of zeros: many times the
-# bytes.
-SPARSE_CORES["xla_disable_hlo_passes"] = "all_gather_decomposer"
-WITH_SPARSE_CORES = ("TPU v5", "TPU v5p", "TPU v6 lite")  # v5p and v6e; v5e has none
-
-
-def no_breakdown(per_target: PerTarget | None, rows: Any) -> dict[str, Any]:
-    """For steps whose loss is not shown by source."""
-    return {}
-
-
-def no_watch(step: Array, **trees: Any) -> dict[str, Array]:
-    """For steps whose norms nobody looks at."""
-    return {}
-
 
 def make_step(
     models: Mapping[str, Model],
@@ -52,8 +33,8 @@ def make_step(
     micro_batches: int,
     offload: Collection[str] = (),
     guard: Guard = STANDARD,
-    breakdown: SumFurther = no_breakdown,
-    watch: LookAt = no_watch,
+    breakdown: SumFurther = lambda per_target, rows: {},
+    watch: LookAt = lambda step, **trees: {},
 ) -> TrainStep:
     """The compiled step: denominators -> merge -> loss and gradient by micro-batch, added up -> update ->
     after_step -> guard.
@@ -96,7 +77,7 @@ def make_gradient(
     models: Mapping[str, Model],
     objective: Objective,
     adaptation: Adaptation,
-    breakdown: SumFurther = no_breakdown,
+    breakdown: SumFurther = lambda per_target, rows: {},
 ) -> Gradient:
     """(state, rows, denominators, key, others) -> loss and gradient of some rows of a batch; to be traced."""
 
@@ -153,8 +134,3 @@ def split_rows(batch: Any, parts: int) -> Any:
 
     fields = zip(batch._fields, batch, strict=True)
     return type(batch)(*(split(x, letters_of(name)) for name, x in fields))
-
-
-def compiler_options() -> dict[str, str] | None:
-    """Of the training step, for the devices of the current mesh; None where XLA's own choices stay."""
-    return SPARSE_CORES if device_kind() in WITH_SPARSE_CORES else None

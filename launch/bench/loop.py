@@ -24,7 +24,8 @@ import numpy as np
 from launch.bench.made_up_job import run_of, write_data
 from launch.job.yaml import to_yaml
 from launch.process.distributed import find_cluster, join_cluster
-from trainer.assemble import loop_parts, open_source, recording, watching
+from trainer.assemble import loop_parts, recording, watching
+from trainer.batches.open import open_source
 from trainer.evals.measure import Measures
 from trainer.events import read_events
 from trainer.loop import LoopParts, train

@@ -35,7 +35,8 @@ from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase
 from trainer.records.costs import run_flops_per_token
 from trainer.records.metrics import read_metrics
-from trainer.run import Role, Run
+from trainer.roles import Role
+from trainer.run import Run
 from trainer.schedules import Constant
 
 V, L, B = 384, 8, 16

@@ -21,7 +21,8 @@ from model.execution import Precision
 from model.sharding import Mesh
 from tests.examples import write_documents
 from tests.trainer.poisoned import MARK, Poisoned
-from trainer.assemble import open_rows, open_source, step_of
+from trainer.assemble import step_of
+from trainer.batches.open import open_rows, open_source
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.ending import Diverged
 from trainer.events import read_events

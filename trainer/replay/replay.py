@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from data_pipeline.rows.sequence import RowSequence
-from trainer.assemble import open_rows, step_of
+from trainer.assemble import step_of
+from trainer.batches.open import open_rows
 from trainer.checkpoints.stored import steps_in
 from trainer.phase import Phase
 from trainer.records.recorder import quotients
