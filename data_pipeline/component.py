@@ -19,6 +19,7 @@ imported_by_user: list[str] = []  # modules named by `--import`; their component
 class FrozenMap[K, V](Mapping[K, V]):
     """An immutable, hashable mapping that keeps its order; written as a plain mapping in YAML."""
 
+    # pydantic's own mappings are mutable, and a component has to be hashable
     def __init__(self, items: Mapping[K, V] | None = None, **named: V):
         self._items = dict(items or {}, **named)
 
@@ -92,6 +93,7 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
         raise PydanticCustomError(
             "component", "must be a mapping with `type: {names}`", {"names": " | ".join(known)}
         )
+    # YAML may hold anything here, even a list
     name = value["type"]
     if not isinstance(name, str) or name not in known:
         near = difflib.get_close_matches(str(name), known, 3, 0.3) or sorted(known)

@@ -19,7 +19,7 @@ from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import CleanSettings, clean, keys_of, misplaced
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-FREE = ("engine",)  # fields that nothing written depends on
+FREE = ("engine",)  # fields that nothing written depends on: another value makes nothing again
 
 
 class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -58,6 +58,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """16 hex digits of the configuration: what finished data is known by."""
+        # no VERSION: data that was finished stays good, as it is
         return settings.digest(self.model_dump(mode="json", exclude=set(FREE)))
 
     def problems(self, job: Mapping[str, Any]) -> list[str]:

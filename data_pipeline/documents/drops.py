@@ -28,6 +28,7 @@ class Drops:
     def add(self, source: str, reason: str, example: str = "", n: int = 1, n_bytes: int = 0) -> None:
         """Count `n` for `reason`; `example` is cut to one short line."""
         self.counts.setdefault(source, Counter())[reason] += n
+        # what reading drops has no size: the text was never decoded
         if n_bytes:
             self.sizes.setdefault(source, Counter())[reason] += n_bytes
         shown = self.examples.setdefault(reason, [])
@@ -51,6 +52,7 @@ def _sorted(counters: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:
 def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
     """The sum of several tallies, each as `as_json` wrote it."""
     drops = Drops()
+    # in the order of the parts, so that examples do not depend on which process was first
     for report in reports:
         for source, counts in report["dropped"].items():
             for reason, n in counts.items():

@@ -42,7 +42,14 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
     def rewrite(
         self, records: Sequence[Record], ids: np.ndarray, epoch: int, tokenizer: Tokenizer
     ) -> list[Record]:
-        """The records, those chosen rearranged."""
+        """The records, those chosen rearranged.
+
+        Args:
+            records: Documents of one sequence.
+            ids: `id_key` of each, uint64 [n].
+            epoch: Of the source.
+            tokenizer: The one that the records were made with.
+        """
         # the draw is by id alone, so any process finds the same documents
         chosen = np.flatnonzero(self.chosen(ids, epoch)).tolist()
         chosen = [i for i in chosen if _is_plain(records[i], tokenizer)]
@@ -50,6 +57,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
         # bos and eos are control ids, which decode to nothing
         texts = [tokenizer.decode(records[i].sequences[0].tokens) for i in chosen]
         suffix_first = uniform(key_from("fim order", epoch), ids[chosen]) < self.spm_rate
+
         # all parts of all texts are encoded in one call: prefix, middle, suffix of each
         parts: list[str] = []
         for text, (first, second) in zip(texts, self._cuts(texts, ids[chosen], epoch), strict=True):
@@ -79,6 +87,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
 def _is_plain(record: Record, tokenizer: Tokenizer) -> bool:
     """Whether a document is text between bos and eos, all of it targets."""
     tokens, weight = record.sequences[0]
+
     # an empty text has nothing to cut
     if len(tokens) <= 2 or (tokens[0], tokens[-1]) != (tokenizer.bos, tokenizer.eos):
         return False

@@ -44,6 +44,7 @@ class Permutation:
 
     def __init__(self, n: int, key: int):
         self.n = n
+
         # the network permutes 0 … 2^width - 1; each half needs a bit at least
         self._width = max(2, (n - 1).bit_length())
         self._keys = bits(key, np.arange(ROUNDS))

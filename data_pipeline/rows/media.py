@@ -24,8 +24,8 @@ class PatchPiece(NamedTuple):
 
 
 def pack_patches(pieces: Sequence[PatchPiece], *, J: int, W: int) -> Patches:
-    """The patches of a row of several documents, with slots counted in the row; J of them, unused ones with slot
-    -1 and features of 0.
+    """The patches of a row of several documents, with slots counted in the row; J of them, unused ones with
+    slot -1 and features of 0.
 
     A patch whose position the piece does not hold (a long document is cut into windows) is left out.
 
@@ -39,9 +39,9 @@ def pack_patches(pieces: Sequence[PatchPiece], *, J: int, W: int) -> Patches:
         is_held = (patches.slot_J >= start) & (patches.slot_J < start + n)
         stop = n_used + int(is_held.sum())
         if stop > J:
+            remedy = "raise it, or pack fewer documents with images into a row"
             raise ValueError(
-                f"a row holds at least {stop} patches of images, and media rows have patches={J}; raise it, or pack "
-                "fewer documents with images into a row"
+                f"a row holds at least {stop} patches of images, and media rows have patches={J}; {remedy}"
             )
         features_JW[n_used:stop] = patches.features_JW[is_held]
         slot_J[n_used:stop] = patches.slot_J[is_held] - start + at

@@ -78,9 +78,14 @@ class BlockOrder(NamedTuple):
 class Mixture:
     """Random access to a sequence of (stream, how many rows of that stream came before): nothing is iterated.
 
-    A stream is what has a cursor of its own. `stages` are (first row, weight of each stream); `caps` rows
-    of each stream at most (None = any number). A stream that reaches its cap is left out from the next row
-    on, where a new leg begins.
+    A stream is what has a cursor of its own. One that reaches its cap is left out from the next row on,
+    where a new leg begins.
+
+    Args:
+        stages: (first row, weight of each stream), in order.
+        caps: Rows of each stream at most; None = any number.
+        names: Of the streams, for errors.
+        seed: Of the orders inside blocks.
 
     Attributes:
         names: Of the streams.
@@ -105,6 +110,7 @@ class Mixture:
         self.legs: list[Leg] = []
         self.n_rows: int | None = None
         self._caps = np.array([UNLIMITED if cap is None else cap for cap in caps])
+
         # a stage ends where the next one begins, the last one never
         ends = [first for first, _ in stages[1:]] + [None]
         for (first, weights), end in zip(stages, ends, strict=True):
@@ -127,6 +133,7 @@ class Mixture:
         block, slot = divmod(index - leg.first, BLOCK)
         order = self._order(number, block)
         stream = int(order.stream[slot])
+
         # before the leg, in its earlier blocks, and in this one
         before = leg.before[stream] + block * leg.counts[stream] + order.before[slot]
         return stream, int(before)

@@ -69,6 +69,7 @@ class ConcatenateAndSplit(BaseModel, frozen=True, extra="forbid", strict=True):
         ends = np.cumsum(lengths)  # of the documents, in one long line of positions
         total = int(ends[-1]) if len(ends) else 0
         row_starts = np.arange(0, total, seq_len)
+
         # a piece begins where a document does, and where a row does; empty documents have none
         starts = np.unique(np.concatenate([(ends - lengths)[lengths > 0], row_starts]))
         document = np.searchsorted(ends, starts, side="right")
@@ -79,8 +80,12 @@ class ConcatenateAndSplit(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def cut_documents(lengths: np.ndarray, capacity: int, overlap: int = 0) -> np.ndarray:
-    """Pieces of at most `capacity` positions that cover every document, each after the first reaching
-    `overlap` back; int64 [n, 3].
+    """Pieces that cover every document; int64 [n, 3].
+
+    Args:
+        lengths: Positions of each document, int64 [n_documents].
+        capacity: Positions of a piece at most.
+        overlap: How far each piece after a document's first reaches back into the one before.
     """
     stride = capacity - overlap  # how far the next piece begins behind the one before
     n_behind_first = -(-(lengths - capacity).clip(min=0) // stride)  # rounded up
@@ -101,6 +106,11 @@ def whole_documents(lengths: np.ndarray, capacity: int) -> np.ndarray:
 def best_fit(pieces: np.ndarray, capacity: int, max_pieces: int) -> Plan:
     """Rows of at most `capacity` positions and `max_pieces` pieces: the longest piece first, each into the
     fullest row that takes it.
+
+    Args:
+        pieces: As in a `Plan`, in any order.
+        capacity: Positions a row; no piece is longer.
+        max_pieces: A row.
 
     Depends on nothing but its arguments. Pieces of one length are placed together: the fullest row that
     takes one takes as many more as fit, since it stays the fullest.
@@ -167,6 +177,7 @@ class _Rows:
         return space, rows
 
     def _give_back(self, rows: np.ndarray, spaces: np.ndarray) -> None:
+        """Put rows, which have so much free space now, back on their stacks."""
         has_room = (spaces > 0) & (self._n_pieces[rows] < self.max_pieces)
         rows, spaces = rows[has_room], spaces[has_room]
         for space in np.unique(spaces).tolist():

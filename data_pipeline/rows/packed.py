@@ -98,6 +98,7 @@ class PackedRows:
         """Where the row with a number among all rows of epoch 0 is."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {self.shards.folder}, which has {len(self)}")
+
         # the first segment whose end is beyond the row
         segment = int(np.searchsorted(self._ends, index, side="right"))
         return Place(segment, 0, index - self._first_row(segment))
@@ -106,8 +107,11 @@ class PackedRows:
         return int(self._ends[segment - 1]) if segment else 0
 
     def read(self, places: Many[Place], positions: slice) -> list[Row]:
-        """Many rows, of each the positions `positions`; only documents that reach into them are read, each
-        file once.
+        """Many rows; only documents that reach into `positions` are read, each file once.
+
+        Args:
+            places: Which rows.
+            positions: Of each row: those that this host's devices hold.
 
         Raises:
             ValueError: a document is damaged, or with `skip_bad_records` too many are.
@@ -199,6 +203,14 @@ class PackedRows:
         records: dict[int, Record | BadRecord],
         positions: slice,
     ) -> Row:
+        """Lay out one row.
+
+        Args:
+            place: Which row.
+            pieces: Of its plan, those that are needed.
+            records: Document → record.
+            positions: Of the row.
+        """
         # a damaged document leaves its positions as padding, so that no other piece moves
         laid: list[Piece] = []
         bad_pieces = []
@@ -221,6 +233,7 @@ class PackedRows:
     def _pair_weight(self, place: Place, bad_pieces: list[int]) -> np.ndarray:
         """1 for each pair of a row that is there and whole, float32 [P]."""
         offsets = self.segments[place.segment].plan(0).offsets
+
         # rows are filled from the front: pairs beyond the plan's are padding
         n_pairs = offsets[place.row + 1] - offsets[place.row]
         pair_P = np.arange(self.packing.pairs_per_row)
@@ -240,6 +253,7 @@ class PackedRows:
             raise ValueError(
                 f"{self.shards.folder}: document {record.id} is shorter than its plan says; {REPLAN}"
             )
+
         # a window that is not a document's first repeats what the window before it has as targets
         context = self.packing.strategy.overlap if piece.start else 0
         yield Piece(sequence, piece.start, piece.n, piece.at, piece.number + 1, context)

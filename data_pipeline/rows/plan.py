@@ -32,6 +32,7 @@ def planned(n_documents: int, plan_some: Callable[[slice], Plan]) -> Iterator[Pl
     n_pieces = 0
     for first in range(0, max(n_documents, 1), DOCUMENTS_A_BLOCK):
         block = plan_some(slice(first, min(first + DOCUMENTS_A_BLOCK, n_documents)))
+
         # a further block's offset 0 is the end of the block before: it is there already
         offsets = block.offsets[1:] if first else block.offsets
         yield Plan(block.pieces + np.array([first, 0, 0]), offsets + n_pieces)

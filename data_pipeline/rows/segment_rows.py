@@ -21,6 +21,15 @@ class SegmentRows:
     """Plans of a segment: one an epoch where documents change from epoch to epoch, else one for all.
 
     A plan is made when it is first asked for, and kept beside the shards.
+
+    Attributes:
+        shards: Of the whole source.
+        segment: Which part of them.
+        packing: How documents become rows.
+        fingerprint: Of all that the plans depend on.
+
+    Raises:
+        ValueError: fill-in-the-middle has another tokenizer than the shards were made with.
     """
 
     def __init__(self, shards: Shards, segment: Segment, packing: Packing):
@@ -78,7 +87,12 @@ class SegmentRows:
         return np.ascontiguousarray(self.segment.index["id"][documents])
 
     def read(self, documents: np.ndarray, epoch: int) -> list[Record | BadRecord]:
-        """Documents as they are in an epoch; in place of a damaged one what is wrong with it."""
+        """Documents as they are in an epoch; in place of a damaged one what is wrong with it.
+
+        Args:
+            documents: Their numbers in the segment, int64 [n].
+            epoch: Of the segment.
+        """
         # numbers of the segment become those of the source
         records = self.shards.read(documents + self.segment.first)
         fim = self.packing.fim
@@ -93,8 +107,11 @@ class SegmentRows:
         return records
 
     def _plan_some(self, lengths: np.ndarray) -> Plan:
-        seq_len, pairs_per_row = self.packing.seq_len, self.packing.pairs_per_row
+        """The plan of some documents, which fill so many positions."""
+        seq_len = self.packing.seq_len
+        pairs_per_row = self.packing.pairs_per_row
         if pairs_per_row:
+            # a pair is compared as a whole, so one that is longer than a row is of no use
             return best_fit(whole_documents(lengths, seq_len), seq_len, pairs_per_row)
         return self.packing.strategy.plan(lengths, seq_len)
 

@@ -18,7 +18,13 @@ from data_pipeline.rows.segment_rows import SegmentRows
 
 
 class Stream(NamedTuple):
-    """What has a cursor of its own: a segment of a source."""
+    """What has a cursor of its own: a segment of a source.
+
+    Attributes:
+        source: Its source.
+        segment: Number of the segment.
+        rows: Its rows, by epoch.
+    """
 
     source: str
     segment: int
@@ -57,6 +63,7 @@ class RowSequence:
         self.weights = dict(weights)
         self.seed = seed
         self.schedule = schedule or Schedule()
+
         # the order of streams decides every draw: segments of a source stay together
         self.streams: list[Stream] = []
         for name, source in self.sources.items():
@@ -74,6 +81,7 @@ class RowSequence:
         return self.mixture.n_rows
 
     def _cap(self, stream: Stream) -> int | None:
+        """How many rows of a stream are read at most; None = any number."""
         epochs = self.schedule.max_epochs.get(stream.source)
         return None if epochs is None else stream.rows.n_rows(epochs)
 
@@ -96,8 +104,13 @@ class RowSequence:
     def _stream_weights(
         self, weights: Mapping[str, float], size_power: float, segments: Mapping[str, int]
     ) -> list[float]:
-        """A source's share is divided among its segments by their rows, so that all of them end an epoch
-        together.
+        """The weight of each stream. A source's share is divided among its segments by their rows, so that
+        all of them end an epoch together.
+
+        Args:
+            weights: Source → weight; 0 for one that is not named.
+            size_power: See `Schedule`.
+            segments: Source → how many of its segments take part; all where it is not named.
         """
         stream_weights: list[float] = []
         for name, source in self.sources.items():
@@ -154,7 +167,7 @@ class RowSequence:
         return progress
 
     def place(self, index: int) -> tuple[str, Place]:
-        """The source of row `index`, and where the row is in it."""
+        """(source, where the row is in it) of row `index`."""
         return self.places([index])[0]
 
     def places(self, indices: Sequence[int]) -> list[tuple[str, Place]]:
@@ -165,6 +178,7 @@ class RowSequence:
             epoch, position = self.streams[stream].rows.epoch_of(before)
             wanted.append((stream, epoch, position))
             positions.setdefault((stream, epoch), []).append(position)
+
         # a permutation is asked once for all its positions: it works on arrays
         rows: dict[tuple[int, int, int], int] = {}
         for (stream, epoch), numbers in positions.items():
@@ -178,6 +192,8 @@ class RowSequence:
         return places
 
     def _order(self, stream: int, epoch: int) -> Permutation:
+        """The order in which an epoch of a stream is read."""
+        # named by source and segment, not by the stream's number: another source added moves no row
         source, segment, rows = self.streams[stream]
         return Permutation(len(rows.plan(epoch)), key_from("order", self.seed, source, segment, epoch))
 
@@ -204,8 +220,15 @@ class RowSequence:
         return self.sources[name].origins(name, place)
 
     def rows_of(self, source: str, document: str, stop: int) -> list[int]:
-        """The rows before row `stop` that hold something of a document, in order."""
+        """The rows before row `stop` that hold something of a document, in order.
+
+        Args:
+            source: Its source.
+            document: Its id.
+            stop: For example the rows that training has consumed.
+        """
         rows: set[int] = set()
+
         # what lies behind `stop` of a stream has not been read, or will not be
         cursors = self.mixture.cursors(stop).tolist()
         for record in self.sources[source].shards.find(document):

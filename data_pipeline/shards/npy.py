@@ -42,6 +42,7 @@ def new_array(
                 file.flush()  # `tofile` writes past Python's buffer: the header must be there before
             yield append
             with writing(path):
+                # only now is it known how many rows there are
                 file.seek(0)
                 _write_header(file, dtype, (n_rows, *row_shape))
                 file.flush()

@@ -42,10 +42,12 @@ def pack(record: Record) -> bytes:
                 f"record {record.id}: {n} tokens with {len(weight)} weights; there must be tokens, one "
                 "weight each"
             )
+
         # little-endian whatever the machine, so that shards can be copied anywhere
         width = "<u2" if tokens.max() < 1 << 16 else "<u4"
         weights = None if weight.all() else weight.astype(np.uint8).tobytes()
         packed.append((n, tokens.astype(width).tobytes(), weights))
+
     # msgpack has one encoding of each value, so equal records are equal bytes
     return msgpack.packb((record.id, packed))
 
@@ -69,5 +71,6 @@ def id_key(document_id: str) -> int:
     """64 bits that stand for an id in an index; of 16 hex digits, as `content_id` makes them, their value."""
     if CONTENT_ID.fullmatch(document_id):
         return int(document_id, 16)
+
     # other ids, of chats or of a user's own tool, are hashed
     return int.from_bytes(key_of(document_id))

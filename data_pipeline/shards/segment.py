@@ -74,6 +74,7 @@ def n_segments(folder: Path) -> int:
         ValueError: one is missing that others stand behind.
     """
     manifests = folder.glob(f"{SEGMENTS}/[0-9]*/{MANIFEST}")
+
     # segment 0 is the folder itself
     numbers = {0} | {int(path.parent.name) for path in manifests}
     missing = set(range(max(numbers))) - numbers
@@ -93,9 +94,11 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
     """
     # the manifest is written last: without it the folder is not finished
     manifest: dict[str, Any] = _load(folder / MANIFEST, _read_manifest)
+    # mapped: opening a source of millions of documents takes no memory
     index: np.ndarray = _load(folder / INDEX, read_array)
     if index.dtype.names is None:
         raise ValueError(f"{folder / INDEX} is of an earlier version; {AGAIN}")
+
     # documents have one sequence, pairs two
     if index.dtype not in (index_type(1), index_type(2)):
         raise ValueError(f"{folder / INDEX} is damaged; {AGAIN}")
@@ -103,6 +106,7 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
         raise ValueError(
             f"{folder / INDEX} has {len(index)} rows, its manifest says {manifest['documents']}; {AGAIN}"
         )
+    # a reader that leaves bad records out can do with less
     if whole:
         _check_sizes(folder, manifest["shards"], index["id"])
     return Segment(folder, manifest, index, first)

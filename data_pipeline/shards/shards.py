@@ -113,6 +113,7 @@ def _write_records(partial: Path, path: Path, records: Iterable[Record]) -> dict
     n_sequences = len(first[0].sequences) if first else 1
     n_records = 0
     n_tokens = 0
+    # beside the shard until `finish_shards` has put all parts of the index together
     with new_array(path.with_suffix(".npy"), index_type(n_sequences)) as append:
         with writing(path):
             # a group a record: one can be read without its neighbours
@@ -136,6 +137,7 @@ def _write_record(
     # rows of the index have one length for all
     if len(record.sequences) != n_sequences:
         raise ValueError(f"{path.parent}: {_differ(len(record.sequences), n_sequences)}")
+    # the digest is of the bytes as they are read back, so reading needs no second encoding
     data = pack(record)
     with writing(path):
         writer.write(data)
@@ -160,10 +162,12 @@ def finish_shards(
         ValueError: files differ in their number of sequences. OutputError: the disk is full or read-only.
     """
     shards = list(shards)
+
     # an empty file says nothing of its records' sequences
     widths = sorted({shard["sequences"] for shard in shards if shard["records"]})
     if len(widths) > 1:
         raise ValueError(f"{folder}: {_differ(*widths)}")
+
     # the content is that of the records in their order, however they are cut into files
     content = hashlib.sha256()
     with new_array(folder / INDEX, index_type(widths[0] if widths else 1)) as append:
@@ -185,6 +189,7 @@ def finish_shards(
         "lineage": lineage,
     }
     write_json(folder / MANIFEST, manifest)
+
     # only now: a kill before must find the parts of the index again
     for shard in shards:
         (folder / shard["file"]).with_suffix(".npy").unlink(missing_ok=True)
@@ -233,6 +238,7 @@ class Shards:
         self.segments, content = self._open_segments()
         amounts = {name: sum(segment.manifest[name] for segment in self.segments) for name in AMOUNTS}
         self.manifest: dict[str, Any] = {**self.segments[0].manifest, **amounts, "content_hash": content}
+
         # the files of all segments, counted through
         self._paths: list[Path] = []
         segment_of: list[int] = []
@@ -264,6 +270,7 @@ class Shards:
         return segments, content
 
     def _forget_readers(self) -> None:
+        """Begin without open files: at first, after a fork and after pickling."""
         self._readers: dict[int, ArrayRecordReader] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -274,6 +281,7 @@ class Shards:
     @property
     def lengths(self) -> np.ndarray:
         """int32 [documents, sequences], from the index: no record is read for it."""
+        # a copy, 4 bytes a sequence: the index itself stays on the disk
         return np.concatenate([segment.index["lengths"] for segment in self.segments])
 
     def verify(self) -> None:
@@ -307,6 +315,7 @@ class Shards:
         numbers: list[int] = []
         for segment in self.segments:
             numbers += (segment.first + np.flatnonzero(segment.index["id"] == key)).tolist()
+
         # the index has 64 bits of an id, so another one may share them; of a bad record nothing more is known
         read = zip(numbers, self.read(numbers), strict=True)
         return [i for i, record in read if isinstance(record, BadRecord) or record.id == document_id]
@@ -333,6 +342,7 @@ class Shards:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             outside = wanted.max() if wanted.min() >= 0 else wanted.min()
             raise IndexError(f"record {outside} of {self.folder}, which has {len(self)}")
+
         # the first file whose end is beyond the record
         file_of = np.searchsorted(self._ends, wanted, side="right")
         records: list[Any] = [None] * len(wanted)
@@ -352,6 +362,7 @@ class Shards:
         segment = self.segments[self._segment_of[number]]
         rows = segment.index[wanted - segment.first]
         positions = (wanted - self._first(number)).tolist()
+
         # as lists of plain numbers: taking fields out of rows one by one would cost as much as reading
         columns = (rows[name].tolist() for name in ("id", "digest", "lengths"))
         checked: list[Record | BadRecord] = []
@@ -369,6 +380,7 @@ class Shards:
         if self._process != os.getpid():  # a fork has none of the parent's threads, which the readers lean on
             self._forget_readers()
         try:
+            # two threads may want the same file at its first use
             with self._lock:
                 if number not in self._readers:
                     self._readers[number] = _reader(self._paths[number])

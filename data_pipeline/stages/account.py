@@ -19,7 +19,13 @@ UNITS = ("documents", "bytes", "tokens")
 
 
 def account_of(cleaned: Cleaned, chats: ChatCounts, manifests: Manifests) -> dict[str, Any]:
-    """The whole account; read = dropped documents + kept on both sides."""
+    """The whole account; read = dropped documents + kept on both sides.
+
+    Args:
+        cleaned: Text, and the reports of the stages.
+        chats: Counts of what was made of docstrings; none where none was.
+        manifests: Of all shards.
+    """
     drops = merged(cleaned.reports)
     read = _read(cleaned)
     if chats:
@@ -47,6 +53,7 @@ def _read(cleaned: Cleaned) -> dict[str, int]:
     read: Counter[str] = Counter()
     for part in cleaned.read:
         report = part.report()
+
         # spans and lines that a reader cut are parts of documents that it gave
         n_dropped = n_documents_in(report["dropped"].get(part.source, {}))
         read[part.source] += report["documents"] + n_dropped
@@ -69,6 +76,7 @@ def _made_chats(chats: ChatCounts, manifests: Manifests, drops: Drops) -> dict[s
 
 
 def _amounts(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """How much a manifest says was written."""
     return {unit: manifest[unit] for unit in UNITS}
 
 
@@ -115,11 +123,12 @@ def histograms(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def clusters(cleaned: Cleaned) -> dict[str, dict[str, int]]:
     """Reason of a rule that drops duplicates → size of a cluster → how many clusters have it."""
-    n_by_size: dict[str, Counter[int]] = {}
+    n_by_size: dict[str, Counter[int]] = {}  # several rules may have one reason
     for number, path in cleaned.judgement.found.items():
         if "cluster" not in pq.read_schema(path).names:
             continue  # a rule that cuts lines or spans has none
         table = pq.read_table(path, columns=["cluster", "size"]).to_pydict()
+
         # a cluster has a row a document: once each
         sizes = dict(zip(table["cluster"], table["size"], strict=True))
         reason = cleaned.judgement.recipe[number].REASON

@@ -67,6 +67,7 @@ class Judgement(NamedTuple):
     def verdicts(self, part: Numbered, *, before: int | None = None) -> Verdicts:
         """The verdicts on a part's documents, of the rules numbered below `before` (None = all)."""
         numbers_of = self.numbers(part)
+
         # verdicts are of all parts; this one's are picked out by its numbers
         duplicates = {}
         for number, path in self.found.items():
@@ -85,6 +86,7 @@ class Judgement(NamedTuple):
     def numbers(self, part: Numbered) -> np.ndarray:
         """The documents' numbers, int64 [n]: lower is preferred."""
         held_out = part.held_out(self.held_out)
+
         # held-out documents have the lower numbers, so they are the ones that stay
         return part.first + np.arange(len(held_out)) + np.where(held_out, 0, TRAINING)
 
@@ -93,8 +95,10 @@ def repeated(path: Path, numbers_of: np.ndarray) -> pa.Table:
     """The verdicts on the documents of one part, which have these numbers."""
     if not len(numbers_of):
         return pq.read_table(path).slice(0, 0)
+
     # a part's numbers are a run, and once more a run behind TRAINING: Parquet skips all other row groups
     first = int((numbers_of % TRAINING).min())
+
     # both runs, since the held-out documents of a part stand among the others
     filters = []
     for start in (first, first + TRAINING):

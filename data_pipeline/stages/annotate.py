@@ -86,6 +86,7 @@ def annotate(
 ) -> list[Annotated]:
     """Measure what was not measured before, of parts that have documents."""
     annotated = [plan(part, recipe, folder) for part in parts]
+
     # a part may have its signals and lack its text, after a kill between the two
     missing = [part for part in annotated if part.missing() or not part.has_text()]
     for _ in engine.map(partial(_annotate, recipe), missing):
@@ -102,10 +103,12 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
     for number, rule in enumerate(recipe):
         if part.source not in rule.sources:
             continue
+
         # late fields are read by the limits alone, and another source does not change this one's signals
         left_out = (*rule.LATE, "sources")
         described = [settings.described(piece, without=left_out) for piece in pieces_of(rule)]
         rules[number] = tuple(f"{settings.digest([*made_by, piece])}.parquet" for piece in described)
+
         # the rules behind it look at another text now
         if rule.EDITS:
             made_by += described
@@ -171,6 +174,7 @@ def emptied(before: list[Document], after: list[Document]) -> np.ndarray:
 
 def _write(path: Path, measured: list[Signals]) -> None:
     """The signals of all batches as one file; numbers as they are, several keys a document as lists."""
+    # batch by batch, as it was measured: no column of a large part is copied as Python objects
     batches = [pa.table({name: _column(values) for name, values in signals.items()}) for signals in measured]
     corpus.write_table(path, pa.concat_tables(batches))
 

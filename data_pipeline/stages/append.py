@@ -54,6 +54,7 @@ def new_text(
     new = new_parts(read, old)
     set_aside = read_json(folder / "held_out.json").values()
     held_out_groups = frozenset(name for names in set_aside for name in names)
+
     # old parts come first: of equal documents that of the finished corpus stays
     _, selected = judge_parts(
         [*old, *new], settings, held_out_groups, stages, engine=engine, progress=progress
@@ -96,6 +97,7 @@ def write_segments(
     for text in texts:
         if text.documents:
             by_source.setdefault(text.source, []).append(text)
+
     # a source that has gained nothing gets no segment
     segments = [segment(of_source, folder, **made_with) for of_source in by_source.values()]
     n_parts = sum(len(each.texts) for each in segments)

@@ -24,6 +24,7 @@ Findings = dict[int, list[Finding]]  # row of a document in its part → in the 
 def findings_in(part: Numbered, judgement: Judgement) -> Findings:
     """What the rules across documents found in the documents of a part."""
     numbers_of = judgement.numbers(part)
+
     # verdicts name documents by number, a part has them by row
     rows = {int(document): row for row, document in enumerate(numbers_of)}
     findings: Findings = {}
@@ -31,6 +32,7 @@ def findings_in(part: Numbered, judgement: Judgement) -> Findings:
         if number not in part.annotated.rules:
             continue
         verdicts = columns(repeated(judgement.found[number], numbers_of))
+
         # verdicts are sorted by document: those of one document are a run
         documents, starts, sizes = np.unique(verdicts["document"], return_index=True, return_counts=True)
         for document, start, size in zip(documents, starts, sizes, strict=True):
@@ -52,6 +54,7 @@ def cut(document: Document, findings: list[Finding], drops: Drops) -> Document |
             drops.add(document.source, f"{rule.REASON}_spans", n=len(of_rule))
     if not spans:
         return document
+
     # all spans are of the text that was compared, so they are cut in one go
     text = without(document.text, sorted(spans))
     if not text.strip():

@@ -54,6 +54,7 @@ def deliver(
     """
     stages = folder / STAGES
     sources = list(cleaned.groups)
+
     # the tokenizer comes first: everything behind is in its tokens
     with progress("  making the tokenizer"):
         tokenizer = make_tokenizer(
@@ -92,6 +93,7 @@ def deliver(
 
     # the account is made of what stands on the disk
     names = (*sources, *(KINDS if counts else ()))
+
     # opened, not only read: so that what is handed over is known to be whole
     manifests = {
         f"{side}/{name}": Shards(folder / side / name).manifest for side, name in product(SIDES, names)

@@ -91,6 +91,7 @@ def first_paragraph(docstring: str) -> str:
         return ""
     if STRUCTURE.fullmatch(first.split("\n")[0]):  # "class Page", "Return value:" and the like
         return ""
+
     # "(a, b) -> c" has four words by its spaces, and none that is one
     return text if len(words_of(text)) >= MIN_WORDS else ""
 
@@ -166,6 +167,7 @@ def alike(one: str, other: str) -> bool:
     common.
     """
     a, b = words_of(one), words_of(other)
+
     # shingles tell short texts apart that share their small words
     return _overlap(set(a), set(b)) > MAX_ALIKE or _overlap(shingles_of(a), shingles_of(b)) > MAX_ALIKE
 

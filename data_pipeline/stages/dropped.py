@@ -39,6 +39,7 @@ def require_all(
     for text in texts:
         n_documents[text.source, text.side] += text.documents
     for source in sources:
+        # the reasons that cost most: what the user has to loosen
         why = reasons(merged(reports), source)
         if not n_documents[source, TRAIN]:
             raise ValueError(

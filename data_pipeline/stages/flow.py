@@ -67,6 +67,7 @@ def clean(settings: CleanSettings, folder: Path, *, engine: Engine, progress: Pr
             engine=engine,
             advance=advance,
         )
+
     # groups are set aside before any document is looked at: no rule may see which side it is on
     groups = _groups(read, names)
     set_aside = split_groups(groups, frac=settings.held_out_frac, seed=settings.seed)
@@ -116,13 +117,16 @@ def judge_parts(
         What they are judged by, and of each part the folder of its report and the text of its sides.
     """
     recipe = settings.recipe
+
     # every document alone
     with progress("  measuring", len(read), unit="parts") as advance:
         annotated = annotate(read, recipe, stages / "annotate", engine=engine, advance=advance)
     parts = numbered(annotated)
+
     # what needs all of them
     with progress("  comparing", unit="rules") as advance:
         judgement = find(parts, recipe, set_aside, stages / "across", engine=engine, advance=advance)
+
     # every document again, now that all verdicts are known
     with progress("  selecting", len(parts), unit="parts") as advance:
         selected = select(parts, judgement, stages / "select", engine=engine, advance=advance)
@@ -136,6 +140,8 @@ def misplaced(recipe: tuple[Rule, ...]) -> Iterator[str]:
     for number, rule in enumerate(recipe):
         if not isinstance(rule, AcrossRule):
             continue
+
+        # of the rules behind it, those that touch a source which it has compared
         rewriting = []
         for later, other in enumerate(recipe[number + 1 :], number + 1):
             if other.EDITS and set(other.sources) & set(rule.sources):

@@ -51,6 +51,7 @@ def _concerned(limit: Limit, limits: Sequence[Limit], languages: np.ndarray) -> 
     """Which documents a limit looks at, bool [n]."""
     if limit.language:
         return languages == limit.language
+
     # a limit for any language leaves those alone that have one of their own for the same signal
     own_languages = []
     for other in limits:
@@ -60,6 +61,7 @@ def _concerned(limit: Limit, limits: Sequence[Limit], languages: np.ndarray) -> 
 
 
 def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:
+    """How values lie around a limit, as JSON."""
     edges = bins(limit)
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     histogram = {
@@ -70,6 +72,7 @@ def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:
         "counts": counts.tolist(),
         "beyond": int(((values < limit.least) | (values > limit.most)).sum()),
     }
+
     # JSON has no word for an end that is infinite
     ends = {"least": limit.least, "most": limit.most}
     return histogram | {name: end for name, end in ends.items() if np.isfinite(end)}
@@ -80,6 +83,7 @@ def bins(limit: Limit) -> np.ndarray:
     if np.isfinite(limit.least) and np.isfinite(limit.most):
         room = (limit.most - limit.least) / 2 or 1.0
         return np.linspace(max(0.0, limit.least - room), limit.most + room, N_BINS + 1)
+
     # one end alone stands in the middle, 0 at the other side
     far_end = next((2 * end for end in (limit.most, limit.least) if np.isfinite(end)), 1.0)
     return np.linspace(min(0.0, far_end), max(0.0, far_end) or 1.0, N_BINS + 1)

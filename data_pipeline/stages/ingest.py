@@ -172,6 +172,7 @@ def _sample(folders: list[Path], limit: float) -> Sample:
 
 def limited(part: Ingested, sample: Container, described: Any) -> Ingested:
     """The part with those documents alone that `sample`, which `described` stands for, contains."""
+    # another sample is another content to the stages behind
     part = part._replace(sample=sample, key=settings.digest([part.key, described]))
     groups = [document.group for batch in part.batches() for document in batch]
     return part._replace(n_documents=len(groups), groups=tuple(sorted(set(groups))))
@@ -180,6 +181,7 @@ def limited(part: Ingested, sample: Container, described: Any) -> Ingested:
 def stored(source: str, folder: Path) -> Ingested:
     """A part that was read before."""
     report = read_json(folder / REPORT)
+
     # 16 hex digits: 2^64 contents are enough for a name
     key = report["sha256"][:16]
     return Ingested(source, report["part"], folder, key, report["documents"], tuple(report["groups"]))

@@ -55,9 +55,11 @@ def judge(
     for number in part.rules:
         if before is not None and number >= before:
             break
+
         # in the order of the recipe, so that a reason is that of the first rule that objects
         limits = recipe[number].limits()
         signals = part.signals(number, [EMPTY, *dict.fromkeys(limit.signal for limit in limits)])
+
         # a text that the rule has emptied goes for that, whatever its limits say
         verdicts.drop(signals[EMPTY].to_numpy(), EMPTY)
         for limit in limits:

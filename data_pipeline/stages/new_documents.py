@@ -22,6 +22,7 @@ class NotIn(NamedTuple):
 
     def __contains__(self, document: Document) -> bool:
         key = np.uint64(id_key(document.id))
+
         # found by halving: a set of Python integers would take ten times the memory
         row = np.searchsorted(self.ids, key)
         return bool(row == len(self.ids) or self.ids[row] != key)

@@ -32,7 +32,11 @@ def select(
     engine: Engine,
     advance: Callable[[], None],
 ) -> list[tuple[Path, list[Text]]]:
-    """Of each part: the folder of its report, and the text of its sides."""
+    """Write the documents that stay; what was written before is used again.
+
+    Returns:
+        Of each part the folder of its report, and the text of its sides.
+    """
     # a verdict may hang on any part: all of them are in every key
     key = key_of(parts, judgement.recipe, judgement.held_out)
     tasks = []
@@ -46,6 +50,7 @@ def select(
 
 
 def _texts(part: Numbered, folder: Path) -> list[Text]:
+    """What was written of a part, as its report says."""
     amounts = read_json(folder / REPORT)["sides"]
     ingested = part.annotated.part
     texts = []
@@ -62,6 +67,7 @@ def _select(judgement: Judgement, task: tuple[Numbered, Path]) -> None:
         return  # a worker that died had just finished it
     drops = Drops()
     verdicts = judgement.verdicts(part)
+
     # both sides pass the same rules, and differ by group alone
     held_out = part.held_out(judgement.held_out)
     findings = findings_in(part, judgement)

@@ -54,9 +54,11 @@ def separate(
     training = [text for text in texts if text.side == TRAIN and text.documents]
     tasks = [(text, folder / key / f"{number:06}") for number, text in enumerate(training)]
 
+    # every process gets a copy: what is held out must fit in memory
     index = HeldOutIndex(_documents(held_out), jaccard=held_out_filter.jaccard)
     for _ in engine.map(partial(_find, index), [task for task in tasks if not _findings(task[1]).exists()]):
         advance()
+
     # what is common language is known when all training text is searched: so first find, then cut
     all_found = (found for _, target in tasks for found in _found(target).values())
     common = held_out_filter.common(all_found)
@@ -86,6 +88,7 @@ def _found(target: Path) -> dict[int, Found]:
     found_in = {}
     for row, values in read_json(_findings(target)):
         found = Found(*values)
+
         # JSON has made texts of the numbers of spans
         spans = {int(span): numbers for span, numbers in found.spans.items()}
         found_in[row] = found._replace(spans=spans)
@@ -95,6 +98,7 @@ def _found(target: Path) -> dict[int, Found]:
 def _find(index: HeldOutIndex, task: Task) -> None:
     """Write what the documents of a text repeat; a process does it."""
     text, target = task
+
     # only documents that repeat something: most have no row
     rows = []
     for row, document in enumerate(corpus.read_documents(text.path)):
@@ -148,6 +152,7 @@ def _write(target: Path, documents: Callable[[Drops], Iterator[Document]]) -> No
 
 def _text_in(target: Path, text: Text) -> Text:
     """What is left of a text, as its report says."""
+    # the lineage stays: it is still the same part of the raw input
     report = read_json(target / REPORT)
     amounts = {name: report[name] for name in ("sha256", "documents", "bytes")}
     return text._replace(path=target / TEXT, **amounts)

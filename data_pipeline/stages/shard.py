@@ -38,6 +38,7 @@ def write_rows(folder: Path, rows: pa.Table) -> int:
 
 
 def _records(rows: pa.Table) -> Iterator[Record]:
+    """The rows of a shard as records of one sequence."""
     for name, data in zip(rows["id"].to_pylist(), rows["tokens"].to_pylist(), strict=True):
         tokens = np.frombuffer(data, np.int32)
         weight = np.ones(len(tokens), np.uint8)  # each token is a target

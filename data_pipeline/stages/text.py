@@ -37,6 +37,7 @@ class Text(NamedTuple):
 
 def write_side(path: Path, documents: Iterator[Document]) -> dict[str, Any]:
     """Write documents; returns the fields of their `Text` that only the file can tell."""
+    # counted as they pass: the documents may not fit in memory
     n_documents = n_bytes = 0
     for batch in corpus.write_batches(path, corpus.batches(documents)):
         n_documents += len(batch)

@@ -58,6 +58,7 @@ def shards_to_write(
     side, source = texts[0].side, texts[0].source
     n_documents = sum(text.documents for text in texts)
     n_shards = max(1, -(-n_documents // shard_records))  # rounded up
+
     # the raw files' hashes go along, so that a token can be traced back to them
     lineage = {"tokenizer": fingerprint, "seed": seed, "text": [_lineage(text, data) for text in texts]}
     made_by = [VERSION, SHARDS_VERSION, side, source, lineage, n_shards, settings.library_versions()]
@@ -85,6 +86,7 @@ def write_tokens(shards: Sequence[ShardsToWrite], *, engine: Engine, advance: Ca
     again.
     """
     missing = [each for each in shards if not is_written(each)]
+
     # of all sources together, so that no worker waits for the end of one
     tasks = []
     for each in missing:
@@ -120,11 +122,13 @@ def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
         after=shards.after,
     )
     replace_folder(shards.folder, written)
+
     # only now: until the folder stands in its place, a kill must find the work where it was
     shutil.rmtree(shards.work)
 
 
 def _lineage(text: Text, data: Path) -> dict[str, Any]:
+    """Where a text comes from: its part, its file, and the raw files with their hashes."""
     report = read_json(text.lineage / "report.json")
     return {
         "part": report["part"],

@@ -32,6 +32,7 @@ def make_tokenizer(
     made = stage / f"{key}.model"
     if not made.exists():
         trainer.make({source: _texts(training, source) for source in shares}, made, weights=shares)
+
     # a copy: the target is what the shards name, and a later job may make another one of it
     write_bytes(target, made.read_bytes())
     return Tokenizer(target)

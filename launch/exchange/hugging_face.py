@@ -61,7 +61,7 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
 
 
 def architecture_in(checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Architecture:
-    """The architecture of a checkpoint, without prediction modules that its config names and its tensors lack.
+    """The architecture of a checkpoint, without prediction modules that its config names and it lacks.
 
     `say` reports what that changes.
     """
@@ -86,7 +86,7 @@ def import_source(
     """
     if (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
-    architecture = fitted(architecture_of(source.checkpoint.config), source.checkpoint, say=say)
+    architecture = architecture_in(source.checkpoint, say=say)
 
     # sizes alone are asked, which need not divide over this mesh yet
     with undivided():

@@ -102,7 +102,11 @@ def outline_of(run: Run) -> Outline:
         merged = {role: jax.eval_shape(each.init, key) for role, each in models.items()}
         state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
     params = tuple(_leaves((state.trainable, state.frozen)))
-    experts = (getattr(a, "top_k", 1), getattr(a, "experts", 1))
+    facts = a.facts()
+    # the model's own layers; prediction modules are few, and their activations go when they are done
+    own_layers = facts.layers[: len(facts.layers) - facts.mtp_layers]
+    attention = max(own_layers, key=lambda layer: layer.attention.heads).attention
+    experts = (facts.experts.top_k, facts.experts.experts)
 
     return Outline(
         shapes=merged,
@@ -179,15 +183,16 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     head = outline.width * outline.vocab_size
     products = KERNEL_PRODUCTS["forward"] * (1 + attention_again) + KERNEL_PRODUCTS["backward"]
 
-    # a pipeline of S stages idles for S - 1 of its turns
+    # a pipeline's bubble: S - 1 turns in which a stage waits, on top of those in which it works
     S = plan.sizes["stage"]
     pipeline = plan.execution.pipeline
     n_turns = (pipeline.micro_batches or S) * pipeline.rounds
     inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
+    # the update reads a state and writes it, and reads gradients of its size
     state_bytes = 3 * resting_bytes(outline.state, plan.sizes)
 
     return Work(
-        # a product costs 2 FLOPs a parameter forward and 4 backward; logits are computed again backward
+        # 2 forward and 4 backward a weight; the chunked loss computes its logits twice: 2 + 2 + 4
         matmul_flops=tokens * (6 * layers + 2 * again + 8 * head),
         kernel_flops=tokens * products * 2 * outline.head_numbers * outline.keys,
         hbm_bytes=HBM_PASSES * tokens * outline.layers * inner_bytes + state_bytes,
@@ -331,6 +336,8 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
 
     # one chunk of logits and its gradient, in float32
     logits = 2 * 4 * rows / sizes["stage"] * CHUNK * outline.vocab_size / sizes["tensor"]
+
+    # two layers: one computes while the next one is gathered; two heads: embedding and output matrix
     temporaries = gradients + saved + 2 * layer + 2 * head + work + logits
     host = params * ("params" in on_host) + state * ("optimizer" in on_host)
 

@@ -84,10 +84,9 @@ def family(architecture: Any) -> list[Any]:
     """The narrowest architecture of the same proportions and head width, and those 2, 4 and 8 times as
     wide; of few layers, untied.
     """
-    fields = type(architecture).model_fields
-    sizes = {name: getattr(architecture, name) for name in GROWING if name in fields}
-    sizes = {name: size for name, size in sizes.items() if size}  # None or 0: a part that is left out
-    few = {name: min(most, getattr(architecture, name)) for name, most in LAYERS.items() if name in fields}
+    fields = dict(architecture)
+    sizes = {name: fields[name] for name in GROWING if fields.get(name)}  # None or 0: a part that is left out
+    few = {name: min(most, fields[name]) for name, most in LAYERS.items() if name in fields}
 
     # the smallest model of these proportions has a unit of each
     unit = math.gcd(*sizes.values())
