@@ -42,6 +42,7 @@ def problem(folder: Path, level: Level, prefixes: Iterable[str] = ("",)) -> str 
     try:
         wanted = {name: (size, digest) for name, (size, digest) in read_json(folder / NAME).items()}
     except (ValueError, TypeError, AttributeError):
+        # a damaged manifest says nothing of the files, but something damaged it
         return f"{NAME} is not the JSON that was written"
     there = files_of(folder)
     names = [name for name in sorted(wanted.keys() | there.keys()) if name.startswith(tuple(prefixes))]

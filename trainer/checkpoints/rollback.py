@@ -60,6 +60,7 @@ class Rollbacks:
         Raises:
             Diverged: the loss is not finite, and `max_rollbacks` are used up.
         """
+        # a streak counts the step of the verdict itself
         last_good = verdict.number - verdict.streak
         stop = self._source.position.rows
         first = next((rows for step, rows in self._ends if step >= last_good), stop)

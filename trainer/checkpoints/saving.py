@@ -51,6 +51,7 @@ class Writer:
             )
         for name in JSON_ITEMS:
             handlers[name] = ocp.JsonCheckpointHandler()
+        # Orbax waits for all processes when it commits; its own limit is shorter
         options = ocp.options.AsyncOptions(timeout_secs=COMMIT_S)
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers), async_options=options)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
@@ -81,6 +82,7 @@ class Writer:
 
 
 def _measure(committed: Future, began: float, bytes_before: int) -> tuple[float, int]:
+    # the growth is what a save needs beside the run: it decides whether host_gb is wanted
     peak_bytes = bytes_before
     while not wait([committed], SAMPLE_S).done:
         peak_bytes = max(peak_bytes, host_bytes())

@@ -173,6 +173,7 @@ def steps_in(folder: Path) -> list[int]:
     """Steps with a complete checkpoint, ascending; half written and damaged ones have no plain number as
     name.
     """
+    # Orbax writes under a temporary name and renames at the end
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
@@ -211,6 +212,7 @@ def _parsed(folder: Path, item: str) -> Any:
 
 def _digest(value: Any) -> str:
     """SHA-256 of a value as it comes back from JSON, where tuples are lists and keys are strings."""
+    # sorted keys: a digest must not depend on the order of a dict
     as_read = json.loads(json.dumps(value))
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 

@@ -34,6 +34,7 @@ def finish(step_folder: Path, durable: Path, settings: Checkpoints) -> dict[str,
         for step in old_steps:
             remove(folder / str(step))
         return fields
+    # hashing and deleting are behind the loop: nothing may raise there
     except (OSError, OutputError) as error:  # the checkpoint itself is complete
         return {"trouble": cause_of(error)}
 
@@ -59,6 +60,7 @@ def set_aside(path: Path) -> Path:
     """Rename a damaged checkpoint so that it is not listed; its new path, or the old one if that fails."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
+        # an older damaged one of the same step makes room
         shutil.rmtree(aside, ignore_errors=True)
         return path.rename(aside)
     except OSError:

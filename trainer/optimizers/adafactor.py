@@ -50,6 +50,7 @@ def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) ->
     def init(name: str, x: Any) -> dict[str, Any]:
         state = {}
         for key, dims in _means_of(name).items():
+            # a mean loses the dimensions that it is over
             shape = tuple(size for i, size in enumerate(x.shape) if i not in dims)
             state[key] = zeros_at_rest(letters_of(key), shape)
         return state
@@ -67,9 +68,12 @@ def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) ->
             direction = direction * mean**-0.5
         if is_matrix(name):
             # the estimate of a square is row mean · column mean / mean of the row means
+            # the state names rows first; the dimensions left in the row means are those of
+            # the second entry, over which the column means run
             row_means = list(means.values())[0]
             row_dims = list(dims_of.values())[1]
             direction = direction * jnp.mean(row_means, row_dims, keepdims=True) ** 0.5
+        # everything below is of one matrix: the stack's dimensions are left out
         matrix_dims = tuple(range(len(_stack(name)), x.ndim))
         # algorithm 4, line 8: an unusual gradient is shortened, never lengthened
         direction = direction / jnp.maximum(1.0, _rms(direction, matrix_dims) / clip_rms)

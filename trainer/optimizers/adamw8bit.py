@@ -66,6 +66,7 @@ def _stored(name: str, moment: str, x: Any, dtype: Any) -> dict[str, Any]:
     blocks = blocks_of(name, x.shape)
     if blocks is None:
         return {f"{moment}_{suffix}": x}
+    # the scales are float32: a block's largest number is restored exactly
     codes, scale = quantized(x, letters_of(name), blocks, dtype)
     return {f"{moment}_code_{suffix}": codes, f"{moment}_scale_{suffix}": scale}
 

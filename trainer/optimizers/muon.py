@@ -71,6 +71,8 @@ def orthogonalized(x: Float[Array, "matrices rows columns"]) -> Float[Array, "ma
     """
     if x.shape[1] > x.shape[2]:  # x·xᵀ then has the shorter side, which costs less
         return jnp.swapaxes(orthogonalized(jnp.swapaxes(x, 1, 2)), 1, 2)
+    # divided by its norm, so that all singular values are at most 1, where the
+    # iteration converges
     a, b, c = COEFFICIENTS
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
 

@@ -68,6 +68,7 @@ def scale_by_rotated_adam(
         # kept unrotated, so that new bases leave it as it is
         mu, mu_corrected = ema_update(arrays["mu"], gradient, b1, count)
         arrays |= {"mu": mu_corrected, "gradient": gradient}
+        # the gradient travels with the state, to the device that has its matrix
         all_matrices = {**matrices, "gradient": matrix_of(name)}
         results = on_whole_matrices(exact_step, arrays, all_matrices, count, out=[*matrices])
         direction = results["mu"]
@@ -87,6 +88,7 @@ def _state_matrices(
     matrix = matrix_of(name)
     first_row = len(matrix.stack)
     first_column = first_row + len(matrix.rows)
+    # the moments have the matrix's own shape and letters
     arrays = dict.fromkeys(("mu", "nu"), (matrix, shape))
     letters_of_side = {"rows": matrix.rows, "columns": matrix.columns}
     sizes_of_side = {"rows": shape[first_row:first_column], "columns": shape[first_column:]}
@@ -132,6 +134,7 @@ def _step(arrays: dict[str, Array], count: Any, *, b2: float, eps: float, every:
     )
     nu, nu_corrected = ema_update(nu, _rotated(gradient, bases) ** 2, b2, count)
     direction = _rotated(arrays["mu"], bases) / (jnp.sqrt(nu_corrected) + eps)
+    # a basis is orthonormal, so its inverse is its transpose
     inverse_bases = {side: _transposed(basis) for side, basis in bases.items()}
     return {
         "mu": _rotated(direction, inverse_bases),
@@ -153,6 +156,8 @@ def _next_bases(
         if side in bases:
             # the diagonal of the means in their basis estimates the eigenvalues
             eigenvalues = jnp.sum(bases[side] * (means[side] @ bases[side]), axis=1)
+            # sorted, so that a basis changes little from one time to the next and the
+            # second moment stays with its direction
             order = jnp.argsort(-eigenvalues, axis=1)
             nu = jnp.take_along_axis(nu, jnp.expand_dims(order, 3 - axis), axis)
             ordered = jnp.take_along_axis(bases[side], order[:, None], 2)

@@ -64,6 +64,7 @@ class Ledger:
         """Continue the newest account of the earlier lives, with what is known of the time after it."""
         rows = read_metrics(self._folder)
         events = [event for event in read_events(self._folder) if event["time"] <= started]
+        # an account is a row or an event that holds seconds of all causes
         accounts = [entry for entry in (*rows, *events) if PRODUCTIVE in entry]
         if not accounts:
             return
@@ -184,6 +185,7 @@ class Ledger:
     def _mark(self, number: int, productive_s: float) -> None:
         del self._productive_at[number:]
         # steps without a row of their own count as the one before them
+        # the ledger may begin in the middle of a phase
         missing = number - len(self._productive_at)
         self._productive_at.extend([self._productive_at[-1]] * missing)
         self._productive_at.append(productive_s)

@@ -28,5 +28,6 @@ def host_bytes() -> int:
 
 def peak_host_bytes() -> int:
     """The most host memory that this process ever held."""
+    # psutil has no such figure on Linux and macOS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes, macOS bytes

@@ -149,6 +149,7 @@ class _JsonLines:
 
 def _cut(path: Path, first_step: int) -> None:
     """Keep the rows before `first_step`, by one rename: a crash leaves the old file or the new one."""
+    # line by line as they are: a row keeps fields that this version does not know
     kept_lines = []
     for line in path.read_text().splitlines():
         row = parse_line(line) or {}  # half a line is dropped

@@ -41,6 +41,7 @@ def summary_of(phase: Phase) -> dict[str, Any]:
         # the median: the first step of each life, which compiles, would spoil a mean
         summary[name] = statistics.median(row[f"throughput/{name}"] for row in rows)
     summary["steps"] = phase.run.steps
+    # of all lives: the rows of earlier ones are still there
     summary["seconds"] = sum(row["time/step_s"] for row in rows)
     summary["parameters"] = n_params(phase.params["policy"])
     fractions = [row["goodput/frac"] for row in rows if "goodput/frac" in row]
