@@ -73,8 +73,8 @@ class LowRank(NamedTuple):
         # latent attention also multiplies with the transpose: what is summed over is then a letter of b
         if not set(w_letters) - set(output.upper()) <= set(a_letters):
             first, second = second, first
-        # between the products x keeps the letters that the result has too, in the layout that they have there:
-        # where the result is scattered over `tensor`, so is the narrow array
+        # between the products x keeps the letters that the result has too, and their layout there: where the
+        # result is scattered over `tensor`, so is the narrow array
         kept = "".join(letter for letter in output if letter.upper() in x_letters.upper())
         narrow = einsum(f"{x_letters},{first[1]}->{kept}{rank}", x, first[0])
         narrow = self.scaled(narrow)
