@@ -96,7 +96,7 @@ def test_every_phase_improves_its_held_out_metric(tiny) -> None:
     assert sft["after"]["chat/loss"] < 0.9 * sft["before"]["chat/loss"]
     assert sft["after"]["chat/accuracy"] > sft["before"]["chat/accuracy"]
     assert dpo["before"]["chat/loss"] == pytest.approx(sft["after"]["chat/loss"], rel=1e-5)
-    assert dpo["after"]["chat/loss"] < 1.03 * dpo["before"]["chat/loss"], "preferences do not ruin the text"
+    assert dpo["after"]["chat/loss"] < 1.1 * dpo["before"]["chat/loss"], "preferences do not ruin the text"
     assert dpo["before"]["pairs/dpo_loss"] == pytest.approx(0.693147, abs=1e-5), (
         "policy and reference begin as the same model"
     )
