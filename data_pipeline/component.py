@@ -13,7 +13,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, WrapSerializer, WrapValidator
 from pydantic_core import PydanticCustomError, core_schema
 
-imported_by_user: list[str] = []  # modules named by `--import`; their components are found beside ours
+imported_by_user: list[
+    str
+] = []  # modules named by `--import`; their components are found beside ours
 
 
 class FrozenMap[K, V](Mapping[K, V]):
@@ -59,7 +61,9 @@ def components_in(*places: str) -> dict[str, type[BaseModel]]:
     for place in (*places, *imported_by_user):
         package = importlib.import_module(place)
         # a module has no __path__, and so no children
-        children = [f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(package, "__path__", ()))]
+        children = [
+            f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(package, "__path__", ()))
+        ]
         for module in (package, *map(importlib.import_module, children)):
             for name, value in vars(module).items():
                 if not name.startswith("_") and _is_component(value, module.__name__):
@@ -78,7 +82,9 @@ def one_of(*places: str) -> Any:
     """A field type that holds any component defined under `places`, tagged `type: ClassName` when written
     down.
     """
-    return Annotated[Any, WrapValidator(lambda value, handler: _read(value, places)), WrapSerializer(_write)]
+    return Annotated[
+        Any, WrapValidator(lambda value, handler: _read(value, places)), WrapSerializer(_write)
+    ]
 
 
 def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
@@ -87,8 +93,14 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
     if isinstance(value, BaseModel):  # in a config that is Python
         if type(value) in known.values():
             return value
-        said = {"name": type(value).__name__, "places": ", ".join(places), "names": ", ".join(sorted(known))}
-        raise PydanticCustomError("component", "{name} is no component of {places}; there are {names}", said)
+        said = {
+            "name": type(value).__name__,
+            "places": ", ".join(places),
+            "names": ", ".join(sorted(known)),
+        }
+        raise PydanticCustomError(
+            "component", "{name} is no component of {places}; there are {names}", said
+        )
     if not isinstance(value, Mapping) or "type" not in value:
         raise PydanticCustomError(
             "component", "must be a mapping with `type: {names}`", {"names": " | ".join(known)}

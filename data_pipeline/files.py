@@ -47,7 +47,9 @@ def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made, or the name not be given.
     """
-    partial = path.with_name(f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial")
+    partial = path.with_name(
+        f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial"
+    )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -94,7 +94,9 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _rules(self) -> "PackedShards":
         if self.packing.overlap >= self.seq_len:
-            rule = f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}"
+            rule = (
+                f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}"
+            )
             raise ValueError(f"{rule}; lower it")
         _check_names(self, fim=self.fim, dropout=self.dropout)
         return self
@@ -179,7 +181,9 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
             "pairs_per_row": self.pairs_per_row,
             "skip_bad_records": self.skip_bad_records,
         }
-        return {name: PackedRows(root / self.folder / name, **settings) for name in self.source_names()}
+        return {
+            name: PackedRows(root / self.folder / name, **settings) for name in self.source_names()
+        }
 
     def sequence(self, sources: dict[str, PackedRows], seed: int) -> RowSequence:
         """The rows of these sources in the order of training."""
@@ -201,7 +205,9 @@ def _check_names(data: PackedShards | PackedPairs, **by_source: Mapping[str, Any
         "schedule.segments": schedule.segments,
         "schedule.max_epochs": schedule.max_epochs,
     }
-    named |= {f"schedule.stages.{i}.segments": stage.segments for i, stage in enumerate(schedule.stages)}
+    named |= {
+        f"schedule.stages.{i}.segments": stage.segments for i, stage in enumerate(schedule.stages)
+    }
     for field, names in (named | by_source).items():
         for name in names:
             if name not in known:

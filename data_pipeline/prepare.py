@@ -77,7 +77,9 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         """A sentence for each name that a field gives and `sources` has not."""
         named = {"chats.source": (self.chats.source,)} if self.chats else {}
         named["tokenizer_weights"] = tuple(self.tokenizer_weights or ())
-        named |= {f"recipe.{number}.sources": rule.sources for number, rule in enumerate(self.recipe)}
+        named |= {
+            f"recipe.{number}.sources": rule.sources for number, rule in enumerate(self.recipe)
+        }
         remedy = f"choose of {', '.join(self.sources)}"
         problems = []
         for field, names in named.items():
@@ -92,7 +94,9 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         components |= {f"recipe.{number}": rule for number, rule in enumerate(self.recipe)}
         components["tokenizer"] = self.tokenizer
         # a sentence of its own for each, so that one run tells of all
-        problems = {field: settings.version_problem(component) for field, component in components.items()}
+        problems = {
+            field: settings.version_problem(component) for field, component in components.items()
+        }
         return [f"{field}: {problem}" for field, problem in problems.items() if problem]
 
     def execute(
@@ -152,23 +156,39 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
         # with no limit: all that is new is wanted
-        texts = new_text(self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress)
-        made_with = {"fingerprint": done["tokenizer"], "seed": self.seed, "shard_records": self.shard_records}
+        texts = new_text(
+            self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress
+        )
+        made_with = {
+            "fingerprint": done["tokenizer"],
+            "seed": self.seed,
+            "shard_records": self.shard_records,
+        }
         added = write_segments(texts, folder, engine=self.engine, progress=progress, **made_with)
         for source in self.sources:
             # they are known from now on: the next append leaves them out
-            done["parts"][source] += sorted({text.lineage.name for text in texts if text.source == source})
+            done["parts"][source] += sorted(
+                {text.lineage.name for text in texts if text.source == source}
+            )
             say(f"  {source}: {added.get(source, 0):,} documents appended")
         write_json(folder / "done.json", done)
 
     def _clean_settings(self) -> CleanSettings:
         return CleanSettings(
-            self.sources, self.recipe, self.held_out_frac, self.held_out_filter, self.seed, self.limit_mib
+            self.sources,
+            self.recipe,
+            self.held_out_frac,
+            self.held_out_filter,
+            self.seed,
+            self.limit_mib,
         )
 
     def _settings(self) -> dict[str, Any]:
         """Everything that the bytes written depend on, but for the contents of the user's own input."""
-        return {**self.model_dump(mode="json", exclude=set(FREE)), "versions": settings.library_versions()}
+        return {
+            **self.model_dump(mode="json", exclude=set(FREE)),
+            "versions": settings.library_versions(),
+        }
 
     def _take_up(self, folder: Path, allow_change: Sequence[str]) -> bool:
         """Whether there is something to do. Data finished with other settings, which `allow_change` names,
@@ -182,7 +202,9 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             return True
         # finished data stays good when a library moves on, and when its input does
         saved, now = read_json(done)["settings"], self._settings()
-        if not settings.changed(saved, now, folder, without=("versions",), allow_change=allow_change):
+        if not settings.changed(
+            saved, now, folder, without=("versions",), allow_change=allow_change
+        ):
             return False
         # a kill from here on leaves data that is begun, not finished
         done.unlink()

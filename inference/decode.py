@@ -72,5 +72,8 @@ def stream(
         rows = advance(model, params, rows, limits, sampler=sampler, key=key, until=until)
         new_BL = on_host(rows.new_BL)[:n_rows]
         n_B = on_host(rows.n_B)[:n_rows]
-        yield [new[start:end].tolist() for new, start, end in zip(new_BL, n_yielded_B, n_B, strict=True)]
+        yield [
+            new[start:end].tolist()
+            for new, start, end in zip(new_BL, n_yielded_B, n_B, strict=True)
+        ]
         n_yielded_B = n_B

@@ -50,7 +50,9 @@ def limits_of(
     """
     # as the parameters have it, which round it up (see `padded` in model/api.py)
     V = jax.eval_shape(model.unembed, params).shape[1]
-    allowed_V = np.ones(V, bool) if allowed_V is None else np.pad(allowed_V, (0, V - len(allowed_V)))
+    allowed_V = (
+        np.ones(V, bool) if allowed_V is None else np.pad(allowed_V, (0, V - len(allowed_V)))
+    )
     return Limits(np.array(list(stop_ids), np.int32), allowed_V)
 
 
@@ -92,8 +94,12 @@ def prefill(
     # prompts are written into the cache with their padding, and the loop may fill all of `new_BL`
     needed = tokens_BL.shape[1] + new_tokens
     if cache_tokens is not None and cache_tokens < needed:
-        raise ValueError(f"cache_tokens={cache_tokens} must be at least {needed} for these prompts; raise it")
-    room_B = np.where(lengths_B > 0, np.minimum(max_tokens, context - lengths_B), 0).astype(np.int32)
+        raise ValueError(
+            f"cache_tokens={cache_tokens} must be at least {needed} for these prompts; raise it"
+        )
+    room_B = np.where(lengths_B > 0, np.minimum(max_tokens, context - lengths_B), 0).astype(
+        np.int32
+    )
     index_B = np.arange(n_rows, dtype=np.int32)
     if indices is not None:
         index_B[: len(prompts)] = indices
@@ -154,7 +160,9 @@ def rounded(n: int) -> int:
 def _check(prompts: Sequence[Sequence[int]], *, context: int) -> None:
     for i, prompt in enumerate(prompts):
         if not len(prompt):
-            raise ValueError(f"prompt {i} is empty; give it at least one token (<bos> starts a text)")
+            raise ValueError(
+                f"prompt {i} is empty; give it at least one token (<bos> starts a text)"
+            )
         if len(prompt) >= context:
             rule = f"has {len(prompt)} tokens, and context={context} leaves no room for a new one"
             raise ValueError(f"prompt {i} {rule}; shorten the prompt")
@@ -306,7 +314,9 @@ def _extend(
 def _logits(model: Model, hidden_BD: Array, unembed_DV: Array) -> Array:
     logits_BV = einsum("BD,DV->BV", hidden_BD, unembed_DV, dtype=jnp.float32)
     # gathered over the vocabulary, which samplers sort
-    return finish_logits(shard(logits_BV, "B."), vocab_size=model.vocab_size, soft_cap=model.soft_cap)
+    return finish_logits(
+        shard(logits_BV, "B."), vocab_size=model.vocab_size, soft_cap=model.soft_cap
+    )
 
 
 def _logp_of(token_B: Array, logits_BV: Array) -> Array:

@@ -72,7 +72,9 @@ def admit(running: Generating, joining: Generating, slots: Sequence[int]) -> Gen
     """
     if _row_shapes(running) != _row_shapes(joining):
         remedy = "give prefill the same max_tokens and cache_tokens for both"
-        raise ValueError(f"rows can only join a batch whose rows and cache are as long as theirs; {remedy}")
+        raise ValueError(
+            f"rows can only join a batch whose rows and cache are as long as theirs; {remedy}"
+        )
     n_rows = len(running.n_B)
     n_joining = len(joining.n_B)
     if len(slots) > n_joining or not all(0 <= slot < n_rows for slot in slots):
@@ -89,7 +91,11 @@ def read(rows: Generating, n: int) -> list[Written]:
     logp_BL = on_host(rows.logp_BL)
     chosen_BL = on_host(rows.chosen_BL)
     return [
-        Written(new_BL[b, : n_B[b]].tolist(), logp_BL[b, : n_B[b]].tolist(), chosen_BL[b, : n_B[b]].tolist())
+        Written(
+            new_BL[b, : n_B[b]].tolist(),
+            logp_BL[b, : n_B[b]].tolist(),
+            chosen_BL[b, : n_B[b]].tolist(),
+        )
         for b in range(n)
     ]
 
@@ -133,7 +139,9 @@ def put(
         logp_BL,
         counts_B,
     )
-    return rows._replace(n_B=rows.n_B + counts_B, new_BL=new_BL, logp_BL=all_logp_BL, chosen_BL=chosen_BL)
+    return rows._replace(
+        n_B=rows.n_B + counts_B, new_BL=new_BL, logp_BL=all_logp_BL, chosen_BL=chosen_BL
+    )
 
 
 def on_host(x: Array) -> np.ndarray:
@@ -198,6 +206,8 @@ def _admit(running: Generating, joining: Generating, from_B: Array) -> Generatin
     slots = jax.tree.map(partial(chosen, axis=1), running.cache.slots, candidates.cache.slots)
     lengths_B = chosen(running.cache.lengths_B, candidates.cache.lengths_B)
     fields = {
-        name: chosen(x, getattr(candidates, name)) for name, x in running._asdict().items() if name != "cache"
+        name: chosen(x, getattr(candidates, name))
+        for name, x in running._asdict().items()
+        if name != "cache"
     }
     return Generating(**fields, cache=KVCache(slots, lengths_B))

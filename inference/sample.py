@@ -77,7 +77,9 @@ class Sampler(BaseModel, frozen=True, extra="forbid", strict=True):
         if self.top_p is not None:
             sorted_BV = jnp.where(_mass_before(sorted_BV) < self.top_p, sorted_BV, -jnp.inf)
         # what is left of the sorted logits is a prefix; its last one is the threshold for the unsorted
-        least_BV = jnp.min(sorted_BV, -1, where=jnp.isfinite(sorted_BV), initial=jnp.inf, keepdims=True)
+        least_BV = jnp.min(
+            sorted_BV, -1, where=jnp.isfinite(sorted_BV), initial=jnp.inf, keepdims=True
+        )
         return jnp.where(logits_BV >= least_BV, logits_BV, -jnp.inf)
 
     def sample(self, keys_B: Key[Array, "B"], logits_BV: Float[Array, "B V"]) -> Int[Array, "B"]:

@@ -162,7 +162,9 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _targets(self, names: list[str]) -> set[str]:
         # a router is read in float32 and outside of `einsum`, and 8 experts need no low rank
-        matrices = [name for name in names if is_matrix(name) and not _bare(name).startswith("router")]
+        matrices = [
+            name for name in names if is_matrix(name) and not _bare(name).startswith("router")
+        ]
         targets: set[str] = set()
         for target in self.targets:
             matched = {name for name in matrices if _matches(target, name)}
@@ -224,7 +226,9 @@ def _bare(name: str) -> str:
 def _matches(target: str, name: str) -> bool:
     candidates = (_bare(name), name.rsplit("_", 1)[0])
     try:
-        return target in candidates or any(re.fullmatch(target, candidate) for candidate in candidates)
+        return target in candidates or any(
+            re.fullmatch(target, candidate) for candidate in candidates
+        )
     except re.error as error:
         problem = f"{target!r} is no regular expression ({error})"
         raise ValueError(f"adaptation.targets: {problem}; mend it") from None
@@ -233,7 +237,9 @@ def _matches(target: str, name: str) -> bool:
 def _leaf_names(params: Params, above: str = "") -> list[str]:
     names = []
     for key, value in params.items():
-        names += _leaf_names(value, f"{above}{key}.") if isinstance(value, dict) else [f"{above}{key}"]
+        names += (
+            _leaf_names(value, f"{above}{key}.") if isinstance(value, dict) else [f"{above}{key}"]
+        )
     return names
 
 
@@ -269,7 +275,9 @@ def _joined(one: Params, other: Params) -> Params:
 
 
 def _arrays(params: Params) -> Params:
-    return {key: _array(value) if _is_leaf(value) else _arrays(value) for key, value in params.items()}
+    return {
+        key: _array(value) if _is_leaf(value) else _arrays(value) for key, value in params.items()
+    }
 
 
 def _array(weight: Any) -> Array:
@@ -282,7 +290,9 @@ def _array(weight: Any) -> Array:
 
 
 def _bases(frozen: Params) -> Params:
-    return {key: _base(value) if _is_leaf(value) else _bases(value) for key, value in frozen.items()}
+    return {
+        key: _base(value) if _is_leaf(value) else _bases(value) for key, value in frozen.items()
+    }
 
 
 def _base(weight: Any) -> Any:

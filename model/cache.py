@@ -66,4 +66,6 @@ def write(
         block = jnp.where(is_kept, present, jnp.roll(new.astype(slots.dtype), n_kept, axis=0))
         return jax.lax.dynamic_update_slice_in_dim(slots, block, start, axis=0)
 
-    return local(jax.vmap(one_row), (letters, letters, "B"), letters)(slots, shard(new, letters), lengths_B)
+    return local(jax.vmap(one_row), (letters, letters, "B"), letters)(
+        slots, shard(new, letters), lengths_B
+    )

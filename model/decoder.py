@@ -110,7 +110,9 @@ def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
     return {**at_rest(params, precision.params), **stacks}
 
 
-def _apply(self: Decoder, precision: Precision, params: Params, inputs: ModelInputs) -> ModelOutputs:
+def _apply(
+    self: Decoder, precision: Precision, params: Params, inputs: ModelInputs
+) -> ModelOutputs:
     # what prediction modules read is cut from rows as they read, before these are put into balanced order
     later = self.further.inputs(inputs) if self.further else ()
     balanced = is_balanced(inputs.tokens_BL.shape[1])
@@ -134,7 +136,9 @@ def _apply(self: Decoder, precision: Precision, params: Params, inputs: ModelInp
             # positions are those of the hidden states; segments leave out what has no token that far ahead
             shifted_rows = rows._replace(segments_BL=shifted.segments_BL)
             read.append((_embed(self, params, shifted, precision), shifted_rows))
-        mtp_hidden, aux["mtp"] = self.further.apply(params["mtp"], hidden_BLD, read, dtype=precision.compute)
+        mtp_hidden, aux["mtp"] = self.further.apply(
+            params["mtp"], hidden_BLD, read, dtype=precision.compute
+        )
         of_depths = [depth_aux.pop("penalty", 0.0) for depth_aux in aux["mtp"].values()]
         penalties.append(sum(of_depths))
     if penalties:

@@ -16,7 +16,9 @@ class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 # in the order of a block; the residual is its input, which is always kept, on the device unless offloaded
-Name = Literal["residual", "query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"]
+Name = Literal[
+    "residual", "query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"
+]
 
 # by preset, what is kept of a layer for its backward pass, beside its input
 KEPT: dict[str, tuple[Name, ...]] = {
@@ -95,7 +97,9 @@ class Execution(BaseModel, frozen=True, extra="forbid", strict=True):
 
     remat: Remat = Remat()
     attention: Literal["auto", "plain", "blocked", "splash", "cudnn"] = "auto"  # auto: by platform
-    context: Literal["gather", "ring"] = "gather"  # how keys and values travel over the mesh axis `context`
+    context: Literal["gather", "ring"] = (
+        "gather"  # how keys and values travel over the mesh axis `context`
+    )
     pipeline: Pipeline = Pipeline()
     offload: tuple[Literal["optimizer", "params"], ...] = ()
 

@@ -50,7 +50,9 @@ def hardware_flops_per_token_of(
             for name, tree in blocks.items()
         )
     attention = _attention_again(facts, length, execution)
-    return flops_per_token_of(architecture, params, length=length) + 2 * (logits + weights + attention)
+    return flops_per_token_of(architecture, params, length=length) + 2 * (
+        logits + weights + attention
+    )
 
 
 def _met_again(tree: Params, remat: Remat, experts: ExpertFacts, *, behind: bool) -> float:
@@ -71,7 +73,9 @@ def _met_again(tree: Params, remat: Remat, experts: ExpertFacts, *, behind: bool
     return found
 
 
-def _is_needed(weight: str, siblings: Params, remat: Remat, *, of_experts: bool, behind: bool) -> bool:
+def _is_needed(
+    weight: str, siblings: Params, remat: Remat, *, of_experts: bool, behind: bool
+) -> bool:
     """Whether the backward pass needs the product of this weight, and does not find it."""
     if remat.preset == "dots":
         return of_experts

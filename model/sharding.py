@@ -86,12 +86,16 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         devices = jax.devices() if devices is None else devices
         sizes = {axis: getattr(self, axis) for axis in AXES}
-        open_axes = [axis for axis, size in sizes.items() if size == -1]  # "the rest" can go to one alone
+        open_axes = [
+            axis for axis, size in sizes.items() if size == -1
+        ]  # "the rest" can go to one alone
         fixed = math.prod(size for size in sizes.values() if size > 0)
         if len(open_axes) == 1 and len(devices) % fixed == 0:
             sizes[open_axes[0]] = len(devices) // fixed
         if len(open_axes) > 1 or math.prod(sizes.values()) != len(devices):
-            shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
+            shown = (
+                ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
+            )
             remedy = "set the sizes so that their product is that number"
             raise ValueError(f"mesh ({shown}) does not divide {len(devices)} devices; {remedy}")
         return make_mesh(devices, **sizes)
@@ -199,7 +203,9 @@ def device_kind() -> str:
     return device.device_kind if device else jax.devices()[0].device_kind
 
 
-def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False) -> PartitionSpec:
+def spec(
+    letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False
+) -> PartitionSpec:
     """The layout of an array with these letters on the current mesh; `.` is a dimension that is never
     divided.
 
@@ -226,7 +232,11 @@ def spec(letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = 
 
 
 def named(
-    mesh: jax.sharding.Mesh, letters: str, shape: tuple[int, ...] | None = None, *, at_rest: bool = False
+    mesh: jax.sharding.Mesh,
+    letters: str,
+    shape: tuple[int, ...] | None = None,
+    *,
+    at_rest: bool = False,
 ) -> NamedSharding:
     """`spec` bound to a mesh, for arrays that come from outside a jitted function."""
     # `spec` reads the current mesh, which outside of jit may be another one, or none
@@ -286,7 +296,9 @@ def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax
             raise ValueError(f"{where} lies as {actual}, not {wanted}; use shard(x, {letters!r})")
     layout = spec(output, tuple(sizes[letter] for letter in output.upper()))
     # a small letter is a layout of its capital: numpy's equation has capitals alone
-    return jnp.einsum(equation.upper(), *operands, out_sharding=layout, preferred_element_type=dtype)
+    return jnp.einsum(
+        equation.upper(), *operands, out_sharding=layout, preferred_element_type=dtype
+    )
 
 
 def _trimmed(layout: PartitionSpec) -> tuple[Any, ...]:
@@ -367,5 +379,7 @@ def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> 
             n = math.prod(mesh.shape[axis] for axis in axes)
             if size % n:
                 what = f"{letter}={size} ({ALPHABET[letter].meaning}) of {name}"
-                problems.append(f"mesh {entry}={n} does not divide {what}; change the mesh or the size")
+                problems.append(
+                    f"mesh {entry}={n} does not divide {what}; change the mesh or the size"
+                )
     return problems

@@ -35,7 +35,9 @@ def n_matmul_params(params: Params, *, top_k: int | None = None) -> int:
     """
     leaves = {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     looked_up = LOOKED_UP if "unembed_DV" in leaves else LOOKED_UP - {"embed_VD"}
-    return sum(_met(name, leaf.shape, top_k) for name, leaf in leaves.items() if name not in looked_up)
+    return sum(
+        _met(name, leaf.shape, top_k) for name, leaf in leaves.items() if name not in looked_up
+    )
 
 
 def _met(name: str, shape: tuple[int, ...], top_k: int | None) -> int:

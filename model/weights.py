@@ -124,7 +124,9 @@ class LowRank(NamedTuple):
         """A node of what `change` makes of each array and its letters; `letters` are those of the weight."""
         a_letters, b_letters = self._letters(letters, "R")
         base = mapped(self.base, letters, change)
-        return LowRank(base, change(self.a, a_letters), change(self.b, b_letters), change(self.scale, ""))
+        return LowRank(
+            base, change(self.a, a_letters), change(self.b, b_letters), change(self.scale, "")
+        )
 
     def _letters(self, letters: str, rank: str) -> tuple[str, str]:
         """Of a and b, from those of the weight: how many are whose follows from the dimensions."""

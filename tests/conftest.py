@@ -21,10 +21,17 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "MESHWRIGHT_TRACEBACK"):
+for name in (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+    "MESHWRIGHT_TRACEBACK",
+):
     os.environ.pop(name, None)
 
-_hook = install_import_hook(["launch", "trainer", "model", "data_pipeline", "inference"], "beartype.beartype")
+_hook = install_import_hook(
+    ["launch", "trainer", "model", "data_pipeline", "inference"], "beartype.beartype"
+)
 
 
 @pytest.fixture(autouse=True)

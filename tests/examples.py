@@ -20,7 +20,14 @@ from model.sharding import letters_of, make_mesh, named
 from trainer.objectives.dpo import ReferencedPairs
 
 SIZES = Llama(
-    vocab_size=40, width=16, layers=3, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32
+    vocab_size=40,
+    width=16,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_width=6,
+    feed_forward_width=24,
+    context=32,
 )
 ONE_DEVICE: dict[str, int] = {}
 MESHES = ({"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2})
@@ -64,7 +71,9 @@ def host_params(sizes: Llama = SIZES, seed: int = 0) -> Params:
 def at_rest_on(mesh: jax.sharding.Mesh, params: Params) -> Params:
     """Host parameters laid out by their names."""
     return jax.tree.map_with_path(
-        lambda path, x: jax.device_put(x, named(mesh, letters_of(path[-1].key), x.shape, at_rest=True)),
+        lambda path, x: jax.device_put(
+            x, named(mesh, letters_of(path[-1].key), x.shape, at_rest=True)
+        ),
         params,
     )
 
@@ -89,12 +98,18 @@ def token_batch(rows: Many[Many[Many[int]]], *, L: int, weights: Any = None) -> 
     for every target.
     """
     names = ("tokens", "targets", "weight", "positions", "segments")
-    out = {name: np.zeros((len(rows), L), np.float32 if name == "weight" else np.int32) for name in names}
+    out = {
+        name: np.zeros((len(rows), L), np.float32 if name == "weight" else np.int32)
+        for name in names
+    }
     for b, documents in enumerate(rows):
         at = 0
         for segment, document in enumerate(documents, 1):
             n = len(document) - 1
-            out["tokens"][b, at : at + n], out["targets"][b, at : at + n] = document[:-1], document[1:]
+            out["tokens"][b, at : at + n], out["targets"][b, at : at + n] = (
+                document[:-1],
+                document[1:],
+            )
             out["positions"][b, at : at + n], out["segments"][b, at : at + n] = range(n), segment
             out["weight"][b, at : at + n] = 1
             at += n
@@ -125,16 +140,17 @@ def preference_batch(
 ) -> PreferenceBatch:
     """Rows of pairs (chosen, rejected, length of the prompt that both begin with)."""
     tokens = token_batch(
-        [[side for chosen, rejected, _ in pairs for side in (chosen, rejected)] for pairs in rows], L=L
+        [[side for chosen, rejected, _ in pairs for side in (chosen, rejected)] for pairs in rows],
+        L=L,
     )
     prompt_BL = np.zeros((len(rows), L), np.int32)
     pair_weight_BP = np.zeros((len(rows), P), np.float32)
     for b, pairs in enumerate(rows):
         pair_weight_BP[b, : len(pairs)] = 1
         for p, (_, _, n_prompt) in enumerate(pairs):
-            prompt_BL[b][(tokens.segments_BL[b] == 2 * p + 1) | (tokens.segments_BL[b] == 2 * p + 2)] = (
-                n_prompt
-            )
+            prompt_BL[b][
+                (tokens.segments_BL[b] == 2 * p + 1) | (tokens.segments_BL[b] == 2 * p + 2)
+            ] = n_prompt
     weight_BL = tokens.weight_BL * (
         tokens.positions_BL + 1 >= prompt_BL
     )  # the target of position i is token i + 1
@@ -173,7 +189,8 @@ def write_documents(folder: Path, documents: Many[Many[int]], *, first_target: i
             str(i),
             (
                 Sequence(
-                    np.array(tokens, np.int32), (np.arange(len(tokens)) >= first_target).astype(np.uint8)
+                    np.array(tokens, np.int32),
+                    (np.arange(len(tokens)) >= first_target).astype(np.uint8),
                 ),
             ),
         )

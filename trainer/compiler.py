@@ -6,7 +6,9 @@ from model.sharding import device_kind
 # these a gather waits for itself alone, and a reduce-scatter over a whole torus becomes an all-reduce and a
 # slice: twice the bytes. Found by compiling Llama-2-7B and 70B (docs/planning.md).
 OFFLOADED = ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter", "nd_reduce_scatter")
-SPARSE_CORES = {f"xla_tpu_enable_sparse_core_collective_offload_{name}": "true" for name in OFFLOADED}
+SPARSE_CORES = {
+    f"xla_tpu_enable_sparse_core_collective_offload_{name}": "true" for name in OFFLOADED
+}
 # It would turn a gather over a whole torus of 64 chips or more into an all-reduce of zeros: many times the
 # bytes.
 SPARSE_CORES["xla_disable_hlo_passes"] = "all_gather_decomposer"

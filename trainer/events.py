@@ -27,7 +27,11 @@ def append_event(folder: Path, name: str, step: int | None, /, **fields: Any) ->
             file.write(b"" if _ends_in_newline(file) else b"\n")
             file.write(f"{line}\n".encode())
     except OSError as error:
-        print(f"{folder / EVENTS_FILE}: {error.strerror}; not written: {line}", file=sys.stderr, flush=True)
+        print(
+            f"{folder / EVENTS_FILE}: {error.strerror}; not written: {line}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _ends_in_newline(file: IO[bytes]) -> bool:

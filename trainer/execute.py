@@ -68,7 +68,14 @@ def execute(
             bar = progress(f"  {folder.name}", run.steps, unit="steps", done=first)
             advance = opened.enter_context(bar)
             records = recording(
-                phase, source, ledger, hosts, watchdog, first=first, advance=advance, profile=profile
+                phase,
+                source,
+                ledger,
+                hosts,
+                watchdog,
+                first=first,
+                advance=advance,
+                profile=profile,
             )
             recorder, profiler = opened.enter_context(records)
             parts = loop_parts(phase, source, recorder, measures, profiler, first=first)

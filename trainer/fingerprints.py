@@ -25,7 +25,10 @@ def fingerprints(tree: Any) -> dict[str, list[int]]:
     if not leaves:
         return {}
     sums = np.asarray(_sums_of_all([as_numbers(x) for _, x in leaves]))
-    return {leaf_name(path): [int(n) for n in pair] for (path, _), pair in zip(leaves, sums, strict=True)}
+    return {
+        leaf_name(path): [int(n) for n in pair]
+        for (path, _), pair in zip(leaves, sums, strict=True)
+    }
 
 
 def differing(saved: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> list[str]:
@@ -63,7 +66,9 @@ def _sums_of_all(arrays: list[Array]) -> UInt32[Array, "leaf 2"]:
 
 def _sums(x: Array) -> UInt32[Array, " 2"]:
     """Both sums in one pass over the array where it lies; only they travel between devices."""
-    x = jax.device_put(x, jax.memory.Space.Device)  # an offloaded array comes to the device for this
+    x = jax.device_put(
+        x, jax.memory.Space.Device
+    )  # an offloaded array comes to the device for this
     bits = bit_patterns(x)
     index, stride = jnp.uint32(1), 1
     for dimension in reversed(range(bits.ndim)):
@@ -79,4 +84,6 @@ def _sums(x: Array) -> UInt32[Array, " 2"]:
 
     zero = jnp.uint32(0)
     # one variadic reduction: two sums would read the array twice
-    return jnp.stack(jax.lax.reduce((bits, bits * index), (zero, zero), add, tuple(range(bits.ndim))))
+    return jnp.stack(
+        jax.lax.reduce((bits, bits * index), (zero, zero), add, tuple(range(bits.ndim)))
+    )

@@ -77,5 +77,7 @@ def fitted(params: Params, model: Model, key: Key[Array, ""], heads: Sequence[st
     if not missing:
         return body
     # Only what is used of `init` is computed under jit.
-    new = jax.jit(lambda key: {name: model.init(key_of(key, "init"))[name] for name in missing})(key)
+    new = jax.jit(lambda key: {name: model.init(key_of(key, "init"))[name] for name in missing})(
+        key
+    )
     return {**body, **new}

@@ -45,7 +45,11 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple
 
 
 def check_identity(
-    saved: Mapping[str, Any], now: Mapping[str, Any], *, allow_change: Sequence[str], folder: Path | str
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    allow_change: Sequence[str],
+    folder: Path | str,
 ) -> list[str]:
     """The differences that are free or allowed, a line each, for the log.
 
@@ -60,7 +64,8 @@ def check_identity(
     refused = [path for path in differing if not is_free(path) and not is_allowed(path)]
     if refused:
         diff = "; ".join(
-            f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for" for path in refused
+            f"{path}: {differing[path][0]!r} saved, {differing[path][1]!r} asked for"
+            for path in refused
         )
         allow = f"--allow-change {Path(folder).name}.{refused[0]}"
         raise ValueError(

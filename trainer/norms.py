@@ -18,7 +18,9 @@ from model.stages import in_model_order
 _SIZES = 2.0 ** np.arange(-30, 11)
 EDGES = np.concatenate([-_SIZES[::-1], _SIZES])
 
-Histograms = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> (edges, counts), one edge more than counts
+Histograms = dict[
+    str, tuple[np.ndarray, np.ndarray]
+]  # name -> (edges, counts), one edge more than counts
 
 
 class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -51,7 +53,9 @@ class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
         counts = partial(counts_of, rounds=rounds)
         for kind, tree in (("gradient", gradient), ("parameter", params)):
             found[f"histograms/{kind}"] = _every(self.histograms_every, step, counts, tree)
-        return {f"{kind}/{group}": x for kind, groups in found.items() for group, x in groups.items()}
+        return {
+            f"{kind}/{group}": x for kind, groups in found.items() for group, x in groups.items()
+        }
 
     def rows(self, number: int, arrays: Mapping[str, Any]) -> tuple[dict[str, float], Histograms]:
         """(metrics, histograms) by layer, from what `arrays` gave in step `number`.
@@ -132,7 +136,9 @@ def _by_layer(name: str, values: np.ndarray) -> list[tuple[str, Any]]:
     return [(f"{stack}/{i:0{digits}}/{module}", value) for i, value in enumerate(values)]
 
 
-def _every(n: int, step: Array, fn: Callable[[Any], dict[str, Array]], tree: Any) -> dict[str, Array]:
+def _every(
+    n: int, step: Array, fn: Callable[[Any], dict[str, Array]], tree: Any
+) -> dict[str, Array]:
     """fn(tree) in every nth step, zeros in the others; nothing at all if n is 0."""
     if n == 0:
         return {}

@@ -10,7 +10,9 @@ from trainer.token_logp import token_logp
 
 # Role -> model: policy, and where an objective asks for it reference, teacher, reward, value.
 Policies = Mapping[str, tuple[Model, Params]]
-Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); the quotient is formed once, at the end
+Metrics = dict[
+    str, tuple[Array, Array]
+]  # name -> (sum, weight); the quotient is formed once, at the end
 
 
 class PerTarget(NamedTuple):
@@ -52,7 +54,9 @@ class Objective(Protocol):
         """Sums over the whole global batch that the loss divides by; from data alone."""
         ...
 
-    def loss(self, models: Policies, batch: Any, denominators: dict[str, Any], key: Key[Array, ""]) -> Loss:
+    def loss(
+        self, models: Policies, batch: Any, denominators: dict[str, Any], key: Key[Array, ""]
+    ) -> Loss:
         """The loss of some rows of the batch."""
         ...
 

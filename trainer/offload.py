@@ -26,12 +26,16 @@ def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
     def on_host_memory(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         if not s.shape:
             return s
-        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding.with_memory_kind("pinned_host"))
+        return jax.ShapeDtypeStruct(
+            s.shape, s.dtype, sharding=s.sharding.with_memory_kind("pinned_host")
+        )
 
     return _map_offloaded(on_host_memory, shapes, offload)
 
 
-def _map_offloaded(fn: Callable[[Any], Any], state: TrainState, offload: Collection[str]) -> TrainState:
+def _map_offloaded(
+    fn: Callable[[Any], Any], state: TrainState, offload: Collection[str]
+) -> TrainState:
     """The guard's history stays on the devices: what is computed from arrays on the host is computed by the
     host.
     """
@@ -54,7 +58,9 @@ def to_device(tree: Any, *, after: Any) -> Any:
     def fetched(path: Any, x: Any) -> Any:
         if not on_host(x):
             return x
-        name = str(getattr(path[-1], "key", ""))  # a moment's path ends in the name of its parameter
+        name = str(
+            getattr(path[-1], "key", "")
+        )  # a moment's path ends in the name of its parameter
         if not letters_of(name).startswith("N"):
             return jax.device_put(x, jax.memory.Space.Device)
 

@@ -25,7 +25,12 @@ from trainer.optimizers.common.mup import scaled_at_birth
 from trainer.run import Run, adaptation_of, models_of
 from trainer.state import TrainState, new_state
 
-ROUTINE = ("saved", "start", "end", "placed")  # events that happen in every run, which nobody is told
+ROUTINE = (
+    "saved",
+    "start",
+    "end",
+    "placed",
+)  # events that happen in every run, which nobody is told
 
 
 class Phase:
@@ -45,7 +50,13 @@ class Phase:
         mesh: jax.sharding.Mesh,
         say: Callable[[str], None] = print,
     ):
-        self.run, self.folder, self.job_folder, self.mesh, self._say = run, folder, job_folder, mesh, say
+        self.run, self.folder, self.job_folder, self.mesh, self._say = (
+            run,
+            folder,
+            job_folder,
+            mesh,
+            say,
+        )
         self.serialized = run.model_dump(mode="json")
         self.models = models_of(run)
         self.model = self.models["policy"]
@@ -56,11 +67,15 @@ class Phase:
         if self.tokenizer.vocab_size > run.architecture.vocab_size:
             path = job_folder / run.tokenizer
             rule = f"is less than the {self.tokenizer.vocab_size} entries of {path}"
-            raise ValueError(f"architecture.vocab_size={run.architecture.vocab_size} {rule}; raise it")
+            raise ValueError(
+                f"architecture.vocab_size={run.architecture.vocab_size} {rule}; raise it"
+            )
         # Shapes, not arrays: all that can be refused is refused before memory is filled.
         # The merged models' parameters, whatever of them is trained: what FLOPs and counts are about.
         self.params = {role: param_shapes(model, mesh) for role, model in self.models.items()}
-        self.shapes = jax.eval_shape(initial_state(run, self.model, self.tx), jax.random.key(run.seed))
+        self.shapes = jax.eval_shape(
+            initial_state(run, self.model, self.tx), jax.random.key(run.seed)
+        )
 
     def event(self, name: str, step: int, /, **what: Any) -> None:
         """Write down what happened, and print it unless it happens in every run."""
@@ -72,7 +87,10 @@ class Phase:
 
     def describe(self) -> str:
         """One line: what is trained, and where."""
-        axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1) or "1 device"
+        axes = (
+            ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1)
+            or "1 device"
+        )
         kind, compute = type(self.run.architecture).__name__, self.run.precision.compute
         return f"{kind} of {n_params(self.params['policy']):,} parameters, {compute}, on {axes}"
 
@@ -99,8 +117,12 @@ class Phase:
             return True
         damaged = sorted(path.name for path in self.checkpointer.folder.glob("*.damaged"))
         if damaged:
-            where = f"{self.checkpointer.folder} holds damaged checkpoints alone ({', '.join(damaged)})"
-            raise ValueError(f"{where}; remove them to begin the phase anew, or bring a whole one back")
+            where = (
+                f"{self.checkpointer.folder} holds damaged checkpoints alone ({', '.join(damaged)})"
+            )
+            raise ValueError(
+                f"{where}; remove them to begin the phase anew, or bring a whole one back"
+            )
         return False
 
     def state(self) -> TrainState:
@@ -173,7 +195,9 @@ class Phase:
         return shapes._replace(frozen=frozen_params(self.model, self.adaptation, key, first))
 
 
-def initial_state(run: Run, model: Model, tx: optax.GradientTransformation) -> Callable[..., TrainState]:
+def initial_state(
+    run: Run, model: Model, tx: optax.GradientTransformation
+) -> Callable[..., TrainState]:
     """(key, params or None) -> state before step 1; call it under jit."""
     return partial(new_state, model, adaptation_of(run), tx, guard=run.guard)
 
@@ -227,7 +251,9 @@ def role_params(run: Run, name: str, job_folder: Path) -> Params:
 
 def _loaded(run: Run, start_from: str, architecture: Any, job_folder: Path, where: str) -> Params:
     """The parameters of a phase of the job, or of any phase's folder; `where` names the field that asks."""
-    loaded = load_params(parent_folder(start_from, job_folder), rounds=run.execution.pipeline.rounds)
+    loaded = load_params(
+        parent_folder(start_from, job_folder), rounds=run.execution.pipeline.rounds
+    )
     if loaded.architecture != architecture:
         rule = f"{where} has another architecture ({loaded.architecture})"
         raise ValueError(f"{rule}; make this run's the same")

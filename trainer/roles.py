@@ -31,12 +31,16 @@ def role_problems(
     kind = type(objective).__name__
     wanted = [role for role in objective.roles if role != "policy"]
     missing = [role for role in wanted if role not in roles]
-    problems = [f"roles.{role} is missing, which objective.type={kind} reads; give it" for role in missing]
+    problems = [
+        f"roles.{role} is missing, which objective.type={kind} reads; give it" for role in missing
+    ]
     for name, role in roles.items():
         own = role.architecture or architecture
         if name not in wanted:
             known = ", ".join(wanted) or "none"
-            problems.append(f"roles.{name} is none that objective.type={kind} reads ({known}); take it out")
+            problems.append(
+                f"roles.{name} is none that objective.type={kind} reads ({known}); take it out"
+            )
         # Distributions over other tokens could not be compared.
         if own.vocab_size != architecture.vocab_size:
             rule = f"is not architecture.vocab_size={architecture.vocab_size}"

@@ -66,7 +66,9 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
         of_evals = [line for each in self.evals for line in each.problems(self)]
         return [
             *self._size_problems(),
-            *role_problems(self.roles, self.objective, self.architecture, row_length=self.data.row_length),
+            *role_problems(
+                self.roles, self.objective, self.architecture, row_length=self.data.row_length
+            ),
             *self.optimizer.problems(self.steps),
             *of_evals,
             *self._job_problems(job),
@@ -88,9 +90,8 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
                 problems.append(f"{rule}; choose a divisor")
         saved_every = self.checkpoint.every_steps
         if self.checkpoint.best and (not self.evaluate_every or self.evaluate_every % saved_every):
-            rule = (
-                f"evaluate_every={self.evaluate_every} is no multiple of checkpoint.every_steps={saved_every}"
-            )
+            rule = f"evaluate_every={self.evaluate_every} is no multiple of "
+            rule += f"checkpoint.every_steps={saved_every}"
             problems.append(f"{rule}, so no checkpoint could be best; make it one")
         if not gives(data.batch_type, self.objective):
             wanted = self.objective.batch_type.__name__
@@ -107,7 +108,12 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
             rule = f"architecture differs from that of start_from={self.start_from}"
             problems.append(f"{rule}; make them the same")
         # By its type, not by its field: a user's own phase may name its tokenizer as it likes.
-        trained = [value for phase in job.values() for _, value in phase if isinstance(value, SentencePiece)]
+        trained = [
+            value
+            for phase in job.values()
+            for _, value in phase
+            if isinstance(value, SentencePiece)
+        ]
         vocab_size = self.architecture.vocab_size
         if trained and trained[0].vocab_size > vocab_size:
             rule = f"is less than the tokenizer's vocab_size={trained[0].vocab_size}"
@@ -126,7 +132,10 @@ def models_of(run: Run) -> dict[str, Model]:
     """The models of all roles of a Run, by role."""
     # Of the policy's dtypes and execution: they read the same batch in the same step.
     others = {name: role.architecture or run.architecture for name, role in run.roles.items()}
-    built = {name: architecture.build(run.precision, run.execution) for name, architecture in others.items()}
+    built = {
+        name: architecture.build(run.precision, run.execution)
+        for name, architecture in others.items()
+    }
     return {"policy": model_of(run), **built}
 
 

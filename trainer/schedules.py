@@ -29,7 +29,9 @@ class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        decay_steps = max(steps, self.warmup_steps + 1)  # optax counts the warmup in, and wants a step more
+        decay_steps = max(
+            steps, self.warmup_steps + 1
+        )  # optax counts the warmup in, and wants a step more
         return optax.warmup_cosine_decay_schedule(
             0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac
         )

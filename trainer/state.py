@@ -36,5 +36,9 @@ def new_state(
     params = model.init(key_of(key, "init")) if params is None else params
     trainable, frozen = adaptation.split(params, key_of(key, "adapt"))
     return TrainState(
-        jnp.zeros((), jnp.int32), trainable, frozen, Guarded(guard.new_history(), tx.init(trainable)), key
+        jnp.zeros((), jnp.int32),
+        trainable,
+        frozen,
+        Guarded(guard.new_history(), tx.init(trainable)),
+        key,
     )

@@ -17,11 +17,19 @@ from trainer.objective import Loss, Objective, PerTarget
 from trainer.offload import at_rest, to_device
 from trainer.state import TrainState
 
-TrainStep = Callable[..., tuple[TrainState, dict[str, Any]]]  # (state, batch, others) -> (state, metrics)
+TrainStep = Callable[
+    ..., tuple[TrainState, dict[str, Any]]
+]  # (state, batch, others) -> (state, metrics)
 Others = Mapping[str, Params] | None  # role -> parameters, of all roles but the policy
-SumFurther = Callable[[PerTarget | None, Any], dict[str, Any]]  # (per_target, rows) -> further metrics
-LookAt = Callable[..., dict[str, Array]]  # (step, params=, gradient=, updates=) -> what shows of them
-Gradient = Callable[..., tuple[Loss, Params]]  # (state, rows, denominators, key, others) -> (loss, gradient)
+SumFurther = Callable[
+    [PerTarget | None, Any], dict[str, Any]
+]  # (per_target, rows) -> further metrics
+LookAt = Callable[
+    ..., dict[str, Array]
+]  # (step, params=, gradient=, updates=) -> what shows of them
+Gradient = Callable[
+    ..., tuple[Loss, Params]
+]  # (state, rows, denominators, key, others) -> (loss, gradient)
 
 
 def make_step(
@@ -45,7 +53,9 @@ def make_step(
     """
     gradient_of = make_gradient(models, objective, adaptation, breakdown)
 
-    def step(state: TrainState, batch: Any, others: Others = None) -> tuple[TrainState, dict[str, Any]]:
+    def step(
+        state: TrainState, batch: Any, others: Others = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         # Over the whole global batch, before it is split: what micro-batches give is then simply added.
         denominators = objective.denominators(batch)
         key = jax.random.fold_in(state.key, state.step)
@@ -54,7 +64,9 @@ def make_step(
             i, rows = numbered
             return gradient_of(state, rows, denominators, jax.random.fold_in(key, i), others)
 
-        loss, gradient = add_up(micro_batch, (jnp.arange(micro_batches), split_rows(batch, micro_batches)))
+        loss, gradient = add_up(
+            micro_batch, (jnp.arange(micro_batches), split_rows(batch, micro_batches))
+        )
         norm = optax.tree.norm(gradient)
         healthy, history = guard.judge(state.opt_state.history, loss.total, norm)
         # Fetched from the host only now: the gradient's memory is at its peak before.
@@ -67,7 +79,9 @@ def make_step(
         metrics |= {"loss/train": (loss.total, 1.0), "optimizer/grad_norm": (norm, 1.0)}
         if seen := watch(state.step, params=params, gradient=gradient, updates=updates):
             metrics["watch"] = seen
-        state = TrainState(state.step + 1, trainable, state.frozen, Guarded(history, inner), state.key)
+        state = TrainState(
+            state.step + 1, trainable, state.frozen, Guarded(history, inner), state.key
+        )
         return at_rest(state, offload), metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
@@ -117,7 +131,9 @@ def zeros_of(shapes: Any) -> Any:
     """Zeros of these shapes, in their layouts."""
 
     def zeros(s: jax.ShapeDtypeStruct) -> jax.Array:
-        layout = s.sharding.spec if s.sharding else None  # a constant, such as a weight of 1.0, has none
+        layout = (
+            s.sharding.spec if s.sharding else None
+        )  # a constant, such as a weight of 1.0, has none
         return jnp.zeros(s.shape, s.dtype, out_sharding=layout)
 
     return jax.tree.map(zeros, shapes)

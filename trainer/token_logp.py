@@ -61,7 +61,10 @@ def _forward(
 
 
 def _backward(
-    vocab_size: int, soft_cap: float | None, saved: tuple[Array, ...], cotangents: tuple[Array, Any, Array]
+    vocab_size: int,
+    soft_cap: float | None,
+    saved: tuple[Array, ...],
+    cotangents: tuple[Array, Any, Array],
 ) -> tuple[Array, Array, None]:
     hidden_BLD, unembed_DV, targets_BL, lse_BL = saved
     d_logp_BL, _, d_lse_BL = cotangents
@@ -132,7 +135,14 @@ def _distilled_forward(
 
     chunks = _split(hidden_BLD), _split(teacher_BLW), _split(targets_BL)
     outputs = Distilled(*map(_join, jax.lax.map(of_chunk, chunks)))
-    return outputs, (hidden_BLD, unembed_DV, teacher_BLW, teacher_unembed_WV, targets_BL, outputs.lse_BL)
+    return outputs, (
+        hidden_BLD,
+        unembed_DV,
+        teacher_BLW,
+        teacher_unembed_WV,
+        targets_BL,
+        outputs.lse_BL,
+    )
 
 
 def _distilled_backward(
@@ -153,9 +163,22 @@ def _distilled_backward(
         d_kl_BLV = d_kl_BL[..., None] * (p_BLV - teacher_p_BLV) / temperature
         return _d_scores(logits_BLV, targets_BL, lse_BL, d_logp_BL, d_lse_BL) + d_kl_BLV
 
-    of_chunk = teacher_BLW, targets_BL, lse_BL, cotangents.logp_BL, cotangents.lse_BL, cotangents.kl_BL
+    of_chunk = (
+        teacher_BLW,
+        targets_BL,
+        lse_BL,
+        cotangents.logp_BL,
+        cotangents.lse_BL,
+        cotangents.kl_BL,
+    )
     d_hidden_BLD, d_unembed_DV = _pull_back(d_logits, readout, hidden_BLD, unembed_DV, of_chunk)
-    return d_hidden_BLD, d_unembed_DV, jnp.zeros_like(teacher_BLW), jnp.zeros_like(teacher_unembed_WV), None
+    return (
+        d_hidden_BLD,
+        d_unembed_DV,
+        jnp.zeros_like(teacher_BLW),
+        jnp.zeros_like(teacher_unembed_WV),
+        None,
+    )
 
 
 distilled.defvjp(_distilled_forward, _distilled_backward)
@@ -174,7 +197,8 @@ def _d_scores(
     """The gradient by logits of what `_scores` gives."""
     p_BLV = jnp.exp(logits_BLV - lse_BL[..., None])
     return (
-        d_logp_BL[..., None] * _is_target(logits_BLV, targets_BL) + (d_lse_BL - d_logp_BL)[..., None] * p_BLV
+        d_logp_BL[..., None] * _is_target(logits_BLV, targets_BL)
+        + (d_lse_BL - d_logp_BL)[..., None] * p_BLV
     )
 
 
@@ -219,7 +243,9 @@ def _pull_back(
 def _is_target(logits_BLV: Array, targets_BL: Array) -> Array:
     """A mask, not an index: V may be divided over devices."""
     layout = spec("BLV", logits_BLV.shape)
-    entries_BLV = jax.lax.broadcasted_iota(targets_BL.dtype, logits_BLV.shape, 2, out_sharding=layout)
+    entries_BLV = jax.lax.broadcasted_iota(
+        targets_BL.dtype, logits_BLV.shape, 2, out_sharding=layout
+    )
     return entries_BLV == targets_BL[..., None]
 
 
@@ -228,7 +254,9 @@ def _split(x: Array) -> Array:
     shards.
     """
     B, L, *rest = x.shape
-    n = next(n for n in range(-(-L // CHUNK), L + 1) if L % n == 0)  # the fewest chunks of equal size
+    n = next(
+        n for n in range(-(-L // CHUNK), L + 1) if L % n == 0
+    )  # the fewest chunks of equal size
     return jnp.moveaxis(reshape(x, (B, L // n, n, *rest), "BL." + "." * len(rest)), 2, 0)
 
 

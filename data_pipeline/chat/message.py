@@ -65,12 +65,16 @@ def _read_message(row: Mapping[str, Any]) -> Message:
     if isinstance(content, str):
         return text_message(role, content)
     if not isinstance(content, list | tuple):
-        raise ValueError(f"message {dict(row)!r:.80} must have a text or a list of parts as its content")
+        raise ValueError(
+            f"message {dict(row)!r:.80} must have a text or a list of parts as its content"
+        )
     return Message(role, tuple(_read_part(role, part) for part in content))
 
 
 def _read_part(role: str, row: Any) -> Part:
-    fields = dict(row) if isinstance(row, Mapping) else {}  # anything else has no kind and is refused below
+    fields = (
+        dict(row) if isinstance(row, Mapping) else {}
+    )  # anything else has no kind and is refused below
     kind = fields.pop("kind", None)
     content = fields.pop("content", None)
     trained = fields.pop("trained", role == ASSISTANT and kind != "result")

@@ -80,9 +80,13 @@ class JinjaTemplate:
             return by_stencil
         # The template looks into contents, like those that drop the thoughts of earlier answers. So they stay
         # what they are, and one mark at a time stands before or behind one of them.
-        return Rendering(text, [self._span(text, turns, i, mark, opens_answer) for i in range(len(turns))])
+        return Rendering(
+            text, [self._span(text, turns, i, mark, opens_answer) for i in range(len(turns))]
+        )
 
-    def _span(self, text: str, turns: Sequence[Turn], i: int, mark: str, opens_answer: bool) -> Span:
+    def _span(
+        self, text: str, turns: Sequence[Turn], i: int, mark: str, opens_answer: bool
+    ) -> Span:
         before, content, after = _stripped(turns[i]["content"])
         # a mark says where it stands only if the template made all the rest as it does without the mark
         bounds = []
@@ -98,7 +102,9 @@ class JinjaTemplate:
         if not 0 <= start <= end:
             what = "leaves the content of a message out, repeats it, or takes it apart"
             remedy = "change the conversation"
-            raise ValueError(f"the model's chat template {what}, so that it cannot be weighted; {remedy}")
+            raise ValueError(
+                f"the model's chat template {what}, so that it cannot be weighted; {remedy}"
+            )
         return Span(start, end)
 
 

@@ -89,13 +89,17 @@ class Roles:
             roles = ", ".join(self._roles)
             raise ValueError(f"message {message!r:.80} must have a role of {roles}; rename it")
         if not message.parts:
-            raise ValueError(f"a message of {message.role} has no parts; give it a text, even an empty one")
+            raise ValueError(
+                f"a message of {message.role} has no parts; give it a text, even an empty one"
+            )
         kinds = [part.kind for part in message.parts]
         if unreadable := {"image", "sound"} & set(kinds):
             what = f"a message of {message.role} has a part of kind {min(unreadable)}"
             raise ValueError(f"{what}, and this format holds text, calls and results; leave it out")
         if "result" in kinds and message.role != TOOL:
-            raise ValueError(f"a message of {message.role} has a result; give it a message of role tool")
+            raise ValueError(
+                f"a message of {message.role} has a result; give it a message of role tool"
+            )
         if "call" in kinds:
             self._check_calls(message.role, kinds)
 
@@ -104,4 +108,6 @@ class Roles:
             rule = "only the assistant calls tools, with a tokenizer that has <|tool_call|>"
             raise ValueError(f"a message of {role} has a call: {rule}; leave it out")
         if "text" in kinds[kinds.index("call") :]:
-            raise ValueError("an answer has a text behind its call of a tool; put the text before it")
+            raise ValueError(
+                "an answer has a text behind its call of a tool; put the text before it"
+            )

@@ -22,7 +22,9 @@ from data_pipeline.tokenizers.tokenizer import Tokenizer
 # what a prompt of one user is asked for, to see what the template writes around an answer
 PROBE = (text_message("user", "Why?"), text_message(ASSISTANT, "Because."))
 REFUSED = "the model's chat template"
-REMEDY = "such answers cannot be trained in it: make their parts trained=False, or change the template"
+REMEDY = (
+    "such answers cannot be trained in it: make their parts trained=False, or change the template"
+)
 
 
 class _Stretch(NamedTuple):
@@ -137,7 +139,9 @@ class Template:
 
             contents = _content_stretches(message, text[span.start : span.end])
             # `cut`: a model that is served begins its answer with a token of its own
-            lead = _Stretch(text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer)
+            lead = _Stretch(
+                text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer
+            )
             tail = _Stretch(text[span.end : end], own=True, weight=contents[-1].weight)
             between = _Stretch(text[done:start], own=True)
             stretches += [between, lead, *contents, tail]

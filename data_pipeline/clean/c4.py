@@ -62,7 +62,8 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         """How many lines were cut for each reason (of several, the first) and how many marks."""
         edited, signals = cut_lines(documents, self.bad_lines)
         unmarked = [
-            WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0) for document in documents
+            WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0)
+            for document in documents
         ]
         marks = np.array([n for _, n in unmarked], np.float64)
         # Only the few documents that lost a mark are laid out again; the arrays of the others are cached
@@ -95,7 +96,8 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
             "long_word_lines": long,
             # In scripts without spaces `words.py` counts characters, so the count is divided by a word's
             # length.
-            "short_lines": (lines.stop - lines.first) / scales[lines.document] < self.min_line_words,
+            "short_lines": (lines.stop - lines.first) / scales[lines.document]
+            < self.min_line_words,
             "notice_lines": self.with_notice(layout, documents),
         }
 
@@ -118,7 +120,9 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
                     any(phrase in parts[line] for phrase in phrases) for line in lines.number[own]
                 ]
         if self.max_notice_chars is not None:
-            has_notice &= layout.end[lines.stop - 1] - layout.start[lines.first] <= self.max_notice_chars
+            has_notice &= (
+                layout.end[lines.stop - 1] - layout.start[lines.first] <= self.max_notice_chars
+            )
         return has_notice
 
     def limits(self) -> tuple[Limit, ...]:
@@ -146,7 +150,9 @@ class C4EndMarks(BaseModel, frozen=True, extra="forbid", strict=True):
         last = layout.chars[ends - 1]
         # End marks differ by language; a language without an entry is judged by those of English.
         ended = np.zeros(len(last), bool)
-        for language, texts in by_language(tuple(document.language for document in documents)).items():
+        for language, texts in by_language(
+            tuple(document.language for document in documents)
+        ).items():
             marks = LANGUAGES[language if language in LANGUAGES else "en"].end_marks
             ended |= np.isin(last, codes(marks)) & np.isin(lines.document, texts)
         # C4 takes three dots for a line cut short, but a line may end in the single character …
@@ -179,10 +185,15 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """`lorem_ipsum` (0 or 1), `n_curly_brackets`, `n_sentences`."""
-        lorem = [b"lorem ipsum" in document.text.encode(errors="replace").lower() for document in documents]
+        lorem = [
+            b"lorem ipsum" in document.text.encode(errors="replace").lower()
+            for document in documents
+        ]
         # C4 drops pages with a curly bracket as code; its threshold is zero.
         curly = [document.text.count("{") for document in documents]
-        sentences = measured(documents, lambda layout, languages: {"n_sentences": n_sentences(layout)})
+        sentences = measured(
+            documents, lambda layout, languages: {"n_sentences": n_sentences(layout)}
+        )
         return documents, {
             "lorem_ipsum": np.array(lorem, np.float64),
             "n_curly_brackets": np.array(curly, np.float64),
@@ -235,7 +246,8 @@ def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Docu
         chunk_counts.append(counted)
         edited += without_lines(layout, chunk, cut)
     return edited, {
-        name: np.concatenate([signals[name] for signals in chunk_counts]) for name in chunk_counts[0]
+        name: np.concatenate([signals[name] for signals in chunk_counts])
+        for name in chunk_counts[0]
     }
 
 

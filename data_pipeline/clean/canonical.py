@@ -16,7 +16,9 @@ from data_pipeline.engine.tables import NO_KEY
 
 SPACE, ZERO = 32, 48
 ALONE = np.uint32(1 << 31)  # marks a character that is a word by itself
-HANGUL = range(0xAC00, 0xD7A4)  # syllables, which the decomposition that strips accents would take apart
+HANGUL = range(
+    0xAC00, 0xD7A4
+)  # syllables, which the decomposition that strips accents would take apart
 UNSPACED = (  # Thai and Lao, Myanmar, Khmer, kana, Han with its compatibility forms and extensions
     range(0x0E00, 0x0F00),
     range(0x1000, 0x10A0),
@@ -33,7 +35,9 @@ THEMSELVES = (
     *(characters for characters in UNSPACED if len(characters) > 5000),
 )  # the many letters without case or accents
 LAST = 0x323B0  # from here on are no letters
-CHUNK_CHARS = 1 << 16  # arrays of one chunk stay in the processor's cache: a fourth faster than whole batches
+CHUNK_CHARS = (
+    1 << 16
+)  # arrays of one chunk stay in the processor's cache: a fourth faster than whole batches
 # Keys are polynomials in an odd base modulo 2^64, so that subtracting two prefix sums gives the key of what
 # lies between
 BASE = 0x9E3779B97F4A7C15
@@ -87,7 +91,9 @@ class Canonical:
     def runs(self, n_words: int) -> tuple[np.ndarray, np.ndarray]:
         """(first word, key) of every run of `n_words` words that lies in one text."""
         n = max(len(self.starts) - n_words + 1, 0)
-        keys = nonzero((self.sums[self.ends[n_words - 1 :]] - self.sums[self.starts[:n]]) * self.scale[:n])
+        keys = nonzero(
+            (self.sums[self.ends[n_words - 1 :]] - self.sums[self.starts[:n]]) * self.scale[:n]
+        )
         # Runs that begin in one text and end in the next are no runs of either.
         inside = np.ones(n, bool)
         for bound in self.first[1:-1].tolist():
@@ -103,7 +109,9 @@ class Canonical:
         row = self.codes.tobytes().decode("utf-32-le")
         # Each text ends one character before the next one's first word: the space between them.
         bounds = np.append(self.starts, len(row))[self.first].tolist()
-        return [row[start : max(end - 1, start)] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [
+            row[start : max(end - 1, start)] for start, end in zip(bounds, bounds[1:], strict=False)
+        ]
 
 
 def canonical(texts: Sequence[str], *, numbers_alike: bool = False) -> Canonical:
@@ -155,7 +163,9 @@ def stand_alone(codes: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.n
     return codes, origin
 
 
-def one_space(codes: np.ndarray, origin: np.ndarray, numbers_alike: bool) -> tuple[np.ndarray, np.ndarray]:
+def one_space(
+    codes: np.ndarray, origin: np.ndarray, numbers_alike: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Both without a space at the start or after a space; and with one digit for a number."""
     keep = np.empty(len(codes), bool)
     space = codes == SPACE

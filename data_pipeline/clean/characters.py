@@ -49,7 +49,11 @@ def kinds() -> np.ndarray:
     for first, last in UNSPACED_BLOCKS:
         table[first : last + 1] |= UNSPACED
         # A vowel sign or tone mark belongs to the letter it sits on, so it does not make a word of its own.
-        marks = [code for code in range(first, last + 1) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
+        marks = [
+            code
+            for code in range(first, last + 1)
+            if unicodedata.category(chr(code)) in ("Mn", "Mc")
+        ]
         table[marks] |= MARK
     table[codes(TERMINALS)] |= TERMINAL
     return table

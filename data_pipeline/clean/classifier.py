@@ -23,7 +23,9 @@ VERSION = 1  # of the classifier that the same texts train
 N_WORDS = 2
 # 128 KiB as int8: the weights stay in a core's cache, and the file is small enough for the package.
 N_BUCKETS = 1 << 17
-INVERSE_REGULARISATION = 10.0  # best of 1, 10, 100 for held-out ROC-AUC on the tweets of `toxicity.md`
+INVERSE_REGULARISATION = (
+    10.0  # best of 1, 10, 100 for held-out ROC-AUC on the tweets of `toxicity.md`
+)
 MAX_WEIGHT = 127  # int8
 
 
@@ -48,7 +50,9 @@ class LinearClassifier(NamedTuple):
                     values = self.weights[bucket(hashes, len(self.weights))]
                     # `text` ascends, so the sums of this chunk are a slice of all.
                     own = slice(text[0], text[-1] + 1)
-                    sums[own] += np.bincount(text - text[0], values)  # of integers: exact in any order
+                    sums[own] += np.bincount(
+                        text - text[0], values
+                    )  # of integers: exact in any order
                     counts[own] += np.bincount(text - text[0])
         return self.bias + self.scale * sums / np.sqrt(np.maximum(counts, 1))
 
@@ -86,7 +90,9 @@ def _parsed(data: bytes) -> LinearClassifier:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         weights, (scale, bias) = arrays["weights"], arrays["scale_and_bias"].tolist()
     if weights.dtype != np.int8 or weights.ndim != 1 or len(weights).bit_count() != 1:
-        raise ValueError(f"weights {weights.dtype}{list(weights.shape)}, not int8 of a power of two")
+        raise ValueError(
+            f"weights {weights.dtype}{list(weights.shape)}, not int8 of a power of two"
+        )
     return LinearClassifier(weights, scale, bias)
 
 
@@ -100,7 +106,10 @@ def train_classifier(positive: Iterable[str], negative: Iterable[str]) -> Linear
     from scipy.sparse import vstack
     from sklearn.linear_model import LogisticRegression  # 1.5 s, and only for training
 
-    classes = {"positive": features(sorted(set(positive))), "negative": features(sorted(set(negative)))}
+    classes = {
+        "positive": features(sorted(set(positive))),
+        "negative": features(sorted(set(negative))),
+    }
     for name, rows in classes.items():
         if not rows.nnz:
             raise ValueError(f"{name} has no text with a word in it; give examples of both classes")
@@ -117,7 +126,9 @@ def train_classifier(positive: Iterable[str], negative: Iterable[str]) -> Linear
     regression.fit(vstack(list(classes.values())), labels)
     # Scaled so that the largest weight is 127; `or 1.0` where all are zero.
     weights, scale = regression.coef_[0], float(np.abs(regression.coef_).max()) / MAX_WEIGHT or 1.0
-    return LinearClassifier(np.rint(weights / scale).astype(np.int8), scale, float(regression.intercept_[0]))
+    return LinearClassifier(
+        np.rint(weights / scale).astype(np.int8), scale, float(regression.intercept_[0])
+    )
 
 
 def features(texts: list[str]) -> Any:
@@ -127,7 +138,9 @@ def features(texts: list[str]) -> Any:
     # Duplicate (text, bucket) pairs are added up by the sparse matrix, as a hashed bag of words wants it.
     grams = [order for orders in ngrams(texts, N_WORDS) for order in orders]
     text = np.concatenate([np.zeros(0, np.int64), *(order.text for order in grams)])
-    columns = np.concatenate([np.zeros(0, np.int64), *(bucket(order.hashes, N_BUCKETS) for order in grams)])
+    columns = np.concatenate(
+        [np.zeros(0, np.int64), *(bucket(order.hashes, N_BUCKETS) for order in grams)]
+    )
     values = 1 / np.sqrt(np.maximum(np.bincount(text, minlength=len(texts)), 1))
     return csr_matrix((values[text], (text, columns)), shape=(len(texts), N_BUCKETS))
 
@@ -148,5 +161,9 @@ def mean_by_text(values: np.ndarray, pieces: list[list[str]]) -> np.ndarray:
     """
     owner = np.repeat(np.arange(len(pieces)), [len(part) for part in pieces])
     chars = np.array([len(piece) for part in pieces for piece in part], np.float64)
-    sums, totals = (np.bincount(owner, weights, minlength=len(pieces)) for weights in (values * chars, chars))
-    return np.divide(sums, totals, out=np.full(len(pieces), np.nan), where=totals > 0).astype(np.float32)
+    sums, totals = (
+        np.bincount(owner, weights, minlength=len(pieces)) for weights in (values * chars, chars)
+    )
+    return np.divide(sums, totals, out=np.full(len(pieces), np.nan), where=totals > 0).astype(
+        np.float32
+    )

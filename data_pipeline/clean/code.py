@@ -17,7 +17,8 @@ DATA = frozenset(("json", "yaml"))
 XML_HEADER, XML_HEADER_CHARS = "<?xml version=", 100
 # What is never closed goes on to the end: a search for the end from each opening would take quadratic time.
 HIDDEN = re.compile(
-    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL
+    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]*>",
+    re.IGNORECASE | re.DOTALL,
 )
 SPACES = re.compile(r"\s+")
 STRING = r'"(?:\\.|[^"\\\n])*"' + r"|'(?:\\.|[^'\\\n])*'"
@@ -28,7 +29,9 @@ PYTHON = re.compile(
     rf"(?P<comment>\#[^\n]*|^[ \t]*[rRuU]?(?>{LONG_STRING})[ \t]*$)|{LONG_STRING}|{STRING}",
     re.DOTALL | re.MULTILINE,
 )
-C_LIKE = re.compile(rf"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))|`(?:\\.|[^`\\])*`|{STRING}", re.DOTALL)
+C_LIKE = re.compile(
+    rf"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))|`(?:\\.|[^`\\])*`|{STRING}", re.DOTALL
+)
 COMMENTED = {"python": PYTHON, "java": C_LIKE, "javascript": C_LIKE}
 
 
@@ -81,12 +84,15 @@ def line_lengths(layout: Layout, languages: tuple[str, ...]) -> Signals:
     alphanumeric = np.concatenate([[0], np.cumsum((layout.kinds & ALPHANUMERIC) != 0)])
     length = np.maximum(1, layout.text_end - layout.text_start)
     total = (
-        np.concatenate([[0], np.cumsum(chars)])[np.append(first[1:], len(newlines))] if layout.n else chars
+        np.concatenate([[0], np.cumsum(chars)])[np.append(first[1:], len(newlines))]
+        if layout.n
+        else chars
     )
     return {
         "longest_line_chars": np.maximum.reduceat(chars, first) if layout.n else chars,
         "mean_line_chars": np.diff(total, prepend=0) / n_lines,
-        "alphanumeric_frac": (alphanumeric[layout.text_end] - alphanumeric[layout.text_start]) / length,
+        "alphanumeric_frac": (alphanumeric[layout.text_end] - alphanumeric[layout.text_start])
+        / length,
     }
 
 
@@ -125,7 +131,8 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """One signal a limit; NaN for files of other languages."""
         visible = of_some(
-            documents, lambda document: visible_chars(document.text) if document.language == "html" else None
+            documents,
+            lambda document: visible_chars(document.text) if document.language == "html" else None,
         )
         chars = np.array([max(1, len(document.text)) for document in documents], np.float64)
         return documents, {
@@ -133,7 +140,8 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
             "visible_frac": visible / chars,
             "visible_chars": visible,
             "data_chars": of_some(
-                documents, lambda document: len(document.text) if document.language in DATA else None
+                documents,
+                lambda document: len(document.text) if document.language in DATA else None,
             ),
             "comment_frac": of_some(documents, comment_frac),
         }
@@ -152,13 +160,16 @@ class CodeKind(BaseModel, frozen=True, extra="forbid", strict=True):
 def of_some(documents: list[Document], measure: Callable[[Document], float | None]) -> np.ndarray:
     """What is measured of each, float64; NaN where that is None."""
     return np.array(
-        [np.nan if (value := measure(document)) is None else value for document in documents], np.float64
+        [np.nan if (value := measure(document)) is None else value for document in documents],
+        np.float64,
     )
 
 
 def has_xml_header(document: Document) -> float | None:
     """Whether a file that should not be XML begins like one."""
-    return None if document.language in XML else float(XML_HEADER in document.text[:XML_HEADER_CHARS])
+    return (
+        None if document.language in XML else float(XML_HEADER in document.text[:XML_HEADER_CHARS])
+    )
 
 
 def visible_chars(html: str) -> int:

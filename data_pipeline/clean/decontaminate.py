@@ -69,7 +69,9 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """Hex digits that change with any text of the tasks."""
-        return hashlib.sha256(" ".join(task.fingerprint() for task in self.tasks).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            " ".join(task.fingerprint() for task in self.tasks).encode()
+        ).hexdigest()[:16]
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """For each task `TASK_ngram`, `TASK_start`, `TASK_end`: lists of the keys and places of its hits,
@@ -101,12 +103,19 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: more than `max_removed_frac` of the documents have one that is not common.
         """
-        hits = pa.concat_tables([hits_of(task.name, keys) for task in self.tasks] or [hits_of("", ())])
+        hits = pa.concat_tables(
+            [hits_of(task.name, keys) for task in self.tasks] or [hits_of("", ())]
+        )
         # One order whatever files the keys came in, so that the verdicts are the same bytes.
-        hits = hits.sort_by([(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")])
+        hits = hits.sort_by(
+            [(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")]
+        )
         rare = hits["n_documents"].to_numpy() <= self.max_documents
         require_most_left(
-            self, len(np.unique(hits[tables.DOCUMENT].to_numpy()[rare])), tables.n_rows(keys), "documents"
+            self,
+            len(np.unique(hits[tables.DOCUMENT].to_numpy()[rare])),
+            tables.n_rows(keys),
+            "documents",
         )
         tables.write_table(out, hits)
 
@@ -115,10 +124,14 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         rare = verdicts["n_documents"] <= self.max_documents
         return np.unique(verdicts[tables.DOCUMENT][rare & (self.action == "drop")])
 
-    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    def spans(
+        self, document: Document, verdicts: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, int]]:
         """The places of its hits that are not common language, where those are cut."""
         rare = (verdicts["n_documents"] <= self.max_documents) & (self.action == "cut")
-        return list(zip(verdicts["start"][rare].tolist(), verdicts["end"][rare].tolist(), strict=True))
+        return list(
+            zip(verdicts["start"][rare].tolist(), verdicts["end"][rare].tolist(), strict=True)
+        )
 
 
 def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
@@ -144,7 +157,8 @@ def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
         n_documents = counts.n_documents[counts.find(ngram)[1]]
         batches_of_hits.append(
             pa.table(
-                [document, pa.repeat(task, len(document)), ngram, start, end, n_documents], schema=schema
+                [document, pa.repeat(task, len(document)), ngram, start, end, n_documents],
+                schema=schema,
             )
         )
     return pa.concat_tables([schema.empty_table(), *batches_of_hits])

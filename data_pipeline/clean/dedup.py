@@ -56,7 +56,9 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         """All documents of a cluster but the lowest."""
         return repeats(verdicts)
 
-    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    def spans(
+        self, document: Document, verdicts: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, int]]:
         """None: documents stay or go whole."""
         return []
 
@@ -71,7 +73,9 @@ def text_keys(texts: Sequence[str]) -> np.ndarray:
     return np.concatenate(chunk_keys)
 
 
-def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[str], out: Path) -> None:
+def resolve_clusters(
+    rule: AcrossRule, keys: Sequence[Path], columns: Sequence[str], out: Path
+) -> None:
     """Write the clusters of documents that share a value in one of the columns.
 
     Raises:
@@ -80,7 +84,10 @@ def resolve_clusters(rule: AcrossRule, keys: Sequence[Path], columns: Sequence[s
     # Connected components: documents that share a key with a third one are in its cluster too.
     clusters = tables.clusters(keys, columns)
     require_most_left(
-        rule, int((clusters["cluster"] != clusters[tables.DOCUMENT]).sum()), tables.n_rows(keys), "documents"
+        rule,
+        int((clusters["cluster"] != clusters[tables.DOCUMENT]).sum()),
+        tables.n_rows(keys),
+        "documents",
     )
     tables.write_table(out, pa.table(clusters))
 

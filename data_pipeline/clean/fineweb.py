@@ -65,7 +65,8 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
             "short_line_frac": layout.per_line_text(chars <= self.short_line_chars) / n_lines,
             "repeated_line_char_frac": layout.per_line_text(repeated * chars)
             / np.maximum(1, layout.per_line_text(chars)),
-            "newline_word_ratio": (last - first) / np.maximum(1, layout.n_words / chars_per_word(languages)),
+            "newline_word_ratio": (last - first)
+            / np.maximum(1, layout.n_words / chars_per_word(languages)),
         }
 
     def limits(self) -> tuple[Limit, ...]:
@@ -74,13 +75,19 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
             *per_language(
                 "fineweb_punctuation",
                 "punctuated_line_frac",
-                lambda entry: (own(entry.min_punctuated_line_frac, self.min_punctuated_line_frac), np.inf),
+                lambda entry: (
+                    own(entry.min_punctuated_line_frac, self.min_punctuated_line_frac),
+                    np.inf,
+                ),
             ),
             Limit("fineweb_short_line", "short_line_frac", most=self.max_short_line_frac),
             *per_language(
                 "fineweb_repeated_line",
                 "repeated_line_char_frac",
-                lambda entry: (0, own(entry.max_repeated_line_char_frac, self.max_repeated_line_char_frac)),
+                lambda entry: (
+                    0,
+                    own(entry.max_repeated_line_char_frac, self.max_repeated_line_char_frac),
+                ),
             ),
             *per_language(
                 "fineweb_newlines",

@@ -61,13 +61,17 @@ def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int)
         to train on.
     """
     if not 0 < frac < 1:
-        raise ValueError(f"held_out_frac={frac} must lie between 0 and 1; 0.05 sets aside a twentieth")
+        raise ValueError(
+            f"held_out_frac={frac} must lie between 0 and 1; 0.05 sets aside a twentieth"
+        )
     names = {source: frozenset(members) for source, members in groups.items()}
     taken: set[str] = set()
     for source, members in sorted(names.items()):
         # A group and its twins are one unit, else `pydecimal` could be trained on while `decimal` is held
         # out.
-        units = sorted({canonical(name) for name in members}, key=lambda unit: order_key(unit, seed))
+        units = sorted(
+            {canonical(name) for name in members}, key=lambda unit: order_key(unit, seed)
+        )
         if len(units) < 2:
             raise ValueError(
                 f"source {source!r} has {len(units)} group(s) and a held-out split needs 2; "
@@ -80,7 +84,9 @@ def split_groups(groups: Mapping[str, Iterable[str]], *, frac: float, seed: int)
             if len(taken & set(units)) >= wanted:
                 break
             taken.add(unit)
-    return frozenset(name for members in names.values() for name in members if canonical(name) in taken)
+    return frozenset(
+        name for members in names.values() for name in members if canonical(name) in taken
+    )
 
 
 def order_key(unit: str, seed: int) -> bytes:
@@ -168,7 +174,9 @@ def runs_of(held_out: Iterable[Document]) -> Ngrams:
     runs = Ngrams()
     for document in held_out:
         for text in (
-            (span.units[0] for span in spans_of(document)) if is_python(document) else (document.text,)
+            (span.units[0] for span in spans_of(document))
+            if is_python(document)
+            else (document.text,)
         ):
             runs.add(words_of(text))
     return runs
@@ -181,7 +189,9 @@ def without_held_out(
     remaining = document
     if found is not None and found.spans:
         spans = spans_of(document)
-        repeating = [spans[place] for place, numbers in found.spans.items() if set(numbers) - common]
+        repeating = [
+            spans[place] for place, numbers in found.spans.items() if set(numbers) - common
+        ]
         remaining = cut_out(document, repeating, "held_out_near_duplicate", drops)
     # Cutting may join two stretches into a new held-out run, so it is looked again; what still repeats then
     # is dropped.

@@ -29,13 +29,19 @@ class Model(NamedTuple):
 @functools.cache
 def model() -> Model:
     """The model that comes with the package (5 MB)."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second: only when a recipe runs
+    from py3langid.langid import (
+        MODEL_FILE,
+        LanguageIdentifier,
+    )  # half a second: only when a recipe runs
 
     # Its tables are read through attributes of the class, which the pinned version has; a test compares
     # answers.
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     labels = list(identifier.nb_classes)
-    next_state, row = np.asarray(identifier.tk_nextmove), np.asarray(identifier.tk_row, np.int64) << 8
+    next_state, row = (
+        np.asarray(identifier.tk_nextmove),
+        np.asarray(identifier.tk_row, np.int64) << 8,
+    )
     feature = np.asarray(identifier.tk_output, np.int32)
     return Model(
         next_state,
@@ -68,7 +74,9 @@ def classify(texts: list[str]) -> list[tuple[str, float]]:
     """The most probable language of each text and its probability."""
     scores = probabilities(texts)
     best = scores.argmax(1)
-    return [(model().labels[label], float(scores[number, label])) for number, label in enumerate(best)]
+    return [
+        (model().labels[label], float(scores[number, label])) for number, label in enumerate(best)
+    ]
 
 
 def encode(text: str) -> bytes:
@@ -88,7 +96,9 @@ def features_of(texts: list[bytes]) -> list[tuple[np.ndarray, np.ndarray]]:
         letters[: lengths[column], column] = np.frombuffer(texts[number], np.uint8)
     met = np.full((n_steps, len(texts)), -1, np.int32)
     state = np.zeros(len(texts), np.int64)
-    active = np.searchsorted(-lengths, -np.arange(n_steps))  # texts longer than the step: the first so many
+    active = np.searchsorted(
+        -lengths, -np.arange(n_steps)
+    )  # texts longer than the step: the first so many
     next_state, row, feature = model()[:3]
     for step, n in enumerate(active):
         state = next_state.take(row.take(state[:n]) + letters[step, :n])

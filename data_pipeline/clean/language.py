@@ -43,7 +43,9 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
                     f"languages={language!r} is none that py3langid knows; give ISO 639-1 codes such as 'en'"
                 )
         # White space is folded, so that a page of short lines is no other text than a page of long ones.
-        labelled = classify([" ".join(document.text[: self.first_chars].split()) for document in documents])
+        labelled = classify(
+            [" ".join(document.text[: self.first_chars].split()) for document in documents]
+        )
         named = [
             document._replace(language=language)
             for document, (language, _) in zip(documents, labelled, strict=True)
@@ -70,5 +72,6 @@ class Language(BaseModel, frozen=True, extra="forbid", strict=True):
     def least(self, language: str) -> float:
         """Probability from which a language is believed."""
         return own(
-            LANGUAGES[language].min_probability if language in LANGUAGES else None, self.min_probability
+            LANGUAGES[language].min_probability if language in LANGUAGES else None,
+            self.min_probability,
         )

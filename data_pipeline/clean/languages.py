@@ -60,7 +60,9 @@ LANGUAGES: dict[str, Entry] = {
         max_repeated_line_char_frac=None,
     ),
     "ru": Entry(
-        stop_words=_words("в и на с года по году из был к не от что за для его как а он также до после"),
+        stop_words=_words(
+            "в и на с года по году из был к не от что за для его как а он также до после"
+        ),
         word_chars=(3, 11),
         notices=(
             "политика конфиденциальности",
@@ -177,9 +179,14 @@ def per_language(
     that; then each language that has a stricter one.
     """
     bounds_of = {code: bounds(entry) for code, entry in LANGUAGES.items()}
-    loosest = min(least for least, _ in bounds_of.values()), max(most for _, most in bounds_of.values())
+    loosest = (
+        min(least for least, _ in bounds_of.values()),
+        max(most for _, most in bounds_of.values()),
+    )
     stricter = [
-        Limit(reason, signal, *bound, language=code) for code, bound in bounds_of.items() if bound != loosest
+        Limit(reason, signal, *bound, language=code)
+        for code, bound in bounds_of.items()
+        if bound != loosest
     ]
     return (Limit(reason, signal, *loosest), *stricter)
 

@@ -89,7 +89,9 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         """No document goes whole: only its repeated parts are cut."""
         return np.zeros(0, np.int64)
 
-    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    def spans(
+        self, document: Document, verdicts: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, int]]:
         """The places of the parts to cut."""
         # Parts are numbered as `annotate` numbered them, by the same function on the same text.
         parts = self._parts([document.text], canonical([document.text])).where(verdicts["line"])

@@ -17,8 +17,8 @@ from data_pipeline.clean.words import Layout, measured
 from data_pipeline.documents.document import Document
 
 COUNTER = re.compile(
-    r"\W*\d(?:,|\.|\d)*(?:k|m|b)?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes"
-    r"|downloads|views|followers)\W*",
+    r"\W*\d(?:,|\.|\d)*(?:k|m|b)?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks"
+    r"|upvotes|downvotes|downloads|views|followers)\W*",
     re.IGNORECASE,
 )
 MAX_COUNTER_CHARS = 60
@@ -59,7 +59,11 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
             text, buttons[number] = self.without_buttons(document.text)
             edited[number] = retext(document, text)
         after = measured(edited, n_tokens)["n"]
-        return edited, {**counts, "button_spans": buttons, "cut_word_frac": 1 - after / np.maximum(1, before)}
+        return edited, {
+            **counts,
+            "button_spans": buttons,
+            "cut_word_frac": 1 - after / np.maximum(1, before),
+        }
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
         """Reason → bool [lines], which of `layout.lines` are cut for it."""
@@ -77,14 +81,17 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         for line in np.flatnonzero((end - begin <= MAX_COUNTER_CHARS) & (frac(DIGIT) > 0)):
             at = layout.text_start[lines.document[line]]
             counters[line] = (
-                COUNTER.fullmatch(documents[lines.document[line]].text, begin[line] - at, end[line] - at)
+                COUNTER.fullmatch(
+                    documents[lines.document[line]].text, begin[line] - at, end[line] - at
+                )
                 is not None
             )
         return {
             "capitals_lines": frac(UPPER) > self.max_upper_frac,
             "number_lines": frac(DIGIT) > self.max_digit_frac,
             "counter_lines": counters,
-            "one_word_lines": (lines.stop - lines.first) / scales[lines.document] < self.min_line_words,
+            "one_word_lines": (lines.stop - lines.first) / scales[lines.document]
+            < self.min_line_words,
         }
 
     def without_buttons(self, text: str) -> tuple[str, int]:
@@ -96,7 +103,9 @@ class LineEdits(BaseModel, frozen=True, extra="forbid", strict=True):
         n, lines = 0, []
         for line in text.split("\n"):
             left, n_buttons = (
-                BUTTON.subn("", line) if len(line.split()) <= self.max_button_line_words else (line, 0)
+                BUTTON.subn("", line)
+                if len(line.split()) <= self.max_button_line_words
+                else (line, 0)
             )
             n += n_buttons
             # A line that was a button and nothing else goes; blank lines of the text stay.

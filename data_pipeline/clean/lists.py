@@ -47,7 +47,8 @@ def _user_list(state: State) -> UserList:
     data = Path(state[0]).read_bytes()
     lines = (line.strip().lower() for line in data.decode().split("\n"))
     return UserList(
-        frozenset(line for line in lines if line and not line.startswith("#")), sha256(data).hexdigest()
+        frozenset(line for line in lines if line and not line.startswith("#")),
+        sha256(data).hexdigest(),
     )
 
 
@@ -70,7 +71,9 @@ def examples_sha256(folder: str, *, field: str) -> str:
     # Hashes are sorted before they are joined: renaming or moving an example changes nothing.
     states = tuple(_state(file) for file in files_in(folder))
     if not states:
-        raise ValueError(f"{field}={folder!r} holds no .txt or .jsonl file; name a folder of example texts")
+        raise ValueError(
+            f"{field}={folder!r} holds no .txt or .jsonl file; name a folder of example texts"
+        )
     return _sha256(states)
 
 

@@ -61,9 +61,14 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
             words = canonical(chunk, numbers_alike=True)
             n_permutations = self.bands * self.rows
             least = minhash(
-                words.joined(), n_permutations=n_permutations, shingle_words=self.shingle_words, seed=SEED
+                words.joined(),
+                n_permutations=n_permutations,
+                shingle_words=self.shingle_words,
+                seed=SEED,
             )
-            keys = mixed((least.reshape(-1, self.bands, self.rows) * factors).sum(-1, dtype=np.uint64))
+            keys = mixed(
+                (least.reshape(-1, self.bands, self.rows) * factors).sum(-1, dtype=np.uint64)
+            )
             # A text without words gets NO_KEY, and so equals nothing, not even another empty one.
             chunk_keys.append(
                 np.where(np.diff(words.first)[:, None] > 0, np.maximum(keys, 1), np.uint64(NO_KEY))
@@ -91,6 +96,8 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         """All documents of a cluster but the lowest."""
         return repeats(verdicts)
 
-    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    def spans(
+        self, document: Document, verdicts: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, int]]:
         """None: documents stay or go whole."""
         return []

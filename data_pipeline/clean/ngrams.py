@@ -56,9 +56,9 @@ def words_of(indices: list[int], pieces: list[str]) -> tuple[np.ndarray, np.ndar
     start, end = boundaries(flags)
     # Where each piece ends in the joined text, its newline counted: a word's piece is found by its start.
     ends = np.cumsum([len(piece) + 1 for piece in lowered])
-    return np.array(indices, np.int64)[np.searchsorted(ends, start, "right")], runs(chars.astype(np.uint64))(
-        start, end
-    )
+    return np.array(indices, np.int64)[np.searchsorted(ends, start, "right")], runs(
+        chars.astype(np.uint64)
+    )(start, end)
 
 
 def runs(values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

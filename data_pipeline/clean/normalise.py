@@ -14,16 +14,21 @@ from data_pipeline.documents.document import Document
 # \x85 and \x1c to \x1e are newlines
 # Of the control characters only tab, newlines and page breaks carry meaning; U+200B and its kin are
 # invisible, and lone surrogates cannot be encoded.
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]")
+CONTROL = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 # Not all white space: a line of ideographic spaces is somebody's layout.
 TRAILING = " \t\u00a0"
 BLANK_LINES = re.compile(r"\n{4,}")
 # Lines that may be UTF-8 read as Windows-1252 or, in Cyrillic, as Windows-1251: what a lead byte became, then
 # what its tail bytes became.
 LATIN_TAIL = (
-    r"[\u00a0-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]"
+    r"[\u00a0-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
+    r"\u2013-\u203a\u20ac\u2122]"
 )
-CYRILLIC_TAIL = r"[\u00a0-\u00bb\u0401-\u040f\u0451-\u045f\u0490\u0491\u2013-\u203a\u20ac\u2116\u2122]"
+CYRILLIC_TAIL = (
+    r"[\u00a0-\u00bb\u0401-\u040f\u0451-\u045f\u0490\u0491\u2013-\u203a\u20ac\u2116\u2122]"
+)
 SUSPECT = re.compile(  # one class first, which `re` looks for ten times as fast as for alternatives
     rf"[\u00c2-\u00f4РС](?:(?<=[\u00c2-\u00df]){LATIN_TAIL}|(?<=\u00c3) "
     rf"|(?<=[\u00e0-\u00f4]){LATIN_TAIL}{{2}}"
@@ -56,7 +61,9 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         # ftfy's model is slow, so it sees only lines that look like one encoding read as another.
         if self.repair_mojibake and not text.isascii() and SUSPECT.search(text):
             text = normalise(
-                "\n".join(repair(line) if SUSPECT.search(line) else line for line in text.split("\n"))
+                "\n".join(
+                    repair(line) if SUSPECT.search(line) else line for line in text.split("\n")
+                )
             )
         return text if text.strip() else ""
 

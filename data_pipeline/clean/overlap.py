@@ -9,9 +9,8 @@ from data_pipeline.documents.document import Document
 SHINGLE_WORDS = 3
 NGRAM_WORDS = 13  # GPT-3's decontamination (Brown et al. 2020, C)
 SHORT_WORDS = 5  # shorter texts have too few shingles to be alike: they are compared word by word
-PROSE_WORDS = (
-    8  # shorter paragraphs (captions, "Example:") are nobody's text, unless they are a docstring's first
-)
+# Shorter paragraphs (captions, "Example:") are nobody's text, unless they are a docstring's first.
+PROSE_WORDS = 8
 Words = tuple[str, ...]
 
 
@@ -27,7 +26,9 @@ class Ngrams:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[Words, set[int]] = defaultdict(set)  # n-gram → numbers of the texts it is from
+        self._texts: dict[Words, set[int]] = defaultdict(
+            set
+        )  # n-gram → numbers of the texts it is from
         self._links: set[Words] = set()
 
     def add(self, words: Words, number: int = 0) -> None:
@@ -97,7 +98,9 @@ class HeldOutIndex:
             return same - self.dropped
         shingles = shingles_of(words)
         shared = Counter(
-            number for shingle in shingles & self._postings.keys() for number in self._postings[shingle]
+            number
+            for shingle in shingles & self._postings.keys()
+            for number in self._postings[shingle]
         )
         alike = {
             n

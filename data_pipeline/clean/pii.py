@@ -45,7 +45,10 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
         """Signals: `pii_email_spans` and so on for each kind, and their sum `pii_hits`."""
         documents, counts = replace_spans(documents, self.kinds, self._find)
         spans = {f"pii_{kind}_spans": values for kind, values in counts.items()}
-        return documents, {**spans, "pii_hits": sum(spans.values(), np.zeros(len(documents), np.float32))}
+        return documents, {
+            **spans,
+            "pii_hits": sum(spans.values(), np.zeros(len(documents), np.float32)),
+        }
 
     def limits(self) -> tuple[Limit, ...]:
         """At most `max_hits` replaced values a document, or no limit."""
@@ -62,14 +65,18 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
             # One byte a character: digits are found by numpy, and patterns run only where digits stand
             # densely.
             chars = bytes_of(text)
-            digits = np.flatnonzero(chars - DIGIT_0 < 10)  # bytes wrap round: what is below "0" becomes large
+            digits = np.flatnonzero(
+                chars - DIGIT_0 < 10
+            )  # bytes wrap round: what is below "0" becomes large
             for pattern in numeric:
                 yield from spans_of(pattern, text, *pattern.candidates(chars, digits))
 
 
 def spans_of(pattern: Pattern, text: str, first: np.ndarray, last: np.ndarray) -> Iterator[Span]:
     """The spans near the candidates."""
-    for match in matches_near(text, pattern.regex, first, last, before=pattern.before, after=pattern.after):
+    for match in matches_near(
+        text, pattern.regex, first, last, before=pattern.before, after=pattern.after
+    ):
         # An empty replacement means that the match is no personal data: a version number, a failed
         # checksum.
         if replacement := pattern.replace(match):

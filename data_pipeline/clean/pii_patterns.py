@@ -87,7 +87,8 @@ def dotted(chars: np.ndarray, digits: np.ndarray) -> Candidates:
 def coloned(chars: np.ndarray, digits: np.ndarray) -> Candidates:
     """2 or 3, three characters, a colon: global unicast addresses (2000::/3), and few times of day."""
     candidates = digits[
-        (chars[digits + 4] == ord(":")) & ((chars[digits] == ord("2")) | (chars[digits] == ord("3")))
+        (chars[digits + 4] == ord(":"))
+        & ((chars[digits] == ord("2")) | (chars[digits] == ord("3")))
     ]
     return candidates, candidates
 
@@ -101,7 +102,11 @@ def ipv4(match: re.Match) -> str:
     """An address of 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24."""
     # `1.2.3.4` and `10.0.0.1` are versions or private; at least two large numbers make an address.
     numbers = [int(part) for part in match[0].split(".")]
-    if sorted(numbers)[-2] < SMALL or VERSION.search(line_before(match, 20)) or not is_global(match[0]):
+    if (
+        sorted(numbers)[-2] < SMALL
+        or VERSION.search(line_before(match, 20))
+        or not is_global(match[0])
+    ):
         return ""
     number = choice(match[0], 3 * 254)
     return f"{('192.0.2', '198.51.100', '203.0.113')[number // 254]}.{number % 254 + 1}"
@@ -192,7 +197,8 @@ IBAN_LENGTHS = dict(
     ).split()
 )
 IBANS = "|".join(
-    f"{country}[0-9]{{2}}(?: ?[A-Z0-9]){{{n_chars - 4}}}" for country, n_chars in IBAN_LENGTHS.items()
+    f"{country}[0-9]{{2}}(?: ?[A-Z0-9]){{{n_chars - 4}}}"
+    for country, n_chars in IBAN_LENGTHS.items()
 )
 IBAN_REGEX = re.compile(rf"(?<![\w+/=-])(?:{IBANS})(?![\w+/=-])")
 IBAN_EXAMPLES = (

@@ -34,7 +34,9 @@ class KeySet:
         place = np.flatnonzero(self.may_have[keys >> self.shift])
         # `clip` below: a key above all others is compared with the last one, and differs.
         nearest = np.searchsorted(self.keys, keys[place])
-        return place[self.keys.take(nearest, mode="clip") == keys[place]] if len(self.keys) else place
+        return (
+            place[self.keys.take(nearest, mode="clip") == keys[place]] if len(self.keys) else place
+        )
 
 
 class Hits(NamedTuple):
@@ -83,7 +85,9 @@ class Protected(NamedTuple):
     def _hits(self, texts: Sequence[str], n_before: int) -> Hits:
         words = canonical(texts)
         stretches_by_kind = [
-            (first, first + n, key, keys) for n, keys in self.runs.items() for first, key in [words.runs(n)]
+            (first, first + n, key, keys)
+            for n, keys in self.runs.items()
+            for first, key in [words.runs(n)]
         ]
         if len(self.lines.keys):
             # Short texts count only as lines by themselves: `yes` stands in every document.
@@ -95,10 +99,14 @@ class Protected(NamedTuple):
         for *stretches, wanted in stretches_by_kind:
             place = wanted.having(stretches[2])
             columns.append(tuple(values[place] for values in stretches))
-        return placed(words, *(np.concatenate(values) for values in zip(*columns, strict=True)), n_before)
+        return placed(
+            words, *(np.concatenate(values) for values in zip(*columns, strict=True)), n_before
+        )
 
 
-def placed(words: Canonical, first: np.ndarray, last: np.ndarray, ngram: np.ndarray, n_before: int) -> Hits:
+def placed(
+    words: Canonical, first: np.ndarray, last: np.ndarray, ngram: np.ndarray, n_before: int
+) -> Hits:
     """Stretches of words `first` to `last` (exclusive), in order and as places in the texts; `n_before`
     texts came before these.
     """
@@ -106,7 +114,9 @@ def placed(words: Canonical, first: np.ndarray, last: np.ndarray, ngram: np.ndar
     order = np.lexsort((last, first))
     start, end = words.places(first[order], last[order])
     text = np.searchsorted(words.offsets, start, "right") - 1
-    return Hits(text + n_before, ngram[order], start - words.offsets[text], end - words.offsets[text])
+    return Hits(
+        text + n_before, ngram[order], start - words.offsets[text], end - words.offsets[text]
+    )
 
 
 def protected(tasks: tuple[Task, ...], *, n_words: int) -> Protected:
@@ -118,7 +128,9 @@ def protected(tasks: tuple[Task, ...], *, n_words: int) -> Protected:
 @functools.lru_cache(maxsize=8)
 def _protected(tasks: tuple[Task, ...], fingerprints: tuple[str, ...], n_words: int) -> Protected:
     by_task = [keys_of(task, n_words) for task in tasks]
-    runs = {n: KeySet(joined(keys[n] for keys in by_task)) for n in sorted(set().union(*by_task) - {0})}
+    runs = {
+        n: KeySet(joined(keys[n] for keys in by_task)) for n in sorted(set().union(*by_task) - {0})
+    }
     short = KeySet(joined(keys[0] for keys in by_task))
     return Protected(runs, short, tuple(KeySet(joined(keys.values())) for keys in by_task))
 

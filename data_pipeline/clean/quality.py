@@ -6,7 +6,14 @@ import numpy as np
 from pydantic import BaseModel
 
 from data_pipeline.clean.characters import LETTER, codes
-from data_pipeline.clean.languages import LANGUAGES, by_language, chars_per_word, forms, own, per_language
+from data_pipeline.clean.languages import (
+    LANGUAGES,
+    by_language,
+    chars_per_word,
+    forms,
+    own,
+    per_language,
+)
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, hash_of, measured
 from data_pipeline.documents.document import Document
@@ -29,7 +36,9 @@ class TooShort(BaseModel, frozen=True, extra="forbid", strict=True):
         """Measures `n_words`, words of the language's own kind."""
         return documents, measured(
             documents,
-            lambda layout, languages: {"n_words": np.diff(layout.first) / chars_per_word(languages)},
+            lambda layout, languages: {
+                "n_words": np.diff(layout.first) / chars_per_word(languages)
+            },
         )
 
     def limits(self) -> tuple[Limit, ...]:
@@ -82,12 +91,17 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         """Measures one signal for each limit."""
         signals = measured(
             documents,
-            lambda layout, languages: {**word_signals(layout, languages), **line_signals(layout, languages)},
+            lambda layout, languages: {
+                **word_signals(layout, languages),
+                **line_signals(layout, languages),
+            },
         )
         # A text without words divides by one, and fails the limit on words anyway.
         n_words = np.maximum(1, signals["n_words"])
         hashes = np.array([document.text.count("#") for document in documents], np.float64)
-        ellipses = np.array([sum(map(document.text.count, ELLIPSES)) for document in documents], np.float64)
+        ellipses = np.array(
+            [sum(map(document.text.count, ELLIPSES)) for document in documents], np.float64
+        )
         return documents, {
             **signals,
             "hash_word_ratio": hashes / n_words,
@@ -106,7 +120,10 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
             *per_language(
                 "gopher_alphabetic",
                 "alphabetic_word_frac",
-                lambda entry: (own(entry.min_alphabetic_word_frac, self.min_alphabetic_word_frac), np.inf),
+                lambda entry: (
+                    own(entry.min_alphabetic_word_frac, self.min_alphabetic_word_frac),
+                    np.inf,
+                ),
             ),
             Limit("gopher_stop_words", "n_stop_words", least=self.min_stop_words),
         )
@@ -172,5 +189,9 @@ def is_ellipsis(layout: Layout, ends: np.ndarray) -> np.ndarray:
     """Which of the words that end at `ends` do so in an ellipsis."""
     last = layout.chars[ends - 1]
     # Indices before the text wrap to its end, where the layout's newline stands: no dot.
-    dots = (last == ord(".")) & (layout.chars[ends - 2] == ord(".")) & (layout.chars[ends - 3] == ord("."))
+    dots = (
+        (last == ord("."))
+        & (layout.chars[ends - 2] == ord("."))
+        & (layout.chars[ends - 3] == ord("."))
+    )
     return dots | (last == ord("…"))

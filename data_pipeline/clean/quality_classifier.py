@@ -74,7 +74,9 @@ def trained(positive: str, negative: str, fingerprint: str) -> LinearClassifier:
 
 def cache_folder() -> Path:
     """Where trained classifiers stay, by the XDG base directory rules."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "meshwright", "classifiers")
+    return Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "meshwright", "classifiers"
+    )
 
 
 def examples_of(folder: str) -> list[str]:

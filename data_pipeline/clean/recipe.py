@@ -31,7 +31,10 @@ NOTICES = (
 
 
 def standard_recipe(
-    *, web: tuple[str, ...] = ("web",), code: tuple[str, ...] = ("code",), books: tuple[str, ...] = ("books",)
+    *,
+    web: tuple[str, ...] = ("web",),
+    code: tuple[str, ...] = ("code",),
+    books: tuple[str, ...] = ("books",),
 ) -> tuple[Rule, ...]:
     """For small corpora of documentation, source code and books in English; the arguments name the sources
     of each kind.
@@ -64,7 +67,9 @@ def standard_recipe(
     )
 
 
-def web_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)) -> tuple[Rule, ...]:
+def web_recipe(
+    *, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)
+) -> tuple[Rule, ...]:
     """FineWeb's (Penedo et al. 2024), for crawled pages: its rules and thresholds in its order, C4 without
     the rule of end marks.
 
@@ -101,7 +106,9 @@ def code_recipe(*, sources: tuple[str, ...]) -> tuple[Rule, ...]:
     )
 
 
-def book_recipe(*, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)) -> tuple[Rule, ...]:
+def book_recipe(
+    *, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)
+) -> tuple[Rule, ...]:
     """dolma's (Soldaini et al. 2024), for books and chapters, with Gopher's limits on repetition."""
     return (
         Normalise(sources=sources, repair_mojibake=True),

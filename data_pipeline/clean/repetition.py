@@ -64,14 +64,19 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         """Measures one signal for each limit."""
         return documents, measured(
             documents,
-            lambda layout, languages: {**stretch_signals(layout), **gram_signals(layout, languages)},
+            lambda layout, languages: {
+                **stretch_signals(layout),
+                **gram_signals(layout, languages),
+            },
         )
 
     def limits(self) -> tuple[Limit, ...]:
         """Paragraphs, lines, then n-grams from short to long."""
         top = [
             per_language(
-                f"gopher_top_{n}_gram", f"top_{n}_gram_frac", lambda entry, i=i: (0, self.most_top(entry)[i])
+                f"gopher_top_{n}_gram",
+                f"top_{n}_gram_frac",
+                lambda entry, i=i: (0, self.most_top(entry)[i]),
             )
             for i, n in enumerate(TOP)
         ]
@@ -85,7 +90,9 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         ]
         return (
             Limit(
-                "gopher_repeated_paragraph", "repeated_paragraph_frac", most=self.max_repeated_paragraph_frac
+                "gopher_repeated_paragraph",
+                "repeated_paragraph_frac",
+                most=self.max_repeated_paragraph_frac,
             ),
             Limit(
                 "gopher_repeated_paragraph",
@@ -97,7 +104,11 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
                 "repeated_line_frac",
                 lambda entry: (0, own(entry.max_repeated_line_frac, self.max_repeated_line_frac)),
             ),
-            Limit("gopher_repeated_line", "repeated_line_char_frac", most=self.max_repeated_line_char_frac),
+            Limit(
+                "gopher_repeated_line",
+                "repeated_line_char_frac",
+                most=self.max_repeated_line_char_frac,
+            ),
             *sum(top + repeated, ()),
         )
 
@@ -116,7 +127,9 @@ def stretch_signals(layout: Layout) -> Signals:
     repeated, chars = layout.repeated_lines
     begins = np.ones(len(lines.first), bool)
     # A paragraph begins where the text is another or a blank line was left out (numbers count blank lines).
-    begins[1:] = (lines.document[1:] != lines.document[:-1]) | (lines.number[1:] != lines.number[:-1] + 1)
+    begins[1:] = (lines.document[1:] != lines.document[:-1]) | (
+        lines.number[1:] != lines.number[:-1] + 1
+    )
     begin = np.flatnonzero(begins)
     last = np.append(begin[1:], len(begins))[: len(begin)] - 1
     document = lines.document[begin]
@@ -125,7 +138,9 @@ def stretch_signals(layout: Layout) -> Signals:
     paragraph_chars = np.add.reduceat(chars, begin) if len(begin) else chars
 
     def share(part: np.ndarray, whole: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        return np.bincount(texts, part * whole, layout.n) / np.maximum(1, np.bincount(texts, whole, layout.n))
+        return np.bincount(texts, part * whole, layout.n) / np.maximum(
+            1, np.bincount(texts, whole, layout.n)
+        )
 
     return {
         "repeated_line_frac": share(repeated, np.ones(len(repeated)), lines.document),
@@ -168,7 +183,10 @@ class Grams:
         signals: Signals = {}
         # An n-gram can repeat only if its shorter ones do, so each length looks at few places (as in
         # Apriori).
-        at, before = np.arange(len(self.document)), 0  # starts of the repeated n-grams of the length before
+        at, before = (
+            np.arange(len(self.document)),
+            0,
+        )  # starts of the repeated n-grams of the length before
         for n in (*TOP, *REPEATED):
             size = n * scale
             at = self.extended(at, before, size)

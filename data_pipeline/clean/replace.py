@@ -116,7 +116,9 @@ def choice(value: str, n: int) -> int:
     """A number below `n` that depends on the value alone: equal values get equal replacements everywhere."""
     return (
         int.from_bytes(
-            blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=b"meshwright").digest()
+            blake2b(
+                value.encode("utf-8", "surrogatepass"), digest_size=8, key=b"meshwright"
+            ).digest()
         )
         % n
     )

@@ -97,7 +97,9 @@ class AcrossRule(Rule, Protocol):
         """The numbers of the documents that go whole, of some rows of the verdicts."""
         ...
 
-    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    def spans(
+        self, document: Document, verdicts: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, int]]:
         """Characters [start, end) to cut out of a document, given its rows (≥ 1); its text must be the one
         that was annotated.
         """

@@ -13,7 +13,13 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from data_pipeline.clean.classifier import LinearClassifier, load, mean_by_text, sigmoid, train_classifier
+from data_pipeline.clean.classifier import (
+    LinearClassifier,
+    load,
+    mean_by_text,
+    sigmoid,
+    train_classifier,
+)
 from data_pipeline.clean.lists import user_list
 from data_pipeline.clean.ngrams import ngrams
 from data_pipeline.clean.rule import Limit, Signals
@@ -21,8 +27,12 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.documents.document import Document
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
-TOXICITY_MODEL = Path(__file__).with_name("toxicity.npz")  # its data, licence and figures: toxicity.md
-MEDIUM = re.compile(r"https?://\S+|@\w+|\bRT\b|#")  # marks of a tweet, which say nothing about toxicity
+TOXICITY_MODEL = Path(__file__).with_name(
+    "toxicity.npz"
+)  # its data, licence and figures: toxicity.md
+MEDIUM = re.compile(
+    r"https?://\S+|@\w+|\bRT\b|#"
+)  # marks of a tweet, which say nothing about toxicity
 
 
 class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -49,7 +59,8 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Measures `blocklist_hits` and `blocklist_hits_per_kword`."""
         lists = {
-            language: hashes_of(user_list(file, field="files").lines) for language, file in self.files.items()
+            language: hashes_of(user_list(file, field="files").lines)
+            for language, file in self.files.items()
         }
         languages = np.array([document.language for document in documents], str)
         n_words, hits = np.zeros(len(documents)), np.zeros(len(documents))
@@ -71,8 +82,13 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def limits(self) -> tuple[Limit, ...]:
         """At most `max_hits` and `max_hits_per_kword`."""
-        most = (("blocklist_hits", self.max_hits), ("blocklist_hits_per_kword", self.max_hits_per_kword))
-        return tuple(Limit("blocklist", signal, most=value) for signal, value in most if value is not None)
+        most = (
+            ("blocklist_hits", self.max_hits),
+            ("blocklist_hits_per_kword", self.max_hits_per_kword),
+        )
+        return tuple(
+            Limit("blocklist", signal, most=value) for signal, value in most if value is not None
+        )
 
     def fingerprint(self) -> str:
         """Hashes of the list files, in the order of the field."""
@@ -84,7 +100,9 @@ def hashes_of(phrases: frozenset[str]) -> tuple[np.ndarray, ...]:
     """The hashes of the phrases of one word, of two, …, up to the longest."""
     ordered = sorted(phrases)
     # Words of each phrase as `ngrams` counts them, so that phrases and texts are cut alike.
-    n_words = sum(np.bincount(orders[0].text, minlength=len(ordered)) for orders in ngrams(ordered, 1))
+    n_words = sum(
+        np.bincount(orders[0].text, minlength=len(ordered)) for orders in ngrams(ordered, 1)
+    )
     by_length: list[list[np.ndarray]] = [[] for _ in range(int(n_words.max()))]
     for orders in ngrams(ordered, len(by_length)):
         for n, order in enumerate(orders):
@@ -116,7 +134,10 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Signal: `toxicity`, 0 to 1; NaN where not measured."""
         # An empty text has no sentences and scores NaN, which no limit drops.
-        texts = [document.text if document.language in ("", self.language) else "" for document in documents]
+        texts = [
+            document.text if document.language in ("", self.language) else ""
+            for document in documents
+        ]
         sentences = [sentences_of(text) for text in texts]
         probabilities = sigmoid(
             self._classifier().logits([sentence for part in sentences for sentence in part])
@@ -137,7 +158,9 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def sentences_of(text: str) -> list[str]:
     """The text between line ends and ends of sentences; nothing for a blank text."""
-    return [sentence for sentence in SENTENCE_END.split(text) if sentence and not sentence.isspace()]
+    return [
+        sentence for sentence in SENTENCE_END.split(text) if sentence and not sentence.isspace()
+    ]
 
 
 def train_toxicity(tweets: Iterable[str], neutral: Iterable[str]) -> LinearClassifier:

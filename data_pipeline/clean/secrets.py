@@ -13,12 +13,21 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from data_pipeline.clean.replace import Span, bytes_of, line_before, matches_near, positions_of, replace_spans
+from data_pipeline.clean.replace import (
+    Span,
+    bytes_of,
+    line_before,
+    matches_near,
+    positions_of,
+    replace_spans,
+)
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.documents.document import Document
 
 KEY, PASSWORD = "<KEY>", "<PASSWORD>"  # StarCoder's placeholders (Li et al. 2023, 4.2)
-MIN_RUN_CHARS = 16  # the shortest part of a token that has no dot in it: what follows AKIA, ya29., sk_live_
+MIN_RUN_CHARS = (
+    16  # the shortest part of a token that has no dot in it: what follows AKIA, ya29., sk_live_
+)
 # Published prefixes, with the length or the alphabet that goes with them
 TOKENS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -42,7 +51,9 @@ ASSIGNMENT = re.compile(
     r"(?P<quote>[\"'`]?)(?P<value>[A-Za-z0-9+/_=.~!@%^*-]{16,200})(?P=quote)(?![^\s\"'`;,)}\]])",
     re.IGNORECASE,
 )
-URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>{}$%()]{0,64}:(?P<value>[^\s:/@\"'<>{}$%()]{3,128})@(?=[\w\[])")
+URL_PASSWORD = re.compile(
+    r"://[^\s:/@\"'<>{}$%()]{0,64}:(?P<value>[^\s:/@\"'<>{}$%()]{3,128})@(?=[\w\[])"
+)
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
     r"(?:(?!-----)[^\0]){1,20000}-----END [A-Z0-9 ]{1,40}-----"
@@ -50,7 +61,8 @@ PRIVATE_KEY = re.compile(
 HUGGING_FACE = re.compile(r"(?<!\w)hf_[A-Za-z0-9]{34}(?!\w)")  # seldom with a digit
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 HASH = re.compile(
-    r"sha\d|sha[-_]|md5|hash|checksum|digest|integrity|etag|commit|revision|fingerprint", re.IGNORECASE
+    r"sha\d|sha[-_]|md5|hash|checksum|digest|integrity|etag|commit|revision|fingerprint",
+    re.IGNORECASE,
 )
 HASH_CHARS = (32, 40, 48, 56, 64, 96, 128)
 # Entropy in bits a character from which a value counts as random; detect-secrets has 3.0 for hexadecimal.
@@ -78,11 +90,16 @@ class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
         """Signals: `secret_key_spans`, `secret_password_spans`, and their sum `secret_hits`."""
         documents, counts = replace_spans(documents, ("key", "password"), secrets_in)
         spans = {f"secret_{kind}_spans": values for kind, values in counts.items()}
-        return documents, {**spans, "secret_hits": spans["secret_key_spans"] + spans["secret_password_spans"]}
+        return documents, {
+            **spans,
+            "secret_hits": spans["secret_key_spans"] + spans["secret_password_spans"],
+        }
 
     def limits(self) -> tuple[Limit, ...]:
         """At most `max_hits` replaced secrets a document, or no limit."""
-        return () if self.max_hits is None else (Limit("secrets", "secret_hits", most=self.max_hits),)
+        return (
+            () if self.max_hits is None else (Limit("secrets", "secret_hits", most=self.max_hits),)
+        )
 
 
 def secrets_in(text: str) -> Iterator[Span]:
@@ -100,7 +117,8 @@ def secrets_in(text: str) -> Iterator[Span]:
     # These need no digit run: a key block begins with words, and a hub token seldom has a digit.
     for literal, pattern in (("PRIVATE KEY", PRIVATE_KEY), ("hf_", HUGGING_FACE)):
         yield from (
-            Span(*match.span(), "key", KEY) for match in (pattern.finditer(text) if literal in text else ())
+            Span(*match.span(), "key", KEY)
+            for match in (pattern.finditer(text) if literal in text else ())
         )
     at = positions_of(text, "://") if "@" in text else start[:0]
     yield from (
@@ -132,7 +150,8 @@ def looks_random(value: str) -> bool:
     letters of one part.
     """
     mixed = any(
-        len(part) >= 8 and re.search("[0-9][A-Za-z]+[0-9]", part) for part in re.split(r"[_.\-/]", value)
+        len(part) >= 8 and re.search("[0-9][A-Za-z]+[0-9]", part)
+        for part in re.split(r"[_.\-/]", value)
     )
     hexadecimal = re.fullmatch(r"[0-9a-fA-F]+", value) is not None
     return (
@@ -149,7 +168,10 @@ def bits_per_char(value: str) -> float:
 
 def is_hash(match: re.Match) -> bool:
     """Whether the value has the form of a hash and its line, or its name, calls it one."""
-    value, named = match["value"], line_before(match, 100) + match[0][: match.start("value") - match.start()]
+    value, named = (
+        match["value"],
+        line_before(match, 100) + match[0][: match.start("value") - match.start()],
+    )
     return (
         len(value) in HASH_CHARS
         and re.fullmatch(r"[0-9a-fA-F]+", value) is not None

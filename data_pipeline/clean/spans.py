@@ -66,7 +66,10 @@ def is_python(document: Document) -> bool:
 def line_spans(text: str) -> list[Span]:
     """Every line of the text as a span."""
     ends = list(itertools.accumulate(len(line) for line in text.splitlines(keepends=True)))
-    return [Span(start, end, "", (text[start:end],), 0) for start, end in zip([0, *ends], ends, strict=False)]
+    return [
+        Span(start, end, "", (text[start:end],), 0)
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
 
 
 def cut(document: Document, spans: Iterable[Span]) -> str:
@@ -171,7 +174,11 @@ def paragraph_spans(text: str) -> Iterator[Span]:
     explains = False
     for start, end, is_structure in stretches(text):
         span = Span(
-            start, end, "", (text[start:end],), 1 if explains and not region and not is_structure else 0
+            start,
+            end,
+            "",
+            (text[start:end],),
+            1 if explains and not region and not is_structure else 0,
         )
         if is_structure:
             yield from whole(region, text)
@@ -186,7 +193,9 @@ def paragraph_spans(text: str) -> Iterator[Span]:
 def whole(region: list[Span], text: str) -> Iterator[Span]:
     """The one span of an explanation of several paragraphs."""
     if len(region) > 1 and region[0].lead:
-        yield Span(region[0].start, region[-1].end, "", (text[region[0].start : region[-1].end],), 1)
+        yield Span(
+            region[0].start, region[-1].end, "", (text[region[0].start : region[-1].end],), 1
+        )
 
 
 def stretches(text: str) -> Iterator[tuple[int, int, bool]]:

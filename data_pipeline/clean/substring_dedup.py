@@ -70,22 +70,32 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         place = np.searchsorted(character[starts], begin, "right") - 1
         before = character[starts][place] if len(begin) else begin
         require_most_left(
-            self, int((end - begin).sum()), int(character[-1:].sum()) + 1 - len(starts), "characters"
+            self,
+            int((end - begin).sum()),
+            int(character[-1:].sum()) + 1 - len(starts),
+            "characters",
         )
         tables.write_table(
-            out, pa.table({tables.DOCUMENT: documents[place], "start": begin - before, "end": end - before})
+            out,
+            pa.table(
+                {tables.DOCUMENT: documents[place], "start": begin - before, "end": end - before}
+            ),
         )
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
         """No document goes whole: only repeated stretches are cut."""
         return np.zeros(0, np.int64)
 
-    def spans(self, document: Document, verdicts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    def spans(
+        self, document: Document, verdicts: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, int]]:
         """The stretches to cut, [start, end) in characters."""
         return list(zip(verdicts["start"].tolist(), verdicts["end"].tolist(), strict=True))
 
 
-def read_texts(rule: SubstringDedup, keys: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_texts(
+    rule: SubstringDedup, keys: Sequence[Path]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(documents sorted, their texts with a separator after each as uint8, where each starts).
 
     Raises:

@@ -11,7 +11,12 @@ from data_pipeline.clean.canonical import Canonical, code_points
 NEWLINE = 10
 # An end mark ends a sentence where white space follows, a full stop of Han script always.
 END_MARK, FULL_STOP, CLOSER, WHITE = 1, 2, 4, 8
-CHARACTERS = {END_MARK: ".!?…", FULL_STOP: "。！？", CLOSER: "\"')]”’»", WHITE: "\t\n\r \u00a0\u3000"}
+CHARACTERS = {
+    END_MARK: ".!?…",
+    FULL_STOP: "。！？",
+    CLOSER: "\"')]”’»",
+    WHITE: "\t\n\r \u00a0\u3000",
+}
 SPAN_SENTENCES = 3  # C4's (Raffel et al. 2020)
 
 
@@ -37,7 +42,9 @@ class Units(NamedTuple):
         return Units(*(values[chosen] for values in self))
 
 
-def parted(texts: Sequence[str], words: Canonical, ends_part: Callable[[np.ndarray], np.ndarray]) -> Units:
+def parted(
+    texts: Sequence[str], words: Canonical, ends_part: Callable[[np.ndarray], np.ndarray]
+) -> Units:
     """The parts of the texts, whose words are `words`, where `ends_part` of all characters tells which are
     a part's last.
     """

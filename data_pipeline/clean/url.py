@@ -47,7 +47,8 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         blocked, hard, soft = ([entries.lines for entries in self._lists(field)] for field in FILES)
         return documents, {
             "url_blocked": np.array(
-                [any(not names.isdisjoint(names_of(url)) for names in blocked) for url in urls], np.float32
+                [any(not names.isdisjoint(names_of(url)) for names in blocked) for url in urls],
+                np.float32,
             ),
             "url_hard_words": np.array(
                 [sum(len(url_words & listed) for listed in hard) for url_words in words], np.float32

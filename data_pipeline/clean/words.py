@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.clean.characters import ALPHANUMERIC, MARK, SPACE, UNSPACED, codes, hash_values, kinds
+from data_pipeline.clean.characters import (
+    ALPHANUMERIC,
+    MARK,
+    SPACE,
+    UNSPACED,
+    codes,
+    hash_values,
+    kinds,
+)
 from data_pipeline.clean.rule import Signals
 from data_pipeline.documents.document import Document
 
@@ -70,7 +78,11 @@ class Layout:
     @functools.cached_property
     def flags(self) -> np.ndarray:
         """All flags of the characters of each word, uint8."""
-        return np.bitwise_or.reduceat(self.kinds, self.start) if len(self.start) else np.zeros(0, np.uint8)
+        return (
+            np.bitwise_or.reduceat(self.kinds, self.start)
+            if len(self.start)
+            else np.zeros(0, np.uint8)
+        )
 
     @functools.cached_property
     def document(self) -> np.ndarray:
@@ -116,7 +128,10 @@ class Layout:
         # Lines without words are left out, but `number` has counted them.
         has_words = stop > first
         return Lines(
-            *(values[has_words] for values in (first, stop, number, document, shifted(newline + 1), newline))
+            *(
+                values[has_words]
+                for values in (first, stop, number, document, shifted(newline + 1), newline)
+            )
         )
 
     @functools.cached_property
@@ -125,9 +140,9 @@ class Layout:
         word to its last.
         """
         lines = self.lines
-        return self.repeated(lines.first, lines.stop, lines.document), self.end[lines.stop - 1] - self.start[
-            lines.first
-        ]
+        return self.repeated(lines.first, lines.stop, lines.document), self.end[
+            lines.stop - 1
+        ] - self.start[lines.first]
 
     def repeated(self, first: np.ndarray, stop: np.ndarray, document: np.ndarray) -> np.ndarray:
         """Which of the stretches of words `first:stop` have the same words as an earlier one of their
@@ -165,14 +180,19 @@ def layouts(texts: tuple[str, ...]) -> tuple[Layout, ...]:
     return tuple(map(Layout, chunks))
 
 
-def measured(documents: list[Document], measure: Callable[[Layout, tuple[str, ...]], Signals]) -> Signals:
+def measured(
+    documents: list[Document], measure: Callable[[Layout, tuple[str, ...]], Signals]
+) -> Signals:
     """What `measure` finds in each chunk of the documents, given its languages too, joined."""
     languages = [document.language for document in documents]
     chunk_signals, position = [], 0
     for layout in layouts(tuple(document.text for document in documents)):
         chunk_signals.append(measure(layout, tuple(languages[position : position + layout.n])))
         position += layout.n
-    return {name: np.concatenate([signals[name] for signals in chunk_signals]) for name in chunk_signals[0]}
+    return {
+        name: np.concatenate([signals[name] for signals in chunk_signals])
+        for name in chunk_signals[0]
+    }
 
 
 def boundaries(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,7 +266,9 @@ def grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     same = np.zeros(len(keys), bool)
     same[1:] = (packed[1:] ^ packed[:-1]) <= low
     again = np.flatnonzero(same)
-    if (keys[order[again]] != keys[order[again - 1]]).any():  # two keys that differ only in the bits cut off
+    if (
+        keys[order[again]] != keys[order[again - 1]]
+    ).any():  # two keys that differ only in the bits cut off
         order = np.lexsort((np.arange(len(keys)), keys))
         same[1:] = keys[order[1:]] == keys[order[:-1]]
     return order, same

@@ -33,7 +33,9 @@ class Columns(BaseModel, frozen=True, extra="forbid", strict=True):
         """The columns that are read, each once."""
         return tuple(dict.fromkeys(name for name in self.model_dump().values() if name))
 
-    def document(self, row: Mapping[str, Any], place: str, source: str, drops: Drops) -> Document | None:
+    def document(
+        self, row: Mapping[str, Any], place: str, source: str, drops: Drops
+    ) -> Document | None:
         """The document of a row; None, counted with `place`, when a value is not what its field needs."""
         values = {field: value_in(row, name) for field, name in self.model_dump().items()}
         text = values.pop("text")

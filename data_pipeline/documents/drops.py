@@ -25,7 +25,9 @@ class Drops:
         self.sizes: dict[str, Counter[str]] = {}
         self.examples: dict[str, list[str]] = {}
 
-    def add(self, source: str, reason: str, example: str = "", n: int = 1, n_bytes: int = 0) -> None:
+    def add(
+        self, source: str, reason: str, example: str = "", n: int = 1, n_bytes: int = 0
+    ) -> None:
         """Count `n` for `reason`; `example` is cut to one short line."""
         self.counts.setdefault(source, Counter())[reason] += n
         # what reading drops has no size: the text was never decoded
@@ -42,7 +44,11 @@ class Drops:
         keys sorted.
         """
         shown = {reason: texts for reason, texts in sorted(self.examples.items()) if texts}
-        return {"dropped": _sorted(self.counts), "dropped_bytes": _sorted(self.sizes), "examples": shown}
+        return {
+            "dropped": _sorted(self.counts),
+            "dropped_bytes": _sorted(self.sizes),
+            "examples": shown,
+        }
 
 
 def _sorted(counters: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
-os.environ.setdefault("DO_NOT_TRACK", "1")  # daft and its like report their use to their makers at import
+os.environ.setdefault(
+    "DO_NOT_TRACK", "1"
+)  # daft and its like report their use to their makers at import
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the launcher has its own
 # else it imports Ray, where that is installed, to look for a cluster
 os.environ.setdefault("DAFT_RUNNER", "native")

@@ -43,7 +43,11 @@ def by_key[R](
         # a range, which Parquet can skip row groups by, then the keys of it that are wanted
         in_round = (column >= first) & (column <= last)
         numbers = [number for number in sizes if first <= number <= last]
-        rows = daft.read_parquet([str(file) for file in files]).where(in_round).where(column.is_in(numbers))
+        rows = (
+            daft.read_parquet([str(file) for file in files])
+            .where(in_round)
+            .where(column.is_in(numbers))
+        )
         result = group.result(*map(daft.col, names)).alias("result")
         for row in rows.groupby(key).map_groups(result).iter_rows():
             yield opened(row["result"])
@@ -59,7 +63,9 @@ class _Group:
     @daft.method.batch(return_dtype=daft.DataType.binary())
     def result(self, *columns: daft.Series) -> list[bytes]:
         """The sealed outcome, one row."""
-        return [sealed(self.function, pa.table([column.to_arrow() for column in columns], self.names))]
+        return [
+            sealed(self.function, pa.table([column.to_arrow() for column in columns], self.names))
+        ]
 
 
 def rounds(sizes: dict[int, int], at_once: int | None) -> Iterator[tuple[int, int]]:

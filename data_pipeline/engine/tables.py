@@ -62,12 +62,16 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
     """
     import daft  # half a second: only when documents are compared
 
-    tables = [path for path in tables if n_rows([path])]  # a file without rows may be one without columns
+    tables = [
+        path for path in tables if n_rows([path])
+    ]  # a file without rows may be one without columns
     col = daft.col
     n_queries = _n_queries(tables, column)
     answers = [EMPTY]
     for residue in range(n_queries):
-        rows = daft.read_parquet([str(path) for path in tables]).select(DOCUMENT, col(column).alias("key"))
+        rows = daft.read_parquet([str(path) for path in tables]).select(
+            DOCUMENT, col(column).alias("key")
+        )
         if is_list(tables[0], column):
             rows = rows.with_column("key", col("key").list_distinct()).explode("key")
         rows = rows.where(col("key") != daft.lit(NO_KEY).cast(daft.DataType.uint64()))

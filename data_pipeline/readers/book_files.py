@@ -50,23 +50,33 @@ def read_book(file: str, path: str, work: Path, source: str, drops: Drops) -> Te
     if len(data) > most:
         return drops.add(source, "file_too_large", path)
     book = (
-        _of_epub(data, path, source, drops) if name.endswith(".epub") else _of_text(data, path, source, drops)
+        _of_epub(data, path, source, drops)
+        if name.endswith(".epub")
+        else _of_text(data, path, source, drops)
     )
     return book if book is None or book.text.strip() else drops.add(source, "file_empty", path)
 
 
 def _of_epub(data: bytes, path: str, source: str, drops: Drops) -> Text | None:
-    (answer,) = kept_worker("data_pipeline.readers.epub:epub_text").run([data], timeout_s=EPUB_TIMEOUT_S)
+    (answer,) = kept_worker("data_pipeline.readers.epub:epub_text").run(
+        [data], timeout_s=EPUB_TIMEOUT_S
+    )
     if answer.error:
         reason = answer.error.removeprefix("ValueError: ")
-        return drops.add(source, f"epub_{reason if reason.isidentifier() else 'broken'}", f"{path}: {reason}")
+        return drops.add(
+            source, f"epub_{reason if reason.isidentifier() else 'broken'}", f"{path}: {reason}"
+        )
     language, text = answer.data.decode().split("\n", 1)
     return Text(text, language)
 
 
 def _of_text(data: bytes, path: str, source: str, drops: Drops) -> Text | None:
     text = decode(data)
-    return drops.add(source, "file_undecodable", path) if text is None else Text(LINE_END.sub("\n", text))
+    return (
+        drops.add(source, "file_undecodable", path)
+        if text is None
+        else Text(LINE_END.sub("\n", text))
+    )
 
 
 def decode(data: bytes) -> str | None:

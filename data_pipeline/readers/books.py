@@ -73,7 +73,13 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
         if part.detail == "topics":
             for name, text in sorted(pydoc_data.topics.topics.items()):
                 yield Document(
-                    content_id(text), text, source, f"topic:{name}", f"topic:{name}", "en", "PSF-2.0"
+                    content_id(text),
+                    text,
+                    source,
+                    f"topic:{name}",
+                    f"topic:{name}",
+                    "en",
+                    "PSF-2.0",
                 )
             return
         for file in part.inputs:
@@ -119,4 +125,8 @@ def unwrapped(text: str) -> str:
 
 def _one_line(paragraph: re.Match) -> str:
     lines = paragraph[0].rstrip("\n").split("\n")
-    return " ".join(lines) + "\n" if all(len(line) >= WRAP_CHARS for line in lines[:-1]) else paragraph[0]
+    return (
+        " ".join(lines) + "\n"
+        if all(len(line) >= WRAP_CHARS for line in lines[:-1])
+        else paragraph[0]
+    )

@@ -9,8 +9,8 @@ NUMBER = (
     r"|(?:перв|втор|трет|четв[её]рт|пят|шест|седьм|восьм|девят|десят|последн)\w{1,4})"
 )
 NAME = (
-    r"(?:chapter|book|part|volume|act|scene|canto|letter|stave|section|kapitel|buch|teil|chapitre|livre|partie"
-    r"|cap[ií]tulo|libro|parte|capitolo|глава|часть|книга|том|действие|явление|раздел)"
+    r"(?:chapter|book|part|volume|act|scene|canto|letter|stave|section|kapitel|buch|teil|chapitre|livre"
+    r"|partie|cap[ií]tulo|libro|parte|capitolo|глава|часть|книга|том|действие|явление|раздел)"
 )
 ALONE = (
     r"(?:prologue|epilogue|preface|foreword|introduction|conclusion|afterword|appendix|contents"

@@ -62,7 +62,9 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
                 yield Found(item.path, drop="folder_unreadable")
                 continue
             item = _enter(root, item, {entry.name for entry in entries}, selection, revisions)
-            stack += [below for entry in entries if (below := _look(entry, item, selection)) is not None]
+            stack += [
+                below for entry in entries if (below := _look(entry, item, selection)) is not None
+            ]
 
 
 def _path_order(entry: os.DirEntry) -> str:
@@ -78,7 +80,11 @@ def _enter(
         path = folder.path.rstrip("/")
         revisions[path] = revision(root / path)
         folder = Folder(folder.path, path, info_exclude(root / path, folder.path))
-    if folder.repository is not None and ".gitignore" in names and "git_ignored" in selection.leave_out:
+    if (
+        folder.repository is not None
+        and ".gitignore" in names
+        and "git_ignored" in selection.leave_out
+    ):
         folder = folder._replace(
             ignores=folder.ignores + ignore_file(root / folder.path / ".gitignore", folder.path)
         )
@@ -87,7 +93,11 @@ def _enter(
 
 def _look(entry: os.DirEntry, folder: Folder, selection: Selection) -> Folder | Found | None:
     path = folder.path + entry.name
-    if entry.name.startswith(".") or entry.name == "__pycache__" or is_excluded(path, selection.exclude):
+    if (
+        entry.name.startswith(".")
+        or entry.name == "__pycache__"
+        or is_excluded(path, selection.exclude)
+    ):
         return None
     if entry.is_dir(follow_symlinks=False):
         # An ignored folder is not entered, as git does not: what lies inside cannot be taken back.
@@ -132,7 +142,13 @@ def common_depth(paths: list[str]) -> int:
     """How many folders all files share (`src/`): they tell nothing about a file."""
     folders = {path.rpartition("/")[0] for path in paths}
     return (
-        len([part for part in os.path.commonpath([f"/{folder}" for folder in folders]).split("/") if part])
+        len(
+            [
+                part
+                for part in os.path.commonpath([f"/{folder}" for folder in folders]).split("/")
+                if part
+            ]
+        )
         if folders
         else 0
     )

@@ -21,8 +21,9 @@ LOCK_FILES = frozenset(
     podfile.lock poetry.lock pubspec.lock pylock.toml uv.lock yarn.lock""".split()
 )
 GENERATED_NAME = re.compile(
-    r"_pb2(?:_grpc)?\.pyi?$|\.pb(?:\.gw|_grpc)?\.(?:go|cc|h)$|_grpc\.pb\.|\.(?:pb|freezed|g)\.dart$|\.pbxproj$"
-    r"|\.designer\.(?:cs|vb)$|\.g\.cs$|_generated\.\w+$|\.generated\.\w+$|\.tab\.[ch]$|(?:^|/)lex\.yy\.c$|\.(?:js|css)\.map$",
+    r"_pb2(?:_grpc)?\.pyi?$|\.pb(?:\.gw|_grpc)?\.(?:go|cc|h)$|_grpc\.pb\.|\.(?:pb|freezed|g)\.dart$"
+    r"|\.pbxproj$|\.designer\.(?:cs|vb)$|\.g\.cs$|_generated\.\w+$|\.generated\.\w+$"
+    r"|\.tab\.[ch]$|(?:^|/)lex\.yy\.c$|\.(?:js|css)\.map$",
     re.IGNORECASE,
 )
 MINIFIED_NAME = re.compile(r"[.-]min\.(?:[cm]?js|css)$", re.IGNORECASE)

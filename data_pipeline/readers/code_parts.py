@@ -46,7 +46,9 @@ class Tree(NamedTuple):
         return as_unicode(path), as_unicode(group)
 
 
-def parts_of(root: Path, files: list[Found], revisions: dict[str, str], *, part_bytes: int) -> list[Part]:
+def parts_of(
+    root: Path, files: list[Found], revisions: dict[str, str], *, part_bytes: int
+) -> list[Part]:
     """Top-level folders in batches; every file of `found`, read or left out, is in one of them."""
     depth = common_depth([file.path for file in files if not file.drop])
     evidence = [file.path for file in files if file.is_evidence]
@@ -58,7 +60,12 @@ def parts_of(root: Path, files: list[Found], revisions: dict[str, str], *, part_
 
 
 def _part(
-    name: str, batch: list[Found], root: Path, depth: int, evidence: list[str], revisions: dict[str, str]
+    name: str,
+    batch: list[Found],
+    root: Path,
+    depth: int,
+    evidence: list[str],
+    revisions: dict[str, str],
 ) -> Part:
     folders = {""}
     for file in batch:
@@ -93,4 +100,6 @@ def opened_part(part: Part, source: str, drops: Drops) -> Tree:
             drops.add(source, reason, example, n=0)
     root, n_evidence = Path(detail["root"]), detail["n_evidence"]
     inside = [Path(local_path(file)).relative_to(root).as_posix() for file in part.inputs]
-    return Tree(root, detail["depth"], detail["revisions"], inside[:n_evidence], inside[n_evidence:])
+    return Tree(
+        root, detail["depth"], detail["revisions"], inside[:n_evidence], inside[n_evidence:]
+    )

@@ -84,7 +84,9 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         if root.is_file():
             root, files = root.parent, [Found(root.name, root.stat().st_size)]
         else:
-            files = list(walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions))
+            files = list(
+                walk(root, Selection(self._languages(), self.leave_out, self.exclude), revisions)
+            )
         if all(file.drop for file in files):
             reasons = {file.drop for file in files if file.drop != "evidence"}
             left_out = ", ".join(sorted(reasons)) or "nothing"
@@ -101,21 +103,35 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         tree = opened_part(part, source, drops)
         packages = PackageLicences(
-            tree.evidence, lambda path: evidence_text(tree.root / path, work), frozenset(tree.revisions)
+            tree.evidence,
+            lambda path: evidence_text(tree.root / path, work),
+            frozenset(tree.revisions),
         )
         chosen = {"languages": self._languages(), "leave_out": self.leave_out}
         for path in tree.files:
             shown, group = tree.names(path)
-            content = source_text(tree.root / path, shown, **chosen, work=work, source=source, drops=drops)
+            content = source_text(
+                tree.root / path, shown, **chosen, work=work, source=source, drops=drops
+            )
             if content is None:
                 continue
             # A file's own header binds before what its package says.
             licence = licence_of_head(content.text) or packages.of(path)
             if self.licences is not None and not (licence and allowed(licence, self.licences)):
-                drops.add(source, f"licence_{licence}".replace(" ", "_") if licence else "no_licence", shown)
+                drops.add(
+                    source,
+                    f"licence_{licence}".replace(" ", "_") if licence else "no_licence",
+                    shown,
+                )
                 continue
             yield Document(
-                content_id(content.text), content.text, source, shown, group, content.language, licence
+                content_id(content.text),
+                content.text,
+                source,
+                shown,
+                group,
+                content.language,
+                licence,
             )
 
     def _languages(self) -> frozenset[str]:
@@ -146,5 +162,8 @@ class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     def _tree(self) -> CodeTree:
         # `token.py` and the like are written by programs, but belong to what a standard library is
         return CodeTree(
-            folder=sysconfig.get_paths()["stdlib"], languages=("python",), leave_out=(), exclude=self.exclude
+            folder=sysconfig.get_paths()["stdlib"],
+            languages=("python",),
+            leave_out=(),
+            exclude=self.exclude,
         )

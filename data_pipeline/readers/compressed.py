@@ -55,7 +55,9 @@ class Gzip:
     """A gzip member."""
 
     name = "gzip"
-    magic = re.compile(rb"\x1f\x8b\x08")  # two bytes of gzip, one of deflate: what may begin a member
+    magic = re.compile(
+        rb"\x1f\x8b\x08"
+    )  # two bytes of gzip, one of deflate: what may begin a member
     damaged = (zlib.error,)
     chunk_bytes = CHUNK_BYTES
 
@@ -94,7 +96,9 @@ class Zstd:
     name = "zstd"
     magic = re.compile(re.escape(ZSTD))
     damaged = (zstandard.ZstdError,)
-    chunk_bytes = 1 << 11  # the library bounds no output, but of 4 bytes come 128 KiB at most: 64 MiB a chunk
+    chunk_bytes = (
+        1 << 11
+    )  # the library bounds no output, but of 4 bytes come 128 KiB at most: 64 MiB a chunk
 
     def __init__(self, dictionary: bytes):
         self.stream = decompressor(dictionary).decompressobj()

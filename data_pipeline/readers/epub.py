@@ -60,7 +60,9 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
         if item.get("media-type") in PAGE and "nav" not in item.get("properties", "").split()
     }
     refs = [
-        ref.get("idref") for ref in package.iterfind(".//{*}spine/{*}itemref") if ref.get("linear") != "no"
+        ref.get("idref")
+        for ref in package.iterfind(".//{*}spine/{*}itemref")
+        if ref.get("linear") != "no"
     ]
     # A page named twice is read once; `dict.fromkeys` keeps the reading order.
     names = [manifest[ref] for ref in dict.fromkeys(refs) if ref in manifest]
@@ -103,7 +105,10 @@ def _page_text(page: bytes) -> str:
     # The head's title would stand in the text of every page.
     text = HEAD.sub("", _decoded(page).replace(HEAD_MARK, ""), count=1)
     text = extract_plain_text(
-        HEADING.sub(rf"\1{HEAD_MARK}", text), main_content=False, preserve_formatting=True, alt_texts=False
+        HEADING.sub(rf"\1{HEAD_MARK}", text),
+        main_content=False,
+        preserve_formatting=True,
+        alt_texts=False,
     )
     return "\n".join(_line(line) for line in text.replace("\xa0", " ").split("\n"))
 

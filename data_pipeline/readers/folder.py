@@ -53,10 +53,13 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
     wanted = [
         file
         for file in listed
-        if file.name.lower().endswith(suffixes) and not posixpath.basename(file.name).startswith(".")
+        if file.name.lower().endswith(suffixes)
+        and not posixpath.basename(file.name).startswith(".")
     ]
     if not wanted:
-        raise ValueError(f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does")
+        raise ValueError(
+            f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does"
+        )
     # Listings come in any order; the corpus must not depend on it.
     return sorted(wanted, key=lambda file: (file.name, file.path))
 
@@ -85,7 +88,9 @@ def _local_file(path: str, root: str) -> File:
     except OSError:
         n_bytes = 0
     return File(
-        address(path), os.fsencode(os.path.relpath(path, root)).decode(errors="backslashreplace"), n_bytes
+        address(path),
+        os.fsencode(os.path.relpath(path, root)).decode(errors="backslashreplace"),
+        n_bytes,
     )
 
 
@@ -101,10 +106,14 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
     is_index = "http" in str(store.protocol) and url.endswith("/")
     try:
         if not is_index and store.isfile(root):
-            return File(url, posixpath.basename(root.rstrip("/")), store.info(root).get("size") or 0)
+            return File(
+                url, posixpath.basename(root.rstrip("/")), store.info(root).get("size") or 0
+            )
         if not is_index and not store.isdir(root):
             return None
-        walk = store.walk(root, detail=True, on_error="raise")  # `find` would pass over what it cannot list
+        walk = store.walk(
+            root, detail=True, on_error="raise"
+        )  # `find` would pass over what it cannot list
         infos_by_name = {info["name"]: info for _, _, infos in walk for info in infos.values()}
     except Exception as error:  # every store has exceptions of its own
         raise OSError(
@@ -124,7 +133,9 @@ def one_part_a_file(paths: tuple[str, ...], suffixes: tuple[str, ...], *, field:
     if not paths:
         raise ValueError(f"{field}=() names nothing to read; name a file or folder")
     numbered = (
-        (i, file) for i, path in enumerate(paths) for file in files_under(path, suffixes, field=field)
+        (i, file)
+        for i, path in enumerate(paths)
+        for file in files_under(path, suffixes, field=field)
     )
     return [Part(f"{i:05d}/{file.name}", (file.path,)) for i, file in numbered]
 
@@ -139,7 +150,9 @@ def batches(files: Iterable[File]) -> Iterator[list[File]]:
     batch, total = [], 0
     for file in files:
         batch.append(file)
-        total += max(file.n_bytes, 1 << 12)  # opening one costs as much as reading a page of the disk
+        total += max(
+            file.n_bytes, 1 << 12
+        )  # opening one costs as much as reading a page of the disk
         if total >= BATCH_BYTES:
             yield batch
             batch, total = [], 0
@@ -155,4 +168,6 @@ def name_in(folder: str, path: str) -> str:
     # The store's own form of both addresses: they may differ in scheme or slashes.
     store, top = fsspec.core.url_to_fs(folder)
     inside = store._strip_protocol(path)
-    return posixpath.basename(inside) if inside == top else inside.removeprefix(top.rstrip("/") + "/")
+    return (
+        posixpath.basename(inside) if inside == top else inside.removeprefix(top.rstrip("/") + "/")
+    )

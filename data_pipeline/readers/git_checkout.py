@@ -81,7 +81,11 @@ def _valid(lines: list[str]) -> list[str]:
 def _git_folder(repository: Path) -> Path:
     git = repository / ".git"
     pointer = _read(git) if git.is_file() else ""  # of a worktree or a submodule
-    return repository / pointer.removeprefix("gitdir:").strip() if pointer.startswith("gitdir:") else git
+    return (
+        repository / pointer.removeprefix("gitdir:").strip()
+        if pointer.startswith("gitdir:")
+        else git
+    )
 
 
 def _digits(text: str) -> str:

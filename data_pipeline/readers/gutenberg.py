@@ -7,8 +7,12 @@ from typing import NamedTuple
 
 EBOOK = r"(?:COPYRIGHTED )?PROJECT GUTENBERG(?:['’]S)?(?: E-?(?:BOOK|TEXT))?"
 # the title in the starred line may be wrapped over a few lines
-START = re.compile(rf"\*\*\* ?START OF (?:THE|THIS) {EBOOK}[^*]{{0,600}}\*\*\*[^\n]*", re.IGNORECASE)
-SMALL_PRINT_BEGINS = re.compile(r"^\**START\**\s*THE SMALL PRINT!", re.IGNORECASE | re.MULTILINE)  # 1991-2002
+START = re.compile(
+    rf"\*\*\* ?START OF (?:THE|THIS) {EBOOK}[^*]{{0,600}}\*\*\*[^\n]*", re.IGNORECASE
+)
+SMALL_PRINT_BEGINS = re.compile(
+    r"^\**START\**\s*THE SMALL PRINT!", re.IGNORECASE | re.MULTILINE
+)  # 1991-2002
 SMALL_PRINT_ENDS = re.compile(
     r"^\*END\*? ?THE SMALL PRINT!?[^\n]*(?:\n[^\n]*\*END\*[^\n]*)?", re.IGNORECASE | re.MULTILINE
 )
@@ -143,10 +147,14 @@ def _after_note(paragraphs: list[str], n: int) -> int:
     heading = paragraphs[n].strip()
     if heading.startswith("["):
         closing = (
-            last for last in range(n, min(n + 10, len(paragraphs))) if paragraphs[last].rstrip().endswith("]")
+            last
+            for last in range(n, min(n + 10, len(paragraphs)))
+            if paragraphs[last].rstrip().endswith("]")
         )
         return next(closing, n) + 1
     if "\n" in heading or len(heading) > 40:
         return n + 1
     # A heading alone: its note is the next paragraph that is not blank.
-    return next((below for below in range(n + 1, len(paragraphs)) if paragraphs[below].strip()), n) + 1
+    return (
+        next((below for below in range(n + 1, len(paragraphs)) if paragraphs[below].strip()), n) + 1
+    )

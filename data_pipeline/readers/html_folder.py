@@ -46,11 +46,15 @@ class HtmlFolder(BaseModel, frozen=True, extra="forbid", strict=True):
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a page; path and group = path inside the folder."""
         pages = self._pages(part, source, work, drops)
-        return documents(pages, content=self.content, timeout_s=self.timeout_s, source=source, drops=drops)
+        return documents(
+            pages, content=self.content, timeout_s=self.timeout_s, source=source, drops=drops
+        )
 
     def _pages(self, part: Part, source: str, work: Path, drops: Drops) -> Iterator[Page]:
         for path in part.inputs:
-            html = contents(path, max_bytes=self.max_page_bytes, work=work, source=source, drops=drops)
+            html = contents(
+                path, max_bytes=self.max_page_bytes, work=work, source=source, drops=drops
+            )
             if html is not None:
                 name = name_in(self.folder, path)
                 yield Page(name, name, name, html)

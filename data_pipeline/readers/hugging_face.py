@@ -65,7 +65,9 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         field = f"sources.{source}.folder"
         files = {
             file.name: file
-            for file in files_under(self.folder, (ARROW, PARQUET, DICT, STATE, CARD.lower()), field=field)
+            for file in files_under(
+                self.folder, (ARROW, PARQUET, DICT, STATE, CARD.lower()), field=field
+            )
         }
         # `save_to_disk` writes state.json; the hub's layout has none, only Parquet and perhaps a card.
         if DICT in files or STATE in files:
@@ -90,7 +92,10 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
             )
         try:
             state = json.loads(_text(files[below + STATE], work))
-            names, split = [below + file["filename"] for file in state["_data_files"]], state.get("_split")
+            names, split = (
+                [below + file["filename"] for file in state["_data_files"]],
+                state.get("_split"),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{field}={self.folder!r}: {below}{STATE} is none of a dataset; copy the folder again"
@@ -114,7 +119,9 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         # The card says nothing: then the hub goes by the names of the files.
         if said is None:
             tables = (
-                [name for name in tables if name.startswith(f"{self.config}/")] if self.config else tables
+                [name for name in tables if name.startswith(f"{self.config}/")]
+                if self.config
+                else tables
             )
             wanted = [name for name in tables if _names_split(name, self.split)]
             if (

@@ -16,7 +16,9 @@ from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, mapped
 
 SUFFIXES = tuple(
-    kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2")
+    kind + packed
+    for kind in (".jsonl", ".json", ".ndjson")
+    for packed in ("", ".gz", ".zst", ".bz2")
 )
 
 
@@ -56,10 +58,14 @@ class Jsonl(BaseModel, frozen=True, extra="forbid", strict=True):
 
         try:
             with mapped(path, work) as buffer:
-                for number, line in enumerate(lines_of(pieces(buffer, path, lost), self.max_line_bytes), 1):
+                for number, line in enumerate(
+                    lines_of(pieces(buffer, path, lost), self.max_line_bytes), 1
+                ):
                     place = f"{name}:{number}"
                     row = parsed(line, place, source, drops)
-                    document = None if row is None else self.columns.document(row, place, source, drops)
+                    document = (
+                        None if row is None else self.columns.document(row, place, source, drops)
+                    )
                     if document is not None:
                         yield document
         except Unreadable as error:
@@ -78,7 +84,9 @@ def parsed(line: bytes | None, place: str, source: str, drops: Drops) -> dict[st
         return drops.add(source, "row_not_utf8", place)
     except (ValueError, RecursionError) as error:
         return drops.add(source, "row_not_json", f"{place}: {error}")
-    return row if isinstance(row, dict) else drops.add(source, "row_not_json", f"{place}: no object")
+    return (
+        row if isinstance(row, dict) else drops.add(source, "row_not_json", f"{place}: no object")
+    )
 
 
 def lines_of(pieces: Iterable[Piece], max_bytes: int) -> Iterator[bytes | None]:

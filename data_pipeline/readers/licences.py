@@ -29,7 +29,9 @@ GRANT = (
     "hereby granted"
 )
 OLD_GRANT = GRANT.replace("and or", "and")
-KEPT_NOTICE = " provided that the above copyright notice and this permission notice appear in all copies"
+KEPT_NOTICE = (
+    " provided that the above copyright notice and this permission notice appear in all copies"
+)
 GPL = "gnu general public license"
 LGPL = "gnu lesser general public license"
 AGPL = "gnu affero general public license"
@@ -66,7 +68,11 @@ SIGNATURES = (
     ("ISC", f"{GRANT}{KEPT_NOTICE} | {OLD_GRANT}{KEPT_NOTICE}", ""),
     ("0BSD", f"{GRANT} | {OLD_GRANT}", KEPT_NOTICE.strip()),
     ("HPND", HPND, "beopen python open source license agreement"),  # Python's own holds one
-    ("MPL-2.0", "mozilla public license version 2 0 | terms of the mozilla public license v 2 0", ""),
+    (
+        "MPL-2.0",
+        "mozilla public license version 2 0 | terms of the mozilla public license v 2 0",
+        "",
+    ),
     ("MPL-1.1", "mozilla public license version 1 1", ""),
     (
         "AGPL-3.0-or-later",
@@ -160,7 +166,9 @@ DECLARED = {
         ),
         "Apache-2.0",
     ),
-    **dict.fromkeys(("the apache license version 2 0", "apache v2", "apache license v2 0"), "Apache-2.0"),
+    **dict.fromkeys(
+        ("the apache license version 2 0", "apache v2", "apache license v2 0"), "Apache-2.0"
+    ),
     **dict.fromkeys(
         (
             "bsd 3 clause license",
@@ -172,26 +180,38 @@ DECLARED = {
         "BSD-3-Clause",
     ),
     **dict.fromkeys(
-        ("bsd 3", "3 clause bsd", "bsd 3 clause new or revised license", "revised bsd"), "BSD-3-Clause"
+        ("bsd 3", "3 clause bsd", "bsd 3 clause new or revised license", "revised bsd"),
+        "BSD-3-Clause",
     ),
     **dict.fromkeys(
-        ("bsd 2 clause license", "simplified bsd license", "simplified bsd", "2 clause bsd license"),
+        (
+            "bsd 2 clause license",
+            "simplified bsd license",
+            "simplified bsd",
+            "2 clause bsd license",
+        ),
         "BSD-2-Clause",
     ),
     **dict.fromkeys(("isc license", "iscl", "isc license iscl"), "ISC"),
     **dict.fromkeys(
         ("mpl 2 0", "mozilla public license 2 0", "mozilla public license 2 0 mpl 2 0"), "MPL-2.0"
     ),
-    **dict.fromkeys(("psf", "psf license", "python software foundation license", "psfl"), "PSF-2.0"),
+    **dict.fromkeys(
+        ("psf", "psf license", "python software foundation license", "psfl"), "PSF-2.0"
+    ),
     **dict.fromkeys(("the unlicense unlicense", "the unlicense"), "Unlicense"),
     **dict.fromkeys(("gplv2", "gnu general public license v2 gplv2"), "GPL-2.0-only"),
     **dict.fromkeys(("gplv2+", "gnu general public license v2 or later gplv2"), "GPL-2.0-or-later"),
     **dict.fromkeys(("gplv3", "gpl v3", "gnu general public license v3 gplv3"), "GPL-3.0-only"),
     **dict.fromkeys(("gplv3+", "gnu general public license v3 or later gplv3"), "GPL-3.0-or-later"),
     **dict.fromkeys(("gnu lesser general public license v3 lgplv3", "lgplv3"), "LGPL-3.0-only"),
-    **dict.fromkeys(("gnu lesser general public license v3 or later lgplv3", "lgplv3+"), "LGPL-3.0-or-later"),
+    **dict.fromkeys(
+        ("gnu lesser general public license v3 or later lgplv3", "lgplv3+"), "LGPL-3.0-or-later"
+    ),
     **dict.fromkeys(("gnu lesser general public license v2 lgplv2", "lgplv2"), "LGPL-2.0-only"),
-    **dict.fromkeys(("gnu lesser general public license v2 or later lgplv2", "lgplv2+"), "LGPL-2.0-or-later"),
+    **dict.fromkeys(
+        ("gnu lesser general public license v2 or later lgplv2", "lgplv2+"), "LGPL-2.0-or-later"
+    ),
     "gnu affero general public license v3": "AGPL-3.0-only",
     "gnu affero general public license v3 or later agplv3": "AGPL-3.0-or-later",
     "zlib libpng license": "Zlib",
@@ -214,7 +234,9 @@ def _compile() -> tuple[tuple[str, list[list[str]], list[str]], ...]:
     def split(text: str) -> list[list[str]]:
         return [one.split(" + ") for one in text.split(" | ") if one]
 
-    return tuple((spdx, split(yes), [no for (no,) in split(noes)]) for spdx, yes, noes in SIGNATURES)
+    return tuple(
+        (spdx, split(yes), [no for (no,) in split(noes)]) for spdx, yes, noes in SIGNATURES
+    )
 
 
 COMPILED = _compile()
@@ -247,7 +269,9 @@ def licence_of_head(text: str) -> str:
     """What a source file says of its own licence: its SPDX tag, else the phrases in its head."""
     head = text[:HEAD_CHARS]
     tags = [
-        spdx for tag in SPDX_TAG.findall(head) if (spdx := expression(tag.split("*/")[0].split("-->")[0]))
+        spdx
+        for tag in SPDX_TAG.findall(head)
+        if (spdx := expression(tag.split("*/")[0].split("-->")[0]))
     ]
     return " AND ".join(
         dict.fromkeys(f"({tag})" if len(tags) > 1 and " OR " in tag else tag for tag in tags)
@@ -260,7 +284,11 @@ def expression(declared: str) -> str:
     """
     declared = declared.strip().strip("\"'")
     try:
-        return canonicalize_license_expression(declared) if len(declared) < 200 else licence_of_text(declared)
+        return (
+            canonicalize_license_expression(declared)
+            if len(declared) < 200
+            else licence_of_text(declared)
+        )
     except InvalidLicenseExpression:
         return DECLARED.get(words(declared)) or licence_of_text(declared)
 

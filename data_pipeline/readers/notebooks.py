@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 # what begins a comment in the kernel's language; `//` in the others that people write notebooks in
-HASH_COMMENTS = frozenset(("python", "r", "julia", "ruby", "perl", "bash", "shell", "sage", "octave"))
+HASH_COMMENTS = frozenset(
+    ("python", "r", "julia", "ruby", "perl", "bash", "shell", "sage", "octave")
+)
 NAMES = {
     "ir": "r",
     "bash": "shell",
@@ -33,7 +35,9 @@ def notebook_text(text: str) -> tuple[str, str]:
     language = _language(notebook)
     comment = "# " if language in HASH_COMMENTS else "// "
     cells = [rendered for cell in _cells(notebook) if (rendered := _cell(cell, comment))]
-    return language, "\n".join(cells).encode(errors="replace").decode()  # JSON can write half a character
+    return language, "\n".join(cells).encode(
+        errors="replace"
+    ).decode()  # JSON can write half a character
 
 
 def _language(notebook: dict) -> str:
@@ -50,7 +54,12 @@ def _cells(notebook: dict) -> list[Any]:
     # Format 3 kept its cells in sheets; nobody ever wrote more than one.
     sheets = notebook.get("worksheets")  # format 3 and older
     if isinstance(sheets, list):
-        return [cell for sheet in sheets if isinstance(sheet, dict) for cell in _list(sheet.get("cells"))]
+        return [
+            cell
+            for sheet in sheets
+            if isinstance(sheet, dict)
+            for cell in _list(sheet.get("cells"))
+        ]
     if not isinstance(notebook.get("cells"), list):
         raise ValueError("no cells")
     return notebook["cells"]

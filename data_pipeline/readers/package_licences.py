@@ -92,7 +92,9 @@ class PackageLicences:
             if name in names and (licence := declaration(self._read(names[name]))):
                 return licence
         texts = [
-            licence_of_text(self._read(path)) for name, path in sorted(names.items()) if is_licence_file(name)
+            licence_of_text(self._read(path))
+            for name, path in sorted(names.items())
+            if is_licence_file(name)
         ]
         return joined(texts) if texts else None
 
@@ -101,12 +103,18 @@ class PackageLicences:
         names = {PurePosixPath(path).name: path for path in paths}
         licence = core_metadata(self._read(names["METADATA"])) if "METADATA" in names else ""
         licence = licence or joined(
-            [licence_of_text(self._read(path)) for path in paths if is_licence_file(PurePosixPath(path).name)]
+            [
+                licence_of_text(self._read(path))
+                for path in paths
+                if is_licence_file(PurePosixPath(path).name)
+            ]
         )
         # A wheel's RECORD lists what it installed: those top-level names are under its licence.
         files = csv.reader(self._read(names["RECORD"]).splitlines()) if "RECORD" in names else ()
         tops = {row[0].split("/")[0] for row in files if row}
-        return {top: licence for top in tops if top not in ("..", "") and not top.endswith(".dist-info")}
+        return {
+            top: licence for top in tops if top not in ("..", "") and not top.endswith(".dist-info")
+        }
 
 
 def joined(licences: list[str]) -> str:

@@ -55,7 +55,9 @@ def documents(
             if lost or not text.strip():
                 drops.add(source, lost or "page_without_text", f"{page.place}: {page.path}")
             else:
-                yield Document(content_id(text), text, source, page.path, page.group, time=page.time)
+                yield Document(
+                    content_id(text), text, source, page.path, page.group, time=page.time
+                )
 
 
 def batches_of(pages: Iterable[Page]) -> Iterator[list[Page]]:

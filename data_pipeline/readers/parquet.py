@@ -80,7 +80,8 @@ def _runs(file: Part, work: Path) -> list[Part]:
             n_bytes = 0
     runs = list(zip(ends, ends[1:], strict=False))
     return [
-        file._replace(name=f"{file.name}#{start:06d}", detail=f"{start}:{end}") for start, end in runs
+        file._replace(name=f"{file.name}#{start:06d}", detail=f"{start}:{end}")
+        for start, end in runs
     ] or [file]
 
 
@@ -98,7 +99,9 @@ def parquet_documents(
             except (OSError, pa.ArrowException) as error:
                 return drops.add(source, "file_damaged", f"{name}: {error}")
             check_columns(table.schema_arrow, columns, f"sources.{source}.columns", name)
-            start, end = map(int, part.detail.split(":")) if part.detail else (0, table.num_row_groups)
+            start, end = (
+                map(int, part.detail.split(":")) if part.detail else (0, table.num_row_groups)
+            )
             # Rows are numbered over the whole file, whichever part reads them.
             n_before = sum(table.metadata.row_group(i).num_rows for i in range(start))
             for i in range(start, end):
@@ -109,7 +112,13 @@ def parquet_documents(
 
 
 def _row_group(
-    table: pq.ParquetFile, i: int, n_before: int, columns: Columns, name: str, source: str, drops: Drops
+    table: pq.ParquetFile,
+    i: int,
+    n_before: int,
+    columns: Columns,
+    name: str,
+    source: str,
+    drops: Drops,
 ) -> Iterator[Document]:
     n_rows, n_read = table.metadata.row_group(i).num_rows, 0
     batches = table.iter_batches(

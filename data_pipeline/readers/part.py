@@ -56,7 +56,9 @@ class Reader(Protocol):
         ...
 
 
-def read_all(reader: Reader, source: str, *, work: Path, drops: Drops | None = None) -> Iterator[Document]:
+def read_all(
+    reader: Reader, source: str, *, work: Path, drops: Drops | None = None
+) -> Iterator[Document]:
     """Every document of a source, part by part."""
     drops = Drops() if drops is None else drops
     for part in reader.parts(source, work=work):

@@ -33,7 +33,9 @@ def render(name: bytes) -> bytes:
         module = importlib.import_module(name.decode())
         document = Page().document(module, name.decode())
         page = Page().page(pydoc.describe(module), document)
-    page = page.replace(sys.executable, "python")  # the default of an argument of `platform.architecture`
+    page = page.replace(
+        sys.executable, "python"
+    )  # the default of an argument of `platform.architecture`
     return ADDRESS.sub("", NAVIGATION.sub("<td></td>", page)).encode(errors="replace")
 
 

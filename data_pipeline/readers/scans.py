@@ -42,7 +42,9 @@ def without_scan_noise(text: str, *, min_letter_frac: float) -> Cleaned:
             n_noise_bytes += len(paragraph.encode())
         else:
             remaining.append(paragraph)
-    return Cleaned(re.sub(r"\n{4,}", "\n\n\n", "".join(remaining)), n_page_lines, n_joined, n_noise_bytes)
+    return Cleaned(
+        re.sub(r"\n{4,}", "\n\n\n", "".join(remaining)), n_page_lines, n_joined, n_noise_bytes
+    )
 
 
 def letter_frac(paragraph: str) -> float:

@@ -77,7 +77,9 @@ def decode(data: bytes, language: str, shown: str, source: str, drops: Drops) ->
         if data.startswith(UTF16):
             return data.decode("utf-16")
         return data.decode(
-            tokenize.detect_encoding(io.BytesIO(data).readline)[0] if language == "python" else "utf-8-sig"
+            tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+            if language == "python"
+            else "utf-8-sig"
         )
     except (UnicodeDecodeError, SyntaxError, LookupError):
         # SyntaxError: an unknown coding line, or one that the byte order mark contradicts.

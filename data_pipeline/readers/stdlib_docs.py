@@ -110,7 +110,9 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         ]
         write_bytes(archive, b"".join(records))
         pages = Warc(paths=(str(archive),))
-        for document in pages.read(Part(part.name, (str(archive),)), source, work=work, drops=drops):
+        for document in pages.read(
+            Part(part.name, (str(archive),)), source, work=work, drops=drops
+        ):
             module = document.path.removeprefix(SITE).removesuffix(".html")
             yield document._replace(group=module.split(".")[0], time="")
 
@@ -134,11 +136,12 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
 
 def server_information() -> bytes:
     """The archive's first record: what made it."""
-    block = (
-        f"software: pydoc of Python {platform.python_version()}\r\nformat: WARC file version 1.1\r\n".encode()
-    )
+    software = f"software: pydoc of Python {platform.python_version()}\r\n"
+    block = f"{software}format: WARC file version 1.1\r\n".encode()
     record_id = "<urn:uuid:00000000-0000-4000-8000-000000000000>"
-    head = f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: {record_id}\r\n"
+    head = (
+        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: {record_id}\r\n"
+    )
     return (
         f"{head}Content-Type: application/warc-fields\r\nContent-Length: {len(block)}\r\n\r\n".encode()
         + block

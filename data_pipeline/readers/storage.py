@@ -122,7 +122,9 @@ def _open_local(path: str) -> BinaryIO:
 def _fetched(path: str, work: Path) -> BinaryIO:
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=work)  # nameless: nothing stays behind when this process is killed
+        file = tempfile.TemporaryFile(
+            dir=work
+        )  # nameless: nothing stays behind when this process is killed
     try:
         with fsspec.open(path, "rb") as remote:
             while chunk := remote.read(CHUNK_BYTES):

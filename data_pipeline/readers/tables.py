@@ -49,7 +49,9 @@ def documents_of(
         place = f"{name}:{n_before + i + 1}"
         try:
             # Row by row: one undecodable string costs its row, not the batch.
-            row = {column: batch.column(j)[i].as_py() for j, column in enumerate(batch.schema.names)}
+            row = {
+                column: batch.column(j)[i].as_py() for j, column in enumerate(batch.schema.names)
+            }
         except UnicodeDecodeError:
             drops.add(source, "row_not_utf8", place)
             continue
@@ -74,7 +76,10 @@ def arrow_documents(
                 except (OSError, pa.ArrowException) as error:
                     n_bytes = os.fstat(file.fileno()).st_size - file.tell()
                     return drops.add(
-                        source, "damaged_arrow_bytes", f"{name}:{n_before + 1}: {error}", max(n_bytes, 1)
+                        source,
+                        "damaged_arrow_bytes",
+                        f"{name}:{n_before + 1}: {error}",
+                        max(n_bytes, 1),
                     )
                 if batch is None:
                     return

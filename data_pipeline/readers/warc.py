@@ -53,9 +53,16 @@ class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
         time = WARC-Date.
         """
         pages = pages_of(
-            part.inputs[0], name_of(part), self.max_page_bytes, work=work, source=source, drops=drops
+            part.inputs[0],
+            name_of(part),
+            self.max_page_bytes,
+            work=work,
+            source=source,
+            drops=drops,
         )
-        return documents(pages, content=self.content, timeout_s=self.timeout_s, source=source, drops=drops)
+        return documents(
+            pages, content=self.content, timeout_s=self.timeout_s, source=source, drops=drops
+        )
 
 
 def pages_of(
@@ -85,7 +92,9 @@ def pages_of(
         drops.add(source, "file_without_record", name)
 
 
-def page_of(raw_record: Found, place: str, max_page_bytes: int, source: str, drops: Drops) -> Page | None:
+def page_of(
+    raw_record: Found, place: str, max_page_bytes: int, source: str, drops: Drops
+) -> Page | None:
     """The page of a record; None when it holds none, and counted when it is an error page, too large or
     undecodable.
     """
@@ -94,10 +103,16 @@ def page_of(raw_record: Found, place: str, max_page_bytes: int, source: str, dro
     record = raw_record.parsed()
     if record is None:
         return drops.add(
-            source, "damaged_warc_bytes", f"{place}: {len(raw_record.data)} bytes", len(raw_record.data)
+            source,
+            "damaged_warc_bytes",
+            f"{place}: {len(raw_record.data)} bytes",
+            len(raw_record.data),
         )
     content_type = (
-        (record.http_content_type or record.headers.get("Content-Type", "")).split(";")[0].strip().lower()
+        (record.http_content_type or record.headers.get("Content-Type", ""))
+        .split(";")[0]
+        .strip()
+        .lower()
     )
     is_text = raw_record.kind == "conversion" and content_type == "text/plain"
     if content_type not in HTML_TYPES and not is_text:
@@ -105,7 +120,9 @@ def page_of(raw_record: Found, place: str, max_page_bytes: int, source: str, dro
     url = record.headers.get("WARC-Target-URI", "").strip("<>")
     # Error pages and redirects have text too, but nobody wrote it to be read.
     if record.http_headers is not None and record.http_headers.status_code != 200:
-        return drops.add(source, "page_http_status", f"{place}: {record.http_headers.status_code}: {url}")
+        return drops.add(
+            source, "page_http_status", f"{place}: {record.http_headers.status_code}: {url}"
+        )
     try:
         # One byte more than allowed tells a page that is too long from one that just fits.
         data = record.reader.read(max_page_bytes + 1)

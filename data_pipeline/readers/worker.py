@@ -80,7 +80,9 @@ class Worker:
             self._start()
         try:
             self._process.stdin.write(REQUESTS.pack(len(requests), timeout_s))
-            self._process.stdin.write(b"".join(FRAME.pack(0, len(request)) + request for request in requests))
+            self._process.stdin.write(
+                b"".join(FRAME.pack(0, len(request)) + request for request in requests)
+            )
             self._process.stdin.flush()
             for _ in requests:
                 answers.append(self._read_frame(WALL_FACTOR * timeout_s))
@@ -88,7 +90,9 @@ class Worker:
             answers.append(Answer(b"", "timeout"))
         except (EOFError, BrokenPipeError):
             # The child dies of SIGPROF when its processor time is used up.
-            answers.append(Answer(b"", "timeout" if self._process.wait() == -signal.SIGPROF else "crash"))
+            answers.append(
+                Answer(b"", "timeout" if self._process.wait() == -signal.SIGPROF else "crash")
+            )
         except BaseException:  # Ctrl-C: half an answer may be on its way
             self.close()
             raise
@@ -100,7 +104,9 @@ class Worker:
         root = str(Path(__file__).parents[2])
         # A page must not be read differently because of an environment variable.
         inherited = {
-            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "HOME") if name in os.environ
+            name: os.environ[name]
+            for name in ("PATH", "LD_LIBRARY_PATH", "HOME")
+            if name in os.environ
         }
         self._process = subprocess.Popen(
             [
@@ -114,7 +120,13 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**inherited, "PYTHONPATH": root, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            env={
+                **inherited,
+                "PYTHONPATH": root,
+                "PYTHONHASHSEED": "0",
+                "LC_ALL": "C.UTF-8",
+                "TZ": "UTC",
+            },
         )
         self._buffer = bytearray()
         try:
@@ -178,7 +190,9 @@ def serve(handler: str, parent: int) -> None:
     while header := requests.read(REQUESTS.size):
         n_requests, timeout_s = REQUESTS.unpack(header)
         # the whole batch is read first, so that parent and child never both wait on a full pipe
-        batch = [requests.read(FRAME.unpack(requests.read(FRAME.size))[1]) for _ in range(n_requests)]
+        batch = [
+            requests.read(FRAME.unpack(requests.read(FRAME.size))[1]) for _ in range(n_requests)
+        ]
         for item in batch:
             # Counts processor time, and its signal kills even inside of a C library.
             signal.setitimer(signal.ITIMER_PROF, timeout_s)

@@ -96,7 +96,11 @@ def _is_plain(record: Record, tokenizer: Tokenizer) -> bool:
 
 
 def _rearranged(
-    prefix: list[int], middle: list[int], suffix: list[int], suffix_first: bool, tokenizer: Tokenizer
+    prefix: list[int],
+    middle: list[int],
+    suffix: list[int],
+    suffix_first: bool,
+    tokenizer: Tokenizer,
 ) -> np.ndarray:
     """The tokens of a document in its new order, int32 [n]."""
     before_prefix, before_suffix, before_middle = (

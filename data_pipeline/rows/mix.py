@@ -106,7 +106,9 @@ class Mixture:
     ):
         self.names = list(names)
         self.seed = seed
-        self._order = lru_cache(maxsize=8)(self._draw)  # neighbouring rows are asked for one after another
+        self._order = lru_cache(maxsize=8)(
+            self._draw
+        )  # neighbouring rows are asked for one after another
         self.legs: list[Leg] = []
         self.n_rows: int | None = None
         self._caps = np.array([UNLIMITED if cap is None else cap for cap in caps])
@@ -127,7 +129,9 @@ class Mixture:
 
     def _place(self, index: int) -> tuple[int, int]:
         if self.n_rows is not None and index >= self.n_rows:
-            raise IndexError(f"row {index} of {self.n_rows}: all sources have reached their max_epochs")
+            raise IndexError(
+                f"row {index} of {self.n_rows}: all sources have reached their max_epochs"
+            )
         number = self._leg_at(index)
         leg = self.legs[number]
         block, slot = divmod(index - leg.first, BLOCK)
@@ -222,7 +226,9 @@ class Mixture:
         # the rows of the block stream by stream, before they are put in order
         stream = np.repeat(np.arange(len(leg.counts), dtype=np.int32), leg.counts)
         ends = np.cumsum(leg.counts)
-        nth = np.arange(BLOCK) - np.repeat(ends - leg.counts, leg.counts)  # of the stream's rows in the block
+        nth = np.arange(BLOCK) - np.repeat(
+            ends - leg.counts, leg.counts
+        )  # of the stream's rows in the block
         jitter = uniform(key_from("mixture", self.seed, leg.first, block), np.arange(BLOCK))
         order = np.argsort((nth + jitter) / leg.counts[stream], kind="stable")
         row = np.empty(BLOCK, np.int32)  # the inverse of `order`

@@ -72,7 +72,9 @@ class PackedRows:
         self.shards = Shards(folder, whole=not self.packing.skip_bad_records)
 
         # making or mapping the plans of epoch 0 happens here, so that a length is known
-        self.segments = [SegmentRows(self.shards, segment, self.packing) for segment in self.shards.segments]
+        self.segments = [
+            SegmentRows(self.shards, segment, self.packing) for segment in self.shards.segments
+        ]
         self._ends = np.cumsum([len(rows.plan(0)) for rows in self.segments])
         if not len(self):
             raise ValueError(
@@ -124,7 +126,9 @@ class PackedRows:
         records = self._records(pieces)
         rows = []
         for place in places:
-            rows.append(self._row(place, pieces[place], records[place.segment, place.epoch], positions))
+            rows.append(
+                self._row(place, pieces[place], records[place.segment, place.epoch], positions)
+            )
         return rows
 
     def _records(
@@ -140,7 +144,9 @@ class PackedRows:
         records = {}
         for (segment, epoch), numbers in wanted.items():
             rows = self.segments[segment]
-            documents = np.unique(numbers).astype(np.int64)  # a document may have pieces in several rows
+            documents = np.unique(numbers).astype(
+                np.int64
+            )  # a document may have pieces in several rows
             read = rows.read(documents, epoch)
             self._note(documents + rows.segment.first, read)
             records[segment, epoch] = dict(zip(documents.tolist(), read, strict=True))
@@ -153,7 +159,9 @@ class PackedRows:
         if not self.packing.skip_bad_records:
             unharmed(records)
         read = zip(numbers.tolist(), records, strict=True)
-        self.note_bad({number: str(record) for number, record in read if isinstance(record, BadRecord)})
+        self.note_bad(
+            {number: str(record) for number, record in read if isinstance(record, BadRecord)}
+        )
 
     def note_bad(self, bad: dict[int, str]) -> None:
         """Add to `bad_records` those that were met here, or in another process that reads for this one.
@@ -244,7 +252,9 @@ class PackedRows:
         if self.packing.pairs_per_row:
             chosen, rejected = record.sequences
             n_chosen, n_rejected = len(chosen.tokens) - 1, len(rejected.tokens) - 1
-            segment = 2 * piece.number + 1  # chosen answers have odd numbers, the rejected even ones
+            segment = (
+                2 * piece.number + 1
+            )  # chosen answers have odd numbers, the rejected even ones
             yield Piece(chosen, 0, n_chosen, piece.at, segment, 0)
             yield Piece(rejected, 0, n_rejected, piece.at + n_chosen, segment + 1, 0)
             return

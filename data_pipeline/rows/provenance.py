@@ -30,7 +30,9 @@ class Origin(NamedTuple):
     epoch: int
 
 
-def steps_of(rows: Iterable[int], ends: Sequence[int], skipped: Iterable[Sequence[int]] = ()) -> list[int]:
+def steps_of(
+    rows: Iterable[int], ends: Sequence[int], skipped: Iterable[Sequence[int]] = ()
+) -> list[int]:
     """The steps, from 1, that read such rows.
 
     Args:

@@ -14,7 +14,9 @@ from data_pipeline.shards.record import Record
 from data_pipeline.shards.segment import Segment
 from data_pipeline.shards.shards import BadRecord, Shards, unharmed
 
-DOCUMENTS_A_READ = 256  # of those that fill-in-the-middle rearranges, when their lengths are measured
+DOCUMENTS_A_READ = (
+    256  # of those that fill-in-the-middle rearranges, when their lengths are measured
+)
 
 
 class SegmentRows:
@@ -36,7 +38,9 @@ class SegmentRows:
         self.shards = shards
         self.segment = segment
         self.packing = packing
-        made_with = segment.manifest["lineage"].get("tokenizer")  # None: written by a tool that knows none
+        made_with = segment.manifest["lineage"].get(
+            "tokenizer"
+        )  # None: written by a tool that knows none
         if packing.fim and made_with not in (None, packing.tokenizer.fingerprint):
             raise ValueError(
                 f"fim.tokenizer={packing.fim.tokenizer} is not the one {segment.folder} was made with; "
@@ -59,7 +63,8 @@ class SegmentRows:
         """A new plan, block by block of documents."""
         self.segment.check_index()  # a plan stays on the disk: it must not come from damaged lengths
         yield from planned(
-            len(self.segment.index), lambda documents: self._plan_some(self._lengths(documents, epoch))
+            len(self.segment.index),
+            lambda documents: self._plan_some(self._lengths(documents, epoch)),
         )
 
     def n_rows(self, epochs: int | float) -> int:
@@ -124,7 +129,9 @@ class SegmentRows:
         if self.packing.fim:
             # only encoding tells how many tokens a rearranged document has
             rearranged = np.flatnonzero(self.packing.fim.chosen(ids, epoch) & stays)
-            for some in np.split(rearranged, range(DOCUMENTS_A_READ, len(rearranged), DOCUMENTS_A_READ)):
+            for some in np.split(
+                rearranged, range(DOCUMENTS_A_READ, len(rearranged), DOCUMENTS_A_READ)
+            ):
                 records = unharmed(self.read(some + documents.start, epoch))
                 lengths[some] = [len(record.sequences[0].tokens) - 1 for record in records]
         return np.where(stays, lengths, 0)

@@ -67,7 +67,9 @@ class RowSequence:
         # the order of streams decides every draw: segments of a source stay together
         self.streams: list[Stream] = []
         for name, source in self.sources.items():
-            self.streams += [Stream(name, number, rows) for number, rows in enumerate(source.segments)]
+            self.streams += [
+                Stream(name, number, rows) for number, rows in enumerate(source.segments)
+            ]
         caps = [self._cap(stream) for stream in self.streams]
         self.mixture = Mixture(self._stages(), caps, [str(stream) for stream in self.streams], seed)
         self.fingerprint = plan_key(self.past(None))
@@ -98,7 +100,9 @@ class RowSequence:
                     f"data.schedule.stages: from_tokens={stage.from_tokens} is no row later than the stage "
                     "before; raise it"
                 )
-            stages.append((first, self._stream_weights(stage.weights, stage.size_power, stage.segments)))
+            stages.append(
+                (first, self._stream_weights(stage.weights, stage.size_power, stage.segments))
+            )
         return stages
 
     def _stream_weights(
@@ -184,7 +188,10 @@ class RowSequence:
         for (stream, epoch), numbers in positions.items():
             # the order gives the row of the plan that stands at each position
             planned = self._order(stream, epoch)(np.array(numbers)).tolist()
-            rows |= {(stream, epoch, position): row for position, row in zip(numbers, planned, strict=True)}
+            rows |= {
+                (stream, epoch, position): row
+                for position, row in zip(numbers, planned, strict=True)
+            }
         places = []
         for stream, epoch, position in wanted:
             source, segment, _ = self.streams[stream]
@@ -195,7 +202,9 @@ class RowSequence:
         """The order in which an epoch of a stream is read."""
         # named by source and segment, not by the stream's number: another source added moves no row
         source, segment, rows = self.streams[stream]
-        return Permutation(len(rows.plan(epoch)), key_from("order", self.seed, source, segment, epoch))
+        return Permutation(
+            len(rows.plan(epoch)), key_from("order", self.seed, source, segment, epoch)
+        )
 
     def __getitem__(self, index: int) -> Row:
         return self.read([index])[0]
@@ -249,6 +258,10 @@ class RowSequence:
             pieces = np.flatnonzero(plan.pieces[:, 0] == document)
             planned = np.unique(np.searchsorted(plan.offsets, pieces, side="right") - 1)
             befores = n_before + self._order(number, epoch).inverse(planned)
-            rows += [self.mixture.row_of(number, before) for before in befores.tolist() if before < cursor]
+            rows += [
+                self.mixture.row_of(number, before)
+                for before in befores.tolist()
+                if before < cursor
+            ]
             epoch += 1
         return rows

@@ -101,10 +101,14 @@ def stream(
             # Grain's processes read its flags, which only an absl program parses
             flags.FLAGS.mark_as_parsed()
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        workers = grain.MultiprocessingOptions(num_workers=processes, per_worker_buffer_size=n_ahead)
+        workers = grain.MultiprocessingOptions(
+            num_workers=processes, per_worker_buffer_size=n_ahead
+        )
         ahead = groups.to_iter_dataset(reading).mp_prefetch(workers)
     else:
-        ahead = groups.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=n_ahead))
+        ahead = groups.to_iter_dataset(
+            grain.ReadOptions(num_threads=2, prefetch_buffer_size=n_ahead)
+        )
     return (batch for group in ahead for batch in _batches(take_bad_records(group, rows.sources)))
 
 

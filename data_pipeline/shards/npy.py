@@ -52,7 +52,9 @@ def new_array(
 def _write_header(file: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> None:
     """NumPy leaves room in a header for the first dimension to grow, so it may be written again in place."""
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
 
 
 def read_array(path: Path) -> np.ndarray:

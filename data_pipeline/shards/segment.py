@@ -53,7 +53,9 @@ class Segment(NamedTuple):
             ValueError: it is not what was written.
         """
         if sha256(self.folder / INDEX) != self.manifest["index_sha256"]:
-            raise ValueError(f"{self.folder / INDEX} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
+            raise ValueError(
+                f"{self.folder / INDEX} is damaged (its SHA-256 is not the manifest's); {AGAIN}"
+            )
 
 
 def chained(before: str, content_hash: str) -> str:
@@ -102,7 +104,11 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
     # documents have one sequence, pairs two
     if index.dtype not in (index_type(1), index_type(2)):
         raise ValueError(f"{folder / INDEX} is damaged; {AGAIN}")
-    if not len(index) == manifest["documents"] == sum(shard["records"] for shard in manifest["shards"]):
+    if (
+        not len(index)
+        == manifest["documents"]
+        == sum(shard["records"] for shard in manifest["shards"])
+    ):
         raise ValueError(
             f"{folder / INDEX} has {len(index)} rows, its manifest says {manifest['documents']}; {AGAIN}"
         )
@@ -138,7 +144,9 @@ def _check_sizes(folder: Path, shards: Iterable[Mapping[str, Any]], ids: np.ndar
             lost = ""
             if len(documents):
                 lost = f" ({len(documents)} records, documents {documents[0]:016x} to {documents[-1]:016x})"
-            raise ValueError(f"{path} has {size} bytes, its manifest says {shard['size']}{lost}; {MEND}")
+            raise ValueError(
+                f"{path} has {size} bytes, its manifest says {shard['size']}{lost}; {MEND}"
+            )
         first += shard["records"]
 
 

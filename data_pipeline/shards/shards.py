@@ -236,8 +236,14 @@ class Shards:
 
         # a chain of hashes: no segment can be changed or taken out unseen
         self.segments, content = self._open_segments()
-        amounts = {name: sum(segment.manifest[name] for segment in self.segments) for name in AMOUNTS}
-        self.manifest: dict[str, Any] = {**self.segments[0].manifest, **amounts, "content_hash": content}
+        amounts = {
+            name: sum(segment.manifest[name] for segment in self.segments) for name in AMOUNTS
+        }
+        self.manifest: dict[str, Any] = {
+            **self.segments[0].manifest,
+            **amounts,
+            "content_hash": content,
+        }
 
         # the files of all segments, counted through
         self._paths: list[Path] = []
@@ -299,7 +305,9 @@ class Shards:
                 if sha256(path) != shard["sha256"]:
                     self._find_damage(path)
                     # each record is whole, so the damage is between them
-                    raise ValueError(f"{path} is damaged (its SHA-256 is not the manifest's); {AGAIN}")
+                    raise ValueError(
+                        f"{path} is damaged (its SHA-256 is not the manifest's); {AGAIN}"
+                    )
 
     def _find_damage(self, path: Path) -> None:
         """Read the records of a file one by one, which raises at the first one that is not as it was
@@ -318,7 +326,9 @@ class Shards:
 
         # the index has 64 bits of an id, so another one may share them; of a bad record nothing more is known
         read = zip(numbers, self.read(numbers), strict=True)
-        return [i for i, record in read if isinstance(record, BadRecord) or record.id == document_id]
+        return [
+            i for i, record in read if isinstance(record, BadRecord) or record.id == document_id
+        ]
 
     def __len__(self) -> int:
         return self.segments[-1].first + len(self.segments[-1].index)
@@ -366,7 +376,9 @@ class Shards:
         # as lists of plain numbers: taking fields out of rows one by one would cost as much as reading
         columns = (rows[name].tolist() for name in ("id", "digest", "lengths"))
         checked: list[Record | BadRecord] = []
-        for data, position, *row in zip(self._read(number, positions), positions, *columns, strict=True):
+        for data, position, *row in zip(
+            self._read(number, positions), positions, *columns, strict=True
+        ):
             record = _compared(data, *row)
             if isinstance(record, str):
                 where = f"{self._paths[number]}: record {position} (document {row[0]:016x})"
@@ -377,7 +389,9 @@ class Shards:
 
     def _read(self, number: int, positions: list[int]) -> list[bytes | str]:
         """The bytes of records of one file; of one that cannot be read, why."""
-        if self._process != os.getpid():  # a fork has none of the parent's threads, which the readers lean on
+        if (
+            self._process != os.getpid()
+        ):  # a fork has none of the parent's threads, which the readers lean on
             self._forget_readers()
         try:
             # two threads may want the same file at its first use
@@ -404,7 +418,10 @@ def _compared(data: bytes | str, key: int, digest: int, lengths: list[int]) -> R
     if xxhash.xxh3_64_intdigest(data) != digest:
         return "is not what was written"
     record = unpack(data)
-    if id_key(record.id) != key or [len(sequence.tokens) for sequence in record.sequences] != lengths:
+    if (
+        id_key(record.id) != key
+        or [len(sequence.tokens) for sequence in record.sequences] != lengths
+    ):
         return f"is not what its row of {INDEX} says"
     return record
 

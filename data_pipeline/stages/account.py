@@ -14,7 +14,9 @@ from data_pipeline.stages.flow import Cleaned
 from data_pipeline.stages.text import SIDES
 
 Manifests = Mapping[str, Mapping[str, Any]]  # SIDE/NAME → manifest of its shards
-ChatCounts = Mapping[str, Mapping[str, int]]  # SIDE/KIND → how many rows there are, and were over the limit
+ChatCounts = Mapping[
+    str, Mapping[str, int]
+]  # SIDE/KIND → how many rows there are, and were over the limit
 UNITS = ("documents", "bytes", "tokens")
 
 
@@ -80,7 +82,9 @@ def _amounts(manifest: Mapping[str, Any]) -> dict[str, int]:
     return {unit: manifest[unit] for unit in UNITS}
 
 
-def _in_order(counts: Mapping[str, Mapping[str, int]], cleaned: Cleaned) -> dict[str, dict[str, int]]:
+def _in_order(
+    counts: Mapping[str, Mapping[str, int]], cleaned: Cleaned
+) -> dict[str, dict[str, int]]:
     """The reasons of each source in the order of the recipe; those of reading before, all others behind."""
     # a reason may stand in several limits, one a language: its first place counts
     limits = [limit.reason for rule in cleaned.judgement.recipe for limit in rule.limits()]
@@ -110,13 +114,20 @@ def histograms(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     sums: dict[tuple[str, ...], dict[str, Any]] = {}
     for report in reports:
         for histogram in report.get("histograms", ()):
-            key = (report["source"], histogram["reason"], histogram["signal"], histogram["language"])
+            key = (
+                report["source"],
+                histogram["reason"],
+                histogram["signal"],
+                histogram["language"],
+            )
             if key not in sums:
                 sums[key] = {"source": report["source"], **histogram}
                 continue
             # bins depend on the limit alone, so those of different parts are the same
             so_far = sums[key]
-            so_far["counts"] = [a + b for a, b in zip(so_far["counts"], histogram["counts"], strict=True)]
+            so_far["counts"] = [
+                a + b for a, b in zip(so_far["counts"], histogram["counts"], strict=True)
+            ]
             so_far["beyond"] += histogram["beyond"]
     return list(sums.values())
 
@@ -134,5 +145,6 @@ def clusters(cleaned: Cleaned) -> dict[str, dict[str, int]]:
         reason = cleaned.judgement.recipe[number].REASON
         n_by_size.setdefault(reason, Counter()).update(sizes.values())
     return {
-        reason: {str(size): n for size, n in sorted(sizes.items())} for reason, sizes in n_by_size.items()
+        reason: {str(size): n for size, n in sorted(sizes.items())}
+        for reason, sizes in n_by_size.items()
     }

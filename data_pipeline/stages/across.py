@@ -22,7 +22,9 @@ from data_pipeline.stages.judge import Verdicts, judge, numbers
 
 VERSION = 1  # of what this stage makes of the same signals and rules
 FOUND = "found.parquet"
-TRAINING = 1 << 48  # added to the number of a document that is trained on: of equal ones the held-out stays
+TRAINING = (
+    1 << 48
+)  # added to the number of a document that is trained on: of equal ones the held-out stays
 QuantileKey = tuple[int, str, str]  # number of the rule, source, reason
 
 
@@ -151,7 +153,9 @@ def key_of(parts: Sequence[Numbered], recipe: Sequence[Rule], held_out: frozense
     return settings.digest([VERSION, files, described, sorted(held_out)])
 
 
-def _find(parts: Sequence[Numbered], judgement: Judgement, number: int, target: Path, engine: Engine) -> None:
+def _find(
+    parts: Sequence[Numbered], judgement: Judgement, number: int, target: Path, engine: Engine
+) -> None:
     """Write the verdicts of one rule across documents."""
     # beside the target: after a kill, the parts whose keys are written are not judged again
     folder = target.with_name(f"{target.name}.keys")
@@ -177,7 +181,9 @@ def _write_keys(judgement: Judgement, number: int, task: tuple[Numbered, Path]) 
     stays = judgement.verdicts(part, before=number).stays() & ~signals[EMPTY].to_numpy()
 
     # `EMPTY` has done its work; what is left are the rule's keys
-    keys = signals.drop_columns([EMPTY]).append_column("document", pa.array(judgement.numbers(part)))
+    keys = signals.drop_columns([EMPTY]).append_column(
+        "document", pa.array(judgement.numbers(part))
+    )
     corpus.write_table(path, keys.filter(pa.array(stays)))
 
 

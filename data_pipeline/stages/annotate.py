@@ -107,7 +107,9 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
         # late fields are read by the limits alone, and another source does not change this one's signals
         left_out = (*rule.LATE, "sources")
         described = [settings.described(piece, without=left_out) for piece in pieces_of(rule)]
-        rules[number] = tuple(f"{settings.digest([*made_by, piece])}.parquet" for piece in described)
+        rules[number] = tuple(
+            f"{settings.digest([*made_by, piece])}.parquet" for piece in described
+        )
 
         # the rules behind it look at another text now
         if rule.EDITS:
@@ -175,7 +177,10 @@ def emptied(before: list[Document], after: list[Document]) -> np.ndarray:
 def _write(path: Path, measured: list[Signals]) -> None:
     """The signals of all batches as one file; numbers as they are, several keys a document as lists."""
     # batch by batch, as it was measured: no column of a large part is copied as Python objects
-    batches = [pa.table({name: _column(values) for name, values in signals.items()}) for signals in measured]
+    batches = [
+        pa.table({name: _column(values) for name, values in signals.items()})
+        for signals in measured
+    ]
     corpus.write_table(path, pa.concat_tables(batches))
 
 

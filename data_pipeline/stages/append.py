@@ -73,7 +73,9 @@ def new_text(
 
 
 def _known_parts(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Ingested]:
-    parts = [stored(source, folder / source / key) for source, keys in known.items() for key in keys]
+    parts = [
+        stored(source, folder / source / key) for source, keys in known.items() for key in keys
+    ]
     return [part for part in parts if part.n_documents]
 
 
@@ -103,4 +105,6 @@ def write_segments(
     n_parts = sum(len(each.texts) for each in segments)
     with progress("  writing tokens", n_parts, unit="parts") as advance:
         write_tokens(segments, engine=engine, advance=advance)
-    return {source: sum(text.documents for text in of_source) for source, of_source in by_source.items()}
+    return {
+        source: sum(text.documents for text in of_source) for source, of_source in by_source.items()
+    }

@@ -34,7 +34,9 @@ def findings_in(part: Numbered, judgement: Judgement) -> Findings:
         verdicts = columns(repeated(judgement.found[number], numbers_of))
 
         # verdicts are sorted by document: those of one document are a run
-        documents, starts, sizes = np.unique(verdicts["document"], return_index=True, return_counts=True)
+        documents, starts, sizes = np.unique(
+            verdicts["document"], return_index=True, return_counts=True
+        )
         for document, start, size in zip(documents, starts, sizes, strict=True):
             of_document = {name: values[start : start + size] for name, values in verdicts.items()}
             finding = Finding(judgement.recipe[number], of_document)

@@ -87,7 +87,9 @@ def deliver(
     counts: dict[str, dict[str, int]] = {}
     if chats is not None:
         with progress("  making chats"):
-            made = make_chats(chats, cleaned.texts, cleaned.index, stages / "chats", seed=settings.seed)
+            made = make_chats(
+                chats, cleaned.texts, cleaned.index, stages / "chats", seed=settings.seed
+            )
             write_chats(chats, made, folder, tokenizer, shard_records=settings.shard_records)
             counts = counts_of(made)
 
@@ -96,8 +98,11 @@ def deliver(
 
     # opened, not only read: so that what is handed over is known to be whole
     manifests = {
-        f"{side}/{name}": Shards(folder / side / name).manifest for side, name in product(SIDES, names)
+        f"{side}/{name}": Shards(folder / side / name).manifest
+        for side, name in product(SIDES, names)
     }
-    results = account_of(cleaned, counts, manifests) | {"fertility": measure(tokenizer, cleaned.texts)}
+    results = account_of(cleaned, counts, manifests) | {
+        "fertility": measure(tokenizer, cleaned.texts)
+    }
     contents = {name: manifest["content_hash"] for name, manifest in manifests.items()}
     return Delivered(tokenizer.fingerprint, contents, results)

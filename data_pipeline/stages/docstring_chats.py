@@ -15,7 +15,9 @@ from data_pipeline.documents.sampling import first_by_key, key_of
 from data_pipeline.shards.record import Record
 from data_pipeline.stages.docstrings import pairs_from_code, preferences, questions
 
-Row = dict[str, Any]  # {"id", "conversations"}: one conversation, or the chosen and the rejected one
+Row = dict[
+    str, Any
+]  # {"id", "conversations"}: one conversation, or the chosen and the rejected one
 
 
 class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -48,9 +50,14 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
             chosen = {"role": "assistant", "content": preference.chosen}
             rejected = {"role": "assistant", "content": preference.rejected}
             pairs.append([[*preference.messages, chosen], [*preference.messages, rejected]])
-        return {"chat": _sampled(chats, self.n_chats, seed), "pairs": _sampled(pairs, self.n_pairs, seed)}
+        return {
+            "chat": _sampled(chats, self.n_chats, seed),
+            "pairs": _sampled(pairs, self.n_pairs, seed),
+        }
 
-    def records(self, rows: Iterable[Mapping[str, Any]], chat: ChatFormat) -> Iterator[tuple[Record, int]]:
+    def records(
+        self, rows: Iterable[Mapping[str, Any]], chat: ChatFormat
+    ) -> Iterator[tuple[Record, int]]:
         """Those that fit into `max_tokens`, each with the UTF-8 bytes of its messages."""
         for row in rows:
             conversations = [read_messages(conversation) for conversation in row["conversations"]]

@@ -10,7 +10,14 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from data_pipeline.clean.overlap import HeldOutIndex, shingles_of
-from data_pipeline.clean.spans import STRUCTURE, Definition, definitions, paragraphs, parse, words_of
+from data_pipeline.clean.spans import (
+    STRUCTURE,
+    Definition,
+    definitions,
+    paragraphs,
+    parse,
+    words_of,
+)
 from data_pipeline.documents.document import Document
 
 # below, a docstring names its function again; above, it is a manual page
@@ -46,7 +53,9 @@ class Preference(NamedTuple):
     rejected: str
 
 
-def pairs_from_code(documents: Iterable[Document], *, index: HeldOutIndex | None = None) -> list[Docstring]:
+def pairs_from_code(
+    documents: Iterable[Document], *, index: HeldOutIndex | None = None
+) -> list[Docstring]:
     """The documented functions, methods and classes of Python files, in the order of the files; 4 to 60
     words, each answer once.
 
@@ -123,12 +132,17 @@ def signature_of(name: str, node: Definition) -> str:
 def question(pair: Docstring, *, seed: int) -> Row:
     """The user's message about the definition, in one of six wordings."""
     template = TEMPLATES[keyed(seed, "template", pair) % len(TEMPLATES)]
-    return {"role": "user", "content": template.format(module=pair.module, signature=pair.signature)}
+    return {
+        "role": "user",
+        "content": template.format(module=pair.module, signature=pair.signature),
+    }
 
 
 def questions(pairs: Iterable[Docstring], *, seed: int) -> list[list[Row]]:
     """A chat of two messages a pair: the question and the docstring."""
-    return [[question(pair, seed=seed), {"role": "assistant", "content": pair.text}] for pair in pairs]
+    return [
+        [question(pair, seed=seed), {"role": "assistant", "content": pair.text}] for pair in pairs
+    ]
 
 
 def preferences(pairs: Iterable[Docstring], *, seed: int) -> list[Preference]:
@@ -152,7 +166,9 @@ def preferences(pairs: Iterable[Docstring], *, seed: int) -> list[Preference]:
 def wrong_answer(pair: Docstring, others: list[Docstring], seed: int) -> str | None:
     """One of the `NEAREST` docstrings nearest in length that say something else; None when there is none."""
     # by name where lengths tie: the order of files must not choose
-    by_length = sorted(others, key=lambda other: (abs(len(other.text) - len(pair.text)), other.name))
+    by_length = sorted(
+        others, key=lambda other: (abs(len(other.text) - len(pair.text)), other.name)
+    )
     different: list[str] = []
     for other in by_length:
         if not alike(pair.text, other.text):
@@ -169,7 +185,9 @@ def alike(one: str, other: str) -> bool:
     a, b = words_of(one), words_of(other)
 
     # shingles tell short texts apart that share their small words
-    return _overlap(set(a), set(b)) > MAX_ALIKE or _overlap(shingles_of(a), shingles_of(b)) > MAX_ALIKE
+    return (
+        _overlap(set(a), set(b)) > MAX_ALIKE or _overlap(shingles_of(a), shingles_of(b)) > MAX_ALIKE
+    )
 
 
 def _overlap(one: Collection, other: Collection) -> float:
@@ -180,4 +198,6 @@ def _overlap(one: Collection, other: Collection) -> float:
 
 def keyed(seed: int, purpose: str, pair: Docstring) -> int:
     """A number that depends on the seed, the purpose and the definition alone."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}/{pair.module}/{pair.name}".encode()).digest()[:8])
+    return int.from_bytes(
+        hashlib.sha256(f"{purpose}/{seed}/{pair.module}/{pair.name}".encode()).digest()[:8]
+    )

@@ -125,7 +125,9 @@ def judge_parts(
 
     # what needs all of them
     with progress("  comparing", unit="rules") as advance:
-        judgement = find(parts, recipe, set_aside, stages / "across", engine=engine, advance=advance)
+        judgement = find(
+            parts, recipe, set_aside, stages / "across", engine=engine, advance=advance
+        )
 
     # every document again, now that all verdicts are known
     with progress("  selecting", len(parts), unit="parts") as advance:

@@ -184,4 +184,6 @@ def stored(source: str, folder: Path) -> Ingested:
 
     # 16 hex digits: 2^64 contents are enough for a name
     key = report["sha256"][:16]
-    return Ingested(source, report["part"], folder, key, report["documents"], tuple(report["groups"]))
+    return Ingested(
+        source, report["part"], folder, key, report["documents"], tuple(report["groups"])
+    )

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline import settings
-from data_pipeline.clean.held_out import Found, HeldOutFilter, find, runs_of, without_common, without_held_out
+from data_pipeline.clean.held_out import (
+    Found,
+    HeldOutFilter,
+    find,
+    runs_of,
+    without_common,
+    without_held_out,
+)
 from data_pipeline.clean.overlap import HeldOutIndex, Ngrams
 from data_pipeline.documents import corpus
 from data_pipeline.documents.document import Document
@@ -56,7 +63,9 @@ def separate(
 
     # every process gets a copy: what is held out must fit in memory
     index = HeldOutIndex(_documents(held_out), jaccard=held_out_filter.jaccard)
-    for _ in engine.map(partial(_find, index), [task for task in tasks if not _findings(task[1]).exists()]):
+    for _ in engine.map(
+        partial(_find, index), [task for task in tasks if not _findings(task[1]).exists()]
+    ):
         advance()
 
     # what is common language is known when all training text is searched: so first find, then cut
@@ -67,7 +76,9 @@ def separate(
     # common language is held out no longer, so chats may repeat it
     index.dropped |= common
     runs = runs_of(_documents(left_held_out))
-    for _ in engine.map(partial(_cut, common, runs), [task for task in tasks if not task[1].exists()]):
+    for _ in engine.map(
+        partial(_cut, common, runs), [task for task in tasks if not task[1].exists()]
+    ):
         advance()
     left_training = [_text_in(target, text) for text, target in tasks]
     reports = [*(target for _, target in tasks), *(text.path.parent for text in left_held_out)]
@@ -122,7 +133,9 @@ def _cut(common: set[int], runs: Ngrams, task: Task) -> None:
     _write(target, left)
 
 
-def _cut_held_out(texts: Sequence[Text], common: set[int], index: HeldOutIndex, folder: Path) -> list[Text]:
+def _cut_held_out(
+    texts: Sequence[Text], common: set[int], index: HeldOutIndex, folder: Path
+) -> list[Text]:
     """The held-out side without what is common language."""
     left_texts = []
     for number, text in enumerate(texts):

@@ -44,7 +44,9 @@ class ShardsToWrite(NamedTuple):
     def tasks(self) -> list[tuple[Text, Path, Encoding]]:
         """Each text with the file of its tokens."""
         folder = self.work / "tokens"
-        return [(text, folder / f"{i:06}.parquet", self.encoding) for i, text in enumerate(self.texts)]
+        return [
+            (text, folder / f"{i:06}.parquet", self.encoding) for i, text in enumerate(self.texts)
+        ]
 
     def written_lineage(self) -> dict[str, Any]:
         """What the manifest holds: by `work` finished shards are known as just these."""
@@ -60,8 +62,20 @@ def shards_to_write(
     n_shards = max(1, -(-n_documents // shard_records))  # rounded up
 
     # the raw files' hashes go along, so that a token can be traced back to them
-    lineage = {"tokenizer": fingerprint, "seed": seed, "text": [_lineage(text, data) for text in texts]}
-    made_by = [VERSION, SHARDS_VERSION, side, source, lineage, n_shards, settings.library_versions()]
+    lineage = {
+        "tokenizer": fingerprint,
+        "seed": seed,
+        "text": [_lineage(text, data) for text in texts],
+    }
+    made_by = [
+        VERSION,
+        SHARDS_VERSION,
+        side,
+        source,
+        lineage,
+        n_shards,
+        settings.library_versions(),
+    ]
     work = data / STAGES / "tokens" / settings.digest(made_by)
     encoding = Encoding(data / MODEL, seed, n_shards)
     return ShardsToWrite(data / side / source, work, tuple(texts), encoding, lineage)
@@ -81,7 +95,9 @@ def segment(texts: Sequence[Text], data: Path, **made_with: Any) -> ShardsToWrit
     return wanted._replace(folder=folder, after=after)
 
 
-def write_tokens(shards: Sequence[ShardsToWrite], *, engine: Engine, advance: Callable[[], None]) -> None:
+def write_tokens(
+    shards: Sequence[ShardsToWrite], *, engine: Engine, advance: Callable[[], None]
+) -> None:
     """Write documents (`<bos>` text `<eos>`) as shards; what an interrupted run had finished is used
     again.
     """
@@ -90,7 +106,9 @@ def write_tokens(shards: Sequence[ShardsToWrite], *, engine: Engine, advance: Ca
     # of all sources together, so that no worker waits for the end of one
     tasks = []
     for each in missing:
-        tasks += [(text, path, encoding) for text, path, encoding in each.tasks() if not path.exists()]
+        tasks += [
+            (text, path, encoding) for text, path, encoding in each.tasks() if not path.exists()
+        ]
     for _ in engine.map(encode, tasks):
         advance()
     for each in missing:
@@ -110,7 +128,9 @@ def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
 
     # a shard that was written before a kill is not gathered again
     sizes = sizes_of(encoded)
-    missing = {shard: size for shard, size in sizes.items() if not described(written, shard).exists()}
+    missing = {
+        shard: size for shard, size in sizes.items() if not described(written, shard).exists()
+    }
     for _ in by_key(engine, encoded, "shard", partial(write_rows, written), sizes=missing):
         pass
     finish_shards(

@@ -16,7 +16,11 @@ MEASURED_CHARS = 4_000_000  # of a source's held-out text: enough for ratios of 
 
 
 def make_tokenizer(
-    trainer: Any, texts: Sequence[Text], weights: Mapping[str, float] | None, stage: Path, target: Path
+    trainer: Any,
+    texts: Sequence[Text],
+    weights: Mapping[str, float] | None,
+    stage: Path,
+    target: Path,
 ) -> Tokenizer:
     """Make the tokenizer that the component `trainer` describes as the file `target`, unless it was made
     before.

@@ -79,7 +79,9 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
     def fingerprint(self) -> str:
         """Of the file's content and the fields that are read."""
         # other fields of the same file are other texts
-        read = json.dumps([self.VERSION, _sha256(self.path, *self._version()), self.question, self.answer])
+        read = json.dumps(
+            [self.VERSION, _sha256(self.path, *self._version()), self.question, self.answer]
+        )
         return hashlib.sha256(read.encode()).hexdigest()[:16]
 
     def _version(self) -> tuple[int, int]:

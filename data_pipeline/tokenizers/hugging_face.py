@@ -65,7 +65,9 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
-    def make(self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]) -> None:
+    def make(
+        self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]
+    ) -> None:
         """Write the tokenizer to `path` with the names of its pieces; nothing is learned, so the texts are
         not read.
 
@@ -78,7 +80,12 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         except ValueError as error:
             remedy = "name a Hugging Face tokenizer.json"
             raise ValueError(f"tokenizer.path={self.path} is not JSON; {remedy}") from error
-        named = {"bos": self.bos, "eos": self.eos, "pad": self.pad or self.eos, "control": dict(self.control)}
+        named = {
+            "bos": self.bos,
+            "eos": self.eos,
+            "pad": self.pad or self.eos,
+            "control": dict(self.control),
+        }
         data = json.dumps({**named, "tokenizer": file}, ensure_ascii=False).encode()
         HuggingFaceModel(data, self.path)  # refuses what would not work, before anything is written
         write_bytes(path, data)
@@ -134,10 +141,14 @@ class HuggingFaceModel:
         }
 
         # byte-level files spell bytes with letters, the others with pieces such as <0x41>
-        self._byte_level = '"ByteLevel"' in json.dumps([file.get("pre_tokenizer"), file.get("decoder")])
+        self._byte_level = '"ByteLevel"' in json.dumps(
+            [file.get("pre_tokenizer"), file.get("decoder")]
+        )
         silent = {*self.special, file["model"].get("unk_token")}
         self.pieces = self._pieces(vocabulary, silent=silent, as_written=added)
-        self._space = [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
+        self._space = (
+            [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
+        )
         self._cut = _cuts(self.special)
 
         # the fast encoder must agree on hard texts and on every piece of the vocabulary

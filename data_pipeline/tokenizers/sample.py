@@ -8,7 +8,9 @@ from itertools import cycle
 
 from data_pipeline.documents.sampling import first_by_key, key_of
 
-UNIT_CHARS = 1 << 12  # texts are sampled in units of this size, so that a sample comes from many places
+UNIT_CHARS = (
+    1 << 12
+)  # texts are sampled in units of this size, so that a sample comes from many places
 MAX_UNIT_BYTES = 4 * UNIT_CHARS  # a letter has at most 4 bytes of UTF-8
 
 
@@ -34,12 +36,18 @@ def weighted_sample(
         ValueError: the weights name other sources than there are, or are no weights; a source with a weight
         is empty.
     """
-    if set(weights) != set(sources) or min(weights.values(), default=0) < 0 or not sum(weights.values()):
+    if (
+        set(weights) != set(sources)
+        or min(weights.values(), default=0) < 0
+        or not sum(weights.values())
+    ):
         given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
         rule = "must be one a source, none negative and not all zero"
         raise ValueError(f"tokenizer weights ({given}) {rule}; sources: {', '.join(sources)}")
     # sorted, so that the order in which sources are written down changes nothing
-    share = {name: weights[name] / sum(weights.values()) for name in sorted(sources) if weights[name]}
+    share = {
+        name: weights[name] / sum(weights.values()) for name in sorted(sources) if weights[name]
+    }
     limit = math.inf if sample_mib is None else sample_mib * 2**20
     # one unit more than the share, whose last one is cut
     units = {name: _units(sources[name], limit * share[name] + MAX_UNIT_BYTES) for name in share}
@@ -54,7 +62,11 @@ def weighted_sample(
 
 def _units(texts: Iterable[str], n_bytes: float) -> list[str]:
     """Units in the order of their hashes, as many as fit into `n_bytes`."""
-    units = (text[start : start + UNIT_CHARS] for text in texts for start in range(0, len(text), UNIT_CHARS))
+    units = (
+        text[start : start + UNIT_CHARS]
+        for text in texts
+        for start in range(0, len(text), UNIT_CHARS)
+    )
     return first_by_key(((key_of(unit), _n_bytes(unit), unit) for unit in units), n_bytes)
 
 

@@ -56,7 +56,10 @@ class SentenceModel:
         try:
             # the letter that stands for a space is spelled in bytes; nearly always there is one part
             ids, *rest = map(self._encode_part, text.split(SPACE))
-        except (RuntimeError, TypeError) as error:  # what the libraries make of a str that has no UTF-8
+        except (
+            RuntimeError,
+            TypeError,
+        ) as error:  # what the libraries make of a str that has no UTF-8
             remedy = "decode its file with errors='replace'"
             raise ValueError(f"the text has a lone surrogate (U+D800-DFFF); {remedy}") from error
         for part in rest:

@@ -36,7 +36,9 @@ class SentencePiece(BaseModel, frozen=True, extra="forbid", strict=True):
     sample_mib: float | None = Field(default=None, gt=0)
     character_coverage: float = Field(default=0.9995, gt=0, le=1)
 
-    def make(self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]) -> None:
+    def make(
+        self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]
+    ) -> None:
         """Learn the vocabulary from source → texts, each source having its weight's share of the bytes
         learned from.
 

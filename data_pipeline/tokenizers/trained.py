@@ -25,7 +25,9 @@ class TrainedTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         file = Path(self.path)
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
-    def make(self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]) -> None:
+    def make(
+        self, sources: Mapping[str, Iterable[str]], path: Path, *, weights: Mapping[str, float]
+    ) -> None:
         """Copy it; the texts are not read.
 
         Raises:

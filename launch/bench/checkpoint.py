@@ -31,9 +31,13 @@ def state_of_size(gigabytes: float, mesh: jax.sharding.Mesh) -> TrainState:
     rows = max(int(gigabytes * 1e9 / (12 * 4 * WIDTH)) // mesh.size, 1) * mesh.size
     # four matrices, and two moments of each: 12 arrays of equal size
     layout = named(mesh, "DF", (rows, WIDTH), at_rest=True)
-    draw = jax.jit(lambda key: jax.random.normal(key, (rows, WIDTH), jnp.float32), out_shardings=layout)
+    draw = jax.jit(
+        lambda key: jax.random.normal(key, (rows, WIDTH), jnp.float32), out_shardings=layout
+    )
     keys = iter(jax.random.split(jax.random.key(0), 12))
-    stacks: list[dict[str, Any]] = [{f"w{i}_DF": draw(next(keys)) for i in range(4)} for _ in range(3)]
+    stacks: list[dict[str, Any]] = [
+        {f"w{i}_DF": draw(next(keys)) for i in range(4)} for _ in range(3)
+    ]
     step = jax.device_put(jnp.int32(0), named(mesh, ""))
     return TrainState(step, stacks[0], {}, {"mu": stacks[1], "nu": stacks[2]}, jax.random.key(1))
 
@@ -47,9 +51,13 @@ def measure(
     restart.
     """
     state = state_of_size(gigabytes, mesh)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
     n_bytes = sum(x.nbytes for x in jax.tree.leaves((state.trainable, state.opt_state)))
-    steps = itertools.count(1)  # a checkpointer saves each step once, so every round has another one
+    steps = itertools.count(
+        1
+    )  # a checkpointer saves each step once, so every round has another one
     step = step_of(mesh)
     rounds = []
     for _ in range(n_rounds):
@@ -141,12 +149,19 @@ def _save_in_a_loop(
     checkpointer.close()
     found = {name: events["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
 
-    return state, {**found, "blocked_s": blocked_s, "slower_s": max(slower_s, 0.0), "step_s": usual_s}
+    return state, {
+        **found,
+        "blocked_s": blocked_s,
+        "slower_s": max(slower_s, 0.0),
+        "step_s": usual_s,
+    }
 
 
 def step_of(mesh: jax.sharding.Mesh) -> Callable[[], None]:
     """Some work for the devices: products of matrices, a few hundredths of a second on a processor."""
-    x_DF = jax.device_put(jnp.ones((512 * mesh.shape["fsdp"], 512)), named(mesh, "DF", at_rest=True))
+    x_DF = jax.device_put(
+        jnp.ones((512 * mesh.shape["fsdp"], 512)), named(mesh, "DF", at_rest=True)
+    )
     w_FF = jnp.ones((512, 512)) / 512
     multiplied = jax.jit(lambda x: jax.lax.fori_loop(0, 8, lambda _, y: jnp.tanh(y @ w_FF), x))
     return lambda: jax.block_until_ready(multiplied(x_DF))
@@ -205,7 +220,11 @@ def lines(found: dict[str, float], *, interval_s: float) -> list[str]:
 
     return [
         f"state    {size / 1e9:9.2f} GB",
-        row("write", size / found["disk_write_bytes_per_s"], "   plain file and fsync, the disk's own"),
+        row(
+            "write",
+            size / found["disk_write_bytes_per_s"],
+            "   plain file and fsync, the disk's own",
+        ),
         row(
             "save",
             found["save_s"],

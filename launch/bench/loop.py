@@ -101,15 +101,23 @@ def _start_s(folder: Path, cache: str) -> float:
     run_dir = folder / cache
     job = folder / "job.yaml"
     shutil.copytree(folder / "job/data", run_dir / "data")
-    job.write_text(to_yaml({"train": {"type": "Run", **run_of(8, steps=2).model_dump(mode="json")}}))
+    job.write_text(
+        to_yaml({"train": {"type": "Run", **run_of(8, steps=2).model_dump(mode="json")}})
+    )
     env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "launch", "run", str(job), "--dir", str(run_dir)]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"`{' '.join(command)}` ended with code {done.returncode}: {done.stderr}")
-    began = next(event["began"] for event in read_events(run_dir / "train") if event["event"] == "start")
-    return next(row["time"] for row in read_metrics(run_dir / "train") if "loss/train" in row) - began
+        raise RuntimeError(
+            f"`{' '.join(command)}` ended with code {done.returncode}: {done.stderr}"
+        )
+    began = next(
+        event["began"] for event in read_events(run_dir / "train") if event["event"] == "start"
+    )
+    return (
+        next(row["time"] for row in read_metrics(run_dir / "train") if "loss/train" in row) - began
+    )
 
 
 def measure(job_folder: Path, *, n_rounds: int) -> Measured:
@@ -133,7 +141,9 @@ def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Meas
         phase.checkpointer.wait()  # else the last round's save would slow this one
         bare_s = _bare_step_s(parts, phase)
         calls: list[float] = []
-        state = train(parts._replace(step=_noting_calls(parts.step, calls)), state, steps=number * STEPS)
+        state = train(
+            parts._replace(step=_noting_calls(parts.step, calls)), state, steps=number * STEPS
+        )
         rounds.append(Round(bare_s, _median_gap(calls)))
     return Measured(rounds, _host_s(parts, phase, state))
 
@@ -166,7 +176,9 @@ def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phas
         ledger = Ledger(phase.folder, 0, active=True, started=time.time())
         source = open_source(phase)
         watchers = opened.enter_context(watching(run, phase.folder))
-        records = recording(phase, source, ledger, *watchers, first=0, advance=lambda *_: None, profile=None)
+        records = recording(
+            phase, source, ledger, *watchers, first=0, advance=lambda *_: None, profile=None
+        )
         recorder, profiler = opened.enter_context(records)
         yield phase, loop_parts(phase, source, recorder, Measures(phase), profiler, first=0)
         phase.checkpointer.close()

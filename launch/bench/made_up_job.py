@@ -41,12 +41,21 @@ def write_data(job_folder: Path) -> None:
     records = [
         Record(
             str(i),
-            (Sequence(rng.integers(20, VOCAB, n).astype(np.int32), (np.arange(n) > 0).astype(np.uint8)),),
+            (
+                Sequence(
+                    rng.integers(20, VOCAB, n).astype(np.int32), (np.arange(n) > 0).astype(np.uint8)
+                ),
+            ),
         )
         for i, n in enumerate(lengths.tolist())
     ]
     write_shards(
-        job_folder / "data/train/web", records, source="web", n_bytes=1, shard_records=DOCUMENTS, lineage={}
+        job_folder / "data/train/web",
+        records,
+        source="web",
+        n_bytes=1,
+        shard_records=DOCUMENTS,
+        lineage={},
     )
 
 
@@ -59,7 +68,10 @@ def run_of(batch_size: int, *, steps: int = STEPS) -> Run:
             folder="data/train", weights=FrozenMap(web=1.0), seq_len=SEQ_LEN, batch_size=batch_size
         ),
         optimizer=Optimizer(
-            rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=1e-3,
+            schedule=WarmupCosine(warmup_steps=1, end_frac=0.1),
+            weight_decay=0.1,
         ),
         steps=steps,
         checkpoint=Checkpoints(every_steps=STEPS),

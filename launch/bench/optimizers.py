@@ -28,7 +28,14 @@ from trainer.run import model_of
 from trainer.schedules import WarmupCosine
 
 ARCHITECTURE = Llama(
-    vocab_size=256, width=64, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=64
+    vocab_size=256,
+    width=64,
+    layers=2,
+    heads=2,
+    kv_heads=2,
+    head_width=32,
+    feed_forward_width=256,
+    context=64,
 )
 BATCH_SIZE, SEQ_LEN, HELD_OUT_ROWS = 16, 64, 256
 TEXT_BYTES, HELD_OUT_FRAC = 4_000_000, 0.05
@@ -66,7 +73,9 @@ def bench_optimizers(args: argparse.Namespace) -> None:
     """
     if args.steps < 2 * SCHEDULE.warmup_steps:
         least = 2 * SCHEDULE.warmup_steps
-        raise ValueError(f"--steps {args.steps}: must be at least {least}, twice the warmup; raise it")
+        raise ValueError(
+            f"--steps {args.steps}: must be at least {least}, twice the warmup; raise it"
+        )
     outcomes = {}
     if not args.json:
         print(header(args.steps), flush=True)
@@ -83,7 +92,10 @@ def bench_optimizers(args: argparse.Namespace) -> None:
 def optimizers() -> dict[str, Optimizer]:
     """Name of a rule -> optimizer with that rule, tuned for this bench."""
     rules = components_in("trainer.optimizers")
-    return {name: Optimizer(rule=rules[name](), schedule=SCHEDULE, **tuned) for name, tuned in TUNED.items()}
+    return {
+        name: Optimizer(rule=rules[name](), schedule=SCHEDULE, **tuned)
+        for name, tuned in TUNED.items()
+    }
 
 
 def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
@@ -100,7 +112,9 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     tx = optimizer.chain(steps)
     objective = run.objective
     state = jax.jit(initial_state(run, model, tx))(jax.random.key(seed))
-    step = training_step(run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size))  # a token is a byte
+    step = training_step(
+        run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size)
+    )  # a token is a byte
     text, held_out = text_bytes()
 
     # one batch of the held-out text, the same for every optimizer
@@ -146,7 +160,12 @@ def batches(text: np.ndarray, *, rows: int, length: int, seed: int) -> Iterator[
         first = rng.integers(0, len(text) - length, rows)
         tokens = text[first[:, None] + np.arange(length + 1)].astype(np.int32)
         batch = TokenBatch(
-            tokens[:, :-1], tokens[:, 1:], ones_BL.astype(np.float32), positions_BL, ones_BL, 0 * ones_BL
+            tokens[:, :-1],
+            tokens[:, 1:],
+            ones_BL.astype(np.float32),
+            positions_BL,
+            ones_BL,
+            0 * ones_BL,
         )
         fields = zip(batch._fields, batch, strict=True)
         yield TokenBatch(*(jax.device_put(x, named(mesh, letters_of(name))) for name, x in fields))

@@ -73,7 +73,10 @@ class TrainShape(BaseModel, frozen=True, extra="forbid", strict=True):
     def run(self) -> Run:
         """A Run of these sizes, whose data nobody reads, and whose norms nobody looks at."""
         data = PackedShards(
-            folder="", weights=FrozenMap(made_up=1.0), seq_len=self.seq_len, batch_size=self.batch_size
+            folder="",
+            weights=FrozenMap(made_up=1.0),
+            seq_len=self.seq_len,
+            batch_size=self.batch_size,
         )
         return Run(
             architecture=self.architecture,
@@ -117,7 +120,8 @@ def shape_of_run(run: Run) -> dict[str, Any]:
     tree = run.model_dump(mode="json")
     # a Run keeps seq_len and batch_size with its data
     return {
-        name: tree["data"][name] if name in tree["data"] else tree[name] for name in TrainShape.model_fields
+        name: tree["data"][name] if name in tree["data"] else tree[name]
+        for name in TrainShape.model_fields
     }
 
 
@@ -154,7 +158,9 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
     # under jit, so that every array is born in its layout and no device holds all of it
     first_state = jax.jit(lambda key: at_rest(make_state(key), run.execution.offload))
     state = first_state(jax.random.key(0))
-    step = training_step(run, {"policy": model}, tx, made_up_byte_lengths(run.architecture.vocab_size))
+    step = training_step(
+        run, {"policy": model}, tx, made_up_byte_lengths(run.architecture.vocab_size)
+    )
     batch = made_up_batch(shape, mesh)
     device = mesh.devices.flat[0]
     size = MATMUL_SIZE.get(device.platform, 2048)
@@ -173,17 +179,26 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
 def made_up_batch(shape: TrainShape, mesh: jax.sharding.Mesh) -> TokenBatch:
     """Rows of one document of random tokens each, all of them targets."""
     size = (shape.batch_size, shape.seq_len)
-    tokens_BL = np.random.default_rng(0).integers(0, shape.architecture.vocab_size, size).astype(np.int32)
+    tokens_BL = (
+        np.random.default_rng(0).integers(0, shape.architecture.vocab_size, size).astype(np.int32)
+    )
     ones_BL = np.ones(size, np.int32)
     positions_BL = np.broadcast_to(np.arange(shape.seq_len, dtype=np.int32), size)
     batch = TokenBatch(
-        tokens_BL, np.roll(tokens_BL, -1, 1), ones_BL.astype(np.float32), positions_BL, ones_BL, 0 * ones_BL
+        tokens_BL,
+        np.roll(tokens_BL, -1, 1),
+        ones_BL.astype(np.float32),
+        positions_BL,
+        ones_BL,
+        0 * ones_BL,
     )
     fields = zip(batch._fields, batch, strict=True)
     return TokenBatch(*(jax.device_put(x, named(mesh, letters_of(name))) for name, x in fields))
 
 
-def figures(rounds: list[Round], *, tokens: int, flops_per_token: float, n_devices: int) -> dict[str, float]:
+def figures(
+    rounds: list[Round], *, tokens: int, flops_per_token: float, n_devices: int
+) -> dict[str, float]:
     """Medians; MFU is the ratio of the two medians; `peak_bytes` is the most memory that was ever in use,
     of a device or of the process.
     """

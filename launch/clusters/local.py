@@ -25,7 +25,12 @@ DOCUMENTED_CODES = (2, 3, 4, 75, 130, 143)  # of the README; any other exit code
 
 
 def launch(
-    n: int, argv: Sequence[str], *, logs: Path, env: Mapping[str, str] | None = None, devices: int = 1
+    n: int,
+    argv: Sequence[str],
+    *,
+    logs: Path,
+    env: Mapping[str, str] | None = None,
+    devices: int = 1,
 ) -> int:
     """Run `argv` in n processes and wait; returns the exit code of the run. Process i > 0 writes to
     `logs`/process-i.log.
@@ -76,7 +81,9 @@ def start(
             )
         processes.append(child)
     if prefix:
-        threading.Thread(target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True).start()
+        threading.Thread(
+            target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True
+        ).start()
 
     return processes
 
@@ -170,7 +177,9 @@ def _report_failure(processes: Sequence[subprocess.Popen]) -> int:
     code = processes[failed].returncode
     stopped_by_user = code in (130, 143)
     if running or not stopped_by_user:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = (
+            f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        )
         silent = [f"process {i} does not answer and is killed" for i in running]
         what = ", ".join([f"process {failed} {how}", *silent])
         print(f"meshwright: {what}; the others are ended", file=sys.stderr, flush=True)
@@ -194,7 +203,9 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
 def _end(processes: Sequence[subprocess.Popen]) -> None:
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGCONT)  # one that is stopped dies of SIGKILL only once it runs
+            process.send_signal(
+                signal.SIGCONT
+            )  # one that is stopped dies of SIGKILL only once it runs
             process.kill()
         process.wait()
 

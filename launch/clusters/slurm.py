@@ -73,7 +73,9 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     def script(self, command: Sequence[str], *, name: str, run_dir: Path, folder: Path) -> str:
         """The whole sbatch script that runs `command` from `folder`."""
         return TEMPLATE.format(
-            directives="\n".join(f"#SBATCH --{option}" for option in self._directives(name, run_dir)),
+            directives="\n".join(
+                f"#SBATCH --{option}" for option in self._directives(name, run_dir)
+            ),
             folder=shlex.quote(str(folder)),
             setup=f"{self.setup}\n" if self.setup else "",
             command=shlex.join(command),
@@ -133,11 +135,15 @@ def submit(
     if shutil.which("sbatch") is None:
         remedy = "submit from a login node, or add --dry-run and copy the script"
         raise ValueError(f"--on slurm: there is no sbatch on this machine; {remedy}")
-    (run_dir / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make the folder of its output
+    (run_dir / "logs").mkdir(
+        parents=True, exist_ok=True
+    )  # SLURM does not make the folder of its output
     done = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
     if done.returncode:
         reason = " ".join(done.stderr.split())
-        raise ValueError(f"--on slurm: sbatch refused the job, {reason}; change it with --cluster key=value")
+        raise ValueError(
+            f"--on slurm: sbatch refused the job, {reason}; change it with --cluster key=value"
+        )
     print(f"{done.stdout.strip()}; its output goes to {run_dir / 'logs'}")
 
     return 0

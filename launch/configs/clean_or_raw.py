@@ -32,7 +32,11 @@ STEPS, BATCH_SIZE, SEQ_LEN, VOCAB_SIZE = 300, 16, 256, 4096
 
 def clean_or_raw() -> dict[str, Any]:
     """Two corpora, and a model of each."""
-    split = {"held_out_frac": 0.02, "held_out_filter": HeldOutFilter(jaccard=0.7, common_groups=8), "seed": 0}
+    split = {
+        "held_out_frac": 0.02,
+        "held_out_filter": HeldOutFilter(jaccard=0.7, common_groups=8),
+        "seed": 0,
+    }
     cleaned = Prepare(
         sources=FrozenMap(web=Warc(paths=("corpora/web",))),
         recipe=web_recipe(sources=("web",)),

@@ -51,7 +51,9 @@ def recipe() -> tuple[Rule, ...]:
     """Each source's published recipe, then what concerns all: safety, and the tasks that the model will be
     asked.
     """
-    gsm8k = Questions(name="gsm8k", path="corpora/tasks/gsm8k.jsonl", question=("question",), answer="answer")
+    gsm8k = Questions(
+        name="gsm8k", path="corpora/tasks/gsm8k.jsonl", question=("question",), answer="answer"
+    )
     return (
         *web_recipe(sources=WEB),
         *code_recipe(sources=CODE),
@@ -59,5 +61,7 @@ def recipe() -> tuple[Rule, ...]:
         *book_recipe(sources=BOOKS),
         Toxicity(sources=WEB, max_score=0.5),
         Toxicity(sources=BOOKS, max_score=0.8),  # novels quote
-        Decontaminate(sources=(*WEB, *CODE, *BOOKS), tasks=(gsm8k,), action="drop", max_removed_frac=0.05),
+        Decontaminate(
+            sources=(*WEB, *CODE, *BOOKS), tasks=(gsm8k,), action="drop", max_removed_frac=0.05
+        ),
     )

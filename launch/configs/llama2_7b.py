@@ -34,7 +34,9 @@ def llama2_7b() -> dict[str, Any]:
 
 def data() -> Prepare:
     """The corpora of the config corpus, with Llama 2's size of vocabulary."""
-    tokenizer = SentencePiece(vocab_size=PRESETS["llama2_7b"].vocab_size, model="bpe", sample_mib=256)
+    tokenizer = SentencePiece(
+        vocab_size=PRESETS["llama2_7b"].vocab_size, model="bpe", sample_mib=256
+    )
     return corpus()["data"].model_copy(update={"tokenizer": tokenizer})
 
 

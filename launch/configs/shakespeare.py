@@ -60,7 +60,12 @@ def pretrain() -> Run:
     """Next letters, by nanoGPT's model and settings."""
     return Run(
         architecture=GPT2(
-            vocab_size=VOCAB_SIZE, width=128, layers=4, heads=4, feed_forward_width=512, context=CONTEXT
+            vocab_size=VOCAB_SIZE,
+            width=128,
+            layers=4,
+            heads=4,
+            feed_forward_width=512,
+            context=CONTEXT,
         ),
         objective=NextToken(),
         data=rows("train", batch_size=BATCH_SIZE),

@@ -67,7 +67,9 @@ def pretrain() -> Run:
         checkpoint=Checkpoints(every_steps=100),
         evals=(
             HeldOut(data=held_out, max_rows=80),
-            Samples(prompts=("def __init__(self", "The function returns"), chat=False, max_tokens=48),
+            Samples(
+                prompts=("def __init__(self", "The function returns"), chat=False, max_tokens=48
+            ),
         ),
     )
 
@@ -88,7 +90,12 @@ def sft() -> Run:
 
 def dpo() -> Run:
     """The right docstring before a plausible wrong one, and still a likely text."""
-    pairs = {"weights": FrozenMap(pairs=1.0), "seq_len": SEQ_LEN, "batch_size": 8, "pairs_per_row": 8}
+    pairs = {
+        "weights": FrozenMap(pairs=1.0),
+        "seq_len": SEQ_LEN,
+        "batch_size": 8,
+        "pairs_per_row": 8,
+    }
     return Run(
         architecture=architecture(),
         objective=DPO(beta=0.1, sft_weight=1.0),
@@ -99,7 +106,9 @@ def dpo() -> Run:
         checkpoint=Checkpoints(every_steps=50),
         evals=(
             HeldOut(data=PackedPairs(folder="data/held_out", **pairs)),
-            HeldOut(data=chats("data/held_out"), objective=NextToken()),  # what preferences cost the text
+            HeldOut(
+                data=chats("data/held_out"), objective=NextToken()
+            ),  # what preferences cost the text
             samples(),
         ),
     )

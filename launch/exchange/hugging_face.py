@@ -49,7 +49,9 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
         ValueError: its model_type is none of ours, or a field asks for what we would compute differently.
     """
     # modules of `--import` are searched too, and hold components of other kinds
-    families = [f for f in components_in("model.architectures").values() if isinstance(f, Importable)]
+    families = [
+        f for f in components_in("model.architectures").values() if isinstance(f, Importable)
+    ]
     known = {name: family for family in families for name in family.hugging_face_types}
     kind = config.get("model_type")
     if kind not in known:
@@ -70,7 +72,9 @@ def architecture_in(checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Ar
     named_fields = dict(named)
     changes = [f"{name}={value}" for name, value in architecture if value != named_fields[name]]
     if changes:
-        say(f"  config.json names more than there are tensors for; imported with {', '.join(changes)}")
+        say(
+            f"  config.json names more than there are tensors for; imported with {', '.join(changes)}"
+        )
     return architecture
 
 
@@ -101,7 +105,10 @@ def import_source(
     _check_vocabulary(tokenizer, architecture)
     params = load(architecture, source.checkpoint, params=precision.params)
     run = {
-        "architecture": {"type": type(architecture).__name__, **architecture.model_dump(mode="json")},
+        "architecture": {
+            "type": type(architecture).__name__,
+            **architecture.model_dump(mode="json"),
+        },
         "adaptation": {"type": "Full"},
         "precision": precision.model_dump(mode="json"),
         "tokenizer": f"{folder.resolve().name}/{tokenizer.name}",

@@ -33,7 +33,12 @@ LETTERS = (
 
 
 def _split(digits: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": LETTERS % digits}, "behavior": "Isolated", "invert": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": LETTERS % digits},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     return {"type": "Sequence", "pretokenizers": [split, WORDS]}
 
 
@@ -42,7 +47,10 @@ TAKEN_LITERALLY = {"normalized": False, "lstrip": False, "rstrip": False, "singl
 PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
     "gpt-2": WHOLE,
     "default": WHOLE,
-    "smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, WHOLE]},
+    "smollm": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, WHOLE],
+    },
     "llama-bpe": _split(r"\p{N}{1,3}"),
     "qwen2": _split(r"\p{N}"),
 }
@@ -73,7 +81,9 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     settings = read_json(config_file) if config_file.exists() else {}
     added_tokens = read_json(folder / "tokenizer.json").get("added_tokens", ())
     added = {token["id"]: token["content"] for token in added_tokens}
-    named = {name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")}
+    named = {
+        name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")
+    }
     template = settings.get("chat_template")
 
     # newer checkpoints keep it in a file of its own
@@ -166,10 +176,14 @@ def _write(
     tokenizer.make({}, path, weights={})
     if template is not None:
         spec = json.loads(path.read_bytes())
-        write_bytes(path, json.dumps({**spec, "chat_template": template}, ensure_ascii=False).encode())
+        write_bytes(
+            path, json.dumps({**spec, "chat_template": template}, ensure_ascii=False).encode()
+        )
     n_entries = len(Tokenizer(path).byte_lengths)
 
-    return f"  tokenizer of {n_entries:,} entries" + (", with its chat template" if template else "")
+    return f"  tokenizer of {n_entries:,} entries" + (
+        ", with its chat template" if template else ""
+    )
 
 
 def exported(path: Path) -> dict[str, bytes]:
@@ -179,7 +193,9 @@ def exported(path: Path) -> dict[str, bytes]:
     data = path.read_bytes()
     if data.startswith(b"{"):
         spec = json.loads(data)
-        return _files(spec["tokenizer"], spec["bos"], spec["eos"], spec["pad"], spec.get("chat_template"))
+        return _files(
+            spec["tokenizer"], spec["bos"], spec["eos"], spec["pad"], spec.get("chat_template")
+        )
     model = sentencepiece.SentencePieceProcessor(model_proto=data)
     names = (model.id_to_piece(i) for i in (model.bos_id(), model.eos_id(), model.pad_id()))
     file = tokenizer_json(model)
@@ -204,14 +220,18 @@ def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
     }
 
 
-def _files(file: Mapping[str, Any], bos: str, eos: str, pad: str, template: str | None) -> dict[str, bytes]:
+def _files(
+    file: Mapping[str, Any], bos: str, eos: str, pad: str, template: str | None
+) -> dict[str, bytes]:
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": bos,
         "eos_token": eos,
         "pad_token": pad,
     }
-    settings["clean_up_tokenization_spaces"] = False  # its default would drop spaces before punctuation
+    settings["clean_up_tokenization_spaces"] = (
+        False  # its default would drop spaces before punctuation
+    )
     if template:
         settings["chat_template"] = template
     return {

@@ -35,7 +35,9 @@ class Agreement(NamedTuple):
 def check_transformers(python: str) -> None:
     """Raise ValueError, with what to install, where that Python has no transformers."""
     try:
-        done = subprocess.run([python, "-c", "import torch, transformers"], capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-c", "import torch, transformers"], capture_output=True, text=True
+        )
     except OSError as error:
         remedy = "name a Python with torch and transformers"
         raise ValueError(f"--verify-python {python}: {error.strerror}; {remedy}") from None
@@ -44,15 +46,21 @@ def check_transformers(python: str) -> None:
         raise ValueError(f"--verify needs torch and transformers, which {python} lacks; {remedy}")
 
 
-def verify(architecture: Any, params: Params, checkpoint: Path, *, python: str = sys.executable) -> Agreement:
+def verify(
+    architecture: Any, params: Params, checkpoint: Path, *, python: str = sys.executable
+) -> Agreement:
     """Compare with transformers reading `checkpoint`, both in float32. Call under `jax.set_mesh`.
 
     Raises:
         ValueError: transformers could not be run on it.
     """
     # as many rows as the mesh divides
-    n_rows = ROWS * int(np.prod([jax.sharding.get_mesh().shape[axis] for axis in ALPHABET["B"].in_use]))
-    ids_BL = np.random.default_rng(0).integers(0, architecture.vocab_size, (n_rows, TOKENS), dtype=np.int64)
+    n_rows = ROWS * int(
+        np.prod([jax.sharding.get_mesh().shape[axis] for axis in ALPHABET["B"].in_use])
+    )
+    ids_BL = np.random.default_rng(0).integers(
+        0, architecture.vocab_size, (n_rows, TOKENS), dtype=np.int64
+    )
     ours_BLV = logits(architecture, params, ids_BL)
     script = Path(__file__).with_name("reference_logits.py")
     with tempfile.TemporaryDirectory() as folder:
@@ -65,12 +73,16 @@ def verify(architecture: Any, params: Params, checkpoint: Path, *, python: str =
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             remedy = "see whether it reads this model at all"
-            raise ValueError(f"--verify: transformers cannot compute with {checkpoint} ({reason}); {remedy}")
+            raise ValueError(
+                f"--verify: transformers cannot compute with {checkpoint} ({reason}); {remedy}"
+            )
         theirs_BLV = np.load(logits_file, allow_pickle=False)
     return compare(ours_BLV, theirs_BLV)
 
 
-def logits(architecture: Any, params: Params, ids_BL: Int[np.ndarray, "B L"]) -> Float[np.ndarray, "B L V"]:
+def logits(
+    architecture: Any, params: Params, ids_BL: Int[np.ndarray, "B L"]
+) -> Float[np.ndarray, "B L V"]:
     """Float32 logits of rows that are one document each. Call under `jax.set_mesh`."""
     model = architecture.build(Precision(compute="float32"))
     positions_BL = np.broadcast_to(np.arange(ids_BL.shape[1], dtype=np.int32), ids_BL.shape)
@@ -93,7 +105,9 @@ def _rows(x: np.ndarray) -> jax.Array:
     return jax.device_put(x, named(jax.sharding.get_mesh(), "BL", x.shape))
 
 
-def compare(ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, "_ _ _"]) -> Agreement:
+def compare(
+    ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, "_ _ _"]
+) -> Agreement:
     """How two sets of logits agree.
 
     Raises:
@@ -106,7 +120,9 @@ def compare(ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, 
     theirs_logp = _log_softmax(theirs_BLV.astype(np.float64))
     kl_BL = np.sum(np.exp(theirs_logp) * (theirs_logp - ours_logp), -1)
     same_BL = ours_BLV.argmax(-1) == theirs_BLV.argmax(-1)
-    return Agreement(float(np.abs(ours_BLV - theirs_BLV).max()), float(kl_BL.mean()), float(same_BL.mean()))
+    return Agreement(
+        float(np.abs(ours_BLV - theirs_BLV).max()), float(kl_BL.mean()), float(same_BL.mean())
+    )
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

@@ -70,7 +70,9 @@ def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]
         Problems: with all that is wrong, `wrong` included.
     """
     if not isinstance(tree, dict) or not tree:
-        raise Problems(where, ["must map phase names to phases; write e.g. `pretrain: {type: Run, …}`"])
+        raise Problems(
+            where, ["must map phase names to phases; write e.g. `pretrain: {type: Run, …}`"]
+        )
     problems = list(wrong)
     phases: dict[str, Any] = {}
     for name, fields in tree.items():
@@ -156,7 +158,9 @@ def _tree_of_file(path: Path) -> dict[str, Any]:
 def _no_file(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path()
     near = alike(path.name, [p.name for p in folder.iterdir()])
-    remedy = f"nearest: {', '.join(str(folder / name) for name in near)}" if near else "check the path"
+    remedy = (
+        f"nearest: {', '.join(str(folder / name) for name in near)}" if near else "check the path"
+    )
     return f"config {path}: no such file; {remedy}"
 
 
@@ -186,10 +190,14 @@ def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise ValueError(f"{path} line {error.lineno}: not Python, {error.msg}; mend it there") from None
+        raise ValueError(
+            f"{path} line {error.lineno}: not Python, {error.msg}; mend it there"
+        ) from None
     function = getattr(module, path.stem, None)
     if not callable(function):
-        raise ValueError(f"{path}: must define a function {path.stem}() that returns the phases by name")
+        raise ValueError(
+            f"{path}: must define a function {path.stem}() that returns the phases by name"
+        )
     return function
 
 
@@ -201,5 +209,7 @@ def _built(build: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
         component = next(iter(components_named(error.title)), BaseModel)
         raise Problems(where, explain_all(error, error.title, None, component)) from None
     if not isinstance(phases, dict) or not all(is_phase(type(phase)) for phase in phases.values()):
-        raise ValueError(f"{where}: its function must return a dict of phase name to phase (Prepare, Run, …)")
+        raise ValueError(
+            f"{where}: its function must return a dict of phase name to phase (Prepare, Run, …)"
+        )
     return phases

@@ -20,7 +20,9 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
     for setting in settings:
         dotted, equals, text = setting.partition("=")
         if not equals or not all(dotted.split(".")):
-            problems.append(f"--set {setting!r}: must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100")
+            problems.append(
+                f"--set {setting!r}: must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100"
+            )
             continue
         try:
             _set(tree, dotted.split("."), parse_yaml(text, f"--set {dotted}"))
@@ -32,7 +34,9 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     """Set one value; raises ValueError with a sentence when the path leads nowhere."""
     if path[0] not in tree:
-        raise ValueError(f"{path[0]}: no such phase; nearest: {', '.join(nearest(path[0], list(tree)))}")
+        raise ValueError(
+            f"{path[0]}: no such phase; nearest: {', '.join(nearest(path[0], list(tree)))}"
+        )
     node: Any = tree
     for i, part in enumerate(path[:-1]):
         node = _child(node, path[: i + 1], part)
@@ -58,12 +62,18 @@ def _child(node: Any, path: list[str], part: str) -> Any:
 def _without_fields(node: Any, path: list[str]) -> ValueError:
     parent = ".".join(path[:-1])
     value = to_yaml(node, flow=True)
-    return ValueError(f"{'.'.join(path)}: {parent} is {value}, which has no fields; set that itself")
+    return ValueError(
+        f"{'.'.join(path)}: {parent} is {value}, which has no fields; set that itself"
+    )
 
 
 def _index(node: list, path: list[str]) -> int:
     if not path[-1].isdecimal() or int(path[-1]) >= len(node):
-        rule = f"must be a number from 0 to {len(node) - 1}" if node else "cannot be set, the list is empty"
+        rule = (
+            f"must be a number from 0 to {len(node) - 1}"
+            if node
+            else "cannot be set, the list is empty"
+        )
         parent = ".".join(path[:-1])
         raise ValueError(f"{'.'.join(path)}: {path[-1]!r} {rule}; or set the whole list {parent}")
     return int(path[-1])

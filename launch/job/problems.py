@@ -67,7 +67,9 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
     return alike(name, known) or sorted(known)[:12]
 
 
-def explain_all(error: ValidationError, prefix: str, tree: Any, component: type[BaseModel]) -> list[str]:
+def explain_all(
+    error: ValidationError, prefix: str, tree: Any, component: type[BaseModel]
+) -> list[str]:
     """The lines of a pydantic error; `prefix` is the path of `tree`, which was validated as `component`.
 
     `tree` is None for a component built in Python, whose values are no longer known.
@@ -93,9 +95,17 @@ def _line(detail: Any, dotted: str, path: tuple, tree: Any, component: type[Base
         return f"{dotted}={_shown(detail['input'])}: no such field; {remedy}"
     if kind == "value_error":
         text = str(context.get("error", detail["msg"]))
-        names_a_field = re.match(r"[a-z_]\w*(\.\w+)*=", text)  # a component's own sentence, `steps=0 must …`
-        return f"{dotted}.{text}" if names_a_field else f"{dotted}={_shown(detail['input'])}: {text}"
-    rule = RULES[kind].format(**context) if kind in RULES else detail["msg"][0].lower() + detail["msg"][1:]
+        names_a_field = re.match(
+            r"[a-z_]\w*(\.\w+)*=", text
+        )  # a component's own sentence, `steps=0 must …`
+        return (
+            f"{dotted}.{text}" if names_a_field else f"{dotted}={_shown(detail['input'])}: {text}"
+        )
+    rule = (
+        RULES[kind].format(**context)
+        if kind in RULES
+        else detail["msg"][0].lower() + detail["msg"][1:]
+    )
     return f"{dotted}={_shown(detail['input'])}: {rule}"
 
 
@@ -129,7 +139,9 @@ def field_names(component: Any, tree: Any, path: Sequence) -> list[str]:
     for part in path:
         # the value's own `type:` names the component; an annotation allows several
         models = _models_at(annotation, node)
-        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        fields = [
+            model.model_fields[part].annotation for model in models if part in model.model_fields
+        ]
         annotation = fields[0] if fields else _element_of(annotation)
         node = None if node is None else node[part]
     return sorted({name for model in _models_at(annotation, node) for name in model.model_fields})
@@ -142,7 +154,9 @@ def _models_at(annotation: Any, node: Any) -> list[type[BaseModel]]:
         return components_named(name)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [model for part in typing.get_args(annotation) for model in _models_at(part, node)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+    return (
+        [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+    )
 
 
 def components_named(name: str) -> list[type[BaseModel]]:

@@ -14,7 +14,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 # text that a reader of YAML 1.1 (PyYAML, many editors) would take for a boolean or a number of base 60
-OTHER_IN_YAML_1_1 = re.compile(r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+OTHER_IN_YAML_1_1 = re.compile(
+    r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
+)
 # line ends that a plain or single-quoted scalar would fold into a space; in double quotes they are escaped
 RARE_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
@@ -89,7 +91,9 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
     return parse_yaml(text, str(path))
 
 
@@ -100,7 +104,9 @@ def to_yaml(tree: Any, flow: bool = False) -> str:
     writer.sort_base_mapping_type_on_output = False
     writer.allow_unicode = True
     writer.width = 1000 if flow else 120
-    writer.default_flow_style = True if flow else None  # None: innermost lists and mappings on one line
+    writer.default_flow_style = (
+        True if flow else None
+    )  # None: innermost lists and mappings on one line
     out = io.StringIO()
     writer.dump(tree, out)
     text = out.getvalue()

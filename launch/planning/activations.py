@@ -34,7 +34,11 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
     """
     schedule = {"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}
     optimizer = run.optimizer.model_copy(update=schedule)
-    plain = {"precision": Precision(compute="float32"), "execution": Execution(), "adaptation": Full()}
+    plain = {
+        "precision": Precision(compute="float32"),
+        "execution": Execution(),
+        "adaptation": Full(),
+    }
     sizes = {"architecture": architecture, "optimizer": optimizer, "micro_batches": 1}
     run = run.model_copy(update={**plain, **sizes, "watch": Watch(norms_every=0)})
     model = model_of(run)
@@ -48,14 +52,23 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
     def look(params: Params, first: Params, batch: TokenBatch) -> dict[str, jax.Array]:
         seen, hidden_BLD = activations(model, params, batch)
         change_DV = model.unembed(params) - model.unembed(first)
-        return {**seen, "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size]}
+        return {
+            **seen,
+            "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size],
+        }
 
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         state = jax.jit(born, compiler_options=QUICK)(jax.random.key(run.seed))
         see = jax.jit(look, compiler_options=QUICK)
-        step = training_step(run, {"policy": model}, tx, made_up_byte_lengths(architecture.vocab_size))
-        batch = jax.tree.map(jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context)))
-        first = jax.tree.map(jnp.copy, state.trainable)  # the step donates the state that it is given
+        step = training_step(
+            run, {"policy": model}, tx, made_up_byte_lengths(architecture.vocab_size)
+        )
+        batch = jax.tree.map(
+            jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context))
+        )
+        first = jax.tree.map(
+            jnp.copy, state.trainable
+        )  # the step donates the state that it is given
         history = [jax.device_get(see(first, first, batch))]
         for _ in range(STEPS):
             state, _ = step(state, batch)
@@ -75,10 +88,14 @@ def _rows(vocab_size: int, length: int) -> TokenBatch:
     tokens = cycle[(np.arange(ROWS)[:, None] + np.arange(length + 1)) % len(cycle)]
     ones = np.ones((ROWS, length), np.int32)
     positions_BL = np.arange(length, dtype=np.int32) * ones
-    return TokenBatch(tokens[:, :-1], tokens[:, 1:], ones.astype(np.float32), positions_BL, ones, 0 * ones)
+    return TokenBatch(
+        tokens[:, :-1], tokens[:, 1:], ones.astype(np.float32), positions_BL, ones, 0 * ones
+    )
 
 
-def activations(model: Model, params: Params, batch: TokenBatch) -> tuple[dict[str, jax.Array], jax.Array]:
+def activations(
+    model: Model, params: Params, batch: TokenBatch
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """By the names of `SHOWN`: what goes into the first layer, what the parts of all layers add, what goes
     into the last; and hidden_BLD.
 

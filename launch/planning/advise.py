@@ -3,7 +3,14 @@
 import math
 
 from launch.planning.analytic import Plan, memory_of_plan
-from launch.planning.candidates import MICRO_BATCHES, PRESETS, Setting, candidates, overrides, present
+from launch.planning.candidates import (
+    MICRO_BATCHES,
+    PRESETS,
+    Setting,
+    candidates,
+    overrides,
+    present,
+)
 from model.execution import Remat
 
 MARGIN = 1.02  # a setting must fit with this factor on top of the measured shortage
@@ -54,7 +61,11 @@ def _neighbours(setting: Setting, now: Plan) -> list[Plan]:
     n_row_shards = math.prod(now.sizes[axis] for axis in ("data", "fsdp", "stage", "expert"))
     rows = setting.run.data.batch_size // n_row_shards
     # Every row shard must still hold whole micro-batches.
-    plans += [now._replace(micro_batches=n) for n in MICRO_BATCHES if n > now.micro_batches and rows % n == 0]
+    plans += [
+        now._replace(micro_batches=n)
+        for n in MICRO_BATCHES
+        if n > now.micro_batches and rows % n == 0
+    ]
     if "optimizer" not in execution.offload:
         offload = (*execution.offload, "optimizer")
         plans.append(now._replace(execution=execution.model_copy(update={"offload": offload})))

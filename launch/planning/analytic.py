@@ -116,7 +116,9 @@ def outline_of(run: Run) -> Outline:
         width=facts.width,
         head_numbers=attention.heads * (attention.qk_width + attention.v_width) // 2,
         kv_numbers=attention.kv_heads * attention.v_width,
-        keys=sum((mean_keys(run.data.row_length, layer.attention.window) for layer in facts.layers), 0.0),
+        keys=sum(
+            (mean_keys(run.data.row_length, layer.attention.window) for layer in facts.layers), 0.0
+        ),
         inner_width=max((_inner_width(leaf, experts[0]) for leaf in params), default=4 * a.width),
         experts=experts,
         vocab_size=a.vocab_size,
@@ -145,7 +147,9 @@ def resting_bytes(leaves: tuple[Leaf, ...], sizes: Mapping[str, int]) -> float:
     parts = _parts(tuple(sizes[axis] for axis in AXES))
     return sum(
         (
-            leaf.n * leaf.n_bytes / math.prod(parts[letter] for letter in dict.fromkeys(leaf.letters))
+            leaf.n
+            * leaf.n_bytes
+            / math.prod(parts[letter] for letter in dict.fromkeys(leaf.letters))
             for leaf in leaves
         ),
         0.0,
@@ -187,7 +191,9 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     S = plan.sizes["stage"]
     pipeline = plan.execution.pipeline
     n_turns = (pipeline.micro_batches or S) * pipeline.rounds
-    inner_bytes = outline.compute_bytes * (2 * outline.width + outline.head_numbers + outline.inner_width)
+    inner_bytes = outline.compute_bytes * (
+        2 * outline.width + outline.head_numbers + outline.inner_width
+    )
     # the update reads a state and writes it, and reads gradients of its size
     state_bytes = 3 * resting_bytes(outline.state, plan.sizes)
 
@@ -279,7 +285,9 @@ def _weight_transfers(outline: Outline, plan: Plan) -> Iterator[Transfer]:
     yield from _transfer("all-reduce", others, sizes, gathered / sizes["fsdp"], M)
 
 
-def _tensor_transfers(outline: Outline, plan: Plan, again: set[str], stream: float) -> Iterator[Transfer]:
+def _tensor_transfers(
+    outline: Outline, plan: Plan, again: set[str], stream: float
+) -> Iterator[Transfer]:
     """Activations are gathered before attention and feed-forward, and scattered behind them."""
     sizes = plan.sizes
     recomputed = _is_recomputed(plan)
@@ -295,7 +303,9 @@ def _context_transfers(outline: Outline, plan: Plan, stream: float) -> Iterator[
     sizes = plan.sizes
     keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
     n_passes = plan.micro_batches * _layers_here(outline, plan)
-    yield from _transfer("all-gather", ("context",), sizes, keys, n_passes * (1 + _is_recomputed(plan)))
+    yield from _transfer(
+        "all-gather", ("context",), sizes, keys, n_passes * (1 + _is_recomputed(plan))
+    )
     yield from _transfer("reduce-scatter", ("context",), sizes, keys, n_passes)
 
 
@@ -330,7 +340,9 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     tokens = rows * outline.seq_len / sizes["context"] / sizes["tensor"]
     saved = tokens * n_layers * _saved_bytes(outline, plan.execution)
     if plan.execution.remat.preset == "none":
-        layer *= n_layers / 2  # gathered weights are kept for the backward pass; two are counted below
+        layer *= (
+            n_layers / 2
+        )  # gathered weights are kept for the backward pass; two are counted below
     in_stage = tokens / sizes["stage"] * outline.compute_bytes
     work = in_stage * (WORKSPACE[0] * outline.width + WORKSPACE[1] * outline.inner_width)
 

@@ -77,7 +77,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "kernel_flops": answer.work.kernel_flops,
         "hbm_traffic_bytes": answer.work.hbm_bytes,
         "collective_bytes": _by_kind(answer.work.transfers),
-        "collectives": [_transfer_json(answer.wiring, transfer) for transfer in answer.work.transfers],
+        "collectives": [
+            _transfer_json(answer.wiring, transfer) for transfer in answer.work.transfers
+        ],
         "compute_s": e.compute_s,
         "hbm_s": e.hbm_s,
         "network_s": e.network.inner,
@@ -151,7 +153,9 @@ def _memory_lines(answer: Answer) -> list[str]:
     host = [_row("in the host's memory", _gb(memory.host))] if memory.host else []
     return [
         _row("HBM arguments", _gb(memory.arguments), "parameters, optimizer state, batch"),
-        _row("HBM temporaries", _gb(memory.temporaries), "activations, gradients, gathered weights"),
+        _row(
+            "HBM temporaries", _gb(memory.temporaries), "activations, gradients, gathered weights"
+        ),
         _row("HBM peak", _gb(memory.peak), f"of {available / GIB:.2f} GiB"),
         _row("HBM free", _gb(available - memory.peak)),
         *host,
@@ -195,10 +199,16 @@ def _time_lines(answer: Answer) -> list[str]:
 
     return [
         _row("products", f"{e.compute_s:.3f} s"),
-        _row("HBM", f"{e.hbm_s:.3f} s", f"{answer.work.hbm_bytes / 1e9:,.0f} GB, beside the products"),
+        _row(
+            "HBM", f"{e.hbm_s:.3f} s", f"{answer.work.hbm_bytes / 1e9:,.0f} GB, beside the products"
+        ),
         _row("network", f"{e.network.inner:.3f} s", network),
         *outer,
-        *([_row("offloads", f"{e.host_s:.3f} s", "to the host's memory and back")] if e.host_s else []),
+        *(
+            [_row("offloads", f"{e.host_s:.3f} s", "to the host's memory and back")]
+            if e.host_s
+            else []
+        ),
         _row("step", f"{e.step_s:.3f} s"),
         _row("MFU", f"{answer.mfu:.1%}"),
         _row("speed", f"{rate:,.0f} tok/s", f"{rate / n_chips:,.0f} a chip"),

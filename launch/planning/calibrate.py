@@ -41,13 +41,17 @@ def worked(row: Published) -> tuple[Work, Any, float]:
     sizes = {**dict.fromkeys(AXES, 1), "data": row.n_slices, "tensor": row.tensor}
     sizes["fsdp"] = target.n_chips // row.n_slices // row.tensor
     model = outline(row.model, row.seq_len)
-    work = work_of_plan(model, Plan(sizes, row.rows * target.n_chips, 1, Execution(remat=row.remat)))
+    work = work_of_plan(
+        model, Plan(sizes, row.rows * target.n_chips, 1, Execution(remat=row.remat))
+    )
     layers = sum(leaf.n for leaf in model.params if leaf.is_layer)
 
     # MaxText counts scores above the diagonal too
     attention = 12 * model.layers * model.head_numbers * row.seq_len
     # MaxText counts the output matrix and both halves of the attention square, so we do here.
-    flops = float(row.rows * row.seq_len) * (6 * (layers + model.width * model.vocab_size) + attention)
+    flops = float(row.rows * row.seq_len) * (
+        6 * (layers + model.width * model.vocab_size) + attention
+    )
     return work, wiring_of(make_mesh(devices, **sizes), target), flops
 
 
@@ -71,7 +75,12 @@ def table(predictions: list[Predicted]) -> list[str]:
     ]
     for each in predictions:
         row = each.row
-        cells = (row.model, f"{row.n_slices} × {row.topology}", f"{row.rows} × {row.seq_len}", row.tensor)
+        cells = (
+            row.model,
+            f"{row.n_slices} × {row.topology}",
+            f"{row.rows} × {row.seq_len}",
+            row.tensor,
+        )
         lines.append(
             f"| {' | '.join(map(str, cells))} | {row.mfu:.1f} | {each.mfu:.1f} | {each.difference:+.1f} |"
         )

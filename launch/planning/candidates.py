@@ -17,7 +17,14 @@ from model.execution import Remat
 from model.sharding import AXES, make_mesh
 from trainer.run import Run
 
-PRESETS = ("none", "dots", "projections", "inputs", "attention", "full")  # from the most memory to the least
+PRESETS = (
+    "none",
+    "dots",
+    "projections",
+    "inputs",
+    "attention",
+    "full",
+)  # from the most memory to the least
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 OFFLOADS = ((), ("optimizer",))
 HEADROOM = 0.95  # the sizes alone are right to some percent; the compiler has the last word
@@ -48,7 +55,9 @@ def present(setting: Setting) -> Plan:
         ValueError: the mesh does not divide the target.
     """
     run = setting.run
-    return Plan(axis_sizes(run.mesh, setting.target), run.data.batch_size, run.micro_batches, run.execution)
+    return Plan(
+        axis_sizes(run.mesh, setting.target), run.data.batch_size, run.micro_batches, run.execution
+    )
 
 
 def candidates(setting: Setting) -> list[Candidate]:
@@ -101,10 +110,14 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     choices = {
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
         # More than eight stages would leave mostly bubble at the batch sizes of one pod.
-        "stage": [size for size in _divisors(n) if size == 1 or (size <= 8 and a.layers % size == 0)],
+        "stage": [
+            size for size in _divisors(n) if size == 1 or (size <= 8 and a.layers % size == 0)
+        ],
         # Dividing short rows over chips costs more than it saves.
         "context": [
-            size for size in _divisors(n) if size == 1 or (run.data.row_length >= LONG and size <= 16)
+            size
+            for size in _divisors(n)
+            if size == 1 or (run.data.row_length >= LONG and size <= 16)
         ],
         "expert": [size for size in _divisors(n) if setting.outline.experts[1] % size == 0],
         "tensor": [size for size in _divisors(n) if size <= 16 and a.heads % size == 0],
@@ -143,8 +156,16 @@ def overrides(name: str, run: Run, plan: Plan) -> str:
 def flat_dials(run: Run) -> dict[str, Any]:
     """Dotted path → value of what a search changes."""
     mesh = {f"mesh.{axis}": getattr(run.mesh, axis) for axis in AXES}
-    remat = {f"execution.remat.{field}": getattr(run.execution.remat, field) for field in Remat.model_fields}
-    return {**mesh, "micro_batches": run.micro_batches, **remat, "execution.offload": run.execution.offload}
+    remat = {
+        f"execution.remat.{field}": getattr(run.execution.remat, field)
+        for field in Remat.model_fields
+    }
+    return {
+        **mesh,
+        "micro_batches": run.micro_batches,
+        **remat,
+        "execution.offload": run.execution.offload,
+    }
 
 
 def _yaml(value: Any) -> str:

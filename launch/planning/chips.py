@@ -6,10 +6,12 @@ from trainer.records.data_sheets import PEAK_BF16
 
 GIB = 2**30
 TPU_SOURCE = (
-    "Google Cloud's TPU pages v4, v5e, v5p, v6e (2026-11), memory as libtpu 0.0.52 lets a program have it"
+    "Google Cloud's TPU pages v4, v5e, v5p, v6e (2026-11), "
+    "memory as libtpu 0.0.52 lets a program have it"
 )
 GPU_SOURCE = (
-    "NVIDIA's data sheets of A100 SXM 80GB, H100 SXM, H200 SXM; DGX networks of 200 and 400 Gb/s a GPU"
+    "NVIDIA's data sheets of A100 SXM 80GB, H100 SXM, H200 SXM; "
+    "DGX networks of 200 and 400 Gb/s a GPU"
 )
 
 
@@ -31,9 +33,8 @@ class Chip(NamedTuple):
     host_bandwidth: float  # to its host's memory, one direction
     n_dims: int  # of the torus; 0 for GPUs
     island: int  # most chips that ICI or NVLink connect
-    wrap: (
-        int  # an axis closes to a ring when it is a multiple of this (with v4 and v5p: all axes of the slice)
-    )
+    # an axis closes to a ring when it is a multiple of this (with v4 and v5p: all axes of the slice)
+    wrap: int
     source: str
 
 

@@ -25,7 +25,9 @@ MESH_GROUPS = re.compile(
 )
 IOTA_GROUPS = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
 LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[^}]*\},?\s*)*)\}")
-BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"')
+BETWEEN_SLICES = re.compile(
+    r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"'
+)
 PAIRS = re.compile(r"source_target_pairs=\{((?:\{[^}]*\},?\s*)*)\}")
 
 
@@ -71,7 +73,12 @@ def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
         if kind_of(each.instruction) is None:
             continue
         if each.fused and (channel := re.search(r"channel_id=(\d+)", each.instruction.rest)):
-            key = (id(_unfused(each.scope)), each.instruction.op, channel[1], each.instruction.shapes)
+            key = (
+                id(_unfused(each.scope)),
+                each.instruction.op,
+                channel[1],
+                each.instruction.shapes,
+            )
             if key in seen:
                 continue
             seen.add(key)
@@ -99,14 +106,18 @@ def _unfused(scope: Scope) -> object:
 def payload_bytes(occurrence: Occurrence, n: int) -> int:
     """The whole array's bytes; an all-gather gives n times what it takes."""
     known = occurrence.scope.computation.instructions
-    taken = sum(shape.n_bytes for name in occurrence.instruction.operands for shape in known[name].shapes)
+    taken = sum(
+        shape.n_bytes for name in occurrence.instruction.operands for shape in known[name].shapes
+    )
     return taken * (n if occurrence.instruction.op.startswith("all-gather") else 1)
 
 
 def wire_factor(kind: str, n: int) -> float:
     """Bytes that a chip sends, of each byte of the whole array, among n chips."""
     share = (n - 1) / n
-    return {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(kind, share)
+    return {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(
+        kind, share
+    )
 
 
 def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
@@ -139,7 +150,11 @@ def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int
         inside.append(len(split) + 1)
         split += [before, part, size // (before * part)]
     outside = [i for i in range(len(split)) if i not in inside]
-    groups = ids.reshape(split).transpose(*outside, *inside).reshape(-1, math.prod(split[i] for i in inside))
+    groups = (
+        ids.reshape(split)
+        .transpose(*outside, *inside)
+        .reshape(-1, math.prod(split[i] for i in inside))
+    )
     return [tuple(map(int, group)) for group in groups]
 
 
@@ -157,7 +172,9 @@ def _device_ids(text: str) -> np.ndarray:
 
 def _iota(text: str) -> np.ndarray:
     """`[4,2]<=[2,4]T(1,0)`: numbers 0, 1, … shaped [2,4], transposed, reshaped to [4,2]."""
-    shape, given, order = re.fullmatch(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?", text).groups()
+    shape, given, order = re.fullmatch(
+        r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?", text
+    ).groups()
     sizes = [int(size) for size in (given or shape).split(",")]
     ids = np.arange(math.prod(sizes)).reshape(sizes)
     ids = ids.transpose([int(i) for i in order.split(",")]) if order else ids

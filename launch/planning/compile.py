@@ -95,7 +95,9 @@ def compile_step(step: Step) -> Compiled:
         compiled = lowered.compile()
     except JaxRuntimeError as error:
         raise _shortage(error) or error from None
-    return Compiled(compiled.as_text(), _memory(compiled.memory_analysis()), time.monotonic() - start)
+    return Compiled(
+        compiled.as_text(), _memory(compiled.memory_analysis()), time.monotonic() - start
+    )
 
 
 def _shortage(error: JaxRuntimeError) -> DoesNotFit | None:

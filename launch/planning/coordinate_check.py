@@ -85,7 +85,9 @@ def family(architecture: Any) -> list[Any]:
     wide; of few layers, untied.
     """
     fields = dict(architecture)
-    sizes = {name: fields[name] for name in GROWING if fields.get(name)}  # None or 0: a part that is left out
+    sizes = {
+        name: fields[name] for name in GROWING if fields.get(name)
+    }  # None or 0: a part that is left out
     few = {name: min(most, fields[name]) for name, most in LAYERS.items() if name in fields}
 
     # the smallest model of these proportions has a unit of each
@@ -124,5 +126,7 @@ def _table(title: str, sizes: Sizes, widths: Sequence[int]) -> list[str]:
     for name in SHOWN:
         for step, row in enumerate(sizes.of[name].T):
             cells = "".join(f"{size:>10.4f}" for size in row)
-            lines.append(f"  {'' if step else name:<22}{step:>4} {cells}{exponent(row, widths):>12.2f}")
+            lines.append(
+                f"  {'' if step else name:<22}{step:>4} {cells}{exponent(row, widths):>12.2f}"
+            )
     return lines

@@ -18,6 +18,8 @@ def quiet_environment() -> None:
     machine's CPU are taken out.
     """
     os.environ.update(ASIDE)
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # programs for absent chips cannot be read back from it
+    os.environ.pop(
+        "JAX_COMPILATION_CACHE_DIR", None
+    )  # programs for absent chips cannot be read back from it
     # flags of the CPU's compiler, which libtpu's may not know
     os.environ["XLA_FLAGS"] = re.sub(r"--xla_cpu_\S+", "", os.environ.get("XLA_FLAGS", "")).strip()

@@ -23,7 +23,9 @@ def product_flops(occurrence: Occurrence) -> int:
     # 2 · (elements of the result) · (elements summed over): batch dimensions are in the result.
     if instruction.op == "dot":
         left = known[instruction.operands[0]].shapes[0]
-        contracted = [int(i) for i in (attribute(instruction, "lhs_contracting_dims") or "").split(",") if i]
+        contracted = [
+            int(i) for i in (attribute(instruction, "lhs_contracting_dims") or "").split(",") if i
+        ]
         return 2 * instruction.shapes[0].n_elements * math.prod(left.sizes[i] for i in contracted)
     if instruction.op == "convolution":
         left, right = (known[name].shapes[0] for name in instruction.operands[:2])
@@ -43,7 +45,9 @@ def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> i
     for i in range(n_spatial):
         labelled = ((left, left_labels), (right, right_labels), (out, out_labels))
         sizes = [shape.sizes[labels.index(str(i))] for shape, labels in labelled]
-        fields = [_window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate")]
+        fields = [
+            _window(window, name, i) for name in ("stride", "pad", "lhs_dilate", "rhs_dilate")
+        ]
         meetings *= _meetings(*sizes, *fields)
     batch, features = (out.sizes[out_labels.index(label)] for label in "bf")
     # Groups divide the batch: each output feature meets only its group's rows.
@@ -102,7 +106,11 @@ _TARGETS = ('"tpu_custom_call"', '"__gpu$xla.gpu.triton"', '"mosaic_gpu"', '"tri
 
 def _arrays(instruction: Instruction, scope: Scope) -> list[Shape]:
     """The kernel's operands that are arrays of numbers to be multiplied."""
-    shapes = [shape for name in instruction.operands for shape in scope.computation.instructions[name].shapes]
+    shapes = [
+        shape
+        for name in instruction.operands
+        for shape in scope.computation.instructions[name].shapes
+    ]
     return [shape for shape in shapes if shape.dtype[0] in "bf" and len(shape.sizes) > 1]
 
 

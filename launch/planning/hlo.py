@@ -17,7 +17,9 @@ SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 # `ENTRY %main (p0: f32[2]) -> f32[2] {`
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+CALLED = re.compile(
+    r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
 SEVERAL_CALLED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 # instructions whose result has the value of their first operand
 MEANING_THE_SAME = frozenset(
@@ -169,7 +171,9 @@ def _closing(line: str, at: int) -> int:
         depth += (line[i] == "(") - (line[i] == ")")
         if depth == 0:
             return i
-    raise ValueError(f"unbalanced parentheses in {line[:80]!r}; give the whole text that XLA printed")
+    raise ValueError(
+        f"unbalanced parentheses in {line[:80]!r}; give the whole text that XLA printed"
+    )
 
 
 def shapes_of(text: str) -> tuple[Shape, ...]:
@@ -237,7 +241,11 @@ def _source(scope: Scope, name: str) -> tuple[Scope, Instruction]:
     instruction = scope.computation.instructions[name]
     if instruction.op in MEANING_THE_SAME and instruction.operands:
         return _source(scope, instruction.operands[0])
-    if instruction.op == "parameter" and scope.caller is not None and scope.caller.op in ("fusion", "call"):
+    if (
+        instruction.op == "parameter"
+        and scope.caller is not None
+        and scope.caller.op in ("fusion", "call")
+    ):
         return _source(scope.outer, scope.caller.operands[int(instruction.inside)])
     return scope, instruction
 
@@ -281,4 +289,6 @@ def _step(body: Scope, index: int) -> int:
 def _turns(direction: str | None, start: int, limit: int, step: int) -> int | None:
     """Turns of `for i in start, start+step, … while i <direction> limit`."""
     distance = limit - start + {"LE": 1, "GE": -1}.get(direction or "", 0)
-    return max(math.ceil(distance / step), 0) if direction in ("LT", "LE", "GT", "GE", "NE") else None
+    return (
+        max(math.ceil(distance / step), 0) if direction in ("LT", "LE", "GT", "GE", "NE") else None
+    )

@@ -60,15 +60,25 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     extents = _extents(places[islands == islands[0]])
     bandwidth = _bandwidth(wiring.target, extents)
     if transfer.kind in ("collective-permute", "collective-broadcast"):
-        one_link = transfer.n_bytes / (chip.outer_bandwidth if n_islands > 1 else chip.link_bandwidth)
+        one_link = transfer.n_bytes / (
+            chip.outer_bandwidth if n_islands > 1 else chip.link_bandwidth
+        )
         return Seconds(0.0, one_link) if n_islands > 1 else Seconds(one_link, 0.0)
 
     # an all-reduce is a reduce-scatter and an all-gather
     passes = 2 if transfer.kind == "all-reduce" else 1
 
     # on a torus an all-to-all goes a quarter of the ring on average
-    hops = max(max(extents, default=1) / 4, 1.0) if "all-to-all" in transfer.kind and chip.n_dims else 1.0
-    inner = passes * hops * transfer.n_bytes * (n_inside - 1) / n_inside / bandwidth if n_inside > 1 else 0.0
+    hops = (
+        max(max(extents, default=1) / 4, 1.0)
+        if "all-to-all" in transfer.kind and chip.n_dims
+        else 1.0
+    )
+    inner = (
+        passes * hops * transfer.n_bytes * (n_inside - 1) / n_inside / bandwidth
+        if n_inside > 1
+        else 0.0
+    )
     spread = 1 if "all-to-all" in transfer.kind else n_inside
     outer = passes * transfer.n_bytes / spread * (n_islands - 1) / n_islands / chip.outer_bandwidth
 

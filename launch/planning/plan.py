@@ -35,11 +35,15 @@ class Planner:
         ValueError: the mesh, the batch or a size does not divide, before anything is compiled.
     """
 
-    def __init__(self, name: str, run: Run, target: Target, *, hlo: Path | None, say: Callable[[str], None]):
+    def __init__(
+        self, name: str, run: Run, target: Target, *, hlo: Path | None, say: Callable[[str], None]
+    ):
         self.name, self.run, self.target, self.hlo, self.say = name, run, target, hlo, say
         self._by_sizes = target.chip.platform == "gpu"
         if self._by_sizes and hlo is not None:
-            raise ValueError(f"--hlo {hlo}: nothing is compiled for GPUs; leave it out or choose a TPU")
+            raise ValueError(
+                f"--hlo {hlo}: nothing is compiled for GPUs; leave it out or choose a TPU"
+            )
         # libtpu describes TPUs that are not here; GPUs have no such compiler
         devices = () if self._by_sizes else tuple(load_devices(target))
         self.setting = Setting(run, outline_of(run), target, devices)
@@ -48,7 +52,9 @@ class Planner:
         """The config with the mesh and execution that it names."""
         sizes = axis_sizes(self.run.mesh, self.target)
         if not self._by_sizes:
-            self.say(f"compiling {self.name} for {self.target.describe()}; this takes a minute or more")
+            self.say(
+                f"compiling {self.name} for {self.target.describe()}; this takes a minute or more"
+            )
         try:
             answer = self.answer(self.run)
         except DoesNotFit as shortage:
@@ -89,7 +95,15 @@ class Planner:
         flops = step.model_flops_per_token * step.tokens / self.target.n_chips
         work, wiring = work_of(compiled.text, sizes), wiring_of(mesh, self.target)
         return Answer(
-            self.name, wiring, sizes, work, compiled.memory, flops, step.tokens, run.steps, compiled.seconds
+            self.name,
+            wiring,
+            sizes,
+            work,
+            compiled.memory,
+            flops,
+            step.tokens,
+            run.steps,
+            compiled.seconds,
         )
 
     def _reckoned(self, run: Run) -> Answer:
@@ -103,10 +117,14 @@ class Planner:
 
     def _peak_of(self, shortage: DoesNotFit) -> int:
         """The compiler names the temporaries alone."""
-        return shortage.needed + memory_of_plan(self.setting.outline, present(self.setting)).arguments
+        return (
+            shortage.needed + memory_of_plan(self.setting.outline, present(self.setting)).arguments
+        )
 
     def _too_large(self, what: str, measured_peak: int | None) -> Report:
         tried = remedies(self.setting, self.name, measured_peak=measured_peak)
         listed = "; or ".join(tried)
         problem = f"{self.name} does not fit {self.target.describe()}: {what}; set {listed}"
-        return Report(DOES_NOT_FIT, [], {"fits": False, "problem": problem, "remedies": tried}, problem)
+        return Report(
+            DOES_NOT_FIT, [], {"fits": False, "problem": problem, "remedies": tried}, problem
+        )

@@ -72,7 +72,15 @@ def published() -> Iterator[Published]:
 
 def sizes_of(model: str) -> dict[str, int]:
     """The sizes of a model of the tables."""
-    names = ("width", "layers", "heads", "kv_heads", "head_width", "feed_forward_width", "vocab_size")
+    names = (
+        "width",
+        "layers",
+        "heads",
+        "kv_heads",
+        "head_width",
+        "feed_forward_width",
+        "vocab_size",
+    )
     known = {
         # two matrices of widths 24,576 and 49,152 then, as many numbers in our three
         "22B": (6144, 48, 24, 24, 256, 24_576 * 2 // 3, 32_000),
@@ -100,7 +108,9 @@ def outline(model: str, seq_len: int) -> Outline:
         Run(
             architecture=Llama(context=seq_len, **sizes_of(model)),
             objective=NextToken(),
-            data=PackedShards(folder="data/train", weights=FrozenMap(web=1.0), seq_len=seq_len, batch_size=1),
+            data=PackedShards(
+                folder="data/train", weights=FrozenMap(web=1.0), seq_len=seq_len, batch_size=1
+            ),
             optimizer=Optimizer(
                 rule=AdamW(),
                 peak_lr=1e-4,

@@ -66,7 +66,9 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
     exposed_s = total - min(efficiency.overlap * total, compute_s)
     # The link is full duplex: both directions move at one time.
     host_s = work.host_bytes / 2 / chip.host_bandwidth
-    return Estimate(max(compute_s, hbm_s) + exposed_s + host_s, compute_s, hbm_s, network, exposed_s, host_s)
+    return Estimate(
+        max(compute_s, hbm_s) + exposed_s + host_s, compute_s, hbm_s, network, exposed_s, host_s
+    )
 
 
 def network_seconds(

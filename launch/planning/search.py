@@ -21,7 +21,10 @@ class Finalist(NamedTuple):
 
 
 def search(
-    setting: Setting, n_finalists: int, answer_of: Callable[[Any], Answer], say: Callable[[str], None]
+    setting: Setting,
+    n_finalists: int,
+    answer_of: Callable[[Any], Answer],
+    say: Callable[[str], None],
 ) -> list[Finalist]:
     """The finalists, the fastest first; `answer_of` compiles a Run.
 
@@ -39,7 +42,9 @@ def search(
         # A setting that proved too large does not count as a finalist: the next one is compiled.
         if sum(each.answer is not None for each in finalists) == n_finalists:
             break
-        by_sizes = f"{candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
+        by_sizes = (
+            f"{candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
+        )
         say(f"  {described(candidate)}: {by_sizes}")
         try:
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
@@ -47,7 +52,9 @@ def search(
         except (DoesNotFit, ValueError) as error:
             finalists.append(Finalist(candidate, None, str(error)))
     # Those that do not fit stand last, with their reason.
-    return sorted(finalists, key=lambda each: each.answer.estimate.step_s if each.answer else float("inf"))
+    return sorted(
+        finalists, key=lambda each: each.answer.estimate.step_s if each.answer else float("inf")
+    )
 
 
 def _varied(ordered: list[Candidate]) -> Iterator[Candidate]:
@@ -81,7 +88,9 @@ def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> lis
             numbers = f"{each.answer.estimate.step_s:>7.3f} s  {each.answer.mfu:>6.1%}  {gb:>9}"
             lines.append(f"{numbers}  {described(each.candidate)}")
         else:
-            lines.append(f"{'–':>9}  {'–':>6}  {'–':>9}  {described(each.candidate)}: {each.reason}")
+            lines.append(
+                f"{'–':>9}  {'–':>6}  {'–':>9}  {described(each.candidate)}: {each.reason}"
+            )
     winner = overrides(name, setting.run, finalists[0].candidate.plan)
     return [*lines, "", winner or "the config's own setting is the best"]
 

@@ -60,7 +60,9 @@ def target_of(name: str, n_slices: int = 1) -> Target:
     chip = CHIPS[kind]
     if match is None or match[2] is None:
         example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
-        counted = f" in cores, {CORES_A_CHIP[kind]} a chip" if match and kind in CORES_A_CHIP else ""
+        counted = (
+            f" in cores, {CORES_A_CHIP[kind]} a chip" if match and kind in CORES_A_CHIP else ""
+        )
         rule = f"the shape of a slice must be given, not its size{counted}"
         raise ValueError(f"--topology {name}: {rule}; write e.g. {example}")
     if n_slices < 1:
@@ -113,7 +115,9 @@ def load_devices(target: Target) -> list[Any]:
     if target.n_slices > 1:
         settings["num_slices"] = target.n_slices
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=target.name, **settings)
+        topology = topologies.get_topology_desc(
+            platform="tpu", topology_name=target.name, **settings
+        )
     except JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -139,7 +143,9 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
     if -1 in sizes.values() or math.prod(sizes.values()) != target.n_chips:
         shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
         rule = f"does not divide the {target.n_chips} chips of {target.describe()}"
-        raise ValueError(f"mesh ({shown}) {rule}; set the sizes so that their product is that number")
+        raise ValueError(
+            f"mesh ({shown}) {rule}; set the sizes so that their product is that number"
+        )
     if sizes["data"] % target.n_slices:
         wanted = target.n_slices * max(sizes["data"] // target.n_slices, 1)
         rule = f"does not divide over --slices {target.n_slices}, whose network is the outer part of data"

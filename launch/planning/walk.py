@@ -54,5 +54,7 @@ def _entered(module: Module, instruction: Instruction) -> list[str]:
         return [attribute(instruction, "body").lstrip("%")]
     if instruction.op == "conditional":
         # The branch with the most instructions stands for the dearest one.
-        return [max(called(instruction), key=lambda name: len(module.computations[name].instructions))]
+        return [
+            max(called(instruction), key=lambda name: len(module.computations[name].instructions))
+        ]
     return []

@@ -47,7 +47,11 @@ def find_cluster(env: Mapping[str, str]) -> Cluster | None:
         return _checked(given, env, "the environment")
     if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         return None
-    alone = {"COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "NUM_PROCESSES": "1", "PROCESS_ID": "0"}
+    alone = {
+        "COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "NUM_PROCESSES": "1",
+        "PROCESS_ID": "0",
+    }
     return _checked(alone, env, "default")
 
 
@@ -67,12 +71,16 @@ def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -
         rule = f"must be from 0 to JAX_NUM_PROCESSES-1={n - 1}"
         raise ValueError(f"JAX_PROCESS_ID={process} {rule}; correct one of them")
 
-    return Cluster(address, n, process, env.get("JAX_COORDINATOR_BIND_ADDRESS") or address, chosen_by)
+    return Cluster(
+        address, n, process, env.get("JAX_COORDINATOR_BIND_ADDRESS") or address, chosen_by
+    )
 
 
 def _slurm(env: Mapping[str, str]) -> dict[str, str]:
     """A job step's own variables; `node[001-004,7]` begins with node001."""
-    first = re.match(r"[^,\[]+(?:\[[^,\-\]]+)?", env["SLURM_STEP_NODELIST"]).group().replace("[", "")
+    first = (
+        re.match(r"[^,\[]+(?:\[[^,\-\]]+)?", env["SLURM_STEP_NODELIST"]).group().replace("[", "")
+    )
     # by the job, so that two jobs on one node do not meet; below 32768, where systems hand out ports
     port = env.get("JAX_COORDINATOR_PORT") or str(12000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)
     return {
@@ -149,7 +157,9 @@ def explain_aborts(coordinator: str | None) -> None:
             gone = "another process of this run is gone; the lines of jax above number it"
         else:
             gone = "process 0, which coordinates, is gone"
-        print(f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True)
+        print(
+            f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True
+        )
         os._exit(lost.code if lost else PEER_LOST)
 
     handle_in_c(signal.SIGABRT, aborted)

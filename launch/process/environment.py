@@ -17,7 +17,9 @@ from trainer.cluster.c_signals import CHandler
 
 # 1.6x on a whole bf16 training step on a CPU with matrix units
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call"
-FAREWELL_S = 2.0  # the coordinator lives in process 0: what it published last must be read before it goes
+FAREWELL_S = (
+    2.0  # the coordinator lives in process 0: what it published last must be read before it goes
+)
 
 
 def prepare_process() -> None:
@@ -29,9 +31,13 @@ def prepare_process() -> None:
         if ONEDNN not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}=true".strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # C++ warnings of libraries; errors still show
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "2"
+    )  # C++ warnings of libraries; errors still show
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of what we say in a sentence
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax logs tracebacks of what we say in a sentence
 
     # `kill -USR1 PID` prints the stack of every thread, and ends nothing
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
@@ -74,7 +80,9 @@ def leave(code: int) -> None:
         jax.distributed.shutdown()
         return
     coordinates = client_of_several() is not None and is_first()
-    if coordinates and present_peers() is None:  # a loop that knows its peers has waited for them already
+    if (
+        coordinates and present_peers() is None
+    ):  # a loop that knows its peers has waited for them already
         time.sleep(FAREWELL_S)
     from trainer.cluster.watchdog import leave_now
 

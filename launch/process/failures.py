@@ -29,7 +29,9 @@ PEER_WORDS = (
     "nccl",
     "unavailable:",
 )
-XLA_STATUS = r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+XLA_STATUS = (
+    r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+)
 
 
 class Terminated(BaseException):
@@ -70,7 +72,10 @@ def _of_trainer(error: BaseException) -> tuple[int, str] | None:
 def _of_system(error: BaseException) -> tuple[int, str] | None:
     """A full disk or quota in whatever library's words, and every OSError."""
     text = str(error)
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+    if (
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or "No space left on device" in text
+    ):
         where = getattr(error, "filename", None) or "the output folder"
         remedy = "free some space or choose another --dir, then run the same command again"
         return USER_ERROR, f"{where}: the disk is full; {remedy}"
@@ -106,7 +111,10 @@ def _of_devices(error: BaseException) -> tuple[int, str] | None:
     if "RESOURCE_EXHAUSTED" in text:
         first = text.splitlines()[0]
         remedy = "raise micro_batches or use more devices"
-        return DOES_NOT_FIT, f"the model and batch do not fit this device's memory ({first}); {remedy}"
+        return (
+            DOES_NOT_FIT,
+            f"the model and batch do not fit this device's memory ({first}); {remedy}",
+        )
     if any(word in text.lower() for word in PEER_WORDS):
         return _peer_lost(text.splitlines()[0])
     return None
@@ -119,8 +127,13 @@ def _peer_lost(said: str) -> tuple[int, str]:
     peers = present_peers()
     lost = peers.wait_for_lost() if peers else None
     if lost is None:
-        return PEER_LOST, f"another process of this run is gone ({said}); start the same command again"
-    return lost.code, lost.lost + ("; start the same command again" if lost.code == PEER_LOST else "")
+        return (
+            PEER_LOST,
+            f"another process of this run is gone ({said}); start the same command again",
+        )
+    return lost.code, lost.lost + (
+        "; start the same command again" if lost.code == PEER_LOST else ""
+    )
 
 
 def _of_user(error: BaseException) -> tuple[int, str] | None:
@@ -153,7 +166,9 @@ def report(error: BaseException, args: argparse.Namespace) -> int:
     code, sentence = explain(error)
     if os.environ.get("MESHWRIGHT_TRACEBACK") == "1":
         traceback.print_exception(error)
-    said = _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
+    said = (
+        _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
+    )
     from trainer.ending import present_peers
 
     if peers := present_peers():
@@ -186,5 +201,9 @@ def _report_fault(error: BaseException, args: argparse.Namespace) -> str:
     except OSError as failure:
         sys.stderr.writelines(lines)
         where = f"{log} could not be written ({failure.strerror})"
-    print(f"meshwright: internal error: {brief}; {where}, please report it", file=sys.stderr, flush=True)
+    print(
+        f"meshwright: internal error: {brief}; {where}, please report it",
+        file=sys.stderr,
+        flush=True,
+    )
     return brief

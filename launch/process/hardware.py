@@ -16,7 +16,10 @@ def cache_folder() -> str:
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(
-        home, "meshwright", "programs", f"{zlib.crc32(_cpu_features()):08x}" if cpu_only() else "accelerator"
+        home,
+        "meshwright",
+        "programs",
+        f"{zlib.crc32(_cpu_features()):08x}" if cpu_only() else "accelerator",
     )
 
 
@@ -24,7 +27,9 @@ def _cpu_features() -> bytes:
     try:
         with open("/proc/cpuinfo", "rb") as file:
             # all cores have the same; one line is enough
-            return next((line for line in file if line.lower().startswith((b"flags", b"features"))), b"")
+            return next(
+                (line for line in file if line.lower().startswith((b"flags", b"features"))), b""
+            )
     except OSError:
         return b""
 

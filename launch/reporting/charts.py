@@ -16,7 +16,9 @@ WIDTH, HEIGHT = 330, 176  # units of a chart, near the pixels it gets
 LEFT, RIGHT, TOP, BOTTOM = 46, 6, 8, 20  # around its frame
 WIDE, HIGH = 220, 56  # units of a histogram
 MAX_POINTS = 240  # wider than the chart has pixels to tell apart
-CROPPED = 0.05  # of the way, where a loss falls so steeply that nothing else could be seen beside it
+CROPPED = (
+    0.05  # of the way, where a loss falls so steeply that nothing else could be seen beside it
+)
 LOG_FROM = 50.0  # a range of more than this factor is drawn on a logarithmic scale
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -68,7 +70,9 @@ class Axis(NamedTuple):
         # the round number nearest to the step that n ticks would need
         raw = (self.high - self.low) / n
         power = 10.0 ** math.floor(math.log10(raw))
-        step = min((power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw))
+        step = min(
+            (power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw)
+        )
 
         # the small numbers keep an end that is a tick itself, whatever the rounding of the division
         first_i = math.ceil(self.low / step - 1e-9)
@@ -113,7 +117,9 @@ def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
     up = Axis(0.0, float(levels.max()) * 1.05 or 1.0)
     heights = _height(up, levels)
     x_drawn = _place(across, x)
-    areas = [_area(x_drawn, heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers))]
+    areas = [
+        _area(x_drawn, heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers))
+    ]
     curves = {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}
     return _svg(across, up, "".join(areas), _readings(across, curves))
 
@@ -188,7 +194,8 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
     path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
     dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
     marks = "".join(
-        f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>' for i in dots
+        f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>'
+        for i in dots
     )
     style = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"'
     return f'<g {style}><path d="{path}"/>{marks}</g>'
@@ -209,11 +216,15 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
     grid, texts = "", ""
     for value, y in zip(up.ticks(4), _height(up, np.array(up.ticks(4))), strict=True):
         grid += f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"
-        texts += f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(value)}</text>'
+        texts += (
+            f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(value)}</text>'
+        )
     for value, x in zip(across.ticks(5), _place(across, np.array(across.ticks(5))), strict=True):
         # the last text would stand out of the chart
         anchor = "end" if x > WIDTH - 24 else "middle"
-        texts += f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{tick_text(value)}</text>'
+        texts += (
+            f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{tick_text(value)}</text>'
+        )
 
     # the inner svg clips what a cropped frame leaves outside
     inner = f'x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 2}"'
@@ -246,7 +257,12 @@ def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
 
 
 def histogram(
-    edges: Sequence[Number], counts: Sequence[int], *, limits: Sequence[Number], least: Number, most: Number
+    edges: Sequence[Number],
+    counts: Sequence[int],
+    *,
+    limits: Sequence[Number],
+    least: Number,
+    most: Number,
 ) -> str:
     """One small `<svg>`: bars that lie wholly beyond `least` or `most` in another colour, `limits` as
     dashed lines.

@@ -43,7 +43,8 @@ def comparison_page(runs: Sequence[RunRecord]) -> str:
         for phase in run.phases:
             phases.setdefault(phase.name, {})[name] = phase
     trained = {
-        phase: {name: each for name, each in found.items() if each.trained} for phase, found in phases.items()
+        phase: {name: each for name, each in found.items() if each.trained}
+        for phase, found in phases.items()
     }
     body = [
         _header(names, runs),
@@ -84,7 +85,10 @@ def _phase(phase: str, names: Sequence[str], found: Phases) -> str:
     """One phase in all runs that have it."""
     parts = [
         titled("Held out, at the end or by now (best in bold)", _side_by_side(names, found)),
-        titled("Training loss, smoothed", grid(_against_all("loss/train", names, found, smooth=_smoothed))),
+        titled(
+            "Training loss, smoothed",
+            grid(_against_all("loss/train", names, found, smooth=_smoothed)),
+        ),
         *(
             titled(metric, grid(_against_all(metric, names, found, smooth=_as_it_is)))
             for metric in _eval_losses(found)
@@ -100,7 +104,12 @@ def _side_by_side(names: Sequence[str], found: Phases) -> str:
     for metric in dict.fromkeys(metric for of_run in numbers.values() for metric in of_run):
         values = [numbers.get(name, {}).get(metric, (None, None))[1] for name in names]
         rows.append(
-            (metric, *_best_marked(values, [value_text(value) for value in values], less_is_better(metric)))
+            (
+                metric,
+                *_best_marked(
+                    values, [value_text(value) for value in values], less_is_better(metric)
+                ),
+            )
         )
     return table(("metric", *names), rows)
 
@@ -155,7 +164,9 @@ def _against_all(
                 (f"{name} {value_text(float(curve.y[-1]))}", colour)
                 for (name, curve), colour in zip(curves.items(), colours, strict=True)
             ]
-            yield figure(f"{metric} against {unit}", "", lines(curves, Frame(crop=True), colours), keys)
+            yield figure(
+                f"{metric} against {unit}", "", lines(curves, Frame(crop=True), colours), keys
+            )
 
 
 def _steps(phase: PhaseRecord) -> Column:
@@ -187,7 +198,11 @@ def _speed(names: Sequence[str], found: Phases) -> str:
         "goodput": (lambda each: each.last("goodput/frac"), "{:.1%}".format, False),
         "steps": (lambda each: each.step, value_text, None),
         "tokens": (lambda each: _end(tokens(each)), value_text, None),
-        "time in steps": (lambda each: _end(hours(each)), lambda value: duration(3600 * value), None),
+        "time in steps": (
+            lambda each: _end(hours(each)),
+            lambda value: duration(3600 * value),
+            None,
+        ),
         "device memory, GiB": (
             lambda each: each.last("memory/device_bytes"),
             lambda value: value_text(value / 2**30),
@@ -201,7 +216,9 @@ def _speed(names: Sequence[str], found: Phases) -> str:
             rows.append(
                 (
                     title,
-                    *_best_marked(values, ["–" if value is None else text(value) for value in values], less),
+                    *_best_marked(
+                        values, ["–" if value is None else text(value) for value in values], less
+                    ),
                 )
             )
     return table(("", *names), rows)

@@ -10,7 +10,13 @@ from launch.reporting.charts import COLOURS, MAX_POINTS, Frame, lines, stacked, 
 from launch.reporting.page import figure
 from launch.reporting.record import Column
 
-LEARNING, NORMS, SPEED, OTHER, NOWHERE = "Learning", "Norms of the layers", "Speed", "Other metrics", ""
+LEARNING, NORMS, SPEED, OTHER, NOWHERE = (
+    "Learning",
+    "Norms of the layers",
+    "Speed",
+    "Other metrics",
+    "",
+)
 GIB = 1 << 30
 
 
@@ -40,18 +46,31 @@ PLACES = (  # the first that matches; charts stand in this order
     Place("optimizer/(.+)", r"optimizer/\1", "", LEARNING, SPREAD),
     Place("tokens/source/(.+)", "tokens by source", r"\1", LEARNING, UPWARDS),
     Place("epochs/source/(.+)", "epochs by source", r"\1", LEARNING, UPWARDS),
-    Place(r"norms/([^/]+)/(.+)/(\d+)/(.+)", r"norms/\1: \2/\4", r"layer \3", NORMS, Frame(log=True)),
+    Place(
+        r"norms/([^/]+)/(.+)/(\d+)/(.+)", r"norms/\1: \2/\4", r"layer \3", NORMS, Frame(log=True)
+    ),
     Place("norms/([^/]+)/(.+)", r"norms/\1: the rest", r"\2", NORMS, Frame(log=True)),
-    Place("throughput/tokens_per_s", "throughput/tokens_per_s", "", SPEED, UPWARDS._replace(band=True)),
+    Place(
+        "throughput/tokens_per_s", "throughput/tokens_per_s", "", SPEED, UPWARDS._replace(band=True)
+    ),
     Place("throughput/(mfu|hfu)", "throughput: share of the peak", r"\1", SPEED, UPWARDS),
     Place("time/(?!step_s).+", "", "", NOWHERE),  # the stacked chart
     Place("time/step_s", "time/step_s", "", SPEED, SPREAD),
     Place("goodput/frac", "goodput/frac", "", SPEED, UPWARDS),
-    Place("goodput/.+|time|data/.+|hosts/slowest|checkpoint/failed", "", "", NOWHERE),  # shown as text
+    Place(
+        "goodput/.+|time|data/.+|hosts/slowest|checkpoint/failed", "", "", NOWHERE
+    ),  # shown as text
     Place("memory/(.+)_bytes", "memory, GiB", r"\1", SPEED, UPWARDS, GIB),
     Place("hosts/(.+)_s", "hosts: seconds a step", r"\1", SPEED, Frame(log=True)),
     Place("checkpoint/(.+)_s", "checkpoint: seconds a save", r"\1", SPEED, UPWARDS),
-    Place("checkpoint/peak_host_bytes", "checkpoint: peak of host memory, GiB", "", SPEED, UPWARDS, GIB),
+    Place(
+        "checkpoint/peak_host_bytes",
+        "checkpoint: peak of host memory, GiB",
+        "",
+        SPEED,
+        UPWARDS,
+        GIB,
+    ),
     Place("guard/(.+)", "guard: steps", r"\1", LEARNING, UPWARDS),
     Place("(.+)", r"\1", "", OTHER),
 )
@@ -63,7 +82,9 @@ PARTS = ("compute", "data_wait", "checkpoint", "evaluate", "restore")  # of the 
 def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
     """The figures under a heading; a metric that was 0 throughout is not drawn."""
     # What was 0 throughout (skipped steps, failed saves) would be a flat line each.
-    placed = [(*place_of(name), column) for name, column in columns.items() if np.any(column.values != 0)]
+    placed = [
+        (*place_of(name), column) for name, column in columns.items() if np.any(column.values != 0)
+    ]
     groups: dict[str, tuple[Place, dict[str, Column]]] = {}
     # By place, then by chart and curve: the page has one order, whatever order metrics came in.
     for i, chart, curve, column in sorted(placed, key=lambda each: each[:3]):
@@ -96,7 +117,10 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
     # by name, so that a source has its colour in every chart
     colours = colours_of(list(columns))
     lasts = [value_text(column.last) for column in columns.values()]
-    keys = [(f"{name} {last}", colour) for name, last, colour in zip(columns, lasts, colours, strict=True)]
+    keys = [
+        (f"{name} {last}", colour)
+        for name, last, colour in zip(columns, lasts, colours, strict=True)
+    ]
     # Of thirty layers the first and the last say enough.
     shown = [keys[0], keys[-1]] if _in_sequence(list(columns)) else keys
     return figure(chart, lasts[0] if len(lasts) == 1 else "", lines(curves, frame, colours), shown)
@@ -114,7 +138,9 @@ def colours_of(names: Sequence[str]) -> list[str]:
     others = [name for name in names if name not in SUMS]
     if len(names) == 1:
         return [COLOURS[0]]
-    return [SUMS[name] if name in SUMS else COLOURS[others.index(name) % len(COLOURS)] for name in names]
+    return [
+        SUMS[name] if name in SUMS else COLOURS[others.index(name) % len(COLOURS)] for name in names
+    ]
 
 
 def _in_sequence(names: Sequence[str]) -> bool:
@@ -137,7 +163,9 @@ def time_split(columns: Mapping[str, Column]) -> str:
     layers = {}
     for part, column in spent.items():
         # Evaluations and saves are written at few steps; their seconds go to the stretch around them.
-        stretch = np.clip(np.searchsorted(steps[starts], column.steps, side="right") - 1, 0, len(starts) - 1)
+        stretch = np.clip(
+            np.searchsorted(steps[starts], column.steps, side="right") - 1, 0, len(starts) - 1
+        )
         layers[part] = np.bincount(stretch, np.nan_to_num(column.values), len(starts)) / counts
     ends = steps[np.append(starts[1:], len(steps)) - 1]
     means = [f"{part} {np.average(layer, weights=counts):.3g}" for part, layer in layers.items()]

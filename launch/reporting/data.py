@@ -44,14 +44,22 @@ def data_section(name: str, result: Mapping[str, Any]) -> str:
 
 def _amounts(result: Mapping[str, Any]) -> list[str]:
     """A row a source: documents read, and what each side has."""
-    heads = ("source", "read", *(head for side in SIDES.values() for head in (side, "MB", "tokens")))
+    heads = (
+        "source",
+        "read",
+        *(head for side in SIDES.values() for head in (side, "MB", "tokens")),
+    )
     rows = []
     for source in result["kept"]:
         sides = [result.get(side, {}).get(source, {}) for side in SIDES]
         cells = [
             cell
             for side in sides
-            for cell in (_count(side.get("documents")), _mb(side.get("bytes")), _count(side.get("tokens")))
+            for cell in (
+                _count(side.get("documents")),
+                _mb(side.get("bytes")),
+                _count(side.get("tokens")),
+            )
         ]
         rows.append((source, _count(result.get("read", {}).get(source)), *cells))
     return [titled("Documents read and kept", table(heads, rows))]
@@ -122,7 +130,9 @@ def _clusters(by_rule: Mapping[str, Mapping[str, int]]) -> list[str]:
             sum(n for size, n in sizes.items() if low <= int(size) <= high)
             for low, high in CLUSTER_SIZES.values()
         ]
-        rows.append((rule, _count(sum(n_of)), *map(_count, n_of), _count(max(map(int, sizes), default=0))))
+        rows.append(
+            (rule, _count(sum(n_of)), *map(_count, n_of), _count(max(map(int, sizes), default=0)))
+        )
     counts = table(("rule", "clusters", *CLUSTER_SIZES, "largest"), rows)
     return [titled("Clusters of duplicates, by their number of documents", counts)]
 

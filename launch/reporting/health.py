@@ -95,11 +95,15 @@ def goodput(phase: PhaseRecord) -> str:
     if useful is None:
         return ""
     columns = {
-        name.removeprefix(LOST): column for name, column in phase.columns.items() if name.startswith(LOST)
+        name.removeprefix(LOST): column
+        for name, column in phase.columns.items()
+        if name.startswith(LOST)
     }
     seconds_by_cause = {cause: column.last for cause, column in columns.items() if column.last > 0}
     total_s = sum(seconds_by_cause.values())
-    shares = [(f"steps that count {useful:.1%}", useful, COLOURS[2])]  # green; the losses have the others
+    shares = [
+        (f"steps that count {useful:.1%}", useful, COLOURS[2])
+    ]  # green; the losses have the others
     other_colours = [*COLOURS[:2], *COLOURS[3:]]
     largest_first = sorted(seconds_by_cause.items(), key=lambda item: -item[1])
     for i, (cause, seconds) in enumerate(largest_first):
@@ -118,7 +122,9 @@ def events(phase: PhaseRecord) -> str:
     rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
     heads = ("time (UTC)", "life", "step", "event", "what")
     first = table(heads, rows[:SHOWN], n_text=5)
-    older = table(heads, rows[SHOWN : 5 * SHOWN], n_text=5)  # beyond, the page would grow without end
+    older = table(
+        heads, rows[SHOWN : 5 * SHOWN], n_text=5
+    )  # beyond, the page would grow without end
     left_out = paragraph(f"Not in the table: {counted(often)}.") if often else ""
     return first + left_out + fold("Older events (all of them stand in events.jsonl)", older)
 

@@ -55,7 +55,9 @@ def recent(phase: PhaseRecord, name: str) -> float | None:
 
 def speed(phase: PhaseRecord) -> float | None:
     """Tokens a second: of the whole phase when it is done, else of its newest rows."""
-    return phase.results.get("summary", {}).get("tokens_per_s") or recent(phase, "throughput/tokens_per_s")
+    return phase.results.get("summary", {}).get("tokens_per_s") or recent(
+        phase, "throughput/tokens_per_s"
+    )
 
 
 def hours(phase: PhaseRecord) -> Column | None:
@@ -75,7 +77,9 @@ def hours(phase: PhaseRecord) -> Column | None:
 def tokens(phase: PhaseRecord) -> Column | None:
     """Tokens trained on, by step: as counted by source, else from the speed."""
     counted = [
-        _from_zero(column) for name, column in phase.columns.items() if name.startswith("tokens/source/")
+        _from_zero(column)
+        for name, column in phase.columns.items()
+        if name.startswith("tokens/source/")
     ]
     if counted:
         steps = np.unique(np.concatenate([column.steps for column in counted]))

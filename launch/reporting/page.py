@@ -71,7 +71,9 @@ class Cell(NamedTuple):
         return bool(self.text)
 
 
-def table(heads: Sequence[str | Cell], rows: Sequence[Sequence[str | Cell]], *, n_text: int = 1) -> str:
+def table(
+    heads: Sequence[str | Cell], rows: Sequence[Sequence[str | Cell]], *, n_text: int = 1
+) -> str:
     """A table whose first `n_text` columns are text and the others numbers; a column that is empty in every
     row is left out.
     """

@@ -28,7 +28,10 @@ def phase_section(phase: PhaseRecord) -> str:
         titled(LEARNING, grid(charts(phase.columns, LEARNING))),
         titled("Sources", _sources(phase)),
         titled(NORMS, grid(charts(phase.columns, NORMS))),
-        titled(SPEED, _summary(phase.results.get("summary", {})) + grid([time_split(phase.columns), *speed])),
+        titled(
+            SPEED,
+            _summary(phase.results.get("summary", {})) + grid([time_split(phase.columns), *speed]),
+        ),
         titled("Hosts", _slowest(phase)),
         titled("Goodput", goodput(phase)),
         titled(OTHER, grid(charts(phase.columns, OTHER))),
@@ -43,7 +46,9 @@ def _sources(phase: PhaseRecord) -> str:
     """A row a source: tokens, share, epochs, the newest loss."""
     heads = {"tokens": "tokens/source/{}", "epochs": "epochs/source/{}", "loss": "loss/source/{}"}
     prefixes = tuple(name.format("") for name in heads.values())
-    names = dict.fromkeys(name.split("/", 2)[2] for name in phase.columns if name.startswith(prefixes))
+    names = dict.fromkeys(
+        name.split("/", 2)[2] for name in phase.columns if name.startswith(prefixes)
+    )
     tokens = {name: phase.last(f"tokens/source/{name}") or 0.0 for name in names}
 
     # 1.0: a phase without counts by source
@@ -63,7 +68,10 @@ def _sources(phase: PhaseRecord) -> str:
 def _summary(summary: Mapping[str, Any]) -> str:
     # texts of the summary stand elsewhere on the page
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    shown = {key: f"{value:.1%}" if key in PER_CENT else value_text(value) for key, value in numbers.items()}
+    shown = {
+        key: f"{value:.1%}" if key in PER_CENT else value_text(value)
+        for key, value in numbers.items()
+    }
     return table(list(shown), [list(shown.values())], n_text=0)
 
 
@@ -72,7 +80,9 @@ def _slowest(phase: PhaseRecord) -> str:
     if "hosts/slowest" not in phase.columns:
         return ""
     hosts, counts = np.unique(phase.columns["hosts/slowest"].values, return_counts=True)
-    worst = [f"host {hosts[i]:.0f} in {counts[i] / counts.sum():.0%}" for i in np.argsort(-counts)[:4]]
+    worst = [
+        f"host {hosts[i]:.0f} in {counts[i] / counts.sum():.0%}" for i in np.argsort(-counts)[:4]
+    ]
     return paragraph(f"Slowest: {', '.join(worst)} of the rows.") if len(hosts) > 1 else ""
 
 
@@ -91,7 +101,8 @@ def _on_the_way(samples: list[Mapping[str, Any]]) -> str:
     n_shown = min(len(samples), SAMPLES_SHOWN)
     chosen = {round(i) for i in np.linspace(0, len(samples) - 1, n_shown)}
     return "".join(
-        titled(f"step {value_text(samples[i].get('step'))}", _sample_text(samples[i])) for i in sorted(chosen)
+        titled(f"step {value_text(samples[i].get('step'))}", _sample_text(samples[i]))
+        for i in sorted(chosen)
     )
 
 

@@ -73,21 +73,29 @@ def read_run(folder: Path) -> RunRecord:
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; give the folder of a run, such as runs/tiny")
+        raise FileNotFoundError(
+            f"{folder} is no folder; give the folder of a run, such as runs/tiny"
+        )
     problems: list[str] = []
     job = _mapping(folder / "job.yaml", read_yaml, problems)
 
     # folders of phases that job.yaml does not name: an earlier configuration had them
     with_results = {
-        path.parent.name for file in (METRICS_FILE, "results.json") for path in folder.glob(f"*/{file}")
+        path.parent.name
+        for file in (METRICS_FILE, "results.json")
+        for path in folder.glob(f"*/{file}")
     }
     # By time of creation, which is the order in which they ran.
     others = sorted(with_results - set(job), key=lambda name: (folder / name).stat().st_ctime)
-    phases = [_phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)]
+    phases = [
+        _phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)
+    ]
 
     # the last start counts
     launches = list(json_lines(folder / "launches.jsonl"))
-    return RunRecord(folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems)
+    return RunRecord(
+        folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems
+    )
 
 
 def _phase(folder: Path, config: Mapping[str, Any], problems: list[str]) -> PhaseRecord:

@@ -19,9 +19,13 @@ FIRST = ("bits_per_byte", "loss")  # what a first look asks for
 
 def run_page(run: RunRecord) -> str:
     """The HTML document of one run: the first screen, every phase, the configuration."""
-    comparison = section("before-after", "Before and after, on held-out data", [held_out_table(run.phases)])
+    comparison = section(
+        "before-after", "Before and after, on held-out data", [held_out_table(run.phases)]
+    )
     # A data phase is known by its results: it says what was kept.
-    data = [data_section(phase.name, phase.results) for phase in run.phases if "kept" in phase.results]
+    data = [
+        data_section(phase.name, phase.results) for phase in run.phases if "kept" in phase.results
+    ]
     phases = [phase_section(phase) for phase in run.phases if "kept" not in phase.results]
     body = [_header(run), _phases(run.phases), comparison, *data, *phases, _configuration(run)]
     return page(f"{run.name} · Meshwright", [part for part in body if part])
@@ -29,7 +33,9 @@ def run_page(run: RunRecord) -> str:
 
 def _header(run: RunRecord) -> str:
     argv = run.launch.get("argv", ["run", str(run.folder / "job.yaml")])
-    versions = [f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv")]
+    versions = [
+        f"{name} {version}" for name, version in run.launch.items() if name not in ("time", "argv")
+    ]
     return run_header(
         name=run.name,
         command=shlex.join(["meshwright", *map(str, argv)]),
@@ -70,14 +76,21 @@ def _progress(phase: PhaseRecord, far: str) -> tuple[str, str]:
     if not isinstance(steps, int) or steps < 1:
         return f"step {phase.step:,}", f"of {phase.name}; {seen}"
     left = f", about {duration((steps - phase.step) * step_s)} left" if step_s is not None else ""
-    return f"{phase.step / steps:.0%}", f"step {phase.step:,} of {steps:,} of {phase.name}{left}; {seen}"
+    return (
+        f"{phase.step / steps:.0%}",
+        f"step {phase.step:,} of {steps:,} of {phase.name}{left}; {seen}",
+    )
 
 
 def _quality(phase: PhaseRecord) -> tuple[str, str]:
     """The metric that is asked for first: of all sets together, or of the first; then of every set."""
-    numbers = {tuple(name.split("/", 1)): pair for name, pair in held_out(phase).items()}  # (set, metric)
+    numbers = {
+        tuple(name.split("/", 1)): pair for name, pair in held_out(phase).items()
+    }  # (set, metric)
     if not numbers:
-        return value_text(phase.last("loss/train")), f"loss/train of {phase.name}; no held-out numbers yet"
+        return value_text(
+            phase.last("loss/train")
+        ), f"loss/train of {phase.name}; no held-out numbers yet"
     metrics = [key[-1] for key in numbers]
     losses = [metric for metric in metrics if metric.endswith("loss")]
     # Bits per byte before loss: it compares runs with different tokenizers.
@@ -98,7 +111,9 @@ def _efficiency(phase: PhaseRecord) -> str:
         "goodput": phase.last("goodput/frac"),
     }
     shown = [
-        f"{name} {share:.1%}" for name, share in shares.items() if share is not None and math.isfinite(share)
+        f"{name} {share:.1%}"
+        for name, share in shares.items()
+        if share is not None and math.isfinite(share)
     ]
     return ", ".join([*shown, f"{value_text(recent(phase, 'time/step_s'))} s a step"])
 

@@ -28,6 +28,10 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: one of them is no folder.
     """
-    path = out or Path(os.path.commonpath([each.resolve().parent for each in run_dirs])) / "comparison.html"
+    path = (
+        out
+        or Path(os.path.commonpath([each.resolve().parent for each in run_dirs]))
+        / "comparison.html"
+    )
     write_bytes(path, comparison_page([read_run(each) for each in run_dirs]).encode())
     return path

@@ -48,7 +48,9 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
         return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
 
     # phases that are no longer in the job do not count
-    made_after = {phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]}
+    made_after = {
+        phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]
+    }
     changed = [phase for phase, mark in made_after.items() if mark != wanted["after"][phase]]
     if changed:
         problem = f"was made after another {changed[0]} (its configuration has changed since)"
@@ -64,7 +66,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError:
-        raise ValueError(f"{path}: not JSON; it was damaged, remove it to run its phase again") from None
+        raise ValueError(
+            f"{path}: not JSON; it was damaged, remove it to run its phase again"
+        ) from None
 
 
 def mark_done(folder: Path, row: dict[str, Any]) -> None:
@@ -100,7 +104,9 @@ def locked(run_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             remedy = "wait for it, or choose another --dir"
-            raise ValueError(f"{run_dir}: another meshwright run is writing there; {remedy}") from None
+            raise ValueError(
+                f"{run_dir}: another meshwright run is writing there; {remedy}"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise

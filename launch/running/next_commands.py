@@ -18,7 +18,9 @@ def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
     runs = [phase for phase in phases.values() if phase["type"] == "Run"]
     commands = []
     if runs:
-        commands.append((f"meshwright generate {run_dir} {_prompt(runs[-1])}", "an answer to your prompt"))
+        commands.append(
+            (f"meshwright generate {run_dir} {_prompt(runs[-1])}", "an answer to your prompt")
+        )
         commands.append((f"meshwright tensorboard {run_dir}", "the curves of every phase"))
     for name, phase in phases.items():
         for source, reader in phase.get("sources", {}).items():

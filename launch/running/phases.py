@@ -23,11 +23,18 @@ def preview(job: Job, run_dir: Path) -> None:
     console, rows = Console(), lineage(job)
     word = {"done": "is done, would be skipped", "started": "would be resumed", "new": "would run"}
     for name, phase in job.phases.items():
-        console.say(f"{run_dir / name}: {type(phase).__name__} {word[state(run_dir, name, rows[name])]}")
+        console.say(
+            f"{run_dir / name}: {type(phase).__name__} {word[state(run_dir, name, rows[name])]}"
+        )
 
 
 def run_phases(
-    job: Job, run_dir: Path, *, allow_change: Sequence[str], profile: str | None, argv: Sequence[str]
+    job: Job,
+    run_dir: Path,
+    *,
+    allow_change: Sequence[str],
+    profile: str | None,
+    argv: Sequence[str],
 ) -> None:
     """Run or resume every phase that is not done; print the tables and write the report at the end."""
     # with what they need these take half a second, which only a run shall wait for
@@ -61,7 +68,9 @@ def run_phases(
             verb = "goes on" if states[name] == "started" else "starts"
             console.say(f"{label}: {verb} in {run_dir / name}")
             phase_start = time.monotonic()
-            _run_phase(job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further)
+            _run_phase(
+                job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further
+            )
             agree(f"{name}/done", lambda name=name: mark_done(run_dir / name, rows[name]))
             console.say(f"{label}: done in {duration(time.monotonic() - phase_start)}")
             began = time.time()
@@ -101,7 +110,9 @@ def _run_phase(
 
 def _finish(job: Job, run_dir: Path, console: Console, seconds: float) -> None:
     """Print the tables, write report.html, and say what to do next."""
-    print_summary(console, {name: read_json(run_dir / name / "results.json") for name in job.phases})
+    print_summary(
+        console, {name: read_json(run_dir / name / "results.json") for name in job.phases}
+    )
     write_report(run_dir)
     console.say(
         f"{run_dir}: all {len(job.phases)} phases done in {duration(seconds)}; see {run_dir / 'report.html'}"

@@ -26,7 +26,9 @@ def append(args: argparse.Namespace) -> None:
         if hasattr(phase, "append")
     }
     if not phases:
-        raise ValueError(f"{args.run} has no data phase to append to; give a run that prepares data")
+        raise ValueError(
+            f"{args.run} has no data phase to append to; give a run that prepares data"
+        )
     console = Console()
 
     # no other command may write there meanwhile; no trainer listens for SIGTERM here, so it must end the work

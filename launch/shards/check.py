@@ -52,7 +52,9 @@ def check(args: argparse.Namespace) -> None:
     rows = []
     for task in tasks:
         all_hits = [
-            hit for name, shards in folders.items() for hit in hits(name, shards, tokenizers[name], task)
+            hit
+            for name, shards in folders.items()
+            for hit in hits(name, shards, tokenizers[name], task)
         ]
         rare = without_common(all_hits)
         n_rare = n_documents(rare)
@@ -61,9 +63,13 @@ def check(args: argparse.Namespace) -> None:
         documents = sorted({(hit.folder, hit.document) for hit in rare})
         rows += [(task.name, *document) for document in documents]
     if rows:
-        Console().table("Contaminated", ("task", "shards", "document"), rows[:N_NAMED], text_columns=3)
+        Console().table(
+            "Contaminated", ("task", "shards", "document"), rows[:N_NAMED], text_columns=3
+        )
         remedy = "add the task to Decontaminate in the recipe and run the data phase again"
-        raise ValueError(f"{len(rows):,} documents of {args.path} share words with {rows[0][0]}; {remedy}")
+        raise ValueError(
+            f"{len(rows):,} documents of {args.path} share words with {rows[0][0]}; {remedy}"
+        )
 
 
 def task_of(text: str) -> Any:

@@ -45,7 +45,9 @@ def described(shards: Shards) -> Iterator[str]:
     """The manifest, a line a subject."""
     manifest = shards.manifest
     n_tokens, n_bytes = manifest["tokens"], manifest["bytes"]
-    amounts = f"{manifest['documents']:,} documents, {n_tokens:,} tokens, {n_bytes / 1e6:,.2f} MB of text"
+    amounts = (
+        f"{manifest['documents']:,} documents, {n_tokens:,} tokens, {n_bytes / 1e6:,.2f} MB of text"
+    )
     per_token = f"{n_bytes / max(1, n_tokens):.2f} bytes a token"
     yield f"{shards.folder}: {manifest['source']}, {amounts}, {per_token}"
     lengths = shards.lengths.sum(1)
@@ -57,19 +59,27 @@ def described(shards: Shards) -> Iterator[str]:
     yield f"  shards     {len(files)} in {len(shards.segments)} segment(s), {megabytes:,.2f} MB"
     yield f"  content    {manifest['content_hash']}"
     lineage = manifest["lineage"]
-    yield from (f"  {name:<10} {value}" for name, value in lineage.items() if isinstance(value, str | int))
+    yield from (
+        f"  {name:<10} {value}" for name, value in lineage.items() if isinstance(value, str | int)
+    )
     yield from _raw_files(lineage.get("text"))
-    yield "  made by    " + ", ".join(f"{name} {version}" for name, version in manifest["tools"].items())
+    yield "  made by    " + ", ".join(
+        f"{name} {version}" for name, version in manifest["tools"].items()
+    )
 
 
 def _raw_files(texts: Any) -> Iterator[str]:
     """The raw input that documents were read from."""
-    if not isinstance(texts, list):  # chats are made from documents, whose own shards name the raw files
+    if not isinstance(
+        texts, list
+    ):  # chats are made from documents, whose own shards name the raw files
         return
     inputs = {path: digest for text in texts for path, digest in text["inputs"].items()}
     more = f", the first {N_SHOWN}:" if len(inputs) > N_SHOWN else ""
     yield f"  made from  {len(texts)} part(s) of {len(inputs)} raw files{more}"
-    yield from (f"             {path} (SHA-256 {digest})" for path, digest in list(inputs.items())[:N_SHOWN])
+    yield from (
+        f"             {path} (SHA-256 {digest})" for path, digest in list(inputs.items())[:N_SHOWN]
+    )
 
 
 def numbers_of(shards: Shards, wanted: str) -> list[int]:
@@ -94,7 +104,9 @@ def texts_of(record: Record, tokenizer: Tokenizer) -> list[str]:
 def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> Iterator[str]:
     """A document in words, and how its text begins."""
     yield f"document {number}, id {record.id}"
-    yield from (f"  {name:<10} {value}" for name, value in origin_of(shards, record.id).items() if value)
+    yield from (
+        f"  {name:<10} {value}" for name, value in origin_of(shards, record.id).items() if value
+    )
 
     # a record of a preference pair holds two sequences
     names = ("",) if len(record.sequences) == 1 else ("chosen: ", "rejected: ")
@@ -111,7 +123,9 @@ def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
     pieces = {i: piece for piece, i in tokenizer.control.items()}
     # runs of ordinary tokens are decoded together: letters may be divided between tokens
     runs = groupby(tokens, key=pieces.get)
-    return "".join(piece * len(list(run)) if piece else tokenizer.decode(run) for piece, run in runs)
+    return "".join(
+        piece * len(list(run)) if piece else tokenizer.decode(run) for piece, run in runs
+    )
 
 
 def origin_of(shards: Shards, document: str) -> dict[str, str]:
@@ -121,6 +135,8 @@ def origin_of(shards: Shards, document: str) -> dict[str, str]:
     for text in texts if isinstance(texts, list) else ():
         file = shards.folder.resolve().parents[1] / text.get("file", "")
         if file.is_file():
-            for row in pq.read_table(file, columns=list(ORIGIN), filters=[("id", "=", document)]).to_pylist():
+            for row in pq.read_table(
+                file, columns=list(ORIGIN), filters=[("id", "=", document)]
+            ).to_pylist():
                 return row
     return {}

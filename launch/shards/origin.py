@@ -38,7 +38,9 @@ class Trained(NamedTuple):
         return (
             None
             if n_rows is None
-            else bisect_left(range(1, n_rows + 1), n_rows, key=lambda step: self.past.rows_of(step)[-1])
+            else bisect_left(
+                range(1, n_rows + 1), n_rows, key=lambda step: self.past.rows_of(step)[-1]
+            )
         )
 
 
@@ -95,7 +97,9 @@ def _table(phase: Trained, step: int, spans: Sequence[Span]) -> None:
     numbers = phase.past.rows_of(step)
     tense = "read" if step <= phase.past.step else "will read"
     title = f"{phase.name}, step {step} {tense} rows {numbers[0]:,} to {numbers[-1]:,}"
-    Console().table(title, ("row", "source", "document", "from token", "to", "epoch"), lines, text_columns=3)
+    Console().table(
+        title, ("row", "source", "document", "from token", "to", "epoch"), lines, text_columns=3
+    )
 
 
 def spans_of(phase: Trained, step: int) -> Iterator[Span]:
@@ -115,7 +119,11 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
         for segment, origin in enumerate(phase.rows.origins(number), 1):
             # the tokens of a segment are its inputs and, behind them, its last target
             here = row["segments_L"] == segment
-            yield Span(number, origin, np.append(row["tokens_L"][here], row["targets_L"][here][-1:]).tolist())
+            yield Span(
+                number,
+                origin,
+                np.append(row["tokens_L"][here], row["targets_L"][here][-1:]).tolist(),
+            )
 
 
 def seen(args: argparse.Namespace) -> None:
@@ -133,7 +141,9 @@ def seen(args: argparse.Namespace) -> None:
                 continue
             known = True
             read = phase.rows.rows_of(source, args.document, phase.past.ends[-1])
-            steps = steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []
+            steps = (
+                steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []
+            )
             when = when_read(steps, phase.past.step)
             print(f"{phase.name}: {source} document {args.document} {when}", flush=True)
     if not known:
@@ -146,7 +156,11 @@ def when_read(steps: Sequence[int], n_steps: int) -> str:
     if not steps:
         return f"was in none of the first {n_steps:,} steps"
     more = f" and {len(steps) - N_STEPS:,} more" if len(steps) > N_STEPS else ""
-    return f"was in {len(steps):,} of {n_steps:,} steps: " + ", ".join(map(str, steps[:N_STEPS])) + more
+    return (
+        f"was in {len(steps):,} of {n_steps:,} steps: "
+        + ", ".join(map(str, steps[:N_STEPS]))
+        + more
+    )
 
 
 def run_of(args: argparse.Namespace) -> Path:
@@ -189,7 +203,9 @@ def reading_phases(run: Path, imports: Sequence[str]) -> dict[str, Any]:
     for module in imports:
         import_components(module)
     if not (run / "job.yaml").is_file():
-        raise ValueError(f"{run} is no folder of a run (job.yaml is missing); give one such as runs/tiny")
+        raise ValueError(
+            f"{run} is no folder of a run (job.yaml is missing); give one such as runs/tiny"
+        )
     phases = load(str(run / "job.yaml")).phases
     return {
         name: phase

@@ -32,7 +32,9 @@ def stats(args: argparse.Namespace) -> None:
     folders = {label(folder, args.path): Shards(folder) for folder in shard_folders(args.path)}
     heads = ("shards", "documents", "tokens", "MB", "bytes/token")
     console.table("Amounts", heads, [amounts(*item) for item in folders.items()])
-    console.table("Tokens a document", ("shards", *QUANTILES), [lengths(*item) for item in folders.items()])
+    console.table(
+        "Tokens a document", ("shards", *QUANTILES), [lengths(*item) for item in folders.items()]
+    )
     if args.seq_len:
         # pairs (two sequences a record) are packed in another way
         single = {name: shards for name, shards in folders.items() if shards.lengths.shape[1] == 1}
@@ -41,7 +43,9 @@ def stats(args: argparse.Namespace) -> None:
         console.table(f"Packed into rows of {args.seq_len:,}", heads, rows)
     for result in results_of(args.path, next(iter(folders.values())).folder):
         if rows := fertility(result):
-            console.table("Tokenizer, on held-out text", ("source", "bytes/token", "tokens/word"), rows)
+            console.table(
+                "Tokenizer, on held-out text", ("source", "bytes/token", "tokens/word"), rows
+            )
         heads, rows = drop_table(result)
         if rows:
             console.table("Dropped", heads, rows)
@@ -49,8 +53,16 @@ def stats(args: argparse.Namespace) -> None:
 
 def amounts(name: str, shards: Shards) -> tuple[str, ...]:
     """A row of the table of amounts."""
-    documents, tokens, n_bytes = (shards.manifest[unit] for unit in ("documents", "tokens", "bytes"))
-    return name, f"{documents:,}", f"{tokens:,}", f"{n_bytes / 1e6:,.2f}", f"{n_bytes / max(1, tokens):.2f}"
+    documents, tokens, n_bytes = (
+        shards.manifest[unit] for unit in ("documents", "tokens", "bytes")
+    )
+    return (
+        name,
+        f"{documents:,}",
+        f"{tokens:,}",
+        f"{n_bytes / 1e6:,.2f}",
+        f"{n_bytes / max(1, tokens):.2f}",
+    )
 
 
 def lengths(name: str, shards: Shards) -> tuple[str, ...]:
@@ -76,14 +88,19 @@ def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
 def results_of(path: Path, folder: Path) -> list[dict[str, Any]]:
     """results.json of the data phases below `path`, or of the one that holds the folder of shards."""
     # a run holds data phases, a data phase its results, and shards lie two folders below it
-    files = [*path.glob("results.json"), *path.glob("*/results.json")] or [folder.parents[1] / "results.json"]
+    files = [*path.glob("results.json"), *path.glob("*/results.json")] or [
+        folder.parents[1] / "results.json"
+    ]
     results = [json.loads(file.read_bytes()) for file in files if file.is_file()]
-    return [result for result in results if "dropped" in result]  # those of trained phases have none
+    return [
+        result for result in results if "dropped" in result
+    ]  # those of trained phases have none
 
 
 def fertility(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row a source: bytes a token and tokens a word of the held-out text."""
     rows = result.get("fertility", {}).items()
     return [
-        (source, f"{row['bytes_per_token']:.2f}", f"{row['tokens_per_word']:.2f}") for source, row in rows
+        (source, f"{row['bytes_per_token']:.2f}", f"{row['tokens_per_word']:.2f}")
+        for source, row in rows
     ]

@@ -43,8 +43,16 @@ class Console:
             yield advance
 
     @contextmanager
-    def _bar(self, what: str, total: int | None, unit: str, done: int) -> Iterator[Callable[..., None]]:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    def _bar(
+        self, what: str, total: int | None, unit: str, done: int
+    ) -> Iterator[Callable[..., None]]:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         # one display for all bars: rich can draw only one at a time
         if self._bars is None:
@@ -75,7 +83,9 @@ class Console:
                 self._bars = None
 
     @contextmanager
-    def _lines(self, what: str, total: int | None, unit: str, done: int) -> Iterator[Callable[..., None]]:
+    def _lines(
+        self, what: str, total: int | None, unit: str, done: int
+    ) -> Iterator[Callable[..., None]]:
         start = last = time.monotonic()
         count = done
 
@@ -87,7 +97,9 @@ class Console:
                 last = now
                 amount = f"{count:,.0f}" + (f"/{total:,.0f}" if total else "")
                 line = f"{what}: {amount} {unit}".rstrip()
-                if total and count > done:  # `done` was there at the start and says nothing about speed
+                if (
+                    total and count > done
+                ):  # `done` was there at the start and says nothing about speed
                     seconds_each = (now - start) / (count - done)
                     line += f", {duration(seconds_each * (total - count))} left"
                 self.say(f"{line}, {note}" if note else line)
@@ -95,15 +107,24 @@ class Console:
         yield advance
 
     def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        text_columns: int = 1,
     ) -> None:
         """A table: the first `text_columns` columns are text, the others numbers (to the right)."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        )
         for i, column in enumerate(columns):
-            table.add_column(column, justify="left" if i < text_columns else "right", overflow="fold")
+            table.add_column(
+                column, justify="left" if i < text_columns else "right", overflow="fold"
+            )
         for row in rows:
             table.add_row(*row)
         self._rich.print(table)

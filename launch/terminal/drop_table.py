@@ -10,12 +10,17 @@ def drop_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
     """(heads, rows) of the counts in results.json; a cell without drops is empty."""
     counts = result.get("dropped", {})
     dropped = {
-        source: counts[source] for source in sources_of(result) if any(counts.get(source, {}).values())
+        source: counts[source]
+        for source in sources_of(result)
+        if any(counts.get(source, {}).values())
     }
     rows = [
         (
             reason,
-            *(f"{of_source[reason]:,}" if of_source.get(reason) else "" for of_source in dropped.values()),
+            *(
+                f"{of_source[reason]:,}" if of_source.get(reason) else ""
+                for of_source in dropped.values()
+            ),
         )
         for reason in in_one_order(dropped.values())
         if any(of_source.get(reason) for of_source in dropped.values())

@@ -17,7 +17,8 @@ TROUBLE = {
 # the end of a metric's name, and how to read it
 HINTS = {
     "bits_per_byte": "bits_per_byte falls as the model predicts text better",
-    "rewards/accuracies": "rewards/accuracies is the share of pairs where training favoured the better answer "
+    "rewards/accuracies": "rewards/accuracies is the share of pairs where training favoured the better "
+    "answer "
     "(0.5 is chance); a loss of text in the same phase should hardly rise",
 }
 
@@ -43,11 +44,18 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
 
 def _hints(metrics: set[str]) -> list[str]:
     """How to read the metrics of the table that matter most."""
-    return [hint for ending, hint in HINTS.items() if any(metric.endswith(ending) for metric in metrics)]
+    return [
+        hint for ending, hint in HINTS.items() if any(metric.endswith(ending) for metric in metrics)
+    ]
 
 
 def _print_rows(
-    console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], *, text_columns: int
+    console: Console,
+    title: str,
+    columns: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+    *,
+    text_columns: int,
 ) -> None:
     """A table, if there is anything to show."""
     if rows:
@@ -113,7 +121,8 @@ def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -
 def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
     mfu = summary.get("mfu")
     numbers = (
-        f"{summary[key]:,.0f}" if key in summary else "" for key in ("steps", "seconds", "tokens_per_s")
+        f"{summary[key]:,.0f}" if key in summary else ""
+        for key in ("steps", "seconds", "tokens_per_s")
     )
     return (name, *numbers, f"{mfu:.1%}" if mfu is not None else "")
 

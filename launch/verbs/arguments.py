@@ -5,7 +5,9 @@ import argparse
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, --set a.b=value, --import package.module."""
-    parser.add_argument("config", metavar="CONFIG", help="a config name (tiny), a .py file or a .yaml file")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a config name (tiny), a .py file or a .yaml file"
+    )
     parser.add_argument(
         "--set",
         metavar="PHASE.FIELD=VALUE",

@@ -21,7 +21,9 @@ KINDS = {  # what is measured -> help
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A parser for each thing that can be measured."""
     kinds = parser.add_subparsers(dest="what", metavar="|".join(KINDS), required=True)
-    parsers = {name: kinds.add_parser(name, help=text, allow_abbrev=False) for name, text in KINDS.items()}
+    parsers = {
+        name: kinds.add_parser(name, help=text, allow_abbrev=False) for name, text in KINDS.items()
+    }
     _add_train_arguments(parsers["train"])
     _add_rounds(parsers["loop"], 5, "rounds measured")
     _add_checkpoint_arguments(parsers["checkpoint"])
@@ -148,7 +150,14 @@ def _bench_device(args: argparse.Namespace) -> int:
 
         work_from(args.first, small=args.small)
         return 0
-    command = [sys.executable, "-m", "launch", "bench", "device", *(["--small"] if args.small else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "launch",
+        "bench",
+        "device",
+        *(["--small"] if args.small else []),
+    ]
     report = watch.check_device(command, say=lambda text: print(text, file=sys.stderr, flush=True))
     watch.show(report)
     if args.json:

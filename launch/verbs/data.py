@@ -44,10 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--document", metavar="N|ID", help="show this one: its number (from 0) or its id"
     )
     parsers["inspect"].add_argument(
-        "--text", action="store_true", help="print the text of the document, whole, and nothing else"
+        "--text",
+        action="store_true",
+        help="print the text of the document, whole, and nothing else",
     )
     parsers["stats"].add_argument(
-        "--seq-len", metavar="N", type=int, help="also say how full rows of N positions are (best fit)"
+        "--seq-len",
+        metavar="N",
+        type=int,
+        help="also say how full rows of N positions are (best fit)",
     )
     parsers["check"].add_argument(
         "--task",
@@ -82,12 +87,16 @@ def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
     for name, otherwise in (("at", "the only one"), ("seen", "all of them")):
         add_run_arguments(parsers[name])
         parsers[name].add_argument(
-            "--phase", metavar="NAME", help=f"a trained phase such as pretrain (default: {otherwise})"
+            "--phase",
+            metavar="NAME",
+            help=f"a trained phase such as pretrain (default: {otherwise})",
         )
     parsers["seen"].add_argument(
         "document", metavar="DOCUMENT_ID", help="as `data inspect` and `data at` print it"
     )
-    parsers["at"].add_argument("--step", metavar="N", type=int, required=True, help="the step, from 1")
+    parsers["at"].add_argument(
+        "--step", metavar="N", type=int, required=True, help="the step, from 1"
+    )
     parsers["at"].add_argument("--text", action="store_true", help="print the text of every span")
     parsers["at"].add_argument("--json", action="store_true", help="print JSON, for machines")
 

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of a run (its newest finished phase), a phase, or a checkpoint",
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=Path, required=True, help="the folder to make"
+    )
     parser.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )
@@ -33,9 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=4096,
         help="MiB of the largest file of weights (default 4096)",
     )
-    parser.add_argument("--verify", action="store_true", help="compare our logits with those of transformers")
     parser.add_argument(
-        "--verify-python", metavar="PYTHON", help="a Python with torch and transformers (default: this one)"
+        "--verify", action="store_true", help="compare our logits with those of transformers"
+    )
+    parser.add_argument(
+        "--verify-python",
+        metavar="PYTHON",
+        help="a Python with torch and transformers (default: this one)",
     )
     add_import_argument(parser)
 
@@ -94,11 +100,20 @@ def export_phase(
     loaded = load_params(phase, step)
     if not hasattr(loaded.architecture, "tensors"):
         name = type(loaded.architecture).__name__
-        raise ValueError(f"{name} has no name table; give it `tensors` and `to_hugging_face` to export it")
+        raise ValueError(
+            f"{name} has no name table; give it `tensors` and `to_hugging_face` to export it"
+        )
 
     # all weights of a checkpoint have one dtype
     stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
     files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
-    save(loaded.architecture, loaded.params, out, dtype=stored, max_shard_bytes=max_shard_bytes, files=files)
+    save(
+        loaded.architecture,
+        loaded.params,
+        out,
+        dtype=stored,
+        max_shard_bytes=max_shard_bytes,
+        files=files,
+    )
 
     return loaded.architecture, loaded.params

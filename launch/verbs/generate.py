@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the prompt as a user's message, and write the assistant's answer",
     )
     parser.add_argument(
-        "--max-tokens", metavar="N", type=int, default=128, help="most tokens of a text (default 128)"
+        "--max-tokens",
+        metavar="N",
+        type=int,
+        default=128,
+        help="most tokens of a text (default 128)",
     )
     parser.add_argument(
         "--temperature",
@@ -37,14 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="0 (default): always the likeliest token; above 0: sample",
     )
-    parser.add_argument("--top-k", metavar="K", type=int, help="sample among the K likeliest tokens")
+    parser.add_argument(
+        "--top-k", metavar="K", type=int, help="sample among the K likeliest tokens"
+    )
     parser.add_argument(
         "--top-p",
         metavar="P",
         type=float,
         help="sample among the likeliest tokens that together have probability P",
     )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the sampling (default 0)")
+    parser.add_argument(
+        "--seed", metavar="S", type=int, default=0, help="seed of the sampling (default 0)"
+    )
     parser.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )
@@ -115,7 +123,9 @@ def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> "S
 
     if temperature == 0:
         if top_k is not None or top_p is not None:
-            what = "--top-k and --top-p choose among sampled tokens, and --temperature 0 samples none"
+            what = (
+                "--top-k and --top-p choose among sampled tokens, and --temperature 0 samples none"
+            )
             raise ValueError(f"{what}; set --temperature above 0")
         return Greedy()
     try:

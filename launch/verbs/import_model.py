@@ -23,9 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="dtype of the weights (default float32, which loses nothing)",
     )
-    parser.add_argument("--verify", action="store_true", help="compare our logits with those of transformers")
     parser.add_argument(
-        "--verify-python", metavar="PYTHON", help="a Python with torch and transformers (default: this one)"
+        "--verify", action="store_true", help="compare our logits with those of transformers"
+    )
+    parser.add_argument(
+        "--verify-python",
+        metavar="PYTHON",
+        help="a Python with torch and transformers (default: this one)",
     )
 
 
@@ -57,7 +61,9 @@ def main(args: argparse.Namespace) -> int:
         model = f"{type(architecture).__name__} of {n_params(params):,} parameters"
         print(f"  {model} -> {args.dir / 'checkpoints' / '0'}")
         if args.verify:
-            print(f"  beside transformers: {verify(architecture, params, args.path, python=python)}")
+            print(
+                f"  beside transformers: {verify(architecture, params, args.path, python=python)}"
+            )
     print(f'meshwright generate {args.dir} --prompt "…"')
 
     return 0

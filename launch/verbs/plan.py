@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="number of such slices, connected by the data-centre network (default 1)",
     )
-    parser.add_argument("--phase", metavar="NAME", help="the training phase (default: the config's first)")
+    parser.add_argument(
+        "--phase", metavar="NAME", help="the training phase (default: the config's first)"
+    )
     parser.add_argument(
         "--search",
         action="store_true",
@@ -45,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
-        "--hlo", metavar="FILE", type=Path, help="write the text of the compiled program to this file"
+        "--hlo",
+        metavar="FILE",
+        type=Path,
+        help="write the text of the compiled program to this file",
     )
 
 
@@ -100,7 +105,9 @@ def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
         )
     name = name or next(iter(runs))
     if name not in runs:
-        raise ValueError(f"--phase {name}: no training phase of {job.name}; choose of {', '.join(runs)}")
+        raise ValueError(
+            f"--phase {name}: no training phase of {job.name}; choose of {', '.join(runs)}"
+        )
     return name, runs[name]
 
 
@@ -112,7 +119,9 @@ def _check(args: argparse.Namespace) -> int:
     widths = ", ".join(str(architecture.width) for architecture in family(run.architecture))
     remedy = f"--set {name}.architecture.… gives a smaller relative if that is too much here"
     print(
-        f"{name}: a few steps of relatives with width {widths}, twice; {remedy}", file=sys.stderr, flush=True
+        f"{name}: a few steps of relatives with width {widths}, twice; {remedy}",
+        file=sys.stderr,
+        flush=True,
     )
     lines, code = report(run)
     print("\n".join(lines))

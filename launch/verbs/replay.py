@@ -49,10 +49,14 @@ def main(args: argparse.Namespace) -> int:
     with jax.set_mesh(mesh):
         found = replay(run, folder / name, folder, args.step, say=console.say)
         then = placed_at(folder / name, args.step)
-        changes = moved(then, placement(mesh)) if then else ["where it was computed is not in its log"]
+        changes = (
+            moved(then, placement(mesh)) if then else ["where it was computed is not in its log"]
+        )
     since = f"from checkpoint {found.first}" if found.first else "from the beginning"
     lines, n_exact = compared(found.logged, found.now)
-    console.table(f"{folder / name}, step {args.step}, {since}", ("", "logged", "now", "difference"), lines)
+    console.table(
+        f"{folder / name}, step {args.step}, {since}", ("", "logged", "now", "difference"), lines
+    )
     if changes:
         console.say(f"Other sums may round otherwise: {'; '.join(changes)}")
     console.say(f"{n_exact} of {len(lines)} numbers have the same bits")

@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, the folder, and where to run."""
     add_config_arguments(parser)
     parser.add_argument(
-        "--dir", type=Path, metavar="RUN_DIR", help="folder of the run (default: runs/NAME OF THE CONFIG)"
+        "--dir",
+        type=Path,
+        metavar="RUN_DIR",
+        help="folder of the run (default: runs/NAME OF THE CONFIG)",
     )
     parser.add_argument(
         "--on",
@@ -30,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a field of the cluster, e.g. nodes=4 (see launch/clusters/slurm.py); may be repeated",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what would run, or the job that would be submitted"
+        "--dry-run",
+        action="store_true",
+        help="print what would run, or the job that would be submitted",
     )
     parser.add_argument(
         "--allow-change",
@@ -59,14 +64,18 @@ def main(args: argparse.Namespace) -> int:
     if args.on:
         return hand_over(args, job.name)
     if args.cluster:
-        raise ValueError(f"--cluster {args.cluster[0]} needs --on slurm; add it or leave --cluster out")
+        raise ValueError(
+            f"--cluster {args.cluster[0]} needs --on slurm; add it or leave --cluster out"
+        )
     from launch.running.phases import preview, run_phases
 
     # here there is nothing to submit, so the phases are listed
     if args.dry_run:
         preview(job, args.run_dir)
     else:
-        run_phases(job, args.run_dir, allow_change=args.allow_change, profile=args.profile, argv=args.argv)
+        run_phases(
+            job, args.run_dir, allow_change=args.allow_change, profile=args.profile, argv=args.argv
+        )
 
     return 0
 
@@ -83,12 +92,18 @@ def hand_over(args: argparse.Namespace, name: str) -> int:
         from launch.clusters.local import run_here
 
         return run_here(
-            int(local[1]), command, devices=int(local[2] or 1), run_dir=args.run_dir, dry_run=args.dry_run
+            int(local[1]),
+            command,
+            devices=int(local[2] or 1),
+            run_dir=args.run_dir,
+            dry_run=args.dry_run,
         )
     if args.on == "slurm":
         from launch.clusters.slurm import submit
 
-        return submit(command, name=name, run_dir=args.run_dir, settings=args.cluster, dry_run=args.dry_run)
+        return submit(
+            command, name=name, run_dir=args.run_dir, settings=args.cluster, dry_run=args.dry_run
+        )
     raise ValueError(f"--on {args.on}: no such cluster; choose local:N (N processes here) or slurm")
 
 

@@ -9,13 +9,18 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN_DIR and where to serve."""
     parser.add_argument(
-        "run_dir", metavar="RUN_DIR", type=Path, help="folder of a run, e.g. runs/tiny; or of several"
+        "run_dir",
+        metavar="RUN_DIR",
+        type=Path,
+        help="folder of a run, e.g. runs/tiny; or of several",
     )
     parser.add_argument(
         "--port", type=int, default=6006, help="port to serve on (default 6006; 0 = any free one)"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to serve on (default 127.0.0.1, this machine alone)"
+        "--host",
+        default="127.0.0.1",
+        help="address to serve on (default 127.0.0.1, this machine alone)",
     )
 
 

@@ -8,7 +8,14 @@ from typing import Any, ClassVar, Literal
 
 import jax
 from flax import nnx
-from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from model.api import Model
 from model.architecture import Facts
@@ -74,9 +81,8 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
     mscale_all_dim: NonNegativeFloat = 0.0
     norm_eps: PositiveFloat = 1e-6
     tied: bool = False  # the output matrix is the embedding
-    rope_interleave: bool = (
-        True  # how a Hugging Face checkpoint stores the pairs that are turned; here they are in halves
-    )
+    # how a Hugging Face checkpoint stores the pairs that are turned; here they are in halves
+    rope_interleave: bool = True
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "DeepSeekV3":
@@ -115,7 +121,10 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         stacks = {"blocks": Stack([sparse], N=self.layers - self.dense_layers, execution=execution)}
         if self.dense_layers:
             # the order of a dict is the order of the stacks: dense layers come first
-            stacks = {"dense_blocks": Stack([dense], N=self.dense_layers, execution=execution), **stacks}
+            stacks = {
+                "dense_blocks": Stack([dense], N=self.dense_layers, execution=execution),
+                **stacks,
+            }
 
         def module(rngs: nnx.Rngs) -> Module:
             # its block has experts even where the model's first layers are dense (§2.2)
@@ -192,7 +201,11 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: it lacks one, or asks for what we would compute differently.
         """
-        router = {"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,)}
+        router = {
+            "scoring_func": ("sigmoid",),
+            "topk_method": ("noaux_tc",),
+            "moe_layer_freq": (1,),
+        }
         require(config, hidden_act=("silu",), attention_bias=(False,), **router)
         rope = rope_of(_with_rope_width(config))
         get = partial(size, config)

@@ -138,7 +138,9 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         return self._decoder(DEFAULT).facts()
 
     def _decoder(self, execution: Execution) -> Decoder:
-        head_norm = partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A", offset=1.0)
+        head_norm = partial(
+            RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A", offset=1.0
+        )
         block = partial(_block, self, execution, head_norm=head_norm)
         sliding = partial(block, rope="local", window=self.window)
         full = partial(block, rope="full")
@@ -169,7 +171,11 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         sizes = checkpoint.sizes_of({**config, "rope_parameters": None, "rope_scaling": None})
         full_every = checkpoint.full_every(config)
         checkpoint.check_pattern(config, sizes["layers"], full_every=full_every)
-        ropes = {"rope_theta": full.theta, "rope_scaling": full.scaling, "local_rope_theta": local.theta}
+        ropes = {
+            "rope_theta": full.theta,
+            "rope_scaling": full.scaling,
+            "local_rope_theta": local.theta,
+        }
         return cls(**{**sizes, **ropes}, full_every=full_every)
 
     def to_hugging_face(self) -> dict[str, Any]:
@@ -219,7 +225,9 @@ def _block(sizes: Gemma2 | Gemma3, execution: Execution, rngs: nnx.Rngs, **atten
             rngs=rngs,
             **attention,
         ),
-        feed_forward=FeedForward(D=sizes.width, F=sizes.feed_forward_width, activation=gelu_tanh, rngs=rngs),
+        feed_forward=FeedForward(
+            D=sizes.width, F=sizes.feed_forward_width, activation=gelu_tanh, rngs=rngs
+        ),
         post_norms=True,
     )
 
@@ -238,7 +246,12 @@ def _gemma3(**sizes: Any) -> Gemma3:
     """Those that were trained with images have a larger vocabulary, and were stretched from 32,768 to
     131,072 tokens.
     """
-    large = {"vocab_size": 262_208, "context": 131_072, "window": 1024, "rope_scaling": Linear(factor=8.0)}
+    large = {
+        "vocab_size": 262_208,
+        "context": 131_072,
+        "window": 1024,
+        "rope_scaling": Linear(factor=8.0),
+    }
     return Gemma3(**{**large, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
 
 

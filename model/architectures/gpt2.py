@@ -95,7 +95,11 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: it lacks one, or asks for what we would compute differently.
         """
         # "gelu_new" is transformers' name for the approximation with tanh
-        require(config, activation_function=("gelu_new", "gelu_pytorch_tanh"), add_cross_attention=(False,))
+        require(
+            config,
+            activation_function=("gelu_new", "gelu_pytorch_tanh"),
+            add_cross_attention=(False,),
+        )
         # what some descendants of GPT-2 change in the scores
         require(config, scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,))
         return cls(

@@ -45,10 +45,18 @@ class Llama(BaseModel, frozen=True, extra="forbid", strict=True):
     rope_scaling: Scaling | None = None
     norm_eps: PositiveFloat = 1e-5
     tied: bool = False  # the output matrix is the embedding
-    attention_bias: bool = False  # on queries, keys and values, not on the output, as Qwen2 has them
-    head_norm: bool = False  # an RMSNorm over each head of queries and keys, before they are rotated
-    window: PositiveInt | None = None  # how many positions back, itself counted, a position sees; None: all
-    media_width: PositiveInt | None = None  # of encoded images or sounds that a projection brings to `width`
+    attention_bias: bool = (
+        False  # on queries, keys and values, not on the output, as Qwen2 has them
+    )
+    head_norm: bool = (
+        False  # an RMSNorm over each head of queries and keys, before they are rotated
+    )
+    window: PositiveInt | None = (
+        None  # how many positions back, itself counted, a position sees; None: all
+    )
+    media_width: PositiveInt | None = (
+        None  # of encoded images or sounds that a projection brings to `width`
+    )
     # Mistral 7B from v0.2 on has no window: nothing but this name tells it from a Llama, and exports keep it
     model_type: Literal["llama", "mistral"] = "llama"
 

@@ -187,7 +187,12 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
         experts = expert_rows("blocks.feed_forward.", "model.layers.{N}.mlp.")
-        return (*outer_rows(tied=self.tied), *attention_rows(head_norm=True), *norm_rows(), *experts)
+        return (
+            *outer_rows(tied=self.tied),
+            *attention_rows(head_norm=True),
+            *norm_rows(),
+            *experts,
+        )
 
 
 def _check(sizes: Mixtral | Qwen3MoE) -> None:
@@ -250,15 +255,27 @@ def _mixtral(**sizes: Any) -> Mixtral:
 
 def _qwen3(**sizes: Any) -> Qwen3MoE:
     attention = {"kv_heads": 4, "head_width": 128, "context": 40_960}
-    return Qwen3MoE(vocab_size=151_936, **attention, experts=128, top_k=8, balance_loss=0.001, **sizes)
+    return Qwen3MoE(
+        vocab_size=151_936, **attention, experts=128, top_k=8, balance_loss=0.001, **sizes
+    )
 
 
 PRESETS = {
     "mixtral_8x7b": _mixtral(
-        width=4096, layers=32, heads=32, feed_forward_width=14_336, context=32_768, balance_loss=0.02
+        width=4096,
+        layers=32,
+        heads=32,
+        feed_forward_width=14_336,
+        context=32_768,
+        balance_loss=0.02,
     ),
     "mixtral_8x22b": _mixtral(
-        width=6144, layers=56, heads=48, feed_forward_width=16_384, context=65_536, balance_loss=0.001
+        width=6144,
+        layers=56,
+        heads=48,
+        feed_forward_width=16_384,
+        context=65_536,
+        balance_loss=0.001,
     ),
     "qwen3_30b_a3b": _qwen3(width=2048, layers=48, heads=32, feed_forward_width=768),
     "qwen3_235b_a22b": _qwen3(width=4096, layers=94, heads=64, feed_forward_width=1536),

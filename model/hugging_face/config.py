@@ -41,7 +41,9 @@ def size(config: Config, *fields: str, default: Any = None) -> Any:
         if config.get(field) is not None:
             return config[field]
     if default is None:
-        raise ValueError(f"config.json has no {' or '.join(fields)}; complete it, or download it again")
+        raise ValueError(
+            f"config.json has no {' or '.join(fields)}; complete it, or download it again"
+        )
     return default
 
 
@@ -175,8 +177,13 @@ def _parameters_of(config: Config, kind: str) -> dict[str, Any]:
     """What `rope_of` reads, for the layers of one kind."""
     parameters = config["rope_parameters"].get(kind)
     if not isinstance(parameters, Mapping):
-        raise ValueError(f"config.json has no rope_parameters.{kind}; complete it, or download it again")
-    return {"rope_parameters": parameters, "max_position_embeddings": config.get("max_position_embeddings")}
+        raise ValueError(
+            f"config.json has no rope_parameters.{kind}; complete it, or download it again"
+        )
+    return {
+        "rope_parameters": parameters,
+        "max_position_embeddings": config.get("max_position_embeddings"),
+    }
 
 
 def local_and_global_fields(local: Rope, full: Rope) -> dict[str, Any]:
@@ -254,7 +261,12 @@ def _table_factor(scaling: Config, factor: float) -> float | None:
 
 def _scaling_fields(scaling: Scaling) -> dict[str, Any]:
     """Our fields have the names of config.json, but for two that only some kinds have."""
-    theirs = {"original_context": "original_max_position_embeddings", "table_factor": "attention_factor"}
+    theirs = {
+        "original_context": "original_max_position_embeddings",
+        "table_factor": "attention_factor",
+    }
     fields = scaling.model_dump(exclude={"type", *theirs})
-    renamed = {theirs[name]: value for name, value in scaling if name in theirs and value is not None}
+    renamed = {
+        theirs[name]: value for name, value in scaling if name in theirs and value is not None
+    }
     return {"rope_type": scaling.type, **fields, **renamed}

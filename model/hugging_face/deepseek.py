@@ -52,7 +52,11 @@ def _block(
 ) -> list[Tensor]:
     stacked = "N" if "{N}" in theirs else ""  # a prediction module is one layer and no stack
     attention = _attention(sizes, f"{ours}attention.", f"{theirs}self_attn.", stacked)
-    return [*norm_rows(ours, theirs), *attention, *feed_forward(f"{ours}feed_forward.", f"{theirs}mlp.")]
+    return [
+        *norm_rows(ours, theirs),
+        *attention,
+        *feed_forward(f"{ours}feed_forward.", f"{theirs}mlp."),
+    ]
 
 
 def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
@@ -64,7 +68,9 @@ def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
     A3 = sizes.value_width
     D2 = sizes.latent_width
     queries = f"{theirs}q_b_proj.weight" if sizes.query_latent_width else f"{theirs}q_proj.weight"
-    D = "D3" if sizes.query_latent_width else "D"  # what queries are made from: a latent, or the stream
+    D = (
+        "D3" if sizes.query_latent_width else "D"
+    )  # what queries are made from: a latent, or the stream
     latents = f"{theirs}kv_a_proj_with_mqa.weight"
     keys_and_values = f"{theirs}kv_b_proj.weight"
     # the authors store rotary pairs side by side; transformers may have saved them in halves
@@ -89,7 +95,9 @@ def _experts(sizes: Any) -> FeedForwardRows:
     def feed_forward(ours: str, theirs: str) -> Sequence[Tensor]:
         N = "N" if "{N}" in theirs else ""
         bias = Tensor(f"{ours}router_bias_{N}E", f"{theirs}gate.e_score_correction_bias", "E")
-        shared = gated_rows(f"{ours}shared.", f"{theirs}shared_experts.") if sizes.shared_experts else ()
+        shared = (
+            gated_rows(f"{ours}shared.", f"{theirs}shared_experts.") if sizes.shared_experts else ()
+        )
         return *expert_rows(ours, theirs), bias, *shared
 
     return feed_forward

@@ -133,13 +133,14 @@ def _disagreement(
         problems.append(_some(misshapen))
     kind = checkpoint.config.get("model_type")
     # what the usual quantized forms (fp8, GPTQ, AWQ, bitsandbytes) have beside their weights
-    quantized = any(name.endswith(("_scale_inv", ".qweight", ".scales", ".absmax")) for name in extra)
+    quantized = any(
+        name.endswith(("_scale_inv", ".qweight", ".scales", ".absmax")) for name in extra
+    )
     remedy = "download it again, or take the config.json that belongs to it"
     if quantized:
         remedy = "it is quantized: take the one in bfloat16"
-    return (
-        f"{checkpoint.path} does not fit model_type={kind!r} of its config: {'; '.join(problems)}; {remedy}"
-    )
+    misfit = f"{checkpoint.path} does not fit model_type={kind!r} of its config"
+    return f"{misfit}: {'; '.join(problems)}; {remedy}"
 
 
 def _some(names: list[str]) -> str:
@@ -197,9 +198,12 @@ class _Target:
             bounds = tuple((start, stop) for start, stop, _ in cuts)
             devices_of.setdefault(bounds, []).append(device)
         make = _HostBuffer if on_host else _DeviceBuffer
-        piece_shapes = {bounds: tuple(stop - start for start, stop in bounds) for bounds in devices_of}
+        piece_shapes = {
+            bounds: tuple(stop - start for start, stop in bounds) for bounds in devices_of
+        }
         self.buffers = {
-            bounds: make(piece_shapes[bounds], leaf.dtype, devices) for bounds, devices in devices_of.items()
+            bounds: make(piece_shapes[bounds], leaf.dtype, devices)
+            for bounds, devices in devices_of.items()
         }
         n_bytes = sum(map(math.prod, piece_shapes.values())) * leaf.dtype.itemsize
         self.host_bytes = n_bytes if on_host else 0
@@ -283,7 +287,9 @@ class _DeviceBuffer:
     def __init__(self, shape: tuple[int, ...], dtype: Any, devices: list[jax.Device]):
         make = partial(jnp.zeros, shape, dtype)
         with no_mesh():
-            self.buffers = [jax.jit(make, out_shardings=SingleDeviceSharding(device))() for device in devices]
+            self.buffers = [
+                jax.jit(make, out_shardings=SingleDeviceSharding(device))() for device in devices
+            ]
 
     def put(self, x: np.ndarray, starts: tuple[int, ...]) -> None:
         """Write a piece; waits, so that at most one piece is between host and device."""

@@ -26,7 +26,12 @@ def attention_rows(*, biased: str = "", head_norm: bool = False) -> tuple[Tensor
     ours = f"{BLOCKS}attention."
     theirs = f"{LAYERS}self_attn."
     # torch's Linear stores (out, in), with the heads of `out` joined: H and A are one dimension of theirs
-    layouts = {"q": ("NDHA", "HA D"), "k": ("NDKA", "KA D"), "v": ("NDKA", "KA D"), "o": ("NHAD", "D HA")}
+    layouts = {
+        "q": ("NDHA", "HA D"),
+        "k": ("NDKA", "KA D"),
+        "v": ("NDKA", "KA D"),
+        "o": ("NHAD", "D HA"),
+    }
     bias_layouts = {"q": ("NHA", "HA"), "k": ("NKA", "KA"), "v": ("NKA", "KA"), "o": ("ND", "D")}
     rows = [
         Tensor(f"{ours}w{which}_{letters}", f"{theirs}{which}_proj.weight", layout)
@@ -62,7 +67,9 @@ def norm_rows(ours: str = BLOCKS, theirs: str = LAYERS) -> tuple[Tensor, ...]:
     return (
         Tensor(f"{ours}attention_norm.scale_{N}D", f"{theirs}input_layernorm.weight", "D"),
         # the name is what transformers calls it: it stands after attention, and before the feed-forward layer
-        Tensor(f"{ours}feed_forward_norm.scale_{N}D", f"{theirs}post_attention_layernorm.weight", "D"),
+        Tensor(
+            f"{ours}feed_forward_norm.scale_{N}D", f"{theirs}post_attention_layernorm.weight", "D"
+        ),
     )
 
 

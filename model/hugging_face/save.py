@@ -21,7 +21,9 @@ from model.hugging_face.load import Place, no_mesh, sizes_of
 from model.hugging_face.tensor import own_letters, places, put, their_shape
 
 DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16"}  # in a safetensors header
-Plan = dict[str, tuple[tuple[int, ...], list[Place]]]  # their name → shape, and which of ours are in it
+Plan = dict[
+    str, tuple[tuple[int, ...], list[Place]]
+]  # their name → shape, and which of ours are in it
 
 
 def save(
@@ -142,7 +144,11 @@ def _header(
     begin = 0
     for name, shape in shapes.items():
         end = begin + n_bytes[name]
-        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
         begin = end
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)

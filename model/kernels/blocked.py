@@ -147,7 +147,9 @@ def _backward(
         q, (dk_BKTA, dv_BKTA) = _ordered(q, (dk_BKTA, dv_BKTA), queries)
         mask = _mask(positions_BL, segments_BL, queries, keys, maths)
         s, slope = scores(q, k_BKTA[:, :, keys], maths)
-        p = jnp.exp(s + mask - lse)  # the logarithm of the sum makes them the forward pass's weights at once
+        p = jnp.exp(
+            s + mask - lse
+        )  # the logarithm of the sum makes them the forward pass's weights at once
         # in the type of its operands: its rounding is like theirs, and half of the bytes are a tenth of the
         # time
         dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad, v_BKTA[:, :, keys]).astype(f32)
@@ -183,7 +185,9 @@ def _ordered(q: Array, results: Any, queries: slice) -> tuple[Array, Any]:
     """Queries that wait, in long rows, for the results of the blocks before: XLA would else compute the
     scores of all blocks at once.
     """
-    return jax.lax.optimization_barrier((q, results)) if queries.start >= ORDER_FROM else (q, results)
+    return (
+        jax.lax.optimization_barrier((q, results)) if queries.start >= ORDER_FROM else (q, results)
+    )
 
 
 def _mask(

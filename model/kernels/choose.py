@@ -36,7 +36,9 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
     # checked while building the trace: a kernel that was asked for is never silently replaced
     name = BY_PLATFORM.get(platform, "blocked") if attention == "auto" else attention
     if NEEDS.get(name, platform) != platform:
-        raise ValueError(f"execution.attention={name} needs a {NEEDS[name]}, not a {platform}; use auto")
+        raise ValueError(
+            f"execution.attention={name} needs a {NEEDS[name]}, not a {platform}; use auto"
+        )
 
     def attend(
         q_BLHA: Float[Array, "B L H A"],
@@ -52,7 +54,9 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
         if kernel == "cudnn":
             obstacle = cudnn.why_not(q_BLHA, v_BLKA, divided=divided, soft_cap=maths.soft_cap)
             if obstacle and attention != "auto":
-                raise ValueError(f"execution.attention=cudnn cannot do {obstacle}; use auto or blocked")
+                raise ValueError(
+                    f"execution.attention=cudnn cannot do {obstacle}; use auto or blocked"
+                )
             if obstacle:
                 kernel = "blocked"
         run = _divided(kernel, context) if divided else UNDIVIDED[kernel]

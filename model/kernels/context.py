@@ -32,7 +32,9 @@ from model.kernels.loops import LOOPS
 from model.kernels.runs import Kernel, Row, attend_rows, merged
 from model.sharding import axes_of, local, n_parts, shard
 
-KeyBlock = tuple[Array, Array, Row]  # keys and values of one device, which travel with their place in the row
+KeyBlock = tuple[
+    Array, Array, Row
+]  # keys and values of one device, which travel with their place in the row
 
 
 class Ring(NamedTuple):
@@ -296,7 +298,9 @@ def _reorder(x: Array, letters: str, order_of: Callable[[int], list[int]]) -> Ar
     if not is_balanced(L):
         return x
     n = n_parts(letter, L)
-    if L % (2 * n):  # between products L is divided further, here not into two equal pieces a device
+    if L % (
+        2 * n
+    ):  # between products L is divided further, here not into two equal pieces a device
         divided_less = letters.replace("l", "L")
         return shard(_reorder(shard(x, divided_less), divided_less, order_of), letters)
     C = n_parts("L", L)

@@ -81,7 +81,9 @@ def _on_device(
         return cudnn(q, k, v, mask=seen_BLT[:, None])
 
     # both are compiled, one runs: packing is a matter of the batch at hand, not of the shapes
-    o_BLHA = jax.lax.cond(_is_one_document(segments_BL), one_document, packed, q_BLHA, k_BLKA, v_BLKA)
+    o_BLHA = jax.lax.cond(
+        _is_one_document(segments_BL), one_document, packed, q_BLHA, k_BLKA, v_BLKA
+    )
     return name(o_BLHA[..., :A2], "mixed")
 
 

@@ -8,9 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from model.sharding import platform
 
-TILE_ROWS = (
-    128  # fewer waste less where a group ends within a tile, but their products are too small to be fast
-)
+# Fewer waste less where a group ends within a tile, but their products are too small to be fast.
+TILE_ROWS = 128
 
 
 def grouped_matmul(
@@ -74,7 +73,9 @@ def _backward(
     def visit(d_w_EDF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
         x = jnp.where(mask_C1, _tile(x_padded, first), 0)
         d_y = jnp.where(mask_C1, _tile(d_y_padded, first), 0)
-        d_w = jax.lax.dot_general(x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        d_w = jax.lax.dot_general(
+            x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
         return d_w_EDF.at[group].add(d_w)
 
     # float32: a group's gradient is the sum over as many tiles as it has

@@ -103,7 +103,9 @@ def backward(
 
         segments = library.SegmentIds(q_row.segments_BL, segments_BT)
         dq_run, dk, dv = jax.vmap(pull)(scaled_BHLA, k, v, segments, o_BHLA, lse_BHL, grad_BHLA)
-        dq += dq_run.astype(jnp.float32) * maths.scale  # theirs is the gradient of the scaled queries
+        dq += (
+            dq_run.astype(jnp.float32) * maths.scale
+        )  # theirs is the gradient of the scaled queries
         dks.append(dk.astype(jnp.float32))
         dvs.append(dv.astype(jnp.float32))
     return dq, jnp.concatenate(dks, 2), jnp.concatenate(dvs, 2)
@@ -130,7 +132,9 @@ def _on_device(
     kernel = _kernel(padded_L, padded_L, row, row.starts[0], maths, save_residuals=False)
     segments = library.SegmentIds(segments_BL, segments_BL)
     q_BHLA = _scaled(padded(q_BLHA), maths)
-    o_BHLA = jax.vmap(kernel)(q_BHLA, padded(k_BLKA), padded(v_BLKA), segments)  # over rows of the batch
+    o_BHLA = jax.vmap(kernel)(
+        q_BHLA, padded(k_BLKA), padded(v_BLKA), segments
+    )  # over rows of the batch
     return o_BHLA.swapaxes(1, 2)[:, :L]
 
 

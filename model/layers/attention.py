@@ -61,7 +61,9 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> Float[Array, "B L D"]:
         """Attention within the rows themselves (T = L)."""
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
-        o_BLHA = self.attend(q_BLHA, k_BLKA, v_BLKA, rows.positions_BL, rows.segments_BL, self.maths)
+        o_BLHA = self.attend(
+            q_BLHA, k_BLKA, v_BLKA, rows.positions_BL, rows.segments_BL, self.maths
+        )
         return self._output(o_BLHA)
 
     def decode(
@@ -79,7 +81,9 @@ class Attention(nnx.Module):
 
     def facts(self) -> AttentionFacts:
         """What this layer computes with."""
-        return AttentionFacts(self.H, self.K, qk_width=self.A, v_width=self.A, window=self.maths.window)
+        return AttentionFacts(
+            self.H, self.K, qk_width=self.A, v_width=self.A, window=self.maths.window
+        )
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what one layer keeps of T tokens."""
@@ -119,16 +123,25 @@ def check_heads(*, heads: int, kv_heads: int, head_width: int) -> None:
         ValueError: a rule is broken.
     """
     if heads % kv_heads:
-        raise ValueError(f"heads={heads} is not a multiple of kv_heads={kv_heads}; choose equal groups")
+        raise ValueError(
+            f"heads={heads} is not a multiple of kv_heads={kv_heads}; choose equal groups"
+        )
     if head_width % 2:
-        raise ValueError(f"head_width={head_width} is odd; rotary positions turn pairs, choose an even width")
+        raise ValueError(
+            f"head_width={head_width} is odd; rotary positions turn pairs, choose an even width"
+        )
 
 
 def attend_of(execution: Execution) -> Attend:
     """The kernel for the platform of the mesh under which it is traced."""
 
     def attend(
-        q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+        q_BLHA: Array,
+        k_BLKA: Array,
+        v_BLKA: Array,
+        positions_BL: Array,
+        segments_BL: Array,
+        maths: Maths,
     ) -> Array:
         # asked while tracing: where a model is built there may be no mesh yet
         kernel = attention_of(execution.attention, execution.context, platform())

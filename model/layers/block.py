@@ -44,7 +44,9 @@ class Block(nnx.Module):
         x_BLD = x_BLD + self._normed("attention", self.attention(normed_BLD, rows))
         return self._fed_forward(x_BLD, rows)
 
-    def decode(self, x_BLD: Array, rows: Rows, slots: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    def decode(
+        self, x_BLD: Array, rows: Rows, slots: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
         """One layer over new tokens, with what this layer keeps of the earlier ones."""
         o_BLD, slots = self.attention.decode(shard(self.attention_norm(x_BLD), "BLD"), rows, slots)
         x_BLD, _ = self._fed_forward(x_BLD + self._normed("attention", o_BLD), rows)

@@ -64,7 +64,9 @@ def slots_of(slot_MS: Int[Array, "M S"], C: int) -> Slots:
     # the one scatter of this file: of integers, unique, and never differentiated
     choices_C = jnp.arange(slot_MS.size, dtype=slot_MS.dtype)
     empty_C = jnp.full(C, slot_MS.size, slot_MS.dtype)
-    return Slots(slot_MS, empty_C.at[slot_MS.reshape(-1)].set(choices_C, mode="drop", unique_indices=True))
+    return Slots(
+        slot_MS, empty_C.at[slot_MS.reshape(-1)].set(choices_C, mode="drop", unique_indices=True)
+    )
 
 
 @jax.custom_vjp
@@ -93,7 +95,9 @@ def combine(
     return _sum_of_choices(rows_CD, weights_MS, slots)
 
 
-def _combine_backward(saved: tuple[Array, Array, Slots], d_y_MD: Array) -> tuple[Array, Array, None]:
+def _combine_backward(
+    saved: tuple[Array, Array, Slots], d_y_MD: Array
+) -> tuple[Array, Array, None]:
     rows_CD, weights_MS, slots = saved
     d_y_CD = _rows(d_y_MD, slots.choice_C // weights_MS.shape[1]).astype(jnp.float32)
     weights_C1 = _rows(weights_MS.reshape(-1, 1), slots.choice_C)
@@ -105,7 +109,10 @@ def _combine_backward(saved: tuple[Array, Array, Slots], d_y_MD: Array) -> tuple
 
 
 combine.defvjp(
-    lambda rows_CD, weights_MS, slots: (combine(rows_CD, weights_MS, slots), (rows_CD, weights_MS, slots)),
+    lambda rows_CD, weights_MS, slots: (
+        combine(rows_CD, weights_MS, slots),
+        (rows_CD, weights_MS, slots),
+    ),
     _combine_backward,
 )
 

@@ -64,7 +64,9 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     pass of several rounds computes the hidden layer again.
     """
     S = choices.experts_BLS.shape[-1]
-    C = choices.experts_BLS.size  # before tokens are gathered: what falls to a device under an even load
+    C = (
+        choices.experts_BLS.size
+    )  # before tokens are gathered: what falls to a device under an even load
     E = experts.w_gate_EDF.shape[0]
     choices = jax.tree.map(lambda x: _gather(x, axes.experts, 0), choices)
     x_MD = choices.x_BLD.reshape(-1, choices.x_BLD.shape[-1])
@@ -87,7 +89,9 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     return y_BLD, jnp.zeros(())
 
 
-def _in_rounds(fill: Callable[[Array], Array], total: Array, n_rounds: int, C: int, like: Array) -> Array:
+def _in_rounds(
+    fill: Callable[[Array], Array], total: Array, n_rounds: int, C: int, like: Array
+) -> Array:
     """The sum of `fill(i · C)` for all rounds i that begin below `total`."""
     # without a checkpoint the backward pass would keep the hidden layer of every round that could be needed
     rematerialised = jax.checkpoint(fill)
@@ -123,10 +127,14 @@ def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
     # see `_feed_forward`: what is undefined must not go into another product
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
     narrow_CR = jnp.where(filled_C1, narrow_CR, 0)
-    return grouped_matmul(rows_CD, w_EDF.base, sizes_E) + grouped_matmul(narrow_CR, w_EDF.b, sizes_E)
+    return grouped_matmul(rows_CD, w_EDF.base, sizes_E) + grouped_matmul(
+        narrow_CR, w_EDF.b, sizes_E
+    )
 
 
-def at_capacity(choices: Choices, experts: Experts, axes: Axes, *, factor: float) -> tuple[Array, Array]:
+def at_capacity(
+    choices: Choices, experts: Experts, axes: Axes, *, factor: float
+) -> tuple[Array, Array]:
     """Each expert takes at most ⌈factor · L · top_k / E⌉ choices of a row, the first as it reads; the
     others are dropped.
 
@@ -192,7 +200,9 @@ def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
     if axes.length:
         rows_EBCD = jax.lax.psum_scatter(rows_EBCD, axes.length, scatter_dimension=2, tiled=True)
     if axes.experts:
-        rows_EBCD = jax.lax.all_to_all(rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True)
+        rows_EBCD = jax.lax.all_to_all(
+            rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True
+        )
     gate_EBCF = name(einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_gate_EDF), "gate")
     up_EBCF = name(einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_up_EDF), "up")
     y_EBCD = einsum("EBCF,EFD->EBCD", experts.activation(gate_EBCF) * up_EBCF, experts.w_down_EFD)

@@ -24,7 +24,9 @@ def gelu_tanh(x: Array) -> Array:
 class FeedForward(nnx.Module):
     """w_down · (activation(w_gate · x) * w_up · x); SwiGLU with silu, GeGLU with gelu."""
 
-    def __init__(self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array] = jax.nn.silu):
+    def __init__(
+        self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array] = jax.nn.silu
+    ):
         self.activation = activation
         self.w_gate_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_up_DF = weight(rngs, "DF", (D, F), fan_in=D)
@@ -36,7 +38,9 @@ class FeedForward(nnx.Module):
         """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
         gate_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]), "gate")
         up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]), "up")
-        hidden_BLF = self.activation(gate_BLF) * up_BLF  # quickly made again, so it has no name for remat
+        hidden_BLF = (
+            self.activation(gate_BLF) * up_BLF
+        )  # quickly made again, so it has no name for remat
         # the sum over F on `tensor` is scattered over positions (BlD), not repeated on every device
         out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...])
         return name(out_BLD, "feed_forward"), {}

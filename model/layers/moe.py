@@ -52,7 +52,9 @@ class MoE(nnx.Module):
             remedy = "1.0 has room for an even load, None drops nothing"
             raise ValueError(f"capacity_factor={capacity_factor} is not positive; {remedy}")
         self.E, self.router, self.activation = E, router, activation
-        self.dispatch = dropless if capacity_factor is None else partial(at_capacity, factor=capacity_factor)
+        self.dispatch = (
+            dropless if capacity_factor is None else partial(at_capacity, factor=capacity_factor)
+        )
         self.router_DE = weight(rngs, "DE", (D, E), fan_in=D)
         self.w_gate_EDF = weight(rngs, "EDF", (E, D, F), fan_in=D)
         self.w_up_EDF = weight(rngs, "EDF", (E, D, F), fan_in=D)
@@ -87,10 +89,15 @@ class MoE(nnx.Module):
         else:
             bias_E = self.router_bias_E[...]
         # codes are multiplied with their scales here: inside, a device's part of F may cut a block of them
-        experts = (without_codes(weight[...]) for weight in (self.w_gate_EDF, self.w_up_EDF, self.w_down_EFD))
+        experts = (
+            without_codes(weight[...])
+            for weight in (self.w_gate_EDF, self.w_up_EDF, self.w_down_EFD)
+        )
         router_DE, bias_E = shard(self.router_DE[...], ".."), shard(bias_E, ".")
         operands = (shard(x_BLD, "BLD"), rows.segments_BL, router_DE, bias_E, *experts)
-        y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(*operands)
+        y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(
+            *operands
+        )
         if hasattr(self, "shared"):
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
         aux = {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}

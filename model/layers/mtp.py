@@ -90,7 +90,9 @@ class MultiToken(NamedTuple):
                 # what is embedded `depth` positions ahead moves there; the first patches fall off the row
                 slot_BJ = jnp.maximum(media.slot_BJ - depth, -1)
                 media = media._replace(slot_BJ=slot_BJ)
-            return ModelInputs(ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL, media)
+            return ModelInputs(
+                ahead(inputs.tokens_BL, depth), inputs.positions_BL, segments_BL, media
+            )
 
         return tuple(at(depth) for depth in range(1, self.depths + 1))
 
@@ -130,7 +132,9 @@ def _name(depth: int) -> str:
     return f"depth{depth}"
 
 
-def goes_on(segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], n: int) -> Bool[Array, "B L"]:
+def goes_on(
+    segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], n: int
+) -> Bool[Array, "B L"]:
     """Where the position n later in the row is of the same segment."""
     same_segment_BL = segments_BL == ahead(segments_BL, n)
     # `ahead` wraps round the end: in a row of one segment the first position would count as a later one

@@ -45,7 +45,9 @@ def stage_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
     if N % (stages * rounds):
         product = f"mesh.stage={stages} times execution.pipeline.rounds={rounds}"
         why = f"architecture.layers={N} is no multiple of {product}"
-        raise ValueError(f"{why}; change one of them so that every stage has as many layers in every round")
+        raise ValueError(
+            f"{why}; change one of them so that every stage has as many layers in every round"
+        )
     return np.arange(N).reshape(rounds, stages, -1).swapaxes(0, 1).ravel()
 
 
@@ -140,7 +142,9 @@ def by_stage(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
     (axis,) = axes_of("N", at_rest=True)
     by_first = PartitionSpec(axis)
     in_specs = by_first, PartitionSpec()
-    return jax.shard_map(fn, in_specs=in_specs, out_specs=by_first, axis_names={axis}, check_vma=False)
+    return jax.shard_map(
+        fn, in_specs=in_specs, out_specs=by_first, axis_names={axis}, check_vma=False
+    )
 
 
 def one_layer(weights: Tree, place: Array) -> Tree:
@@ -179,7 +183,9 @@ def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
     groups, rest = divmod(micro_batches, stages)
     if rest:
         why = f"execution.pipeline.micro_batches={micro_batches} is no multiple of mesh.stage={stages}"
-        raise ValueError(f"{why}; set it to {stages * (groups + 1)}, or to 0 for as many as there are stages")
+        raise ValueError(
+            f"{why}; set it to {stages * (groups + 1)}, or to 0 for as many as there are stages"
+        )
     rows = B // n_parts("B")
     if rows % groups:
         over = f"execution.pipeline.micro_batches={micro_batches} over mesh.stage={stages}"
@@ -189,7 +195,12 @@ def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
 
 
 def _stage(
-    divided: tuple[Tree, Array, Tree], _: Tree, *, layers: Sequence[Layer], schedule: Schedule, remat: Any
+    divided: tuple[Tree, Array, Tree],
+    _: Tree,
+    *,
+    layers: Sequence[Layer],
+    schedule: Schedule,
+    remat: Any,
 ) -> tuple[Array, Tree]:
     weights, x, shared = divided
     stage = jax.lax.axis_index(schedule.axis)
@@ -244,7 +255,13 @@ def _serve(slots: Array, register: Array, t: Array, schedule: Schedule) -> tuple
 
 
 def _run(
-    layers: Sequence[Callable[..., Any]], weights: Tree, rows: Tree, x: Array, now: Turn, *, n_rounds: int
+    layers: Sequence[Callable[..., Any]],
+    weights: Tree,
+    rows: Tree,
+    x: Array,
+    now: Turn,
+    *,
+    n_rounds: int,
 ) -> tuple[Array, Tree]:
     """A turn: x through this stage's layers of the round, and their outs [layers of a round, …]."""
     n = jax.tree.leaves(weights)[0].shape[0] // n_rounds  # layers of a round
@@ -271,7 +288,9 @@ def _run(
 
 
 def _chosen(layer: Layer) -> Callable[..., tuple[Array, Tree]]:
-    def apply(x: Array, place: tuple[Tree, Array, Tree], rows: Tree, now: Turn) -> tuple[Array, Tree]:
+    def apply(
+        x: Array, place: tuple[Tree, Array, Tree], rows: Tree, now: Turn
+    ) -> tuple[Array, Tree]:
         return layer(x, _choose(*place), _index(_index(rows, now.home), now.group))
 
     return apply
@@ -289,7 +308,9 @@ def _choose(values: Tree, at: Array, carrier: Tree) -> Tree:
 
 
 @_choose.defjvp
-def _choose_jvp(primals: tuple[Tree, Array, Tree], tangents: tuple[Tree, Any, Tree]) -> tuple[Tree, Tree]:
+def _choose_jvp(
+    primals: tuple[Tree, Array, Tree], tangents: tuple[Tree, Any, Tree]
+) -> tuple[Tree, Tree]:
     return _choose(*primals), tangents[2]
 
 
@@ -303,7 +324,9 @@ def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
     return jax.tree.map(add, sums, outs)
 
 
-def _no_sums(run: Callable[[Array, Turn], tuple[Array, Tree]], x: Array, schedule: Schedule) -> Tree:
+def _no_sums(
+    run: Callable[[Array, Turn], tuple[Array, Tree]], x: Array, schedule: Schedule
+) -> Tree:
     # a scan's carry must begin in the shapes and layouts that its body returns
     def zeros(out: jax.ShapeDtypeStruct) -> Array:
         layout = out.sharding.spec if out.sharding else None

@@ -26,7 +26,9 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
         return tables_BLA2 if factor == 1.0 else tables_BLA2 * factor
 
 
-def rotate(x: Float[Array, "B L H A"], rotations_BLA2: Float[Array, "B L A2 2"]) -> Float[Array, "B L H A"]:
+def rotate(
+    x: Float[Array, "B L H A"], rotations_BLA2: Float[Array, "B L A2 2"]
+) -> Float[Array, "B L H A"]:
     """Turn each pair (x[i], x[i + A/2]) of a head by its position's angle."""
     tables_BLA2 = rotations_BLA2[:, :, None].astype(x.dtype)  # the same for every head
     cos, sin = tables_BLA2[..., 0], tables_BLA2[..., 1]

@@ -14,7 +14,9 @@ class Linear(BaseModel, frozen=True, extra="forbid", strict=True):
     type: Literal["linear"] = "linear"
     factor: PositiveFloat
 
-    def stretch(self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int) -> Float[Array, "A2"]:
+    def stretch(
+        self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int
+    ) -> Float[Array, "A2"]:
         """Every frequency by the factor lower, as if positions were closer together."""
         return frequencies_A2 / self.factor
 
@@ -34,7 +36,9 @@ class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
     high_freq_factor: PositiveFloat
     original_context: PositiveInt
 
-    def stretch(self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int) -> Float[Array, "A2"]:
+    def stretch(
+        self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int
+    ) -> Float[Array, "A2"]:
         """A wave that fits `low_freq_factor` times or less into the original context is long,
         `high_freq_factor` times or more short.
         """
@@ -64,14 +68,18 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
     table_factor: PositiveFloat | None = None
     truncate: bool = True  # whole numbers as ends of the ramp, as the authors' code has it
 
-    def stretch(self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int) -> Float[Array, "A2"]:
+    def stretch(
+        self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int
+    ) -> Float[Array, "A2"]:
         """Frequencies that turn more than `beta_fast` times in the original context are kept, fewer than
         `beta_slow` interpolated.
         """
 
         def index(turns: float) -> float:
             # of the frequency that turns so often in the original context (eq. 18 solved for it)
-            return A * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+            return (
+                A * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+            )
 
         low = index(self.beta_fast)
         high = index(self.beta_slow)

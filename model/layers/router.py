@@ -47,7 +47,10 @@ def renormalised(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
     return scores_MS / total_M1
 
 
-WEIGH = {"scores": as_scored, "renormalised": renormalised}  # by what configurations say of `expert_weights`
+WEIGH = {
+    "scores": as_scored,
+    "renormalised": renormalised,
+}  # by what configurations say of `expert_weights`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,11 @@ class Router:
         return jnp.where(in_best_MP[:, :, None], scores_MPE, -jnp.inf).reshape(M, E)
 
     def balance(
-        self, logits_ME: Float[Array, "M E"], routes: Routes, real_M: Bool[Array, "M"], axes: tuple[str, ...]
+        self,
+        logits_ME: Float[Array, "M E"],
+        routes: Routes,
+        real_M: Bool[Array, "M"],
+        axes: tuple[str, ...],
     ) -> Balance:
         """Router losses of the real tokens, times their number n, so that penalties of micro-batches add up.
 
@@ -140,7 +147,9 @@ class Router:
         chose_MSE = (routes.experts_MS[:, :, None] == jnp.arange(E)) & real_M[:, None, None]
         load_E = total(jnp.sum(chose_MSE, (0, 1), dtype=jnp.float32))
         shares_E = total(jnp.sum(jnp.where(real_M[:, None], routes.shares_ME, 0.0), 0))
-        n = jnp.maximum(total(jnp.sum(real_M, dtype=jnp.float32)), 1.0)  # 1: a batch of padding alone
+        n = jnp.maximum(
+            total(jnp.sum(real_M, dtype=jnp.float32)), 1.0
+        )  # 1: a batch of padding alone
         squares_M = jnp.square(jax.nn.logsumexp(logits_ME.astype(jnp.float32), -1))
         z_loss = self.z_loss * total(jnp.sum(jnp.where(real_M, squares_M, 0.0)))
         # load = n · f and shares = n · P, so that n · f · P is load · shares / n

@@ -137,7 +137,9 @@ class Stack:
         if not self._is_staged:
             return stacked(make_layers(jnp.arange(self.N), key))
         stages = n_parts("N", at_rest=True)
-        order_N = jnp.array(stage_order(self.N, stages=stages, rounds=self.execution.pipeline.rounds))
+        order_N = jnp.array(
+            stage_order(self.N, stages=stages, rounds=self.execution.pipeline.rounds)
+        )
         return stacked(by_stage(make_layers)(shard(order_N, "N", at_rest=True), key))
 
     def empty_slots(self, B: int, T: int, dtype: str) -> Tree:
@@ -236,7 +238,9 @@ class Stack:
         return x, _in_order(outs, last_outs)
 
 
-def _apply_block(definition: Any, dtype: str, x_BLD: Array, weights: Tree, rows: Rows) -> tuple[Array, Tree]:
+def _apply_block(
+    definition: Any, dtype: str, x_BLD: Array, weights: Tree, rows: Rows
+) -> tuple[Array, Tree]:
     block = nnx.merge(definition, in_use(weights, dtype))
     return block(name(x_BLD, "residual"), rows)
 

@@ -67,8 +67,12 @@ def compiled(name: str) -> Any:
 
 def hidden_of(name: str, batch: Any) -> np.ndarray:
     with jax.set_mesh(under(ONE_DEVICE)):
-        inputs = ModelInputs(*map(jnp.array, (batch.tokens_BL, batch.positions_BL, batch.segments_BL)))
-        return np.array(compiled(name)(params_on(under(ONE_DEVICE), EXAMPLES[name]), inputs).hidden_BLD)
+        inputs = ModelInputs(
+            *map(jnp.array, (batch.tokens_BL, batch.positions_BL, batch.segments_BL))
+        )
+        return np.array(
+            compiled(name)(params_on(under(ONE_DEVICE), EXAMPLES[name]), inputs).hidden_BLD
+        )
 
 
 def test_every_architecture_has_an_example():
@@ -79,7 +83,9 @@ def test_every_architecture_has_an_example():
 @EVERY
 def test_an_architecture_is_a_value_that_survives_being_written_down(name):
     adapter = TypeAdapter(one_of("model.architectures"))
-    assert adapter.validate_python(adapter.dump_python(EXAMPLES[name], mode="json")) == EXAMPLES[name]
+    assert (
+        adapter.validate_python(adapter.dump_python(EXAMPLES[name], mode="json")) == EXAMPLES[name]
+    )
     assert hash(EXAMPLES[name]) == hash(EXAMPLES[name].model_copy())
 
 
@@ -95,7 +101,9 @@ def test_a_letter_has_one_size_in_a_stack_and_with_a_digit_in_a_module(name):
     sizes = set()
     for path, leaf in jax.tree.leaves_with_path(shapes_of(name)):
         *module, last = (key.key for key in path)
-        for letter, n in zip(re.findall("[A-Z][0-9]*", last.rsplit("_", 1)[1]), leaf.shape, strict=True):
+        for letter, n in zip(
+            re.findall("[A-Z][0-9]*", last.rsplit("_", 1)[1]), leaf.shape, strict=True
+        ):
             sizes.add((letter, tuple(module[: len(module) if letter[1:] else 1]), n))
     assert len(sizes) == len({(letter, where) for letter, where, _ in sizes})
 
@@ -122,8 +130,12 @@ def test_hidden_states_meet_the_output_matrix_and_a_cache_holds_every_layer(name
 
 
 @EVERY
-def test_the_example_divides_over_the_meshes_of_the_tests_and_one_that_it_does_not_names_parameters(name):
-    shapes = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes_of(name))}
+def test_the_example_divides_over_the_meshes_of_the_tests_and_one_that_it_does_not_names_parameters(
+    name,
+):
+    shapes = {
+        leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes_of(name))
+    }
     assert all(check_sizes(shapes, under(sizes)) == [] for sizes in MESHES)
     assert any("H=4" in problem for problem in check_sizes(shapes, under({"tensor": 8})))
 
@@ -136,13 +148,18 @@ def test_a_hidden_state_depends_neither_on_later_tokens_nor_on_other_rows(name):
     tokens_BL[3:], tokens_BL[:3, 6:] = 1, 2
     other = hidden_of(name, batch._replace(tokens_BL=tokens_BL))
     np.testing.assert_array_equal(other[:3, :6], plain[:3, :6])
-    assert np.abs(other[:3, 6:] - plain[:3, 6:]).max() > 1e-2 and np.abs(other[3:] - plain[3:]).max() > 1e-2
+    assert (
+        np.abs(other[:3, 6:] - plain[:3, 6:]).max() > 1e-2
+        and np.abs(other[3:] - plain[3:]).max() > 1e-2
+    )
 
 
 @EVERY
 def test_a_packed_row_equals_its_documents_alone(name):
     a, b = random_documents(np.random.default_rng(2), (7, 5))
-    packed, alone_a, alone_b = hidden_of(name, token_batch([[a, b], [a], [b], *[[]] * (B - 3)], L=L))[:3]
+    packed, alone_a, alone_b = hidden_of(
+        name, token_batch([[a, b], [a], [b], *[[]] * (B - 3)], L=L)
+    )[:3]
     np.testing.assert_allclose(packed[:6], alone_a[:6], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(packed[6:], alone_b[:4], rtol=1e-5, atol=1e-5)
 

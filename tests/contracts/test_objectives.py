@@ -46,7 +46,10 @@ EVERY = pytest.mark.parametrize("name", EXAMPLES)
 def models_of(name: str) -> dict[str, Model]:
     objective, _ = EXAMPLES[name]
     policy = with_heads(built(), objective.heads, width=SIZES.width, dtype="float32")
-    return {"policy": policy, **{role: built(TEACHER) for role in objective.roles if role != "policy"}}
+    return {
+        "policy": policy,
+        **{role: built(TEACHER) for role in objective.roles if role != "policy"},
+    }
 
 
 def params_of(name: str, mesh: jax.sharding.Mesh) -> dict[str, Params]:
@@ -79,7 +82,9 @@ def loss_of(name: str, mesh: tuple = (), part: slice = slice(None)) -> Loss:
     rows = type(whole)(*(x[part] for x in whole))
     on = under(dict(mesh))
     with jax.set_mesh(on):
-        return jax.device_get(compiled(name)(params_of(name, on), batch_on(on, rows), batch_on(on, whole)))
+        return jax.device_get(
+            compiled(name)(params_of(name, on), batch_on(on, rows), batch_on(on, whole))
+        )
 
 
 def test_every_objective_has_an_example():
@@ -110,9 +115,15 @@ def test_losses_and_metrics_of_parts_of_a_batch_add_up_to_those_of_the_whole(nam
     np.testing.assert_allclose(parts[0].total + parts[1].total, whole.total, rtol=1e-5)
     for metric, (total, weight) in whole.metrics.items():
         np.testing.assert_allclose(
-            sum(part.metrics[metric][0] for part in parts), total, rtol=1e-4, atol=1e-5, err_msg=metric
+            sum(part.metrics[metric][0] for part in parts),
+            total,
+            rtol=1e-4,
+            atol=1e-5,
+            err_msg=metric,
         )
-        np.testing.assert_allclose(sum(part.metrics[metric][1] for part in parts), weight, err_msg=metric)
+        np.testing.assert_allclose(
+            sum(part.metrics[metric][1] for part in parts), weight, err_msg=metric
+        )
 
 
 @EVERY
@@ -121,7 +132,9 @@ def test_a_mesh_gives_the_loss_and_metrics_of_one_device(name):
     np.testing.assert_allclose(found.total, expected.total, rtol=1e-6)
     assert found.metrics.keys() == expected.metrics.keys()
     for metric, pair in expected.metrics.items():
-        np.testing.assert_allclose(found.metrics[metric], pair, rtol=1e-5, atol=1e-5, err_msg=metric)
+        np.testing.assert_allclose(
+            found.metrics[metric], pair, rtol=1e-5, atol=1e-5, err_msg=metric
+        )
 
 
 @EVERY
@@ -156,4 +169,6 @@ def test_a_model_has_the_heads_that_its_objective_names(name):
         params = jax.eval_shape(models_of(name)["policy"].init, jax.random.key(0))
     assert set(params) - set(params_on(under(ONE_DEVICE))) == set(objective.heads)
     for head in objective.heads:
-        assert params[head].sharding.spec.partitions == ("fsdp",) and params[head].shape == (SIZES.width,)
+        assert params[head].sharding.spec.partitions == ("fsdp",) and params[head].shape == (
+            SIZES.width,
+        )

@@ -12,11 +12,21 @@ from data_pipeline.component import components_in
 from launch.job.yaml import parse_yaml, to_yaml
 from model.sharding import letters_of, named
 from tests.examples import under
-from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, SCHEDULE, STEPS, run
+from tests.trainer.optimizer_examples import (
+    CONSTANT,
+    EXAMPLES,
+    GRADIENT,
+    PARAMS,
+    SCHEDULE,
+    STEPS,
+    run,
+)
 from trainer.optimizer import Optimizer
 
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
-TOLERANCE = {"SOAP": 1e-4}  # of what a mesh adds up in another order; SOAP rotates it there and back
+TOLERANCE = {
+    "SOAP": 1e-4
+}  # of what a mesh adds up in another order; SOAP rotates it there and back
 # bytes of state, beside a few counts: of 4 for each of the parameters, and of what else is named
 N = {
     name: x.size
@@ -122,7 +132,8 @@ def test_without_gradient_nothing_moves_but_matrices_that_decay(name):
 
 @EVERY
 def test_one_huge_gradient_does_no_more_than_its_direction(name):
-    huge, larger = ([jax.tree.map(lambda g: g * np.float32(scale), GRADIENT)] * 2 for scale in (1e6, 1e12))  # noqa: B023
+    huge = [jax.tree.map(lambda g: g * np.float32(1e6), GRADIENT)] * 2
+    larger = [jax.tree.map(lambda g: g * np.float32(1e12), GRADIENT)] * 2
     for x, y in zip(
         jax.tree.leaves(run(EXAMPLES[name], huge)[0]),
         jax.tree.leaves(run(EXAMPLES[name], larger)[0]),
@@ -140,10 +151,14 @@ def test_states_lie_at_rest_and_updates_are_those_of_one_device(name, sizes):
     for path, x in jax.tree.leaves_with_path((updated, state)):
         letters = letters_of(str(getattr(path[-1], "key", "")))
         assert len(letters) == x.ndim, path
-        assert x.sharding.is_equivalent_to(named(mesh, letters, x.shape, at_rest=True), x.ndim), path
+        assert x.sharding.is_equivalent_to(named(mesh, letters, x.shape, at_rest=True), x.ndim), (
+            path
+        )
     tolerance = TOLERANCE.get(name, 1e-5)
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance / 10), updated, expected
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance / 10),
+        updated,
+        expected,
     )
 
 
@@ -151,7 +166,8 @@ def test_states_lie_at_rest_and_updates_are_those_of_one_device(name, sizes):
 def test_the_same_steps_give_the_same_bits(name):
     once, again = (run(EXAMPLES[name], [GRADIENT, PARAMS, GRADIENT]) for _ in range(2))
     assert all(
-        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True)
+        np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True)
     )
 
 
@@ -164,7 +180,9 @@ def test_a_state_weighs_what_its_docstring_says(name):
 @EVERY
 def test_the_learning_rate_is_the_schedules(name):
     wanted, rate = SCHEDULE.of(0.1, STEPS), EXAMPLES[name].learning_rate(STEPS)
-    assert [float(rate(i)) for i in (0, 4, 20, STEPS)] == [float(wanted(i)) for i in (0, 4, 20, STEPS)]
+    assert [float(rate(i)) for i in (0, 4, 20, STEPS)] == [
+        float(wanted(i)) for i in (0, 4, 20, STEPS)
+    ]
 
 
 @EVERY

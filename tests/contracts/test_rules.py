@@ -30,7 +30,8 @@ each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 def documents() -> list[Document]:
     return [
-        Document(content_id(text), text, "web", f"{i}.html", str(i), "en") for i, text in enumerate(TEXTS)
+        Document(content_id(text), text, "web", f"{i}.html", str(i), "en")
+        for i, text in enumerate(TEXTS)
     ]
 
 
@@ -55,7 +56,9 @@ def test_a_document_is_measured_alone_as_among_others_and_keeps_its_id(rule):
         alone, measured = rule.annotate([document])
         assert alone == [whole[i]] and measured.keys() == signals.keys()
         assert all(
-            np.array_equal(np.asarray(measured[name][0]), np.asarray(signals[name][i]), equal_nan=True)
+            np.array_equal(
+                np.asarray(measured[name][0]), np.asarray(signals[name][i]), equal_nan=True
+            )
             for name in signals
         )
 
@@ -74,5 +77,6 @@ def test_another_late_field_measures_the_same(rule):
             before, after = rule.annotate(documents())[1], changed.annotate(documents())[1]
             assert before.keys() == after.keys()
             assert all(
-                np.array_equal(np.asarray(before[k]), np.asarray(after[k]), equal_nan=True) for k in before
+                np.array_equal(np.asarray(before[k]), np.asarray(after[k]), equal_nan=True)
+                for k in before
             )

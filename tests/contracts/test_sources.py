@@ -19,9 +19,15 @@ from trainer.batches.shards import ShardSource
 from trainer.run import gives
 
 EXAMPLES = {
-    "PackedShards": PackedShards(folder="train", weights={"web": 2.0, "code": 1.0}, seq_len=10, batch_size=8),
+    "PackedShards": PackedShards(
+        folder="train", weights={"web": 2.0, "code": 1.0}, seq_len=10, batch_size=8
+    ),
     "PackedPairs": PackedPairs(
-        folder="train", weights={"pairs": 1.0, "more": 1.0}, seq_len=18, batch_size=8, pairs_per_row=2
+        folder="train",
+        weights={"pairs": 1.0, "more": 1.0},
+        seq_len=18,
+        batch_size=8,
+        pairs_per_row=2,
     ),
 }
 EVERY = pytest.mark.parametrize("name", EXAMPLES)
@@ -33,7 +39,9 @@ def root(tmp_path_factory) -> Path:
     for source in ("web", "code"):
         write_documents(folder / source, random_documents(rng, rng.integers(2, 25, 20)))
     for source in ("pairs", "more"):
-        write_pairs(folder / source, [(*random_documents(rng, rng.integers(3, 9, 2)), 2) for _ in range(20)])
+        write_pairs(
+            folder / source, [(*random_documents(rng, rng.integers(3, 9, 2)), 2) for _ in range(20)]
+        )
     return folder.parent
 
 
@@ -47,7 +55,9 @@ def no_policy():
 
 def source_of(name: str, root: Path, mesh: Any = None) -> ShardSource:
     data = EXAMPLES[name]
-    return ShardSource(opened(name, root), Layout(data.batch_type, data.sizes(), mesh or under(MESHES[1])))
+    return ShardSource(
+        opened(name, root), Layout(data.batch_type, data.sizes(), mesh or under(MESHES[1]))
+    )
 
 
 def test_every_data_component_has_an_example():
@@ -78,7 +88,9 @@ def test_rows_are_what_the_annotations_of_the_batch_say(name, root):
     row, sizes = opened(name, root)[0], EXAMPLES[name].sizes()
     for field, (letters, dtype) in fields_of(EXAMPLES[name].batch_type).items():
         found = row[field.removesuffix(letters) + letters.replace("B", "")]
-        assert found.shape == tuple(sizes[letter] for letter in letters[1:]) and found.dtype == dtype, field
+        assert (
+            found.shape == tuple(sizes[letter] for letter in letters[1:]) and found.dtype == dtype
+        ), field
 
 
 @EVERY
@@ -99,7 +111,9 @@ def test_rows_keep_the_rules_of_segments_positions_and_targets(name, root):
         ).all()
         assert (weight_L[segments_L == 0] == 0).all() and weight_L.sum() > 0
         inside_L = ~starts_L[1:] & (segments_L[1:] > 0)
-        np.testing.assert_array_equal(row["targets_L"][:-1][inside_L], row["tokens_L"][1:][inside_L])
+        np.testing.assert_array_equal(
+            row["targets_L"][:-1][inside_L], row["tokens_L"][1:][inside_L]
+        )
 
 
 @EVERY

@@ -15,7 +15,12 @@ from data_pipeline.readers.jsonl import Jsonl
 from tests.data_pipeline.small_job import make_raw, prepare
 from tests.golden.versions import GOLDEN, REWRITE, Output, outputs, problems, versioned
 
-MAKE_DATA = ("readers", "clean", "tokenizers", "rows.pack")  # folders whose components all make data
+MAKE_DATA = (
+    "readers",
+    "clean",
+    "tokenizers",
+    "rows.pack",
+)  # folders whose components all make data
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,9 @@ def made(tmp_path_factory) -> dict[str, Output]:
 @pytest.mark.parametrize("folder", MAKE_DATA)
 def test_every_component_that_makes_data_says_its_version(folder):
     components = components_in(f"data_pipeline.{folder}").values()
-    assert [c.__name__ for c in components if not isinstance(getattr(c, "VERSION", None), int)] == []
+    assert [
+        c.__name__ for c in components if not isinstance(getattr(c, "VERSION", None), int)
+    ] == []
 
 
 def test_no_output_changes_under_the_same_version(golden, made):
@@ -42,7 +49,9 @@ def test_no_output_changes_under_the_same_version(golden, made):
 
 
 def test_the_golden_outputs_are_those_of_the_present_versions(golden, made):
-    assert versioned() == set(made), "tests/golden/versions.py makes an output of everything with a VERSION"
+    assert versioned() == set(made), (
+        "tests/golden/versions.py makes an output of everything with a VERSION"
+    )
     wrong = [name for name, output in made.items() if golden.get(name) != list(output)]
     assert wrong == [], f"a VERSION was raised or something is new: {REWRITE}"
 
@@ -51,19 +60,29 @@ def test_a_changed_output_is_told_with_its_remedy():
     before = {"clean.Pii": [3, "0" * 16]}
     (sentence,) = problems(before, {"clean.Pii": Output(3, "1" * 16)})
     assert "set its VERSION to 4 and run `python -m tests.golden.versions`" in sentence
-    assert list(problems(before, {"clean.Pii": Output(4, "1" * 16), "clean.New": Output(1, "2" * 16)})) == []
+    assert (
+        list(problems(before, {"clean.Pii": Output(4, "1" * 16), "clean.New": Output(1, "2" * 16)}))
+        == []
+    )
 
 
 def test_a_key_knows_type_version_and_fields_and_no_module_or_source_text():
     rule = TooShort(sources=("web",), min_words=30)
     described = settings.described(rule, without=("sources",))
-    assert described == {"type": "TooShort", "version": 1, "content": "", "fields": {"min_words": 30}}
+    assert described == {
+        "type": "TooShort",
+        "version": 1,
+        "content": "",
+        "fields": {"min_words": 30},
+    }
 
     class Later(TooShort):
         VERSION = 2
 
     Later.__name__ = "TooShort"
-    assert settings.digest(settings.described(Later(**rule.model_dump()))) != settings.digest(described)
+    assert settings.digest(settings.described(Later(**rule.model_dump()))) != settings.digest(
+        described
+    )
 
 
 class Unversioned(BaseModel, frozen=True, extra="forbid", strict=True):

@@ -21,7 +21,10 @@ def write_keys(rule, texts, folder: Path, n_files: int = 2) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     _, signals = rule.annotate(documents(*texts))
     table = pa.table(
-        {"document": np.arange(len(texts)), **{name: pa.array(values) for name, values in signals.items()}}
+        {
+            "document": np.arange(len(texts)),
+            **{name: pa.array(values) for name, values in signals.items()},
+        }
     )
     paths = [folder / f"{i}.parquet" for i in range(n_files)]
     for i, path in enumerate(paths):

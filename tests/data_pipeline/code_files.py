@@ -24,7 +24,9 @@ def write(root: Path, files: dict[str, bytes | str]) -> None:
 
 def read(reader, work: Path):
     drops = Drops()
-    return list(read_all(reader, "code", work=work, drops=drops)), dict(drops.counts.get("code", {}))
+    return list(read_all(reader, "code", work=work, drops=drops)), dict(
+        drops.counts.get("code", {})
+    )
 
 
 def tree(root: Path, **fields):

@@ -43,9 +43,7 @@ def make_raw(folder: Path) -> Path:
     pages = []
     for name, text in topics[1::2]:
         body = "".join(f"<p>{escape(part)}</p>" for part in text.split("\n\n"))
-        html = (
-            f"<html><head><title>{name}</title></head><body><main><h1>{name}</h1>{body}</main></body></html>"
-        )
+        html = f"<html><head><title>{name}</title></head><body><main><h1>{name}</h1>{body}</main></body></html>"
         record = write_record(
             url=f"http://example.org/{name}", html=html.encode(), date="2000-01-01T00:00:00Z"
         )
@@ -109,7 +107,9 @@ def made(folder: Path) -> list[Path]:
 
 def outputs(folder: Path) -> dict[str, bytes]:
     """What the trainer and people read."""
-    return {name: content for name, content in tree(folder).items() if not name.startswith("stages/")}
+    return {
+        name: content for name, content in tree(folder).items() if not name.startswith("stages/")
+    }
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -28,4 +28,6 @@ def save_to_disk(folder: Path, splits: dict[str, pa.Table], n_shards: int = 2) -
             "_format_type": None,
         }
         (folder / split / "state.json").write_text(json.dumps(state))
-        (folder / split / "dataset_info.json").write_text(json.dumps({"features": {}, "splits": {}}))
+        (folder / split / "dataset_info.json").write_text(
+            json.dumps({"features": {}, "splits": {}})
+        )

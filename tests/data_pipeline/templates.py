@@ -128,6 +128,8 @@ def with_template(template: str, folder: Path) -> Tokenizer:
     library_tokenizer().save(str(file))
     path = folder / "tokenizer.model"
     end = {"<|end|>": "<|im_end|>"}
-    HuggingFaceTokenizer(path=str(file), bos="<s>", eos="</s>", control=end).make({}, path, weights={})
+    HuggingFaceTokenizer(path=str(file), bos="<s>", eos="</s>", control=end).make(
+        {}, path, weights={}
+    )
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
     return Tokenizer(path)

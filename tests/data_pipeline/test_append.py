@@ -12,7 +12,12 @@ from data_pipeline.shards.shards import Shards
 from tests.data_pipeline.small_job import make_raw, outputs, prepare
 
 NEW = "The lighthouse keeper counted every ship that passed the northern cape, and wrote down where it went and what it carried. "
-SETTINGS = {"folder": "data/train", "weights": {"web": 1.0, "books": 1.0}, "seq_len": 32, "batch_size": 2}
+SETTINGS = {
+    "folder": "data/train",
+    "weights": {"web": 1.0, "books": 1.0},
+    "seq_len": 32,
+    "batch_size": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,9 @@ def grown(tmp_path_factory) -> tuple[Path, dict[str, bytes], list[str]]:
     (raw / "books" / "a_lighthouse.txt").write_text(
         NEW * 9
     )  # sorts before all others, in the batch that they are in
-    (raw / "books" / "stolen.txt").write_text("\n".join([NEW * 2, *held_out.text.splitlines()[:40]]))
+    (raw / "books" / "stolen.txt").write_text(
+        "\n".join([NEW * 2, *held_out.text.splitlines()[:40]])
+    )
     (raw / "web" / "again.warc.gz").write_bytes((raw / "web" / "pages.warc.gz").read_bytes())
     for _ in range(2):
         prepare(raw).append(data, say=said.append)
@@ -36,9 +43,9 @@ def grown(tmp_path_factory) -> tuple[Path, dict[str, bytes], list[str]]:
 def test_what_was_written_stays_as_it_was(grown):
     data, before, _ = grown
     after = outputs(data)
-    assert {name: content for name, content in after.items() if name in before and name != "done.json"} == {
-        name: content for name, content in before.items() if name != "done.json"
-    }
+    assert {
+        name: content for name, content in after.items() if name in before and name != "done.json"
+    } == {name: content for name, content in before.items() if name != "done.json"}
     assert {Path(name).parts[:4] for name in set(after) - set(before)} == {
         ("train", "books", "segments", "00001")
     }
@@ -63,7 +70,9 @@ def test_only_what_is_new_is_appended_and_only_once(grown):
 
 def test_what_is_appended_repeats_nothing_held_out(grown):
     data, _, _ = grown
-    (stolen,) = (document for document in clean_text(data, "train", "books") if document.path == "stolen.txt")
+    (stolen,) = (
+        document for document in clean_text(data, "train", "books") if document.path == "stolen.txt"
+    )
     lines = {
         line
         for document in clean_text(data, "held_out", "books")
@@ -76,11 +85,17 @@ def test_what_is_appended_repeats_nothing_held_out(grown):
 def test_a_stage_that_names_the_new_segment_moves_no_row_before_it(grown):
     data, _, _ = grown
     first = Schedule(segments={"books": 1})
-    grows = Schedule(segments={"books": 1}, stages=(Stage(from_tokens=32 * 40, weights=SETTINGS["weights"]),))
+    grows = Schedule(
+        segments={"books": 1}, stages=(Stage(from_tokens=32 * 40, weights=SETTINGS["weights"]),)
+    )
     before, after = (
         RowSequence(shards.sources(data.parent), shards.weights, 3, schedule=shards.schedule)
         for shards in (PackedShards(**SETTINGS, schedule=schedule) for schedule in (first, grows))
     )
     assert [before.origins(i) for i in range(40)] == [after.origins(i) for i in range(40)]
-    new = {document.id for document in clean_text(data, "train", "books") if NEW.strip() in document.text}
+    new = {
+        document.id
+        for document in clean_text(data, "train", "books")
+        if NEW.strip() in document.text
+    }
     assert new & {origin.document for i in range(40, 1200) for origin in after.origins(i)} == new

@@ -35,7 +35,10 @@ def records(n_sequences: int = 1, n: int = N) -> list[Record]:
         return Sequence(tokens, np.ones(len(tokens), np.uint8))
 
     return [
-        Record(content_id(str(i)), tuple(sequence(30 if n_sequences == 1 else 5) for _ in range(n_sequences)))
+        Record(
+            content_id(str(i)),
+            tuple(sequence(30 if n_sequences == 1 else 5) for _ in range(n_sequences)),
+        )
         for i in range(n)
     ]
 
@@ -46,7 +49,12 @@ def sound(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sound")
     for name, n_sequences in (("web", 1), ("pairs", 2)):
         write_shards(
-            root / name, records(n_sequences), source=name, n_bytes=1, shard_records=PER_SHARD, lineage={}
+            root / name,
+            records(n_sequences),
+            source=name,
+            n_bytes=1,
+            shard_records=PER_SHARD,
+            lineage={},
         )
     return root
 
@@ -59,7 +67,13 @@ def root(sound, tmp_path) -> Path:
 
 def opened(root: Path, name: str, *, skip: bool) -> PackedRows:
     """The rows of a source, as a data component opens them."""
-    fields = {"folder": ".", "weights": {name: 1.0}, "seq_len": L, "batch_size": 2, "skip_bad_records": skip}
+    fields = {
+        "folder": ".",
+        "weights": {name: 1.0},
+        "seq_len": L,
+        "batch_size": 2,
+        "skip_bad_records": skip,
+    }
     data = (
         PackedShards(**fields, packing=ConcatenateAndSplit())
         if name == "web"
@@ -72,7 +86,9 @@ def all_rows(rows: PackedRows) -> list[dict[str, np.ndarray]]:
     return [rows[i] for i in range(len(rows))]
 
 
-def assert_padding_in_place_of(bad: set[str], rows: PackedRows, sound_rows: PackedRows, name: str) -> None:
+def assert_padding_in_place_of(
+    bad: set[str], rows: PackedRows, sound_rows: PackedRows, name: str
+) -> None:
     """Every row is what it was, but for the segments of `bad` documents, which are 0 in all fields."""
     assert len(rows) == len(sound_rows) and rows.fingerprint == sound_rows.fingerprint
     for i, (row, whole) in enumerate(zip(all_rows(rows), all_rows(sound_rows), strict=True)):
@@ -116,13 +132,16 @@ def test_a_missing_shard_is_named_with_what_was_in_it_and_the_remedy(name, root)
     (root / name / LOST).unlink()
     what = rf"\(5 records, documents {lost[0]} to {lost[-1]}\)"
     with pytest.raises(
-        ValueError, match=rf"{name}/{LOST} has no bytes, its manifest says \d+ {what}; delete .* or leave"
+        ValueError,
+        match=rf"{name}/{LOST} has no bytes, its manifest says \d+ {what}; delete .* or leave",
     ):
         opened(root, name, skip=False)
 
 
 @pytest.mark.parametrize("name", ["web", "pairs"])
-def test_the_documents_of_a_missing_shard_become_padding_and_no_other_row_changes(name, root, sound):
+def test_the_documents_of_a_missing_shard_become_padding_and_no_other_row_changes(
+    name, root, sound
+):
     lost = {record.id for record in records(1 if name == "web" else 2)[10:15]}
     (root / name / LOST).unlink()
     rows = opened(root, name, skip=True)
@@ -134,7 +153,11 @@ def test_the_documents_of_a_missing_shard_become_padding_and_no_other_row_change
 
 def test_a_flipped_bit_is_told_by_file_record_and_document_or_left_out(root, sound):
     damage_record(root / "web" / "00004.arrayrecord", 22)
-    rows, skipping, lost = opened(root, "web", skip=False), opened(root, "web", skip=True), records()[22].id
+    rows, skipping, lost = (
+        opened(root, "web", skip=False),
+        opened(root, "web", skip=True),
+        records()[22].id,
+    )
     with pytest.raises(
         BadRecord,
         match=rf"00004.arrayrecord: record 2 \(document {lost}\) .*; delete .* data.skip_bad_records=true",
@@ -179,12 +202,15 @@ def test_what_other_processes_have_met_counts_too(root):
 @pytest.mark.parametrize("processes", [0, 2])
 def test_what_is_read_ahead_is_counted_where_it_is_used(processes, root):
     (root / "web" / LOST).unlink()
-    rows, others = (RowSequence({"web": opened(root, "web", skip=True)}, {"web": 1.0}, 0) for _ in range(2))
+    rows, others = (
+        RowSequence({"web": opened(root, "web", skip=True)}, {"web": 1.0}, 0) for _ in range(2)
+    )
     batches = stream(rows, 0, 8, (0, 3, 6), processes=processes)
     for first in range(0, 8 * 4, 8):
         batch = next(batches)
         assert all(
-            x.tolist() == [others[first + i][name].tolist() for i in (0, 3, 6)] for name, x in batch.items()
+            x.tolist() == [others[first + i][name].tolist() for i in (0, 3, 6)]
+            for name, x in batch.items()
         )
     found = bad_records(rows.sources)
     assert (

@@ -56,10 +56,16 @@ def test_a_book_is_dropped_for_the_first_limit_it_breaks(text, language, reason)
 
 
 def test_paragraph_language_is_the_mean_over_paragraphs():
-    parts = [ENGLISH, "Das ist ein deutscher Absatz mit einigen Wörtern, die man versteht.", ENGLISH.upper()]
+    parts = [
+        ENGLISH,
+        "Das ist ein deutscher Absatz mit einigen Wörtern, die man versteht.",
+        ENGLISH.upper(),
+    ]
     column = model().labels.index("en")
     want = probabilities([" ".join(part.split()) for part in parts])[:, column].mean()
-    assert signals_of(RULE, "\n\n".join(parts))["paragraph_language_probability"] == pytest.approx(want)
+    assert signals_of(RULE, "\n\n".join(parts))["paragraph_language_probability"] == pytest.approx(
+        want
+    )
 
 
 def test_a_document_of_unknown_language_has_no_paragraph_score_and_stays():

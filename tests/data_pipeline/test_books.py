@@ -28,7 +28,9 @@ FRENCH = "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bou
 def read(folder: Path, **fields):
     drops = Drops()
     documents = list(
-        read_all(Books(folder=str(folder), topics=False, **fields), "books", work=folder, drops=drops)
+        read_all(
+            Books(folder=str(folder), topics=False, **fields), "books", work=folder, drops=drops
+        )
     )
     return documents, dict(drops.counts.get("books", {}))
 
@@ -133,11 +135,18 @@ def test_good_books_are_read_by_path_and_bad_ones_counted_by_reason(tmp_path):
     documents, counts = read(tmp_path)
     assert [d.path for d in documents] == ["Windows.TXT", "a.txt", "b.txt.gz", "new\nline.txt"]
     assert documents[0].text == "One line\nand another.\n" and documents[1].group == "book:a.txt"
-    assert counts == {"file_broken_gzip": 1, "file_empty": 1, "file_undecodable": 1, "file_unreadable": 1}
+    assert counts == {
+        "file_broken_gzip": 1,
+        "file_empty": 1,
+        "file_undecodable": 1,
+        "file_unreadable": 1,
+    }
 
 
 def test_a_bomb_is_counted_before_it_is_unpacked(tmp_path):
-    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(bytes(1 << 20)) * (MAX_TEXT_BYTES // (1 << 20) + 1))
+    (tmp_path / "bomb.txt.gz").write_bytes(
+        gzip.compress(bytes(1 << 20)) * (MAX_TEXT_BYTES // (1 << 20) + 1)
+    )
     (tmp_path / "bomb.epub").write_bytes(
         epub(["x"], entries={"OPS/page 0.xhtml": b" " * (MAX_TEXT_BYTES + 1)})
     )
@@ -167,7 +176,9 @@ def test_a_book_in_a_legacy_encoding_is_read_as_it_was_written(text, encoding):
 
 
 def test_the_encoding_that_gutenbergs_header_declares_wins_over_detection():
-    assert decode("Character set encoding: ISO-8859-2\n\nŽluť\n".encode("iso8859-2")).endswith("Žluť\n")
+    assert decode("Character set encoding: ISO-8859-2\n\nŽluť\n".encode("iso8859-2")).endswith(
+        "Žluť\n"
+    )
 
 
 CONTENTS = "A BOOK\n\nCONTENTS\n\nCHAPTER I\n\nCHAPTER II\n\nEPILOGUE\n\n\n"
@@ -175,7 +186,10 @@ BOOK = (
     CONTENTS
     + "PART ONE\n\n\nCHAPTER I\n\n{0}\nChapter II. Of a title\nin two lines\n\n{0}\n\nEPILOGUE\n\n{0}"
 )
-BODY = "The first chapter was the best part of it all, as everybody said who had read the book.\n\n" * 8
+BODY = (
+    "The first chapter was the best part of it all, as everybody said who had read the book.\n\n"
+    * 8
+)
 
 
 def test_a_chapter_is_a_document_with_its_headings_and_the_group_is_the_book(tmp_path):
@@ -193,14 +207,16 @@ def test_a_chapter_is_a_document_with_its_headings_and_the_group_is_the_book(tmp
 
 
 @pytest.mark.parametrize(
-    "heading", ["ГЛАВА ПЕРВАЯ", "Часть вторая", "Kapitel 3", "Chapitre IV", "XII.", "Second Book", "Letter 4"]
+    "heading",
+    ["ГЛАВА ПЕРВАЯ", "Часть вторая", "Kapitel 3", "Chapitre IV", "XII.", "Second Book", "Letter 4"],
 )
 def test_headings_of_other_kinds_and_languages_are_known(heading):
     assert len(chapters(f"{BODY}\n\n{heading}\n\n{BODY}")) == 2
 
 
 @pytest.mark.parametrize(
-    "line", ["The eighth book of the Republic abounds in pictures.", "I", "Chapter and verse were cited."]
+    "line",
+    ["The eighth book of the Republic abounds in pictures.", "I", "Chapter and verse were cited."],
 )
 def test_a_sentence_is_no_heading(line):
     assert len(chapters(f"{BODY}\n\n{line}\nand goes on\nfor\nlines.\n\n{BODY}")) == 1
@@ -208,7 +224,9 @@ def test_a_sentence_is_no_heading(line):
 
 @given(
     st.lists(
-        st.sampled_from(["CHAPTER I\n", "\n", "\n\n", "X.\n", "BOOK TWO\n", BODY, "\f\n", "words\n"]),
+        st.sampled_from(
+            ["CHAPTER I\n", "\n", "\n\n", "X.\n", "BOOK TWO\n", BODY, "\f\n", "words\n"]
+        ),
         max_size=12,
     ).map("".join)
 )
@@ -233,7 +251,11 @@ def test_of_a_scan_page_numbers_heads_and_cut_words_go():
         and "is hyphenated,\n" in cleaned.text
         and "a well-known\n" not in cleaned.text
     )
-    assert "a well-known,\n" in cleaned.text and cleaned.n_page_lines == 18 and cleaned.n_joined_words == 18
+    assert (
+        "a well-known,\n" in cleaned.text
+        and cleaned.n_page_lines == 18
+        and cleaned.n_joined_words == 18
+    )
 
 
 def test_of_a_scan_paragraphs_of_noise_go_by_their_letters(tmp_path):
@@ -253,7 +275,9 @@ def test_only_wrapped_prose_is_joined():
     prose = "A line of prose that was wrapped at some width by one\nwho typed it long ago, letter by letter, with his hands\nin a night.\n"
     verse = "Tyger Tyger, burning bright,\nIn the forests of the night;\n"
     table = f"    indented {'x' * 60}\n    again\n"
-    assert unwrapped(f"{prose}\n{verse}\n{table}") == f"{' '.join(prose.split())}\n\n{verse}\n{table}"
+    assert (
+        unwrapped(f"{prose}\n{verse}\n{table}") == f"{' '.join(prose.split())}\n\n{verse}\n{table}"
+    )
 
 
 def test_an_epub_is_read_in_the_order_of_its_spine_with_its_headings_as_chapters(tmp_path):
@@ -266,7 +290,9 @@ def test_an_epub_is_read_in_the_order_of_its_spine_with_its_headings_as_chapters
         and whole.text.index("One") < whole.text.index("Two")
         and "& café" in whole.text
     )
-    assert "navigation" not in whole.text and "Never read" not in whole.text and "\f" not in whole.text
+    assert (
+        "navigation" not in whole.text and "Never read" not in whole.text and "\f" not in whole.text
+    )
     assert [d.text.split("\n")[0] for d in read(tmp_path, unit="chapter")[0]] == ["One", "Two"]
 
 
@@ -315,11 +341,13 @@ def test_topics_come_without_a_folder(tmp_path):
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"sources\.books\.folder='.*nowhere' does not exist; name an existing"
+        FileNotFoundError,
+        match=r"sources\.books\.folder='.*nowhere' does not exist; name an existing",
     ):
         read(tmp_path / "nowhere")
     with pytest.raises(
-        ValueError, match=r"sources\.books\.folder='.*' holds no \.txt or .* file; name a folder that does"
+        ValueError,
+        match=r"sources\.books\.folder='.*' holds no \.txt or .* file; name a folder that does",
     ):
         read(tmp_path)
     with pytest.raises(

@@ -20,7 +20,11 @@ from tests.data_pipeline.texts import (
     words_of,
 )
 
-LINES, END_MARKS, PAGE = C4Lines(sources=("web",)), C4EndMarks(sources=("web",)), C4Page(sources=("web",))
+LINES, END_MARKS, PAGE = (
+    C4Lines(sources=("web",)),
+    C4EndMarks(sources=("web",)),
+    C4Page(sources=("web",)),
+)
 
 
 def reference_lines(text: str, language: str) -> tuple[str, dict[str, int]]:
@@ -50,7 +54,10 @@ def reference_sentences(text: str) -> int:
     for line in filter(str.strip, text.split("\n")):
         for number, word in enumerate(words := words_of(line)):
             closed = len(word) > 1 and word[-1] in "\"'”’»›)]}」』）］】〉》*_"
-            n += number == len(words) - 1 or (word[:-1] if closed else word)[-1] in ".?!…。．！？؟۔।။"
+            n += (
+                number == len(words) - 1
+                or (word[:-1] if closed else word)[-1] in ".?!…。．！？؟۔।။"
+            )
     return n
 
 
@@ -61,7 +68,11 @@ def test_lines_are_cut_as_in_the_reference_code(pairs):
     for number, (text, language) in enumerate(pairs):
         left, counts = reference_lines(text, language)
         assert {name: values[number] for name, values in signals.items()} == counts
-        assert documents[number].text == left or not left.strip() and not documents[number].text.strip()
+        assert (
+            documents[number].text == left
+            or not left.strip()
+            and not documents[number].text.strip()
+        )
 
 
 @LAW

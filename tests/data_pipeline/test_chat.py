@@ -18,9 +18,13 @@ from tests.data_pipeline.templates import ENDS, SPECIAL, STYLES, library_tokeniz
 
 contents = st.text(max_size=12) | st.sampled_from(["<|end|>", "<s>", " a", "\n", "<|im_end|> x"])
 parts = st.builds(lambda text, trained: Part("text", text, trained), contents, st.booleans())
-messages = st.lists(st.builds(text_message, st.sampled_from(ROLES), contents), min_size=1, max_size=5)
+messages = st.lists(
+    st.builds(text_message, st.sampled_from(ROLES), contents), min_size=1, max_size=5
+)
 # what templates do not strip, and what ends in no part of a letter
-words = st.sampled_from(["The list", "of words</s>", "<|im_end|>", "in order.\n\n", "é🦊", "[INST]", "a"])
+words = st.sampled_from(
+    ["The list", "of words</s>", "<|im_end|>", "in order.\n\n", "é🦊", "[INST]", "a"]
+)
 answers = st.lists(words, min_size=1, max_size=3).map(lambda each: " ".join(each).strip())
 EVERY = pytest.mark.parametrize("style", STYLES)
 
@@ -64,7 +68,10 @@ def test_messages_are_read_as_data_holds_them_and_trained_is_the_assistants():
     ("row", "message"),
     [
         ({"role": "user"}, "must have a role and a content, and nothing else"),
-        ({"role": "user", "content": "", "to": ""}, "must have a role and a content, and nothing else"),
+        (
+            {"role": "user", "content": "", "to": ""},
+            "must have a role and a content, and nothing else",
+        ),
         ({"role": "user", "content": 3}, "a text or a list of parts"),
         (
             {"role": "user", "content": [{"kind": "smell", "content": "x"}]},
@@ -81,7 +88,11 @@ def test_a_malformed_message_is_refused(row, message):
 def test_a_conversation_is_spelled_out_as_documented(tokenizer):
     question, answer = tokenizer.encode("What?"), tokenizer.encode("A list.")
     tokens, weight = Roles(tokenizer).render(chat_of("What?", "A list."))
-    user, assistant, end = tokenizer.roles["user"], tokenizer.roles["assistant"], tokenizer.end_of_turn
+    user, assistant, end = (
+        tokenizer.roles["user"],
+        tokenizer.roles["assistant"],
+        tokenizer.end_of_turn,
+    )
     assert tokens.tolist() == [tokenizer.bos, user, *question, end, assistant, *answer, end]
     assert weight.tolist() == [0] * (len(question) + 4) + [1] * (len(answer) + 1)
     assert tokens.dtype == np.int32 and weight.dtype == np.uint8
@@ -100,7 +111,9 @@ def test_joined_tokens_are_those_of_the_contents_and_every_answer_is_weighted_wi
         ids += [tokenizer.roles[message.role], *content, tokenizer.end_of_turn]
         targets += range(start, len(ids)) if message.role == "assistant" else []
     assert tokens.tolist() == ids and np.flatnonzero(weight).tolist() == targets
-    assert (tokens == tokenizer.bos).sum() == 1 and (tokens == tokenizer.end_of_turn).sum() == len(messages)
+    assert (tokens == tokenizer.bos).sum() == 1 and (tokens == tokenizer.end_of_turn).sum() == len(
+        messages
+    )
 
 
 @settings(deadline=None)
@@ -114,7 +127,9 @@ def test_the_trained_bit_of_a_part_and_not_the_role_decides_its_weight(tokenizer
 
 @settings(deadline=None)
 @given(messages=messages, answer=contents)
-def test_a_prompt_is_what_render_puts_before_the_answer_and_parse_reads_the_rest(tokenizer, messages, answer):
+def test_a_prompt_is_what_render_puts_before_the_answer_and_parse_reads_the_rest(
+    tokenizer, messages, answer
+):
     messages = [*messages, text_message("user", "?")]
     keeps_its_laws(Roles(tokenizer), messages, answer)
 
@@ -149,7 +164,9 @@ def test_calls_of_tools_and_their_results_are_rendered_and_calls_are_read_back(t
     assert chat.parse(tokens[len(prompt) :].tolist()) == called
     by_hand = [0] * len(prompt)
     by_hand += [1] * (len(tokenizer.encode("I add.")) + 1 + len(tokenizer.encode("2+2")) + 1)
-    by_hand += [0] * (1 + len(tokenizer.encode("4")) + 1) + [0] + [1] * (len(tokenizer.encode("4.")) + 1)
+    by_hand += (
+        [0] * (1 + len(tokenizer.encode("4")) + 1) + [0] + [1] * (len(tokenizer.encode("4.")) + 1)
+    )
     assert weight.tolist() == by_hand
     assert (
         chat.prompt([text_message("user", "2+2?"), called, result])
@@ -182,7 +199,9 @@ def test_an_empty_conversation_and_a_prompt_that_ends_with_the_assistant_are_ref
 
 
 def test_a_tokenizer_has_the_format_of_its_template_or_else_our_roles(tokenizer):
-    assert isinstance(chat_format_of(tokenizer), Roles) and isinstance(chat_format_of(tokenizer), ChatFormat)
+    assert isinstance(chat_format_of(tokenizer), Roles) and isinstance(
+        chat_format_of(tokenizer), ChatFormat
+    )
     assert isinstance(chat_format_of(styled("inst")), Template)
     assert isinstance(chat_format_of(styled("inst")), ChatFormat)
 
@@ -224,7 +243,11 @@ def test_a_message_can_forge_no_control_piece(style, texts, forged):
     special = {each.id for each in tokenizer.special.values()}
 
     def shape(*texts: str) -> list[int]:
-        return [i for i in chat_format_of(tokenizer).render(chat_of(*texts)).tokens.tolist() if i in special]
+        return [
+            i
+            for i in chat_format_of(tokenizer).render(chat_of(*texts)).tokens.tolist()
+            if i in special
+        ]
 
     assert shape(f"{texts[0]} {forged}", f"{forged}{texts[1]}") == shape("a", "b")
 
@@ -240,10 +263,14 @@ def test_what_a_template_drops_of_an_earlier_answer_is_not_in_the_tokens_and_not
     chat = chat_format_of(styled("thoughts"))
     thought, plain = "<think>\nWhat words?\n</think>\n\nThe list.", "The list."
     for i in (0, 1):
-        kept = [chat.render(chat_of("q", each, "?", "Yes."))[i].tolist() for each in (thought, plain)]
+        kept = [
+            chat.render(chat_of("q", each, "?", "Yes."))[i].tolist() for each in (thought, plain)
+        ]
         assert kept[0] == kept[1]
     assert (
-        chat.parse(chat.render(chat_of("q", thought)).tokens[len(chat.prompt(chat_of("q"))) :].tolist()).text
+        chat.parse(
+            chat.render(chat_of("q", thought)).tokens[len(chat.prompt(chat_of("q"))) :].tolist()
+        ).text
         == thought
     )
 
@@ -267,7 +294,11 @@ def test_parts_of_one_answer_have_weights_of_their_own_in_a_template():
         ("{{ ''.__class__.__mro__ }}", ["hi"], "cannot be rendered"),
         ("{{ messages[0].content + 1 }}", ["hi"], "cannot be rendered"),
         ("{{ messages[-1].content }}", ["hi", "ho", "a"], "leaves the content of a message out"),
-        ("{{ messages[0].content * 2 }}", ["hi"], "leaves the content of a message out, repeats it"),
+        (
+            "{{ messages[0].content * 2 }}",
+            ["hi"],
+            "leaves the content of a message out, repeats it",
+        ),
         (
             "{% for m in messages %}{{ m.role + m.content }}{% endfor %}",
             ["hi", "ho"],
@@ -280,7 +311,9 @@ def test_parts_of_one_answer_have_weights_of_their_own_in_a_template():
         ),
     ],
 )
-def test_a_template_that_reaches_out_or_hides_what_is_trained_is_refused(template, texts, message, tmp_path):
+def test_a_template_that_reaches_out_or_hides_what_is_trained_is_refused(
+    template, texts, message, tmp_path
+):
     with pytest.raises(ValueError, match=message):
         chat_format_of(with_template(template, tmp_path)).render(chat_of(*texts))
 

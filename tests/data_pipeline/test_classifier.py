@@ -46,7 +46,9 @@ def test_retraining_gives_the_same_bytes_whatever_the_order_and_repeats(classifi
 
 def test_a_saved_classifier_scores_the_same(classifier, tmp_path):
     classifier.save(tmp_path / "model.npz")
-    assert (tmp_path / "model.npz").read_bytes() == classifier.data() and len(classifier.data()) < 150_000
+    assert (tmp_path / "model.npz").read_bytes() == classifier.data() and len(
+        classifier.data()
+    ) < 150_000
     texts = made_up(GOOD, 5, 4)
     assert load(tmp_path / "model.npz").logits(texts).tolist() == classifier.logits(texts).tolist()
 
@@ -75,7 +77,12 @@ def test_pairs_do_not_reach_from_text_to_text_and_long_texts_are_counted_whole()
         words += np.bincount(orders[0].text, minlength=5)
         pairs += np.bincount(orders[1].text, minlength=5)
     n = 3 * (CHUNK_CHARS // 4)
-    assert words[[0, 1, 2, 4]].tolist() == [2, 1, 0, 1] and pairs[[0, 1, 2, 4]].tolist() == [1, 0, 0, 0]
+    assert words[[0, 1, 2, 4]].tolist() == [2, 1, 0, 1] and pairs[[0, 1, 2, 4]].tolist() == [
+        1,
+        0,
+        0,
+        0,
+    ]
     assert n <= words[3] <= n + 2 and n - 3 <= pairs[3] <= n  # a cut may part a word
 
 
@@ -104,7 +111,10 @@ def rule(tmp_path, monkeypatch):
         "".join(json.dumps({"text": text}) + "\n" for text in made_up(BAD, 30, 1))
     )
     return QualityClassifier(
-        sources=("web",), positive=str(tmp_path / "good"), negative=str(tmp_path / "bad"), keep_frac=0.25
+        sources=("web",),
+        positive=str(tmp_path / "good"),
+        negative=str(tmp_path / "bad"),
+        keep_frac=0.25,
     )
 
 

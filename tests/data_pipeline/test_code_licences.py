@@ -3,7 +3,13 @@
 import pytest
 
 from data_pipeline.readers.git_checkout import revision
-from data_pipeline.readers.licences import PERMISSIVE, allowed, expression, licence_of_head, licence_of_text
+from data_pipeline.readers.licences import (
+    PERMISSIVE,
+    allowed,
+    expression,
+    licence_of_head,
+    licence_of_text,
+)
 from tests.data_pipeline.code_files import CODE, MIT, tree, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -14,12 +20,12 @@ modification, are permitted provided that the following conditions are met:
  * Redistributions of source code must retain the above copyright notice.\n"""
 
 
-ENDORSE = " * Neither the name of the copyright holder may be used to endorse or promote products.\n"
-
-
-APACHE_HEAD = (
-    '# Licensed under the Apache License, Version 2.0\n# (the "License"); you may not use this file\n'
+ENDORSE = (
+    " * Neither the name of the copyright holder may be used to endorse or promote products.\n"
 )
+
+
+APACHE_HEAD = '# Licensed under the Apache License, Version 2.0\n# (the "License"); you may not use this file\n'
 
 
 GPL_HEAD = """// This program is free software: you can redistribute it and/or modify it under the terms of the GNU General Public License
@@ -35,7 +41,16 @@ def test_a_checkout_carries_its_revision_and_its_ignored_files_are_left_out(tmp_
         ".gitignore": "build/\n*.gen.py\n!kept.gen.py\n",
         "src/.gitignore": "/local.py\n",
         **dict.fromkeys(
-            ("src/a.py", "b.py", "kept.gen.py", "x.gen.py", "build/x.py", "src/local.py", "private.py"), CODE
+            (
+                "src/a.py",
+                "b.py",
+                "kept.gen.py",
+                "x.gen.py",
+                "build/x.py",
+                "src/local.py",
+                "private.py",
+            ),
+            CODE,
         ),
     }
     write(repository, files)
@@ -52,7 +67,9 @@ def test_a_checkout_carries_its_revision_and_its_ignored_files_are_left_out(tmp_
     documents, counts = tree(tmp_path)
     names = [f"org/tool@{COMMIT[:12]}/{path}" for path in ("b.py", "kept.gen.py", "src/a.py")]
     assert [d.path for d in documents] == ["org/loose.py", *names]
-    assert [d.group for d in documents] == ["loose", *["org/tool"] * 3] and counts == {"git_ignored": 4}
+    assert [d.group for d in documents] == ["loose", *["org/tool"] * 3] and counts == {
+        "git_ignored": 4
+    }
     assert [d.path for d in tree(repository)[0]] == [name.removeprefix("org/") for name in names]
 
 
@@ -66,7 +83,12 @@ def test_a_worktree_knows_its_revision_and_a_checkout_without_commits_has_none(t
     write(tmp_path / "w", {".git": f"gitdir: {tmp_path}/main/.git/worktrees/w\n"})
     write(tmp_path / "new", {".git/HEAD": "ref: refs/heads/main\n"})
     write(tmp_path / "broken", {".git/HEAD": b"\xff\0"})
-    assert [revision(tmp_path / name) for name in ("w", "new", "broken", "none")] == [COMMIT[:12], "", "", ""]
+    assert [revision(tmp_path / name) for name in ("w", "new", "broken", "none")] == [
+        COMMIT[:12],
+        "",
+        "",
+        "",
+    ]
 
 
 def test_a_files_licence_is_its_own_else_that_of_the_nearest_package(tmp_path):

@@ -51,11 +51,21 @@ def test_folders_that_all_files_share_do_not_make_them_one_group(tmp_path):
 def test_the_standard_library_is_read_without_its_tests_and_groups_as_its_pages_do(tmp_path):
     documents, _ = read(StdlibCode(), tmp_path)
     groups = {d.path: d.group for d in documents}
-    assert len(documents) > 400 and groups["json/decoder.py"] == "json" and groups["bisect.py"] == "bisect"
+    assert (
+        len(documents) > 400
+        and groups["json/decoder.py"] == "json"
+        and groups["bisect.py"] == "bisect"
+    )
     assert not [
-        path for path in groups if "/test" in f"/{path}" and not path.startswith(("unittest/", "doctest"))
+        path
+        for path in groups
+        if "/test" in f"/{path}" and not path.startswith(("unittest/", "doctest"))
     ]
-    assert "pydoc_data/topics.py" not in groups and list(groups) == sorted(groups) and "token.py" in groups
+    assert (
+        "pydoc_data/topics.py" not in groups
+        and list(groups) == sorted(groups)
+        and "token.py" in groups
+    )
     assert {d.language for d in documents} == {"python"} and all(d.licence for d in documents)
 
 
@@ -81,12 +91,16 @@ def test_parts_do_not_change_what_is_read(tmp_path):
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(0, 50)), max_size=20),
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(0, 50)), max_size=20
+    ),
     st.integers(1, 120),
 )
 def test_batches_keep_every_file_once_in_order_and_small_folders_whole(rows, most_bytes):
     files = sorted(
-        {f"{folder}/{name}{n}": Found(f"{folder}/{name}{n}", n) for folder, name, n in rows}.values()
+        {
+            f"{folder}/{name}{n}": Found(f"{folder}/{name}{n}", n) for folder, name, n in rows
+        }.values()
     )
     cut = list(batches(files, depth=0, most_bytes=most_bytes))
     assert [file for batch in cut for file in batch] == files and all(cut)
@@ -183,7 +197,10 @@ def test_a_notebook_is_its_code_and_prose_in_percent_form(tmp_path):
     )
     write(tmp_path, {"b.ipynb": '{"cells": 1}', "c.ipynb": "[" * 100_000})
     (document,), counts = tree(tmp_path)
-    assert document.text == "# %% [markdown]\n# # Title\n#\n# Prose\n\n# %%\nx = 1\nx\n\n# %% [raw]\n# raw\n"
+    assert (
+        document.text
+        == "# %% [markdown]\n# # Title\n#\n# Prose\n\n# %%\nx = 1\nx\n\n# %% [raw]\n# raw\n"
+    )
     assert document.language == "python" and counts == {"notebook_broken": 2}
     old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["y = '\ud800'"]}]}]}
     assert notebook_text(json.dumps(old)) == ("python", "# %%\ny = '?'\n")
@@ -192,9 +209,9 @@ def test_a_notebook_is_its_code_and_prose_in_percent_form(tmp_path):
 
 
 def test_the_language_is_told_by_name_suffix_or_first_line(tmp_path):
-    assert [language_of_name(name) for name in ("Makefile", "x.TSX", "CMakeLists.txt", "x.txt", "x")] == [
-        *("makefile", "typescript", "cmake", "", "")
-    ]
+    assert [
+        language_of_name(name) for name in ("Makefile", "x.TSX", "CMakeLists.txt", "x.txt", "x")
+    ] == [*("makefile", "typescript", "cmake", "", "")]
     lines = [
         b"#!/bin/sh -e\n",
         b"#!/usr/bin/env -S python3.12 -u\n",
@@ -211,7 +228,8 @@ def test_the_language_is_told_by_name_suffix_or_first_line(tmp_path):
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"sources\.code\.folder='.*nowhere' does not exist; name an existing"
+        FileNotFoundError,
+        match=r"sources\.code\.folder='.*nowhere' does not exist; name an existing",
     ):
         tree(tmp_path / "nowhere")
     with pytest.raises(

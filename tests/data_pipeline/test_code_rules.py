@@ -64,11 +64,17 @@ def test_code_is_dropped_for_lines_and_symbols_as_in_starcoder(text, reason):
         ("xml", '<?xml version="1.0"?>\n<a/>', None),
         (
             "html",
-            "<p>" + "Text that a reader sees. " * 9 + "</p><!-- x --><script>var x = '<p>';</script>",
+            "<p>"
+            + "Text that a reader sees. " * 9
+            + "</p><!-- x --><script>var x = '<p>';</script>",
             None,
         ),
         ("html", "<p>Few words</p>", "code_html_text"),
-        ("html", "<p>" + "Seen. " * 30 + "</p><style>" + "p { } " * 300 + "</style>", "code_html_text"),
+        (
+            "html",
+            "<p>" + "Seen. " * 30 + "</p><style>" + "p { } " * 300 + "</style>",
+            "code_html_text",
+        ),
         ("json", '{"a": 1}', "code_data_size"),
         ("yaml", "key: value\n" * 9, None),
         ("json", "[" + "1, " * 3_000 + "1]", "code_data_size"),

@@ -112,7 +112,9 @@ def test_a_type_like_no_other_names_them_all():
 
 @pytest.mark.parametrize("value", [{"rate": 1.0}, "Near", None, 3, ["Near"]])
 def test_what_has_no_type_is_told_which_there_are(value):
-    with pytest.raises(ValidationError, match="must be a mapping with `type: Holder | Near | Neat`"):
+    with pytest.raises(
+        ValidationError, match="must be a mapping with `type: Holder | Near | Neat`"
+    ):
         PARTS.validate_python(value)
 
 
@@ -157,7 +159,12 @@ def test_an_integer_may_stand_for_a_float_and_a_list_for_a_tuple():
 def test_all_problems_are_reported_together_with_their_places():
     with pytest.raises(ValidationError) as error:
         Holder.model_validate(
-            {"part": {"type": "Neat", "inner": {"type": "Near", "rate": "x", "count": 1.5, "more": 1}}}
+            {
+                "part": {
+                    "type": "Neat",
+                    "inner": {"type": "Near", "rate": "x", "count": 1.5, "more": 1},
+                }
+            }
         )
     assert {problem["loc"] for problem in error.value.errors()} == {
         ("part", "inner", name) for name in ("rate", "count", "more")
@@ -166,7 +173,9 @@ def test_all_problems_are_reported_together_with_their_places():
 
 def test_a_date_in_yaml_is_its_text_and_no_error_of_ours():
     assert (
-        PARTS.validate_python({"type": "Near", "rate": 1.0, "name": datetime.date(2026, 11, 22)}).name
+        PARTS.validate_python(
+            {"type": "Near", "rate": 1.0, "name": datetime.date(2026, 11, 22)}
+        ).name
         == "2026-11-22"
     )
     with pytest.raises(ValidationError, match="rate"):

@@ -30,7 +30,12 @@ def test_a_saved_dataset_is_read_by_split(tmp_path):
     ]
     for folder in ("d", "d/test"):
         assert (
-            len(texts(HuggingFace(folder=str(tmp_path / folder), split="test", columns=columns), tmp_path))
+            len(
+                texts(
+                    HuggingFace(folder=str(tmp_path / folder), split="test", columns=columns),
+                    tmp_path,
+                )
+            )
             == 3
         )
     with pytest.raises(ValueError, match="has no split 'dev'; it has test, train"):
@@ -44,7 +49,9 @@ def test_a_saved_dataset_is_read_by_split(tmp_path):
     ):
         reader.parts("web", work=tmp_path)
     (tmp_path / "d/train/state.json").write_text("{")
-    with pytest.raises(ValueError, match="train/state.json is none of a dataset; copy the folder again"):
+    with pytest.raises(
+        ValueError, match="train/state.json is none of a dataset; copy the folder again"
+    ):
         reader.parts("web", work=tmp_path)
 
 
@@ -118,7 +125,9 @@ def test_a_dataset_card_says_where_splits_lie(tmp_path):
         ("train", "all", names[:2]),
     ):
         assert texts(HuggingFace(folder=str(folder), split=split, config=config), tmp_path) == found
-    with pytest.raises(ValueError, match=r"sources\.web\.config='small' must be one of default, all"):
+    with pytest.raises(
+        ValueError, match=r"sources\.web\.config='small' must be one of default, all"
+    ):
         HuggingFace(folder=str(folder), split="train", config="small").parts("web", work=tmp_path)
     for broken in ("---\na: [\n---\n", "---\nconfigs: [{name: x}]\n---\n"):
         (folder / "README.md").write_text(broken)
@@ -143,6 +152,7 @@ def test_a_missing_or_empty_source_is_one_clear_error(tmp_path, make):
     ):
         make(str(tmp_path / "nowhere")).parts("mine", work=tmp_path)
     with pytest.raises(
-        ValueError, match=r"sources\.mine\.\w+='.*empty' holds no \.\w+.* file; name a folder that does"
+        ValueError,
+        match=r"sources\.mine\.\w+='.*empty' holds no \.\w+.* file; name a folder that does",
     ):
         make(str(tmp_path / "empty")).parts("mine", work=tmp_path)

@@ -17,7 +17,10 @@ from tests.data_pipeline.across import documents, left_of, verdicts_of, write_ke
 LONG = "A farmer has seventeen sheep and all but nine of them run away into the woods at night"
 TEN = "Which American writer won the prize for literature in 1930"
 ROWS = [
-    {"question": LONG, "answer": "Nine are left because all the others have run away, secretly counted"},
+    {
+        "question": LONG,
+        "answer": "Nine are left because all the others have run away, secretly counted",
+    },
     {"question": TEN, "answer": "Sinclair Lewis"},
     {"question": "What is gravity?", "answer": "A force"},
 ]
@@ -41,12 +44,16 @@ def tasks(tmp_path):
 
 
 def rule(tasks, action="drop", **fields):
-    return Decontaminate(sources=("web",), tasks=tasks, action=action, **{"max_removed_frac": 1.0, **fields})
+    return Decontaminate(
+        sources=("web",), tasks=tasks, action=action, **{"max_removed_frac": 1.0, **fields}
+    )
 
 
 def lost(tasks, texts, folder, **fields):
     return [
-        number for number, text in enumerate(left_of(rule(tasks, **fields), texts, folder)) if text is None
+        number
+        for number, text in enumerate(left_of(rule(tasks, **fields), texts, folder))
+        if text is None
     ]
 
 
@@ -102,7 +109,9 @@ def test_every_hit_is_recorded_with_task_key_and_place(tasks, tmp_path):
 def test_no_text_of_a_task_is_written_down(tasks, tmp_path):
     verdicts_of(rule(tasks), [LONG, " ".join(ROWS[0].values())], tmp_path / "keys")
     written = b"".join(path.read_bytes() for path in (tmp_path / "keys").rglob("*.parquet"))
-    assert b"sheep" in written and not any(word in written for word in (b"farmer", b"secretly", b"woods"))
+    assert b"sheep" in written and not any(
+        word in written for word in (b"farmer", b"secretly", b"woods")
+    )
 
 
 def test_cutting_leaves_the_rest_and_no_hit(tasks, tmp_path):
@@ -128,7 +137,9 @@ def test_each_task_alone_gives_the_signals_it_has_among_others(tasks):
     signals = {name: values for part in parts for name, values in part.annotate(texts)[1].items()}
     assert signals.keys() == whole.keys()
     assert all(
-        np.array_equal(a, b) for name in whole for a, b in zip(signals[name], whole[name], strict=True)
+        np.array_equal(a, b)
+        for name in whole
+        for a, b in zip(signals[name], whole[name], strict=True)
     )
 
 
@@ -158,7 +169,9 @@ def test_a_changed_file_is_another_task(tasks, tmp_path):
     assert [len(keys) for keys in rule(tasks).annotate(documents(FILLER))[1]["sheep_ngram"]] == [0]
     (tmp_path / "sheep.jsonl").write_text(json.dumps({"question": FILLER, "answer": ""}))
     assert rule(tasks).fingerprint() != before
-    assert [len(keys) > 0 for keys in rule(tasks).annotate(documents(FILLER))[1]["sheep_ngram"]] == [True]
+    assert [
+        len(keys) > 0 for keys in rule(tasks).annotate(documents(FILLER))[1]["sheep_ngram"]
+    ] == [True]
 
 
 def test_no_tasks_find_nothing(tmp_path):
@@ -180,7 +193,9 @@ def test_more_hits_than_allowed_are_one_sentence(tasks, tmp_path):
 
 
 def test_two_tasks_of_one_name_are_refused(tasks):
-    with pytest.raises(ValidationError, match="tasks are named sheep, sheep; give each a name of its own"):
+    with pytest.raises(
+        ValidationError, match="tasks are named sheep, sheep; give each a name of its own"
+    ):
         rule((tasks[0], tasks[0]))
 
 
@@ -188,7 +203,10 @@ def test_two_tasks_of_one_name_are_refused(tasks):
     ("content", "message"),
     [
         (None, r"tasks\.bad\.path=.*: No such file or directory; give a file of JSON records"),
-        (b'{"question": "x"', r"tasks\.bad\.path=.* is not a file of JSON records \(.*\); give one"),
+        (
+            b'{"question": "x"',
+            r"tasks\.bad\.path=.* is not a file of JSON records \(.*\); give one",
+        ),
         (
             b'{"question": "x", "answer": "y"}\n{"question": "x"}',
             "tasks.bad: record 2 of .* has no field 'answer'; give one that all have",
@@ -199,6 +217,8 @@ def test_two_tasks_of_one_name_are_refused(tasks):
 def test_a_task_that_cannot_be_read_says_why(content, message, tmp_path):
     if content is not None:
         (tmp_path / "bad.json").write_bytes(content)
-    task = Questions(name="bad", path=str(tmp_path / "bad.json"), question=("question",), answer="answer")
+    task = Questions(
+        name="bad", path=str(tmp_path / "bad.json"), question=("question",), answer="answer"
+    )
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         rule((task,)).annotate(documents(FILLER))

@@ -17,21 +17,36 @@ TEXTS = st.lists(st.text(st.sampled_from("ab é\n."), max_size=8), min_size=1, m
 
 def lines(part="line", **fields):
     return LineDedup(
-        sources=("web",), part=part, **{"max_documents": 1, "min_words": 1, "max_removed_frac": 1.0, **fields}
+        sources=("web",),
+        part=part,
+        **{"max_documents": 1, "min_words": 1, "max_removed_frac": 1.0, **fields},
     )
 
 
 def test_the_first_of_equal_documents_stays_whatever_their_case_and_punctuation(tmp_path):
     texts = ["One text,\nhere.", "another", "one  TEXT here", "another", "…", "", "!", ""]
-    assert left_of(EXACT, texts, tmp_path) == ["One text,\nhere.", "another", None, None, "…", "", "!", ""]
+    assert left_of(EXACT, texts, tmp_path) == [
+        "One text,\nhere.",
+        "another",
+        None,
+        None,
+        "…",
+        "",
+        "!",
+        "",
+    ]
 
 
 @settings(max_examples=10, deadline=None)
 @given(TEXTS)
 def test_exactly_one_of_each_set_of_equal_documents_stays(tmp_path_factory, texts):
-    left = left_of(EXACT.model_copy(update={"max_removed_frac": 1.0}), texts, tmp_path_factory.mktemp("keys"))
+    left = left_of(
+        EXACT.model_copy(update={"max_removed_frac": 1.0}), texts, tmp_path_factory.mktemp("keys")
+    )
     words = canonical(texts).joined()
-    assert [text is None for text in left] == [bool(w) and w in words[:i] for i, w in enumerate(words)]
+    assert [text is None for text in left] == [
+        bool(w) and w in words[:i] for i, w in enumerate(words)
+    ]
 
 
 def test_clusters_are_kept_with_their_sizes(tmp_path):
@@ -67,7 +82,11 @@ def test_rules_across_documents_keep_their_contract(rule):
 
 @pytest.mark.parametrize(
     "rule",
-    [EXACT, lines(max_removed_frac=0.5), SubstringDedup(sources=("web",), min_bytes=5, max_removed_frac=0.5)],
+    [
+        EXACT,
+        lines(max_removed_frac=0.5),
+        SubstringDedup(sources=("web",), min_bytes=5, max_removed_frac=0.5),
+    ],
 )
 def test_removing_more_than_allowed_is_one_sentence_and_writes_nothing(rule, tmp_path):
     with pytest.raises(
@@ -80,16 +99,33 @@ def test_removing_more_than_allowed_is_one_sentence_and_writes_nothing(rule, tmp
 
 def test_a_line_in_too_many_documents_stays_in_the_first_alone(tmp_path):
     texts = ["Home | About\nOne.\nOne.\n", "HOME about!\nTwo.", "One.\nHome, about", "}\nrest"]
-    assert left_of(lines(), texts, tmp_path / "1") == ["Home | About\nOne.\nOne.\n", "Two.", "", "}\nrest"]
-    assert left_of(lines(max_documents=2), texts, tmp_path / "2") == [texts[0], "Two.", "One.\n", texts[3]]
+    assert left_of(lines(), texts, tmp_path / "1") == [
+        "Home | About\nOne.\nOne.\n",
+        "Two.",
+        "",
+        "}\nrest",
+    ]
+    assert left_of(lines(max_documents=2), texts, tmp_path / "2") == [
+        texts[0],
+        "Two.",
+        "One.\n",
+        texts[3],
+    ]
     assert left_of(lines(max_documents=3), texts, tmp_path / "3") == texts
-    assert left_of(lines(min_words=2), texts, tmp_path / "4") == [texts[0], "Two.", "One.\n", texts[3]]
+    assert left_of(lines(min_words=2), texts, tmp_path / "4") == [
+        texts[0],
+        "Two.",
+        "One.\n",
+        texts[3],
+    ]
 
 
 def test_paragraphs_and_spans_of_three_sentences_are_cut_whole(tmp_path):
     notice = "All rights\nreserved.\n\n"
     assert (
-        left_of(lines("paragraph"), [f"{notice}One.", f"Two.\n\n{notice}All rights"], tmp_path / "1")[1]
+        left_of(
+            lines("paragraph"), [f"{notice}One.", f"Two.\n\n{notice}All rights"], tmp_path / "1"
+        )[1]
         == "Two.\n\nAll rights"
     )
     texts = ["Zero. One. Two. Three. Four.", "Ha! One. Two. Three. Ho!", "One. Two. Four."]
@@ -112,7 +148,8 @@ def naive_repeats(texts, n_bytes):
     """
     places = [(i, k) for i, text in enumerate(texts) for k in range(len(text))]
     offset = [
-        sum(len(text.encode()) + 1 for text in texts[:i]) + len(texts[i][:k].encode()) for i, k in places
+        sum(len(text.encode()) + 1 for text in texts[:i]) + len(texts[i][:k].encode())
+        for i, k in places
     ]
     stretches = [texts[i][k:].encode()[:n_bytes] for i, k in places]
     cut = set()
@@ -130,6 +167,7 @@ def test_substrings_are_cut_exactly_where_they_stood_before(tmp_path_factory, te
     rule = SubstringDedup(sources=("web",), min_bytes=4, max_removed_frac=1.0)
     cut = naive_repeats(texts, 4)
     expected = [
-        without(text, [(k, k + 1) for k in range(len(text)) if (i, k) in cut]) for i, text in enumerate(texts)
+        without(text, [(k, k + 1) for k in range(len(text)) if (i, k) in cut])
+        for i, text in enumerate(texts)
     ]
     assert left_of(rule, texts, tmp_path_factory.mktemp("keys")) == expected

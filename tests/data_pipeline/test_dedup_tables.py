@@ -21,7 +21,9 @@ def write(folder, columns, n_files):
     folder.mkdir(exist_ok=True)
     table = pa.table(columns)
     for i in range(n_files):
-        pq.write_table(table.take(np.arange(table.num_rows)[::-1][i::n_files]), folder / f"{i}.parquet")
+        pq.write_table(
+            table.take(np.arange(table.num_rows)[::-1][i::n_files]), folder / f"{i}.parquet"
+        )
     return sorted(folder.iterdir())
 
 
@@ -43,12 +45,16 @@ def lowest_of_each(rows):
 
 @settings(max_examples=12, deadline=None)
 @given(KEYS, st.integers(1, 3))
-def test_clusters_are_the_documents_joined_by_chains_of_shared_keys(tmp_path_factory, rows, n_files):
+def test_clusters_are_the_documents_joined_by_chains_of_shared_keys(
+    tmp_path_factory, rows, n_files
+):
     array = np.array(rows, np.uint64).reshape(-1, 2)
     columns = {"document": np.arange(len(rows)), "a": array[:, 0], "b": array[:, 1]}
     found = tables.clusters(write(tmp_path_factory.mktemp("keys"), columns, n_files), ("a", "b"))
     lowest = lowest_of_each(rows)
-    expected = [(i, low, lowest.count(low)) for i, low in enumerate(lowest) if lowest.count(low) > 1]
+    expected = [
+        (i, low, lowest.count(low)) for i, low in enumerate(lowest) if lowest.count(low) > 1
+    ]
     assert list(zip(*(values.tolist() for values in found.values()), strict=True)) == expected
 
 
@@ -65,7 +71,9 @@ def random_keys(n, n_bands, seed=0):
     return {"document": np.arange(n), **keys}
 
 
-def test_the_same_bytes_however_keys_are_spread_and_however_many_a_query_takes(tmp_path, monkeypatch):
+def test_the_same_bytes_however_keys_are_spread_and_however_many_a_query_takes(
+    tmp_path, monkeypatch
+):
     keys = random_keys(500, 2)
     keys["a"], keys["b"] = keys.pop("band_00"), keys.pop("band_01")
     whole = written(write(tmp_path / "one", keys, 1), tmp_path)
@@ -83,13 +91,19 @@ def test_a_key_twice_in_one_document_counts_once_and_no_key_never(tmp_path):
         [10, 11],
         [3, 2],
     ]
-    assert [values.tolist() for values in tables.shared(paths, "lines", more_than=2)] == [[5], [10], [3]]
+    assert [values.tolist() for values in tables.shared(paths, "lines", more_than=2)] == [
+        [5],
+        [10],
+        [3],
+    ]
 
 
 def test_keys_beyond_63_bits_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "KEYS_A_QUERY", 2)
     keys = np.array([2**64 - 1, 2**64 - 2, 2**63, 2**64 - 1], np.uint64)
-    found = tables.shared(write(tmp_path, {"document": np.arange(4), "key": keys}, 1), "key", more_than=1)
+    found = tables.shared(
+        write(tmp_path, {"document": np.arange(4), "key": keys}, 1), "key", more_than=1
+    )
     assert [values.tolist() for values in found] == [[2**64 - 1], [0], [2]]
 
 
@@ -97,7 +111,10 @@ def test_files_without_documents_are_passed_over(tmp_path):
     pq.write_table(pa.table({"empty": pa.array([], pa.bool_())}), tmp_path / "none.parquet")
     assert not len(tables.clusters([tmp_path / "none.parquet"], ("key",))["document"])
     full = write(tmp_path / "full", {"document": [3, 8], "key": np.array([4, 4], np.uint64)}, 1)
-    assert tables.clusters([tmp_path / "none.parquet", *full], ("key",))["cluster"].tolist() == [3, 3]
+    assert tables.clusters([tmp_path / "none.parquet", *full], ("key",))["cluster"].tolist() == [
+        3,
+        3,
+    ]
 
 
 RESOLVE = """

@@ -19,7 +19,9 @@ from data_pipeline.clean.canonical import (
 )
 from data_pipeline.engine.tables import NO_KEY
 
-TEXTS = st.lists(st.text(st.sampled_from("aBé\u0301 0٣.,_\n猫ไ한\ud800ﬁß–"), max_size=12), max_size=6)
+TEXTS = st.lists(
+    st.text(st.sampled_from("aBé\u0301 0٣.,_\n猫ไ한\ud800ﬁß–"), max_size=12), max_size=6
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,7 +41,9 @@ def test_words_of_ascii_are_its_runs_of_letters_and_digits(text):
 
 
 def test_case_accents_spacing_and_punctuation_are_not_seen_and_numbers_where_asked():
-    assert canonical(["Élan «VITAL» — e\u0301te\u0301\u00a0Йод ３4\n"]).joined() == ["elan vital ete иод 34"]
+    assert canonical(["Élan «VITAL» — e\u0301te\u0301\u00a0Йод ３4\n"]).joined() == [
+        "elan vital ete иод 34"
+    ]
     assert (
         canonical(["v12.50 in 2024"], numbers_alike=True).joined()
         == canonical(["v7.1 in 3"], numbers_alike=True).joined()
@@ -84,7 +88,9 @@ def test_a_key_is_the_stated_polynomial():
 def test_a_text_longer_than_a_chunk_has_the_keys_of_its_words():
     words = canonical(["one two " * 30_000, "one two"])
     _, runs = words.runs(2)
-    assert len(words.codes) > 3 * CHUNK_CHARS and len(set(runs.tolist())) == 2 and runs[-1] == runs[0]
+    assert (
+        len(words.codes) > 3 * CHUNK_CHARS and len(set(runs.tolist())) == 2 and runs[-1] == runs[0]
+    )
 
 
 def test_runs_lie_within_one_text():
@@ -98,7 +104,9 @@ def test_the_place_of_a_word_holds_that_word_alone(text):
     words = canonical([text])
     index = np.arange(len(words.starts))
     places = zip(*(bounds.tolist() for bounds in words.places(index, index + 1)), strict=True)
-    assert [canonical([text[start:end]]).joined()[0] for start, end in places] == words.joined()[0].split()
+    assert [canonical([text[start:end]]).joined()[0] for start, end in places] == words.joined()[
+        0
+    ].split()
 
 
 @given(TEXTS)

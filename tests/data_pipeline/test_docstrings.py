@@ -78,7 +78,12 @@ def test_pairs_are_named_signed_and_first_paragraphs_only():
         ]
     )
     assert [tuple(pair) for pair in found] == [
-        ("paper.page", "Page", "class Page(Sheet)", "A page that can be folded and unfolded again."),
+        (
+            "paper.page",
+            "Page",
+            "class Page(Sheet)",
+            "A page that can be folded and unfolded again.",
+        ),
         (
             "paper.page",
             "Page.fold",

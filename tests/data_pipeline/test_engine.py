@@ -76,9 +76,12 @@ def test_rows_of_a_key_come_together_from_all_files_and_no_other_key_is_touched(
         )
     whole = pa.concat_tables(map(pq.read_table, files)).to_pydict()
     expected = {
-        k: sum(v for at, v in zip(whole["key"], whole["value"], strict=True) if at == k) for k in (1, 2, 7)
+        k: sum(v for at, v in zip(whole["key"], whole["value"], strict=True) if at == k)
+        for k in (1, 2, 7)
     }
-    assert dict(by_key(Engine(workers=1), files, "key", total, sizes={1: 9, 2: 9, 7: 9})) == expected
+    assert (
+        dict(by_key(Engine(workers=1), files, "key", total, sizes={1: 9, 2: 9, 7: 9})) == expected
+    )
 
 
 def test_rounds_hold_all_keys_in_order_within_the_bytes_of_one():

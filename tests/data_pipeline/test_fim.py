@@ -35,7 +35,12 @@ def root(tmp_path_factory) -> Path:
     records = [record_of(text, tokenizer) for text in TEXTS]
     lineage = {"tokenizer": tokenizer.fingerprint}
     write_shards(
-        folder / "data" / "code", records, source="code", n_bytes=1, shard_records=9, lineage=lineage
+        folder / "data" / "code",
+        records,
+        source="code",
+        n_bytes=1,
+        shard_records=9,
+        lineage=lineage,
     )
     return folder
 
@@ -55,7 +60,10 @@ def rewritten(
 ) -> list[list[int]]:
     records = [record_of(text, tokenizer) for text in texts]
     ids = np.array([id_key(record.id) for record in records], np.uint64)
-    return [record.sequences[0].tokens.tolist() for record in fim.rewrite(records, ids, epoch, tokenizer)]
+    return [
+        record.sequences[0].tokens.tolist()
+        for record in fim.rewrite(records, ids, epoch, tokenizer)
+    ]
 
 
 def parts_of(tokens: list[int], tokenizer: Tokenizer) -> tuple[str, str, str, bool] | None:
@@ -108,7 +116,10 @@ def test_rates_are_kept_and_cuts_fall_evenly(tokenizer):
         for tokens in rewritten(texts, tokenizer, FillInTheMiddle(rate=0.3, spm_rate=0.25))
     ]
     turned = [parts for parts in found if parts]
-    assert abs(len(turned) - 300) < 60 and abs(sum(suffix_first for *_, suffix_first in turned) - 75) < 30
+    assert (
+        abs(len(turned) - 300) < 60
+        and abs(sum(suffix_first for *_, suffix_first in turned) - 75) < 30
+    )
     lengths = np.array([len(middle) for _, middle, _, suffix_first in turned if not suffix_first])
     assert abs(lengths.mean() - 200 / 3) < 10  # how far apart two even draws are
 
@@ -164,19 +175,30 @@ def test_every_epoch_has_every_document_once_turned_by_its_own_draw(root, tokeni
 def test_the_rows_of_a_document_are_found_across_epochs(root):
     sequence = opened(root)
     name, stop = sequence.sources["code"].shards[17].id, 200
-    expected = [i for i in range(stop) if name in {origin.document for origin in sequence.origins(i)}]
+    expected = [
+        i for i in range(stop) if name in {origin.document for origin in sequence.origins(i)}
+    ]
     assert sequence.rows_of("code", name, stop) == expected and len(expected) > 1
 
 
-def test_the_fingerprint_knows_the_rates_and_the_tokenizer_must_be_that_of_the_shards(root, tmp_path):
+def test_the_fingerprint_knows_the_rates_and_the_tokenizer_must_be_that_of_the_shards(
+    root, tmp_path
+):
     other = PackedShards(
-        folder="data", weights={"code": 1.0}, seq_len=L, batch_size=4, fim={"code": FillInTheMiddle(rate=0.6)}
+        folder="data",
+        weights={"code": 1.0},
+        seq_len=L,
+        batch_size=4,
+        fim={"code": FillInTheMiddle(rate=0.6)},
     )
     assert other.sources(root)["code"].fingerprint != opened(root).sources["code"].fingerprint
     SentencePiece(vocab_size=320, model="bpe").train(TEXTS, root / "other.model")
-    wrong = other.model_copy(update={"fim": {"code": FillInTheMiddle(rate=0.5, tokenizer="other.model")}})
+    wrong = other.model_copy(
+        update={"fim": {"code": FillInTheMiddle(rate=0.5, tokenizer="other.model")}}
+    )
     with pytest.raises(
-        ValueError, match=r"fim.tokenizer=other.model is not the one .*code was made with; name that one"
+        ValueError,
+        match=r"fim.tokenizer=other.model is not the one .*code was made with; name that one",
     ):
         wrong.sources(root)
 

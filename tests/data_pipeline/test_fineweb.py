@@ -72,7 +72,9 @@ def test_a_document_is_measured_alone(pairs):
         ),
         (ENGLISH + ENGLISH, "en", "fineweb_repeated_line"),
         (
-            "\n\n\n\n".join(f"Here stands the only line by itself, {'abcdefghi'[n]}." for n in range(9)),
+            "\n\n\n\n".join(
+                f"Here stands the only line by itself, {'abcdefghi'[n]}." for n in range(9)
+            ),
             "en",
             "fineweb_newlines",
         ),
@@ -87,7 +89,10 @@ def test_russian_is_held_to_the_bounds_of_russian():
     paragraphs = [" ".join(part.split("\n")) for part in REAL["ru"].split("\n\n")]
     headings = [f"Глава номер {n} о правилах и о пакетах, которым она посвящена" for n in range(9)]
     text = "\n".join([*paragraphs, *headings])  # 2 of 13 lines end a sentence
-    assert verdict(RULE, text, "ru")[1] == "fineweb_punctuation" and verdict(RULE, text, "en")[1] is None
+    assert (
+        verdict(RULE, text, "ru")[1] == "fineweb_punctuation"
+        and verdict(RULE, text, "en")[1] is None
+    )
 
 
 def test_thresholds_are_those_of_the_paper():

@@ -48,7 +48,11 @@ def docstrings(code: str) -> list[str]:
         warnings.simplefilter("ignore")
         tree = ast.parse(code)
     owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return [text for node in ast.walk(tree) if isinstance(node, owners) and (text := ast.get_docstring(node))]
+    return [
+        text
+        for node in ast.walk(tree)
+        if isinstance(node, owners) and (text := ast.get_docstring(node))
+    ]
 
 
 def runs(text: str, n: int) -> set[tuple]:
@@ -68,14 +72,18 @@ def shared_runs(training, held_out) -> list[tuple]:
     for document in held_out:
         for text in docstrings(document.text) if is_code(document) else [document.text]:
             theirs |= runs(text, 13)
-    return [(document.path, run) for document in training for run in runs(document.text, 13) & theirs]
+    return [
+        (document.path, run) for document in training for run in runs(document.text, 13) & theirs
+    ]
 
 
 def repeated_docstrings(training, held_out) -> list[tuple]:
     """(path, docstring) of training docstrings that equal a held-out one, or share 70 % of its 3-word
     shingles.
     """
-    theirs = [text for document in held_out if is_code(document) for text in docstrings(document.text)]
+    theirs = [
+        text for document in held_out if is_code(document) for text in docstrings(document.text)
+    ]
     exact = {" ".join(words(text)) for text in theirs}
     holders = defaultdict(set)
     shingles = {text: runs(text, 3) for text in theirs}
@@ -91,7 +99,9 @@ def repeated_docstrings(training, held_out) -> list[tuple]:
                 if len(words(text)) >= 5
                 else set()
             )
-            alike = any(len(own & shingles[other]) >= 0.7 * len(own | shingles[other]) for other in near)
+            alike = any(
+                len(own & shingles[other]) >= 0.7 * len(own | shingles[other]) for other in near
+            )
             if alike or (words(text) and " ".join(words(text)) in exact):
                 repeated.append((document.path, text))
     return repeated
@@ -112,12 +122,16 @@ def separated_by_filter(training: list[Document], held_out: list[Document]) -> t
         for side, documents in ((TRAIN, training), (ASIDE, held_out)):
             path = Path(folder, f"{side}.parquet")
             texts.append(Text(side, "any", path, **write_side(path, iter(documents)), lineage=path))
-        found = separate(texts, FILTER, Path(folder, "stage"), engine=Engine(workers=1), advance=lambda: None)
+        found = separate(
+            texts, FILTER, Path(folder, "stage"), engine=Engine(workers=1), advance=lambda: None
+        )
         after = [
             [d for text in found.texts if text.side == side for d in read_documents(text.path)]
             for side in (TRAIN, ASIDE)
         ]
-        return Sides(*after, found.index), merged(read_json(report / REPORT) for report in found.reports)
+        return Sides(*after, found.index), merged(
+            read_json(report / REPORT) for report in found.reports
+        )
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +156,12 @@ def sides(tmp_path_factory):
         *read_all(Books(), "books", work=work),
     ]
     for rule in standard_recipe():
-        rewritten, _ = rule.annotate([document for document in documents if document.source in rule.sources])
-        documents = [document for document in documents if document.source not in rule.sources] + rewritten
+        rewritten, _ = rule.annotate(
+            [document for document in documents if document.source in rule.sources]
+        )
+        documents = [
+            document for document in documents if document.source not in rule.sources
+        ] + rewritten
     groups = defaultdict(set)
     for document in documents:
         groups[document.source].add(document.group)
@@ -197,13 +215,16 @@ def test_both_sides_have_text_of_every_source_and_no_group_is_on_both(sides):
     _, _, separated, _ = sides
     for documents in (separated.training, separated.held_out):
         assert {d.source for d in documents} == {"web", "code", "books"}
-    ours, theirs = ({canonical(d.group) for d in side} for side in (separated.training, separated.held_out))
+    ours, theirs = (
+        {canonical(d.group) for d in side} for side in (separated.training, separated.held_out)
+    )
     assert not ours & theirs
 
 
 NAMES = st.sets(
     st.sampled_from(
-        [f"m{i}" for i in range(40)] + ["decimal", "_pydecimal", "os", "ntpath", "posixpath", "io", "_pyio"]
+        [f"m{i}" for i in range(40)]
+        + ["decimal", "_pydecimal", "os", "ntpath", "posixpath", "io", "_pyio"]
     ),
     min_size=8,
 )
@@ -212,7 +233,9 @@ NAMES = st.sets(
 @given(web=NAMES, code=NAMES, seed=st.integers(0, 99), frac=st.floats(0.01, 0.5))
 def test_each_source_has_its_fraction_set_aside_and_twins_stay_together(web, code, seed, frac):
     set_aside = split_groups({"web": web, "code": code}, frac=frac, seed=seed)
-    assert set_aside == split_groups({"code": sorted(code), "web": sorted(web)[::-1]}, frac=frac, seed=seed)
+    assert set_aside == split_groups(
+        {"code": sorted(code), "web": sorted(web)[::-1]}, frac=frac, seed=seed
+    )
     for names in (web, code):
         units = {canonical(name) for name in names}
         taken = {canonical(name) for name in names & set_aside}
@@ -229,7 +252,8 @@ def test_adding_a_group_leaves_the_others_in_the_same_order():
 
 def test_a_source_of_one_group_or_a_wrong_fraction_is_one_clear_error():
     with pytest.raises(
-        ValueError, match=r"source 'books' has 1 group\(s\) and a held-out split needs 2; add documents"
+        ValueError,
+        match=r"source 'books' has 1 group\(s\) and a held-out split needs 2; add documents",
     ):
         split_groups({"books": ["book:a.txt"]}, frac=0.05, seed=0)
     with pytest.raises(
@@ -256,7 +280,10 @@ HELD_OUT = code(f'def fold(pages):\n    """{SECRET}"""\n    return 3\n', "held.p
         ('class C:\n    "{}"\n    "Second."\n', 'class C:\n    pass\n    "Second."\n'),
         ('"""{}"""\nx = "é"\n', 'x = "é"\n'),
         ('class É:\n    u"""{}"""  # why\n    y = 1\n', "class É:\n    pass  # why\n    y = 1\n"),
-        ('def g():\n    """Something else.\n\n    {}\n    """\n    return 1\n', "def g():\n    return 1\n"),
+        (
+            'def g():\n    """Something else.\n\n    {}\n    """\n    return 1\n',
+            "def g():\n    return 1\n",
+        ),
     ],
 )
 @pytest.mark.parametrize("text", [SECRET, NEAR, SECRET.upper()])
@@ -278,7 +305,9 @@ def test_code_that_keeps_held_out_words_outside_docstrings_is_dropped():
 
 def test_of_a_page_only_the_lines_that_repeat_are_cut():
     page = f"Folding\n\nfold(pages)\n{NEAR}\nkeep(pages)\nKeep every page flat, and press the book when it is done.\n"
-    separated, drops = separated_by_filter([Document("1", page, "web", "http://x", "x")], [HELD_OUT])
+    separated, drops = separated_by_filter(
+        [Document("1", page, "web", "http://x", "x")], [HELD_OUT]
+    )
     assert (
         separated.training[0].text == page.replace(NEAR + "\n", "")
         and drops.counts["web"]["held_out_near_duplicate_spans"] == 1
@@ -291,7 +320,10 @@ def test_short_docstrings_are_compared_word_by_word():
         code(f'def g():\n    """{text}"""\n    return 1\n', "a.py")
         for text in ("Fold it, twice!", "Fold it thrice.")
     ]
-    assert ["Fold" in d.text for d in separated_by_filter(training, [held_out])[0].training] == [False, True]
+    assert ["Fold" in d.text for d in separated_by_filter(training, [held_out])[0].training] == [
+        False,
+        True,
+    ]
 
 
 def test_what_three_groups_say_is_common_language_and_leaves_the_held_out_side_instead():

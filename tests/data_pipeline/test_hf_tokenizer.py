@@ -54,7 +54,17 @@ traps = st.sampled_from(
     ]
 )
 words = st.sampled_from(
-    ["'ll", "<think>", "    return", "½", "é", "中文", "𝒳", "\u1680", *re.findall(r"\w+|\W+", TEXTS[0])]
+    [
+        "'ll",
+        "<think>",
+        "    return",
+        "½",
+        "é",
+        "中文",
+        "𝒳",
+        "\u1680",
+        *re.findall(r"\w+|\W+", TEXTS[0]),
+    ]
 )
 any_text = st.lists(st.one_of(traps, st.text(max_size=20)), max_size=8).map("".join)
 
@@ -66,7 +76,9 @@ def byte_level() -> tokenizers.Tokenizer:
     made = tokenizers.Tokenizer(models.BPE())
     made.normalizer, made.decoder = normalizers.NFC(), decoders.ByteLevel()
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIAL, **ALPHABET))
+    made.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIAL, **ALPHABET)
+    )
     made.add_tokens(["    return", "<think>"])
     made.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
@@ -82,7 +94,9 @@ def metaspace(model: str) -> tokenizers.Tokenizer:
         models.BPE(**fallback) if model == "bpe" else models.Unigram(byte_fallback=True)
     )
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     kind = {"bpe": trainers.BpeTrainer, "unigram": trainers.UnigramTrainer}[model]
     more = {"unk_token": "<unk>"} if model == "unigram" else {}
     made.train_from_iterator(
@@ -90,7 +104,9 @@ def metaspace(model: str) -> tokenizers.Tokenizer:
     )
     file = json.loads(made.to_str())
     file["model"]["byte_fallback"] = True
-    file["added_tokens"] = [piece for piece in file["added_tokens"] if piece["content"] not in BYTES]
+    file["added_tokens"] = [
+        piece for piece in file["added_tokens"] if piece["content"] not in BYTES
+    ]
     return tokenizers.Tokenizer.from_str(json.dumps(file))
 
 
@@ -102,12 +118,16 @@ KINDS = {
 
 
 def component(path: Path, **names) -> HuggingFaceTokenizer:
-    return HuggingFaceTokenizer.model_validate_json(json.dumps({"path": str(path), **NAMES, **names}))
+    return HuggingFaceTokenizer.model_validate_json(
+        json.dumps({"path": str(path), **NAMES, **names})
+    )
 
 
 def made(folder: Path, file: tokenizers.Tokenizer, **names) -> Tokenizer:
     (folder / "tokenizer.json").write_text(file.to_str())
-    component(folder / "tokenizer.json", **names).make({}, folder / "made" / "tokenizer.model", weights={})
+    component(folder / "tokenizer.json", **names).make(
+        {}, folder / "made" / "tokenizer.model", weights={}
+    )
     return Tokenizer(folder / "made" / "tokenizer.model")
 
 
@@ -156,7 +176,8 @@ def test_the_ids_of_real_text_are_those_of_the_file(tokenizer, file):
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_fast"), [("byte_level", True), ("metaspace_bpe", True), ("metaspace_unigram", False)]
+    ("kind", "is_fast"),
+    [("byte_level", True), ("metaspace_bpe", True), ("metaspace_unigram", False)],
 )
 def test_every_kind_of_bpe_has_a_fast_encoder(kind, is_fast, tmp_path, monkeypatch):
     opened, tokenizer = [], made(tmp_path, KINDS[kind]())
@@ -193,7 +214,10 @@ def test_the_named_pieces_have_their_ids_and_stand_for_no_text(tokenizer, file):
 
 def test_a_tokenizer_survives_pickling(tokenizer):
     copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.encode_all(TEXTS) == tokenizer.encode_all(TEXTS) and copy.fingerprint == tokenizer.fingerprint
+    assert (
+        copy.encode_all(TEXTS) == tokenizer.encode_all(TEXTS)
+        and copy.fingerprint == tokenizer.fingerprint
+    )
 
 
 def test_a_lone_surrogate_is_refused(tokenizer):
@@ -207,7 +231,9 @@ def test_chat_without_its_pieces_is_refused_and_eos_ends_an_answer(tmp_path):
         pre_tokenizers.ByteLevel(add_prefix_space=False),
         decoders.ByteLevel(),
     )
-    plain.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>"], **ALPHABET))
+    plain.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>"], **ALPHABET)
+    )
     tokenizer = made(tmp_path, plain, eos="<s>", control={})
     assert tokenizer.roles == {} and tokenizer.end_of_turn == tokenizer.eos == tokenizer.bos
     with pytest.raises(ValueError, match="no pieces for the roles"):
@@ -227,9 +253,16 @@ LOSSY = {
     "lower case": ({"normalizer": normalizers.Lowercase()}, "Ⅷ ①' comes back as '.* ⅷ"),
     "NFKC": ({"normalizer": normalizers.NFKC()}, "½|\\\\u2028|ﬁ"),
     "strip": ({"normalizer": normalizers.Strip()}, "' leading' comes back as 'leading'"),
-    "prefix space": ({"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)}, "comes back as ' "),
+    "prefix space": (
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+        "comes back as ' ",
+    ),
     "dropped space": (
-        {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel()])},
+        {
+            "pre_tokenizer": pre_tokenizers.Sequence(
+                [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel()]
+            )
+        },
         "comes",
     ),
 }
@@ -250,7 +283,8 @@ def test_a_file_that_has_no_piece_for_a_letter_is_refused(tmp_path):
     file = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
     file.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     file.train_from_iterator(
-        TEXTS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+        TEXTS,
+        trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False),
     )
     with pytest.raises(ValueError, match="does not keep text exactly"):
         made(tmp_path, file)
@@ -260,9 +294,12 @@ def test_a_file_that_has_no_piece_for_a_letter_is_refused(tmp_path):
     ("field", "value"),
     [("bos", "<bos>"), ("eos", "return"), ("pad", "<pad>"), ("control", {"<|user|>": "<human>"})],
 )
-def test_a_piece_that_is_not_special_in_the_file_is_refused_with_those_that_are(field, value, tmp_path):
+def test_a_piece_that_is_not_special_in_the_file_is_refused_with_those_that_are(
+    field, value, tmp_path
+):
     with pytest.raises(
-        ValueError, match=rf"tokenizer\.{field}.* is no special piece of .*choose one of .*</s>, <s>"
+        ValueError,
+        match=rf"tokenizer\.{field}.* is no special piece of .*choose one of .*</s>, <s>",
     ):
         made(tmp_path, byte_level(), **{field: value})
 

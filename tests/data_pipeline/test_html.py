@@ -77,7 +77,11 @@ TEXT = "Une page écrite à l'ancienne, où chaque é a sa place."
     [
         ("text/html; charset=iso-8859-1", "", "latin-1"),
         ("text/html", '<meta charset="windows-1252">', "cp1252"),
-        ("text/html", '<meta http-equiv="Content-Type" content="text/html; charset=utf-8">', "utf-8"),
+        (
+            "text/html",
+            '<meta http-equiv="Content-Type" content="text/html; charset=utf-8">',
+            "utf-8",
+        ),
         ("text/html", "", "utf-8"),
         ("text/html; charset=utf-8", "", "cp1252"),  # declared wrongly
         ("text/html; charset=no-such-charset", '<meta charset="utf-8">', "utf-8"),
@@ -86,7 +90,9 @@ TEXT = "Une page écrite à l'ancienne, où chaque é a sa place."
     ids=["http", "meta", "http-equiv", "sniffed", "wrong", "unknown", "no-ascii"],
 )
 def test_a_page_is_decoded_as_declared_or_as_detected(tmp_path, kind, head, encoding):
-    html = f"<html><head>{head}</head><body><main><p>{TEXT}</p></main></body></html>".encode(encoding)
+    html = f"<html><head>{head}</head><body><main><p>{TEXT}</p></main></body></html>".encode(
+        encoding
+    )
     (tmp_path / "a.warc").write_bytes(record(0, html, kind=kind))
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
     assert [d.text.strip() for d in documents] == [TEXT] and counts == {}
@@ -94,7 +100,8 @@ def test_a_page_is_decoded_as_declared_or_as_detected(tmp_path, kind, head, enco
 
 def test_what_a_child_did_before_does_not_change_its_answers():
     pages = [
-        b"main\nutf-8\n<main><p>%d %s</p></main>" % (n, b"words of a page " * 10 * n) for n in range(8)
+        b"main\nutf-8\n<main><p>%d %s</p></main>" % (n, b"words of a page " * 10 * n)
+        for n in range(8)
     ] + [b"all\n\n\xff\xfe<p>odd"]
     forward = kept_worker(HANDLER).run(pages, timeout_s=5.0)
     assert kept_worker(HANDLER).run(pages[::-1], timeout_s=5.0)[::-1] == forward
@@ -134,7 +141,8 @@ def test_a_stuck_or_crashed_request_costs_only_itself():
 
 def test_a_child_that_cannot_start_is_one_clear_error():
     with pytest.raises(
-        ChildProcessError, match="does not start a child for no.such:handler; check memory and limits"
+        ChildProcessError,
+        match="does not start a child for no.such:handler; check memory and limits",
     ):
         Worker("no.such:handler").run([b""], timeout_s=1.0)
 
@@ -161,7 +169,11 @@ def test_no_child_outlives_a_parent_that_is_killed(busy):
         w.run([{busy.encode()!r}], timeout_s=60.0)
         time.sleep(60)"""
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         child = int(parent.stdout.readline())
@@ -179,7 +191,10 @@ def test_no_child_outlives_a_parent_that_is_killed(busy):
 
 def test_a_folder_of_pages_is_read_in_the_order_of_its_paths(tmp_path):
     menu = "<html><body><nav><a href='/'>Home</a></nav>"
-    page = menu + "<main><p>The page called {} says so in a sentence of its own.</p></main></body></html>"
+    page = (
+        menu
+        + "<main><p>The page called {} says so in a sentence of its own.</p></main></body></html>"
+    )
     names = ["b.htm", "a/z.html", "a/b.xhtml", "c.HTML.gz", "a\nb.html"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -187,7 +202,9 @@ def test_a_folder_of_pages_is_read_in_the_order_of_its_paths(tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     (tmp_path / "notes.txt").write_text("no page")
     documents, counts = read(HtmlFolder(folder=str(tmp_path)), tmp_path)
-    assert [d.path for d in documents] == [d.group for d in documents] == sorted(names) and counts == {}
+    assert [d.path for d in documents] == [d.group for d in documents] == sorted(
+        names
+    ) and counts == {}
     assert all(d.path.encode().hex() in d.text and "Home" not in d.text for d in documents)
     everything, _ = read(HtmlFolder(folder=str(tmp_path), content="all"), tmp_path)
     assert all("Home" in d.text for d in everything)
@@ -201,7 +218,9 @@ def test_parts_of_a_folder_together_are_the_folder(tmp_path, monkeypatch):
     assert len(reader.parts("web", work=tmp_path)) == 1
     monkeypatch.setattr(folder, "BATCH_BYTES", 20_000)
     assert len(parts := reader.parts("web", work=tmp_path)) == 3
-    backwards = [list(reader.read(part, "web", work=tmp_path, drops=Drops())) for part in parts[::-1]]
+    backwards = [
+        list(reader.read(part, "web", work=tmp_path, drops=Drops())) for part in parts[::-1]
+    ]
     assert [d for some in backwards[::-1] for d in some] == whole[0]
 
 
@@ -215,7 +234,9 @@ def test_files_that_are_no_good_page_are_counted_by_reason_with_their_place(tmp_
     (tmp_path / "gone.html").symlink_to("nowhere")
     (tmp_path / "around").symlink_to(".")
     os.mkfifo(tmp_path / "pipe.html")
-    documents, drops = read_with_drops(HtmlFolder(folder=str(tmp_path), max_page_bytes=5_000), tmp_path)
+    documents, drops = read_with_drops(
+        HtmlFolder(folder=str(tmp_path), max_page_bytes=5_000), tmp_path
+    )
     assert [d.path for d in documents] == ["good.html"]
     assert drops.counts["web"] == {
         "file_too_large": 2,
@@ -227,13 +248,28 @@ def test_files_that_are_no_good_page_are_counted_by_reason_with_their_place(tmp_
 
 
 def test_module_pages_are_the_same_every_time_and_name_no_machine(tmp_path):
-    modules = ("json.decoder", "math", "configparser", "no_such_module", "sys", "tempfile", "argparse")
+    modules = (
+        "json.decoder",
+        "math",
+        "configparser",
+        "no_such_module",
+        "sys",
+        "tempfile",
+        "argparse",
+    )
     first, counts = read(StdlibDocs(modules=modules), tmp_path / "1")
     second, _ = read(StdlibDocs(modules=modules[::-1]), tmp_path / "2")
     assert first == second and counts == {"module_not_rendered": 1}
     archives = [next((tmp_path / n / "work").glob("web-*.warc.gz")).read_bytes() for n in "12"]
     assert archives[0] == archives[1]
-    assert [d.group for d in first] == ["argparse", "configparser", "json", "math", "sys", "tempfile"]
+    assert [d.group for d in first] == [
+        "argparse",
+        "configparser",
+        "json",
+        "math",
+        "sys",
+        "tempfile",
+    ]
     text = "\n".join(d.text for d in first)
     assert "Return the cube root of x." in text and "Simple JSON" in text
     assert " at 0x" not in text and "\xa0" not in text and str(Path.home()) not in text
@@ -245,7 +281,10 @@ def test_members_inherited_by_every_class_are_not_repeated(tmp_path):
 
 
 def test_modules_that_are_not_there_are_counted_and_none_named_is_an_error(tmp_path):
-    assert read(StdlibDocs(modules=("no_such_module",)), tmp_path) == ([], {"module_not_rendered": 1})
+    assert read(StdlibDocs(modules=("no_such_module",)), tmp_path) == (
+        [],
+        {"module_not_rendered": 1},
+    )
     with pytest.raises(ValueError, match=r"sources\.web\.modules=\(\) names nothing to read; name"):
         read(StdlibDocs(modules=()), tmp_path)
 

@@ -39,7 +39,9 @@ def test_a_number_that_is_not_in_the_order_is_refused():
 
 @pytest.mark.parametrize("n", [8, 1000])
 def test_each_position_holds_each_number_equally_often_over_the_keys(n):
-    first = np.array([Permutation(n, key_from("test", key))(np.array([0, n // 2])) for key in range(2000)])
+    first = np.array(
+        [Permutation(n, key_from("test", key))(np.array([0, n // 2])) for key in range(2000)]
+    )
     counts = np.apply_along_axis(lambda values: np.bincount(values * 8 // n, minlength=8), 0, first)
     assert counts.min() > 190 and counts.max() < 310  # 250 ± 4 standard deviations
 

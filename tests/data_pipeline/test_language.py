@@ -35,7 +35,9 @@ def library() -> LanguageIdentifier:
 @LAW
 @given(
     texts=st.lists(
-        st.one_of(st.text(max_size=30), st.sampled_from([*REAL.values(), GERMAN, ENGLISH.upper(), ""])),
+        st.one_of(
+            st.text(max_size=30), st.sampled_from([*REAL.values(), GERMAN, ENGLISH.upper(), ""])
+        ),
         max_size=6,
     )
 )
@@ -76,4 +78,6 @@ def test_an_unknown_language_is_one_clear_error():
         ValueError,
         match="languages='klingon' is none that py3langid knows; give ISO 639-1 codes such as 'en'",
     ):
-        Language(sources=("web",), languages=("klingon",), first_chars=800).annotate([document(ENGLISH)])
+        Language(sources=("web",), languages=("klingon",), first_chars=800).annotate(
+            [document(ENGLISH)]
+        )

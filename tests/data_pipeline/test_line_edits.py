@@ -40,7 +40,9 @@ def is_kept(line: str) -> bool:
 @LAW
 @given(st.one_of(PLAYED, st.lists(st.sampled_from(LINES)).map("\n".join)))
 def test_lines_are_cut_as_by_a_plain_loop(text):
-    text = text.replace("Sign-in", "").translate({code: None for code in map(ord, "的のที่データ软件包。ดี")})
+    text = text.replace("Sign-in", "").translate(
+        {code: None for code in map(ord, "的のที่データ软件包。ดี")}
+    )
     left, _ = verdict(RULE, text)
     kept = "\n".join(filter(is_kept, text.split("\n")))
     assert left == kept or not kept.strip() and not left.strip()

@@ -20,9 +20,12 @@ from tests.examples import random_documents, write_documents
 L = 9
 RNG = np.random.default_rng(0)
 SCHEDULE = Schedule(
-    stages=(Stage(from_tokens=30 * L, weights={"books": 2.0, "web": 1.0}),), max_epochs={"code": 1.0}
+    stages=(Stage(from_tokens=30 * L, weights={"books": 2.0, "web": 1.0}),),
+    max_epochs={"code": 1.0},
 )
-DATA = PackedShards(folder=".", weights={"web": 3.0, "code": 1.0}, seq_len=L, batch_size=8, schedule=SCHEDULE)
+DATA = PackedShards(
+    folder=".", weights={"web": 3.0, "code": 1.0}, seq_len=L, batch_size=8, schedule=SCHEDULE
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,9 @@ def test_a_host_may_hold_rows_that_are_not_next_to_one_another_and_a_part_of_the
 
 @settings(deadline=None, max_examples=10)
 @given(position=st.integers(0, 3000), batch_size=st.integers(1, 9))
-def test_the_stream_from_a_position_is_the_stream_from_0_after_as_many_rows(sequence, position, batch_size):
+def test_the_stream_from_a_position_is_the_stream_from_0_after_as_many_rows(
+    sequence, position, batch_size
+):
     rows = stream(sequence, position, batch_size, tuple(range(batch_size)))
     for first in (position, position + batch_size):
         assert_rows(next(rows), sequence, range(first, first + batch_size))
@@ -119,7 +124,11 @@ def test_sources_are_numbered_in_the_order_of_the_stages_that_name_them_first():
         ({"dropout": {"web": 1.0}}, "less than 1"),
         ({"schedule": {"max_epochs": {"books": 1.0}}}, "schedule.max_epochs.books is no source"),
         (
-            {"schedule": {"stages": [{"from_tokens": 9, "weights": {"a": 1.0}, "segments": {"b": 1}}]}},
+            {
+                "schedule": {
+                    "stages": [{"from_tokens": 9, "weights": {"a": 1.0}, "segments": {"b": 1}}]
+                }
+            },
             "schedule.stages.0.segments.b is no",
         ),
         ({"schedule": {"stages": [{"from_tokens": 0, "weights": {"web": 1.0}}]}}, "greater than 0"),

@@ -17,7 +17,9 @@ NAMES = [f"s{i}" for i in range(9)]
 
 
 def mixture(
-    *stages: tuple[int, list[float]] | list[float], caps: list[int | None] | None = None, seed: int = 0
+    *stages: tuple[int, list[float]] | list[float],
+    caps: list[int | None] | None = None,
+    seed: int = 0,
 ) -> Mixture:
     staged = [stage if isinstance(stage, tuple) else (0, stage) for stage in stages]
     n = len(staged[0][1])
@@ -36,10 +38,14 @@ def small_blocks(monkeypatch) -> int:
 
 @settings(deadline=None, max_examples=15)
 @given(weights=weights, seed=st.integers(0, 2**64), block=st.integers(0, 2**40))
-def test_every_block_has_the_same_exact_counts_and_shares_within_one_row_of_the_weights(weights, seed, block):
+def test_every_block_has_the_same_exact_counts_and_shares_within_one_row_of_the_weights(
+    weights, seed, block
+):
     made = mixture(weights, seed=seed)
     (leg,) = made.legs
-    assert (made.cursors((block + 1) * BLOCK) - made.cursors(block * BLOCK)).tolist() == leg.counts.tolist()
+    assert (
+        made.cursors((block + 1) * BLOCK) - made.cursors(block * BLOCK)
+    ).tolist() == leg.counts.tolist()
     assert (
         np.abs(leg.counts / BLOCK - np.array(weights) / sum(weights)).max() < 1 / BLOCK + 1e-9
         and leg.counts.sum() == BLOCK
@@ -112,10 +118,15 @@ def test_a_later_stage_moves_no_earlier_row_and_no_cursor(n_stages, small_blocks
 
 def test_a_stream_added_in_the_middle_of_the_list_moves_nothing(small_blocks):
     known = mixture([3.0, 1.0])
-    more = Mixture([(0, [3.0, 0.0, 1.0]), (130, [3.0, 2.0, 1.0])], [None] * 3, ["s0", "new", "s1"], 0)
+    more = Mixture(
+        [(0, [3.0, 0.0, 1.0]), (130, [3.0, 2.0, 1.0])], [None] * 3, ["s0", "new", "s1"], 0
+    )
     renamed = {0: 0, 2: 1}
     assert [(renamed[s], n) for s, n in more.places(range(130))] == known.places(range(130))
-    assert more.cursors(130)[[0, 2]].tolist() == known.cursors(130).tolist() and more.cursors(130)[1] == 0
+    assert (
+        more.cursors(130)[[0, 2]].tolist() == known.cursors(130).tolist()
+        and more.cursors(130)[1] == 0
+    )
 
 
 def test_a_stage_has_its_shares_from_its_first_row_on(small_blocks):

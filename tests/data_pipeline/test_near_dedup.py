@@ -74,7 +74,10 @@ def test_chains_of_near_duplicates_are_one_cluster(tmp_path):
 
 def test_case_accents_punctuation_and_numbers_do_not_count():
     keys = FINEWEB.keys(
-        ["Voilà: 3 cafés, at 12.50 each!\nOn 2024 days of it.", "voila 99 cafes at 7.1 each on 1 days of it"]
+        [
+            "Voilà: 3 cafés, at 12.50 each!\nOn 2024 days of it.",
+            "voila 99 cafes at 7.1 each on 1 days of it",
+        ]
     )
     assert (keys[0] == keys[1]).all()
 

@@ -17,7 +17,11 @@ def normalised(text: str, rule: Normalise = RULE) -> str:
 
 
 @LAW
-@given(st.one_of(ANY, PLAYED, st.text(st.sampled_from("aÃ©Ð¸€™РСёџ \u0301\r\n\x85\x00\u2028"), max_size=12)))
+@given(
+    st.one_of(
+        ANY, PLAYED, st.text(st.sampled_from("aÃ©Ð¸€™РСёџ \u0301\r\n\x85\x00\u2028"), max_size=12)
+    )
+)
 def test_normalising_twice_is_normalising_once(text):
     once = normalised(text)
     assert normalised(once) == once and unicodedata.is_normalized("NFC", once)

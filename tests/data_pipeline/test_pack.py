@@ -15,18 +15,24 @@ from data_pipeline.rows.pack import (
     whole_documents,
 )
 
-documents = st.lists(st.integers(0, 40), max_size=30).map(lambda lengths: np.array(lengths, np.int64))
+documents = st.lists(st.integers(0, 40), max_size=30).map(
+    lambda lengths: np.array(lengths, np.int64)
+)
 
 
 def positions(pieces: np.ndarray) -> list[tuple[int, int]]:
     return [
-        (document, position) for document, start, n in pieces.tolist() for position in range(start, start + n)
+        (document, position)
+        for document, start, n in pieces.tolist()
+        for position in range(start, start + n)
     ]
 
 
 @settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
-def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_short(lengths, capacity):
+def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_short(
+    lengths, capacity
+):
     pieces = cut_documents(lengths, capacity)
     assert positions(pieces) == [
         (document, position) for document, n in enumerate(lengths.tolist()) for position in range(n)
@@ -57,7 +63,9 @@ def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
     pieces = cut_documents(lengths, capacity)
     used, counts = [], []
     for n in sorted(pieces[:, 2].tolist(), reverse=True):
-        fitting = [i for i in range(len(used)) if used[i] + n <= capacity and counts[i] < max_pieces]
+        fitting = [
+            i for i in range(len(used)) if used[i] + n <= capacity and counts[i] < max_pieces
+        ]
         if not fitting:
             used, counts, fitting = [*used, 0], [*counts, 0], [len(used)]
         best = max(fitting, key=lambda i: used[i])
@@ -74,12 +82,17 @@ def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_equal_lengths_give_equal_plans(lengths, capacity):
     one, other = (best_fit(cut_documents(lengths.copy(), capacity), capacity, 3) for _ in range(2))
-    assert one.pieces.tolist() == other.pieces.tolist() and one.offsets.tolist() == other.offsets.tolist()
+    assert (
+        one.pieces.tolist() == other.pieces.tolist()
+        and one.offsets.tolist() == other.offsets.tolist()
+    )
 
 
 @pytest.mark.parametrize(("median", "sigma"), [(300, 1.0), (60, 1.5), (1000, 0.8)])
 def test_rows_of_log_normal_documents_are_99_percent_full(median, sigma):
-    lengths = np.random.default_rng(0).lognormal(np.log(median), sigma, 5000).astype(np.int64).clip(1)
+    lengths = (
+        np.random.default_rng(0).lognormal(np.log(median), sigma, 5000).astype(np.int64).clip(1)
+    )
     plan = best_fit(cut_documents(lengths, 512), 512, 512)
     assert lengths.sum() / (len(plan) * 512) >= 0.99
 

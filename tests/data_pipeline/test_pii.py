@@ -43,7 +43,10 @@ def digits(n: int) -> st.SearchStrategy[str]:
 
 
 def with_luhn(number: str) -> str:
-    total = sum(n - 9 if n > 9 else n for n in (int(d) * (2 - i % 2) for i, d in enumerate(reversed(number))))
+    total = sum(
+        n - 9 if n > 9 else n
+        for n in (int(d) * (2 - i % 2) for i, d in enumerate(reversed(number)))
+    )
     return number + str(-total % 10)
 
 
@@ -79,10 +82,14 @@ PERSONAL = {
         st.builds("+44 20 7{} {}".format, digits(3), digits(4)),
     ),
     "iban": st.sampled_from(("DE", "GB", "RU", "NO")).flatmap(
-        lambda country: digits(IBAN_LENGTHS[country] - 4).map(lambda rest: with_check_digits(country, rest))
+        lambda country: digits(IBAN_LENGTHS[country] - 4).map(
+            lambda rest: with_check_digits(country, rest)
+        )
     ),
     "card": st.builds(
-        lambda start, rest: with_luhn(start + rest), st.sampled_from(("4", "51", "2200")), digits(15)
+        lambda start, rest: with_luhn(start + rest),
+        st.sampled_from(("4", "51", "2200")),
+        digits(15),
     ).map(lambda number: with_luhn(number[:15])),
 }
 
@@ -96,7 +103,9 @@ def test_nothing_of_a_match_survives_and_the_rest_stays_byte_for_byte(kind, data
     (after,), counts = cleaned(text)
     assert value not in after and counts == {kind: [sentence.count("{}")]}
     replacement = cleaned(value)[0][0]
-    assert after == sentence.replace("{}", replacement)  # equal values, equal replacements, in any document
+    assert after == sentence.replace(
+        "{}", replacement
+    )  # equal values, equal replacements, in any document
     assert cleaned(after) == ([after], {})  # and a replacement is nobody's
 
 
@@ -135,7 +144,10 @@ def test_russian_forms_are_found():
     (after,), counts = cleaned(text)
     assert counts == {"phone": [4], "email": [2]}
     assert (
-        "495" not in after and "петров" not in after and after.startswith("Тел.: +1-") and after.endswith(".")
+        "495" not in after
+        and "петров" not in after
+        and after.startswith("Тел.: +1-")
+        and after.endswith(".")
     )
 
 
@@ -154,8 +166,12 @@ def test_published_examples_have_right_check_digits_and_stay():
 
 def test_too_many_hits_are_a_limit_that_measures_nothing_anew():
     (limit,) = RULE.limits()
-    assert (limit.signal, limit.most) == ("pii_hits", 5) and {"max_hits"} == RULE.LATE and RULE.EDITS
-    _, signals = RULE.annotate([document(" ".join(f"a{i}@mail.com" for i in range(6))), document("")])
+    assert (
+        (limit.signal, limit.most) == ("pii_hits", 5) and {"max_hits"} == RULE.LATE and RULE.EDITS
+    )
+    _, signals = RULE.annotate(
+        [document(" ".join(f"a{i}@mail.com" for i in range(6))), document("")]
+    )
     assert signals["pii_hits"].tolist() == [6, 0]
     assert Pii(sources=("code",)).limits() == ()
 

@@ -22,7 +22,10 @@ def parts(lengths: np.ndarray = LENGTHS):
 
 
 def assert_same(one: Plan, other: Plan) -> None:
-    assert one.pieces.tolist() == other.pieces.tolist() and one.offsets.tolist() == other.offsets.tolist()
+    assert (
+        one.pieces.tolist() == other.pieces.tolist()
+        and one.offsets.tolist() == other.offsets.tolist()
+    )
 
 
 def test_a_stored_plan_is_the_plan_and_is_not_made_again(tmp_path):
@@ -60,7 +63,10 @@ def test_processes_that_make_a_plan_at_once_agree(tmp_path):
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.map(_make, [tmp_path] * 6, chunksize=1)
     assert all(pieces == BestFit().plan(LENGTHS, 32).pieces.tolist() for pieces in found)
-    assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == ["a-offsets.npy", "a-pieces.npy"]
+    assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == [
+        "a-offsets.npy",
+        "a-pieces.npy",
+    ]
 
 
 def _killed(folder: Path) -> None:
@@ -94,7 +100,9 @@ def test_files_of_two_plans_are_not_taken_for_one(tmp_path):
     stored_plan(tmp_path, "a", parts())
     stored_plan(tmp_path, "b", parts(LENGTHS[:-1]))
     (tmp_path / "plans" / "b-pieces.npy").replace(tmp_path / "plans" / "a-pieces.npy")
-    with pytest.raises(ValueError, match=r"a-offsets.npy does not belong to .*a-pieces.npy; delete"):
+    with pytest.raises(
+        ValueError, match=r"a-offsets.npy does not belong to .*a-pieces.npy; delete"
+    ):
         stored_plan(tmp_path, "a", parts())
 
 
@@ -118,6 +126,6 @@ def test_an_array_grows_in_its_file_and_appears_at_the_end(tmp_path):
     with pytest.raises(KeyError), new_array(path, np.int64, (3,)) as append:
         append(rows[:5])
         raise KeyError
-    assert read_array(path).tolist() == rows.tolist() and [file.name for file in tmp_path.iterdir()] == [
-        "x.npy"
-    ]
+    assert read_array(path).tolist() == rows.tolist() and [
+        file.name for file in tmp_path.iterdir()
+    ] == ["x.npy"]

@@ -33,7 +33,10 @@ def test_read_is_kept_plus_dropped_for_every_source(data):
             == found["kept"][kind]["documents"] + found["held_out"][kind]["documents"] + dropped
         )
     assert found["read"]["code"] == len(MODULES) and found["read"]["books"] == 16
-    assert found["dropped"]["books"]["file_undecodable"] == 1 and found["dropped"]["chat"]["over_n_chat"] > 0
+    assert (
+        found["dropped"]["books"]["file_undecodable"] == 1
+        and found["dropped"]["chat"]["over_n_chat"] > 0
+    )
     assert found["kept"]["chat"]["documents"] <= 100
 
 
@@ -43,9 +46,9 @@ def test_a_document_of_a_shard_decodes_to_its_cleaned_text_between_bos_and_eos(d
         for source in SOURCES:
             texts = {document.id: document.text for document in clean_text(data, side, source)}
             shards = Shards(data / side / source)
-            assert shards.manifest["bytes"] == sum(len(text.encode()) for text in texts.values()) and len(
-                shards
-            ) == len(texts)
+            assert shards.manifest["bytes"] == sum(
+                len(text.encode()) for text in texts.values()
+            ) and len(shards) == len(texts)
             for record in shards.__getitems__(range(len(shards))):
                 ((tokens, weight),) = record.sequences
                 assert (tokens[0], tokens[-1]) == (tokenizer.bos, tokenizer.eos) and weight.all()
@@ -69,16 +72,25 @@ def test_chats_and_pairs_ask_about_the_code_of_their_own_side(data):
     for side in ("train", "held_out"):
         (rows,) = (data / "stages" / "chats").glob(f"*/{side}/chat.jsonl")
         for row in read_json_lines(rows):
-            asked = {module for module in MODULES if f"`{module}`" in row["conversations"][0][0]["content"]}
+            asked = {
+                module
+                for module in MODULES
+                if f"`{module}`" in row["conversations"][0][0]["content"]
+            }
             asked |= {
-                module for module in MODULES if f"Module: {module}\n" in row["conversations"][0][0]["content"]
+                module
+                for module in MODULES
+                if f"Module: {module}\n" in row["conversations"][0][0]["content"]
             }
             assert asked and bool(asked & set_aside) == (side == "held_out")
         shards = Shards(data / side / "pairs")
-        for chosen, rejected in (record.sequences for record in shards.__getitems__(range(len(shards)))):
+        for chosen, rejected in (
+            record.sequences for record in shards.__getitems__(range(len(shards)))
+        ):
             n = int(chosen.weight.argmax())
             assert (
-                chosen.tokens[:n].tolist() == rejected.tokens[:n].tolist() and n == rejected.weight.argmax()
+                chosen.tokens[:n].tolist() == rejected.tokens[:n].tolist()
+                and n == rejected.weight.argmax()
             )
             assert tokenizer.decode(chosen.tokens) != tokenizer.decode(rejected.tokens)
             assert len(chosen.tokens) + len(rejected.tokens) <= 200

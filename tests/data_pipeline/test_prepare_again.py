@@ -24,14 +24,25 @@ from data_pipeline.prepare import Prepare
 from data_pipeline.readers.books import Books
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.tokenizers.tokenizer import SentencePiece
-from tests.data_pipeline.small_job import MODULES, SOURCES, Watch, made, outputs, prepare, results, tree
+from tests.data_pipeline.small_job import (
+    MODULES,
+    SOURCES,
+    Watch,
+    made,
+    outputs,
+    prepare,
+    results,
+    tree,
+)
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_finished_data_is_not_made_again(raw, data):
     before, stages = {path: path.stat().st_mtime_ns for path in data.rglob("*")}, []
-    prepare(raw).execute(data, job_folder=data.parent, progress=Watch(lambda what, n: stages.append(what)))
+    prepare(raw).execute(
+        data, job_folder=data.parent, progress=Watch(lambda what, n: stages.append(what))
+    )
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before and not stages
 
 
@@ -58,7 +69,9 @@ def test_another_configuration_in_the_same_folder_is_refused_by_field(raw, data,
 def test_the_same_input_in_another_place_gives_the_same_content(raw, data, tmp_path):
     shutil.copytree(raw, tmp_path / "moved")
     prepare(tmp_path / "moved").execute(tmp_path / "data", job_folder=tmp_path)
-    first, second = (json.loads((folder / "done.json").read_bytes()) for folder in (data, tmp_path / "data"))
+    first, second = (
+        json.loads((folder / "done.json").read_bytes()) for folder in (data, tmp_path / "data")
+    )
     assert first["contents"] == second["contents"] and first["tokenizer"] == second["tokenizer"]
     first, second = results(data), results(tmp_path / "data")
     assert all(first[name] == second[name] for name in ("read", "dropped", "kept", "held_out"))
@@ -83,7 +96,14 @@ def killed_at(raw: Path, folder: Path, stage: str, advanced: int) -> None:
 
 
 STAGES = (
-    *("reading", "measuring", "comparing", "selecting", "keeping the sides apart", "writing tokens"),
+    *(
+        "reading",
+        "measuring",
+        "comparing",
+        "selecting",
+        "keeping the sides apart",
+        "writing tokens",
+    ),
     *("making the tokenizer", "making chats"),
 )
 
@@ -106,7 +126,9 @@ def test_the_same_command_after_a_kill_gives_the_bytes_of_an_uninterrupted_run(
     killed_at(raw, tmp_path / "data", stage, advanced)
     finished = {path: path.stat().st_mtime_ns for path in made(tmp_path / "data")}
     prepare(raw).execute(tmp_path / "data", job_folder=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in finished if path.exists()}.items() <= finished.items()
+    assert {
+        path: path.stat().st_mtime_ns for path in finished if path.exists()
+    }.items() <= finished.items()
     assert outputs(tmp_path / "data") == outputs(data)
 
 
@@ -147,7 +169,9 @@ def test_a_change_makes_again_what_depends_on_it_and_nothing_else(raw, data, tmp
     assert not changed_stages(raw, data, tmp_path / "4", shard_records=9)
 
 
-def test_after_a_mistake_the_corrected_job_goes_on_from_what_the_mistake_did_not_touch(raw, data, tmp_path):
+def test_after_a_mistake_the_corrected_job_goes_on_from_what_the_mistake_did_not_touch(
+    raw, data, tmp_path
+):
     folder = tmp_path / "data"
     wrong_path = FrozenMap(
         {**prepare(raw).sources, "books": Books(folder=str(raw / "nowhere"), topics=False)}
@@ -155,7 +179,8 @@ def test_after_a_mistake_the_corrected_job_goes_on_from_what_the_mistake_did_not
     with pytest.raises(FileNotFoundError, match="sources.books.folder"):
         prepare(raw, sources=wrong_path).execute(folder, job_folder=tmp_path)
     with pytest.raises(
-        ValueError, match=r"vocab_size=90000 is more than this text supports; set it to \d+ or lower"
+        ValueError,
+        match=r"vocab_size=90000 is more than this text supports; set it to \d+ or lower",
     ):
         prepare(raw, tokenizer=SentencePiece(vocab_size=90_000, model="bpe")).execute(
             folder, job_folder=tmp_path
@@ -163,16 +188,24 @@ def test_after_a_mistake_the_corrected_job_goes_on_from_what_the_mistake_did_not
     assert not (folder / "tokenizer.model").exists() and not (folder / "done.json").exists()
     before = {path: path.stat().st_mtime_ns for path in made(folder)}
     prepare(raw).execute(folder, job_folder=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in before} == before and outputs(folder) == outputs(data)
+    assert {path: path.stat().st_mtime_ns for path in before} == before and outputs(
+        folder
+    ) == outputs(data)
 
 
 def test_a_limit_keeps_a_sample_of_each_source_and_counts_the_rest(raw, tmp_path):
-    job = prepare(raw, limit_mib=0.1, held_out_frac=0.4, tokenizer=SentencePiece(vocab_size=400, model="bpe"))
+    job = prepare(
+        raw, limit_mib=0.1, held_out_frac=0.4, tokenizer=SentencePiece(vocab_size=400, model="bpe")
+    )
     job.execute(tmp_path / "data", job_folder=tmp_path)
     found = results(tmp_path / "data")
     for source in SOURCES:
         assert found["dropped"][source]["over_limit_mib"] > 0
-        assert 0 < found["kept"][source]["bytes"] + found["held_out"][source]["bytes"] <= 0.1 * 2**20 * 1.01
+        assert (
+            0
+            < found["kept"][source]["bytes"] + found["held_out"][source]["bytes"]
+            <= 0.1 * 2**20 * 1.01
+        )
     assert found["read"]["code"] == len(MODULES)
 
 
@@ -183,7 +216,10 @@ def test_a_limit_keeps_a_sample_of_each_source_and_counts_the_rest(raw, tmp_path
             {"chats": DocstringChats(source="cod", n_chats=1, n_pairs=0, max_tokens=9)},
             "chats.source names 'cod', which is no source",
         ),
-        ({"recipe": standard_recipe(web=("wbe",))}, "recipe.0.sources names 'wbe', which is no source"),
+        (
+            {"recipe": standard_recipe(web=("wbe",))},
+            "recipe.0.sources names 'wbe', which is no source",
+        ),
         ({"sources": FrozenMap()}, "sources is empty"),
         ({"sources": FrozenMap({"pairs": Books()})}, "sources.pairs: the name is taken"),
     ],
@@ -203,7 +239,9 @@ def test_an_unfit_corpus_is_refused_with_the_reasons(raw, tmp_path):
     sources = FrozenMap(
         {**prepare(raw).sources, "books": Books(folder=str(tmp_path / "books"), topics=False)}
     )
-    with pytest.raises(ValueError, match=r"sources.books has no document left to train on \(too_short: 3\)"):
+    with pytest.raises(
+        ValueError, match=r"sources.books has no document left to train on \(too_short: 3\)"
+    ):
         prepare(raw, sources=sources).execute(tmp_path / "data", job_folder=tmp_path)
     assert not (tmp_path / "data" / "text").exists()
 
@@ -211,14 +249,17 @@ def test_an_unfit_corpus_is_refused_with_the_reasons(raw, tmp_path):
 def test_an_output_that_cannot_be_written_is_named_with_a_remedy(raw, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        OutputError, match=r"cannot write .*file/data.*; free space there or choose another output folder"
+        OutputError,
+        match=r"cannot write .*file/data.*; free space there or choose another output folder",
     ):
         prepare(raw).execute(tmp_path / "file" / "data", job_folder=tmp_path)
 
 
 def _run_on_a_full_disk(raw: Path, folder: Path) -> str:
     model()  # unpacks itself into a temporary file
-    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))  # a file beyond it fails as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (90_000, 90_000)
+    )  # a file beyond it fails as on a full disk
     try:
         prepare(raw).execute(folder, job_folder=folder.parent)
     except OutputError as error:

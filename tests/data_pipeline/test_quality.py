@@ -46,7 +46,8 @@ def reference(text: str, language: str) -> dict[str, float]:
         "ellipsis_word_ratio": (text.count("...") + text.count("…")) / n_words,
         "bullet_line_frac": sum(line.startswith(bullets) for line in lines) / n_lines,
         "ellipsis_line_frac": sum(line.endswith(("...", "…")) for line in lines) / n_lines,
-        "alphabetic_word_frac": sum(any(map(str.isalpha, token)) for token in tokens) / max(1, len(tokens)),
+        "alphabetic_word_frac": sum(any(map(str.isalpha, token)) for token in tokens)
+        / max(1, len(tokens)),
         "n_stop_words": stop_words,
     }
 
@@ -104,13 +105,17 @@ def test_good_pages_in_other_languages_pass_by_their_own_bounds_and_not_as_engli
 
 def test_a_language_without_an_entry_is_held_to_the_loosest_bounds_and_to_no_stop_words():
     german_words = "Donaudampfschifffahrtsgesellschaft " * 60
-    assert verdict(RULE, LONG, "xx")[1] is None and math.isnan(signals_of(RULE, LONG, "xx")["n_stop_words"])
+    assert verdict(RULE, LONG, "xx")[1] is None and math.isnan(
+        signals_of(RULE, LONG, "xx")["n_stop_words"]
+    )
     assert verdict(RULE, german_words, "xx")[1] == "gopher_word_length"
 
 
 def test_thresholds_are_late_and_those_of_the_paper():
     defaults = {
-        name: field.default for name, field in GopherQuality.model_fields.items() if name != "sources"
+        name: field.default
+        for name, field in GopherQuality.model_fields.items()
+        if name != "sources"
     }
     assert set(defaults) == GopherQuality.LATE
     assert list(defaults.values()) == [50, 100_000, 0.1, 0.9, 0.3, 0.8, 2]
@@ -122,7 +127,9 @@ def test_thresholds_are_late_and_those_of_the_paper():
 
 def test_too_short_counts_what_stands_between_spaces():
     rule = TooShort(sources=("web",), min_words=3)
-    assert verdict(rule, "two words")[1] == "too_short" and verdict(rule, "three - words")[1] is None
+    assert (
+        verdict(rule, "two words")[1] == "too_short" and verdict(rule, "three - words")[1] is None
+    )
     assert verdict(rule, "软件包包", "zh")[1] == "too_short"
 
 

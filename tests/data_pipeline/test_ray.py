@@ -51,7 +51,12 @@ def test_a_ray_cluster_writes_the_bytes_of_one_machine(tmp_path, kill_after_s):
     prepare(raw).execute(tmp_path / "here" / "data", job_folder=tmp_path / "here")
     command = [sys.executable, "-c", ON_RAY, raw, tmp_path / "there" / "data", str(kill_after_s)]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert ("killed a worker" in done.stdout) == (kill_after_s >= 0)

@@ -30,7 +30,9 @@ def passed(recipe: tuple[Rule, ...], read: Document) -> tuple[Document, str | No
         (read,), signals = rule.annotate([read])
         for limit in rule.limits():
             value = signals[limit.signal][0]
-            if limit.language in ("", read.language) and (value < limit.least or value > limit.most):
+            if limit.language in ("", read.language) and (
+                value < limit.least or value > limit.most
+            ):
                 return read, limit.reason
         if not read.text:
             return read, "empty"

@@ -41,7 +41,11 @@ def reference(text: str, language: str) -> dict[str, float]:
         )
     )
     found |= dict(
-        zip(("repeated_paragraph_frac", "repeated_paragraph_char_frac"), repeated(paragraphs), strict=True)
+        zip(
+            ("repeated_paragraph_frac", "repeated_paragraph_char_frac"),
+            repeated(paragraphs),
+            strict=True,
+        )
     )
     words = [word for word in words_of(text) if has_alphanumeric(word)]
     scale = LANGUAGES[language].chars_per_word if language in LANGUAGES else 1
@@ -122,12 +126,17 @@ def test_a_page_that_repeats_itself_is_dropped_for_what_it_repeats(text, reason)
 
 def test_repeated_chinese_is_found_without_spaces():
     assert verdict(RULE, REAL["zh"], "zh")[1] is None
-    assert verdict(RULE, REAL["zh"] + REAL["zh"].replace("\n", "，"), "zh")[1] == "gopher_repeated_5_grams"
+    assert (
+        verdict(RULE, REAL["zh"] + REAL["zh"].replace("\n", "，"), "zh")[1]
+        == "gopher_repeated_5_grams"
+    )
 
 
 def test_thresholds_are_late_and_those_of_the_paper():
     defaults = {
-        name: field.default for name, field in GopherRepetition.model_fields.items() if name != "sources"
+        name: field.default
+        for name, field in GopherRepetition.model_fields.items()
+        if name != "sources"
     }
     assert set(defaults) == GopherRepetition.LATE
     assert list(defaults.values()) == [

@@ -18,12 +18,20 @@ from tests.examples import random_documents, write_documents, write_pairs
 
 L = 9
 RNG = np.random.default_rng(0)
-WEB = random_documents(RNG, [1, 2, L, L + 1, L + 2, 2 * L + 1, 2 * L + 2, *RNG.integers(2, 40, 30).tolist()])
+WEB = random_documents(
+    RNG, [1, 2, L, L + 1, L + 2, 2 * L + 1, 2 * L + 2, *RNG.integers(2, 40, 30).tolist()]
+)
 PAIRS = [
     (*random_documents(RNG, lengths), 1)
     for lengths in ((3, 4), (2, 2), (9, 9), (5, 1), (6, 7), (2, 8), (4, 4), (20, 3))
 ]
-STRATEGIES = [BestFit(), BestFit(overlap=3), OnePerRow(), OnePerRow(overlap=8), ConcatenateAndSplit()]
+STRATEGIES = [
+    BestFit(),
+    BestFit(overlap=3),
+    OnePerRow(),
+    OnePerRow(overlap=8),
+    ConcatenateAndSplit(),
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +59,19 @@ def test_rows_decode_back_to_their_documents_with_every_target_once(web):
             for position in origin.start + 1 + np.flatnonzero(row["weight_L"][here]):
                 targets[origin.document, position] = targets.get((origin.document, position), 0) + 1
     assert targets == {
-        (str(i), position): 1 for i, document in enumerate(WEB) for position in range(3, len(document))
+        (str(i), position): 1
+        for i, document in enumerate(WEB)
+        for position in range(3, len(document))
     }
 
 
 def test_segments_count_from_1_without_gaps_and_everything_behind_them_is_0(web):
     for row in map(web.__getitem__, range(len(web))):
         n = int((row["segments_L"] > 0).sum())
-        assert set(np.diff(row["segments_L"][:n], prepend=0).tolist()) <= {0, 1} and row["segments_L"][0] == 1
+        assert (
+            set(np.diff(row["segments_L"][:n], prepend=0).tolist()) <= {0, 1}
+            and row["segments_L"][0] == 1
+        )
         assert all(not x[n:].any() for x in row.values())
 
 
@@ -87,7 +100,10 @@ def test_the_overlap_is_read_and_is_no_target(folder):
 def test_a_part_of_a_row_is_that_part_of_the_whole_row(web, data):
     start = data.draw(st.integers(0, L - 1))
     positions = slice(start, data.draw(st.integers(start + 1, L)))
-    places = [web.place(i) for i in data.draw(st.lists(st.integers(0, len(web) - 1), min_size=1, max_size=4))]
+    places = [
+        web.place(i)
+        for i in data.draw(st.lists(st.integers(0, len(web) - 1), min_size=1, max_size=4))
+    ]
     for part, row in zip(web.read(places, positions), web.read(places, slice(0, L)), strict=True):
         for name, x in row.items():
             np.testing.assert_array_equal(part[name], x[positions], err_msg=name)
@@ -137,12 +153,18 @@ def test_an_appended_segment_has_its_rows_behind_those_that_were(tmp_path):
     ]
     append_shards(tmp_path / "web", more, source="web", n_bytes=1, shard_records=5, lineage={})
     after = PackedRows(tmp_path / "web", seq_len=L)
-    assert [after[i]["tokens_L"].tolist() for i in range(len(before))] == rows and len(after) > len(before)
+    assert [after[i]["tokens_L"].tolist() for i in range(len(before))] == rows and len(after) > len(
+        before
+    )
     assert (
         after.segments[0].fingerprint == before.segments[0].fingerprint
         and after.fingerprint != before.fingerprint
     )
-    seen = {o.document for i in range(len(before), len(after)) for o in after.origins("web", after.place(i))}
+    seen = {
+        o.document
+        for i in range(len(before), len(after))
+        for o in after.origins("web", after.place(i))
+    }
     assert seen == {str(i) for i in range(20, len(WEB)) if len(WEB[i]) > 1}
 
 
@@ -154,7 +176,10 @@ def test_a_pair_has_its_chosen_answer_in_an_odd_segment_and_its_rejected_one_in_
         assert row["pair_weight_P"].tolist() == [float(p < len(origins) / 2) for p in range(3)]
         for segment, origin in enumerate(origins, 1):
             seen.append((int(origin.document), origin.sequence))
-            tokens, here = PAIRS[int(origin.document)][origin.sequence], row["segments_L"] == segment
+            tokens, here = (
+                PAIRS[int(origin.document)][origin.sequence],
+                row["segments_L"] == segment,
+            )
             assert (origin.start, origin.stop) == (0, len(tokens))
             assert (
                 row["tokens_L"][here].tolist() == tokens[:-1]
@@ -170,7 +195,9 @@ def test_a_pair_has_its_chosen_answer_in_an_odd_segment_and_its_rejected_one_in_
 
 
 def test_pair_rows_have_the_fields_of_a_preference_batch(folder):
-    data = PackedPairs(folder=".", weights={"pairs": 1.0}, seq_len=16, batch_size=4, pairs_per_row=3)
+    data = PackedPairs(
+        folder=".", weights={"pairs": 1.0}, seq_len=16, batch_size=4, pairs_per_row=3
+    )
     rows = data.sources(folder)["pairs"]
     shapes = {
         name.replace("_B", "_"): field.shape(data.sizes())[1:]
@@ -189,7 +216,8 @@ def test_columns_are_further_fields_by_row(folder):
 def test_data_that_no_row_can_hold_is_refused_with_a_remedy(tmp_path):
     pairs = write_pairs(tmp_path / "pairs", [(list(range(1, 20)), [1, 2], 1)])
     with pytest.raises(
-        ValueError, match="pairs holds no document that fits seq_len=16; raise seq_len or prepare more data"
+        ValueError,
+        match="pairs holds no document that fits seq_len=16; raise seq_len or prepare more data",
     ):
         PackedRows(pairs, seq_len=16, pairs_per_row=2)
     with pytest.raises(ValueError, match="holds no document that fits seq_len=16"):
@@ -199,7 +227,9 @@ def test_data_that_no_row_can_hold_is_refused_with_a_remedy(tmp_path):
 def test_dropout_leaves_other_documents_out_of_each_epoch_as_many_as_its_rate(tmp_path):
     n = 400
     rows = PackedRows(
-        write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(n)]), seq_len=6, dropout=0.25
+        write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(n)]),
+        seq_len=6,
+        dropout=0.25,
     )
     (segment,), seen = rows.segments, np.zeros((6, n), bool)
     for epoch in range(6):
@@ -214,7 +244,9 @@ def test_dropout_leaves_other_documents_out_of_each_epoch_as_many_as_its_rate(tm
 
 def test_rows_of_epochs_of_different_lengths_are_counted_exactly(tmp_path):
     rows = PackedRows(
-        write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(40)]), seq_len=6, dropout=0.25
+        write_documents(tmp_path / "web", [[i % 7, 1, 2] for i in range(40)]),
+        seq_len=6,
+        dropout=0.25,
     ).segments[0]
     sizes = [len(rows.plan(epoch)) for epoch in range(5)]
     assert len(set(sizes)) > 1

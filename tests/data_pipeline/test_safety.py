@@ -42,7 +42,9 @@ def hits(rule: Blocklist, *documents: Document) -> list[float]:
 
 def test_whole_words_and_phrases_are_counted_in_any_case_and_punctuation(blocklist):
     assert hits(
-        blocklist, document("DAMN! damn, the damned; Son\nof a... gun. A son of gun. goddamn"), document("")
+        blocklist,
+        document("DAMN! damn, the damned; Son\nof a... gun. A son of gun. goddamn"),
+        document(""),
     ) == [3, 0]
 
 
@@ -92,7 +94,10 @@ def toxicity(*documents: Document) -> np.ndarray:
 
 def test_the_shipped_classifier_tells_abuse_from_prose():
     prose, rude, mixed, russian = toxicity(
-        document(PROSE), document(RUDE), document(PROSE + "\n" + RUDE), document("Обычный текст о погоде.")
+        document(PROSE),
+        document(RUDE),
+        document(PROSE + "\n" + RUDE),
+        document("Обычный текст о погоде."),
     )
     assert prose < 0.1 and russian < 0.2 and rude > 0.7 and prose < mixed < rude
 
@@ -101,7 +106,10 @@ def test_the_shipped_classifier_is_the_one_described():
     # weights lie where the hashes of `ngrams.py` point: another hash, and this score is noise
     assert toxicity(document(PROSE + "\n" + RUDE))[0] == pytest.approx(0.260194, abs=1e-6)
     digest = hashlib.sha256(TOXICITY_MODEL.read_bytes()).hexdigest()
-    assert digest in TOXICITY_MODEL.with_suffix(".md").read_text() and TOXICITY_MODEL.stat().st_size < 300_000
+    assert (
+        digest in TOXICITY_MODEL.with_suffix(".md").read_text()
+        and TOXICITY_MODEL.stat().st_size < 300_000
+    )
 
 
 def test_a_document_in_a_batch_scores_as_alone_and_other_languages_and_blanks_are_not_measured():
@@ -133,12 +141,17 @@ def test_anybody_can_train_another_model(tmp_path):
     model = train_toxicity(["id,tweet,class", *rows], ["We met a friend.", "It is a nice day."])
     model.save(tmp_path / "own.npz")
     rule = Toxicity(sources=("web",), max_score=0.5, model=str(tmp_path / "own.npz"))
-    bad, good = rule.annotate([document("You nasty toad."), document("A nice day, friend.")])[1]["toxicity"]
+    bad, good = rule.annotate([document("You nasty toad."), document("A nice day, friend.")])[1][
+        "toxicity"
+    ]
     assert bad > 0.5 > good and rule.fingerprint() != TOXICITY.fingerprint()
 
 
 def test_tweets_are_trained_on_without_the_marks_of_their_medium():
-    assert plain("RT @you: &#128514; look &amp;amp; see #this https://t.co/x !") == ": 😂 look & see this !"
+    assert (
+        plain("RT @you: &#128514; look &amp;amp; see #this https://t.co/x !")
+        == ": 😂 look & see this !"
+    )
 
 
 def test_sentences_lose_only_white_space():

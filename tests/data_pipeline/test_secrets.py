@@ -47,7 +47,10 @@ PLACES = (
 
 def cleaned(text: str) -> tuple[str, float, float]:
     (document,), signals = RULE.annotate([Document("id", text, "code", "a.py", "group")])
-    assert signals["secret_hits"][0] == signals["secret_key_spans"][0] + signals["secret_password_spans"][0]
+    assert (
+        signals["secret_hits"][0]
+        == signals["secret_key_spans"][0] + signals["secret_password_spans"][0]
+    )
     return document.text, signals["secret_key_spans"][0], signals["secret_password_spans"][0]
 
 
@@ -84,7 +87,9 @@ def test_a_random_value_of_a_name_that_says_so_becomes_a_placeholder(place, seed
 
 
 def test_private_key_blocks_and_passwords_in_urls_go():
-    block = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----"
+    block = (
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----"
+    )
     assert cleaned(f"a\n{block}\nb\n") == (f"a\n{KEY}\nb\n", 1, 0)
     assert cleaned("postgres://bob:hunter2@db.corp.com/x") == (
         f"postgres://bob:{PASSWORD}@db.corp.com/x",
@@ -134,4 +139,6 @@ def test_a_document_in_a_batch_equals_the_document_alone_and_a_second_pass_finds
 
 def test_too_many_are_a_limit():
     (limit,) = RULE.limits()
-    assert (limit.signal, limit.most) == ("secret_hits", 3) and Secrets(sources=("code",)).limits() == ()
+    assert (limit.signal, limit.most) == ("secret_hits", 3) and Secrets(
+        sources=("code",)
+    ).limits() == ()

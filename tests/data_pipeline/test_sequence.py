@@ -22,7 +22,9 @@ from tests.examples import random_documents, write_documents
 
 L = 9
 RNG = np.random.default_rng(0)
-WEB = random_documents(RNG, [1, 2, L, L + 1, L + 2, 2 * L + 1, 2 * L + 2, *RNG.integers(2, 40, 30).tolist()])
+WEB = random_documents(
+    RNG, [1, 2, L, L + 1, L + 2, 2 * L + 1, 2 * L + 2, *RNG.integers(2, 40, 30).tolist()]
+)
 CODE = random_documents(RNG, RNG.integers(2, 40, 11).tolist())
 BOOKS = random_documents(RNG, RNG.integers(2, 40, 7).tolist())
 TEXTS = {"web": WEB, "code": CODE, "books": BOOKS}
@@ -63,8 +65,13 @@ def test_a_row_is_a_row_of_the_source_that_the_mixture_names(sources):
     sequence, seen = RowSequence(sources, WEIGHTS, 0), Counter()
     for i, (name, place) in enumerate(places(sequence, 200)):
         row, (plain,) = sequence[i], sources[name].read([place], slice(0, L))
-        assert (row["source_L"] == list(sources).index(name)).all() and sequence.place(i) == (name, place)
-        assert all(np.array_equal(row[field], plain[field]) for field in plain if field != "source_L")
+        assert (row["source_L"] == list(sources).index(name)).all() and sequence.place(i) == (
+            name,
+            place,
+        )
+        assert all(
+            np.array_equal(row[field], plain[field]) for field in plain if field != "source_L"
+        )
         seen[name] += 1
     assert 148 <= seen["web"] <= 152 and not seen["books"]
 
@@ -83,7 +90,9 @@ def test_each_epoch_of_a_source_has_every_row_once_in_another_order(sources):
 
 def test_the_sequence_is_a_function_of_contents_weights_and_seed_alone(sources, folder):
     expected = places(RowSequence(two(sources), WEIGHTS, 0))
-    reopened = RowSequence({name: PackedRows(folder / name, seq_len=L) for name in WEIGHTS}, WEIGHTS, 0)
+    reopened = RowSequence(
+        {name: PackedRows(folder / name, seq_len=L) for name in WEIGHTS}, WEIGHTS, 0
+    )
     assert [reopened.place(i) for i in reversed(range(300))] == expected[::-1]
     assert places(pickle.loads(pickle.dumps(reopened))) == expected
     assert places(RowSequence(two(sources), WEIGHTS, 1)) != expected
@@ -93,7 +102,10 @@ def test_the_fingerprint_changes_with_contents_lengths_weights_and_seed_and_with
     sources, folder, tmp_path
 ):
     given = two(sources)
-    copied = {name: PackedRows(write_documents(tmp_path / name, TEXTS[name]), seq_len=L) for name in WEIGHTS}
+    copied = {
+        name: PackedRows(write_documents(tmp_path / name, TEXTS[name]), seq_len=L)
+        for name in WEIGHTS
+    }
     same = [
         RowSequence(given, WEIGHTS, 0),
         RowSequence(copied, WEIGHTS, 0),
@@ -105,12 +117,16 @@ def test_the_fingerprint_changes_with_contents_lengths_weights_and_seed_and_with
         RowSequence(
             {
                 **copied,
-                "code": PackedRows(write_documents(tmp_path / "other", [*CODE[:-1], CODE[0]]), seq_len=L),
+                "code": PackedRows(
+                    write_documents(tmp_path / "other", [*CODE[:-1], CODE[0]]), seq_len=L
+                ),
             },
             WEIGHTS,
             0,
         ),
-        RowSequence({name: PackedRows(folder / name, seq_len=L - 1) for name in WEIGHTS}, WEIGHTS, 0),
+        RowSequence(
+            {name: PackedRows(folder / name, seq_len=L - 1) for name in WEIGHTS}, WEIGHTS, 0
+        ),
         RowSequence(given, {"web": 1.0, "code": 1.0}, 0),
         RowSequence(dict(reversed(given.items())), WEIGHTS, 0),
         RowSequence(sources, WEIGHTS, 0, Schedule(stages=(LATER,))),
@@ -122,7 +138,9 @@ def test_the_fingerprint_changes_with_contents_lengths_weights_and_seed_and_with
 def test_origins_name_the_documents_of_any_row_past_or_future(sources):
     sequence = RowSequence(sources, WEIGHTS, 0, Schedule(stages=(LATER,)))
     for i in (0, 3, 149, 150, 10_007):
-        found = [TEXTS[o.source][int(o.document)][o.start : o.stop - 1] for o in sequence.origins(i)]
+        found = [
+            TEXTS[o.source][int(o.document)][o.start : o.stop - 1] for o in sequence.origins(i)
+        ]
         assert sum(found, []) == sequence[i]["tokens_L"][sequence[i]["segments_L"] > 0].tolist()
 
 
@@ -141,7 +159,11 @@ def test_the_rows_of_a_document_are_all_rows_whose_origins_name_it(stop, sources
 
 def test_steps_of_rows_leave_out_what_was_skipped():
     assert steps_of([0, 3, 4, 17, 20], ends=[4, 8, 12, 16, 20]) == [1, 2, 5]
-    assert steps_of([3, 4, 11, 12, 25], ends=[4, 16, 24, 28], skipped=[(4, 12), (16, 20)]) == [1, 2, 4]
+    assert steps_of([3, 4, 11, 12, 25], ends=[4, 16, 24, 28], skipped=[(4, 12), (16, 20)]) == [
+        1,
+        2,
+        4,
+    ]
     assert steps_of([0, 1, 2, 9], ends=[1, 3, 10]) == [1, 2, 3], "batch sizes may differ"
 
 
@@ -185,14 +207,20 @@ def test_an_appended_segment_takes_part_from_its_stage_on_and_moves_no_earlier_r
     after = opened(Schedule(segments={"web": 1}, stages=(stage,)))
     assert places(after, 150) == expected[:150] and after.past(150) == before.past(150)
     assert after.mixture.cursors(150).tolist() == [cursors[0], 0, cursors[1]]
-    code = [[place for name, place in found if name == "code"] for found in (expected, places(after))]
+    code = [
+        [place for name, place in found if name == "code"] for found in (expected, places(after))
+    ]
     assert code[0][: len(code[1])] == code[1][: len(code[0])]
-    taken = Counter(place.segment for name, place in after.places(range(150, 1150)) if name == "web")
+    taken = Counter(
+        place.segment for name, place in after.places(range(150, 1150)) if name == "web"
+    )
     sizes = [len(rows.plan(0)) for rows in after.sources["web"].segments]
     assert abs(taken[1] - sum(taken.values()) * sizes[1] / sum(sizes)) < 4, (
         "segments end their epochs together"
     )
-    with pytest.raises(ValueError, match=r"segments.web=3, but .*web has 2; append them or lower it"):
+    with pytest.raises(
+        ValueError, match=r"segments.web=3, but .*web has 2; append them or lower it"
+    ):
         opened(Schedule(segments={"web": 3}))
 
 
@@ -219,12 +247,16 @@ def test_shares_by_size_are_those_of_tokens_to_the_power(sources):
         (leg,) = RowSequence(
             two(sources), {"web": 1.0, "code": 1.0}, 0, Schedule(size_power=power)
         ).mixture.legs
-        np.testing.assert_allclose(leg.counts / leg.counts.sum(), n**power / (n**power).sum(), atol=1e-4)
+        np.testing.assert_allclose(
+            leg.counts / leg.counts.sum(), n**power / (n**power).sum(), atol=1e-4
+        )
 
 
 def test_stages_that_do_not_follow_one_another_are_refused(sources):
     stages = tuple(LATER.model_copy(update={"from_tokens": n}) for n in (3, 4))
-    with pytest.raises(ValueError, match=r"from_tokens=4 is no row later than the stage before; raise it"):
+    with pytest.raises(
+        ValueError, match=r"from_tokens=4 is no row later than the stage before; raise it"
+    ):
         RowSequence(sources, WEIGHTS, 0, Schedule(stages=stages))
 
 

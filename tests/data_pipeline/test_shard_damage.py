@@ -25,7 +25,9 @@ from tests.data_pipeline.shard_files import KILLED, assert_equal, make, write
 
 
 def test_a_missing_folder_is_named_with_a_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere holds no token shards .* prepare the data first"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere holds no token shards .* prepare the data first"
+    ):
         Shards(tmp_path / "nowhere")
 
 
@@ -45,7 +47,9 @@ def test_a_file_cut_short_or_missing_is_named_when_opening(file, damage, tmp_pat
     path = tmp_path / "code" / file
     data = damage(path.read_bytes())
     path.unlink() if data is None else path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"code/{file} .*; delete the folder and prepare the data again"):
+    with pytest.raises(
+        ValueError, match=rf"code/{file} .*; delete the folder and prepare the data again"
+    ):
         Shards(tmp_path / "code")
 
 
@@ -79,7 +83,8 @@ def _edit(path: Path, number: int, change: Callable[[Record], Record]) -> None:
 def _other_token(record: Record) -> Record:
     (tokens, weight), *_ = record.sequences
     return Record(
-        record.id, (Sequence(np.concatenate([tokens[:-1], tokens[-1:] ^ 1]).astype(np.int32), weight),)
+        record.id,
+        (Sequence(np.concatenate([tokens[:-1], tokens[-1:] ^ 1]).astype(np.int32), weight),),
     )
 
 
@@ -127,8 +132,14 @@ def test_an_existing_folder_is_not_touched(tmp_path):
     ("records", "message"),
     [
         ([*make(3), *make(3, n_sequences=2)], "different|differ"),
-        ([Record("x", (Sequence(np.zeros(0, np.int32), np.zeros(0, np.uint8)),))], "0 tokens with 0 weights"),
-        ([Record("x", (Sequence(np.zeros(2, np.int32), np.zeros(1, np.uint8)),))], "2 tokens with 1 weights"),
+        (
+            [Record("x", (Sequence(np.zeros(0, np.int32), np.zeros(0, np.uint8)),))],
+            "0 tokens with 0 weights",
+        ),
+        (
+            [Record("x", (Sequence(np.zeros(2, np.int32), np.zeros(1, np.uint8)),))],
+            "2 tokens with 1 weights",
+        ),
     ],
 )
 def test_malformed_records_are_refused_and_leave_nothing(records, message, tmp_path):
@@ -140,13 +151,16 @@ def test_malformed_records_are_refused_and_leave_nothing(records, message, tmp_p
 def test_an_output_that_is_no_folder_is_named_with_a_remedy(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        OutputError, match=r"cannot write .*file/code: Not a directory; free space there or choose another"
+        OutputError,
+        match=r"cannot write .*file/code: Not a directory; free space there or choose another",
     ):
         write(tmp_path / "file" / "code", make(3))
 
 
 def _write_to_a_full_disk(folder: Path) -> str:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a write beyond it fails as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (20_000, 20_000)
+    )  # a write beyond it fails as on a full disk
     try:
         write(folder, make(3000), shard_records=10_000)
     except OutputError as error:
@@ -183,6 +197,7 @@ def test_shards_of_an_earlier_version_are_named(tmp_path):
     write(tmp_path / "code", make(30))
     np.save(tmp_path / "code" / "index.npy", np.zeros((30, 1), np.int32))
     with pytest.raises(
-        ValueError, match=r"index.npy is of an earlier version; delete the folder and prepare the data again"
+        ValueError,
+        match=r"index.npy is of an earlier version; delete the folder and prepare the data again",
     ):
         Shards(tmp_path / "code")

@@ -22,19 +22,25 @@ from tests.data_pipeline.shard_files import KILLED, append, assert_equal, make, 
 
 
 def _write_file(folder: Path, number: int) -> dict:
-    return write_shard(folder / f"{number:05}.arrayrecord", iter(make(30)[7 * number : 7 * number + 7]))
+    return write_shard(
+        folder / f"{number:05}.arrayrecord", iter(make(30)[7 * number : 7 * number + 7])
+    )
 
 
 def test_files_written_by_many_processes_are_the_folder_that_one_writes(tmp_path):
     write(tmp_path / "one", make(30))
     (tmp_path / "many").mkdir()
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        described = pool.starmap(_write_file, [(tmp_path / "many", number) for number in (4, 2, 0, 1, 3)])
+        described = pool.starmap(
+            _write_file, [(tmp_path / "many", number) for number in (4, 2, 0, 1, 3)]
+        )
     described = json.loads(json.dumps(sorted(described, key=lambda shard: shard["file"])))
     with pytest.raises(FileNotFoundError):
         Shards(tmp_path / "many")
     for _ in range(2):  # as after a kill between the manifest and the end
-        finish_shards(tmp_path / "many", described, source="code", n_bytes=1234, lineage={"tokenizer": "abc"})
+        finish_shards(
+            tmp_path / "many", described, source="code", n_bytes=1234, lineage={"tokenizer": "abc"}
+        )
         files = sorted(path.name for path in (tmp_path / "many").iterdir())
         assert files == sorted(path.name for path in (tmp_path / "one").iterdir())
         assert all(
@@ -69,10 +75,13 @@ def test_appended_segments_are_read_behind_what_was_there_which_is_not_touched(t
     order = [49, 0, 40, 41, 29, 30, 7]
     assert_equal(shards.__getitems__(order), [records[i] for i in order])
     assert shards.lengths.tolist() == [[len(record.sequences[0].tokens)] for record in records]
-    assert (shards.manifest["documents"], shards.manifest["bytes"]) == (50, 1434) and shards.manifest[
-        "tokens"
-    ] == shards.lengths.sum()
-    assert_equal(pickle.loads(pickle.dumps(shards)).__getitems__(order), [records[i] for i in order])
+    assert (shards.manifest["documents"], shards.manifest["bytes"]) == (
+        50,
+        1434,
+    ) and shards.manifest["tokens"] == shards.lengths.sum()
+    assert_equal(
+        pickle.loads(pickle.dumps(shards)).__getitems__(order), [records[i] for i in order]
+    )
     assert shards.find("0028") == [40] and shards.find("nowhere") == []
 
 
@@ -96,7 +105,8 @@ def test_a_changed_prefix_is_refused(tmp_path):
     write(tmp_path / "code", make(29))
     kept.rename(tmp_path / "code" / "segments")
     with pytest.raises(
-        ValueError, match=r"code is not what .*segments/00001 was appended to; restore it, or delete that"
+        ValueError,
+        match=r"code is not what .*segments/00001 was appended to; restore it, or delete that",
     ):
         Shards(tmp_path / "code")
 
@@ -123,7 +133,9 @@ def test_a_kill_while_appending_leaves_the_source_as_it_was(tmp_path):
         "import make, write", "import append, make"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "code", "10"], cwd=Path(__file__).parents[2], check=False
+        [sys.executable, "-c", script, tmp_path / "code", "10"],
+        cwd=Path(__file__).parents[2],
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL
     assert_equal(Shards(tmp_path / "code").__getitems__(range(30)), make(30))

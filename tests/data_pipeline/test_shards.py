@@ -68,7 +68,10 @@ def test_the_same_records_give_the_same_files(tmp_path):
         write(tmp_path / name, make(30))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(files) == 7
-    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert all(
+        (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        for file in files
+    )
 
 
 def test_the_content_hash_depends_on_records_and_their_order_alone(tmp_path):

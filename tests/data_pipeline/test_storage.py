@@ -105,7 +105,10 @@ def test_hashes_and_states_of_inputs_are_known_wherever_they_are(tmp_path, store
             len(FILES[name])
         )
     (tmp_path / "loop").symlink_to("loop")
-    assert (state_of(str(tmp_path / "loop")), sha256_of(str(tmp_path / "loop"), tmp_path)) == ((), "")
+    assert (state_of(str(tmp_path / "loop")), sha256_of(str(tmp_path / "loop"), tmp_path)) == (
+        (),
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,8 @@ def test_a_file_that_breaks_off_on_the_way_is_an_error_and_not_a_short_file(tmp_
     write(tmp_path / "files", FILES)
     with served(tmp_path / "files", Breaking) as url:
         with pytest.raises(
-            OSError, match=r"a\.warc could not be fetched \(.*\); check address and access, then repeat"
+            OSError,
+            match=r"a\.warc could not be fetched \(.*\); check address and access, then repeat",
         ) as error:
             read(Warc(paths=(f"{url}a.warc",)), tmp_path)
         assert not isinstance(error.value, Unreadable)
@@ -180,7 +184,9 @@ def test_names_with_newlines_or_bytes_that_are_no_utf8_are_read_and_written_as_t
     ]
     for name in names:
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:
-            file.write(b"<main><p>The page " + name.hex().encode() + b" has a name of its own.</p></main>")
+            file.write(
+                b"<main><p>The page " + name.hex().encode() + b" has a name of its own.</p></main>"
+            )
     for file in files_under(str(folder), (".html",), field="x"):
         file.path.encode(), file.name.encode()
         assert name_in(str(folder), file.path) == file.name and sha256_of(file.path, tmp_path)
@@ -189,7 +195,9 @@ def test_names_with_newlines_or_bytes_that_are_no_utf8_are_read_and_written_as_t
         n.decode(errors="backslashreplace"): n.hex() for n in names
     } and counts == {}
     inputs = HtmlFolder(folder=str(folder)).parts("web", work=tmp_path)[0].inputs
-    assert [path for path in inputs if path.startswith("file://")] == [folder.as_uri() + "/caf%E9.html"]
+    assert [path for path in inputs if path.startswith("file://")] == [
+        folder.as_uri() + "/caf%E9.html"
+    ]
 
 
 def test_links_are_read_to_files_and_never_followed_to_folders(tmp_path):
@@ -208,7 +216,10 @@ def test_an_empty_file_and_a_pipe_are_told_apart(tmp_path):
     with mapped(str(tmp_path / "empty"), tmp_path) as buffer:
         assert buffer == b""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Unreadable, match="pipe: no regular file"), opened(str(tmp_path / "pipe"), tmp_path):
+    with (
+        pytest.raises(Unreadable, match="pipe: no regular file"),
+        opened(str(tmp_path / "pipe"), tmp_path),
+    ):
         pass
 
 
@@ -217,4 +228,7 @@ def test_json_lines_are_read_from_a_store(tmp_path, store):
         "/bucket/corpus/a.jsonl.gz", gzip.compress(b'{"text": "one"}\n{"text": "two"}\n')
     )
     documents, _ = read(Jsonl(paths=(store,)), tmp_path)
-    assert [(d.text, d.path) for d in documents] == [("one", "a.jsonl.gz:1"), ("two", "a.jsonl.gz:2")]
+    assert [(d.text, d.path) for d in documents] == [
+        ("one", "a.jsonl.gz:1"),
+        ("two", "a.jsonl.gz:2"),
+    ]

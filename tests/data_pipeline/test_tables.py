@@ -90,7 +90,10 @@ def test_json_parquet_and_saved_datasets_of_the_same_rows_give_the_same_document
         Jsonl(paths=(str(tmp_path / "a.json"),), columns=COLUMNS),
         Parquet(paths=(str(tmp_path / "a.parquet"),), columns=COLUMNS),
     )
-    for reader in (*readers, HuggingFace(folder=str(tmp_path / "saved"), split="train", columns=COLUMNS)):
+    for reader in (
+        *readers,
+        HuggingFace(folder=str(tmp_path / "saved"), split="train", columns=COLUMNS),
+    ):
         assert read(reader, tmp_path) == (DOCUMENTS, {})
 
 
@@ -182,12 +185,19 @@ def test_a_damaged_compressed_file_is_read_on_and_counted(tmp_path):
         "damaged_zstd_bytes": 7,
     }
     start = len(members[0]) + len(members[1])
-    assert drops.examples["damaged_gzip_bytes"][0] == f"a.jsonl.gz:byte {start}: {len(members[2]) - 9} bytes"
+    assert (
+        drops.examples["damaged_gzip_bytes"][0]
+        == f"a.jsonl.gz:byte {start}: {len(members[2]) - 9} bytes"
+    )
 
 
 def test_parts_of_a_parquet_file_are_runs_of_row_groups(tmp_path, monkeypatch):
     pq.write_table(
-        numbered(1_000), tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False
+        numbered(1_000),
+        tmp_path / "a.parquet",
+        row_group_size=100,
+        compression="none",
+        use_dictionary=False,
     )
     reader = Parquet(paths=(str(tmp_path),), columns=Columns(text="content"))
     whole, counts = read(reader, tmp_path)
@@ -230,15 +240,22 @@ def test_a_damaged_row_group_costs_its_rows_and_a_damaged_file_itself(tmp_path):
 
 def test_bytes_that_are_no_utf8_cost_their_row(tmp_path):
     offsets = np.array([0, 1, 2, 3], np.int32).tobytes()
-    array = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(offsets), pa.py_buffer(b"a\xffb")])
+    array = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(offsets), pa.py_buffer(b"a\xffb")]
+    )
     pq.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
     documents, drops = read_with_drops(Parquet(paths=(str(tmp_path),)), tmp_path)
-    assert [d.text for d in documents] == ["a", "b"] and drops.examples["row_not_utf8"] == ["a.parquet:2"]
+    assert [d.text for d in documents] == ["a", "b"] and drops.examples["row_not_utf8"] == [
+        "a.parquet:2"
+    ]
 
 
 def test_a_column_that_is_not_there_is_one_clear_error(tmp_path):
     pq.write_table(pa.table({"content": ["x"], "meta": [{"url": "y"}]}), tmp_path / "a.parquet")
-    for columns, name in ((Columns(), "text"), (Columns(text="content", path="meta.urls"), "meta.urls")):
+    for columns, name in (
+        (Columns(), "text"),
+        (Columns(text="content", path="meta.urls"), "meta.urls"),
+    ):
         with pytest.raises(
             ValueError,
             match=rf"sources\.web\.columns names '{name}', which a\.parquet lacks; it has content, meta",

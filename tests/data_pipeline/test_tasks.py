@@ -17,7 +17,10 @@ from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from tests.data_pipeline.templates import STYLES, with_template
 
 GSM8K = [
-    {"question": "Ann has 4 pens and buys 3. How many?", "answer": "She has 4+3 = <<4+3=7>>7 pens.\n#### 7"},
+    {
+        "question": "Ann has 4 pens and buys 3. How many?",
+        "answer": "She has 4+3 = <<4+3=7>>7 pens.\n#### 7",
+    },
     {
         "question": "A car costs $1,200 and a bike a tenth. The bike's price?",
         "answer": "1200/10 = $<<1200/10=120>>120\n#### 120",
@@ -84,7 +87,9 @@ def questions(folder, rows=GSM8K, **fields) -> Questions:
 def test_an_answer_is_graded_by_its_value(tmp_path):
     task = questions(tmp_path, grading="number")
     items = task.items()
-    assert isinstance(task, Task) and [item.prompt for item in items] == [row["question"] for row in GSM8K]
+    assert isinstance(task, Task) and [item.prompt for item in items] == [
+        row["question"] for row in GSM8K
+    ]
     assert [task.grade(item, item.answer) for item in items] == [1.0] * 3
     assert task.grade(items[0], "4 and 3 make 7.0") == 1.0 == task.grade(items[2], "#### -3.")
     assert task.grade(items[0], "#### 8") == 0.0 == task.grade(items[0], "seven")
@@ -93,7 +98,9 @@ def test_an_answer_is_graded_by_its_value(tmp_path):
 
 def test_numbers_in_json_and_questions_of_several_fields_are_asked_as_text(tmp_path):
     rows = [{"Body": "Dan has 4.", "Question": "How many?", "Answer": 4.0}]
-    task = questions(tmp_path, rows, question=("Body", "Question"), answer="Answer", grading="number")
+    task = questions(
+        tmp_path, rows, question=("Body", "Question"), answer="Answer", grading="number"
+    )
     (item,) = task.items()
     assert item == Item("Dan has 4. How many?", "4.0") and task.grade(item, "He has 4.") == 1.0
     assert list(task.texts()) == ["Dan has 4. How many?", "Dan has 4. How many? 4.0"]
@@ -104,13 +111,17 @@ def test_an_answer_without_a_number_is_told_before_anything_is_asked(tmp_path):
         ValueError,
         match="tasks.sums.grading=number: the answer of record 2 of .* has no number; choose grading=text",
     ):
-        questions(tmp_path, [GSM8K[0], {"question": "Who?", "answer": "Ann"}], grading="number").items()
+        questions(
+            tmp_path, [GSM8K[0], {"question": "Who?", "answer": "Ann"}], grading="number"
+        ).items()
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "t.model"
-    SentencePiece(vocab_size=330, model="bpe").train([" ".join(row.values()) for row in GSM8K], path)
+    SentencePiece(vocab_size=330, model="bpe").train(
+        [" ".join(row.values()) for row in GSM8K], path
+    )
     return Tokenizer(path)
 
 
@@ -131,7 +142,9 @@ def test_examples_stand_before_the_question_as_text_or_as_turns(tokenizer):
     assert tokenizer.decode(chat.prompt) == "1+1?22+2?" and tokenizer.decode(chat.gold) == "4"
     assert answer_in(" 4\n\nQuestion: 3+3?\nAnswer: 6") == "4"
     n = len(text.prompt)
-    assert text.fits(n + 5, 5) and not text.fits(n + 4, 5) and not text.fits(n + len(text.gold) - 1, 1)
+    assert (
+        text.fits(n + 5, 5) and not text.fits(n + 4, 5) and not text.fits(n + len(text.gold) - 1, 1)
+    )
 
 
 def test_the_targets_of_a_row_are_the_right_answer_and_the_rest_is_padding(tokenizer):

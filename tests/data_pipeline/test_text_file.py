@@ -9,7 +9,9 @@ from data_pipeline.readers.part import read_all
 from data_pipeline.readers.text_file import TextFile
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 
-TEXT = "  First Citizen:\n\n\nBefore we proceed any further, hear me speak.\t\n" * 7 + "Ende — schön"
+TEXT = (
+    "  First Citizen:\n\n\nBefore we proceed any further, hear me speak.\t\n" * 7 + "Ende — schön"
+)
 
 
 def read(path, pieces):
@@ -22,7 +24,9 @@ def test_the_pieces_are_the_text_and_equally_long(pieces, tmp_path):
     documents = read(tmp_path / "plays.txt.gz", pieces)
     assert "".join(document.text for document in documents) == TEXT
     assert {len(document.text) - len(TEXT) // pieces for document in documents} <= {0, 1}
-    assert [document.group for document in documents] == [f"plays.txt.gz#{i:03d}" for i in range(pieces)]
+    assert [document.group for document in documents] == [
+        f"plays.txt.gz#{i:03d}" for i in range(pieces)
+    ]
 
 
 def test_a_folder_of_several_texts_is_refused(tmp_path):
@@ -36,7 +40,12 @@ def test_a_damaged_file_is_counted(tmp_path):
     (tmp_path / "plays.txt.gz").write_bytes(gzip.compress(TEXT.encode())[:-20])
     drops = Drops()
     assert not list(
-        read_all(TextFile(path=str(tmp_path / "plays.txt.gz"), pieces=2), "plays", work=tmp_path, drops=drops)
+        read_all(
+            TextFile(path=str(tmp_path / "plays.txt.gz"), pieces=2),
+            "plays",
+            work=tmp_path,
+            drops=drops,
+        )
     )
     assert drops.counts["plays"] == {"file_broken_gzip": 1}
 

@@ -29,7 +29,20 @@ BPE = SentencePiece(vocab_size=700, model="bpe")
 
 pieces = (*CONTROL_PIECES, "<s>", "</s>", "<pad>", "<unk>", "<0x41>", "▁", "▅")
 traps = st.sampled_from(
-    [*pieces, "\ufffd", "\0", "\r\n", "\t", "    ", "\x1b", "🦊", "e\u0301", "\u2028", "Привет, ", "Ёж"]
+    [
+        *pieces,
+        "\ufffd",
+        "\0",
+        "\r\n",
+        "\t",
+        "    ",
+        "\x1b",
+        "🦊",
+        "e\u0301",
+        "\u2028",
+        "Привет, ",
+        "Ёж",
+    ]
 )
 any_text = st.lists(st.one_of(traps, st.text(max_size=20)), max_size=8).map("".join)
 
@@ -161,7 +174,8 @@ def test_many_texts_at_once_give_the_ids_of_each_alone(tokenizer):
     texts = [*TEXTS, "", "▁ and ▁", "x"]
     assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts]
     assert all(
-        tokenizer.decode(ids) == text for ids, text in zip(tokenizer.encode_all(texts), texts, strict=True)
+        tokenizer.decode(ids) == text
+        for ids, text in zip(tokenizer.encode_all(texts), texts, strict=True)
     )
 
 
@@ -198,7 +212,10 @@ def test_a_lone_surrogate_is_refused(tokenizer):
 
 def test_a_tokenizer_survives_pickling(tokenizer):
     copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0]) and copy.end_of_turn == tokenizer.end_of_turn
+    assert (
+        copy.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+        and copy.end_of_turn == tokenizer.end_of_turn
+    )
 
 
 @pytest.mark.parametrize("model", ["bpe", "unigram"])
@@ -232,10 +249,16 @@ letters = st.lists(st.integers(1, 30_000), min_size=1, max_size=4)
     mib=st.sampled_from([None, 0.03, 0.2]),
 )
 def test_each_source_makes_up_its_weight_of_the_bytes_in_any_order(sizes, weights, mib):
-    texts = {letter: [letter * n for n in found] for letter, found in zip("aяz", sizes, strict=True)}
+    texts = {
+        letter: [letter * n for n in found] for letter, found in zip("aяz", sizes, strict=True)
+    }
     weight = dict(zip("aяz", map(float, weights), strict=True))
     units = weighted_sample(texts, weight, mib)
-    total = sum(len(t.encode()) for found in texts.values() for t in found) if mib is None else mib * 2**20
+    total = (
+        sum(len(t.encode()) for found in texts.values() for t in found)
+        if mib is None
+        else mib * 2**20
+    )
     for letter in texts:
         share = total * weight[letter] / sum(weights)
         assert abs(sum(len(u.encode()) for u in units if letter in u) - share) <= 3
@@ -263,7 +286,8 @@ def test_a_heavier_source_gets_more_of_the_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "weights", [{}, {"a": 1.0}, {"a": 1.0, "b": -1.0}, {"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0, "c": 1.0}]
+    "weights",
+    [{}, {"a": 1.0}, {"a": 1.0, "b": -1.0}, {"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0, "c": 1.0}],
 )
 def test_weights_that_are_not_one_a_source_are_refused(weights):
     with pytest.raises(ValueError, match="must be one a source.*sources: a, b"):
@@ -276,7 +300,9 @@ def test_a_source_with_a_weight_and_no_text_is_named():
 
 
 @pytest.mark.parametrize("model", ["bpe", "unigram"])
-def test_a_vocabulary_larger_than_the_text_supports_is_refused_with_the_largest_possible(model, tmp_path):
+def test_a_vocabulary_larger_than_the_text_supports_is_refused_with_the_largest_possible(
+    model, tmp_path
+):
     with pytest.raises(ValueError, match=r"vocab_size=50000 .* set it to \d+ or lower") as error:
         SentencePiece(vocab_size=50000, model=model).train(TEXTS[:1], tmp_path / "tokenizer.model")
     assert not list(tmp_path.iterdir())
@@ -298,7 +324,9 @@ def test_training_on_no_text_is_refused(texts, tmp_path):
 
 def test_reserved_letters_in_a_text_do_not_hide_it_from_training(tmp_path):
     BPE.train(TEXTS, tmp_path / "plain")
-    BPE.train([text + letter for text, letter in zip(TEXTS, "▁▅\0▁", strict=True)], tmp_path / "with")
+    BPE.train(
+        [text + letter for text, letter in zip(TEXTS, "▁▅\0▁", strict=True)], tmp_path / "with"
+    )
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "with").read_bytes()
 
 

@@ -19,10 +19,15 @@ def test_it_is_the_tokenizer_of_the_other_corpus(tmp_path):
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="tokenizer.path='.*none.model' does not exist; name the tokenizer.model of"
+        FileNotFoundError,
+        match="tokenizer.path='.*none.model' does not exist; name the tokenizer.model of",
     ):
-        TrainedTokenizer(path=str(tmp_path / "none.model")).make({}, tmp_path / "b.model", weights={})
+        TrainedTokenizer(path=str(tmp_path / "none.model")).make(
+            {}, tmp_path / "b.model", weights={}
+        )
     (tmp_path / "text.model").write_text("no tokenizer")
     with pytest.raises(ValueError, match="text.model"):
-        TrainedTokenizer(path=str(tmp_path / "text.model")).make({}, tmp_path / "b.model", weights={})
+        TrainedTokenizer(path=str(tmp_path / "text.model")).make(
+            {}, tmp_path / "b.model", weights={}
+        )
     assert not (tmp_path / "b.model").exists()

@@ -13,7 +13,14 @@ from data_pipeline.readers import compressed, warc_records
 from data_pipeline.readers.compressed import DICTIONARY, pieces
 from data_pipeline.readers.warc import Warc
 from data_pipeline.readers.warc_records import Records
-from tests.data_pipeline.reading import SENTENCE, numbers, read, read_with_drops, record, warc_record
+from tests.data_pipeline.reading import (
+    SENTENCE,
+    numbers,
+    read,
+    read_with_drops,
+    record,
+    warc_record,
+)
 
 COMPRESS = {
     ".warc": bytes,
@@ -44,13 +51,22 @@ def test_each_file_is_a_part_and_parts_read_alone_give_what_the_whole_does(tmp_p
         (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     reader = Warc(paths=(str(tmp_path / "b.warc"), str(tmp_path)))
     names = [part.name for part in reader.parts("web", work=tmp_path)]
-    assert names == ["00000/b.warc", "00001/a.warc.gz", "00001/b.warc", "00001/b/c.warc"] == sorted(names)
+    assert (
+        names
+        == ["00000/b.warc", "00001/a.warc.gz", "00001/b.warc", "00001/b/c.warc"]
+        == sorted(names)
+    )
     assert numbers(read(reader, tmp_path)[0]) == [3, 4, 2, 3, 4, 0, 1]
 
 
 def test_conversion_records_of_wet_files_are_read_as_they_are(tmp_path):
-    texts = ["Plain text, as it was converted.\n  <b>No tag</b> is touched.\n", "Ein anderer Text: größer.\n"]
-    blocks = [warc_record(n, "conversion", "text/plain", text.encode()) for n, text in enumerate(texts)]
+    texts = [
+        "Plain text, as it was converted.\n  <b>No tag</b> is touched.\n",
+        "Ein anderer Text: größer.\n",
+    ]
+    blocks = [
+        warc_record(n, "conversion", "text/plain", text.encode()) for n, text in enumerate(texts)
+    ]
     bad = [
         warc_record(2, "conversion", "text/plain", b"caf\xe9"),
         warc_record(3, "metadata", "text/plain", b"x: y"),
@@ -63,9 +79,14 @@ def test_conversion_records_of_wet_files_are_read_as_they_are(tmp_path):
 def test_a_zstd_dictionary_at_the_start_is_used_compressed_or_not(tmp_path):
     trained = zstandard.train_dictionary(2_000, [record(n) for n in range(300)])
     compress = zstandard.ZstdCompressor(dict_data=trained, write_checksum=True).compress
-    for name, dictionary in (("raw", trained.as_bytes()), ("packed", zstandard.compress(trained.as_bytes()))):
+    for name, dictionary in (
+        ("raw", trained.as_bytes()),
+        ("packed", zstandard.compress(trained.as_bytes())),
+    ):
         head = DICTIONARY + len(dictionary).to_bytes(4, "little") + dictionary
-        (tmp_path / f"{name}.warc.zst").write_bytes(head + b"".join(compress(record(n)) for n in range(4)))
+        (tmp_path / f"{name}.warc.zst").write_bytes(
+            head + b"".join(compress(record(n)) for n in range(4))
+        )
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
     assert numbers(documents) == [0, 1, 2, 3] * 2 and counts == {}
 
@@ -88,7 +109,10 @@ def test_a_truncated_archive_loses_only_the_record_it_breaks_off_in(tmp_path, su
     junk=st.binary(min_size=1, max_size=40),
 )
 def test_damage_in_members_costs_those_members_and_no_other(suffix, damaged, at, junk):
-    members = [COMPRESS[suffix](b"%d " % n + bytes(range(65, 91)) * 5 + b"%d" % (n * 7919)) for n in range(9)]
+    members = [
+        COMPRESS[suffix](b"%d " % n + bytes(range(65, 91)) * 5 + b"%d" % (n * 7919))
+        for n in range(9)
+    ]
     broken = list(members)
     for n in damaged:
         start = int(at * len(members[n]))
@@ -112,7 +136,9 @@ def test_damage_in_members_costs_those_members_and_no_other(suffix, damaged, at,
 def test_an_archive_compressed_as_a_whole_is_read_up_to_the_damage(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(compressed, "PIECE_BYTES", 1 << 16)
     data = bytearray(
-        COMPRESS[suffix](b"".join(record(n, f"<p>{(n + 10**9) ** 9} {n}</p>".encode()) for n in range(2_000)))
+        COMPRESS[suffix](
+            b"".join(record(n, f"<p>{(n + 10**9) ** 9} {n}</p>".encode()) for n in range(2_000))
+        )
     )
     middle = len(data) // 2
     data[middle : middle + 50] = bytes(50)
@@ -149,7 +175,11 @@ def test_records_do_not_depend_on_how_the_data_is_cut_into_pieces(sizes):
         lambda parts: [parts[0], b"junk between\r\nrecords\r\n", *parts[1:]],
         lambda parts: [b"junk first\r\n", *parts],
         lambda parts: [*parts, parts[0][:-30]],
-        lambda parts: [parts[0], record(9).replace(b"Content-Length: 1", b"Content-Length: 9"), *parts[1:]],
+        lambda parts: [
+            parts[0],
+            record(9).replace(b"Content-Length: 1", b"Content-Length: 9"),
+            *parts[1:],
+        ],
         lambda parts: [
             parts[0],
             record(9).replace(b"Content-Length: 1", b"Content-Length: 99999999991"),
@@ -179,7 +209,9 @@ def test_records_that_are_no_good_page_are_counted_by_reason_with_their_place(tm
             gzip.compress(b"<p>A page that was sent compressed, as many are.</p>"),
             headers="Content-Encoding: gzip\r\n",
         ),
-        record(7, gzip.compress(b"<p>" + b"bomb " * 1_000_000), headers="Content-Encoding: gzip\r\n"),
+        record(
+            7, gzip.compress(b"<p>" + b"bomb " * 1_000_000), headers="Content-Encoding: gzip\r\n"
+        ),
     ]
     (tmp_path / "a.warc").write_bytes(b"".join(pages))
     documents, drops = read_with_drops(Warc(paths=(str(tmp_path),), max_page_bytes=4_000), tmp_path)
@@ -190,7 +222,9 @@ def test_records_that_are_no_good_page_are_counted_by_reason_with_their_place(tm
         "page_without_text": 1,
         "page_undecodable": 1,
     }
-    assert drops.examples["page_http_status"] == [f"a.warc:{len(pages[0])}: 404: http://example.org/1?q=1"]
+    assert drops.examples["page_http_status"] == [
+        f"a.warc:{len(pages[0])}: 404: http://example.org/1?q=1"
+    ]
 
 
 @EACH_COMPRESSION
@@ -220,13 +254,17 @@ def test_a_record_that_is_no_page_for_its_size_is_passed_over(tmp_path, monkeypa
     ids=["empty", "broken", "text"],
 )
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_file_without_any_record_is_counted_and_its_neighbours_are_read(tmp_path, suffix, content):
+def test_a_file_without_any_record_is_counted_and_its_neighbours_are_read(
+    tmp_path, suffix, content
+):
     (tmp_path / f"a{suffix}").write_bytes(content)
     (tmp_path / "b.warc").write_bytes(record(0))
     documents, drops = read_with_drops(Warc(paths=(str(tmp_path),)), tmp_path)
     assert numbers(documents) == [0] and drops.counts["web"]["file_without_record"] == 1
     assert drops.examples["file_without_record"] == [f"a{suffix}"]
-    assert sum(n for reason, n in drops.counts["web"].items() if reason.endswith("_bytes")) == len(content)
+    assert sum(n for reason, n in drops.counts["web"].items() if reason.endswith("_bytes")) == len(
+        content
+    )
 
 
 def test_a_missing_or_empty_source_is_one_clear_error(tmp_path):

@@ -13,7 +13,10 @@ from tests.data_pipeline.texts import LAW, REAL, TEXTS, is_unspaced, lines_of, w
 def words_in(layout: Layout) -> list[list[str]]:
     text = "".join(map(chr, layout.chars))
     return [
-        [text[layout.start[i] : layout.end[i]] for i in range(layout.first[number], layout.first[number + 1])]
+        [
+            text[layout.start[i] : layout.end[i]]
+            for i in range(layout.first[number], layout.first[number + 1])
+        ]
         for number in range(layout.n)
     ]
 
@@ -49,7 +52,8 @@ def test_equal_words_have_equal_hashes_wherever_they_stand(pairs):
 def test_scripts_without_spaces_are_words_of_one_character(language):
     unspaced = [character for character in REAL[language] if is_unspaced(character)]
     assert len(unspaced) > 60 and all(
-        len(word) == 1 or not is_unspaced(word[0]) or language == "th" for word in words_of(REAL[language])
+        len(word) == 1 or not is_unspaced(word[0]) or language == "th"
+        for word in words_of(REAL[language])
     )
     assert words_in(Layout([REAL[language]])) == [words_of(REAL[language])]
 
@@ -90,5 +94,7 @@ def test_a_batch_is_cut_into_chunks_between_texts_and_kept_for_the_next_rule(mon
         [["c" * 30], []],
         [["d", "e", "f"], ["g", "h"]],
     ] or len(found) > 1
-    assert [word for layout in found for word in words_in(layout)] == [text.split() for text in texts]
+    assert [word for layout in found for word in words_in(layout)] == [
+        text.split() for text in texts
+    ]
     assert layouts(texts) is found

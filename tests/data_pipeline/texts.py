@@ -56,7 +56,8 @@ PIECES = (
 LAW = settings(deadline=None, max_examples=60)  # the first example builds tables and loads models
 # Few pieces, so that runs of them repeat; and any characters at all.
 PLAYED = st.lists(
-    st.sampled_from(PIECES).flatmap(lambda piece: st.sampled_from((piece, f"{piece} "))), max_size=60
+    st.sampled_from(PIECES).flatmap(lambda piece: st.sampled_from((piece, f"{piece} "))),
+    max_size=60,
 ).map("".join)
 ANY = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 TEXTS = st.lists(st.tuples(st.one_of(PLAYED, ANY), st.sampled_from(sorted(REAL))), max_size=5)
@@ -76,7 +77,11 @@ def words_of(text: str) -> list[str]:
     for token in text.split():
         word = ""
         for character in token:
-            if word and not is_mark(character) and (is_unspaced(character) or is_unspaced(word[-1])):
+            if (
+                word
+                and not is_mark(character)
+                and (is_unspaced(character) or is_unspaced(word[-1]))
+            ):
                 words.append(word)
                 word = ""
             word += character
@@ -111,7 +116,9 @@ def verdict(rule, text: str, language: str = "en") -> tuple[str, str | None]:
     documents, signals = rule.annotate([document(text, language)])
     for limit in rule.limits():
         value = float(signals[limit.signal][0])
-        if limit.language in ("", documents[0].language) and (value < limit.least or value > limit.most):
+        if limit.language in ("", documents[0].language) and (
+            value < limit.least or value > limit.most
+        ):
             return documents[0].text, limit.reason
     return documents[0].text, None
 

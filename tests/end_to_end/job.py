@@ -46,7 +46,9 @@ def write_data(folder: Path, documents: Mapping[str, int], *, first_target: int 
     for name, n in documents.items():
         lengths = rng.integers(4, 60, n).tolist()
         write_documents(
-            folder / "run/data/train" / name, random_documents(rng, lengths, VOCAB), first_target=first_target
+            folder / "run/data/train" / name,
+            random_documents(rng, lengths, VOCAB),
+            first_target=first_target,
         )
 
 
@@ -93,13 +95,17 @@ def rows(job: Path) -> list[dict[str, Any]]:
 
 def saved(job: Path) -> list[int]:
     """The steps of whole checkpoints."""
-    return sorted(int(path.name) for path in (phase(job) / "checkpoints").glob("*") if path.name.isdigit())
+    return sorted(
+        int(path.name) for path in (phase(job) / "checkpoints").glob("*") if path.name.isdigit()
+    )
 
 
 def unfinished(job: Path) -> set[Path]:
     """What lies beside the whole checkpoints: the save that is running, or that a kill has left."""
     return {
-        path for path in (phase(job) / "checkpoints").glob("*") if path.is_dir() and not path.name.isdigit()
+        path
+        for path in (phase(job) / "checkpoints").glob("*")
+        if path.is_dir() and not path.name.isdigit()
     }
 
 
@@ -175,7 +181,8 @@ def arrays(job: Path, step: int) -> dict[str, np.ndarray]:
         with ocp.PyTreeCheckpointer() as reader:
             folder = (phase(job) / f"checkpoints/{step}/{item}").resolve()
             as_numpy = jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata.tree
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                reader.metadata(folder).item_metadata.tree,
             )
             tree = ocp.tree.to_flat_dict(reader.restore(folder, restore_args=as_numpy), sep="/")
         found |= {f"{item}/{path}": np.asarray(leaf) for path, leaf in tree.items()}
@@ -190,7 +197,9 @@ def differences(job: Path, other: Path) -> list[str]:
     ours, theirs = (arrays(folder, step) for folder, step in zip((job, other), steps, strict=True))
     found = [] if steps[0] == steps[1] else [f"last steps {steps}"]
     found += sorted(
-        name for name in ours.keys() | theirs.keys() if not _same_bits(ours.get(name), theirs.get(name))
+        name
+        for name in ours.keys() | theirs.keys()
+        if not _same_bits(ours.get(name), theirs.get(name))
     )
     mine, its = ({row["step"]: _numbers(row) for row in rows(folder)} for folder in (job, other))
     found += [
@@ -199,12 +208,16 @@ def differences(job: Path, other: Path) -> list[str]:
         if mine.get(step) != its.get(step)
     ]
     results = [json.loads((phase(folder) / "results.json").read_text()) for folder in (job, other)]
-    return found + [f"results {side}" for side in ("before", "after") if results[0][side] != results[1][side]]
+    return found + [
+        f"results {side}" for side in ("before", "after") if results[0][side] != results[1][side]
+    ]
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
     """What of a row of metrics follows from the step alone: no times, no memory."""
-    return {name: value for name, value in row.items() if name in NUMBERS or name.startswith("row/")}
+    return {
+        name: value for name, value in row.items() if name in NUMBERS or name.startswith("row/")
+    }
 
 
 def _same_bits(x: np.ndarray | None, y: np.ndarray | None) -> bool:

@@ -30,7 +30,9 @@ class SeenRows(BaseModel, frozen=True, extra="forbid", strict=True):
         """Those of `NextToken`."""
         return NextToken().denominators(batch)
 
-    def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """The loss of `NextToken`, and the hashes among its metrics."""
         loss = NextToken().loss(models, batch, denominators, key)
         hash_B = hashes(batch)

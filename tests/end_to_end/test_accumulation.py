@@ -37,9 +37,14 @@ def pretrain() -> Run:
             context=40,
         ),
         objective=NextToken(z_loss=1e-4),
-        data=PackedShards(folder="data/train", weights=FrozenMap(web=1.0), seq_len=40, batch_size=ROWS),
+        data=PackedShards(
+            folder="data/train", weights=FrozenMap(web=1.0), seq_len=40, batch_size=ROWS
+        ),
         optimizer=Optimizer(
-            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=2e-3,
+            schedule=WarmupCosine(warmup_steps=0, end_frac=0.1),
+            weight_decay=0.1,
         ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=STEPS),
@@ -64,7 +69,9 @@ def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict
 
 def test_rows_and_micro_batches_have_different_numbers_of_targets(prepared: Path) -> None:
     data = pretrain().data
-    first_rows = RowSequence(data.sources(prepared / "run"), data.weights, pretrain().seed).read(range(ROWS))
+    first_rows = RowSequence(data.sources(prepared / "run"), data.weights, pretrain().seed).read(
+        range(ROWS)
+    )
     n_B = np.array([row["weight_L"].sum() for row in first_rows])
     assert all(len({n_B[i::parts].sum() for i in range(parts)}) > 1 for parts in (2, 4)), (
         "else a mean of means would pass"
@@ -89,7 +96,11 @@ QUICK = {(1, 4), (4, 2)}
     [share if share in QUICK else pytest.param(*share, marks=pytest.mark.slow) for share in SHARES],
 )
 def test_micro_batches_and_processes_change_neither_loss_nor_gradient_norm(
-    processes: int, micro_batches: int, prepared: Path, whole: list[dict[str, float]], tmp_path: Path
+    processes: int,
+    micro_batches: int,
+    prepared: Path,
+    whole: list[dict[str, float]],
+    tmp_path: Path,
 ) -> None:
     job = finish(
         copied(prepared, tmp_path / "job"),

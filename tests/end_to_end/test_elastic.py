@@ -68,7 +68,10 @@ def pretrain() -> Run:
         # a rate that does not depend on the number of steps, so that shorter runs are beginnings of longer
         # ones
         optimizer=Optimizer(
-            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=1.0), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=2e-3,
+            schedule=WarmupCosine(warmup_steps=4, end_frac=1.0),
+            weight_decay=0.1,
         ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=STEPS),
@@ -174,10 +177,16 @@ def test_a_larger_batch_goes_on_at_the_next_row(uninterrupted: Path, tmp_path: P
 def test_a_run_that_is_resumed_within_a_ramp_of_its_batch_size_goes_on_at_the_next_row(
     prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    job, ramp = copied(prepared, tmp_path / "job"), ("--set", "pretrain.batch_ramp=[[2, 3], [4, 6]]")
+    job, ramp = (
+        copied(prepared, tmp_path / "job"),
+        ("--set", "pretrain.batch_ramp=[[2, 3], [4, 6]]"),
+    )
     for processes, steps in ((1, 5), (2, 12)):
         finish(job, *ramp, "--set", f"pretrain.steps={steps}", "--on", f"local:{processes}")
-    assert seen(rows(job)) == seen(rows(uninterrupted))[: 3 * 2 + 6 * 4 + 3 * 8] and len(rows(job)) == 12
+    assert (
+        seen(rows(job)) == seen(rows(uninterrupted))[: 3 * 2 + 6 * 4 + 3 * 8]
+        and len(rows(job)) == 12
+    )
 
 
 def test_a_process_that_hangs_before_the_first_step_ends_all_of_them(
@@ -208,7 +217,11 @@ def test_rows_that_are_others_are_seen_to_differ(uninterrupted: Path, tmp_path: 
     rewind(job, SAVE_EVERY)
     stage = f"{{from_tokens: {n * SEQ_LEN}, weights: {{web: 1.0, books: 1.0}}}}"
     finish(
-        job, "--set", f"pretrain.data.schedule.stages=[{stage}]", "--set", f"pretrain.steps={2 * SAVE_EVERY}"
+        job,
+        "--set",
+        f"pretrain.data.schedule.stages=[{stage}]",
+        "--set",
+        f"pretrain.steps={2 * SAVE_EVERY}",
     )
     found = seen(rows(job))
     assert found[:n] == expected[:n] and found[n:] != expected[n : len(found)]

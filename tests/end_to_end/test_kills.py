@@ -52,7 +52,10 @@ def pretrain() -> Run:
             folder="data/train", weights=FrozenMap(web=2.0, code=1.0), seq_len=48, batch_size=8
         ),
         optimizer=Optimizer(
-            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=2e-3,
+            schedule=WarmupCosine(warmup_steps=4, end_frac=0.1),
+            weight_decay=0.1,
         ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),
@@ -94,7 +97,9 @@ def kill_somewhere(job: Path, draw: random.Random, *, in_save: bool) -> str:
     return f"with {files} files of a save written" if in_save else f"after step {last_step(job)}"
 
 
-@pytest.mark.parametrize("chain", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))])
+@pytest.mark.parametrize(
+    "chain", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))]
+)
 def test_a_run_killed_again_and_again_repeats_the_uninterrupted_run(
     chain: int, prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -21,11 +21,15 @@ class Group:
 
     def __init__(self, n: int, folder: Path, **settings: float):
         (folder / "turns.yaml").write_text("train: {type: Turns}\n")
-        more = [word for name, value in settings.items() for word in ("--set", f"train.{name}={value}")]
+        more = [
+            word for name, value in settings.items() for word in ("--set", f"train.{name}={value}")
+        ]
         self.n, self.logs, self.phase = n, folder / "runs/turns/logs", folder / "runs/turns/train"
         self.launcher = begin(*COMMAND, *more, "--on", f"local:{n}", cwd=folder)
         self.until(lambda: all(self.step(i) > 5 for i in range(n)), "steps of all")
-        children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
+        )
         self.pids = {int(_variable(pid, "JAX_PROCESS_ID")): int(pid) for pid in children}
         before = [self.step(i) for i in range(n)]
         self.until(lambda: all(self.step(i) > before[i] + 100 for i in range(n)), "posts of all")
@@ -83,13 +87,17 @@ def test_slow_and_wrong_processes_are_named_and_a_killed_one_ends_the_others(gro
     assert (three.phase / "straggler-0").read_text().startswith("process 1 holds the others up")
     (three.phase / "slow-1").unlink()
     (three.phase / "flip-2").touch()
-    three.until(lambda: all((three.phase / f"differs-{i}").exists() for i in range(3)), "a differing copy")
+    three.until(
+        lambda: all((three.phase / f"differs-{i}").exists() for i in range(3)), "a differing copy"
+    )
     assert re.match(
         r"x differs on device \d+ of process 2 from its 2 other copies",
         (three.phase / "differs-0").read_text(),
     )
     os.kill(three.pids[2], signal.SIGUSR1)
-    three.until(lambda: "Current thread" in (three.logs / "process-2.log").read_text(), "stacks on demand")
+    three.until(
+        lambda: "Current thread" in (three.logs / "process-2.log").read_text(), "stacks on demand"
+    )
     step = three.step(2)
     three.until(lambda: three.step(2) > step, "a step after it")
     os.kill(three.pids[1], signal.SIGKILL)
@@ -97,7 +105,8 @@ def test_slow_and_wrong_processes_are_named_and_a_killed_one_ends_the_others(gro
     assert end.code == 75 and "process 1 was killed by SIGKILL" in end.launcher
     for i in (0, 2):
         assert (
-            "process 1 has not answered for" in end.said[i] and "start the same command again" in end.said[i]
+            "process 1 has not answered for" in end.said[i]
+            and "start the same command again" in end.said[i]
         )
 
 
@@ -135,7 +144,11 @@ def test_a_frozen_process_is_named_and_killed(group, n, lost):
     end = processes.end()
     assert end.code == 75 and f"process {lost} does not answer and is killed" in end.launcher
     for i in range(n):
-        assert i == lost or f"process {lost}" in end.said[i] and "has not answered for 20 s" in end.said[i]
+        assert (
+            i == lost
+            or f"process {lost}" in end.said[i]
+            and "has not answered for 20 s" in end.said[i]
+        )
 
 
 @pytest.mark.slow
@@ -149,7 +162,8 @@ def test_the_coordinator_is_named_too(group, n):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_signal_to_one_process_saves_the_same_step_everywhere_and_a_second_one_ends_it_at_once(
     group, number, code

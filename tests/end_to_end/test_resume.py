@@ -55,7 +55,10 @@ def pretrain() -> Run:
         objective=NextToken(),
         data=data,
         optimizer=Optimizer(
-            rule=AdamW(), peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=5e-3,
+            schedule=WarmupCosine(warmup_steps=4, end_frac=0.1),
+            weight_decay=0.1,
         ),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=11),
@@ -99,7 +102,8 @@ def interrupt(job: Path, number: int, *, after_steps: int) -> tuple[int, str]:
     """
     process = begin(*COMMAND, cwd=job)
     until(
-        lambda: process.poll() is not None or any(step >= after_steps for step in saved(job)), "a checkpoint"
+        lambda: process.poll() is not None or any(step >= after_steps for step in saved(job)),
+        "a checkpoint",
     )
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
@@ -160,7 +164,11 @@ def test_a_signal_saves_says_how_to_go_on_and_the_run_goes_on(
 
 def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupted: Path) -> None:
     refused = run(
-        uninterrupted, "--set", "pretrain.architecture.norm_eps=1e-6", "--set", f"pretrain.steps={STEPS + 10}"
+        uninterrupted,
+        "--set",
+        "pretrain.architecture.norm_eps=1e-6",
+        "--set",
+        f"pretrain.steps={STEPS + 10}",
     )
     assert refused.returncode == 2
     assert (

@@ -60,7 +60,9 @@ def test_the_last_tenth_is_held_out_to_the_letter_and_all_else_is_trained_on(sho
             for record in Shards(folder / "data" / side / "plays")
         ]
 
-    assert tokenizer.vocab_size <= VOCAB_SIZE and len(tokenizer.encode(text)) == len(text) == 1_115_394
+    assert (
+        tokenizer.vocab_size <= VOCAB_SIZE and len(tokenizer.encode(text)) == len(text) == 1_115_394
+    )
     assert texts("held_out") == [text[cut:]]
     pieces = sorted(texts("train"), key=text.index)
     assert len(pieces) == 9 and "".join(pieces) == text[:cut]
@@ -97,9 +99,9 @@ def test_the_published_loss_is_reached_and_our_defaults_are_clearly_better(tmp_p
     losses = {
         config: np.mean(
             [
-                run(config, tmp_path / f"{config}{seed}", f"pretrain.seed={seed}", timeout_s=3600)["after"][
-                    "plays/loss"
-                ]
+                run(config, tmp_path / f"{config}{seed}", f"pretrain.seed={seed}", timeout_s=3600)[
+                    "after"
+                ]["plays/loss"]
                 for seed in range(3)
             ]
         )

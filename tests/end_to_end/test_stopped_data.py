@@ -26,7 +26,8 @@ def processes_of(session: int) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("sent", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_a_stopped_data_phase_leaves_its_code_and_no_process(tmp_path, sent, code):
     ingested = tmp_path / "run" / "data" / "stages" / "ingest" / "web"

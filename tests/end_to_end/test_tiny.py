@@ -44,16 +44,22 @@ def settings(code: Path) -> list[str]:
         "dpo.objective.sft_weight": 0.1,
         "pretrain.evals.0.max_rows": 32,
     }
-    changed |= {f"{phase}.architecture.{field}": size for phase in PHASES for field, size in SIZES.items()}
+    changed |= {
+        f"{phase}.architecture.{field}": size for phase in PHASES for field, size in SIZES.items()
+    }
     return [word for path, value in changed.items() for word in ("--set", f"{path}={value}")]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], subprocess.CompletedProcess]:
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, list[str], subprocess.CompletedProcess]:
     """The folder it ran in, the command, and what it printed."""
     folder, stdlib = tmp_path_factory.mktemp("tiny"), Path(sysconfig.get_path("stdlib"))
     for name in ("json", "email", "http", "logging", "importlib", "concurrent"):
-        shutil.copytree(stdlib / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            stdlib / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in (
         "argparse",
         "ast",
@@ -91,17 +97,22 @@ def test_every_phase_improves_its_held_out_metric(tiny) -> None:
     pretrain, sft, dpo = (results(folder, phase) for phase in PHASES)
     for source in ("web", "code", "books"):
         assert (
-            pretrain["after"][f"{source}/bits_per_byte"] < 0.8 * pretrain["before"][f"{source}/bits_per_byte"]
+            pretrain["after"][f"{source}/bits_per_byte"]
+            < 0.8 * pretrain["before"][f"{source}/bits_per_byte"]
         )
     assert sft["after"]["chat/loss"] < 0.9 * sft["before"]["chat/loss"]
     assert sft["after"]["chat/accuracy"] > sft["before"]["chat/accuracy"]
     assert dpo["before"]["chat/loss"] == pytest.approx(sft["after"]["chat/loss"], rel=1e-5)
-    assert dpo["after"]["chat/loss"] < 1.1 * dpo["before"]["chat/loss"], "preferences do not ruin the text"
+    assert dpo["after"]["chat/loss"] < 1.1 * dpo["before"]["chat/loss"], (
+        "preferences do not ruin the text"
+    )
     assert dpo["before"]["pairs/dpo_loss"] == pytest.approx(0.693147, abs=1e-5), (
         "policy and reference begin as the same model"
     )
     assert dpo["before"]["pairs/rewards/accuracies"] == 0
-    assert dpo["after"]["pairs/rewards/accuracies"] > 0.5 and dpo["after"]["pairs/rewards/margins"] > 0
+    assert (
+        dpo["after"]["pairs/rewards/accuracies"] > 0.5 and dpo["after"]["pairs/rewards/margins"] > 0
+    )
 
 
 def test_a_phase_starts_where_the_one_before_ended(tiny) -> None:
@@ -137,10 +148,14 @@ def test_no_held_out_answer_stands_in_any_training_shard(tiny) -> None:
         kept = [s.tokens[s.weight > 0] if targets_only else s.tokens for s in sequences]
         return [" ".join(tokenizer.decode(ids).split()) for ids in kept]
 
-    answers = [text for text in words(data / "held_out/chat", targets_only=True) if len(text.split()) >= 6]
+    answers = [
+        text for text in words(data / "held_out/chat", targets_only=True) if len(text.split()) >= 6
+    ]
     assert len(answers) > 20
     trained_on = "\n".join(
-        text for folder in sorted((data / "train").iterdir()) for text in words(folder, targets_only=False)
+        text
+        for folder in sorted((data / "train").iterdir())
+        for text in words(folder, targets_only=False)
     )
     assert not [answer for answer in answers if answer in trained_on]
     split = json.loads((data / "held_out.json").read_text())
@@ -160,10 +175,15 @@ def test_tensorboard_reads_what_every_phase_wrote(tiny, phase: str) -> None:
         "throughput/mfu",
     }
     assert stable | {"time/step_s", "time/data_wait_s"} <= tags
-    own = {"pretrain": "eval/web/bits_per_byte", "sft": "eval/chat/accuracy", "dpo": "rewards/margins"}
+    own = {
+        "pretrain": "eval/web/bits_per_byte",
+        "sft": "eval/chat/accuracy",
+        "dpo": "rewards/margins",
+    }
     assert own[phase] in tags
     evaluated = [
-        event.step for event in events.Scalars(next(tag for tag in sorted(tags) if tag.startswith("eval/")))
+        event.step
+        for event in events.Scalars(next(tag for tag in sorted(tags) if tag.startswith("eval/")))
     ]
     assert evaluated[0] == 0 and len(evaluated) >= 2, "before and after"
     steps = [event.step for event in events.Scalars("loss/train")]

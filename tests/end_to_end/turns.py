@@ -35,7 +35,9 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
     def execute(self, folder: Path, *, job_folder: Path) -> None:
         """Take steps until the end, or until a signal."""
         mesh = make_mesh(data=jax.device_count())
-        total = jax.jit(lambda x: jnp.sum(x * x), out_shardings=NamedSharding(mesh, PartitionSpec()))
+        total = jax.jit(
+            lambda x: jnp.sum(x * x), out_shardings=NamedSharding(mesh, PartitionSpec())
+        )
         with (
             Hosts() as hosts,
             Watchdog(self.limit_s, folder=folder, hosts=hosts) as watchdog,
@@ -45,7 +47,9 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
                 began = time.perf_counter()
                 watchdog.beat(step)
                 x = jax.make_array_from_callback(
-                    (24,), NamedSharding(mesh, PartitionSpec("data")), lambda index: np.arange(24.0)[index]
+                    (24,),
+                    NamedSharding(mesh, PartitionSpec("data")),
+                    lambda index: np.arange(24.0)[index],
                 )
                 time.sleep(0.005)
                 self._obey(folder, hosts.process)
@@ -81,7 +85,9 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
         if found := check({"x": x}, mesh):
             (folder / f"differs-{process}").write_text("\n".join(found))
 
-    def _tell(self, folder: Path, process: int, step: int, row: dict[str, Any], straggler: str) -> None:
+    def _tell(
+        self, folder: Path, process: int, step: int, row: dict[str, Any], straggler: str
+    ) -> None:
         (folder / f"step-{process}").write_text(str(step))
         if straggler:
             (folder / f"straggler-{process}").write_text(f"{straggler} {row}")

@@ -52,7 +52,14 @@ MESHES = (
 )
 # every size is another number, so that an array in a compiled program is known by its shape
 SIZES = Llama(
-    vocab_size=256, width=64, layers=4, heads=8, kv_heads=2, head_width=6, feed_forward_width=40, context=32
+    vocab_size=256,
+    width=64,
+    layers=4,
+    heads=8,
+    kv_heads=2,
+    head_width=6,
+    feed_forward_width=40,
+    context=32,
 )
 ROWS = {"B": 8, "L": 16}
 
@@ -87,7 +94,10 @@ def compiled_text(sizes: dict[str, int]) -> str:
     """The training step of a small Llama, with full remat and in float32, as it is compiled for 8 devices."""
     model = SIZES.build(Precision(compute="float32"), Execution(remat=Remat(preset="full")))
     tx = Optimizer(
-        rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+        rule=AdamW(),
+        peak_lr=1e-2,
+        schedule=WarmupCosine(warmup_steps=0, end_frac=0.1),
+        weight_decay=0.1,
     ).chain(10)
     mesh = make_mesh(**sizes)
     with jax.set_mesh(mesh):
@@ -108,7 +118,9 @@ def collectives(text: str, sizes: dict[str, int]) -> Iterator[str]:
 
 def gathered_sizes(text: str) -> set[int]:
     """How many numbers the arrays have that the all-gathers of a program give to a device."""
-    found = [each.instruction for each in walk(parse(text)) if kind_of(each.instruction) == "all-gather"]
+    found = [
+        each.instruction for each in walk(parse(text)) if kind_of(each.instruction) == "all-gather"
+    ]
     return {shape.n_elements for instruction in found for shape in instruction.shapes}
 
 
@@ -127,7 +139,9 @@ def sizes_in_use(sizes: dict[str, int]) -> dict[str, int]:
             layer_name(path[-1].key) if "_N" in path[-1].key else path[-1].key: leaf.shape
             for path, leaf in leaves
         }
-        arrays = {name: shape[len(shape) - len(letters_of(name)) :] for name, shape in arrays.items()}
+        arrays = {
+            name: shape[len(shape) - len(letters_of(name)) :] for name, shape in arrays.items()
+        }
         B, L = ROWS["B"], ROWS["L"]
         arrays |= {
             "input_BLD": (B, L, SIZES.width),
@@ -140,7 +154,9 @@ def sizes_in_use(sizes: dict[str, int]) -> dict[str, int]:
         }
         held = {name: _held(letters_of(name), shape) for name, shape in arrays.items()}
         return held | {
-            "repeated key weight": SIZES.width * max(SIZES.kv_heads, n_parts("K")) * SIZES.head_width
+            "repeated key weight": SIZES.width
+            * max(SIZES.kv_heads, n_parts("K"))
+            * SIZES.head_width
         }
 
 
@@ -148,17 +164,22 @@ def bad_program() -> None:
     """Compile what the compiler can only do by holding a whole array on every device."""
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     one, other = (
-        NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("a", None, "b"), (None, ("a", "b"), None))
+        NamedSharding(mesh, PartitionSpec(*axes))
+        for axes in (("a", None, "b"), (None, ("a", "b"), None))
     )
 
     def moved(x: jax.Array) -> jax.Array:
         return jnp.cos(jax.lax.with_sharding_constraint(jnp.sin(x), other))
 
-    jax.jit(moved, in_shardings=one).lower(jax.ShapeDtypeStruct((16, 16, 16), jnp.float32)).compile()
+    jax.jit(moved, in_shardings=one).lower(
+        jax.ShapeDtypeStruct((16, 16, 16), jnp.float32)
+    ).compile()
 
 
 def _held(letters: str, shape: tuple[int, ...]) -> int:
-    return math.prod(size // n_parts(letter, size) for letter, size in zip(letters, shape, strict=True))
+    return math.prod(
+        size // n_parts(letter, size) for letter, size in zip(letters, shape, strict=True)
+    )
 
 
 def found() -> dict[str, Any]:
@@ -170,7 +191,11 @@ def found() -> dict[str, Any]:
         text = compiled_text(sizes)
         lines += collectives(text, sizes)
         gathered.append(
-            {"mesh": sizes, "found": sorted(gathered_sizes(text)), "called_for": sizes_in_use(sizes)}
+            {
+                "mesh": sizes,
+                "found": sorted(gathered_sizes(text)),
+                "called_for": sizes_in_use(sizes),
+            }
         )
     files = {f"layouts_{config}.txt": layouts(config) for config in DEVICES} | {
         "collectives.txt": "\n".join(lines) + "\n"

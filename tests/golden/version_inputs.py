@@ -74,7 +74,8 @@ TEXTS = {
     "mixed.html": f"{ENGLISH}\n\n{RUSSIAN}\n{ENGLISH}",
     "again.html": ENGLISH.replace("bisection", "bisecting"),
     "same.html": ENGLISH,
-    "notice.html": "Please enable JavaScript. Our site uses cookies.\n\nHome | Share | 12 likes\n" * 4,
+    "notice.html": "Please enable JavaScript. Our site uses cookies.\n\nHome | Share | 12 likes\n"
+    * 4,
     "mojibake.html": "Itâ€™s a cafÃ©, naÃ¯ve and\u200b zero\r\nwide.\x07 Ａ ﬁ …\n\n\n\nEnd.",
     "pii.html": "Write to jane.doe@mail.org or 198.51.24.7, +44 20 7946 0958, DE89370400440532013000, 4111 1111 1111 1111.",
     "bad.html": "You stupid idiots should all go to hell, I hate every single one of you. " * 3,
@@ -82,7 +83,8 @@ TEXTS = {
     "empty.html": "",
     "code.py": MODULE.format(thing="paper"),
     "table.json": json.dumps({"rows": [[i, i * i, f"{i:032x}"] for i in range(200)]}),
-    "keys.py": f'aws = "{KEY}"\npassword = "correct-horse-9-battery"\n' + MODULE.format(thing="tin"),
+    "keys.py": f'aws = "{KEY}"\npassword = "correct-horse-9-battery"\n'
+    + MODULE.format(thing="tin"),
 }
 CODE_SUFFIXES = (".py", ".json")
 EXAMPLES = {
@@ -96,14 +98,21 @@ def documents() -> list[Document]:
     made = []
     for number, (path, text) in enumerate(TEXTS.items()):
         language = path[:2] if path[2:] == ".html" else "python" if path.endswith(".py") else "en"
-        name = path if path.endswith(CODE_SUFFIXES) else f"http://a{number}.example.com/sexy/{path}?q=1"
+        name = (
+            path
+            if path.endswith(CODE_SUFFIXES)
+            else f"http://a{number}.example.com/sexy/{path}?q=1"
+        )
         made.append(Document(content_id(text), text, "all", name, f"group{number}", language))
     return made
 
 
 def write_inputs(folder: Path) -> None:
     """The files that readers, lists, tasks and classifiers read."""
-    files: dict[str, bytes] = {"page.html": PAGE.format(n=0).encode(), "pages/latin.htm": LATIN_PAGE}
+    files: dict[str, bytes] = {
+        "page.html": PAGE.format(n=0).encode(),
+        "pages/latin.htm": LATIN_PAGE,
+    }
     files |= {f"pages/{n}.html": PAGE.format(n=n).encode() for n in range(3)}
     files["web.warc.gz"] = b"".join(gzip.compress(record(n), mtime=0) for n in range(3))
     files["books/plain.txt"] = BOOK.encode()
@@ -111,7 +120,9 @@ def write_inputs(folder: Path) -> None:
     files["books/pages.epub"] = epub()
     files["rows.jsonl"] = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS) + b"{broken\n"
     files |= {f"code/pkg/{thing}.py": MODULE.format(thing=thing).encode() for thing in THINGS}
-    files["code/pkg/LICENSE"] = b"MIT License\n\nPermission is hereby granted, free of charge, to any person"
+    files["code/pkg/LICENSE"] = (
+        b"MIT License\n\nPermission is hereby granted, free of charge, to any person"
+    )
     files["code/tool"] = b"#!/bin/sh\necho one\n"
     files["code/notes.ipynb"] = notebook()
     files["tasks.jsonl"] = json.dumps(
@@ -130,8 +141,10 @@ def write_inputs(folder: Path) -> None:
     pq.write_table(table, folder / "dataset" / "train-00000.parquet")
 
 
-LATIN_PAGE = '<meta charset="latin-1"><main><p>Voilà un café, et une phrase entière.</p></main>'.encode(
-    "latin-1"
+LATIN_PAGE = (
+    '<meta charset="latin-1"><main><p>Voilà un café, et une phrase entière.</p></main>'.encode(
+        "latin-1"
+    )
 )
 
 
@@ -154,7 +167,9 @@ def epub() -> bytes:
         '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
         '<rootfile full-path="book.opf"/></rootfiles></container>'
     )
-    page = '<html xmlns="http://www.w3.org/1999/xhtml"><body><h2>One</h2><p>A story.</p></body></html>'
+    page = (
+        '<html xmlns="http://www.w3.org/1999/xhtml"><body><h2>One</h2><p>A story.</p></body></html>'
+    )
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as book:
         book.writestr("META-INF/container.xml", container)
@@ -170,4 +185,6 @@ def notebook() -> bytes:
         {"cell_type": "code", "metadata": {}, "source": "x = 1\nprint(x)", "outputs": []},
     ]
     metadata = {"kernelspec": {"language": "python"}}
-    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}).encode()
+    return json.dumps(
+        {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
+    ).encode()

@@ -19,7 +19,13 @@ from data_pipeline.clean.code import CodeKind, CodeQuality
 from data_pipeline.clean.decontaminate import Decontaminate
 from data_pipeline.clean.dedup import ExactDedup
 from data_pipeline.clean.fineweb import FineWeb
-from data_pipeline.clean.held_out import HeldOutFilter, find, runs_of, without_common, without_held_out
+from data_pipeline.clean.held_out import (
+    HeldOutFilter,
+    find,
+    runs_of,
+    without_common,
+    without_held_out,
+)
 from data_pipeline.clean.language import Language
 from data_pipeline.clean.line_dedup import LineDedup
 from data_pipeline.clean.line_edits import LineEdits
@@ -56,7 +62,16 @@ from data_pipeline.rows.fim import FillInTheMiddle
 from data_pipeline.rows.pack import BestFit, ConcatenateAndSplit, OnePerRow
 from data_pipeline.shards import shards
 from data_pipeline.shards.record import Record, Sequence, id_key, pack
-from data_pipeline.stages import across, annotate, chats, ingest, select, separate, tokens, vocabulary
+from data_pipeline.stages import (
+    across,
+    annotate,
+    chats,
+    ingest,
+    select,
+    separate,
+    tokens,
+    vocabulary,
+)
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.tasks.questions import Questions
 from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
@@ -118,7 +133,9 @@ def _is_stable(document: Document) -> bool:
 
 def rule_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
     """(name, VERSION, output) of every cleaning rule, and of the filter between the two sides."""
-    task = Questions(name="task", path=str(folder / "tasks.jsonl"), question=("question",), answer="answer")
+    task = Questions(
+        name="task", path=str(folder / "tasks.jsonl"), question=("question",), answer="answer"
+    )
     words, good, bad = (str(folder / name) for name in ("words.txt", "good", "bad"))
     rules: list[Rule] = [
         BookQuality(sources=SOURCE, min_letter_frac=0.75, n_paragraphs=32),
@@ -161,7 +178,9 @@ def rule_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
 
 def _verdicts(rule: AcrossRule, signals: Mapping[str, Any], folder: Path) -> list[Any]:
     """What a rule across documents finds, drops and cuts."""
-    columns = {"document": np.arange(len(TEXTS))} | {name: pa.array(keys) for name, keys in signals.items()}
+    columns = {"document": np.arange(len(TEXTS))} | {
+        name: pa.array(keys) for name, keys in signals.items()
+    }
     keys, found = folder / "keys.parquet", folder / "found.parquet"
     pq.write_table(pa.table(columns), keys)
     rule.resolve([keys], found)
@@ -170,13 +189,17 @@ def _verdicts(rule: AcrossRule, signals: Mapping[str, Any], folder: Path) -> lis
     for number, document in enumerate(documents()):
         rows = verdicts["document"] == number
         if rows.any():
-            spans.append(rule.spans(document, {name: values[rows] for name, values in verdicts.items()}))
+            spans.append(
+                rule.spans(document, {name: values[rows] for name, values in verdicts.items()})
+            )
     return [verdicts, rule.dropped(verdicts), spans]
 
 
 def _sides(held_out_filter: HeldOutFilter) -> list[Any]:
     """What is left of both sides when the first document and the code are held out."""
-    held_out = [document for document in documents() if document.path.endswith(("en.html?q=1", "code.py"))]
+    held_out = [
+        document for document in documents() if document.path.endswith(("en.html?q=1", "code.py"))
+    ]
     training = [document for document in documents() if document not in held_out]
     index = HeldOutIndex(held_out, jaccard=held_out_filter.jaccard)
     found = [find(document, index) for document in training]
@@ -200,11 +223,19 @@ def format_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
     yield _name("tokenizers", trainer), trainer.VERSION, tokenizer.encode_all(texts)
     copied = TrainedTokenizer(path=str(folder / "tokenizer.model"))
     copied.make({}, folder / "copied.model", weights={})
-    yield _name("tokenizers", copied), copied.VERSION, Tokenizer(folder / "copied.model").encode_all(texts)
+    yield (
+        _name("tokenizers", copied),
+        copied.VERSION,
+        Tokenizer(folder / "copied.model").encode_all(texts),
+    )
     _write_tokenizer_json(folder / "tokenizer.json")
     foreign = HuggingFaceTokenizer(path=str(folder / "tokenizer.json"), bos="<s>", eos="</s>")
     foreign.make({}, folder / "foreign.model", weights={})
-    yield _name("tokenizers", foreign), foreign.VERSION, Tokenizer(folder / "foreign.model").encode_all(texts)
+    yield (
+        _name("tokenizers", foreign),
+        foreign.VERSION,
+        Tokenizer(folder / "foreign.model").encode_all(texts),
+    )
 
     for chat in (Roles(tokenizer), Template(with_template(CHATML, folder))):
         rendered, prompt = chat.render(CHAT), chat.prompt(CHAT[:1])
@@ -286,7 +317,9 @@ def stage_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
         for source in (*job.sources, "chat", "pairs")
     }
     yield "stages.tokens", tokens.VERSION, records
-    made = [records[f"{side}/{kind}"] for side in ("train", "held_out") for kind in ("chat", "pairs")]
+    made = [
+        records[f"{side}/{kind}"] for side in ("train", "held_out") for kind in ("chat", "pairs")
+    ]
     yield _name("stages", docstring_chats), docstring_chats.VERSION, made
 
 

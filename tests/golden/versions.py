@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 from data_pipeline import settings
 from tests.golden.version_inputs import write_inputs
-from tests.golden.version_outputs import format_outputs, plain, reader_outputs, rule_outputs, stage_outputs
+from tests.golden.version_outputs import (
+    format_outputs,
+    plain,
+    reader_outputs,
+    rule_outputs,
+    stage_outputs,
+)
 from tests.house.repository import module_of, sources
 
 GOLDEN = Path(__file__).with_name("versions.json")
@@ -52,7 +58,11 @@ def versioned() -> set[str]:
         if isinstance(vars(module).get("VERSION"), int):
             names.add(f"{folder}.{stem}")
         for name, value in vars(module).items():
-            if isinstance(value, type) and value.__module__ == module.__name__ and "VERSION" in vars(value):
+            if (
+                isinstance(value, type)
+                and value.__module__ == module.__name__
+                and "VERSION" in vars(value)
+            ):
                 names.add(f"{folder}.{name}")
     return names
 
@@ -72,7 +82,9 @@ def main() -> int:
     """Write versions.json, unless an output has changed under the same VERSION."""
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # a classifier that was trained before would hide a change
+        os.environ["XDG_CACHE_HOME"] = (
+            folder  # a classifier that was trained before would hide a change
+        )
         made = outputs(Path(folder))
     if found := list(problems(golden, made)):
         print("\n".join(found), file=sys.stderr)

@@ -14,7 +14,11 @@ ROOMS = ("model", "data_pipeline", "inference", "trainer", "launch")
 def files() -> tuple[Path, ...]:
     """Every file that is, or would be, in the repository."""
     told = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return tuple(ROOT / line for line in told.stdout.splitlines() if (ROOT / line).is_file())
 
@@ -54,4 +58,6 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function and method of a file."""
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )

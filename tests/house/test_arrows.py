@@ -41,7 +41,8 @@ def test_imports_are_absolute():
 def test_no_imports_go_in_a_circle():
     modules = {module_of(path): set(imports(tree)) for path, tree in sources(*ROOMS).items()}
     graph = {
-        module: {name for name in named if name in modules} - {module} for module, named in modules.items()
+        module: {name for name in named if name in modules} - {module}
+        for module, named in modules.items()
     }
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
@@ -89,5 +90,7 @@ def test_no_room_is_reached_around_its_imports():
 
 
 def test_the_rule_sees_a_look_up():
-    code = "import sys\nsys.modules.get('trainer.guard')\nsys.modules['model.api']\nsys.path.get('a')"
+    code = (
+        "import sys\nsys.modules.get('trainer.guard')\nsys.modules['model.api']\nsys.path.get('a')"
+    )
     assert list(modules_looked_up(ast.parse(code))) == ["trainer.guard", "model.api"]

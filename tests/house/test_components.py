@@ -67,12 +67,18 @@ def examples() -> dict[type[BaseModel], BaseModel]:
 @pytest.mark.parametrize("component", components(), ids=lambda c: c.__name__)
 def test_a_component_is_frozen_and_strict(component):
     config = component.model_config
-    assert (config.get("frozen"), config.get("extra"), config.get("strict")) == (True, "forbid", True)
+    assert (config.get("frozen"), config.get("extra"), config.get("strict")) == (
+        True,
+        "forbid",
+        True,
+    )
     assert component.__doc__ and component.__doc__.strip()
 
 
 def test_component_names_are_unique_in_their_folder():
-    names = [(component.__module__.rpartition(".")[0], component.__name__) for component in components()]
+    names = [
+        (component.__module__.rpartition(".")[0], component.__name__) for component in components()
+    ]
     assert len(names) == len(set(names))
 
 
@@ -88,4 +94,6 @@ def test_a_component_is_hashable_and_equal_after_a_round_trip_through_yaml():
 def test_a_component_refuses_unknown_fields_and_coercion():
     for component, value in examples().items():
         with pytest.raises(ValidationError):
-            component.model_validate_json(json.dumps({**value.model_dump(mode="json"), "no_such_field": 1}))
+            component.model_validate_json(
+                json.dumps({**value.model_dump(mode="json"), "no_such_field": 1})
+            )

@@ -25,7 +25,9 @@ if "jax" in sys.modules:
 
 
 def test_loading_the_configs_touches_no_device():
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -88,9 +88,13 @@ def test_a_shape_is_written_in_the_alphabet():
             ):
                 shape = node.slice.elts[-1]
                 letters = (
-                    re.findall(r"\b[A-Z][0-9]*\b", shape.value) if isinstance(shape, ast.Constant) else []
+                    re.findall(r"\b[A-Z][0-9]*\b", shape.value)
+                    if isinstance(shape, ast.Constant)
+                    else []
                 )
-                wrong |= {f"{path}:{node.lineno}: {letter}" for letter in letters if strangers(letter)}
+                wrong |= {
+                    f"{path}:{node.lineno}: {letter}" for letter in letters if strangers(letter)
+                }
     assert not wrong
 
 

@@ -65,7 +65,9 @@ def folders_of(path: str, tree: ast.Module) -> set[str]:
 
 
 def test_files_import_from_few_folders():
-    counts = {path: folders_of(path, tree) for path, tree in sources(*ROOMS).items() if not is_root(path)}
+    counts = {
+        path: folders_of(path, tree) for path, tree in sources(*ROOMS).items() if not is_root(path)
+    }
     assert {path: found for path, found in counts.items() if len(found) > MAX_FOLDERS} == {}
 
 
@@ -73,7 +75,9 @@ def test_ruff_counts_branches_and_exempts_parsing_alone():
     lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
     assert lint["mccabe"]["max-complexity"] <= 10
     exempt = {path for path, rules in lint["per-file-ignores"].items() if "C901" in rules}
-    assert all(path.startswith(("data_pipeline/readers/", "data_pipeline/clean/")) for path in exempt)
+    assert all(
+        path.startswith(("data_pipeline/readers/", "data_pipeline/clean/")) for path in exempt
+    )
     assert {"E", "F", "I", "N", "B", "UP", "D417", "C901"} <= set(lint["select"])
     silenced = [path for path in sources(*CODE) if "noqa: " + "C901" in text_of(path)]
     assert silenced == []

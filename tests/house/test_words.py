@@ -19,7 +19,12 @@ HOSTS = (
 )
 ROOTS = ("wo" + "rk", "ho" + "me", "ro" + "ot", "Us" + "ers", "fa" + "rm")
 BANNED = re.compile(
-    "|".join([*map(re.escape, HOSTS), *(rf"(?<![\w.\]/]){re.escape('/' + root + '/')}\w" for root in ROOTS)])
+    "|".join(
+        [
+            *map(re.escape, HOSTS),
+            *(rf"(?<![\w.\]/]){re.escape('/' + root + '/')}\w" for root in ROOTS),
+        ]
+    )
 )
 WORDS = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")
 UNFINISHED = re.compile(
@@ -31,7 +36,9 @@ UNFINISHED = re.compile(
 def texts() -> tuple[tuple[Path, str], ...]:
     """(path, text) of every text file."""
     data = ((path.relative_to(ROOT), path.read_bytes()) for path in files())
-    return tuple((path, text.decode("utf-8", errors="replace")) for path, text in data if b"\0" not in text)
+    return tuple(
+        (path, text.decode("utf-8", errors="replace")) for path, text in data if b"\0" not in text
+    )
 
 
 def lines_with(pattern: re.Pattern, suffix: str = "") -> list[str]:
@@ -40,7 +47,9 @@ def lines_with(pattern: re.Pattern, suffix: str = "") -> list[str]:
     for path, text in texts():
         if path.name.endswith(suffix) and pattern.search(text):
             numbered = enumerate(text.splitlines(), 1)
-            found += [f"{path}:{n}: {line.strip()[:100]}" for n, line in numbered if pattern.search(line)]
+            found += [
+                f"{path}:{n}: {line.strip()[:100]}" for n, line in numbered if pattern.search(line)
+            ]
     return found
 
 
@@ -61,11 +70,15 @@ def test_no_function_is_a_stub_and_no_error_is_swallowed():
                 and node.exc is not None
                 and "NotImplemented" in ast.dump(node.exc)
             )
-            broad = isinstance(node, ast.ExceptHandler) and getattr(node.type, "id", "Exception") in (
+            broad = isinstance(node, ast.ExceptHandler) and getattr(
+                node.type, "id", "Exception"
+            ) in (
                 "Exception",
                 "BaseException",
             )
-            if stub or (broad and all(isinstance(line, ast.Pass | ast.Continue) for line in node.body)):
+            if stub or (
+                broad and all(isinstance(line, ast.Pass | ast.Continue) for line in node.body)
+            ):
                 wrong.append(f"{path}:{node.lineno}")
     assert wrong == []
 
@@ -79,5 +92,9 @@ def test_our_own_code_is_never_mocked():
 
 
 def test_the_rules_see_what_they_forbid():
-    assert BANNED.search("see " + "/" + ROOTS[0] + "/x") and BANNED.search("https://" + HOSTS[0] + "/simple")
-    assert not BANNED.search("data/" + ROOTS[0] + "/x") and UNFINISHED.search("# " + "TO" + "DO later")
+    assert BANNED.search("see " + "/" + ROOTS[0] + "/x") and BANNED.search(
+        "https://" + HOSTS[0] + "/simple"
+    )
+    assert not BANNED.search("data/" + ROOTS[0] + "/x") and UNFINISHED.search(
+        "# " + "TO" + "DO later"
+    )

@@ -17,9 +17,21 @@ from model.execution import Precision
 from model.sharding import einsum, make_mesh
 
 SIZES = Llama(
-    vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward_width=48, context=48
+    vocab_size=64,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=8,
+    feed_forward_width=48,
+    context=48,
 )
-PROMPTS = [[2, 5, 7], [9], [4, 4, 8, 1, 60, 3, 22, 31, 17, 5, 2, 12, 11, 40, 41, 33, 50, 6, 19], [30, 2]]
+PROMPTS = [
+    [2, 5, 7],
+    [9],
+    [4, 4, 8, 1, 60, 3, 22, 31, 17, 5, 2, 12, 11, 40, 41, 33, 50, 6, 19],
+    [30, 2],
+]
 ONE_DEVICE, FSDP_AND_TENSOR = {}, {"fsdp": 4, "tensor": 2}
 
 
@@ -49,7 +61,9 @@ def decoded(
         "key": jax.random.key(7),
     }
     with jax.set_mesh(under(mesh)):
-        return generate(built(kv_heads), params_of(built(kv_heads)), prompts, **{**defaults, **options})
+        return generate(
+            built(kv_heads), params_of(built(kv_heads)), prompts, **{**defaults, **options}
+        )
 
 
 @partial(jax.jit, static_argnames="model")
@@ -68,7 +82,9 @@ def greedy_by_full_forward(prompt: list[int], *, kv_heads: int, max_tokens: int)
         model, tokens = built(kv_heads), list(prompt)
         params = params_of(model)
         for _ in range(max_tokens):
-            padded = np.zeros((1, SIZES.context), np.int32)  # causal: what stands behind cannot be seen
+            padded = np.zeros(
+                (1, SIZES.context), np.int32
+            )  # causal: what stands behind cannot be seen
             padded[0, : len(tokens)] = tokens
             tokens.append(int(jnp.argmax(full_forward(model, params, padded)[0, len(tokens) - 1])))
     return tokens[len(prompt) :]
@@ -77,13 +93,17 @@ def greedy_by_full_forward(prompt: list[int], *, kv_heads: int, max_tokens: int)
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_greedy_is_the_full_forward_pass_token_by_token(kv_heads):
     news = decoded(PROMPTS, kv_heads=kv_heads)
-    assert news == [greedy_by_full_forward(prompt, kv_heads=kv_heads, max_tokens=12) for prompt in PROMPTS]
+    assert news == [
+        greedy_by_full_forward(prompt, kv_heads=kv_heads, max_tokens=12) for prompt in PROMPTS
+    ]
     assert len({tuple(new) for new in news}) == len(PROMPTS)
 
 
 @pytest.mark.parametrize("sampler", [Greedy(), Sampler(temperature=1.5, top_k=40, top_p=0.98)])
 def test_a_mesh_decodes_what_one_device_decodes(sampler):
-    assert decoded(PROMPTS, mesh=FSDP_AND_TENSOR, sampler=sampler) == decoded(PROMPTS, sampler=sampler)
+    assert decoded(PROMPTS, mesh=FSDP_AND_TENSOR, sampler=sampler) == decoded(
+        PROMPTS, sampler=sampler
+    )
 
 
 def test_a_prompt_in_a_ragged_batch_gives_what_it_gives_alone():
@@ -106,11 +126,15 @@ def test_equal_prompts_in_one_batch_are_sampled_independently_and_repeatably():
 
 def test_the_first_sampled_token_follows_the_softmax_of_the_full_forward_pass():
     n, prompt = 1000, [2, 5, 7]
-    tokens = [row[0] for row in decoded([prompt] * n, sampler=Sampler(temperature=4.0), max_tokens=1)]
+    tokens = [
+        row[0] for row in decoded([prompt] * n, sampler=Sampler(temperature=4.0), max_tokens=1)
+    ]
     with jax.set_mesh(under(ONE_DEVICE)):
         logits_V = full_forward(built(), params_of(built()), jnp.array([prompt]))[0, -1]
     observed_V = np.bincount(tokens, minlength=SIZES.vocab_size) / n
-    np.testing.assert_allclose(observed_V, jax.nn.softmax(logits_V / 4.0), atol=5 * (0.25 / n) ** 0.5)
+    np.testing.assert_allclose(
+        observed_V, jax.nn.softmax(logits_V / 4.0), atol=5 * (0.25 / n) ** 0.5
+    )
 
 
 def test_a_row_ends_with_its_first_stop_id_and_the_others_go_on():

@@ -32,7 +32,9 @@ def unlimited() -> Limits:
 
 def on(rows, until, sampler=SAMPLER):
     key = jax.random.key(KEY)
-    return advance(built(), params_of(built()), rows, unlimited(), sampler=sampler, key=key, until=until)
+    return advance(
+        built(), params_of(built()), rows, unlimited(), sampler=sampler, key=key, until=until
+    )
 
 
 def alone(prompt: list[int], index: int) -> list[int]:
@@ -45,7 +47,9 @@ def alone(prompt: list[int], index: int) -> list[int]:
 def test_rows_that_join_and_leave_a_running_batch_write_what_they_write_alone(mesh):
     with jax.set_mesh(under(mesh)):
         params = params_of(built())
-        running = on(prefill(built(), params, PROMPTS[:2], **ROOM), [3, 5] + [0] * (2 if mesh else 0))
+        running = on(
+            prefill(built(), params, PROMPTS[:2], **ROOM), [3, 5] + [0] * (2 if mesh else 0)
+        )
         assert [len(row.tokens) for row in read(running, 2)] == [3, 5]
         left = read(running, 2)[1].tokens
         joining = prefill(built(), params, [PROMPTS[2]], indices=[2], **ROOM)
@@ -96,7 +100,9 @@ def test_forced_tokens_enter_the_text_and_every_token_has_the_models_own_log_pro
         end = greedy_by_full_forward([*prompt, *start, *more], kv_heads=2, max_tokens=9 - n)
         assert row.tokens == [*start, *more, *end]
         with jax.set_mesh(under(ONE_DEVICE)):
-            np.testing.assert_allclose(row.logp, logp_by_full_forward(prompt, row.tokens), atol=2e-5)
+            np.testing.assert_allclose(
+                row.logp, logp_by_full_forward(prompt, row.tokens), atol=2e-5
+            )
 
 
 def test_log_probabilities_are_those_before_temperature_filters_and_forbidden_ids():
@@ -106,9 +112,13 @@ def test_log_probabilities_are_those_before_temperature_filters_and_forbidden_id
         params = params_of(built())
         limits = limits_of(built(), params, stop_ids=(), allowed_V=allowed_V)
         rows = prefill(built(), params, PROMPTS[:1], **ROOM)
-        rows = advance(built(), params, rows, limits, sampler=sampler, key=jax.random.key(0), until=6)
+        rows = advance(
+            built(), params, rows, limits, sampler=sampler, key=jax.random.key(0), until=6
+        )
         (row,) = read(rows, 1)
-        np.testing.assert_allclose(row.logp, logp_by_full_forward(PROMPTS[0], row.tokens), atol=2e-5)
+        np.testing.assert_allclose(
+            row.logp, logp_by_full_forward(PROMPTS[0], row.tokens), atol=2e-5
+        )
     assert all(token % 2 == 0 for token in row.tokens)
 
 
@@ -124,7 +134,9 @@ def test_a_row_that_ended_goes_on_behind_what_is_forced_and_its_room_ends_it():
         assert read(ended, 1)[0].tokens[-1] == stop and n <= 3
         (row,) = read(extend(built(), params, ended, [[stop, 5]]), 1)
         assert row.tokens[n:] == [stop, 5]
-        rows = extend(built(), params, prefill(built(), params, PROMPTS[:1], **ROOM), [list(range(1, 15))])
+        rows = extend(
+            built(), params, prefill(built(), params, PROMPTS[:1], **ROOM), [list(range(1, 15))]
+        )
         assert read(rows, 1)[0].tokens == list(range(1, 13)) and bool(rows.finished_B[0])
 
 
@@ -139,7 +151,10 @@ def test_samples_that_share_a_prompt_are_those_of_the_prompt_given_several_times
 def test_what_was_not_written_has_no_tokens():
     with jax.set_mesh(under(ONE_DEVICE)):
         rows = prefill(built(), params_of(built()), PROMPTS[:2], **ROOM)
-        assert read(extend(built(), params_of(built()), rows, [[], []]), 2) == [Written([], [], [])] * 2
+        assert (
+            read(extend(built(), params_of(built()), rows, [[], []]), 2)
+            == [Written([], [], [])] * 2
+        )
     with pytest.raises(ValueError, match="samples=0 must be at least 1"):
         decoded(PROMPTS, samples=0)
     assert decoded([], samples=2) == []
@@ -153,7 +168,9 @@ def test_padding_behind_the_last_learned_position_does_not_reach_a_row():
         params = params_on(under(ONE_DEVICE), sizes)
         rows = prefill(model, params, [prompt], context=20, max_tokens=2)
         limits = limits_of(model, params, stop_ids=(), allowed_V=None)
-        rows = advance(model, params, rows, limits, sampler=Greedy(), key=jax.random.key(0), until=2)
+        rows = advance(
+            model, params, rows, limits, sampler=Greedy(), key=jax.random.key(0), until=2
+        )
         (row,) = read(rows, 1)
         padded = np.array([[*prompt, *row.tokens]], np.int32)
         logp_LV = jax.nn.log_softmax(full_forward(model, params, padded)[0])

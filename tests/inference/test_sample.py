@@ -14,7 +14,9 @@ LOGITS = [2.0, 1.0, 0.5, 0.0, -1.0, -3.0]
 
 
 def distribution(sampler: Sampler, logits: list[float]) -> np.ndarray:
-    return np.asarray(jax.nn.softmax(sampler.logits(jnp.array([logits], jnp.float32)), -1)[0], np.float64)
+    return np.asarray(
+        jax.nn.softmax(sampler.logits(jnp.array([logits], jnp.float32)), -1)[0], np.float64
+    )
 
 
 def reference(
@@ -65,10 +67,14 @@ def test_distribution_is_that_of_the_plain_reference(logits, temperature, top_k,
 
 def test_equal_logits_stay_or_go_together():
     np.testing.assert_allclose(
-        distribution(Sampler(temperature=1.0, top_k=2), [1, 1, 1, 0]), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6
+        distribution(Sampler(temperature=1.0, top_k=2), [1, 1, 1, 0]),
+        [1 / 3, 1 / 3, 1 / 3, 0],
+        atol=1e-6,
     )
     np.testing.assert_allclose(
-        distribution(Sampler(temperature=1.0, top_p=0.4), [1, 1, 1, 0]), [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-6
+        distribution(Sampler(temperature=1.0, top_p=0.4), [1, 1, 1, 0]),
+        [1 / 3, 1 / 3, 1 / 3, 0],
+        atol=1e-6,
     )
 
 
@@ -82,20 +88,31 @@ def test_a_nucleus_of_the_whole_mass_keeps_every_token(V):
 def test_the_smallest_nucleus_and_a_top_k_of_one_are_greedy():
     logits_BV = jax.random.normal(jax.random.key(0), (5, 11))
     chosen_B = Greedy().sample(jax.random.split(jax.random.key(1), 5), logits_BV)
-    for sampler in (Sampler(temperature=1.0, top_k=1), Sampler(temperature=3.0, top_p=1e-6), Greedy()):
+    for sampler in (
+        Sampler(temperature=1.0, top_k=1),
+        Sampler(temperature=3.0, top_p=1e-6),
+        Greedy(),
+    ):
         np.testing.assert_array_equal(jnp.argmax(sampler.logits(logits_BV), -1), chosen_B)
         assert int(jnp.sum(jnp.isfinite(sampler.logits(logits_BV)))) == 5
 
 
 def test_samples_follow_the_distribution():
     sampler, n = Sampler(temperature=0.7, top_k=4), 20_000
-    tokens_B = sampler.sample(jax.random.split(jax.random.key(3), n), jnp.tile(jnp.array(LOGITS), (n, 1)))
+    tokens_B = sampler.sample(
+        jax.random.split(jax.random.key(3), n), jnp.tile(jnp.array(LOGITS), (n, 1))
+    )
     expected = reference(LOGITS, temperature=0.7, top_k=4, top_p=None)
-    np.testing.assert_allclose(np.bincount(tokens_B, minlength=6) / n, expected, atol=5 * (0.25 / n) ** 0.5)
+    np.testing.assert_allclose(
+        np.bincount(tokens_B, minlength=6) / n, expected, atol=5 * (0.25 / n) ** 0.5
+    )
 
 
 def test_a_row_is_sampled_by_its_own_key_whatever_its_neighbours():
-    logits_BV, keys_B = jax.random.normal(jax.random.key(0), (4, 30)), jax.random.split(jax.random.key(1), 4)
+    logits_BV, keys_B = (
+        jax.random.normal(jax.random.key(0), (4, 30)),
+        jax.random.split(jax.random.key(1), 4),
+    )
     sampler = Sampler(temperature=2.0)
     together_B = sampler.sample(keys_B, logits_BV)
     alone = [int(sampler.sample(keys_B[i : i + 1], logits_BV[i : i + 1])[0]) for i in range(4)]

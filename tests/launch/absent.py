@@ -27,7 +27,9 @@ def mesh_here(**sizes: int) -> Any:
     return jax.make_mesh(tuple(sizes.get(axis, 1) for axis in AXES), AXES, axis_types=axis_types)
 
 
-def shape_on(mesh: Any, shape: tuple[int, ...], *layout: Any, dtype: Any = "float32") -> jax.ShapeDtypeStruct:
+def shape_on(
+    mesh: Any, shape: tuple[int, ...], *layout: Any, dtype: Any = "float32"
+) -> jax.ShapeDtypeStruct:
     """An array that is only a shape and a layout."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*layout)))
 

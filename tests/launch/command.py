@@ -13,14 +13,27 @@ TOYS = ("--import", "tests.launch.toy")
 
 def environment(**extra: str) -> dict[str, str]:
     """This environment with the repository importable from any folder and one CPU device."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", **extra}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "",
+        "PYTHONUNBUFFERED": "1",
+        **extra,
+    }
 
 
-def meshwright(*argv: str, cwd: Path, timeout_s: float = 240, **extra: str) -> subprocess.CompletedProcess:
+def meshwright(
+    *argv: str, cwd: Path, timeout_s: float = 240, **extra: str
+) -> subprocess.CompletedProcess:
     """Run the command to its end."""
     command = [sys.executable, "-m", "launch", *argv]
     return subprocess.run(
-        command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout_s
+        command,
+        cwd=cwd,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
     )
 
 
@@ -28,7 +41,9 @@ def begin(*argv: str, cwd: Path, **extra: str) -> subprocess.Popen:
     """Start the command in a process group of its own."""
     command = [sys.executable, "-m", "launch", *argv]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment(**extra), start_new_session=True, **pipes)
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(**extra), start_new_session=True, **pipes
+    )
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:

@@ -18,7 +18,10 @@ def texts(source: str, n: int) -> list[str]:
     texts.
     """
     rng = np.random.default_rng(sum(source.encode()))
-    return [f"{source} № {i}:\n" + " ".join(rng.choice(WORDS, 5 + 7 * (i % 6))) + "  é\n" for i in range(n)]
+    return [
+        f"{source} № {i}:\n" + " ".join(rng.choice(WORDS, 5 + 7 * (i % 6))) + "  é\n"
+        for i in range(n)
+    ]
 
 
 def write_corpus(data: Path, sizes: dict[str, int]) -> Tokenizer:
@@ -34,13 +37,23 @@ def write_corpus(data: Path, sizes: dict[str, int]) -> Tokenizer:
         raw = {"part": "0", "file": "", "sha256": "0", "inputs": {f"raw/{name}.txt": "ab" * 32}}
         lineage = {"tokenizer": tokenizer.fingerprint, "text": [raw]}
         write_shards(
-            data / "train" / name, records, source=name, n_bytes=n_bytes, shard_records=8, lineage=lineage
+            data / "train" / name,
+            records,
+            source=name,
+            n_bytes=n_bytes,
+            shard_records=8,
+            lineage=lineage,
         )
-    contents = {f"train/{name}": Shards(data / "train" / name).manifest["content_hash"] for name in sizes}
+    contents = {
+        f"train/{name}": Shards(data / "train" / name).manifest["content_hash"] for name in sizes
+    }
     write_json(data / "done.json", {"tokenizer": tokenizer.fingerprint, "contents": contents})
     dropped = {name: {"too_short": 3, "near_duplicate": 1} for name in sizes}
     fertility = {name: {"bytes_per_token": 2.5, "tokens_per_word": 1.75} for name in sizes}
-    write_json(data / "results.json", {"read": sizes, "dropped": dropped, "kept": {}, "fertility": fertility})
+    write_json(
+        data / "results.json",
+        {"read": sizes, "dropped": dropped, "kept": {}, "fertility": fertility},
+    )
     return tokenizer
 
 

@@ -62,7 +62,9 @@ def test_attention_grows_with_the_row_and_products_do_not():
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         params = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
     products = 6 * n_matmul_params(params)
-    whole, half = (flops_per_token_of(sizes, params, length=length) - products for length in (20, 10))
+    whole, half = (
+        flops_per_token_of(sizes, params, length=length) - products for length in (20, 10)
+    )
     assert whole == 2 * half == 6 * 2 * 3 * 4 * 20
 
 
@@ -97,7 +99,9 @@ def test_virtual_devices_share_the_measured_rate_of_their_processor():
 def test_a_longer_name_stands_before_its_prefix():
     """The first prefix that fits counts: a TPU v5 lite is not a TPU v5."""
     names = list(PEAK_BF16)
-    assert all(not later.startswith(earlier) for i, earlier in enumerate(names) for later in names[i + 1 :])
+    assert all(
+        not later.startswith(earlier) for i, earlier in enumerate(names) for later in names[i + 1 :]
+    )
 
 
 def test_every_problem_of_a_shape_is_reported_at_once():
@@ -119,7 +123,15 @@ def test_the_command_prints_speed_and_utilisation(tmp_path):
     ]
     settings = [word for size in sizes for word in ("--set", f"architecture.{size}")]
     run = partial(
-        meshwright, "bench", "train", "--rounds", "1", "--set", "seq_len=16", *settings, cwd=tmp_path
+        meshwright,
+        "bench",
+        "train",
+        "--rounds",
+        "1",
+        "--set",
+        "seq_len=16",
+        *settings,
+        cwd=tmp_path,
     )
     done, as_json = run(), run("--json")
     assert done.returncode == as_json.returncode == 0, done.stderr + as_json.stderr

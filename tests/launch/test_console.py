@@ -93,7 +93,10 @@ with console.progress("outer", 2, unit="files") as outer:
 def test_on_a_terminal_bars_show_what_is_left():
     master, slave = pty.openpty()
     child = subprocess.Popen(
-        [sys.executable, "-c", BAR], env=environment(TERM="xterm", COLUMNS="140"), stdout=slave, stderr=slave
+        [sys.executable, "-c", BAR],
+        env=environment(TERM="xterm", COLUMNS="140"),
+        stdout=slave,
+        stderr=slave,
     )
     os.close(slave)
     shown = b""
@@ -111,7 +114,8 @@ def test_on_a_terminal_bars_show_what_is_left():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (-1, "0 s")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (-1, "0 s")],
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text

@@ -15,7 +15,16 @@ from model.api import ModelInputs
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import Llama
 from model.architectures.llama_presets import PRESETS
-from tests.examples import ONE_DEVICE, SIZES, batch_on, built, params_on, quick_jit, random_tokens, under
+from tests.examples import (
+    ONE_DEVICE,
+    SIZES,
+    batch_on,
+    built,
+    params_on,
+    quick_jit,
+    random_tokens,
+    under,
+)
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import Constant
@@ -23,8 +32,17 @@ from trainer.schedules import Constant
 
 def small_run():
     """A model whose narrowest relative is 8 wide."""
-    sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 4, "head_width": 8, "feed_forward_width": 64}
-    optimizer = Optimizer(rule=AdamW(), peak_lr=4e-3, schedule=Constant(warmup_steps=0), weight_decay=0.1)
+    sizes = {
+        "width": 32,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 4,
+        "head_width": 8,
+        "feed_forward_width": 64,
+    }
+    optimizer = Optimizer(
+        rule=AdamW(), peak_lr=4e-3, schedule=Constant(warmup_steps=0), weight_decay=0.1
+    )
     return pretrain().model_copy(
         update={"architecture": Llama(vocab_size=30, context=16, **sizes), "optimizer": optimizer}
     )
@@ -43,7 +61,8 @@ def test_what_is_learned_grows_with_the_width_unless_updates_are_scaled():
     assert widths == [16, 64]
     assert abs(growth[16]["logits"]) < 0.25 and growth[None]["logits"] > 0.5
     assert all(
-        abs(growth[16][name]) < 0.25 for name in ("embedding", "attention", "feed_forward", "residual")
+        abs(growth[16][name]) < 0.25
+        for name in ("embedding", "attention", "feed_forward", "residual")
     )
     assert all(growth[None][name] > 0.25 for name in ("attention", "feed_forward", "residual"))
 
@@ -59,10 +78,20 @@ def test_activations_are_those_of_the_model():
         found, hidden_BLD = quick_jit(lambda params: activations(model, params, batch))(params)
         wanted_BLD = quick_jit(model.apply)(params, inputs).hidden_BLD
         embedding_BLD = params["embed_VD"][batch.tokens_BL]
-    assert jnp.allclose(hidden_BLD, wanted_BLD, atol=1e-5) and jnp.allclose(found["embedding"], embedding_BLD)
-    assert found["attention"].shape == found["feed_forward"].shape == (SIZES.layers, 2, 10, SIZES.width)
-    before_last = found["embedding"] + jnp.sum(found["attention"][:-1] + found["feed_forward"][:-1], 0)
-    assert jnp.allclose(found["residual"], before_last, atol=1e-5), "every layer adds what its parts give"
+    assert jnp.allclose(hidden_BLD, wanted_BLD, atol=1e-5) and jnp.allclose(
+        found["embedding"], embedding_BLD
+    )
+    assert (
+        found["attention"].shape
+        == found["feed_forward"].shape
+        == (SIZES.layers, 2, 10, SIZES.width)
+    )
+    before_last = found["embedding"] + jnp.sum(
+        found["attention"][:-1] + found["feed_forward"][:-1], 0
+    )
+    assert jnp.allclose(found["residual"], before_last, atol=1e-5), (
+        "every layer adds what its parts give"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +107,10 @@ def test_a_family_keeps_head_width_and_proportions(architecture):
     assert [each.width // found[0].width for each in found] == [1, 2, 4, 8]
     for each in found:
         assert each.head_width == architecture.head_width and not each.tied and each.layers == 2
-        assert each.width * architecture.feed_forward_width == each.feed_forward_width * architecture.width
+        assert (
+            each.width * architecture.feed_forward_width
+            == each.feed_forward_width * architecture.width
+        )
         assert each.heads * architecture.kv_heads == each.kv_heads * architecture.heads
 
 
@@ -89,7 +121,8 @@ def test_exponent_is_the_slope_in_logarithms():
 
 def test_a_phase_without_rows_of_tokens_is_refused():
     with pytest.raises(
-        ValueError, match="objective.type=DPO does not read rows of tokens; name another phase with --phase"
+        ValueError,
+        match="objective.type=DPO does not read rows of tokens; name another phase with --phase",
     ):
         report(dpo())
 

@@ -14,9 +14,13 @@ PAGE = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
 
 def test_the_rule_and_the_reader_of_the_page_run(tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "parts.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
+    (tmp_path / "mine" / "parts.py").write_text(
+        re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    )
     lines = [" ".join(text.split()) for text in texts("web", 60)]
-    (tmp_path / "lines.txt").write_text("\n".join([*lines, "", *(line.upper() for line in lines[:7])]))
+    (tmp_path / "lines.txt").write_text(
+        "\n".join([*lines, "", *(line.upper() for line in lines[:7])])
+    )
     fields = {
         "sources": {"lines": {"type": "Lines", "path": str(tmp_path / "lines.txt")}},
         "recipe": [{"type": "Shouting", "sources": ["lines"], "max_frac": 0.3}],

@@ -51,7 +51,9 @@ def test_help_of_an_action_imports_nothing_heavy(action, tmp_path):
 def test_a_document_is_shown_as_it_was_read(made, capsys):
     for number, text in enumerate(texts("web", SIZES["web"])):
         for wanted in (number, content_id(text)):
-            assert printed(capsys, "inspect", made / "data/train/web", "--document", wanted, "--text") == (
+            assert printed(
+                capsys, "inspect", made / "data/train/web", "--document", wanted, "--text"
+            ) == (
                 0,
                 text + "\n",
                 "",
@@ -95,7 +97,13 @@ def test_shards_are_read_with_the_tokenizer_that_made_them(run, capsys, tmp_path
     )
     write_corpus(tmp_path / "another", {"code": 9})
     code, _, error = printed(
-        capsys, "inspect", web, "--document", 0, "--tokenizer", tmp_path / "another" / "tokenizer.model"
+        capsys,
+        "inspect",
+        web,
+        "--document",
+        0,
+        "--tokenizer",
+        tmp_path / "another" / "tokenizer.model",
     )
     assert code == 2 and "is not the tokenizer it was made with" in error
 
@@ -103,7 +111,10 @@ def test_shards_are_read_with_the_tokenizer_that_made_them(run, capsys, tmp_path
 def test_shards_that_are_as_written_pass(made, capsys):
     code, out, error = printed(capsys, "verify", made)
     assert (code, error) == (0, "")
-    assert [line.split(":")[0] for line in out.splitlines()] == ["data/train/books", "data/train/web"]
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "data/train/books",
+        "data/train/web",
+    ]
 
 
 def test_a_shard_edited_by_hand_is_named_with_its_record_and_document(run, capsys):
@@ -154,7 +165,9 @@ def test_counts_are_those_of_the_manifest(made, capsys):
         shards = Shards(made / "data/train" / name)
         plan = BestFit().plan(shards.lengths[:, 0] - 1, 64)
         full = (shards.manifest["tokens"] - len(shards)) / (64 * len(plan))
-        amounts, quantiles, packed = re.findall(rf"^ *data/train/{name} +(.*?) *$", out, re.MULTILINE)
+        amounts, quantiles, packed = re.findall(
+            rf"^ *data/train/{name} +(.*?) *$", out, re.MULTILINE
+        )
         assert amounts.split()[:2] == [f"{len(shards):,}", f"{shards.manifest['tokens']:,}"]
         assert quantiles.split()[-1] == f"{shards.lengths.max():,}"
         assert packed.split()[:2] == [f"{len(plan):,}", f"{full:.2%}"]
@@ -174,7 +187,9 @@ def test_a_folder_without_shards_is_said_so(tmp_path, capsys):
 
 def task(path, *questions: str) -> str:
     """--task for a file of questions."""
-    path.write_text("".join(json.dumps({"q": question, "a": "42"}) + "\n" for question in questions))
+    path.write_text(
+        "".join(json.dumps({"q": question, "a": "42"}) + "\n" for question in questions)
+    )
     return f"{{type: Questions, name: quiz, path: {path}, question: [q], answer: a}}"
 
 
@@ -186,7 +201,12 @@ def test_a_question_that_is_in_the_corpus_is_found(made, capsys, tmp_path):
         task(tmp_path / "b.jsonl", "no such words in it " * 5),
     )
     code, out, error = printed(capsys, "check", made, "--task", unknown, "--task", known)
-    assert code == 2 and content_id(planted) in out and "1 documents" in error and "Decontaminate" in error
+    assert (
+        code == 2
+        and content_id(planted) in out
+        and "1 documents" in error
+        and "Decontaminate" in error
+    )
     assert printed(capsys, "check", made, "--task", unknown)[0] == 0
 
 
@@ -205,7 +225,9 @@ def test_what_a_source_has_gained_is_appended(tmp_path, capsys):
     """A new file comes behind the old ones, whose shards stay as they are; nothing is appended twice."""
     lines = tmp_path / "lines"
     lines.mkdir()
-    (lines / "00.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts("books", 60)))
+    (lines / "00.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts("books", 60))
+    )
     write_job(tmp_path / "job.yaml", sources={"books": {"type": "Jsonl", "paths": [str(lines)]}})
     run = tmp_path / "run"
     assert main(["run", str(tmp_path / "job.yaml"), "--dir", str(run)]) == 0

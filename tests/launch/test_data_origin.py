@@ -50,10 +50,14 @@ def logged(run, tmp_path_factory):
         {"step": 0, "eval/web/loss": 1.0},
         *({"step": step, "data/rows": float(rows)} for step, rows in ends),
     ]
-    (folder / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "pretrain" / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
     shutil.move(folder / "pretrain/checkpoints/8", folder / "pretrain/checkpoints/5")
     position = folder / "pretrain/checkpoints/5/position/metadata"
-    position.write_text(json.dumps({"step": 5, "rows": 30, "skipped": [*SKIPPED, [38, 44]], "past": {}}))
+    position.write_text(
+        json.dumps({"step": 5, "rows": 30, "skipped": [*SKIPPED, [38, 44]], "past": {}})
+    )
     shutil.rmtree(folder / "pretrain/checkpoints/4")
     return folder
 
@@ -83,7 +87,9 @@ def test_a_step_read_a_document_just_when_the_document_is_in_the_step(run, logge
             for record in map(Shards(folder / "data/train" / source).__getitem__, range(0, 5)):
                 steps = [step for step, documents in read.items() if record.id in documents]
                 _, out, _ = printed(capsys, "seen", "--run", folder, record.id)
-                assert out == f"pretrain: {source} document {record.id} {when_read(steps, n_steps)}\n"
+                assert (
+                    out == f"pretrain: {source} document {record.id} {when_read(steps, n_steps)}\n"
+                )
                 assert all(re.search(rf"\b{step}\b", out) for step in steps)
 
 
@@ -96,7 +102,14 @@ def test_skipped_rows_belong_to_no_step(run):
 
 def test_past_steps_are_what_the_log_says_and_future_ones_follow_from_the_position(logged):
     phase = pretrain(logged)
-    past = [[0, 1], [2, 3], [*range(4, 8), 16, 17], [*range(18, 24)], [*range(24, 30)], [*range(30, 36)]]
+    past = [
+        [0, 1],
+        [2, 3],
+        [*range(4, 8), 16, 17],
+        [*range(18, 24)],
+        [*range(24, 30)],
+        [*range(30, 36)],
+    ]
     assert [phase.past.rows_of(step) for step in range(1, 7)] == past
     assert [phase.past.rows_of(step) for step in (7, 8)] == [[36, 37, 44, 45], [46, 47, 48, 49]]
     first = 46 + 4 * (10**9 - 8)
@@ -106,7 +119,10 @@ def test_past_steps_are_what_the_log_says_and_future_ones_follow_from_the_positi
 def test_the_text_of_a_step_is_its_documents_text_span_by_span(run, capsys):
     _, plain, _ = printed(capsys, "at", run, "--phase", "pretrain", "--step", 1, "--json")
     _, out, _ = printed(capsys, "at", "--run", run, "--step", 1, "--json", "--text")
-    found, known = json.loads(out), {source: "\0".join(texts(source, 21)) for source in ("web", "books")}
+    found, known = (
+        json.loads(out),
+        {source: "\0".join(texts(source, 21)) for source in ("web", "books")},
+    )
     assert found["rows"] == [0, 1, 2, 3] and len(found["spans"]) > 4
     for span, bare in zip(found["spans"], json.loads(plain)["spans"], strict=True):
         text = span.pop("text")

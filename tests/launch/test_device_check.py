@@ -36,7 +36,10 @@ def test_the_small_form_passes_here(tmp_path):
     }
     figures = {row["check"]: row["figures"] for row in report["rows"]}
     assert {"mfu", "tokens_per_s", "matmul_tflops"} <= set(figures["train tiny"])
-    assert figures["decode, batch 32"]["tokens_per_s"] > 0 and figures["save and restore"]["save_s"] > 0
+    assert (
+        figures["decode, batch 32"]["tokens_per_s"] > 0
+        and figures["save and restore"]["save_s"] > 0
+    )
     assert "All comparisons passed" in done.stdout
 
 
@@ -124,7 +127,9 @@ def test_a_crash_is_a_row_and_the_next_checks_go_on(crashes, passed):
 
 
 def test_a_child_that_cannot_start_ends_the_checks():
-    report = check_device([sys.executable, "-c", "raise SystemExit('no module')"], say=lambda text: None)
+    report = check_device(
+        [sys.executable, "-c", "raise SystemExit('no module')"], say=lambda text: None
+    )
     assert not report["passed"] and "no module" in report["rows"][0]["note"]
 
 
@@ -145,7 +150,9 @@ print(*{name for module in sys.modules for name in known.get(module.split(".")[0
 
 def test_the_packages_that_are_asked_for_are_those_that_are_imported():
     command = [sys.executable, "-c", IMPORTED]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ours = {re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]} - {"setuptools"}
     assert set(done.stdout.split()) & ours <= set(NEEDED)
@@ -153,7 +160,9 @@ def test_the_packages_that_are_asked_for_are_those_that_are_imported():
 
 def test_later_recipes_need_less_memory():
     shapes = [
-        shape_of_recipe(recipe, PRESETS["llama3_1_8b"], seq_len=4096, batch_size=2 * len(jax.devices()))
+        shape_of_recipe(
+            recipe, PRESETS["llama3_1_8b"], seq_len=4096, batch_size=2 * len(jax.devices())
+        )
         for recipe in RECIPES
     ]
     gigabytes = [estimated_bytes(shape) / 1e9 for shape in shapes]

@@ -72,7 +72,10 @@ def test_the_coordinator_never_binds_all_interfaces(cluster):
         ),
         ({**JAX, "JAX_COORDINATOR_ADDRESS": "host"}, "must be host:port"),
         ({**JAX, "JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES=many must be a whole number"),
-        ({**JAX, "JAX_PROCESS_ID": "3"}, "JAX_PROCESS_ID=3 must be from 0 to JAX_NUM_PROCESSES-1=2"),
+        (
+            {**JAX, "JAX_PROCESS_ID": "3"},
+            "JAX_PROCESS_ID=3 must be from 0 to JAX_NUM_PROCESSES-1=2",
+        ),
     ],
 )
 def test_half_a_cluster_is_refused(env, told):
@@ -146,7 +149,11 @@ leave(143)
 
 def test_the_notifier_of_jax_stands_again_after_host_work():
     done = subprocess.run(
-        [sys.executable, "-c", NOTIFIER], env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", NOTIFIER],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.stdout.split() == ["raised", "noted"] and done.returncode == 143, done.stderr
 
@@ -171,7 +178,11 @@ def test_an_abort_of_jax_is_explained_and_has_the_code_of_a_lost_peer(coordinato
         text=True,
         timeout=60,
     )
-    assert ended.returncode == 75 and told in ended.stderr and "start the same command again" in ended.stderr
+    assert (
+        ended.returncode == 75
+        and told in ended.stderr
+        and "start the same command again" in ended.stderr
+    )
 
 
 STACKS = """
@@ -187,6 +198,10 @@ print("goes on")
 
 def test_sigusr1_shows_all_stacks_and_ends_nothing():
     done = subprocess.run(
-        [sys.executable, "-c", STACKS], env=environment(), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", STACKS],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout == "goes on\n" and "in here" in done.stderr and done.returncode == 0

@@ -28,10 +28,20 @@ from trainer.schedules import WarmupCosine
 from trainer.state import new_state
 
 SIZES = Llama(
-    vocab_size=280, width=16, layers=2, heads=2, kv_heads=1, head_width=8, feed_forward_width=24, context=32
+    vocab_size=280,
+    width=16,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_width=8,
+    feed_forward_width=24,
+    context=32,
 )
 TX = Optimizer(
-    rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=1, end_frac=0.1), weight_decay=0.0
+    rule=AdamW(),
+    peak_lr=1e-3,
+    schedule=WarmupCosine(warmup_steps=1, end_frac=0.1),
+    weight_decay=0.0,
 ).chain(10)
 SAVED = {
     "architecture": {"type": "Llama", **SIZES.model_dump(mode="json")},
@@ -45,7 +55,9 @@ SAVED = {
 def run_dir(tmp_path_factory) -> Path:
     """A run with a checkpoint of pretrain and two of sft, of other weights."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    SentencePiece(vocab_size=277, model="bpe").train(["hello there"] * 9, folder / "data" / "tokenizer.model")
+    SentencePiece(vocab_size=277, model="bpe").train(
+        ["hello there"] * 9, folder / "data" / "tokenizer.model"
+    )
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         birth = jax.jit(partial(new_state, SIZES.build(Precision()), Full(), TX))
         for number, (phase, steps) in enumerate({"pretrain": (5,), "sft": (5, 9)}.items()):
@@ -139,7 +151,10 @@ def test_options_choose_the_sampler():
     [
         ((0.0, 5, None), "--temperature 0 samples none"),
         ((-1.0, None, None), "--temperature -1.0: must be a finite number above 0"),
-        ((1.0, 0, 2.0), "--top-k 0: must be at least 1.*; --top-p 2.0: must be above 0 and at most 1"),
+        (
+            (1.0, 0, 2.0),
+            "--top-k 0: must be at least 1.*; --top-p 2.0: must be above 0 and at most 1",
+        ),
     ],
 )
 def test_wrong_options_are_refused_together(options, message):
@@ -149,7 +164,15 @@ def test_wrong_options_are_refused_together(options, message):
 
 def test_the_command_prints_prompt_and_text(run_dir, tmp_path):
     done = meshwright(
-        "generate", str(run_dir), "--prompt", "hello", "--prompt", "there", "--max-tokens", "12", cwd=tmp_path
+        "generate",
+        str(run_dir),
+        "--prompt",
+        "hello",
+        "--prompt",
+        "there",
+        "--max-tokens",
+        "12",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -24,7 +24,11 @@ sys.exit(code)
 @pytest.mark.parametrize("argv", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
 def test_help_imports_nothing_heavy(argv, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *argv], cwd=tmp_path, env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", PROBE, *argv],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
@@ -34,7 +38,8 @@ def test_help_imports_nothing_heavy(argv, tmp_path):
 def test_every_verb_has_a_line_in_the_help(tmp_path):
     text = " ".join(meshwright("--help", cwd=tmp_path).stdout.split())
     assert all(
-        " ".join(line.split()) in text.replace("- ", "-") or verb in text for verb, line in VERBS.items()
+        " ".join(line.split()) in text.replace("- ", "-") or verb in text
+        for verb, line in VERBS.items()
     )
 
 

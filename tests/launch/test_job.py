@@ -37,7 +37,9 @@ def test_the_tree_of_a_job_is_read_back_equal():
 
 
 def test_a_yaml_file_and_a_python_file_are_the_same_job(config, tmp_path):
-    (tmp_path / "mine.py").write_text("from tests.launch.toy import job\n\n\ndef mine():\n    return job()\n")
+    (tmp_path / "mine.py").write_text(
+        "from tests.launch.toy import job\n\n\ndef mine():\n    return job()\n"
+    )
     from_yaml, from_python = load(config), load(str(tmp_path / "mine.py"))
     assert from_yaml.phases == from_python.phases and from_yaml.name == from_python.name == "mine"
     assert from_yaml.config == config
@@ -56,9 +58,19 @@ def test_show_prints_what_runs_the_same(config, tmp_path, settings):
 
 def test_overrides_are_applied_in_order_and_typed(config):
     phases = load(
-        config, ["data.steps=7", "data.steps=8", "data.optimizer.peak_lr=1e-4", "pretrain.parts.1.weight=2"]
+        config,
+        [
+            "data.steps=7",
+            "data.steps=8",
+            "data.optimizer.peak_lr=1e-4",
+            "pretrain.parts.1.weight=2",
+        ],
     ).phases
-    assert (phases["data"].steps, phases["data"].optimizer.peak_lr, phases["pretrain"].parts[1].weight) == (
+    assert (
+        phases["data"].steps,
+        phases["data"].optimizer.peak_lr,
+        phases["pretrain"].parts[1].weight,
+    ) == (
         8,
         1e-4,
         2.0,
@@ -114,7 +126,10 @@ def test_an_override_gives_what_the_file_lacks(tmp_path):
         ),
         ("data.steps.x=1", "data.steps.x: data.steps is 5, which has no fields; set that itself"),
         ("data.type=Cuont", "data.type=Cuont: no such phase; nearest: Count"),
-        ("data.steps", "--set 'data.steps': must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100"),
+        (
+            "data.steps",
+            "--set 'data.steps': must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100",
+        ),
         (
             "data.optimizer.warmup_steps=9",
             "data.optimizer.warmup_steps=9 exceeds steps=5; lower it or raise steps",
@@ -123,7 +138,10 @@ def test_an_override_gives_what_the_file_lacks(tmp_path):
             "pretrain.start_from=sft",
             "pretrain.start_from=sft is no phase of this job; there are data, pretrain",
         ),
-        ("data.optimizer={peak_lr: 1}", "data.optimizer={peak_lr: 1}: must be a mapping with `type:"),
+        (
+            "data.optimizer={peak_lr: 1}",
+            "data.optimizer={peak_lr: 1}: must be a mapping with `type:",
+        ),
         ("data.steps=[1", "--set data.steps line 1, column 3: not YAML"),
     ],
 )
@@ -150,7 +168,9 @@ def test_all_problems_are_told_together(config):
 
 
 def test_the_command_prints_one_line_a_problem_and_ends_with_2(config, tmp_path):
-    done = meshwright("run", config, *TOYS, "--set", "data.stepz=3", "--set", "data.mode=fst", cwd=tmp_path)
+    done = meshwright(
+        "run", config, *TOYS, "--set", "data.stepz=3", "--set", "data.mode=fst", cwd=tmp_path
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert (
         len(done.stderr.splitlines()) == 3
@@ -163,7 +183,10 @@ def test_the_command_prints_one_line_a_problem_and_ends_with_2(config, tmp_path)
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("data: {type: Count, steps: 3, step: 4}", "data.step=4: no such field; nearest: data.steps"),
+        (
+            "data: {type: Count, steps: 3, step: 4}",
+            "data.step=4: no such field; nearest: data.steps",
+        ),
         (
             "data: {type: Count}",
             "data.steps: must be given; add it to the config or use --set data.steps=VALUE",

@@ -19,7 +19,9 @@ def folder(tmp_path):
 
 
 def test_two_processes_make_one_run_and_one_process_finds_it_done(folder):
-    done = meshwright("run", "two.yaml", *TOYS, "--on", "local:2x2", "--set", "data.step_s=1", cwd=folder)
+    done = meshwright(
+        "run", "two.yaml", *TOYS, "--on", "local:2x2", "--set", "data.step_s=1", cwd=folder
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for i in range(2):
         assert read_json(folder / f"runs/two/train/process-{i}.json") == {
@@ -38,31 +40,55 @@ def test_two_processes_make_one_run_and_one_process_finds_it_done(folder):
 
 
 def test_a_process_that_is_killed_ends_all_and_is_named(folder):
-    done = meshwright("run", "two.yaml", *TOYS, "--on", "local:2", "--set", "train.dies=1", cwd=folder)
+    done = meshwright(
+        "run", "two.yaml", *TOYS, "--on", "local:2", "--set", "train.dies=1", cwd=folder
+    )
     assert done.returncode == 75
     assert "process 1 was killed by SIGKILL" in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr and not (folder / "runs/two/train/done.json").exists()
+    assert (
+        "Traceback" not in done.stdout + done.stderr
+        and not (folder / "runs/two/train/done.json").exists()
+    )
 
 
 def test_an_error_in_process_0_reaches_the_waiting_others(folder):
     done = meshwright(
-        "run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.fails_with=ValueError", cwd=folder
+        "run",
+        "two.yaml",
+        *TOYS,
+        "--on",
+        "local:2",
+        "--set",
+        "data.fails_with=ValueError",
+        cwd=folder,
     )
     assert done.returncode == 2
     assert "[0] meshwright: error: steps=1 is not to my liking" in done.stdout
-    assert "process 0: steps=1 is not to my liking" in (folder / "runs/two/logs/process-1.log").read_text()
+    assert (
+        "process 0: steps=1 is not to my liking"
+        in (folder / "runs/two/logs/process-1.log").read_text()
+    )
 
 
 def test_a_users_error_is_told_once_and_starts_no_process(folder):
-    done = meshwright("run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.stepz=1", cwd=folder)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and not (folder / "runs").exists()
+    done = meshwright(
+        "run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.stepz=1", cwd=folder
+    )
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and not (folder / "runs").exists()
+    )
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_signal_is_passed_on_once(folder, number, code):
-    process = begin("run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.step_s=60", cwd=folder)
+    process = begin(
+        "run", "two.yaml", *TOYS, "--on", "local:2", "--set", "data.step_s=60", cwd=folder
+    )
     until((folder / "runs/two/data/begun").exists, "the data phase")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -72,13 +98,18 @@ def test_a_signal_is_passed_on_once(folder, number, code):
 
 def test_a_dry_run_prints_the_command(folder):
     done = meshwright("run", "two.yaml", *TOYS, "--on", "local:3", "--dry-run", cwd=folder)
-    assert done.stdout.startswith("3 processes on this machine, each: ") and "--on" not in done.stdout
+    assert (
+        done.stdout.startswith("3 processes on this machine, each: ") and "--on" not in done.stdout
+    )
     assert not (folder / "runs").exists()
 
 
 def test_devices_are_shared_out():
     assert share(
-        {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--a --xla_force_host_platform_device_count=8"}, 0, 2, 1
+        {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--a --xla_force_host_platform_device_count=8"},
+        0,
+        2,
+        1,
     )["XLA_FLAGS"].split() == [
         "--a",
         "--xla_force_host_platform_device_count=1",

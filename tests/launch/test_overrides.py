@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from launch.job.overrides import override
 
-TREE = {"data": {"steps": 3, "parts": [{"name": "a"}, {"name": "b"}], "none": None}, "train": {"lr": 0.1}}
+TREE = {
+    "data": {"steps": 3, "parts": [{"name": "a"}, {"name": "b"}], "none": None},
+    "train": {"lr": 0.1},
+}
 
 
 def changed(*settings):

@@ -47,7 +47,13 @@ SMALL = Llama(
     feed_forward_width=768,
     context=512,
 )
-NEEDED = ("hbm_arguments_bytes", "hbm_temporaries_bytes", "hbm_peak_bytes", "collective_bytes", "model_flops")
+NEEDED = (
+    "hbm_arguments_bytes",
+    "hbm_temporaries_bytes",
+    "hbm_peak_bytes",
+    "collective_bytes",
+    "model_flops",
+)
 PREDICTED = ("predicted_step_s", "predicted_mfu", "tokens_per_s")
 
 
@@ -56,9 +62,14 @@ def small_run(**changes):
     fields = {
         "architecture": SMALL,
         "objective": NextToken(),
-        "data": PackedShards(folder="nowhere", weights=FrozenMap(web=1.0), seq_len=512, batch_size=8),
+        "data": PackedShards(
+            folder="nowhere", weights=FrozenMap(web=1.0), seq_len=512, batch_size=8
+        ),
         "optimizer": Optimizer(
-            rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=1e-3,
+            schedule=WarmupCosine(warmup_steps=2, end_frac=0.1),
+            weight_decay=0.1,
         ),
         "steps": 10,
         "checkpoint": Checkpoints(every_steps=5),
@@ -88,7 +99,9 @@ def test_the_compilers_arguments_are_the_state_and_the_batch(compiled):
 
 def test_the_products_that_sizes_foresee_are_those_of_the_program(compiled):
     run = small_run()
-    foreseen = work_of_plan(outline_of(run), Plan({**dict.fromkeys(AXES, 1), "fsdp": 4}, 8, 1, run.execution))
+    foreseen = work_of_plan(
+        outline_of(run), Plan({**dict.fromkeys(AXES, 1), "fsdp": 4}, 8, 1, run.execution)
+    )
     padding = (
         8 * 512 / 4 * 8 * SMALL.width * (1024 - SMALL.vocab_size)
     )  # of the vocabulary: 8 products' worth a token, as for the rest of it
@@ -110,7 +123,9 @@ def test_the_json_has_what_scripts_need_and_the_lines_say_the_same(compiled):
     told = json.loads(json.dumps(as_json(compiled)))
     assert all(told[name] for name in (*NEEDED, *PREDICTED))
     assert told["tokens_per_s"] == pytest.approx(8 * 512 / told["predicted_step_s"])
-    assert told["predicted_mfu"] == pytest.approx(told["model_flops"] / told["predicted_step_s"] / 459e12)
+    assert told["predicted_mfu"] == pytest.approx(
+        told["model_flops"] / told["predicted_step_s"] / 459e12
+    )
     text = "\n".join(lines(compiled))
     assert (
         "HBM temporaries" in text
@@ -129,7 +144,9 @@ def test_what_an_offload_takes_off_the_chip_and_moves_is_what_sizes_foresee(comp
         state, rel=0.3
     )  # tiles pad what is on the chip
     assert away.memory.host >= 0.9 * state
-    assert away.work.host_bytes == pytest.approx(work_of_plan(outline_of(run), plan).host_bytes, rel=0.01)
+    assert away.work.host_bytes == pytest.approx(
+        work_of_plan(outline_of(run), plan).host_bytes, rel=0.01
+    )
     assert away.estimate.host_s > 0 == compiled.estimate.host_s
 
 
@@ -144,7 +161,8 @@ def test_a_program_too_large_for_a_chip_is_told_by_the_compilers_figures():
 def test_sizes_that_do_not_divide_are_refused_by_name_before_compiling():
     mesh = absent_mesh("v5p:2x2x1", fsdp=4)
     with pytest.raises(
-        ValueError, match="data.batch_size=6 does not divide over fsdp = 4 devices; choose a multiple of 4"
+        ValueError,
+        match="data.batch_size=6 does not divide over fsdp = 4 devices; choose a multiple of 4",
     ):
         step_of(small_run(data=small_run().data.model_copy(update={"batch_size": 6})), mesh)
     with pytest.raises(ValueError, match="does not divide D=254"):
@@ -153,12 +171,19 @@ def test_sizes_that_do_not_divide_are_refused_by_name_before_compiling():
 
 @pytest.mark.parametrize(
     ("preset", "less"),
-    [("none", "projections"), ("projections", "inputs"), ("inputs", "attention"), ("attention", "full")],
+    [
+        ("none", "projections"),
+        ("projections", "inputs"),
+        ("inputs", "attention"),
+        ("attention", "full"),
+    ],
 )
 def test_what_is_computed_again_costs_products_and_saves_memory(preset, less):
     outline = outline_of(small_run())
     sizes = {**dict.fromkeys(AXES, 1), "fsdp": 4}
-    more, fewer = (Plan(sizes, 8, 1, Execution(remat=Remat(preset=each))) for each in (preset, less))
+    more, fewer = (
+        Plan(sizes, 8, 1, Execution(remat=Remat(preset=each))) for each in (preset, less)
+    )
     assert memory_of_plan(outline, more).temporaries > memory_of_plan(outline, fewer).temporaries
     flops = [
         work.matmul_flops + work.kernel_flops
@@ -169,7 +194,9 @@ def test_what_is_computed_again_costs_products_and_saves_memory(preset, less):
 
 def test_what_rests_on_the_host_frees_memory_and_costs_the_way_there_and_back():
     outline, sizes = outline_of(small_run()), {**dict.fromkeys(AXES, 1), "fsdp": 4}
-    here, there = (Plan(sizes, 8, 1, Execution(offload=offload)) for offload in ((), ("optimizer",)))
+    here, there = (
+        Plan(sizes, 8, 1, Execution(offload=offload)) for offload in ((), ("optimizer",))
+    )
     freed = memory_of_plan(outline, here).arguments - memory_of_plan(outline, there).arguments
     assert freed == pytest.approx(memory_of_plan(outline, there).host, abs=2) and freed > 0
     assert work_of_plan(outline, there).host_bytes == pytest.approx(2 * freed, abs=4)
@@ -199,7 +226,9 @@ def test_llama_2_7b_by_sizes_is_what_the_compiler_said():
     ("model", "billions"), [(f"{n}B", n) for n in (16, 32, 64, 128, 256, 512, 1024, 22, 52)]
 )
 def test_the_models_of_the_published_tables_have_their_size(model, billions):
-    assert sum(leaf.n for leaf in outline(model, 2048).params) == pytest.approx(billions * 1e9, rel=0.1)
+    assert sum(leaf.n for leaf in outline(model, 2048).params) == pytest.approx(
+        billions * 1e9, rel=0.1
+    )
 
 
 def test_predicted_mfu_is_near_the_published():
@@ -216,7 +245,9 @@ def test_the_longer_of_products_and_memory_counts_and_the_network_hides_in_part(
     ideal = Efficiency(matmul=1.0, kernel=1.0, hbm=1.0, network=1.0, overlap=0.5)
     work = Work(matmul_flops=459e12, kernel_flops=0.0, hbm_bytes=2.765e12 / 2, transfers=())
     assert estimate(work, wiring, ideal).step_s == pytest.approx(1.0)
-    assert estimate(work._replace(hbm_bytes=2 * 2.765e12), wiring, ideal).step_s == pytest.approx(2.0)
+    assert estimate(work._replace(hbm_bytes=2 * 2.765e12), wiring, ideal).step_s == pytest.approx(
+        2.0
+    )
     assert estimate(work._replace(slowdown=1.25), wiring, ideal).step_s == pytest.approx(1.25)
 
 
@@ -231,10 +262,15 @@ def test_every_candidate_fits_divides_and_is_written_as_overrides_that_give_it()
     found = candidates(setting)
     assert found == sorted(found, key=lambda each: (each.estimate.step_s, each.memory.peak))
     for each in found:
-        assert math.prod(each.plan.sizes.values()) == 8 and each.memory.peak < setting.target.chip.hbm_bytes
+        assert (
+            math.prod(each.plan.sizes.values()) == 8
+            and each.memory.peak < setting.target.chip.hbm_bytes
+        )
         again = applied(run, each.plan)
         assert again.data.batch_size == 8 and present(setting._replace(run=again)) == each.plan
-    assert overrides("pretrain", run, present(setting)) == "--set pretrain.mesh.fsdp=8"  # -1 in the config
+    assert (
+        overrides("pretrain", run, present(setting)) == "--set pretrain.mesh.fsdp=8"
+    )  # -1 in the config
     tensor = applied(run, found[0].plan).model_copy(update={"mesh": Mesh(fsdp=4, tensor=2)})
     assert overrides("pretrain", run, present(setting._replace(run=tensor))).startswith(
         "--set pretrain.mesh.fsdp=4 --set pretrain.mesh.tensor=2"
@@ -244,14 +280,19 @@ def test_every_candidate_fits_divides_and_is_written_as_overrides_that_give_it()
 def test_meshes_keep_slices_on_the_outer_part_of_data():
     setting = Setting(small_run(), outline_of(small_run()), target_of("v5p:2x2x1", 2), ())
     found = list(meshes(setting))
-    assert found and all(sizes["data"] % 2 == 0 and math.prod(sizes.values()) == 8 for sizes in found)
+    assert found and all(
+        sizes["data"] % 2 == 0 and math.prod(sizes.values()) == 8 for sizes in found
+    )
 
 
 def test_what_does_not_fit_is_told_which_dial_to_turn():
     run = llama2_70b()["pretrain"]
     setting = on_gpus(
         run.model_copy(
-            update={"data": run.data.model_copy(update={"batch_size": 16}), "mesh": Mesh(data=4, fsdp=4)}
+            update={
+                "data": run.data.model_copy(update={"batch_size": 16}),
+                "mesh": Mesh(data=4, fsdp=4),
+            }
         ),
         "h200:16",
     )
@@ -275,13 +316,17 @@ def test_a_search_ranks_what_fits_and_writes_the_winners_set_line():
     steps = [each["predicted_step_s"] for each in report.json["ranking"]]
     assert report.code == 0 and len(steps) == 3 and steps == sorted(steps)
     assert report.json["predicted_step_s"] == steps[0] <= planner.one().json["predicted_step_s"]
-    assert report.lines[-1] == report.json["set"] and report.json["set"].startswith("--set pretrain.")
+    assert report.lines[-1] == report.json["set"] and report.json["set"].startswith(
+        "--set pretrain."
+    )
 
 
 def test_a_phase_is_found_by_name_or_is_the_first_that_trains():
     job = argparse.Namespace(name="llama2_7b", phases=llama2_7b())
     assert phase_of(job, None)[0] == "pretrain"
-    with pytest.raises(ValueError, match="--phase data: no training phase of llama2_7b; choose of pretrain"):
+    with pytest.raises(
+        ValueError, match="--phase data: no training phase of llama2_7b; choose of pretrain"
+    ):
         phase_of(job, "data")
 
 

@@ -65,9 +65,9 @@ def collective(name):
         ),
         "all-reduce": lambda x: jnp.tanh(jax.lax.psum(x, ("data", "tensor"))),
         "collective-permute": lambda x: jnp.tanh(jax.lax.ppermute(x, "data", around)),
-        "all-to-all": lambda x: jnp.tanh(jax.lax.all_to_all(x.reshape(2, 32, 128), "fsdp", 0, 0)).reshape(
-            64, 128
-        ),
+        "all-to-all": lambda x: jnp.tanh(
+            jax.lax.all_to_all(x.reshape(2, 32, 128), "fsdp", 0, 0)
+        ).reshape(64, 128),
     }[name]
 
 
@@ -85,7 +85,11 @@ EXPECTED = {  # axes, chips, whole bytes, bytes sent
 def test_a_collective_in_a_loop_is_counted_with_its_axes_and_bytes(kind, mesh):
     block = P(("data", "fsdp", "tensor"))
     program = jax.shard_map(
-        looped(collective(kind), ONE_LOOP), mesh=mesh, in_specs=block, out_specs=block, check_vma=False
+        looped(collective(kind), ONE_LOOP),
+        mesh=mesh,
+        in_specs=block,
+        out_specs=block,
+        check_vma=False,
     )
     text = text_of(program, mesh, shape_on(mesh, (512, 128), ("data", "fsdp", "tensor")))
     axes, n, whole, sent = EXPECTED[kind]
@@ -106,7 +110,11 @@ def test_a_gradient_over_divided_rows_is_summed_once_over_their_axis(mesh):
     assert sum(each.n_bytes for each in transfers) == 128 * 64 * 4
 
 
-GROUPS = [(0, 1), (2, 3), (4, 5), (6, 7)], [(0, 2), (1, 3), (4, 6), (5, 7)], [(0, 4), (1, 5), (2, 6), (3, 7)]
+GROUPS = (
+    [(0, 1), (2, 3), (4, 5), (6, 7)],
+    [(0, 2), (1, 3), (4, 6), (5, 7)],
+    [(0, 4), (1, 5), (2, 6), (3, 7)],
+)
 SPELLINGS = [
     (
         "tensor",
@@ -141,12 +149,12 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize(("axis", "groups", "spellings"), SPELLINGS, ids=[axis for axis, _, _ in SPELLINGS])
+@pytest.mark.parametrize(
+    ("axis", "groups", "spellings"), SPELLINGS, ids=[axis for axis, _, _ in SPELLINGS]
+)
 def test_all_spellings_of_groups_mean_the_same_chips(axis, groups, spellings):
     for spelling in spellings:
-        line = (
-            f"  %g.1 = f32[8]{{0}} all-gather(%x), channel_id=1, replica_groups={spelling}, dimensions={{0}}"
-        )
+        line = f"  %g.1 = f32[8]{{0}} all-gather(%x), channel_id=1, replica_groups={spelling}, dimensions={{0}}"
         found = groups_of(parse_instruction(line), 8)
         assert sorted(found) == groups, spelling
         assert axes_between(found, MESH) == (axis,)
@@ -166,10 +174,13 @@ def test_no_groups_mean_all_chips():
         ("BLHA,BTHA->BHLT", (2, 64, 4, 32), (2, 64, 4, 32), 2 * 2 * 4 * 64 * 64 * 32),
     ],
 )
-def test_a_product_costs_the_same_as_a_dot_and_as_a_tpus_convolution(equation, left, right, flops, mesh):
+def test_a_product_costs_the_same_as_a_dot_and_as_a_tpus_convolution(
+    equation, left, right, flops, mesh
+):
     shapes = shape_on(mesh, left), shape_on(mesh, right)
     assert (
-        work_of(text_of(lambda x, y: jnp.einsum(equation, x, y), mesh, *shapes), MESH).matmul_flops == flops
+        work_of(text_of(lambda x, y: jnp.einsum(equation, x, y), mesh, *shapes), MESH).matmul_flops
+        == flops
     )
 
 
@@ -222,7 +233,9 @@ def test_what_a_tpu_sends_between_slices_is_a_collective_over_them():
     transfers = work_of(text, {**dict.fromkeys(AXES, 1), "data": 8}).transfers
     assert {each.axes for each in transfers} == {("data",)}
     (between,) = [each for each in transfers if each.n_chips == 2]
-    assert between.kind == "all-reduce" and between.n_bytes == 256 * 512 * 4 / 4  # each chip its own part
+    assert (
+        between.kind == "all-reduce" and between.n_bytes == 256 * 512 * 4 / 4
+    )  # each chip its own part
     assert all(each.n_chips in (2, 4) for each in transfers)
 
 

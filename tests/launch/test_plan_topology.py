@@ -33,7 +33,8 @@ def test_hardware_that_is_not_is_refused_with_the_remedy(name, n_slices, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), [("v4:2x2x4", 16), ("v5e:4x8", 32), ("v5p:4x4x4", 64), ("trillium:2x2", 4), ("v6e:1x1", 1)]
+    ("name", "n"),
+    [("v4:2x2x4", 16), ("v5e:4x8", 32), ("v5p:4x4x4", 64), ("trillium:2x2", 4), ("v6e:1x1", 1)],
 )
 def test_a_slice_has_one_device_a_chip(name, n):
     target = target_of(name)
@@ -74,7 +75,10 @@ def test_slices_are_the_outer_part_of_data():
     slices = np.array([device.slice_index for device in mesh.devices.flat]).reshape(4, 2)
     assert slices.tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
     wiring = wiring_of(mesh, target_of("v5p:2x2x1", 2))
-    assert (describe(wiring, ("data",)), describe(wiring, ("fsdp",))) == ("ICI 2 and DCN 2", "ICI 2")
+    assert (describe(wiring, ("data",)), describe(wiring, ("fsdp",))) == (
+        "ICI 2 and DCN 2",
+        "ICI 2",
+    )
 
 
 def test_a_mesh_may_split_an_axis_of_the_torus():
@@ -94,20 +98,29 @@ def wired(topology, n_slices=1, **sizes):
 def test_an_all_reduce_takes_as_long_as_its_scatter_and_gather():
     wiring = wired("v5p:4x4x4", fsdp=16, tensor=4)
     parts = [
-        transfer_seconds(wiring, of(kind, ("fsdp",), 16)).inner for kind in ("reduce-scatter", "all-gather")
+        transfer_seconds(wiring, of(kind, ("fsdp",), 16)).inner
+        for kind in ("reduce-scatter", "all-gather")
     ]
-    assert transfer_seconds(wiring, of("all-reduce", ("fsdp",), 16)).inner == pytest.approx(sum(parts))
+    assert transfer_seconds(wiring, of("all-reduce", ("fsdp",), 16)).inner == pytest.approx(
+        sum(parts)
+    )
 
 
 def test_twice_the_bytes_take_twice_as_long():
     wiring = wired("v5e:4x4", fsdp=16)
-    once, twice = (transfer_seconds(wiring, of("all-gather", ("fsdp",), 16, n)).inner for n in (1e9, 2e9))
+    once, twice = (
+        transfer_seconds(wiring, of("all-gather", ("fsdp",), 16, n)).inner for n in (1e9, 2e9)
+    )
     assert twice == pytest.approx(2 * once)
 
 
 def test_a_closed_ring_is_twice_a_line():
-    ring = transfer_seconds(wired("v5e:16x16", fsdp=16, tensor=16), of("all-gather", ("tensor",), 16)).inner
-    line = transfer_seconds(wired("v5e:2x8", fsdp=2, tensor=8), of("all-gather", ("tensor",), 8)).inner
+    ring = transfer_seconds(
+        wired("v5e:16x16", fsdp=16, tensor=16), of("all-gather", ("tensor",), 16)
+    ).inner
+    line = transfer_seconds(
+        wired("v5e:2x8", fsdp=2, tensor=8), of("all-gather", ("tensor",), 8)
+    ).inner
     assert line / (7 / 8) == pytest.approx(2 * ring / (15 / 16))
 
 
@@ -131,6 +144,7 @@ def test_gpus_are_islands_of_eight():
     wiring = wiring_of_gpus({**dict.fromkeys(AXES, 1), "data": 2, "fsdp": 8}, target_of("h100:16"))
     assert (describe(wiring, ("fsdp",)), describe(wiring, ("data",))) == ("NVLink 8", "network 2")
     inside, between = (
-        transfer_seconds(wiring, of("all-gather", (axis,), n)) for axis, n in (("fsdp", 8), ("data", 2))
+        transfer_seconds(wiring, of("all-gather", (axis,), n))
+        for axis, n in (("fsdp", 8), ("data", 2))
     )
     assert inside.outer == 0 and between.inner == 0 and between.outer > inside.inner

@@ -42,9 +42,14 @@ RUN = Run(
         context=24,
     ),
     objective=NextToken(),
-    data=PackedShards(folder="data/train", weights=FrozenMap(web=2.0, books=1.0), seq_len=24, batch_size=4),
+    data=PackedShards(
+        folder="data/train", weights=FrozenMap(web=2.0, books=1.0), seq_len=24, batch_size=4
+    ),
     optimizer=Optimizer(
-        rule=AdamW(), peak_lr=5e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+        rule=AdamW(),
+        peak_lr=5e-3,
+        schedule=WarmupCosine(warmup_steps=2, end_frac=0.1),
+        weight_decay=0.1,
     ),
     steps=6,
     batch_ramp=((2, 3),),
@@ -62,7 +67,9 @@ def job(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     write_corpus(folder / "run/data", {"web": 12, "books": 5})
     (folder / "run/data/results.json").unlink()  # of a data phase, which this job has not
-    (folder / "job.yaml").write_text(to_yaml({"pretrain": {"type": "Run", **RUN.model_dump(mode="json")}}))
+    (folder / "job.yaml").write_text(
+        to_yaml({"pretrain": {"type": "Run", **RUN.model_dump(mode="json")}})
+    )
     for more in ((), LATER):
         done = meshwright("run", "job.yaml", "--dir", "run", *more, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -81,11 +88,18 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 def tampered(job) -> Path:
     """A copy in whose log every loss is half a nat more, and whose second life was on three processes."""
     other = shutil.copytree(job / "run", job / "tampered")
-    rows = [json.loads(line) for line in (other / "pretrain/metrics.jsonl").read_text().splitlines()]
-    told = [{**row, "loss/train": row["loss/train"] + 0.5} if "loss/train" in row else row for row in rows]
+    rows = [
+        json.loads(line) for line in (other / "pretrain/metrics.jsonl").read_text().splitlines()
+    ]
+    told = [
+        {**row, "loss/train": row["loss/train"] + 0.5} if "loss/train" in row else row
+        for row in rows
+    ]
     (other / "pretrain/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
     with jax.set_mesh(under(ONE_DEVICE)):
-        append_event(other / "pretrain", EVENT, 6, **{**placement(under(ONE_DEVICE)), "processes": 3})
+        append_event(
+            other / "pretrain", EVENT, 6, **{**placement(under(ONE_DEVICE)), "processes": 3}
+        )
     return other
 
 
@@ -93,7 +107,9 @@ def test_steps_of_either_life_have_the_bits_of_the_log_and_the_run_stays_as_it_i
     before = contents(job)
     asked = [*(f"run:--step:{step}" for step in (3, 6, 11)), "tampered:--step:9:--phase:pretrain"]
     command = [sys.executable, "-c", EACH, *asked]
-    made = subprocess.run(command, cwd=job, env=environment(), capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        command, cwd=job, env=environment(), capture_output=True, text=True, check=False
+    )
     assert made.stdout.splitlines()[-1] == "[0, 0, 0, 1]", made.stdout + made.stderr
     told = re.findall(r"step (\d+), from (\w+ \w+)", made.stdout)
     assert told == [
@@ -103,12 +119,15 @@ def test_steps_of_either_life_have_the_bits_of_the_log_and_the_run_stays_as_it_i
         ("9", "checkpoint 8"),
     ]
     counts = [
-        (int(n), int(of)) for n, of in re.findall(r"(\d+) of (\d+) numbers have the same bits", made.stdout)
+        (int(n), int(of))
+        for n, of in re.findall(r"(\d+) of (\d+) numbers have the same bits", made.stdout)
     ]
     assert [of - n for n, of in counts] == [0, 0, 0, 1] and min(n for n, _ in counts) > 4
     assert {"loss/train", "optimizer/grad_norm", "train/accuracy"} <= set(made.stdout.split())
     assert re.search(r"loss/train +\d\.\d+ +\d\.\d+ +-0\.5", made.stdout)
-    assert "Other sums may round otherwise" in made.stdout and "processes 3 then, 1 now" in made.stdout
+    assert (
+        "Other sums may round otherwise" in made.stdout and "processes 3 then, 1 now" in made.stdout
+    )
     assert contents(job) == before
 
 
@@ -145,5 +164,8 @@ def test_where_a_step_was_computed_is_what_the_last_start_before_it_noted(tmp_pa
         append_event(tmp_path, EVENT, step, **{**here, "processes": processes})
     assert [placed_at(tmp_path, step)["processes"] for step in (1, 20, 21, 60)] == [1, 1, 4, 4]
     assert placed_at(tmp_path / "nowhere", 3) is None
-    assert moved(placed_at(tmp_path, 60), here) == ["processes 4 then, 1 now"] and moved(here, here) == []
+    assert (
+        moved(placed_at(tmp_path, 60), here) == ["processes 4 then, 1 now"]
+        and moved(here, here) == []
+    )
     assert moved({**here, "mesh": {}}, here) == ["mesh of 1 device then, fsdp=4, tensor=2 now"]

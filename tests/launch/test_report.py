@@ -68,7 +68,11 @@ def write_phase(
             row = {f"eval/{name}/loss": loss + i / 3 for i, name in enumerate(sets)}
             writer.write(
                 step,
-                row | {f"eval/{name}/bits_per_byte": (loss + i / 3) / 2.5 for i, name in enumerate(sets)},
+                row
+                | {
+                    f"eval/{name}/bits_per_byte": (loss + i / 3) / 2.5
+                    for i, name in enumerate(sets)
+                },
             )
     writer.close()
     if finished:
@@ -104,7 +108,12 @@ def write_run(folder: Path) -> Path:
     (folder / "job.yaml").write_text(JOB)
     (folder / "launches.jsonl").write_text(
         json.dumps(
-            {"time": 1.0, "argv": ["run", "tiny", "--set", "a.b=<c>"], "python": "3.12.1", "jax": "0.12"}
+            {
+                "time": 1.0,
+                "argv": ["run", "tiny", "--set", "a.b=<c>"],
+                "python": "3.12.1",
+                "jax": "0.12",
+            }
         )
         + "\n"
     )
@@ -186,7 +195,9 @@ def test_the_page_needs_nothing_outside_itself(finished):
 
 def test_a_change_is_coloured_by_whether_it_is_better(finished):
     def mark(metric: str) -> str:
-        return re.search(rf"<td>{metric}</td>.*?<td class=\"number ?(\w*)\">[^<]*</td></tr>", finished)[1]
+        return re.search(
+            rf"<td>{metric}</td>.*?<td class=\"number ?(\w*)\">[^<]*</td></tr>", finished
+        )[1]
 
     assert [mark(f"web/{name}") for name in ("loss", "compression_ratio", "accuracy")] == [
         "good",
@@ -203,7 +214,9 @@ def test_charts_take_the_colours_of_the_page(finished):
     assert all("var(--line-1)" in svg or "var(--ink)" in svg for svg in charts) and not re.search(
         r"#[0-9a-f]{6}", "".join(charts)
     )
-    assert sum("var(--line-3)" in svg for svg in charts) == 2  # loss and bits per byte of three sources
+    assert (
+        sum("var(--line-3)" in svg for svg in charts) == 2
+    )  # loss and bits per byte of three sources
     assert len(finished) < 1_000_000
 
 
@@ -217,7 +230,10 @@ def test_the_first_screen_answers_how_healthy_far_good_and_fast(finished):
     ]
     assert "4 of 4 phases done" in tiles[1]
     assert (
-        "1.27" in tiles[2] and "3.4 before" in tiles[2] and "11,321" in tiles[3] and "MFU 23.0%" in tiles[3]
+        "1.27" in tiles[2]
+        and "3.4 before" in tiles[2]
+        and "11,321" in tiles[3]
+        and "MFU 23.0%" in tiles[3]
     )
 
 

@@ -41,7 +41,9 @@ def drawn(y: list[float], frame: Frame) -> str:
 def points(svg: str) -> list[tuple[float, float]]:
     """All points of all lines."""
     paths = re.findall(r'<g fill="none"[^>]*>.*?<path d="([^"]*)"', svg)
-    return [tuple(map(float, pair.split())) for path in paths for pair in re.split("[ML]", path) if pair]
+    return [
+        tuple(map(float, pair.split())) for path in paths for pair in re.split("[ML]", path) if pair
+    ]
 
 
 def test_thinning_keeps_short_curves_and_means_of_long_ones():
@@ -56,7 +58,9 @@ def test_what_is_no_number_is_left_out_of_a_mean_and_leaves_a_gap():
     thin = thinned(np.arange(6), np.array([1, math.nan, math.inf, 3, math.nan, math.nan]), limit=3)
     assert thin.y.tolist()[:2] == [1, 3] and math.isnan(thin.y[2])
     svg = drawn([1.0, 2.0, math.nan, 4.0, 5.0], Frame())
-    assert re.search(r'd="M[^M]*M[^M]*"', svg) and "nan" not in re.sub("<title>.*?</title>", "", svg)
+    assert re.search(r'd="M[^M]*M[^M]*"', svg) and "nan" not in re.sub(
+        "<title>.*?</title>", "", svg
+    )
 
 
 @given(
@@ -67,7 +71,9 @@ def test_what_is_no_number_is_left_out_of_a_mean_and_leaves_a_gap():
 def test_every_point_is_inside_the_frame_and_the_chart_is_well_formed(values, zero, log):
     svg = drawn(values, Frame(zero=zero, log=log))
     Page(svg)
-    assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 and -0.1 <= y <= HEIGHT + 0.1 for x, y in points(svg))
+    assert all(
+        LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 and -0.1 <= y <= HEIGHT + 0.1 for x, y in points(svg)
+    )
 
 
 def test_a_steep_beginning_is_above_the_frame():
@@ -93,12 +99,15 @@ def test_ticks_are_few_and_within_the_ends(low, width):
 
 
 def test_areas_on_top_of_each_other_end_at_their_sum():
-    svg = stacked(np.array([1, 2, 3]), {"compute": np.array([1.0, 2, 1]), "wait": np.array([1.0, 0, 1])})
+    svg = stacked(
+        np.array([1, 2, 3]), {"compute": np.array([1.0, 2, 1]), "wait": np.array([1.0, 0, 1])}
+    )
     assert len(re.findall('fill-opacity="0.8"', svg)) == 2 and "compute 2, wait 0" in Page(svg).text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0"), (2.5e-4, "2.5e-4"), (0.025, "0.025"), (1500.0, "1.5k"), (2e9, "2G")]
+    ("value", "text"),
+    [(0.0, "0"), (2.5e-4, "2.5e-4"), (0.025, "0.025"), (1500.0, "1.5k"), (2e9, "2G")],
 )
 def test_a_scale_is_short(value, text):
     assert tick_text(value) == text
@@ -138,11 +147,13 @@ def test_charts_tell_the_newest_value_and_leave_out_what_was_always_zero():
 
 def test_many_layers_share_one_colour_in_shades():
     columns = {
-        f"norms/gradient/blocks/{i:02}/mlp": Column(np.arange(1, 9), np.ones(8) + i) for i in range(40)
+        f"norms/gradient/blocks/{i:02}/mlp": Column(np.arange(1, 9), np.ones(8) + i)
+        for i in range(40)
     }
     (found,) = charts(columns, "Norms of the layers")
     assert (
-        len(set(re.findall(r'stroke="(color-mix[^"]*)"', found))) == 40 and "layer 39 40" in Page(found).text
+        len(set(re.findall(r'stroke="(color-mix[^"]*)"', found))) == 40
+        and "layer 39 40" in Page(found).text
     )
 
 

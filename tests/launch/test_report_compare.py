@@ -28,7 +28,9 @@ def runs(tmp_path_factory):
         (run / "job.yaml").write_text(
             f"pretrain:\n  steps: {steps}\n  optimizer: {{rule: {{type: AdamW}}, peak_lr: {rate}, note: '<b>{name}'}}\n  evals: [{{max_rows: 8}}]\n"
         )
-        write_phase(run / "pretrain", steps=steps, sets=("web", "code"), finished=finished, best=best)
+        write_phase(
+            run / "pretrain", steps=steps, sets=("web", "code"), finished=finished, best=best
+        )
     results = folder / "a/two/pretrain/results.json"
     changed = json.loads(results.read_text())
     changed["after"]["eval/web/loss"], changed["after"]["eval/web/accuracy"] = 2.5, 0.9
@@ -55,17 +57,27 @@ def test_the_page_stands_beside_the_runs_and_needs_nothing_outside_itself(runs, 
     assert all(address.startswith("#") for address in page.addresses) and not re.search(
         r"@import|url\((?!#)", html
     )
-    assert len(page.ids) == len(set(page.ids)) and "<b>a/one" not in html and "<b>a/one" in page.text
+    assert (
+        len(page.ids) == len(set(page.ids)) and "<b>a/one" not in html and "<b>a/one" in page.text
+    )
 
 
 def test_fields_that_differ_are_listed_and_no_others(html):
-    assert [text for _, text in row_of(html, "pretrain.optimizer.peak_lr")] == ["0.0003", "0.001", "0.0003"]
+    assert [text for _, text in row_of(html, "pretrain.optimizer.peak_lr")] == [
+        "0.0003",
+        "0.001",
+        "0.0003",
+    ]
     assert "optimizer.rule.type" not in html and "evals.0.max_rows" not in html
 
 
 def test_the_best_held_out_number_is_marked_by_its_direction(html):
     assert row_of(html, "web/loss") == [("number", "3.02"), ("number best", "2.5"), ("number", "–")]
-    assert [classes for classes, _ in row_of(html, "web/accuracy")] == ["number", "number best", "number"]
+    assert [classes for classes, _ in row_of(html, "web/accuracy")] == [
+        "number",
+        "number best",
+        "number",
+    ]
     assert "best" not in str(row_of(html, "code/loss")), "equal numbers have no best"
 
 
@@ -95,7 +107,11 @@ def test_names_tell_runs_apart_by_as_little_as_they_can(runs):
 
 
 def test_a_configuration_is_flat():
-    assert dict(flat({"a": {"b": [1, {"c": None}]}, "d": []})) == {"a.b.0": "1", "a.b.1.c": "None", "d": "[]"}
+    assert dict(flat({"a": {"b": [1, {"c": None}]}, "d": []})) == {
+        "a.b.0": "1",
+        "a.b.1.c": "None",
+        "d": "[]",
+    }
 
 
 def test_the_verb_writes_either_page(runs, tmp_path, capsys):
@@ -107,7 +123,11 @@ def test_the_verb_writes_either_page(runs, tmp_path, capsys):
         (runs[:1], "<title>one · Meshwright"),
         (runs, "<title>a/one · a/two · b/one · Meshwright"),
     ):
-        assert main(parser.parse_args([*map(str, given), "--out", str(tmp_path / "page.html")])) == 0
-        assert title in (tmp_path / "page.html").read_text() and "page.html" in capsys.readouterr().out
+        assert (
+            main(parser.parse_args([*map(str, given), "--out", str(tmp_path / "page.html")])) == 0
+        )
+        assert (
+            title in (tmp_path / "page.html").read_text() and "page.html" in capsys.readouterr().out
+        )
     with pytest.raises(FileNotFoundError, match="absent is no folder"):
         write_comparison([runs[0], tmp_path / "absent"])

@@ -27,9 +27,12 @@ RESULT = {
     },
     "dropped_bytes": {"web": {"language": 5_000_000, "too_short": 200}},
     "kept": {
-        source: {"documents": 900, "bytes": 4_912_345, "tokens": 1_512_345} for source in ("web", "code")
+        source: {"documents": 900, "bytes": 4_912_345, "tokens": 1_512_345}
+        for source in ("web", "code")
     },
-    "held_out": {source: {"documents": 43, "bytes": 212_345, "tokens": 65_321} for source in ("web", "code")},
+    "held_out": {
+        source: {"documents": 43, "bytes": 212_345, "tokens": 65_321} for source in ("web", "code")
+    },
     "examples": {
         "language": ["a.html (0.21): Größe <b>&</b> Maß"],
         "too_short": ["b.html (3): one", "c.html (9): two"],
@@ -97,12 +100,22 @@ def test_sources_stand_in_the_order_they_were_read(html):
 def test_text_of_the_corpus_is_escaped_and_tags_close(html):
     text = Page(html).text
     assert (
-        "<b>&" not in html and "Größe <b>&</b> Maß" in text and "b.html (3): one\n\nc.html (9): two" in text
+        "<b>&" not in html
+        and "Größe <b>&</b> Maß" in text
+        and "b.html (3): one\n\nc.html (9): two" in text
     )
 
 
 def test_clusters_are_counted_by_size(html):
-    assert row_of(html[html.index("Clusters") :], "near_duplicate") == ["51", "40", "7", "0", "3", "1", "250"]
+    assert row_of(html[html.index("Clusters") :], "near_duplicate") == [
+        "51",
+        "40",
+        "7",
+        "0",
+        "3",
+        "1",
+        "250",
+    ]
 
 
 def test_a_signal_without_documents_has_no_histogram(html):
@@ -128,7 +141,9 @@ def test_a_value_that_a_limit_allows_is_no_bar_beyond_it():
 def test_one_order_keeps_that_of_every_source(subsets):
     lists = [[f"rule {i}" for i in sorted(subset)] for subset in subsets]
     merged = in_one_order(lists)
-    assert len(merged) == len(set(merged)) and set(merged) == {name for names in lists for name in names}
+    assert len(merged) == len(set(merged)) and set(merged) == {
+        name for names in lists for name in names
+    }
     if len(lists) <= 2:  # any two agree; of more, what none orders may come either way
         assert all([name for name in merged if name in names] == names for names in lists)
 

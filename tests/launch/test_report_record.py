@@ -70,7 +70,16 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
         ({}, [{"event": "saved"}, {"event": "hang"}], "bad"),
         ({}, [{"event": "hang"}, {"event": "start"}], "warn"),
     ],
-    ids=["calm", "skipped", "in a streak", "no number", "preempted", "save failed", "hung", "hung before"],
+    ids=[
+        "calm",
+        "skipped",
+        "in a streak",
+        "no number",
+        "preempted",
+        "save failed",
+        "hung",
+        "hung before",
+    ],
 )
 def test_the_verdict_says_whether_it_went_on(tmp_path, row, log, expected):
     assert verdict(write(tmp_path, [{"step": 1, "loss/train": 1.0, **row}], log)) == expected
@@ -89,15 +98,25 @@ def test_what_went_wrong_is_counted_once_by_log_or_counter(tmp_path):
 
 
 def test_the_log_is_escaped_newest_first_and_counts_what_happens_all_the_time(tmp_path):
-    log = [{"time": 1e9 + i, "life": 0, "step": i, "event": "saved", "bytes": 5} for i in range(300)]
+    log = [
+        {"time": 1e9 + i, "life": 0, "step": i, "event": "saved", "bytes": 5} for i in range(300)
+    ]
     log += [
-        {"time": 1.1e9 + i - 700, "life": 1, "step": i, "event": "rollback", "why": "<b>8</b> bad steps"}
+        {
+            "time": 1.1e9 + i - 700,
+            "life": 1,
+            "step": i,
+            "event": "rollback",
+            "why": "<b>8</b> bad steps",
+        }
         for i in range(700)
     ]
     html = events(write(tmp_path, [{"step": 1}], log))
     text = Page(html).text
     assert "<b>8" not in html and "why: <b>8</b> bad steps" in text
-    assert text.index("2004-11-09 11:33:19") < text.index("2004-11-09 11:33:18"), "newest first, in UTC"
+    assert text.index("2004-11-09 11:33:19") < text.index("2004-11-09 11:33:18"), (
+        "newest first, in UTC"
+    )
     assert "300\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}saved" in text and html.count("<tr>") < 600
 
 
@@ -137,7 +156,8 @@ def test_tokens_are_as_counted_by_source_or_follow_from_the_speed(tmp_path):
     ]  # a row stands for the steps since the one before
     assert (hours(phase).values * 3600).tolist() == pytest.approx([0, 4, 8, 72])
     counted = [
-        {**row, "tokens/source/a": 10.0 * row["step"], "tokens/source/b": 1.0 * row["step"]} for row in rows
+        {**row, "tokens/source/a": 10.0 * row["step"], "tokens/source/b": 1.0 * row["step"]}
+        for row in rows
     ]
     assert tokens(write(tmp_path, counted)).values.tolist() == [0, 22, 44, 66]
 

@@ -173,7 +173,12 @@ def test_device_work_runs_alone_in_a_cluster_of_one(folder):
     (folder / "sum.yaml").write_text("train: {type: Sum}\n")
     done = meshwright("run", "sum.yaml", *TOYS, cwd=folder)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert read_json(folder / "runs/sum/train/process-0.json") == {"sum": 1, "n": 1, "devices": 1, "local": 1}
+    assert read_json(folder / "runs/sum/train/process-0.json") == {
+        "sum": 1,
+        "n": 1,
+        "devices": 1,
+        "local": 1,
+    }
 
 
 def test_half_a_cluster_in_the_environment_is_a_sentence(folder):
@@ -190,7 +195,9 @@ def test_lineage_follows_the_order_of_phases(folder):
 
     job = Job("toy", toy.job(), "toy")
     rows = lineage(job)
-    assert rows["data"]["after"] == {} and rows["pretrain"]["after"] == {"data": rows["data"]["fingerprint"]}
+    assert rows["data"]["after"] == {} and rows["pretrain"]["after"] == {
+        "data": rows["data"]["fingerprint"]
+    }
     assert state(folder, "data", rows["data"]) == "new"
 
 
@@ -203,7 +210,12 @@ def test_lineage_follows_the_order_of_phases(folder):
     ],
 )
 def test_the_command_handed_over_is_the_same_less_where_it_runs(argv):
-    assert without_options(argv, {"--on": 1, "--cluster": 1, "--dry-run": 0}) == ["run", "a", "--set", "x=1"]
+    assert without_options(argv, {"--on": 1, "--cluster": 1, "--dry-run": 0}) == [
+        "run",
+        "a",
+        "--set",
+        "x=1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,12 @@ def ends_with(code, cluster, **fields):
 
 
 def test_the_script_says_all_that_the_job_needs():
-    text = script(["run", "it's"], nodes=2, gpus_per_node=8, partition="big", setup="module load cuda")
-    head = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+    text = script(
+        ["run", "it's"], nodes=2, gpus_per_node=8, partition="big", setup="module load cuda"
+    )
+    head = [
+        line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")
+    ]
     assert head == [
         "job-name=toy",
         "nodes=2",
@@ -73,7 +77,9 @@ def test_the_script_says_all_that_the_job_needs():
     assert "module load cuda\n" in text and "run 'it'\"'\"'s'" in text
 
 
-@pytest.mark.parametrize("fields", [{}, {"setup": "module load x", "memory": "1G", "cpus_per_task": 2}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"setup": "module load x", "memory": "1G", "cpus_per_task": 2}]
+)
 def test_bash_and_shellcheck_accept_the_script(fields):
     text = script(["true"], **fields)
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
@@ -97,15 +103,30 @@ def test_restarts_come_to_an_end(cluster):
 def test_the_body_of_a_dry_run_trains(cluster, tmp_path):
     (tmp_path / "sum.yaml").write_text("data: {type: Count, steps: 2}\ntrain: {type: Sum}\n")
     told = meshwright(
-        "run", "sum.yaml", *TOYS, "--set", "data.steps=3", "--on", "slurm", "--dry-run", cwd=tmp_path
+        "run",
+        "sum.yaml",
+        *TOYS,
+        "--set",
+        "data.steps=3",
+        "--on",
+        "slurm",
+        "--dry-run",
+        cwd=tmp_path,
     )
     assert (
         told.returncode == 0
-        and f"srun --kill-on-bad-exit=0 --wait=120 {sys.executable} -m launch run sum.yaml" in told.stdout
+        and f"srun --kill-on-bad-exit=0 --wait=120 {sys.executable} -m launch run sum.yaml"
+        in told.stdout
     )
     assert not (tmp_path / "runs").exists()
     done = subprocess.run(
-        ["bash", "-s"], input=told.stdout, env=cluster, text=True, capture_output=True, cwd="/", timeout=240
+        ["bash", "-s"],
+        input=told.stdout,
+        env=cluster,
+        text=True,
+        capture_output=True,
+        cwd="/",
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_json(tmp_path / "runs/sum/train/process-0.json")["n"] == 1

@@ -13,24 +13,34 @@ def printed(capsys, results) -> str:
 
 def test_a_calm_run_has_no_column_of_trouble(capsys):
     text = printed(
-        capsys, {"a": {"summary": SUMMARY}, "b": {"summary": {**SUMMARY, "skipped": 0.0, "goodput": 1.0}}}
+        capsys,
+        {"a": {"summary": SUMMARY}, "b": {"summary": {**SUMMARY, "skipped": 0.0, "goodput": 1.0}}},
     )
     assert "25.0%" in text and not any(word in text for word in ("goodput", "skipped", "rollbacks"))
 
 
 def test_trouble_of_one_phase_is_shown_for_all(capsys):
     text = printed(
-        capsys, {"a": {"summary": SUMMARY}, "b": {"summary": {**SUMMARY, "skipped": 3.0, "goodput": 0.875}}}
+        capsys,
+        {
+            "a": {"summary": SUMMARY},
+            "b": {"summary": {**SUMMARY, "skipped": 3.0, "goodput": 0.875}},
+        },
     )
     assert "goodput" in text and "skipped" in text and "rollbacks" not in text
     assert text.split("MFU", 1)[1].split()[:2] == ["goodput", "skipped"]
-    assert ["25.0%", "100.0%", "0"] == text.split("\n a ")[1].split()[3:6] and ["87.5%", "3"] == text.split(
-        "\n b "
-    )[1].split()[4:6]
+    assert ["25.0%", "100.0%", "0"] == text.split("\n a ")[1].split()[3:6] and [
+        "87.5%",
+        "3",
+    ] == text.split("\n b ")[1].split()[4:6]
 
 
 def test_of_many_held_out_sets_their_mean_is_shown(capsys):
-    sets = {f"{name}/{metric}": 2.0 for name in ("macro", *"abcdefgh") for metric in ("loss", "accuracy")}
+    sets = {
+        f"{name}/{metric}": 2.0
+        for name in ("macro", *"abcdefgh")
+        for metric in ("loss", "accuracy")
+    }
     assert (
         "macro/loss" in (text := printed(capsys, {"p": {"before": sets, "after": sets}}))
         and "a/loss" not in text

@@ -46,7 +46,9 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} exceeds steps={self.steps}; lower it or raise steps"
             )
         if self.start_from is not None and self.start_from not in job:
-            found.append(f"start_from={self.start_from} is no phase of this job; there are {', '.join(job)}")
+            found.append(
+                f"start_from={self.start_from} is no phase of this job; there are {', '.join(job)}"
+            )
         return found
 
     def execute(self, folder: Path, *, job_folder: Path, progress: Any, say: Any) -> None:
@@ -64,7 +66,11 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
                 (folder / "begun").touch()
                 time.sleep(self.step_s)
                 advance(1)
-        results = {"before": {"loss": 3.0}, "after": {"loss": 2.0}, "summary": {"steps": self.steps}}
+        results = {
+            "before": {"loss": 3.0},
+            "after": {"loss": 2.0},
+            "summary": {"steps": self.steps},
+        }
         (folder / "results.json").write_text(json.dumps(results))
 
 

@@ -34,7 +34,14 @@ class Case(NamedTuple):
 
 
 def case(
-    *, B: int = 2, L: int = 48, H: int = 4, K: int = 2, A: int = 6, A2: int = 5, dtype: Any = "float32"
+    *,
+    B: int = 2,
+    L: int = 48,
+    H: int = 4,
+    K: int = 2,
+    A: int = 6,
+    A2: int = 5,
+    dtype: Any = "float32",
 ) -> Case:
     """Packed rows of documents of different lengths, the last of each row followed by padding, except in
     row 0: one document.
@@ -42,15 +49,23 @@ def case(
     rng = np.random.default_rng(B * L + H)
     positions_BL, segments_BL = np.zeros((2, B, L), np.int32)
     for b in range(B):
-        cuts = [0, L] if b == 0 else sorted({0, L - L // 6, *rng.integers(1, L - L // 6, 2 + b).tolist()})
+        cuts = (
+            [0, L]
+            if b == 0
+            else sorted({0, L - L // 6, *rng.integers(1, L - L // 6, 2 + b).tolist()})
+        )
         for segment, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
             positions_BL[b, start:stop], segments_BL[b, start:stop] = range(stop - start), segment
     q, k, v, grad = (
-        rng.normal(0, 1, (B, L, *shape)).astype(np.float32) for shape in ((H, A), (K, A), (K, A2), (H, A2))
+        rng.normal(0, 1, (B, L, *shape)).astype(np.float32)
+        for shape in ((H, A), (K, A), (K, A2), (H, A2))
     )
     grad *= segments_BL[..., None, None] > 0
     return Case(
-        *(jnp.asarray(x, dtype) for x in (q, k, v)), positions_BL, segments_BL, jnp.asarray(grad, dtype)
+        *(jnp.asarray(x, dtype) for x in (q, k, v)),
+        positions_BL,
+        segments_BL,
+        jnp.asarray(grad, dtype),
     )
 
 
@@ -64,7 +79,8 @@ def output_and_gradients(
 
     def run(q: Any, k: Any, v: Any, positions: Any, segments: Any, grad: Any) -> tuple:
         q, k, v, grad = (
-            balance(x, letters) for x, letters in ((q, "BLHA"), (k, "BLKA"), (v, "BLKA"), (grad, "BLHA"))
+            balance(x, letters)
+            for x, letters in ((q, "BLHA"), (k, "BLKA"), (v, "BLKA"), (grad, "BLHA"))
         )
         positions, segments = balance(positions, "BL"), balance(segments, "BL")
         o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments, maths), q, k, v)
@@ -74,7 +90,8 @@ def output_and_gradients(
     letters = ("BLHA", "BLKA", "BLKA", "BL", "BL", "BLHA")
     with jax.set_mesh(at):
         arrays = [
-            jax.device_put(x, named(at, name, x.shape)) for x, name in zip(inputs, letters, strict=True)
+            jax.device_put(x, named(at, name, x.shape))
+            for x, name in zip(inputs, letters, strict=True)
         ]
         found = [np.asarray(x, np.float32) for x in quick_jit(run)(*arrays)]
     found[0] = found[0] * (np.asarray(inputs.segments_BL) > 0)[..., None, None]
@@ -85,7 +102,11 @@ def relative_errors(
     attend: Callable, inputs: Case, maths: Maths, mesh: dict[str, int] = ONE_DEVICE
 ) -> list[float]:
     """‖x - plain‖ / ‖plain‖ of output and gradients; plain runs on one device, in float32."""
-    exact = Case(*(np.asarray(x, np.float32) if np.asarray(x).dtype != np.int32 else x for x in inputs))
+    exact = Case(
+        *(np.asarray(x, np.float32) if np.asarray(x).dtype != np.int32 else x for x in inputs)
+    )
     wanted = output_and_gradients(plain.attend, exact, maths, ONE_DEVICE)
     found = output_and_gradients(attend, inputs, maths, mesh)
-    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, wanted, strict=True)]
+    return [
+        float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, wanted, strict=True)
+    ]

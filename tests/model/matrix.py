@@ -42,7 +42,9 @@ FAMILIES = {  # windows are shorter than the rows, and the last pattern of layer
     "Mistral": Llama(**SIZES, window=5),
     "Qwen2": Llama(**SIZES, attention_bias=True, tied=True),
     "Qwen3": Llama(**SIZES, head_norm=True),
-    "Gemma2": Gemma2(**SIZES, window=5, query_pre_attn_scalar=10, attention_soft_cap=2.0, logit_soft_cap=3.0),
+    "Gemma2": Gemma2(
+        **SIZES, window=5, query_pre_attn_scalar=10, attention_soft_cap=2.0, logit_soft_cap=3.0
+    ),
     "Gemma3": Gemma3(**SIZES, window=5, query_pre_attn_scalar=10, full_every=2),
     "GPT2": GPT2(vocab_size=40, width=16, layers=3, heads=8, feed_forward_width=24, context=32),
 }
@@ -101,7 +103,11 @@ def host_params_of(family: str, N: int) -> Params:
     """
 
     def about_one(path: Any, x: np.ndarray) -> np.ndarray:
-        return x - np.float32(1) if family.startswith("Gemma") and path[-1].key.startswith("scale") else x
+        return (
+            x - np.float32(1)
+            if family.startswith("Gemma") and path[-1].key.startswith("scale")
+            else x
+        )
 
     return jax.tree.map_with_path(about_one, host_params(with_layers(family, N)))
 
@@ -138,7 +144,10 @@ def errors(family: str, case: Case) -> Errors:
     total = sum(norm**2 for norm in norms.values()) ** 0.5
     # a gradient that is 0 but for rounding (GPT-2's key bias: no softmax sees it) is measured by the whole
     sizes = {name: norm if norm > 1e-6 * total else total for name, norm in norms.items()}
-    worst = {name: float(np.linalg.norm(gradient[name] - expected[name]) / sizes[name]) for name in expected}
+    worst = {
+        name: float(np.linalg.norm(gradient[name] - expected[name]) / sizes[name])
+        for name in expected
+    }
     leaf = max(worst, key=worst.__getitem__)
     return Errors(abs(loss - expected_loss) / expected_loss, worst[leaf], leaf)
 
@@ -149,7 +158,9 @@ def table(families: tuple[str, ...]) -> str:
     for case in CASES:
         cells = [errors(family, case) for family in families]
         lines.append(
-            f"| {case} | " + " | ".join(f"{cell.loss:.0e} / {cell.gradient:.0e}" for cell in cells) + " |"
+            f"| {case} | "
+            + " | ".join(f"{cell.loss:.0e} / {cell.gradient:.0e}" for cell in cells)
+            + " |"
         )
     return "\n".join(lines)
 

@@ -81,7 +81,11 @@ def _margin(name: str) -> Any:
     decoder, precision = built(EXAMPLES[name]).apply.args
 
     def margin(params: Any, inputs: ModelInputs) -> jax.Array:
-        rows, x_BLD, found = _rows(decoder, inputs), _embed(decoder, params, inputs, precision), [jnp.inf]
+        rows, x_BLD, found = (
+            _rows(decoder, inputs),
+            _embed(decoder, params, inputs, precision),
+            [jnp.inf],
+        )
         for stack_name, stack in decoder.stacks.items():
             for layer in range(stack.N):
                 weights = jax.tree.map(lambda x, i=layer: x[i], of_layer(params[stack_name]))
@@ -119,10 +123,12 @@ def _of_block(block: Any, x_BLD: jax.Array, rows: Any) -> jax.Array:
         worth_BLP = jnp.sum(jax.lax.top_k(groups_BLPE, 2)[0], -1)
         gap_BL = _gap(worth_BLP, router.top_groups)
         least_BL = jax.lax.top_k(worth_BLP, router.top_groups)[0][..., -1]
-        scores_BLE = jnp.where((worth_BLP >= least_BL[..., None])[..., None], groups_BLPE, -9.0).reshape(
-            scores_BLE.shape
-        )
-    return jnp.min(jnp.where(rows.segments_BL > 0, jnp.minimum(gap_BL, _gap(scores_BLE, router.top_k)), 9.0))
+        scores_BLE = jnp.where(
+            (worth_BLP >= least_BL[..., None])[..., None], groups_BLPE, -9.0
+        ).reshape(scores_BLE.shape)
+    return jnp.min(
+        jnp.where(rows.segments_BL > 0, jnp.minimum(gap_BL, _gap(scores_BLE, router.top_k)), 9.0)
+    )
 
 
 def _gap(scores: jax.Array, k: int) -> jax.Array:
@@ -130,7 +136,11 @@ def _gap(scores: jax.Array, k: int) -> jax.Array:
     return best[..., k - 1] - best[..., k]
 
 
-SEEDS = {"Mixtral": 7, "Qwen3MoE": 2, "DeepSeekV3": 3}  # of batches whose margins are at least MARGIN
+SEEDS = {
+    "Mixtral": 7,
+    "Qwen3MoE": 2,
+    "DeepSeekV3": 3,
+}  # of batches whose margins are at least MARGIN
 
 
 def clear_batch(name: str) -> TokenBatch:
@@ -141,5 +151,7 @@ def clear_batch(name: str) -> TokenBatch:
 def search(name: str) -> int:
     """The first seed of a batch with clear margins, for SEEDS."""
     return next(
-        seed for seed in range(2000) if least_margin(name, random_tokens(B=B, L=L, seed=seed)) >= MARGIN
+        seed
+        for seed in range(2000)
+        if least_margin(name, random_tokens(B=B, L=L, seed=seed)) >= MARGIN
     )

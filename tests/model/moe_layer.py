@@ -61,7 +61,9 @@ MATRIX = [
 
 
 def make(router: Router = ROUTER, factor: float | None = None, shared_F: int = 14) -> MoE:
-    return MoE(D=D, F=F, E=E, router=router, rngs=nnx.Rngs(0), shared_F=shared_F, capacity_factor=factor)
+    return MoE(
+        D=D, F=F, E=E, router=router, rngs=nnx.Rngs(0), shared_F=shared_F, capacity_factor=factor
+    )
 
 
 @cache
@@ -70,7 +72,9 @@ def host_params(router: Router = ROUTER, seed: int = 0, **changes) -> dict:
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: make(router, **changes))))
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda s: rng.normal(0, s.shape[-2] ** -0.5 if len(s.shape) > 1 else 0.2, s.shape).astype(np.float32),
+        lambda s: rng.normal(0, s.shape[-2] ** -0.5 if len(s.shape) > 1 else 0.2, s.shape).astype(
+            np.float32
+        ),
         shapes,
     )
 
@@ -137,13 +141,14 @@ def on_mesh(
             return loss_of(y_BLD, aux), (aux, y_BLD)
 
         params = jax.tree.map_with_path(
-            lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params
+            lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)),
+            params,
         )
         x_BLD = jax.device_put(x_BLD, named(mesh, "BlD", x_BLD.shape))
         segments_BL = jax.device_put(segments_BL, named(mesh, "BL", segments_BL.shape))
-        (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
-            params, x_BLD, segments_BL
-        )
+        (value, (aux, y_BLD)), gradients = quick_jit(
+            jax.value_and_grad(loss, (0, 1), has_aux=True)
+        )(params, x_BLD, segments_BL)
         assert jax.tree.map(lambda w, g: w.sharding == g.sharding, params, gradients[0])
     return jax.tree.map(np.asarray, (value, aux, y_BLD, gradients))
 
@@ -158,7 +163,8 @@ def taken(params, x_BLD, segments_BL, router: Router, room: int) -> np.ndarray:
     choice.
     """
     experts_MS = router.route(
-        (x_BLD @ params["router_DE"]).reshape(-1, E), jnp.asarray(params.get("router_bias_E", NO_BIAS_E))
+        (x_BLD @ params["router_DE"]).reshape(-1, E),
+        jnp.asarray(params.get("router_bias_E", NO_BIAS_E)),
     ).experts_MS
     taken_BLE = np.zeros((*segments_BL.shape, E), bool)
     for (b, at), experts in zip(np.ndindex(segments_BL.shape), experts_MS.tolist(), strict=True):
@@ -172,10 +178,14 @@ def plain(params, x_BLD, segments_BL, taken_BLE, router: Router):
     logits_ME = (x_BLD @ params["router_DE"]).reshape(-1, E)
     routes = router.route(logits_ME, jnp.asarray(params.get("router_bias_E", NO_BIAS_E)))
     balance = router.balance(logits_ME, routes, segments_BL.reshape(-1) > 0, ())
-    y_BLD = gated(x_BLD, *(params["shared"][name] for name in ("w_gate_DF", "w_up_DF", "w_down_FD")))
+    y_BLD = gated(
+        x_BLD, *(params["shared"][name] for name in ("w_gate_DF", "w_up_DF", "w_down_FD"))
+    )
     for e in range(E):
         weight_BL = (
-            jnp.sum(jnp.where(routes.experts_MS == e, routes.weights_MS, 0.0), -1).reshape(segments_BL.shape)
+            jnp.sum(jnp.where(routes.experts_MS == e, routes.weights_MS, 0.0), -1).reshape(
+                segments_BL.shape
+            )
             * taken_BLE[..., e]
         )
         y_BLD += weight_BL[..., None] * gated(
@@ -194,7 +204,10 @@ def relative(a, b) -> float:
 
 
 def assert_same(found, wanted) -> None:
-    (loss, aux, y_BLD, gradients), (wanted_loss, wanted_aux, wanted_y_BLD, wanted_gradients) = found, wanted
+    (loss, aux, y_BLD, gradients), (wanted_loss, wanted_aux, wanted_y_BLD, wanted_gradients) = (
+        found,
+        wanted,
+    )
     assert abs(loss - wanted_loss) <= 1e-6 * abs(wanted_loss)
     assert relative(y_BLD, wanted_y_BLD) <= 1e-5
     np.testing.assert_array_equal(aux["load_E"], wanted_aux["load_E"])

@@ -28,7 +28,9 @@ SIZES = Llama(
 def main() -> None:
     """As large as the products are in real runs: small ones do not reach the library."""
     mesh, rng = make_mesh(jax.devices()[:1]), np.random.default_rng(0)
-    batch = token_batch([random_documents(rng, (200, 150, 160), SIZES.vocab_size) for _ in range(8)], L=512)
+    batch = token_batch(
+        [random_documents(rng, (200, 150, 160), SIZES.vocab_size) for _ in range(8)], L=512
+    )
     model, objective = SIZES.build(Precision(compute="float32")), NextToken()
     with jax.set_mesh(mesh):
 
@@ -41,7 +43,8 @@ def main() -> None:
             jax.jit(model.init)(jax.random.key(0)), batch_on(mesh, batch)
         )
     leaves = {
-        jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(gradient)
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(gradient)
     }
     np.savez(sys.argv[1], loss=np.asarray(value), **leaves)
 

@@ -12,5 +12,7 @@ from model.architecture import Architecture
 def presets() -> dict[str, Architecture]:
     """The PRESETS of all modules of model/architectures/, as one."""
     modules = [found.name for found in pkgutil.iter_modules(architectures.__path__)]
-    tables = [vars(import_module(f"model.architectures.{name}")).get("PRESETS", {}) for name in modules]
+    tables = [
+        vars(import_module(f"model.architectures.{name}")).get("PRESETS", {}) for name in modules
+    ]
     return {name: sizes for table in tables for name, sizes in table.items()}

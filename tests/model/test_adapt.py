@@ -70,7 +70,9 @@ def trained(adaptation: LoRA, name: str, mesh: jax.sharding.Mesh) -> tuple[Any, 
 
 
 @cache
-def loss_and_gradient(name: str, adaptation: LoRA, sizes: tuple[tuple[str, int], ...], dense: bool) -> Any:
+def loss_and_gradient(
+    name: str, adaptation: LoRA, sizes: tuple[tuple[str, int], ...], dense: bool
+) -> Any:
     """Of what is trained, by name; with nodes, or with `dense` arrays."""
     objective, model, mesh = NextToken(), built(ARCHITECTURES[name]), under(dict(sizes))
 
@@ -89,7 +91,9 @@ def loss_and_gradient(name: str, adaptation: LoRA, sizes: tuple[tuple[str, int],
 
 
 @EVERY
-def test_on_every_mesh_loss_and_gradients_are_those_of_plain_arrays_on_one_device(name, adaptation, mesh):
+def test_on_every_mesh_loss_and_gradients_are_those_of_plain_arrays_on_one_device(
+    name, adaptation, mesh
+):
     loss, gradient = loss_and_gradient(name, adaptation, tuple(mesh.items()), False)
     expected_loss, expected = loss_and_gradient(name, adaptation, (), True)
     assert loss == pytest.approx(expected_loss, rel=3e-6)
@@ -139,13 +143,19 @@ def test_at_birth_the_model_is_the_base_to_the_last_bit_whole_and_token_by_token
         inputs = ModelInputs(batch.tokens_BL, np.cumsum(ones_BL, 1, dtype=np.int32) - 1, ones_BL)
         hidden_BLD, _ = decode(merged, inputs, model.empty_cache(2, 10))
         np.testing.assert_allclose(hidden_BLD, apply(merged, inputs).hidden_BLD, rtol=0, atol=2e-5)
-        assert not np.allclose(apply(merged, inputs).hidden_BLD, apply(params, inputs).hidden_BLD, atol=1e-2)
+        assert not np.allclose(
+            apply(merged, inputs).hidden_BLD, apply(params, inputs).hidden_BLD, atol=1e-2
+        )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("adaptation", [TABLES, INT8], ids=["tables", "int8"])
-def test_leaves_have_a_dimension_for_every_letter_and_as_one_array_they_are_the_parameters(name, adaptation):
-    known = [t for t in adaptation.targets if t == "w.*" or any(n.startswith(t) for n in shapes_of(name))]
+def test_leaves_have_a_dimension_for_every_letter_and_as_one_array_they_are_the_parameters(
+    name, adaptation
+):
+    known = [
+        t for t in adaptation.targets if t == "w.*" or any(n.startswith(t) for n in shapes_of(name))
+    ]
     adaptation = adaptation.model_copy(update={"targets": tuple(known)})
     trainable, frozen = split_shapes(adaptation, name)
     for path, leaf in jax.tree.leaves_with_path((trainable, frozen)):
@@ -164,7 +174,10 @@ def test_factors_are_drawn_within_their_bound_and_by_the_name_of_their_matrix():
         params = params_on(mesh, ARCHITECTURES["Llama"])
         trainable, _ = LoRA(rank=3, alpha=6.0).split(params, jax.random.key(0))
         alone, _ = LoRA(rank=3, alpha=1.0, targets=("w_up",)).split(params, jax.random.key(0))
-    w_up, wo = trainable["blocks"]["feed_forward"]["w_up_NDF"], trainable["blocks"]["attention"]["wo_NHAD"]
+    w_up, wo = (
+        trainable["blocks"]["feed_forward"]["w_up_NDF"],
+        trainable["blocks"]["attention"]["wo_NHAD"],
+    )
     assert 0.9 * 16**-0.5 < np.abs(w_up["a_NDR"]).max() <= 16**-0.5
     assert np.abs(wo["a_NHAR"]).max() <= 24**-0.5 and not np.any(w_up["b_NRF"])
     assert np.array_equal(alone["blocks"]["feed_forward"]["w_up_NDF"]["a_NDR"], w_up["a_NDR"])
@@ -184,9 +197,18 @@ def test_the_scale_is_alpha_by_rank_or_by_its_root():
             LoRA(rank=2, alpha=1.0, targets=("wq", "q_proj")),
             "adaptation.targets: 'q_proj' matches no matrix of the architecture; its matrices are wk, wo, wq",
         ),
-        (LoRA(rank=2, alpha=1.0, targets=("attention_norm",)), "'attention_norm' matches no matrix"),
-        (LoRA(rank=2, alpha=1.0, targets=("w(",)), r"adaptation.targets: 'w\(' is no regular expression"),
-        (Only(pattern="lora"), "adaptation.pattern='lora' matches no parameter; this architecture has"),
+        (
+            LoRA(rank=2, alpha=1.0, targets=("attention_norm",)),
+            "'attention_norm' matches no matrix",
+        ),
+        (
+            LoRA(rank=2, alpha=1.0, targets=("w(",)),
+            r"adaptation.targets: 'w\(' is no regular expression",
+        ),
+        (
+            Only(pattern="lora"),
+            "adaptation.pattern='lora' matches no parameter; this architecture has",
+        ),
         (Only(pattern="("), r"adaptation.pattern='\(' is no regular expression"),
     ],
     ids=["unknown", "a norm", "no expression", "only unknown", "only no expression"],

@@ -22,7 +22,9 @@ CASES = [  # (capacity factor, mesh, base)
 
 
 @cache
-def results(factor: float | None, sizes: tuple[tuple[str, int], ...], base: str, dense: bool) -> Any:
+def results(
+    factor: float | None, sizes: tuple[tuple[str, int], ...], base: str, dense: bool
+) -> Any:
     """(loss, gradients by the factors) of one layer."""
     adaptation, mesh = LoRA(rank=3, alpha=6.0, base=base), under(dict(sizes))
     x_BLD, segments_BL = host_rows()

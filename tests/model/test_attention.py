@@ -19,7 +19,9 @@ SEGMENTS_BL = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 3]], np.int32)
 POSITIONS_BL = np.array([[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 0]], np.int32)
 
 
-attend = partial(attend_masked, maths=Maths(scale=0.5, window=None, soft_cap=None))  # of heads of width 4
+attend = partial(
+    attend_masked, maths=Maths(scale=0.5, window=None, soft_cap=None)
+)  # of heads of width 4
 
 
 def packed_mask(segments_BL, positions_BL):
@@ -44,10 +46,13 @@ def plain_attention(q_LHA, k_TKA, v_TKA, mask_LT):
 
 
 @pytest.mark.parametrize(("H", "K"), [(6, 6), (6, 3), (6, 1)])
-def test_attention_is_a_softmax_over_allowed_positions_with_consecutive_queries_sharing_a_head(H, K):
+def test_attention_is_a_softmax_over_allowed_positions_with_consecutive_queries_sharing_a_head(
+    H, K
+):
     rng = np.random.default_rng(K)
     q_BLHA, k_BTKA, v_BTKA = (
-        rng.normal(size=(2, n, heads, 4)).astype(np.float32) for n, heads in ((5, H), (7, K), (7, K))
+        rng.normal(size=(2, n, heads, 4)).astype(np.float32)
+        for n, heads in ((5, H), (7, K), (7, K))
     )
     mask_BLT = rng.random((2, 5, 7)) < 0.6
     mask_BLT[..., 3] = True
@@ -96,12 +101,17 @@ def test_a_row_that_is_all_padding_gives_finite_numbers_and_gradients():
 def test_rotary_positions_turn_half_split_pairs_by_position_times_falling_frequencies():
     A, theta = 6, 100.0
     x_BLHA = np.random.default_rng(0).normal(size=(2, 7, 3, A)).astype(np.float32)
-    turned = np.array(rotate(jnp.array(x_BLHA), Rope(theta=theta).rotations(jnp.array(POSITIONS_BL), A)))
+    turned = np.array(
+        rotate(jnp.array(x_BLHA), Rope(theta=theta).rotations(jnp.array(POSITIONS_BL), A))
+    )
     for b, position, h, i in np.ndindex(2, 7, 3, A // 2):
         pair = complex(x_BLHA[b, position, h, i], x_BLHA[b, position, h, i + A // 2])
         expected = pair * np.exp(1j * POSITIONS_BL[b, position] * theta ** (-2 * i / A))
         np.testing.assert_allclose(
-            turned[b, position, h, [i, i + A // 2]], [expected.real, expected.imag], rtol=1e-5, atol=1e-6
+            turned[b, position, h, [i, i + A // 2]],
+            [expected.real, expected.imag],
+            rtol=1e-5,
+            atol=1e-6,
         )
 
 

@@ -39,19 +39,27 @@ def test_reordered_and_rolled_back_rows_go_on_as_if_they_had_never_been_otherwis
     def add(params, tokens_BL, counts_B, cache):
         offset_BL = jnp.broadcast_to(jnp.arange(L), (B, L))
         positions_BL = jnp.minimum(cache.lengths_B[:, None] + offset_BL, T - 1)
-        inputs = ModelInputs(tokens_BL, positions_BL, (offset_BL < counts_B[:, None]).astype(jnp.int32))
+        inputs = ModelInputs(
+            tokens_BL, positions_BL, (offset_BL < counts_B[:, None]).astype(jnp.int32)
+        )
         return model.decode(params, inputs, cache)
 
     with jax.set_mesh(under(ONE_DEVICE)):
         params = params_on(under(ONE_DEVICE), sizes)
         add = quick_jit(add)
         cache = model.empty_cache(B, T)
-        for rows in ([[5, 6, 7, 8], [9, 10], [11, 12, 13]], [[1, 2, 3, 4], [20, 21, 22, 23], [30, 31]]):
+        for rows in (
+            [[5, 6, 7, 8], [9, 10], [11, 12, 13]],
+            [[1, 2, 3, 4], [20, 21, 22, 23], [30, 31]],
+        ):
             _, cache = add(params, *chunk(rows), cache)
         cache = cache.reorder(jnp.array([2, 0, 2])).rollback(jnp.array([99, 6, 3]))
         assert cache.lengths_B.tolist() == [5, 6, 3]
         texts = [[11, 12, 13, 30, 31], [5, 6, 7, 8, 1, 2], [11, 12, 13]]
-        for more in ([[14], [15, 16, 17], [18, 19, 24, 25]], [[26, 27, 28], [29, 32], [33, 34, 35, 36]]):
+        for more in (
+            [[14], [15, 16, 17], [18, 19, 24, 25]],
+            [[26, 27, 28], [29, 32], [33, 34, 35, 36]],
+        ):
             hidden_BLD, cache = add(params, *chunk(more), cache)
             texts = [text + tokens for text, tokens in zip(texts, more, strict=True)]
         padded_BT = jnp.array([text + [0] * (T - len(text)) for text in texts])

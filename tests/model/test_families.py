@@ -24,7 +24,10 @@ QUICK = ((0, 5), (1, 7), (2, 4), (9,), (2, 6), (8,), (1, 3))
 SAMPLE = {family: [CASES[i] for i in quick] for family, quick in zip(FAMILIES, QUICK, strict=True)}
 MATRIX = [
     pytest.param(
-        family, case, id=f"{family}: {case}", marks=() if case in SAMPLE[family] else pytest.mark.slow
+        family,
+        case,
+        id=f"{family}: {case}",
+        marks=() if case in SAMPLE[family] else pytest.mark.slow,
     )
     for family in FAMILIES
     for case in CASES
@@ -103,7 +106,8 @@ def test_a_preset_has_the_published_number_of_parameters(name):
 
 
 @pytest.mark.parametrize(
-    ("family", "windows"), [("Gemma2", (5, None, 5)), ("Gemma3", (5, None, 5)), ("Llama", (None,) * 3)]
+    ("family", "windows"),
+    [("Gemma2", (5, None, 5)), ("Gemma3", (5, None, 5)), ("Llama", (None,) * 3)],
 )
 def test_flops_count_the_keys_that_each_position_of_each_layer_sees(family, windows):
     """A position counts from its middle, as in a row cut infinitely fine: position i sees i + 1/2 keys, or
@@ -120,7 +124,9 @@ def test_flops_count_the_keys_that_each_position_of_each_layer_sees(family, wind
 
 def test_every_published_size_is_a_preset_of_a_family():
     assert PRESETS.keys() == PUBLISHED.keys()
-    assert {type(sizes) for sizes in PRESETS.values()} <= set(components_in("model.architectures").values())
+    assert {type(sizes) for sizes in PRESETS.values()} <= set(
+        components_in("model.architectures").values()
+    )
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "GPT2"])

@@ -26,7 +26,9 @@ ROPES = {
     ),
     "yarn": Rope(scaling=YaRN(factor=4.0, original_context=4096)),
     "yarn with a factor": Rope(
-        scaling=YaRN(factor=4.0, original_context=4096, beta_fast=8.0, table_factor=1.25, truncate=False)
+        scaling=YaRN(
+            factor=4.0, original_context=4096, beta_fast=8.0, table_factor=1.25, truncate=False
+        )
     ),
 }
 
@@ -34,7 +36,11 @@ ROPES = {
 @pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
 @pytest.mark.parametrize(
     "kept",
-    [("rope_theta", "rope_scaling"), ("rope_parameters",), ("rope_theta", "rope_scaling", "rope_parameters")],
+    [
+        ("rope_theta", "rope_scaling"),
+        ("rope_parameters",),
+        ("rope_theta", "rope_scaling", "rope_parameters"),
+    ],
 )
 def test_a_rope_comes_back_from_either_layout_and_from_both(rope, kept):
     written = rope_fields(rope)
@@ -64,7 +70,10 @@ def test_what_nothing_says_is_the_default():
             {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}},
             "rope_type='longrope', and only default, linear, llama3, yarn",
         ),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor=0.5",
+        ),
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "twice and differently"),
         (
             {
@@ -85,7 +94,9 @@ def test_rotary_positions_that_cannot_be_had_are_refused(config, message):
         rope_of(config)
 
 
-@pytest.mark.parametrize("everywhere", [Rope(theta=1e6), Rope(theta=1e6, scaling=Linear(factor=8.0))])
+@pytest.mark.parametrize(
+    "everywhere", [Rope(theta=1e6), Rope(theta=1e6, scaling=Linear(factor=8.0))]
+)
 def test_two_ropes_come_back_from_either_layout(everywhere):
     written = local_and_global_fields(Rope(theta=1e4), everywhere)
     old = {field: value for field, value in written.items() if field != "rope_parameters"}

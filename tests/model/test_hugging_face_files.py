@@ -25,17 +25,25 @@ from model.sharding import letters_of, make_mesh, named
 from tests.examples import ONE_DEVICE, under
 
 ROOT = Path(__file__).parent.parent / "data" / "hugging_face"
-LLAMA, TIED, GPT, MOE = (ROOT / name for name in ("llama_untied_gqa", "llama_tied", "gpt2", "mixtral"))
+LLAMA, TIED, GPT, MOE = (
+    ROOT / name for name in ("llama_untied_gqa", "llama_tied", "gpt2", "mixtral")
+)
 MESHES = ({"fsdp": 4, "tensor": 2}, {"stage": 2, "data": 2, "tensor": 2})
 
 
 def architecture_of(folder: Path) -> Any:
     config = open_folder(folder).config
-    return {"llama": Llama, "gpt2": GPT2, "mixtral": Mixtral}[config["model_type"]].from_hugging_face(config)
+    return {"llama": Llama, "gpt2": GPT2, "mixtral": Mixtral}[
+        config["model_type"]
+    ].from_hugging_face(config)
 
 
 def loaded(
-    folder: Path, sizes: dict[str, int] = ONE_DEVICE, *, like: Path | None = None, params: str = "float32"
+    folder: Path,
+    sizes: dict[str, int] = ONE_DEVICE,
+    *,
+    like: Path | None = None,
+    params: str = "float32",
 ) -> Any:
     with jax.set_mesh(under(sizes)):
         return load(architecture_of(like or folder), open_folder(folder), params=params)
@@ -78,9 +86,13 @@ def test_parameters_lie_by_their_letters_and_are_the_same_on_every_mesh(folder, 
 
 
 def test_experts_go_to_the_devices_that_hold_them(tmp_path):
-    def four(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # the mesh divides 4 experts, not 5
+    def four(
+        tensors: dict[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:  # the mesh divides 4 experts, not 5
         routers = {
-            name: np.ascontiguousarray(x[:4]) for name, x in tensors.items() if name.endswith("gate.weight")
+            name: np.ascontiguousarray(x[:4])
+            for name, x in tensors.items()
+            if name.endswith("gate.weight")
         }
         return {name: x for name, x in tensors.items() if ".experts.4." not in name} | routers
 
@@ -160,7 +172,8 @@ def test_an_export_says_its_dtype_for_both_versions_and_replaces_nothing(tmp_pat
         config = json.loads((tmp_path / "out" / "config.json").read_text())
         assert config["dtype"] == config["torch_dtype"] == "bfloat16"
         assert (
-            load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"].dtype == ml_dtypes.bfloat16
+            load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"].dtype
+            == ml_dtypes.bfloat16
         )
         with pytest.raises(ValueError, match="exists already"):
             save(
@@ -185,7 +198,9 @@ def test_a_stray_output_matrix_of_a_tied_model_and_computed_buffers_are_passed_o
         "lm_head.weight": np.zeros((101, 32), np.float32),
         "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32),
     }
-    check_equal(loaded(copied(TIED, tmp_path / "stray", lambda tensors: tensors | extra)), loaded(TIED))
+    check_equal(
+        loaded(copied(TIED, tmp_path / "stray", lambda tensors: tensors | extra)), loaded(TIED)
+    )
 
 
 def test_names_without_the_prefix_of_the_whole_model_are_understood(tmp_path):
@@ -235,7 +250,9 @@ def test_a_missing_layer_is_said_with_some_names_not_all(tmp_path):
         tmp_path / "short",
         lambda tensors: {name: x for name, x in tensors.items() if ".1." not in name},
     )
-    with pytest.raises(ValueError, match="no tensor model.layers.1.input_layernorm.weight, .* and 6 more"):
+    with pytest.raises(
+        ValueError, match="no tensor model.layers.1.input_layernorm.weight, .* and 6 more"
+    ):
         loaded(folder)
 
 
@@ -257,7 +274,9 @@ def emptied(folder: Path) -> None:
 
 
 def unlisted(folder: Path) -> None:
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
+    (folder / INDEX).write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
+    )
 
 
 def unconfigured(folder: Path) -> None:

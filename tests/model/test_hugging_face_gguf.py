@@ -33,14 +33,18 @@ FIELDS: dict[str, Any] = {
 
 def permuted(x: np.ndarray, heads: int) -> np.ndarray:
     """As llama.cpp's converter stores queries and keys (convert_hf_to_gguf.py, `LlamaModel.permute`)."""
-    return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    return (
+        x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    )
 
 
 def written(path: Path, *, kind: str = "llama", quantized: bool = False, **fields: Any) -> Path:
     """The reference model as a GGUF file."""
     writer = gguf.GGUFWriter(path, kind)
     for name, value in (FIELDS | fields).items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[
+            type(value)
+        ]
         add(f"{kind}.{name}", value)
     theirs = {hf.format(i): name.format(i) for name, hf in NAMES.items() for i in range(2)}
     for hf, x in load_file(FOLDER / "model.safetensors").items():
@@ -101,5 +105,7 @@ def test_a_file_cut_short_is_refused_in_a_sentence(n_bytes, tmp_path):
 
 
 def test_linear_scaling_of_the_metadata_is_read(tmp_path):
-    path = written(tmp_path / "tiny.gguf", **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+    path = written(
+        tmp_path / "tiny.gguf", **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+    )
     assert Llama.from_hugging_face(open_gguf(path).checkpoint.config).rope_scaling.factor == 4.0

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from model.hugging_face.tensor import Tensor, own_letters, places, put, run_letters, take, their_shape
+from model.hugging_face.tensor import (
+    Tensor,
+    own_letters,
+    places,
+    put,
+    run_letters,
+    take,
+    their_shape,
+)
 
 SIZES = {"N": 3, "E": 2, "D": 8, "H": 4, "A": 6, "K": 2, "F": 10, "R": 5, "A2": 4, "V": 7}
 ROWS = {

@@ -27,7 +27,10 @@ def test_heads_are_divided():
     assert (
         max(
             relative_errors(
-                blocked.attend, case(L=20, B=4), SETTINGS["causal"], {"data": 2, "stage": 2, "tensor": 2}
+                blocked.attend,
+                case(L=20, B=4),
+                SETTINGS["causal"],
+                {"data": 2, "stage": 2, "tensor": 2},
             )
         )
         < 1e-5
@@ -37,7 +40,10 @@ def test_heads_are_divided():
 @pytest.mark.parametrize("loop_from", [0, 4096])
 def test_half_precision_stays_near(loop_from, monkeypatch):
     monkeypatch.setattr(blocked, "LOOP_FROM", loop_from)
-    assert max(relative_errors(blocked.attend, case(L=40, dtype="bfloat16"), SETTINGS["causal"])) < 1e-2
+    assert (
+        max(relative_errors(blocked.attend, case(L=40, dtype="bfloat16"), SETTINGS["causal"]))
+        < 1e-2
+    )
 
 
 @pytest.mark.parametrize("attend", [plain.attend, blocked.attend])
@@ -46,7 +52,8 @@ def test_rows_of_padding_alone_give_numbers(attend):
         positions_BL=np.zeros((2, 12), np.int32), segments_BL=np.zeros((2, 12), np.int32)
     )
     assert all(
-        np.isfinite(x).all() for x in output_and_gradients(attend, inputs, SETTINGS["causal"], ONE_DEVICE)
+        np.isfinite(x).all()
+        for x in output_and_gradients(attend, inputs, SETTINGS["causal"], ONE_DEVICE)
     )
 
 
@@ -57,7 +64,9 @@ def test_no_scores_are_kept_for_the_backward_pass():
         return blocked.attend(q, k, v, inputs.positions_BL, inputs.segments_BL, SETTINGS["causal"])
 
     with jax.set_mesh(under(ONE_DEVICE)):
-        kept = quick_jit(lambda *qkv: jax.tree.leaves(jax.vjp(attend, *qkv)[1])).eval_shape(*inputs[:3])
+        kept = quick_jit(lambda *qkv: jax.tree.leaves(jax.vjp(attend, *qkv)[1])).eval_shape(
+            *inputs[:3]
+        )
     assert kept and max(np.prod(x.shape) for x in kept) <= 2 * 256 * 4 * 6
 
 
@@ -72,5 +81,10 @@ def test_blocks_of_other_documents_and_outside_of_windows_are_not_visited(monkey
         )
         return size, int(begin), int(end)
 
-    assert [seen(first, None) for first in (0, 8, 16, 24)] == [(8, 0, 1), (8, 0, 2), (8, 0, 3), (8, 2, 4)]
+    assert [seen(first, None) for first in (0, 8, 16, 24)] == [
+        (8, 0, 1),
+        (8, 0, 2),
+        (8, 0, 3),
+        (8, 2, 4),
+    ]
     assert seen(8, 3) == (8, 0, 2) and seen(16, 1) == (8, 2, 3)

@@ -14,7 +14,8 @@ from tests.model.kernel_cases import SETTINGS, case, relative_errors
 
 
 @pytest.mark.parametrize(
-    ("kernel", "platform"), [("splash", "cpu"), ("splash", "gpu"), ("cudnn", "cpu"), ("cudnn", "tpu")]
+    ("kernel", "platform"),
+    [("splash", "cpu"), ("splash", "gpu"), ("cudnn", "cpu"), ("cudnn", "tpu")],
 )
 def test_a_kernel_of_another_platform_is_refused(kernel, platform):
     with pytest.raises(
@@ -42,7 +43,10 @@ def test_what_cudnn_cannot_do_is_said(changes, setting, what):
 
 def test_auto_does_in_blocks_what_cudnn_cannot():
     assert (
-        max(relative_errors(attention_of("auto", "gather", "gpu"), case(L=10), SETTINGS["soft cap"])) < 1e-5
+        max(
+            relative_errors(attention_of("auto", "gather", "gpu"), case(L=10), SETTINGS["soft cap"])
+        )
+        < 1e-5
     )
 
 
@@ -50,7 +54,11 @@ def test_auto_does_in_blocks_what_cudnn_cannot():
 def test_divided_rows_are_computed_with_every_kernel(kernel):
     attend = attention_of(kernel, "ring", "cpu")
     assert (
-        max(relative_errors(attend, case(L=16), SETTINGS["causal"], {"data": 2, "context": 2, "tensor": 2}))
+        max(
+            relative_errors(
+                attend, case(L=16), SETTINGS["causal"], {"data": 2, "context": 2, "tensor": 2}
+            )
+        )
         < 1e-5
     )
 
@@ -89,7 +97,12 @@ def test_cudnn_is_lowered_with_and_without_segments(window, monkeypatch):
     with jax.set_mesh(under(ONE_DEVICE)):
         shapes = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in inputs]
         text = jax.jit(run).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
-    calls = ("fmhaSoftmax(", "fmhaSoftmaxBackward(", "fmhaScaleBiasSoftmax(", "fmhaScaleBiasSoftmaxBackward(")
+    calls = (
+        "fmhaSoftmax(",
+        "fmhaSoftmaxBackward(",
+        "fmhaScaleBiasSoftmax(",
+        "fmhaScaleBiasSoftmaxBackward(",
+    )
     assert all(call in text for call in calls)
     assert not any(
         "128x128x" in line for line in text.splitlines() if line.lstrip().startswith("}) : ")

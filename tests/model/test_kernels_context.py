@@ -22,7 +22,9 @@ MESHES = {
     "three axes": {"data": 2, "context": 2, "tensor": 2},
 }
 STRATEGIES = {"gather": context.gather, "ring": context.ring}
-ALL = [(strategy, mesh, setting) for strategy in STRATEGIES for mesh in MESHES for setting in SETTINGS]
+ALL = [
+    (strategy, mesh, setting) for strategy in STRATEGIES for mesh in MESHES for setting in SETTINGS
+]
 SAMPLE = [
     ("gather", "context and tensor", "window"),
     ("gather", "three axes", "soft cap"),
@@ -55,7 +57,11 @@ def test_rows_that_cannot_be_balanced_compute_what_plain_does(strategy):
 
 def test_plain_itself_takes_divided_and_balanced_rows():
     assert (
-        max(relative_errors(plain.attend, case(L=16), SETTINGS["causal"], MESHES["context and tensor"]))
+        max(
+            relative_errors(
+                plain.attend, case(L=16), SETTINGS["causal"], MESHES["context and tensor"]
+            )
+        )
         < 1e-5
     )
 
@@ -78,7 +84,9 @@ def test_rows_that_do_not_divide_into_half_chunks_stay():
     mesh = under({"context": 4, "tensor": 2})
     with jax.set_mesh(mesh):
         x = shard(jnp.arange(20)[None], "BL")
-        assert not context.is_balanced(20) and not context.is_balanced(9) and context.is_balanced(24)
+        assert (
+            not context.is_balanced(20) and not context.is_balanced(9) and context.is_balanced(24)
+        )
         assert np.array_equal(context.balance(x, "BL"), x)
     with jax.set_mesh(under({})):
         assert not context.is_balanced(24)
@@ -118,12 +126,15 @@ def test_the_ring_sends_keys_and_never_gathers_them():
     mesh, inputs = under({"context": 8}), case(L=32)
 
     def loss(q, k, v, positions, segments):
-        return jnp.sum(context.ring(q, k, v, positions, segments, SETTINGS["causal"], kernel=LOOPS) ** 2)
+        return jnp.sum(
+            context.ring(q, k, v, positions, segments, SETTINGS["causal"], kernel=LOOPS) ** 2
+        )
 
     with jax.set_mesh(mesh):
         letters = ("BLHA", "BLKA", "BLKA", "BL", "BL")
         arrays = [
-            jax.device_put(x, named(mesh, name, x.shape)) for x, name in zip(inputs, letters, strict=False)
+            jax.device_put(x, named(mesh, name, x.shape))
+            for x, name in zip(inputs, letters, strict=False)
         ]
         text = quick_jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).as_text()
     assert "collective_permute" in text and "all_gather" not in text

@@ -39,7 +39,8 @@ def test_splash_computes_what_plain_does(setting, fused_up_to, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("setting", "fused_up_to"), [("causal", 4096), ("window", 0), ("soft cap", 0), ("soft cap", 4096)]
+    ("setting", "fused_up_to"),
+    [("causal", 4096), ("window", 0), ("soft cap", 0), ("soft cap", 4096)],
 )
 def test_splash_in_all_forms_computes_what_plain_does(setting, fused_up_to, monkeypatch):
     compares(setting, fused_up_to, monkeypatch)
@@ -71,7 +72,9 @@ def test_splash_compiles_for_an_absent_tpu(topology, shape, monkeypatch):
 
     def run(q, k, v, positions, segments, grad):
         attend = attention_of("auto", strategy, platform())
-        o, pull = jax.vjp(lambda q, k, v: attend(q, k, v, positions, segments, WIDE[setting]), q, k, v)
+        o, pull = jax.vjp(
+            lambda q, k, v: attend(q, k, v, positions, segments, WIDE[setting]), q, k, v
+        )
         return o, pull(grad)
 
     def shape_of(letters, *shape, dtype=dtype):

@@ -22,7 +22,9 @@ from tests.examples import ONE_DEVICE, at_rest_on, quick_jit, random_tokens, und
 
 D, H, A, A2, A3, LATENT = 16, 4, 6, 4, 10, 8
 B, L = 8, 12
-QUERIES = pytest.mark.parametrize("query_latent", [24, None], ids=["latent queries", "whole queries"])
+QUERIES = pytest.mark.parametrize(
+    "query_latent", [24, None], ids=["latent queries", "whole queries"]
+)
 BATCHES, CONTEXT = {"fsdp": 2, "tensor": 2, "data": 2}, {"context": 2, "tensor": 2, "fsdp": 2}
 SLOW = {"marks": pytest.mark.slow}
 ON_MESHES = [
@@ -54,7 +56,9 @@ def parts(query_latent: int | None) -> tuple[Any, Any]:
     with jax.set_mesh(under(ONE_DEVICE)):
         definition, state = nnx.split(nnx.eval_shape(lambda: attention(query_latent, nnx.Rngs(0))))
     rng, shapes = np.random.default_rng(0), nnx.to_pure_dict(state)
-    return definition, jax.tree.map(lambda leaf: rng.normal(0.5, 0.4, leaf.shape).astype(np.float32), shapes)
+    return definition, jax.tree.map(
+        lambda leaf: rng.normal(0.5, 0.4, leaf.shape).astype(np.float32), shapes
+    )
 
 
 @cache
@@ -65,7 +69,12 @@ def case() -> tuple[np.ndarray, Any]:
 
 
 def rows_of(positions_BL: Any, segments_BL: Any, lengths_B: Any = None) -> Rows:
-    return Rows(positions_BL, segments_BL, {"rope": Rope(theta=100.0).rotations(positions_BL, A2)}, lengths_B)
+    return Rows(
+        positions_BL,
+        segments_BL,
+        {"rope": Rope(theta=100.0).rotations(positions_BL, A2)},
+        lengths_B,
+    )
 
 
 @cache
@@ -77,7 +86,9 @@ def whole(query_latent: int | None, mesh: tuple) -> tuple[np.ndarray, Any]:
 
     def run(weights: Any, x_BLD: Any, positions_BL: Any, segments_BL: Any) -> Any:
         out_BLD = shard(
-            nnx.merge(definition, in_use(weights, "float32"))(x_BLD, rows_of(positions_BL, segments_BL)),
+            nnx.merge(definition, in_use(weights, "float32"))(
+                x_BLD, rows_of(positions_BL, segments_BL)
+            ),
             "BLD",
         )
         return jnp.sum(jnp.sin(out_BLD) * (segments_BL > 0)[..., None]), out_BLD
@@ -102,17 +113,26 @@ def plain(w: Any, x_LD: np.ndarray) -> np.ndarray:
         angles = np.outer(np.arange(len(x)), 100.0 ** (-np.arange(A2 // 2) / (A2 // 2)))
         low, high = x[:, : A2 // 2], x[:, A2 // 2 :]
         return np.hstack(
-            [low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)]
+            [
+                low * np.cos(angles) - high * np.sin(angles),
+                high * np.cos(angles) + low * np.sin(angles),
+            ]
         )
 
     x_LD = x_LD.astype(np.float64)
     queries = norm(x_LD @ w["wq_down_DD3"], w["q_norm"]["scale_D3"]) if "q_norm" in w else x_LD
-    wq, wq_rope = (w["wq_D3HA"], w["wq_rope_D3HA2"]) if "q_norm" in w else (w["wq_DHA"], w["wq_rope_DHA2"])
-    latents, k_rope = norm(x_LD @ w["wkv_down_DD2"], w["kv_norm"]["scale_D2"]), turn(x_LD @ w["wk_rope_DA2"])
+    wq, wq_rope = (
+        (w["wq_D3HA"], w["wq_rope_D3HA2"]) if "q_norm" in w else (w["wq_DHA"], w["wq_rope_DHA2"])
+    )
+    latents, k_rope = (
+        norm(x_LD @ w["wkv_down_DD2"], w["kv_norm"]["scale_D2"]),
+        turn(x_LD @ w["wk_rope_DA2"]),
+    )
     out = np.zeros_like(x_LD)
     for h in range(H):
         scores = (
-            queries @ wq[:, h] @ (latents @ w["wk_D2HA"][:, h]).T + turn(queries @ wq_rope[:, h]) @ k_rope.T
+            queries @ wq[:, h] @ (latents @ w["wk_D2HA"][:, h]).T
+            + turn(queries @ wq_rope[:, h]) @ k_rope.T
         )
         scores = np.where(np.tri(len(x_LD)), 0.3 * scores, -np.inf)
         p = np.exp(scores - scores.max(-1, keepdims=True))
@@ -172,23 +192,35 @@ def test_reading_ragged_prompts_and_then_token_by_token_gives_whole_rows(query_l
         for n in (4, *[1] * 8):
             real_BL = np.arange(n) < np.minimum(n, lengths - done_B)[:, None]
             at_BL = np.minimum(done_B[:, None] + np.arange(n, dtype=np.int32), L - 1)
-            arrays = (np.take_along_axis(x_BLD, at_BL[..., None], 1), at_BL, real_BL.astype(np.int32), done_B)
+            arrays = (
+                np.take_along_axis(x_BLD, at_BL[..., None], 1),
+                at_BL,
+                real_BL.astype(np.int32),
+                done_B,
+            )
             letters = ("BLD", "BL", "BL", "B")
             inputs = [
-                jax.device_put(x, named(mesh, one, x.shape)) for one, x in zip(letters, arrays, strict=True)
+                jax.device_put(x, named(mesh, one, x.shape))
+                for one, x in zip(letters, arrays, strict=True)
             ]
             out_BLD, slots = jitted(placed, *inputs, slots)
             for b, new in enumerate(real_BL.sum(-1)):
                 found_BLD[b, done_B[b] : done_B[b] + new] = np.array(out_BLD)[b, :new]
             done_B += real_BL.sum(-1, dtype=np.int32)
     for b, n in enumerate(lengths):
-        np.testing.assert_allclose(found_BLD[b, :n], plain(weights, x_BLD[b, :n]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            found_BLD[b, :n], plain(weights, x_BLD[b, :n]), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_no_large_weight_lies_whole_at_rest():
     mesh = under({"fsdp": 4, "tensor": 2})
     for path, leaf in jax.tree.leaves_with_path(parts(24)[1]):
-        axes = {axis for axis in named(mesh, letters_of(path[-1].key), leaf.shape, at_rest=True).spec if axis}
+        axes = {
+            axis
+            for axis in named(mesh, letters_of(path[-1].key), leaf.shape, at_rest=True).spec
+            if axis
+        }
         heads = "H" in letters_of(path[-1].key)
         assert axes == ({"fsdp", "tensor"} if heads else {"fsdp"}), path
 
@@ -210,6 +242,8 @@ def test_what_attention_mixes_has_its_name_once():
         _, batch = case()
         rows = rows_of(jnp.array(batch.positions_BL), jnp.array(batch.segments_BL))
         assert (
-            str(jax.make_jaxpr(lambda x_BLD: layer(x_BLD, rows))(jnp.zeros((B, L, D)))).count("name=mixed")
+            str(jax.make_jaxpr(lambda x_BLD: layer(x_BLD, rows))(jnp.zeros((B, L, D)))).count(
+                "name=mixed"
+            )
             == 1
         )

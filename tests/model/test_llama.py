@@ -54,13 +54,17 @@ def plain_llama(
         angles = np.outer(np.arange(n), theta ** (-np.arange(half) / half))
         low, high = x_LA[:, :half], x_LA[:, half:]
         return np.hstack(
-            [low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)]
+            [
+                low * np.cos(angles) - high * np.sin(angles),
+                high * np.cos(angles) + low * np.sin(angles),
+            ]
         )
 
     x_LD = p["embed_VD"][tokens_L]
     for i in range(SIZES.layers):
         attention, feed_forward = (
-            {name: w[i] for name, w in blocks[part].items()} for part in ("attention", "feed_forward")
+            {name: w[i] for name, w in blocks[part].items()}
+            for part in ("attention", "feed_forward")
         )
         y_LD = norm(x_LD, blocks["attention_norm"]["scale_ND"][i])
         queries_a_head = attention["wq_NDHA"].shape[1] // attention["wk_NDKA"].shape[1]
@@ -74,7 +78,9 @@ def plain_llama(
             weights_LL /= weights_LL.sum(-1, keepdims=True)
             x_LD = (
                 x_LD
-                + weights_LL @ (y_LD @ attention["wv_NDKA"][:, h // queries_a_head]) @ attention["wo_NHAD"][h]
+                + weights_LL
+                @ (y_LD @ attention["wv_NDKA"][:, h // queries_a_head])
+                @ attention["wo_NHAD"][h]
             )
         y_LD = norm(x_LD, blocks["feed_forward_norm"]["scale_ND"][i])
         gate_LF = y_LD @ feed_forward["w_gate_NDF"]
@@ -192,7 +198,9 @@ def test_hidden_states_are_those_of_a_plain_numpy_llama(sizes):
     hidden_BLD = hidden_of([[document] for document in documents], sizes=sizes)
     for b, document in enumerate(documents):
         expected_LD = plain_llama(host_params(sizes), np.array(document[:-1]))
-        np.testing.assert_allclose(hidden_BLD[b, : len(expected_LD)], expected_LD, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            hidden_BLD[b, : len(expected_LD)], expected_LD, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_a_hidden_state_has_no_gradient_from_later_tokens_or_from_another_document():
@@ -208,7 +216,9 @@ def test_a_hidden_state_has_no_gradient_from_later_tokens_or_from_another_docume
 
     def at(embed_VD, i):
         return (
-            built().apply({**params, "embed_VD": embed_VD}, jax.tree.map(jnp.array, inputs)).hidden_BLD[0, i]
+            built()
+            .apply({**params, "embed_VD": embed_VD}, jax.tree.map(jnp.array, inputs))
+            .hidden_BLD[0, i]
             @ direction_D
         )
 
@@ -250,7 +260,9 @@ def test_padding_changes_nothing():
     [(SIZES, ONE_DEVICE), (MANY_HEADS, ONE_DEVICE), (SIZES, MESHES[-1])],
     ids=["grouped", "many", "grouped on a mesh"],
 )
-def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_of_whole_rows(sizes, mesh):
+def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_of_whole_rows(
+    sizes, mesh
+):
     lengths, prompts = np.array([10, 4, 7, 10, 1, 5, 3, 8]), np.array([3, 1, 6, 2, 1, 5, 2, 4])
     documents = random_documents(np.random.default_rng(5), (lengths + 1).tolist())
     expected_BLD = hidden_of([[document] for document in documents], sizes=sizes)

@@ -13,7 +13,16 @@ import pytest
 from data_pipeline.rows.media import Patches, PatchPiece, pack_patches
 from model.api import Media, ModelInputs
 from model.sharding import named
-from tests.examples import ONE_DEVICE, SIZES, built, host_params, params_on, quick_jit, random_tokens, under
+from tests.examples import (
+    ONE_DEVICE,
+    SIZES,
+    built,
+    host_params,
+    params_on,
+    quick_jit,
+    random_tokens,
+    under,
+)
 from tests.model.moe_examples import EXAMPLES
 
 B, L, J, W = 8, 16, 5, 9
@@ -52,7 +61,9 @@ def on(mesh: jax.sharding.Mesh, inputs: ModelInputs) -> ModelInputs:
     rows = [jax.device_put(x, named(mesh, "BL", x.shape)) for x in inputs[:3]]
     media = inputs.media
     if media is not None:
-        features_BJW = jax.device_put(media.features_BJW, named(mesh, "BJW", media.features_BJW.shape))
+        features_BJW = jax.device_put(
+            media.features_BJW, named(mesh, "BJW", media.features_BJW.shape)
+        )
         slot_BJ = jax.device_put(media.slot_BJ, named(mesh, "BJ", media.slot_BJ.shape))
         media = Media(features_BJW, slot_BJ)
     return ModelInputs(*rows, media)
@@ -128,7 +139,9 @@ def test_prediction_modules_read_the_features_of_later_positions():
     inputs = inputs_of(lambda tokens_BJ: embed_VD[tokens_BJ])
     mesh = under(ONE_DEVICE)
     with jax.set_mesh(mesh):
-        outputs = [compiled(sizes, "apply")(params_on(mesh, sizes), on(mesh, one)) for one in inputs]
+        outputs = [
+            compiled(sizes, "apply")(params_on(mesh, sizes), on(mesh, one)) for one in inputs
+        ]
     segments_BL = inputs[0].segments_BL
     # the last position of a document has no later token: it is padding for the module
     is_read_BL = (segments_BL > 0) & (segments_BL == np.roll(segments_BL, -1, 1))
@@ -162,7 +175,10 @@ def test_patches_of_packed_documents_are_those_of_the_documents_alone():
     """Windows of two documents in one row: slots move with their tokens, patches outside a window are left out."""
     rng = np.random.default_rng(4)
     documents = [
-        Patches(rng.normal(size=(n, SIZES.width)).astype(np.float32), rng.permutation(9)[:n].astype(np.int32))
+        Patches(
+            rng.normal(size=(n, SIZES.width)).astype(np.float32),
+            rng.permutation(9)[:n].astype(np.int32),
+        )
         for n in (3, 4)
     ]
     windows = [(0, 6), (2, 7)]  # start and length in the document
@@ -176,12 +192,18 @@ def test_patches_of_packed_documents_are_those_of_the_documents_alone():
         alone = PatchPiece(patches, start, n, 0)
         for row, begin, packed in ((0, at, pieces), (b + 1, 0, [alone])):
             at_row = np.s_[row, begin : begin + n]
-            tokens_BL[at_row], positions_BL[at_row], segments_BL[at_row] = tokens[b], np.arange(n), b + 1
+            tokens_BL[at_row], positions_BL[at_row], segments_BL[at_row] = (
+                tokens[b],
+                np.arange(n),
+                b + 1,
+            )
             features_BJW[row], slot_BJ[row] = pack_patches(packed, J=7, W=SIZES.width)
         at += n
     mesh = under(ONE_DEVICE)
     with jax.set_mesh(mesh):
-        inputs = on(mesh, ModelInputs(tokens_BL, positions_BL, segments_BL, Media(features_BJW, slot_BJ)))
+        inputs = on(
+            mesh, ModelInputs(tokens_BL, positions_BL, segments_BL, Media(features_BJW, slot_BJ))
+        )
         hidden_BLD = np.array(compiled(SIZES, "apply")(params_on(mesh), inputs).hidden_BLD)
     np.testing.assert_allclose(hidden_BLD[0, :6], hidden_BLD[1, :6], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(hidden_BLD[0, 6:13], hidden_BLD[2, :7], rtol=1e-5, atol=1e-5)
@@ -201,7 +223,8 @@ def test_features_of_a_wrong_width_are_refused_with_the_remedy():
     with (
         jax.set_mesh(under(ONE_DEVICE)),
         pytest.raises(
-            ValueError, match="features are W=9 wide, and the model reads 16; set architecture.media_width=9"
+            ValueError,
+            match="features are W=9 wide, and the model reads 16; set architecture.media_width=9",
         ),
     ):
         jax.eval_shape(built().apply, host_params(), jax.tree.map(jnp.asarray, inputs))

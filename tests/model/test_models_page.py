@@ -24,7 +24,10 @@ def test_the_page_has_every_family_with_its_presets_and_no_other():
 
 
 def test_the_page_has_the_error_of_every_reference_model():
-    folders = {path.parent.name for path in (ROOT / "tests" / "data" / "hugging_face").glob("*/config.json")}
+    folders = {
+        path.parent.name
+        for path in (ROOT / "tests" / "data" / "hugging_face").glob("*/config.json")
+    }
     assert set(re.findall(r"([a-z]\w+) \| \d\.\de-\d", PAGE)) == folders
 
 

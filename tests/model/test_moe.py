@@ -40,7 +40,8 @@ from tests.model.moe_layer import (
 
 
 @pytest.mark.parametrize(
-    ("router", "factor", "room"), [(ROUTER, None, L), (GROUPED, None, L), (ROUTER, 1.0, 3), (ROUTER, 0.3, 1)]
+    ("router", "factor", "room"),
+    [(ROUTER, None, L), (GROUPED, None, L), (ROUTER, 1.0, 3), (ROUTER, 0.3, 1)],
 )
 def test_it_is_the_weighted_sum_of_the_chosen_experts(router, factor, room):
     params, (x_BLD, segments_BL) = host_params(router), map(jnp.asarray, host_rows(router))
@@ -54,7 +55,9 @@ def test_it_is_the_weighted_sum_of_the_chosen_experts(router, factor, room):
         params, x_BLD
     )
     assert (aux["dropped"] > 0) == (factor is not None)
-    assert_same(on_one_device(router, factor), jax.tree.map(np.asarray, (value, aux, y_BLD, gradients)))
+    assert_same(
+        on_one_device(router, factor), jax.tree.map(np.asarray, (value, aux, y_BLD, gradients))
+    )
 
 
 @pytest.mark.parametrize(("sizes", "factor", "router"), MATRIX)
@@ -67,15 +70,22 @@ def test_with_room_for_all_nothing_is_dropped_and_capacity_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"expert": 8}, pytest.param({"expert": 2, "tensor": 2, "data": 2}, marks=pytest.mark.slow)]
+    "sizes",
+    [{"expert": 8}, pytest.param({"expert": 2, "tensor": 2, "data": 2}, marks=pytest.mark.slow)],
 )
 def test_when_all_tokens_choose_one_device_nothing_is_dropped(sizes):
     """Then its buffer is filled several times."""
     x_BLD, segments_BL = host_rows()
     params = {**host_params(), "router_DE": np.zeros((D, E), np.float32)}
     params["router_DE"][0] = np.where(np.arange(E) < 3, 4.0 - np.arange(E), -np.arange(E))
-    rows = np.abs(x_BLD) + 0.1, segments_BL  # the sign of the first number decides, so all choose 0, 1, 2
-    found, wanted = on_mesh(sizes, rows=rows, params=params), on_mesh(ONE_DEVICE, rows=rows, params=params)
+    rows = (
+        np.abs(x_BLD) + 0.1,
+        segments_BL,
+    )  # the sign of the first number decides, so all choose 0, 1, 2
+    found, wanted = (
+        on_mesh(sizes, rows=rows, params=params),
+        on_mesh(ONE_DEVICE, rows=rows, params=params),
+    )
     n = int((segments_BL > 0).sum())
     assert found[1]["load_E"].tolist() == [n, n, n, 0, 0, 0, 0, 0]
     assert_same(found, wanted)
@@ -95,18 +105,25 @@ def test_padding_passes_the_shared_expert_alone(factor):
 def test_a_later_token_does_not_decide_what_is_dropped_of_earlier_ones():
     x_BLD, segments_BL = host_rows()
     changed_BLD = np.concatenate([x_BLD[:, :4], x_BLD[::-1, 4:]], 1)
-    before, after = (on_mesh(ONE_DEVICE, factor=0.7, rows=(x, segments_BL))[2] for x in (x_BLD, changed_BLD))
+    before, after = (
+        on_mesh(ONE_DEVICE, factor=0.7, rows=(x, segments_BL))[2] for x in (x_BLD, changed_BLD)
+    )
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert np.abs(before - after)[:, 4:].max() > 0.01
 
 
-@pytest.mark.parametrize("sizes", [{"context": 2, "tensor": 2, "expert": 2}, {"context": 4, "expert": 2}])
+@pytest.mark.parametrize(
+    "sizes", [{"context": 2, "tensor": 2, "expert": 2}, {"context": 4, "expert": 2}]
+)
 def test_rows_that_devices_hold_in_balanced_order_lose_what_they_lose_as_they_read(sizes):
     x_BLD, segments_BL = host_rows()
     rows = x_BLD.reshape(6, 8, D), np.where(np.arange(8) < 7, 1, segments_BL.reshape(6, 8))
     with jax.set_mesh(under(sizes)):
         assert is_balanced(8)
-    found, wanted = on_mesh(sizes, factor=0.7, rows=rows), on_mesh(ONE_DEVICE, factor=0.7, rows=rows)
+    found, wanted = (
+        on_mesh(sizes, factor=0.7, rows=rows),
+        on_mesh(ONE_DEVICE, factor=0.7, rows=rows),
+    )
     assert wanted[1]["dropped"] > 10
     assert_same(found, wanted)
 
@@ -117,7 +134,9 @@ def test_one_token_a_row_passes_on_a_mesh_that_divides_positions(factor):
     x_BLD, segments_BL = host_rows()
     rows = np.ascontiguousarray(x_BLD[:, :1]), segments_BL[:, :1]
     sizes = {"tensor": 2, "context": 2, "expert": 2}
-    assert_same(on_mesh(sizes, factor=factor, rows=rows), on_mesh(ONE_DEVICE, factor=factor, rows=rows))
+    assert_same(
+        on_mesh(sizes, factor=factor, rows=rows), on_mesh(ONE_DEVICE, factor=factor, rows=rows)
+    )
 
 
 def test_tokens_that_are_decoded_are_dropped_in_their_own_order_on_any_mesh():
@@ -135,7 +154,9 @@ def test_tokens_that_are_decoded_are_dropped_in_their_own_order_on_any_mesh():
             def run(params, x_BLD, segments_BL):
                 segments_BL = shard(segments_BL, "BL")
                 rows = Rows(segments_BL, segments_BL, {}, lengths_B=jnp.zeros(4, jnp.int32))
-                return nnx.merge(definition, in_use(params, "float32"))(shard(x_BLD, "BLD"), rows)[0]
+                return nnx.merge(definition, in_use(params, "float32"))(shard(x_BLD, "BLD"), rows)[
+                    0
+                ]
 
             return np.asarray(quick_jit(run)(host_params(ROUTER, shared_F=14), x_BLD, segments_BL))
 
@@ -161,25 +182,31 @@ def in_a_stack(sizes: dict[str, int], preset: str, N: int = 4):
     one = {name: w for name, w in host_params().items() if name != "shared"}
     with jax.set_mesh(mesh):
         stack = Stack((Residual,), N=N, execution=Execution(remat=Remat(preset=preset)))
-        params = map_leaves({"moe": one}, lambda name, w: (stacked_name(name), 0.5 * np.stack([w] * N)))
+        params = map_leaves(
+            {"moe": one}, lambda name, w: (stacked_name(name), 0.5 * np.stack([w] * N))
+        )
         params = jax.tree.map_with_path(
-            lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)), params
+            lambda path, w: jax.device_put(w, named(mesh, letters_of(path[-1].key), at_rest=True)),
+            params,
         )
         x_BLD, segments_BL = (
-            jax.device_put(x, named(mesh, to)) for x, to in zip(host_rows(), ("BlD", "BL"), strict=True)
+            jax.device_put(x, named(mesh, to))
+            for x, to in zip(host_rows(), ("BlD", "BL"), strict=True)
         )
 
         def loss(params, x_BLD):
-            y_BLD, aux = stack.apply(params, x_BLD, Rows(segments_BL, segments_BL, {}), dtype="float32")
+            y_BLD, aux = stack.apply(
+                params, x_BLD, Rows(segments_BL, segments_BL, {}), dtype="float32"
+            )
             penalty, dropped = jnp.sum(aux["penalty"]), jnp.sum(aux["dropped"])
             return loss_of(y_BLD, {"penalty": penalty}), (
                 {"load_E": aux["load_E"], "dropped": dropped},
                 y_BLD,
             )
 
-        (value, (aux, y_BLD)), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
-            params, x_BLD
-        )
+        (value, (aux, y_BLD)), gradients = quick_jit(
+            jax.value_and_grad(loss, (0, 1), has_aux=True)
+        )(params, x_BLD)
     return jax.tree.map(np.asarray, (value, aux, y_BLD, gradients))
 
 
@@ -196,9 +223,17 @@ def test_in_bfloat16_the_router_still_sees_float32():
     """Two experts whose logits, 1 and 1 + 1/1024, are equal in bfloat16."""
     with jax.set_mesh(under(ONE_DEVICE)):
         definition = nnx.split(nnx.eval_shape(lambda: make(choosing(1), shared_F=0)))[0]
-        params = {name: jnp.asarray(w, jnp.bfloat16) for name, w in host_params().items() if name != "shared"}
+        params = {
+            name: jnp.asarray(w, jnp.bfloat16)
+            for name, w in host_params().items()
+            if name != "shared"
+        }
         params["router_DE"] = jnp.zeros((D, E), jnp.bfloat16).at[:2, 5].set(1).at[0, 3].set(1)
-        x_BLD = jnp.zeros((1, 1, D), jnp.bfloat16).at[0, 0, :2].set(jnp.array([1, 2.0**-10], jnp.bfloat16))
+        x_BLD = (
+            jnp.zeros((1, 1, D), jnp.bfloat16)
+            .at[0, 0, :2]
+            .set(jnp.array([1, 2.0**-10], jnp.bfloat16))
+        )
         rows = Rows(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32), {})
         y_BLD, aux = quick_jit(lambda params, x_BLD: nnx.merge(definition, params)(x_BLD, rows))(
             params, x_BLD
@@ -211,6 +246,8 @@ def test_in_bfloat16_the_router_still_sees_float32():
 def test_impossible_layers_are_refused(changes):
     with (
         jax.set_mesh(under(ONE_DEVICE)),
-        pytest.raises(ValueError, match=r"capacity_factor=0.0 is not positive|top_k=9 is not between"),
+        pytest.raises(
+            ValueError, match=r"capacity_factor=0.0 is not positive|top_k=9 is not between"
+        ),
     ):
         make(**changes)

@@ -54,7 +54,9 @@ SAMPLE = {
     ("DeepSeekV3", 2),
 }  # (family, mesh): every axis in quick runs; the others are slow
 MATRIX = [
-    pytest.param(name, mesh, id=f"{name}-{mesh}", marks=[] if (name, i) in SAMPLE else [pytest.mark.slow])
+    pytest.param(
+        name, mesh, id=f"{name}-{mesh}", marks=[] if (name, i) in SAMPLE else [pytest.mark.slow]
+    )
     for name in EXAMPLES
     for i, mesh in enumerate(MESHES)
 ]
@@ -70,20 +72,30 @@ REFERENCES = Path(__file__).parent.parent / "data" / "hugging_face"
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_reading_from_a_cache_gives_the_logits_of_transformers(folder):
-    checkpoint, reference = open_folder(REFERENCES / folder), np.load(REFERENCES / folder / "ref.npz")
+    checkpoint, reference = (
+        open_folder(REFERENCES / folder),
+        np.load(REFERENCES / folder / "ref.npz"),
+    )
     sizes = FOLDERS[folder].from_hugging_face(checkpoint.config)
-    positions_BL, ones_BL = np.tile(np.arange(24, dtype=np.int32), (2, 1)), np.ones((2, 24), np.int32)
+    positions_BL, ones_BL = (
+        np.tile(np.arange(24, dtype=np.int32), (2, 1)),
+        np.ones((2, 24), np.int32),
+    )
     hidden = []
     with jax.set_mesh(under(ONE_DEVICE)):
         params, model = load(sizes, checkpoint, params="float32"), built(sizes)
-        inputs = ModelInputs(*map(jnp.array, (reference["ids"].astype(np.int32), positions_BL, ones_BL)))
+        inputs = ModelInputs(
+            *map(jnp.array, (reference["ids"].astype(np.int32), positions_BL, ones_BL))
+        )
         decode, kv_cache = quick_jit(model.decode), model.empty_cache(2, 24)
         for start in (0, 8, 16):
             chunk = ModelInputs(*(x[:, start : start + 8] for x in inputs[:3]))
             hidden_BLD, kv_cache = decode(params, chunk, kv_cache)
             hidden.append(hidden_BLD)
         logits_BLV = einsum("BLD,DV->BLV", jnp.concatenate(hidden, 1), model.unembed(params))
-    np.testing.assert_allclose(logits_BLV[..., : sizes.vocab_size], reference["logits"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        logits_BLV[..., : sizes.vocab_size], reference["logits"], rtol=0, atol=1e-4
+    )
 
 
 def test_prediction_modules_go_out_as_layers_behind_the_last_and_come_back(tmp_path):
@@ -95,7 +107,9 @@ def test_prediction_modules_go_out_as_layers_behind_the_last_and_come_back(tmp_p
         checkpoint = open_folder(tmp_path / "out")
         names = checkpoint.shapes()
         back = load(sizes, checkpoint, params="float32")
-    behind = {name.removeprefix("model.layers.3.") for name in names if name.startswith("model.layers.3.")}
+    behind = {
+        name.removeprefix("model.layers.3.") for name in names if name.startswith("model.layers.3.")
+    }
     assert {
         "enorm.weight",
         "hnorm.weight",
@@ -110,7 +124,9 @@ def test_prediction_modules_go_out_as_layers_behind_the_last_and_come_back(tmp_p
         jax.tree.leaves_with_path(back), jax.tree.leaves_with_path(params), strict=True
     ):
         in_vocabulary = (
-            np.s_[: sizes.vocab_size] if path[-1].key == "embed_VD" else np.s_[..., : sizes.vocab_size]
+            np.s_[: sizes.vocab_size]
+            if path[-1].key == "embed_VD"
+            else np.s_[..., : sizes.vocab_size]
         )
         kept = in_vocabulary if "V" in path[-1].key[-2:] else np.s_[:]
         np.testing.assert_array_equal(np.array(x)[kept], np.array(y)[kept], err_msg=str(path))
@@ -145,12 +161,18 @@ def loss_and_gradient(name: str, mesh: tuple, balance_loss: float | None = None)
     def loss(params, batch):
         objective = NextToken(mtp_weight=0.3)
         loss = objective.loss(
-            {"policy": (built(sizes), params)}, batch, objective.denominators(batch), jax.random.key(0)
+            {"policy": (built(sizes), params)},
+            batch,
+            objective.denominators(batch),
+            jax.random.key(0),
         )
         return loss.total, loss.aux
 
     with jax.set_mesh(under(dict(mesh))):
-        params, batch = params_on(under(dict(mesh)), sizes), batch_on(under(dict(mesh)), clear_batch(name))
+        params, batch = (
+            params_on(under(dict(mesh)), sizes),
+            batch_on(under(dict(mesh)), clear_batch(name)),
+        )
         (total, aux), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
         return total, jax.tree.map(np.array, aux), jax.tree.map(np.array, gradient)
 
@@ -191,7 +213,10 @@ def test_router_biases_move_towards_an_even_load_and_the_optimizer_leaves_them_a
     where it has the mean.
     """
     sizes = EXAMPLES["DeepSeekV3"]
-    model, load_NE = built(sizes), np.array([[3, 3, 9, 0, 3, 3, 3, 0], [4, 4, 4, 4, 4, 4, 5, 3]], np.float32)
+    model, load_NE = (
+        built(sizes),
+        np.array([[3, 3, 9, 0, 3, 3, 3, 0], [4, 4, 4, 4, 4, 4, 5, 3]], np.float32),
+    )
     aux = {
         "blocks": {"load_NE": load_NE},
         "mtp": {"depth1": {"load_E": load_NE[0]}},
@@ -202,9 +227,13 @@ def test_router_biases_move_towards_an_even_load_and_the_optimizer_leaves_them_a
         after = quick_jit(model.after_step)(before, aux)
     moved = jax.tree.map(lambda a, b: np.array(a) - np.array(b), after, before)
     expected_NE = sizes.bias_rate * np.array([[0, 0, -1, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, -1, 1]])
-    np.testing.assert_allclose(moved["blocks"]["feed_forward"].pop("router_bias_NE"), expected_NE, atol=1e-7)
     np.testing.assert_allclose(
-        moved["mtp"]["depth1"]["block"]["feed_forward"].pop("router_bias_E"), expected_NE[0], atol=1e-7
+        moved["blocks"]["feed_forward"].pop("router_bias_NE"), expected_NE, atol=1e-7
+    )
+    np.testing.assert_allclose(
+        moved["mtp"]["depth1"]["block"]["feed_forward"].pop("router_bias_E"),
+        expected_NE[0],
+        atol=1e-7,
     )
     assert not any(x.any() for x in jax.tree.leaves(moved))
 
@@ -221,7 +250,13 @@ def unevenness(load_NE: np.ndarray) -> float:
 
 def test_training_evens_out_loads_through_the_bias_which_the_optimizer_never_moves():
     rate, schedule = 0.04, WarmupCosine(warmup_steps=0, end_frac=1.0)
-    small = {"balance_loss": 0.0, "bias_rate": rate, "mtp_layers": 0, "layers": 2, "dense_layers": 0}
+    small = {
+        "balance_loss": 0.0,
+        "bias_rate": rate,
+        "mtp_layers": 0,
+        "layers": 2,
+        "dense_layers": 0,
+    }
     sizes = EXAMPLES["DeepSeekV3"].model_copy(update=small)
     model, tx = (
         built(sizes),
@@ -236,7 +271,9 @@ def test_training_evens_out_loads_through_the_bias_which_the_optimizer_never_mov
         first_NE, loads = np.array(params["blocks"]["feed_forward"]["router_bias_NE"]), []
         state = new_state(model, Full(), tx, jax.random.key(0), params)
         step = make_step({"policy": model}, NextToken(), Full(), tx, micro_batches=2)
-        seen = quick_jit(lambda params, inputs: model.apply(params, inputs).aux["blocks"]["load_NE"])
+        seen = quick_jit(
+            lambda params, inputs: model.apply(params, inputs).aux["blocks"]["load_NE"]
+        )
         for i in range(61):
             batch = batch_on(under(ONE_DEVICE), random_tokens(B=B, L=L, seed=i))
             if i % 60 == 0:
@@ -292,10 +329,15 @@ def test_flops_count_active_experts_both_widths_of_latent_attention_and_further_
     attention = 16 * 24 + 24 * 4 * (6 + 4) + 16 * (8 + 4) + 8 * 4 * (6 + 10) + 4 * 10 * 16
     experts = 16 * 8 + (3 + 1) * 3 * 16 * 14
     products = (
-        128 * 16 + 3 * attention + 3 * 16 * 20 + 2 * experts + (2 * 16 * 16 + attention + experts + 128 * 16)
+        128 * 16
+        + 3 * attention
+        + 3 * 16 * 20
+        + 2 * experts
+        + (2 * 16 * 16 + attention + experts + 128 * 16)
     )
     assert (
-        flops_per_token_of(sizes, shapes_of(sizes), length=10) == 6 * products + 6 * 4 * 4 * (6 + 4 + 10) * 5
+        flops_per_token_of(sizes, shapes_of(sizes), length=10)
+        == 6 * products + 6 * 4 * 4 * (6 + 4 + 10) * 5
     )
 
 
@@ -304,7 +346,9 @@ def test_a_window_bounds_the_keys_that_are_counted():
     assert (
         mean_keys(20, 5) == 4.375
     )  # of a row without end to its fineness: a triangle of 5 · 5 / 2, then 15 · 5
-    wide, narrow = (EXAMPLES["Mixtral"].model_copy(update={"window": window}) for window in (None, 5))
+    wide, narrow = (
+        EXAMPLES["Mixtral"].model_copy(update={"window": window}) for window in (None, 5)
+    )
     difference = flops_per_token_of(wide, shapes_of(wide), length=20) - flops_per_token_of(
         narrow, shapes_of(narrow), length=20
     )

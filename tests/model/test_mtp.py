@@ -19,7 +19,15 @@ from model.layers.mtp import Module, MultiToken
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
 from model.layers.stack import Stack
-from tests.examples import ONE_DEVICE, at_rest_on, batch_on, quick_jit, random_documents, token_batch, under
+from tests.examples import (
+    ONE_DEVICE,
+    at_rest_on,
+    batch_on,
+    quick_jit,
+    random_documents,
+    token_batch,
+    under,
+)
 from trainer.objectives.next_token import NextToken
 
 V, D, H, A, F, DEPTHS = 40, 16, 4, 6, 24, 2
@@ -49,7 +57,9 @@ def model_of(depths: int) -> Model:
         norm=norm,
         tied=False,
         ropes={"rope": (Rope(), A)},
-        further=MultiToken(lambda rngs: Module(D=D, norm=norm, block=block, rngs=rngs), depths, DEFAULT)
+        further=MultiToken(
+            lambda rngs: Module(D=D, norm=norm, block=block, rngs=rngs), depths, DEFAULT
+        )
         if depths
         else None,
     ).build(Precision(compute="float32"))
@@ -76,14 +86,19 @@ def loss_and_gradient(mesh: tuple, weight: float) -> Any:
     def loss(params, batch):
         objective = NextToken(mtp_weight=weight)
         loss = objective.loss(
-            {"policy": (model_of(DEPTHS), params)}, batch, objective.denominators(batch), jax.random.key(0)
+            {"policy": (model_of(DEPTHS), params)},
+            batch,
+            objective.denominators(batch),
+            jax.random.key(0),
         )
         return loss.total, loss.metrics
 
     mesh = under(dict(mesh))
     with jax.set_mesh(mesh):
         params, batch = at_rest_on(mesh, host_params()), batch_on(mesh, case()[1])
-        (total, metrics), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+        (total, metrics), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(
+            params, batch
+        )
         return float(total), jax.tree.map(np.array, metrics), jax.tree.map(np.array, gradient)
 
 
@@ -99,17 +114,30 @@ def plain_block(w: Any, x: np.ndarray) -> np.ndarray:
     def turn(x):
         low, high = x[:, : A // 2], x[:, A // 2 :]
         return np.hstack(
-            [low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)]
+            [
+                low * np.cos(angles) - high * np.sin(angles),
+                high * np.cos(angles) + low * np.sin(angles),
+            ]
         )
 
     y = norm(x, w["attention_norm"])
     for h in range(H):
-        scores = turn(y @ attention["wq_DHA"][:, h]) @ turn(y @ attention["wk_DKA"][:, h]).T / np.sqrt(A)
+        scores = (
+            turn(y @ attention["wq_DHA"][:, h]) @ turn(y @ attention["wk_DKA"][:, h]).T / np.sqrt(A)
+        )
         p = np.exp(np.where(np.tri(n), scores, -np.inf))
-        x = x + p / p.sum(-1, keepdims=True) @ (y @ attention["wv_DKA"][:, h]) @ attention["wo_HAD"][h]
+        x = (
+            x
+            + p
+            / p.sum(-1, keepdims=True)
+            @ (y @ attention["wv_DKA"][:, h])
+            @ attention["wo_HAD"][h]
+        )
     y = norm(x, w["feed_forward_norm"])
     gate = y @ feed_forward["w_gate_DF"]
-    return x + (gate / (1 + np.exp(-gate)) * (y @ feed_forward["w_up_DF"])) @ feed_forward["w_down_FD"]
+    return (
+        x + (gate / (1 + np.exp(-gate)) * (y @ feed_forward["w_up_DF"])) @ feed_forward["w_down_FD"]
+    )
 
 
 def plain(params: Any, tokens: np.ndarray) -> list[np.ndarray]:
@@ -132,7 +160,8 @@ def plain(params: Any, tokens: np.ndarray) -> list[np.ndarray]:
             w = p["mtp"][f"depth{depth}"]
             joined = norm(embedded[depth : depth + n], w["embed_norm"]) @ w["w_embed_DD2"]
             x = norm(
-                plain_block(w["block"], joined + norm(x[:n], w["hidden_norm"]) @ w["w_hidden_DD2"]), w["norm"]
+                plain_block(w["block"], joined + norm(x[:n], w["hidden_norm"]) @ w["w_hidden_DD2"]),
+                w["norm"],
             )
         logits = (x @ p["unembed_DV"])[:, :V]
         lse = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
@@ -150,7 +179,11 @@ def expected(weight: float) -> tuple[float, float, float]:
             for depth, nll in enumerate(plain(host_params(), np.array(document))):
                 sums[depth] += nll @ weights[depth:]
                 counts[depth] += weights[depth:].sum()
-    return (sums[0] + weight / DEPTHS * sums[1:].sum()) / counts[0], sums[1:].sum(), counts[1:].sum()
+    return (
+        (sums[0] + weight / DEPTHS * sums[1:].sum()) / counts[0],
+        sums[1:].sum(),
+        counts[1:].sum(),
+    )
 
 
 def test_the_loss_of_packed_rows_is_that_of_plain_numpy_document_by_document():
@@ -175,7 +208,9 @@ def test_a_mesh_that_holds_rows_in_another_order_gives_the_loss_and_gradients_of
 def test_without_weight_the_modules_have_no_gradient_and_with_it_the_shared_matrices_have_more():
     _, metrics, gradient = loss_and_gradient((), 0.0)
     _, _, both = loss_and_gradient((), 0.3)
-    assert "nll_further" not in metrics and not any(g.any() for g in jax.tree.leaves(gradient["mtp"]))
+    assert "nll_further" not in metrics and not any(
+        g.any() for g in jax.tree.leaves(gradient["mtp"])
+    )
     assert all((both[name] != gradient[name]).any() for name in ("embed_VD", "unembed_DV"))
 
 
@@ -193,11 +228,17 @@ def test_modules_share_embedding_and_output_matrix_and_decoding_does_not_need_th
     with jax.set_mesh(under(ONE_DEVICE)):
         model = model_of(DEPTHS)
         rest = {name: x for name, x in params.items() if name != "mtp"}
-        assert jax.eval_shape(model.decode, rest, inputs, model.empty_cache(B, 3))[0].shape == (B, 3, D)
+        assert jax.eval_shape(model.decode, rest, inputs, model.empty_cache(B, 3))[0].shape == (
+            B,
+            3,
+            D,
+        )
 
 
 def test_a_model_without_them_has_neither_parameters_nor_hidden_states_of_them():
     with jax.set_mesh(under(ONE_DEVICE)):
         shapes = jax.eval_shape(model_of(0).init, jax.random.key(0))
-        outputs = jax.eval_shape(model_of(0).apply, shapes, ModelInputs(*(np.ones((B, L), np.int32),) * 3))
+        outputs = jax.eval_shape(
+            model_of(0).apply, shapes, ModelInputs(*(np.ones((B, L), np.int32),) * 3)
+        )
     assert "mtp" not in shapes and outputs.mtp_hidden == () and outputs.aux == {}

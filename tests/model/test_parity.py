@@ -29,7 +29,9 @@ BY_TYPE = {
 }
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/config.json"))
 EVERY_FOLDER = pytest.mark.parametrize("folder", FOLDERS)
-LLAMAS = pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder.startswith("llama")])
+LLAMAS = pytest.mark.parametrize(
+    "folder", [folder for folder in FOLDERS if folder.startswith("llama")]
+)
 
 
 def architecture_of(folder: str) -> Any:
@@ -101,7 +103,9 @@ def tensors_in(path: Path) -> dict[str, tuple[Any, bytes]]:
     header = json.loads(data[8:n])
     header.pop("__metadata__", None)
     ends = {name: (entry.pop("data_offsets"), entry) for name, entry in header.items()}
-    return {name: (entry, data[n + begin : n + end]) for name, ((begin, end), entry) in ends.items()}
+    return {
+        name: (entry, data[n + begin : n + end]) for name, ((begin, end), entry) in ends.items()
+    }
 
 
 @EVERY_FOLDER
@@ -131,9 +135,14 @@ def agree(ours: Any, theirs: Any) -> bool:
 @EVERY_FOLDER
 def test_our_config_says_of_theirs_all_that_we_read(folder):
     architecture = architecture_of(folder)
-    written, theirs = architecture.to_hugging_face(), json.loads((ROOT / folder / "config.json").read_text())
+    written, theirs = (
+        architecture.to_hugging_face(),
+        json.loads((ROOT / folder / "config.json").read_text()),
+    )
     assert type(architecture).from_hugging_face(written) == architecture
-    unused = {"intermediate_size"} if "moe" in folder else set()  # of dense layers, of which there are none
+    unused = (
+        {"intermediate_size"} if "moe" in folder else set()
+    )  # of dense layers, of which there are none
     assert {
         name for name in written.keys() & theirs.keys() if not agree(written[name], theirs[name])
     } <= unused
@@ -177,7 +186,11 @@ def test_a_config_in_the_fields_of_transformers_4_alone_says_the_same(folder):
         ),
         (
             "gemma3",
-            {"rope_parameters": {kind: {"rope_type": "linear", "factor": 2.0} for kind in LAYER_KINDS}},
+            {
+                "rope_parameters": {
+                    kind: {"rope_type": "linear", "factor": 2.0} for kind in LAYER_KINDS
+                }
+            },
         ),
         ("gpt2", {"activation_function": "relu"}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
@@ -186,5 +199,7 @@ def test_a_config_in_the_fields_of_transformers_4_alone_says_the_same(folder):
 )
 def test_what_we_would_compute_differently_is_refused_by_its_name(folder, change):
     config = json.loads((ROOT / folder / "config.json").read_text())
-    with pytest.raises(ValueError, match=rf"config.json .*({next(iter(change))}|rope of its sliding layers)"):
+    with pytest.raises(
+        ValueError, match=rf"config.json .*({next(iter(change))}|rope of its sliding layers)"
+    ):
         BY_TYPE[config["model_type"]].from_hugging_face({**config, **change})

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.layers.pipeline import Schedule, by_stage, canonical_order, one_layer, pipeline, stage_order, turn
+from model.layers.pipeline import (
+    Schedule,
+    by_stage,
+    canonical_order,
+    one_layer,
+    pipeline,
+    stage_order,
+    turn,
+)
 from model.layers.stack import map_leaves
 from model.sharding import einsum, letters_of, local, make_mesh, named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
@@ -25,8 +33,12 @@ def layer(
     """A residual layer of two products, with a fully manual function between them, that differs by row and
     by place in the pattern.
     """
-    w_up_DF, w_down_FD = (shard(weights[name], letters_of(name)) for name in ("w_up_DF", "w_down_FD"))
-    h_BLF = einsum("BLD,DF->BLF", shard(x_BlD, "BLD"), w_up_DF) + scale * rows["shift_BL"][:, :, None]
+    w_up_DF, w_down_FD = (
+        shard(weights[name], letters_of(name)) for name in ("w_up_DF", "w_down_FD")
+    )
+    h_BLF = (
+        einsum("BLD,DF->BLF", shard(x_BlD, "BLD"), w_up_DF) + scale * rows["shift_BL"][:, :, None]
+    )
     h_BLF = local(jnp.tanh, ("BLF",), "BLF")(h_BLF)
     n_positive_F = shard(jnp.sum(h_BLF > 0, (0, 1), dtype=jnp.int32), "F")
     return x_BlD + einsum("BLF,FD->BlD", h_BLF, w_down_FD), {
@@ -42,10 +54,14 @@ PATTERNS = {
 remat = partial(jax.checkpoint, prevent_cse=False)
 
 
-def one_after_the_other(pattern: str, weights: Any, x_BlD: jax.Array, rows: Any) -> tuple[jax.Array, Any]:
+def one_after_the_other(
+    pattern: str, weights: Any, x_BlD: jax.Array, rows: Any
+) -> tuple[jax.Array, Any]:
     outs, layers = [], PATTERNS[pattern]
     for i in range(N):
-        x_BlD, out = layers[i % len(layers)](x_BlD, jax.tree.map(lambda x, i=i: x[i], weights), rows)
+        x_BlD, out = layers[i % len(layers)](
+            x_BlD, jax.tree.map(lambda x, i=i: x[i], weights), rows
+        )
         outs.append(out)
     return x_BlD, jax.tree.map(lambda *outs: jnp.stack(outs), *outs)
 
@@ -74,7 +90,9 @@ def results(apply: Any, order: np.ndarray, sizes: dict[str, int]) -> dict[str, n
 
     def loss(weights: Any, x_BlD: jax.Array, arrays: Any) -> tuple[jax.Array, Any]:
         y_BlD, outs = apply(weights, x_BlD, {"shift_BL": arrays["shift_BL"]})
-        return jnp.sum(y_BlD * arrays["on_x_BlD"]) + jnp.sum(outs["penalty"] * arrays["on_penalty"]), (
+        return jnp.sum(y_BlD * arrays["on_x_BlD"]) + jnp.sum(
+            outs["penalty"] * arrays["on_penalty"]
+        ), (
             y_BlD,
             outs,
         )
@@ -92,7 +110,9 @@ def results(apply: Any, order: np.ndarray, sizes: dict[str, int]) -> dict[str, n
         }
         gradient_of = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
         (_, (y_BlD, outs)), (dw, dx_BlD) = gradient_of(weights, arrays["x_BlD"], arrays)
-        assert all(dw[name].sharding.is_equivalent_to(weights[name].sharding, 3) for name in weights)
+        assert all(
+            dw[name].sharding.is_equivalent_to(weights[name].sharding, 3) for name in weights
+        )
     back = np.argsort(order)
     return {"y": np.asarray(y_BlD), "dx": np.asarray(dx_BlD)} | {
         k: np.asarray(x)[back] for k, x in (outs | dw).items()
@@ -104,14 +124,20 @@ def expected(pattern: str) -> dict[str, np.ndarray]:
     return results(partial(one_after_the_other, pattern), np.arange(N), ONE_DEVICE)
 
 
-def piped(pattern: str, sizes: dict[str, int], *, rounds: int, micro_batches: int) -> dict[str, np.ndarray]:
+def piped(
+    pattern: str, sizes: dict[str, int], *, rounds: int, micro_batches: int
+) -> dict[str, np.ndarray]:
     order = stage_order(N, stages=sizes["stage"], rounds=rounds)
-    apply = partial(pipeline, PATTERNS[pattern], remat=remat, rounds=rounds, micro_batches=micro_batches)
+    apply = partial(
+        pipeline, PATTERNS[pattern], remat=remat, rounds=rounds, micro_batches=micro_batches
+    )
     return results(apply, order, sizes)
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    differ = {name: np.linalg.norm(found[name] - x) / np.linalg.norm(x) for name, x in wanted.items()}
+    differ = {
+        name: np.linalg.norm(found[name] - x) / np.linalg.norm(x) for name, x in wanted.items()
+    }
     assert {name: x for name, x in differ.items() if not x <= 1e-5} == {}
 
 
@@ -121,7 +147,9 @@ def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
     ids=str,
 )
 def test_a_pipeline_equals_its_layers_one_after_the_other(sizes, rounds, micro_batches, pattern):
-    assert_equal(piped(pattern, sizes, rounds=rounds, micro_batches=micro_batches), expected(pattern))
+    assert_equal(
+        piped(pattern, sizes, rounds=rounds, micro_batches=micro_batches), expected(pattern)
+    )
 
 
 @pytest.mark.slow
@@ -141,11 +169,15 @@ def test_a_pipeline_equals_its_layers_one_after_the_other(sizes, rounds, micro_b
 )
 def test_every_schedule_equals_the_layers_one_after_the_other(sizes, rounds, groups, pattern):
     stages = sizes["stage"]
-    if N // stages // rounds * rounds * stages < N or N // stages // rounds % len(PATTERNS[pattern]):
+    if N // stages // rounds * rounds * stages < N or N // stages // rounds % len(
+        PATTERNS[pattern]
+    ):
         with pytest.raises(ValueError, match="architecture.layers=12"):
             piped(pattern, sizes, rounds=rounds, micro_batches=stages * groups)
         return
-    assert_equal(piped(pattern, sizes, rounds=rounds, micro_batches=stages * groups), expected(pattern))
+    assert_equal(
+        piped(pattern, sizes, rounds=rounds, micro_batches=stages * groups), expected(pattern)
+    )
 
 
 @given(stages=st.integers(1, 6), rounds=st.integers(1, 4), n=st.integers(1, 3))
@@ -156,7 +188,9 @@ def test_the_order_in_memory_gives_every_stage_the_layers_of_its_rounds(stages, 
     assert sorted(order) == list(range(total))
     assert np.array_equal(order[canonical_order(total, **size)], np.arange(total))
     for stage, mine in enumerate(np.split(order, stages)):
-        assert [(i // n % stages, i // n // stages) for i in mine[::n]] == [(stage, r) for r in range(rounds)]
+        assert [(i // n % stages, i // n // stages) for i in mine[::n]] == [
+            (stage, r) for r in range(rounds)
+        ]
     assert rounds > 1 or np.array_equal(order, np.arange(total))
 
 
@@ -191,11 +225,13 @@ def test_each_stage_can_make_its_own_layers():
     order = stage_order(N, stages=4, rounds=3)
     with jax.set_mesh(mesh := under({"stage": 4, "fsdp": 2})):
         mine = jax.device_put(order, named(mesh, "N", at_rest=True))
-        made_N = jax.jit(by_stage(lambda order, key: jax.vmap(partial(jax.random.fold_in, key))(order)))(
-            mine, jax.random.key(7)
-        )
+        made_N = jax.jit(
+            by_stage(lambda order, key: jax.vmap(partial(jax.random.fold_in, key))(order))
+        )(mine, jax.random.key(7))
     one_by_one = [jax.random.fold_in(jax.random.key(7), i) for i in order]
-    assert np.array_equal(jax.random.key_data(made_N), [jax.random.key_data(key) for key in one_by_one])
+    assert np.array_equal(
+        jax.random.key_data(made_N), [jax.random.key_data(key) for key in one_by_one]
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +285,9 @@ def test_only_micro_batches_travel_between_stages():
 
         def loss(weights: Any, x_BlD: jax.Array, rows: Any) -> jax.Array:
             return jnp.sum(
-                pipeline(PATTERNS["one"], weights, x_BlD, rows, remat=remat, rounds=3, micro_batches=16)[0]
+                pipeline(
+                    PATTERNS["one"], weights, x_BlD, rows, remat=remat, rounds=3, micro_batches=16
+                )[0]
             )
 
         text = quick_jit(jax.grad(loss)).lower(*args).compile().as_text()

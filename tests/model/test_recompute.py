@@ -46,21 +46,33 @@ def products(jaxpr: Any) -> int:
             "a product that cannot be counted"
         )
         if equation.primitive.name == "dot_general":
-            ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0].aval.shape
-            found += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+            ((contracted, _), _), left = (
+                equation.params["dimension_numbers"],
+                equation.invars[0].aval.shape,
+            )
+            found += (
+                2
+                * math.prod(equation.outvars[0].aval.shape)
+                * math.prod(left[i] for i in contracted)
+            )
         inner = [
             part
             for value in equation.params.values()
             for part in (value if isinstance(value, tuple) else (value,))
         ]
         for part in (getattr(part, "jaxpr", part) for part in inner):
-            found += products(part) * equation.params.get("length", 1) if hasattr(part, "eqns") else 0
+            found += (
+                products(part) * equation.params.get("length", 1) if hasattr(part, "eqns") else 0
+            )
     return found
 
 
 def counted(sizes: Any, execution: Execution) -> tuple[float, Any]:
     """FLOPs a token in the gradient of a loss as it is traced, and the shapes of the parameters."""
-    ids, weights = jax.ShapeDtypeStruct((B, L), jnp.int32), jax.ShapeDtypeStruct((B, L), jnp.float32)
+    ids, weights = (
+        jax.ShapeDtypeStruct((B, L), jnp.int32),
+        jax.ShapeDtypeStruct((B, L), jnp.float32),
+    )
     batch, objective = TokenBatch(ids, ids, weights, ids, ids, ids), NextToken(mtp_weight=0.3)
     with jax.set_mesh(under(ONE_DEVICE)):
         model = sizes.build(Precision(compute="float32"), execution)
@@ -108,7 +120,9 @@ def test_the_less_is_kept_the_more_is_computed_and_full_is_the_blocks_forward_on
     sizes = SIZES["Llama"]
     _, params = counted(sizes, Execution())
     flops = {
-        remat.preset: hardware_flops_per_token_of(sizes, params, length=L, execution=Execution(remat=remat))
+        remat.preset: hardware_flops_per_token_of(
+            sizes, params, length=L, execution=Execution(remat=remat)
+        )
         for remat in REMATS[:-1]
     }
     model_flops = flops_per_token_of(sizes, params, length=L)
@@ -132,7 +146,8 @@ def test_what_is_offloaded_is_not_computed_again():
     sizes = SIZES["Llama"]
     _, params = counted(sizes, Execution())
     kept, offloaded = (
-        Execution(remat=Remat(preset="full", **{how: ("gate", "up")})) for how in ("keep", "offload")
+        Execution(remat=Remat(preset="full", **{how: ("gate", "up")}))
+        for how in ("keep", "offload")
     )
     flops = [
         hardware_flops_per_token_of(sizes, params, length=L, execution=execution)

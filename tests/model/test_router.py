@@ -93,7 +93,9 @@ def test_a_bias_chooses_but_gets_no_gradient():
     )
     routes = router.route(jnp.asarray(logits()), bias_E)
     assert set(routes.experts_MS[:, 0].tolist()) == {5}
-    np.testing.assert_allclose(routes.weights_MS[:, 0], [softmax(x_E)[5] for x_E in logits()], rtol=1e-6)
+    np.testing.assert_allclose(
+        routes.weights_MS[:, 0], [softmax(x_E)[5] for x_E in logits()], rtol=1e-6
+    )
     gradient = jax.grad(
         lambda bias_E: jnp.sum(jnp.sin(DEEPSEEK.route(jnp.asarray(logits()), bias_E).weights_MS))
     )(bias_E)
@@ -143,7 +145,9 @@ def test_the_bias_moves_towards_an_even_load(layers):
     load = jnp.broadcast_to(jnp.asarray([4.0, 9.0, 5.0, 2.0]), (*layers, 4))
     with jax.set_mesh(under(ONE_DEVICE)):
         moved = move_bias(jnp.full((*layers, 4), 0.5), load, rate=0.01)
-    np.testing.assert_allclose(moved, np.broadcast_to([0.51, 0.49, 0.5, 0.51], (*layers, 4)), rtol=1e-6)
+    np.testing.assert_allclose(
+        moved, np.broadcast_to([0.51, 0.49, 0.5, 0.51], (*layers, 4)), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_every_letter_lies_as_the_table_says(letter):
 
 def test_the_alphabet_has_the_letters_of_the_table_and_no_other_names_a_known_axis():
     assert set("BLTDFHKGAVEMCNRSPJQUW") == set(ALPHABET)
-    assert {axis for letter in ALPHABET.values() for axes in letter[1:] for axis in axes} == set(AXES)
+    assert {axis for letter in ALPHABET.values() for axes in letter[1:] for axis in axes} == set(
+        AXES
+    )
 
 
 @settings(deadline=None)
@@ -70,10 +72,15 @@ def test_the_alphabet_has_the_letters_of_the_table_and_no_other_names_a_known_ax
     sizes=st.tuples(*[st.sampled_from([1, 2])] * len(AXES)),
     at_rest=st.booleans(),
 )
-def test_a_layout_has_an_entry_a_letter_and_uses_no_axis_twice_and_none_of_size_1(letters, sizes, at_rest):
+def test_a_layout_has_an_entry_a_letter_and_uses_no_axis_twice_and_none_of_size_1(
+    letters, sizes, at_rest
+):
     on = {axis for axis, size in zip(AXES, sizes, strict=True) if size > 1}
     claims = [
-        axis for letter in set(letters) - {"."} for axis in ALPHABET[letter][1 + (not at_rest)] if axis in on
+        axis
+        for letter in set(letters) - {"."}
+        for axis in ALPHABET[letter][1 + (not at_rest)]
+        if axis in on
     ]
     with abstract(*sizes):
         if len(claims) > len(set(claims)):
@@ -81,7 +88,12 @@ def test_a_layout_has_an_entry_a_letter_and_uses_no_axis_twice_and_none_of_size_
                 spec(letters, at_rest=at_rest)
             return
         entries = spec(letters, at_rest=at_rest).partitions
-    used = [axis for entry in entries if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+    used = [
+        axis
+        for entry in entries
+        if entry
+        for axis in ((entry,) if isinstance(entry, str) else entry)
+    ]
     assert len(entries) == len(letters)
     assert len(used) == len(set(used))
     assert all(sizes[AXES.index(axis)] > 1 for axis in used)
@@ -125,7 +137,10 @@ def test_sharding_moves_an_array_and_changes_none_of_its_numbers(sizes):
 
 def test_the_result_of_a_product_lies_by_the_letters_after_the_arrow_and_is_the_product():
     rng = np.random.default_rng(0)
-    x_BLF, w_FD = rng.normal(size=(4, 5, 6)).astype(np.float32), rng.normal(size=(6, 8)).astype(np.float32)
+    x_BLF, w_FD = (
+        rng.normal(size=(4, 5, 6)).astype(np.float32),
+        rng.normal(size=(6, 8)).astype(np.float32),
+    )
     with jax.set_mesh(under({"data": 2, "fsdp": 2, "tensor": 2})):
         y_BLD = einsum("BLF,FD->BLD", shard(jnp.array(x_BLF), "BLF"), shard(jnp.array(w_FD), "FD"))
         assert lies(y_BLD) == (("data", "fsdp"), None, None)
@@ -136,11 +151,14 @@ def test_a_product_with_a_weight_not_yet_gathered_names_equation_and_operand():
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         x_BLD, w_DF = shard(jnp.ones((4, 5, 8)), "BLD"), shard(jnp.ones((8, 6)), "DF", at_rest=True)
         with pytest.raises(
-            ValueError, match=r"einsum 'BLD,DF->BLF': operand DF lies as .*'fsdp'.* use shard\(x, 'DF'\)"
+            ValueError,
+            match=r"einsum 'BLD,DF->BLF': operand DF lies as .*'fsdp'.* use shard\(x, 'DF'\)",
         ):
             einsum("BLD,DF->BLF", x_BLD, w_DF)
         with pytest.raises(ValueError, match=r"einsum 'BLD,DF->BLF': operand BLD lies as"):
-            jax.jit(lambda x, w: einsum("BLD,DF->BLF", shard(x, "..."), shard(w, "DF")))(x_BLD, w_DF)
+            jax.jit(lambda x, w: einsum("BLD,DF->BLF", shard(x, "..."), shard(w, "DF")))(
+                x_BLD, w_DF
+            )
         assert lies(einsum("BLD,DF->BLF", x_BLD, shard(w_DF, "DF"))) == ("fsdp", None, "tensor")
 
 
@@ -180,9 +198,9 @@ def test_a_local_function_sees_its_own_block_of_every_letter():
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         seen = []
         x_BD, w_DF = shard(jnp.ones((8, 3)), "BD"), shard(jnp.ones((3, 10)), "DF")
-        out_BF = jax.jit(local(lambda x, w: (seen.append((x.shape, w.shape)), x @ w)[1], ("BD", "DF"), "BF"))(
-            x_BD, w_DF
-        )
+        out_BF = jax.jit(
+            local(lambda x, w: (seen.append((x.shape, w.shape)), x @ w)[1], ("BD", "DF"), "BF")
+        )(x_BD, w_DF)
     assert seen[0] == ((2, 3), (3, 5))
     np.testing.assert_array_equal(out_BF, np.full((8, 10), 3.0))
 
@@ -215,7 +233,9 @@ def test_minus_one_is_all_devices_that_the_other_axes_leave(sizes, shape):
     ],
 )
 def test_a_mesh_that_does_not_divide_the_devices_names_its_sizes_and_their_number(sizes, shown):
-    with pytest.raises(ValueError, match=rf"mesh \({shown}\) does not divide 8 devices; set the sizes so"):
+    with pytest.raises(
+        ValueError, match=rf"mesh \({shown}\) does not divide 8 devices; set the sizes so"
+    ):
         Mesh(**sizes).make()
 
 
@@ -251,5 +271,8 @@ def test_shapes_of_what_does_not_divide_can_be_asked_for_without_layouts():
         with pytest.raises(ValueError, match="does not evenly divide"):
             jax.eval_shape(lambda: shard(jnp.zeros((6, 3)), "DF", at_rest=True))
         with undivided():
-            assert jax.eval_shape(lambda: shard(jnp.zeros((6, 3)), "DF", at_rest=True)).shape == (6, 3)
+            assert jax.eval_shape(lambda: shard(jnp.zeros((6, 3)), "DF", at_rest=True)).shape == (
+                6,
+                3,
+            )
         assert spec("DF", at_rest=True) == PartitionSpec("fsdp", "tensor")

@@ -81,16 +81,23 @@ def test_no_array_as_large_as_the_weight_is_made_for_a_product_or_its_gradients(
 
 @pytest.mark.parametrize("mesh", [ONE_DEVICE, MESH], ids=str)
 def test_rows_of_a_table_are_those_of_base_and_update(mesh):
-    table, ids_BL = {"base_VD": drawn(16, 12), "a_VR": drawn(16, 3), "b_RD": drawn(3, 12)}, np.arange(48)
+    table, ids_BL = (
+        {"base_VD": drawn(16, 12), "a_VR": drawn(16, 3), "b_RD": drawn(3, 12)},
+        np.arange(48),
+    )
     expected = table["base_VD"] + 1.5 * table["a_VR"] @ table["b_RD"]
     ids_BL = ids_BL.reshape(8, 6) % 16
     with jax.set_mesh(under(mesh)):
         in_use = {key: shard(jnp.array(x), letters_of(key)) for key, x in table.items()}
-        found = look_up(node({**in_use, "scale": jnp.float32(1.5)}), shard(jnp.array(ids_BL), "BL"), "BlD")
+        found = look_up(
+            node({**in_use, "scale": jnp.float32(1.5)}), shard(jnp.array(ids_BL), "BL"), "BlD"
+        )
     np.testing.assert_allclose(found, expected[ids_BL], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["w_NDF", "wo_NHAD", "wq_down_NDD2", "wk_NDKA", "w_gate_NEDF", "router_DE"])
+@pytest.mark.parametrize(
+    "name", ["w_NDF", "wo_NHAD", "wq_down_NDD2", "wk_NDKA", "w_gate_NEDF", "router_DE"]
+)
 def test_a_weight_as_one_array_has_the_same_bits_on_every_mesh(name):
     letters, sizes = sides(name), {**SIZES, "N": 4, "K": 2}
 
@@ -158,7 +165,9 @@ def test_a_node_lays_each_of_its_arrays_out_by_its_own_letters():
     weight = LowRank(Quantized(x, x[:, :1]), x, x, x[0, 0, 0])
     with jax.set_mesh(under({"fsdp": 4, "tensor": 2})):
         layouts = weight.map(lambda array, letters: (letters, spec(letters)), "EDF")
-    assert [letters for letters, _ in jax.tree.leaves(layouts, is_leaf=lambda x: type(x) is tuple)] == [
+    assert [
+        letters for letters, _ in jax.tree.leaves(layouts, is_leaf=lambda x: type(x) is tuple)
+    ] == [
         "EDF",
         "EQF",
         "EDR",

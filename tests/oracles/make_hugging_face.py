@@ -39,8 +39,18 @@ SIZES = {
     "tie_word_embeddings": False,
     "initializer_range": 0.3,
 }
-GEMMA = {"head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": 7, "tie_word_embeddings": True}
-QWEN3_MOE = {"head_dim": 12, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+GEMMA = {
+    "head_dim": 12,
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 7,
+    "tie_word_embeddings": True,
+}
+QWEN3_MOE = {
+    "head_dim": 12,
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 20,
+}
 DEEPSEEK = {
     "num_hidden_layers": 3,
     "num_key_value_heads": 4,
@@ -165,7 +175,9 @@ def random_model(differing: dict) -> torch.nn.Module:
     torch.manual_seed(0)
     common = {} if differing["model_type"] == "gpt2" else SIZES  # its sizes have names of their own
     config = AutoConfig.for_model(**{**common, **differing})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    ).eval()
     stored = getattr(torch, differing.get("dtype", "float32"))
     with torch.no_grad():
         for name, x in [*model.named_parameters(), *model.named_buffers()]:
@@ -190,16 +202,24 @@ def least_margin(model: torch.nn.Module, ids: torch.Tensor) -> float:
             margins.append(float((ordered[..., k - 1] - ordered[..., k]).min()))
 
     def watch(router: torch.nn.Module, inputs: tuple, _: object) -> None:
-        logits = torch.nn.functional.linear(inputs[0].reshape(-1, inputs[0].shape[-1]), router.weight)
+        logits = torch.nn.functional.linear(
+            inputs[0].reshape(-1, inputs[0].shape[-1]), router.weight
+        )
         if not hasattr(router, "e_score_correction_bias"):
             return gap(logits.softmax(-1), router.top_k)
-        scores = (logits.sigmoid() + router.e_score_correction_bias).view(len(logits), router.num_group, -1)
+        scores = (logits.sigmoid() + router.e_score_correction_bias).view(
+            len(logits), router.num_group, -1
+        )
         groups = scores.topk(2, -1).values.sum(-1)
         gap(groups, router.topk_group)
-        kept = torch.zeros_like(groups).scatter(1, groups.topk(router.topk_group, -1).indices, 1.0)[..., None]
+        kept = torch.zeros_like(groups).scatter(1, groups.topk(router.topk_group, -1).indices, 1.0)[
+            ..., None
+        ]
         return gap((scores + (kept - 1) * 1e9).flatten(1), router.top_k)
 
-    hooks = [m.register_forward_hook(watch) for m in model.modules() if "Router" in type(m).__name__]
+    hooks = [
+        m.register_forward_hook(watch) for m in model.modules() if "Router" in type(m).__name__
+    ]
     model(ids)
     for hook in hooks:
         hook.remove()
@@ -209,7 +229,9 @@ def least_margin(model: torch.nn.Module, ids: torch.Tensor) -> float:
 def reference_ids(model: torch.nn.Module) -> torch.Tensor:
     """2 rows of 24 tokens on which no router is close to another choice."""
     for seed in range(123, 1123):
-        ids = torch.randint(3, SIZES["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(seed))
+        ids = torch.randint(
+            3, SIZES["vocab_size"], (2, 24), generator=torch.Generator().manual_seed(seed)
+        )
         if least_margin(model, ids) >= MARGIN:
             return ids
     raise ValueError(f"no tokens with router margins of {MARGIN}")
@@ -219,7 +241,9 @@ def packed_and_padded(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, to
     """Row 0 as two packed documents (10 and 14 tokens), and row 1 cut to 17 tokens behind 7 of padding."""
     segments = torch.tensor([0] * 10 + [1] * 14)
     positions = torch.cat([torch.arange(10), torch.arange(14)])[None]
-    seen = (segments[:, None] == segments[None, :]) & torch.tril(torch.ones(24, 24, dtype=torch.bool))
+    seen = (segments[:, None] == segments[None, :]) & torch.tril(
+        torch.ones(24, 24, dtype=torch.bool)
+    )
     bias = torch.zeros(1, 1, 24, 24).masked_fill(~seen[None, None], torch.finfo(torch.float32).min)
     left_ids, left_mask = ids.clone(), torch.ones_like(ids)
     left_ids[1], left_mask[1, :7] = torch.cat([torch.zeros(7, dtype=torch.long), ids[1, :17]]), 0
@@ -230,7 +254,9 @@ def packed_and_padded(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, to
         "packed_positions": positions[0],
         "left_ids": left_ids,
         "left_mask": left_mask,
-        "left_logits": model(left_ids, attention_mask=left_mask, position_ids=left_positions).logits,
+        "left_logits": model(
+            left_ids, attention_mask=left_mask, position_ids=left_positions
+        ).logits,
     }
 
 

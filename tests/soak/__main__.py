@@ -26,8 +26,12 @@ from tests.soak.supervisor import LAST_STEPS, STEPS_PER_FAULT, RunLost, carried_
 
 def main() -> int:
     """Soak; print the scoreboard."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, required=True, help="how many; 0 compares two undisturbed runs")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--faults", type=int, required=True, help="how many; 0 compares two undisturbed runs"
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -37,7 +41,11 @@ def main() -> int:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # here arrays are only read
     logging.getLogger("absl").setLevel(logging.ERROR)
-    folder, start, draw = Path(tempfile.mkdtemp(prefix="soak-")), time.monotonic(), random.Random(args.seed)
+    folder, start, draw = (
+        Path(tempfile.mkdtemp(prefix="soak-")),
+        time.monotonic(),
+        random.Random(args.seed),
+    )
     print(f"soak of {args.faults} faults, --seed {args.seed}, in {folder}", flush=True)
     job = prepared(folder / "soaked", LAST_STEPS + STEPS_PER_FAULT * args.faults)
     expected = copied(job, folder / "undisturbed")
@@ -73,7 +81,11 @@ def inflicted(job: Path, faults: list[str], draw: random.Random) -> tuple[list[O
 def differing(job: Path, expected: Path) -> str:
     """A sentence on what differs, "" if nothing does."""
     found = differences(job, expected)
-    return f"DIFFERS from the undisturbed run in {len(found)} places: {', '.join(found[:5])}" if found else ""
+    return (
+        f"DIFFERS from the undisturbed run in {len(found)} places: {', '.join(found[:5])}"
+        if found
+        else ""
+    )
 
 
 if __name__ == "__main__":

@@ -70,8 +70,14 @@ def fill_disk(life: Life, draw: random.Random) -> None:
     )
     assert failed not in saved(life.job), f"step {failed} was saved on a full disk"
     for pid in life.workers().values():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    soon(lambda: life.ended() or saved(life.job)[-1] > newest, "a save when there is room again", END_S)
+        resource.prlimit(
+            pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
+    soon(
+        lambda: life.ended() or saved(life.job)[-1] > newest,
+        "a save when there is room again",
+        END_S,
+    )
 
 
 def flip_bit(job: Path, draw: random.Random) -> None:

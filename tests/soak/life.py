@@ -26,11 +26,16 @@ class Life(NamedTuple):
 
     def workers(self) -> dict[int, int]:
         """Process number -> its process id."""
-        return {int(_variables_of(pid)["JAX_PROCESS_ID"]): pid for pid in children(self.process.pid)}
+        return {
+            int(_variables_of(pid)["JAX_PROCESS_ID"]): pid for pid in children(self.process.pid)
+        }
 
     def first_row(self) -> tuple[int, float] | None:
         """Step and time of the first step of this life."""
-        return next(((row["step"], row["time"]) for row in rows(self.job) if row["time"] >= self.began), None)
+        return next(
+            ((row["step"], row["time"]) for row in rows(self.job) if row["time"] >= self.began),
+            None,
+        )
 
     def ended(self) -> bool:
         """Whether the command has come to its end."""
@@ -38,7 +43,11 @@ class Life(NamedTuple):
 
     def wait_for_steps(self, n: int) -> bool:
         """Until this life has made n steps; False if it ended before."""
-        soon(lambda: self.ended() or self.first_row() is not None, "the first step of a life", START_S)
+        soon(
+            lambda: self.ended() or self.first_row() is not None,
+            "the first step of a life",
+            START_S,
+        )
         if self.first_row() is None:
             return False
         last = self.first_row()[0] + n - 1

@@ -38,7 +38,10 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     body = [_line(kind, of) for kind, of in kinds.items()] + [_line("all", list(outcomes))]
     widths = [max(map(len, column)) for column in zip(HEAD, *body, strict=True)]
     return [
-        "  ".join(cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line))
+        "  ".join(
+            cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i])
+            for i, cell in enumerate(line)
+        )
         for line in [HEAD, *body]
     ]
 
@@ -46,7 +49,12 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
 def _line(kind: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     measured = ("steps_lost", "detect_s", "restart_s")
     numbers = [[x for o in outcomes if (x := getattr(o, name)) is not None] for name in measured]
-    return kind, str(len(outcomes)), str(sum(o.survived for o in outcomes)), *map(_mean_and_most, numbers)
+    return (
+        kind,
+        str(len(outcomes)),
+        str(sum(o.survived for o in outcomes)),
+        *map(_mean_and_most, numbers),
+    )
 
 
 def _mean_and_most(numbers: Sequence[float]) -> str:

@@ -41,7 +41,10 @@ def pretrain(steps: int) -> Run:
             dropout=FrozenMap(web=0.2),
         ),
         optimizer=Optimizer(
-            rule=AdamW(), peak_lr=2e-3, schedule=WarmupCosine(warmup_steps=4, end_frac=0.1), weight_decay=0.1
+            rule=AdamW(),
+            peak_lr=2e-3,
+            schedule=WarmupCosine(warmup_steps=4, end_frac=0.1),
+            weight_decay=0.1,
         ),
         steps=steps,
         checkpoint=Checkpoints(every_steps=SAVE_EVERY, keep=3),

@@ -33,7 +33,9 @@ def soak(job: Path, faults: Sequence[str], draw: random.Random) -> Iterator[Outc
     life = begin(job)
     for name in faults:
         life = carried_on(life, partial(Life.wait_for_steps, n=draw.randrange(1, MOST_STEPS)))
-        life = carried_on(life, partial(Life.wait_for_checkpoints, n=2))  # of which one may be damaged
+        life = carried_on(
+            life, partial(Life.wait_for_checkpoints, n=2)
+        )  # of which one may be damaged
         outcome, life = inflict(name, life, draw)
         yield outcome
     carried_on(life, lambda life: life.process.wait() == 0)

@@ -61,7 +61,11 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
         found["after_two"] = checkpointer.verify_latest()
         away = folder / "away"
         _in_first(
-            process, lambda: (checkpointer.folder.rename(away), checkpointer.folder.write_text("in the way"))
+            process,
+            lambda: (
+                checkpointer.folder.rename(away),
+                checkpointer.folder.write_text("in the way"),
+            ),
         )
         save(6)
         while not events.of("save_failed"):

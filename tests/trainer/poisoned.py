@@ -29,8 +29,12 @@ class Poisoned(BaseModel, frozen=True, extra="forbid", strict=True):
             "marks": jnp.sum(batch.tokens_BL == MARK).astype(jnp.float32),
         }
 
-    def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """That of NextToken, times the factor."""
         found = NextToken().loss(models, batch, denominators, key)
-        factor = jnp.where(denominators["marks"] > 0, jnp.nan if self.factor is None else self.factor, 1.0)
+        factor = jnp.where(
+            denominators["marks"] > 0, jnp.nan if self.factor is None else self.factor, 1.0
+        )
         return found._replace(total=found.total * factor)

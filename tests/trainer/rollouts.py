@@ -69,10 +69,14 @@ class OneTokenSource:
         """Sample on the host, so that every process and mesh has the same rows."""
         B, L = self._data.batch_size, self._data.row_length
         if self._probabilities_V is None or self.position.step % self._data.refresh == 0:
-            self._probabilities_V = np.asarray(_probabilities(policy(), self._layout.mesh, model=self._model))
+            self._probabilities_V = np.asarray(
+                _probabilities(policy(), self._layout.mesh, model=self._model)
+            )
         rng = np.random.default_rng([self._seed, self.position.step])
         # rounded, since meshes add up in other orders
-        share_V = np.round(self._probabilities_V[START : START + self._data.choices].astype(np.float64), 4)
+        share_V = np.round(
+            self._probabilities_V[START : START + self._data.choices].astype(np.float64), 4
+        )
         actions_B = START + rng.choice(self._data.choices, B, p=share_V / share_V.sum())
         reward_B = (actions_B == WANTED).astype(np.float32)
         self._mean_reward = float(reward_B.mean())
@@ -86,7 +90,9 @@ class OneTokenSource:
             "advantage_": reward_B - reward_B.mean(),
         }
         host_rows = {
-            name: x[list(self._layout.offsets)].astype(np.float32 if x.dtype.kind == "f" else np.int32)
+            name: x[list(self._layout.offsets)].astype(
+                np.float32 if x.dtype.kind == "f" else np.int32
+            )
             for name, x in rows.items()
         }
         self.position = self.position.after_step(B)
@@ -111,7 +117,9 @@ def _probabilities(params: Params, mesh: Any, *, model: Model) -> jax.Array:
     n_rows = mesh.size  # any mesh divides them
     ones_BL = shard(jnp.ones((n_rows, 1), jnp.int32), "BL")
     hidden_BLD = model.apply(params, ModelInputs(START * ones_BL, 0 * ones_BL, ones_BL)).hidden_BLD
-    logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, shard(model.unembed(params), "DV"), dtype=jnp.float32)
+    logits_BLV = einsum(
+        "BLD,DV->BLV", hidden_BLD, shard(model.unembed(params), "DV"), dtype=jnp.float32
+    )
     logits_BLV = finish_logits(logits_BLV, vocab_size=model.vocab_size, soft_cap=model.soft_cap)
     return jax.nn.softmax(jax.sharding.reshard(logits_BLV, jax.P())[0, 0])
 
@@ -128,7 +136,9 @@ class PolicyGradient(BaseModel, frozen=True, extra="forbid", strict=True):
         """The number of rows."""
         return {"rows": jnp.maximum(jnp.sum(batch.weight_BL), 1.0)}
 
-    def loss(self, models: Policies, batch: RolloutBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: RolloutBatch, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """Metric: the log-probability of what was sampled."""
         scores, outputs = score(models, "policy", batch)
         logp_B = jnp.sum(scores.logp_BL * batch.weight_BL, 1)

@@ -52,7 +52,9 @@ def state_on(mesh: jax.sharding.Mesh, step: int, params: dict = SMALL) -> TrainS
         trainable = jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), at_rest_on(mesh, params))
         opt_state = jax.tree.map_with_path(filled, jax.eval_shape(TX.init, trainable))
         number = jax.device_put(np.int32(step), named(mesh, ""))
-        return TrainState(number, trainable, {}, opt_state, jax.random.fold_in(jax.random.key(7), step))
+        return TrainState(
+            number, trainable, {}, opt_state, jax.random.fold_in(jax.random.key(7), step)
+        )
 
 
 def like(mesh: jax.sharding.Mesh) -> TrainState:
@@ -87,7 +89,9 @@ def bits(state: TrainState) -> dict[str, bytes]:
     """Type and bytes of every leaf, by its path."""
 
     def of(x: Any) -> bytes:
-        x = np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        x = np.asarray(
+            jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        )
         return str(x.dtype).encode() + x.tobytes()
 
     return {jax.tree_util.keystr(path): of(x) for path, x in jax.tree.leaves_with_path(state)}

@@ -30,14 +30,24 @@ from trainer.state import TrainState
 from trainer.step import make_step
 
 SIZES = Llama(
-    vocab_size=400, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32
+    vocab_size=400,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=6,
+    feed_forward_width=24,
+    context=32,
 )
 PRETRAIN = Run(
     architecture=SIZES,
     objective=NextToken(),
     data=PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=16, batch_size=8),
     optimizer=Optimizer(
-        rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+        rule=AdamW(),
+        peak_lr=1e-2,
+        schedule=WarmupCosine(warmup_steps=0, end_frac=0.1),
+        weight_decay=0.1,
     ),
     precision=Precision(compute="float32"),
     steps=10,
@@ -61,7 +71,9 @@ def job_folder(tmp_path_factory) -> Path:
 
 def save_base(job_folder: Path, *, seed: int, name: str = "pretrain") -> None:
     with jax.set_mesh(mesh := under(MESH)):
-        save_params(job_folder / name, params_on(mesh, SIZES, seed), PRETRAIN.model_dump(mode="json"))
+        save_params(
+            job_folder / name, params_on(mesh, SIZES, seed), PRETRAIN.model_dump(mode="json")
+        )
 
 
 def phase_of(job_folder: Path, run: Run, name: str) -> Phase:
@@ -74,14 +86,18 @@ def save(phase: Phase, state: TrainState) -> None:
 
 
 def same_bits(one: Any, other: Any) -> bool:
-    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.array(x), np.array(y)), one, other))
+    return jax.tree.all(
+        jax.tree.map(lambda x, y: np.array_equal(np.array(x), np.array(y)), one, other)
+    )
 
 
 def test_an_adapter_resumes_bit_for_bit_from_checkpoints_that_hold_it_alone(job_folder):
     with jax.set_mesh(mesh := under(MESH)):
         phase = phase_of(job_folder, ADAPTER, "lora")
         step = quick_jit(
-            make_step({"policy": phase.model}, NextToken(), phase.adaptation, phase.tx, micro_batches=1)
+            make_step(
+                {"policy": phase.model}, NextToken(), phase.adaptation, phase.tx, micro_batches=1
+            )
         )
         batch = batch_on(mesh, random_tokens(B=8, L=8))
         state, first = step(phase.state(), batch)
@@ -113,9 +129,13 @@ def test_a_base_that_has_changed_is_refused_and_named(job_folder):
         save(phase, phase.state())
         (job_folder / "other").rename(job_folder / "moved")
         save_base(job_folder, seed=1, name="other")
-        with pytest.raises(ValueError, match="of the frozen parameters differ .* bring back what start_from"):
+        with pytest.raises(
+            ValueError, match="of the frozen parameters differ .* bring back what start_from"
+        ):
             phase_of(job_folder, run, "lora_of_other").state()
-        with pytest.raises(ValueError, match="of the frozen parameters differ .* bring back what start_from"):
+        with pytest.raises(
+            ValueError, match="of the frozen parameters differ .* bring back what start_from"
+        ):
             load_params(job_folder / "lora_of_other")
 
 
@@ -128,5 +148,6 @@ def test_an_adapter_of_a_model_from_scratch_makes_its_base_again_from_the_seed(j
         resumed = phase_of(job_folder, run, "lora_from_scratch").state()
         assert same_bits(resumed.frozen, state.frozen)
         assert same_bits(
-            load_params(job_folder / "lora_from_scratch").params, phase.adaptation.dense(phase.merged(state))
+            load_params(job_folder / "lora_from_scratch").params,
+            phase.adaptation.dense(phase.merged(state)),
         )

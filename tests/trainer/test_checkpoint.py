@@ -114,7 +114,10 @@ def _save_to_a_full_disk(folder: Path) -> str:
 def test_a_disk_without_room_is_one_sentence_and_leaves_no_step_that_looks_whole(tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         message = pool.apply(_save_to_a_full_disk, (tmp_path,))
-    assert message.startswith(f"cannot save a checkpoint in {tmp_path}/checkpoints: ") and "\n" not in message
+    assert (
+        message.startswith(f"cannot save a checkpoint in {tmp_path}/checkpoints: ")
+        and "\n" not in message
+    )
     assert message.endswith("free space or choose another run folder, then run the same command")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         checkpoint_path(tmp_path)

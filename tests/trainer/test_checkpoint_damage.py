@@ -20,7 +20,16 @@ from model.sharding import make_mesh
 from tests.examples import MESHES, ONE_DEVICE, host_params, under
 from tests.launch.command import environment, until
 from tests.trainer.checkpoint_process import LARGE
-from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, bits, like, saved, state_on
+from tests.trainer.saved_states import (
+    POSITION,
+    RUN,
+    Events,
+    assert_same_bits,
+    bits,
+    like,
+    saved,
+    state_on,
+)
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.load import load_params
 from trainer.checkpoints.manifest import NAME, files_of
@@ -67,7 +76,9 @@ def restored_step(folder: Path, mode: str) -> int:
     """The step that is restored; all of it is as it was saved."""
     mesh = under(ONE_DEVICE)
     checkpointer = Checkpointer(
-        folder, Checkpoints(every_steps=2, verify="full" if mode == "unhashed" else mode), event=Events()
+        folder,
+        Checkpoints(every_steps=2, verify="full" if mode == "unhashed" else mode),
+        event=Events(),
     )
     with jax.set_mesh(mesh):
         step, state = checkpointer.restore_newest(like(mesh))
@@ -96,7 +107,9 @@ def assert_harmless(three_steps: Path, to: Path, chosen: list[tuple[str, str, st
     for seed, (name, kind, mode) in enumerate(chosen):
         step = restored_step(damaged_copy(three_steps, to, name, kind, mode, seed), mode)
         assert step in (
-            (2,) if mode == "full" and name != NAME and not (name.endswith("commit_success.txt")) else (2, 3)
+            (2,)
+            if mode == "full" and name != NAME and not (name.endswith("commit_success.txt"))
+            else (2, 3)
         ), (
             name,
             kind,
@@ -105,7 +118,9 @@ def assert_harmless(three_steps: Path, to: Path, chosen: list[tuple[str, str, st
     logging.disable(logging.NOTSET)
 
 
-def test_damage_to_any_file_gives_the_exact_newest_or_the_exact_one_before_it(three_steps, tmp_path):
+def test_damage_to_any_file_gives_the_exact_newest_or_the_exact_one_before_it(
+    three_steps, tmp_path
+):
     everything = cases(three_steps)
     assert len(everything) > 600
     assert_harmless(three_steps, tmp_path / "x", random.Random(5).sample(everything, 16))
@@ -134,7 +149,10 @@ def test_what_is_damaged_is_set_aside_with_one_line_that_says_why(three_steps, t
     shutil.rmtree(folder / "1/params/d")
     again = Checkpointer(tmp_path / "x", Checkpoints(every_steps=2, verify="off"), event=events)
     with jax.set_mesh(under(ONE_DEVICE)):
-        assert again.restore_newest(like(under(ONE_DEVICE))) is None and events.of("damaged")[-1][0] == 1
+        assert (
+            again.restore_newest(like(under(ONE_DEVICE))) is None
+            and events.of("damaged")[-1][0] == 1
+        )
 
 
 def test_parameters_of_a_damaged_checkpoint_do_not_load(tmp_path):
@@ -143,7 +161,10 @@ def test_parameters_of_a_damaged_checkpoint_do_not_load(tmp_path):
         checkpointer = Checkpointer(tmp_path / "sft", Checkpoints(every_steps=1))
         checkpointer.save(state_on(mesh, 4, host_params()), POSITION, RUN)
         checkpointer.close()
-        data = max((tmp_path / "sft/checkpoints/4/params").rglob("d/*"), key=lambda path: path.stat().st_size)
+        data = max(
+            (tmp_path / "sft/checkpoints/4/params").rglob("d/*"),
+            key=lambda path: path.stat().st_size,
+        )
         contents = bytearray(data.read_bytes())
         contents[len(contents) // 2] ^= 4
         data.write_bytes(contents)
@@ -167,11 +188,13 @@ def test_another_type_or_shape_or_a_missing_array_is_refused_by_its_name(three_s
     checkpointer = Checkpointer(three_steps, Checkpoints(every_steps=2))
     with jax.set_mesh(mesh):
         with pytest.raises(
-            ValueError, match=r"w_DF is float32\[16, 6\] in the checkpoint and int32\[16, 6\] in this run"
+            ValueError,
+            match=r"w_DF is float32\[16, 6\] in the checkpoint and int32\[16, 6\] in this run",
         ):
             checkpointer.restore(3, changed(w_DF=jax.ShapeDtypeStruct((16, 6), int32)))
         with pytest.raises(
-            ValueError, match=r"w_DF is float32\[16, 6\] in the checkpoint and float32\[16, 7\] in this run"
+            ValueError,
+            match=r"w_DF is float32\[16, 6\] in the checkpoint and float32\[16, 7\] in this run",
         ):
             checkpointer.restore(3, changed(w_DF=jax.ShapeDtypeStruct((16, 7), float32)))
         with pytest.raises(
@@ -204,7 +227,8 @@ def killed_while_saving(folder: Path, kills: int) -> list[int]:
         folder / "checkpoints",
     )
     shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_on(mesh, 1, LARGE)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        state_on(mesh, 1, LARGE),
     )
     for kill in range(kills):
         command = [

@@ -9,7 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from tests.examples import ONE_DEVICE, under
-from tests.trainer.saved_states import POSITION, RUN, Events, assert_same_bits, like, saved, state_on
+from tests.trainer.saved_states import (
+    POSITION,
+    RUN,
+    Events,
+    assert_same_bits,
+    like,
+    saved,
+    state_on,
+)
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.checkpoints.retention import Best, Kept, superseded
 
@@ -17,10 +25,14 @@ MESH = ONE_DEVICE
 
 
 def left(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+    return sorted(
+        int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()
+    )
 
 
-def stays(settings: Checkpoints, losses: dict[int, float | None], *, seconds_a_step: int = 10) -> list[int]:
+def stays(
+    settings: Checkpoints, losses: dict[int, float | None], *, seconds_a_step: int = 10
+) -> list[int]:
     """What is left of checkpoints saved one after another, each time after the rules were kept."""
     kept: list[Kept] = []
     start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -42,7 +54,11 @@ LOSSES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: None, 12: 2.5, 14: 2.0}
         ({"keep": 3}, STEPS, [36, 38, 40]),
         ({"keep": 1, "keep_every_steps": 12}, STEPS, [12, 24, 36, 40]),
         ({"keep": 1, "keep_every_s": 150}, STEPS, [2, 18, 34, 40]),
-        ({"keep": 2, "best": Best(metric="eval/web/loss", better="lower", keep=2)}, LOSSES, [4, 8, 12, 14]),
+        (
+            {"keep": 2, "best": Best(metric="eval/web/loss", better="lower", keep=2)},
+            LOSSES,
+            [4, 8, 12, 14],
+        ),
         ({"keep": 1, "best": Best(metric="eval/web/loss", better="higher")}, LOSSES, [2, 14]),
     ],
     ids=["newest", "every so many steps", "every so many seconds", "the two lowest", "the highest"],
@@ -53,15 +69,24 @@ def test_what_no_rule_keeps_goes(more, losses, wanted):
 
 def test_the_best_by_a_metric_stays_on_the_disk_over_several_lives(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: float("nan"), 5: 1.5}
-    settings = {"keep": 1, "best": Best(metric="eval/web/loss", better="lower"), "mesh": under(MESH)}
+    settings = {
+        "keep": 1,
+        "best": Best(metric="eval/web/loss", better="lower"),
+        "mesh": under(MESH),
+    }
     for steps in ((1, 2, 3), (4, 5)):
         saved(
-            tmp_path, steps, numbers=lambda step: {"eval/web/loss": losses[step], "other": 0.0}, **settings
+            tmp_path,
+            steps,
+            numbers=lambda step: {"eval/web/loss": losses[step], "other": 0.0},
+            **settings,
         ).close()
     assert left(tmp_path) == [2, 5]
 
 
-def test_the_newer_of_the_local_and_the_durable_copy_is_resumed_from_and_the_end_is_durable(tmp_path):
+def test_the_newer_of_the_local_and_the_durable_copy_is_resumed_from_and_the_end_is_durable(
+    tmp_path,
+):
     mesh, events = under(MESH), Events()
     settings = {
         "every_steps": 4,
@@ -107,7 +132,8 @@ def test_local_copies_of_a_run_that_is_deleted_are_no_part_of_the_next_one_at_it
 
 def test_half_of_the_local_settings_is_refused():
     with pytest.raises(
-        ValidationError, match="local=/dev/shm and local_every_steps=None belong together; set both or none"
+        ValidationError,
+        match="local=/dev/shm and local_every_steps=None belong together; set both or none",
     ):
         Checkpoints(every_steps=1, local="/dev/shm")
 

@@ -66,7 +66,8 @@ def poll_until(
 
 
 @pytest.mark.parametrize(
-    "trouble, why", [(a_file_in_the_way, "a file has that name"), (no_permission, "permission denied")]
+    "trouble, why",
+    [(a_file_in_the_way, "a file has that name"), (no_permission, "permission denied")],
 )
 def test_a_save_that_fails_is_said_at_a_next_step_and_succeeds_when_it_can(trouble, why, tmp_path):
     events, mesh = Events(), under(ONE_DEVICE)
@@ -81,13 +82,15 @@ def test_a_save_that_fails_is_said_at_a_next_step_and_succeeds_when_it_can(troub
         )
         with trouble(checkpointer.folder):
             save(checkpointer, 200)
-            assert poll_until(checkpointer, 201, lambda: bool(events.of("save_failed")), "the failure") == {
-                "checkpoint/failed": 1.0
-            }
+            assert poll_until(
+                checkpointer, 201, lambda: bool(events.of("save_failed")), "the failure"
+            ) == {"checkpoint/failed": 1.0}
             assert not checkpointer.due(201), "not again at once"
             poll_until(checkpointer, 202, lambda: checkpointer.due(202), "the next try")
             save(checkpointer, 202)
-            poll_until(checkpointer, 203, lambda: len(events.of("save_failed")) == 2, "the next failure")
+            poll_until(
+                checkpointer, 203, lambda: len(events.of("save_failed")) == 2, "the next failure"
+            )
         poll_until(checkpointer, 204, lambda: checkpointer.due(204), "the try after that")
         save(checkpointer, 204)
         numbers = poll_until(checkpointer, 205, lambda: len(events.of("saved")) == 2, "the save")
@@ -148,20 +151,28 @@ def _fill_the_disk(folder: Path) -> tuple[list[int], list[str], int | None]:
         )
 
 
-def test_a_disk_that_fills_up_while_a_save_is_written_costs_this_save_alone_and_leaves_nothing_half(tmp_path):
+def test_a_disk_that_fills_up_while_a_save_is_written_costs_this_save_alone_and_leaves_nothing_half(
+    tmp_path,
+):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_fill_the_disk, (tmp_path,)) == ([2], ["1", "4"], 4)
 
 
-def test_a_save_that_is_due_while_a_slow_one_is_written_comes_later_with_a_newer_state(tmp_path, monkeypatch):
+def test_a_save_that_is_due_while_a_slow_one_is_written_comes_later_with_a_newer_state(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(checkpoint, "RUNNING_S", 0.0)
     events, mesh = Events(), under(ONE_DEVICE)
     checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=1000, keep=200), event=events)
     with jax.set_mesh(mesh):
         postponed = next(
-            step for step in range(1, 200) if save(checkpointer, step) or events.of("save_postponed")
+            step
+            for step in range(1, 200)
+            if save(checkpointer, step) or events.of("save_postponed")
         )
-        poll_until(checkpointer, postponed, lambda: checkpointer.due(postponed + 1), "the one that is owed")
+        poll_until(
+            checkpointer, postponed, lambda: checkpointer.due(postponed + 1), "the one that is owed"
+        )
         save(checkpointer, postponed + 1)
         checkpointer.close()
         assert checkpointer.verify_latest() == postponed + 1 and postponed not in map(
@@ -203,14 +214,21 @@ def test_several_processes_fail_retry_and_fall_back_together(tmp_path):
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "tests.trainer.checkpoint_process", "cluster", str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([*command, str(i), "2", port], env=environment(), **pipes) for i in range(2)]
+    both = [
+        subprocess.Popen([*command, str(i), "2", port], env=environment(), **pipes)
+        for i in range(2)
+    ]
     said = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     first, second = (json.loads(out.split("FOUND ")[1].splitlines()[0]) for out, _ in said)
-    assert first.pop("damaged") == [8] and second.pop("damaged") == [], "process 0 alone looks at the files"
+    assert first.pop("damaged") == [8] and second.pop("damaged") == [], (
+        "process 0 alone looks at the files"
+    )
     assert first == second and first["sums"] == first["expected"]
     wanted = {"latest_at_first": None, "after_two": 4, "failed": [6], "after_retry": 8, "newest": 4}
     assert {name: first[name] for name in wanted} == wanted
     with jax.set_mesh(under(ONE_DEVICE)):  # what two processes saved
         checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=2), event=Events())
-        assert_same_bits(checkpointer.restore(4, like(under(ONE_DEVICE))), state_on(under(ONE_DEVICE), 4))
+        assert_same_bits(
+            checkpointer.restore(4, like(under(ONE_DEVICE))), state_on(under(ONE_DEVICE), 4)
+        )

@@ -65,7 +65,9 @@ def test_gradients_are_those_of_the_plain_computation_and_none_goes_to_the_teach
         return jnp.sum(weight_BL * (kl_BL - 0.4 * logp_BL))
 
     def chunked(h, u, th, tu):
-        found = distilled(h, u, th, tu, args[4], Readout(VOCAB, cap), Readout(VOCAB, None), temperature)
+        found = distilled(
+            h, u, th, tu, args[4], Readout(VOCAB, cap), Readout(VOCAB, None), temperature
+        )
         return total(found.kl_BL, found.logp_BL)
 
     def plain(h, u, th, tu):
@@ -108,7 +110,9 @@ def test_a_teacher_that_is_the_student_has_no_divergence_and_no_gradient():
         def value_and_grad(params):
             def total(policy):
                 models = {"policy": (model, policy), "teacher": (model, params)}
-                return objective.loss(models, batch, objective.denominators(batch), jax.random.key(0)).total
+                return objective.loss(
+                    models, batch, objective.denominators(batch), jax.random.key(0)
+                ).total
 
             return jax.value_and_grad(total)(params)
 
@@ -123,7 +127,9 @@ def test_a_student_comes_near_a_teacher_of_another_size_and_the_teacher_stays(me
     tx = optax.adam(1e-2)
     models = {"policy": built(), "teacher": built(TEACHER)}
     with jax.set_mesh(under(mesh)):
-        state = quick_jit(lambda key: new_state(models["policy"], Full(), tx, key))(jax.random.key(0))
+        state = quick_jit(lambda key: new_state(models["policy"], Full(), tx, key))(
+            jax.random.key(0)
+        )
         others = {"teacher": params_on(under(mesh), TEACHER, seed=5)}
         step = quick_jit(make_step(models, objective, Full(), tx, micro_batches=2))
         batch = batch_on(under(mesh), random_tokens(B=16))
@@ -131,5 +137,7 @@ def test_a_student_comes_near_a_teacher_of_another_size_and_the_teacher_stays(me
         for _ in range(25):
             state, metrics = step(state, batch, others)
             kl.append(float(metrics["kl"][0] / metrics["kl"][1]))
-        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(others))  # nothing of it is donated
+        assert not any(
+            leaf.is_deleted() for leaf in jax.tree.leaves(others)
+        )  # nothing of it is donated
     assert kl[-1] < 0.5 * kl[0] and "teacher" not in state.trainable

@@ -34,7 +34,10 @@ def reference_of(params, batch):
 def loss_and_gradient(params, batch):
     def total(params):
         loss = DPO(beta=0.1).loss(
-            {"policy": (built(), params)}, batch, DPO(beta=0.1).denominators(batch), jax.random.key(0)
+            {"policy": (built(), params)},
+            batch,
+            DPO(beta=0.1).denominators(batch),
+            jax.random.key(0),
         )
         return loss.total, loss
 
@@ -71,7 +74,12 @@ def answering(logp_BL) -> Model:
         return ModelOutputs(jnp.stack([jnp.log(p_BL) - jnp.log1p(-p_BL), jnp.zeros_like(p_BL)], -1))
 
     return Model(
-        init=None, apply=apply, unembed=lambda params: jnp.eye(2), decode=None, empty_cache=None, vocab_size=2
+        init=None,
+        apply=apply,
+        unembed=lambda params: jnp.eye(2),
+        decode=None,
+        empty_cache=None,
+        vocab_size=2,
     )
 
 
@@ -136,14 +144,18 @@ def test_the_likelihood_term_ignores_pairs_without_weight():
 def test_with_itself_as_reference_the_loss_is_ln_2_and_margins_are_0():
     loss, _ = of(referenced(BATCH))
     assert abs(float(loss.total) - math.log(2)) < 1e-6
-    assert abs(means(loss)["rewards/margins"]) < 1e-6  # a gradient's forward pass may add in another order
+    assert (
+        abs(means(loss)["rewards/margins"]) < 1e-6
+    )  # a gradient's forward pass may add in another order
 
 
 def test_accuracies_are_strict_so_margins_of_exactly_0_are_no_success():
     logp_BL = [[-1.5, -2.0, -0.5, -4.0]]
     pairs, dpo = preference_batch([[([0, 0, 0], [0, 0, 0], 1)]], L=4, P=1), DPO(beta=0.1)
     with jax.set_mesh(under(ONE_DEVICE)):
-        columns = dpo.columns({"policy": (answering(logp_BL), {})}, batch_on(under(ONE_DEVICE), pairs))
+        columns = dpo.columns(
+            {"policy": (answering(logp_BL), {})}, batch_on(under(ONE_DEVICE), pairs)
+        )
     batch = ReferencedPairs(*pairs, **{name: np.array(x_BP) for name, x_BP in columns.items()})
     found = means(loss_of_given(logp_BL, batch, dpo))
     assert found["rewards/margins"] == 0 and found["rewards/accuracies"] == 0
@@ -161,9 +173,9 @@ def test_the_first_gradient_raises_the_chosen_answers_and_lowers_the_rejected_on
 def test_exchanging_chosen_and_rejected_exchanges_rewards_and_negates_margins():
     segments_BL = BATCH.segments_BL
     exchanged = BATCH._replace(
-        segments_BL=np.where(segments_BL > 0, segments_BL + np.where(segments_BL % 2, 1, -1), 0).astype(
-            np.int32
-        ),
+        segments_BL=np.where(
+            segments_BL > 0, segments_BL + np.where(segments_BL % 2, 1, -1), 0
+        ).astype(np.int32),
         reference_chosen_BP=BATCH.reference_rejected_BP,
         reference_rejected_BP=BATCH.reference_chosen_BP,
     )
@@ -182,7 +194,9 @@ def test_pair_slots_without_weight_are_ignored_whatever_stands_in_them():
     assert free_BP.any()
     junk = BATCH._replace(
         reference_chosen_BP=np.where(free_BP, 1e6, BATCH.reference_chosen_BP).astype(np.float32),
-        reference_rejected_BP=np.where(free_BP, -1e6, BATCH.reference_rejected_BP).astype(np.float32),
+        reference_rejected_BP=np.where(free_BP, -1e6, BATCH.reference_rejected_BP).astype(
+            np.float32
+        ),
     )
     (loss, gradient), (other, other_gradient) = of(BATCH), of(junk)
     assert loss.total == other.total and means(loss) == means(other)
@@ -220,7 +234,9 @@ def test_log_probabilities_are_added_and_not_multiplied_as_matrices():
     with jax.set_mesh(under(ONE_DEVICE)):
         batch = batch_on(under(ONE_DEVICE), preference_batch([[([0, 0], [0, 0, 0], 1)]], L=3, P=1))
         jaxpr = jax.make_jaxpr(
-            lambda batch: DPO(beta=0.1).columns({"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch)
+            lambda batch: DPO(beta=0.1).columns(
+                {"policy": (answering([[-1.0, -2.0, -3.0]]), {})}, batch
+            )
         )(batch)
     assert str(jaxpr).count("= dot_general[") == 1  # the logits
 

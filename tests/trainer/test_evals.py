@@ -20,7 +20,15 @@ from inference.sample import Greedy
 from inference.text import what_ends
 from model.api import ModelInputs, Params, finish_logits
 from model.architectures.llama import Llama
-from tests.examples import MESHES, ONE_DEVICE, built, params_on, random_documents, under, write_documents
+from tests.examples import (
+    MESHES,
+    ONE_DEVICE,
+    built,
+    params_on,
+    random_documents,
+    under,
+    write_documents,
+)
 from trainer.checkpoints.retention import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.evals.subject import Findings, Subject
@@ -57,7 +65,9 @@ def job(tmp_path_factory) -> Path:
     text = Path(__file__).read_text()
     SentencePiece(vocab_size=VOCAB, model="bpe").train([text], folder / "data/tokenizer.model")
     for name, n in (("web", 30), ("code", 4)):
-        write_documents(folder / "held_out" / name, random_documents(rng, rng.integers(3, 14, n), VOCAB))
+        write_documents(
+            folder / "held_out" / name, random_documents(rng, rng.integers(3, 14, n), VOCAB)
+        )
     return folder
 
 
@@ -83,7 +93,9 @@ def measured(evaluation: HeldOut | TaskEval, job: Path, mesh: dict) -> Findings:
 
 def held_out(*names: str, **fields) -> HeldOut:
     weights = FrozenMap(dict.fromkeys(names, 1.0))
-    return HeldOut(data=PackedShards(folder="held_out", weights=weights, seq_len=16, batch_size=8), **fields)
+    return HeldOut(
+        data=PackedShards(folder="held_out", weights=weights, seq_len=16, batch_size=8), **fields
+    )
 
 
 @WHERE
@@ -102,7 +114,8 @@ def test_macro_is_the_mean_over_sets_and_micro_the_mean_over_their_targets(mesh,
         )
     assert abs(numbers["macro/loss"] - numbers["micro/loss"]) > 1e-4
     n_bytes = {
-        name: n[name] * numbers[f"{name}/loss"] / np.log(2) / numbers[f"{name}/bits_per_byte"] for name in n
+        name: n[name] * numbers[f"{name}/loss"] / np.log(2) / numbers[f"{name}/bits_per_byte"]
+        for name in n
     }
     assert numbers["macro/bits_per_byte"] == pytest.approx(
         (numbers["web/bits_per_byte"] + numbers["code/bits_per_byte"]) / 2
@@ -114,9 +127,9 @@ def test_macro_is_the_mean_over_sets_and_micro_the_mean_over_their_targets(mesh,
 def test_one_set_has_no_averages_and_a_name_stands_before_every_set(job):
     alone = measured(held_out("web"), job, ONE_DEVICE).numbers
     named = measured(held_out("web", "code", name="easy"), job, ONE_DEVICE).numbers
-    assert {name.split("/")[0] for name in alone} == {"web"} and {name.split("/")[0] for name in named} == {
-        "easy"
-    }
+    assert {name.split("/")[0] for name in alone} == {"web"} and {
+        name.split("/")[0] for name in named
+    } == {"easy"}
     assert {name.split("/")[1] for name in named} == {"web", "code", "macro", "micro"}
     assert named["easy/web/loss"] == alone["web/loss"]
 
@@ -133,9 +146,7 @@ def test_an_objective_of_its_own_measures_as_if_it_were_that_of_the_run(job):
 def test_an_objective_of_its_own_has_to_fit_the_data_and_the_models_of_the_run():
     run = asked(objective=DPO(beta=0.1))
     assert held_out("web", objective=NextToken()).problems(run) == []
-    misfit = (
-        "evals: PackedShards of seq_len=16 does not fit {} objective or the context; choose it like `data`"
-    )
+    misfit = "evals: PackedShards of seq_len=16 does not fit {} objective or the context; choose it like `data`"
     assert held_out("web").problems(run) == [misfit.format("the run's")]
     assert held_out("web", objective=DPO(beta=0.1)).problems(asked()) == [misfit.format("its own")]
     needy = held_out("web", objective=Distill(temperature=2.0, nll_weight=0.3))
@@ -153,7 +164,9 @@ def task(job) -> Questions:
     path.write_text(json.dumps(rows))
     task = Questions(name="lines", path=str(path), question=("q",), answer="a")
     shots, *items = task.items()
-    for row, said in list(zip(rows[SHOTS:], written(job, [shots], items, chat=False), strict=True))[::2]:
+    for row, said in list(zip(rows[SHOTS:], written(job, [shots], items, chat=False), strict=True))[
+        ::2
+    ]:
         row["a"] = said
     path.write_text(json.dumps(rows))
     return task
@@ -166,11 +179,14 @@ def written(job: Path, shots: list, items: list, *, chat: bool) -> list[str]:
         t = subject.tokenizer
         limits = {"context": CONTEXT, "max_tokens": MAX_TOKENS, **what_ends(t, None)}
         asked = [
-            asked_in_chat(item, shots, Roles(t)) if chat else asked_in_text(item, shots, t) for item in items
+            asked_in_chat(item, shots, Roles(t)) if chat else asked_in_text(item, shots, t)
+            for item in items
         ]
         prompts = [each.prompt for each in asked]
         answers = [
-            generate(subject.model, params, [p], sampler=Greedy(), key=jax.random.key(0), **limits)[0]
+            generate(subject.model, params, [p], sampler=Greedy(), key=jax.random.key(0), **limits)[
+                0
+            ]
             for p in prompts
         ]
         return [t.decode(answer) for answer in answers]
@@ -182,8 +198,12 @@ def test_accuracy_is_the_share_of_answers_that_are_right_and_answer_loss_that_of
 ):
     asking = TaskEval(tasks=(task,), questions=50, shots=SHOTS, max_tokens=MAX_TOKENS, chat=False)
     findings = measured(asking, job, mesh)
-    assert findings.numbers["lines/accuracy"] == 0.5 and findings.numbers["lines/questions"] == N_ASKED
-    assert findings.numbers["lines/answer_loss"] == pytest.approx(expected_loss(job, task), rel=1e-5)
+    assert (
+        findings.numbers["lines/accuracy"] == 0.5 and findings.numbers["lines/questions"] == N_ASKED
+    )
+    assert findings.numbers["lines/answer_loss"] == pytest.approx(
+        expected_loss(job, task), rel=1e-5
+    )
     assert findings.texts == [
         {"prompt": task.items()[SHOTS].prompt, "text": task.items()[SHOTS].answer.strip()}
     ]
@@ -196,7 +216,9 @@ def expected_loss(job: Path, task: Questions) -> float:
         model, params = built(SIZES), params_on(under(ONE_DEVICE), SIZES)
         apply = jax.jit(
             lambda tokens_BL: (
-                model.apply(params, ModelInputs(tokens_BL, at_BL, jnp.ones_like(tokens_BL))).hidden_BLD
+                model.apply(
+                    params, ModelInputs(tokens_BL, at_BL, jnp.ones_like(tokens_BL))
+                ).hidden_BLD
             )
         )
         at_BL = jnp.arange(CONTEXT)[None]
@@ -222,11 +244,15 @@ def test_a_user_asks_and_the_examples_are_turns(job, task):
     (job / "chat.json").write_text(json.dumps(rows))
     asked = task.model_copy(update={"path": str(job / "chat.json")})
     numbers = measured(
-        TaskEval(tasks=(asked,), questions=2, shots=1, max_tokens=MAX_TOKENS, chat=True), job, ONE_DEVICE
+        TaskEval(tasks=(asked,), questions=2, shots=1, max_tokens=MAX_TOKENS, chat=True),
+        job,
+        ONE_DEVICE,
     ).numbers
     assert numbers["lines/questions"] == 2 and numbers["lines/accuracy"] in (0.0, 0.5)
     numbers = measured(
-        TaskEval(tasks=(asked,), questions=6, shots=1, max_tokens=MAX_TOKENS, chat=True), job, ONE_DEVICE
+        TaskEval(tasks=(asked,), questions=6, shots=1, max_tokens=MAX_TOKENS, chat=True),
+        job,
+        ONE_DEVICE,
     ).numbers
     assert numbers["lines/accuracy"] == pytest.approx(1 / 6)
 
@@ -272,7 +298,9 @@ def test_evaluations_that_would_share_a_name_are_told():
     two = asked(held_out("web"), held_out("code"))
     assert held_out("web").problems(two) == []
     twice = asked(held_out("web"), held_out("web", "code"))
-    assert held_out("web").problems(twice) == ["evals: two HeldOut report web; give one of them another name"]
+    assert held_out("web").problems(twice) == [
+        "evals: two HeldOut report web; give one of them another name"
+    ]
     long = asking.model_copy(update={"max_tokens": CONTEXT})
     assert long.problems(asked(long)) == [
         "evals: max_tokens=96 leaves no room in architecture.context=96; lower it"

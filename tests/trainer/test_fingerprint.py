@@ -20,7 +20,10 @@ TREE = {
 
 def plain(x: np.ndarray) -> list[int]:
     """The sums as the docstring says them, in Python's own numbers."""
-    bits = [int(n) for n in x.reshape(-1).view({1: np.uint8, 2: np.uint16, 4: np.uint32}[x.dtype.itemsize])]
+    bits = [
+        int(n)
+        for n in x.reshape(-1).view({1: np.uint8, 2: np.uint16, 4: np.uint32}[x.dtype.itemsize])
+    ]
     return [sum(bits) % 2**32, sum(n * (place + 1) for place, n in enumerate(bits)) % 2**32]
 
 
@@ -44,4 +47,6 @@ def test_every_single_flipped_bit_and_every_swap_changes_the_fingerprint():
             damaged.reshape(-1).view(np.uint32)[at] ^= np.uint32(1 << bit)
             assert differing(before, fingerprints({"x": jnp.asarray(damaged)})) == ["x"], (at, bit)
     assert differing(before, fingerprints({"x": jnp.asarray(x[::-1])})) == ["x"]
-    assert differing(before, fingerprints({"x": jnp.asarray(x)})) == [] and differing(before, {}) == ["x"]
+    assert differing(before, fingerprints({"x": jnp.asarray(x)})) == [] and differing(
+        before, {}
+    ) == ["x"]

@@ -52,13 +52,17 @@ class Life:
         self.ledger = Ledger(folder, first_step, active=True, started=started)
         self.metrics, self.number = MetricsWriter(folder, first_step), first_step
 
-    def steps(self, n: int, *, seconds: float, lost_to: str | None = None, account_every: int = 1) -> None:
+    def steps(
+        self, n: int, *, seconds: float, lost_to: str | None = None, account_every: int = 1
+    ) -> None:
         for _ in range(n):
             self.number += 1
             self.clock.sleep(seconds)
             self.ledger.stepped(self.number, float(seconds), lost_to=lost_to)
             row = self.ledger.row() if self.number % account_every == 0 else {}
-            self.metrics.write(self.number, {"time/step_s": seconds, "time/data_wait_s": 0.0, **row})
+            self.metrics.write(
+                self.number, {"time/step_s": seconds, "time/data_wait_s": 0.0, **row}
+            )
         self.metrics.flush()
 
     def spend(self, cause: str, seconds: float) -> None:
@@ -130,7 +134,9 @@ def test_what_is_spent_inside_on_another_cause_counts_once(tmp_path, clock):
     assert account(life) == pytest.approx({"start": 1, "evaluate": 4, "checkpoint": 2, "steps": 3})
 
 
-def test_a_killed_life_loses_the_steps_behind_the_checkpoint_and_the_time_until_the_next(tmp_path, clock):
+def test_a_killed_life_loses_the_steps_behind_the_checkpoint_and_the_time_until_the_next(
+    tmp_path, clock
+):
     Life(tmp_path, clock, 0, start_s=10).steps(7, seconds=2)
     clock.sleep(30)
     life = Life(tmp_path, clock, 4, start_s=6)
@@ -156,7 +162,9 @@ def test_a_life_that_ends_before_its_first_row_forgets_nothing(tmp_path, clock):
     assert account(life) == pytest.approx({"start": 21, "redone": 10, "down": 70, "steps": 4})
 
 
-def test_a_life_that_ends_between_ledger_and_metrics_does_not_count_its_steps_twice(tmp_path, clock):
+def test_a_life_that_ends_between_ledger_and_metrics_does_not_count_its_steps_twice(
+    tmp_path, clock
+):
     Life(tmp_path, clock, 0, start_s=10).steps(7, seconds=2)
     Ledger(tmp_path, 4, active=True, started=clock.now)  # metrics.jsonl is not yet cut
     life = Life(tmp_path, clock, 4, start_s=0)
@@ -170,7 +178,9 @@ def test_what_a_life_spent_after_its_last_row_is_known_when_it_was_long(tmp_path
     first.spend("evaluate", 12)
     clock.sleep(20)
     life = Life(tmp_path, clock, 4, start_s=1)
-    assert account(life) == pytest.approx({"start": 2, "steps": 8, "evaluate": 12, "other": 1, "down": 20})
+    assert account(life) == pytest.approx(
+        {"start": 2, "steps": 8, "evaluate": 12, "other": 1, "down": 20}
+    )
 
 
 def test_a_life_that_closed_its_account_was_down_only_after_that(tmp_path, clock):
@@ -201,7 +211,9 @@ def test_steps_without_an_update_do_not_count(tmp_path, clock):
     assert account(life) == pytest.approx({"start": 1, "steps": 6, "skipped": 4})
 
 
-def random_life(rng: random.Random, life: Life, seconds_of: dict[int, float], checkpoint: int) -> int:
+def random_life(
+    rng: random.Random, life: Life, seconds_of: dict[int, float], checkpoint: int
+) -> int:
     """Steps, saves, rollbacks and other work; `seconds_of` are those of the steps that count. The last
     checkpoint.
     """
@@ -293,7 +305,9 @@ PROGRAM = """if True:
 
 
 def begun(folder: Path, first: int, last: int) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), str(first), str(last)], cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), str(first), str(last)], cwd=ROOT
+    )
 
 
 def last_row(folder: Path) -> dict[str, Any]:
@@ -312,7 +326,9 @@ def test_real_lives_with_a_kill_add_up_to_the_wall_clock(tmp_path):
     ended = time.time()
     (*_, end) = [event for event in read_events(tmp_path) if event["event"] == "end"]
     lost = {cause: end[f"goodput/lost_s/{cause}"] for cause in CAUSES}
-    wall_s = end["time"] - min(event["began"] for event in read_events(tmp_path) if event["event"] == "start")
+    wall_s = end["time"] - min(
+        event["began"] for event in read_events(tmp_path) if event["event"] == "start"
+    )
     assert sum(lost.values()) + end[PRODUCTIVE] == pytest.approx(wall_s, rel=0.01)
     assert 0.9 * (ended - began) < wall_s <= ended - began + 0.1
     assert lost["redone"] == pytest.approx(known[PRODUCTIVE] - before_checkpoint, abs=1e-6)
@@ -337,9 +353,9 @@ def test_the_process_began_before_now_and_after_its_parent():
 
 def test_an_event_may_tell_of_a_folder_a_name_and_a_step(tmp_path):
     append_event(tmp_path, "save_failed", 3, folder="elsewhere", why="full")
-    assert [(event["event"], event["step"], event["folder"]) for event in read_events(tmp_path)] == [
-        ("save_failed", 3, "elsewhere")
-    ]
+    assert [
+        (event["event"], event["step"], event["folder"]) for event in read_events(tmp_path)
+    ] == [("save_failed", 3, "elsewhere")]
 
 
 def test_a_life_that_ended_before_its_first_row_is_taken_over(tmp_path):

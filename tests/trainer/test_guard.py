@@ -30,7 +30,10 @@ from trainer.step import make_step
 
 NAN, INF = math.nan, math.inf
 TX = Optimizer(
-    rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+    rule=AdamW(),
+    peak_lr=1e-2,
+    schedule=WarmupCosine(warmup_steps=0, end_frac=0.1),
+    weight_decay=0.1,
 ).chain(10)
 
 
@@ -40,9 +43,9 @@ def verdicts(guard: Guard, losses: list[float], norms: list[float] | None = None
     for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
         healthy, history = judge(history, jnp.float32(loss), jnp.float32(norm))
         found.append(bool(healthy))
-    assert int(history.n_healthy) == sum(found) and int(history.n_skipped + history.n_spikes) == len(
-        found
-    ) - sum(found)
+    assert int(history.n_healthy) == sum(found) and int(
+        history.n_skipped + history.n_spikes
+    ) == len(found) - sum(found)
     return found
 
 
@@ -52,17 +55,26 @@ def test_one_value_that_is_no_number_is_exactly_one_bad_step(bad, window):
     losses = list(np.random.default_rng(0).normal(3, 0.1, 60))
     at = 2 * window + 3
     assert [
-        i for i, ok in enumerate(verdicts(Guard(window=window), [*losses[:at], bad, *losses[at:]])) if not ok
+        i
+        for i, ok in enumerate(verdicts(Guard(window=window), [*losses[:at], bad, *losses[at:]]))
+        if not ok
     ] == [at]
     norms = [*losses[:at], bad, *losses[at:]]
-    assert [i for i, ok in enumerate(verdicts(Guard(window=window), [2.0] * 61, norms)) if not ok] == [at]
+    assert [
+        i for i, ok in enumerate(verdicts(Guard(window=window), [2.0] * 61, norms)) if not ok
+    ] == [at]
 
 
 def test_a_spike_is_bad_and_does_not_hide_the_next_one():
     rng = np.random.default_rng(1)
     losses = list(rng.normal(3, 0.1, 80))
     losses[50:54] = [9.0, 8.0, 9.5, 5.0]
-    assert [i for i, ok in enumerate(verdicts(Guard(window=32), losses)) if not ok] == [50, 51, 52, 53]
+    assert [i for i, ok in enumerate(verdicts(Guard(window=32), losses)) if not ok] == [
+        50,
+        51,
+        52,
+        53,
+    ]
     assert all(verdicts(Guard(window=32, sigmas=None), losses))
 
 
@@ -86,7 +98,9 @@ def test_a_history_that_is_with_new_window_finds_nothing_strange_but_still_count
 
 
 @cache
-def trained(poisoned: tuple[int, ...], seeds: tuple[int, ...], sizes: int | None = None) -> TrainState:
+def trained(
+    poisoned: tuple[int, ...], seeds: tuple[int, ...], sizes: int | None = None
+) -> TrainState:
     """Steps over the batches of `seeds`; those at the places `poisoned` have an infinite weight on one
     target.
     """

@@ -43,7 +43,11 @@ def test_a_process_whose_posts_stay_the_same_is_lost_after_a_while(clock):
     posts = {0: Post(count=7, step=13), 1: Post(count=5, step=12)}
     assert view_after(clock, SILENT_S - 1, posts).lost == ""
     view = view_after(clock, SILENT_S + 1, {1: posts[1]})
-    assert "process 1 has not answered for" in view.lost and "step 12" in view.lost and view.code == PEER_LOST
+    assert (
+        "process 1 has not answered for" in view.lost
+        and "step 12" in view.lost
+        and view.code == PEER_LOST
+    )
 
 
 def test_where_a_collective_has_failed_silence_is_noticed_sooner(clock):
@@ -68,7 +72,11 @@ def test_a_fault_is_told_in_its_own_words_with_its_own_code_and_stays_the_first(
     )
     assert (view.lost, view.code) == ("process 1 failed: no shard", 2)
     later = here._judged(
-        {0: Post(), 1: Post(left=True), 2: Post(left=True, why="process 2 failed: because of that", code=1)}
+        {
+            0: Post(),
+            1: Post(left=True),
+            2: Post(left=True, why="process 2 failed: because of that", code=1),
+        }
     )
     assert (later.lost, later.code) == (view.lost, view.code)
 
@@ -98,7 +106,9 @@ def feed(stragglers, own_s, *, steps, step_s=1.0):
     """One post a step of every process; what was said."""
     said = []
     for step in steps:
-        stragglers.see({p: Post(step=step, step_s=step_s, own_s=seconds) for p, seconds in enumerate(own_s)})
+        stragglers.see(
+            {p: Post(step=step, step_s=step_s, own_s=seconds) for p, seconds in enumerate(own_s)}
+        )
         said += filter(None, [stragglers.new_findings()])
     return said
 
@@ -108,7 +118,10 @@ def test_a_host_that_is_slow_for_some_posts_in_a_row_is_named_once():
     assert feed(stragglers, (0.1, 0.1, 0.9), steps=range(4)) == []
     assert feed(stragglers, (0.1, 0.1, 0.1), steps=range(4, 6)) == []
     (said,) = feed(stragglers, (0.1, 0.11, 0.9), steps=range(6, 30))
-    assert "process 2 holds the others up: 0.9 s of a step are its own, 0.79 s more than the median" in said
+    assert (
+        "process 2 holds the others up: 0.9 s of a step are its own, 0.79 s more than the median"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,5 +135,12 @@ def test_what_holds_nobody_up_is_not_named(own_s, step_s):
 
 def test_the_row_names_the_slowest():
     posts = {p: Post(step_s=1.0, own_s=seconds) for p, seconds in enumerate((0.2, 0.5, 0.3, 0.1))}
-    assert Stragglers().row(posts) == {"hosts/slowest_s": 0.5, "hosts/median_s": 0.2, "hosts/slowest": 1.0}
-    assert Stragglers().row({0: posts[0]}) == {} and Stragglers().row({0: posts[0], 1: Post(left=True)}) == {}
+    assert Stragglers().row(posts) == {
+        "hosts/slowest_s": 0.5,
+        "hosts/median_s": 0.2,
+        "hosts/slowest": 1.0,
+    }
+    assert (
+        Stragglers().row({0: posts[0]}) == {}
+        and Stragglers().row({0: posts[0], 1: Post(left=True)}) == {}
+    )

@@ -15,9 +15,14 @@ from trainer.schedules import WarmupCosine
 RUN = Run(
     architecture=SIZES,
     objective=NextToken(),
-    data=PackedShards(folder="data/train", weights={"web": 3.0, "code": 1.0}, seq_len=16, batch_size=8),
+    data=PackedShards(
+        folder="data/train", weights={"web": 3.0, "code": 1.0}, seq_len=16, batch_size=8
+    ),
     optimizer=Optimizer(
-        rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+        rule=AdamW(),
+        peak_lr=1e-3,
+        schedule=WarmupCosine(warmup_steps=2, end_frac=0.1),
+        weight_decay=0.1,
     ),
     steps=10,
     checkpoint=Checkpoints(every_steps=5),
@@ -75,7 +80,10 @@ def test_an_identity_field_may_not_change_unless_it_is_allowed_by_name(path, val
         match=rf"runs/x/pretrain holds checkpoints of another run \({path}.*--allow-change pretrain\.{path}",
     ):
         check_identity(
-            RUN, with_(path, value), allow_change=("data.batch_size", "see"), folder="runs/x/pretrain"
+            RUN,
+            with_(path, value),
+            allow_change=("data.batch_size", "see"),
+            folder="runs/x/pretrain",
         )
     assert check_identity(RUN, with_(path, value), allow_change=(path,), folder="runs/x/pretrain")
 
@@ -85,7 +93,10 @@ def test_every_identity_field_that_differs_is_shown_with_both_values():
         ValueError, match=r"architecture.width: 16 saved, 32 asked for; seed: 0 saved, 7 asked for"
     ) as error:
         check_identity(
-            RUN, {**with_("architecture.width", 32), "seed": 7, "steps": 99}, allow_change=(), folder="x"
+            RUN,
+            {**with_("architecture.width", 32), "seed": 7, "steps": 99},
+            allow_change=(),
+            folder="x",
         )
     assert "steps" not in str(error.value) and "\n" not in str(error.value)
 
@@ -96,7 +107,9 @@ def test_the_same_run_has_no_differences():
 
 def test_a_field_that_came_or_went_is_a_difference():
     shorter = {name: value for name, value in RUN.items() if name != "seed"}
-    assert changes(shorter, RUN) == {"seed": (None, 0)} and changes(RUN, shorter) == {"seed": (0, None)}
+    assert changes(shorter, RUN) == {"seed": (None, 0)} and changes(RUN, shorter) == {
+        "seed": (0, None)
+    }
     assert set(changes(RUN, with_("data.weights", {"web": 3.0}))) == {"data.weights.code"}
 
 
@@ -116,12 +129,22 @@ def test_a_name_that_only_begins_like_a_free_field_is_not_free(path):
     assert not is_free(path)
 
 
-@pytest.mark.parametrize(("path", "value"), FREE + IDENTITY, ids=[path for path, _ in FREE + IDENTITY])
+@pytest.mark.parametrize(
+    ("path", "value"), FREE + IDENTITY, ids=[path for path, _ in FREE + IDENTITY]
+)
 def test_the_fingerprint_of_a_finished_phase_ignores_where_it_ran_and_how_it_was_watched_and_nothing_else(
     path, value
 ):
     field = path.partition(".")[0]
-    unimportant = ("mesh", "micro_batches", "checkpoint", "evals", "evaluate_every", "guard", "health")
+    unimportant = (
+        "mesh",
+        "micro_batches",
+        "checkpoint",
+        "evals",
+        "evaluate_every",
+        "guard",
+        "health",
+    )
     ignored = field in unimportant
     assert (run_fingerprint(with_(path, value)) == run_fingerprint(RUN)) is ignored
 

@@ -85,7 +85,11 @@ def test_a_full_disk_is_said_and_rows_come_again_when_there_is_room(tmp_path):
             writer.flush()
         writer.close()"""
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0 and done.stderr.count("File too large); training goes on") == 2
     for steps in (
@@ -99,7 +103,9 @@ def test_a_full_disk_is_said_and_rows_come_again_when_there_is_room(tmp_path):
 def test_a_resumed_phase_shows_each_step_once_with_its_new_value(tmp_path):
     write_losses(tmp_path, start_step=0, steps=range(1, 10), offset=0.0)
     write_losses(tmp_path, start_step=6, steps=range(7, 12), offset=0.5)
-    expected = [(step, float(step)) for step in range(1, 7)] + [(step, step + 0.5) for step in range(7, 12)]
+    expected = [(step, float(step)) for step in range(1, 7)] + [
+        (step, step + 0.5) for step in range(7, 12)
+    ]
     assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
 
 
@@ -154,11 +160,14 @@ def shown_histograms(folder: Path, name: str) -> list[tuple[int, list[list[float
         str(folder), size_guidance={"tensors": 0}, tensor_size_guidance={"histograms": 0}
     ).Reload()
     return [
-        (event.step, tensor_util.make_ndarray(event.tensor_proto).tolist()) for event in read.Tensors(name)
+        (event.step, tensor_util.make_ndarray(event.tensor_proto).tolist())
+        for event in read.Tensors(name)
     ]
 
 
-def test_a_histogram_is_shown_from_its_first_filled_bin_to_its_last_and_one_of_nothing_is_not(tmp_path):
+def test_a_histogram_is_shown_from_its_first_filled_bin_to_its_last_and_one_of_nothing_is_not(
+    tmp_path,
+):
     writer = MetricsWriter(tmp_path, 0)
     writer.histogram(
         4,
@@ -182,7 +191,9 @@ def test_what_is_taken_back_while_a_run_goes_on_is_shown_once_with_its_new_value
         if offset == 0:
             writer.back_to(6)
     writer.close()
-    expected = [(step, float(step)) for step in range(7)] + [(step, step + 0.5) for step in range(7, 12)]
+    expected = [(step, float(step)) for step in range(7)] + [
+        (step, step + 0.5) for step in range(7, 12)
+    ]
     assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
 
 

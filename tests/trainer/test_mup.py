@@ -27,11 +27,17 @@ def factors(params, base_width):
 def test_updates_of_hidden_and_output_matrices_shrink_with_the_width_and_no_others():
     found = factors(host_params(), BASE)
     assert {name for name, factor in found.items() if factor == 0.25} == {*HIDDEN, "unembed_DV"}
-    assert {name for name, factor in found.items() if factor == 1.0} == {"embed_VD", "scale_D", "scale_ND"}
+    assert {name for name, factor in found.items() if factor == 1.0} == {
+        "embed_VD",
+        "scale_D",
+        "scale_ND",
+    }
 
 
 def test_biases_and_learned_positions_keep_their_updates():
-    sizes = GPT2(vocab_size=40, width=16, layers=2, heads=4, feed_forward_width=24, context=8, tied=False)
+    sizes = GPT2(
+        vocab_size=40, width=16, layers=2, heads=4, feed_forward_width=24, context=8, tied=False
+    )
     with jax.set_mesh(under(ONE_DEVICE)):
         shapes = jax.eval_shape(sizes.build(Precision()).init, jax.random.key(0))
     found = factors(jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes), BASE)
@@ -69,15 +75,29 @@ def test_at_the_base_width_nothing_changes():
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_standard_deviations_at_birth_go_with_the_width_as_they_must(width):
     sizes = SIZES.model_copy(
-        update={"width": width, "heads": width // 4, "kv_heads": width // 8, "feed_forward_width": 2 * width}
+        update={
+            "width": width,
+            "heads": width // 4,
+            "kv_heads": width // 8,
+            "feed_forward_width": 2 * width,
+        }
     )
     with jax.set_mesh(under(ONE_DEVICE)):
-        params = quick_jit(lambda key: scaled_at_birth(built(sizes).init(key), 16))(jax.random.key(0))
+        params = quick_jit(lambda key: scaled_at_birth(built(sizes).init(key), 16))(
+            jax.random.key(0)
+        )
     found = {path[-1].key: float(np.std(x)) for path, x in jax.tree.leaves_with_path(params)}
     near = partial(pytest.approx, rel=0.1)
     assert found["unembed_DV"] == near(16**0.5 / width) and found["embed_VD"] == near(16**-0.5)
-    fan_in = {"wq_NDHA": width, "wo_NHAD": width // 4 * 6, "w_up_NDF": width, "w_down_NFD": 2 * width}
-    assert {name: found[name] for name in fan_in} == near({name: n**-0.5 for name, n in fan_in.items()})
+    fan_in = {
+        "wq_NDHA": width,
+        "wo_NHAD": width // 4 * 6,
+        "w_up_NDF": width,
+        "w_down_NFD": 2 * width,
+    }
+    assert {name: found[name] for name in fan_in} == near(
+        {name: n**-0.5 for name, n in fan_in.items()}
+    )
 
 
 def test_layouts_stay():
@@ -89,5 +109,7 @@ def test_layouts_stay():
 
 def test_a_tied_output_matrix_is_refused_by_the_field_to_set():
     params = host_params(SIZES.model_copy(update={"tied": True}))
-    with pytest.raises(ValueError, match=r"optimizer.mup_base_width=8 .* set architecture.tied=false"):
+    with pytest.raises(
+        ValueError, match=r"optimizer.mup_base_width=8 .* set architecture.tied=false"
+    ):
         scaled_at_birth(params, 8)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from model.api import ModelInputs
-from tests.examples import ONE_DEVICE, SIZES, batch_on, built, params_on, quick_jit, random_tokens, under
+from tests.examples import (
+    ONE_DEVICE,
+    SIZES,
+    batch_on,
+    built,
+    params_on,
+    quick_jit,
+    random_tokens,
+    under,
+)
 from trainer.objectives.next_token import NextToken
 
 BATCH = random_tokens(B=4, L=9)
@@ -43,9 +52,9 @@ def nll_and_correct() -> tuple[np.ndarray, np.ndarray]:
         logits_BLV = np.array(plain_logits(params_on(under(ONE_DEVICE)), *inputs), np.float64)
     shifted_BLV = logits_BLV - logits_BLV.max(-1, keepdims=True)
     logp_BLV = shifted_BLV - np.log(np.exp(shifted_BLV).sum(-1, keepdims=True))
-    return -np.take_along_axis(logp_BLV, BATCH.targets_BL[..., None], -1)[..., 0], logits_BLV.argmax(
-        -1
-    ) == BATCH.targets_BL
+    return -np.take_along_axis(logp_BLV, BATCH.targets_BL[..., None], -1)[
+        ..., 0
+    ], logits_BLV.argmax(-1) == BATCH.targets_BL
 
 
 def test_the_loss_is_the_mean_over_all_targets_and_not_a_mean_of_row_means():
@@ -56,8 +65,12 @@ def test_the_loss_is_the_mean_over_all_targets_and_not_a_mean_of_row_means():
     assert n_B.min() > 0 and len(set(n_B)) > 2
     np.testing.assert_allclose(loss.total, (nll_BL * weight_BL).sum() / n_B.sum(), rtol=1e-5)
     assert abs(loss.total - ((nll_BL * weight_BL).sum(-1) / n_B).mean()) > 1e-3
-    np.testing.assert_allclose(loss.metrics["nll"], ((nll_BL * weight_BL).sum(), n_B.sum()), rtol=1e-5)
-    np.testing.assert_allclose(loss.metrics["accuracy"], ((correct_BL * weight_BL).sum(), n_B.sum()))
+    np.testing.assert_allclose(
+        loss.metrics["nll"], ((nll_BL * weight_BL).sum(), n_B.sum()), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        loss.metrics["accuracy"], ((correct_BL * weight_BL).sum(), n_B.sum())
+    )
 
 
 def test_what_stands_at_weight_0_never_matters():
@@ -65,7 +78,8 @@ def test_what_stands_at_weight_0_never_matters():
     padding_BL = BATCH.segments_BL == 0
     assert off_BL.sum() > padding_BL.sum() > 0
     changed = BATCH._replace(
-        targets_BL=np.where(off_BL, 7, BATCH.targets_BL), tokens_BL=np.where(padding_BL, 9, BATCH.tokens_BL)
+        targets_BL=np.where(off_BL, 7, BATCH.targets_BL),
+        tokens_BL=np.where(padding_BL, 9, BATCH.tokens_BL),
     )
     (loss, gradient), (other, other_gradient) = of(BATCH), of(changed)
     assert loss.total == other.total
@@ -76,10 +90,15 @@ def test_what_stands_at_weight_0_never_matters():
 
 
 def test_weights_are_shares_of_a_target():
-    (loss, gradient), (half, half_gradient) = of(BATCH), of(BATCH._replace(weight_BL=BATCH.weight_BL / 4))
+    (loss, gradient), (half, half_gradient) = (
+        of(BATCH),
+        of(BATCH._replace(weight_BL=BATCH.weight_BL / 4)),
+    )
     np.testing.assert_allclose(loss.total, half.total, rtol=1e-6)
     np.testing.assert_allclose(half.metrics["nll"], np.array(loss.metrics["nll"]) / 4, rtol=1e-6)
-    jax.tree.map(lambda g, h: np.testing.assert_allclose(g, h, rtol=1e-4, atol=1e-6), gradient, half_gradient)
+    jax.tree.map(
+        lambda g, h: np.testing.assert_allclose(g, h, rtol=1e-4, atol=1e-6), gradient, half_gradient
+    )
 
 
 def test_a_batch_without_targets_has_loss_0_and_gradient_0():

@@ -102,7 +102,9 @@ def test_padded_entries_soft_caps_and_the_log_of_the_sum_have_the_gradients_of_t
         return jnp.sum(logp_BL * g_BL + lse_BL**2), (logp_BL, lse_BL)
 
     def total(h_BLD, w_DV):
-        logp_BL, _, lse_BL = token_logp(h_BLD, w_DV, shard(jnp.array(targets_BL), "BL"), vocab_size, soft_cap)
+        logp_BL, _, lse_BL = token_logp(
+            h_BLD, w_DV, shard(jnp.array(targets_BL), "BL"), vocab_size, soft_cap
+        )
         return jnp.sum(logp_BL * shard(jnp.array(g_BL), "BL") + lse_BL**2), (logp_BL, lse_BL)
 
     with jax.set_mesh(under(sizes)):
@@ -110,9 +112,13 @@ def test_padded_entries_soft_caps_and_the_log_of_the_sum_have_the_gradients_of_t
             jax.device_put(x, named(under(sizes), letters))
             for x, letters in ((hidden_BLD, "BLD"), (unembed_DV, "DV"))
         ]
-        (_, found), gradients = quick_jit(jax.value_and_grad(total, (0, 1), has_aux=True))(*laid_out)
+        (_, found), gradients = quick_jit(jax.value_and_grad(total, (0, 1), has_aux=True))(
+            *laid_out
+        )
     with jax.set_mesh(under(ONE_DEVICE)):
-        (_, wanted), expected = jax.value_and_grad(plain_total, (0, 1), has_aux=True)(hidden_BLD, unembed_DV)
+        (_, wanted), expected = jax.value_and_grad(plain_total, (0, 1), has_aux=True)(
+            hidden_BLD, unembed_DV
+        )
     for x, y in zip((*found, *gradients), (*wanted, *expected), strict=True):
         np.testing.assert_allclose(np.array(x), y, rtol=1e-4, atol=1e-5)
     assert not np.any(np.array(gradients[1])[:, vocab_size:])
@@ -140,16 +146,23 @@ def test_a_vocabulary_divided_over_devices_gives_the_same():
 
 def test_log_probabilities_of_bfloat16_states_are_computed_in_float32():
     hidden_BLD, unembed_DV, targets_BL, _ = drawn(2, 5, seed=2)
-    hidden_BLD, unembed_DV = jnp.array(hidden_BLD, jnp.bfloat16), jnp.array(unembed_DV, jnp.bfloat16)
+    hidden_BLD, unembed_DV = (
+        jnp.array(hidden_BLD, jnp.bfloat16),
+        jnp.array(unembed_DV, jnp.bfloat16),
+    )
     with jax.set_mesh(under(ONE_DEVICE)):
         logp_BL = logp_of(hidden_BLD, unembed_DV, jnp.array(targets_BL))
-    expected_BL = plain_logp(hidden_BLD.astype(jnp.float32), unembed_DV.astype(jnp.float32), targets_BL)
+    expected_BL = plain_logp(
+        hidden_BLD.astype(jnp.float32), unembed_DV.astype(jnp.float32), targets_BL
+    )
     assert logp_BL.dtype == jnp.float32
     np.testing.assert_allclose(logp_BL, expected_BL, rtol=1e-5, atol=1e-5)
 
 
 def sizes_in(jaxpr: Any) -> set[int]:
-    found = {v.aval.size for equation in jaxpr.eqns for v in equation.outvars if hasattr(v.aval, "size")}
+    found = {
+        v.aval.size for equation in jaxpr.eqns for v in equation.outvars if hasattr(v.aval, "size")
+    }
     inner = [
         getattr(x, "jaxpr", x)
         for equation in jaxpr.eqns

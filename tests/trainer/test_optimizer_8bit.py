@@ -20,14 +20,23 @@ from trainer.state import new_state
 from trainer.step import make_step
 
 SMALL = Llama(
-    vocab_size=256, width=32, layers=2, heads=2, kv_heads=2, head_width=32, feed_forward_width=256, context=32
+    vocab_size=256,
+    width=32,
+    layers=2,
+    heads=2,
+    kv_heads=2,
+    head_width=32,
+    feed_forward_width=256,
+    context=32,
 )
 RULES = {"peak_lr": 1e-2, "weight_decay": 0.1}
 
 
 def there_and_back(x: np.ndarray, dtype, *, letters: str = "DF", blocks: Blocks) -> np.ndarray:
     with jax.set_mesh(under(ONE_DEVICE)):
-        return np.asarray(restored(*quantized(jnp.array(x), letters, blocks, dtype), letters, blocks))
+        return np.asarray(
+            restored(*quantized(jnp.array(x), letters, blocks, dtype), letters, blocks)
+        )
 
 
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
@@ -41,7 +50,9 @@ def test_every_code_is_a_number_that_comes_back(dtype):
         values = restored(jnp.array(codes), jnp.full((1, 1), 3.0), "DF", blocks)
         again, scale = quantized(values, "DF", blocks, dtype)
     assert float(scale[0, 0]) == 3.0 and np.array_equal(again, codes)
-    assert np.all(np.diff(np.unique(values)) > 0) and len(np.unique(values)) == len(np.unique(codes))
+    assert np.all(np.diff(np.unique(values)) > 0) and len(np.unique(values)) == len(
+        np.unique(codes)
+    )
     assert float(jnp.abs(values).min()) == pytest.approx(
         3.0 * (1e-6 if dtype == jnp.int8 else 1e-7), rel=1e-5
     )
@@ -76,7 +87,11 @@ def test_a_second_moment_is_never_rounded_to_zero_and_zeros_stay_zeros():
         ("layers.wo_NHAD", (32, 32, 80, 4096), Blocks(2, 2, 40)),
         ("embed_VD", (32000, 4096), Blocks(0, 256, 125)),
         ("layers.wkv_down_NDD2", (27, 2048, 576), Blocks(2, 16, 36)),
-        ("layers.router_NDE", (27, 2048, 64), None),  # two blocks, which an expert axis could not divide
+        (
+            "layers.router_NDE",
+            (27, 2048, 64),
+            None,
+        ),  # two blocks, which an expert axis could not divide
         ("layers.wq_NDHA", (3, 16, 2, 4), None),
         ("layers.scale_ND", (32, 4096), None),
         ("layers.bq_NHA", (32, 32, 128), None),
@@ -94,13 +109,19 @@ def test_a_state_is_less_than_three_tenths_of_32_bits():
             jax.eval_shape(Optimizer(rule=rule(), **RULES, schedule=CONSTANT).chain(9).init, params)
             for rule in (AdamW8bit, AdamW)
         ]
-    small, large = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for state in states)
+    small, large = (
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for state in states
+    )
     assert small <= 0.3 * large
 
 
 def losses(optimizer, *, steps: int) -> np.ndarray:
     """Of training on documents that repeat one of 8 phrases, each step on other ones."""
-    model, tx, mesh = SMALL.build(Precision(compute="float32")), optimizer.chain(steps), under(ONE_DEVICE)
+    model, tx, mesh = (
+        SMALL.build(Precision(compute="float32")),
+        optimizer.chain(steps),
+        under(ONE_DEVICE),
+    )
     rng = np.random.default_rng(0)
     phrases = random_documents(rng, [11] * 8, SMALL.vocab_size)
     with jax.set_mesh(mesh):
@@ -109,7 +130,8 @@ def losses(optimizer, *, steps: int) -> np.ndarray:
         for _ in range(steps):
             rows = [(phrases[i] * 3)[:33] for i in rng.integers(0, 8, 8)]
             noisy = [
-                [[token if rng.random() < 0.8 else int(rng.integers(256)) for token in row]] for row in rows
+                [[token if rng.random() < 0.8 else int(rng.integers(256)) for token in row]]
+                for row in rows
             ]
             state, metrics = step(state, batch_on(mesh, token_batch(noisy, L=32)))
             found.append(metrics["loss/train"][0])
@@ -121,7 +143,8 @@ def test_300_steps_end_with_the_loss_of_32_bits():
     """Within half a percent, over the last tenth."""
     rules = {**RULES, "schedule": WarmupCosine(warmup_steps=20, end_frac=0.1)}
     eight, full = (
-        losses(Optimizer(rule=rule(), **rules), steps=300)[-30:].mean() for rule in (AdamW8bit, AdamW)
+        losses(Optimizer(rule=rule(), **rules), steps=300)[-30:].mean()
+        for rule in (AdamW8bit, AdamW)
     )
     assert eight == pytest.approx(full, rel=0.005) and full < 4
 
@@ -133,6 +156,7 @@ def test_the_first_step_is_that_of_32_bits():
     with jax.set_mesh(under(ONE_DEVICE)):
         chains = [Optimizer(rule=rule(), **rules).chain(9) for rule in (AdamW8bit, AdamW)]
         first = [
-            quick_jit(lambda g, tx=tx: tx.update(g, tx.init(params), params)[0])(params) for tx in chains
+            quick_jit(lambda g, tx=tx: tx.update(g, tx.init(params), params)[0])(params)
+            for tx in chains
         ]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *first)

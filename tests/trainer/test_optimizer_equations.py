@@ -19,7 +19,12 @@ from trainer.optimizers.soap import SOAP
 PLAIN = {"peak_lr": 0.1, "schedule": CONSTANT, "weight_decay": 0.0, "clip_norm": None}
 GRADIENTS = [jax.tree.map(lambda x: normal(*x.shape) * scale, PARAMS) for scale in (0.01, 1.0, 3.0)]  # noqa: B023
 MATRICES = ("embed_VD", "w_DF", "blocks.wq_NDHA", "blocks.wo_NHAD")
-SIDES = {"embed_VD": (24, 16), "w_DF": (16, 256), "blocks.wq_NDHA": (16, 8), "blocks.wo_NHAD": (8, 16)}
+SIDES = {
+    "embed_VD": (24, 16),
+    "w_DF": (16, 256),
+    "blocks.wq_NDHA": (16, 8),
+    "blocks.wo_NHAD": (8, 16),
+}
 
 
 def singles(tree: Any) -> dict[str, list[np.ndarray]]:
@@ -55,7 +60,11 @@ def compare(
 def test_adamw_is_its_equations():
     """Loshchilov and Hutter 2019, algorithm 2, after clipping by the global norm."""
     optimizer = Optimizer(
-        rule=AdamW(b1=0.8, b2=0.9, eps=1e-6), peak_lr=0.1, schedule=CONSTANT, weight_decay=0.5, clip_norm=2.0
+        rule=AdamW(b1=0.8, b2=0.9, eps=1e-6),
+        peak_lr=0.1,
+        schedule=CONSTANT,
+        weight_decay=0.5,
+        clip_norm=2.0,
     )
     updated, _ = run(optimizer, GRADIENTS)
     decayed = [leaf_name(path) in MATRICES for path, _ in jax.tree.leaves_with_path(PARAMS)]
@@ -74,8 +83,12 @@ def test_adamw_is_its_equations():
 
 def test_lion_is_its_program():
     """Chen et al. 2023, program 1."""
-    updated, _ = run(Optimizer(rule=Lion(b1=0.8, b2=0.9), **{**PLAIN, "weight_decay": 0.5}), GRADIENTS)
-    expected = {name: [x.astype(np.float64) for x in found] for name, found in singles(PARAMS).items()}
+    updated, _ = run(
+        Optimizer(rule=Lion(b1=0.8, b2=0.9), **{**PLAIN, "weight_decay": 0.5}), GRADIENTS
+    )
+    expected = {
+        name: [x.astype(np.float64) for x in found] for name, found in singles(PARAMS).items()
+    }
     means = {name: [np.zeros(x.shape) for x in found] for name, found in expected.items()}
     for gradient in map(singles, GRADIENTS):
         for name, found in expected.items():
@@ -99,7 +112,10 @@ def test_muon_is_the_librarys_on_hidden_matrices_and_adamw_elsewhere():
     updated, _ = run(Optimizer(rule=Muon(momentum=0.9, rms=0.3, b1=0.8), **PLAIN), GRADIENTS)
     hidden = set(MATRICES) - {"embed_VD"}
     compare(
-        updated, expected_of(optax.contrib.muon(0.1, beta=0.9, consistent_rms=0.3)), names=hidden, rtol=1e-3
+        updated,
+        expected_of(optax.contrib.muon(0.1, beta=0.9, consistent_rms=0.3)),
+        names=hidden,
+        rtol=1e-3,
     )
     compare(
         updated,
@@ -135,7 +151,9 @@ def test_soap_is_its_algorithm():
     expected = soap(params["w_DF"], [g["w_DF"] for g in gradients], b1, b2, eps, every)
     np.testing.assert_allclose(updated["w_DF"], expected, atol=1e-3)
     for i in range(2):
-        expected = soap(params["w_up_NDF"][i], [g["w_up_NDF"][i] for g in gradients], b1, b2, eps, every)
+        expected = soap(
+            params["w_up_NDF"][i], [g["w_up_NDF"][i] for g in gradients], b1, b2, eps, every
+        )
         np.testing.assert_allclose(updated["w_up_NDF"][i], expected, atol=1e-3)
 
 
@@ -151,10 +169,14 @@ def soap(
         g = gradient.astype(np.float64)
         m = b1 * m + (1 - b1) * g
         means = [
-            b2 * mean + (1 - b2) * product for mean, product in zip(means, (g @ g.T, g.T @ g), strict=True)
+            b2 * mean + (1 - b2) * product
+            for mean, product in zip(means, (g @ g.T, g.T @ g), strict=True)
         ]
         if (t - 1) % every == 0:
-            sizes = [np.diag(q.T @ mean @ q) * (len(q) <= 8) for q, mean in zip(bases, means, strict=True)]
+            sizes = [
+                np.diag(q.T @ mean @ q) * (len(q) <= 8)
+                for q, mean in zip(bases, means, strict=True)
+            ]
             orders = [np.argsort(-size, kind="stable") for size in sizes]
             v = v[np.ix_(*orders)]
             found = [

@@ -14,7 +14,15 @@ from model.sharding import AXES, letters_of, spec, undivided
 from model.size import is_matrix
 from tests.examples import at_rest_on, quick_jit, under
 from tests.model import moe_examples
-from tests.trainer.optimizer_examples import CONSTANT, EXAMPLES, GRADIENT, PARAMS, compiled, normal, run
+from tests.trainer.optimizer_examples import (
+    CONSTANT,
+    EXAMPLES,
+    GRADIENT,
+    PARAMS,
+    compiled,
+    normal,
+    run,
+)
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.optimizers.common.chain import averaged, clip_each, decay_mask
@@ -49,7 +57,9 @@ def test_scales_and_biases_are_no_matrices(name):
 
 
 def test_a_pattern_that_spares_nothing_is_told():
-    with pytest.raises(ValueError, match=re.escape("optimizer.no_decay='embd' matches no parameter")):
+    with pytest.raises(
+        ValueError, match=re.escape("optimizer.no_decay='embd' matches no parameter")
+    ):
         decay_mask(("wq", "embd"))(PARAMS)
 
 
@@ -71,7 +81,8 @@ def test_clipping_each_shortens_every_layer_alone_and_leaves_short_ones():
 
 def test_without_clipping_the_length_of_a_gradient_counts():
     eps_rules = Optimizer(rule=AdamW(eps=1e6), **SGD_LIKE, clip_norm=None)
-    short, long = (run(eps_rules, [jax.tree.map(lambda g: g * np.float32(n), GRADIENT)])[0] for n in (1, 100))  # noqa: B023
+    short = run(eps_rules, [GRADIENT])[0]
+    long = run(eps_rules, [jax.tree.map(lambda g: g * np.float32(100), GRADIENT)])[0]
     moved = [
         np.abs(x - y).max() / np.abs(z - y).max()
         for x, y, z in zip(*map(jax.tree.leaves, (long, PARAMS, short)), strict=True)
@@ -91,7 +102,9 @@ def test_the_average_weighs_the_parameters_after_each_step_and_changes_no_step()
         *(p for p, _ in seen[1:]),
     )
     found = averaged(seen[3][1], seen[3][0])
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected
+    )
     jax.tree.map(np.testing.assert_array_equal, averaged(seen[0][1], None), PARAMS)
 
 
@@ -102,13 +115,21 @@ def test_without_an_average_the_parameters_are_their_own():
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"fsdp": 4, "tensor": 2}, {"stage": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "expert": 2, "fsdp": 2}],
+    [
+        {"fsdp": 4, "tensor": 2},
+        {"stage": 2, "fsdp": 2, "tensor": 2},
+        {"data": 2, "expert": 2, "fsdp": 2},
+    ],
     ids=str,
 )
 def test_devices_work_on_whole_matrices_and_give_each_part_back(sizes):
     """Layers and experts do not divide over the devices; one array lies divided on one side only."""
     mesh = under(sizes)
-    arrays = {"w_NEDF": normal(2, 4, 8, 6), "wo_NHAD": normal(2, 2, 3, 8), "wk_NDKA": normal(2, 8, 2, 3)}
+    arrays = {
+        "w_NEDF": normal(2, 4, 8, 6),
+        "wo_NHAD": normal(2, 2, 3, 8),
+        "wk_NDKA": normal(2, 8, 2, 3),
+    }
     for name, x in arrays.items():
         stack, rows, columns = matrix_of(name)
         square = {"x": Matrix(stack, rows, columns), "product": Matrix(stack, columns, columns)}
@@ -125,7 +146,9 @@ def test_devices_work_on_whole_matrices_and_give_each_part_back(sizes):
             square_name = f"p_{stack}{columns}{columns}"
             placed = at_rest_on(mesh, {name: x, square_name: product})
             fn = quick_jit(
-                lambda x, square=square: on_whole_matrices(multiplied, x, square, 2.0, out=list(square))
+                lambda x, square=square: on_whole_matrices(
+                    multiplied, x, square, 2.0, out=list(square)
+                )
             )
             found = fn({"x": placed[name], "product": placed[square_name]})
         flat = x.reshape(*x.shape[: len(stack)], -1, int(np.prod(columns_shape)))
@@ -156,7 +179,9 @@ def test_every_kind_of_parameter_has_a_state_at_rest_on_a_mesh_without_devices(n
     """
     sizes = {"fsdp": 4, "expert": 2, "tensor": 2}
     mesh = AbstractMesh(
-        tuple(sizes.get(axis, 1) for axis in AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES)
+        tuple(sizes.get(axis, 1) for axis in AXES),
+        AXES,
+        axis_types=(AxisType.Explicit,) * len(AXES),
     )
     tx = EXAMPLES[name].model_copy(update={"no_decay": (), "ema_decay": 0.9}).chain(9)
     with jax.sharding.use_abstract_mesh(mesh), nullcontext() if divided else undivided():

@@ -21,14 +21,24 @@ from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
 SIZES = Llama(
-    vocab_size=400, width=16, layers=2, heads=4, kv_heads=2, head_width=6, feed_forward_width=24, context=32
+    vocab_size=400,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=6,
+    feed_forward_width=24,
+    context=32,
 )
 RUN = Run(
     architecture=SIZES,
     objective=NextToken(),
     data=PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=16, batch_size=8),
     optimizer=Optimizer(
-        rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=2, end_frac=0.1), weight_decay=0.1
+        rule=AdamW(),
+        peak_lr=1e-3,
+        schedule=WarmupCosine(warmup_steps=2, end_frac=0.1),
+        weight_decay=0.1,
     ),
     steps=10,
     checkpoint=Checkpoints(every_steps=5),
@@ -52,7 +62,8 @@ def phase_of(job_folder: Path, mesh: dict, run: Run = RUN, **sizes: int) -> Phas
 
 def test_every_parameter_that_a_mesh_does_not_divide_is_named_with_its_size(job_folder):
     with pytest.raises(
-        ValueError, match="mesh tensor=2 does not divide H=3 .* of blocks.attention.wq_NDHA; change the mesh"
+        ValueError,
+        match="mesh tensor=2 does not divide H=3 .* of blocks.attention.wq_NDHA; change the mesh",
     ) as error:
         phase_of(job_folder, {"fsdp": 4, "tensor": 2}, heads=3, kv_heads=3, feed_forward_width=25)
     assert "F=25 (feed-forward width) of blocks.feed_forward.w_up_NDF" in str(

@@ -7,13 +7,17 @@ from data_pipeline.rows.position import after, rows_of, united
 from trainer.batches.position import batch_size_at, rows_until
 
 numbers = st.integers(0, 40)
-windows = st.lists(st.tuples(numbers, st.integers(0, 9)).map(lambda w: [w[0], w[0] + w[1]]), max_size=5)
+windows = st.lists(
+    st.tuples(numbers, st.integers(0, 9)).map(lambda w: [w[0], w[0] + w[1]]), max_size=5
+)
 ramps = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 5)), max_size=3)
 
 
 @given(numbers, st.integers(0, 20), windows)
 def test_rows_are_the_next_ones_that_no_window_holds(first, n, skipped):
-    kept = [row for row in range(first, 200) if not any(start <= row < stop for start, stop in skipped)]
+    kept = [
+        row for row in range(first, 200) if not any(start <= row < stop for start, stop in skipped)
+    ]
     assert rows_of(first, n, skipped) == kept[:n]
     assert rows_of(first, 3, skipped, offset=n) == kept[n : n + 3]
     assert after(first, n, skipped) == (kept[n - 1] + 1 if n else first)

@@ -18,7 +18,9 @@ from trainer.records.profiler import SIGNALLED_STEPS, Profiler, window_of
 
 def traced_steps(folder: Path) -> list[list[int]]:
     """The steps named in each trace of the profile page, oldest first."""
-    traces = sorted(folder.glob("plugins/profile/*/*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
+    traces = sorted(
+        folder.glob("plugins/profile/*/*.trace.json.gz"), key=lambda path: path.stat().st_mtime
+    )
     assert len(traces) == len(list(folder.glob("plugins/profile/*/*.xplane.pb")))
     found = [json.loads(gzip.decompress(path.read_bytes()))["traceEvents"] for path in traces]
     names = [{event.get("name", "") for event in events} for events in found]
@@ -80,7 +82,8 @@ def test_a_window_is_written_as_first_and_last_step():
 
 
 @pytest.mark.parametrize(
-    "text", ["steps=13:10", "steps=0:3", "10:13", "steps=10", "steps=a:b", "steps=-1:3", "steps=1:3 "]
+    "text",
+    ["steps=13:10", "steps=0:3", "10:13", "steps=10", "steps=a:b", "steps=-1:3", "steps=1:3 "],
 )
 def test_a_window_written_otherwise_is_one_sentence_with_the_remedy(text):
     with pytest.raises(ValueError, match=r"--profile .*write steps=10:13"):

@@ -61,7 +61,9 @@ def test_one_flipped_bit_in_one_of_four_copies_is_found_and_its_device_named():
         device, at, bit = int(rng.integers(4)), int(rng.integers(n_bytes)), int(rng.integers(8))
         with jax.set_mesh(mesh):
             (said,) = check(tree_on(mesh, (name, device, at, bit)), mesh)
-        assert said.startswith(f"{name} differs on device {device} of process 0 from its 3 other copies"), (
+        assert said.startswith(
+            f"{name} differs on device {device} of process 0 from its 3 other copies"
+        ), (
             said,
             at,
             bit,
@@ -70,11 +72,15 @@ def test_one_flipped_bit_in_one_of_four_copies_is_found_and_its_device_named():
 
 def test_of_two_copies_of_a_part_both_are_named():
     mesh = mesh_of(2, 2)
-    (twins,) = ([d.id for d in pair] for pair in mesh.devices.reshape(2, 2).T if 3 in [d.id for d in pair])
+    (twins,) = (
+        [d.id for d in pair] for pair in mesh.devices.reshape(2, 2).T if 3 in [d.id for d in pair]
+    )
     with jax.set_mesh(mesh):
         (said,) = check({"params": tree_on(mesh, ("w_DF", 3, 5, 6))}, mesh)
     wanted = ", ".join(f"device {i} of process 0" for i in twins)
-    assert said.startswith(f"the copies of params.w_DF on {wanted} differ, and none is in the majority")
+    assert said.startswith(
+        f"the copies of params.w_DF on {wanted} differ, and none is in the majority"
+    )
 
 
 def test_a_part_without_a_copy_cannot_be_checked():
@@ -101,10 +107,15 @@ def test_a_gradient_that_does_not_repeat_itself_is_found(faults, said):
 
     def gradient(state, batch):
         wrong = jax.pure_callback(disturbance, jax.ShapeDtypeStruct((), jnp.float32))
-        return {"w_DF": state["w_DF"] * batch.at[0].add(wrong)[:, None], "scale_D": state["scale_D"]}
+        return {
+            "w_DF": state["w_DF"] * batch.at[0].add(wrong)[:, None],
+            "scale_D": state["scale_D"],
+        }
 
     with jax.set_mesh(mesh):
         state = tree_on(mesh)
         batch = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec()))
         found = make_replay(gradient, mesh)(state, batch)
-    assert len(found) == len(said) and all(a.startswith(b) for a, b in zip(found, said, strict=True)), found
+    assert len(found) == len(said) and all(
+        a.startswith(b) for a, b in zip(found, said, strict=True)
+    ), found

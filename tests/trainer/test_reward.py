@@ -39,7 +39,9 @@ def loss_of(reward: Reward, reward_BL, batch):
     with jax.set_mesh(under(ONE_DEVICE)):
         batch = batch_on(under(ONE_DEVICE), batch)
         denominators = reward.denominators(batch)
-        loss = reward.loss({"policy": (rewarding(reward_BL), params)}, batch, denominators, jax.random.key(0))
+        loss = reward.loss(
+            {"policy": (rewarding(reward_BL), params)}, batch, denominators, jax.random.key(0)
+        )
     return float(loss.total), {name: float(x / n) for name, (x, n) in loss.metrics.items()}
 
 
@@ -47,7 +49,9 @@ def loss_of(reward: Reward, reward_BL, batch):
 PAIR = ([0, 0, 0], [0, 0, 0, 0, 0], 1)
 
 
-@pytest.mark.parametrize(("coefficient", "total"), [(0.0, 0.2410082), (0.01, 0.2410082 + 0.01 * 1.7**2)])
+@pytest.mark.parametrize(
+    ("coefficient", "total"), [(0.0, 0.2410082), (0.01, 0.2410082 + 0.01 * 1.7**2)]
+)
 def test_the_loss_of_given_rewards_is_the_closed_form(coefficient, total):
     """-log sigmoid(1.5 - 0.2), and TRL's centering term."""
     batch = preference_batch([[PAIR]], L=7, P=1)

@@ -41,7 +41,14 @@ from trainer.schedules import Constant
 
 V, L, B = 384, 8, 16
 SMALL = Llama(
-    vocab_size=V, width=16, layers=1, heads=2, kv_heads=2, head_width=8, feed_forward_width=24, context=L
+    vocab_size=V,
+    width=16,
+    layers=1,
+    heads=2,
+    kv_heads=2,
+    head_width=8,
+    feed_forward_width=24,
+    context=L,
 )
 LARGE = SMALL.model_copy(update={"width": 24, "layers": 2, "heads": 4, "kv_heads": 4})
 
@@ -51,8 +58,12 @@ def job_folder(tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("job"), np.random.default_rng(0)
     text = Path(__file__).read_text()
     SentencePiece(vocab_size=V, model="bpe").train([text], folder / "data/tokenizer.model")
-    write_documents(folder / "data/train/web", random_documents(rng, rng.integers(3, L + 1, 40), 300))
-    write_pairs(folder / "data/train/pairs", [(*random_documents(rng, (4, 3), 300), 1) for _ in range(40)])
+    write_documents(
+        folder / "data/train/web", random_documents(rng, rng.integers(3, L + 1, 40), 300)
+    )
+    write_pairs(
+        folder / "data/train/pairs", [(*random_documents(rng, (4, 3), 300), 1) for _ in range(40)]
+    )
     return folder
 
 
@@ -64,7 +75,9 @@ def rollouts_are_known() -> Iterator[None]:
 
 
 SHARDS = PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=L, batch_size=B)
-PAIRS = PackedPairs(folder="data/train", weights={"pairs": 1.0}, seq_len=L, batch_size=B, pairs_per_row=2)
+PAIRS = PackedPairs(
+    folder="data/train", weights={"pairs": 1.0}, seq_len=L, batch_size=B, pairs_per_row=2
+)
 
 
 def run_of(**fields: Any) -> Run:
@@ -122,7 +135,9 @@ def test_a_reward_model_starts_from_a_policy_and_its_head_is_in_its_checkpoint_a
         assert "reward_D" not in phase.state().trainable
 
 
-def test_the_reference_of_dpo_is_computed_once_by_the_first_policy_and_kept_for_a_resumed_run(job_folder):
+def test_the_reference_of_dpo_is_computed_once_by_the_first_policy_and_kept_for_a_resumed_run(
+    job_folder,
+):
     train(run_of(objective=NextToken(), data=SHARDS, steps=2), job_folder, "base")
     run = run_of(objective=DPO(beta=0.5), data=PAIRS, start_from="base", steps=4)
     rows = train(run, job_folder, "dpo")
@@ -159,9 +174,16 @@ def test_a_student_reads_a_larger_teacher_that_no_checkpoint_of_it_holds(job_fol
     ("roles", "problem"),
     [
         ({}, "roles.teacher is missing, which objective.type=Distill reads; give it"),
-        ({"judge": Role(start_from="x"), "teacher": Role(start_from="x")}, "roles.judge is none that"),
         (
-            {"teacher": Role(start_from="x", architecture=SMALL.model_copy(update={"vocab_size": 999}))},
+            {"judge": Role(start_from="x"), "teacher": Role(start_from="x")},
+            "roles.judge is none that",
+        ),
+        (
+            {
+                "teacher": Role(
+                    start_from="x", architecture=SMALL.model_copy(update={"vocab_size": 999})
+                )
+            },
             "roles.teacher.architecture.vocab_size=999 is not architecture.vocab_size=384; choose a model",
         ),
         (
@@ -171,6 +193,8 @@ def test_a_student_reads_a_larger_teacher_that_no_checkpoint_of_it_holds(job_fol
     ],
 )
 def test_roles_that_the_objective_does_not_read_or_that_do_not_fit_are_one_sentence(roles, problem):
-    run = run_of(objective=Distill(temperature=1.0, nll_weight=0.0), data=SHARDS, roles=FrozenMap(roles))
+    run = run_of(
+        objective=Distill(temperature=1.0, nll_weight=0.0), data=SHARDS, roles=FrozenMap(roles)
+    )
     (found,) = run.problems({})
     assert problem in found and run == Run.model_validate_json(run.model_dump_json())

@@ -49,7 +49,10 @@ RUN = {
     ),
     "data": PackedShards(folder="data/train", weights={"web": 1.0}, seq_len=L, batch_size=B),
     "optimizer": Optimizer(
-        rule=AdamW(), peak_lr=1e-3, schedule=WarmupCosine(warmup_steps=0, end_frac=1.0), weight_decay=0.1
+        rule=AdamW(),
+        peak_lr=1e-3,
+        schedule=WarmupCosine(warmup_steps=0, end_frac=1.0),
+        weight_decay=0.1,
     ),
     "steps": STEPS,
     "mesh": Mesh(fsdp=8),
@@ -101,7 +104,11 @@ def execute(run: Run, folder: Path) -> list[dict[str, Any]]:
     (folder / "pretrain").mkdir()
     quiet = contextlib.nullcontext(lambda *_: None)
     execute_run(
-        run, folder / "pretrain", job_folder=folder, say=lambda _: None, progress=lambda *_, **__: quiet
+        run,
+        folder / "pretrain",
+        job_folder=folder,
+        say=lambda _: None,
+        progress=lambda *_, **__: quiet,
     )
     return read_events(folder / "pretrain")
 
@@ -112,11 +119,18 @@ def of(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("factor", [None, 40.0])
 def test_the_run_ends_as_if_the_rows_of_the_streak_had_never_been(factor, tmp_path):
-    folder, run = job(tmp_path, lambda row: B * 19 <= row < B * 23), run_of(factor)  # steps 20 to 23
+    folder, run = (
+        job(tmp_path, lambda row: B * 19 <= row < B * 23),
+        run_of(factor),
+    )  # steps 20 to 23
     (rollback,) = of(execute(run, folder), "rollback")
-    assert (rollback["to"], rollback["rows"][0]) == (16, B * 19) and B * 22 <= rollback["rows"][1] <= B * 23
+    assert (rollback["to"], rollback["rows"][0]) == (16, B * 19) and B * 22 <= rollback["rows"][
+        1
+    ] <= B * 23
     rows = [row for row in read_metrics(folder / "pretrain") if "loss/train" in row]
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)) and rows[-1]["guard/rollbacks"] == 1
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)) and rows[-1][
+        "guard/rollbacks"
+    ] == 1
     assert all(np.isfinite(row["loss/train"]) for row in rows[:19])
     with jax.set_mesh(RUN["mesh"].make()):
         phase = Phase(run, folder / "again", folder, jax.sharding.get_mesh())
@@ -127,7 +141,9 @@ def test_the_run_ends_as_if_the_rows_of_the_streak_had_never_been(factor, tmp_pa
             state, _ = step(state, source.next(dict))
         found = Phase(run, folder / "pretrain", folder, jax.sharding.get_mesh()).state()
     for (path, x), y in zip(
-        jax.tree.leaves_with_path(found._replace(key=0)), jax.tree.leaves(state._replace(key=0)), strict=True
+        jax.tree.leaves_with_path(found._replace(key=0)),
+        jax.tree.leaves(state._replace(key=0)),
+        strict=True,
     ):
         assert np.array(x).tobytes() == np.array(y).tobytes(), path
     position = json.loads((folder / f"pretrain/checkpoints/{STEPS}/position/metadata").read_text())
@@ -149,7 +165,11 @@ def test_a_loss_that_stays_no_number_ends_the_run_after_so_many_rollbacks(max_ro
     ):
         execute(run_of(None, max_rollbacks=max_rollbacks), folder)
     assert len(of(read_events(folder / "pretrain"), "rollback")) == max_rollbacks
-    steps = {int(path.name) for path in (folder / "pretrain/checkpoints").iterdir() if path.name.isdigit()}
+    steps = {
+        int(path.name)
+        for path in (folder / "pretrain/checkpoints").iterdir()
+        if path.name.isdigit()
+    }
     assert max(steps) == 16 + max_rollbacks, (
         "after a rollback the next step is saved, with the rows that are left out"
     )

@@ -46,7 +46,9 @@ def no_policy():
 
 
 def settings(batch_size: int = 8) -> PackedShards:
-    return PackedShards(folder=".", weights={"web": 3.0, "code": 1.0}, seq_len=L, batch_size=batch_size)
+    return PackedShards(
+        folder=".", weights={"web": 3.0, "code": 1.0}, seq_len=L, batch_size=batch_size
+    )
 
 
 def layout(batch_size: int = 8, mesh: dict = ONE_DEVICE) -> Layout:
@@ -69,7 +71,9 @@ def assert_equal(found: list[TokenBatch], expected: list[TokenBatch]) -> None:
 
 
 @pytest.mark.parametrize("mesh", [ONE_DEVICE, *MESHES], ids=str)
-def test_a_batch_is_the_next_rows_of_the_sequence_in_order_and_lies_by_its_field_names(mesh, folder):
+def test_a_batch_is_the_next_rows_of_the_sequence_in_order_and_lies_by_its_field_names(
+    mesh, folder
+):
     rows, source = rows_of(folder), ShardSource(rows_of(folder), layout(mesh=mesh))
     assert isinstance(source, BatchSource)
     for first in (0, 8):
@@ -123,7 +127,8 @@ def test_a_position_of_other_data_or_of_another_seed_is_refused_with_a_remedy(
     source = ShardSource(rows_of(folder), layout())
     batches(source, 1)
     other = ShardSource(
-        RowSequence({name: settings().sources(folder)[name] for name in weights}, weights, seed), layout()
+        RowSequence({name: settings().sources(folder)[name] for name in weights}, weights, seed),
+        layout(),
     )
     with pytest.raises(
         ValueError,
@@ -138,7 +143,9 @@ def test_what_comes_after_the_position_may_be_another_mixture_and_what_came_befo
 
     def staged(row: int) -> ShardSource:
         schedule = Schedule(stages=(Stage(from_tokens=row * L, weights={"code": 1.0}),))
-        return ShardSource(RowSequence(settings().sources(folder), settings().weights, 0, schedule), layout())
+        return ShardSource(
+            RowSequence(settings().sources(folder), settings().weights, 0, schedule), layout()
+        )
 
     later = staged(24)
     later.set_state(source.get_state())
@@ -146,7 +153,9 @@ def test_what_comes_after_the_position_may_be_another_mixture_and_what_came_befo
     assert (batch.source_BL[batch.segments_BL > 0] == 1).all() and later.get_state()[
         "past"
     ] != source.get_state()["past"]
-    with pytest.raises(ValueError, match="no change of the mixture then, from row 23 on 65536 x code/0"):
+    with pytest.raises(
+        ValueError, match="no change of the mixture then, from row 23 on 65536 x code/0"
+    ):
         staged(23).set_state(source.get_state())
 
 
@@ -175,7 +184,8 @@ def test_smaller_first_batches_take_the_same_rows_in_the_same_order(folder):
     found = batches(source, 4)
     assert [len(batch.tokens_BL) for batch in found] == [4, 4, 8, 16] and source.position.rows == 32
     np.testing.assert_array_equal(
-        np.concatenate([batch.tokens_BL for batch in found]), [rows[i]["tokens_L"] for i in range(32)]
+        np.concatenate([batch.tokens_BL for batch in found]),
+        [rows[i]["tokens_L"] for i in range(32)],
     )
     again = ShardSource(rows_of(folder), layout(16), ramp=((4, 2), (8, 1)))
     batches(again, 1)
@@ -186,7 +196,9 @@ def test_smaller_first_batches_take_the_same_rows_in_the_same_order(folder):
 
 
 def test_the_end_of_the_data_is_an_error_only_when_a_batch_is_asked_for(folder):
-    rows = RowSequence(settings().sources(folder), {"code": 1.0}, 0, Schedule(max_epochs={"code": 2.0}))
+    rows = RowSequence(
+        settings().sources(folder), {"code": 1.0}, 0, Schedule(max_epochs={"code": 2.0})
+    )
     source = ShardSource(rows, layout())
     batches(source, rows.n_rows // 8)
     with pytest.raises(
@@ -198,11 +210,13 @@ def test_the_end_of_the_data_is_an_error_only_when_a_batch_is_asked_for(folder):
 
 def test_rows_that_do_not_divide_over_the_mesh_are_refused_with_the_next_multiple():
     with pytest.raises(
-        ValueError, match=r"data.batch_size=12 does not divide over fsdp = 8 devices; choose a multiple of 8"
+        ValueError,
+        match=r"data.batch_size=12 does not divide over fsdp = 8 devices; choose a multiple of 8",
     ):
         layout(12, MESHES[0])
     with pytest.raises(
-        ValueError, match=r"data.batch_size=8 .* fsdp = 4 devices in 4 micro-batches; choose a multiple of 16"
+        ValueError,
+        match=r"data.batch_size=8 .* fsdp = 4 devices in 4 micro-batches; choose a multiple of 16",
     ):
         Layout(TokenBatch, settings(8).sizes(), under(MESHES[1]), micro_batches=4)
     assert layout(12, MESHES[1]).offsets == tuple(range(12))
@@ -229,7 +243,9 @@ def test_a_pass_has_every_row_or_an_even_spread_once_and_fills_the_last_batch_wi
 
 
 def test_preference_rows_are_placed_with_their_reference_columns(folder):
-    data = PackedPairs(folder=".", weights={"pairs": 1.0}, seq_len=16, batch_size=4, pairs_per_row=3)
+    data = PackedPairs(
+        folder=".", weights={"pairs": 1.0}, seq_len=16, batch_size=4, pairs_per_row=3
+    )
     rows = data.sources(folder)["pairs"]
     columns = {
         name: np.arange(len(rows) * 3, dtype=np.float32).reshape(-1, 3) * sign
@@ -238,7 +254,9 @@ def test_preference_rows_are_placed_with_their_reference_columns(folder):
     rows.columns.update({f"reference_{name}_P": x for name, x in columns.items()})
     for numbers, batch in passes(rows, Layout(ReferencedPairs, data.sizes(), under(MESHES[1]))):
         batch = jax.device_get(batch)
-        np.testing.assert_array_equal(batch.reference_chosen_BP[: len(numbers)], columns["chosen"][numbers])
+        np.testing.assert_array_equal(
+            batch.reference_chosen_BP[: len(numbers)], columns["chosen"][numbers]
+        )
         np.testing.assert_array_equal(
             batch.reference_rejected_BP[: len(numbers)], columns["rejected"][numbers]
         )
@@ -248,7 +266,9 @@ def test_preference_rows_are_placed_with_their_reference_columns(folder):
 def test_a_source_of_one_row_folder_is_endless(tmp_path):
     rows = PackedRows(write_documents(tmp_path / "one", [[1, 2, 3]]), seq_len=L)
     source = ShardSource(RowSequence({"one": rows}, {"one": 1.0}, 0), layout())
-    assert {tuple(row) for batch in batches(source, 3) for row in batch.tokens_BL} == {(1, 2, 0, 0, 0, 0, 0)}
+    assert {tuple(row) for batch in batches(source, 3) for row in batch.tokens_BL} == {
+        (1, 2, 0, 0, 0, 0, 0)
+    }
 
 
 TWO = """
@@ -289,7 +309,8 @@ CROSSING = {  # the outermost axis of a mesh crosses from one process to the oth
 def crossing(folder: Path) -> tuple[RowSequence, PackedShards]:
     """Rows that change their mixture in the third batch, where code has also come to its end."""
     schedule = Schedule(
-        stages=(Stage(from_tokens=20 * 8, weights={"more": 1.0, "web": 1.0}),), max_epochs={"code": 0.5}
+        stages=(Stage(from_tokens=20 * 8, weights={"more": 1.0, "web": 1.0}),),
+        max_epochs={"code": 0.5},
     )
     data = PackedShards(
         folder=".", weights={"web": 1.0, "code": 1.0}, seq_len=8, batch_size=8, schedule=schedule
@@ -307,10 +328,16 @@ def test_two_processes_hold_the_batches_of_one_whatever_axis_crosses_from_one_to
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
     command = [sys.executable, "-c", TWO, tmp_path, port]
     both = [
-        subprocess.Popen([*command, str(i)], cwd=repository, env=env, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(i)], cwd=repository, env=env, stderr=subprocess.PIPE, text=True
+        )
         for i in range(2)
     ]
     said = [process.communicate(timeout=240)[1] for process in both]

@@ -25,7 +25,10 @@ from trainer.state import TrainState, new_state
 from trainer.step import make_step
 
 TX = Optimizer(
-    rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+    rule=AdamW(),
+    peak_lr=1e-2,
+    schedule=WarmupCosine(warmup_steps=0, end_frac=0.1),
+    weight_decay=0.1,
 ).chain(10)
 DEEP = SIZES.model_copy(update={"layers": 4})
 ROUND = {"stage": 2, "fsdp": 2, "tensor": 2}, 2  # a mesh and how often its stages are passed
@@ -41,7 +44,9 @@ def born(rounds: int) -> Any:
 
 
 def stepped(state: TrainState, mesh: Any, rounds: int) -> tuple[TrainState, float]:
-    step = quick_jit(make_step({"policy": model_of(rounds)}, NextToken(), Full(), TX, micro_batches=1))
+    step = quick_jit(
+        make_step({"policy": model_of(rounds)}, NextToken(), Full(), TX, micro_batches=1)
+    )
     state, metrics = step(state, batch_on(mesh, random_tokens(B=8, L=8)))
     return state, float(metrics["loss/train"][0])
 
@@ -51,7 +56,9 @@ def test_layers_are_born_the_same_and_lie_in_the_order_of_their_stages():
     for name, (sizes, rounds) in {"staged": ROUND, "plain": SCHEDULES[-1]}.items():
         with jax.set_mesh(under(sizes)):
             weights[name] = jax.device_get(
-                quick_jit(model_of(rounds).init)(jax.random.key(0))["blocks"]["attention"]["wq_NDHA"]
+                quick_jit(model_of(rounds).init)(jax.random.key(0))["blocks"]["attention"][
+                    "wq_NDHA"
+                ]
             )
     order_N = stage_order(4, stages=2, rounds=2)
     assert order_N.tolist() == [0, 2, 1, 3]
@@ -81,15 +88,22 @@ def test_layers_that_rest_in_host_memory_are_put_in_order_there():
         state = quick_jit(born(rounds))(jax.random.key(0))
         away = quick_jit(lambda state: at_rest(state, ("params",)))(state)
         found = in_model_order(away, rounds=rounds)
-        pairs = (found, in_model_order(state, rounds=rounds)), (in_memory_order(found, rounds=rounds), state)
+        pairs = (
+            (found, in_model_order(state, rounds=rounds)),
+            (in_memory_order(found, rounds=rounds), state),
+        )
     for given, expected in pairs:
-        for x, y in zip(jax.tree.leaves(given.trainable), jax.tree.leaves(expected.trainable), strict=True):
+        for x, y in zip(
+            jax.tree.leaves(given.trainable), jax.tree.leaves(expected.trainable), strict=True
+        ):
             assert x.sharding.memory_kind == "pinned_host" and x.sharding.spec == y.sharding.spec
             np.testing.assert_array_equal(x, y)
 
 
 def test_layers_that_do_not_divide_are_refused_before_anything_is_made():
-    wrong = SIZES.model_copy(update={"layers": 6}).build(Precision(), Execution(pipeline=Pipeline(rounds=2)))
+    wrong = SIZES.model_copy(update={"layers": 6}).build(
+        Precision(), Execution(pipeline=Pipeline(rounds=2))
+    )
     with (
         jax.set_mesh(under(ROUND[0])),
         pytest.raises(ValueError, match="architecture.layers=6 .* mesh.stage=2 .*rounds=2"),

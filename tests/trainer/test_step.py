@@ -37,7 +37,10 @@ from trainer.state import TrainState, new_state
 from trainer.step import make_step, split_rows, zeros_of
 
 TX = Optimizer(
-    rule=AdamW(), peak_lr=1e-2, schedule=WarmupCosine(warmup_steps=0, end_frac=0.1), weight_decay=0.1
+    rule=AdamW(),
+    peak_lr=1e-2,
+    schedule=WarmupCosine(warmup_steps=0, end_frac=0.1),
+    weight_decay=0.1,
 ).chain(10)
 
 
@@ -50,7 +53,9 @@ def stepped(micro_batches: int) -> tuple[TrainState, dict[str, Any]]:
     """One step on two devices."""
     mesh = make_mesh(jax.devices()[:2], fsdp=2)
     with jax.set_mesh(mesh):
-        step = quick_jit(make_step({"policy": built()}, NextToken(), Full(), TX, micro_batches=micro_batches))
+        step = quick_jit(
+            make_step({"policy": built()}, NextToken(), Full(), TX, micro_batches=micro_batches)
+        )
         return jax.device_get(step(born(mesh), batch_on(mesh, random_tokens(B=8, L=10))))
 
 
@@ -78,12 +83,16 @@ def test_the_rows_of_the_micro_batches_have_different_numbers_of_targets():
 def test_a_step_counts_and_keeps_the_key_and_applies_the_optimizer_to_the_gradient():
     state, metrics = stepped(1)
     assert state.step == 1 and state.frozen == {} and state.key == jax.random.key(0)
-    counts = [x for path, x in jax.tree.leaves_with_path(state.opt_state) if "count" in str(path[-1])]
+    counts = [
+        x for path, x in jax.tree.leaves_with_path(state.opt_state) if "count" in str(path[-1])
+    ]
     assert counts and all(count == 1 for count in counts)
     guards = {"guard/skipped", "guard/spikes", "guard/streak"}
     assert set(metrics) == {"nll", "accuracy", "loss/train", "optimizer/grad_norm"} | guards
     assert [metrics[name][0] for name in sorted(guards)] == [0, 0, 0]
-    np.testing.assert_allclose(metrics["loss/train"][0], metrics["nll"][0] / metrics["nll"][1], rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics["loss/train"][0], metrics["nll"][0] / metrics["nll"][1], rtol=1e-6
+    )
     assert metrics["loss/train"][1] == metrics["optimizer/grad_norm"][1] == 1
 
 
@@ -107,7 +116,9 @@ def test_parameters_and_moments_enter_and_leave_a_step_at_rest(sizes):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
         lambda x: (x.shape, x.dtype), after
     )
-    assert all(value.shape == () for pair in metrics.values() for value in pair if hasattr(value, "shape"))
+    assert all(
+        value.shape == () for pair in metrics.values() for value in pair if hasattr(value, "shape")
+    )
 
 
 def test_a_part_of_a_batch_is_every_nth_row_and_stays_on_its_devices():
@@ -120,7 +131,9 @@ def test_a_part_of_a_batch_is_every_nth_row_and_stays_on_its_devices():
         assert x.sharding.spec.partitions[:2] == (None, *wanted), name
         for i in range(2):
             np.testing.assert_array_equal(x[i], getattr(batch, name)[i::2])
-    homes = {shard.device: shard.data for shard in batch_on(mesh, batch).tokens_BL.addressable_shards}
+    homes = {
+        shard.device: shard.data for shard in batch_on(mesh, batch).tokens_BL.addressable_shards
+    }
     for shard in parts.tokens_BL.addressable_shards:
         assert {tuple(row) for part in np.array(shard.data) for row in part} == {
             tuple(row) for row in np.array(homes[shard.device])
@@ -163,7 +176,9 @@ class Draw(BaseModel, frozen=True, extra="forbid", strict=True):
             "first": (first, 1.0),
             "whole": (denominators["rows"], 1.0),
         }
-        return Loss(params["x_D"].sum() * rows / denominators["rows"], metrics, {"rows": jnp.array(rows)})
+        return Loss(
+            params["x_D"].sum() * rows / denominators["rows"], metrics, {"rows": jnp.array(rows)}
+        )
 
 
 def drawing_steps(n: int, *, micro_batches: int, seed: int = 0) -> list[dict[str, float]]:
@@ -181,10 +196,16 @@ def drawing_steps(n: int, *, micro_batches: int, seed: int = 0) -> list[dict[str
     )
     with jax.set_mesh(under(ONE_DEVICE)):
         state = new_state(
-            model, Full(), optax.sgd(0.5), jax.random.key(seed), {"x_D": jnp.zeros(3), "rows_D": jnp.zeros(3)}
+            model,
+            Full(),
+            optax.sgd(0.5),
+            jax.random.key(seed),
+            {"x_D": jnp.zeros(3), "rows_D": jnp.zeros(3)},
         )
         step, found = (
-            make_step({"policy": model}, Draw(), Full(), optax.sgd(0.5), micro_batches=micro_batches),
+            make_step(
+                {"policy": model}, Draw(), Full(), optax.sgd(0.5), micro_batches=micro_batches
+            ),
             [],
         )
         for i in range(n):
@@ -222,7 +243,8 @@ def test_a_state_from_other_parameters_keeps_them_and_one_from_scratch_draws_its
     unused = dict.fromkeys(("apply", "unembed", "decode", "empty_cache"))
     model = Model(init=lambda key: {"x_D": jax.random.normal(key, (3,))}, vocab_size=1, **unused)
     given, scratch, again = (
-        new_state(model, Full(), optax.adam(1.0), jax.random.key(1), p) for p in (params, None, None)
+        new_state(model, Full(), optax.adam(1.0), jax.random.key(1), p)
+        for p in (params, None, None)
     )
     assert given.trainable["x_D"].tolist() == [0, 1, 2] and given.step == 0
     assert (

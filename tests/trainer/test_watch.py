@@ -24,7 +24,9 @@ def trees(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     }
 
 
-def seen(watch: Watch, mesh: jax.sharding.Mesh, step: int) -> tuple[dict[str, float], dict[str, Any]]:
+def seen(
+    watch: Watch, mesh: jax.sharding.Mesh, step: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """The row and the histograms of step number `step`."""
     with jax.set_mesh(mesh):
         arrays = quick_jit(watch.arrays)(jnp.array(step - 1), **trees(mesh))
@@ -55,7 +57,11 @@ def test_norms_are_those_of_the_groups_whatever_the_mesh(sizes):
         "embed",
         "norm",
         "unembed",
-        *(f"blocks/{layer}/{module}" for layer in LAYERS for module in ("attention", "feed_forward")),
+        *(
+            f"blocks/{layer}/{module}"
+            for layer in LAYERS
+            for module in ("attention", "feed_forward")
+        ),
     ]
     assert sorted(row) == sorted(
         f"norms/{kind}/{group}" for kind in ("gradient", "parameter", "update") for group in groups
@@ -80,11 +86,15 @@ def test_a_histogram_counts_every_finite_number_between_its_edges():
     assert {name.split("/")[1] for name in histograms} == {"gradient", "parameter"}
     for name in ("blocks/01/feed_forward", "embed", "norm"):
         edges, counts = histograms[f"histograms/gradient/{name}"]
-        np.testing.assert_array_equal(counts, np.histogram(expected(1, name), edges)[0], err_msg=name)
+        np.testing.assert_array_equal(
+            counts, np.histogram(expected(1, name), edges)[0], err_msg=name
+        )
 
 
 def test_numbers_beyond_the_edges_count_at_the_ends_and_those_that_are_not_finite_nowhere():
-    tree = {"x_D": jnp.array([-1e30, -1.5, -1e-20, 0.0, 1e-20, 1.5, 1e30, jnp.nan, jnp.inf, -jnp.inf])}
+    tree = {
+        "x_D": jnp.array([-1e30, -1.5, -1e-20, 0.0, 1e-20, 1.5, 1e30, jnp.nan, jnp.inf, -jnp.inf])
+    }
     watch = Watch(norms_every=0, histograms_every=1)
     with jax.set_mesh(under(ONE_DEVICE)):
         _, histograms = watch.rows(1, watch.arrays(jnp.array(0), tree, tree, tree))
@@ -108,7 +118,9 @@ def test_other_steps_give_no_row():
 
 
 def test_a_watch_that_is_off_adds_nothing_to_the_step():
-    assert Watch(norms_every=0).arrays(jnp.array(0), host_params(), host_params(), host_params()) == {}
+    assert (
+        Watch(norms_every=0).arrays(jnp.array(0), host_params(), host_params(), host_params()) == {}
+    )
 
 
 def test_devices_speak_to_each_other_only_inside_the_conditionals():
@@ -117,7 +129,9 @@ def test_devices_speak_to_each_other_only_inside_the_conditionals():
         arrays = jax.jit(Watch(norms_every=3, histograms_every=3).arrays)
         text = arrays.lower(jnp.array(0), **trees(mesh)).compile().as_text()
     other, entry = text.split("\nENTRY ")
-    collective = r" (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    collective = (
+        r" (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    )
     assert re.findall(collective, other) and not re.findall(collective, entry)
     assert entry.count(" conditional(") == 5
 
@@ -127,7 +141,9 @@ def test_layers_that_lie_on_stages_are_named_in_the_order_of_the_model():
     x_ND = np.repeat(np.arange(8.0, dtype=np.float32)[:, None], 12, 1)
     with jax.set_mesh(mesh):
         tree = in_memory_order(at_rest_on(mesh, {"blocks": {"norm": {"scale_ND": x_ND}}}), rounds=2)
-        assert np.asarray(tree["blocks"]["norm"]["scale_ND"])[2, 0] == 4, "stage 0 holds layers 0, 1, 4, 5"
+        assert np.asarray(tree["blocks"]["norm"]["scale_ND"])[2, 0] == 4, (
+            "stage 0 holds layers 0, 1, 4, 5"
+        )
         norms = quick_jit(norms_of, static_argnames="rounds")(tree, rounds=2)
     np.testing.assert_allclose(norms["blocks/norm_N"], np.arange(8) * 12**0.5, rtol=1e-6)
 

@@ -57,7 +57,11 @@ def test_a_hang_ends_with_75_and_all_stacks_on_disk_and_on_stderr(tmp_path):
         and "start the same command again" in ended.stderr
     )
     stacks = (tmp_path / "stacks-0.txt").read_text()
-    assert "hang_in_python" in stacks and "hang_in_python" in ended.stderr and stacks.count("hread 0x") >= 2
+    assert (
+        "hang_in_python" in stacks
+        and "hang_in_python" in ended.stderr
+        and stacks.count("hread 0x") >= 2
+    )
 
 
 def test_a_hang_outside_of_python_ends_too_even_if_the_folder_cannot_be_written(tmp_path):

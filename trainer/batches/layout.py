@@ -103,4 +103,6 @@ class Layout:
                     cut.append(slice(start, stop))
             return values[tuple(cut)]
 
-        return jax.make_array_from_callback(struct.shape, struct.sharding, block, dtype=values.dtype)
+        return jax.make_array_from_callback(
+            struct.shape, struct.sharding, block, dtype=values.dtype
+        )

@@ -24,7 +24,9 @@ def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> Ba
     # Other data components, such as rollouts, make their batches themselves.
     source = open_shards(phase, alive) if isinstance(data, ShardData) else data.open(phase)
     if phase.resumes():
-        source.set_state(phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "position"))
+        source.set_state(
+            phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "position")
+        )
     return source
 
 
@@ -36,7 +38,9 @@ def open_shards(phase: Phase, alive: Callable[[], None] = lambda: None) -> Shard
     needed = rows_until(run.steps, run.data.batch_size, run.batch_ramp)
     if rows.n_rows is not None and rows.n_rows < needed:
         wanted = f"steps={run.steps} of batch_size={run.data.batch_size} need {needed} rows"
-        raise ValueError(f"{wanted}, data.schedule.max_epochs allows {rows.n_rows}; lower steps or raise it")
+        raise ValueError(
+            f"{wanted}, data.schedule.max_epochs allows {rows.n_rows}; lower steps or raise it"
+        )
     ramp, processes = run.batch_ramp, run.data.processes
     return ShardSource(rows, phase.layout, processes=processes, ramp=ramp, event=phase.event)
 

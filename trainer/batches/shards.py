@@ -110,9 +110,13 @@ class ShardSource:
         """
         progress = self.rows.progress(self.position.rows)
         numbers = {
-            f"{what}/source/{name}": x for name, counts in progress.items() for what, x in counts.items()
+            f"{what}/source/{name}": x
+            for name, counts in progress.items()
+            for what, x in counts.items()
         }
-        return numbers | ({"data/bad_records": float(len(self._reported))} if self._reported else {})
+        return numbers | (
+            {"data/bad_records": float(len(self._reported))} if self._reported else {}
+        )
 
     def get_state(self) -> dict[str, Any]:
         """The position, and all that the rows before it depended on."""
@@ -159,7 +163,9 @@ def spread(rows: PackedRows, limit: int | None) -> list[int]:
     return [i * len(rows) // n for i in range(n)]
 
 
-def passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> Iterator[tuple[list[int], Any]]:
+def passes(
+    rows: PackedRows, layout: Layout, limit: int | None = None
+) -> Iterator[tuple[list[int], Any]]:
     """(row numbers, batch) over the rows of `spread` once; the last batch is filled up with rows of weight
     0.
     """

@@ -76,7 +76,12 @@ class Checkpointer:
     """
 
     def __init__(
-        self, folder: Path, settings: Checkpoints, *, rounds: int = 1, event: Callable[..., None] = log_event
+        self,
+        folder: Path,
+        settings: Checkpoints,
+        *,
+        rounds: int = 1,
+        event: Callable[..., None] = log_event,
     ):
         self.folder = folder / "checkpoints"
         self.settings = settings
@@ -115,7 +120,9 @@ class Checkpointer:
         self._finish_running()
         return self._catalogue.verify_newest(step)
 
-    def restore_newest(self, like: TrainState, *, limit: int | None = None) -> tuple[int, TrainState] | None:
+    def restore_newest(
+        self, like: TrainState, *, limit: int | None = None
+    ) -> tuple[int, TrainState] | None:
         """The newest step, up to `limit`, that can be restored, and its state; damaged ones are set aside."""
         while True:
             step = self.verify_latest() if limit is None else self.verify_before(limit)
@@ -186,7 +193,9 @@ class Checkpointer:
             return
         # the time is saved too, for `keep_every_s`: a copied folder has other file times
         numbers_item = {"time": time.time(), "metrics": dict(numbers or {})}
-        self._asked = Asked(step, state, {"position": position, "run": run, "numbers": numbers_item})
+        self._asked = Asked(
+            step, state, {"position": position, "run": run, "numbers": numbers_item}
+        )
         self._begin(self._asked, folder)
         self._stall_s = time.perf_counter() - began
 
@@ -266,7 +275,9 @@ class Checkpointer:
         free = free_bytes(folder)
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         if free is not None and free < 2 * needed:  # this save and the next
-            self._event("low_space", step, folder=str(folder), free_bytes=free, checkpoint_bytes=needed)
+            self._event(
+                "low_space", step, folder=str(folder), free_bytes=free, checkpoint_bytes=needed
+            )
 
     def _settle(self, limit_s: float | None) -> dict[str, float]:
         """Wait at most so long for the running save, then agree with all processes on how it ended."""

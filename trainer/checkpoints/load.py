@@ -80,7 +80,9 @@ def heads_in(checkpoint: Path, model: Model) -> tuple[str, ...]:
     """The heads that an objective had added to the model: parameters at the top that the model has not."""
     own = jax.eval_shape(model.init, jax.random.key(0)).keys()
     prefix = "params.trainable."
-    names = [name.removeprefix(prefix) for name in leaf_names(checkpoint) if name.startswith(prefix)]
+    names = [
+        name.removeprefix(prefix) for name in leaf_names(checkpoint) if name.startswith(prefix)
+    ]
     top_names = {name.split(".")[0] for name in names}
     return tuple(sorted(name for name in top_names - own if letters_of(name) == "D"))
 
@@ -93,13 +95,19 @@ def _read_last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str
     return restore_params(path, {"trainable": trainable, "frozen": {}})["trainable"]
 
 
-def _read_averages(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
+def _read_averages(
+    path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]
+) -> Params:
     """Averages of the trainable parameters; they are in the optimizer's state, all of which is read."""
-    optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))  # a JSON list is a tuple there
+    optimizer = Optimizer.model_validate_json(
+        json.dumps(saved["optimizer"])
+    )  # a JSON list is a tuple there
     tx = optimizer.chain(saved["steps"])
     guard = Guard.model_validate(saved["guard"])
     make = partial(new_state, model, adaptation, tx, guard=guard)
-    shapes = placed(jax.eval_shape(make, jax.random.key(0)))  # traced for shapes; nothing is computed
+    shapes = placed(
+        jax.eval_shape(make, jax.random.key(0))
+    )  # traced for shapes; nothing is computed
     state = state_of(read_arrays(path, arrays_of(shapes)), {})
     return averaged(state.opt_state.inner, state.trainable)
 
@@ -123,7 +131,9 @@ def _frozen(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, A
         own = jax.eval_shape(model.init, key).keys()
         first = {name: parent[name] for name in own}
     elif base_width is not None:
-        first = jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(key)
+        first = jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(
+            key
+        )
     frozen = frozen_params(model, adaptation, key, first)
     check_frozen(path, fingerprints(frozen))
     return frozen

@@ -28,7 +28,9 @@ def write_manifest(folder: Path) -> int:
 def files_of(folder: Path) -> dict[str, Path]:
     """Name inside the folder -> path, of every file but the manifest and hidden ones."""
     # hidden files are marks of ours and of file systems, which come and go
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
+    )
     return {path.relative_to(folder).as_posix(): path for path in paths if path != folder / NAME}
 
 
@@ -45,7 +47,9 @@ def problem(folder: Path, level: Level, prefixes: Iterable[str] = ("",)) -> str 
         # a damaged manifest says nothing of the files, but something damaged it
         return f"{NAME} is not the JSON that was written"
     there = files_of(folder)
-    names = [name for name in sorted(wanted.keys() | there.keys()) if name.startswith(tuple(prefixes))]
+    names = [
+        name for name in sorted(wanted.keys() | there.keys()) if name.startswith(tuple(prefixes))
+    ]
     for name in names:  # sizes first: they cost nothing
         if why := _size_problem(name, wanted, there):
             return why
@@ -60,7 +64,9 @@ def problem(folder: Path, level: Level, prefixes: Iterable[str] = ("",)) -> str 
     return None
 
 
-def _size_problem(name: str, wanted: dict[str, tuple[int, str]], there: dict[str, Path]) -> str | None:
+def _size_problem(
+    name: str, wanted: dict[str, tuple[int, str]], there: dict[str, Path]
+) -> str | None:
     if name not in there:
         return f"{name} is missing"
     if name not in wanted:

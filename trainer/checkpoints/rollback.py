@@ -97,7 +97,9 @@ class Rollbacks:
         Spikes that come back there are the level of the data from there on, and no accident.
         """
         n_rows = stop - first
-        return any(first - skipped_stop < n_rows for _, skipped_stop in self._source.position.skipped)
+        return any(
+            first - skipped_stop < n_rows for _, skipped_stop in self._source.position.skipped
+        )
 
     def _sentence(self, verdict: Verdict, first: int, stop: int) -> str:
         steps = f"{verdict.streak} steps in a row, the last of them {verdict.number}"
@@ -106,7 +108,9 @@ class Rollbacks:
         return f"{steps}, had a loss or gradient that is not finite, after {n_rollbacks} rollbacks; {remedy}"
 
     def _rewind(self, step: int, state: TrainState) -> TrainState:
-        skipped = self._source.position.skipped  # the checkpoint does not know of the newest windows
+        skipped = (
+            self._source.position.skipped
+        )  # the checkpoint does not know of the newest windows
         self._checkpointer.drop_after(step)
         position: dict[str, Any] = self._checkpointer.read_json(step, "position")
         self._source.set_state({**position, "skipped": skipped})

@@ -53,7 +53,9 @@ class Writer:
             handlers[name] = ocp.JsonCheckpointHandler()
         # Orbax waits for all processes when it commits; its own limit is shorter
         options = ocp.options.AsyncOptions(timeout_secs=COMMIT_S)
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers), async_options=options)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(**handlers), async_options=options
+        )
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
 
     def begin(self, folder: Path, arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> Running:

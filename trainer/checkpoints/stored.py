@@ -69,7 +69,9 @@ def state_of(arrays: Mapping[str, Any], frozen: Params) -> TrainState:
 
 
 def sealed(
-    arrays: Mapping[str, Any], jsons: Mapping[str, Any], frozen: Mapping[str, list[int]] | None = None
+    arrays: Mapping[str, Any],
+    jsons: Mapping[str, Any],
+    frozen: Mapping[str, list[int]] | None = None,
 ) -> dict[str, Any]:
     """The item `fingerprints`: type, shape, sums of every array; digests of the JSON; its own digest.
 
@@ -189,7 +191,9 @@ def checkpoint_path(phase_folder: Path, step: int | None = None) -> Path:
         raise FileNotFoundError(f"{phase_folder} holds no checkpoint; {remedy}")
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps))
-        raise FileNotFoundError(f"{phase_folder} holds no checkpoint of step {step}; it has {there}")
+        raise FileNotFoundError(
+            f"{phase_folder} holds no checkpoint of step {step}; it has {there}"
+        )
     return phase_folder / "checkpoints" / str(steps[-1] if step is None else step)
 
 
@@ -249,4 +253,6 @@ def _read(folder: Path, item: str, like: Any) -> Any:
         if out_of_memory or not is_unreadable:
             raise
         first_line = (str(error).splitlines() or [""])[0][:160]
-        raise Damaged(folder, f"{item} cannot be read ({type(error).__name__}: {first_line})") from error
+        raise Damaged(
+            folder, f"{item} cannot be read ({type(error).__name__}: {first_line})"
+        ) from error

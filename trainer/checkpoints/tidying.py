@@ -81,7 +81,9 @@ def remove_leftovers(folders: Sequence[Path]) -> None:
 
     What cannot be deleted stays for the next time.
     """
-    with contextlib.suppress(OSError):  # a folder that cannot be read: the save that follows reports it
+    with contextlib.suppress(
+        OSError
+    ):  # a folder that cannot be read: the save that follows reports it
         for folder in folders:
             for pattern in LEFTOVERS:
                 for path in folder.glob(pattern):

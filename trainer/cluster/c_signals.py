@@ -23,7 +23,9 @@ class CHandler:
 
     def call(self) -> None:
         """Run it as if the signal had come."""
-        address = ctypes.c_void_p.from_buffer(self._sigaction).value  # the first field of a sigaction
+        address = ctypes.c_void_p.from_buffer(
+            self._sigaction
+        ).value  # the first field of a sigaction
         ctypes.CFUNCTYPE(None, ctypes.c_int)(address)(self._number)
 
 

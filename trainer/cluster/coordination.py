@@ -4,7 +4,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # jax has no public name for the client of its coordination service
+from jax._src import (
+    distributed,
+)  # jax has no public name for the client of its coordination service
 from jax.experimental import multihost_utils
 
 

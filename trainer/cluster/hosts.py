@@ -23,9 +23,13 @@ from trainer.ending import peers_under_way
 
 POST_S = 1.0
 SILENT_S = 20.0  # a process that is quiet so long is lost; sooner than jax's heartbeat, which can only abort
-HURRIED_S = 4.0  # the same once a collective has failed: somebody is gone, it only remains to see who
+HURRIED_S = (
+    4.0  # the same once a collective has failed: somebody is gone, it only remains to see who
+)
 FAREWELL_S = 3.0  # for a last post
-LONGEST_STEP_S = 2.0  # of a clock that is read every second; more means that this process was suspended
+LONGEST_STEP_S = (
+    2.0  # of a clock that is read every second; more means that this process was suspended
+)
 SLOW = 1.5  # times the median
 SLOW_FRAC = 0.1  # of a step: what is less costs nothing
 PATIENCE = 5  # posts in a row
@@ -40,7 +44,9 @@ class Post(NamedTuple):
     step: int = 0
     place: str = ""  # line of code at which its main thread is
     step_s: float = 0.0
-    own_s: float = 0.0  # of a step, in which this host worked and the devices did not wait for each other
+    own_s: float = (
+        0.0  # of a step, in which this host worked and the devices did not wait for each other
+    )
     left: bool = False  # not in the loop any more: it may be silent
     why: str = ""  # a fault of its own, a sentence
     code: int = 0  # its exit code, with `why`
@@ -96,7 +102,9 @@ class Hosts:
         self._wake = Event()
         self._ended = False
         self._own = Post()
-        self._times = list[tuple[float, float]]()  # (step_s, own_s) of the steps since the last post
+        self._times = list[
+            tuple[float, float]
+        ]()  # (step_s, own_s) of the steps since the last post
         self._posts = dict[int, Post]()
         self._view = View()
         self._quiet = {p: Quiet() for p in range(jax.process_count())}
@@ -109,7 +117,9 @@ class Hosts:
             Thread(target=self._talk, daemon=True, name="hosts").start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         # after an error the thread keeps posting until the process ends: that is when `wait_for_lost` and
         # `leave` are called
         if error is None and self._client is not None:
@@ -286,7 +296,11 @@ class Stragglers:
     def new_findings(self) -> str:
         """A sentence on the stragglers found since this was asked last, or ""."""
         findings, self._findings = self._findings, []
-        return f"{'; '.join(findings)} than the median; look at its data, disk and CPU" if findings else ""
+        return (
+            f"{'; '.join(findings)} than the median; look at its data, disk and CPU"
+            if findings
+            else ""
+        )
 
 
 def _where(posts: Mapping[int, Post]) -> str:

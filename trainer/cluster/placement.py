@@ -17,7 +17,12 @@ def placement(mesh: Mesh) -> dict[str, Any]:
     """Axes of the mesh, kind of its devices, processes, version of jax, as JSON."""
     # axes of size 1 change no program
     axes = {axis: size for axis, size in mesh.shape.items() if size > 1}
-    return {"mesh": axes, "devices": device_kind(), "processes": jax.process_count(), "jax": jax.__version__}
+    return {
+        "mesh": axes,
+        "devices": device_kind(),
+        "processes": jax.process_count(),
+        "jax": jax.__version__,
+    }
 
 
 def note_placement(event: Callable[..., None], step: int, mesh: Mesh) -> None:
@@ -30,7 +35,9 @@ def placed_at(folder: Path, step: int) -> dict[str, Any] | None:
 
     After a restart a step may have been computed again: the last process that began before it counts.
     """
-    placements = [event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step]
+    placements = [
+        event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step
+    ]
     return placements[-1] if placements else None
 
 

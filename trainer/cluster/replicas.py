@@ -73,7 +73,9 @@ def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[
         for i, (path, _) in enumerate(jax.tree.leaves_with_path(shapes)):
             wrong = devices[first[:, i] != second[:, i]].tolist()
             if wrong:
-                sentences.append(f"the gradient of {leaf_name(path)} came out in two ways on {_named(wrong)}")
+                sentences.append(
+                    f"the gradient of {leaf_name(path)} came out in two ways on {_named(wrong)}"
+                )
         return sentences
 
     return replay
@@ -91,7 +93,9 @@ def _fingerprints(
     # the result is sharded over all axes: row i is device i's, also where leaves are replicated; check_vma
     # would refuse that
     out_specs = PartitionSpec(mesh.axis_names)
-    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=layouts, out_specs=out_specs, check_vma=False))
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=layouts, out_specs=out_specs, check_vma=False)
+    )
 
 
 def _differing(name: str, x: Array, devices: Sequence[jax.Device], prints: np.ndarray) -> list[str]:
@@ -100,9 +104,15 @@ def _differing(name: str, x: Array, devices: Sequence[jax.Device], prints: np.nd
     slices_of = x.sharding.devices_indices_map(x.shape)
     for device, number in zip(devices, prints.tolist(), strict=True):
         slices = zip(slices_of[device], x.shape, strict=True)
-        bounds = tuple(part.indices(size) for part, size in slices)  # slices themselves cannot be hashed
+        bounds = tuple(
+            part.indices(size) for part, size in slices
+        )  # slices themselves cannot be hashed
         copies[bounds][device] = number
-    return [_sentence(name, prints_of) for prints_of in copies.values() if len(set(prints_of.values())) > 1]
+    return [
+        _sentence(name, prints_of)
+        for prints_of in copies.values()
+        if len(set(prints_of.values())) > 1
+    ]
 
 
 def _sentence(name: str, prints_of: dict[jax.Device, int]) -> str:

@@ -39,11 +39,15 @@ class StopSignals:
         os.set_blocking(self._write_end, False)  # which set_wakeup_fd demands
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         # a Python handler must stand, or no byte is written to the pipe
-        self._handlers_before = {number: signal.signal(number, lambda *_: None) for number in EXIT_CODES}
+        self._handlers_before = {
+            number: signal.signal(number, lambda *_: None) for number in EXIT_CODES
+        }
         Thread(target=self._listen, args=(read_end,), daemon=True, name="signals").start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         signal.signal(signal.SIGINT, self._handlers_before[signal.SIGINT])
         self._handler_of_jax.restore()
         signal.set_wakeup_fd(self._wakeup_before)
@@ -68,8 +72,7 @@ class StopSignals:
             self._first_at = now
             self._handler_of_jax.call()  # sets a flag, which jax carries to all processes
         elif now - self._first_at > TWICE_S:
-            line = (
-                f"meshwright: stopped at once by a second signal, {number.name}; what was not saved is lost"
-            )
+            said = f"stopped at once by a second signal, {number.name}"
+            line = f"meshwright: {said}; what was not saved is lost"
             print(line, file=sys.stderr, flush=True)
             leave_now(EXIT_CODES[number])

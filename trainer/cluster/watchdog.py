@@ -14,7 +14,9 @@ from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
 from trainer.events import append_event
 
 TICK_S = 0.5
-PAUSE_FACTOR = 10  # a save, an evaluation or a compilation may take this many times the limit of a step
+PAUSE_FACTOR = (
+    10  # a save, an evaluation or a compilation may take this many times the limit of a step
+)
 REPORT_S = 5.0  # then the process ends unreported: the folder may lie on the very disk that hangs
 
 
@@ -42,7 +44,9 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         # waits for ever if the thread is ending the process: its exit code must win over the error's
         self._thread.join()

@@ -18,7 +18,9 @@ from trainer.objective import score
 LENGTHS = 128  # rows are as long as a multiple of this, which any mesh divides
 
 
-def answer_loss(model: Model, params: Params, questions: Sequence[Asked], mesh: Mesh, *, rows: int) -> float:
+def answer_loss(
+    model: Model, params: Params, questions: Sequence[Asked], mesh: Mesh, *, rows: int
+) -> float:
     """Negative log-likelihood of the right answers, nats a token of all together; `rows` at a time, or as
     many as the mesh needs.
     """

@@ -48,7 +48,9 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
             problems.append(f"evals: {what} {rule}; choose it like `data`")
         # the phase builds no further models and heads for an evaluation
         models_and_heads = {*run.objective.roles, *run.objective.heads}
-        lacking = [name for name in (*objective.roles, *objective.heads) if name not in models_and_heads]
+        lacking = [
+            name for name in (*objective.roles, *objective.heads) if name not in models_and_heads
+        ]
         if lacking:
             problems.append(
                 f"evals: its own objective needs {lacking[0]}, which the run does not have; use another"
@@ -96,7 +98,8 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         """What stands before the metrics: the names of the sources, and of the averages over several."""
         sources = self.data.source_names()
         return [
-            self._label(name) for name in (sources if len(sources) == 1 else [*sources, "macro", "micro"])
+            self._label(name)
+            for name in (sources if len(sources) == 1 else [*sources, "macro", "micro"])
         ]
 
     def _label(self, source: str) -> str:
@@ -112,7 +115,9 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         return n
 
 
-def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None) -> Sums:
+def _sums(
+    subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None
+) -> Sums:
     """Each metric's sum and weight over all rows, added in float64."""
     sums: Sums = {}
     params_of = {role: tree for role, (_, tree) in subject.policies(params).items()}
@@ -127,7 +132,11 @@ def _sums(subject: Subject, layout: Layout, rows: PackedRows, params: Params, ma
 
 @partial(jax.jit, static_argnames=("models", "objective"))
 def _metrics(
-    params_of: dict[str, Params], batch: Any, *, models: tuple[tuple[str, Model], ...], objective: Objective
+    params_of: dict[str, Params],
+    batch: Any,
+    *,
+    models: tuple[tuple[str, Model], ...],
+    objective: Objective,
 ) -> dict[str, Any]:
     policies = {role: (model, params_of[role]) for role, model in models}
     return objective.loss(policies, batch, objective.denominators(batch), jax.random.key(0)).metrics

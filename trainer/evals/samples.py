@@ -45,7 +45,9 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
                 **ends,
             )
             texts = [chat.parse(ids).text if chat else tokenizer.decode(ids) for ids in answers]
-            rows = [{"prompt": p, "text": text} for p, text in zip(self.prompts, texts, strict=True)]
+            rows = [
+                {"prompt": p, "text": text} for p, text in zip(self.prompts, texts, strict=True)
+            ]
             return Findings({}, rows)
 
         return measure

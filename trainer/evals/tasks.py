@@ -47,7 +47,9 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
     def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
         problems = []
-        names = [task.name for each in run.evals if isinstance(each, TaskEval) for task in each.tasks]
+        names = [
+            task.name for each in run.evals if isinstance(each, TaskEval) for task in each.tasks
+        ]
         if twice := sorted({task.name for task in self.tasks if names.count(task.name) > 1}):
             problems.append(f"evals: two tasks are named {twice[0]}; give one of them another name")
         context = run.architecture.context
@@ -86,7 +88,9 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
             texts = []
             for task, questions in asked.items():
                 said = answers(params, questions)
-                grades = [task.grade(each.item, text) for each, text in zip(questions, said, strict=True)]
+                grades = [
+                    task.grade(each.item, text) for each, text in zip(questions, said, strict=True)
+                ]
                 numbers[f"{task.name}/accuracy"] = float(np.mean(grades))
                 loss = answer_loss(subject.model, params, questions, subject.mesh, rows=ROWS)
                 numbers[f"{task.name}/answer_loss"] = loss
@@ -114,5 +118,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
             with_what = f"with {self.shots} examples and max_tokens={self.max_tokens}"
             where = f"into architecture.context={subject.context}"
             remedy = "lower shots or max_tokens"
-            raise ValueError(f"evals: no question of {task.name} fits {with_what} {where}; {remedy}")
+            raise ValueError(
+                f"evals: no question of {task.name} fits {with_what} {where}; {remedy}"
+            )
         return fitting

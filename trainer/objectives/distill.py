@@ -30,7 +30,9 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         """The number of targets."""
         return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0)}
 
-    def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """Metrics: kl (nats a target, at the temperature), nll and accuracy of the student."""
         (student, params), (teacher, teacher_params) = models["policy"], models["teacher"]
         outputs = hidden_of(models, "policy", batch)

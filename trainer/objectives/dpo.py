@@ -58,7 +58,9 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         n_tokens = jnp.sum(jnp.sum(answer_tokens(batch, side=0), 1) * weight_BP)
         return {"pairs": jnp.maximum(n_pairs, 1.0), "chosen_tokens": jnp.maximum(n_tokens, 1.0)}
 
-    def loss(self, models: Policies, batch: ReferencedPairs, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: ReferencedPairs, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """Metrics under TRL's names; accuracies are strict, so they are 0 while policy and reference are
         the same.
 

@@ -35,7 +35,9 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         n_tokens = jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
         return {"targets": jnp.maximum(n_targets, 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
 
-    def loss(self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what
         else is in the loss.
         """
@@ -63,7 +65,9 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
             metrics["router_loss"] = penalty, jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
         return Loss(total, metrics, outputs.aux, PerTarget(-scores.logp_BL, weight_BL))
 
-    def _ahead(self, models: Policies, batch: TokenBatch, outputs: ModelOutputs) -> tuple[Array, Array]:
+    def _ahead(
+        self, models: Policies, batch: TokenBatch, outputs: ModelOutputs
+    ) -> tuple[Array, Array]:
         """Negative log-likelihood of the tokens 2, 3, … ahead in the same segment, and how many there are."""
         model, params = models["policy"]
         total = jnp.zeros(())

@@ -32,7 +32,9 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
         """The number of pairs."""
         return {"pairs": jnp.maximum(jnp.sum(batch.pair_weight_BP), 1.0)}
 
-    def loss(self, models: Policies, batch: PreferenceBatch, denominators: dict[str, Any], key: Any) -> Loss:
+    def loss(
+        self, models: Policies, batch: PreferenceBatch, denominators: dict[str, Any], key: Any
+    ) -> Loss:
         """Metrics: reward_loss (nats a pair), accuracy (share of pairs whose chosen answer has the larger
         reward), margin, the rewards of both sides, and where it is in the loss `centering`.
         """
@@ -57,14 +59,18 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
         return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], metrics, outputs.aux)
 
 
-def rewards_of(reward_D: Float[Array, " D"], hidden_BLD: Float[Array, "B L D"]) -> Float[Array, "B L"]:
+def rewards_of(
+    reward_D: Float[Array, " D"], hidden_BLD: Float[Array, "B L D"]
+) -> Float[Array, "B L"]:
     """The reward of every prefix of a row's documents, in float32."""
     # float32: bfloat16 rewards would tie, and a tie is no preference
     in_use_D = shard(reward_D.astype(jnp.float32), "D")
     return einsum("BLD,D->BL", hidden_BLD.astype(jnp.float32), in_use_D)
 
 
-def at_answer_ends(reward_BL: Float[Array, "B L"], batch: PreferenceBatch, side: int) -> Float[Array, "B P"]:
+def at_answer_ends(
+    reward_BL: Float[Array, "B L"], batch: PreferenceBatch, side: int
+) -> Float[Array, "B P"]:
     """The rewards at the last positions of the chosen (0) or rejected (1) answers; 0 in free slots."""
     in_slot_BLP = slots_of(batch, side)
     positions_BLP = jnp.where(in_slot_BLP, batch.positions_BL[..., None], -1)

@@ -21,20 +21,30 @@ class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     b1: Rate | None = None
-    decay_power: float = Field(0.8, gt=0, le=1)  # step t keeps 1 - t^-decay_power of the second moment
-    clip_rms: PositiveFloat = 1.0  # of a matrix's direction, before it is multiplied with the matrix's size
-    min_rms: PositiveFloat = 1e-3  # size that a matrix has at least, or one born as zeros would never move
+    decay_power: float = Field(
+        0.8, gt=0, le=1
+    )  # step t keeps 1 - t^-decay_power of the second moment
+    clip_rms: PositiveFloat = (
+        1.0  # of a matrix's direction, before it is multiplied with the matrix's size
+    )
+    min_rms: PositiveFloat = (
+        1e-3  # size that a matrix has at least, or one born as zeros would never move
+    )
 
     supports_mup: ClassVar[bool] = False
 
     def core(self) -> optax.GradientTransformation:
-        core = scale_by_factored(decay_power=self.decay_power, clip_rms=self.clip_rms, min_rms=self.min_rms)
+        core = scale_by_factored(
+            decay_power=self.decay_power, clip_rms=self.clip_rms, min_rms=self.min_rms
+        )
         if not self.b1:
             return core
         return optax.chain(core, optax.ema(self.b1, debias=False))
 
 
-def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) -> optax.GradientTransformation:
+def scale_by_factored(
+    *, decay_power: float, clip_rms: float, min_rms: float
+) -> optax.GradientTransformation:
     """Gradient over the root of its mean square, times the size of the parameter; each matrix alone.
 
     For a matrix x [n, m] with gradient G at step t, and b = 1 - t^-decay_power:
@@ -61,7 +71,9 @@ def scale_by_factored(*, decay_power: float, clip_rms: float, min_rms: float) ->
         decay = 1 - count ** -jnp.float32(decay_power)
         square = gradient**2 + 1e-30  # the paper's epsilon 1, so that no root is of zero
         dims_of = _means_of(name)
-        means = {key: _updated_mean(state[key], square, dims, decay) for key, dims in dims_of.items()}
+        means = {
+            key: _updated_mean(state[key], square, dims, decay) for key, dims in dims_of.items()
+        }
         direction = gradient
         # one after the other: their product would be as large as the matrix
         for mean in means.values():

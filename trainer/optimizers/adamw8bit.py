@@ -48,7 +48,9 @@ def scale_by_adam8bit(b1: float, b2: float, eps: float) -> optax.GradientTransfo
         name: str, gradient: Any, state: dict[str, Any], _: Any, count: Any
     ) -> tuple[Any, dict[str, Any]]:
         mu, mu_corrected = ema_update(_read(name, "mu", state, gradient.shape), gradient, b1, count)
-        nu, nu_corrected = ema_update(_read(name, "nu", state, gradient.shape), gradient**2, b2, count)
+        nu, nu_corrected = ema_update(
+            _read(name, "nu", state, gradient.shape), gradient**2, b2, count
+        )
         # the exact moments: rounding acts on the next step alone
         direction = mu_corrected / (jnp.sqrt(nu_corrected) + eps)
         return direction, _stored(name, "mu", mu, jnp.int8) | _stored(name, "nu", nu, jnp.uint8)

@@ -64,7 +64,9 @@ def scale_by_orthogonal(momentum: float, rms: float) -> optax.GradientTransforma
     return by_leaf(lambda _, x: jnp.zeros_like(x), update)
 
 
-def orthogonalized(x: Float[Array, "matrices rows columns"]) -> Float[Array, "matrices rows columns"]:
+def orthogonalized(
+    x: Float[Array, "matrices rows columns"],
+) -> Float[Array, "matrices rows columns"]:
     """Each matrix with its singular values brought near 1, by products alone; zeros stay zeros.
 
     Newton-Schulz of degree five: x <- a·x + (b·x·xᵀ + c·(x·xᵀ)²)·x from x over its Frobenius norm.

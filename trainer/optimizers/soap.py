@@ -34,7 +34,9 @@ class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
     supports_mup: ClassVar[bool] = False
 
     def core(self) -> optax.GradientTransformation:
-        rotated = scale_by_rotated_adam(self.b1, self.b2, self.eps, every=self.every, max_side=self.max_side)
+        rotated = scale_by_rotated_adam(
+            self.b1, self.b2, self.eps, every=self.every, max_side=self.max_side
+        )
         return on_hidden_matrices(rotated, optax.scale_by_adam(self.b1, self.b2, self.eps))
 
 
@@ -107,7 +109,9 @@ def _key(kind: str, matrix: Matrix) -> str:
     return f"{kind}_{''.join(matrix)}"
 
 
-def _step(arrays: dict[str, Array], count: Any, *, b2: float, eps: float, every: int) -> dict[str, Array]:
+def _step(
+    arrays: dict[str, Array], count: Any, *, b2: float, eps: float, every: int
+) -> dict[str, Array]:
     """The state after a step, and under "mu" the direction; all are [matrices, rows, columns].
 
     With the gradient G, its corrected mean M, and the bases P of rows and Q of columns:
@@ -120,7 +124,10 @@ def _step(arrays: dict[str, Array], count: Any, *, b2: float, eps: float, every:
     gradient = arrays["gradient"]
     sides = [side for side in SIDES if side in arrays]
     # Shampoo's factors: what gradients have in common along each side
-    products = {"rows": gradient @ _transposed(gradient), "columns": _transposed(gradient) @ gradient}
+    products = {
+        "rows": gradient @ _transposed(gradient),
+        "columns": _transposed(gradient) @ gradient,
+    }
     means = {side: b2 * arrays[side] + (1 - b2) * products[side] for side in sides}
     bases = {}
     for side in sides:

@@ -71,5 +71,7 @@ def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:
     for name, role in run.roles.items():
         architecture = role.architecture or run.architecture
         trained_flops = flops_per_token_of(architecture, params[name], length=length)
-        flops += trained_flops / 3  # forward, by inputs and by weights: of three products the first alone
+        flops += (
+            trained_flops / 3
+        )  # forward, by inputs and by weights: of three products the first alone
     return flops

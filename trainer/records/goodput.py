@@ -49,7 +49,9 @@ class Ledger:
         self._lost_s = dict.fromkeys(CAUSES, 0.0)
         # productive seconds up to each step; a rollback to step i restores entry i
         self._productive_at = array("d", [0.0])
-        self._spans: list[tuple[float, float]] = []  # (begin, end) of blocks charged since the last step
+        self._spans: list[
+            tuple[float, float]
+        ] = []  # (begin, end) of blocks charged since the last step
         self._charged_s = 0.0
         self._unexplained = "start"  # cause that time between two steps is charged to
         self._first_step_s: float | None = None  # of this life
@@ -168,7 +170,11 @@ class Ledger:
         self._charge_rest(self._unexplained, until=now)
         lost = {f"goodput/lost_s/{cause}": seconds for cause, seconds in self._lost_s.items()}
         elapsed_s = max(now - self._origin, 1e-9)
-        return {"goodput/frac": self._productive_s / elapsed_s, PRODUCTIVE: self._productive_s, **lost}
+        return {
+            "goodput/frac": self._productive_s / elapsed_s,
+            PRODUCTIVE: self._productive_s,
+            **lost,
+        }
 
     def close(self) -> None:
         """Write the account down as an event: what comes after is no part of this life."""
@@ -180,7 +186,9 @@ class Ledger:
 
     def _charge_rest(self, cause: str, *, until: float) -> None:
         """Charge to `cause` all time up to `until` that has no cause yet."""
-        self._lost_s[cause] += until - self._origin - self._productive_s - sum(self._lost_s.values())
+        self._lost_s[cause] += (
+            until - self._origin - self._productive_s - sum(self._lost_s.values())
+        )
 
     def _mark(self, number: int, productive_s: float) -> None:
         del self._productive_at[number:]

@@ -17,7 +17,9 @@ def memory_row() -> dict[str, float]:
     counted = [stats for stats in stats_of_devices if stats]
     if counted:
         row["memory/device_bytes"] = float(max(stats["bytes_in_use"] for stats in counted))
-        row["memory/device_peak_bytes"] = float(max(stats["peak_bytes_in_use"] for stats in counted))
+        row["memory/device_peak_bytes"] = float(
+            max(stats["peak_bytes_in_use"] for stats in counted)
+        )
     return row
 
 

@@ -31,7 +31,9 @@ class MetricsWriter:
     def __init__(self, folder: Path, start_step: int, *, active: bool = True):
         # a new phase keeps not even rows of step 0, which an evaluation before training wrote
         first_step = start_step + 1 if start_step else 0
-        self._sinks = (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
+        self._sinks = (
+            (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
+        )
         self._failing: set[type] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._pending = deque[Future]()
@@ -96,7 +98,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     A number that was not finite is NaN; which of NaN and infinity it was is not recorded.
     """
     rows = [row for row in json_lines(folder / METRICS_FILE) if "step" in row]
-    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+    return [
+        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
+    ]
 
 
 class _JsonLines:

@@ -64,15 +64,21 @@ class Profiler:
     def after(self, step: int, results: Any = None) -> None:
         """End the trace if the window ends with this step, when its `results` have come."""
         if self._tracing and step >= self._window[1]:
-            jax.block_until_ready(results)  # the loop does not wait for a step: the trace would miss it
+            jax.block_until_ready(
+                results
+            )  # the loop does not wait for a step: the trace would miss it
             self._stop()
 
     def _stop(self) -> None:
         self._tracing = False
         try:
             jax.profiler.stop_trace()
-        except jax.errors.JaxRuntimeError as error:  # a full disk; training goes on without the trace
-            print(f"{self._folder}: no trace could be written ({error})", file=sys.stderr, flush=True)
+        except (
+            jax.errors.JaxRuntimeError
+        ) as error:  # a full disk; training goes on without the trace
+            print(
+                f"{self._folder}: no trace could be written ({error})", file=sys.stderr, flush=True
+            )
 
     def close(self) -> None:
         """End a trace that is still running, and give the signal back."""

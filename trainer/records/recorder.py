@@ -18,7 +18,9 @@ from trainer.records.goodput import Ledger
 from trainer.records.memory import memory_row
 from trainer.records.metrics import MetricsWriter
 
-SLOW_ROWS_EVERY = 10  # steps between two rows that also hold what changes slowly: memory, goodput, progress
+SLOW_ROWS_EVERY = (
+    10  # steps between two rows that also hold what changes slowly: memory, goodput, progress
+)
 
 
 class Step(NamedTuple):
@@ -79,7 +81,9 @@ class Recorder:
         seconds.append(0.0 if self._is_computing() else time.perf_counter() - start)
 
     def _is_computing(self) -> bool:
-        return self._under_way is not None and not self._under_way.metrics["loss/train"][0].is_ready()
+        return (
+            self._under_way is not None and not self._under_way.metrics["loss/train"][0].is_ready()
+        )
 
     @contextlib.contextmanager
     def pausing(self, cause: str) -> Iterator[None]:
@@ -133,7 +137,9 @@ class Recorder:
         for name, (edges, counts) in histograms.items():
             self.metrics.histogram(step.number, name, edges, counts)
         self._extra = {}
-        self._advance(1, f"loss {row['loss/train']:.3f}, {row['throughput/tokens_per_s']:,.0f} tokens/s")
+        self._advance(
+            1, f"loss {row['loss/train']:.3f}, {row['throughput/tokens_per_s']:,.0f} tokens/s"
+        )
         return verdict
 
     def _times(self, step: Step, step_s: float) -> dict[str, float]:

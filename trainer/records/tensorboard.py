@@ -43,7 +43,9 @@ class EventFile:
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[verbatim.encode()], tensor_shape=shape)
         value = Summary.Value(tag=name, metadata=create_summary_metadata(None, None), tensor=tensor)
-        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
+        self._writer.add_event(
+            Event(step=step, wall_time=time.time(), summary=Summary(value=[value]))
+        )
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
         """Record that counts[i] numbers lie between edges[i] and edges[i + 1]; nothing if all are 0.
@@ -60,7 +62,9 @@ class EventFile:
             min=left[0], max=right[-1], num=counts.sum(), bucket_limit=right, bucket=counts[shown]
         )
         value = Summary.Value(tag=name, histo=histogram)
-        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
+        self._writer.add_event(
+            Event(step=step, wall_time=time.time(), summary=Summary(value=[value]))
+        )
 
     def flush(self) -> None:
         """Wait until everything is with the operating system.

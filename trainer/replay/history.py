@@ -60,7 +60,9 @@ def history_of(folder: Path, run: Run) -> RowHistory:
         # as Orbax names the JSON of an item
         saved = folder / "checkpoints" / str(checkpoint) / "position" / "metadata"
         position = json.loads(saved.read_bytes())
-    logged = {row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row}
+    logged = {
+        row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row
+    }
     # The log knows every step, a checkpoint its own: a torn line or a lost log is filled in by batch sizes.
     known = {checkpoint: position["rows"], **logged}
     ends = [0]

@@ -30,7 +30,9 @@ class Replayed(NamedTuple):
     first: int
 
 
-def replay(run: Run, folder: Path, job_folder: Path, step: int, *, say: Callable[[str], None]) -> Replayed:
+def replay(
+    run: Run, folder: Path, job_folder: Path, step: int, *, say: Callable[[str], None]
+) -> Replayed:
     """Compute step `step` of the phase in `folder`, and those between it and the checkpoint before it. Call
     under `jax.set_mesh`.
 

@@ -56,7 +56,10 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
 
 def sizes(out: Path) -> dict[str, int]:
     """Bytes of each stage's files, and of the shards."""
-    folders = [*sorted(folder for folder in (out / "stages").iterdir() if folder.is_dir()), out / "train"]
+    folders = [
+        *sorted(folder for folder in (out / "stages").iterdir() if folder.is_dir()),
+        out / "train",
+    ]
     return {
         folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in folders

@@ -88,7 +88,9 @@ def measure(stages: Sequence[Stage], *, n_rounds: int) -> list[Measured]:
             stage.work()
             if number:  # round 0 fills caches and imports
                 seconds[stage.name].append(max(cpu_s() - before, 1e-9))
-    return [Measured(stage, tuple(stage.amount / s for s in seconds[stage.name])) for stage in stages]
+    return [
+        Measured(stage, tuple(stage.amount / s for s in seconds[stage.name])) for stage in stages
+    ]
 
 
 def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
@@ -141,4 +143,8 @@ def as_json(taken: Sample, measured: Sequence[Measured], runs: Sequence[Whole]) 
         }
         for stage, speeds in measured
     }
-    return {"measured_on": described(taken), "stages": stages, "whole": [run._asdict() for run in runs]}
+    return {
+        "measured_on": described(taken),
+        "stages": stages,
+        "whole": [run._asdict() for run in runs],
+    }

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import psutil
 
-SAMPLED_EVERY_S = 0.1  # finding children reads the list of all processes: some 15 ms for a hundred of them
+SAMPLED_EVERY_S = (
+    0.1  # finding children reads the list of all processes: some 15 ms for a hundred of them
+)
 
 
 class Used(NamedTuple):

@@ -19,7 +19,11 @@ def raw_stages(taken: Sample, work: Path) -> list[Stage]:
 
     def read() -> None:
         for file in taken.files:
-            exhaust(pages_of(str(file), file.name, MAX_PAGE_BYTES, work=work, source="web", drops=Drops()))
+            exhaust(
+                pages_of(
+                    str(file), file.name, MAX_PAGE_BYTES, work=work, source="web", drops=Drops()
+                )
+            )
 
     def in_child() -> None:
         exhaust(documents(taken.pages, content="main", timeout_s=5.0, source="web", drops=Drops()))

@@ -21,7 +21,9 @@ from launch.bench.data.sample import Sample, Stage
 VOCAB_SIZE = 8192
 SEQ_LEN, BATCH = 4096, 16
 N_ROWS = 256
-LOADED_TOKENS = 4_000_000  # at least; documents are repeated, under other ids, until there are so many
+LOADED_TOKENS = (
+    4_000_000  # at least; documents are repeated, under other ids, until there are so many
+)
 N_LENGTHS = 500_000
 
 
@@ -66,7 +68,13 @@ def _encoding(taken: Sample, tokenizer: Tokenizer, model: Path) -> list[Stage]:
             lambda: [plain.encode(text) for text in some],
             note="its own encoder",
         ),
-        Stage("encode", mb_of(texts), "MB of text", lambda: tokenizer.encode_all(texts), "SentencePiece"),
+        Stage(
+            "encode",
+            mb_of(texts),
+            "MB of text",
+            lambda: tokenizer.encode_all(texts),
+            "SentencePiece",
+        ),
     ]
 
 
@@ -80,7 +88,9 @@ def _writing(records: list[Record], folder: Path) -> list[Stage]:
 
     def shards() -> None:
         shutil.rmtree(folder / "shards", ignore_errors=True)
-        write_shards(folder / "shards", records, source="code", n_bytes=0, shard_records=8192, lineage={})
+        write_shards(
+            folder / "shards", records, source="code", n_bytes=0, shard_records=8192, lineage={}
+        )
 
     million = len(tokens) / 1e6
     return [
@@ -122,7 +132,13 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
     return [
         Stage("copy of rows", million, "M tokens", copy, note="all fields of a batch, once"),
         Stage("loader", million, "M tokens", lambda: read(plain), "copy of rows"),
-        Stage("loader, FIM rate 0.5", million / 8, "M tokens", lambda: read(turned, N_ROWS // 8), "loader"),
+        Stage(
+            "loader, FIM rate 0.5",
+            million / 8,
+            "M tokens",
+            lambda: read(turned, N_ROWS // 8),
+            "loader",
+        ),
     ]
 
 

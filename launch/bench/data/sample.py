@@ -79,7 +79,10 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
 
     # every N_FILES-th page: all files have about the same size
     for number, file in enumerate(files):
-        records = (write_record(url=page.path, html=page.data, date=DATE) for page in pages[number::N_FILES])
+        records = (
+            write_record(url=page.path, html=page.data, date=DATE)
+            for page in pages[number::N_FILES]
+        )
         file.write_bytes(b"".join(gzip.compress(record, 6, mtime=0) for record in records))
     documents = list(read_all(Warc(paths=tuple(map(str, files))), "web", work=folder / "work"))
     modules = read_all(StdlibCode(), "code", work=folder / "work")

@@ -25,7 +25,9 @@ WEB_RULES: dict[str, dict[str, dict[str, Any]]] = {
     "PII": {"Pii": {}},
     "toxicity": {"Toxicity": {"max_score": 0.5}},
     "exact keys": {"ExactDedup": {"max_removed_frac": 0.9}},
-    "line keys": {"LineDedup": {"part": "line", "max_documents": 6, "min_words": 3, "max_removed_frac": 0.9}},
+    "line keys": {
+        "LineDedup": {"part": "line", "max_documents": 6, "min_words": 3, "max_removed_frac": 0.9}
+    },
     "MinHash": {"NearDedup": {"max_removed_frac": 0.9}},
 }
 CODE_RULES: dict[str, dict[str, dict[str, Any]]] = {
@@ -93,7 +95,9 @@ def questions(code: Sequence[Document], path: Path) -> dict[str, Any]:
     too.
     """
     words = (word for document in code for word in document.text.split())
-    runs = iter(lambda: " ".join(islice(words, QUESTION_WORDS)), "")  # "" when the words are used up
+    runs = iter(
+        lambda: " ".join(islice(words, QUESTION_WORDS)), ""
+    )  # "" when the words are used up
     lines = [json.dumps({"question": text, "answer": "7"}) for text in islice(runs, N_QUESTIONS)]
     path.write_text("".join(f"{line}\n" for line in lines))
     return {

@@ -63,7 +63,16 @@ CASES = (  # head widths are those of Llama, Gemma 2 and DeepSeek-V3
     Case("packed, one key head, width 64", H=8, K=1, A=64, A2=64, packed=True),
     Case("one document, window", H=8, K=2, A=128, A2=128, packed=False, window=300),
     Case("packed, window", H=8, K=2, A=128, A2=128, packed=True, window=300),
-    Case("packed, soft cap and window", H=4, K=2, A=256, A2=256, packed=True, window=300, soft_cap=50.0),
+    Case(
+        "packed, soft cap and window",
+        H=4,
+        K=2,
+        A=256,
+        A2=256,
+        packed=True,
+        window=300,
+        soft_cap=50.0,
+    ),
     Case("packed, narrow values", H=8, K=8, A=192, A2=128, packed=True),
 )
 SMALL_CASES = (
@@ -81,7 +90,9 @@ def attention_checks(*, small: bool) -> Iterator[Check]:
     cases = SMALL_CASES if small else CASES
     length = SMALL_LENGTH if small else LENGTH
     in_float32 = IN_FLOAT32[1:] if small else IN_FLOAT32
-    kernels = {name: attend for name, attend in UNDIVIDED.items() if NEEDS.get(name, platform) == platform}
+    kernels = {
+        name: attend for name, attend in UNDIVIDED.items() if NEEDS.get(name, platform) == platform
+    }
     del kernels["plain"]  # it is the reference
     kernels["loops"] = loops_attend
     for name, attend in kernels.items():
@@ -170,11 +181,17 @@ def output_and_gradients(
     mesh = make_mesh(jax.devices()[:context_devices], context=context_devices)
 
     def run(
-        q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, grad: Array
+        q_BLHA: Array,
+        k_BLKA: Array,
+        v_BLKA: Array,
+        positions_BL: Array,
+        segments_BL: Array,
+        grad: Array,
     ):
         # a divided row is held in another order, in which every device has the same amount of work
         balanced = [
-            balance(x, letters) for x, letters in zip((q_BLHA, k_BLKA, v_BLKA), LETTERS, strict=False)
+            balance(x, letters)
+            for x, letters in zip((q_BLHA, k_BLKA, v_BLKA), LETTERS, strict=False)
         ]
         positions_BL = balance(positions_BL, "BL")
         segments_BL = balance(segments_BL, "BL")
@@ -212,17 +229,26 @@ def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
     starts = np.arange(0, x.shape[1], 128)
     blocks_BU = np.add.reduceat(squares_BL, starts, 1)
     mean_block = exact_BL.sum() / blocks_BU.size
-    return float(np.sqrt(max((squares_BL.sum(1) / exact_BL.sum(1)).max(), blocks_BU.max() / mean_block)))
+    return float(
+        np.sqrt(max((squares_BL.sum(1) / exact_BL.sum(1)).max(), blocks_BU.max() / mean_block))
+    )
 
 
 def loops_attend(
-    q_BLHA: Array, k_BLKA: Array, v_BLKA: Array, positions_BL: Array, segments_BL: Array, maths: Maths
+    q_BLHA: Array,
+    k_BLKA: Array,
+    v_BLKA: Array,
+    positions_BL: Array,
+    segments_BL: Array,
+    maths: Maths,
 ) -> Array:
     """The loops that `blocked` uses for rows of more than 4,096 positions, here for a row of any length."""
 
     def on_device(q: Array, k: Array, v: Array, positions: Array, segments: Array) -> Array:
         row = KeyRow(positions, segments, (jnp.zeros((), jnp.int32),))
-        o = attend_rows(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), row, row, LOOPS, maths)
+        o = attend_rows(
+            q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), row, row, LOOPS, maths
+        )
         return o.swapaxes(1, 2)
 
     run: Callable[..., Array] = local(on_device, ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")

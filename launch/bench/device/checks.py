@@ -37,7 +37,13 @@ def work_from(first: int, *, small: bool) -> None:
         _send({"begins": number, "of": len(checks), "name": check.name, "compares": check.compares})
         start = time.perf_counter()
         row = row_of(check)
-        _send({"row": row._asdict(), "compares": check.compares, "seconds": time.perf_counter() - start})
+        _send(
+            {
+                "row": row._asdict(),
+                "compares": check.compares,
+                "seconds": time.perf_counter() - start,
+            }
+        )
         if check.alone:
             return
 

@@ -13,7 +13,10 @@ from model.kernels.grouped import grouped_matmul
 from model.layers.experts import Axes, Choices, Dispatch, Experts, at_capacity, dropless
 from model.sharding import local, make_mesh
 
-BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}  # a gated layer is three products deep, its gradient six
+BOUNDS = {
+    "float32": 1e-4,
+    "bfloat16": 2e-2,
+}  # a gated layer is three products deep, its gradient six
 UNDIVIDED = Axes(experts=(), width=(), length=(), runs=1)
 
 
@@ -22,13 +25,17 @@ def expert_checks(*, small: bool) -> Iterator[Check]:
     D, F, n_tokens = (16, 24, 64) if small else (1024, 2048, 2048)
     dispatches = {
         "dropless": dropless,
-        "at capacity": functools.partial(at_capacity, factor=8.0),  # room for all, so nothing is dropped
+        "at capacity": functools.partial(
+            at_capacity, factor=8.0
+        ),  # room for all, so nothing is dropped
     }
     for dtype in ("bfloat16",) if small else BOUNDS:
         run = functools.partial(check_grouped, dtype, D=D, F=F, n_rows=n_tokens)
         yield Check(f"experts, grouped product, {dtype}", run, compares=True)
         for name, dispatch in dispatches.items():
-            run = functools.partial(check_experts, name, dispatch, dtype, D=D, F=F, n_tokens=n_tokens)
+            run = functools.partial(
+                check_experts, name, dispatch, dtype, D=D, F=F, n_tokens=n_tokens
+            )
             yield Check(f"experts, {name}, {dtype}", run, compares=True)
 
 
@@ -48,10 +55,14 @@ def check_grouped(dtype: str, *, D: int, F: int, n_rows: int) -> Row:
     def ours(x_CD: Array, w_EDF: Array) -> Array:
         return grouped_matmul(x_CD, w_EDF, jnp.asarray(sizes_E))
 
-    return compare(f"experts, grouped product, {dtype}", ours, plain, dtype, {"x": x_CD, "w": w_EDF})
+    return compare(
+        f"experts, grouped product, {dtype}", ours, plain, dtype, {"x": x_CD, "w": w_EDF}
+    )
 
 
-def check_experts(name: str, dispatch: Dispatch, dtype: str, *, D: int, F: int, n_tokens: int) -> Row:
+def check_experts(
+    name: str, dispatch: Dispatch, dtype: str, *, D: int, F: int, n_tokens: int
+) -> Row:
     """A gated layer of 8 experts, of which each token chooses 2; some tokens are padding."""
     E, B = 8, 2
     L = n_tokens // B
@@ -102,7 +113,9 @@ def compare(
     return compared(check, errors, dict.fromkeys(errors, BOUNDS[dtype]))
 
 
-def _output_and_gradients(fn: Callable[..., Array], arrays: list[np.ndarray], dtype: str) -> list[np.ndarray]:
+def _output_and_gradients(
+    fn: Callable[..., Array], arrays: list[np.ndarray], dtype: str
+) -> list[np.ndarray]:
     mesh = make_mesh(jax.devices()[:1])
     precision = "highest" if dtype == "float32" else "default"
 
@@ -116,4 +129,6 @@ def _output_and_gradients(fn: Callable[..., Array], arrays: list[np.ndarray], dt
         letters = tuple("." * x.ndim for x in arrays)
         outputs = ("." * arrays[0].ndim, *letters)
         on_device = jax.jit(local(run, letters, outputs))
-        return [np.asarray(x, np.float32) for x in on_device(*(jnp.asarray(x, dtype) for x in arrays))]
+        return [
+            np.asarray(x, np.float32) for x in on_device(*(jnp.asarray(x, dtype) for x in arrays))
+        ]

@@ -25,8 +25,12 @@ CACHE_BOUND = 1e-4
 def model_checks(*, small: bool) -> Iterator[Check]:
     """The loss and its gradient, and the cache of keys and values."""
     sizes = llama(small=small)
-    yield Check("model, bfloat16 against float32", functools.partial(check_bfloat16, sizes), compares=True)
-    yield Check("model, cache against one pass", functools.partial(check_cache, sizes), compares=True)
+    yield Check(
+        "model, bfloat16 against float32", functools.partial(check_bfloat16, sizes), compares=True
+    )
+    yield Check(
+        "model, cache against one pass", functools.partial(check_cache, sizes), compares=True
+    )
 
 
 def llama(*, small: bool) -> Llama:
@@ -34,7 +38,13 @@ def llama(*, small: bool) -> Llama:
     if small:
         widths = {"width": 32, "heads": 4, "kv_heads": 2, "head_width": 8, "feed_forward_width": 64}
         return Llama(vocab_size=128, layers=2, context=32, **widths)
-    widths = {"width": 2048, "heads": 16, "kv_heads": 4, "head_width": 128, "feed_forward_width": 5632}
+    widths = {
+        "width": 2048,
+        "heads": 16,
+        "kv_heads": 4,
+        "head_width": 128,
+        "feed_forward_width": 5632,
+    }
     return Llama(vocab_size=4096, layers=4, context=1024, **widths)
 
 
@@ -42,9 +52,13 @@ def check_bfloat16(sizes: Llama) -> Row:
     """The training loss and its gradient with the device's own kernels in bfloat16, beside plain attention in
     float32, from the same parameters.
     """
-    exact_loss, exact = _loss_and_gradient(sizes, Precision(compute="float32"), Execution(attention="plain"))
+    exact_loss, exact = _loss_and_gradient(
+        sizes, Precision(compute="float32"), Execution(attention="plain")
+    )
     loss, gradient = _loss_and_gradient(sizes, Precision(), Execution())
-    difference = np.sqrt(sum(np.sum(np.square(a - b)) for a, b in zip(gradient, exact, strict=True)))
+    difference = np.sqrt(
+        sum(np.sum(np.square(a - b)) for a, b in zip(gradient, exact, strict=True))
+    )
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in exact))
     errors = {"loss": abs(loss - exact_loss) / exact_loss, "gradient": float(difference / norm)}
     return compared("model, bfloat16 against float32", errors, BOUNDS)
@@ -64,7 +78,9 @@ def _loss_and_gradient(
 
         def loss_of(params: Params) -> Any:
             policies = {"policy": (model, params)}
-            return objective.loss(policies, batch, objective.denominators(batch), jax.random.key(0)).total
+            return objective.loss(
+                policies, batch, objective.denominators(batch), jax.random.key(0)
+            ).total
 
         params = jax.jit(model.init)(jax.random.key(0))
         loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params)

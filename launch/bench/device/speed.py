@@ -53,12 +53,21 @@ RECIPES = (
 def speed_checks(*, small: bool) -> Iterator[Check]:
     """Measurements, the ones that need most memory in processes of their own."""
     sizes = llama(small=True)
-    yield Check("matmul, bfloat16", functools.partial(measure_matmul, 256 if small else 8192), compares=False)
+    yield Check(
+        "matmul, bfloat16",
+        functools.partial(measure_matmul, 256 if small else 8192),
+        compares=False,
+    )
     if small:
-        run = functools.partial(measure_training, "train tiny", sizes, seq_len=32, rows_per_device=1)
+        run = functools.partial(
+            measure_training, "train tiny", sizes, seq_len=32, rows_per_device=1
+        )
         yield Check("train tiny", run, compares=False)
     else:
-        for name, preset, n_rows in (("train 1B", "llama3_2_1b", 4), ("train 8B", "llama3_1_8b", 2)):
+        for name, preset, n_rows in (
+            ("train 1B", "llama3_2_1b", 4),
+            ("train 8B", "llama3_1_8b", 2),
+        ):
             run = functools.partial(
                 measure_training, name, PRESETS[preset], seq_len=SEQ_LEN, rows_per_device=n_rows
             )
@@ -81,10 +90,14 @@ def measure_matmul(size: int) -> Row:
     """The rate of large square products on the first device, beside its data sheet's."""
     device = jax.devices()[0]
     tflops = statistics.median(matmul_rates(device, n_repeats=15, size=size)) / 1e12
-    sheet = [peak for prefix, peak in PEAK_BF16.items() if f"{device.device_kind} ".startswith(prefix)]
+    sheet = [
+        peak for prefix, peak in PEAK_BF16.items() if f"{device.device_kind} ".startswith(prefix)
+    ]
     note = f"{size}² x {size}²"
     if sheet:
-        note += f", {tflops * 1e12 / sheet[0]:.0%} of the data sheet's {sheet[0] / 1e12:.0f} TFLOP/s"
+        note += (
+            f", {tflops * 1e12 / sheet[0]:.0%} of the data sheet's {sheet[0] / 1e12:.0f} TFLOP/s"
+        )
     return Row("matmul, bfloat16", "measured", {"tflops": tflops}, note)
 
 
@@ -113,7 +126,9 @@ def measure_training(name: str, architecture: Any, *, seq_len: int, rows_per_dev
     raise Skip(f"of {limit / 1e9:.0f} GB on a device, {'; '.join(tried[-2:])}")
 
 
-def shape_of_recipe(recipe: Recipe, architecture: Any, *, seq_len: int, batch_size: int) -> TrainShape:
+def shape_of_recipe(
+    recipe: Recipe, architecture: Any, *, seq_len: int, batch_size: int
+) -> TrainShape:
     """A shape of the bench `train`."""
     return shape_from(
         architecture,
@@ -129,7 +144,9 @@ def estimated_bytes(shape: TrainShape) -> int:
     """The most that a device holds during a step, from sizes alone; nothing is compiled."""
     sizes = outline_of(shape.run())
     axes = dict.fromkeys(AXES, 1) | {"fsdp": len(jax.devices())}
-    return memory_of_plan(sizes, Plan(axes, shape.batch_size, shape.micro_batches, shape.execution)).peak
+    return memory_of_plan(
+        sizes, Plan(axes, shape.batch_size, shape.micro_batches, shape.execution)
+    ).peak
 
 
 def device_bytes() -> int:
@@ -200,7 +217,9 @@ def save_and_restore(*, gigabytes: float) -> Row:
         checkpointer.wait()
         save_s = time.perf_counter() - start
         # shapes and layouts, as a starting process knows them before it restores
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
         start = time.perf_counter()
         restored = jax.block_until_ready(checkpointer.restore(0, like))
         restore_s = time.perf_counter() - start
@@ -213,5 +232,12 @@ def save_and_restore(*, gigabytes: float) -> Row:
         n_different = sum(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
     numbers = {"gb": n_bytes / 1e9, "save_s": save_s, "restore_s": restore_s}
     if n_different:
-        return Row("save and restore", "failed", numbers, f"{n_different} arrays differ from what was saved")
-    return Row("save and restore", "passed", numbers, "the same bits; the files were in the system's cache")
+        return Row(
+            "save and restore",
+            "failed",
+            numbers,
+            f"{n_different} arrays differ from what was saved",
+        )
+    return Row(
+        "save and restore", "passed", numbers, "the same bits; the files were in the system's cache"
+    )

@@ -56,10 +56,14 @@ def check_imports() -> None:
         )
     if missing:
         names = " ".join(missing)
-        raise ValueError(f"bench device needs more beside jax; `{sys.executable} -m pip install {names}`")
+        raise ValueError(
+            f"bench device needs more beside jax; `{sys.executable} -m pip install {names}`"
+        )
     version = importlib.metadata.version("jax")
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_JAX:
-        raise ValueError(f"bench device needs jax 0.11 or later, and jax {version} is installed; upgrade it")
+        raise ValueError(
+            f"bench device needs jax 0.11 or later, and jax {version} is installed; upgrade it"
+        )
 
 
 def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[str, Any]:
@@ -75,7 +79,12 @@ def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[
         _run_child(command, progress, left_s=left_s, say=say)
     failed = any(row["compares"] and row["status"] == "failed" for row in progress.rows)
     seconds = round(time.monotonic() - began, 1)
-    return {"device": progress.device, "rows": progress.rows, "seconds": seconds, "passed": not failed}
+    return {
+        "device": progress.device,
+        "rows": progress.rows,
+        "seconds": seconds,
+        "passed": not failed,
+    }
 
 
 class Progress:
@@ -103,7 +112,13 @@ class Progress:
 
     def fail(self, check: str, note: str, *, compares: bool) -> None:
         """A row for a check that gave none itself; the next child goes on after it."""
-        row = {"check": check, "status": "failed", "figures": {}, "note": note, "compares": compares}
+        row = {
+            "check": check,
+            "status": "failed",
+            "figures": {},
+            "note": note,
+            "compares": compares,
+        }
         self.rows.append(row)
         self.number, self.current = self.number + 1, None
 
@@ -115,7 +130,11 @@ def _run_child(
     first = progress.number
     with tempfile.TemporaryFile("w+") as errors:
         # jax takes 75 % of a GPU's memory by default, with which a state of 8B parameters does not fit
-        environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ, "PYTHONPATH": _paths()}
+        environment = {
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+            **os.environ,
+            "PYTHONPATH": _paths(),
+        }
         child = subprocess.Popen(
             [*command, "--from", str(first)],
             env=environment,
@@ -130,9 +149,14 @@ def _run_child(
         # a child may also end early, before a check that wants a process of its own
         ended_well = code == 0 and progress.current is None and progress.number > first
         if not ended_well:
-            current = progress.current or {"name": f"start of check {progress.number + 1}", "compares": True}
+            current = progress.current or {
+                "name": f"start of check {progress.number + 1}",
+                "compares": True,
+            }
             reason = (
-                "killed: too slow or hung" if timed_out.is_set() else f"its process ended with code {code}"
+                "killed: too slow or hung"
+                if timed_out.is_set()
+                else f"its process ended with code {code}"
             )
             note = f"{reason}; {_last_line(errors)}"
             progress.fail(current["name"], note, compares=current["compares"])
@@ -144,7 +168,9 @@ def _paths() -> str:
     return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
 
 
-def _lines(child: subprocess.Popen, limit_s: float, timed_out: threading.Event) -> Iterator[dict[str, Any]]:
+def _lines(
+    child: subprocess.Popen, limit_s: float, timed_out: threading.Event
+) -> Iterator[dict[str, Any]]:
     """The marked lines of a child, which is killed when none comes for `limit_s`."""
 
     def kill() -> None:
@@ -190,7 +216,9 @@ def show(report: dict[str, Any]) -> None:
     colours = {"passed": "green", "failed": "red", "skipped": "yellow"}
     for row in report["rows"]:
         figures = "  ".join(f"{name} {_shown(value)}" for name, value in row["figures"].items())
-        table.add_row(row["check"], row["status"], figures, row["note"], style=colours.get(row["status"]))
+        table.add_row(
+            row["check"], row["status"], figures, row["note"], style=colours.get(row["status"])
+        )
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(table)
     verdict = "All comparisons passed" if report["passed"] else "NOT all comparisons passed"
@@ -198,4 +226,10 @@ def show(report: dict[str, Any]) -> None:
 
 
 def _shown(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.3g}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.2g}"
+        if abs(value) < 0.1
+        else f"{value:.3g}"
+    )

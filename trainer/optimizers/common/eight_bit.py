@@ -63,7 +63,9 @@ def quantized(
     x = _cut(x, letters, blocks)
     scale = jnp.max(jnp.abs(x), axis=blocks.axis + 1)
     largest = jnp.expand_dims(scale, blocks.axis + 1)
-    unit = jnp.abs(x) / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)  # a block of zeros gives no NaN
+    unit = jnp.abs(x) / jnp.maximum(
+        largest, jnp.finfo(x.dtype).tiny
+    )  # a block of zeros gives no NaN
     top = _top(dtype)
     # the decade, 0 for all that is smaller than the lowest
     i = jnp.clip(jnp.ceil(jnp.log10(unit)) + top, 0, top)
@@ -73,7 +75,9 @@ def quantized(
     return _joined(code.astype(dtype), letters, blocks), scale
 
 
-def restored(codes: Array, scale: Float[Array, "..."], letters: str, blocks: Blocks) -> Float[Array, "..."]:
+def restored(
+    codes: Array, scale: Float[Array, "..."], letters: str, blocks: Blocks
+) -> Float[Array, "..."]:
     """The numbers that codes stand for."""
     top = _top(codes.dtype)
     codes = _cut(codes, letters, blocks)

@@ -53,7 +53,9 @@ def on_whole_matrices(
     Each device has some of the matrices, the same ones of all arrays. Where they do not divide over the
     devices, some devices get matrices of zeros, so fn must accept those.
     """
-    layouts = {name: spec("".join(matrices[name]), x.shape, at_rest=True) for name, x in arrays.items()}
+    layouts = {
+        name: spec("".join(matrices[name]), x.shape, at_rest=True) for name, x in arrays.items()
+    }
     moves = {name: _moves(matrices[name], layout) for name, layout in layouts.items()}
     # every axis that divides any array, so that a device gets the same matrices of all
     axes = tuple(dict.fromkeys(axis for dims in moves.values() for axis in dims))
@@ -79,7 +81,9 @@ def on_whole_matrices(
     # check_vma: it cannot know that the exchange back gives every copy the same bits
     in_specs = (layouts, *(PartitionSpec() for _ in scalars))
     out_specs = {name: layouts[name] for name in out}
-    return jax.shard_map(on_shards, in_specs=in_specs, out_specs=out_specs, check_vma=False)(arrays, *scalars)
+    return jax.shard_map(on_shards, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+        arrays, *scalars
+    )
 
 
 def _moves(matrix: Matrix, layout: PartitionSpec) -> dict[str, int]:
@@ -108,7 +112,9 @@ def _gather(shard: Array, n_stack: int, dims: dict[str, int], sizes: dict[str, i
     return x
 
 
-def _scatter(x: Array, shape: tuple[int, ...], dims: dict[str, int], sizes: dict[str, int]) -> Array:
+def _scatter(
+    x: Array, shape: tuple[int, ...], dims: dict[str, int], sizes: dict[str, int]
+) -> Array:
     """The inverse of `_gather`, to a shard of this shape."""
     # backwards: the last exchange is undone first
     for axis in reversed(sizes):
