@@ -26,7 +26,7 @@ def test_the_tree_shows_the_folders_that_there_are():
 
 
 def test_the_reading_path_takes_twenty_minutes():
-    step = README.split("Reading path")[1].split("\n- ")[0]
+    step = README.split("Reading path")[1].split("\n\n")[0]
     by_name = {Path(path).name: ROOT / path for path in sources(*ROOMS)}
     path = [
         ROOT / "trainer/run.py" if name == "run.py" else by_name[name]
