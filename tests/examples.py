@@ -16,7 +16,8 @@ from data_pipeline.shards.shards import write_shards
 from model.api import Model, Params
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import letters_of, make_mesh, named
+from model.mesh import make_mesh
+from model.sharding import letters_of, named
 from trainer.objectives.dpo import ReferencedPairs
 
 SIZES = Llama(

@@ -11,7 +11,7 @@ from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.adapt import Adaptation, Full
 from model.api import Model
 from model.execution import Execution, Precision
-from model.sharding import Mesh
+from model.mesh import Mesh
 from trainer.checkpoints.retention import Checkpoints
 from trainer.cluster.health import HealthChecks
 from trainer.guard import Guard

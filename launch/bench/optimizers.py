@@ -20,7 +20,8 @@ from data_pipeline.component import components_in
 from launch.bench.train import TrainShape
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import letters_of, make_mesh, named
+from model.mesh import make_mesh
+from model.sharding import letters_of, named
 from trainer.assemble import training_step
 from trainer.optimizer import Optimizer
 from trainer.phase import initial_state

@@ -15,7 +15,8 @@ from data_pipeline.component import FrozenMap, one_of
 from data_pipeline.loader import PackedShards
 from model.architectures.gpt2 import PRESETS as GPT2_PRESETS
 from model.execution import DEFAULT, Execution, Precision
-from model.sharding import Mesh, letters_of, named
+from model.mesh import Mesh
+from model.sharding import letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from trainer.assemble import training_step
 from trainer.checkpoints.retention import Checkpoints

@@ -11,7 +11,8 @@ from data_pipeline.batch import TokenBatch
 from model.adapt import Full
 from model.api import Model, ModelInputs, Params, key_of
 from model.execution import Execution, Precision
-from model.sharding import einsum, make_mesh
+from model.mesh import make_mesh
+from model.sharding import einsum
 from trainer.assemble import training_step
 from trainer.norms import Watch
 from trainer.optimizers.common.mup import scaled_at_birth

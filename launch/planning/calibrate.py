@@ -9,7 +9,8 @@ from launch.planning.published import Published, outline
 from launch.planning.roofline import EFFICIENCY, Efficiency, Work, estimate
 from launch.planning.topology import Target, load_devices, target_of
 from model.execution import Execution
-from model.sharding import AXES, make_mesh
+from model.mesh import make_mesh
+from model.sharding import AXES
 
 ACCEPTED_POINTS = 8.0
 

@@ -14,7 +14,8 @@ from launch.planning.network import Wiring, wiring_of, wiring_of_gpus
 from launch.planning.roofline import Estimate, estimate
 from launch.planning.topology import Target, axis_sizes
 from model.execution import Remat
-from model.sharding import AXES, make_mesh
+from model.mesh import make_mesh
+from model.sharding import AXES
 from trainer.run import Run
 
 PRESETS = (

@@ -14,7 +14,7 @@ from launch.planning.search import ranking_json, ranking_lines, search
 from launch.planning.topology import Target, axis_sizes, load_devices
 from launch.planning.work import work_of
 from launch.process.failures import DOES_NOT_FIT, DONE
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from trainer.records.costs import run_flops_per_token
 from trainer.run import Run
 

@@ -190,7 +190,7 @@ def _bench_checkpoint(args: argparse.Namespace) -> None:
     import jax
 
     from launch.bench.checkpoint import figures, lines, measure
-    from model.sharding import make_mesh
+    from model.mesh import make_mesh
 
     args.dir.mkdir(parents=True, exist_ok=True)
     mesh = make_mesh(fsdp=len(jax.devices()))

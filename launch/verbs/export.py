@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
 
     from launch.exchange.verify_logits import check_transformers, verify
     from launch.job.load import import_components
-    from model.sharding import Mesh
+    from model.mesh import Mesh
 
     for module in args.imports:
         import_components(module)

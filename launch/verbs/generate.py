@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
     from inference.text import writer
     from launch.job.load import import_components
-    from model.sharding import Mesh
+    from model.mesh import Mesh
 
     for module in args.imports:
         import_components(module)

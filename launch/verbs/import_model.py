@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.exchange.hugging_face import import_source, open_source
     from launch.exchange.verify_logits import check_transformers, verify
     from model.execution import Precision
-    from model.sharding import Mesh
+    from model.mesh import Mesh
     from model.size import n_params
 
     python = args.verify_python or sys.executable

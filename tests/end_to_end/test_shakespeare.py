@@ -16,7 +16,7 @@ from launch.configs.shakespeare import TEXT, VOCAB_SIZE
 from launch.configs.shakespeare import pretrain as shakespeare_run
 from launch.configs.shakespeare_llama import pretrain as llama_run
 from model.execution import Precision
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from model.size import n_params
 from tests.launch.command import meshwright
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import BaseModel
 
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.replicas import check
 from trainer.cluster.signals import StopSignals

@@ -25,7 +25,8 @@ from model.adapt import Full
 from model.architectures.llama import Llama
 from model.execution import Execution, Precision, Remat
 from model.layers.stack import layer_name
-from model.sharding import AXES, letters_of, make_mesh, n_parts
+from model.mesh import make_mesh
+from model.sharding import AXES, letters_of, n_parts
 from tests.examples import batch_on, random_tokens
 from trainer.checkpoints.load import placed
 from trainer.objectives.next_token import NextToken

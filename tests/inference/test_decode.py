@@ -14,7 +14,8 @@ from inference.sample import Greedy, Sampler
 from model.api import Model, ModelInputs, Params
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import einsum, make_mesh
+from model.mesh import make_mesh
+from model.sharding import einsum
 
 SIZES = Llama(
     vocab_size=64,

@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from launch.planning.environment import ASIDE
 from launch.planning.topology import load_devices, target_of
-from model.sharding import AXES, make_mesh
+from model.mesh import make_mesh
+from model.sharding import AXES
 
 os.environ.update(ASIDE)  # before libtpu is loaded; jax has been told to use the CPU by conftest
 

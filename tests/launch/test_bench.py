@@ -11,7 +11,7 @@ from launch.job.problems import Problems
 from launch.verbs.bench import shape_of
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from tests.launch.command import meshwright
 from trainer.records.data_sheets import PEAK_BF16

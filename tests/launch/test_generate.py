@@ -18,7 +18,7 @@ from launch.verbs.generate import load, sampler_of
 from model.adapt import Full
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from tests.launch.command import meshwright
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.load import load_params

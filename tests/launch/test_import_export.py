@@ -343,7 +343,7 @@ import numpy as np
 from model.architectures.llama import Llama
 from model.hugging_face.checkpoint import open_folder
 from model.hugging_face.load import load
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 
 def gib(field):
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]) / 2**20

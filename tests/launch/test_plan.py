@@ -27,7 +27,8 @@ from launch.planning.topology import target_of
 from launch.verbs.plan import phase_of
 from model.architectures.llama import Llama
 from model.execution import Execution, Remat
-from model.sharding import AXES, Mesh
+from model.mesh import Mesh
+from model.sharding import AXES
 from tests.launch.absent import absent_mesh, shape_on
 from tests.launch.command import ROOT, meshwright
 from trainer.checkpoints.checkpointer import Checkpoints

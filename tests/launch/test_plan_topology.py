@@ -6,7 +6,8 @@ import pytest
 from launch.planning.collectives import Transfer, wire_factor
 from launch.planning.network import describe, transfer_seconds, wiring_of, wiring_of_gpus
 from launch.planning.topology import axis_sizes, load_devices, target_of
-from model.sharding import AXES, Mesh
+from model.mesh import Mesh
+from model.sharding import AXES
 from tests.launch.absent import absent_mesh
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from tests.examples import batch_on, random_documents, token_batch
 from trainer.objectives.next_token import NextToken
 

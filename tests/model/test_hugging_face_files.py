@@ -21,7 +21,8 @@ from model.hugging_face import load as loading
 from model.hugging_face.checkpoint import INDEX, open_folder
 from model.hugging_face.load import load
 from model.hugging_face.save import on_host, save
-from model.sharding import letters_of, make_mesh, named
+from model.mesh import make_mesh
+from model.sharding import letters_of, named
 from tests.examples import ONE_DEVICE, under
 
 ROOT = Path(__file__).parent.parent / "data" / "hugging_face"

@@ -20,7 +20,8 @@ from model.layers.pipeline import (
     turn,
 )
 from model.layers.stack import map_leaves
-from model.sharding import einsum, letters_of, local, make_mesh, named, shard
+from model.mesh import make_mesh
+from model.sharding import einsum, letters_of, local, named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
 
 N, B, L, D, F = 12, 16, 4, 6, 8

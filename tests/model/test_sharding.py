@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from pydantic import ValidationError
 
+from model.mesh import Mesh, make_mesh
 from model.sharding import (
     ALPHABET,
     AXES,
-    Mesh,
     check_sizes,
     einsum,
     letters_of,
     local,
     look_up,
-    make_mesh,
     named,
     reshape,
     shard,

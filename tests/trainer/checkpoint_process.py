@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from tests.trainer.saved_states import POSITION, RUN, Events, like, state_on
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.stored import arrays_of

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from tests.examples import MESHES, ONE_DEVICE, host_params, under
 from tests.launch.command import environment, until
 from tests.trainer.checkpoint_process import LARGE

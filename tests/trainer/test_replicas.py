@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from trainer.cluster.replicas import check, make_replay
 
 SIZES = {"w_DF": (8, 6), "narrow_DF": (8, 6), "scale_D": (8,), "count": ()}

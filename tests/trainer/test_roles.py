@@ -18,7 +18,7 @@ from data_pipeline.loader import PackedPairs, PackedShards
 from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import Mesh
+from model.mesh import Mesh
 from model.size import flops_per_token_of
 from tests.examples import random_documents, write_documents, write_pairs
 from tests.trainer.rollouts import OneToken, PolicyGradient

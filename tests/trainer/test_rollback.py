@@ -18,7 +18,7 @@ from data_pipeline.loader import PackedShards
 from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import Mesh
+from model.mesh import Mesh
 from tests.examples import write_documents
 from tests.trainer.poisoned import MARK, Poisoned
 from trainer.assemble import step_of

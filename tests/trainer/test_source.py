@@ -277,7 +277,7 @@ import jax, numpy as np
 from pathlib import Path
 folder, port, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from tests.trainer.test_source import CROSSING, crossing, no_policy
 from trainer.batches.layout import Layout
 from trainer.batches.shards import ShardSource

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from data_pipeline.batch import TokenBatch
 from model.adapt import Full
 from model.api import Model, key_of
-from model.sharding import letters_of, make_mesh, named, spec
+from model.mesh import make_mesh
+from model.sharding import letters_of, named, spec
 from tests.examples import (
     MESHES,
     ONE_DEVICE,

@@ -17,7 +17,8 @@ from model.kernels.context import balance, unbalance
 from model.kernels.loops import LOOPS
 from model.kernels.runs import Row as KeyRow
 from model.kernels.runs import attend_rows
-from model.sharding import local, make_mesh, named
+from model.mesh import make_mesh
+from model.sharding import local, named
 
 # ‖kernel - plain‖ / ‖plain‖. In float32 only the order of sums differs (1e-6 on a CPU); in bfloat16 an
 # operand is rounded by up to 2**-9 = 2e-3, and a gradient passes three such products: 1e-2 in the worst block

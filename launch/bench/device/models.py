@@ -13,7 +13,7 @@ from launch.bench.train import made_up_batch, shape_from
 from model.api import Model, ModelInputs, Params
 from model.architectures.llama import Llama
 from model.execution import Execution, Precision
-from model.sharding import make_mesh
+from model.mesh import make_mesh
 from trainer.objectives.next_token import NextToken
 
 # On a CPU the loss of the small form differs by 2.5e-4 and its gradient by 1e-2 of its norm; deeper models

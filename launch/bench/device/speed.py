@@ -20,7 +20,8 @@ from launch.bench.train import TrainShape, describe, figures, measure, shape_fro
 from launch.planning.analytic import Plan, memory_of_plan, outline_of
 from model.architectures.llama_presets import PRESETS
 from model.execution import Execution, Precision, Remat
-from model.sharding import AXES, make_mesh
+from model.mesh import make_mesh
+from model.sharding import AXES
 from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.records.data_sheets import PEAK_BF16
 from trainer.records.peak_flops import matmul_rates
