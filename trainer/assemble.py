@@ -46,6 +46,8 @@ def training_step(
         offload=run.execution.offload,
         guard=run.guard,
         breakdown=Breakdown(run.data.source_names(), n_bytes_V),
+        # `rounds`: a pipelined stack stores its layers in the order of the stages' rounds, while
+        # the log names them in the order of the model.
         watch=partial(run.watch.arrays, rounds=run.execution.pipeline.rounds),
     )
 
@@ -60,6 +62,7 @@ def step_of(phase: Phase) -> TrainStep:
 @contextlib.contextmanager
 def watching(run: Run, folder: Path) -> Iterator[tuple[Hosts, Watchdog]]:
     """Look after the processes of a phase, from before its state is restored."""
+    # Hosts first: the watchdog reports through it, and contexts close in reverse order.
     with Hosts() as hosts, Watchdog(run.health.hang_s, folder=folder, hosts=hosts) as watchdog:
         yield hosts, watchdog
 
@@ -82,6 +85,7 @@ def recording(
     run = phase.run
     metrics = MetricsWriter(phase.folder, first, active=is_first())
     profiler = Profiler(phase.folder, profile)
+    # The schedule alone, not the optimizer: only the logged rate is wanted on the host.
     rates = Rates(run.optimizer.learning_rate(run.steps))
     try:
         recorder = Recorder(
@@ -146,5 +150,6 @@ def loop_parts(
         inspect=inspect,
         evaluate=evaluate,
         evaluate_every=run.evaluate_every,
+        # Saved in every checkpoint: a resumed phase is compared with it (identity.py).
         run=phase.serialized,
     )

@@ -12,6 +12,7 @@ class Stopped(Exception):
 
     def __init__(self, signal_name: str, step: int):
         super().__init__(f"stopped by {signal_name} after step {step}; the state is saved")
+        # 128 + the number of the signal (SIGINT is 2, SIGTERM 15), as a shell reports it.
         self.exit_code = 130 if signal_name == "SIGINT" else 143
 
 
@@ -21,6 +22,7 @@ class Diverged(Exception):
     """
 
 
+# A protocol, because the file of `Hosts` imports jax, which this one must not.
 @runtime_checkable
 class Peers(Protocol):
     """The processes of a run, as one of them sees them; see `trainer.cluster.hosts.Hosts`."""

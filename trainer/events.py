@@ -22,6 +22,8 @@ def append_event(folder: Path, name: str, step: int | None, /, **fields: Any) ->
         row[key] = None if not_finite else value  # JSON has no word for NaN or infinity
     line = json.dumps(row)
     try:
+        # "a+" also reads, which is how the end of the last line is looked at; it always writes at
+        # the end.
         with (folder / EVENTS_FILE).open("a+b") as file:
             # a killed process may have left half a line, which must not swallow this one
             file.write(b"" if _ends_in_newline(file) else b"\n")
@@ -55,6 +57,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
+    # A torn line may end within a character of several bytes: that must not lose the others.
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             row = parse_line(line)

@@ -42,6 +42,8 @@ def execute(
         Diverged: the loss stays NaN or infinite.
     """
     mesh = run.mesh.make()
+    # Watched from before the state is restored: a process that dies while it reads a checkpoint
+    # would leave the others waiting in a collective for ever.
     with jax.set_mesh(mesh), watching(run, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
         for change in _free_changes(phase, allow_change):
@@ -56,13 +58,14 @@ def execute(
             state = phase.state()
             phase.load_others()
         first = int(state.step)
-        ledger.back_to(
-            first
-        )  # a checkpoint that passed verification may have proved damaged when it was read
+        # A checkpoint that passed verification may have proved damaged when it was read.
+        ledger.back_to(first)
         note_placement(phase.event, first, mesh)
         measures = Measures(phase)
+        # Not paused: `alive` is called after every batch of the columns that this may compute.
         source = open_source(phase, alive=watchdog.alive)
         with watchdog.paused():
+            # Of the restored state this is read from before.json, not measured.
             before = measures.before(state)
         with contextlib.ExitStack() as opened:
             bar = progress(f"  {folder.name}", run.steps, unit="steps", done=first)
@@ -89,6 +92,7 @@ def execute(
             # Waits for the last save: a phase that is done has its checkpoint on the disk.
             with recorder.pausing("checkpoint"):
                 phase.checkpointer.close()
+        # After the records are closed: the summary reads the rows of metrics.jsonl back.
         write_results(phase, before=before, after=after)
 
 
@@ -100,5 +104,6 @@ def _free_changes(phase: Phase, allow_change: Sequence[str]) -> list[str]:
     """
     if not phase.resumes():
         return []
+    # As serialized by the process that saved it, so with the defaults of its version filled in.
     saved = phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "run")
     return check_identity(saved, phase.serialized, allow_change=allow_change, folder=phase.folder)

@@ -22,6 +22,7 @@ def fingerprints(tree: Any) -> dict[str, list[int]]:
     All processes call it together and get the same.
     """
     leaves = jax.tree.leaves_with_path(tree)
+    # An adaptation may freeze nothing, and `jnp.stack` refuses an empty list.
     if not leaves:
         return {}
     sums = np.asarray(_sums_of_all([as_numbers(x) for _, x in leaves]))
@@ -55,6 +56,7 @@ def bit_patterns(x: Array) -> UInt32[Array, "..."]:
     """The bits of every number as an unsigned integer; 64 bits give two of them."""
     if x.dtype == jnp.bool_:  # has no bit pattern for XLA
         return x.astype(jnp.uint32)
+    # Bitcasting to a narrower type adds a dimension: 64 bits become two numbers of 32.
     pattern = jnp.dtype(f"uint{min(jax.dtypes.itemsize_bits(x.dtype), 32)}")
     return jax.lax.bitcast_convert_type(x, pattern).astype(jnp.uint32)
 
@@ -66,10 +68,11 @@ def _sums_of_all(arrays: list[Array]) -> UInt32[Array, "leaf 2"]:
 
 def _sums(x: Array) -> UInt32[Array, " 2"]:
     """Both sums in one pass over the array where it lies; only they travel between devices."""
-    x = jax.device_put(
-        x, jax.memory.Space.Device
-    )  # an offloaded array comes to the device for this
+    # an offloaded array comes to the device for this
+    x = jax.device_put(x, jax.memory.Space.Device)
     bits = bit_patterns(x)
+    # The row-major index of every number, built up from the last dimension. It starts at 1: a
+    # factor of 0 would hide the first number.
     index, stride = jnp.uint32(1), 1
     for dimension in reversed(range(bits.ndim)):
         # iota in the layout of x: a plain arange would be replicated, and x gathered to meet it

@@ -68,6 +68,8 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         loss_spikes = self._is_spike(history.losses, history.n_healthy, loss)
         norm_spikes = self._is_spike(history.norms, history.n_healthy, norm)
+        # Infinity exceeds every limit, so it has to be excluded: it counts as skipped, not as a
+        # spike.
         spike = finite & (loss_spikes | norm_spikes)
         healthy = finite & ~spike
         # a bad step is written after the ring's end, where `drop` leaves it out
@@ -84,6 +86,7 @@ class Guard(BaseModel, frozen=True, extra="forbid", strict=True):
     def _is_spike(self, recent: Array, n_healthy: Array, x: Array) -> Array:
         if self.sigmas is None:
             return jnp.zeros((), bool)
+        # Over the whole ring: before it is full the result is thrown away below.
         mean = jnp.mean(recent)
         # a spread below a thousandth of the mean is rounding: nothing is a spike beside a constant
         spread = jnp.maximum(jnp.std(recent), 1e-3 * jnp.abs(mean))
@@ -104,6 +107,7 @@ class Verdict(NamedTuple):
 
 def kept_if(healthy: Bool[Array, ""], new: Any, old: Any) -> Any:
     """The new tree, or the old one to the last bit; no host is asked."""
+    # A select, not a product with 0 or 1: 0 times NaN is NaN.
     return jax.tree.map(lambda x, y: jnp.where(healthy, x, y), new, old)
 
 
@@ -118,4 +122,5 @@ def with_new_window(opt_state: Guarded) -> Guarded:
 def counts(history: History) -> dict[str, tuple[Array, float]]:
     """The counts as metrics of a step."""
     by_name = {"skipped": history.n_skipped, "spikes": history.n_spikes, "streak": history.streak}
+    # (sum, weight) as all metrics; the weight 1 makes the quotient the count itself.
     return {f"guard/{name}": (n, 1.0) for name, n in by_name.items()}

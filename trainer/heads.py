@@ -31,6 +31,7 @@ def with_heads(model: Model, heads: Sequence[str], *, width: int, dtype: str) ->
         layout = spec("D", (width,), at_rest=True)
 
         def drawn(name: str) -> Array:
+            # A key by its name: another head added later does not change this one's values.
             x_D = jax.random.normal(key_of(key, name), (width,), out_sharding=layout)
             return (x_D * (width + 1) ** -0.5).astype(jnp.dtype(dtype))
 
@@ -46,7 +47,7 @@ class TrainedHeads(NamedTuple):
     heads: tuple[str, ...]
 
     def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
-        """(trainable, frozen)."""
+        """Split parameters into (trainable, frozen); heads are always trainable."""
         heads, body = self._parted(params)
         trainable, frozen = self.inner.split(body, key)
         return {**trainable, **heads}, frozen
@@ -54,6 +55,7 @@ class TrainedHeads(NamedTuple):
     def merge(self, trainable: Params, frozen: Params) -> Params:
         """The parameters that the model reads."""
         heads, body = self._parted(trainable)
+        # The inner adaptation knows nothing of heads: it would look for their frozen part.
         return {**self.inner.merge(body, frozen), **heads}
 
     def dense(self, params: Params) -> Params:

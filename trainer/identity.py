@@ -8,6 +8,8 @@ from typing import Any
 
 from data_pipeline.settings import flat
 
+# Fields that say where, how long and how well watched a run is: none of them changes what the
+# steps before a checkpoint have computed.
 FREE = (
     "mesh",
     "execution",
@@ -38,6 +40,7 @@ def is_free(path: str) -> bool:
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Path -> (saved value, present value) wherever two serialized Runs differ."""
+    # Flat paths, so that a message can name the one field that differs, not its whole component.
     before = flat(saved)
     after = flat(now)
     pairs = {path: (before.get(path), after.get(path)) for path in before | after}
@@ -92,4 +95,6 @@ def run_fingerprint(run: Mapping[str, Any]) -> str:
         "watch",
     )
     important = {field: value for field, value in run.items() if field not in unimportant}
+    # Sorted keys: the order of fields in a class is no difference. 64 bits are plenty for the
+    # phases of one job.
     return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:16]

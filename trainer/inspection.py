@@ -37,6 +37,8 @@ def make_inspection(
         if not every or number % every:
             return
         found = check(state, mesh)
+        # A leaf that is sharded over all devices has no copy to be compared with; there a bad
+        # device shows when the same gradient is computed twice.
         if any(_n_copies(x) == 1 for x in jax.tree.leaves(state.trainable)):
             # `others` as an argument: what a jitted function closes over becomes constants of its program
             found += replay(state, (batch, others))
@@ -48,6 +50,7 @@ def make_inspection(
 
 
 def _n_copies(x: jax.Array) -> int:
+    # Numbers on all devices by numbers in the array; an empty array divides by 1.
     return x.sharding.num_devices * math.prod(x.sharding.shard_shape(x.shape)) // max(x.size, 1)
 
 
@@ -59,6 +62,7 @@ def _sampled_gradient(
 
     def gradient(state: TrainState, batch_and_others: tuple[Any, Mapping[str, Params]]) -> Params:
         batch, others = batch_and_others
+        # One micro-batch alone: its activations are what a training step has room for.
         rows = jax.tree.map(lambda x: x[0], split_rows(batch, micro_batches))
         return gradient_of(state, rows, objective.denominators(rows), state.key, others)[1]
 

@@ -62,7 +62,10 @@ def train(parts: LoopParts, state: TrainState, *, steps: int) -> TrainState:
             number += 1
             parts.profiler.before(number)
             with recorder.waiting() as waited:
+                # A function, not parameters: merging an adapter costs memory, and shards never
+                # ask for it.
                 batch = parts.source.next(partial(parts.policy, state))
+            # Before the step, which donates the arrays that are inspected.
             parts.inspect(number, state, batch)
             with timed() as called:
                 state, metrics = parts.step(state, batch)
@@ -83,7 +86,9 @@ def train(parts: LoopParts, state: TrainState, *, steps: int) -> TrainState:
                 number = int(state.step)
             elif pause.wanted:
                 _pause(parts, state, verdict, pause)
+            # A signal during the last step needs no special end: the phase is done and saved.
             if pause.stop and not pause.last:
+                # Orbax writes in the background: leaving now would cut the save off.
                 parts.checkpointer.wait()
                 raise Stopped(pause.stop, number)
     return state
@@ -102,6 +107,7 @@ def _pause(parts: LoopParts, state: TrainState, verdict: Verdict, pause: Pause) 
     if pause.evaluate:
         with parts.recorder.pausing("evaluate"):
             numbers = parts.evaluate(verdict.number, state)
+    # Before the save: a checkpoint must not be newer than the log that belongs to it.
     parts.recorder.metrics.flush()
     must_save = bool(pause.stop) or pause.last  # nothing would be left to resume from otherwise
     healthy = not verdict.streak
@@ -113,5 +119,6 @@ def _pause(parts: LoopParts, state: TrainState, verdict: Verdict, pause: Pause) 
 def _go_back(parts: LoopParts, state: TrainState, verdict: Verdict) -> TrainState:
     with parts.recorder.pausing("restore"):
         state = parts.rollbacks.go_back(state, verdict)
+    # After the restore: how far back it went is known only now.
     parts.recorder.back_to(int(state.step))
     return state

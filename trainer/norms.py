@@ -18,9 +18,8 @@ from model.stages import in_model_order
 _SIZES = 2.0 ** np.arange(-30, 11)
 EDGES = np.concatenate([-_SIZES[::-1], _SIZES])
 
-Histograms = dict[
-    str, tuple[np.ndarray, np.ndarray]
-]  # name -> (edges, counts), one edge more than counts
+# name -> (edges, counts), one edge more than counts
+Histograms = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -89,6 +88,8 @@ def counts_of(tree: Any, *, rounds: int = 1) -> dict[str, Float[Array, "*N bins"
     NaN and infinity count nowhere.
     """
     inner = EDGES[1:-1]
+    # The outer bins are open to all finite numbers: from -largest on, which leaves -inf out, and
+    # below inf, which leaves inf out.
     largest = np.finfo(np.float32).max
     bins = np.array([[-largest, *inner], [*inner, np.inf]], np.float32).T
 
@@ -106,6 +107,7 @@ def _sums(tree: Any, of: Callable[[Array], Array], rounds: int) -> dict[str, Arr
     for path, x in jax.tree.leaves_with_path(tree):
         group = group_of(jax.tree_util.keystr(path, simple=True, separator="/"))
         first_dim = 1 if group.endswith("_N") else 0
+        # float32: a sum of squares in bfloat16 stops growing after a few hundred terms.
         total = jnp.sum(of(x.astype(jnp.float32)), tuple(range(first_dim, x.ndim)))
         # layers may be divided over stages
         sums[group] = sums.get(group, 0.0) + jax.sharding.reshard(total, PartitionSpec())
@@ -148,4 +150,5 @@ def _every(
     def zeros(_: Any) -> dict[str, Array]:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
+    # `step` counts the steps made before this one, the log counts from 1.
     return jax.lax.cond((step + 1) % n == 0, fn, zeros, tree)

@@ -10,9 +10,8 @@ from trainer.token_logp import token_logp
 
 # Role -> model: policy, and where an objective asks for it reference, teacher, reward, value.
 Policies = Mapping[str, tuple[Model, Params]]
-Metrics = dict[
-    str, tuple[Array, Array]
-]  # name -> (sum, weight); the quotient is formed once, at the end
+# name -> (sum, weight); the quotient is formed once, at the end, when the weight of all is known
+Metrics = dict[str, tuple[Array, Array]]
 
 
 class PerTarget(NamedTuple):
@@ -86,5 +85,6 @@ def scores_of(
     model: Model, params: Params, hidden_BLD: Float[Array, "B L D"], targets_BL: Int[Array, "B L"]
 ) -> Scores:
     """Score targets under hidden states of a model."""
+    # The matrix, not a function of it: `token_logp` needs its gradient by hand.
     unembed_DV = model.unembed(params)
     return Scores(*token_logp(hidden_BLD, unembed_DV, targets_BL, model.vocab_size, model.soft_cap))

@@ -42,6 +42,7 @@ def _map_offloaded(
     if "params" in offload:
         state = state._replace(trainable=jax.tree.map(fn, state.trainable))
     if "optimizer" in offload:
+        # `inner` alone, the optimizer's own state; beside it is the guard's history.
         inner = jax.tree.map(fn, state.opt_state.inner)
         state = state._replace(opt_state=state.opt_state._replace(inner=inner))
     return state
@@ -53,18 +54,19 @@ def to_device(tree: Any, *, after: Any) -> Any:
     A compiler that sees no reason to wait begins all copies with the step, when there is least room for
     them: what is fetched therefore depends on a zero that is known only when `after` is.
     """
+    # A norm is never negative, and NaN < 0 is false too; the compiler does not know that.
     zero = (optax.tree.norm(after) < 0).astype(jnp.int32)
 
     def fetched(path: Any, x: Any) -> Any:
         if not on_host(x):
             return x
-        name = str(
-            getattr(path[-1], "key", "")
-        )  # a moment's path ends in the name of its parameter
+        # a moment's path ends in the name of its parameter
+        name = str(getattr(path[-1], "key", ""))
         if not letters_of(name).startswith("N"):
             return jax.device_put(x, jax.memory.Space.Device)
 
         def layer(_: None, i: Any) -> tuple[None, Any]:
+            # The zero leaves the index as it is and makes the copy depend on `after`.
             x_i = jax.lax.dynamic_index_in_dim(x, i + zero, 0, keepdims=False)
             return None, jax.device_put(x_i, jax.memory.Space.Device)
 

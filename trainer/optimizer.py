@@ -80,6 +80,7 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", strict=True):
             links.append(scale_by_width(self.mup_base_width))
         # decoupled: added to the direction, so that the rule's moments never see it
         links.append(optax.add_decayed_weights(self.weight_decay, decay_mask(self.no_decay)))
+        # It also turns the sign: from here on the direction is an update to be added.
         links.append(optax.scale_by_learning_rate(self.learning_rate(steps)))
         if self.ema_decay:
             links.append(average(self.ema_decay))

@@ -25,12 +25,8 @@ from trainer.optimizers.common.mup import scaled_at_birth
 from trainer.run import Run, adaptation_of, models_of
 from trainer.state import TrainState, new_state
 
-ROUTINE = (
-    "saved",
-    "start",
-    "end",
-    "placed",
-)  # events that happen in every run, which nobody is told
+# events that happen in every run, and are written down but not printed
+ROUTINE = ("saved", "start", "end", "placed")
 
 
 class Phase:
@@ -64,6 +60,8 @@ class Phase:
         self.tx = run.optimizer.chain(run.steps)
         self.layout = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches)
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
+        # XLA reports no index beyond an array: an id without a row in the embedding would train
+        # on another one's.
         if self.tokenizer.vocab_size > run.architecture.vocab_size:
             path = job_folder / run.tokenizer
             rule = f"is less than the {self.tokenizer.vocab_size} entries of {path}"
@@ -96,7 +94,7 @@ class Phase:
 
     @cached_property
     def checkpointer(self) -> Checkpointer:
-        """The phase's checkpoints."""
+        """The checkpointer of the phase's folder, made when it is first asked for."""
         rounds = self.run.execution.pipeline.rounds
         return Checkpointer(self.folder, self.run.checkpoint, rounds=rounds, event=self.event)
 
@@ -173,6 +171,7 @@ class Phase:
 
     def evaluated(self, state: TrainState) -> Params:
         """The parameters that evaluations read: the averaged ones, where the optimizer averages."""
+        # Only trainable parameters have an average: frozen ones never change.
         return self.adaptation.merge(averaged(state.opt_state.inner, state.trainable), state.frozen)
 
     def _new_state(self) -> TrainState:
@@ -208,6 +207,8 @@ def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
     Raises:
         ValueError: a size does not divide over the mesh. JAX would refuse it too, but not by its name.
     """
+    # Traced as if nothing were divided: under the mesh JAX would raise first, naming no
+    # parameter.
     with undivided():
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     leaves = jax.tree.leaves_with_path(shapes)
@@ -233,6 +234,7 @@ def first_params(run: Run, model: Model, job_folder: Path) -> Params | None:
         return None
 
     def scaled(key: jax.Array) -> Params:
+        # The key that `new_state` would use: muP scales the same draws, and changes no other.
         return scaled_at_birth(model.init(key_of(key, "init")), base_width)
 
     return jax.jit(scaled)(jax.random.key(run.seed))

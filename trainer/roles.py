@@ -35,6 +35,7 @@ def role_problems(
         f"roles.{role} is missing, which objective.type={kind} reads; give it" for role in missing
     ]
     for name, role in roles.items():
+        # None means the policy's, as in `Role`.
         own = role.architecture or architecture
         if name not in wanted:
             known = ", ".join(wanted) or "none"

@@ -89,10 +89,14 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
                 rule = f"micro_batches={self.micro_batches} does not divide {name}={rows}"
                 problems.append(f"{rule}; choose a divisor")
         saved_every = self.checkpoint.every_steps
+        # `best` ranks checkpoints by the numbers saved with them, so each save has to follow an
+        # evaluation.
         if self.checkpoint.best and (not self.evaluate_every or self.evaluate_every % saved_every):
             rule = f"evaluate_every={self.evaluate_every} is no multiple of "
             rule += f"checkpoint.every_steps={saved_every}"
             problems.append(f"{rule}, so no checkpoint could be best; make it one")
+        # By what the fields are, not by their class: a user's own data may have a type of its
+        # own.
         if not gives(data.batch_type, self.objective):
             wanted = self.objective.batch_type.__name__
             rule = f"data.type={type(data).__name__} does not give the {wanted} of the objective"

@@ -29,9 +29,8 @@ class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        decay_steps = max(
-            steps, self.warmup_steps + 1
-        )  # optax counts the warmup in, and wants a step more
+        # optax counts the warmup in, and wants a step more
+        decay_steps = max(steps, self.warmup_steps + 1)
         return optax.warmup_cosine_decay_schedule(
             0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac
         )
@@ -118,6 +117,7 @@ def _after_warmup(peak_lr: float, warmup_steps: int, then: optax.Schedule) -> op
         return then
     # step 0 has the rate 0 and makes no change, as in optax's own cosine with warmup
     warmup = optax.linear_schedule(0.0, peak_lr, warmup_steps)
+    # join_schedules calls `then` with the step less the boundary: each schedule counts from 0.
     return optax.join_schedules([warmup, then], [warmup_steps])
 
 

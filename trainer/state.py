@@ -34,11 +34,14 @@ def new_state(
     `jax.set_mesh`.
     """
     params = model.init(key_of(key, "init")) if params is None else params
+    # Keys by name: an adapter's values do not depend on whether the model was drawn or loaded.
     trainable, frozen = adaptation.split(params, key_of(key, "adapt"))
     return TrainState(
         jnp.zeros((), jnp.int32),
         trainable,
         frozen,
+        # Of trainable parameters alone: frozen ones need no moments, the main saving of an
+        # adapter.
         Guarded(guard.new_history(), tx.init(trainable)),
         key,
     )

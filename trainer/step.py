@@ -17,19 +17,15 @@ from trainer.objective import Loss, Objective, PerTarget
 from trainer.offload import at_rest, to_device
 from trainer.state import TrainState
 
-TrainStep = Callable[
-    ..., tuple[TrainState, dict[str, Any]]
-]  # (state, batch, others) -> (state, metrics)
+# (state, batch, others) -> (state, metrics)
+TrainStep = Callable[..., tuple[TrainState, dict[str, Any]]]
 Others = Mapping[str, Params] | None  # role -> parameters, of all roles but the policy
-SumFurther = Callable[
-    [PerTarget | None, Any], dict[str, Any]
-]  # (per_target, rows) -> further metrics
-LookAt = Callable[
-    ..., dict[str, Array]
-]  # (step, params=, gradient=, updates=) -> what shows of them
-Gradient = Callable[
-    ..., tuple[Loss, Params]
-]  # (state, rows, denominators, key, others) -> (loss, gradient)
+# (per_target, rows) -> further metrics
+SumFurther = Callable[[PerTarget | None, Any], dict[str, Any]]
+# (step, params=, gradient=, updates=) -> norms and histograms of them, as arrays
+LookAt = Callable[..., dict[str, Array]]
+# (state, rows, denominators, key, others) -> (loss, gradient)
+Gradient = Callable[..., tuple[Loss, Params]]
 
 
 def make_step(
@@ -84,6 +80,8 @@ def make_step(
         )
         return at_rest(state, offload), metrics
 
+    # Argument 0, the state, is donated: XLA writes the new one over it, so that parameters and
+    # moments never exist twice.
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
@@ -105,6 +103,7 @@ def make_gradient(
             loss = objective.loss({"policy": policy, **fixed}, rows, denominators, key)
             return loss.total, loss
 
+        # By the trainable parameters alone: frozen ones are closed over and get no gradient.
         (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
         metrics = loss.metrics | breakdown(loss.per_target, rows)
         loss = loss._replace(metrics=metrics, per_target=None)  # only sums leave a micro-batch
@@ -118,6 +117,7 @@ def add_up(fn: Callable[[Any], Any], parts: Any) -> Any:
     micro-batch exist at a time.
     """
     first = jax.tree.map(lambda x: x[0], parts)
+    # A scan's carry keeps one shape, dtype and layout, which its start must have already.
     zero = zeros_of(jax.eval_shape(fn, first))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -131,9 +131,8 @@ def zeros_of(shapes: Any) -> Any:
     """Zeros of these shapes, in their layouts."""
 
     def zeros(s: jax.ShapeDtypeStruct) -> jax.Array:
-        layout = (
-            s.sharding.spec if s.sharding else None
-        )  # a constant, such as a weight of 1.0, has none
+        # a constant, such as a weight of 1.0, has none
+        layout = s.sharding.spec if s.sharding else None
         return jnp.zeros(s.shape, s.dtype, out_sharding=layout)
 
     return jax.tree.map(zeros, shapes)
@@ -146,6 +145,7 @@ def split_rows(batch: Any, parts: int) -> Any:
 
     def split(x: Any, letters: str) -> Any:
         B, *rest = x.shape
+        # The outer of the two keeps B's layout; "." is a dimension that no mesh axis divides.
         return jnp.moveaxis(reshape(x, (B // parts, parts, *rest), f"B.{letters[1:]}"), 1, 0)
 
     fields = zip(batch._fields, batch, strict=True)

@@ -31,6 +31,7 @@ class Readout(NamedTuple):
         return finish_logits(logits_BLV, vocab_size=self.vocab_size, soft_cap=self.soft_cap)
 
 
+# The vocabulary's size and the cap are Python numbers, known while tracing.
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def token_logp(
     hidden_BLD: Float[Array, "B L D"],
@@ -55,6 +56,7 @@ def _forward(
         h_BLD, targets_BL = chunk
         return _scores(readout.logits(h_BLD, in_use_DV), targets_BL)
 
+    # A loop, not a vmap: a vmap would form the logits of all chunks at once.
     scores = jax.lax.map(of_chunk, (_split(hidden_BLD), _split(targets_BL)))
     logp_BL, correct_BL, lse_BL = map(_join, scores)
     return (logp_BL, correct_BL, lse_BL), (hidden_BLD, unembed_DV, targets_BL, lse_BL)
@@ -66,6 +68,7 @@ def _backward(
     saved: tuple[Array, ...],
     cotangents: tuple[Array, Any, Array],
 ) -> tuple[Array, Array, None]:
+    # With the saved `lse` the softmax is one exponential: no second maximum, no second sum.
     hidden_BLD, unembed_DV, targets_BL, lse_BL = saved
     d_logp_BL, _, d_lse_BL = cotangents
 
@@ -76,6 +79,7 @@ def _backward(
     d_hidden_BLD, d_unembed_DV = _pull_back(
         d_logits, Readout(vocab_size, soft_cap), hidden_BLD, unembed_DV, of_chunk
     )
+    # None: target ids are integers, which have no gradient.
     return d_hidden_BLD, d_unembed_DV, None
 
 
@@ -160,6 +164,7 @@ def _distilled_backward(
         teacher_BLV = teacher_readout.logits(teacher_BLD, teacher_in_use_DV)
         p_BLV = jnp.exp(_log_softmax(logits_BLV / temperature))
         teacher_p_BLV = jnp.exp(_log_softmax(teacher_BLV / temperature))
+        # d KL(q || softmax(z / T)) / dz = (softmax(z / T) - q) / T.
         d_kl_BLV = d_kl_BL[..., None] * (p_BLV - teacher_p_BLV) / temperature
         return _d_scores(logits_BLV, targets_BL, lse_BL, d_logp_BL, d_lse_BL) + d_kl_BLV
 
@@ -175,6 +180,7 @@ def _distilled_backward(
     return (
         d_hidden_BLD,
         d_unembed_DV,
+        # The teacher is fixed, but a custom_vjp owes a cotangent for every float argument.
         jnp.zeros_like(teacher_BLW),
         jnp.zeros_like(teacher_unembed_WV),
         None,
@@ -185,9 +191,11 @@ distilled.defvjp(_distilled_forward, _distilled_backward)
 
 
 def _scores(logits_BLV: Array, targets_BL: Array) -> tuple[Array, Array, Array]:
+    # Less the maximum, since exp overflows float32 above 88.
     top_BL = jnp.max(logits_BLV, -1)
     lse_BL = top_BL + jnp.log(jnp.sum(jnp.exp(logits_BLV - top_BL[..., None]), -1))
     target_BL = jnp.sum(jnp.where(_is_target(logits_BLV, targets_BL), logits_BLV, 0.0), -1)
+    # `>=`: the target's logit was picked out exactly, so that equality means it is the maximum.
     return target_BL - lse_BL, target_BL >= top_BL, lse_BL
 
 
@@ -195,6 +203,7 @@ def _d_scores(
     logits_BLV: Array, targets_BL: Array, lse_BL: Array, d_logp_BL: Array, d_lse_BL: Array
 ) -> Array:
     """The gradient by logits of what `_scores` gives."""
+    # d logp / d logits = onehot - p, and d lse / d logits = p.
     p_BLV = jnp.exp(logits_BLV - lse_BL[..., None])
     return (
         d_logp_BL[..., None] * _is_target(logits_BLV, targets_BL)
@@ -225,8 +234,11 @@ def _pull_back(
         d_BLV = d_logits(logits_BLV, *rest)
         if soft_cap is not None:
             # entries beyond the vocabulary are minus infinity, and no target: their d is 0
+            # The derivative of cap · tanh(x / cap), from its value.
             slope_BLV = 1 - (logits_BLV / soft_cap) ** 2
             d_BLV = jnp.where(jnp.isfinite(logits_BLV), d_BLV * slope_BLV, 0.0)
+        # Products in the model's dtype, as in the forward pass; the sum over chunks stays
+        # float32.
         d_BLV = d_BLV.astype(h_BLD.dtype)
         d_unembed_DV = d_unembed_DV + einsum("BLD,BLV->DV", h_BLD, d_BLV, dtype=jnp.float32)
         return d_unembed_DV, einsum("BLV,DV->BLD", d_BLV, in_use_DV)
@@ -254,9 +266,8 @@ def _split(x: Array) -> Array:
     shards.
     """
     B, L, *rest = x.shape
-    n = next(
-        n for n in range(-(-L // CHUNK), L + 1) if L % n == 0
-    )  # the fewest chunks of equal size
+    # the fewest chunks of equal size
+    n = next(n for n in range(-(-L // CHUNK), L + 1) if L % n == 0)
     return jnp.moveaxis(reshape(x, (B, L // n, n, *rest), "BL." + "." * len(rest)), 2, 0)
 
 

@@ -44,6 +44,7 @@ def add_columns(
         return
     models = policies()
     compute = jax.jit(
+        # Parameters are an argument: what a jitted function closes over becomes constants.
         lambda params, batch: objective.columns(
             {role: (model, params[role]) for role, (model, _) in models.items()}, batch
         )
@@ -51,6 +52,7 @@ def add_columns(
     params = {role: tree for role, (_, tree) in models.items()}
     columns: dict[str, np.ndarray] = {}
     for numbers, batch in passes(rows, layout):
+        # Every host keeps all columns: in a later epoch it may read any of the rows.
         values = multihost_utils.process_allgather(compute(params, batch), tiled=True)
         for name, value_B in values.items():
             column = columns.setdefault(
@@ -60,6 +62,7 @@ def add_columns(
         alive()
     rows.columns.update(columns)
     if is_first():
+        # Written once all are there, and in one rename: half a cache would pass for a whole one.
         packed = io.BytesIO()
         np.savez(packed, **columns)
         write_bytes(cache, packed.getvalue())

@@ -28,6 +28,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not divide, by the names of their fields in a config."""
+        # An abstract mesh is enough to count shards: plans are made for devices that are not
+        # here.
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             n_devices, n_context = n_parts("B"), n_parts("L")
             axes = " · ".join(axes_of("B"))
@@ -60,11 +62,13 @@ class Layout:
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Which rows of a batch this host reads, ascending: all those that its devices hold a part of."""
+        # A set: devices that differ only along other axes hold the same rows.
         return tuple(sorted({i for start, stop in self._blocks("B") for i in range(start, stop)}))
 
     @cached_property
     def positions(self) -> slice:
         """Which positions of those rows."""
+        # A batch without L has no positions to cut: an empty slice.
         blocks = self._blocks("L") if "L" in self.sizes else [(0, 0)]
         return slice(min(start for start, _ in blocks), max(stop for _, stop in blocks))
 
@@ -72,6 +76,7 @@ class Layout:
         """[start, stop) of a letter on each device of this host."""
         sharding: NamedSharding = named(self.mesh, letter)
         size = self.sizes[letter]
+        # Addressable: the devices of this process alone.
         indices = sharding.addressable_devices_indices_map((size,)).values()
         return [index.indices(size)[:2] for (index,) in indices]
 
@@ -103,6 +108,7 @@ class Layout:
                     cut.append(slice(start, stop))
             return values[tuple(cut)]
 
+        # Asks for the shards of this host's devices alone: no host holds the global batch.
         return jax.make_array_from_callback(
             struct.shape, struct.sharding, block, dtype=values.dtype
         )

@@ -23,6 +23,7 @@ def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> Ba
     data = phase.run.data
     # Other data components, such as rollouts, make their batches themselves.
     source = open_shards(phase, alive) if isinstance(data, ShardData) else data.open(phase)
+    # Also for a component of a user: every source resumes from the JSON that it gave.
     if phase.resumes():
         source.set_state(
             phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "position")

@@ -18,6 +18,7 @@ class Position(NamedTuple):
     @classmethod
     def of(cls, state: dict[str, object]) -> "Position":
         """The position in a source's JSON state."""
+        # JSON has no tuples, and a list would make equal positions differ.
         windows = tuple((first, stop) for first, stop in state["skipped"])
         return cls(state["step"], state["rows"], windows)
 
@@ -33,6 +34,7 @@ class Position(NamedTuple):
 def batch_size_at(step: int, batch_size: int, ramp: Ramp) -> int:
     """Rows of step `step`, from 1."""
     last = 0
+    # `last` is the last step of the ramp's entry, counted from the phase's beginning.
     for rows, steps in ramp:
         last += steps
         if step <= last:

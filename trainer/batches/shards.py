@@ -43,6 +43,7 @@ class ShardSource:
         # the first step.
         batch_sizes = {layout.batch_size, *(n for n, _ in self._ramp)}
         self._layouts = {n: layout.of_rows(n) for n in batch_sizes}
+        # One thread: batches come from one stream, in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: Future | None = None
         self._reported: set[str] = set()  # bad records
@@ -61,6 +62,8 @@ class ShardSource:
         """The batch of the step after the one laid out last; None where the rows end."""
         n_rows = self._size(step)
         layout = self._layouts[n_rows]
+        # A stream gives batches of one size. Where the ramp changes it, a new stream begins at
+        # the position, which `next` has moved on already.
         if self._stream is None or self._stream[0] != n_rows:
             host_rows = stream(
                 self.rows,
@@ -128,6 +131,7 @@ class ShardSource:
         Raises:
             ValueError: the rows before the position would be others now.
         """
+        # Only the rows before the position have to be the same: what follows is free to change.
         if difference := _difference(state["past"], self.rows.past(state["rows"])):
             changed = f"the data of the {state['rows']} rows before the checkpoint has changed: {difference}"
             remedy = (
@@ -171,6 +175,7 @@ def passes(
     """
     batch_size = layout.batch_size
     numbers = spread(rows, limit)
+    # Read for the names, shapes and dtypes of the fields alone.
     (first_row,) = rows.read([rows.place(0)], layout.positions)
     empty = {name: np.zeros_like(x) for name, x in first_row.items()}
     for first in range(0, len(numbers), batch_size):

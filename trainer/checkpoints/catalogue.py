@@ -41,6 +41,7 @@ class Catalogue:
         candidates = []
         for i, folder in enumerate(self._folders):
             candidates += [(step, i) for step in steps_in(folder) if limit is None or step <= limit]
+        # Newest first, and of equal steps the higher index: the local copy is the faster one.
         for step, i in sorted(candidates, reverse=True):
             path = self._folders[i] / str(step)
             if path in self._refused:

@@ -94,6 +94,7 @@ class Checkpointer:
                 self._folders.append(local_folder(self.folder, settings.local))
         self._catalogue = Catalogue(self._folders, settings.verify, event)
         self._writer: Writer | None = None
+        # One thread: manifests are made and reported in the order of steps.
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._finishing: list[Finishing] = []
         self._running: Running | None = None
@@ -143,6 +144,7 @@ class Checkpointer:
             from those that the step was trained on. Damaged: it is not what was saved.
         """
         path = self._catalogue.path_of(step)
+        # Before the arrays are read: an adapter on another base is refused within seconds.
         check_frozen(path, self._fingerprints_of(like.frozen))
         restored = state_of(read_arrays(path, arrays_of(like)), {})
         return in_memory_order(restored, rounds=self.rounds)._replace(frozen=like.frozen)
@@ -154,6 +156,7 @@ class Checkpointer:
     def drop_after(self, step: int) -> None:
         """Delete the later steps: they belong to a branch that a rollback abandons."""
         self._finish_running()
+        # A save still owed is of the abandoned branch.
         self._asked = None
         self._owed = False
         self._newest_durable = min(self._newest_durable, step)
@@ -183,6 +186,8 @@ class Checkpointer:
         """
         began = time.perf_counter()
         step = int(state.step)
+        # Where both intervals meet, the durable save alone is made: one copy of the state is
+        # enough.
         only_local = self._local_is_due(step) and step % self.settings.every_steps != 0
         folder = self._folders[-1 if only_local else 0]
         path = folder / str(step)
@@ -285,9 +290,11 @@ class Checkpointer:
         if running is None and not self._owed:
             return {}
         if running:
+            # `measured` ends after `committed`, so a save that is done has both.
             wait([running.measured], None if limit_s is None else max(limit_s, 0.0))
         done = running is not None and running.measured.done()
         failed = done and running.committed.exception() is not None
+        # One collective for all three, so that every process takes the same branch below.
         answers = all_say(done, failed, time.monotonic() >= self._retry_at)
         self._retry = bool(answers[0, 2])
         if running is None or not answers[:, 0].all():

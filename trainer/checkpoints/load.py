@@ -99,15 +99,13 @@ def _read_averages(
     path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]
 ) -> Params:
     """Averages of the trainable parameters; they are in the optimizer's state, all of which is read."""
-    optimizer = Optimizer.model_validate_json(
-        json.dumps(saved["optimizer"])
-    )  # a JSON list is a tuple there
+    # validated as JSON: strict models take a list for a tuple only there
+    optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))
     tx = optimizer.chain(saved["steps"])
     guard = Guard.model_validate(saved["guard"])
     make = partial(new_state, model, adaptation, tx, guard=guard)
-    shapes = placed(
-        jax.eval_shape(make, jax.random.key(0))
-    )  # traced for shapes; nothing is computed
+    # traced for shapes; nothing is computed, so that any key will do
+    shapes = placed(jax.eval_shape(make, jax.random.key(0)))
     state = state_of(read_arrays(path, arrays_of(shapes)), {})
     return averaged(state.opt_state.inner, state.trainable)
 
@@ -156,6 +154,7 @@ def frozen_params(model: Model, adaptation: Adaptation, key: Array, first: Param
 
 def parent_folder(start_from: str, job_folder: Path) -> Path:
     """Where `start_from` is: a phase of the same job, or else any phase's folder."""
+    # The job's own phase first: a folder of the same name elsewhere must not win.
     in_job = job_folder / start_from
     return in_job if in_job.exists() else Path(start_from)
 

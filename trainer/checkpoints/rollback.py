@@ -64,6 +64,8 @@ class Rollbacks:
         last_good = verdict.number - verdict.streak
         stop = self._source.position.rows
         first = next((rows for step, rows in self._ends if step >= last_good), stop)
+        # Each rollback has left out one window, so the windows count the rollbacks, across
+        # restarts too.
         n_left = self._guard.max_rollbacks - len(self._source.position.skipped)
         if verdict.finite and (n_left < 1 or self._follows_skipped_rows(first, stop)):
             self._event("new_level", verdict.number, rows=[first, stop])
@@ -108,9 +110,8 @@ class Rollbacks:
         return f"{steps}, had a loss or gradient that is not finite, after {n_rollbacks} rollbacks; {remedy}"
 
     def _rewind(self, step: int, state: TrainState) -> TrainState:
-        skipped = (
-            self._source.position.skipped
-        )  # the checkpoint does not know of the newest windows
+        # the checkpoint does not know of the newest windows
+        skipped = self._source.position.skipped
         self._checkpointer.drop_after(step)
         position: dict[str, Any] = self._checkpointer.read_json(step, "position")
         self._source.set_state({**position, "skipped": skipped})

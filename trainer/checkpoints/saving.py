@@ -56,6 +56,7 @@ class Writer:
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(**handlers), async_options=options
         )
+        # Two threads: one waits for Orbax, the other measures meanwhile.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
 
     def begin(self, folder: Path, arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> Running:
@@ -72,6 +73,7 @@ class Writer:
             self._orbax.save(folder.resolve(), args=ocp.args.Composite(**items))
             committed = self._pool.submit(self._orbax.wait_until_finished)
         except DISK_TROUBLE as error:
+            # A failure before the start looks like one during the save: callers handle one kind.
             committed = Future()
             committed.set_exception(error)
         measured = self._pool.submit(_measure, committed, began, bytes_before)

@@ -49,6 +49,7 @@ def _kept(path: Path, metric: str) -> Kept:
     try:
         numbers = read_item(path, "numbers")
     except Damaged:
+        # The best guess that is left: it decides only how long the checkpoint is kept.
         numbers = {"time": path.stat().st_mtime, "metrics": {}}
     # a damaged item costs a checkpoint its rank, not its place
     value = numbers["metrics"].get(metric, math.nan)
@@ -81,9 +82,8 @@ def remove_leftovers(folders: Sequence[Path]) -> None:
 
     What cannot be deleted stays for the next time.
     """
-    with contextlib.suppress(
-        OSError
-    ):  # a folder that cannot be read: the save that follows reports it
+    # a folder that cannot be read: the save that follows reports it
+    with contextlib.suppress(OSError):
         for folder in folders:
             for pattern in LEFTOVERS:
                 for path in folder.glob(pattern):

@@ -23,13 +23,11 @@ from trainer.ending import peers_under_way
 
 POST_S = 1.0
 SILENT_S = 20.0  # a process that is quiet so long is lost; sooner than jax's heartbeat, which can only abort
-HURRIED_S = (
-    4.0  # the same once a collective has failed: somebody is gone, it only remains to see who
-)
+# the same once a collective has failed: somebody is gone, it only remains to see who
+HURRIED_S = 4.0
 FAREWELL_S = 3.0  # for a last post
-LONGEST_STEP_S = (
-    2.0  # of a clock that is read every second; more means that this process was suspended
-)
+# of a clock that is read every second; more means that this process was suspended
+LONGEST_STEP_S = 2.0
 SLOW = 1.5  # times the median
 SLOW_FRAC = 0.1  # of a step: what is less costs nothing
 PATIENCE = 5  # posts in a row

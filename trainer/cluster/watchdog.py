@@ -14,9 +14,8 @@ from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
 from trainer.events import append_event
 
 TICK_S = 0.5
-PAUSE_FACTOR = (
-    10  # a save, an evaluation or a compilation may take this many times the limit of a step
-)
+# a save, an evaluation or a compilation may take this many times the limit of a step
+PAUSE_FACTOR = 10
 REPORT_S = 5.0  # then the process ends unreported: the folder may lie on the very disk that hangs
 
 
@@ -113,6 +112,7 @@ class Watchdog:
 
 def leave_now(code: int) -> None:
     """End the process from any thread, without waiting for peers or for what its main thread waits for."""
+    # os._exit runs no handlers: processes that read data would stay behind as orphans.
     for child in multiprocessing.active_children():
         child.terminate()
     os._exit(code)

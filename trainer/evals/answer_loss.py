@@ -34,6 +34,7 @@ def answer_loss(
     for part in batched(questions, n_rows):
         rows_BL = gold_rows(part, (n_rows, length))
         host_rows = {name: x[list(layout.offsets), layout.positions] for name, x in rows_BL.items()}
+        # Sums, not means: batches differ in their number of answer tokens.
         nll, weight = jax.device_get(_nll(params, layout.place(host_rows), model=model))
         total += float(nll)
         n += float(weight)

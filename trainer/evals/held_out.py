@@ -80,6 +80,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
                 sums[name] = _sums(subject, layout, rows, params, self.max_rows)
             means = {name: _means(sums[name], n_bytes[name]) for name in sources}
             if len(sources) > 1:
+                # Macro: every source counts alike. Micro: every target counts alike.
                 macro = _mean_of(list(means.values()))
                 micro = _means(_total(list(sums.values())), sum(n_bytes.values()))
                 means |= {"macro": macro, "micro": micro}
@@ -111,6 +112,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         for number in spread(rows, self.max_rows):
             row = rows[number]
             lengths_L = tokenizer.byte_lengths[row["targets_L"]]
+            # A byte counts once if its token is a target, however much the target weighs.
             n += int(np.sum(lengths_L * (row["weight_L"] > 0)))
         return n
 
@@ -124,6 +126,7 @@ def _sums(
     models = tuple(subject.models.items())  # a static argument has to be hashable
     for _, batch in passes(rows, layout, max_rows):
         metrics = _metrics(params_of, batch, models=models, objective=subject.objective)
+        # Python floats are float64: a float32 sum over millions of targets would lose digits.
         for name, (total, weight) in jax.device_get(metrics).items():
             before = sums.get(name, (0.0, 0.0))
             sums[name] = before[0] + float(total), before[1] + float(weight)
@@ -139,6 +142,7 @@ def _metrics(
     objective: Objective,
 ) -> dict[str, Any]:
     policies = {role: (model, params_of[role]) for role, model in models}
+    # The same key each time: an evaluation of the same parameters gives the same numbers.
     return objective.loss(policies, batch, objective.denominators(batch), jax.random.key(0)).metrics
 
 
@@ -165,6 +169,8 @@ def _means(sums: Sums, n_bytes: int) -> dict[str, float]:
     """
     means = {name: total / weight for name, (total, weight) in sums.items() if weight}
     if "nll" in means:
+        # From nats to bits, and over all bytes: the one figure that can be compared between
+        # tokenizers.
         bits_per_byte = sums["nll"][0] / math.log(2) / n_bytes
         means["loss"] = means.pop("nll")
         means["bits_per_byte"] = bits_per_byte

@@ -26,6 +26,7 @@ class Measures:
             context=run.architecture.context,
         )
         self.phase = phase
+        # Opened once: the data and its columns stay the same while the policy changes.
         self._measures = [each.open(subject, phase.first_policies) for each in run.evals]
 
     def __call__(self, state: TrainState) -> Findings:

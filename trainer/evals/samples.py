@@ -31,6 +31,7 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
         tokenizer = subject.tokenizer
         chat = chat_format_of(tokenizer) if self.chat else None
         prompts = [prompt_ids(prompt, tokenizer, chat) for prompt in self.prompts]
+        # The server's own stop tokens: samples show what a user would see.
         ends = what_ends(tokenizer, chat)
 
         def measure(params: Params) -> Findings:

@@ -26,7 +26,7 @@ class Subject(NamedTuple):
 
     @property
     def model(self) -> Model:
-        """The policy's."""
+        """The policy's model, the one that is evaluated."""
         return self.models["policy"]
 
 

@@ -105,6 +105,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
         """Those of the chosen questions that fit."""
         items = task.items()
         shots = items[: self.shots]
+        # An example must not be asked: its answer stands in the prompt.
         rest = items[self.shots :]
         # evenly spread: files are often sorted by kind or difficulty
         n_chosen = min(self.questions, len(rest))

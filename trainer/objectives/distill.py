@@ -27,7 +27,7 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
     columns: ClassVar[None] = None
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
-        """The number of targets."""
+        """The sum of the targets' weights, at least 1: a batch without targets divides by no zero."""
         return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0)}
 
     def loss(

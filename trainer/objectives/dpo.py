@@ -68,6 +68,8 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         than the rejected one?
         """
         answers, aux = score_answers(models, batch)
+        # beta · log-ratio is the implicit reward of an answer, up to a term of the prompt
+        # (section 4).
         reward_chosen_BP = self.beta * (answers.chosen_BP - batch.reference_chosen_BP)
         reward_rejected_BP = self.beta * (answers.rejected_BP - batch.reference_rejected_BP)
         margin_BP = reward_chosen_BP - reward_rejected_BP
@@ -106,6 +108,7 @@ class Answers(NamedTuple):
     @property
     def chosen_mean_BP(self) -> Float[Array, "B P"]:
         """A token's log-probability; 0 where the slot is empty."""
+        # At least 1: an empty slot has no tokens, and 0 / 0 is NaN.
         return self.chosen_BP / jnp.maximum(self.chosen_tokens_BP, 1.0)
 
     @property
@@ -136,5 +139,6 @@ def answer_tokens(batch: PreferenceBatch | ReferencedPairs, side: int) -> Float[
 def slots_of(batch: PreferenceBatch | ReferencedPairs, side: int) -> Array:
     """[B, L, P]: whether a position is in the chosen (0) or rejected (1) sequence of a pair slot."""
     P = batch.pair_weight_BP.shape[1]
+    # Slot p holds its chosen sequence as segment 2p + 1 and the rejected one as 2p + 2.
     segments_P = 2 * jnp.arange(P) + 1 + side  # segment 0 is padding
     return batch.segments_BL[..., None] == segments_P

@@ -32,6 +32,7 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
         """The numbers of targets and of tokens."""
         n_targets = jnp.sum(batch.weight_BL)
+        # Router losses count every token, also prompts, which are no targets.
         n_tokens = jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
         return {"targets": jnp.maximum(n_targets, 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
 
@@ -49,6 +50,7 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
         total = nll / denominators["targets"]
         metrics = {"nll": (nll, n), "accuracy": (jnp.sum(scores.correct_BL * weight_BL), n)}
         if self.z_loss:
+            # log Z is 0 where the softmax needs no normalising: its square pulls logits there.
             squares = jnp.sum(scores.lse_BL**2 * weight_BL)
             total = total + self.z_loss * squares / denominators["targets"]
             metrics["z_loss"] = squares, n

@@ -29,7 +29,7 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
     columns: ClassVar[None] = None
 
     def denominators(self, batch: PreferenceBatch) -> dict[str, Any]:
-        """The number of pairs."""
+        """The number of pairs, at least 1: a batch without pairs divides by no zero."""
         return {"pairs": jnp.maximum(jnp.sum(batch.pair_weight_BP), 1.0)}
 
     def loss(
@@ -51,6 +51,8 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
             "rewards/rejected": rejected_BP,
         }
         if self.center_rewards_coefficient:
+            # Adding a constant to all rewards changes no margin, so nothing else holds their
+            # mean.
             values["centering"] = (chosen_BP + rejected_BP) ** 2
             loss_BP = loss_BP + self.center_rewards_coefficient * values["centering"]
         weight_BP = batch.pair_weight_BP

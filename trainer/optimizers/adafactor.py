@@ -21,15 +21,12 @@ class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     b1: Rate | None = None
-    decay_power: float = Field(
-        0.8, gt=0, le=1
-    )  # step t keeps 1 - t^-decay_power of the second moment
-    clip_rms: PositiveFloat = (
-        1.0  # of a matrix's direction, before it is multiplied with the matrix's size
-    )
-    min_rms: PositiveFloat = (
-        1e-3  # size that a matrix has at least, or one born as zeros would never move
-    )
+    # step t keeps 1 - t^-decay_power of the second moment; this and what follows as in algorithm 4
+    decay_power: float = Field(0.8, gt=0, le=1)
+    # of a matrix's direction, before it is multiplied with the matrix's size
+    clip_rms: PositiveFloat = 1.0
+    # size that a matrix has at least, or one born as zeros would never move
+    min_rms: PositiveFloat = 1e-3
 
     supports_mup: ClassVar[bool] = False
 

@@ -15,6 +15,7 @@ class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
     """
 
     b1: Rate = 0.9
+    # Of GPT-3 and Llama; Adam's own 0.999 remembers a spike for a thousand steps.
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
 

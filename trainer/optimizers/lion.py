@@ -18,9 +18,8 @@ class Lion(BaseModel, frozen=True, extra="forbid", strict=True):
     b1: Rate = 0.9
     b2: Rate = 0.99
 
-    supports_mup: ClassVar[bool] = (
-        True  # a sign has the same size at every width, as Adam's direction has
-    )
+    # a sign has the same size at every width, as Adam's direction has
+    supports_mup: ClassVar[bool] = True
 
     def core(self) -> optax.GradientTransformation:
         return optax.scale_by_lion(self.b1, self.b2)

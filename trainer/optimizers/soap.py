@@ -25,6 +25,7 @@ class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
     bytes a parameter, and 8 · side² of each side of each matrix.
     """
 
+    # The defaults of the paper's own code.
     b1: Rate = 0.95
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
@@ -50,9 +51,8 @@ def scale_by_rotated_adam(
     in the first step.
     """
     step = partial(_step, b2=b2, eps=eps, every=every)
-    exact_step = jax.default_matmul_precision("float32")(
-        step
-    )  # bf16 products would not keep bases orthogonal
+    # bf16 products would not keep bases orthogonal
+    exact_step = jax.default_matmul_precision("float32")(step)
 
     def init(name: str, x: Any) -> dict[str, Any]:
         state = {}

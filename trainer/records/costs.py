@@ -71,7 +71,6 @@ def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:
     for name, role in run.roles.items():
         architecture = role.architecture or run.architecture
         trained_flops = flops_per_token_of(architecture, params[name], length=length)
-        flops += (
-            trained_flops / 3
-        )  # forward, by inputs and by weights: of three products the first alone
+        # training has three products a weight (forward, by inputs, by weights), these roles the first
+        flops += trained_flops / 3
     return flops

@@ -44,6 +44,8 @@ class Ledger:
         self._folder = folder
         self._active = active
         self._step = first_step
+        # What turns the monotonic clock into Unix time: read once, so that a clock set back later
+        # changes nothing.
         self._clock = time.time() - time.perf_counter()
         self._productive_s = 0.0
         self._lost_s = dict.fromkeys(CAUSES, 0.0)
@@ -71,6 +73,7 @@ class Ledger:
         if not accounts:
             return
         self._origin = min(event["began"] for event in events if event["event"] == "start")
+        # The one that covers most time: rows and events are written in no common order.
         account = max(accounts, key=_accounted_s)
         self._productive_s = account[PRODUCTIVE]
         self._lost_s = _lost_in(account)
@@ -138,6 +141,7 @@ class Ledger:
         else:
             if self._unexplained == "start":  # the second step of a life
                 self._unexplained = "other"
+                # The second step shows how long a step takes once it is compiled.
                 computing_s = min(self._first_step_s, own_s)
                 self._productive_s += computing_s
                 self._lost_s["start"] -= computing_s
@@ -169,6 +173,7 @@ class Ledger:
         now = self._now()
         self._charge_rest(self._unexplained, until=now)
         lost = {f"goodput/lost_s/{cause}": seconds for cause, seconds in self._lost_s.items()}
+        # A row right at the start must not divide by zero.
         elapsed_s = max(now - self._origin, 1e-9)
         return {
             "goodput/frac": self._productive_s / elapsed_s,

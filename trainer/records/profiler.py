@@ -46,6 +46,7 @@ class Profiler:
         self._handler_before = signal.signal(signal.SIGUSR2, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        # Only a flag: a handler runs between two bytecodes of whatever was under way.
         self._asked = True
 
     def before(self, step: int) -> None:
@@ -64,9 +65,8 @@ class Profiler:
     def after(self, step: int, results: Any = None) -> None:
         """End the trace if the window ends with this step, when its `results` have come."""
         if self._tracing and step >= self._window[1]:
-            jax.block_until_ready(
-                results
-            )  # the loop does not wait for a step: the trace would miss it
+            # the loop does not wait for a step: the trace would miss its end
+            jax.block_until_ready(results)
             self._stop()
 
     def _stop(self) -> None:

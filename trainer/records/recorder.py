@@ -18,9 +18,8 @@ from trainer.records.goodput import Ledger
 from trainer.records.memory import memory_row
 from trainer.records.metrics import MetricsWriter
 
-SLOW_ROWS_EVERY = (
-    10  # steps between two rows that also hold what changes slowly: memory, goodput, progress
-)
+# steps between two rows that also hold what changes slowly: memory, goodput, progress
+SLOW_ROWS_EVERY = 10
 
 
 class Step(NamedTuple):
@@ -81,6 +80,7 @@ class Recorder:
         seconds.append(0.0 if self._is_computing() else time.perf_counter() - start)
 
     def _is_computing(self) -> bool:
+        # The loss is an output of the step: it is ready when the devices are done.
         return (
             self._under_way is not None and not self._under_way.metrics["loss/train"][0].is_ready()
         )
@@ -157,6 +157,7 @@ class Recorder:
     def _of_guard(self, step: Step, sums: dict[str, Any]) -> dict[str, float]:
         # the optimizer counts no bad steps, so its schedule is behind by as many
         n_bad = sum(int(sums[f"guard/{name}"][0]) for name in ("skipped", "spikes"))
+        # Less 1: the rate of a step is the schedule's value after the updates before it.
         n_updates = max(step.number - 1 - n_bad, 0)
         return {
             "optimizer/learning_rate": self._learning_rate(n_updates),

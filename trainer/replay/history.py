@@ -31,7 +31,7 @@ class RowHistory(NamedTuple):
 
     @property
     def step(self) -> int:
-        """Steps made so far."""
+        """Steps made so far: `ends` has an entry for step 0 too."""
         return len(self.ends) - 1
 
     def rows_of(self, step: int) -> list[int]:
@@ -44,6 +44,7 @@ class RowHistory(NamedTuple):
         rows_before = rows_until(step - 1, self.batch_size, self.ramp)
         rows_so_far = rows_until(self.step, self.batch_size, self.ramp)
         n = batch_size_at(step, self.batch_size, self.ramp)
+        # A future step: rows between the present position and its own are counted from the ramp.
         return rows_of(self.ends[-1], n, self.skipped, offset=rows_before - rows_so_far)
 
     def _is_skipped(self, row: int) -> bool:

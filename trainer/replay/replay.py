@@ -52,6 +52,7 @@ def replay(
         state = phase.state()
         first = int(state.step)
         rows = open_rows(phase)
+        # The very step that trains: another program could round otherwise.
         train_step = step_of(phase)
         for number in range(first + 1, step + 1):
             state, metrics = train_step(state, _batch(phase, rows, history.rows_of(number)))
@@ -67,6 +68,7 @@ def _folder_before(folder: Path, step: int) -> Iterator[Path]:
         (earlier / "checkpoints").mkdir(parents=True)
         for saved in steps_in(folder / "checkpoints"):
             if saved < step:
+                # Absolute: a relative link would be looked up from the temporary folder.
                 checkpoint = (folder / "checkpoints" / str(saved)).resolve()
                 (earlier / "checkpoints" / str(saved)).symlink_to(checkpoint)
         if (folder / "columns").is_dir():

@@ -64,6 +64,7 @@ def ema_update(
 ) -> tuple[Any, Any]:
     """(mean, bias-corrected mean) after one more value, the `count`th (Kingma and Ba 2015, section 3)."""
     mean = rate * mean + (1 - rate) * new
+    # A mean that starts at 0 holds a share of only 1 - rate^count of the values so far.
     return mean, mean / (1 - rate ** count.astype(jnp.float32))
 
 

@@ -63,9 +63,8 @@ def quantized(
     x = _cut(x, letters, blocks)
     scale = jnp.max(jnp.abs(x), axis=blocks.axis + 1)
     largest = jnp.expand_dims(scale, blocks.axis + 1)
-    unit = jnp.abs(x) / jnp.maximum(
-        largest, jnp.finfo(x.dtype).tiny
-    )  # a block of zeros gives no NaN
+    # a block of zeros gives no NaN
+    unit = jnp.abs(x) / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
     top = _top(dtype)
     # the decade, 0 for all that is smaller than the lowest
     i = jnp.clip(jnp.ceil(jnp.log10(unit)) + top, 0, top)

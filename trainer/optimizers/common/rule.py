@@ -5,9 +5,8 @@ from typing import Annotated, ClassVar, Protocol
 import optax
 from pydantic import Field
 
-Rate = Annotated[
-    float, Field(ge=0, lt=1)
-]  # decay of an exponential mean: the share that stays at each step
+# decay of an exponential mean: the share that stays at each step
+Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -17,9 +16,8 @@ class Rule(Protocol):
     Arrays of its state that have another shape than their parameter end in letters of their own.
     """
 
-    supports_mup: ClassVar[
-        bool
-    ]  # the scaling of Yang et al. 2022 for Adam (table 8) holds for its updates
+    # whether the scaling of Yang et al. 2022 for Adam (table 8) holds for its updates
+    supports_mup: ClassVar[bool]
 
     def core(self) -> optax.GradientTransformation:
         """The transformation from clipped gradients to the direction that is subtracted."""

@@ -89,6 +89,7 @@ def on_whole_matrices(
 def _moves(matrix: Matrix, layout: PartitionSpec) -> dict[str, int]:
     """Mesh axis -> the dimension of [matrices, *rows, *columns] that it divides."""
     first = len(matrix.stack)
+    # i + 1: the stack's dimensions have become one, at the front.
     return {axis: i + 1 for i, axis in enumerate(layout[first:]) if axis is not None}
 
 
