@@ -21,6 +21,7 @@ def generate(
 ) -> list[list[int]]:
     """All new tokens of each row; arguments and rows are those of `stream`."""
     rows: list[list[int]] = []
+    # one stride for everything: the host looks once, when all rows are finished
     for news in stream(model, params, prompts, max_tokens=max_tokens, stride=max_tokens, **options):
         # there are as many rows as the first piece has: prompts times samples
         rows = rows or [[] for _ in news]
@@ -70,6 +71,7 @@ def stream(
     while not np.all(on_host(rows.finished_B)):
         until = min(until + stride, max_tokens)
         rows = advance(model, params, rows, limits, sampler=sampler, key=key, until=until)
+        # later rows only fill up the mesh
         new_BL = on_host(rows.new_BL)[:n_rows]
         n_B = on_host(rows.n_B)[:n_rows]
         yield [

@@ -53,6 +53,7 @@ def limits_of(
     allowed_V = (
         np.ones(V, bool) if allowed_V is None else np.pad(allowed_V, (0, V - len(allowed_V)))
     )
+    # arrays and no static arguments: other limits need no other program
     return Limits(np.array(list(stop_ids), np.int32), allowed_V)
 
 
@@ -97,6 +98,7 @@ def prefill(
         raise ValueError(
             f"cache_tokens={cache_tokens} must be at least {needed} for these prompts; raise it"
         )
+    # no room for the rows that only fill up the mesh: such a row is finished from the start
     room_B = np.where(lengths_B > 0, np.minimum(max_tokens, context - lengths_B), 0).astype(
         np.int32
     )
@@ -248,6 +250,8 @@ def _advance(
         allowed_BV = exclude(logits_BV, limits.allowed_V)
         # each device samples its own rows: sorting knows no explicit axes
         choose_locally = local(choose, ("B", "B", "B.", ""), "B")
+        # with all logits excluded but the allowed ones; `logp_B` below is of the model's own
+        # softmax
         token_B = choose_locally(rows.index_B, rows.n_B, allowed_BV, key)
         logp_B = _logp_of(token_B, logits_BV)
 
@@ -261,6 +265,7 @@ def _advance(
             cache=cache,
         )
 
+    # on the device: between two tokens nothing waits for the host
     return jax.lax.while_loop(lambda rows: jnp.any(is_going(rows)), one_token, rows)
 
 
@@ -306,6 +311,7 @@ def _extend(
     goes_on_B = counts_B > 0
     return rows._replace(
         last_B=jnp.where(goes_on_B, last_B, rows.last_B),
+        # room alone decides: a row that had ended goes on behind what it was given
         finished_B=jnp.where(goes_on_B, rows.n_B >= rows.room_B, rows.finished_B),
         cache=cache,
     )

@@ -146,6 +146,7 @@ def put(
 
 def on_host(x: Array) -> np.ndarray:
     """All of an array, whose rows may lie on other hosts."""
+    # tiled: the parts of each host are joined along rows, not stacked by host
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 

@@ -67,6 +67,7 @@ def what_ends(tokenizer: Tokenizer, chat: ChatFormat | None) -> dict[str, Any]:
     """Arguments of `stream`: the ids that end a text, or an answer in a chat, and those that may come at
     all.
     """
+    # end_of_turn too: a chat model may end any text as it ends its answers
     stop_ids = (tokenizer.eos, tokenizer.end_of_turn) if chat is None else chat.stop_ids
     # a model has no reason to write any other special id
     allowed_V = tokenizer.byte_lengths > 0

@@ -54,15 +54,15 @@ class Full(BaseModel, frozen=True, extra="forbid", strict=True):
     """All parameters are trained."""
 
     def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
-        """Everything, and nothing."""
+        """Everything is trainable, and nothing is frozen."""
         return params, {}
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
-        """The trainable ones."""
+        """The trainable parameters, which are all of them."""
         return trainable
 
     def dense(self, params: Params) -> Params:
-        """As they are."""
+        """The parameters as they are: nothing was added to them."""
         return params
 
     def reference(self, frozen: Params) -> Params | None:
@@ -85,6 +85,7 @@ class Only(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         names = _leaf_names(params)
         try:
+            # search and not fullmatch, so that `norm` means the norms of every level
             trained = {name for name in names if re.search(self.pattern, name)}
         except re.error as error:
             problem = f"is no regular expression ({error})"
@@ -99,7 +100,7 @@ class Only(BaseModel, frozen=True, extra="forbid", strict=True):
         return _joined(trainable, frozen)
 
     def dense(self, params: Params) -> Params:
-        """As they are."""
+        """The parameters as they are: nothing was added to them."""
         return params
 
     def reference(self, frozen: Params) -> Params | None:
@@ -157,7 +158,7 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         return _arrays(params)
 
     def reference(self, frozen: Params) -> Params | None:
-        """The base alone."""
+        """The base weights alone: `b` was zero before training, so they were the model."""
         return _bases(frozen)
 
     def _targets(self, names: list[str]) -> set[str]:
@@ -224,6 +225,7 @@ def _bare(name: str) -> str:
 
 
 def _matches(target: str, name: str) -> bool:
+    # without letters: whoever names a target need not know whether it is in a stack
     candidates = (_bare(name), name.rsplit("_", 1)[0])
     try:
         return target in candidates or any(
@@ -250,6 +252,7 @@ def _replaced(params: Params, change: Callable[[str, Array], Any], above: str = 
     changed = {}
     for key, value in params.items():
         if isinstance(value, dict):
+            # an empty level would be a dict without leaves in optimizers and checkpoints
             new = _replaced(value, change, f"{above}{key}.") or None
         else:
             new = change(f"{above}{key}", value)
@@ -284,6 +287,7 @@ def _array(weight: Any) -> Array:
     if not is_weight(weight):
         return weight
     base = _base(weight)
+    # codes are integers: there is no floating dtype to come back to
     dtype = jnp.float32 if isinstance(base, dict) else base.dtype
     # factors and scale are float32: a bfloat16 base is added to them and rounded once
     return as_array(weight).astype(dtype)

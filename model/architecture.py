@@ -63,6 +63,7 @@ class Facts(NamedTuple):
     @property
     def experts(self) -> ExpertFacts:
         """Those of the layers with the most experts; where some layers are dense, of the others."""
+        # named tuples compare by their first field, the number of experts; (1, 1) is a dense layer
         return max(layer.experts for layer in self.layers)
 
 

@@ -66,6 +66,8 @@ def write(
         block = jnp.where(is_kept, present, jnp.roll(new.astype(slots.dtype), n_kept, axis=0))
         return jax.lax.dynamic_update_slice_in_dim(slots, block, start, axis=0)
 
+    # slices that begin elsewhere in every row are gathers and scatters, whose layouts explicit
+    # axes would want stated; among a device's own rows there is nothing to state
     return local(jax.vmap(one_row), (letters, letters, "B"), letters)(
         slots, shard(new, letters), lengths_B
     )

@@ -107,6 +107,7 @@ def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
         stacks[name] = stack.init(key_of(key, name), precision.params)
     if self.further:
         stacks["mtp"] = self.further.init(key_of(key, "mtp"), precision.params)
+    # stacks are cast inside of their scans: float32 values of all their layers never exist at once
     return {**at_rest(params, precision.params), **stacks}
 
 
@@ -126,6 +127,8 @@ def _apply(
     for name, stack in self.stacks.items():
         x_BLD, stack_aux = stack.apply(params[name], x_BLD, rows, dtype=precision.compute)
         if stack_aux:  # experts alone have sums
+            # taken out: the loss adds one number, while `after_step` needs the other sums layer by
+            # layer
             penalties.append(jnp.sum(stack_aux.pop("penalty")))
             aux[name] = stacked(stack_aux)
     hidden_BLD = _norm(self, params, x_BLD)
@@ -207,6 +210,7 @@ def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precis
         features_BJD = _features(self, params, inputs.media, precision)
         x_BLD = put_media(x_BLD, features_BJD, inputs.media.slot_BJ)
     if self.learned_positions:
+        # after media, whose patches have positions too
         x_BLD = x_BLD + look_up(tables["positions_TD"], inputs.positions_BL, "BlD")
     return x_BLD
 
@@ -235,5 +239,7 @@ def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:
     if self.tied:
+        # still laid out at rest: the caller knows when to gather it (decoding does so once, before
+        # its loop)
         return fetched(as_array(params["embed_VD"]), precision.compute).T
     return fetched(as_array(params["unembed_DV"]), precision.compute)

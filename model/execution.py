@@ -11,6 +11,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
     """Dtypes of parameters at rest and of products; norms, softmax and losses are always float32."""
 
+    # float32: an update below 2^-9 of its weight, as most are, would be rounded away in bfloat16
     params: Literal["float32", "bfloat16"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
 
@@ -71,6 +72,8 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
     def _policy(self) -> Callable[..., Any]:
         policies = jax.checkpoint_policies
         if self.preset == "dots":
+            # products with weights have no batch dimension; scores and mixing have two, rows and
+            # heads, and are what is made again
             return policies.dots_with_no_batch_dims_saveable
         kept_names = [*KEPT[self.preset], *self.keep]
         if not self.offload:
@@ -79,6 +82,7 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
             names_which_can_be_saved=kept_names,
             names_which_can_be_offloaded=list(self.offload),
             offload_src="device",
+            # pinned: a device copies to and from such memory by itself, while it computes
             offload_dst="pinned_host",
         )
 

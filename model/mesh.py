@@ -81,4 +81,6 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
         inside = (shape[0] // n_slices, *shape[1:])
         outside = (n_slices, *[1] * (len(shape) - 1))
         grid = mesh_utils.create_hybrid_device_mesh(inside, outside, devices, **split)
+    # explicit: the layout is part of an array's type, and a wrong one an error while tracing
+    # instead of a transfer that nobody asked for
     return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))

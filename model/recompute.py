@@ -41,6 +41,8 @@ def hardware_flops_per_token_of(
     keys.
     """
     facts = architecture.facts()
+    # the loss keeps no logits, which would be the largest array of a step: its backward pass makes
+    # them again
     logits = (1 + facts.mtp_layers) * facts.width * padded(facts.vocab_size)
     weights = 0.0
     if execution.remat.preset != "none":
@@ -50,6 +52,7 @@ def hardware_flops_per_token_of(
             for name, tree in blocks.items()
         )
     attention = _attention_again(facts, length, execution)
+    # 2: the terms are multiply-adds
     return flops_per_token_of(architecture, params, length=length) + 2 * (
         logits + weights + attention
     )
@@ -65,8 +68,10 @@ def _met_again(tree: Params, remat: Remat, experts: ExpertFacts, *, behind: bool
             found += _met_again(leaf, remat, experts, behind=behind or f"{key}_post_norm" in tree)
             continue
         letters = letters_of(key).replace("N", "")
+        # one letter is the scale of a norm, and a name with b a bias: neither is a product
         if len(letters) < 2 or key.startswith("b"):
             continue
+        # DE, of two letters, is the router, which every token meets
         of_experts = "E" in letters and len(letters) > 2
         if _is_needed(key.rsplit("_", 1)[0], tree, remat, of_experts=of_experts, behind=behind):
             found += math.prod(leaf.shape) * (experts.top_k / experts.experts if of_experts else 1)
@@ -79,6 +84,8 @@ def _is_needed(
     """Whether the backward pass needs the product of this weight, and does not find it."""
     if remat.preset == "dots":
         return of_experts
+    # nothing reads the last result of a dense block again; that of an expert is multiplied with
+    # the router's weight, whose gradient needs it
     if weight == "w_down" and (of_experts or not behind):
         return of_experts
     latent = any(key.startswith("wkv_down") for key in siblings)
@@ -94,6 +101,8 @@ def _attention_again(facts: Facts, length: int, execution: Execution) -> float:
     """Multiply-adds of scores (queries with keys) and mixing (weights with values)."""
     remat = execution.remat.preset != "none"
     mixes = remat and "mixed" not in _kept(execution.remat)
+    # every kernel but `plain` makes the scores again in its own backward pass (+ 1), and once more
+    # where its forward pass is run again
     scores = mixes + 1 if execution.attention != "plain" else int(remat)
     total = 0.0
     for attention, _ in facts.layers:

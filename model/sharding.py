@@ -66,6 +66,7 @@ def undivided() -> jax.sharding.use_abstract_mesh:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         mesh = AbstractMesh((1,) * len(AXES), AXES)
+    # `axes_of` counts explicit axes alone
     automatic = dict.fromkeys(mesh.axis_names, AxisType.Auto)
     return jax.sharding.use_abstract_mesh(mesh.update_axis_types(automatic))
 
@@ -94,6 +95,7 @@ def axes_of(letter: str, size: int | None = None, *, at_rest: bool = False) -> t
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
 
     def is_on(axis: str) -> bool:
+        # inside of a `shard_map` an axis is manual: arrays are cut along it already
         return kinds.get(axis) == AxisType.Explicit and mesh.shape[axis] > 1
 
     axes = tuple(filter(is_on, named_axes))
@@ -146,11 +148,14 @@ def spec(
     owner: dict[str, str] = {}
     entries: list[Any] = []
     for i, letter in enumerate(letters):
+        # a square matrix (DD) would otherwise have one axis on both of its dimensions
         if letter == "." or letter in letters[:i]:
             entries.append(None)
             continue
         axes = axes_of(letter, shape[i] if shape else None, at_rest=at_rest)
         for axis in axes:
+            # JAX refuses this too, with a message that knows neither letters nor the field to
+            # change
             if owner.setdefault(axis, letter) != letter:
                 clash = f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}"
                 raise ValueError(f"{clash}; rename one or set {axis}=1")
@@ -217,6 +222,7 @@ def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax
         where = f"einsum {equation!r}: operand {letters}"
         if len(letters) != operand.ndim:
             raise ValueError(f"{where} has {operand.ndim} dimensions; give it as many letters")
+        # upper: `l` and `L` are the same size in two layouts
         sizes.update(zip(letters.upper(), operand.shape, strict=True))
         actual = jax.typeof(operand).sharding.spec
         wanted = spec(letters, operand.shape)
@@ -282,6 +288,7 @@ def local(fn: Callable, in_letters: tuple[str, ...], out_letters: Any) -> Callab
     def on_blocks(*operands: Any) -> Any:
         # the layout of a node has its structure, which only the operand tells
         in_specs = tuple(map(layout, operands, in_letters))
+        # check_vma=False: over which axes a kernel's result varies is not what JAX can infer
         return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*operands)
 
     return on_blocks

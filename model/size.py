@@ -48,6 +48,7 @@ def _met(name: str, shape: tuple[int, ...], top_k: int | None) -> int:
         top_k is None or "E" not in letters or len(letters.replace("N", "")) == 2
     ):  # a router meets every token whole
         return math.prod(shape)
+    # experts are equally large, so a token meets top_k of E equal shares
     return math.prod(shape) // shape[letters.index("E")] * top_k
 
 
@@ -56,6 +57,8 @@ def _attention_flops(facts: Facts, length: int) -> float:
     flops = 0.0
     for attention, _ in facts.layers:
         widths = attention.qk_width + attention.v_width
+        # 6: a multiply-add is 2 FLOPs, and the backward pass costs twice the forward pass. The
+        # widths add up because scores sum over qk_width entries and mixing gives v_width of them.
         flops += 6 * attention.heads * widths * mean_keys(length, attention.window)
     return flops
 
@@ -66,6 +69,8 @@ def mean_keys(length: int, window: int | None) -> float:
     """
     if window is None or window >= length:
         return length / 2
+    # position i sees min(i, window): the first `window` positions see window / 2 on average, all
+    # others `window`
     return window - window**2 / (2 * length)
 
 
@@ -84,5 +89,6 @@ def flops_per_token_of(architecture: Architecture, params: Params, *, length: in
     """
     facts = architecture.facts()
     active = n_matmul_params(params, top_k=facts.experts.top_k)
+    # counted once as a parameter, the output matrix is met again by the states of each module
     further = facts.mtp_layers * facts.width * padded(facts.vocab_size)
     return 6 * (active + further) + _attention_flops(facts, length)

@@ -39,7 +39,10 @@ def _reordered(tree: Any, order_of: Callable[..., np.ndarray], rounds: int) -> A
         order = jnp.array(order_of(x.shape[0], stages=stages))
         # a gather computes on the device: what is in host memory comes, and goes back
         on_device = jax.device_put(x, jax.memory.Space.Device) if on_host(x) else x
+        # a gather along a dimension that stages divide: on explicit axes its layout has to be
+        # stated
         ordered = on_device.at[order].get(out_sharding=layout)
         return jax.device_put(ordered, jax.memory.Space.Host) if on_host(x) else ordered
 
+    # one program for the whole tree: leaf by leaf, each of them would be compiled by itself
     return jax.jit(lambda tree: jax.tree.map_with_path(reorder, tree))(tree)

@@ -107,6 +107,8 @@ class LowRank(NamedTuple):
         # at rest b may be divided over the very axis that divides a: its letters have another first one
         b_layout = (None, *base_layout[:n_shared], *base_layout[base.ndim - n_outputs :])
         b_ranks = jax.sharding.reshard(b_ranks, jax.sharding.PartitionSpec(*b_layout))
+        # a lacks the dimensions of outputs and b those of inputs: as gaps of size 1 they make each
+        # rank an outer product by broadcasting
         a_gaps = tuple(range(self.a.ndim - 1, base.ndim))
         b_gaps = tuple(range(n_shared, base.ndim - n_outputs))
 
@@ -114,6 +116,8 @@ class LowRank(NamedTuple):
             a, b = rank
             return total + jnp.expand_dims(a, a_gaps) * jnp.expand_dims(b, b_gaps), None
 
+        # in the dtype of the factors, float32 at rest, and not in the base's: small terms would be
+        # rounded away one by one
         none = jnp.zeros_like(base, dtype=self.a.dtype)
         update = jax.lax.scan(add, none, (a_ranks, b_ranks))[0]
         # a stack has a scale a layer
@@ -157,6 +161,7 @@ class Quantized(NamedTuple):
     def rows(self, ids: Int[Array, "..."], letters: str) -> Array:
         """The rows of a table for these ids, laid out by `letters`; only they are scaled."""
         codes = look_up(self.codes, ids, letters)
+        # blocks of a table run along its ids: row i has the scale i // block
         block = self.codes.shape[0] // self.scale.shape[0]
         return codes.astype(self.scale.dtype) * look_up(self.scale, ids // block, letters)
 
@@ -238,6 +243,8 @@ def without_codes(weight: Any) -> Any:
 def sides(name: str) -> Sides:
     """`layers.wo_NHAD` -> (N, HA, D): a head and its width are on one side."""
     letters = name.rsplit("_", 1)[1]
+    # N and E number matrices; then comes the input side, a head with its width or one letter, and
+    # what is left is the output side
     match = re.fullmatch(r"(N?E?)([HK]A\d*|[A-Z]\d*)(.+)", letters)
     assert match, name  # only for names of matrices
     return Sides(*match.groups())
@@ -260,6 +267,8 @@ def quantize(name: str, x: Float[Array, "..."]) -> dict[str, Array]:
 
     def scales_of(x: Array) -> Array:
         blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
+        # so that the largest number of a block has the code 127 or -127, and none has to be
+        # clipped
         return jnp.max(jnp.abs(blocks), axis + 1) / INT8_LARGEST
 
     def codes_of(x: Array, scale: Array) -> Array:

@@ -209,6 +209,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         require(config, hidden_act=("silu",), attention_bias=(False,), **router)
         rope = rope_of(_with_rope_width(config))
         get = partial(size, config)
+        # `mscale_all_dim` is beside the factor, in version 5's field or in version 4's
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
         return cls(
             **{ours: get(theirs) for ours, theirs in FIELDS.items()},
@@ -232,6 +233,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             "architectures": ["DeepseekV3ForCausalLM"],
             "model_type": "deepseek_v3",
             **{theirs: getattr(self, ours) for ours, theirs in FIELDS.items()},
+            # once made of latents every head has its own, and transformers must repeat none
             "num_key_value_heads": self.heads,
             "q_lora_rank": self.query_latent_width,
             "num_nextn_predict_layers": self.mtp_layers,
@@ -315,10 +317,14 @@ PRESETS = {
         n_groups=8,
         top_groups=4,
         routed_scale=2.5,
+        # 40 · 4,096: the context after stretching
         context=163_840,
+        # §4.2 of the paper; the rate was 1e-3 for 14.3 of the 14.8 trillion tokens, then 0
         balance_loss=1e-4,
         bias_rate=1e-3,
         mtp_layers=1,
+        # table_factor 1: `mscale` and `mscale_all_dim` are both 1, so their ratio leaves tables as
+        # they are
         rope_scaling=YaRN(factor=40.0, original_context=4096, table_factor=1.0),
         mscale_all_dim=1.0,
     ),

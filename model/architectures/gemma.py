@@ -145,6 +145,8 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         sliding = partial(block, rope="local", window=self.window)
         full = partial(block, rope="full")
         ropes = {"local": self._local_rope(), "full": self._full_rope()}
+        # the full layer closes each pattern: layers 5, 11, 17, … of 0, 1, 2, … in the released
+        # sizes
         return _decoder(self, execution, [*[sliding] * (self.full_every - 1), full], ropes)
 
     def _local_rope(self) -> Rope:
@@ -262,6 +264,7 @@ _SMALL = {**_TEXT_ONLY, "heads": 4, "kv_heads": 1}
 PRESETS = {
     "gemma2_2b": _gemma2(width=2304, layers=26, heads=8, kv_heads=4, feed_forward_width=9216),
     "gemma2_9b": _gemma2(width=3584, layers=42, heads=16, kv_heads=8, feed_forward_width=14_336),
+    # 144 is width / heads = 4608 / 32, though a head is 128 wide
     "gemma2_27b": _gemma2(
         width=4608,
         layers=46,
@@ -275,6 +278,7 @@ PRESETS = {
     "gemma3_1b": _gemma3(**_SMALL, width=1152, layers=26, feed_forward_width=6912),
     "gemma3_4b": _gemma3(width=2560, layers=34, heads=8, kv_heads=4, feed_forward_width=10_240),
     "gemma3_12b": _gemma3(width=3840, layers=48, heads=16, kv_heads=8, feed_forward_width=15_360),
+    # 168 is width / heads = 5376 / 32
     "gemma3_27b": _gemma3(
         width=5376,
         layers=62,

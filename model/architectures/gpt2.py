@@ -107,6 +107,7 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             width=size(config, "n_embd"),
             layers=size(config, "n_layer"),
             heads=size(config, "n_head"),
+            # null in the published configs, where it means four times the width
             feed_forward_width=size(config, "n_inner", default=4 * size(config, "n_embd")),
             context=size(config, "n_positions", "n_ctx"),
             norm_eps=size(config, "layer_norm_epsilon", default=1e-5),
@@ -145,6 +146,7 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         for i, (product, head) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
             third = (i, 3)  # queries, keys and values follow one another in their fused matrix
             w, b = f"{ours}w{product}_ND{head}A", f"{ours}b{product}_N{head}A"
+            # GPT-2's Conv1D stores (in, out) where torch's Linear has (out, in)
             rows.append(Tensor(w, f"{theirs}weight", f"D *{head}A", part=third))
             rows.append(Tensor(b, f"{theirs}bias", f"{head}A", part=third))
         return tuple(rows if self.tied else [*rows, Tensor("unembed_DV", "lm_head.weight", "V D")])
@@ -165,6 +167,7 @@ _BLOCK = (
 
 
 def _gpt2(*, width: int, layers: int, heads: int) -> GPT2:
+    # 50,257 are 256 bytes, 50,000 merges and <|endoftext|>
     shared = {"vocab_size": 50_257, "context": 1024}
     return GPT2(**shared, width=width, layers=layers, heads=heads, feed_forward_width=4 * width)
 

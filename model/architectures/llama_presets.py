@@ -58,6 +58,7 @@ PRESETS = {
     "llama3_1_405b": _llama3(
         width=16_384, layers=126, heads=128, head_width=128, feed_forward_width=53_248
     ),
+    # 3.2 is stretched by 32 where 3.1 is by 8, from the same 8,192 tokens
     "llama3_2_1b": _llama3(
         width=2048,
         layers=16,
@@ -89,6 +90,7 @@ PRESETS = {
         tied=True,
     ),
     "mistral_7b_v0_1": _mistral_7b(vocab_size=32_000, window=4096),
+    # v0.2 gave up the window and raised theta; v0.3 has 768 more tokens, for controls and tools
     "mistral_7b_v0_3": _mistral_7b(vocab_size=32_768, model_type="mistral", rope_theta=1_000_000.0),
     "qwen2_5_0_5b": _qwen2_5(
         **_QWEN_SMALL,

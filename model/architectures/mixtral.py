@@ -80,6 +80,7 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         # noise on the router's inputs would make training another one
         require(config, hidden_act=("silu",), attention_bias=(False,), router_jitter_noise=(0,))
+        # null in the released checkpoints, whose positions see everything before them
         window = config.get("sliding_window")
         return cls(**decoder_sizes(config), **expert_sizes(config), window=window)
 
@@ -164,6 +165,7 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
             # `intermediate_size` is that of dense layers, of which there are none
             "feed_forward_width": size(config, "moe_intermediate_size"),
         }
+        # False is what transformers takes where the field is left out
         renormalised = config.get("norm_topk_prob", False)
         return cls(**sizes, expert_weights="renormalised" if renormalised else "scores")
 
@@ -261,6 +263,7 @@ def _qwen3(**sizes: Any) -> Qwen3MoE:
 
 
 PRESETS = {
+    # balance losses are those of the authors' config.json
     "mixtral_8x7b": _mixtral(
         width=4096,
         layers=32,
@@ -277,6 +280,7 @@ PRESETS = {
         context=65_536,
         balance_loss=0.001,
     ),
+    # a3b and a22b: so many billion parameters are active for a token
     "qwen3_30b_a3b": _qwen3(width=2048, layers=48, heads=32, feed_forward_width=768),
     "qwen3_235b_a22b": _qwen3(width=4096, layers=94, heads=64, feed_forward_width=1536),
 }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
+# known only to be refused with a reason: reading a pickle can run any code
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 

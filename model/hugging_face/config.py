@@ -55,6 +55,7 @@ def head_width(config: Config) -> int:
 
 def dtype_of(config: Config) -> str:
     """What the weights are stored in, as the config says it."""
+    # some configs name the module too: `torch.bfloat16`
     return size(config, "dtype", "torch_dtype", default="float32").removeprefix("torch.")
 
 
@@ -83,6 +84,7 @@ def decoder_sizes(config: Config, *, default_tied: bool = False) -> dict[str, An
         "context": size(config, "max_position_embeddings"),
         "rope_theta": rope.theta,
         "rope_scaling": rope.scaling,
+        # 1e-6 is the default of transformers' LlamaConfig and its relatives
         "norm_eps": size(config, "rms_norm_eps", default=1e-6),
         "tied": config.get("tie_word_embeddings", default_tied),
     }
@@ -116,6 +118,7 @@ def expert_sizes(config: Config) -> dict[str, Any]:
     return {
         "experts": size(config, "num_local_experts", "num_experts"),
         "top_k": size(config, "num_experts_per_tok"),
+        # 0.001 is the default of both families in transformers
         "balance_loss": size(config, "router_aux_loss_coef", default=0.001),
     }
 
@@ -254,6 +257,7 @@ def _table_factor(scaling: Config, factor: float) -> float | None:
         return float(scaling["attention_factor"])
     mscale = scaling.get("mscale")
     mscale_all_dim = scaling.get("mscale_all_dim")
+    # 0 counts as absent, as in transformers: then YaRN's own factor holds
     if not mscale or not mscale_all_dim:
         return None
     return yarn_growth(factor, float(mscale)) / yarn_growth(factor, float(mscale_all_dim))

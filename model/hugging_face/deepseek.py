@@ -113,6 +113,7 @@ def _module(sizes: Any, ours: str, theirs: str) -> list[Tensor]:
         Tensor(f"{ours}.norm.scale_D", f"{theirs}shared_head.norm.weight", "D"),
         Tensor(f"{ours}.w_embed_DD2", joined, "D2 *D", part=(0, 2)),
         Tensor(f"{ours}.w_hidden_DD2", joined, "D2 *D", part=(1, 2)),
+        # second places of parameters of the model: read once more, and written once more
         Tensor("embed_VD", f"{theirs}embed_tokens.weight", "V D"),
         Tensor(output, f"{theirs}shared_head.head.weight", "V D"),
         *_block(sizes, f"{ours}.block.", theirs, _experts(sizes)),

@@ -29,6 +29,7 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         **decoder_sizes(config, default_tied=True),
+        # transformers' defaults, which the authors' configs may leave out
         "window": size(config, "sliding_window", default=4096),
         "query_pre_attn_scalar": size(config, "query_pre_attn_scalar", default=256),
     }
@@ -63,6 +64,7 @@ def full_every(config: Mapping[str, Any], *, default: int = 6) -> int:
     _, full = LAYER_KINDS
     kinds = config.get("layer_types") or ()
     if full in kinds:
+        # the first full layer is the last of the first pattern
         return kinds.index(full) + 1
     return size(config, "sliding_window_pattern", "_sliding_window_pattern", default=default)
 

@@ -167,6 +167,8 @@ class _Weight(NamedTuple):
         from gguf.quants import dequantize
 
         with _naming_damage(self.path):
+            # whole: quantized blocks are 32 or 256 weights of a row, and a cut may begin within
+            # one
             x = dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
         return (self._in_halves(x) if self.heads else x)[cuts]
 

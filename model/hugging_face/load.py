@@ -69,6 +69,7 @@ def parameter_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Dotted name → shape and dtype, of all parameters."""
     model = architecture.build(Precision(params=params))
+    # shapes alone: nothing is drawn, however large the model
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(shapes)}
 
@@ -266,6 +267,7 @@ class _HostBuffer:
     """Filled as a host array, then copied to its devices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, devices: list[jax.Device]):
+        # zeros, since no tensor of theirs fills the padding of the vocabulary
         self.x = np.zeros(shape, dtype)
         self.devices = devices
 

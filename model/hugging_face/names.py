@@ -16,6 +16,7 @@ def outer_rows(*, tied: bool) -> tuple[Tensor, ...]:
         Tensor("embed_VD", "model.embed_tokens.weight", "V D"),
         Tensor("norm.scale_D", "model.norm.weight", "D"),
     )
+    # a tied checkpoint has no lm_head.weight: transformers ties it to the embedding when it loads
     return rows if tied else (*rows, Tensor("unembed_DV", "lm_head.weight", "V D"))
 
 

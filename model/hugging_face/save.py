@@ -53,6 +53,7 @@ def save(
         )
     # before anything is written: an architecture may have no form at Hugging Face
     config = {**architecture.to_hugging_face(), **dtype_fields(dtype)}
+    # beside the folder and so on its file system, where a rename is one step
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -121,6 +122,8 @@ def _in_shards(
     shard: list[str] = []
     shard_bytes = 0
     for name, n in n_bytes.items():
+        # `shard and`: a tensor larger than the limit gets a file of its own, not an empty one
+        # before it
         if shard and shard_bytes + n > max_shard_bytes:
             yield shard
             shard, shard_bytes = [], 0
@@ -151,6 +154,7 @@ def _header(
         }
         begin = end
     data = json.dumps(header, separators=(",", ":")).encode()
+    # tensors then begin at a multiple of 8, where a memory map can read any dtype in place
     data += b" " * (-len(data) % 8)
     return len(data).to_bytes(8, "little") + data
 
@@ -181,6 +185,7 @@ def on_host(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
         # strict=False: `index` is of the first dimensions alone
         offsets = [i - start for i, start in zip(index, starts, strict=False)]
         is_held = all(0 <= i < n for i, n in zip(offsets, shard.data.shape, strict=False))
+        # replicas hold the same numbers: the first one is read
         if shard.replica_id != 0 or not is_held:
             continue
         with no_mesh():

@@ -137,6 +137,7 @@ def extent(dimension: Dimension) -> tuple[slice, tuple[int, ...], tuple[slice, .
         return slice(0, dimension.size), dimension.sizes, wanted
     begin = 0
     for (start, _), size in zip(dimension.ours, dimension.sizes, strict=True):
+        # the row-major index of the first entry, letter by letter
         begin = begin * size + start
     all_of_it = tuple(slice(0, n) for n in lengths)
     return slice(begin, begin + math.prod(lengths)), lengths, all_of_it

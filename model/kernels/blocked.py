@@ -114,6 +114,7 @@ def _forward(
         v = v_BKTA[:, :, keys]
         s, _ = scores(q, k_BKTA[:, :, keys], maths)
         s = s + mask
+        # less the largest score: in float32 the exponential of 89 is already infinite
         top = s.max(-1, keepdims=True)
         p = jnp.exp(s - top)
         n = p.sum(-1, keepdims=True)

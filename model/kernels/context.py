@@ -59,6 +59,7 @@ class Move(NamedTuple):
 def is_balanced(L: int) -> bool:
     """Whether rows of L positions are held in balanced order: L is divided, and into equal half-chunks."""
     C = n_parts("L", L)
+    # the single token of a step of decoding, for one, has no half-chunks to deal out
     return C > 1 and L % (2 * C) == 0
 
 
@@ -70,7 +71,7 @@ def balance(x: Array, letters: str) -> Array:
 
 
 def unbalance(x: Array, letters: str) -> Array:
-    """The inverse of `balance`."""
+    """Move rows out of balanced order, back to how they read: the inverse of `balance`."""
     return _reorder(x, letters, _reading_order)
 
 
@@ -163,6 +164,8 @@ def ring(
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
+# a gradient of our own: that of the scan would keep the keys of every step, and so the whole row
+# on every device
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _ring(
     q_BHLA: Array,
@@ -230,6 +233,7 @@ def _ring_backward(
 
     own_keys = (k_BKTA, v_BKTA, row)
     dq, dkv = grads(own_keys)
+    # as in the forward pass, the own block is read before the loop and the last one after it
     carry = (_pass_on(own_keys, ring), dq, _pass_on(dkv, ring))
     (keys, dq, dkv), _ = lax.scan(step, carry, None, ring.n - 2)
     dq_here, dkv_here = grads(keys)
@@ -249,6 +253,7 @@ def _ring_of(L: int) -> Ring:
 def _fitting(kernel: Kernel, L: int) -> Kernel:
     """The kernel, or the loops for runs that it cannot cut."""
     n_runs = 2 if is_balanced(L) else 1
+    # splash cuts runs into tiles of 128 positions and has no mask for the rest of a tile
     run_length = L // n_parts("L", L) // n_runs
     return LOOPS if run_length % kernel.multiple else kernel
 
@@ -259,6 +264,7 @@ def _local_row(positions_BL: Array, segments_BL: Array, ring: Ring) -> Row:
     L = positions_BL.shape[1]  # of this device
     if not ring.balanced:
         return Row(positions_BL, segments_BL, (c * L,))
+    # L is two half-chunks here, so half-chunk i of the row begins at i · L / 2
     mirrored = 2 * ring.n - 1 - c
     return Row(positions_BL, segments_BL, (c * L // 2, mirrored * L // 2))
 

@@ -30,6 +30,7 @@ def attend(
     maths: Maths,
 ) -> Array:
     """An `Attend`, where `why_not` has no objection."""
+    # T and not L: `why_not` refuses rows that are divided, so every row is on one device
     run = local(partial(_on_device, maths=maths), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
@@ -48,6 +49,7 @@ def why_not(
     rule = f"only multiples of 8 up to {WIDEST}, values not wider"
     problems = {
         f"{q_BLHA.dtype} (only {' and '.join(TYPES)})": q_BLHA.dtype.name not in TYPES,
+        # cuDNN has no gradient with a bias, which packed rows have, for odd lengths
         f"an odd number of positions, {L}": L % 2 == 1,
         f"heads of width {A} with values of {A2} ({rule})": wrong_width,
         "a soft cap": soft_cap is not None,

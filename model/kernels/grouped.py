@@ -72,6 +72,7 @@ def _backward(
 
     def visit(d_w_EDF: Array, group: Array, first: Array, mask_C1: Array) -> Array:
         x = jnp.where(mask_C1, _tile(x_padded, first), 0)
+        # masked on both sides: rows after the last group are undefined, and 0 · NaN is NaN
         d_y = jnp.where(mask_C1, _tile(d_y_padded, first), 0)
         d_w = jax.lax.dot_general(
             x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
@@ -112,6 +113,7 @@ def _visits(
         is_of_group_C1 = (rows_C1 >= starts_E[group]) & (rows_C1 < ends_E[group])
         return visit(result, group, first, is_of_group_C1)
 
+    # with a traced bound this is a while loop, which JAX cannot differentiate: hence `_backward`
     return jax.lax.fori_loop(0, tiles_until_E[-1], one, start)
 
 

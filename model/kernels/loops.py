@@ -92,7 +92,7 @@ def forward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A2"], Float[Array, "B H L"]]:
-    """`Kernel.forward`."""
+    """`Kernel.forward`, by a scan over blocks of queries and in it a loop over blocks of keys."""
     B, H, L, A = q_BHLA.shape
     K = k_BKTA.shape[1]
     q_BKGLA = q_BHLA.reshape(B, K, H // K, L, A)
@@ -153,7 +153,7 @@ def backward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B K T A"], Float[Array, "B K T A2"]]:
-    """`Kernel.backward`."""
+    """`Kernel.backward`, by the same loops over scores that are computed again."""
     B, H, L, A = q_BHLA.shape
     K = k_BKTA.shape[1]
     G = H // K
@@ -173,6 +173,7 @@ def backward(
     ) -> tuple[tuple[Array, Array], Array]:
         block = queries.at(u * cut.size, cut.size)
         visit = partial(_add_gradients, block, keys, maths)
+        # float32, whatever the queries are: a gradient is the sum over all blocks of keys
         state = (jnp.zeros(block.q_BKGLA.shape), *totals)
         dq, *totals = _over_keys(visit, state, block.row, cut.first_U[u], k_row, maths)
         return tuple(totals), dq
@@ -230,7 +231,8 @@ def _over_keys(
     at `first`, can see.
     """
     for offset, size, begin, end in ranges_seen(row.positions_BL, first, k_row, maths.window):
-
+        # bound as defaults: a closure has the values that a loop's variables have when it is
+        # called
         def body(
             j: Array,
             state: tuple,
@@ -257,6 +259,7 @@ def ranges_seen(
     whole blocks; the mask does the rest, so a range may be too long but never too short.
     """
     L = positions_BL.shape[1]
+    # documents read in order, so index less position is where a position's document begins
     index_L = first + jnp.arange(L)
     lowest = jnp.min(index_L - positions_BL)  # where the earliest document of these queries begins
     if window is not None:
@@ -311,6 +314,7 @@ def _add_at(total: Array, block: Array, start: Array) -> Array:
 
 def _joined(x: Array) -> Array:
     """Blocks of a scan [U, B, K, G, L, A] side by side."""
+    # U counts blocks in the order of the scan, which is the order of positions: U and L join
     U, B, K, G, L, A = x.shape
     return jnp.moveaxis(x, 0, 3).reshape(B, K, G, U * L, A)
 

@@ -41,6 +41,8 @@ class Kernel(NamedTuple):
     multiple: int
 
 
+# a gradient of our own: loops with traced bounds have none in JAX, and a kernel makes its scores
+# again from `lse`. Arguments 5 and 6 are functions and numbers, not arrays.
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend_rows(
     q_BHLA: Array,

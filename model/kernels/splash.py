@@ -99,6 +99,7 @@ def backward(
         def pull(q, k, v, segments, o, lse, grad, kernel=kernel):
             # what the library's forward pass saves, with the sums over all keys in place of its own
             saved = (q, k, v, segments, None, o, lse, kernel.dq_mask_info, kernel.dkv_mask_info)
+            # [3:6]: gradients of q, k and v; those of the three mask tables before them are None
             return library._splash_attention_bwd(res=saved, do=grad, **kernel.kwargs)[3:6]
 
         segments = library.SegmentIds(q_row.segments_BL, segments_BT)
@@ -150,6 +151,7 @@ def _kernel(
     run_length = L // len(q_row.starts)
     sizes = _block_sizes(run_length, T)
     in_run_L = jnp.arange(run_length, dtype=jnp.int32)
+    # relative to the first key, since inside of the kernel keys count from 0
     index_L = jnp.concatenate([start - k_start + in_run_L for start in q_row.starts])
     tables = _tables(index_L, len(q_row.starts), T, sizes, maths.window)
     return library.SplashAttentionKernel(
@@ -159,9 +161,11 @@ def _kernel(
         save_residuals=save_residuals,
         mask_value=library.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=maths.soft_cap,
+        # the name by which `Remat` keeps what the kernel hands to its backward pass
         residual_checkpoint_name="mixed",
         # within visited tiles; segments are compared by the kernel itself
         mask_function=_Sees(maths.window),
+        # the interpreter is for tests: `choose` lets no other platform get here
         interpret=platform() != "tpu",
     )
 
@@ -253,6 +257,7 @@ def _fused_table(
     keys.
     """
     u = jnp.arange(n_queries, dtype=jnp.int32)[:, None]
+    # tiles of keys that no query sees name a tile too, for a table has no empty entry
     last_T = jnp.maximum(end_T - 1, begin_T)
     nearest = jnp.minimum(jnp.clip(u, begin_T, last_T), n_queries - 1)
     counts = ((u >= begin_T) & (u < end_T)).astype(jnp.int32)

@@ -50,6 +50,7 @@ class Attention(nnx.Module):
         self.wk_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wv_DKA = weight(rngs, "DKA", (D, K, A), fan_in=D)
         self.wo_HAD = weight(rngs, "HAD", (H, A, D), fan_in=H * A)
+        # the output's bias comes after the sum over heads, and so has the model's width
         biases = {"q": ("HA", (H, A)), "k": ("KA", (K, A)), "v": ("KA", (K, A)), "o": ("D", (D,))}
         for product in biased:
             letters, shape = biases[product]
@@ -76,6 +77,7 @@ class Attention(nnx.Module):
         k_BTKA = write("keys_BTKA", slots["keys_BTKA"], k_BLKA, rows.lengths_B)
         v_BTKA = write("values_BTKA", slots["values_BTKA"], v_BLKA, rows.lengths_B)
         seen_BLT = cache_mask(rows, T=k_BTKA.shape[1], window=self.maths.window)
+        # no kernel: keys are told apart by slot, and a step of decoding has one query a row
         o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, self.maths)
         return self._output(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
 
@@ -174,6 +176,7 @@ def attend_masked(
     """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
     B, L, H, A = q_BLHA.shape
     K = k_BTKA.shape[2]
+    # queries are scaled and not scores: L · A numbers instead of L · T
     q_BLKGA = reshape(q_BLHA * maths.scale, (B, L, K, H // K, A), "BLKGA")
     scores_BKGLT = einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
     if maths.soft_cap is not None:

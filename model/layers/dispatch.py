@@ -35,6 +35,8 @@ class Order(NamedTuple):
 def order_by(key_MS: Int[Array, "M S"], E: int) -> Order:
     """Choices by their keys 0 … E-1, those of one key in the order of tokens; other keys (E) come last."""
     keys_C = key_MS.reshape(-1)
+    # stable: choices of one key stay in the order of tokens, by which `at_capacity` decides who
+    # comes first
     choice_C = jnp.argsort(keys_C, stable=True)
     place_C = jnp.argsort(choice_C)  # the inverse of a permutation is what sorts it
     # a sum over a mask: counting by `bincount` would scatter
@@ -100,6 +102,7 @@ def _combine_backward(
 ) -> tuple[Array, Array, None]:
     rows_CD, weights_MS, slots = saved
     d_y_CD = _rows(d_y_MD, slots.choice_C // weights_MS.shape[1]).astype(jnp.float32)
+    # a slot holds one choice, and so has one weight; those of empty slots come out as 0
     weights_C1 = _rows(weights_MS.reshape(-1, 1), slots.choice_C)
     # of an empty slot this is undefined, and no choice reads it
     d_weights_C = jnp.sum(rows_CD.astype(jnp.float32) * d_y_CD, -1)

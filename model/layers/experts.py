@@ -85,7 +85,10 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     y_MD = fill(0) if n_rounds == 1 else _in_rounds(fill, order.ends_E[-1], n_rounds, C, x_MD)
     y_BLD = y_MD.reshape(choices.x_BLD.shape)
     if axes.experts:
+        # the sum brings the experts of a token together, and each device keeps the rows it came
+        # with
         y_BLD = jax.lax.psum_scatter(y_BLD, axes.experts, scatter_dimension=0, tiled=True)
+    # the second result counts dropped choices: here there are never any
     return y_BLD, jnp.zeros(())
 
 
@@ -101,6 +104,7 @@ def _in_rounds(
 
     def step(y_MD: Array, i: Array) -> tuple[Array, None]:
         first = i * C
+        # cond and not where: a round without choices must cost no time
         return y_MD + jax.lax.cond(first < total, rematerialised, nothing, first), None
 
     return jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))[0]
@@ -148,6 +152,7 @@ def at_capacity(
     D = choices.x_BLD.shape[-1]
     E = experts.w_gate_EDF.shape[0] * _size(axes.experts)
     P = _size(axes.length)
+    # L · P is the whole row: how a mesh divides it must not change what is dropped
     capacity = math.ceil(factor * L * P * S / E)
     C = -(-capacity // P) * P  # slots for one expert and row; P devices share them
     rank_MS = _ranks(choices.experts_BLS, E, axes)
@@ -187,6 +192,7 @@ def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
     if not axes.length:
         return jnp.zeros_like(sizes_BPE)
     sizes_CBPE = jax.lax.all_gather(sizes_BPE, axes.length)
+    # reversed, since device c holds run 2C-1-c: second runs read from the last device to the first
     second_runs = [sizes_CBPE[::-1, :, p] for p in range(1, axes.runs)]
     in_order = jnp.concatenate([sizes_CBPE[:, :, 0], *second_runs])
     earlier = jnp.cumsum(in_order, 0) - in_order
@@ -198,8 +204,11 @@ def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
 def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
     """Slots to the devices of their experts, through them, and back."""
     if axes.length:
+        # a slot is filled on one device of the row and zero on the others: the sum is the row's
+        # buffer
         rows_EBCD = jax.lax.psum_scatter(rows_EBCD, axes.length, scatter_dimension=2, tiled=True)
     if axes.experts:
+        # all experts with the rows of this device become this device's experts with all rows
         rows_EBCD = jax.lax.all_to_all(
             rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True
         )

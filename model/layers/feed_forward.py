@@ -28,6 +28,8 @@ class FeedForward(nnx.Module):
         self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array] = jax.nn.silu
     ):
         self.activation = activation
+        # gate and up are two matrices: in a fused one, parts of F over `tensor` would be gate on
+        # some devices and up on others
         self.w_gate_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_up_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_down_FD = weight(rngs, "FD", (F, D), fan_in=F)

@@ -53,6 +53,7 @@ class LatentAttention(nnx.Module):
         self.latent, self.query_latent, self.A2 = latent, query_latent, A2
         self.rope, self.attend = rope, attend
         self.H, self.qk_width, self.v_width = H, A + A2, A3
+        # a score sums over A + A2 entries; the growth that YaRN asks for comes in through `scale`
         self.maths = Maths((A + A2) ** -0.5 if scale is None else scale, window=None, soft_cap=None)
         if query_latent:
             self.wq_down_DD3 = weight(rngs, "DD", (D, query_latent), fan_in=D)
@@ -75,6 +76,8 @@ class LatentAttention(nnx.Module):
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
         k_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wk_D2HA[...])
         v_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wv_D2HA3[...])
+        # kernels take keys head by head, so the shared rotary key becomes a part of each head's
+        # key
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
         # a score is the sum of two products, which is one product of what stands side by side
         o_BLHA = self.attend(
@@ -98,10 +101,12 @@ class LatentAttention(nnx.Module):
         """
         q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
+        # kept after the norm: D2 + A2 numbers a token, however many heads read them
         latents_BTR = write("latents_BTR", slots["latents_BTR"], latents_BLR, rows.lengths_B)
         rope_keys_BTA = write("rope_keys_BTA", slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
         q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.maths.scale, self.wk_D2HA[...])
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
+        # two products, where training joins them into one: joining would copy the whole cache
         scores_BHLT += einsum(
             "BLHA,BTA->BHLT", q_rope_BLHA * self.maths.scale, rope_keys_BTA, dtype=jnp.float32
         )

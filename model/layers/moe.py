@@ -75,6 +75,7 @@ class MoE(nnx.Module):
         length, result = _length_letters(L)
         # decoding has a length too, but its tokens are in their own order
         balanced = is_balanced(L) and rows.lengths_B is None
+        # `.`: the router and its bias are the same on every device, as each routes its own tokens
         letters = (f"B{length}D", f"B{length}", "..", ".", "EDF", "EDF", "EFD")
         axes = Axes(
             experts=axes_of("E"),
@@ -82,9 +83,12 @@ class MoE(nnx.Module):
             length=axes_of("L") if length == "L" else (),
             runs=2 if balanced else 1,
         )
+        # the axes along which tokens differ; along `tensor` all devices have the same ones, and a
+        # sum over it too would count each token several times
         token_axes = axes_of("B") + axes.length
         body = partial(self._on_device, axes=axes, token_axes=token_axes, scatter=result == "l")
         if self.router.bias_rate is None:
+            # zeros change no choice: the body below is one for routers with and without a bias
             bias_E = jnp.zeros(self.router_DE.shape[1])
         else:
             bias_E = self.router_bias_E[...]
@@ -99,6 +103,7 @@ class MoE(nnx.Module):
             *operands
         )
         if hasattr(self, "shared"):
+            # outside of `local`: it is a plain product, which explicit axes lay out by themselves
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
         aux = {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}
         return name(y_BLD, "feed_forward"), aux
@@ -134,12 +139,14 @@ class MoE(nnx.Module):
             y_BLD = jax.lax.psum_scatter(y_BLD, axes.width, scatter_dimension=1, tiled=True)
         elif axes.width:
             y_BLD = jax.lax.psum(y_BLD, axes.width)
+        # `penalty` and `load_E` are sums over these axes already: see `Router.balance`
         dropped = jax.lax.psum(dropped, token_axes) if token_axes else dropped
         return y_BLD, penalty, load_E, dropped
 
 
 def _length_letters(L: int) -> tuple[str, str]:
     """The letters of positions in whole rows and in the result; `.` where the mesh does not divide L."""
+    # one token of decoding is divided by no axis, and then all devices route the same token
     length = "L" if axes_of("L", L) == axes_of("L") else "."
     result = "l" if axes_of("l", L) == axes_of("l") else length
     return length, result

@@ -30,6 +30,7 @@ class Module(nnx.Module):
         self.embed_norm = norm()
         self.hidden_norm = norm()
         self.norm = norm()
+        # fan_in of both together, since their products are added
         self.w_embed_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.w_hidden_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.block = block(rngs)
@@ -115,6 +116,8 @@ class MultiToken(NamedTuple):
             return nnx.merge(definition, in_use(weights, dtype))(x_BLD, embedded_BLD, rows)
 
         rematerialised = self.execution.remat.wrap(module)
+        # the model's last states come as the loss reads them; the residual stream of blocks is
+        # `BlD`
         x_BLD = shard(hidden_BLD, "BlD")
         hidden, aux = [], {}
         # each module reads what the one before made: the loop is a chain, of one or two links

@@ -14,6 +14,7 @@ class RMSNorm(nnx.Module):
     def __init__(self, *, size: int, eps: float, letter: str = "D", offset: float = 0.0):
         self.eps, self.offset = eps, offset
         self.letter = letter
+        # the attribute is the parameter's name, whose last letters are its layout
         setattr(self, f"scale_{letter}", nnx.Param(jnp.full(size, 1.0 - offset)))
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:

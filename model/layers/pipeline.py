@@ -157,6 +157,7 @@ def one_layer(weights: Tree, place: Array) -> Tree:
         def choose(x_N: Array) -> Array:
             i = place - jax.lax.axis_index(axis) * x_N.shape[0]
             is_here = (i >= 0) & (i < x_N.shape[0])
+            # clipped: on other stages the index is outside, and what is read there is thrown away
             x = _index(x_N, jnp.clip(i, 0, x_N.shape[0] - 1))
             # all stages but one add zeros
             x = jnp.where(is_here, x, jnp.zeros_like(x))
@@ -221,6 +222,7 @@ def _stage(
         x, register = _enter(state, register, (stage == 0) & first_round)
         now = turn(schedule, t - stage)
         x, outs = run(x, now)
+        # in opposite directions, so that both ways of every link carry something in each tick
         carry = _push(x, 1, schedule), _push(register, -1, schedule), slots, _add(sums, outs, now)
         return carry, None
 
@@ -311,13 +313,16 @@ def _choose(values: Tree, at: Array, carrier: Tree) -> Tree:
 def _choose_jvp(
     primals: tuple[Tree, Array, Tree], tangents: tuple[Tree, Any, Tree]
 ) -> tuple[Tree, Tree]:
+    # tangents[0], of `values`, is zero: their gradient is stopped in `_run`
     return _choose(*primals), tangents[2]
 
 
 def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
     def add(sums: Array, outs: Array) -> Array:
+        # sums are in the order in memory: a stage's layers of one round are neighbours
         first = now.round * outs.shape[0]
         so_far = jax.lax.dynamic_slice_in_dim(sums, first, outs.shape[0])
+        # a bubble repeats a turn, whose sums would count twice
         live_outs = jnp.where(now.live, outs, jnp.zeros_like(outs))
         return jax.lax.dynamic_update_slice_in_dim(sums, so_far + live_outs, first, 0)
 

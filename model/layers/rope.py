@@ -32,5 +32,6 @@ def rotate(
     """Turn each pair (x[i], x[i + A/2]) of a head by its position's angle."""
     tables_BLA2 = rotations_BLA2[:, :, None].astype(x.dtype)  # the same for every head
     cos, sin = tables_BLA2[..., 0], tables_BLA2[..., 1]
+    # halves are contiguous, where pairs of neighbours would be read with a stride
     low, high = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)

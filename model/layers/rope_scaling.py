@@ -42,6 +42,7 @@ class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
         """A wave that fits `low_freq_factor` times or less into the original context is long,
         `high_freq_factor` times or more short.
         """
+        # a frequency f turns once in 2π / f positions
         turns_A2 = self.original_context * frequencies_A2 / (2 * math.pi)
         width = self.high_freq_factor - self.low_freq_factor
         # 0 for a long wave, 1 for a short one
@@ -85,6 +86,7 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
         high = index(self.beta_slow)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
+        # A - 1, though there are only A / 2 frequencies, is the bound in the authors' code
         low, high = max(low, 0), min(high, A - 1)
         indices_A2 = jnp.arange(A // 2, dtype=jnp.float32)
         # 1e-3: where the ends meet the ramp is a step, as in the authors' code
@@ -95,6 +97,7 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
         """Cosines and sines of queries and keys grow, and with them the scores by its square."""
         if self.table_factor is not None:
             return self.table_factor
+        # eq. 22: the temperature of the softmax, divided between queries and keys by a square root
         return yarn_growth(self.factor, 1.0)
 
 

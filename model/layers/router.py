@@ -101,6 +101,8 @@ class Router:
         """
         scores_ME = self.score(logits_ME.astype(jnp.float32))
         ranked_ME = jax.lax.stop_gradient(self._eligible(scores_ME + bias_E.astype(jnp.float32)))
+        # of equal scores `top_k` takes the lower index first, so that routes repeat from run to
+        # run
         experts_MS = jax.lax.top_k(ranked_ME, self.top_k)[1]
         # a sum over a mask and not an index, whose gradient would be a scatter
         chosen_MSE = experts_MS[:, :, None] == jnp.arange(logits_ME.shape[1])
@@ -118,6 +120,7 @@ class Router:
         worth_MP = jnp.sum(two_best_MPS, -1)
         best_MS = jax.lax.top_k(worth_MP, self.top_groups)[1]
         in_best_MP = jnp.any(best_MS[:, :, None] == jnp.arange(self.n_groups), 1)
+        # not 0: a score plus a negative bias may be below 0, and would lose to a group left out
         return jnp.where(in_best_MP[:, :, None], scores_MPE, -jnp.inf).reshape(M, E)
 
     def balance(
@@ -169,6 +172,7 @@ def move_bias(
     letters = "NE"[-bias.ndim :]  # a prediction module is no stack, and has no N
     load = shard(load, letters, at_rest=True)
     shortfall = jnp.mean(load, -1, keepdims=True) - load
+    # the sign alone, so that a bias moves as fast however uneven a load is
     return bias + rate * jnp.sign(shortfall).astype(bias.dtype)
 
 

@@ -127,6 +127,7 @@ class Stack:
 
         def make_layers(layers_N: Array, key: Array) -> Tree:
             def make(_: None, i: Array) -> tuple[None, Tree]:
+                # fold_in and not split, whose keys would depend on N and on the order in memory
                 rngs = nnx.Rngs(params=jax.random.fold_in(key, i))
                 params = nnx.to_pure_dict(nnx.state(self.blocks[0](rngs)))
                 return None, at_rest(params, dtype)
@@ -241,6 +242,7 @@ class Stack:
 def _apply_block(
     definition: Any, dtype: str, x_BLD: Array, weights: Tree, rows: Rows
 ) -> tuple[Array, Tree]:
+    # gathered inside of the scan: a device has the whole weights of one layer at a time (ZeRO-3)
     block = nnx.merge(definition, in_use(weights, dtype))
     return block(name(x_BLD, "residual"), rows)
 
@@ -258,6 +260,7 @@ def _by_pattern(tree: Any, n: int, n_patterns: int) -> Any:
     """[N, …] leaves -> [n_patterns, n, …], without the layers of a last, shorter pattern."""
 
     def split(x: Array) -> Array:
+        # not sliced where nothing is left over: a slice is a copy of the stack's weights
         whole_patterns = x if x.shape[0] == n * n_patterns else x[: n * n_patterns]
         layout = jax.typeof(x).sharding.spec.partitions
         shape = (n_patterns, n, *x.shape[1:])
@@ -275,6 +278,7 @@ def _in_order(outs: tuple[Any, ...], last_outs: list[Any]) -> Any:
 
     def join(*arrays: Array) -> Array:
         by_position, last = arrays[: len(outs)], arrays[len(outs) :]
+        # axis 1: pattern after pattern, and in each by position, is the order of the layers
         x = jnp.stack(by_position, 1)
         layout = jax.typeof(x).sharding.spec.partitions
         shape = (x.shape[0] * x.shape[1], *x.shape[2:])
