@@ -55,9 +55,11 @@ class Field(NamedTuple):
 
 def fields_of(batch_type: type) -> dict[str, Field]:
     """The fields of a batch in order."""
+    # Resolved, not `__annotations__`: a user's file may postpone its annotations to strings.
     hints = get_type_hints(batch_type)
     annotations = {name: hints[name] for name in batch_type._fields}
     return {
+        # jaxtyping keeps "B L" and the dtypes it admits; ours admit one.
         name: Field(annotation.dim_str.replace(" ", ""), annotation.dtypes[0])
         for name, annotation in annotations.items()
     }

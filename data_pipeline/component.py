@@ -13,9 +13,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, WrapSerializer, WrapValidator
 from pydantic_core import PydanticCustomError, core_schema
 
-imported_by_user: list[
-    str
-] = []  # modules named by `--import`; their components are found beside ours
+# modules named by `--import`; their components are found beside ours
+imported_by_user: list[str] = []
 
 
 class FrozenMap[K, V](Mapping[K, V]):
@@ -45,6 +44,7 @@ class FrozenMap[K, V](Mapping[K, V]):
         """Validate as a dict of the parameters, then freeze."""
         inner = handler.generate_schema(dict[source.__args__])
         return core_schema.no_info_before_validator_function(
+            # A FrozenMap is accepted too: defaults and configs in Python pass one, YAML a dict.
             lambda value: dict(value) if isinstance(value, FrozenMap) else value,
             core_schema.no_info_after_validator_function(cls, inner),
             serialization=core_schema.wrap_serializer_function_ser_schema(
@@ -82,6 +82,7 @@ def one_of(*places: str) -> Any:
     """A field type that holds any component defined under `places`, tagged `type: ClassName` when written
     down.
     """
+    # Any with a validator, not a union: the classes are not known when this module is imported.
     return Annotated[
         Any, WrapValidator(lambda value, handler: _read(value, places)), WrapSerializer(_write)
     ]
@@ -121,4 +122,5 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
 
 
 def _write(value: BaseModel, handler: Any) -> dict[str, Any]:
+    # The inverse of `_read`, so that a saved config can be read again.
     return {"type": type(value).__name__, **value.model_dump(mode="json")}

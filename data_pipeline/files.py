@@ -47,6 +47,7 @@ def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made, or the name not be given.
     """
+    # A dot before it: whoever lists the folder passes over hidden files.
     partial = path.with_name(
         f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial"
     )
@@ -55,6 +56,7 @@ def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
     try:
         yield partial
         with writing(path):
+            # `replace` is atomic on one file system, which is why the name is in the same folder.
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -127,6 +129,7 @@ def replace_folder(folder: Path, new: Path) -> None:
     """Put the finished folder `new` in the place of `folder`, on the same disk."""
     with writing(folder):
         if folder.exists():
+            # a rename replaces no folder that has something in it
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.rename(folder)

@@ -93,6 +93,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _rules(self) -> "PackedShards":
+        # Each further window of a long document would begin no later than the one before it.
         if self.packing.overlap >= self.seq_len:
             rule = (
                 f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}"
@@ -103,7 +104,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @property
     def row_length(self) -> int:
-        """Positions of a row."""
+        """Positions of a row, padding included."""
         return self.seq_len
 
     def sizes(self) -> dict[str, int]:
@@ -163,7 +164,7 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @property
     def row_length(self) -> int:
-        """Positions of a row."""
+        """Positions of a row, padding included."""
         return self.seq_len
 
     def sizes(self) -> dict[str, int]:
@@ -194,6 +195,7 @@ def _source_names(weights: Mapping[str, float], schedule: Schedule) -> list[str]
     """The order gives sources the numbers that they have in batches: it must not change when a later stage
     names one again.
     """
+    # dict.fromkeys keeps the first place of a name that comes twice.
     later = (name for stage in schedule.stages for name in stage.weights)
     return list(dict.fromkeys([*weights, *later]))
 

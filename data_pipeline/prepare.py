@@ -66,6 +66,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         problems = []
         if not self.sources:
             problems.append("sources is empty; name at least one reader")
+        # Chats and pairs are written beside the sources, in folders of these names.
         taken = set(self.sources) & set(KINDS)
         if taken:
             what = "the name is taken by what is made of docstrings"
@@ -119,6 +120,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         # again, for who calls this without the launcher
         if problems := self.problems({}):
             raise ValueError("; ".join(problems))
+        # Finished with these settings: nothing to do, and nothing is read.
         if not self._take_up(folder, allow_change):
             return
         clean_settings = self._clean_settings()

@@ -56,6 +56,8 @@ def library_versions() -> dict[str, str]:
 
 def digest(configuration: Any) -> str:
     """16 hex digits of a configuration, of plain data."""
+    # Sorted, so that fields may change places in a class. 64 bits tell the folders of a job
+    # apart.
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:16]
 
 

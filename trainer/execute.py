@@ -65,7 +65,7 @@ def execute(
         # Not paused: `alive` is called after every batch of the columns that this may compute.
         source = open_source(phase, alive=watchdog.alive)
         with watchdog.paused():
-            # Of the restored state this is read from before.json, not measured.
+            # On a resume this is read from before.json: the first parameters are gone.
             before = measures.before(state)
         with contextlib.ExitStack() as opened:
             bar = progress(f"  {folder.name}", run.steps, unit="steps", done=first)

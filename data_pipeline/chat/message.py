@@ -35,7 +35,7 @@ class Message(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Its text parts, joined."""
+        """The message's text parts, joined without a separator."""
         return "".join(part.content for part in self.parts if part.kind == "text")
 
 

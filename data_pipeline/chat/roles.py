@@ -35,7 +35,7 @@ class Roles:
         self.stop_ids = (tokenizer.eos, tokenizer.end_of_turn)
 
     def render(self, messages: Sequence[Message]) -> Tokens:
-        """As in `ChatFormat`."""
+        """Render a conversation, as `ChatFormat` says: weight 1 on trained parts and their ends."""
         if not messages:
             raise ValueError("the conversation is empty; it needs at least one message")
         tokens = [self._tokenizer.bos]
@@ -55,7 +55,7 @@ class Roles:
         return Tokens(np.array(tokens, np.int32), np.array(weight, np.uint8))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """As in `ChatFormat`."""
+        """The tokens up to where the assistant's next answer begins, as `ChatFormat` says."""
         tokens = self.render(messages).tokens
         if messages[-1].role == ASSISTANT:
             rule = "a prompt ends with another role's, such as the user's"
@@ -64,7 +64,7 @@ class Roles:
         return [*tokens.tolist(), self._roles[ASSISTANT]]
 
     def parse(self, ids: Iterable[int]) -> Message:
-        """As in `ChatFormat`."""
+        """Read an answer, and the tool calls in it, as `ChatFormat` says."""
         stretches: list[list[int]] = [[]]  # the text, then a stretch a call
         for i in takewhile(lambda i: i not in self.stop_ids, ids):
             if i == self._call:

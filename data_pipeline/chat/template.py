@@ -75,7 +75,7 @@ class Template:
         return self._tokens(self._stretches(messages, opens_answer=False))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """As in `ChatFormat`."""
+        """The tokens up to where the assistant's next answer begins, as `ChatFormat` says."""
         if messages and messages[-1].role == ASSISTANT:
             rule = "a prompt ends with another role's, such as the user's"
             raise ValueError(f"the last message has role 'assistant'; {rule}")

@@ -57,7 +57,7 @@ class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):
     max_hits_per_kword: float | None = None
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """Measures `blocklist_hits` and `blocklist_hits_per_kword`."""
+        """Measure `blocklist_hits` and `blocklist_hits_per_kword` of every document."""
         lists = {
             language: hashes_of(user_list(file, field="files").lines)
             for language, file in self.files.items()

@@ -52,7 +52,9 @@ class Columns(BaseModel, frozen=True, extra="forbid", strict=True):
         except UnicodeEncodeError:  # "\ud800" in JSON: half a character
             drops.add(source, "row_not_unicode", place)
             return None
+        # An empty string counts as missing: many tables have empty cells for null.
         path = fields.pop("path") or place
+        # Without a column of groups every page is one: its versions then stay on one side.
         group = fields.pop("group") or _group_of(path)
         return Document(content_id(text), text, source, path, group, **fields)
 

@@ -48,6 +48,7 @@ def _me() -> str:
 @contextlib.contextmanager
 def _writer(path: Path) -> Iterator[pq.ParquetWriter]:
     with writing(path):
+        # zstd: text is written once and read many times, so a small file is worth slower writing
         writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
     try:
         yield writer
@@ -74,6 +75,7 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def read_batches(path: Path) -> Iterator[list[Document]]:
     """The documents of a file that `write_documents` wrote, a row group at a time."""
     with pq.ParquetFile(path) as file:
+        # One row group in memory at a time, however large the file is.
         for number in range(file.num_row_groups):
             columns = file.read_row_group(number, list(Document._fields)).to_pydict()
             yield [Document(*values) for values in zip(*columns.values(), strict=True)]

@@ -62,6 +62,7 @@ def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
     for report in reports:
         for source, counts in report["dropped"].items():
             for reason, n in counts.items():
+                # Without an example: those are added below, as many as the report has.
                 drops.add(source, reason, n=n)
         for source, sizes in report["dropped_bytes"].items():
             drops.sizes.setdefault(source, Counter()).update(sizes)

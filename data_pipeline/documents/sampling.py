@@ -26,6 +26,7 @@ def first_by_key[T](items: Iterable[tuple[bytes, int, T]], limit: int | float) -
     # every rank from here on is out, else a small item would slip in behind a large one that did not fit
     end = 1 << 64
     for number, (key, size, item) in enumerate(items):
+        # Big-endian, so that numbers compare as the bytes do.
         rank = int.from_bytes(key)
         if rank >= end:
             continue
@@ -35,5 +36,6 @@ def first_by_key[T](items: Iterable[tuple[bytes, int, T]], limit: int | float) -
             negative_rank, _, removed_size, _ = heapq.heappop(sample)
             total -= removed_size
             end = -negative_rank
+    # A heap is only partly in order; the sample must not depend on how it was built.
     by_key = sorted(sample, key=lambda entry: -entry[0])
     return [item for *_, item in by_key]

@@ -128,7 +128,7 @@ def is_list(table: Path, column: str) -> bool:
 
 
 def n_rows(tables: Sequence[Path]) -> int:
-    """Documents in all tables."""
+    """The number of documents in all tables, from their footers alone."""
     return sum(pq.read_metadata(path).num_rows for path in tables)
 
 

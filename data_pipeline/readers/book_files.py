@@ -19,6 +19,7 @@ from data_pipeline.readers.worker import kept_worker
 SUFFIXES = (".txt", ".txt.gz", ".epub")
 MAX_FILE_BYTES = 256 << 20  # of an EPUB, whose pictures are not read
 EPUB_TIMEOUT_S = 60.0
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),

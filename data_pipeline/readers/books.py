@@ -90,6 +90,8 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _documents(self, book: Text, path: str, source: str, drops: Drops) -> Iterator[Document]:
         text, language = without_gutenberg(book.text)
+        # Gutenberg's header was written by people; an EPUB's metadata often says "en" of any
+        # book.
         language = language or book.language
         if self.min_letter_frac is not None:
             text, n_page_lines, n_joined, n_noise_bytes = without_scan_noise(
@@ -127,6 +129,7 @@ def _one_line(paragraph: re.Match) -> str:
     lines = paragraph[0].rstrip("\n").split("\n")
     return (
         " ".join(lines) + "\n"
+        # One short line before the last means that the breaks are the author's.
         if all(len(line) >= WRAP_CHARS for line in lines[:-1])
         else paragraph[0]
     )

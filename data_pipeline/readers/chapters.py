@@ -36,6 +36,7 @@ def chapters(text: str) -> list[str]:
     table of contents, a piece of its own.
     """
     marked = (mark.start() for mark in re.finditer("\f", text))
+    # A set: a heading may be found both by its words and by its mark.
     cuts = sorted({0, *(heading.start() for heading in HEADING.finditer(text)), *marked, len(text)})
     pieces: list[str] = []
     short: list[str] = []

@@ -68,14 +68,14 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
 
 
 def _path_order(entry: os.DirEntry) -> str:
-    return (
-        f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
-    )  # as whole paths are ordered
+    # as whole paths are ordered: "a.py" stands before "a/b.py", since "." is less than "/"
+    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
 def _enter(
     root: Path, folder: Folder, names: set[str], selection: Selection, revisions: dict[str, str]
 ) -> Folder:
+    # A folder or, in a worktree or submodule, a file: either begins a checkout.
     if ".git" in names:
         path = folder.path.rstrip("/")
         revisions[path] = revision(root / path)
@@ -124,6 +124,7 @@ def _file(entry: os.DirEntry, path: str, folder: Folder, selection: Selection) -
         status = entry.stat()
     except OSError as error:
         return Found(f"{path}: {error.strerror}", drop="file_unreadable") if language else None
+    # `stat` follows links, `is_dir` above did not: this is a link to a folder.
     if stat.S_ISDIR(status.st_mode):
         return Found(path, drop="folder_link")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end

@@ -67,6 +67,7 @@ def _part(
     evidence: list[str],
     revisions: dict[str, str],
 ) -> Part:
+    # "" is the root, which lies above every file.
     folders = {""}
     for file in batch:
         above = file.path.rpartition("/")[0]

@@ -55,9 +55,8 @@ class Gzip:
     """A gzip member."""
 
     name = "gzip"
-    magic = re.compile(
-        rb"\x1f\x8b\x08"
-    )  # two bytes of gzip, one of deflate: what may begin a member
+    # two bytes of gzip, one of deflate: what may begin a member
+    magic = re.compile(rb"\x1f\x8b\x08")
     damaged = (zlib.error,)
     chunk_bytes = CHUNK_BYTES
 
@@ -69,6 +68,7 @@ class Gzip:
         """What `data` adds, a bounded amount at a time."""
         while data and not self.stream.eof:
             yield self.stream.decompress(data, PIECE_BYTES)
+            # zlib stops at the bound and keeps the rest of its input here.
             data = self.stream.unconsumed_tail
 
 
@@ -96,9 +96,8 @@ class Zstd:
     name = "zstd"
     magic = re.compile(re.escape(ZSTD))
     damaged = (zstandard.ZstdError,)
-    chunk_bytes = (
-        1 << 11
-    )  # the library bounds no output, but of 4 bytes come 128 KiB at most: 64 MiB a chunk
+    # the library bounds no output, but of 4 bytes come 128 KiB at most: 64 MiB a chunk
+    chunk_bytes = 1 << 11
 
     def __init__(self, dictionary: bytes):
         self.stream = decompressor(dictionary).decompressobj()

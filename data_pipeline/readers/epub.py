@@ -47,6 +47,7 @@ def epub_text(data: bytes) -> bytes:
 
 def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
     """Language, and the names of the pages in reading order."""
+    # The one fixed name of the format: it says where the package file is, which lists the pages.
     container = _xml(book, "META-INF/container.xml")
     rootfile = container.find(".//{*}rootfile")
     if rootfile is None:
@@ -73,6 +74,7 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
             unquote(ref.get("URI", ""))
             for ref in _xml(book, "META-INF/encryption.xml").iterfind(".//{*}CipherReference")
         }
+        # Encrypted fonts do not matter; an encrypted page makes the book unreadable.
         if hidden & set(names):
             raise ValueError("encrypted")
     said = package.findtext(".//{http://purl.org/dc/elements/1.1/}language") or ""

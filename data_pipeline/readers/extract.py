@@ -70,6 +70,7 @@ def depth(html: bytes) -> int:
     for end, name in TAG.findall(html):
         if name.lower() in NOT_NESTING:
             continue
+        # A stray end tag closes nothing.
         level = max(0, level - 1) if end else level + 1
         deepest = max(deepest, level)
     return deepest

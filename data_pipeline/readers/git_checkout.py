@@ -32,6 +32,7 @@ def revision(repository: Path) -> str:
         return _digits(name)
     # A worktree shares its references with the main checkout, whose folder this file names.
     common = git / (_read(git / "commondir").strip() or ".")
+    # A branch is a loose file until git packs it; a loose one is the newer of the two.
     loose = _digits(_read(git / name)) or _digits(_read(common / name))
     if loose:
         return loose

@@ -16,6 +16,7 @@ SMALL_PRINT_BEGINS = re.compile(
 SMALL_PRINT_ENDS = re.compile(
     r"^\*END\*? ?THE SMALL PRINT!?[^\n]*(?:\n[^\n]*\*END\*[^\n]*)?", re.IGNORECASE | re.MULTILINE
 )
+# The starred line of today, the plain sentence of before 2003, and its translations.
 END = re.compile(
     rf"\*\*\* ?END OF (?:THE|THIS) {EBOOK}|^[ *\[(]*(?:The )?End of (?:the |this )?{EBOOK}|"
     r"^[ *]*(?:Ende dieses|Fin de|Fim de|Fine di|Einde van)[^\n]{0,40}Project Gutenberg",
@@ -90,6 +91,7 @@ def without_gutenberg(text: str) -> Unwrapped:
     end = _end(text, begin)
     if begin == 0 and end == len(text):
         return Unwrapped(text.strip("\n") + "\n", "")
+    # In the header alone: a book may say "Language:" in its own text.
     said = LANGUAGE.search(text[: begin or 2_000])
     body = _without_notes(PICTURE.sub("", text[begin:end]))
     return Unwrapped(body, ISO_639.get(said[1].lower(), "") if said else "")

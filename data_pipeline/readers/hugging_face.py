@@ -84,6 +84,7 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         return read(part, self.columns, source, work=work, drops=drops)
 
     def _saved(self, files: dict[str, File], field: str, work: Path) -> list[File]:
+        # A DatasetDict has a folder for each split, a Dataset is one split by itself.
         below = f"{self.split}/" if DICT in files else ""
         if below + STATE not in files:
             raise ValueError(

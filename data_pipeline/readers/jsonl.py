@@ -79,6 +79,7 @@ def parsed(line: bytes | None, place: str, source: str, drops: Drops) -> dict[st
     if not line.strip():
         return None
     try:
+        # -sig: a byte order mark at the head of a file is no part of its first object.
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return drops.add(source, "row_not_utf8", place)

@@ -146,6 +146,7 @@ PROGRAMMING_LANGUAGES = frozenset(_table(PROGRAMMING).values())
 
 def language_of_name(name: str) -> str:
     """The language that the file's name tells, "" when it tells none."""
+    # The whole name first: CMakeLists.txt is no text file.
     return BY_NAME.get(name) or BY_NAME.get(PurePosixPath(name).suffix.lower(), "")
 
 

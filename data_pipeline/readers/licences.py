@@ -239,6 +239,7 @@ def _compile() -> tuple[tuple[str, list[list[str]], list[str]], ...]:
     )
 
 
+# Once, at import: every file of a corpus is compared with every signature.
 COMPILED = _compile()
 
 
@@ -258,9 +259,8 @@ def licence_of_text(text: str) -> str:
             and not any(p in text for p in no)
         ):
             granted.append(spdx)
-    if any(
-        spdx.startswith("LGPL-3") for spdx in granted
-    ):  # its text is a supplement to the GPL's, which is shipped with it
+    # its text is a supplement to the GPL's, which is shipped with it
+    if any(spdx.startswith("LGPL-3") for spdx in granted):
         granted = [spdx for spdx in granted if not spdx.startswith("GPL-3")]
     return " AND ".join(sorted(granted))
 
@@ -297,12 +297,14 @@ def allowed(licence: str, allow: tuple[str, ...]) -> bool:
     """Whether the SPDX expression can be met with licences of `allow` alone (`MIT OR GPL-2.0-only` can with
     MIT).
     """
+    # "GPL-2.0-only WITH exception" is one licence: the plus signs keep it one token.
     tokens = re.findall(r"[()]|[^\s()]+", re.sub(r"\s+WITH\s+", "+WITH+", licence))
 
     def one_of() -> bool:
         value = all_of()
         while tokens and tokens[0] == "OR":
             tokens.pop(0)
+            # `all_of` first: it consumes tokens, which a short-circuit would leave.
             value = all_of() or value
         return value
 

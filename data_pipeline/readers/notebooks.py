@@ -35,13 +35,14 @@ def notebook_text(text: str) -> tuple[str, str]:
     language = _language(notebook)
     comment = "# " if language in HASH_COMMENTS else "// "
     cells = [rendered for cell in _cells(notebook) if (rendered := _cell(cell, comment))]
-    return language, "\n".join(cells).encode(
-        errors="replace"
-    ).decode()  # JSON can write half a character
+    # JSON can write half a character
+    return language, "\n".join(cells).encode(errors="replace").decode()
 
 
 def _language(notebook: dict) -> str:
     metadata = notebook.get("metadata") if isinstance(notebook.get("metadata"), dict) else {}
+    # language_info was written by the kernel that ran the cells, kernelspec by the person's
+    # choice of one.
     for place in ("language_info", "kernelspec"):
         said = metadata.get(place) if isinstance(metadata.get(place), dict) else {}
         name = said.get("name" if place == "language_info" else "language")
@@ -73,6 +74,8 @@ def _cell(cell: Any, comment: str) -> str:
         return ""
     mark = comment.rstrip()
     if kind == "code":
+        # The percent format of Jupytext, Spyder and VS Code: a notebook stays a program that
+        # runs.
         return f"{mark} %%\n{source.rstrip()}\n"
     lines = "\n".join(f"{comment}{line}".rstrip() for line in source.strip("\n").split("\n"))
     return f"{mark} %% [{'raw' if kind == 'raw' else 'markdown'}]\n{lines}\n"

@@ -36,6 +36,7 @@ def home(path: str) -> str:
     `*.dist-info` lies in.
     """
     parts = PurePosixPath(path).parts[:-1]
+    # `site-packages/NAME.dist-info/METADATA` speaks about what lies in site-packages.
     cut = next((n for n, part in enumerate(parts) if part.endswith(".dist-info")), len(parts))
     return "/".join(parts[:cut])
 
@@ -88,6 +89,7 @@ class PackageLicences:
     def _declared(self, paths: list[str]) -> str | None:
         """None: nothing there speaks of a licence."""
         names = {PurePosixPath(path).name: path for path in paths}
+        # What a package declares binds before the texts beside it, which may be of bundled code.
         for name, declaration in DECLARATIONS.items():
             if name in names and (licence := declaration(self._read(names[name]))):
                 return licence

@@ -47,6 +47,8 @@ def documents(
         and `page_without_text`.
     """
     for batch in batches_of(pages):
+        # One call for a batch: a round trip to the child for each page would cost more than small
+        # pages do.
         wanted = [request(page.data, page.charset, content) for page in batch if not page.is_text]
         # Texts need no extraction; the child answers for the other pages in their order.
         answers = iter(kept_worker(HANDLER).run(wanted, timeout_s=timeout_s) if wanted else ())

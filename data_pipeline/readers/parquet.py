@@ -95,6 +95,8 @@ def parquet_documents(
     try:
         with opened(part.inputs[0], work) as file:
             try:
+                # Pages have checksums only if their writer made them; where there are some, they
+                # are compared.
                 table = pq.ParquetFile(file, page_checksum_verification=True)
             except (OSError, pa.ArrowException) as error:
                 return drops.add(source, "file_damaged", f"{name}: {error}")
@@ -121,6 +123,7 @@ def _row_group(
     drops: Drops,
 ) -> Iterator[Document]:
     n_rows, n_read = table.metadata.row_group(i).num_rows, 0
+    # Without threads: every process of the engine reads a part of its own already.
     batches = table.iter_batches(
         BATCH_ROWS, row_groups=[i], columns=list(columns.wanted()), use_threads=False
     )

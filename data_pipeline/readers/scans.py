@@ -34,6 +34,7 @@ def without_scan_noise(text: str, *, min_letter_frac: float) -> Cleaned:
     """Page numbers and running heads dropped, cut words joined, paragraphs with a smaller fraction of
     letters dropped.
     """
+    # Page lines first: a number between the halves of a word would keep them from being joined.
     text, n_page_lines = _without_page_lines(text)
     text, n_joined = _joined(text)
     remaining, n_noise_bytes = [], 0
@@ -87,6 +88,7 @@ def _joined(text: str) -> tuple[str, int]:
     """A cut word is joined without its hyphen, unless the book elsewhere writes it with one and never
     without.
     """
+    # Every word of the book, hyphens included: the book itself decides how it writes a compound.
     known = set(re.findall(r"\w+(?:-\w+)*", text))
     n = 0
 

@@ -60,6 +60,7 @@ def read_bytes(file: Path, shown: str, work: Path, source: str, drops: Drops) ->
     most = MAX_NOTEBOOK_BYTES if file.suffix == ".ipynb" else MAX_FILE_BYTES
     try:
         with opened(address(str(file)), work) as content:
+            # One byte more than allowed tells a file that has grown since it was listed.
             data = content.read(most + 1)
     except OSError as error:
         return drops.add(source, "file_unreadable", str(error))

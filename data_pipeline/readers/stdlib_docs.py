@@ -60,6 +60,7 @@ MODULES = tuple(
     """.split()
 )
 SITE = "http://localhost/pydoc/"  # where `python -m pydoc -b` would serve the page
+# Few enough that a module which crashes takes little along, enough to pay for a new interpreter.
 MODULES_PER_CHILD = 10
 CHILDREN_PER_PART = 2
 # a WARC needs one; a fixed one keeps the file a function of Python and of the list
@@ -138,6 +139,7 @@ def server_information() -> bytes:
     """The archive's first record: what made it."""
     software = f"software: pydoc of Python {platform.python_version()}\r\n"
     block = f"{software}format: WARC file version 1.1\r\n".encode()
+    # The standard demands an id; a random one would change the archive each time.
     record_id = "<urn:uuid:00000000-0000-4000-8000-000000000000>"
     head = (
         f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Date: {DATE}\r\nWARC-Record-ID: {record_id}\r\n"

@@ -20,6 +20,7 @@ import fsspec
 from data_pipeline.files import OutputError, writing
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
+# Large enough that a request's latency is small beside its transfer.
 CHUNK_BYTES = 8 << 20
 
 
@@ -85,6 +86,7 @@ def state_of(path: str) -> tuple[str, ...]:
             status = os.stat(local)
         except OSError:
             return ()
+        # Nanoseconds: a file may be written twice within a second.
         return str(status.st_size), str(status.st_mtime_ns)
     try:
         store, name = fsspec.core.url_to_fs(path)
@@ -122,9 +124,8 @@ def _open_local(path: str) -> BinaryIO:
 def _fetched(path: str, work: Path) -> BinaryIO:
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(
-            dir=work
-        )  # nameless: nothing stays behind when this process is killed
+        # nameless: nothing stays behind when this process is killed
+        file = tempfile.TemporaryFile(dir=work)
     try:
         with fsspec.open(path, "rb") as remote:
             while chunk := remote.read(CHUNK_BYTES):

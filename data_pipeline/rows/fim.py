@@ -37,6 +37,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def chosen(self, ids: np.ndarray, epoch: int) -> np.ndarray:
         """Which documents (`id_key` of each) are rearranged; bool [n]."""
+        # The epoch is in the key: a document is cut elsewhere each time it is read.
         return uniform(key_from("fim", epoch), ids) < self.rate
 
     def rewrite(
@@ -91,6 +92,7 @@ def _is_plain(record: Record, tokenizer: Tokenizer) -> bool:
     # an empty text has nothing to cut
     if len(tokens) <= 2 or (tokens[0], tokens[-1]) != (tokenizer.bos, tokenizer.eos):
         return False
+    # Control pieces have no bytes, so decoding would lose them.
     is_control = tokenizer.byte_lengths[tokens[1:-1]] == 0
     return bool(weight.all() and not is_control.any())
 
@@ -107,6 +109,7 @@ def _rearranged(
         tokenizer.fim[part] for part in ("prefix", "suffix", "middle")
     )
     if suffix_first:
+        # SPM: the middle follows its prefix without a mark, as in a text that is being written.
         body = [before_prefix, before_suffix, *suffix, before_middle, *prefix, *middle]
     else:
         body = [before_prefix, *prefix, before_suffix, *suffix, before_middle, *middle]

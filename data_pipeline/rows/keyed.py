@@ -47,6 +47,7 @@ class Permutation:
 
         # the network permutes 0 … 2^width - 1; each half needs a bit at least
         self._width = max(2, (n - 1).bit_length())
+        # A key for each round: a Feistel network of equal rounds is weak (slide attacks).
         self._keys = bits(key, np.arange(ROUNDS))
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
@@ -63,6 +64,8 @@ class Permutation:
         if len(out) and out.max() >= self.n:  # from there the walk may go round outside for ever
             raise IndexError(f"{out.max()} is not in the order of 0 … {self.n - 1}")
         outside = np.arange(len(out))
+        # At most half of the network's range is outside n, so a walk takes two steps on average
+        # at most.
         while len(outside):
             out[outside] = self._network(out[outside], rounds)
             outside = outside[out[outside] >= self.n]

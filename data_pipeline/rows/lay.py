@@ -53,6 +53,7 @@ def lay(pieces: Many[Piece], positions: slice) -> Row:
         inside_L = np.arange(first - at, last - at)  # positions from the piece's own beginning
         row["tokens_L"][here] = sequence.tokens[inputs]
         row["targets_L"][here] = sequence.tokens[targets]
+        # `weight` counts tokens as targets, so it is shifted as the targets are.
         row["weight_L"][here] = sequence.weight[targets] * (inside_L >= context)
         row["positions_L"][here] = inside_L
         row["segments_L"][here] = segment

@@ -44,6 +44,7 @@ def pack_patches(pieces: Sequence[PatchPiece], *, J: int, W: int) -> Patches:
                 f"a row holds at least {stop} patches of images, and media rows have patches={J}; {remedy}"
             )
         features_JW[n_used:stop] = patches.features_JW[is_held]
+        # From a position of the document to one of the row.
         slot_J[n_used:stop] = patches.slot_J[is_held] - start + at
         n_used = stop
     return Patches(features_JW, slot_J)

@@ -106,9 +106,8 @@ class Mixture:
     ):
         self.names = list(names)
         self.seed = seed
-        self._order = lru_cache(maxsize=8)(
-            self._draw
-        )  # neighbouring rows are asked for one after another
+        # neighbouring rows are asked for one after another, from a few blocks at a time
+        self._order = lru_cache(maxsize=8)(self._draw)
         self.legs: list[Leg] = []
         self.n_rows: int | None = None
         self._caps = np.array([UNLIMITED if cap is None else cap for cap in caps])
@@ -144,6 +143,7 @@ class Mixture:
 
     def _leg_at(self, index: int) -> int:
         """The number of the leg that row `index` is in."""
+        # Legs are few (stages and caps), so no search tree is wanted.
         return max(number for number, leg in enumerate(self.legs) if leg.first <= index)
 
     def cursors(self, index: int) -> np.ndarray:
@@ -175,6 +175,7 @@ class Mixture:
         """The legs of a stage: one, and one more for every stream that reaches its cap on the way."""
         before = self.cursors(first) if self.legs else np.zeros(len(weights), np.int64)
         while end is None or first < end:
+            # Capped streams fall out here, and the others' shares grow in proportion.
             weights = np.where(before < self._caps, weights, 0)
             if not weights.any():
                 self.n_rows = first
@@ -230,6 +231,8 @@ class Mixture:
             ends - leg.counts, leg.counts
         )  # of the stream's rows in the block
         jitter = uniform(key_from("mixture", self.seed, leg.first, block), np.arange(BLOCK))
+        # Row k of a stream's n has a time in [k/n, (k+1)/n): sorting by time mixes all streams
+        # evenly.
         order = np.argsort((nth + jitter) / leg.counts[stream], kind="stable")
         row = np.empty(BLOCK, np.int32)  # the inverse of `order`
         row[order] = np.arange(BLOCK)

@@ -115,6 +115,7 @@ def best_fit(pieces: np.ndarray, capacity: int, max_pieces: int) -> Plan:
     Depends on nothing but its arguments. Pieces of one length are placed together: the fullest row that
     takes one takes as many more as fit, since it stays the fullest.
     """
+    # Stable: pieces of one length keep their order, so that a plan is the same everywhere.
     order = np.argsort(-pieces[:, 2], kind="stable")
     lengths, counts = np.unique(pieces[:, 2], return_counts=True)  # ascending
     rows = _Rows(capacity, max_pieces, len(pieces))
@@ -159,12 +160,15 @@ class _Rows:
 
     def _take(self, length: int, n: int) -> tuple[int, np.ndarray]:
         """(free space, rows): at most `n` rows with the least space that fits, new ones if there are none."""
+        # Bit s of the shifted number stands for s positions left over: the lowest set bit is the
+        # best fit.
         fitting = self._spaces >> length
         if not fitting:
             pieces_a_row = min(self.capacity // length, self.max_pieces)
             n_new = -(-n // pieces_a_row)  # rounded up
             self.n += n_new
             return self.capacity, np.arange(self.n - n_new, self.n)
+        # x & -x keeps the lowest set bit of x alone.
         lowest_bit = (fitting & -fitting).bit_length() - 1
         space = length + lowest_bit
         stack = self._stacks[space]

@@ -81,6 +81,7 @@ class PackedRows:
                 f"{folder} holds no document that fits seq_len={self.packing.seq_len}; "
                 "raise seq_len or prepare more data"
             )
+        # Of content and packing, not of paths: a copied data set resumes a run.
         self.fingerprint = plan_key([rows.fingerprint for rows in self.segments])
         self.columns: dict[str, np.ndarray] = {}
         self.bad_records: dict[int, str] = {}
@@ -144,9 +145,8 @@ class PackedRows:
         records = {}
         for (segment, epoch), numbers in wanted.items():
             rows = self.segments[segment]
-            documents = np.unique(numbers).astype(
-                np.int64
-            )  # a document may have pieces in several rows
+            # a document may have pieces in several rows
+            documents = np.unique(numbers).astype(np.int64)
             read = rows.read(documents, epoch)
             self._note(documents + rows.segment.first, read)
             records[segment, epoch] = dict(zip(documents.tolist(), read, strict=True))
@@ -199,6 +199,7 @@ class PackedRows:
     def _pieces(self, place: Place, positions: slice) -> list[PlannedPiece]:
         """The pieces of a row that reach into `positions`."""
         planned = self.segments[place.segment].plan(place.epoch).row(place.row)
+        # Pieces stand behind one another from position 0; a plan holds only their lengths.
         ends = np.cumsum(planned[:, 2])
         at = ends - planned[:, 2]
         inside = np.flatnonzero((at < positions.stop) & (ends > positions.start))
@@ -251,10 +252,10 @@ class PackedRows:
         """What of a record is laid into the row: a part of a document, or both answers of a pair."""
         if self.packing.pairs_per_row:
             chosen, rejected = record.sequences
+            # n tokens fill n - 1 positions: the first is no target, the last no input.
             n_chosen, n_rejected = len(chosen.tokens) - 1, len(rejected.tokens) - 1
-            segment = (
-                2 * piece.number + 1
-            )  # chosen answers have odd numbers, the rejected even ones
+            # chosen answers have odd numbers, the rejected even ones
+            segment = 2 * piece.number + 1
             yield Piece(chosen, 0, n_chosen, piece.at, segment, 0)
             yield Piece(rejected, 0, n_rejected, piece.at + n_chosen, segment + 1, 0)
             return

@@ -50,7 +50,9 @@ def stored_plan(folder: Path, key: str, blocks: Iterator[Plan]) -> Plan:
     """
     pieces = folder / "plans" / f"{key}-pieces.npy"
     offsets = folder / "plans" / f"{key}-offsets.npy"
+    # `_write` gives the offsets their name last: they stand for both files.
     if not offsets.exists():
+        # Shared data sets are often read-only; planning again at each start is the price.
         if not os.access(folder, os.W_OK):
             return Plan(*map(np.concatenate, zip(*blocks, strict=True)))
         _write(pieces, offsets, blocks)

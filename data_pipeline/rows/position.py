@@ -31,6 +31,7 @@ def united(windows: Iterable[Window]) -> list[list[int]]:
 def _past_windows(row: int, windows: Sequence[Window]) -> int:
     """The row number that `row` becomes when windows, in order, are stepped over."""
     for start, stop in windows:
+        # Windows are in order: a row pushed past one may fall into the next.
         if start <= row:
             row += stop - start
     return row

@@ -14,9 +14,8 @@ from data_pipeline.shards.record import Record
 from data_pipeline.shards.segment import Segment
 from data_pipeline.shards.shards import BadRecord, Shards, unharmed
 
-DOCUMENTS_A_READ = (
-    256  # of those that fill-in-the-middle rearranges, when their lengths are measured
-)
+# of those that fill-in-the-middle rearranges, when their lengths are measured
+DOCUMENTS_A_READ = 256
 
 
 class SegmentRows:
@@ -38,9 +37,8 @@ class SegmentRows:
         self.shards = shards
         self.segment = segment
         self.packing = packing
-        made_with = segment.manifest["lineage"].get(
-            "tokenizer"
-        )  # None: written by a tool that knows none
+        # None: written by a tool that knows none
+        made_with = segment.manifest["lineage"].get("tokenizer")
         if packing.fim and made_with not in (None, packing.tokenizer.fingerprint):
             raise ValueError(
                 f"fim.tokenizer={packing.fim.tokenizer} is not the one {segment.folder} was made with; "
@@ -82,6 +80,7 @@ class SegmentRows:
         if not self.packing.varies:
             return divmod(before, len(self.plan(0)))
         epoch = 0
+        # Epochs differ in length here, so there is nothing to divide by.
         while before >= (n := len(self.plan(epoch))):
             before -= n
             epoch += 1

@@ -129,6 +129,7 @@ class RowSequence:
             # segments are appended, so the first n are those that were there before
             taken = source.segments[:n_taken]
             n_tokens = sum(rows.segment.manifest["tokens"] for rows in taken)
+            # 0.0 ** 0.0 is 1: an empty source with size_power 0 keeps its weight.
             share = weights.get(name, 0.0) * float(n_tokens) ** size_power
             n_rows = [rows.n_rows(1) for rows in taken]
             n_all = max(sum(n_rows), 1)  # dropout may leave a small source without a row
@@ -219,6 +220,7 @@ class RowSequence:
             read = source.read([places[i][1] for i in of_source], positions or whole_row)
             for i, row in zip(of_source, read, strict=True):
                 if "source_L" in row:
+                    # The source's place among all, which `source_BL` of a batch counts.
                     row["source_L"][:] = number
                 rows[i] = row
         return rows
@@ -257,6 +259,7 @@ class RowSequence:
             # a document may be cut into pieces, which lie in rows of their own
             pieces = np.flatnonzero(plan.pieces[:, 0] == document)
             planned = np.unique(np.searchsorted(plan.offsets, pieces, side="right") - 1)
+            # The inverse order: from a row of the plan to when it is read.
             befores = n_before + self._order(number, epoch).inverse(planned)
             rows += [
                 self.mixture.row_of(number, before)

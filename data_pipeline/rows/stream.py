@@ -42,10 +42,12 @@ class _HostBatches:
         self.positions = positions
         self.skipped = skipped
         seq_len = next(iter(rows.sources.values())).packing.seq_len
+        # Counted for this host alone: hosts may group differently, and read the same rows.
         fitting = GROUP_POSITIONS // (len(offsets) * seq_len)
         self.group = min(max(fitting, 1), AHEAD)  # batches
 
     def __len__(self) -> int:
+        # Rounded up: the last group may be smaller.
         return min(-(-self._n_batches // self.group), MAX_LEN)
 
     @property
@@ -100,6 +102,7 @@ def stream(
         if not flags.FLAGS.is_parsed():
             # Grain's processes read its flags, which only an absl program parses
             flags.FLAGS.mark_as_parsed()
+        # One thread in each process: the processes themselves are what runs in parallel.
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         workers = grain.MultiprocessingOptions(
             num_workers=processes, per_worker_buffer_size=n_ahead

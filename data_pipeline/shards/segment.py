@@ -66,6 +66,7 @@ def chained(before: str, content_hash: str) -> str:
 
 def segment_folder(folder: Path, number: int) -> Path:
     """Where segment `number` of a source lies; segment 0 is the folder itself."""
+    # Five digits: names then sort as the numbers do.
     return folder / SEGMENTS / f"{number:05}" if number else folder
 
 
@@ -139,6 +140,7 @@ def _check_sizes(folder: Path, shards: Iterable[Mapping[str, Any]], ids: np.ndar
     for shard in shards:
         path = folder / shard["file"]
         documents = ids[first : first + shard["records"]]
+        # "no" reads well in the sentence below and equals no size.
         size = path.stat().st_size if path.exists() else "no"
         if size != shard["size"]:
             lost = ""

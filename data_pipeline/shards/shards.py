@@ -261,6 +261,7 @@ class Shards:
     def _open_segments(self) -> tuple[list[Segment], str]:
         """The segments, and the content hash of all together."""
         segments = [segment_at(self.folder, first=0, whole=self.whole)]
+        # The hash of all segments so far, which the next manifest has to name as `after`.
         content = segments[0].manifest["content_hash"]
         for number in range(1, n_segments(self.folder)):
             following = segment_folder(self.folder, number)
@@ -278,6 +279,7 @@ class Shards:
     def _forget_readers(self) -> None:
         """Begin without open files: at first, after a fork and after pickling."""
         self._readers: dict[int, ArrayRecordReader] = {}
+        # A lock cannot be pickled, and a forked one may be held by a thread that is not there.
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -331,6 +333,7 @@ class Shards:
         ]
 
     def __len__(self) -> int:
+        # The last segment knows how many documents lie before it.
         return self.segments[-1].first + len(self.segments[-1].index)
 
     def __getitem__(self, i: SupportsIndex) -> Record:
@@ -356,6 +359,7 @@ class Shards:
         # the first file whose end is beyond the record
         file_of = np.searchsorted(self._ends, wanted, side="right")
         records: list[Any] = [None] * len(wanted)
+        # Files in ascending order, whatever the order asked for: each is opened and read once.
         for number in np.unique(file_of).tolist():
             (in_file,) = np.nonzero(file_of == number)
             checked = self._checked(number, wanted[in_file])
@@ -389,9 +393,8 @@ class Shards:
 
     def _read(self, number: int, positions: list[int]) -> list[bytes | str]:
         """The bytes of records of one file; of one that cannot be read, why."""
-        if (
-            self._process != os.getpid()
-        ):  # a fork has none of the parent's threads, which the readers lean on
+        # a fork has none of the parent's threads, which the readers lean on
+        if self._process != os.getpid():
             self._forget_readers()
         try:
             # two threads may want the same file at its first use
@@ -417,6 +420,7 @@ def _compared(data: bytes | str, key: int, digest: int, lengths: list[int]) -> R
         return f"cannot be read ({data})"
     if xxhash.xxh3_64_intdigest(data) != digest:
         return "is not what was written"
+    # Only now: bytes that fail the digest must not reach a parser.
     record = unpack(data)
     if (
         id_key(record.id) != key
@@ -440,4 +444,5 @@ def unharmed(records: Iterable[Record | BadRecord]) -> list[Record]:
 
 
 def _reopened(folder: Path, whole: bool) -> Shards:
+    # Pickled as a path: a process that reads ahead maps the index itself.
     return Shards(folder, whole=whole)

@@ -14,9 +14,8 @@ from data_pipeline.stages.flow import Cleaned
 from data_pipeline.stages.text import SIDES
 
 Manifests = Mapping[str, Mapping[str, Any]]  # SIDE/NAME → manifest of its shards
-ChatCounts = Mapping[
-    str, Mapping[str, int]
-]  # SIDE/KIND → how many rows there are, and were over the limit
+# SIDE/KIND → how many rows there are, and were over the limit
+ChatCounts = Mapping[str, Mapping[str, int]]
 UNITS = ("documents", "bytes", "tokens")
 
 
@@ -96,6 +95,7 @@ def _in_order(
 
     def key(reason: str) -> tuple[int, int, str]:
         if reason in of_reading:
+            # 0, 1, 2: as a document meets them, in reading, in the recipe, in later stages.
             return 0, recipe_order.get(reason, 0), reason
         if reason in recipe_order:
             return 1, recipe_order[reason], reason

@@ -22,9 +22,8 @@ from data_pipeline.stages.judge import Verdicts, judge, numbers
 
 VERSION = 1  # of what this stage makes of the same signals and rules
 FOUND = "found.parquet"
-TRAINING = (
-    1 << 48
-)  # added to the number of a document that is trained on: of equal ones the held-out stays
+# added to the number of a document that is trained on: of equal ones the held-out stays
+TRAINING = 1 << 48
 QuantileKey = tuple[int, str, str]  # number of the rule, source, reason
 
 
@@ -43,7 +42,7 @@ class Numbered(NamedTuple):
         return np.fromiter((name in groups for name in names), bool, len(names))
 
     def languages(self) -> np.ndarray:
-        """Of the documents, [n]."""
+        """The language of each document, as the reader said or a rule found it; object [n]."""
         return np.array(self._column("language"), object)
 
     def _column(self, name: str) -> list[str]:
@@ -167,6 +166,7 @@ def _find(
         pass
     with new_folder(target) as partial_folder:
         judgement.recipe[number].resolve([path for _, path in tasks], partial_folder / FOUND)
+    # Only now: after a kill the keys that are there are used again.
     shutil.rmtree(folder)
 
 
@@ -212,4 +212,5 @@ def _measured(parts: Sequence[Numbered], number: int, source: str, limit: Limit)
         if part.annotated.part.source == source:
             values.append(numbers(part.annotated.signals(number, [limit.signal])[limit.signal]))
     of_source = np.concatenate(values)
+    # NaN means not measured, and would make the quantile NaN.
     return of_source[~np.isnan(of_source)]

@@ -98,6 +98,7 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
     """The names of a part's files: each a hash of the rule, of what it measures and of the rules that
     rewrite before it.
     """
+    # The key of the part is the hash of its documents, not its path: a copy is known again.
     made_by: list[Any] = [VERSION, part.key, settings.library_versions()]
     rules = {}
     for number, rule in enumerate(recipe):
@@ -134,6 +135,8 @@ def _annotate(recipe: tuple[Rule, ...], part: Annotated) -> None:
 
     def rewritten() -> Iterator[list[Document]]:
         for batch in part.part.batches():
+            # In the order of the recipe: a rule measures the text that the editing rules before
+            # it left.
             for number, piece in needed.items():
                 before = batch
                 batch, signals = piece.annotate(batch)
@@ -163,11 +166,13 @@ def _needed(
                 needed[number, i] = piece
             if (number, i) in missing:
                 last = len(needed)
+    # Without the text file, edits behind the last missing signal are of no use.
     return needed if writes_text else dict(islice(needed.items(), last))
 
 
 def emptied(before: list[Document], after: list[Document]) -> np.ndarray:
     """Whether a rule left nothing of a text that had something."""
+    # A rule that does not edit hands the same list on: nothing to compare.
     if before is after:
         return np.zeros(len(after), bool)
     pairs = zip(before, after, strict=True)

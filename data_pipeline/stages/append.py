@@ -76,6 +76,7 @@ def _known_parts(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Inges
     parts = [
         stored(source, folder / source / key) for source, keys in known.items() for key in keys
     ]
+    # A part without documents has no files in the later stages.
     return [part for part in parts if part.n_documents]
 
 

@@ -83,6 +83,7 @@ def write_tokens(
             continue
         # all in memory, as `write_shards` is told the number of bytes first; `n_chats` bounds them
         records = list(chats.records(read_json_lines(rows), chat))
+        # The old shards stay until the new ones are whole.
         partial_folder = target.with_name(f".{target.name}.new")
         write_shards(
             partial_folder,

@@ -15,9 +15,8 @@ from data_pipeline.documents.sampling import first_by_key, key_of
 from data_pipeline.shards.record import Record
 from data_pipeline.stages.docstrings import pairs_from_code, preferences, questions
 
-Row = dict[
-    str, Any
-]  # {"id", "conversations"}: one conversation, or the chosen and the rejected one
+# {"id", "conversations"}: one conversation, or the chosen and the rejected one
+Row = dict[str, Any]
 
 
 class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):

@@ -86,6 +86,7 @@ def docstrings_in(document: Document) -> Iterator[Docstring]:
     tree = parse(document.text) if document.path.endswith(".py") else None
     for name, node in definitions(tree.body) if tree else ():
         text = first_paragraph(ast.get_docstring(node) or "")
+        # A function inside a function cannot be asked about by its module and name.
         if text and "<locals>" not in name:
             yield Docstring(module_of(document.path), name, signature_of(name, node), text)
 
@@ -124,6 +125,7 @@ def signature_of(name: str, node: Definition) -> str:
         tail = f"({ast.unparse(node.args)})"
         if node.returns:
             tail += f" -> {ast.unparse(node.returns)}"
+    # A question of many lines would teach signatures, not what the function does.
     if len(head + tail) > MAX_SIGNATURE_CHARS:
         tail = "(...)"
     return head + tail
@@ -175,6 +177,7 @@ def wrong_answer(pair: Docstring, others: list[Docstring], seed: int) -> str | N
             different.append(other.text)
         if len(different) == NEAREST:
             break
+    # Not always the nearest: one docstring would be the wrong answer to many questions.
     return different[keyed(seed, "rejected", pair) % len(different)] if different else None
 
 

@@ -39,6 +39,7 @@ class Encoding(NamedTuple):
 def encode(task: tuple[Text, Path, Encoding]) -> None:
     """Encode one part of the text into the file of the task; a process does it."""
     text, path, encoding = task
+    # Loaded in the process: a sentencepiece model is sent as a path, not pickled.
     tokenizer = Tokenizer(encoding.tokenizer)
     rows: list[tuple] = []
     for batch in batched(corpus.read_documents(text.path), BATCH):
@@ -47,6 +48,7 @@ def encode(task: tuple[Text, Path, Encoding]) -> None:
             # both ends are targets: a model has to learn where texts end
             tokens = np.array([tokenizer.bos, *ids, tokenizer.eos], np.int32)
             rank = rank_of(document, encoding.seed)
+            # Rank is a hash, so shards get equal shares of every kind of document.
             shard = rank % encoding.n_shards
             rows.append((shard, rank, document.id, len(document.text.encode()), tokens.tobytes()))
     rows.sort()  # by shard first: a reader of one shard skips the row groups of the others

@@ -71,6 +71,7 @@ def clean(settings: CleanSettings, folder: Path, *, engine: Engine, progress: Pr
     # groups are set aside before any document is looked at: no rule may see which side it is on
     groups = _groups(read, names)
     set_aside = split_groups(groups, frac=settings.held_out_frac, seed=settings.seed)
+    # A part of which all was dropped still counts in the reports, but has no signals.
     with_documents = [part for part in read if part.n_documents]
     judgement, selected = judge_parts(
         with_documents, settings, set_aside, stages, engine=engine, progress=progress

@@ -63,6 +63,7 @@ def _concerned(limit: Limit, limits: Sequence[Limit], languages: np.ndarray) -> 
 def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:
     """How values lie around a limit, as JSON."""
     edges = bins(limit)
+    # Clipped, so that far outliers are counted in the outermost bins, not lost.
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     histogram = {
         "reason": limit.reason,

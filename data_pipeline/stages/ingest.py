@@ -130,6 +130,7 @@ def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
                 yield document
 
         n_documents = corpus.write_documents(partial_folder / DOCUMENTS, documents())
+        # Ranks and sizes alone: another limit_mib then reads no text again.
         write_npy(partial_folder / RANKED, np.array(ranked, np.uint64).reshape(-1, 2))
         report = {
             "part": part.name,
@@ -163,8 +164,10 @@ def _taking_part(tasks: list[Task], source: str, limit_mib: float | None) -> lis
 def _sample(folders: list[Path], limit: float) -> Sample:
     """Documents in the order of their ranks, as many as sum to at most `limit` bytes."""
     ranked = np.concatenate([np.load(folder / RANKED) for folder in folders])
+    # Large documents go first: the sum below is over those that take part.
     ranked = ranked[ranked[:, 1] <= limit * LARGEST_FRAC]
     ranked = ranked[np.argsort(ranked[:, 0], kind="stable")]
+    # The first rank that no longer fits is the bound: `Sample` needs no list of documents.
     n_fitting = int(np.searchsorted(np.cumsum(ranked[:, 1]), limit, side="right"))
     below = int(ranked[n_fitting, 0]) if n_fitting < len(ranked) else 1 << 64  # all ranks are less
     return Sample(below, limit * LARGEST_FRAC)

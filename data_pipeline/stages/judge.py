@@ -28,6 +28,7 @@ class Verdicts(NamedTuple):
         """Give a reason to those of `which` that have none yet: the first rule that drops one is counted."""
         new = which & self.stays()
         self.reason[new] = reason
+        # One value for all documents, or one each.
         self.value[new] = np.broadcast_to(value, new.shape)[new]
 
 

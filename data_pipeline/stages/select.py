@@ -41,6 +41,7 @@ def select(
     key = key_of(parts, judgement.recipe, judgement.held_out)
     tasks = []
     for number, part in enumerate(parts):
+        # The number tells parts apart: all other things in the key are those of the whole corpus.
         name = settings.digest([VERSION, key, number])
         tasks.append((part, folder / part.annotated.part.source / name))
     missing = [task for task in tasks if not (task[1] / REPORT).exists()]

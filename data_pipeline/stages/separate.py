@@ -59,6 +59,7 @@ def separate(
     key = settings.digest([VERSION, described, [text.sha256 for text in texts]])
     held_out = [text for text in texts if text.side == HELD_OUT and text.documents]
     training = [text for text in texts if text.side == TRAIN and text.documents]
+    # Numbered in the order of texts, which the key fixes.
     tasks = [(text, folder / key / f"{number:06}") for number, text in enumerate(training)]
 
     # every process gets a copy: what is held out must fit in memory
@@ -141,6 +142,7 @@ def _cut_held_out(
     for number, text in enumerate(texts):
         target = folder / f"{number:06}"
 
+        # `text` as a default: a closure would see the last text of the loop.
         def left(drops: Drops, text: Text = text) -> Iterator[Document]:
             for document in corpus.read_documents(text.path):
                 rest = without_common(document, index, common, drops)

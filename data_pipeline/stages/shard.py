@@ -23,6 +23,7 @@ def sizes_of(encoded: Sequence[Path]) -> dict[int, int]:
     for path in encoded:
         table = pq.read_table(path, columns=["shard", "tokens"])
         lengths = pa.table({"shard": table["shard"], "size": pc.binary_length(table["tokens"])})
+        # Summed by Arrow: the tokens themselves are never made Python objects.
         for row in lengths.group_by("shard").aggregate([("size", "sum")]).to_pylist():
             sizes[row["shard"]] = sizes.get(row["shard"], 0) + row["size_sum"]
     return sizes
@@ -47,4 +48,5 @@ def _records(rows: pa.Table) -> Iterator[Record]:
 
 def described(folder: Path, shard: int) -> Path:
     """The file that holds what the manifest will say of a shard in `folder`."""
+    # Beside the shards' folder, which is moved as a whole and must hold nothing else.
     return folder.with_name("described") / f"{shard:05}.json"

@@ -118,6 +118,7 @@ def write_tokens(
 def is_written(shards: ShardsToWrite) -> bool:
     """Whether just these shards were written before."""
     manifest = shards.folder / MANIFEST
+    # The lineage names the texts, the tokenizer and the seed: equal lineages have equal bytes.
     return manifest.exists() and read_json(manifest)["lineage"] == shards.written_lineage()
 
 
