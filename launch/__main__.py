@@ -29,6 +29,7 @@ VERBS = {
 
 def verb_module(verb: str) -> ModuleType:
     """The file of a verb in launch/verbs; `import` is a word of Python, so its file is import_model.py."""
+    # Importing by name keeps the other verbs, and what they import, out of this process.
     file = "import_model" if verb == "import" else verb
     return importlib.import_module(f"launch.verbs.{file}")
 
@@ -39,10 +40,14 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         prog="meshwright",
         description="From raw text to an aligned language model: corpora, pretraining, SFT, DPO, text.",
         epilog="`meshwright VERB --help` lists the options of a verb.",
+        # Without this argparse accepts `--st` for `--set`, and an option added later would make
+        # it ambiguous.
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():
+        # Every verb is listed, but only the named one has its options: `meshwright --help`
+        # imports none.
         child = verbs.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
         )
@@ -81,10 +86,12 @@ def command() -> None:
 
         use_huge_pages()
     code = main()
+    # Only a process that has jax can hold the connections to peers that a normal exit waits for.
     if "jax" in sys.modules:
         from launch.process.environment import leave
 
         leave(code)
+    # os._exit flushes nothing: a last line that is still in Python's buffer would be lost.
     sys.stdout.flush()
     if code and "daft" in sys.modules:
         # its threads may still be working, and would abort the interpreter while it shuts down

@@ -21,16 +21,23 @@ from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.manifest import files_of, problem
 from trainer.state import TrainState
 
+# 64 MiB: large enough that the cost of a system call does not count.
 BLOCK_BYTES = 2**26
+# Columns of each matrix; the rows follow from the size that is asked for.
 WIDTH = 4096
+# A median of 8 steps: other work on the machine comes and goes.
 STEPS_BEFORE = 8
 
 
 def state_of_size(gigabytes: float, mesh: jax.sharding.Mesh) -> TrainState:
     """Random parameters and two moments, four matrices each."""
+    # 12 arrays of 4-byte numbers; rows are rounded down to a multiple of the devices, else they
+    # could not be divided evenly.
     rows = max(int(gigabytes * 1e9 / (12 * 4 * WIDTH)) // mesh.size, 1) * mesh.size
     # four matrices, and two moments of each: 12 arrays of equal size
     layout = named(mesh, "DF", (rows, WIDTH), at_rest=True)
+    # jit with out_shardings draws each shard on its own device; outside it the whole array would
+    # be made on one first.
     draw = jax.jit(
         lambda key: jax.random.normal(key, (rows, WIDTH), jnp.float32), out_shardings=layout
     )
@@ -51,6 +58,7 @@ def measure(
     restart.
     """
     state = state_of_size(gigabytes, mesh)
+    # Shapes and layouts without arrays, as a starting process knows them before it restores.
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
@@ -81,15 +89,20 @@ def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "plain"
     block = memoryview(os.urandom(BLOCK_BYTES))  # random: some disks compress
+    # At least one block, for states below 64 MiB.
     blocks = max(n_bytes // BLOCK_BYTES, 1)
 
     def write() -> None:
+        # Unbuffered, so that each write is one system call.
         with file.open("wb", buffering=0) as out:
             for _ in range(blocks):
                 out.write(block)
+            # Without fsync the figure is that of the page cache, several times the disk's.
             os.fsync(out.fileno())
 
     found = {"disk_write_bytes_per_s": blocks * BLOCK_BYTES / _seconds(write)}
+    # Once through one block of memory, once into memory of the file's size, whose pages the
+    # system has to provide first.
     for name, room_bytes in (("disk_read", BLOCK_BYTES), ("disk_hold", blocks * BLOCK_BYTES)):
         forget([file])
         read_s = _seconds(partial(_read, file, room_bytes))
@@ -101,6 +114,7 @@ def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
 
 def _read(file: Path, room_bytes: int) -> None:
     """Read a file into `room_bytes` of fresh memory, from its start again when that is full."""
+    # np.empty touches no page: the first read pays for them, as a restore does.
     room = memoryview(np.empty(room_bytes, np.uint8))
     with file.open("rb", buffering=0) as source:
         for first in range(0, file.stat().st_size, BLOCK_BYTES):
@@ -112,8 +126,10 @@ def forget(files: list[Path]) -> None:
     """Have the system drop its cached copies of files (Linux); elsewhere they are only synced."""
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
+        # DONTNEED drops clean pages alone, so what is not yet on the disk must be written first.
         os.fsync(descriptor)
         if hasattr(os, "posix_fadvise"):
+            # Offset 0 and length 0 mean the whole file.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
 
@@ -141,6 +157,7 @@ def _save_in_a_loop(
     n, began = 0, time.perf_counter()
     while "saved" not in events:  # the event comes after the hashes
         step()
+        # As the training loop does between steps; the event of a finished save comes from here.
         checkpointer.poll(n)
         n += 1
 
@@ -152,6 +169,7 @@ def _save_in_a_loop(
     return state, {
         **found,
         "blocked_s": blocked_s,
+        # Noise can make the steps beside a save faster than usual; a negative cost means nothing.
         "slower_s": max(slower_s, 0.0),
         "step_s": usual_s,
     }
@@ -163,12 +181,14 @@ def step_of(mesh: jax.sharding.Mesh) -> Callable[[], None]:
         jnp.ones((512 * mesh.shape["fsdp"], 512)), named(mesh, "DF", at_rest=True)
     )
     w_FF = jnp.ones((512, 512)) / 512
+    # tanh keeps the values bounded over the eight products.
     multiplied = jax.jit(lambda x: jax.lax.fori_loop(0, 8, lambda _, y: jnp.tanh(y @ w_FF), x))
     return lambda: jax.block_until_ready(multiplied(x_DF))
 
 
 def _read_back(folder: Path, like: TrainState) -> dict[str, float]:
     """Seconds of restoring, fingerprints included, and of comparing all hashes, both from the disk."""
+    # Verification is timed by itself below, so it is off here.
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=1, verify="off"))
     step = checkpointer.verify_latest()
     step_folder = checkpointer.folder / str(step)
@@ -192,6 +212,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 def figures(rounds: list[dict[str, float]], *, interval_s: float) -> dict[str, float]:
     """Medians over the rounds, and what follows from them; `interval_s` is the time between two saves."""
     found = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    # Ratios a round, then their median: disk and save of one round met the same other work.
     write_frac = statistics.median(
         each["bytes"] / each["save_s"] / each["disk_write_bytes_per_s"] for each in rounds
     )

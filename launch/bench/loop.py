@@ -34,8 +34,10 @@ from trainer.records.goodput import Ledger
 from trainer.records.metrics import read_metrics
 
 STEP_S = 0.05  # the length of a step that the batch size is chosen for
+# Rows are raised by this much until a step is long enough.
 FIRST_ROWS = 8
 STEPS = 20  # of a round
+# More than STEPS: the host's share of a step is small, so it is averaged over more of them.
 HOST_STEPS = 100
 
 
@@ -60,6 +62,8 @@ def bench_loop(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder / "job")
+        # Cold before warm, in this order: the second start finds the cache that the first one
+        # wrote.
         starts = {f"start_{cache}_s": _start_s(folder, cache) for cache in ("cold", "warm")}
         join_cluster(find_cluster(os.environ))  # the loop asks it after every step whether to stop
         numbers = {**figures(measure(folder / "job", n_rounds=args.rounds)), **starts}
@@ -100,12 +104,15 @@ def _start_s(folder: Path, cache: str) -> float:
     """
     run_dir = folder / cache
     job = folder / "job.yaml"
+    # Each start has a folder of its own, else the second would resume the first.
     shutil.copytree(folder / "job/data", run_dir / "data")
     job.write_text(
         to_yaml({"train": {"type": "Run", **run_of(8, steps=2).model_dump(mode="json")}})
     )
+    # The user's own cache would make the cold start warm.
     env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "launch", "run", str(job), "--dir", str(run_dir)]
+    # The root, which holds the packages, so that `-m launch` finds them.
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -116,6 +123,7 @@ def _start_s(folder: Path, cache: str) -> float:
         event["began"] for event in read_events(run_dir / "train") if event["event"] == "start"
     )
     return (
+        # `began` is the start of the process by the system's clock, imports included.
         next(row["time"] for row in read_metrics(run_dir / "train") if "loss/train" in row) - began
     )
 
@@ -129,6 +137,7 @@ def measure(job_folder: Path, *, n_rounds: int) -> Measured:
     for rows in range(FIRST_ROWS, 64 * FIRST_ROWS, FIRST_ROWS):
         with _opened(job_folder, f"rows{rows}", rows) as (phase, parts):
             state = train(parts, phase.state(), steps=STEPS)
+            # 0.8: rows come in steps of FIRST_ROWS, and a step a fifth too short is near enough.
             if _bare_step_s(parts, phase) > 0.8 * STEP_S:
                 return _measured(parts, phase, state, n_rounds)
     most = f"a step of {64 * FIRST_ROWS} rows takes less than {STEP_S} s here"
@@ -142,7 +151,10 @@ def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Meas
         bare_s = _bare_step_s(parts, phase)
         calls: list[float] = []
         state = train(
-            parts._replace(step=_noting_calls(parts.step, calls)), state, steps=number * STEPS
+            # `train` counts steps from the start of the state, so round n ends at n * STEPS.
+            parts._replace(step=_noting_calls(parts.step, calls)),
+            state,
+            steps=number * STEPS,
         )
         rounds.append(Round(bare_s, _median_gap(calls)))
     return Measured(rounds, _host_s(parts, phase, state))
@@ -196,6 +208,7 @@ def _bare_step_s(parts: LoopParts, phase: Phase) -> float:
     before = None
     for _ in range(STEPS):
         state, metrics = step(state, batch)
+        # Not `metrics`: waiting for the step just started would leave the device idle in between.
         jax.block_until_ready(before)
         before = metrics
     return _median_gap(calls)
@@ -207,8 +220,10 @@ def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
 
     def idle(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         time.sleep(STEP_S)
+        # A copy, since the loop may change the metrics that it is given.
         return state, dict(metrics)
 
+    # CPU time of this thread alone; sleeping does not count.
     start = time.thread_time()
 
     # the state never changes, so the save at the end finds its step saved already

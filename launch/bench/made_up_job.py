@@ -17,6 +17,7 @@ from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
+# A schedule far longer than any bench: the learning rate hardly changes during it.
 VOCAB, SEQ_LEN, DOCUMENTS, STEPS = 512, 128, 2000, 100_000
 ARCHITECTURE = Llama(
     vocab_size=VOCAB,
@@ -34,16 +35,23 @@ def write_data(job_folder: Path) -> None:
     """data/tokenizer.model, learned from this file, and data/train/web."""
     # any text will do: the shards hold random tokens
     SentencePiece(vocab_size=VOCAB, model="bpe").train(
-        [Path(__file__).read_text()] * 20, job_folder / "data/tokenizer.model"
+        # Repeated, because SentencePiece needs more text than one file to fill a vocabulary of
+        # 512.
+        [Path(__file__).read_text()] * 20,
+        job_folder / "data/tokenizer.model",
     )
     rng = np.random.default_rng(0)
+    # Shorter than a row, so that several documents are packed into one.
     lengths = rng.integers(20, SEQ_LEN, DOCUMENTS)
     records = [
         Record(
             str(i),
             (
                 Sequence(
-                    rng.integers(20, VOCAB, n).astype(np.int32), (np.arange(n) > 0).astype(np.uint8)
+                    # The second array marks targets: the first token has nothing before it to be
+                    # predicted from.
+                    rng.integers(20, VOCAB, n).astype(np.int32),
+                    (np.arange(n) > 0).astype(np.uint8),
                 ),
             ),
         )
@@ -74,5 +82,6 @@ def run_of(batch_size: int, *, steps: int = STEPS) -> Run:
             weight_decay=0.1,
         ),
         steps=steps,
+        # Never reached within a bench, so a round has no save but the one at its end.
         checkpoint=Checkpoints(every_steps=STEPS),
     )

@@ -38,7 +38,9 @@ ARCHITECTURE = Llama(
     feed_forward_width=256,
     context=64,
 )
+# Context 64 is short, so that all six runs end within minutes on a laptop.
 BATCH_SIZE, SEQ_LEN, HELD_OUT_ROWS = 16, 64, 256
+# 400 steps of 1,024 tokens read a tenth of it, so that memorising it does not pay.
 TEXT_BYTES, HELD_OUT_FRAC = 4_000_000, 0.05
 SCHEDULE = WarmupCosine(warmup_steps=20, end_frac=0.1)
 # Each rate ended best after 300 steps; half and twice the rate ended with 0.007 to 0.11 nats more. AdamW8bit
@@ -80,6 +82,7 @@ def bench_optimizers(args: argparse.Namespace) -> None:
     outcomes = {}
     if not args.json:
         print(header(args.steps), flush=True)
+    # One device: the order of sums would otherwise differ between machines with other meshes.
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         for name, optimizer in optimizers().items():
             outcomes[name] = train(optimizer, steps=args.steps)
@@ -94,6 +97,8 @@ def optimizers() -> dict[str, Optimizer]:
     """Name of a rule -> optimizer with that rule, tuned for this bench."""
     rules = components_in("trainer.optimizers")
     return {
+        # The rules are those of `components_in`, by class name; a new one needs an entry in
+        # TUNED.
         name: Optimizer(rule=rules[name](), schedule=SCHEDULE, **tuned)
         for name, tuned in TUNED.items()
     }
@@ -112,6 +117,7 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     model = model_of(run)
     tx = optimizer.chain(steps)
     objective = run.objective
+    # Under jit, as training makes its first state.
     state = jax.jit(initial_state(run, model, tx))(jax.random.key(seed))
     step = training_step(
         run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size)
@@ -124,16 +130,25 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     @jax.jit
     def held_out_loss(params: Any) -> Any:
         return objective.loss(
-            {"policy": (model, params)}, unseen, objective.denominators(unseen), jax.random.key(0)
+            # No dropout in this model, so any key gives the same loss.
+            {"policy": (model, params)},
+            unseen,
+            objective.denominators(unseen),
+            jax.random.key(0),
         ).total
 
     times, losses = [], []
+    # strict=False: batches never end.
     for number, batch in zip(
         range(1, steps + 1), batches(text, rows=BATCH_SIZE, length=SEQ_LEN, seed=seed), strict=False
     ):
         start = time.perf_counter()
+        # Waited for, because jax returns before the device has finished and the time would be
+        # that of the call.
         state, _ = jax.block_until_ready(step(state, batch))
         times.append(time.perf_counter() - start)
+        # These divide exactly when steps is a multiple of 4; else the first marks are a step
+        # early.
         if number in (steps // 4, steps // 2, steps):
             losses.append(float(held_out_loss(state.trainable)))
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(state.opt_state.inner))
@@ -159,6 +174,8 @@ def batches(text: np.ndarray, *, rows: int, length: int, seed: int) -> Iterator[
     positions_BL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     while True:
         first = rng.integers(0, len(text) - length, rows)
+        # [rows, length + 1]: inputs are all but the last byte of a row, targets all but the
+        # first.
         tokens = text[first[:, None] + np.arange(length + 1)].astype(np.int32)
         batch = TokenBatch(
             tokens[:, :-1],
@@ -166,6 +183,7 @@ def batches(text: np.ndarray, *, rows: int, length: int, seed: int) -> Iterator[
             ones_BL.astype(np.float32),
             positions_BL,
             ones_BL,
+            # All of one source, of index 0.
             0 * ones_BL,
         )
         fields = zip(batch._fields, batch, strict=True)

@@ -51,6 +51,7 @@ LLAMA_31M = {  # 31.5 M parameters in products: the shape that docs and issues q
     "feed_forward_width": 1536,
     "context": 512,
 }
+# The values of the preset as JSON, so that `--set` can override any of them.
 GPT2_124M = {"type": "GPT2", **GPT2_PRESETS["gpt2_124m"].model_dump(mode="json")}
 BATCH = {"optimizer": ADAMW, "batch_size": 8, "seq_len": 512}
 SHAPES = {
@@ -108,6 +109,7 @@ def shape_from(
     """
     return TrainShape(
         architecture=architecture,
+        # Fields given by `ADAMW` are those of any rule: rate, decay and schedule.
         optimizer=Optimizer(**{**ADAMW, "rule": {"type": rule}}),
         batch_size=batch_size,
         seq_len=seq_len,
@@ -139,6 +141,7 @@ class Round(NamedTuple):
 
 def describe(shape: TrainShape, n_devices: int) -> tuple[str, float]:
     """(a sentence about the shape, its FLOPs a token)."""
+    # eval_shape computes shapes alone, so that describing 70 B parameters needs no memory.
     params = jax.eval_shape(shape.architecture.build(shape.precision).init, jax.random.key(0))
     flops = flops_per_token_of(shape.architecture, params, length=shape.seq_len)
     sizes = f"{n_params(params) / 1e6:.1f} M parameters ({n_matmul_params(params) / 1e6:.1f} M in products)"
@@ -153,10 +156,11 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
     """Rounds after one that compiles and one that warms up. Call under `jax.set_mesh(mesh)`."""
     run = shape.run()
     model = model_of(run)
+    # The chain needs the number of steps for the schedule; the state has moments from step 0 on.
     tx = run.optimizer.chain(run.steps)
     make_state = initial_state(run, model, tx)
 
-    # under jit, so that every array is born in its layout and no device holds all of it
+    # under jit, so that every array is created in its layout and no device holds all of it
     first_state = jax.jit(lambda key: at_rest(make_state(key), run.execution.offload))
     state = first_state(jax.random.key(0))
     step = training_step(
@@ -172,8 +176,10 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
         step_s = time.perf_counter() - start
         # right beside the step: clocks and other work change from minute to minute
         rates = matmul_rates(device, n_repeats=5, size=size)
+        # On a CPU several jax devices share the cores; each has its part of the measured rate.
         rounds.append(Round(step_s, float(np.median(rates)) / n_sharers(device)))
 
+    # The first compiled, the second may still pay for allocations and autotuning.
     return rounds[2:]
 
 
@@ -187,10 +193,13 @@ def made_up_batch(shape: TrainShape, mesh: jax.sharding.Mesh) -> TokenBatch:
     positions_BL = np.broadcast_to(np.arange(shape.seq_len, dtype=np.int32), size)
     batch = TokenBatch(
         tokens_BL,
+        # The target of each position is the next token; the last one's is the first, which costs
+        # the same.
         np.roll(tokens_BL, -1, 1),
         ones_BL.astype(np.float32),
         positions_BL,
         ones_BL,
+        # All of one source, of index 0.
         0 * ones_BL,
     )
     fields = zip(batch._fields, batch, strict=True)
@@ -203,6 +212,7 @@ def figures(
     """Medians; MFU is the ratio of the two medians; `peak_bytes` is the most memory that was ever in use,
     of a device or of the process.
     """
+    # The columns are step_s and matmul_flops, in the order of Round.
     step_s, matmul_flops = np.median(np.array(rounds), 0)
     flops_per_s = tokens * flops_per_token / step_s
     return {
@@ -217,6 +227,7 @@ def figures(
 
 def peak_bytes() -> int:
     """Of the fullest device, where devices count their own memory; else of this process."""
+    # `or`: CPUs have no counter of their own, and the row lacks the field or has 0.
     return int(memory_row().get("memory/device_peak_bytes") or peak_host_bytes())
 
 

@@ -56,10 +56,13 @@ def start(
 
     # variables of this process, then those of the caller
     base = {**os.environ, **(env or {})}
+    # Port 0 asks the system for a free one; loopback keeps other machines out.
     address = f"127.0.0.1:{free_port()}"
     processes = []
     for i in range(n):
         own = {
+            # Read by `find_cluster`, as under any scheduler: the children need no code of their
+            # own.
             "JAX_COORDINATOR_ADDRESS": address,
             "JAX_NUM_PROCESSES": str(n),
             "JAX_PROCESS_ID": str(i),
@@ -67,6 +70,7 @@ def start(
         }
         with contextlib.ExitStack() as files:
             if i > 0:
+                # "ab": a resumed run appends to the log of its first start.
                 out = files.enter_context(open(logs / f"process-{i}.log", "ab"))
             else:
                 out = subprocess.PIPE if prefix else None
@@ -74,6 +78,7 @@ def start(
                 argv,
                 env={**base, **own},
                 stdin=subprocess.DEVNULL,
+                # A child that read the terminal would be stopped by it as a background process.
                 stdout=out,
                 stderr=subprocess.STDOUT if out is not None else None,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
@@ -81,6 +86,7 @@ def start(
             )
         processes.append(child)
     if prefix:
+        # A daemon: it must not keep the launcher alive once all processes have ended.
         threading.Thread(
             target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True
         ).start()
@@ -100,6 +106,8 @@ def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str
         if len(gpus) < n:
             remedy = "lower it, or set JAX_PLATFORMS=cpu to use the CPU"
             raise ValueError(f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; {remedy}")
+        # Any remainder stays unused: processes with unequal numbers of devices cannot share a
+        # mesh.
         each = len(gpus) // n
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])}
 
@@ -111,6 +119,7 @@ def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str
 def _gpus(env: Mapping[str, str]) -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in env:
         return [name for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    # One device file a GPU; asking CUDA would start it here, and take memory on every GPU.
     return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
@@ -121,8 +130,10 @@ def _die_with_parent() -> None:
 
 
 def _copy_lines(lines: IO[bytes], mark: str) -> None:
+    # gloo is the library by which CPU processes sum gradients.
     """Print process 0's lines with its mark; gloo's own greeting, which goes to stdout, is left out."""
     for line in lines:
+        # Bytes, because a line of a library need not be UTF-8.
         if not line.startswith(b"[Gloo]"):
             sys.stdout.write(mark + line.decode(errors="replace"))
             sys.stdout.flush()
@@ -137,6 +148,8 @@ def _forwarded_once(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
         received.append(number)
         for process in processes:
             if process.poll() is None:
+                # The number of signals received decides: the first asks for a save, any later one
+                # kills.
                 process.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
     # set here and not in `start`, whose callers may wait in other ways
@@ -155,6 +168,7 @@ def wait(processes: Sequence[subprocess.Popen]) -> int:
     try:
         # all are looked at, because any of them may be the first to fail
         while _first_failure(processes) is None and _running(processes):
+            # Polled, since there is no call that waits for any one of several Popen objects.
             time.sleep(0.05)
         if _first_failure(processes) is None:
             return 0
@@ -174,7 +188,9 @@ def _report_failure(processes: Sequence[subprocess.Popen]) -> int:
     """Print which process failed and which do not answer; returns the exit code of the run."""
     failed = _first_failure(processes)
     running = _running(processes)
+    # A returncode below 0 is the number of the signal that ended it.
     code = processes[failed].returncode
+    # 130 and 143 are 128 + SIGINT and SIGTERM: the user's own wish needs no explanation.
     stopped_by_user = code in (130, 143)
     if running or not stopped_by_user:
         how = (
@@ -197,10 +213,12 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
     codes = [process.poll() for process in processes]
     failed = [i for i, code in enumerate(codes) if code]
     because_of_another = (-signal.SIGABRT, PEER_LOST)
+    # False sorts before True: own failures first, and of those killed processes first.
     return min(failed, key=lambda i: (codes[i] in because_of_another, codes[i] > 0), default=None)
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
+    # Also in the error case, so that no process outlives the launcher and holds the port.
     for process in processes:
         if process.poll() is None:
             process.send_signal(

@@ -55,11 +55,13 @@ exit "$code"
 class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     """Resources of the SLURM job; one task is one process of the run."""
 
+    # The defaults ask for one process on one node.
     nodes: Annotated[int, Field(ge=1)] = 1
     tasks_per_node: Annotated[int, Field(ge=1)] = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     cpus_per_task: Annotated[int, Field(ge=1)] | None = None
     memory: str | None = None  # as sbatch writes it: 64G
+    # Most clusters allow a day; SLURM writes it as [days-]hours:minutes:seconds.
     time: str = "24:00:00"
     partition: str | None = None
     account: str | None = None
@@ -67,6 +69,7 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     constraint: str | None = None
     # SIGTERM comes this long before the end of the time, for the save; a second one stops at once
     save_s: Annotated[int, Field(ge=10)] = 120
+    # 20 restarts of a day each: a run that needs more is submitted again by a person.
     max_restarts: Annotated[int, Field(ge=0)] = 20
     setup: str = ""  # shell lines before the run, e.g. "module load cuda"
 
@@ -99,9 +102,12 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
             f"ntasks-per-node={self.tasks_per_node}",
             *(f"{option}={value}" for option, value in optional.items() if value is not None),
             f"time={self.time}",
+            # Without "B:" the signal goes to the tasks and not to the batch script.
             f"signal=TERM@{self.save_s}",
             "requeue",
+            # %j is the job's id.
             f"output={run_dir}/logs/slurm-%j.log",
+            # A requeued job keeps its id, so its log would be truncated without this.
             "open-mode=append",
         ]
 
@@ -117,6 +123,7 @@ def slurm_from(settings: Sequence[str]) -> Slurm:
     except ValidationError as error:
         problems += explain_all(error, "slurm", tree["slurm"], Slurm)
     if problems:
+        # The prefix "slurm." is ours alone: a person typed `nodes=4`.
         raise Problems("--cluster", [problem.replace("slurm.", "") for problem in problems])
     return slurm
 
@@ -127,7 +134,11 @@ def submit(
     """The verb `run` as a batch job: print the script, or hand it to sbatch."""
     argv = [sys.executable, "-m", "launch", *command]
     script = slurm_from(settings).script(
-        argv, name=f"meshwright-{name}", run_dir=run_dir.absolute(), folder=Path.cwd()
+        # Absolute, since a job may start in another folder on its node.
+        argv,
+        name=f"meshwright-{name}",
+        run_dir=run_dir.absolute(),
+        folder=Path.cwd(),
     )
     if dry_run:
         sys.stdout.write(script)
@@ -138,8 +149,10 @@ def submit(
     (run_dir / "logs").mkdir(
         parents=True, exist_ok=True
     )  # SLURM does not make the folder of its output
+    # sbatch reads a script from standard input when it has no argument.
     done = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
     if done.returncode:
+        # sbatch writes several lines; an error of ours is one sentence.
         reason = " ".join(done.stderr.split())
         raise ValueError(
             f"--on slurm: sbatch refused the job, {reason}; change it with --cluster key=value"

@@ -34,6 +34,8 @@ def clean_or_raw() -> dict[str, Any]:
     """Two corpora, and a model of each."""
     split = {
         "held_out_frac": 0.02,
+        # Held-out pages whose near-duplicates are trained on would measure memory instead of
+        # learning.
         "held_out_filter": HeldOutFilter(jaccard=0.7, common_groups=8),
         "seed": 0,
     }
@@ -71,14 +73,17 @@ def on(corpus: str) -> Run:
         ),
         objective=NextToken(),
         data=PackedShards(folder=f"{corpus}/train", **rows),
+        # Paths are relative to the run folder, so this names the tokenizer of the phase `clean`.
         tokenizer="clean/tokenizer.model",
         optimizer=Optimizer(
             rule=AdamW(),
+            # Some ten times Llama's 3e-4: small models bear, and need, a higher rate.
             peak_lr=4e-3,
             schedule=WarmupCosine(warmup_steps=40, end_frac=0.1),
             weight_decay=0.1,
         ),
         steps=STEPS,
+        # Only the end matters here: one checkpoint a model.
         checkpoint=Checkpoints(every_steps=STEPS),
         evals=(HeldOut(data=PackedShards(folder="clean/held_out", **rows)),),
     )

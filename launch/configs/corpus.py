@@ -25,6 +25,7 @@ from data_pipeline.readers.warc import Warc
 from data_pipeline.tasks.questions import Questions
 from data_pipeline.tokenizers.tokenizer import SentencePiece
 
+# Rules take tuples of source names; most concern one source.
 WEB, CODE, BOOKS = ("web",), ("code",), ("books",)
 
 
@@ -38,9 +39,13 @@ def corpus() -> dict[str, Any]:
                 books=Books(folder="corpora/books", topics=False, unit="chapter", lines="joined"),
             ),
             recipe=recipe(),
+            # One document in a thousand: of a terabyte that is still a gigabyte of text.
             held_out_frac=0.001,
             held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
+            # 32,768 entries are 2**15: ids fit 16 bits in shards, and a mesh of any power of two
+            # divides them.
             tokenizer=SentencePiece(vocab_size=32_768, model="bpe", sample_mib=256),
+            # Shares of the sample it learns from, whatever the sizes of the sources are.
             tokenizer_weights=FrozenMap(web=0.6, code=0.3, books=0.1),
             seed=0,
         )
@@ -62,6 +67,10 @@ def recipe() -> tuple[Rule, ...]:
         Toxicity(sources=WEB, max_score=0.5),
         Toxicity(sources=BOOKS, max_score=0.8),  # novels quote
         Decontaminate(
-            sources=(*WEB, *CODE, *BOOKS), tasks=(gsm8k,), action="drop", max_removed_frac=0.05
+            # More than 5 % removed is a sign of a wrong pattern, and the rule refuses to go on.
+            sources=(*WEB, *CODE, *BOOKS),
+            tasks=(gsm8k,),
+            action="drop",
+            max_removed_frac=0.05,
         ),
     )

@@ -30,6 +30,7 @@ def pretrain() -> Run:
     return Run(
         architecture=PRESETS["llama2_70b"],
         objective=NextToken(),
+        # 256 rows of 4096 tokens: 1 M tokens a step, a quarter of the paper's 4 M.
         data=rows("data/train", batch_size=256),
         optimizer=Optimizer(
             rule=AdamW(),
@@ -37,7 +38,10 @@ def pretrain() -> Run:
             schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1),
             weight_decay=0.1,
         ),
+        # 20 tokens for each of 69e9 parameters, by 256 rows × 4096 tokens a step.
         steps=1_320_000,
+        # Only the input of each layer is kept for the backward pass: all activations would not
+        # fit.
         execution=Execution(remat=Remat(preset="full")),
         checkpoint=Checkpoints(every_steps=1000),
         evals=(HeldOut(data=rows("data/held_out", batch_size=256), max_rows=1024),),

@@ -23,7 +23,9 @@ from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
+# Llama 2's context, and the length of a training row.
 SEQ_LEN = 4096
+# Shares of the tokens that are read in training, whatever the sizes of the corpora are.
 WEIGHTS = FrozenMap(web=0.8, code=0.15, books=0.05)
 
 
@@ -52,9 +54,12 @@ def pretrain() -> Run:
             schedule=WarmupCosine(warmup_steps=2000, end_frac=0.1),
             weight_decay=0.1,
         ),
+        # 131e9 tokens / (64 rows × 4096 tokens) = 500,000 steps.
         steps=500_000,
         execution=Execution(remat=Remat(preset="full")),
         checkpoint=Checkpoints(every_steps=1000),
+        # 1024 rows are 4 M tokens: enough for a steady loss, and a small share of the training
+        # time.
         evals=(HeldOut(data=rows("data/held_out", batch_size=64), max_rows=1024),),
         evaluate_every=5000,
     )

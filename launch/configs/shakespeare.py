@@ -1,7 +1,7 @@
 """nanoGPT's smallest recipe, letters of Shakespeare on a CPU: `meshwright run shakespeare`.
 
 Karpathy's README: 4 layers, 4 heads, width 128, 64 letters of context, batches of 12 rows, 2,000 steps;
-validation loss 1.88. Ours is the same but for how weights are born (variance 1 / fan in, his 0.02), rows
+validation loss 1.88. Ours is the same but for how weights start (variance 1 / fan in, his 0.02), rows
 that are cut once and dealt anew each epoch (his begin anywhere), and GPT-2's biases, which he leaves out.
 Hardware: any CPU. Expect: a held-out loss of 1.80 nats a letter over the whole last tenth of the text;
 docs/learning.md has the figures.
@@ -41,10 +41,13 @@ def shakespeare() -> dict[str, Any]:
 def data() -> Prepare:
     """Nine tenths to train on; the last tenth, to the letter, held out."""
     return Prepare(
+        # Ten pieces of equal length, so that setting one aside holds out exactly a tenth.
         sources=FrozenMap(plays=TextFile(path=str(TEXT), pieces=10)),
         recipe=(),
         held_out_frac=0.1,
+        # 1.0: only exact copies of held-out text are removed from the training side.
         held_out_filter=HeldOutFilter(jaccard=1.0, common_groups=10),
+        # Coverage 1.0 keeps every letter; the default drops the rarest 0.05 %.
         tokenizer=SentencePiece(vocab_size=VOCAB_SIZE, model="char", character_coverage=1.0),
         seed=10,  # sets the last piece aside, as he does
     )
@@ -70,13 +73,17 @@ def pretrain() -> Run:
         objective=NextToken(),
         data=rows("train", batch_size=BATCH_SIZE),
         optimizer=Optimizer(
+            # nanoGPT's b2 for so few tokens a step: the second moment is averaged over more
+            # steps.
             rule=AdamW(b2=0.99),
             peak_lr=1e-3,
             schedule=WarmupCosine(warmup_steps=100, end_frac=0.1),
             weight_decay=0.1,
         ),
+        # As nanoGPT on a CPU, which uses no shorter type there.
         precision=Precision(compute="float32"),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=STEPS),
+        # Held-out rows have no gradient to store, so a batch may be larger than in training.
         evals=(HeldOut(data=rows("held_out", batch_size=64)),),
     )

@@ -27,8 +27,10 @@ def pretrain() -> Run:
     changed = {
         "architecture": architecture(),
         "optimizer": Optimizer(
+            # b2 is that of AdamW, which Muon uses for embeddings and vectors.
             rule=Muon(b2=0.99),
             peak_lr=6e-3,
+            # To zero and not to a tenth: the last steps average out the noise of a high rate.
             schedule=WarmupCosine(warmup_steps=100, end_frac=0.0),
             weight_decay=0.1,
         ),
@@ -44,6 +46,8 @@ def architecture() -> Llama:
         "heads": 4,
         "kv_heads": 4,
         "head_width": 32,
+        # SwiGLU has three matrices instead of two; this width keeps the total near that of
+        # `shakespeare`.
         "feed_forward_width": 312,
     }
     return Llama(vocab_size=VOCAB_SIZE, context=CONTEXT, **sizes)

@@ -32,6 +32,7 @@ from trainer.run import Run
 from trainer.schedules import WarmupLinear
 
 SEQ_LEN, VOCAB_SIZE = 512, 2048
+# A function that most readers know, so that a person can judge the answer.
 QUESTION = "What does `pathlib.Path.exists(self)` do?"
 
 
@@ -55,7 +56,9 @@ def data() -> Prepare:
 
 def pretrain() -> Run:
     """Next tokens of all three corpora."""
+    # Shares of the tokens read; docs/learning.md says how the settings were found.
     weights = FrozenMap(web=0.3, code=0.48, books=0.22)
+    # The same weights as in training, so that the average of the losses is comparable.
     held_out = PackedShards(folder="data/held_out", weights=weights, seq_len=SEQ_LEN, batch_size=8)
     return Run(
         architecture=architecture(),
@@ -79,8 +82,10 @@ def sft() -> Run:
     return Run(
         architecture=architecture(),
         objective=NextToken(),
+        # The loss is on the answer's tokens; a question's have weight 0 in the shards.
         data=chats("data/train"),
         optimizer=optimizer(peak_lr=3e-3, warmup_steps=10),
+        # The newest checkpoint of that phase.
         start_from="pretrain",
         steps=200,
         checkpoint=Checkpoints(every_steps=50),
@@ -94,10 +99,14 @@ def dpo() -> Run:
         "weights": FrozenMap(pairs=1.0),
         "seq_len": SEQ_LEN,
         "batch_size": 8,
+        # A pair is two sequences, so a row must have a fixed number of them for XLA's fixed
+        # shapes.
         "pairs_per_row": 8,
     }
     return Run(
         architecture=architecture(),
+        # beta 0.1 is the paper's (Rafailov et al. 2023); sft_weight keeps the chosen text likely,
+        # which DPO alone lets fall while the margin grows.
         objective=DPO(beta=0.1, sft_weight=1.0),
         data=PackedPairs(folder="data/train", **pairs),
         optimizer=optimizer(peak_lr=1.5e-3, warmup_steps=10),
@@ -115,17 +124,18 @@ def dpo() -> Run:
 
 
 def chats(folder: str) -> PackedShards:
-    """Questions and answers."""
+    """Packed questions and answers of a folder of shards; only the answers are targets."""
     return PackedShards(folder=folder, weights=FrozenMap(chat=1.0), seq_len=SEQ_LEN, batch_size=8)
 
 
 def architecture() -> Llama:
-    """2.4 M parameters."""
+    """A Llama of 2.4 M parameters, small enough to train on a laptop in minutes."""
     return Llama(
         vocab_size=VOCAB_SIZE,
         width=192,
         layers=4,
         heads=3,
+        # One key/value head for three query heads: the smallest cache.
         kv_heads=1,
         head_width=64,
         feed_forward_width=512,

@@ -37,6 +37,7 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         return Source(open_folder(path), None)
     if path.suffix == ".gguf" and path.is_file():
+        # A GGUF file has weights, configuration and tokenizer in one.
         return Source(*open_gguf(path))
     remedy = "give the folder of a Hugging Face checkpoint, or a .gguf file"
     raise ValueError(f"{path}: no folder and no .gguf file; {remedy}")
@@ -52,6 +53,7 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
     families = [
         f for f in components_in("model.architectures").values() if isinstance(f, Importable)
     ]
+    # One class may read several model_types.
     known = {name: family for family in families for name in family.hugging_face_types}
     kind = config.get("model_type")
     if kind not in known:
@@ -68,6 +70,7 @@ def architecture_in(checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Ar
     `say` reports what that changes.
     """
     named = architecture_of(checkpoint.config)
+    # DeepSeek's config.json names prediction layers (MTP) whose tensors some releases leave out.
     architecture = architecture_of(without_missing_modules(checkpoint.config, checkpoint.shapes()))
     named_fields = dict(named)
     changes = [f"{name}={value}" for name, value in architecture if value != named_fields[name]]
@@ -88,6 +91,7 @@ def import_source(
     Raises:
         ValueError: the model, its tensors, its tokenizer or the mesh do not fit.
     """
+    # Importing into a trained phase would put two models into one folder.
     if (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
     architecture = architecture_in(source.checkpoint, say=say)
@@ -96,12 +100,14 @@ def import_source(
     with undivided():
         leaves = parameter_shapes(architecture, precision.params)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    # Before the weights are read, which takes minutes for a large model.
     if problems := check_sizes(shapes, jax.sharding.get_mesh()):
         raise ValueError("; ".join(problems))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer.model"
     say(imported(source.checkpoint, source.metadata, tokenizer))
+    # A tokenizer of another model would index past the embedding, which XLA clamps silently.
     _check_vocabulary(tokenizer, architecture)
     params = load(architecture, source.checkpoint, params=precision.params)
     run = {
@@ -111,6 +117,7 @@ def import_source(
         },
         "adaptation": {"type": "Full"},
         "precision": precision.model_dump(mode="json"),
+        # Relative to the run folder, as every path of a configuration is.
         "tokenizer": f"{folder.resolve().name}/{tokenizer.name}",
     }
 
@@ -130,6 +137,7 @@ def _check_vocabulary(tokenizer: Path, architecture: Any) -> None:
     if not tokenizer.exists():
         return
     n = Tokenizer(tokenizer).vocab_size
+    # Fewer is fine: many models pad their embedding to a multiple of 64 or 128.
     if n > architecture.vocab_size:
         tokenizer.unlink()
         sizes = f"the tokenizer has {n} entries and the model {architecture.vocab_size}"

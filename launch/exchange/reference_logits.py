@@ -13,7 +13,9 @@ def main(checkpoint: str, ids: str, out: str) -> None:
     import torch
 
     model = _model(Path(checkpoint))
+    # Gradients would keep every activation.
     with torch.no_grad():
+        # allow_pickle=False: a pickle could run code.
         logits = model(torch.from_numpy(np.load(ids, allow_pickle=False))).logits
     np.save(out, logits.float().numpy(), allow_pickle=False)
 
@@ -22,6 +24,7 @@ def _model(checkpoint: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     # eager attention is the only one that has Gemma's soft cap
+    # local_files_only: without it a wrong folder name is looked up on the hub.
     options = {"attn_implementation": "eager", "local_files_only": True}
     if checkpoint.is_dir():
         return AutoModelForCausalLM.from_pretrained(checkpoint, **options).float().eval()

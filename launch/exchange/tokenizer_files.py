@@ -16,13 +16,16 @@ from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.hugging_face.checkpoint import Checkpoint, read_json
 
 # the first of these that a tokenizer has closes an answer
+# Those of Phi, ChatML (Qwen), Llama 3 and Gemma among them.
 ENDS_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endofturn|>")
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file (llama.cpp's llama_token_type)
+# A Jinja template, as transformers' apply_chat_template reads it from tokenizer_config.json.
 OUR_CHAT = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+# GPT-2's own splitting into words and mapping of bytes to letters; WORDS only maps bytes.
 WHOLE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 # how Llama 3 and Qwen 2 split text before BPE; they differ in how many digits stay together (%s)
@@ -72,6 +75,7 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     folder = checkpoint.path
 
     # a SentencePiece model is what ours is already, if it keeps text exactly
+    # A model that changes text (NFKC, for example) is refused, and tokenizer.json may still do.
     if (folder / "tokenizer.model").exists() and not _refused(folder / "tokenizer.model"):
         write_bytes(path, (folder / "tokenizer.model").read_bytes())
         return "  tokenizer.model taken as it is"
@@ -80,6 +84,7 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     config_file = folder / "tokenizer_config.json"
     settings = read_json(config_file) if config_file.exists() else {}
     added_tokens = read_json(folder / "tokenizer.json").get("added_tokens", ())
+    # By id: config.json names special tokens by number.
     added = {token["id"]: token["content"] for token in added_tokens}
     named = {
         name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")
@@ -90,6 +95,7 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     if (folder / "chat_template.jinja").exists():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if isinstance(template, list):  # several by name
+        # By name: "default", "tool_use" …; chat uses the default.
         template = {each["name"]: each["template"] for each in template}.get("default")
 
     return _write(folder / "tokenizer.json", path, named, set(added.values()), template)
@@ -109,6 +115,7 @@ def _piece(
     """The piece `bos`, `eos` or `pad`: by its text in tokenizer_config.json, or its id in config.json."""
     piece = settings.get(f"{name}_token")
     if piece is not None:
+        # Older files have the text itself, newer ones an object with flags.
         return piece["content"] if isinstance(piece, dict) else piece
     i = config.get(f"{name}_token_id")
     return added.get(
@@ -122,6 +129,7 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
         for name, value in metadata.items()
         if name.startswith("tokenizer.ggml.")
     }.get
+    # `gpt2` is byte-level BPE; how it splits text before that must be in the table above.
     if get("model") != "gpt2" or get("pre", "default") not in PRE_TOKENIZERS:
         kind = f"the file has one of kind {get('model')!r}, {get('pre')!r}"
         return f"  no tokenizer: {kind}, which is not read; take safetensors with a tokenizer.json"
@@ -134,6 +142,8 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
     model = {
         "type": "BPE",
         "vocab": {token: i for i, token in enumerate(tokens)},
+        # GGUF has each merge as one string, tokenizer.json as a pair since version 0.20 of
+        # tokenizers.
         "merges": [merge.split(" ") for merge in get("merges")],
     }
 
@@ -164,10 +174,12 @@ def _write(
         what = f"nothing says which piece of {file} ends a text"
         return f"  no tokenizer: {what}; add eos_token to tokenizer_config.json"
 
+    # Else generation would go on past the answer until its limit.
     # a chat model ends a turn with another piece than a text
     end = next((piece for piece in ENDS_OF_TURN if piece in special), named["eos"])
     tokenizer = HuggingFaceTokenizer(
         path=str(file),
+        # Models without <bos> (Qwen) start a text with the piece that ended the one before.
         bos=named["bos"] or named["eos"],
         eos=named["eos"],
         pad=named["pad"],
@@ -191,6 +203,8 @@ def exported(path: Path) -> dict[str, bytes]:
     and a SentencePiece model.
     """
     data = path.read_bytes()
+    # Ours is JSON or a SentencePiece model; the latter is protobuf, which never begins with a
+    # brace.
     if data.startswith(b"{"):
         spec = json.loads(data)
         return _files(
@@ -199,6 +213,7 @@ def exported(path: Path) -> dict[str, bytes]:
     model = sentencepiece.SentencePieceProcessor(model_proto=data)
     names = (model.id_to_piece(i) for i in (model.bos_id(), model.eos_id(), model.pad_id()))
     file = tokenizer_json(model)
+    # Without a tokenizer.json transformers can still read the SentencePiece model itself.
     files = {} if file is None else _files(_with_control_pieces(file, model), *names, OUR_CHAT)
     return {"tokenizer.model": data, **files}
 
@@ -209,6 +224,8 @@ def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
     flags = {"special": True, **TAKEN_LITERALLY}
     decoders = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        # Pieces like <0x41> stand for bytes of characters outside the vocabulary; Fuse joins them
+        # to one string.
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]

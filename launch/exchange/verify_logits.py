@@ -15,6 +15,7 @@ from model.api import ModelInputs, Params, finish_logits
 from model.execution import Precision
 from model.sharding import ALPHABET, einsum, named, shard
 
+# 64 positions in all: enough to find a wrong tensor, and seconds on a CPU even for large models.
 ROWS, TOKENS = 2, 32
 
 
@@ -36,7 +37,10 @@ def check_transformers(python: str) -> None:
     """Raise ValueError, with what to install, where that Python has no transformers."""
     try:
         done = subprocess.run(
-            [python, "-c", "import torch, transformers"], capture_output=True, text=True
+            # In that Python itself: find_spec here would look into another installation.
+            [python, "-c", "import torch, transformers"],
+            capture_output=True,
+            text=True,
         )
     except OSError as error:
         remedy = "name a Python with torch and transformers"
@@ -71,6 +75,7 @@ def verify(
         command = [python, str(script), str(checkpoint), str(ids_file), str(logits_file)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
+            # The last line of a Python traceback is the error itself.
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             remedy = "see whether it reads this model at all"
             raise ValueError(
@@ -86,6 +91,7 @@ def logits(
     """Float32 logits of rows that are one document each. Call under `jax.set_mesh`."""
     model = architecture.build(Precision(compute="float32"))
     positions_BL = np.broadcast_to(np.arange(ids_BL.shape[1], dtype=np.int32), ids_BL.shape)
+    # Segment 1 for all: one document a row, no padding, since 0 would mean padding.
     segments_BL = np.ones_like(positions_BL)
     inputs = ModelInputs(_rows(ids_BL.astype(np.int32)), _rows(positions_BL), _rows(segments_BL))
 
@@ -98,6 +104,8 @@ def logits(
 
     # TPUs and GPUs would compute float32 products from shorter numbers
     with jax.default_matmul_precision("float32"):
+        # The unembedding may be padded to divide over the mesh; transformers has no logits for
+        # that.
         return np.asarray(forward(params, inputs))[..., : model.vocab_size]
 
 
@@ -116,6 +124,7 @@ def compare(
     if ours_BLV.shape != theirs_BLV.shape:
         shapes = f"our logits have shape {ours_BLV.shape}, theirs {theirs_BLV.shape}"
         raise ValueError(f"{shapes}; import the model again")
+    # float64: the divergence is a small difference of logarithms, which float32 would round away.
     ours_logp = _log_softmax(ours_BLV.astype(np.float64))
     theirs_logp = _log_softmax(theirs_BLV.astype(np.float64))
     kl_BL = np.sum(np.exp(theirs_logp) * (theirs_logp - ours_logp), -1)
@@ -126,5 +135,6 @@ def compare(
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
+    # The greatest is taken off first, or exp would overflow.
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))

@@ -47,7 +47,10 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
         tree, name = _tree_of_file(path), path.stem
     else:
         name = path.stem if path.suffix == ".py" else config
+        # Only the named config is imported: others may need packages that are not installed.
         build = _function_of_file(path) if path.suffix == ".py" else _function_named(config)
+        # By way of plain values also for Python configs, so that overrides and validation are one
+        # path.
         tree = dump(_built(build, config))
 
     # problems of overrides are reported together with those that validation finds
@@ -93,6 +96,8 @@ def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]
 
 def _phase(name: str, fields: Any) -> Any:
     """The phase, or the list of what is wrong with it."""
+    # The name is a folder and the first part of dotted paths, so neither a dot nor a slash may be
+    # in it.
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         return [f"{name}: a phase's name is its folder's; use small letters, digits and _"]
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
@@ -102,6 +107,7 @@ def _phase(name: str, fields: Any) -> Any:
         near = ", ".join(nearest(fields["type"], _phase_names()))
         own = "one of your own comes by --import PACKAGE.MODULE"
         return [f"{name}.type={fields['type']}: no such phase; nearest: {near}; {own}"]
+    # `type` chose the class, and is no field of it.
     values = {key: value for key, value in fields.items() if key != "type"}
     try:  # as JSON, so that a list may stand for a tuple and nothing else is coerced
         return component.model_validate_json(json.dumps(values))
@@ -133,6 +139,7 @@ def import_components(module: str) -> None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
+        # error.name may be a module that the user's own module imports, so it is what is named.
         raise ValueError(
             f"--import {module}: there is no module {error.name}; add its folder to PYTHONPATH or stand in it"
         ) from None
@@ -167,6 +174,7 @@ def _no_file(path: Path) -> str:
 def config_names() -> list[str]:
     """The launch configs that come with Meshwright."""
     folder = Path(__file__).parent.parent / "configs"
+    # iter_modules lists files without importing them.
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
@@ -185,6 +193,8 @@ def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
     """The function of a .py file that has the name of the file."""
     if not path.is_file():
         raise ValueError(_no_file(path))
+    # By its path: the file need not be in a folder on sys.path, or have a name that is free
+    # there.
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -206,6 +216,8 @@ def _built(build: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
     try:
         phases = build()
     except ValidationError as error:
+        # pydantic's error has the class name as its title; it names the fields of which class are
+        # meant.
         component = next(iter(components_named(error.title)), BaseModel)
         raise Problems(where, explain_all(error, error.title, None, component)) from None
     if not isinstance(phases, dict) or not all(is_phase(type(phase)) for phase in phases.values()):

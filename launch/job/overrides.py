@@ -19,6 +19,7 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
     problems = []
     for setting in settings:
         dotted, equals, text = setting.partition("=")
+        # `a..b` has an empty part.
         if not equals or not all(dotted.split(".")):
             problems.append(
                 f"--set {setting!r}: must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100"
@@ -38,6 +39,7 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
             f"{path[0]}: no such phase; nearest: {', '.join(nearest(path[0], list(tree)))}"
         )
     node: Any = tree
+    # All but the last part lead to the node; the last one is set in it.
     for i, part in enumerate(path[:-1]):
         node = _child(node, path[: i + 1], part)
     if isinstance(node, list):
@@ -61,6 +63,7 @@ def _child(node: Any, path: list[str], part: str) -> Any:
 
 def _without_fields(node: Any, path: list[str]) -> ValueError:
     parent = ".".join(path[:-1])
+    # In flow style, a value is one line however deep it is.
     value = to_yaml(node, flow=True)
     return ValueError(
         f"{'.'.join(path)}: {parent} is {value}, which has no fields; set that itself"

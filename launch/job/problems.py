@@ -23,6 +23,7 @@ RULES = {
     "bool_type": "must be true or false; write it without quotes",
     "bool_parsing": "must be true or false; write it without quotes",
     "string_type": "must be text; put it in quotes",
+    # Braces are str.format's, filled from pydantic's `ctx`; double ones are literal.
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
@@ -54,11 +55,13 @@ class Problems(ValueError):
         lines = self.problems
         if len(lines) > 1:
             lines = (f"{len(lines)} problems:", *(f"  {line}" for line in lines))
+        # A single problem is a sentence; several are a list below a count.
         super().__init__(f"{where}: " + "\n".join(lines))
 
 
 def alike(name: str, known: Sequence[str]) -> list[str]:
     """Up to three of `known` that look like `name`, best first."""
+    # 0.5: below difflib's default of 0.6, since a wrong word is often a short one.
     return difflib.get_close_matches(name, known, 3, 0.5)
 
 
@@ -76,9 +79,11 @@ def explain_all(
     """
     # a union reports the same mistake once a branch
     lines: dict[tuple[str, str], str] = {}
+    # Without the URL of pydantic's documentation, which would be most of the text.
     for detail in error.errors(include_url=False):
         path = detail["loc"] if tree is None else _real_path(detail["loc"], tree, detail["type"])
         dotted = ".".join(map(str, (prefix, *path)))
+        # setdefault keeps the first branch's line.
         lines.setdefault((dotted, detail["type"]), _line(detail, dotted, path, tree, component))
     return list(lines.values())
 
@@ -142,6 +147,7 @@ def field_names(component: Any, tree: Any, path: Sequence) -> list[str]:
         fields = [
             model.model_fields[part].annotation for model in models if part in model.model_fields
         ]
+        # A part that is an index has no field of its name: the element's type takes over.
         annotation = fields[0] if fields else _element_of(annotation)
         node = None if node is None else node[part]
     return sorted({name for model in _models_at(annotation, node) for name in model.model_fields})
@@ -164,6 +170,8 @@ def components_named(name: str) -> list[type[BaseModel]]:
     return [
         model
         for model in _subclasses(BaseModel)
+        # Components are frozen models; the check leaves out models of libraries with the same
+        # name.
         if model.__name__ == name and model.model_config.get("frozen")
     ]
 
@@ -175,4 +183,5 @@ def _element_of(annotation: Any) -> Any:
 
 
 def _subclasses(model: type) -> set[type]:
+    # __subclasses__ lists only direct ones, and only those that are imported.
     return {child for direct in model.__subclasses__() for child in (direct, *_subclasses(direct))}

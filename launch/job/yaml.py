@@ -47,6 +47,7 @@ class _Representer(SafeRepresenter):
 
     def ignore_aliases(self, data: Any) -> bool:
         """Equal values are written out, never as anchors."""
+        # An anchor such as &id001 would be valid, but a person could not edit one place alone.
         return True
 
     def represent_str(self, data: str) -> ScalarNode:
@@ -101,8 +102,10 @@ def to_yaml(tree: Any, flow: bool = False) -> str:
     """`tree` as YAML, keys in their order; `flow` writes one line."""
     writer = YAML(typ="safe", pure=True)
     writer.Representer = _Representer
+    # Keys stay in the order of the model's fields, which is the order in the documentation.
     writer.sort_base_mapping_type_on_output = False
     writer.allow_unicode = True
+    # 1000: a value in an error message must not be folded into several lines.
     writer.width = 1000 if flow else 120
     writer.default_flow_style = (
         True if flow else None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from launch.process.failures import PEER_LOST, PeerFailed, explain
 from trainer.cluster.c_signals import handle_in_c
 
+# As long as a pause for a slow disk or a swapped-out process may take.
 HEARTBEAT_S = 30
 JOIN_S = 300  # nodes of one job start minutes apart
 SHUTDOWN_S = 20
@@ -39,14 +40,18 @@ def find_cluster(env: Mapping[str, str]) -> Cluster | None:
     Raises:
         ValueError: only some of the three variables are set, or one has no valid value.
     """
+    # MESHWRIGHT_* comes first: a scheduler may set JAX_* for all its jobs.
     values = {name: env.get(f"MESHWRIGHT_{name}") or env.get(f"JAX_{name}") for name in EXPLICIT}
     given = {name: value for name, value in values.items() if value}
     if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= env.keys():
+        # Variables that are given explicitly overrule those of SLURM.
         return _checked({**_slurm(env), **given}, env, "SLURM")
     if given:
         return _checked(given, env, "the environment")
+    # Open MPI and TPU pods tell jax everything themselves.
     if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         return None
+    # A cluster of one, so that the signal handling and the shutdown are the same as with several.
     alone = {
         "COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "NUM_PROCESSES": "1",
@@ -78,6 +83,7 @@ def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -
 
 def _slurm(env: Mapping[str, str]) -> dict[str, str]:
     """A job step's own variables; `node[001-004,7]` begins with node001."""
+    # The first name, or the first number within its brackets.
     first = (
         re.match(r"[^,\[]+(?:\[[^,\-\]]+)?", env["SLURM_STEP_NODELIST"]).group().replace("[", "")
     )
@@ -99,6 +105,7 @@ def _number(given: Mapping[str, str], name: str) -> int:
 def free_port() -> int:
     """A TCP port that is free on loopback now."""
     with socket.socket() as probe:
+        # Port 0: the system chooses; it may be taken again before it is used, which is rare.
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
@@ -119,6 +126,7 @@ def join_cluster(cluster: Cluster | None) -> None:
     else:
         local = None  # all devices that this process sees
         if cluster.chosen_by == "SLURM" and _shares_gpus():
+            # SLURM numbers the tasks of a node from 0, as CUDA numbers the GPUs that are visible.
             local = [int(os.environ["SLURM_LOCALID"])]
         jax.distributed.initialize(
             cluster.address,
@@ -160,6 +168,7 @@ def explain_aborts(coordinator: str | None) -> None:
         print(
             f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True
         )
+        # os._exit: exit handlers would wait for the peers that are gone.
         os._exit(lost.code if lost else PEER_LOST)
 
     handle_in_c(signal.SIGABRT, aborted)
@@ -167,6 +176,8 @@ def explain_aborts(coordinator: str | None) -> None:
 
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
+    # One second: an abort must end soon, and a coordinator on the network answers in
+    # milliseconds.
     try:
         socket.create_connection((host, int(port)), timeout=1).close()
     except OSError:
@@ -198,6 +209,7 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
         PeerFailed: in the others, if it raised in process 0, which raises the error itself.
     """
     client = client_of_several()
+    # Keys of the service are shared by all of its users, so ours have a prefix.
     key = f"meshwright/{name}"
     if client is None:
         return compute()
@@ -207,6 +219,8 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
         value = compute()
     except BaseException as error:
         code, sentence = explain(error)
+        # Published before it is raised: the others wait without limit and must hear of the
+        # failure.
         client.key_value_set(key, json.dumps({"code": code, "sentence": sentence or repr(error)}))
         raise
     client.key_value_set(key, json.dumps({"value": value}))
@@ -222,6 +236,7 @@ def _wait_for(client: Any, key: str) -> Any:
 
     while True:
         try:
+            # 1000 ms: Python handles a signal only between two such calls.
             message = json.loads(client.blocking_key_value_get(key, 1000))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):

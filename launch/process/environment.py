@@ -40,6 +40,7 @@ def prepare_process() -> None:
     )  # Orbax logs tracebacks of what we say in a sentence
 
     # `kill -USR1 PID` prints the stack of every thread, and ends nothing
+    # The file descriptor 2 and not sys.stderr, which a test or notebook may have replaced.
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     if not sys.warnoptions:  # `python -W default -m launch …` shows them
         warnings.simplefilter("ignore")
@@ -58,6 +59,7 @@ def sigterm_raises() -> Iterator[None]:
     def raise_terminated(number: int, frame: object) -> None:
         raise Terminated
 
+    # None: the handler before was not set from Python, and `before` puts it back below.
     python = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         yield
@@ -74,6 +76,7 @@ def leave(code: int) -> None:
 
     from trainer.ending import present_peers
 
+    # Nothing holds connections then, so a normal exit is quick.
     if not jax.distributed.is_initialized():
         return
     if code == 0:

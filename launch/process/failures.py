@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 OUR_ROOMS = ("launch", "trainer", "model", "data_pipeline", "inference")
+# 75 is EX_TEMPFAIL of sysexits.h: the same command may succeed. 130 and 143 are 128 + the signal.
 DONE, UNEXPECTED, USER_ERROR, DOES_NOT_FIT, DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED = (
     0,
     1,
@@ -20,6 +21,8 @@ DONE, UNEXPECTED, USER_ERROR, DOES_NOT_FIT, DIVERGED, PEER_LOST, INTERRUPTED, TE
     130,
     143,
 )
+# These words stand in the messages of gloo, NCCL and jax's coordination service when a peer is
+# gone.
 PEER_WORDS = (
     "gloo",
     "coordination service",
@@ -72,6 +75,7 @@ def _of_trainer(error: BaseException) -> tuple[int, str] | None:
 def _of_system(error: BaseException) -> tuple[int, str] | None:
     """A full disk or quota in whatever library's words, and every OSError."""
     text = str(error)
+    # ENOSPC is a full disk, EDQUOT a user's quota.
     if (
         getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         or "No space left on device" in text
@@ -79,6 +83,7 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
         where = getattr(error, "filename", None) or "the output folder"
         remedy = "free some space or choose another --dir, then run the same command again"
         return USER_ERROR, f"{where}: the disk is full; {remedy}"
+    # EROFS: the file system is mounted read-only.
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return USER_ERROR, _sentence(
             error, "no permission to use it; change its permissions or choose another --dir"
@@ -104,6 +109,8 @@ def _sentence(error: BaseException, otherwise: str) -> str:
 def _of_devices(error: BaseException) -> tuple[int, str] | None:
     """What XLA raises when memory is short or a peer has gone."""
     text = str(error)
+    # By name, since importing jax for its class would take a second in a process that never used
+    # it.
     if type(error).__name__ != "JaxRuntimeError" and not (
         isinstance(error, ValueError) and re.match(XLA_STATUS, text)
     ):
@@ -144,6 +151,7 @@ def _of_user(error: BaseException) -> tuple[int, str] | None:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
+    # Without a traceback it was never raised, so it is one that our own code made.
     raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else OUR_ROOMS[0]
     ours = raised_in.split(".")[0] in OUR_ROOMS or raised_in in _imported_by_user()
     # a UnicodeError is a ValueError that Python itself raises
@@ -196,6 +204,7 @@ def _report_fault(error: BaseException, args: argparse.Namespace) -> str:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
+            # Appended: the log of an earlier fault stays, with the command that led to it.
             file.writelines([f"$ {shlex.join(['meshwright', *args.argv])}\n", *lines, "\n"])
         where = f"the traceback is in {log}"
     except OSError as failure:

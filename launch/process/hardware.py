@@ -19,11 +19,13 @@ def cache_folder() -> str:
         home,
         "meshwright",
         "programs",
+        # A program compiled for instructions that this CPU lacks would crash with SIGILL.
         f"{zlib.crc32(_cpu_features()):08x}" if cpu_only() else "accelerator",
     )
 
 
 def _cpu_features() -> bytes:
+    # Linux only; elsewhere the folder is the same for all CPUs.
     try:
         with open("/proc/cpuinfo", "rb") as file:
             # all cores have the same; one line is enough
@@ -45,6 +47,7 @@ def use_huge_pages() -> None:
     if sys.platform == "linux" and HUGE_PAGES not in tunables and cpu_only():
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{HUGE_PAGES}=1")))
         # glibc reads the variable only when a process starts
+        # sys.orig_argv has the interpreter's own options too, such as -X or -W.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -63,5 +66,6 @@ def _tpu_is_here() -> bool:
     """A TPU machine shows its chips as /dev/accel0, … or /dev/vfio/0, …; libtpu alone is no TPU: it also
     compiles for absent ones.
     """
+    # libtpu may be installed to plan for TPUs on a machine that has none.
     chips = any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
     return chips and importlib.util.find_spec("libtpu") is not None

@@ -11,6 +11,7 @@ import numpy as np
 
 Number = int | float
 
+# Colours are CSS variables of page.css, so that the dark theme changes them without new SVG.
 COLOURS = tuple(f"var(--line-{i})" for i in range(1, 7))
 WIDTH, HEIGHT = 330, 176  # units of a chart, near the pixels it gets
 LEFT, RIGHT, TOP, BOTTOM = 46, 6, 8, 20  # around its frame
@@ -56,11 +57,13 @@ class Axis(NamedTuple):
         """Values as shares of the way: 0 at the low end, 1 at the high end."""
         if not self.log:
             return (values - self.low) / (self.high - self.low)
+        # A logarithm of 0 or less does not exist: NaN leaves a gap in the line.
         logs = np.log(np.where(values > 0, values, np.nan))
         return (logs - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
 
     def ticks(self, n: int) -> list[float]:
         """About `n` round values within the ends."""
+        # Powers of ten need a range of at least one decade; below it round steps are better.
         if self.log and self.high / self.low > 10:
             first = math.ceil(math.log10(self.low) - 1e-9)
             last = math.floor(math.log10(self.high) + 1e-9)
@@ -88,11 +91,13 @@ def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
     size = math.ceil(len(x) / limit) or 1
     starts = np.arange(0, len(x), size)
     finite = np.isfinite(y)
+    # reduceat sums from each start to the next one.
     counts = np.add.reduceat(finite, starts, dtype=np.int64)
     with np.errstate(invalid="ignore"):  # 0 / 0: nothing finite to take the mean of
         mean = np.add.reduceat(np.where(finite, y, 0.0), starts) / counts
     low = np.where(counts, np.minimum.reduceat(np.where(finite, y, np.inf), starts), np.nan)
     high = np.where(counts, np.maximum.reduceat(np.where(finite, y, -np.inf), starts), np.nan)
+    # The last x of each group: a curve then ends at the newest step.
     return Curve(x[np.append(starts[1:], len(x)) - 1], mean, low, high)
 
 
@@ -114,6 +119,7 @@ def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
     sums = np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)
     levels = np.vstack([np.zeros(len(x)), sums])  # level i is the lower edge of layer i
     across = Axis(*_ends(x, 0.0))
+    # 5 % of room above; 1.0 where all is zero, since an axis needs a length.
     up = Axis(0.0, float(levels.max()) * 1.05 or 1.0)
     heights = _height(up, levels)
     x_drawn = _place(across, x)
@@ -126,6 +132,7 @@ def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
 
 def value_text(value: Number | None) -> str:
     """A number for a person: four digits that count, thousands in groups."""
+    # An en dash for a missing number; NaN is written out, since it is a finding.
     if value is None or not math.isfinite(value):
         return "–" if value is None else str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 or value == int(value) else f"{value:.4g}"
@@ -148,6 +155,7 @@ def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
     start = across.low
     if frame.crop:
         late = across.low + (across.high - across.low) * CROPPED
+        # More than three points: a short run would be cropped to nothing.
         if max(np.count_nonzero(curve.x >= late) for curve in curves) > 3:
             start = late
     inside: list[np.ndarray] = []  # the values that decide the height of the frame
@@ -157,6 +165,7 @@ def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
         inside += [side[shown] for side in sides]
     values = np.concatenate(inside)
     values = values[np.isfinite(values)]
+    # > 0: a logarithmic axis cannot hold zero or less.
     if frame.log and len(values) and values.max() > LOG_FROM * values.min() > 0:
         return across, Axis(float(values.min()) / 1.1, float(values.max()) * 1.1, log=True)
     if frame.zero or not len(values):
@@ -169,6 +178,7 @@ def _ends(values: np.ndarray, margin: float) -> tuple[float, float]:
     """Least and greatest with a margin; never the same."""
     low, high = float(values.min()), float(values.max())
     if low == high:
+        # A constant curve would divide by a range of zero.
         return low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     space = (high - low) * margin
     return (low if low == 0 else low - space), high + space
@@ -179,6 +189,7 @@ def _place(across: Axis, values: np.ndarray) -> np.ndarray:
 
 
 def _height(up: Axis, values: np.ndarray) -> np.ndarray:
+    # SVG's y grows downwards, so the height is taken from the bottom edge.
     return HEIGHT - BOTTOM - up.at(values) * (HEIGHT - TOP - BOTTOM)
 
 
@@ -187,10 +198,12 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
     gaps.
     """
     known = np.isfinite(y)
+    # A change between finite and not ends a stretch.
     runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
     runs = [run for run in runs if known[run[0]]]
 
     # M starts a stretch, L goes on to the next point
+    # One decimal is a tenth of a pixel, and keeps the page small.
     path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
     dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
     marks = "".join(
@@ -241,12 +254,14 @@ def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
     without a script.
     """
     width = (WIDTH - LEFT - RIGHT) / n
+    # The middle of each strip, in units of the x axis.
     middles = across.low + (np.arange(n) + 0.5) / n * (across.high - across.low)
     shown = dict(list(curves.items())[:8])  # a longer title does not fit on a screen
     strips = ""
     for i, middle in enumerate(middles):
         values, where = [], ""
         for name, curve in shown.items():
+            # The curve's first point at or after the middle.
             nearest = min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1)
             values.append(f"{name} {value_text(float(curve.y[nearest]))}".lstrip())
             where = where or value_text(float(curve.x[nearest]))
@@ -270,6 +285,7 @@ def histogram(
     width = WIDE / len(counts)
     tallest = max(counts, default=0) or 1
     kept_bars, dropped_bars = "", ""
+    # edges has one more entry than counts.
     for i, (n, left, right) in enumerate(zip(counts, edges, edges[1:], strict=False)):
         bar = _bar(i * width, n / tallest, width) if n else ""
         if left <= most and right > least:
@@ -280,6 +296,7 @@ def histogram(
 
     def is_free(x: Number) -> bool:
         """Whether a label at x would stand clear of those of the limits."""
+        # A sixth of the width holds a label of four digits.
         return all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)
 
     ends = [x for x in (edges[0], edges[-1]) if is_free(x)]
@@ -295,6 +312,7 @@ def histogram(
 
 def _bar(x: float, share: float, width: float) -> str:
     """Part of a path; the rarest value can still be seen."""
+    # At least 1.5 units tall, or a count of 1 in 10,000 could not be seen.
     tall = max(1.5, share * (HIGH - 2))
     return f"M{x:.1f} {HIGH}v{-tall:.1f}h{width * 0.85:.1f}v{tall:.1f}z"
 
@@ -305,5 +323,6 @@ def _at(x: Number, edges: Sequence[Number]) -> float:
 
 def _label(x: Number, edges: Sequence[Number]) -> str:
     place = _at(x, edges)
+    # At the edges a centred label would be cut by the SVG's own frame.
     anchor = "start" if place < WIDE / 20 else "end" if place > WIDE * 0.95 else "middle"
     return f'<text x="{place:.1f}" y="{HIGH + 11}" text-anchor="{anchor}">{x:,.4g}</text>'

@@ -35,6 +35,7 @@ Phases = Mapping[str, PhaseRecord]  # name of a run -> its phase
 
 def comparison_page(runs: Sequence[RunRecord]) -> str:
     """The HTML document that compares runs, phase by phase."""
+    # resolve: `.` has no name of its own.
     names = names_of([run.folder.resolve().parts for run in runs])
 
     # phase -> run -> record: a phase is compared between the runs that have it
@@ -75,6 +76,7 @@ def _header(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
         wrong = counted(summed(run.phases))
         rows.append((name, verdict_cell(run.phases), Cell(states, "wrap"), Cell(wrong, "wrap")))
     heads = ("run", "health", Cell("phases", "wrap"), Cell("what went wrong", "wrap"))
+    # COLOURS is used again from the start where there are more runs than colours.
     # A run has one colour on the whole page.
     colours = [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(names)]
     runs_table = section("all-runs", "Runs", [table(heads, rows, n_text=4)])
@@ -170,6 +172,7 @@ def _against_all(
 
 
 def _steps(phase: PhaseRecord) -> Column:
+    # Two points define the line from step 0 to now: np.interp needs no more.
     return Column(np.array([0, max(phase.step, 1)]), np.array([0.0, max(phase.step, 1)]))
 
 
@@ -179,6 +182,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     # a median of values with NaN among them would be NaN: they are bridged by straight lines first
     bridged = np.interp(rows, rows[finite], values[finite]) if finite.any() else values
+    # "nearest" repeats the end values, so that the curve does not bend there.
     return median_filter(bridged, size=max(1, round(len(values) * WINDOW_FRAC)), mode="nearest")
 
 
@@ -188,6 +192,7 @@ def _as_it_is(values: np.ndarray) -> np.ndarray:
 
 def _speed(names: Sequence[str], found: Phases) -> str:
     """A row a measure of speed or length; the best value is marked where more, or less, is better."""
+    # The flag says whether less is better; None: neither is.
     measures: dict[
         str, tuple[Callable[[PhaseRecord], float | int | None], Callable[[float], str], bool | None]
     ] = {
@@ -205,6 +210,7 @@ def _speed(names: Sequence[str], found: Phases) -> str:
         ),
         "device memory, GiB": (
             lambda each: each.last("memory/device_bytes"),
+            # GiB, as nvidia-smi and TPU data sheets count memory.
             lambda value: value_text(value / 2**30),
             None,
         ),

@@ -54,6 +54,7 @@ PLACES = (  # the first that matches; charts stand in this order
         "throughput/tokens_per_s", "throughput/tokens_per_s", "", SPEED, UPWARDS._replace(band=True)
     ),
     Place("throughput/(mfu|hfu)", "throughput: share of the peak", r"\1", SPEED, UPWARDS),
+    # The lookahead leaves time/step_s to the next line.
     Place("time/(?!step_s).+", "", "", NOWHERE),  # the stacked chart
     Place("time/step_s", "time/step_s", "", SPEED, SPREAD),
     Place("goodput/frac", "goodput/frac", "", SPEED, UPWARDS),
@@ -74,6 +75,7 @@ PLACES = (  # the first that matches; charts stand in this order
     Place("guard/(.+)", "guard: steps", r"\1", LEARNING, UPWARDS),
     Place("(.+)", r"\1", "", OTHER),
 )
+# Means over sources are drawn in the colour of text, apart from the sources' own colours.
 SUMS = {"all": "var(--ink)", "macro": "var(--ink)", "micro": "var(--soft)"}
 MANY = 8  # more curves than this are a sequence
 PARTS = ("compute", "data_wait", "checkpoint", "evaluate", "restore")  # of the time: time/PART_s
@@ -98,6 +100,7 @@ def place_of(name: str) -> tuple[int, str, str]:
     """(number of the place, chart, curve) of a metric: `eval/web/loss` is the curve `web` of the chart
     `eval: loss`.
     """
+    # The last pattern matches everything, so there always is one.
     i = next(i for i, place in enumerate(PLACES) if re.fullmatch(place.pattern, name))
     match = re.fullmatch(PLACES[i].pattern, name)
     return i, match.expand(PLACES[i].chart), match.expand(PLACES[i].curve)
@@ -132,6 +135,8 @@ def colours_of(names: Sequence[str]) -> list[str]:
     """
     if _in_sequence(names):
         return [
+            # Mixed towards the card's background: the first layer is pale and the last one
+            # strong.
             f"color-mix(in oklab, var(--line-1) {35 + 65 * i // max(len(names) - 1, 1)}%, var(--card))"
             for i in range(len(names))
         ]
@@ -151,6 +156,7 @@ def time_split(columns: Mapping[str, Column]) -> str:
     """Where the time of a step goes. Neighbouring steps are drawn as one stretch, in which the seconds of a
     part are shared by all of its steps.
     """
+    # Seconds of a part are written only at steps where it happened.
     written = {part: columns[f"time/{part}_s"] for part in PARTS if f"time/{part}_s" in columns}
     spent = {part: column for part, column in written.items() if np.nansum(column.values) > 0}
     if "compute" not in spent:

@@ -14,6 +14,7 @@ from launch.reporting.page import figure, fold, literal, paragraph, section, tab
 from launch.terminal.drop_table import drop_table, sources_of
 
 SIDES = {"kept": "to train on", "held_out": "held out"}  # each with its documents, MB and tokens
+# (label: least and greatest size); 2**62 stands for no upper end.
 CLUSTER_SIZES = {
     "2": (2, 2),
     "3": (3, 3),
@@ -69,6 +70,7 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
     """A row a reason, in the order of the recipe; what counts parts of documents (`_spans`, `_lines`,
     `_bytes`) stands apart.
     """
+    # A rule that dropped nothing has no row.
     counts = {reason: n for reason, n in result["dropped"].get(source, {}).items() if n}
     n_read = result.get("read", {}).get(source)
     sizes = result.get("dropped_bytes", {}).get(source, {})

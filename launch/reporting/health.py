@@ -37,6 +37,7 @@ SHOWN = 100  # events on the page before the older ones are folded away
 
 def incidents(phase: PhaseRecord) -> dict[str, int]:
     """How often what went wrong, by the event log and by the counters."""
+    # Lines of other programs may have no `event`.
     counts = Counter(str(event["event"]) for event in phase.events if "event" in event)
     for word, name in COUNTERS.items():
         last = phase.last(name)
@@ -72,6 +73,7 @@ def verdict(phase: PhaseRecord) -> str:
 
 def verdict_cell(phases: Sequence[PhaseRecord]) -> Cell:
     """The worst verdict of all, in a word."""
+    # WORDS goes from the best to the worst, so the highest index is the worst.
     worst = max((verdict(phase) for phase in phases), key=list(WORDS).index, default="")
     return Cell(WORDS[worst], worst)
 
@@ -83,6 +85,7 @@ def summed(phases: Sequence[PhaseRecord]) -> Counter[str]:
 
 def counted(counts: Mapping[str, int]) -> str:
     """Counts of incidents in words, such as `2 × spike, 1 × rollback`."""
+    # Non-breaking spaces keep a count and its name on one line.
     times = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
     return ", ".join(f"{n:,}{times}{name.replace('_', ' ')}" for name, n in counts.items())
 
@@ -107,6 +110,7 @@ def goodput(phase: PhaseRecord) -> str:
     other_colours = [*COLOURS[:2], *COLOURS[3:]]
     largest_first = sorted(seconds_by_cause.items(), key=lambda item: -item[1])
     for i, (cause, seconds) in enumerate(largest_first):
+        # Lost seconds are scaled to what is missing to 1, so that the bar is full.
         share = (1 - useful) * seconds / total_s
         text = f"{cause} {duration(seconds)}, {share:.1%}"
         shares.append((text, share, other_colours[i % len(other_colours)]))
@@ -136,6 +140,7 @@ def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     rest = {
         key: value
         for key, value in event.items()
+        # `began` repeats the time, and the others have columns of their own.
         if key not in ("time", "life", "step", "event", "began") and "/" not in key
     }
     said = ", ".join(f"{key}: {_plain(value)}" for key, value in rest.items())
@@ -152,6 +157,7 @@ def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
 def _plain(value: Any) -> str:
     if isinstance(value, str) or value is None:
         return value or ""
+    # bool is a subclass of int in Python.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value_text(value) if is_number else json.dumps(value)
 

@@ -20,6 +20,7 @@ LESS_IS_BETTER = {
     "margins": False,
     "compression_ratio": False,
 }
+# 200 rows: minutes of training, in which speed is steady.
 RECENT = 200  # rows behind the present speed
 
 
@@ -37,6 +38,7 @@ def held_out(phase: PhaseRecord) -> dict[str, tuple[float | None, float]]:
     evaluated = {name: column for name, column in phase.columns.items() if name.startswith("eval/")}
     numbers = {}
     for name, column in _without_prefix(evaluated).items():
+        # A value at step 0 is that of before the phase.
         first = float(column.values[0]) if column.steps[0] == 0 else None
         numbers[name] = (first, column.last)
     return numbers
@@ -50,6 +52,7 @@ def recent(phase: PhaseRecord, name: str) -> float | None:
     """Median of the newest rows of a metric; None if it was never written."""
     if name not in phase.columns:
         return None
+    # A median: a save or an evaluation makes single rows slow.
     return statistics.median(phase.columns[name].values[-RECENT:].tolist())
 
 
@@ -69,6 +72,7 @@ def hours(phase: PhaseRecord) -> Column | None:
     total = _summed(phase.columns["time/step_s"], per_step=True)
     for name in ("time/evaluate_s", "time/checkpoint_s", "time/restore_s"):
         if name in phase.columns:
+            # Pauses are written at the steps where they happened, and stand for those alone.
             pauses = _summed(phase.columns[name], per_step=False)
             total = Column(total.steps, total.values + _at(total.steps, pauses))
     return Column(total.steps, total.values / 3600)
@@ -82,6 +86,7 @@ def tokens(phase: PhaseRecord) -> Column | None:
         if name.startswith("tokens/source/")
     ]
     if counted:
+        # Sources are written at different steps; their sum needs common ones.
         steps = np.unique(np.concatenate([column.steps for column in counted]))
         return Column(steps, sum(_at(steps, column) for column in counted))
     rate = phase.columns.get("throughput/tokens_per_s")
@@ -102,6 +107,7 @@ def _from_zero(column: Column) -> Column:
     """A column of running sums with a 0 at step 0."""
     if column.steps[0] == 0:
         return column
+    # np.interp would otherwise repeat the first value before its step.
     return Column(np.append(0, column.steps), np.append(0.0, column.values))
 
 

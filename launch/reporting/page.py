@@ -20,6 +20,8 @@ def _bricks() -> Any:
     """The macros of page.html.jinja, read once a process."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
+        # Run names and generated text come from users: all of it is escaped unless marked as
+        # HTML.
         autoescape=True,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty string
         trim_blocks=True,
@@ -31,6 +33,7 @@ def _bricks() -> Any:
 def page(title: str, body: Iterable[str]) -> str:
     """The whole document: no file or address outside it is needed to show it. `body` is HTML."""
     style = (HERE / "page.css").read_text(encoding="utf-8")
+    # Markup marks what is HTML already, which would be escaped once more.
     return str(_bricks().page(title, Markup(style), Markup("\n".join(body))))
 
 
@@ -79,6 +82,7 @@ def table(
     """
     if not rows:
         return ""
+    # A column that all rows leave empty, such as `language`, only takes space.
     filled = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     head = [_with_classes(heads[i], is_number=i >= n_text) for i in filled]
     body = [[_with_classes(row[i], is_number=i >= n_text) for i in filled] for row in rows]
@@ -107,6 +111,7 @@ def swatch(colour: str) -> str:
 
 
 def grid(figures: Iterable[str]) -> str:
+    # Drawn first: the iterable may be a generator, which has no length.
     """Charts, which are HTML, beside each other; nothing when there are none."""
     drawn = "".join(figures)
     return f'<div class="charts">{drawn}</div>' if drawn else ""

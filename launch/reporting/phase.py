@@ -46,8 +46,12 @@ def _sources(phase: PhaseRecord) -> str:
     """A row a source: tokens, share, epochs, the newest loss."""
     heads = {"tokens": "tokens/source/{}", "epochs": "epochs/source/{}", "loss": "loss/source/{}"}
     prefixes = tuple(name.format("") for name in heads.values())
+    # A dict keeps the order in which sources were first written, and each only once.
     names = dict.fromkeys(
-        name.split("/", 2)[2] for name in phase.columns if name.startswith(prefixes)
+        # At most two cuts: a source's own name may contain a slash.
+        name.split("/", 2)[2]
+        for name in phase.columns
+        if name.startswith(prefixes)
     )
     tokens = {name: phase.last(f"tokens/source/{name}") or 0.0 for name in names}
 
@@ -83,6 +87,7 @@ def _slowest(phase: PhaseRecord) -> str:
     worst = [
         f"host {hosts[i]:.0f} in {counts[i] / counts.sum():.0%}" for i in np.argsort(-counts)[:4]
     ]
+    # With a single host there is nothing to compare.
     return paragraph(f"Slowest: {', '.join(worst)} of the rows.") if len(hosts) > 1 else ""
 
 
@@ -99,6 +104,7 @@ def _samples(phase: PhaseRecord) -> str:
 def _on_the_way(samples: list[Mapping[str, Any]]) -> str:
     """Samples of one prompt, evenly over the steps."""
     n_shown = min(len(samples), SAMPLES_SHOWN)
+    # As a set: rounding may choose a sample twice when there are few.
     chosen = {round(i) for i in np.linspace(0, len(samples) - 1, n_shown)}
     return "".join(
         titled(f"step {value_text(samples[i].get('step'))}", _sample_text(samples[i]))

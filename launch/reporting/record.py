@@ -86,6 +86,8 @@ def read_run(folder: Path) -> RunRecord:
         for path in folder.glob(f"*/{file}")
     }
     # By time of creation, which is the order in which they ran.
+    # On Linux ctime is the last change of the folder; nearest to a time of creation that all
+    # systems have.
     others = sorted(with_results - set(job), key=lambda name: (folder / name).stat().st_ctime)
     phases = [
         _phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)
@@ -127,6 +129,7 @@ def read_columns(path: Path) -> dict[str, Column]:
     values: dict[str, list[float]] = {}
     for row in json_lines(path):
         step = row.pop("step", None)
+        # A row without a whole number as its step is damaged, and none of its values count.
         for name, value in row.items() if isinstance(step, int) else ():
             if name not in steps:
                 steps[name], values[name] = [], []
@@ -139,6 +142,7 @@ def read_columns(path: Path) -> dict[str, Column]:
 def _column(steps: np.ndarray, values: np.ndarray) -> Column:
     """A column without the rows that a later row, of the same step or an earlier one, replaces."""
     # the least step in all rows after each row
+    # int64's greatest number after the last row: nothing follows that could replace it.
     least_after = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
     is_final = steps < least_after
     return Column(steps[is_final], values[is_final])

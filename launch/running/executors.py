@@ -27,6 +27,8 @@ class Executor(NamedTuple):
 
     def __call__(self, folder: Path, **offered: Any) -> None:
         """Carry the phase out, with those of the keywords that it takes."""
+        # A phase names only what it uses, so that a new keyword here breaks none that users
+        # wrote.
         taken = inspect.signature(self.call).parameters
         self.call(folder, **{name: value for name, value in offered.items() if name in taken})
 
@@ -39,4 +41,5 @@ def executor_of(phase: Any) -> Executor:
         from trainer.execute import execute
 
         return Executor(partial(execute, phase), needs_devices=True)
+    # True unless it says otherwise: a phase of a user's own may compute on devices.
     return Executor(phase.execute, needs_devices=getattr(phase, "needs_devices", True))

@@ -32,6 +32,8 @@ def lineage(job: Job) -> dict[str, dict[str, Any]]:
     before: dict[str, str] = {}
     rows = {}
     for name, phase in job.phases.items():
+        # A copy: `before` grows with each phase, and a row must keep what was there before its
+        # own.
         rows[name] = {"fingerprint": fingerprint(phase), "after": dict(before)}
         before[name] = rows[name]["fingerprint"]
     return rows
@@ -45,6 +47,7 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
     """
     done = read_json(run_dir / name / "done.json")
     if done is None or done.get("fingerprint") != wanted["fingerprint"]:
+        # A folder without a valid done.json was interrupted; an empty one was only just made.
         return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
 
     # phases that are no longer in the job do not count
@@ -73,6 +76,7 @@ def read_json(path: Path) -> Any:
 
 def mark_done(folder: Path, row: dict[str, Any]) -> None:
     """Complete the done.json that the phase wrote, or write it: the last file of a phase."""
+    # What the phase wrote itself stays: a data phase keeps its counts there.
     write_json(folder / "done.json", {**(read_json(folder / "done.json") or {}), **row})
 
 
@@ -80,11 +84,13 @@ def write_record(job: Job, run_dir: Path, argv: Sequence[str]) -> None:
     """job.yaml is the configuration that ran last; launches.jsonl has a row for every start, with the
     versions that ran it.
     """
+    # Written at every start: a resumed run may have another configuration than the first start.
     write_bytes(run_dir / "job.yaml", to_yaml(dump(job.phases)).encode())
     libraries = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
     versions = {name: importlib.metadata.version(name) for name in libraries}
     row = {"time": time.time(), "argv": list(argv), "python": platform.python_version(), **versions}
     path = run_dir / "launches.jsonl"
+    # Appended, never rewritten, so that an earlier start cannot be lost by a crash now.
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -101,6 +107,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     with (run_dir / ".lock").open("w") as file:
         try:
             # the lock ends with the process, however it ends
+            # LOCK_NB: fail at once; waiting would look like a hang of hours.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             remedy = "wait for it, or choose another --dir"
@@ -108,6 +115,7 @@ def locked(run_dir: Path) -> Iterator[None]:
                 f"{run_dir}: another meshwright run is writing there; {remedy}"
             ) from None
         except OSError as error:
+            # Some network file systems have no locks; a shared folder there must still be usable.
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
         yield

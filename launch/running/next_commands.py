@@ -19,6 +19,7 @@ def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
     commands = []
     if runs:
         commands.append(
+            # Newest phase that trained, whose checkpoint `generate` takes by default.
             (f"meshwright generate {run_dir} {_prompt(runs[-1])}", "an answer to your prompt")
         )
         commands.append((f"meshwright tensorboard {run_dir}", "the curves of every phase"))
@@ -37,4 +38,5 @@ def _prompt(run: Mapping[str, Any]) -> str:
     if not samples:
         return "--prompt TEXT"
     chat = "--chat " if samples[0]["chat"] else ""
+    # Quoted: a prompt has spaces, parentheses and dollar signs that a shell would interpret.
     return f"{chat}--prompt {shlex.quote(samples[0]['prompts'][0])}"

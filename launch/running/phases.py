@@ -41,11 +41,13 @@ def run_phases(
     from trainer.records.goodput import process_started
     from trainer.records.profiler import window_of
 
+    # Parsed before the cluster is joined, so that a wrong --profile fails in milliseconds.
     further = {"allow_change": allow_change, "profile": window_of(profile) if profile else None}
     cluster = find_cluster(os.environ)
     if cluster is None or cluster.n > 1:
         # joined early: the others wait in the coordination service while process 0 prepares data
         join_cluster(cluster)
+    # All processes would print the same lines; those of process 0 are enough.
     console = Console(quiet=not is_first())
     rows = lineage(job)
     start = time.monotonic()
@@ -71,9 +73,12 @@ def run_phases(
             _run_phase(
                 job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further
             )
+            # `name=name` binds the value now: a lambda sees the loop's variable as it is when
+            # called.
             agree(f"{name}/done", lambda name=name: mark_done(run_dir / name, rows[name]))
             console.say(f"{label}: done in {duration(time.monotonic() - phase_start)}")
             began = time.time()
+        # In process 0, when all others are done too: the report reads the logs of all processes.
         agree("end", lambda: _finish(job, run_dir, console, time.monotonic() - start))
 
 
@@ -90,6 +95,7 @@ def _run_phase(
     """One phase: on all processes if it uses devices, else in process 0 while the others wait."""
     folder = run_dir / name
     prefix = f"{name}."
+    # An option is `phase.field`; the phase itself knows only its own field names.
     own_changes = [field.removeprefix(prefix) for field in allow_change if field.startswith(prefix)]
     offered = {
         "job_folder": run_dir,
@@ -103,6 +109,7 @@ def _run_phase(
     if execute.needs_devices:
         join()
         execute(folder, **offered)
+    # A data phase knows nothing of SIGTERM; an exception unwinds it through its own cleaning up.
     else:
         with sigterm_raises():
             agree(f"{name}/work", lambda: execute(folder, **offered))

@@ -21,6 +21,7 @@ def append(args: argparse.Namespace) -> None:
             f"{args.run} is no folder of a run (job.yaml is missing); give one such as runs/tiny"
         )
     phases = {
+        # job.yaml has every field and every override of the run, so nothing else is needed.
         name: phase
         for name, phase in load(str(args.run / "job.yaml")).phases.items()
         if hasattr(phase, "append")

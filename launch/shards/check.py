@@ -25,6 +25,7 @@ N_NAMED = 20  # documents
 class TaskArgument(BaseModel, frozen=True, extra="forbid", strict=True):
     """The value of --task, which is validated like a field of a config."""
 
+    # Strict and frozen as a config is, so that a task here means what it does there.
     task: one_of("data_pipeline.tasks")
 
 
@@ -60,6 +61,7 @@ def check(args: argparse.Namespace) -> None:
         n_rare = n_documents(rare)
         n_common = n_documents(all_hits) - n_rare
         print(f"{task.name}: {n_rare:,} documents share words with it, {n_common:,} common ones")
+        # Sorted, so that two runs print the same table.
         documents = sorted({(hit.folder, hit.document) for hit in rare})
         rows += [(task.name, *document) for document in documents]
     if rows:
@@ -83,6 +85,8 @@ def task_of(text: str) -> Any:
     except ValidationError as error:
         sentences = []
         for detail in error.errors():
+            # The first part of pydantic's location is our field `task`, which the user did not
+            # type.
             where = ".".join(map(str, detail["loc"][1:])) or text
             rule = detail["msg"]
             sentences.append(f"--task {where}: {rule[0].lower()}{rule[1:]}")

@@ -50,6 +50,7 @@ def tokenizer_of(shards: Shards, file: Path | None = None) -> Tokenizer:
         above = shards.folder.resolve().parents[:N_ABOVE]
         beside = [folder / "tokenizer.model" for folder in above]
         candidates = [path for path in beside if path.exists()]
+    # Shards of before the tokenizer was recorded have no fingerprint, and any fits.
     wanted = shards.manifest["lineage"].get("tokenizer")
     for tokenizer in map(Tokenizer, candidates):
         if wanted in (None, tokenizer.fingerprint):

@@ -52,6 +52,7 @@ def described(shards: Shards) -> Iterator[str]:
     yield f"{shards.folder}: {manifest['source']}, {amounts}, {per_token}"
     lengths = shards.lengths.sum(1)
     if len(lengths):
+        # "lower" gives a length that occurs, also for an even number of documents.
         low, middle, high = np.quantile(lengths, (0, 0.5, 1), method="lower")
         yield f"  lengths    {low:,} to {high:,} tokens, median {middle:,}"
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
@@ -60,7 +61,10 @@ def described(shards: Shards) -> Iterator[str]:
     yield f"  content    {manifest['content_hash']}"
     lineage = manifest["lineage"]
     yield from (
-        f"  {name:<10} {value}" for name, value in lineage.items() if isinstance(value, str | int)
+        f"  {name:<10} {value}"
+        for name, value in lineage.items()
+        if isinstance(value, str | int)
+        # Values that are lists or mappings have lines of their own below.
     )
     yield from _raw_files(lineage.get("text"))
     yield "  made by    " + ", ".join(
@@ -88,6 +92,7 @@ def numbers_of(shards: Shards, wanted: str) -> list[int]:
     Raises:
         ValueError: there is none.
     """
+    # A number that is too large may still be an id: ids are digits too, in hexadecimal.
     if wanted.isdecimal() and int(wanted) < len(shards):
         return [int(wanted)]
     if numbers := shards.find(wanted):
@@ -112,6 +117,7 @@ def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> 
     names = ("",) if len(record.sequences) == 1 else ("chosen: ", "rejected: ")
     for name, sequence in zip(names, record.sequences, strict=True):
         text = marked(sequence.tokens.tolist(), tokenizer)
+        # Weights are 0 or 1 here: what is counted is the targets.
         yield f"  {name}{len(sequence.tokens):,} tokens, {int(sequence.weight.sum()):,} of them targets"
         yield text[:FIRST_CHARS]
         if len(text) > FIRST_CHARS:

@@ -35,9 +35,11 @@ class Trained(NamedTuple):
     def n_steps(self) -> int | None:
         """How many steps the data is enough for; None = as many as are asked for."""
         n_rows = self.rows.n_rows
+        # None: the loader begins a new epoch when the data is used up.
         return (
             None
             if n_rows is None
+            # The first step whose last row is beyond the data: rows_of rises with the step.
             else bisect_left(
                 range(1, n_rows + 1), n_rows, key=lambda step: self.past.rows_of(step)[-1]
             )
@@ -78,6 +80,7 @@ def at(args: argparse.Namespace) -> None:
 
 
 def _described(span: Span, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    # A damaged record has a span without tokens.
     fields = {"row": span.row, **span.origin._asdict(), "damaged": not span.tokens}
     return fields | ({"text": marked(span.tokens, tokenizer)} if tokenizer else {})
 
@@ -108,6 +111,7 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
     Raises:
         ValueError: there is no such step.
     """
+    # Step 0 is the state before training.
     if step < 1:
         raise ValueError(f"--step {step}: steps count from 1; give one from there")
     last = phase.n_steps()
@@ -116,6 +120,7 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
         raise ValueError(f"--step {step}: {problem}; give one up to there")
     for number in phase.past.rows_of(step):
         row = phase.rows[number]
+        # Segments count from 1; 0 is padding.
         for segment, origin in enumerate(phase.rows.origins(number), 1):
             # the tokens of a segment are its inputs and, behind them, its last target
             here = row["segments_L"] == segment
@@ -140,6 +145,7 @@ def seen(args: argparse.Namespace) -> None:
             if not rows.shards.find(args.document):
                 continue
             known = True
+            # Up to the last row that was read by now.
             read = phase.rows.rows_of(source, args.document, phase.past.ends[-1])
             steps = (
                 steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []

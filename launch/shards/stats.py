@@ -17,6 +17,7 @@ from launch.shards.folders import label, shard_folders
 from launch.terminal.console import Console
 from launch.terminal.drop_table import drop_table
 
+# 1 % and 99 %: the longest document alone says little about the tail.
 QUANTILES = {"1 %": 0.01, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
 
 
@@ -37,6 +38,7 @@ def stats(args: argparse.Namespace) -> None:
     )
     if args.seq_len:
         # pairs (two sequences a record) are packed in another way
+        # lengths has a column a sequence.
         single = {name: shards for name, shards in folders.items() if shards.lengths.shape[1] == 1}
         rows = [packed(name, shards, args.seq_len) for name, shards in single.items()]
         heads = ("shards", "rows", "full", "documents cut")
@@ -78,6 +80,7 @@ def lengths(name: str, shards: Shards) -> tuple[str, ...]:
 def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
     """A row of the table of packing; the plan is made as the loader makes it, and thrown away."""
     targets = (shards.lengths[:, 0] - 1).clip(min=0)  # the first token is never a target
+    # Packing is planned in blocks of documents, as the loader does for corpora beyond memory.
     plans = list(planned(len(targets), lambda some: BestFit().plan(targets[some], seq_len)))
     n_rows = sum(map(len, plans))
     n_cut = int((targets > seq_len).sum())

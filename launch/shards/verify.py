@@ -9,6 +9,7 @@ from data_pipeline.files import sha256
 from data_pipeline.shards.shards import Shards
 from launch.shards.folders import label, shard_folders
 
+# More would fill the screen with the same cause.
 MAX_NAMED = 5
 
 
@@ -26,6 +27,7 @@ def verify(args: argparse.Namespace) -> None:
         except (ValueError, OSError) as error:
             print(f"{label(folder, args.path)}: damaged", flush=True)
             damage.append(str(error))
+    # Several folders of shards share one tokenizer, so it is compared once.
     for data in sorted({data_folder(folder) for folder in folders}):
         if problem := tokenizer_damage(data):
             damage.append(problem)
@@ -41,6 +43,7 @@ def verified(folder: Path) -> str:
         ValueError: something differs.
     """
     shards = Shards(folder)
+    # Every segment's files against the digests in its manifest.
     shards.verify()
     check_done(folder, shards)
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
@@ -68,6 +71,7 @@ def check_done(folder: Path, shards: Shards) -> None:
     data = data_folder(folder)
     # done.json names shards by their folder in the data phase
     expected = done_of(data).get("contents", {}).get(folder.resolve().relative_to(data).as_posix())
+    # Later segments were appended after done.json was written.
     if expected not in (None, shards.segments[0].manifest["content_hash"]):
         problem = f"{folder} is not what {data / 'done.json'} says (another content hash)"
         raise ValueError(f"{problem}; delete both and prepare again")

@@ -29,6 +29,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line; it stands above bars that are in progress."""
+        # No markup: text in square brackets would be taken for a style.
         self._rich.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
@@ -38,6 +39,7 @@ class Console:
         """Follow `total` units of work (None = unknown), `done` of them before: yields `advance(n=1,
         note="")`.
         """
+        # Bars redraw a line by control characters, which a log file would keep.
         follow = self._bar if self._rich.is_terminal and not self._rich.quiet else self._lines
         with follow(what, total, unit, done) as advance:
             yield advance
@@ -59,6 +61,7 @@ class Console:
             count = "{task.completed:,.0f}/{task.fields[of]} {task.fields[unit]}"
             left = ("{task.description}", BarColumn(30), TextColumn(count))
             right = (TimeElapsedColumn(), "eta", TimeRemainingColumn(), "{task.fields[note]}")
+            # transient: a finished bar disappears, and the line that the phase prints stays.
             self._bars = Progress(*left, *right, console=self._rich, transient=True)
             self._bars.start()
         bars = self._bars
@@ -78,6 +81,7 @@ class Console:
             yield advance
         finally:
             bars.remove_task(task)
+            # The last one ends the display, or its thread would go on drawing.
             if not bars.tasks:
                 bars.stop()
                 self._bars = None
@@ -101,6 +105,7 @@ class Console:
                     total and count > done
                 ):  # `done` was there at the start and says nothing about speed
                     seconds_each = (now - start) / (count - done)
+                    # At the mean speed so far, which changes less than the newest one.
                     line += f", {duration(seconds_each * (total - count))} left"
                 self.say(f"{line}, {note}" if note else line)
 
@@ -123,7 +128,10 @@ class Console:
         )
         for i, column in enumerate(columns):
             table.add_column(
-                column, justify="left" if i < text_columns else "right", overflow="fold"
+                # "fold" wraps a long text; the default would cut it with an ellipsis.
+                column,
+                justify="left" if i < text_columns else "right",
+                overflow="fold",
             )
         for row in rows:
             table.add_row(*row)

@@ -38,6 +38,7 @@ def in_one_order(lists: Iterable[Iterable[str]]) -> list[str]:
     merged: list[str] = []
     for names in lists:
         before = len(merged)  # a new name goes before the name that follows it in its list
+        # From the end: the name that follows is then already placed.
         for name in reversed(list(names)):
             if name in merged:
                 before = merged.index(name)

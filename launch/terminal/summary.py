@@ -38,6 +38,7 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
     speeds = {name: result["summary"] for name, result in by_phase.items() if result.get("summary")}
     _print_speed(console, speeds)
     for name, result in by_phase.items():
+        # Two of each phase show whether the text is readable.
         for sample in result.get("samples", [])[:2]:
             console.say(f"{name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
 
@@ -84,6 +85,7 @@ def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         of_sets = [
             metric
             for metric in after
+            # macro/ and micro/ are means over sets, not sets.
             if metric.endswith("/bits_per_byte") and not metric.startswith(("macro/", "micro/"))
         ]
         shown = [*of_sets, *means] if len(of_sets) + len(means) <= MOST_ROWS else means
@@ -133,5 +135,6 @@ def _trouble(summary: Mapping[str, Any], key: str, calm: int) -> str:
 
 
 def _one_line(text: str) -> str:
+    # Line ends of generated text would break the table of a terminal.
     joined = " ".join(text.split())
     return joined if len(joined) <= 100 else joined[:99] + "…"

@@ -9,6 +9,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "config", metavar="CONFIG", help="a config name (tiny), a .py file or a .yaml file"
     )
     parser.add_argument(
+        # argparse's `append` copies the default before it appends, so this list is not shared
+        # between parses.
         "--set",
         metavar="PHASE.FIELD=VALUE",
         action="append",

@@ -117,6 +117,7 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.what == "device":
         return _bench_device(args)
+    # `optimizers` has no rounds: its runs are compared by loss, and one run of each says that.
     if getattr(args, "rounds", 1) < 1:
         raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
 
@@ -139,6 +140,7 @@ def main(args: argparse.Namespace) -> int:
 def _bench_device(args: argparse.Namespace) -> int:
     from launch.bench.device import watch
 
+    # Before the child starts: it would die on its first import, once for every check.
     watch.check_imports()
 
     # the child process, which holds the device
@@ -150,6 +152,8 @@ def _bench_device(args: argparse.Namespace) -> int:
 
         work_from(args.first, small=args.small)
         return 0
+    # `-m launch` and not the console script, which need not be on PATH where only the sources
+    # are.
     command = [
         sys.executable,
         "-m",
@@ -158,6 +162,7 @@ def _bench_device(args: argparse.Namespace) -> int:
         "device",
         *(["--small"] if args.small else []),
     ]
+    # Progress goes to standard error, so that the table can be redirected alone.
     report = watch.check_device(command, say=lambda text: print(text, file=sys.stderr, flush=True))
     watch.show(report)
     if args.json:
@@ -193,7 +198,10 @@ def _bench_checkpoint(args: argparse.Namespace) -> None:
     from model.mesh import make_mesh
 
     args.dir.mkdir(parents=True, exist_ok=True)
+    # The state is sharded over all devices, as a training run would save it.
     mesh = make_mesh(fsdp=len(jax.devices()))
+    # A temporary folder below --dir: /tmp may be another disk, or memory, and would be measured
+    # instead.
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory(dir=args.dir) as folder:
         rounds = measure(Path(folder) / "bench", gigabytes=args.gb, n_rounds=args.rounds, mesh=mesh)
     numbers = figures(rounds, interval_s=args.every)
@@ -212,6 +220,7 @@ def _bench_train(args: argparse.Namespace) -> None:
         if not args.json:
             print(sentence, flush=True)
         rounds = measure(shape, mesh, n_rounds=args.rounds)
+    # Tokens of a global batch: `figures` divides by the devices where a rate is per device.
     tokens = shape.batch_size * shape.seq_len
     numbers = figures(rounds, tokens=tokens, flops_per_token=flops_per_token, n_devices=mesh.size)
     if args.json:
@@ -234,12 +243,15 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
     from launch.job.problems import Problems, explain_all
 
     fields = SHAPES[name] if name in SHAPES else shape_of_run(_first_run(name, load(name).phases))
+    # A deep copy, because `override` writes into the tree and SHAPES is shared by all calls.
     tree = {"train": copy.deepcopy(fields)}
 
     # `architecture.layers=4` is short for `train.architecture.layers=4`
     full = [setting if setting.startswith("train.") else f"train.{setting}" for setting in settings]
     problems = override(tree, full)
     try:
+        # By way of JSON: strict models take a list for a tuple, or a string for a path, only from
+        # JSON.
         shape = TrainShape.model_validate_json(json.dumps(tree["train"]))
     except ValidationError as error:
         problems += explain_all(error, "train", tree["train"], TrainShape)
@@ -250,6 +262,7 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
 
 
 def _first_run(name: str, phases: dict[str, Any]) -> Any:
+    # A data phase has no architecture, and so no step to measure.
     runs = [phase for phase in phases.values() if hasattr(phase, "architecture")]
     if not runs:
         raise ValueError(f"{name} has no phase that trains; name a config that has one")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launch.verbs.arguments import add_import_argument
 
+# `at` and `seen` are two directions of one mapping and share a module.
 ACTIONS = {  # name -> (module, what it does)
     "inspect": ("inspect", "a folder of shards in words, and a document of it as text"),
     "verify": (
@@ -35,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     parsers = {
         name: actions.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+            # argparse prints a description as a paragraph, so the help line becomes a sentence.
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            allow_abbrev=False,
         )
         for name, (_, text) in ACTIONS.items()
     }
@@ -70,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=Path,
             help="default: tokenizer.model in a folder above the shards",
         )
+    # These four read configurations or tasks, which may name components of the user's own.
     for name in ("check", "append", "at", "seen"):
         add_import_argument(parsers[name])
 
@@ -111,5 +117,7 @@ def main(args: argparse.Namespace) -> int:
     """Call the function of launch/shards that has the name of the action."""
     module, _ = ACTIONS[args.action]
     # imported here, so that `--help` needs none of them
+    # The function has the action's name in every module: a new action needs one entry and one
+    # file.
     getattr(importlib.import_module(f"launch.shards.{module}"), args.action)(args)
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from launch.running.find import WHERE, find_phase
 from launch.verbs.arguments import add_import_argument
 
+# Annotations below are strings, so these names are needed by type checkers alone.
 if TYPE_CHECKING:  # verbs are parsed without jax
     from inference.generating import SamplingRule
     from inference.text import Loaded
@@ -79,6 +80,8 @@ def main(args: argparse.Namespace) -> int:
     sampler = sampler_of(args.temperature, args.top_k, args.top_p)
     # lines are read as they come, so that a person can type them
     prompts = args.prompt or (line.rstrip("\n") for line in sys.stdin)
+    # float32 products, because TPUs and recent GPUs would compute them from bfloat16 or TF32
+    # pieces.
     with jax.set_mesh(Mesh().make()), jax.default_matmul_precision("float32"):
         write = writer(
             load(folder, step),
@@ -88,8 +91,12 @@ def main(args: argparse.Namespace) -> int:
             key=jax.random.key(args.seed),
         )
         for number, prompt in enumerate(prompts):
+            # With --chat the prompt is a question, and only the answer is shown; else the text
+            # goes on from it.
             between_texts = "\n" if number else ""  # an empty line
             print(between_texts if args.chat else between_texts + prompt, end="", flush=True)
+            # flush after every piece: a pipe or terminal buffers by lines, and a text may have no
+            # line end.
             for piece in write(number, prompt):
                 print(piece, end="", flush=True)
             print(flush=True)
@@ -121,6 +128,7 @@ def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> "S
 
     from inference.sample import Greedy, Sampler
 
+    # Temperature 0 divides by zero in a softmax; its limit is the arg max, which is `Greedy`.
     if temperature == 0:
         if top_k is not None or top_p is not None:
             what = (
@@ -131,6 +139,7 @@ def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> "S
     try:
         return Sampler(temperature=temperature, top_k=top_k, top_p=top_p)
     except ValidationError as error:
+        # pydantic names fields with underscores; a person typed the option with hyphens.
         wrong = [
             f"--{str(detail['loc'][0]).replace('_', '-')} {detail['input']}: {detail['msg']}"
             for detail in error.errors()

@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
     from model.mesh import Mesh
     from model.size import n_params
 
+    # Asked before the import, which may take minutes for a large model.
     python = args.verify_python or sys.executable
     if args.verify:
         check_transformers(python)
@@ -56,7 +57,11 @@ def main(args: argparse.Namespace) -> int:
     source = open_source(args.path)
     with jax.set_mesh(Mesh().make()):
         architecture, params = import_source(
-            source, args.dir, precision=Precision(params=args.params), say=print
+            # float32 by default: a bfloat16 checkpoint converts to it without rounding.
+            source,
+            args.dir,
+            precision=Precision(params=args.params),
+            say=print,
         )
         model = f"{type(architecture).__name__} of {n_params(params):,} parameters"
         print(f"  {model} -> {args.dir / 'checkpoints' / '0'}")

@@ -14,6 +14,8 @@ from launch.verbs.arguments import add_config_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, the hardware, what to print."""
     add_config_arguments(parser)
+    # Without a topology there is nothing to compile for, and the coordinate check runs on this
+    # machine.
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--topology", metavar="NAME", help="a TPU slice (v5p:4x4x4) or a number of GPUs (h100:64)"
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--finalists",
         metavar="N",
         type=int,
+        # Each takes as long as a compilation of the real step, minutes for a large model.
         default=4,
         help="how many settings the search compiles (default 4)",
     )
@@ -59,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.planning.environment import quiet_environment
     from launch.process.environment import prepare_process
 
+    # First: it sets environment variables that libtpu and XLA read once, when jax is imported.
     prepare_process()
     if args.coordinate_check:
         return _check(args)
@@ -67,19 +71,23 @@ def main(args: argparse.Namespace) -> int:
     quiet_environment()
     from launch.planning.topology import target_of
 
+    # Parsed before the configuration is loaded: a wrong topology is found in milliseconds.
     target = target_of(args.topology, args.slices)
     if args.finalists < 1:
         raise ValueError(f"--finalists {args.finalists}: must be at least 1; raise it")
     from launch.job.load import load
     from launch.planning.plan import Planner
 
+    # The configuration is checked as `run` checks it, so that what is planned can also be run.
     name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
 
+    # Progress goes to standard error: with --json standard output must be one document.
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     planner = Planner(name, run, target, hlo=args.hlo, say=say)
     report = planner.search(args.finalists) if args.search else planner.one()
+    # A report with a problem may still have lines: the plan that does not fit is shown beside it.
     if report.problem:
         print(f"meshwright: error: {report.problem}", file=sys.stderr)
     if args.json and report.json is not None:
@@ -103,6 +111,7 @@ def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
         raise ValueError(
             f"config {job.name} has no training phase (Run) to plan; there are {', '.join(job.phases)}"
         )
+    # Phases keep the order of the configuration, so this is the first one that trains.
     name = name or next(iter(runs))
     if name not in runs:
         raise ValueError(
@@ -116,6 +125,7 @@ def _check(args: argparse.Namespace) -> int:
     from launch.planning.coordinate_check import family, report
 
     name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
+    # A relative is the same architecture at another width; muP must hold for all of them.
     widths = ", ".join(str(architecture.width) for architecture in family(run.architecture))
     remedy = f"--set {name}.architecture.… gives a smaller relative if that is too much here"
     print(

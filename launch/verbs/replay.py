@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from launch.verbs.arguments import add_import_argument
 from launch.verbs.data import add_run_arguments
 
+# The word of the last column, where a difference of 0 would not tell -0.0 from 0.0.
 EXACT = "the same bits"
 
 
@@ -41,14 +42,17 @@ def main(args: argparse.Namespace) -> int:
 
     console = Console()
     folder = run_of(args)
+    # The phase's configuration as the run folder has it, not as a config file says today.
     name, run = named_phase(args)
 
     # the settings of that step, which a later start of the run may have changed
     run = run_of_step(folder / name, args.step, run)
     mesh = run.mesh.make()
+    # The same mesh as in training: another one adds partial sums in another order.
     with jax.set_mesh(mesh):
         found = replay(run, folder / name, folder, args.step, say=console.say)
         then = placed_at(folder / name, args.step)
+        # An older log has no placement; then a difference cannot be blamed on it.
         changes = (
             moved(then, placement(mesh)) if then else ["where it was computed is not in its log"]
         )
@@ -69,9 +73,11 @@ def compared(
 ) -> tuple[list[tuple[str, str, str, str]], int]:
     """A line a number that a step gives and its row has, and how many of them have the same bits."""
     lines, n_exact = [], 0
+    # Only numbers on both sides: rows also have times and rates, which no replay repeats.
     for name in sorted(now.keys() & logged.keys()):
         exact = same_bits(now[name], logged[name])
         difference = EXACT if exact else f"{now[name] - logged[name]:.3g}"
+        # 9 significant digits tell any two float32 numbers apart.
         lines.append((name, f"{logged[name]:.9g}", f"{now[name]:.9g}", difference))
         n_exact += exact
     return lines, n_exact
@@ -80,4 +86,5 @@ def compared(
 def same_bits(x: float, y: float) -> bool:
     """Whether two numbers have the same bits; any NaN counts as the same as any other."""
     both_nan = math.isnan(x) and math.isnan(y)
+    # float.hex is exact and tells -0.0 from 0.0, which == does not.
     return both_nan or x.hex() == y.hex()

@@ -25,6 +25,7 @@ def main(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     from launch.reporting.write import write_comparison, write_report
 
+    # One run has a report of its own; a comparison needs at least two.
     is_one = len(args.runs) == 1
     print(write_report(args.runs[0], args.out) if is_one else write_comparison(args.runs, args.out))
     return 0

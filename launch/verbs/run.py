@@ -56,10 +56,12 @@ def main(args: argparse.Namespace) -> int:
     from launch.process.environment import prepare_process
 
     # before jax is imported: it reads its environment then
+    # The environment decides platforms and compiler flags: it must be complete at that import.
     prepare_process()
     from launch.job.load import load
 
     job = load(args.config, args.set, args.imports)
+    # Kept in args, because an error report writes its details into the run folder.
     args.run_dir = args.dir or RUNS / job.name
     if args.on:
         return hand_over(args, job.name)
@@ -82,11 +84,14 @@ def main(args: argparse.Namespace) -> int:
 
 def hand_over(args: argparse.Namespace, name: str) -> int:
     """Start the same command in N processes here, or as a batch job."""
+    # The new processes get the command as it was typed, less what would make them start others.
     command = without_options(args.argv, {"--on": 1, "--cluster": 1, "--dry-run": 0})
 
     # the other processes may be started elsewhere and must mean the same folder
+    # A relative default would be another folder when a cluster's job starts elsewhere.
     if "--dir" not in command and not any(word.startswith("--dir=") for word in command):
         command += ["--dir", str(args.run_dir)]
+    # local:N or local:NxD, without leading zeros, so that local:0 is refused here.
     local = re.fullmatch(r"local:([1-9]\d*)(?:x([1-9]\d*))?", args.on)
     if local:
         from launch.clusters.local import run_here
@@ -112,6 +117,7 @@ def without_options(argv: list[str], options: dict[str, int]) -> list[str]:
     kept: list[str] = []
     skip = 0  # how many of the next words are values of an option that is dropped
     for word in argv:
+        # `--set=a=b` must be cut at the first = only; what follows is its value.
         name = word.partition("=")[0]
         if skip:
             skip -= 1

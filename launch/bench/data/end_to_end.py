@@ -10,6 +10,7 @@ from typing import NamedTuple
 from launch.bench.data.process_tree import Watch
 from launch.bench.data.sample import Sample
 
+# In a process of its own, so that imports and memory of this one do not count.
 CHILD = """
 import sys
 from launch.bench.data.end_to_end import prepare
@@ -39,6 +40,7 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     command = [sys.executable, "-c", CHILD, str(out), str(workers), *map(str, files)]
+    # stdout is inherited: it prints progress, stderr is read for the reason of a failure.
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     # workers are processes of their own, so the whole tree is followed
@@ -49,6 +51,7 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
     if child.returncode:
         raise RuntimeError(f"the data phase failed: {errors.strip().splitlines()[-1]}")
     n_all = len(taken.files)  # file i holds the pages i, i + n_all, …
+    # A run on fewer files counts only the pages in those files.
     raw_bytes = sum(len(page.data) for i in range(len(files)) for page in taken.pages[i::n_all])
 
     return Whole(workers, raw_bytes, wall_s, cpu_s, watch.peak_bytes, sizes(out))
@@ -80,6 +83,7 @@ def prepare(out: str, workers: int, files: list[str]) -> None:
     phase = Prepare(
         sources=FrozenMap(web=Warc(paths=tuple(files))),
         recipe=web_recipe(sources=("web",)),
+        # A tenth is held out, so that the stage has work to do at all.
         held_out_frac=0.1,
         held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
         tokenizer=SentencePiece(vocab_size=2048, model="bpe", sample_mib=1),

@@ -18,6 +18,7 @@ from launch.bench.data.sample import Sample, Stage, sample
 from launch.bench.data.text import mb_of, text_stages
 from launch.terminal.console import Console
 
+# One and two: enough to see what a second worker adds, on any laptop.
 WORKERS = (1, 2)
 STAGE_HEADS = ("stage", "speed", "from", "to", "unit", "bound", "of it")
 RUN_HEADS = ("workers", "raw MB", "seconds", "MB/s", "CPU-seconds", "peak MB")
@@ -45,6 +46,7 @@ def bench_data(args: argparse.Namespace) -> None:
     """
     if args.mb <= 0:
         raise ValueError(f"--mb {args.mb:g}: must be more than 0; raise it")
+    # With --json nothing else may go to standard output.
     console = Console(quiet=args.json)
     with tempfile.TemporaryDirectory(prefix="meshwright-bench-") as folder:
         taken = sample(args.web, Path(folder), n_bytes=round(args.mb * 1e6))
@@ -63,9 +65,11 @@ def bench_data(args: argparse.Namespace) -> None:
             for n in (len(taken.files) // 2, None)
         ]
         console.table("The whole data phase", RUN_HEADS, [run_row(run) for run in runs])
+        # runs is in the order (workers 1: half, all; workers 2: half, all).
         for half, full in (runs[:2], runs[2:]):
             rate = f"{beyond_start(half, full):,.0f} CPU-seconds a GB of raw HTML"
             console.say(f"{full.workers} worker(s): {rate} beyond the start")
+        # Of all files with one worker; the number of workers does not change what is stored.
         console.say(f"stored, as shares of the raw bytes: {stored(runs[1])}")
     if args.json:
         print(json.dumps(as_json(taken, measured, runs), indent=1))
@@ -87,6 +91,8 @@ def measure(stages: Sequence[Stage], *, n_rounds: int) -> list[Measured]:
             before = cpu_s()
             stage.work()
             if number:  # round 0 fills caches and imports
+                # At least a nanosecond: the CPU clock may not have advanced for a stage of a few
+                # microseconds.
                 seconds[stage.name].append(max(cpu_s() - before, 1e-9))
     return [
         Measured(stage, tuple(stage.amount / s for s in seconds[stage.name])) for stage in stages
@@ -99,6 +105,7 @@ def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
     table = []
     for stage, speeds in measured:
         speed = medians[stage.name]
+        # A bound has no bound of its own, and `get` of "" gives None.
         bound = medians.get(stage.bound)
         share = f"{speed / bound:.1%}" if bound else ""
         shown = [

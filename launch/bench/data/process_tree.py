@@ -21,6 +21,7 @@ class Used(NamedTuple):
 def descendants(pid: int) -> dict[int, Used]:
     """Process id -> what it used, of `pid` and all processes below it that are there now."""
     try:
+        # Recursive: a pool's workers are children of a child.
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
     except psutil.Error:  # it has just ended
@@ -30,6 +31,7 @@ def descendants(pid: int) -> dict[int, Used]:
         try:
             times = process.cpu_times()
             used_by[process.pid] = Used(times.user + times.system, process.memory_info().rss)
+        # It ended between the listing and the question; what was last seen of it counts.
         except psutil.Error:
             continue
     return used_by
@@ -58,9 +60,11 @@ class Watch:
         self._thread.start()
 
     def _follow(self) -> None:
+        # `wait` is the pause, and ends at once when `stop` sets the event.
         while not self._ended.wait(SAMPLED_EVERY_S):
             now = descendants(self._pid)
             self._last_seen |= now
+            # Sum over processes at one moment, not of each one's own maximum.
             self.peak_bytes = max(self.peak_bytes, sum(used.rss_bytes for used in now.values()))
 
     def stop(self) -> float:

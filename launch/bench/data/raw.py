@@ -15,6 +15,7 @@ from launch.bench.data.sample import MAX_PAGE_BYTES, Sample, Stage
 def raw_stages(taken: Sample, work: Path) -> list[Stage]:
     """Stages, each behind its bound; amounts are MB of HTML."""
     mb = taken.html_bytes / 1e6
+    # Outside the timed work: building the requests is not extraction.
     requests = [request(page.data, page.charset, "main") for page in taken.pages]
 
     def read() -> None:
@@ -33,10 +34,12 @@ def raw_stages(taken: Sample, work: Path) -> list[Stage]:
 
     def gunzip() -> None:
         for file in taken.files:
+            # zlib's speed is the bound of reading WARC, which is gzip a record.
             gzip.decompress(file.read_bytes())
 
     def cut() -> None:
         for page in taken.pages:
+            # The least a parser must do: find where tags begin.
             page.data.split(b"<")
 
     return [

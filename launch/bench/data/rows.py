@@ -20,6 +20,7 @@ from launch.bench.data.sample import Sample, Stage
 
 VOCAB_SIZE = 8192
 SEQ_LEN, BATCH = 4096, 16
+# Rows of one measurement: 1 M tokens.
 N_ROWS = 256
 LOADED_TOKENS = (
     4_000_000  # at least; documents are repeated, under other ids, until there are so many
@@ -31,6 +32,8 @@ def row_stages(taken: Sample, folder: Path) -> list[Stage]:
     """Tokenizing, writing, packing and loading, each stage behind its bound."""
     model = folder / "tokenizer.model"
     texts = (document.text for document in (*taken.web, *taken.code))
+    # A small sample and vocabulary: how a tokenizer was trained does not change how fast it
+    # encodes much.
     SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(texts, model)
     tokenizer = Tokenizer(model)
 
@@ -52,7 +55,9 @@ def record_of(document: Document, tokenizer: Tokenizer) -> Record:
 
 def repeated(records: list[Record], n_tokens: int) -> list[Record]:
     """The same documents under other ids, until there are so many tokens."""
+    # -(-a // b) rounds up.
     n_times = -(-n_tokens // sum(len(record.sequences[0].tokens) for record in records))
+    # Ids of 16 hex digits; copies need ids of their own, since a shard holds each once.
     return [record._replace(id=f"{number:016x}") for number, record in enumerate(records * n_times)]
 
 
@@ -84,9 +89,11 @@ def mb_of(texts: list[str]) -> float:
 
 
 def _writing(records: list[Record], folder: Path) -> list[Stage]:
+    # 16 bits hold the ids of a vocabulary of 8192, as in the shards.
     tokens = np.concatenate([record.sequences[0].tokens for record in records]).astype(np.uint16)
 
     def shards() -> None:
+        # Every round writes into an empty folder.
         shutil.rmtree(folder / "shards", ignore_errors=True)
         write_shards(
             folder / "shards", records, source="code", n_bytes=0, shard_records=8192, lineage={}
@@ -108,6 +115,7 @@ def _writing(records: list[Record], folder: Path) -> list[Stage]:
 def _packing() -> Stage:
     # lengths of documents as web text has them: a median of 665 tokens with a long tail
     lengths = np.random.default_rng(0).lognormal(6.5, 1.2, N_LENGTHS).astype(np.int64).clip(2)
+    # The share of positions that hold tokens: a faster plan that packs worse would be no gain.
     full = lengths.sum() / (len(BestFit().plan(lengths, SEQ_LEN)) * SEQ_LEN)
     note = f"rows of {SEQ_LEN} are {full:.4%} full"
     work = partial(BestFit().plan, lengths, SEQ_LEN)
@@ -127,6 +135,7 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
     def copy() -> None:
         for numbers in batched(range(N_ROWS), BATCH):
             for field in row.values():
+                # Copying is the bound: a loader must at least put its rows into a batch.
                 np.stack([field for _ in numbers])
 
     return [
@@ -134,6 +143,7 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
         Stage("loader", million, "M tokens", lambda: read(plain), "copy of rows"),
         Stage(
             "loader, FIM rate 0.5",
+            # An eighth of the rows: turning documents is slower, and the rate is what counts.
             million / 8,
             "M tokens",
             lambda: read(turned, N_ROWS // 8),
@@ -144,6 +154,7 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
 
 def read(rows: PackedRows, n_rows: int = N_ROWS) -> None:
     """The first rows in the order of training, stacked to batches."""
+    # Seed 0 fixes the order; random access to shards is part of what is measured.
     sequence = RowSequence({"code": rows}, {"code": 1.0}, 0)
     for numbers in batched(range(n_rows), BATCH):
         batch = sequence.read(list(numbers))

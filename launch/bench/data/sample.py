@@ -16,6 +16,7 @@ from data_pipeline.readers.warc import Warc, pages_of
 from data_pipeline.readers.warc_records import write_record
 
 N_FILES = 16  # WARC files: enough to share among a few workers
+# 1 MiB: larger pages are mostly tables or data.
 MAX_PAGE_BYTES = 1 << 20
 
 
@@ -68,6 +69,7 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
     Raises:
         ValueError: `web` holds no page.
     """
+    # `work` is for files that a reader unpacks; a folder of HTML needs none.
     pages = list(until(pages_in(web, folder / "work"), n_bytes, lambda page: len(page.data)))
     if len(pages) < N_FILES:
         rule = f"the bench needs {N_FILES}; give more, or raise --mb"
@@ -83,9 +85,11 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
             write_record(url=page.path, html=page.data, date=DATE)
             for page in pages[number::N_FILES]
         )
+        # mtime=0: the same pages give the same bytes.
         file.write_bytes(b"".join(gzip.compress(record, 6, mtime=0) for record in records))
     documents = list(read_all(Warc(paths=tuple(map(str, files))), "web", work=folder / "work"))
     modules = read_all(StdlibCode(), "code", work=folder / "work")
+    # Characters stand for bytes here; code is almost all ASCII.
     code = list(until(modules, n_bytes, lambda document: len(document.text)))
     origin = str(web) if web else "the standard library's documentation"
 
@@ -110,7 +114,9 @@ def pages_in(web: Path | None, work: Path) -> Iterator[Page]:
 
 def _html_files(folder: Path) -> Iterator[Page]:
     files = [*folder.rglob("*.html"), *folder.rglob("*.htm")]
+    # Sorted by hash: names of pages from one site are neighbours, and would fill the sample.
     for file in sorted(files, key=lambda file: key_of("bench", str(file))):
+        # An empty file is no page, and a WARC reader would drop one that is too large.
         if file.is_file() and 0 < file.stat().st_size <= MAX_PAGE_BYTES:
             url = f"http://localhost/{file.relative_to(folder)}"
             yield Page(str(file), url, file.name, file.read_bytes())
@@ -126,5 +132,6 @@ def until[T](items: Iterable[T], n_bytes: int, size) -> Iterator[T]:
     for item in items:
         if taken >= n_bytes:
             return
+        # Counted after the test, so the last item may exceed the limit; none is cut.
         taken += size(item)
         yield item

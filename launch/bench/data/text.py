@@ -34,6 +34,7 @@ CODE_RULES: dict[str, dict[str, dict[str, Any]]] = {
     "code rules": {"CodeQuality": {}, "CodeKind": {}},
     "secrets": {"Secrets": {}},
 }
+# GSM8K has 1,319 test questions of some 45 words.
 N_QUESTIONS, QUESTION_WORDS = 2000, 40
 
 
@@ -52,12 +53,15 @@ def text_stages(taken: Sample, folder: Path) -> list[Stage]:
         "Decontaminate": {
             "tasks": (questions(taken.code, folder / "questions.jsonl"),),
             "action": "drop",
+            # Most rules refuse to remove too much of a corpus; here the corpus is chosen by size
+            # alone.
             "max_removed_frac": 0.9,
         }
     }
 
     def split(documents: Sequence[Document]) -> None:
         for document in documents:
+            # Splitting into words is the bound: every rule has to look at them.
             document.text.split()
 
     return [
@@ -87,6 +91,7 @@ def annotate(rules: Sequence[Rule], taken: Iterable[Document]) -> None:
     layouts.cache_clear()  # rules share the word arrays of a batch; this stage must not find another one's
     for batch in corpus.batches(taken):
         for rule in rules:
+            # A rule may add annotations that the next one reads, so the batch is passed on.
             batch, _ = rule.annotate(batch)
 
 
@@ -95,6 +100,7 @@ def questions(code: Sequence[Document], path: Path) -> dict[str, Any]:
     too.
     """
     words = (word for document in code for word in document.text.split())
+    # iter(f, "") calls f until it returns "".
     runs = iter(
         lambda: " ".join(islice(words, QUESTION_WORDS)), ""
     )  # "" when the words are used up

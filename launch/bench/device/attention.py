@@ -24,6 +24,7 @@ from model.sharding import local, named
 # operand is rounded by up to 2**-9 = 2e-3, and a gradient passes three such products: 1e-2 in the worst block
 # of 128 positions on a CPU. A window that is one key too wide gives 6e-2, a wrong mask 0.1 to 1.
 BOUNDS = {"float32": 1e-4, "bfloat16": 2.5e-2}
+# Layouts of the five inputs and the output gradient: rows, positions, heads, width of a head.
 LETTERS = ("BLHA", "BLKA", "BLKA", "BL", "BL", "BLHA")
 
 
@@ -44,6 +45,7 @@ class Case(NamedTuple):
     @property
     def maths(self) -> Maths:
         """What a kernel is to compute."""
+        # 1/sqrt(width): the usual scale of scores (Vaswani et al. 2017, section 3.2.1).
         return Maths(scale=self.A**-0.5, window=self.window, soft_cap=self.soft_cap)
 
 
@@ -80,6 +82,7 @@ SMALL_CASES = (
     Case("packed, grouped heads", H=4, K=2, A=16, A2=16, packed=True),
     Case("packed, soft cap and window", H=4, K=1, A=16, A2=8, packed=True, window=7, soft_cap=2.0),
 )
+# A grouped case and one with every rule on: float32 costs a compilation for each.
 IN_FLOAT32 = ("packed, grouped heads", "packed, soft cap and window")
 LENGTH = 1536  # positions: several blocks of every kernel, and scores of one head are 9 MB
 SMALL_LENGTH = 48
@@ -99,12 +102,14 @@ def attention_checks(*, small: bool) -> Iterator[Check]:
     for name, attend in kernels.items():
         for case in cases:
             # float32 finds what rounding would hide; some cases are enough, since each costs a compilation
+            # cuDNN has no float32 attention.
             exact_too = name != "cudnn" and case.name in in_float32
             for dtype in ("bfloat16", "float32") if exact_too else ("bfloat16",):
                 run = functools.partial(check_attention, name, attend, case, dtype, length=length)
                 yield Check(title(name, case, dtype), run, compares=True)
     for context in ("gather", "ring"):
         attend = attention_of("auto", context, platform)
+        # A CPU computes bfloat16 by way of float32, slowly; there the wider type says more.
         dtype = "float32" if platform == "cpu" else "bfloat16"
         for case in (case for case in cases if case.name in in_float32):
             name = f"{context} over 2 devices"
@@ -130,6 +135,7 @@ def check_attention(
         raise Skip(f"needs {context_devices} devices, and there is {len(jax.devices())}")
     inputs = inputs_of(case, length)
     if kernel == "cudnn":
+        # `why_not` decides by shapes and dtypes, which the rounded arrays must already have.
         q_BLHA, v_BLKA = jnp.asarray(inputs.q_BLHA, dtype), jnp.asarray(inputs.v_BLKA, dtype)
         objection = cudnn.why_not(q_BLHA, v_BLKA, divided=False, soft_cap=case.soft_cap)
         if objection:
@@ -159,12 +165,16 @@ def inputs_of(case: Case, length: int, n_rows: int = 2) -> Inputs:
     """
     # a fixed seed: two runs on one device must give the same table
     rng = np.random.default_rng(length + case.H)
+    # Segment 0 is padding; documents count from 1.
     positions_BL, segments_BL = np.zeros((2, n_rows, length), np.int32)
     for b in range(n_rows):
+        # The last sixth of a packed row is padding.
         end = length - length // 6 if case.packed else length
+        # Row b has one cut more than the row before: the rows must not be alike.
         inner_cuts = rng.integers(1, end, 2 + b) if case.packed else []
         cuts = sorted({0, end, *map(int, inner_cuts)})
         for segment, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+            # Positions start again with each document, as rotary embeddings need them.
             positions_BL[b, start:stop] = range(stop - start)
             segments_BL[b, start:stop] = segment
     shapes = (case.H, case.A), (case.K, case.A), (case.K, case.A2), (case.H, case.A2)
@@ -179,6 +189,7 @@ def output_and_gradients(
     attend: Attend, inputs: Inputs, case: Case, dtype: str, *, context_devices: int = 1
 ) -> list[np.ndarray]:
     """[output without padding, gradients of queries, keys and values], in float32 and in the rows' order."""
+    # The whole mesh lies along the context axis: rows of tokens are divided, batches are not.
     mesh = make_mesh(jax.devices()[:context_devices], context=context_devices)
 
     def run(
@@ -204,6 +215,8 @@ def output_and_gradients(
         return tuple(unbalance(x, letters) for x, letters in results)
 
     def placed(x: np.ndarray, letters: str) -> jax.Array:
+        # Positions and segments stay integers; only queries, keys, values and gradients are
+        # rounded.
         kind = x.dtype if x.dtype == np.int32 else jnp.dtype(dtype)
         return jax.device_put(x.astype(kind), named(mesh, letters, x.shape))
 
@@ -224,13 +237,17 @@ def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
     """The largest of ‖x - exact‖ / ‖exact‖ over the rows, and over blocks of 128 positions against the mean
     block: a mistake at the edge of one block does not drown in the rest.
     """
+    # Axes 2 and 3 are heads and their width: what is left is an error for each position.
     squares_BL = np.sum(np.square(x - exact), (2, 3))
     exact_BL = np.sum(np.square(exact), (2, 3))
     # 128: the smallest block of any kernel here
     starts = np.arange(0, x.shape[1], 128)
+    # reduceat sums from each start to the next; the last block may be shorter.
     blocks_BU = np.add.reduceat(squares_BL, starts, 1)
     mean_block = exact_BL.sum() / blocks_BU.size
     return float(
+        # Blocks are compared with the mean block, since one that is all padding has no norm of
+        # its own.
         np.sqrt(max((squares_BL.sum(1) / exact_BL.sum(1)).max(), blocks_BU.max() / mean_block))
     )
 
@@ -246,9 +263,17 @@ def loops_attend(
     """The loops that `blocked` uses for rows of more than 4,096 positions, here for a row of any length."""
 
     def on_device(q: Array, k: Array, v: Array, positions: Array, segments: Array) -> Array:
+        # One run, which starts at position 0: the row is not divided.
         row = KeyRow(positions, segments, (jnp.zeros((), jnp.int32),))
         o = attend_rows(
-            q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), row, row, LOOPS, maths
+            # The kernel wants heads before positions, so that the last two axes are a matrix.
+            q.swapaxes(1, 2),
+            k.swapaxes(1, 2),
+            v.swapaxes(1, 2),
+            row,
+            row,
+            LOOPS,
+            maths,
         )
         return o.swapaxes(1, 2)
 

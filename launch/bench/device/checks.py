@@ -16,6 +16,7 @@ from launch.bench.device.watch import MARK
 
 
 def all_checks(*, small: bool) -> Iterator[Check]:
+    # A generator, but the order is fixed: `--from N` counts in it.
     """Comparisons first: a figure of a device that computes wrongly is worth nothing."""
     yield from attention_checks(small=small)
     yield from expert_checks(small=small)
@@ -30,12 +31,14 @@ def work_from(first: int, *, small: bool) -> None:
     """
     # the list is the same in every child, so a number names the same check
     checks = list(all_checks(small=small))
+    # Sent by every child, since the first may die before it can tell.
     _send({"device": device_facts()})
     for number, check in enumerate(checks[first:], first):
         if check.alone and number > first:
             return
         _send({"begins": number, "of": len(checks), "name": check.name, "compares": check.compares})
         start = time.perf_counter()
+        # Never raises: a check that fails becomes a row.
         row = row_of(check)
         _send(
             {
@@ -45,6 +48,7 @@ def work_from(first: int, *, small: bool) -> None:
             }
         )
         if check.alone:
+            # Ends the process, so that its memory is returned as one piece before the next check.
             return
 
 
@@ -61,4 +65,5 @@ def device_facts() -> dict[str, Any]:
 
 
 def _send(line: dict[str, Any]) -> None:
+    # flush: a crash that follows would lose what is still in the buffer.
     print(MARK + json.dumps(line), flush=True)

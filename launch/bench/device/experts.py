@@ -18,11 +18,13 @@ BOUNDS = {
     "float32": 1e-4,
     "bfloat16": 2e-2,
 }  # a gated layer is three products deep, its gradient six
+# One device: no axis of the mesh divides experts, their width or the rows.
 UNDIVIDED = Axes(experts=(), width=(), length=(), runs=1)
 
 
 def expert_checks(*, small: bool) -> Iterator[Check]:
     """The grouped product, and whole expert layers with and without a limit on the load of an expert."""
+    # Widths of a small model's experts; the small form only tests the command.
     D, F, n_tokens = (16, 24, 64) if small else (1024, 2048, 2048)
     dispatches = {
         "dropless": dropless,
@@ -30,6 +32,7 @@ def expert_checks(*, small: bool) -> Iterator[Check]:
             at_capacity, factor=8.0
         ),  # room for all, so nothing is dropped
     }
+    # On a CPU one dtype is enough for a test of the command.
     for dtype in ("bfloat16",) if small else BOUNDS:
         run = functools.partial(check_grouped, dtype, D=D, F=F, n_rows=n_tokens)
         yield Check(f"experts, grouped product, {dtype}", run, compares=True)
@@ -47,6 +50,7 @@ def check_grouped(dtype: str, *, D: int, F: int, n_rows: int) -> Row:
     group_C = np.repeat(np.arange(4), sizes_E)
     rng = np.random.default_rng(0)
     x_CD = rng.normal(0, 1, (n_rows, D))[: len(group_C)]
+    # 1/sqrt(D) keeps the outputs at unit scale, so that the bound is relative to 1.
     w_EDF = rng.normal(0, D**-0.5, (4, D, F))
 
     def plain(x_CD: Array, w_EDF: Array) -> Array:
@@ -65,9 +69,11 @@ def check_experts(
     name: str, dispatch: Dispatch, dtype: str, *, D: int, F: int, n_tokens: int
 ) -> Row:
     """A gated layer of 8 experts, of which each token chooses 2; some tokens are padding."""
+    # E experts; S = 2 choices of each token.
     E, B = 8, 2
     L = n_tokens // B
     rng = np.random.default_rng(1)
+    # `permuted` draws two different experts: a token never chooses one twice.
     experts_BLS = np.stack([rng.permuted(np.arange(E))[:2] for _ in range(B * L)]).reshape(B, L, 2)
     experts_BLS[:, -L // 8 :] = E  # padding goes to no expert
     weights_BLS = rng.uniform(0.1, 0.9, (B, L, 2)).astype(np.float32)
@@ -89,6 +95,7 @@ def check_experts(
 
     def ours(x_BLD: Array, *w: Array) -> Array:
         choices = Choices(x_BLD, jnp.asarray(experts_BLS), jnp.asarray(weights_BLS))
+        # What else `dispatch` returns has no plain form.
         return dispatch(choices, Experts(*w, jax.nn.silu), UNDIVIDED)[0]
 
     return compare(f"experts, {name}, {dtype}", ours, plain, dtype, arrays)
@@ -108,6 +115,7 @@ def compare(
     got = _output_and_gradients(ours, rounded, dtype)
     names = ("output", *(f"d{name}" for name in arrays))
     errors = {
+        # Relative to the norm: entries near 0 have no relative error of their own.
         name: float(np.linalg.norm(x - exact) / np.linalg.norm(exact))
         for name, x, exact in zip(names, got, wanted, strict=True)
     }
@@ -127,6 +135,7 @@ def _output_and_gradients(
         return output, *pull_back(gradient.astype(output.dtype))
 
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
+        # "." leaves an axis undivided.
         letters = tuple("." * x.ndim for x in arrays)
         outputs = ("." * arrays[0].ndim, *letters)
         on_device = jax.jit(local(run, letters, outputs))

@@ -19,6 +19,7 @@ from trainer.objectives.next_token import NextToken
 # On a CPU the loss of the small form differs by 2.5e-4 and its gradient by 1e-2 of its norm; deeper models
 # round more often on the way back to the first layer.
 BOUNDS = {"loss": 5e-3, "gradient": 6e-2}
+# float32 throughout: only the order of sums differs between the two ways.
 CACHE_BOUND = 1e-4
 
 
@@ -45,6 +46,7 @@ def llama(*, small: bool) -> Llama:
         "head_width": 128,
         "feed_forward_width": 5632,
     }
+    # A small vocabulary: the output matrix would take more time than the layers.
     return Llama(vocab_size=4096, layers=4, context=1024, **widths)
 
 
@@ -57,6 +59,8 @@ def check_bfloat16(sizes: Llama) -> Row:
     )
     loss, gradient = _loss_and_gradient(sizes, Precision(), Execution())
     difference = np.sqrt(
+        # The norm over all parameters together: a bias with a tiny gradient cannot fail the
+        # check.
         sum(np.sum(np.square(a - b)) for a, b in zip(gradient, exact, strict=True))
     )
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in exact))
@@ -71,6 +75,7 @@ def _loss_and_gradient(
     model = sizes.build(precision, execution)
     objective = NextToken()
     shape = shape_from(sizes, batch_size=2, seq_len=sizes.context)
+    # Otherwise the reference would be computed from TF32 or bfloat16 pieces.
     highest = "highest" if precision.compute == "float32" else "default"
     with jax.set_mesh(mesh), jax.default_matmul_precision(highest):
         # one batch for both, so that only the precision differs
@@ -79,7 +84,12 @@ def _loss_and_gradient(
         def loss_of(params: Params) -> Any:
             policies = {"policy": (model, params)}
             return objective.loss(
-                policies, batch, objective.denominators(batch), jax.random.key(0)
+                # `objective.denominators` counts targets of the whole batch, as the training step
+                # does.
+                policies,
+                batch,
+                objective.denominators(batch),
+                jax.random.key(0),
             ).total
 
         params = jax.jit(model.init)(jax.random.key(0))
@@ -98,6 +108,7 @@ def check_cache(sizes: Llama) -> Row:
         params = jax.jit(model.init)(jax.random.key(0))
         L = 16
         tokens_BL = jax.random.randint(jax.random.key(1), (2, L), 0, sizes.vocab_size)
+        # Only the second half is compared: the first is the prompt in both ways.
         exact_BLD = jax.jit(model.apply)(params, _inputs(tokens_BL, 0, L)).hidden_BLD[:, L // 2 :]
         got_BLD = _decoded(model, params, tokens_BL)
     error = float(jnp.linalg.norm(got_BLD - exact_BLD) / jnp.linalg.norm(exact_BLD))
@@ -111,6 +122,7 @@ def _decoded(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:
     decode = jax.jit(model.decode)
     _, cache = decode(params, _inputs(tokens_BL, 0, L // 2), model.empty_cache(B, L))
     hidden = []
+    # One shape, [B, 1], for every token: the second compilation serves all of them.
     for at in range(L // 2, L):
         hidden_BLD, cache = decode(params, _inputs(tokens_BL, at, at + 1), cache)
         hidden.append(hidden_BLD)
@@ -120,4 +132,5 @@ def _decoded(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:
 def _inputs(tokens_BL: jax.Array, start: int, stop: int) -> ModelInputs:
     piece_BL = tokens_BL[:, start:stop]
     positions_BL = jnp.broadcast_to(jnp.arange(start, stop), piece_BL.shape)
+    # Segment 1 everywhere: a single document, no padding.
     return ModelInputs(piece_BL, positions_BL, jnp.ones_like(piece_BL))

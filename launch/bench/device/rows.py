@@ -42,6 +42,7 @@ def row_of(check: Check) -> Row:
         row = Row(check.name, "skipped", {}, str(reason))
     except Exception as error:  # an unsupported kernel, a compiler error, memory that is too small
         row = Row(check.name, "failed", {}, reason_of(error))
+    # Collected here and not in the except branch, where the traceback still holds the frames.
     gc.collect()  # frames of a failed check hold its arrays, and the next check needs their memory
     return row
 
@@ -50,12 +51,14 @@ def reason_of(error: Exception) -> str:
     """The kind of an error and the first line of its message."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if "RESOURCE_EXHAUSTED" in first:
+        # XLA reports every lack of memory with this status, whatever the device.
         return f"out of device memory: {first}"[:LONGEST_REASON]
     return f"{type(error).__name__}: {first}"[:LONGEST_REASON]
 
 
 def compared(check: str, errors: dict[str, float], bounds: dict[str, float]) -> Row:
     """A row that passes if every error is at most its bound; NaN is not."""
+    # `<=` is false for NaN, so a NaN fails.
     passed = all(errors[name] <= bounds[name] for name in errors)
     if len(set(bounds.values())) == 1:
         rule = f"each at most {next(iter(bounds.values())):.2g}"

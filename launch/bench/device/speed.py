@@ -30,6 +30,7 @@ SEQ_LEN = 4096
 USABLE_FRAC = 0.9  # of the device's memory: the estimate from sizes alone is right within a tenth
 N_ROUNDS = 5
 PROMPT_TOKENS, NEW_TOKENS = 128, 128
+# 2 GB take some seconds to write on a usual disk.
 STATE_GB = 2.0
 
 
@@ -43,6 +44,7 @@ class Recipe(NamedTuple):
 
 # from the fastest to the one that needs least memory
 RECIPES = (
+    # bytes a parameter: 16 with float32 AdamW, and about 6 in the last recipe.
     Recipe("float32", "AdamW", "none"),
     Recipe("float32", "AdamW", "projections"),
     Recipe("float32", "AdamW", "full"),
@@ -56,6 +58,7 @@ def speed_checks(*, small: bool) -> Iterator[Check]:
     sizes = llama(small=True)
     yield Check(
         "matmul, bfloat16",
+        # 8192²: 1.1 TFLOP, a millisecond on a fast GPU, so that starting it does not count.
         functools.partial(measure_matmul, 256 if small else 8192),
         compares=False,
     )
@@ -66,6 +69,7 @@ def speed_checks(*, small: bool) -> Iterator[Check]:
         yield Check("train tiny", run, compares=False)
     else:
         for name, preset, n_rows in (
+            # (row of the table, preset, rows of tokens a device)
             ("train 1B", "llama3_2_1b", 4),
             ("train 8B", "llama3_1_8b", 2),
         ):
@@ -74,6 +78,7 @@ def speed_checks(*, small: bool) -> Iterator[Check]:
             )
             yield Check(name, run, compares=False, alone=True)
     decoder = sizes if small else PRESETS["llama3_2_1b"]
+    # Batch 1 measures how fast weights are read; 32 measures what serving would get.
     for batch_size in (32,) if small else (1, 32):
         run = functools.partial(
             measure_decoding,
@@ -92,7 +97,10 @@ def measure_matmul(size: int) -> Row:
     device = jax.devices()[0]
     tflops = statistics.median(matmul_rates(device, n_repeats=15, size=size)) / 1e12
     sheet = [
-        peak for prefix, peak in PEAK_BF16.items() if f"{device.device_kind} ".startswith(prefix)
+        # In the table's order, longer names first: `TPU v5 lite` also begins with `TPU v5`.
+        peak
+        for prefix, peak in PEAK_BF16.items()
+        if f"{device.device_kind} ".startswith(prefix)
     ]
     note = f"{size}² x {size}²"
     if sheet:
@@ -121,9 +129,11 @@ def measure_training(name: str, architecture: Any, *, seq_len: int, rows_per_dev
         try:
             return _train_row(name, shape, recipe)
         except jax.errors.JaxRuntimeError as error:
+            # Any other error is a real failure, and must become a failed row.
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             tried.append(f"{' '.join(recipe)} ran {reason_of(error)[:80]}")
+    # The last two recipes need least, so they tell best by how much it does not fit.
     raise Skip(f"of {limit / 1e9:.0f} GB on a device, {'; '.join(tried[-2:])}")
 
 
@@ -144,6 +154,7 @@ def shape_of_recipe(
 def estimated_bytes(shape: TrainShape) -> int:
     """The most that a device holds during a step, from sizes alone; nothing is compiled."""
     sizes = outline_of(shape.run())
+    # All devices shard parameters and batch; every other axis is 1.
     axes = dict.fromkeys(AXES, 1) | {"fsdp": len(jax.devices())}
     return memory_of_plan(
         sizes, Plan(axes, shape.batch_size, shape.micro_batches, shape.execution)
@@ -152,6 +163,7 @@ def estimated_bytes(shape: TrainShape) -> int:
 
 def device_bytes() -> int:
     """Memory of the smallest device here; 0 where devices do not count theirs, as CPUs do not."""
+    # Local devices: others cannot be asked for their memory.
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
     return min(limits)
 
@@ -186,6 +198,7 @@ def measure_decoding(architecture: Any, batch_size: int, *, prompt: int, new: in
         "sampler": Greedy(),
         "context": prompt + new,
         "max_tokens": new,
+        # No id ends a text, so that every row has all its new tokens.
         "stop_ids": (),
         "key": jax.random.key(0),
     }
@@ -197,6 +210,7 @@ def measure_decoding(architecture: Any, batch_size: int, *, prompt: int, new: in
             start = time.perf_counter()
             written = generate(model, params, prompts, **options)
             seconds.append(time.perf_counter() - start)
+    # Of two: other work on the machine only ever makes a call slower.
     fastest_s = min(seconds[1:])  # the first call compiled
     n_tokens = sum(map(len, written))
     numbers = {"tokens_per_s": n_tokens / fastest_s, "ms_per_token": 1e3 * fastest_s / new}
@@ -222,6 +236,7 @@ def save_and_restore(*, gigabytes: float) -> Row:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         start = time.perf_counter()
+        # Step 0, as `state_of_size` makes it.
         restored = jax.block_until_ready(checkpointer.restore(0, like))
         restore_s = time.perf_counter() - start
         checkpointer.close()
@@ -230,6 +245,7 @@ def save_and_restore(*, gigabytes: float) -> Row:
             jax.tree.leaves((restored.trainable, restored.opt_state)),
             strict=True,
         )
+        # Bytes are compared as numbers: none of the random ones is NaN, which equals nothing.
         n_different = sum(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
     numbers = {"gb": n_bytes / 1e9, "save_s": save_s, "restore_s": restore_s}
     if n_different:

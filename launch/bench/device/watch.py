@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+# Unlikely in any library's output, and it needs no second pipe.
 MARK = "@device-check "  # begins a line that is for this process; all else that a child prints is passed on
+# A hang must not hold a rented machine for long.
 LIMIT_S = 480.0  # of all checks together
 CHECK_LIMIT_S = 240.0  # of one; an 8B step compiles for a minute
 OLDEST_JAX = (0, 11)
@@ -47,6 +49,7 @@ NEEDED = {
 
 def check_imports() -> None:
     """Raises ValueError: a package is missing, or jax is too old; nothing is imported."""
+    # find_spec looks for files alone; an import of jax would take the device.
     missing = [name for name, module in NEEDED.items() if importlib.util.find_spec(module) is None]
     others = [name for name in missing if name not in ("jax", "numpy")]  # numpy comes with jax
     if "jax" in missing:
@@ -60,6 +63,7 @@ def check_imports() -> None:
             f"bench device needs more beside jax; `{sys.executable} -m pip install {names}`"
         )
     version = importlib.metadata.version("jax")
+    # Major and minor alone: "0.11.0.dev2" has parts that are no numbers.
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_JAX:
         raise ValueError(
             f"bench device needs jax 0.11 or later, and jax {version} is installed; upgrade it"
@@ -70,6 +74,8 @@ def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[
     """Do all checks with `command --from N`; {"device": facts, "rows": […], "seconds": …, "passed": …}."""
     began = time.monotonic()
     progress = Progress()
+    # A child ends after a crash, or before a check that is `alone`; the next one goes on from
+    # there.
     while progress.number < progress.total:
         left_s = LIMIT_S - (time.monotonic() - began)
         if left_s <= 0:
@@ -77,6 +83,7 @@ def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[
             progress.fail(late, f"not begun within {LIMIT_S:.0f} s", compares=True)
             break
         _run_child(command, progress, left_s=left_s, say=say)
+    # A measurement may fail, for want of memory say, without a fault of the device.
     failed = any(row["compares"] and row["status"] == "failed" for row in progress.rows)
     seconds = round(time.monotonic() - began, 1)
     return {
@@ -93,6 +100,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
+        # total is 1 until a child has said how many there are, so that the first one starts at
+        # all.
         self.number, self.total = 0, 1
         self.device: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
@@ -131,6 +140,7 @@ def _run_child(
     with tempfile.TemporaryFile("w+") as errors:
         # jax takes 75 % of a GPU's memory by default, with which a state of 8B parameters does not fit
         environment = {
+            # Before os.environ, so that a user's own setting wins.
             "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
             **os.environ,
             "PYTHONPATH": _paths(),
@@ -139,10 +149,13 @@ def _run_child(
             [*command, "--from", str(first)],
             env=environment,
             stdout=subprocess.PIPE,
+            # A file and not a pipe: nobody reads it meanwhile, and a full pipe would block the
+            # child.
             stderr=errors,
             text=True,
         )
         timed_out = threading.Event()
+        # One check may use what is left of the time of all, and never more than its own limit.
         for line in _lines(child, min(left_s, CHECK_LIMIT_S), timed_out):
             progress.take(line, say)
         code = child.wait()
@@ -156,6 +169,8 @@ def _run_child(
             reason = (
                 "killed: too slow or hung"
                 if timed_out.is_set()
+                # A code below 0 is a signal: -11 a segmentation fault, -9 the kernel's
+                # out-of-memory killer.
                 else f"its process ended with code {code}"
             )
             note = f"{reason}; {_last_line(errors)}"
@@ -164,6 +179,7 @@ def _run_child(
 
 def _paths() -> str:
     """PYTHONPATH of a child, which must find this package from any folder."""
+    # launch/bench/device/watch.py: three folders above this one is the root.
     root = str(Path(__file__).parents[3])
     return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
 
@@ -174,6 +190,7 @@ def _lines(
     """The marked lines of a child, which is killed when none comes for `limit_s`."""
 
     def kill() -> None:
+        # Set before the kill, so that the reader of the exit code already finds it.
         timed_out.set()
         child.kill()
 
@@ -181,6 +198,7 @@ def _lines(
     timer.start()
     try:
         for text in child.stdout:
+            # Every line, marked or not, shows that the child is alive and restarts its time.
             timer.cancel()
             timer = threading.Timer(limit_s, kill)
             timer.start()
@@ -219,6 +237,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(
             row["check"], row["status"], figures, row["note"], style=colours.get(row["status"])
         )
+    # 200 columns in a file or pipe, where rich would assume 80 and break the notes.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(table)
     verdict = "All comparisons passed" if report["passed"] else "NOT all comparisons passed"
