@@ -46,6 +46,7 @@ class FrozenMap[K, V](Mapping[K, V]):
         return core_schema.no_info_before_validator_function(
             # A FrozenMap is accepted too: defaults and configs in Python pass one, YAML a dict.
             lambda value: dict(value) if isinstance(value, FrozenMap) else value,
+            # The values are validated as their own types first; freezing needs no further check.
             core_schema.no_info_after_validator_function(cls, inner),
             serialization=core_schema.wrap_serializer_function_ser_schema(
                 lambda value, inner_serializer: inner_serializer(dict(value)), schema=inner
@@ -109,6 +110,7 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
     # YAML may hold anything here, even a list
     name = value["type"]
     if not isinstance(name, str) or name not in known:
+        # Three names that look alike; all of them where nothing does.
         near = difflib.get_close_matches(str(name), known, 3, 0.3) or sorted(known)
         raise PydanticCustomError(
             "component",

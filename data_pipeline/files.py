@@ -59,6 +59,7 @@ def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
             # `replace` is atomic on one file system, which is why the name is in the same folder.
             partial.replace(path)
     finally:
+        # also after an error; when all went well the name is gone already
         partial.unlink(missing_ok=True)
 
 
@@ -138,4 +139,5 @@ def replace_folder(folder: Path, new: Path) -> None:
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:
+        # Reads in blocks, and releases the interpreter while it hashes.
         return hashlib.file_digest(file, "sha256").hexdigest()

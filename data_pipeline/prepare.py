@@ -154,6 +154,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: the data is not finished or was made with other settings.
         """
+        # True means that something is left to do: then there is nothing finished to append to.
         if self._take_up(folder, ()):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
@@ -199,6 +200,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: the settings are others, and `allow_change` does not name them.
         """
+        # Its presence is what makes data finished: it is written last and deleted first.
         done = folder / "done.json"
         if not done.exists():
             return True

@@ -104,6 +104,7 @@ def changed(
     # by dotted path, so that an error names the field and not its whole branch
     before = flat({name: value for name, value in saved.items() if name not in without})
     after = flat({name: value for name, value in now.items() if name not in without})
+    # Both sides: a field that only one of them has differs from None.
     differing = [path for path in {**before, **after} if before.get(path) != after.get(path)]
 
     def is_allowed(path: str) -> bool:
@@ -136,5 +137,6 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
         return {path: tree}
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
+        # A top-level key has no dot before it.
         leaves |= flat(value, f"{path}.{key}" if path else str(key))
     return leaves

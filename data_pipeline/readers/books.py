@@ -90,8 +90,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _documents(self, book: Text, path: str, source: str, drops: Drops) -> Iterator[Document]:
         text, language = without_gutenberg(book.text)
-        # Gutenberg's header was written by people; an EPUB's metadata often says "en" of any
-        # book.
+        # Gutenberg's header was written by people; an EPUB's metadata may be a converter's default.
         language = language or book.language
         if self.min_letter_frac is not None:
             text, n_page_lines, n_joined, n_noise_bytes = without_scan_noise(

@@ -142,7 +142,7 @@ def _cut_held_out(
     for number, text in enumerate(texts):
         target = folder / f"{number:06}"
 
-        # `text` as a default: a closure would see the last text of the loop.
+        # `text` as a default: a closure reads the loop's variable only when it is drawn from.
         def left(drops: Drops, text: Text = text) -> Iterator[Document]:
             for document in corpus.read_documents(text.path):
                 rest = without_common(document, index, common, drops)

@@ -29,6 +29,7 @@ def answer_loss(
     n_rows = -(-min(rows, len(questions)) // n_parts("B")) * n_parts("B")
     length = -(-longest // LENGTHS) * LENGTHS
     layout = Layout(TokenBatch, {"B": n_rows, "L": length}, mesh)
+    # Added on the host in float64, as held-out losses are.
     total = 0.0
     n = 0.0
     for part in batched(questions, n_rows):

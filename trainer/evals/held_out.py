@@ -57,6 +57,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
             )
         held_outs = [each for each in run.evals if isinstance(each, HeldOut)]
         for label in self._labels():
+            # Two under one label would write the same metric twice in a row.
             if sum(label in each._labels() for each in held_outs) > 1:
                 problems.append(f"evals: two HeldOut report {label}; give one of them another name")
                 break
@@ -64,6 +65,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
         """Open the shards, and let the phase's first policy compute the columns that the objective wants."""
+        # Its own objective if it has one: columns and metrics are then of that.
         subject = subject._replace(objective=self.objective or subject.objective)
         sizes = self.data.sizes()
         layout = Layout(subject.objective.batch_type, sizes, subject.mesh)
@@ -82,6 +84,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
             if len(sources) > 1:
                 # Macro: every source counts alike. Micro: every target counts alike.
                 macro = _mean_of(list(means.values()))
+                # From sums, not from the sources' means: those have lost their weights.
                 micro = _means(_total(list(sums.values())), sum(n_bytes.values()))
                 means |= {"macro": macro, "micro": micro}
             return Findings(self._named(means), [])

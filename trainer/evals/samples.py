@@ -46,6 +46,7 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
                 **ends,
             )
             texts = [chat.parse(ids).text if chat else tokenizer.decode(ids) for ids in answers]
+            # the prompt as the config has it, not as the chat format shows it to the model
             rows = [
                 {"prompt": p, "text": text} for p, text in zip(self.prompts, texts, strict=True)
             ]

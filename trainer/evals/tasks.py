@@ -91,6 +91,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
                 grades = [
                     task.grade(each.item, text) for each, text in zip(questions, said, strict=True)
                 ]
+                # Grades may be fractions: a task decides what half an answer is worth.
                 numbers[f"{task.name}/accuracy"] = float(np.mean(grades))
                 loss = answer_loss(subject.model, params, questions, subject.mesh, rows=ROWS)
                 numbers[f"{task.name}/answer_loss"] = loss

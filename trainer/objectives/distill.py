@@ -51,6 +51,7 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         n = jnp.sum(weight_BL)
         kl = jnp.sum(scores.kl_BL * weight_BL)
         nll = -jnp.sum(scores.logp_BL * weight_BL)
+        # At nll_weight=1 this is `NextToken`, at 0 the data's own tokens count nothing.
         total = (1 - self.nll_weight) * self.temperature**2 * kl + self.nll_weight * nll
         accuracy = jnp.sum(scores.correct_BL * weight_BL)
         metrics = {"kl": (kl, n), "nll": (nll, n), "accuracy": (accuracy, n)}

@@ -73,6 +73,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         reward_chosen_BP = self.beta * (answers.chosen_BP - batch.reference_chosen_BP)
         reward_rejected_BP = self.beta * (answers.rejected_BP - batch.reference_rejected_BP)
         margin_BP = reward_chosen_BP - reward_rejected_BP
+        # log_sigmoid, not log of sigmoid: a large negative margin would give the log of 0.
         loss_BP = -jax.nn.log_sigmoid(margin_BP)
         values = {
             "dpo_loss": loss_BP,
@@ -88,6 +89,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         n = jnp.sum(weight_BP)
         metrics = {name: (jnp.sum(x_BP * weight_BP), n) for name, x_BP in values.items()}
         total = jnp.sum(loss_BP * weight_BP) / denominators["pairs"]
+        # A Python number: at 0 the term and its metric are not compiled at all.
         if self.sft_weight:
             nll = -jnp.sum(answers.chosen_BP * weight_BP)
             total = total + self.sft_weight * nll / denominators["chosen_tokens"]

@@ -40,6 +40,7 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         outputs = hidden_of(models, "policy", batch)
         reward_BL = rewards_of(models["policy"][1]["reward_D"], outputs.hidden_BLD)
+        # Side 0 is the chosen answer, side 1 the rejected one.
         chosen_BP, rejected_BP = (at_answer_ends(reward_BL, batch, side) for side in (0, 1))
         margin_BP = chosen_BP - rejected_BP
         loss_BP = -jax.nn.log_sigmoid(margin_BP)

@@ -39,6 +39,7 @@ class RowHistory(NamedTuple):
         that the run has now.
         """
         if step <= self.step:
+            # The rows consumed before the step, and after it.
             first, stop = self.ends[step - 1 : step + 1]
             return [row for row in range(first, stop) if not self._is_skipped(row)]
         rows_before = rows_until(step - 1, self.batch_size, self.ramp)
@@ -91,6 +92,7 @@ def run_of_step(folder: Path, step: int, otherwise: Run) -> Run:
 
     It is in the first checkpoint from that step on: the process that made the step saved it.
     """
+    # Steps are ascending, so the first one found is the nearest.
     later = next((saved for saved in steps_in(folder / "checkpoints") if saved >= step), None)
     if later is None:
         return otherwise

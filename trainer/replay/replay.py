@@ -56,6 +56,7 @@ def replay(
         train_step = step_of(phase)
         for number in range(first + 1, step + 1):
             state, metrics = train_step(state, _batch(phase, rows, history.rows_of(number)))
+        # Popped: norms are arrays by layer, the other metrics pairs of sum and weight.
         norms, _ = run.watch.rows(step, metrics.pop("watch", {}))
         return Replayed(logged, norms | quotients(jax.device_get(metrics)), first)
 
@@ -67,6 +68,7 @@ def _folder_before(folder: Path, step: int) -> Iterator[Path]:
         earlier = Path(name) / folder.name
         (earlier / "checkpoints").mkdir(parents=True)
         for saved in steps_in(folder / "checkpoints"):
+            # The checkpoint of the step itself holds its result, not what it started from.
             if saved < step:
                 # Absolute: a relative link would be looked up from the temporary folder.
                 checkpoint = (folder / "checkpoints" / str(saved)).resolve()

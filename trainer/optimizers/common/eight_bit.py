@@ -44,6 +44,7 @@ def blocks_of(name: str, shape: tuple[int, ...]) -> Blocks | None:
     axis = max(i for i, letter in enumerate(letters) if i != letters.find("D"))
     size = shape[axis]
     powers = [2**i for i in range(size.bit_length())]
+    # The most blocks of at least 32 numbers; a power of two, since meshes divide by those.
     n = max((n for n in powers if size % n == 0 and size >= SMALLEST_BLOCK * n), default=0)
     # a repeated letter shards its first occurrence alone
     may_be_divided = ALPHABET[letters[axis]].at_rest and letters.index(letters[axis]) == axis

@@ -23,6 +23,8 @@ def scale_by_width(base_width: int) -> optax.GradientTransformation:
     """
 
     def scaled(updates: Any, _: Any) -> Any:
+        # Adam's updates do not shrink with the gradient, so a sum over more inputs would grow
+        # with them.
         factor = base_width / _width(updates)
 
         def scale(path: Any, x: Any) -> Any:

@@ -67,6 +67,7 @@ def on_whole_matrices(
         for name, shard in shards.items():
             x = _gather(shard, len(matrices[name].stack), moves[name], sizes)
             gathered[name] = x
+            # Heads and their widths, or other letters of one side, become one dimension.
             flat[name] = x.reshape(len(x), *_sides(matrices[name], x.shape[1:]))
         results = fn(flat, *scalars)
         return {
