@@ -250,8 +250,7 @@ def _advance(
         allowed_BV = exclude(logits_BV, limits.allowed_V)
         # each device samples its own rows: sorting knows no explicit axes
         choose_locally = local(choose, ("B", "B", "B.", ""), "B")
-        # with all logits excluded but the allowed ones; `logp_B` below is of the model's own
-        # softmax
+        # drawn among allowed ids; `logp_B` below is of the model's softmax over all of them
         token_B = choose_locally(rows.index_B, rows.n_B, allowed_BV, key)
         logp_B = _logp_of(token_B, logits_BV)
 

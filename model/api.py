@@ -80,8 +80,7 @@ def padded(vocab_size: int) -> int:
     """Vocabulary entries of the parameters: the next multiple of 128. Any usual mesh divides it, and every
     mesh has the same, so that a checkpoint fits them all.
     """
-    # 128 is also the number of lanes of a TPU: fewer entries would be padded to it in memory
-    # anyway
+    # 128 is also the number of lanes of a TPU, to which memory would be padded anyway
     return -(-vocab_size // 128) * 128
 
 

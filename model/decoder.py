@@ -127,8 +127,7 @@ def _apply(
     for name, stack in self.stacks.items():
         x_BLD, stack_aux = stack.apply(params[name], x_BLD, rows, dtype=precision.compute)
         if stack_aux:  # experts alone have sums
-            # taken out: the loss adds one number, while `after_step` needs the other sums layer by
-            # layer
+            # taken out: the loss adds one number, `after_step` reads the other sums by layer
             penalties.append(jnp.sum(stack_aux.pop("penalty")))
             aux[name] = stacked(stack_aux)
     hidden_BLD = _norm(self, params, x_BLD)
@@ -239,7 +238,6 @@ def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:
     if self.tied:
-        # still laid out at rest: the caller knows when to gather it (decoding does so once, before
-        # its loop)
+        # still laid out at rest: the caller gathers it, decoding for one once before its loop
         return fetched(as_array(params["embed_VD"]), precision.compute).T
     return fetched(as_array(params["unembed_DV"]), precision.compute)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
     """Dtypes of parameters at rest and of products; norms, softmax and losses are always float32."""
 
-    # float32: an update below 2^-9 of its weight, as most are, would be rounded away in bfloat16
+    # float32: an update below 2^-9 of its weight, as late in training, would be lost in bfloat16
     params: Literal["float32", "bfloat16"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
 

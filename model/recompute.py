@@ -41,8 +41,7 @@ def hardware_flops_per_token_of(
     keys.
     """
     facts = architecture.facts()
-    # the loss keeps no logits, which would be the largest array of a step: its backward pass makes
-    # them again
+    # the loss keeps no logits, the largest array of a step: its backward pass makes them again
     logits = (1 + facts.mtp_layers) * facts.width * padded(facts.vocab_size)
     weights = 0.0
     if execution.remat.preset != "none":

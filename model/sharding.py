@@ -154,8 +154,7 @@ def spec(
             continue
         axes = axes_of(letter, shape[i] if shape else None, at_rest=at_rest)
         for axis in axes:
-            # JAX refuses this too, with a message that knows neither letters nor the field to
-            # change
+            # JAX refuses this too, with a message that names neither letters nor a field
             if owner.setdefault(axis, letter) != letter:
                 clash = f"letters {owner[axis]} and {letter} of {letters} both lie on {axis}"
                 raise ValueError(f"{clash}; rename one or set {axis}=1")

@@ -323,8 +323,7 @@ PRESETS = {
         balance_loss=1e-4,
         bias_rate=1e-3,
         mtp_layers=1,
-        # table_factor 1: `mscale` and `mscale_all_dim` are both 1, so their ratio leaves tables as
-        # they are
+        # table_factor is the ratio of `mscale` and `mscale_all_dim`, which are both 1
         rope_scaling=YaRN(factor=40.0, original_context=4096, table_factor=1.0),
         mscale_all_dim=1.0,
     ),

@@ -145,8 +145,7 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
         sliding = partial(block, rope="local", window=self.window)
         full = partial(block, rope="full")
         ropes = {"local": self._local_rope(), "full": self._full_rope()}
-        # the full layer closes each pattern: layers 5, 11, 17, … of 0, 1, 2, … in the released
-        # sizes
+        # the full layer is the last of a pattern: 5, 11, 17, … in the released sizes
         return _decoder(self, execution, [*[sliding] * (self.full_every - 1), full], ropes)
 
     def _local_rope(self) -> Rope:

@@ -167,8 +167,7 @@ class _Weight(NamedTuple):
         from gguf.quants import dequantize
 
         with _naming_damage(self.path):
-            # whole: quantized blocks are 32 or 256 weights of a row, and a cut may begin within
-            # one
+            # whole: a quantized block is 32 or 256 weights of a row, and a cut may split one
             x = dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
         return (self._in_halves(x) if self.heads else x)[cuts]
 

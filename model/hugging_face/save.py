@@ -122,8 +122,7 @@ def _in_shards(
     shard: list[str] = []
     shard_bytes = 0
     for name, n in n_bytes.items():
-        # `shard and`: a tensor larger than the limit gets a file of its own, not an empty one
-        # before it
+        # `shard and`: a tensor over the limit gets a file alone, with no empty one before it
         if shard and shard_bytes + n > max_shard_bytes:
             yield shard
             shard, shard_bytes = [], 0

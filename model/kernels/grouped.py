@@ -74,6 +74,7 @@ def _backward(
         x = jnp.where(mask_C1, _tile(x_padded, first), 0)
         # masked on both sides: rows after the last group are undefined, and 0 · NaN is NaN
         d_y = jnp.where(mask_C1, _tile(d_y_padded, first), 0)
+        # over rows (dimension 0 of both): the gradient of a matrix sums over the rows that met it
         d_w = jax.lax.dot_general(
             x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
         )

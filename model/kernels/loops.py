@@ -231,8 +231,7 @@ def _over_keys(
     at `first`, can see.
     """
     for offset, size, begin, end in ranges_seen(row.positions_BL, first, k_row, maths.window):
-        # bound as defaults: a closure has the values that a loop's variables have when it is
-        # called
+        # bound as defaults: a closure sees a loop's variables as they are when it is called
         def body(
             j: Array,
             state: tuple,
@@ -314,7 +313,7 @@ def _add_at(total: Array, block: Array, start: Array) -> Array:
 
 def _joined(x: Array) -> Array:
     """Blocks of a scan [U, B, K, G, L, A] side by side."""
-    # U counts blocks in the order of the scan, which is the order of positions: U and L join
+    # U counts blocks in the order of the queries at hand, so that U and L join
     U, B, K, G, L, A = x.shape
     return jnp.moveaxis(x, 0, 3).reshape(B, K, G, U * L, A)
 

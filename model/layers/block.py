@@ -27,8 +27,7 @@ class Block(nnx.Module):
         feed_forward: nnx.Module,
         post_norms: bool = False,
     ):
-        # attributes name the parameters: checkpoints and the tables of Hugging Face names know
-        # them
+        # attributes name the parameters, as checkpoints and Hugging Face name tables know them
         self.attention_norm = norm()
         self.attention = attention
         self.feed_forward_norm = norm()
@@ -68,7 +67,6 @@ class Block(nnx.Module):
         return x_BLD + self._normed("feed_forward", out_BLD), aux
 
     def _normed(self, sublayer: str, x_BLD: Array) -> Array:
-        # without post norms there is no parameter at all, rather than a scale of 1 in every
-        # checkpoint
+        # without post norms there is no parameter at all, rather than a scale of 1
         norm = getattr(self, f"{sublayer}_post_norm", None)
         return x_BLD if norm is None else norm(x_BLD)

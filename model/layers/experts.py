@@ -85,8 +85,7 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     y_MD = fill(0) if n_rounds == 1 else _in_rounds(fill, order.ends_E[-1], n_rounds, C, x_MD)
     y_BLD = y_MD.reshape(choices.x_BLD.shape)
     if axes.experts:
-        # the sum brings the experts of a token together, and each device keeps the rows it came
-        # with
+        # the sum joins the experts of a token, and each device keeps the rows it came with
         y_BLD = jax.lax.psum_scatter(y_BLD, axes.experts, scatter_dimension=0, tiled=True)
     # the second result counts dropped choices: here there are never any
     return y_BLD, jnp.zeros(())
@@ -204,8 +203,7 @@ def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
 def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
     """Slots to the devices of their experts, through them, and back."""
     if axes.length:
-        # a slot is filled on one device of the row and zero on the others: the sum is the row's
-        # buffer
+        # a slot is filled on one device of the row and zero elsewhere: a sum joins them
         rows_EBCD = jax.lax.psum_scatter(rows_EBCD, axes.length, scatter_dimension=2, tiled=True)
     if axes.experts:
         # all experts with the rows of this device become this device's experts with all rows

@@ -76,8 +76,7 @@ class LatentAttention(nnx.Module):
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
         k_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wk_D2HA[...])
         v_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wv_D2HA3[...])
-        # kernels take keys head by head, so the shared rotary key becomes a part of each head's
-        # key
+        # kernels take keys by head, so the shared rotary key becomes a part of every one
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
         # a score is the sum of two products, which is one product of what stands side by side
         o_BLHA = self.attend(

@@ -136,6 +136,7 @@ class MoE(nnx.Module):
         y_BLD, dropped = self.dispatch(choices, Experts(*weights, self.activation), axes)
         # each device of `width` has the sum over its part of F alone
         if axes.width and scatter:
+            # scattered over positions, so that the stream is `BlD` without a second step
             y_BLD = jax.lax.psum_scatter(y_BLD, axes.width, scatter_dimension=1, tiled=True)
         elif axes.width:
             y_BLD = jax.lax.psum(y_BLD, axes.width)

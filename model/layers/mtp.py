@@ -116,8 +116,7 @@ class MultiToken(NamedTuple):
             return nnx.merge(definition, in_use(weights, dtype))(x_BLD, embedded_BLD, rows)
 
         rematerialised = self.execution.remat.wrap(module)
-        # the model's last states come as the loss reads them; the residual stream of blocks is
-        # `BlD`
+        # states come laid out as the loss reads them, but blocks add to a stream that is `BlD`
         x_BLD = shard(hidden_BLD, "BlD")
         hidden, aux = [], {}
         # each module reads what the one before made: the loop is a chain, of one or two links

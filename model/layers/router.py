@@ -101,8 +101,7 @@ class Router:
         """
         scores_ME = self.score(logits_ME.astype(jnp.float32))
         ranked_ME = jax.lax.stop_gradient(self._eligible(scores_ME + bias_E.astype(jnp.float32)))
-        # of equal scores `top_k` takes the lower index first, so that routes repeat from run to
-        # run
+        # of equal scores `top_k` takes the lower index first: routes repeat from run to run
         experts_MS = jax.lax.top_k(ranked_ME, self.top_k)[1]
         # a sum over a mask and not an index, whose gradient would be a scatter
         chosen_MSE = experts_MS[:, :, None] == jnp.arange(logits_ME.shape[1])
