@@ -40,11 +40,13 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
         "execution": Execution(),
         "adaptation": Full(),
     }
+    # One micro-batch: the sum over several would only take longer to come to the same values.
     sizes = {"architecture": architecture, "optimizer": optimizer, "micro_batches": 1}
     run = run.model_copy(update={**plain, **sizes, "watch": Watch(norms_every=0)})
     model = model_of(run)
     tx = optimizer.chain(STEPS)
 
+    # Under jit with the scaling inside, as a phase with muP makes its first state.
     def born(key: Any) -> Any:
         params = model.init(key_of(key, "init"))
         scaled = params if base_width is None else scaled_at_birth(params, base_width)
@@ -52,9 +54,13 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
 
     def look(params: Params, first: Params, batch: TokenBatch) -> dict[str, jax.Array]:
         seen, hidden_BLD = activations(model, params, batch)
+        # Only the change: the random matrix at the start has a size of its own, which does not
+        # grow.
         change_DV = model.unembed(params) - model.unembed(first)
         return {
             **seen,
+            # The vocabulary may be padded to divide over a mesh; padded logits are no
+            # activations.
             "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size],
         }
 
@@ -85,7 +91,9 @@ def _rows(vocab_size: int, length: int) -> TokenBatch:
     less than they can.
     """
     rng = np.random.default_rng(0)
+    # Without replacement: a token that stood twice in the cycle would have two successors.
     cycle = rng.choice(vocab_size, min(CYCLE, vocab_size), replace=False).astype(np.int32)
+    # Row r begins at place r of the cycle; one position more than inputs, for the targets.
     tokens = cycle[(np.arange(ROWS)[:, None] + np.arange(length + 1)) % len(cycle)]
     ones = np.ones((ROWS, length), np.int32)
     positions_BL = np.arange(length, dtype=np.int32) * ones
@@ -127,6 +135,7 @@ def activations(
     adds = {name: jnp.stack(of[name]) for name in ("attention", "feed_forward")}
     logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params))[..., : model.vocab_size]
 
+    # "residual" names what goes into each layer, so the first one is the embedding.
     return {
         "embedding": of["residual"][0],
         **adds,

@@ -31,6 +31,7 @@ def remedies(setting: Setting, name: str, *, measured_peak: int | None = None) -
     single = [
         plan
         for plan in _neighbours(setting, now)
+        # The scale stands for what the sizes leave out, and is taken as the same for all plans.
         if scale * memory_of_plan(setting.outline, plan).peak <= available
     ]
     if single:
@@ -79,5 +80,6 @@ def _meshes(setting: Setting, now: Plan) -> list[Plan]:
     # `data` spans the slices and cannot shrink below their number.
     if sizes["data"] == n_slices:
         return []
+    # Chips stay the same in number: what `data` loses, fsdp gains.
     fsdp = sizes["fsdp"] * sizes["data"] // n_slices
     return [now._replace(sizes={**sizes, "data": n_slices, "fsdp": fsdp})]

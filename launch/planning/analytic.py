@@ -96,6 +96,7 @@ def outline_of(run: Run) -> Outline:
     a = run.architecture
     models = models_of(run)
     tx = run.optimizer.chain(run.steps)
+    # A key without values: eval_shape needs only its type.
     key = jax.eval_shape(lambda: jax.random.key(0))
     # Shapes alone: under automatic axes no size has to divide anything.
     with undivided():
@@ -105,6 +106,7 @@ def outline_of(run: Run) -> Outline:
     facts = a.facts()
     # the model's own layers; prediction modules are few, and their activations go when they are done
     own_layers = facts.layers[: len(facts.layers) - facts.mtp_layers]
+    # Layers may differ; the one with most heads decides how large the activations are.
     attention = max(own_layers, key=lambda layer: layer.attention.heads).attention
     experts = (facts.experts.top_k, facts.experts.experts)
 
@@ -114,6 +116,7 @@ def outline_of(run: Run) -> Outline:
         state=tuple(_leaves(state.opt_state)),
         layers=len(own_layers),
         width=facts.width,
+        # The mean of query and value width: each takes part in one of attention's two products.
         head_numbers=attention.heads * (attention.qk_width + attention.v_width) // 2,
         kv_numbers=attention.kv_heads * attention.v_width,
         keys=sum(
@@ -137,6 +140,8 @@ def _inner_width(leaf: Leaf, n_experts: int) -> int:
 def _leaves(tree: Any) -> Iterator[Leaf]:
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = leaf_name(path)
+        # Random keys have a dtype of their own, which is no number and takes no room worth
+        # counting.
         if jax.numpy.issubdtype(leaf.dtype, jax.numpy.number):  # not a key
             yield Leaf(name, letters_of(name), tuple(leaf.shape), leaf.dtype.itemsize)
 
@@ -159,6 +164,7 @@ def resting_bytes(leaves: tuple[Leaf, ...], sizes: Mapping[str, int]) -> float:
 @functools.cache
 def _parts(shape: tuple[int, ...]) -> dict[str, int]:
     """Into how many parts a mesh of this shape divides each letter at rest."""
+    # An abstract mesh has sizes and no devices, so a mesh of any size can be asked.
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
     with jax.sharding.use_abstract_mesh(mesh):
         return {letter: n_parts(letter, at_rest=True) for letter in ALPHABET}
@@ -190,6 +196,8 @@ def work_of_plan(outline: Outline, plan: Plan) -> Work:
     # a pipeline's bubble: S - 1 turns in which a stage waits, on top of those in which it works
     S = plan.sizes["stage"]
     pipeline = plan.execution.pipeline
+    # A schedule with several rounds gives each stage more turns, so its bubble is a smaller
+    # share.
     n_turns = (pipeline.micro_batches or S) * pipeline.rounds
     inner_bytes = outline.compute_bytes * (
         2 * outline.width + outline.head_numbers + outline.inner_width
@@ -219,6 +227,7 @@ def _host_bytes(outline: Outline, plan: Plan, tokens: float) -> float:
         resting += resting_bytes(outline.params, sizes)
     numbers = numbers_of(outline)
     offloaded = sum(numbers[name] for name in plan.execution.remat.offload)
+    # Twice: to the host, and back.
     return 2 * (resting + tokens * outline.layers * outline.compute_bytes * offloaded)
 
 
@@ -238,12 +247,15 @@ def _transfers(outline: Outline, plan: Plan, again: set[str]) -> Iterator[Transf
     yield from _weight_transfers(outline, plan)
     yield from _tensor_transfers(outline, plan, again, stream)
     yield from _context_transfers(outline, plan, stream)
+    # M is the number of micro-batches, as in the papers on pipelines.
     sizes, M = plan.sizes, plan.micro_batches
 
     # tokens go to their experts and come back, forward and backward
     routed = stream * outline.experts[0] / sizes["tensor"]
+    # Two exchanges forward and two backward, and two more where the forward pass is repeated.
     n_calls = M * _layers_here(outline, plan) * (4 + 2 * _is_recomputed(plan))
     yield from _transfer("all-to-all", ("expert",), sizes, routed, n_calls)
+    # M micro-batches need M + S - 1 turns to pass through S stages.
     turns = (plan.execution.pipeline.micro_batches or sizes["stage"]) + sizes["stage"] - 1
     passed = stream / sizes["stage"] / sizes["tensor"]
     yield from _transfer("collective-permute", ("stage",), sizes, passed, 2 * M * turns)
@@ -276,6 +288,7 @@ def _weight_transfers(outline: Outline, plan: Plan) -> Iterator[Transfer]:
     """
     sizes, M = plan.sizes, plan.micro_batches
     in_use = tuple(leaf._replace(n_bytes=outline.compute_bytes) for leaf in outline.params)
+    # fsdp=1: after the gather every chip of the axis holds the layer whole.
     gathered = resting_bytes(in_use, {**sizes, "fsdp": 1})
     n_gathers = 1 if plan.execution.remat.preset == "none" else 2
     yield from _transfer("all-gather", ("fsdp",), sizes, gathered, M * n_gathers)
@@ -301,6 +314,7 @@ def _tensor_transfers(
 def _context_transfers(outline: Outline, plan: Plan, stream: float) -> Iterator[Transfer]:
     """Keys and values of a whole row are gathered, and their gradients scattered."""
     sizes = plan.sizes
+    # Keys and values of the whole row, so the context's division is undone.
     keys = stream / outline.width * 2 * outline.kv_numbers / sizes["tensor"] * sizes["context"]
     n_passes = plan.micro_batches * _layers_here(outline, plan)
     yield from _transfer(
@@ -338,6 +352,7 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
 
     # between products positions are divided over `tensor` too
     tokens = rows * outline.seq_len / sizes["context"] / sizes["tensor"]
+    # Only what the backward pass reads again is kept, of every layer of the stage.
     saved = tokens * n_layers * _saved_bytes(outline, plan.execution)
     if plan.execution.remat.preset == "none":
         layer *= (
@@ -373,6 +388,7 @@ def numbers_of(outline: Outline) -> dict[str, int]:
 def _saved_bytes(outline: Outline, execution: Execution) -> int:
     """Bytes a token and layer that the backward pass finds on the chip."""
     sizes, preset = numbers_of(outline), execution.remat.preset
+    # Without rematerialisation XLA keeps every named activation, and more that have no name.
     every = [*sizes] if preset in ("none", "dots") else [*KEPT[preset], *execution.remat.keep]
     extra = (
         4 * outline.width + 2 * outline.inner_width if preset == "none" else 0

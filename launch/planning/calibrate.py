@@ -27,6 +27,7 @@ class Predicted(NamedTuple):
         return self.mfu - self.row.mfu
 
 
+# Describing a large topology takes libtpu seconds, and many rows share one.
 @cache
 def _target(topology: str, n_slices: int) -> tuple[Target, Any]:
     target = target_of(topology, n_slices)
@@ -39,6 +40,7 @@ def worked(row: Published) -> tuple[Work, Any, float]:
     attention without the causal half).
     """
     target, devices = _target(row.topology, row.n_slices)
+    # MaxText puts slices on `data`, and the rest of a slice on fsdp.
     sizes = {**dict.fromkeys(AXES, 1), "data": row.n_slices, "tensor": row.tensor}
     sizes["fsdp"] = target.n_chips // row.n_slices // row.tensor
     model = outline(row.model, row.seq_len)
@@ -48,6 +50,7 @@ def worked(row: Published) -> tuple[Work, Any, float]:
     layers = sum(leaf.n for leaf in model.params if leaf.is_layer)
 
     # MaxText counts scores above the diagonal too
+    # 12 = 6 for each of the two products of attention, scores and mixing.
     attention = 12 * model.layers * model.head_numbers * row.seq_len
     # MaxText counts the output matrix and both halves of the attention square, so we do here.
     flops = float(row.rows * row.seq_len) * (

@@ -69,6 +69,7 @@ def candidates(setting: Setting) -> list[Candidate]:
         # Memory first: a time is reckoned only for what could run.
         if memory.peak <= HEADROOM * setting.target.chip.hbm_bytes:
             fitting.append(Candidate(plan, memory, rated(setting, plan)))
+    # Equal times: the one that needs less memory is safer.
     return sorted(fitting, key=lambda each: (each.estimate.step_s, each.memory.peak))
 
 
@@ -81,6 +82,7 @@ def rated(setting: Setting, plan: Plan) -> Estimate:
 @functools.cache
 def wiring_for(target: Target, shape: tuple[int, ...], devices: tuple[Any, ...]) -> Wiring:
     """The wiring of a mesh of this shape."""
+    # The cache needs a hashable argument, which a dict is not.
     sizes = dict(zip(AXES, shape, strict=True))
     if target.chip.platform == "gpu":
         return wiring_of_gpus(sizes, target)
@@ -95,6 +97,7 @@ def plans(setting: Setting) -> Iterator[Plan]:
     for sizes in meshes(setting):
         rows = math.prod(sizes[axis] for axis in ("data", "stage", "fsdp", "expert"))
         for preset, micro_batches, offload in itertools.product(PRESETS, MICRO_BATCHES, OFFLOADS):
+            # Every chip must hold whole rows of every micro-batch.
             if run.data.batch_size % (rows * micro_batches) == 0:
                 execution = run.execution.model_copy(
                     update={"remat": Remat(preset=preset), "offload": offload}
@@ -109,6 +112,7 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
 
     # an axis is tried up to 8 or 16 chips, which keeps the search small
     choices = {
+        # Slices are the outer part of `data`: only its sums go over the slow network.
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
         # More than eight stages would leave mostly bubble at the batch sizes of one pod.
         "stage": [
@@ -121,12 +125,14 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
             if size == 1 or (run.data.row_length >= LONG and size <= 16)
         ],
         "expert": [size for size in _divisors(n) if setting.outline.experts[1] % size == 0],
+        # A head is not divided; beyond 16 chips the exchanges cost more than they save.
         "tensor": [size for size in _divisors(n) if size <= 16 and a.heads % size == 0],
     }
     for combination in itertools.product(*choices.values()):
         sizes = dict(zip(choices, combination, strict=True))
         # Whatever chips are left go to fsdp, which divides the width.
         left = n / math.prod(combination)
+        # A product that does not divide n leaves a fraction.
         if left == int(left) and a.width % int(left) == 0:
             yield {axis: int(left) if axis == "fsdp" else sizes[axis] for axis in AXES}
 
@@ -170,4 +176,5 @@ def flat_dials(run: Run) -> dict[str, Any]:
 
 
 def _yaml(value: Any) -> str:
+    # Quoted, since a shell would expand the brackets.
     return f"'[{', '.join(value)}]'" if isinstance(value, tuple) else str(value)

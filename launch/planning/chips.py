@@ -38,6 +38,7 @@ class Chip(NamedTuple):
     source: str
 
 
+# PEAK_BF16 is shared with MFU, so that a plan and a run are measured by one peak.
 CHIPS = {
     chip.name: chip
     for chip in (

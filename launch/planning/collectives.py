@@ -20,11 +20,14 @@ KINDS = (
     "collective-broadcast",
     "ragged-all-to-all",
 )
+# Shardy's own form, in which groups are named by axes of a mesh.
 MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^)]*(?:\([^)]*\))?)\))?\s*\{([^}]*)\}"
 )
+# The form [4,2]<=[2,4]T(1,0), by which large programs avoid listing every chip.
 IOTA_GROUPS = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
 LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[^}]*\},?\s*)*)\}")
+# libtpu's name for the transport between slices is megascale.
 BETWEEN_SLICES = re.compile(
     r'_xla_megascale_target="\{([\d,:]+)\}.*_xla_megascale_transfer_type="(\w+)"'
 )
@@ -55,12 +58,14 @@ def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> 
     for each in _without_repeats(occurrences):
         kind = kind_of(each.instruction)
         groups = groups_of(each.instruction, math.prod(mesh.values()))
+        # Groups of one collective may differ in size; the largest decides the time.
         n = max(map(len, groups))
         # whole arrays, which are easier to compare with a model's sizes than shards
         payload = payload_bytes(each, n)
         wire = payload * wire_factor(kind, n)
         key = (kind, axes_between(groups, mesh), n)
         sums[key] = sums.get(key, np.zeros(3)) + each.times * np.array([payload, wire, 1.0])
+    # Without axes nothing is exchanged: a group of a single chip.
     return [Transfer(*key, *map(float, total)) for key, total in sorted(sums.items()) if key[1]]
 
 
@@ -92,6 +97,7 @@ def kind_of(instruction: Instruction) -> str | None:
     if instruction.op == "send":
         found = BETWEEN_SLICES.search(instruction.rest)
         return found[2].lower().replace("_", "-") if found else None
+    # An asynchronous collective is counted at its start; its -done moves nothing more.
     kind = instruction.op.removesuffix("-start")
     return kind if kind in KINDS else None
 
@@ -106,6 +112,7 @@ def _unfused(scope: Scope) -> object:
 def payload_bytes(occurrence: Occurrence, n: int) -> int:
     """The whole array's bytes; an all-gather gives n times what it takes."""
     known = occurrence.scope.computation.instructions
+    # Operands and not the result: a tuple's result may repeat them.
     taken = sum(
         shape.n_bytes for name in occurrence.instruction.operands for shape in known[name].shapes
     )
@@ -124,6 +131,7 @@ def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
     """Who talks with whom, as numbers of partitions, whichever way the text says it."""
     if instruction.op == "send":
         n_slices = _n_numbers(BETWEEN_SLICES.search(instruction.rest)[1])
+        # Chips of different slices at the same place in their slice talk with each other.
         return [tuple(range(i, n_chips, n_chips // n_slices)) for i in range(n_chips // n_slices)]
     if found := MESH_GROUPS.search(instruction.rest):
         return _mesh_groups(*found.groups())
@@ -148,6 +156,7 @@ def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int
     for name, size in sizes.items():
         before, part = wanted.get(name, (size, 1))
         inside.append(len(split) + 1)
+        # Each axis is split into what lies before the part, the part, and what lies behind it.
         split += [before, part, size // (before * part)]
     outside = [i for i in range(len(split)) if i not in inside]
     groups = (
@@ -185,5 +194,6 @@ def axes_between(groups: list[tuple[int, ...]], mesh: Mapping[str, int]) -> tupl
     """The axes of the mesh along which the members of a group differ."""
     several = [list(group) for group in groups if len(group) > 1] or [[0]]
     members = np.array(np.unravel_index(several, tuple(mesh.values())))  # [axis, group, member]
+    # Compared with the group's first member.
     differ = (members != members[:, :, :1]).any(axis=(1, 2))
     return tuple(axis for axis, yes in zip(mesh, differ, strict=True) if yes)

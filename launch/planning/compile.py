@@ -69,6 +69,7 @@ def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
     models = models_of(run)
     tx = run.optimizer.chain(run.steps)
     key = jax.eval_shape(lambda: jax.random.key(0))
+    # Shapes of a batch over all processes, as the loader would place it.
     batch = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches).shapes
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         params = {role: param_shapes(model, mesh) for role, model in models.items()}
@@ -94,6 +95,7 @@ def compile_step(step: Step) -> Compiled:
     try:
         compiled = lowered.compile()
     except JaxRuntimeError as error:
+        # Any other error is shown as XLA raised it.
         raise _shortage(error) or error from None
     return Compiled(
         compiled.as_text(), _memory(compiled.memory_analysis()), time.monotonic() - start
@@ -103,9 +105,11 @@ def compile_step(step: Step) -> Compiled:
 def _shortage(error: JaxRuntimeError) -> DoesNotFit | None:
     # "… Ran out of memory … Used 20.3G of 15.7G hbm. … HLO module …"
     message = str(error).split("HLO module")[0].partition("Ran out of memory")[2]
+    # Numbers with a unit: what was used, and what there is.
     sizes = re.findall(r"\(?([\d.]+)([KMG])\)?", message)
     if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
         return None
+    # M, K and G are powers of two in XLA's messages.
     units = {"K": 2**10, "M": 2**20, "G": GIB}
     needed, available = (int(float(number) * units[unit]) for number, unit in sizes[:2])
     return DoesNotFit(needed, available)

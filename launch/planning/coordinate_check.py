@@ -51,6 +51,7 @@ def report(run: Run) -> tuple[list[str], int]:
     Raises:
         ValueError: the phase cannot be checked.
     """
+    # The made-up rows of the check are plain rows of tokens.
     if run.objective.batch_type is not TokenBatch:
         name = type(run.objective).__name__
         raise ValueError(
@@ -95,6 +96,7 @@ def family(architecture: Any) -> list[Any]:
 
     def scaled(factor: int) -> Any:
         widths = {name: size // unit * factor for name, size in sizes.items()}
+        # Untied: a shared embedding has the factors of two different roles under muP.
         return type(architecture)(**{**dict(architecture), **few, "tied": False, **widths})
 
     return [scaled(factor) for factor in FACTORS]
@@ -109,6 +111,7 @@ def measured(run: Run, models: Sequence[Any], base_width: int | None) -> Sizes:
         rows = []
         for history in histories:
             first = minus * history[0][name]
+            # The mean of |x|: a root mean square would follow outliers.
             rows.append([np.abs(at_step[name] - first).mean() for at_step in history])
         return np.array(rows)
 
@@ -118,6 +121,7 @@ def measured(run: Run, models: Sequence[Any], base_width: int | None) -> Sizes:
 
 def exponent(sizes: Any, widths: Sequence[int]) -> float:
     """The exponent e of sizes ~ width^e, by least squares over logarithms."""
+    # 1e-30: a change of exactly 0 has no logarithm.
     return float(np.polyfit(np.log(widths), np.log(np.maximum(sizes, 1e-30)), 1)[0])
 
 

@@ -17,6 +17,7 @@ def quiet_environment() -> None:
     """Compile for absent chips, and leave those that are here alone; flags that are meant for this
     machine's CPU are taken out.
     """
+    # Not setdefault: a plan must not touch the accelerator that a user set for training.
     os.environ.update(ASIDE)
     os.environ.pop(
         "JAX_COMPILATION_CACHE_DIR", None

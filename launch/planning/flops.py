@@ -22,6 +22,7 @@ def product_flops(occurrence: Occurrence) -> int:
     known = occurrence.scope.computation.instructions
     # 2 · (elements of the result) · (elements summed over): batch dimensions are in the result.
     if instruction.op == "dot":
+        # The left operand's contracted dimensions; the right one's are as large.
         left = known[instruction.operands[0]].shapes[0]
         contracted = [
             int(i) for i in (attribute(instruction, "lhs_contracting_dims") or "").split(",") if i
@@ -37,6 +38,7 @@ def _convolution_flops(instruction: Instruction, left: Shape, right: Shape) -> i
     """FLOPs of a convolution, which is how a TPU also writes products. Only positions of the window on data
     count, not those on padding.
     """
+    # dim_labels such as b01f_01io->b01f: batch, spatial numbers, input and output features.
     left_labels, right_labels, out_labels = re.split(r"_|->", attribute(instruction, "dim_labels"))
     out = instruction.shapes[0]
     window = attribute(instruction, "window") or ""
@@ -60,6 +62,7 @@ def _window(window: str, name: str, i: int) -> int:
     found = re.search(rf"\b{name}=(\S+)", window)
     if not found:
         return 0 if name == "pad" else 1
+    # `pad=1_2x0_0`: lower_upper of each spatial dimension.
     return int(found[1].split("x")[i].split("_")[0])
 
 
@@ -68,6 +71,7 @@ def _meetings(
     n_in: int, n_window: int, n_out: int, stride: int, pad: int, lhs_dilate: int, rhs_dilate: int
 ) -> int:
     """Pairs (position of the output, position in the window) that fall on data."""
+    # Where each output's window begins on the data.
     outs = np.arange(n_out) * stride - pad
     total = 0
     for k in range(n_window):
@@ -85,6 +89,7 @@ def kernel_flops(occurrence: Occurrence) -> int | None:
     """
     instruction = occurrence.instruction
     is_call = instruction.op in ("custom-call", "custom-call-start")
+    # Other custom calls, such as of a host or a library, are no kernels of products.
     if not is_call or attribute(instruction, "custom_call_target") not in _TARGETS:
         return 0
     # A kernel's author may have stated its cost; that is better than any guess.
@@ -111,6 +116,7 @@ def _arrays(instruction: Instruction, scope: Scope) -> list[Shape]:
         for name in instruction.operands
         for shape in scope.computation.instructions[name].shapes
     ]
+    # bf16 and f32 begin with b and f; whole numbers are indices or masks.
     return [shape for shape in shapes if shape.dtype[0] in "bf" and len(shape.sizes) > 1]
 
 
@@ -124,6 +130,7 @@ def _attention_flops(instruction: Instruction, phase: str, q: Shape, k: Shape) -
     block = re.search(r"block_kv\W+(\d+)", instruction.rest)
     # Of n × n blocks, (n + 1)·n/2 are on or below the diagonal.
     n_blocks = max(T // int(block[1]), 1) if block else T
+    # n_elements of q are rows · heads · L · A; the fraction is the share of blocks that are done.
     return int(2 * products * q.n_elements * T * (n_blocks + 1) / (2 * n_blocks))
 
 
@@ -133,4 +140,5 @@ def _grouped_flops(instruction: Instruction, arrays: list[Shape]) -> int | None:
     stacks = [shape for shape in (*arrays, *instruction.shapes) if len(shape.sizes) == 3]
     if not matrices or not stacks:
         return None
+    # M · (K · N), whichever of the two is the result.
     return 2 * matrices[0].sizes[0] * math.prod(stacks[0].sizes[-2:])

@@ -44,6 +44,7 @@ class Shape(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """Bytes without a layout's padding."""
+        # Types below 8 bits are packed, hence bits first.
         return math.ceil(self.n_elements * bits_of(self.dtype) / 8)
 
 
@@ -82,6 +83,7 @@ class Computation(NamedTuple):
 
     def users(self, name: str) -> list[Instruction]:
         """The instructions that read `name`."""
+        # Operands are names, and a name is unique in its computation.
         return [each for each in self.instructions.values() if name in each.operands]
 
 
@@ -114,6 +116,7 @@ def parse(text: str) -> Module:
         ValueError: the text has no entry computation.
     """
     computations, current, entry = {}, None, None
+    # Lines are joined first, since an attribute may contain what looks like an instruction.
     for line in _whole_lines(text):
         if header := HEADER.match(line):
             current = Computation(header[2], {})
@@ -194,6 +197,7 @@ def called(instruction: Instruction) -> list[str]:
         for group in SEVERAL_CALLED.findall(instruction.rest)
         for name in group.split(",")
     ]
+    # Singles first, then lists: an instruction has only one of the two.
     return CALLED.findall(instruction.rest) + several
 
 
@@ -207,6 +211,7 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
     """Turns of a `while`: as the compiler noted them, else by its condition `i < n` and its step; None where
     the text has neither.
     """
+    # XLA writes it into backend_config once it has proved it.
     if noted := re.search(r'"?known_trip_count"?\s*[:=]\s*\{"?n"?\s*:\s*"?(\d+)', loop.rest):
         return int(noted[1])
     condition_name = attribute(loop, "condition").lstrip("%")
@@ -230,6 +235,7 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
 def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope]:
     """(the comparison that a condition returns, also from inside a fusion; the scope of its operands)."""
     root = scope.computation.root
+    # The CPU's compiler puts even a single comparison into a fusion.
     while root.op in ("fusion", "call"):
         scope = Scope(module.computations[called(root)[0]], root, scope)
         root = scope.computation.root
@@ -267,6 +273,7 @@ def constant_of(scope: Scope, name: str) -> int | None:
         return None
     if _source(scope, source.operands[0])[1].op != "parameter":  # of another loop's result, say
         return None
+    # What a turn does not change has its value from before the first turn.
     return _initial(scope.caller, int(attribute(source, "index")), scope.outer)
 
 
@@ -288,6 +295,7 @@ def _step(body: Scope, index: int) -> int:
 
 def _turns(direction: str | None, start: int, limit: int, step: int) -> int | None:
     """Turns of `for i in start, start+step, … while i <direction> limit`."""
+    # <= counts one turn more, >= one more downwards.
     distance = limit - start + {"LE": 1, "GE": -1}.get(direction or "", 0)
     return (
         max(math.ceil(distance / step), 0) if direction in ("LT", "LE", "GT", "GE", "NE") else None

@@ -30,7 +30,9 @@ class Seconds(NamedTuple):
 def wiring_of(mesh: Any, target: Target) -> Wiring:
     """The wiring of a mesh over a target's devices."""
     devices = mesh.devices
+    # Coordinates have three numbers on every TPU; a v5e's torus has only two.
     coordinates = [device.coords[: len(target.shape)] for device in devices.flat]
+    # A single slice's devices may have no index, or None.
     islands = [getattr(device, "slice_index", None) or 0 for device in devices.flat]
     places = np.array(coordinates).reshape(*devices.shape, -1)
     return Wiring(target, tuple(mesh.axis_names), places, np.array(islands).reshape(devices.shape))
@@ -39,6 +41,7 @@ def wiring_of(mesh: Any, target: Target) -> Wiring:
 def wiring_of_gpus(sizes: dict[str, int], target: Target) -> Wiring:
     """GPUs numbered in the order of the mesh, islands of neighbours."""
     numbers = np.arange(target.n_chips).reshape(tuple(sizes.values()))
+    # Consecutive GPUs share a host, as every scheduler numbers them.
     return Wiring(target, tuple(sizes), numbers[..., None], numbers // target.chip.island)
 
 
@@ -49,6 +52,7 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     closed ring half of that. Between islands each chip exchanges its part alone, after or before the
     exchange inside.
     """
+    # One group stands for all: a mesh divides chips evenly.
     index = tuple(slice(None) if axis in transfer.axes else 0 for axis in wiring.axes)
     places = wiring.places[index].reshape(-1, wiring.places.shape[-1])
     islands = wiring.islands[index].reshape(-1)
@@ -79,6 +83,7 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
         if n_inside > 1
         else 0.0
     )
+    # An all-to-all has no partial sums to share: every byte goes to its own receiver.
     spread = 1 if "all-to-all" in transfer.kind else n_inside
     outer = passes * transfer.n_bytes / spread * (n_islands - 1) / n_islands / chip.outer_bandwidth
 
@@ -94,11 +99,13 @@ def _bandwidth(target: Target, extents: list[int]) -> float:
     """Bytes a second that a chip can take in from the others of its group."""
     if not target.chip.n_dims:
         return target.chip.link_bandwidth
+    # A closed ring sends both ways; a line's ends have one neighbour.
     links = sum(
         2 if ring and n == size else 1
         for n, ring, size in zip(extents, target.rings, target.shape, strict=True)
         if n > 1
     )
+    # A group within one axis still has a link.
     return max(links, 1) * target.chip.link_bandwidth
 
 

@@ -52,6 +52,7 @@ class Planner:
         """The config with the mesh and execution that it names."""
         sizes = axis_sizes(self.run.mesh, self.target)
         if not self._by_sizes:
+            # Said before it begins, since the compiler itself prints nothing.
             self.say(
                 f"compiling {self.name} for {self.target.describe()}; this takes a minute or more"
             )
@@ -90,6 +91,7 @@ class Planner:
         step = step_of(run, mesh)
         compiled = compile_step(step)
         if self.hlo is not None:
+            # Before the answer: the text also helps when the step turns out not to fit.
             self.hlo.write_text(compiled.text)
         # Model FLOPs of one chip: MFU compares them with one chip's peak.
         flops = step.model_flops_per_token * step.tokens / self.target.n_chips
@@ -117,6 +119,7 @@ class Planner:
 
     def _peak_of(self, shortage: DoesNotFit) -> int:
         """The compiler names the temporaries alone."""
+        # Arguments are parameters, state and batch, whose sizes are exact.
         return (
             shortage.needed + memory_of_plan(self.setting.outline, present(self.setting)).arguments
         )

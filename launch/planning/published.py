@@ -47,6 +47,7 @@ QKV = Remat(preset="full", offload=("query", "key", "value"))
 
 def published() -> Iterator[Published]:
     """All rows of dense bf16 models, with the batch and the mesh of the script that made them."""
+    # The columns: model, topology, rows a chip, tensor, remat, MFU with 1, 2, 4 … slices.
     for model, topology, rows, tensor, remat, mfus in (
         ("32B", "v5p:4x4x4", 7, 4, DOTS, (71.47, 69.43)),
         ("64B", "v5p:4x4x4", 3, 4, DOTS, (70.31, 67.26)),
@@ -64,6 +65,7 @@ def published() -> Iterator[Published]:
         ("52B", "v4:4x4x12", 7, 1, FULL, (56.0, 58.9)),
     ):
         for i, mfu in enumerate(mfus):
+            # 2**i slices, as the tables double them; all have rows of 2048 tokens.
             yield Published(model, topology, 2**i, rows, 2048, tensor, remat, mfu)
     yield Published("Llama-3.1-8B", "v6e:16x16", 1, 4, 8192, 1, INPUTS, 45.46)
     yield Published("Llama-3.1-70B", "v6e:16x16", 1, 4, 8192, 1, QKV, 50.33)
@@ -93,9 +95,11 @@ def sizes_of(model: str) -> dict[str, int]:
         return dict(zip(names, known[model], strict=True))
 
     # of n doublings, each third one is of heads and feed-forward, of width, and of layers, in this order
+    # bit_length - 1 is the logarithm to base 2 of a power of two.
     cycles, left = divmod(int(model.removesuffix("B")).bit_length() - 1, 3)
     width = 2048 * 2 ** (cycles + (left > 1))
     heads = 16 * 2 ** (cycles + (left > 0))
+    # 448 = 7168 / 16: feed-forward grows with the heads.
     values = (width, 16 * 2**cycles, heads, heads, 128, 448 * heads, 32_000)
 
     return dict(zip(names, values, strict=True))
@@ -104,6 +108,7 @@ def sizes_of(model: str) -> dict[str, int]:
 @cache
 def outline(model: str, seq_len: int) -> Outline:
     """The model as a Run with AdamW."""
+    # Optimizer, data and steps must be given; only AdamW's state counts here.
     return outline_of(
         Run(
             architecture=Llama(context=seq_len, **sizes_of(model)),

@@ -57,6 +57,7 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
 
     # FLOPs that the chip could have done in the time, had it reached its full rate
     full_rate_flops = work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel
+    # A pipeline's bubble lengthens what the chip computes, not what it sends.
     compute_s = full_rate_flops / chip.bf16_flops * work.slowdown
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
@@ -75,6 +76,7 @@ def network_seconds(
     transfers: Sequence[Transfer], wiring: Wiring, efficiency: Efficiency = EFFICIENCY
 ) -> Seconds:
     """All transfers one after another."""
+    # One after another: collectives of one chip share its links.
     each = [transfer_seconds(wiring, transfer) for transfer in transfers]
     return Seconds(
         sum(one.inner for one in each) / efficiency.network,

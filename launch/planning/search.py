@@ -31,6 +31,7 @@ def search(
     Raises:
         ValueError: nothing fits.
     """
+    # By the roofline of their sizes, the fastest first.
     ordered = candidates(setting)
     if not ordered:
         remedy = "take more chips, or a smaller data.batch_size"
@@ -61,6 +62,7 @@ def _varied(ordered: list[Candidate]) -> Iterator[Candidate]:
     """In order, leaving out what would only compile the same mesh again and again."""
     seen: dict[tuple[int, ...], int] = {}
     for candidate in ordered:
+        # Two settings of one mesh differ in what they keep, not in what they send.
         mesh = tuple(candidate.plan.sizes.values())
         seen[mesh] = seen.get(mesh, 0) + 1
         if seen[mesh] <= VARIETY:

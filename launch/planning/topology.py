@@ -51,6 +51,8 @@ def target_of(name: str, n_slices: int = 1) -> Target:
     Raises:
         ValueError: there is no such chip, or no such slice of it.
     """
+    # `v5p:4x4x8`, or `v5p-128` as accelerator types are written, which is refused with a remedy
+    # below.
     match = re.fullmatch(r"([a-z]+\d*[a-z]*)(?::(\d+(?:x\d+)*)|-(\d+))", name.lower())
     kind = ALIASES.get(match[1], match[1]) if match else name.lower().split(":")[0]
     if kind not in CHIPS:
@@ -79,6 +81,7 @@ def target_of(name: str, n_slices: int = 1) -> Target:
 
 def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
     """What is wrong with a slice of this shape, with the remedy."""
+    # A GPU's "shape" is its number alone.
     if len(shape) != (chip.n_dims or 1):
         example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
         return f"a {chip.name} has {len(shape)} sizes here and needs {chip.n_dims or 1}; write e.g. {example}"
@@ -86,6 +89,7 @@ def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
         return "a size is 0; raise it"
     if chip.platform == "gpu":
         return None
+    # zip stops at the shorter: a two-dimensional torus has no third size.
     divides = all(size % part == 0 for size, part in zip(shape, HOST, strict=False))
     if math.prod(shape) > 1 and not divides:
         return f"the first two sizes must be even, since a host has {HOST[0]}x{HOST[1]} chips; round them"
@@ -112,6 +116,7 @@ def load_devices(target: Target) -> list[Any]:
     settings: dict[str, Any] = {}
     if target.chip.name == "v4":
         settings["chip_config_name"] = "megacore"  # else each of a chip's two cores is a device
+    # libtpu counts slices under this name.
     if target.n_slices > 1:
         settings["num_slices"] = target.n_slices
     try:
@@ -146,6 +151,7 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
         raise ValueError(
             f"mesh ({shown}) {rule}; set the sizes so that their product is that number"
         )
+    # Slices are connected by `data` alone, so each must hold a whole share of it.
     if sizes["data"] % target.n_slices:
         wanted = target.n_slices * max(sizes["data"] // target.n_slices, 1)
         rule = f"does not divide over --slices {target.n_slices}, whose network is the outer part of data"

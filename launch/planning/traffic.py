@@ -18,6 +18,7 @@ FREE = frozenset(
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
 PARTS = ("dynamic-slice", "slice", "gather")
+# Only these move data between memory spaces.
 COPIES = (
     "copy",
     "copy-start",
@@ -36,6 +37,7 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
     """
     instruction = occurrence.instruction
     computation = occurrence.scope.computation
+    # The target's name stands at the beginning; a kernel's body may contain the same words.
     is_no_data_call = any(word in instruction.rest[:200] for word in NO_DATA_CALLS)
     if occurrence.fused or instruction.op in FREE or is_no_data_call:
         return 0
@@ -49,6 +51,7 @@ def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
     if instruction.op.removesuffix("-start") == "dynamic-update-slice":
         return 2 * _in_hbm(operands[1].shapes)
     if instruction.op == "copy-start":
+        # The third shape of a copy-start is its context, not data.
         return _in_hbm(instruction.shapes[:2])
 
     return _in_hbm(instruction.shapes) + sum(_in_hbm(each.shapes) for each in operands)
@@ -61,6 +64,7 @@ def host_bytes(occurrence: Occurrence) -> int:
         return 0
     operands = [shape for name in instruction.operands for shape in known[name].shapes]
     shapes = [*instruction.shapes[:2], *operands]
+    # A TPU's compiler gives host memory the space 5.
     if HOST_SPACE not in {shape.space for shape in shapes}:
         return 0
     # the smallest: of a sliced or updated array only the slice moves
@@ -75,6 +79,7 @@ def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instructio
     """Bytes of each operand that are read, and of each result that are written and not only passed on."""
     inside = module.computations[called(fusion)[0]]
     read = sum(
+        # No more than what lies in HBM: an operand may already be on the chip.
         min(_used(module, inside, to), _in_hbm(given.shapes))
         for to, given in zip(inside.parameters, operands, strict=True)
     )
@@ -99,6 +104,7 @@ def _used_by(module: Module, inside: Computation, user: Instruction, value: Inst
     """What one user reads: a slice its part, an update in place nothing, a view what its own users read."""
     if user.op in PARTS:
         return _bytes(user)
+    # The first operand of an update in place is the array that it writes into.
     if user.op == "dynamic-update-slice" and user.operands[0] == value.name:
         return 0
     if user.op == "fusion":
@@ -115,6 +121,7 @@ def _used_by(module: Module, inside: Computation, user: Instruction, value: Inst
 
 def _new(module: Module, inside: Computation, root: Instruction) -> int:
     """Bytes of a fusion's result that it writes: an update's part, else all."""
+    # A view of the result is not written a second time.
     while root.op in VIEWS:
         root = inside.instructions[root.operands[0]]
     if root.op == "fusion":

@@ -28,6 +28,7 @@ def walk(module: Module) -> Iterator[Occurrence]:
     """All that the program runs, callers before what they call. Of a conditional's branches the longest is
     taken.
     """
+    # times=1: a step runs its entry once.
     yield from _inside(module, Scope(module.entry), times=1, fused=False)
 
 
@@ -51,6 +52,7 @@ def _entered(module: Module, instruction: Instruction) -> list[str]:
     if instruction.op in ENTERED:
         return called(instruction)
     if instruction.op == "while":
+        # The condition is a comparison of scalars.
         return [attribute(instruction, "body").lstrip("%")]
     if instruction.op == "conditional":
         # The branch with the most instructions stands for the dearest one.

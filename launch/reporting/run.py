@@ -94,6 +94,7 @@ def _quality(phase: PhaseRecord) -> tuple[str, str]:
     metrics = [key[-1] for key in numbers]
     losses = [metric for metric in metrics if metric.endswith("loss")]
     # Bits per byte before loss: it compares runs with different tokenizers.
+    # From what a person asks first to whatever there is, so that one always exists.
     wanted = next(metric for metric in (*FIRST, *losses, *metrics) if metric in metrics)
     by_set = {key[0]: pair for key, pair in numbers.items() if key[-1] == wanted}
     first = "macro" if "macro" in by_set else next(iter(by_set))  # macro: the mean over all sets
@@ -174,6 +175,7 @@ def _mark(metric: str, before: float | None, now: float) -> str:
     less = less_is_better(metric)
     if less is None or before is None or now == before:
         return ""
+    # Better is lower for a loss and higher for an accuracy.
     return "good" if (now < before) == less else "bad"
 
 

@@ -29,6 +29,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         FileNotFoundError: one of them is no folder.
     """
     path = (
+        # Beside the runs: the folder that all of them have in common.
         out
         or Path(os.path.commonpath([each.resolve().parent for each in run_dirs]))
         / "comparison.html"

@@ -35,6 +35,7 @@ def shard_folders(path: Path) -> list[Path]:
 
 def label(folder: Path, path: Path) -> str:
     """What to call a folder found below `path`."""
+    # relative_to gives "." for the path itself, which says nothing.
     return str(folder.relative_to(path)) if folder != path else str(folder)
 
 

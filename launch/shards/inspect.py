@@ -32,6 +32,7 @@ def inspect(args: argparse.Namespace) -> None:
     if args.document is None:
         return
     numbers = numbers_of(shards, args.document)
+    # Only now: the manifest is shown without a tokenizer, which may be missing.
     tokenizer = tokenizer_of(shards, args.tokenizer)
     for number in numbers:
         record = shards[number]

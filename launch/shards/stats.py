@@ -84,6 +84,7 @@ def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
     plans = list(planned(len(targets), lambda some: BestFit().plan(targets[some], seq_len)))
     n_rows = sum(map(len, plans))
     n_cut = int((targets > seq_len).sum())
+    # A row of seq_len positions has as many targets.
     full = targets.sum() / max(1, n_rows * seq_len)
     return name, f"{n_rows:,}", f"{full:.2%}", f"{n_cut:,}"
 

@@ -30,6 +30,7 @@ def drop_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
 
 def sources_of(result: Mapping[str, Any]) -> list[str]:
     """The sources of a data phase in the order they were read."""
+    # A dict keeps the first place of each name: sources read, then those that only dropped.
     return list(dict.fromkeys([*result.get("read", {}), *result.get("dropped", {})]))
 
 

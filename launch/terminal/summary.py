@@ -46,7 +46,10 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
 def _hints(metrics: set[str]) -> list[str]:
     """How to read the metrics of the table that matter most."""
     return [
-        hint for ending, hint in HINTS.items() if any(metric.endswith(ending) for metric in metrics)
+        # By their endings, since a metric's name begins with its held-out set.
+        hint
+        for ending, hint in HINTS.items()
+        if any(metric.endswith(ending) for metric in metrics)
     ]
 
 
@@ -68,6 +71,7 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
         (source, *(f"{count:,}" for count in counts.values()))
         for source, counts in result.get("kept", {}).items()
     ]
+    # All sources have the same units, so the first one's name the columns.
     units = next(iter(result.get("kept", {}).values()), {})
     _print_rows(console, f"{name}: kept to train on", ("source", *units), kept, text_columns=1)
     heads, dropped = drop_table(result)
@@ -131,6 +135,7 @@ def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _trouble(summary: Mapping[str, Any], key: str, calm: int) -> str:
     value = summary.get(key, calm)
+    # goodput is a share, the other kinds of trouble are counts.
     return f"{value:.1%}" if key == "goodput" else f"{value:,.0f}"
 
 
