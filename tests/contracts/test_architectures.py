@@ -184,7 +184,7 @@ def test_reading_ragged_prompts_and_then_token_by_token_gives_the_hidden_states_
             hidden_BLD, kv_cache = decode(params, jax.tree.map(jnp.array, inputs), kv_cache)
             for b, (done, n) in enumerate(zip(done_B, n_B, strict=True)):
                 np.testing.assert_allclose(
-                    hidden_BLD[b, :n], expected_BLD[b, done : done + n], rtol=1e-5, atol=1e-5
+                    hidden_BLD[b, :n], expected_BLD[b, done : done + n], rtol=5e-5, atol=5e-5
                 )
             done_B, n_B = done_B + n_B, np.ones_like(n_B)
     assert kv_cache.lengths_B.tolist() == done_B.tolist()
