@@ -59,8 +59,16 @@ class _Representer(SafeRepresenter):
             style = "'"
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
+    def represent_float(self, data: float) -> ScalarNode:
+        """`1.0e-05`: without the point a reader of YAML 1.1 would take it for text."""
+        node = super().represent_float(data)
+        if "e" in node.value and "." not in node.value:
+            node.value = node.value.replace("e", ".0e")
+        return node
+
 
 _Representer.add_representer(str, _Representer.represent_str)
+_Representer.add_representer(float, _Representer.represent_float)
 
 
 def parse_yaml(text: str, name: str) -> Any:
