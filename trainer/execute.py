@@ -1,7 +1,7 @@
 """Carry out a Run: assemble its parts on the devices, train, measure, write results.json."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,7 @@ def execute(
     # would leave the others waiting in a collective for ever.
     with jax.set_mesh(mesh), watching(run, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
-        for change in _free_changes(phase, allow_change):
-            say(f"  changed since the checkpoint: {change}")
-        say(f"  {phase.describe()}")
+        _introduce(phase, allow_change, say)
         resumed_at = phase.checkpointer.verify_latest() or 0
         began = process_started() if started is None else started
         ledger = Ledger(folder, resumed_at, active=is_first(), started=began)
@@ -84,7 +82,7 @@ def execute(
             parts = loop_parts(phase, source, recorder, measures, profiler, first=first)
             # The evaluation before training is step 0 of the curves, once.
             if first == 0:
-                recorder.metrics.write(0, {f"eval/{name}": value for name, value in before.items()})
+                recorder.metrics.write(0, _as_evals(before))
             state = train(parts, state, steps=run.steps)
             with recorder.pausing("evaluate"):
                 after = measures(state)
@@ -94,6 +92,22 @@ def execute(
                 phase.checkpointer.close()
         # After the records are closed: the summary reads the rows of metrics.jsonl back.
         write_results(phase, before=before, after=after)
+
+
+def _introduce(phase: Phase, allow_change: Sequence[str], say: Callable[[str], None]) -> None:
+    """Say what changed since the newest checkpoint, and what is trained where.
+
+    Raises:
+        ValueError: the checkpoint is another run's.
+    """
+    for change in _free_changes(phase, allow_change):
+        say(f"  changed since the checkpoint: {change}")
+    say(f"  {phase.describe()}")
+
+
+def _as_evals(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Held-out numbers under the names that curves of evaluations have."""
+    return {f"eval/{name}": value for name, value in numbers.items()}
 
 
 def _free_changes(phase: Phase, allow_change: Sequence[str]) -> list[str]:
