@@ -9,13 +9,15 @@ import pytest
 
 from model.api import ModelInputs
 from model.architectures.gpt2 import GPT2
-from model.architectures.mistral import Mistral
+from model.architectures.llama import Llama
 from model.cache import write
 from tests.examples import ONE_DEVICE, SIZES, built, params_on, quick_jit, under
 from tests.model import moe_examples
 
 B, L, T = 3, 4, 12
-WINDOWED = Mistral(**SIZES.model_dump(exclude={"rope_scaling", "tied", "norm_eps"}), window=3)
+WINDOWED = Llama(
+    **SIZES.model_dump(exclude={"rope_scaling", "tied", "norm_eps", "window"}), window=3
+)
 LEARNED = GPT2(vocab_size=40, width=16, layers=2, heads=4, feed_forward_width=24, context=T)
 EVERY = pytest.mark.parametrize(
     "sizes",
