@@ -147,7 +147,8 @@ def architecture() -> Llama:
 def optimizer(*, peak_lr: float, warmup_steps: int) -> Optimizer:
     """Muon with a straight line down to zero."""
     return Optimizer(
-        rule=Muon(),
+        # The authors' own precision: on a CPU with bf16 matrix units the iteration costs less than half.
+        rule=Muon(products="bfloat16"),
         peak_lr=peak_lr,
         schedule=WarmupLinear(warmup_steps=warmup_steps, end_frac=0.0),
         weight_decay=0.1,

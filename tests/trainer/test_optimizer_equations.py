@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from model.api import leaf_name
+from tests.examples import ONE_DEVICE
 from tests.trainer.optimizer_examples import CONSTANT, PARAMS, normal, run
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adafactor import Adafactor
@@ -124,14 +125,33 @@ def test_muon_is_the_librarys_on_hidden_matrices_and_adamw_elsewhere():
     )
 
 
-def test_muons_steps_are_orthogonal_and_as_long_as_its_rms_says():
-    updated, _ = run(Optimizer(rule=Muon(rms=0.3), **PLAIN), GRADIENTS[:1])
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_muons_steps_are_orthogonal_and_as_long_as_its_rms_says(products):
+    rule = Muon(rms=0.3, products=products)
+    updated, _ = run(Optimizer(rule=rule, **PLAIN), GRADIENTS[:1])
     for name in sorted(set(MATRICES) - {"embed_VD"}):
         for before, after in zip(singles(PARAMS)[name], singles(updated)[name], strict=True):
             values = np.linalg.svd(
                 (before - after) / (0.1 * 0.3 * max(before.shape) ** 0.5), compute_uv=False
             )
             assert 0.5 < values.min() and values.max() < 1.3
+
+
+@pytest.mark.parametrize("sizes", [ONE_DEVICE, {"fsdp": 4, "tensor": 2}], ids=str)
+def test_muons_steps_in_bfloat16_are_those_in_float32_but_for_rounding(sizes):
+    exact, _ = run(Optimizer(rule=Muon(), **PLAIN), GRADIENTS)
+    rule = Muon(products="bfloat16")
+    rounded, _ = run(Optimizer(rule=rule, **PLAIN), GRADIENTS, sizes=sizes)
+    before, exact, rounded = singles(PARAMS), singles(exact), singles(rounded)
+    for name in before:
+        step = np.stack(exact[name]) - np.stack(before[name])
+        error = np.linalg.norm(np.stack(rounded[name]) - np.stack(exact[name]))
+        relative = error / np.linalg.norm(step)
+        if name in MATRICES and name != "embed_VD":
+            # more than float32 could err, so the products are in bfloat16
+            assert 1e-4 < relative < 0.05, name
+        else:
+            assert relative < 1e-5, name
 
 
 def test_soap_is_its_algorithm():

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024), with the step sizes of Liu et al. 2025, section 2.2."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from pydantic import BaseModel, PositiveFloat
 from trainer.optimizers.common.by_leaf import by_leaf, on_hidden_matrices
 from trainer.optimizers.common.rule import Rate
 from trainer.optimizers.common.whole_matrices import matrix_of, on_whole_matrices
+
+Products = Literal["float32", "bfloat16"]
 
 ITERATIONS = 5
 # Jordan et al. 2024: the steepest start that keeps singular values within about 0.7 and 1.2
@@ -24,10 +26,14 @@ class Muon(BaseModel, frozen=True, extra="forbid", strict=True):
     The others are norms, biases, embeddings and the output matrix. A step has the root mean square `rms`, as
     AdamW's has by experience, so that both take the same learning rate and weight decay. State: 4 bytes a
     parameter of hidden matrices, 8 of the others.
+
+    `products: bfloat16`, as in the authors' code, costs less on matrix units. Steps then agree with those in
+    float32, and those of two meshes with each other, to a few percent of their rms instead of 1e-5.
     """
 
     momentum: Rate = 0.95
     rms: PositiveFloat = 0.2
+    products: Products = "float32"  # what the matrices of the iteration are rounded to
     b1: Rate = 0.9  # this and what follows: of AdamW for the others
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
@@ -36,10 +42,13 @@ class Muon(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def core(self) -> optax.GradientTransformation:
         others = optax.scale_by_adam(self.b1, self.b2, self.eps)
-        return on_hidden_matrices(scale_by_orthogonal(self.momentum, self.rms), others)
+        hidden = scale_by_orthogonal(self.momentum, self.rms, products=self.products)
+        return on_hidden_matrices(hidden, others)
 
 
-def scale_by_orthogonal(momentum: float, rms: float) -> optax.GradientTransformation:
+def scale_by_orthogonal(
+    momentum: float, rms: float, *, products: Products
+) -> optax.GradientTransformation:
     """Gradient -> Nesterov's momentum -> orthogonal, times rms · sqrt(longer side).
 
     It is `optax.contrib.muon`, but on sharded matrices.
@@ -49,7 +58,8 @@ def scale_by_orthogonal(momentum: float, rms: float) -> optax.GradientTransforma
         x = matrices["look_ahead"]
         # an orthogonal matrix has a root mean square of 1 / sqrt(longer side)
         longer_side = max(x.shape[1:])
-        return {"look_ahead": orthogonalized(x) * (rms * math.sqrt(longer_side))}
+        orthogonal = orthogonalized(x, products=products)
+        return {"look_ahead": orthogonal * (rms * math.sqrt(longer_side))}
 
     def update(name: str, gradient: Any, mean: Any, _: Any, count: Any) -> tuple[Any, Any]:
         mean = momentum * mean + (1 - momentum) * gradient
@@ -65,21 +75,32 @@ def scale_by_orthogonal(momentum: float, rms: float) -> optax.GradientTransforma
 
 
 def orthogonalized(
-    x: Float[Array, "matrices rows columns"],
+    x: Float[Array, "matrices rows columns"], *, products: Products
 ) -> Float[Array, "matrices rows columns"]:
     """Each matrix with its singular values brought near 1, by products alone; zeros stay zeros.
 
-    Newton-Schulz of degree five: x <- a·x + (b·x·xᵀ + c·(x·xᵀ)²)·x from x over its Frobenius norm.
+    Newton-Schulz of degree five: x <- a·x + (b·x·xᵀ + c·(x·xᵀ)²)·x from x over its Frobenius norm. Sums stay
+    in float32 between products of either type.
     """
     if x.shape[1] > x.shape[2]:  # x·xᵀ then has the shorter side, which costs less
-        return jnp.swapaxes(orthogonalized(jnp.swapaxes(x, 1, 2)), 1, 2)
+        transposed = orthogonalized(jnp.swapaxes(x, 1, 2), products=products)
+        return jnp.swapaxes(transposed, 1, 2)
     # divided by its norm, so that all singular values are at most 1, where the
     # iteration converges
     a, b, c = COEFFICIENTS
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
 
+    def product(left: Array, right: Array) -> Array:
+        left = left.astype(products)
+        right = right.astype(products)
+        # by default a TPU rounds the operands of float32 products to bf16, a GPU to TF32
+        highest = jax.lax.Precision.HIGHEST
+        # The result has the operands' type: asked for float32 from bf16 operands, XLA on a CPU leaves out
+        # their rounding and computes in float32, at its cost.
+        return jnp.matmul(left, right, precision=highest).astype(jnp.float32)
+
     def iteration(_: Any, x: Array) -> Array:
-        square = x @ jnp.swapaxes(x, 1, 2)
-        return a * x + (b * square + c * square @ square) @ x
+        square = product(x, jnp.swapaxes(x, 1, 2))
+        return a * x + product(b * square + product(c * square, square), x)
 
     return jax.lax.fori_loop(0, ITERATIONS, iteration, x)
