@@ -1,28 +1,26 @@
-"""How a run ends early, in a file without jax: the launcher asks it about errors of commands that train
-nothing.
-"""
+"""How a run ends early. No jax is imported here: the launcher asks about errors of any command."""
 
 from typing import Any, Protocol, runtime_checkable
 
 
 class Stopped(Exception):
-    """A signal asked for the end, and the state is saved; `exit_code` is 130 for Ctrl-C and 143 for
-    SIGTERM.
+    """A signal ended the run after a step, and the state is saved; `exit_code` is 130 (Ctrl-C) or 143
+    (SIGTERM).
     """
 
     def __init__(self, signal_name: str, step: int):
         super().__init__(f"stopped by {signal_name} after step {step}; the state is saved")
-        # 128 + the number of the signal (SIGINT is 2, SIGTERM 15), as a shell reports it.
+        # A shell reports 128 + the signal's number: SIGINT is 2, SIGTERM 15.
         self.exit_code = 130 if signal_name == "SIGINT" else 143
 
 
 class Diverged(Exception):
-    """Loss or gradient norm is still NaN or infinite after `max_rollbacks` rollbacks, or devices compute
-    wrong numbers.
+    """Loss or gradient norm is still NaN or infinite after `max_rollbacks` rollbacks, or a device computes
+    wrong numbers; restarting would not help.
     """
 
 
-# A protocol, because the file of `Hosts` imports jax, which this one must not.
+# A protocol, since the module of `Hosts` imports jax.
 @runtime_checkable
 class Peers(Protocol):
     """The processes of a run, as one of them sees them; see `trainer.cluster.hosts.Hosts`."""
@@ -30,11 +28,11 @@ class Peers(Protocol):
     process: int
 
     def lost(self) -> Any:
-        """Who is lost now; None = nobody."""
+        """A view that names a process that stopped answering; None = all answer."""
         ...
 
     def wait_for_lost(self) -> Any:
-        """The same, after the time that it takes to see it."""
+        """The same, after waiting long enough to notice a process that died just now."""
         ...
 
     def leave(self, fault: str, code: int) -> None:
@@ -42,10 +40,11 @@ class Peers(Protocol):
         ...
 
 
-# of the loop that runs, or that an error has just ended; empty with one process or outside of a loop
+# The peers of the loop that runs, or that an error has just ended. Empty in a run of one process, and outside
+# of a loop. A list only so that it can be changed in place.
 peers_under_way: list[Peers] = []
 
 
 def present_peers() -> Peers | None:
-    """The processes of the loop under way, or of the one that an error ended."""
+    """The peers of the loop that runs or that an error ended; None if there are none."""
     return peers_under_way[-1] if peers_under_way else None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ EVENTS_FILE = "events.jsonl"
 def append_event(folder: Path, name: str, step: int | None, /, **fields: Any) -> None:
     """Append {"time" (Unix seconds), "event", "step", **fields} to events.jsonl.
 
-    A disk that does not take the line stops nobody: the line goes to stderr.
+    A full or failing disk does not stop training: the line then goes to stderr.
     """
     row = {"time": time.time(), "event": name, "step": step}
     for key, value in fields.items():
@@ -22,10 +23,9 @@ def append_event(folder: Path, name: str, step: int | None, /, **fields: Any) ->
         row[key] = None if not_finite else value  # JSON has no word for NaN or infinity
     line = json.dumps(row)
     try:
-        # "a+" also reads, which is how the end of the last line is looked at; it always writes at
-        # the end.
+        # "a+" can read the end of the last line, and always writes at the end of the file.
         with (folder / EVENTS_FILE).open("a+b") as file:
-            # a killed process may have left half a line, which must not swallow this one
+            # A killed process may have left half a line; this one must not be appended to it.
             file.write(b"" if _ends_in_newline(file) else b"\n")
             file.write(f"{line}\n".encode())
     except OSError as error:
@@ -37,11 +37,10 @@ def append_event(folder: Path, name: str, step: int | None, /, **fields: Any) ->
 
 
 def _ends_in_newline(file: IO[bytes]) -> bool:
-    # 2 counts from the end
-    size = file.seek(0, 2)
+    size = file.seek(0, os.SEEK_END)
     if size == 0:
         return True
-    file.seek(-1, 2)
+    file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
 
@@ -57,7 +56,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    # A torn line may end within a character of several bytes: that must not lose the others.
+    # "replace": a torn line may end inside a multi-byte character, which must not make the others unreadable.
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             row = parse_line(line)

@@ -33,8 +33,8 @@ def execute(
 ) -> None:
     """Train to the end, from the newest checkpoint in `folder` if there is one; then write results.json.
 
-    `started` is the Unix time from which on time counts as this phase's; `profile` the first and last step
-    of a trace.
+    `started` is the Unix time at which the phase's time account begins, by default the start of the process;
+    `profile` the first and last step to trace.
 
     Raises:
         ValueError: the folder holds another run, or sizes do not fit the mesh.
@@ -51,19 +51,19 @@ def execute(
         began = process_started() if started is None else started
         ledger = Ledger(folder, resumed_at, active=is_first(), started=began)
         restoring = ledger.spent("restore") if resumed_at else contextlib.nullcontext()
-        # Restoring, the reference's columns and evaluations take as long as they take: no step is hanging.
+        # Paused: reading a large checkpoint may take longer than a step is allowed to.
         with watchdog.paused(), restoring:
             state = phase.state()
             phase.load_others()
         first = int(state.step)
-        # A checkpoint that passed verification may have proved damaged when it was read.
+        # Not `resumed_at`: a checkpoint that passed verification may have proved damaged when it was read.
         ledger.back_to(first)
         note_placement(phase.event, first, mesh)
         measures = Measures(phase)
-        # Not paused: `alive` is called after every batch of the columns that this may compute.
+        # Not paused: this may compute the reference's columns, and calls `alive` after every batch of them.
         source = open_source(phase, alive=watchdog.alive)
         with watchdog.paused():
-            # On a resume this is read from before.json: the first parameters are gone.
+            # Measured only once: a resumed phase reads before.json, since its first parameters are gone.
             before = measures.before(state)
         with contextlib.ExitStack() as opened:
             bar = progress(f"  {folder.name}", run.steps, unit="steps", done=first)
@@ -80,14 +80,14 @@ def execute(
             )
             recorder, profiler = opened.enter_context(records)
             parts = loop_parts(phase, source, recorder, measures, profiler, first=first)
-            # The evaluation before training is step 0 of the curves, once.
+            # The evaluation before training is step 0 of the curves; a resumed phase has that row already.
             if first == 0:
                 recorder.metrics.write(0, _as_evals(before))
             state = train(parts, state, steps=run.steps)
             with recorder.pausing("evaluate"):
                 after = measures(state)
             write_findings(recorder.metrics, run.steps, after)
-            # Waits for the last save: a phase that is done has its checkpoint on the disk.
+            # Waits for the last save: when results.json appears, the final checkpoint is on the disk.
             with recorder.pausing("checkpoint"):
                 phase.checkpointer.close()
         # After the records are closed: the summary reads the rows of metrics.jsonl back.
@@ -95,10 +95,10 @@ def execute(
 
 
 def _introduce(phase: Phase, allow_change: Sequence[str], say: Callable[[str], None]) -> None:
-    """Say what changed since the newest checkpoint, and what is trained where.
+    """Print the settings that changed since the newest checkpoint, and what is trained on which mesh.
 
     Raises:
-        ValueError: the checkpoint is another run's.
+        ValueError: the checkpoint was saved by another run.
     """
     for change in _free_changes(phase, allow_change):
         say(f"  changed since the checkpoint: {change}")
@@ -106,18 +106,18 @@ def _introduce(phase: Phase, allow_change: Sequence[str], say: Callable[[str], N
 
 
 def _as_evals(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Held-out numbers under the names that curves of evaluations have."""
+    """Held-out numbers under the metric names of evaluations, `eval/NAME`."""
     return {f"eval/{name}": value for name, value in numbers.items()}
 
 
 def _free_changes(phase: Phase, allow_change: Sequence[str]) -> list[str]:
-    """Free differences from the run that wrote the newest checkpoint.
+    """A line for each free field that differs from the run that saved the newest checkpoint.
 
     Raises:
-        ValueError: it was another run.
+        ValueError: an identity field differs.
     """
     if not phase.resumes():
         return []
-    # As serialized by the process that saved it, so with the defaults of its version filled in.
+    # Serialized by the process that saved it, with the defaults of that version filled in.
     saved = phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "run")
     return check_identity(saved, phase.serialized, allow_change=allow_change, folder=phase.folder)

@@ -1,4 +1,4 @@
-"""Which fields of a Run may change when it goes on, and which make it another run."""
+"""Which fields of a Run may change when it resumes (free), and which make it another run (identity)."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 from data_pipeline.settings import flat
 
-# Fields that say where, how long and how well watched a run is: none of them changes what the
-# steps before a checkpoint have computed.
+# Where a run computes, how long, and how it is watched: another value does not contradict what the steps
+# before a checkpoint have computed.
 FREE = (
     "mesh",
     "execution",
@@ -25,13 +25,15 @@ FREE = (
     "health",
     "watch",
 )
+# data.schedule is free only for rows still to come: ShardSource.set_state refuses a schedule under which the
+# rows before the position would be others.
 FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_records")
-# What of data.schedule comes before the position is checked with it, by ShardSource.set_state.
 
 
 def is_free(path: str) -> bool:
-    """Whether a checkpoint may be resumed with another value there; of the optimizer only its rule's
-    type is identity.
+    """Whether a checkpoint may be resumed with another value of this field.
+
+    Of the optimizer only the type of its rule is identity.
     """
     if path.startswith("optimizer."):
         return path != "optimizer.rule.type"
@@ -39,7 +41,7 @@ def is_free(path: str) -> bool:
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Path -> (saved value, present value) wherever two serialized Runs differ."""
+    """Path -> (saved value, present value) of every field in which two serialized Runs differ."""
     # Flat paths, so that a message can name the one field that differs, not its whole component.
     before = flat(saved)
     after = flat(now)
@@ -54,7 +56,7 @@ def check_identity(
     allow_change: Sequence[str],
     folder: Path | str,
 ) -> list[str]:
-    """The differences that are free or allowed, a line each, for the log.
+    """Compare two serialized Runs; returns a line for each difference that is free or allowed.
 
     Raises:
         ValueError: an identity field differs.
@@ -79,10 +81,10 @@ def check_identity(
 
 
 def run_fingerprint(run: Mapping[str, Any]) -> str:
-    """16 hex digits of what a finished phase must have been made with to count as done: all but where and
-    how often it was watched.
+    """16 hex digits of the fields that decide the result. A finished phase with another fingerprint does not
+    count as done.
     """
-    # unlike FREE: other steps or batch sizes would have trained another model
+    # Fewer than FREE: with other steps or batch sizes another model would have been trained.
     unimportant = (
         "mesh",
         "execution",
@@ -95,6 +97,6 @@ def run_fingerprint(run: Mapping[str, Any]) -> str:
         "watch",
     )
     important = {field: value for field, value in run.items() if field not in unimportant}
-    # Sorted keys: the order of fields in a class is no difference. 64 bits are plenty for the
-    # phases of one job.
+    # Sorted keys: reordering a class's fields must not change the fingerprint. 64 bits are plenty to tell the
+    # phases of one job apart.
     return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:16]

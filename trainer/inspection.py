@@ -1,4 +1,4 @@
-"""The search for silent data corruption: do devices that must hold or compute the same bits do so?"""
+"""The check for silent data corruption: do devices that must hold or compute the same bits do so?"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,31 +26,32 @@ def make_inspection(
     others: Mapping[str, Params],
     event: Callable[..., None],
 ) -> Callable[[int, TrainState, Any], None]:
-    """`inspect(number, state, batch)` before step `number`: copies of the state are compared; where leaves
-    have none, the gradient of a micro-batch is computed twice.
+    """Make `inspect(number, state, batch)`, to be called before step `number`; it acts every `every` steps.
 
-    The inspection raises Diverged when it has found something, and names the devices.
+    It compares the copies of every replicated leaf of the state; if some leaf has no copies, it computes the
+    gradient of a micro-batch twice. A difference raises Diverged, which names the devices.
     """
     replay = make_replay(_sampled_gradient(models, objective, adaptation, micro_batches), mesh)
 
     def inspect(number: int, state: TrainState, batch: Any) -> None:
         if not every or number % every:
             return
-        found = check(state, mesh)
+        faults = check(state, mesh)
         # A leaf that is sharded over all devices has no copy to be compared with; there a bad
         # device shows when the same gradient is computed twice.
         if any(_n_copies(x) == 1 for x in jax.tree.leaves(state.trainable)):
-            # `others` as an argument: what a jitted function closes over becomes constants of its program
-            found += replay(state, (batch, others))
-        if found:
-            event("corruption", number, found=found)
-            raise Diverged(f"silent data corruption before step {number}: {'; '.join(found)}")
+            # `others` as an argument: arrays that a jitted function closes over become constants of its
+            # program.
+            faults += replay(state, (batch, others))
+        if faults:
+            event("corruption", number, found=faults)
+            raise Diverged(f"silent data corruption before step {number}: {'; '.join(faults)}")
 
     return inspect
 
 
 def _n_copies(x: jax.Array) -> int:
-    # Numbers on all devices by numbers in the array; an empty array divides by 1.
+    # Elements on all devices divided by elements of the array; max: an empty array must not divide by 0.
     return x.sharding.num_devices * math.prod(x.sharding.shard_shape(x.shape)) // max(x.size, 1)
 
 
@@ -62,7 +63,7 @@ def _sampled_gradient(
 
     def gradient(state: TrainState, batch_and_others: tuple[Any, Mapping[str, Params]]) -> Params:
         batch, others = batch_and_others
-        # One micro-batch alone: its activations are what a training step has room for.
+        # A single micro-batch: memory is sized for the activations of one.
         rows = jax.tree.map(lambda x: x[0], split_rows(batch, micro_batches))
         return gradient_of(state, rows, objective.denominators(rows), state.key, others)[1]
 

@@ -1,4 +1,4 @@
-"""What a step shows of its insides at intervals: norms by layer, and histograms."""
+"""Norms and histograms of gradients, parameters and updates by layer, logged at intervals."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +14,8 @@ from pydantic import BaseModel, NonNegativeInt
 from model.sharding import letters_of
 from model.stages import in_model_order
 
-# powers of 2 on both sides of 0; what is smaller counts as 0, what is larger into the last bin
+# Bin edges: powers of 2 on both sides of 0. Numbers below 2^-30 share the bin around 0, those beyond 2^10
+# count in the outer bins.
 _SIZES = 2.0 ** np.arange(-30, 11)
 EDGES = np.concatenate([-_SIZES[::-1], _SIZES])
 
@@ -25,8 +26,8 @@ Histograms = dict[str, tuple[np.ndarray, np.ndarray]]
 class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
     """Norms and histograms of groups of parameters; 0 = never.
 
-    A group is one module of one layer of a stack (`blocks/03/attention`, with the norms named after it), and
-    outside of stacks all that is under one name at the top (`embed`, `norm`, `unembed`, `mtp`).
+    A group is one module of one layer of a stack (`blocks/03/attention`, with the norms named after it);
+    outside of stacks it is everything under one top-level name (`embed`, `norm`, `unembed`, `mtp`).
 
     Attributes:
         norms_every: Steps between norms of gradient, parameters and updates.
@@ -39,21 +40,23 @@ class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
     def arrays(
         self, step: Int[Array, ""], params: Any, gradient: Any, updates: Any, *, rounds: int = 1
     ) -> dict[str, Array]:
-        """What `rows` reads, in the compiled step that follows `step` others: replicated arrays.
+        """The replicated arrays that `rows` reads; traced in the compiled step that follows `step` others.
 
         They are zeros unless that step is watched. `rounds` is how often a microbatch passes the pipeline's
         stages.
         """
-        # a conditional for each tree: one for all would keep every tree alive until the update is done
-        found: dict[str, dict[str, Array]] = {}
+        # A conditional for each tree: a single one would keep all trees in memory until the update is done.
+        groups_of: dict[str, dict[str, Array]] = {}
         norms = partial(norms_of, rounds=rounds)
         for kind, tree in (("gradient", gradient), ("parameter", params), ("update", updates)):
-            found[f"norms/{kind}"] = _every(self.norms_every, step, norms, tree)
+            groups_of[f"norms/{kind}"] = _every(self.norms_every, step, norms, tree)
         counts = partial(counts_of, rounds=rounds)
         for kind, tree in (("gradient", gradient), ("parameter", params)):
-            found[f"histograms/{kind}"] = _every(self.histograms_every, step, counts, tree)
+            groups_of[f"histograms/{kind}"] = _every(self.histograms_every, step, counts, tree)
         return {
-            f"{kind}/{group}": x for kind, groups in found.items() for group, x in groups.items()
+            f"{kind}/{group}": x
+            for kind, groups in groups_of.items()
+            for group, x in groups.items()
         }
 
     def rows(self, number: int, arrays: Mapping[str, Any]) -> tuple[dict[str, float], Histograms]:
@@ -66,7 +69,7 @@ class Watch(BaseModel, frozen=True, extra="forbid", strict=True):
         intervals = {"norms": self.norms_every, "histograms": self.histograms_every}
         for name, x in arrays.items():
             kind = name.split("/")[0]
-            # an interval of 0 has no arrays, so nothing divides by it
+            # no division by 0: with an interval of 0 `arrays` gave nothing of this kind
             if number % intervals[kind]:
                 continue
             for group, value in _by_layer(name, np.asarray(x)):
@@ -88,15 +91,15 @@ def counts_of(tree: Any, *, rounds: int = 1) -> dict[str, Float[Array, "*N bins"
     NaN and infinity count nowhere.
     """
     inner = EDGES[1:-1]
-    # The outer bins are open to all finite numbers: from -largest on, which leaves -inf out, and
-    # below inf, which leaves inf out.
+    # The outer bins take all finite numbers: the first begins at -largest, which excludes -inf, and the last
+    # ends below inf.
     largest = np.finfo(np.float32).max
     bins = np.array([[-largest, *inner], [*inner, np.inf]], np.float32).T
 
     def count_between(edges: Array) -> dict[str, Array]:
         return _sums(tree, lambda x: ((x >= edges[0]) & (x < edges[1])).astype(jnp.float32), rounds)
 
-    # bin after bin: all of them at once would need memory for every number and bin
+    # A loop over bins: all at once would need memory for a mask of every bin.
     counts = jax.lax.map(count_between, bins)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), counts)
 
@@ -107,9 +110,9 @@ def _sums(tree: Any, of: Callable[[Array], Array], rounds: int) -> dict[str, Arr
     for path, x in jax.tree.leaves_with_path(tree):
         group = group_of(jax.tree_util.keystr(path, simple=True, separator="/"))
         first_dim = 1 if group.endswith("_N") else 0
-        # float32: a sum of squares in bfloat16 stops growing after a few hundred terms.
+        # In float32: bfloat16 would keep only 8 bits of every square.
         total = jnp.sum(of(x.astype(jnp.float32)), tuple(range(first_dim, x.ndim)))
-        # layers may be divided over stages
+        # Replicated, since the host reads it; N may be sharded over pipeline stages.
         sums[group] = sums.get(group, 0.0) + jax.sharding.reshard(total, PartitionSpec())
     return in_model_order(sums, rounds=rounds)
 
@@ -125,7 +128,7 @@ def group_of(leaf: str) -> str:
 
 
 def _stem(key: str) -> str:
-    """A name without its letters."""
+    """`attention_norm` stays, `wq_NDHA` becomes `wq`: a name without its letters."""
     return key.rsplit("_", 1)[0] if letters_of(key) else key
 
 
@@ -134,7 +137,7 @@ def _by_layer(name: str, values: np.ndarray) -> list[tuple[str, Any]]:
     if not name.endswith("_N"):
         return [(name, values)]
     stack, module = name.removesuffix("_N").rsplit("/", 1)
-    digits = max(2, len(str(len(values) - 1)))  # so that names sort as layers do
+    digits = max(2, len(str(len(values) - 1)))  # leading zeros, so that names sort in layer order
     return [(f"{stack}/{i:0{digits}}/{module}", value) for i, value in enumerate(values)]
 
 
@@ -144,11 +147,11 @@ def _every(
     """fn(tree) in every nth step, zeros in the others; nothing at all if n is 0."""
     if n == 0:
         return {}
-    # both branches of a conditional must give the same shapes
+    # both branches of `cond` must give the same shapes and dtypes
     shapes = jax.eval_shape(fn, tree)
 
     def zeros(_: Any) -> dict[str, Array]:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    # `step` counts the steps made before this one, the log counts from 1.
+    # + 1: `step` counts the steps before this one, while the log numbers steps from 1.
     return jax.lax.cond((step + 1) % n == 0, fn, zeros, tree)

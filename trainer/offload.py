@@ -1,4 +1,4 @@
-"""State that is in host memory between steps, and comes to the devices for its part of a step."""
+"""Offloading: parameters or optimizer state in host memory between steps, on the devices during a step."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -12,7 +12,7 @@ from trainer.state import TrainState
 
 
 def at_rest(state: TrainState, offload: Collection[str]) -> TrainState:
-    """The parts named by `offload` in host memory; scalars stay, they weigh nothing."""
+    """The state with what `offload` names ("params", "optimizer") in host memory; scalars stay on device."""
 
     def to_host(x: Any) -> Any:
         return jax.device_put(x, jax.memory.Space.Host) if x.ndim else x
@@ -21,7 +21,7 @@ def at_rest(state: TrainState, offload: Collection[str]) -> TrainState:
 
 
 def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
-    """Shapes with layouts on devices, as `at_rest` leaves the arrays."""
+    """The shapes and layouts of `at_rest(state)`, from those of a state on devices."""
 
     def on_host_memory(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         if not s.shape:
@@ -36,25 +36,26 @@ def placed_at_rest(shapes: TrainState, offload: Collection[str]) -> TrainState:
 def _map_offloaded(
     fn: Callable[[Any], Any], state: TrainState, offload: Collection[str]
 ) -> TrainState:
-    """The guard's history stays on the devices: what is computed from arrays on the host is computed by the
-    host.
+    """Apply `fn` to every array that `offload` names.
+
+    The guard's history is never offloaded: XLA would compute on the host what only depends on host arrays.
     """
     if "params" in offload:
         state = state._replace(trainable=jax.tree.map(fn, state.trainable))
     if "optimizer" in offload:
-        # `inner` alone, the optimizer's own state; beside it is the guard's history.
+        # `inner` is the optimizer's own state, beside the guard's history.
         inner = jax.tree.map(fn, state.opt_state.inner)
         state = state._replace(opt_state=state.opt_state._replace(inner=inner))
     return state
 
 
 def to_device(tree: Any, *, after: Any) -> Any:
-    """What is on the host, fetched once `after` is computed; stacks come layer by layer.
+    """Copy what is on the host to the devices, once `after` is computed; stacks come layer by layer.
 
-    A compiler that sees no reason to wait begins all copies with the step, when there is least room for
-    them: what is fetched therefore depends on a zero that is known only when `after` is.
+    Without a reason to wait XLA would start all copies at the beginning of the step, when memory is fullest.
+    So the copies are made to depend on a zero that is computed from `after`.
     """
-    # A norm is never negative, and NaN < 0 is false too; the compiler does not know that.
+    # Always 0, as a norm is never negative and NaN < 0 is false; XLA cannot prove it and fold it away.
     zero = (optax.tree.norm(after) < 0).astype(jnp.int32)
 
     def fetched(path: Any, x: Any) -> Any:
@@ -66,7 +67,7 @@ def to_device(tree: Any, *, after: Any) -> Any:
             return jax.device_put(x, jax.memory.Space.Device)
 
         def layer(_: None, i: Any) -> tuple[None, Any]:
-            # The zero leaves the index as it is and makes the copy depend on `after`.
+            # Adding the zero makes the copy depend on `after`.
             x_i = jax.lax.dynamic_index_in_dim(x, i + zero, 0, keepdims=False)
             return None, jax.device_put(x_i, jax.memory.Space.Device)
 

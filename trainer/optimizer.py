@@ -1,4 +1,4 @@
-"""Optimizer: a rule and what stands around every rule, from clipping to weight decay to averaging."""
+"""Optimizer: an update rule, and what surrounds every rule: clipping, schedule, weight decay, averaging."""
 
 import re
 from typing import Annotated
@@ -20,7 +20,7 @@ def _checked_pattern(pattern: str) -> str:
     return pattern
 
 
-# searched for in full parameter names, such as `layers.wq_NDHA`
+# a regular expression, searched for in full parameter names such as `layers.wq_NDHA`
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 
 
@@ -32,11 +32,11 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", strict=True):
         peak_lr: Learning rate at the top of the schedule.
         schedule: Step -> share of `peak_lr`.
         weight_decay: Decoupled, of matrices alone: a step shrinks them by learning rate times this.
-        clip_norm: Norm of all gradients together above which they are scaled down.
-        clip_each: The same for the gradient of each parameter; of a stack, for each layer alone.
-        no_decay: Patterns of matrices without weight decay.
+        clip_norm: Gradients are scaled down when their global norm exceeds this.
+        clip_each: The same for the norm of each parameter's gradient; in a stack, of each layer's.
+        no_decay: Regular expressions of names of matrices without weight decay.
         ema_decay: Decay of an exponential mean of the parameters, which evaluations and later phases read.
-        mup_base_width: Width at which `peak_lr` was found, for models that are wider (common/mup.py).
+        mup_base_width: Width at which `peak_lr` was tuned, for muP on wider models (common/mup.py).
     """
 
     rule: one_of("trainer.optimizers")
@@ -54,7 +54,7 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", strict=True):
         return self.schedule.of(self.peak_lr, steps)
 
     def problems(self, steps: int) -> list[str]:
-        """Sentences on fields that do not go with each other or with a phase of `steps`."""
+        """Sentences on fields that contradict each other or a phase of `steps`."""
         problems = self.schedule.problems(steps)
         if self.mup_base_width is not None and not self.rule.supports_mup:
             name = type(self.rule).__name__
@@ -66,21 +66,21 @@ class Optimizer(BaseModel, frozen=True, extra="forbid", strict=True):
     def chain(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation for a phase of `steps`.
 
-        Widths are scaled before weight decay: learning rate times decay must not depend on the width. The
-        average comes last, since it reads the parameters as the final update leaves them.
+        muP scales before weight decay is added: learning rate times decay must not depend on the width. The
+        average comes last, since it is of the parameters after the final update.
         """
         links = [self.rule.core()]
-        # an absent link leaves no empty state in checkpoints
+        # Absent links are left out rather than made no-ops: each link has a state in the checkpoint.
         if self.clip_each:
             links.insert(0, clip_each(self.clip_each))
-        # before `clip_each`: the norm of all gradients is meant as the loss gives them
+        # In front of `clip_each`: the global norm is that of the unclipped gradients.
         if self.clip_norm:
             links.insert(0, optax.clip_by_global_norm(self.clip_norm))
         if self.mup_base_width:
             links.append(scale_by_width(self.mup_base_width))
-        # decoupled: added to the direction, so that the rule's moments never see it
+        # Decoupled: added after the rule, so that its moments never see the decay.
         links.append(optax.add_decayed_weights(self.weight_decay, decay_mask(self.no_decay)))
-        # It also turns the sign: from here on the direction is an update to be added.
+        # This also flips the sign: from here on updates are added to the parameters.
         links.append(optax.scale_by_learning_rate(self.learning_rate(steps)))
         if self.ema_decay:
             links.append(average(self.ema_decay))

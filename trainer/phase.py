@@ -25,13 +25,14 @@ from trainer.optimizers.common.mup import scaled_at_birth
 from trainer.run import Run, adaptation_of, models_of
 from trainer.state import TrainState, new_state
 
-# events that happen in every run, and are written down but not printed
+# Events of every run: they go to events.jsonl, but are not printed.
 ROUTINE = ("saved", "start", "end", "placed")
 
 
 class Phase:
-    """What `run` is on `mesh`; `folder` is the phase's own, `job_folder` that of the whole job; `say` prints
-    what a person should know.
+    """A `run` built on `mesh`: models, optimizer, layouts, tokenizer and checkpoints.
+
+    `folder` is the phase's own inside `job_folder`; `say` prints a line for the user.
 
     Raises:
         ValueError: a size does not divide over the mesh, or the tokenizer has more entries than the
@@ -46,13 +47,11 @@ class Phase:
         mesh: jax.sharding.Mesh,
         say: Callable[[str], None] = print,
     ):
-        self.run, self.folder, self.job_folder, self.mesh, self._say = (
-            run,
-            folder,
-            job_folder,
-            mesh,
-            say,
-        )
+        self.run = run
+        self.folder = folder
+        self.job_folder = job_folder
+        self.mesh = mesh
+        self._say = say
         self.serialized = run.model_dump(mode="json")
         self.models = models_of(run)
         self.model = self.models["policy"]
@@ -60,23 +59,23 @@ class Phase:
         self.tx = run.optimizer.chain(run.steps)
         self.layout = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches)
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
-        # XLA reports no index beyond an array: an id without a row in the embedding would train
-        # on another one's.
+        # XLA raises no error for an index out of bounds: a token id without a row in the embedding
+        # would silently train wrong numbers.
         if self.tokenizer.vocab_size > run.architecture.vocab_size:
             path = job_folder / run.tokenizer
             rule = f"is less than the {self.tokenizer.vocab_size} entries of {path}"
             raise ValueError(
                 f"architecture.vocab_size={run.architecture.vocab_size} {rule}; raise it"
             )
-        # Shapes, not arrays: all that can be refused is refused before memory is filled.
-        # The merged models' parameters, whatever of them is trained: what FLOPs and counts are about.
+        # Shapes, not arrays: a run that cannot work is refused before any memory is allocated.
+        # `params` are the merged parameters of each model, trained or frozen: FLOPs depend on all of them.
         self.params = {role: param_shapes(model, mesh) for role, model in self.models.items()}
         self.shapes = jax.eval_shape(
             initial_state(run, self.model, self.tx), jax.random.key(run.seed)
         )
 
     def event(self, name: str, step: int, /, **what: Any) -> None:
-        """Write down what happened, and print it unless it happens in every run."""
+        """Append to events.jsonl what happened, and print it unless it is ROUTINE."""
         if is_first():
             append_event(self.folder, name, step, **what)
         if name not in ROUTINE:
@@ -84,7 +83,7 @@ class Phase:
             self._say(f"  {name.replace('_', ' ')} at step {step}: {details}")
 
     def describe(self) -> str:
-        """One line: what is trained, and where."""
+        """One line: the architecture, its number of parameters, the compute dtype and the mesh."""
         axes = (
             ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1)
             or "1 device"
@@ -94,15 +93,15 @@ class Phase:
 
     @cached_property
     def checkpointer(self) -> Checkpointer:
-        """The checkpointer of the phase's folder, made when it is first asked for."""
+        """The checkpointer of the phase's folder, made on first use."""
         rounds = self.run.execution.pipeline.rounds
         return Checkpointer(self.folder, self.run.checkpoint, rounds=rounds, event=self.event)
 
     def resumes(self) -> bool:
-        """Verify the newest checkpoint, the first time this is asked: whether the phase goes on from one.
+        """Whether the phase resumes from a checkpoint.
 
-        What else is in the phase's folder is of use only then. Verifying hashes the checkpoint, and sets
-        damaged ones aside.
+        The first call verifies the newest checkpoint, which hashes it, and sets damaged ones aside. If there
+        is none, whatever else the folder holds is left over from another run and is ignored.
 
         Raises:
             ValueError: there were checkpoints, and all of them are damaged.
@@ -115,23 +114,22 @@ class Phase:
             return True
         damaged = sorted(path.name for path in self.checkpointer.folder.glob("*.damaged"))
         if damaged:
-            where = (
-                f"{self.checkpointer.folder} holds damaged checkpoints alone ({', '.join(damaged)})"
-            )
-            raise ValueError(
-                f"{where}; remove them to begin the phase anew, or bring a whole one back"
-            )
+            names = ", ".join(damaged)
+            where = f"{self.checkpointer.folder} holds damaged checkpoints alone ({names})"
+            remedy = "remove them to begin the phase anew, or restore an undamaged copy of one"
+            raise ValueError(f"{where}; {remedy}")
         return False
 
     def state(self) -> TrainState:
-        """The state of the newest checkpoint that is whole, or a new one.
+        """The state of the newest undamaged checkpoint, or a new state if there is none.
 
         Raises:
             ValueError: there are checkpoints, and all of them are damaged.
         """
         if not self.resumes():
             return self._new_state()
-        # What `resumes` called whole is read now, and may prove damaged: then an older one is taken.
+        # A checkpoint that passed verification is only now read, and may still prove damaged: then an older
+        # one is taken.
         restored = self.checkpointer.restore_newest(self._shapes_at_rest())
         if restored is None:
             where = f"{self.checkpointer.folder} holds damaged checkpoints alone"
@@ -139,12 +137,12 @@ class Phase:
         return restored[1]
 
     def restore(self, limit: int) -> tuple[int, TrainState] | None:
-        """Step and state of the newest whole checkpoint up to step `limit`."""
+        """(step, state) of the newest undamaged checkpoint up to step `limit`; None if there is none."""
         return self.checkpointer.restore_newest(self._shapes_at_rest(), limit=limit)
 
     def load_others(self) -> dict[str, Params]:
-        """Load and verify the parameters of all roles but the policy, the first time this is asked: at rest
-        on the mesh, changed by no step, in no checkpoint of this phase.
+        """The parameters of all roles but the policy, at rest on the mesh; loaded and verified by the first
+        call. No step changes them, and this phase's checkpoints do not hold them.
         """
         return self._others
 
@@ -155,7 +153,8 @@ class Phase:
     def first_policies(self) -> Policies:
         """Compute or load the models as they are before the first step."""
         make = initial_state(self.run, self.model, self.tx)
-        # Of a new state only this is computed: the real one is in memory already, moments and all.
+        # XLA drops what the merged parameters do not depend on: the moments of this new state are never
+        # allocated, while the real state is in memory.
         merged = jax.jit(lambda key, params: self.merged(make(key, params)))
         params = first_params(self.run, self.model, self.job_folder)
         return self.policies(merged(jax.random.key(self.run.seed), params))
@@ -176,15 +175,15 @@ class Phase:
 
     def _new_state(self) -> TrainState:
         run = self.run
-        # One program for the whole state: parameters are split, laid out and offloaded without a second copy.
+        # One program draws, splits, lays out and offloads the state: no device ever holds an unsharded array.
         params = first_params(run, self.model, self.job_folder)
         make = initial_state(run, self.model, self.tx)
         offloaded = jax.jit(lambda key, params: at_rest(make(key, params), run.execution.offload))
         return offloaded(jax.random.key(run.seed), params)
 
     def _shapes_at_rest(self) -> TrainState:
-        """Shapes of the state, with its layouts between steps, and the frozen parameters themselves: they
-        are in no checkpoint.
+        """Shapes of the state with its layouts between steps; the frozen parameters as arrays, computed
+        again, since no checkpoint holds them.
         """
         shapes = placed_at_rest(placed(self.shapes), self.run.execution.offload)
         if not jax.tree.leaves(shapes.frozen):
@@ -205,10 +204,9 @@ def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
     """Shapes of a model's parameters, without layouts.
 
     Raises:
-        ValueError: a size does not divide over the mesh. JAX would refuse it too, but not by its name.
+        ValueError: a size does not divide over the mesh.
     """
-    # Traced as if nothing were divided: under the mesh JAX would raise first, naming no
-    # parameter.
+    # Traced as if nothing were divided: under the mesh JAX would raise first, and name no parameter.
     with undivided():
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     leaves = jax.tree.leaves_with_path(shapes)
@@ -219,11 +217,13 @@ def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
 
 
 def first_params(run: Run, model: Model, job_folder: Path) -> Params | None:
-    """The parameters of `run.start_from`, a phase of the job or any phase's folder, with the objective's
-    heads; scaled ones where muP asks for it; else None: the model's own from scratch.
+    """The parameters that training starts from, or None where the model's own `init` draws them.
+
+    They are loaded from `run.start_from` (a phase of the job or any phase's folder), with the objective's
+    heads added, or drawn and scaled where the optimizer uses muP.
 
     Raises:
-        ValueError: they are of another architecture, or cannot be scaled as the optimizer wants it.
+        ValueError: they are of another architecture, or muP cannot scale them.
     """
     if run.start_from is not None:
         where = f"start_from={run.start_from}"
@@ -234,7 +234,7 @@ def first_params(run: Run, model: Model, job_folder: Path) -> Params | None:
         return None
 
     def scaled(key: jax.Array) -> Params:
-        # The key that `new_state` would use: muP scales the same draws, and changes no other.
+        # The key that `new_state` would use, so that muP scales the very values drawn without it.
         return scaled_at_birth(model.init(key_of(key, "init")), base_width)
 
     return jax.jit(scaled)(jax.random.key(run.seed))
@@ -252,7 +252,9 @@ def role_params(run: Run, name: str, job_folder: Path) -> Params:
 
 
 def _loaded(run: Run, start_from: str, architecture: Any, job_folder: Path, where: str) -> Params:
-    """The parameters of a phase of the job, or of any phase's folder; `where` names the field that asks."""
+    """Load the parameters of a phase of the job, or of any phase's folder; `where` is the field's name in an
+    error.
+    """
     loaded = load_params(
         parent_folder(start_from, job_folder), rounds=run.execution.pipeline.rounds
     )

@@ -10,7 +10,7 @@ from trainer.objective import Objective
 
 
 class Role(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A model that the objective reads and nobody trains.
+    """A model that the objective reads and that is not trained.
 
     Attributes:
         start_from: An earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the
@@ -25,8 +25,8 @@ class Role(BaseModel, frozen=True, extra="forbid", strict=True):
 def role_problems(
     roles: Mapping[str, Role], objective: Objective, architecture: Any, *, row_length: int
 ) -> list[str]:
-    """Rules between an objective's roles and the models that stand for them, a sentence each; `architecture`
-    is the policy's.
+    """What does not fit between an objective's roles and the models given for them, a sentence each;
+    `architecture` is the policy's.
     """
     kind = type(objective).__name__
     wanted = [role for role in objective.roles if role != "policy"]
@@ -42,12 +42,12 @@ def role_problems(
             problems.append(
                 f"roles.{name} is none that objective.type={kind} reads ({known}); take it out"
             )
-        # Distributions over other tokens could not be compared.
+        # Distributions over different vocabularies cannot be compared.
         if own.vocab_size != architecture.vocab_size:
             rule = f"is not architecture.vocab_size={architecture.vocab_size}"
             where = f"roles.{name}.architecture.vocab_size={own.vocab_size}"
             problems.append(f"{where} {rule}; choose a model over the same vocabulary")
-        # All roles read the same rows.
+        # Every role reads the policy's rows, so each context must hold them.
         if row_length > own.context:
             rule = f"is less than data.seq_len={row_length}"
             where = f"roles.{name}.architecture.context={own.context}"

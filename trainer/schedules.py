@@ -29,7 +29,7 @@ class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        # optax counts the warmup in, and wants a step more
+        # optax's `decay_steps` includes the warmup and must exceed it.
         decay_steps = max(steps, self.warmup_steps + 1)
         return optax.warmup_cosine_decay_schedule(
             0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac
@@ -49,7 +49,7 @@ class WarmupLinear(BaseModel, frozen=True, extra="forbid", strict=True):
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
         decay_steps = max(steps - self.warmup_steps, 1)
-        # from the end of the warmup, where `decay` begins to count
+        # `decay` counts its steps from the end of the warmup
         decay = optax.linear_schedule(peak_lr, peak_lr * self.end_frac, decay_steps)
         return _after_warmup(peak_lr, self.warmup_steps, decay)
 
@@ -61,9 +61,9 @@ class WarmupLinear(BaseModel, frozen=True, extra="forbid", strict=True):
 class WSD(BaseModel, frozen=True, extra="forbid", strict=True):
     """Warmup, stable, decay: the peak until the last `decay_steps`, then to `end_frac` (Hu et al. 2024).
 
-    With "linear" by the share x of the decay that is done, with "1-sqrt" by its root (Hägele et al. 2024,
-    eq. 1). A run that is stopped before its decay can resume with more steps as if all had been asked for at
-    once.
+    With x the share of the decay that is done, the rate falls in proportion to x ("linear") or to sqrt(x)
+    ("1-sqrt", Hägele et al. 2024). A run that is stopped before its decay can resume with more steps: the
+    result is that of a run that had them from the start.
     """
 
     warmup_steps: NonNegativeInt
@@ -78,7 +78,7 @@ class WSD(BaseModel, frozen=True, extra="forbid", strict=True):
         def stable_then_decay(step: Any) -> Any:
             # `step` counts from the end of the warmup
             step_in_decay = step + self.warmup_steps - (steps - self.decay_steps)
-            # negative while the rate is stable, and more than 1 in a phase that went on past its end
+            # clipped: negative before the decay, and optax may ask for steps after the last one
             done = jnp.clip(step_in_decay / self.decay_steps, 0, 1)
             return peak_lr * (1 - (1 - self.end_frac) * done**power)
 
@@ -101,7 +101,7 @@ class InverseSqrt(BaseModel, frozen=True, extra="forbid", strict=True):
         """Step number -> learning rate."""
 
         def decay(step: Any) -> Any:
-            # optax evaluates it before its steps too, where the root would be of a negative number
+            # optax also evaluates it during the warmup, where `step` is negative and the root NaN
             return peak_lr * (1 + jnp.maximum(step, 0) / self.warmup_steps) ** -0.5
 
         return _after_warmup(peak_lr, self.warmup_steps, decay)
@@ -112,12 +112,12 @@ class InverseSqrt(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _after_warmup(peak_lr: float, warmup_steps: int, then: optax.Schedule) -> optax.Schedule:
-    """Up to the peak, and `then` from a step 0 of its own."""
+    """A linear rise to the peak, and then the schedule `then`, whose steps count from the warmup's end."""
     if warmup_steps == 0:
         return then
-    # step 0 has the rate 0 and makes no change, as in optax's own cosine with warmup
+    # The first step has rate 0 and changes nothing, as in optax's own cosine with warmup.
     warmup = optax.linear_schedule(0.0, peak_lr, warmup_steps)
-    # join_schedules calls `then` with the step less the boundary: each schedule counts from 0.
+    # join_schedules calls `then` with the step minus the boundary.
     return optax.join_schedules([warmup, then], [warmup_steps])
 
 

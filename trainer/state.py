@@ -1,4 +1,4 @@
-"""The whole of what resumes, and its birth on the mesh."""
+"""TrainState, what a training step takes and returns, and how it is made before the first step."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,14 @@ from trainer.guard import STANDARD, Guard, Guarded
 
 
 class TrainState(NamedTuple):
-    """`step` counts the steps made; `key` never changes: every use folds in a name and the step."""
+    """What a step takes and returns: `step` counts the steps made; `key` never changes, every use folds in a
+    name and the step.
+    """
 
     step: Int[Array, ""]
     trainable: Params
     frozen: Params
-    opt_state: Guarded  # of arrays, or of their shapes
+    opt_state: Guarded
     key: Key[Array, ""]
 
 
@@ -30,18 +32,17 @@ def new_state(
     *,
     guard: Guard = STANDARD,
 ) -> TrainState:
-    """The state before the first step: from scratch, or from another phase's parameters. Call under jit and
+    """The state before the first step, from scratch or from `params` of another phase; call it under jit and
     `jax.set_mesh`.
     """
     params = model.init(key_of(key, "init")) if params is None else params
-    # Keys by name: an adapter's values do not depend on whether the model was drawn or loaded.
+    # Keys by name: an adapter is drawn the same whether the model was drawn or loaded.
     trainable, frozen = adaptation.split(params, key_of(key, "adapt"))
     return TrainState(
         jnp.zeros((), jnp.int32),
         trainable,
         frozen,
-        # Of trainable parameters alone: frozen ones need no moments, the main saving of an
-        # adapter.
+        # Moments of the trainable parameters alone: that is where an adapter saves most memory.
         Guarded(guard.new_history(), tx.init(trainable)),
         key,
     )

@@ -1,5 +1,5 @@
-"""Fields of a batch that a model computes once before a phase, such as the reference log-probabilities of
-DPO: no second model in memory.
+"""Columns: fields of a batch that a model computes once before a phase, such as DPO's reference
+log-probabilities. They spare a second model in memory.
 """
 
 import io
@@ -28,15 +28,15 @@ def add_columns(
     resumed: bool,
     alive: Callable[[], None] = lambda: None,
 ) -> None:
-    """Give the rows what `objective.columns` computes under `policies()`, and keep the numbers in `folder`
-    for a resumed run; `layout` is that of the data alone.
+    """Add to the rows the columns that `objective.columns` computes under `policies()`, and cache them in
+    `folder` for a resumed run. `layout` is that of the data without the columns.
 
-    What is in the folder when a phase begins anew is of another beginning (another `start_from`, say) and is
-    written over. `alive` is called after every batch.
+    A phase that starts anew ignores and overwrites the cache: it may be of another model (another
+    `start_from`, say). `alive` is called after every batch.
     """
     if objective.columns is None:
         return
-    # By content of the rows: other data under the same name has other columns.
+    # Named by the rows' content: other data under the same name has other columns.
     cache = folder / f"{rows.fingerprint}.npz"
     if resumed and cache.exists():
         with np.load(cache) as saved:
@@ -44,7 +44,7 @@ def add_columns(
         return
     models = policies()
     compute = jax.jit(
-        # Parameters are an argument: what a jitted function closes over becomes constants.
+        # Parameters as an argument: arrays that a jitted function closes over become constants.
         lambda params, batch: objective.columns(
             {role: (model, params[role]) for role, (model, _) in models.items()}, batch
         )
@@ -52,17 +52,17 @@ def add_columns(
     params = {role: tree for role, (_, tree) in models.items()}
     columns: dict[str, np.ndarray] = {}
     for numbers, batch in passes(rows, layout):
-        # Every host keeps all columns: in a later epoch it may read any of the rows.
+        # Every host holds the columns of all rows: in a later epoch it may read any of them.
         values = multihost_utils.process_allgather(compute(params, batch), tiled=True)
         for name, value_B in values.items():
             column = columns.setdefault(
                 _in_row(name), np.zeros((len(rows), *value_B.shape[1:]), value_B.dtype)
             )
-            column[numbers] = value_B[: len(numbers)]  # the last batch is filled up
+            column[numbers] = value_B[: len(numbers)]  # the last batch ends with filler rows
         alive()
     rows.columns.update(columns)
     if is_first():
-        # Written once all are there, and in one rename: half a cache would pass for a whole one.
+        # Written when all columns are complete, by one rename: a partial cache would be taken for a full one.
         packed = io.BytesIO()
         np.savez(packed, **columns)
         write_bytes(cache, packed.getvalue())

@@ -13,17 +13,18 @@ from trainer.phase import Phase
 
 
 def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> BatchSource:
-    """Open the phase's data at the position of its newest checkpoint; `alive` is called now and then.
+    """Open the phase's data at the position of its newest checkpoint.
 
-    This may run the first policy over the whole data set, where the objective wants columns of it.
+    If the objective has columns that are not cached, this runs the first policy over the whole data set, and
+    calls `alive` after every batch.
 
     Raises:
         ValueError: the data has fewer rows than the steps need, or is not what a checkpoint was trained on.
     """
     data = phase.run.data
-    # Other data components, such as rollouts, make their batches themselves.
+    # Other data components, such as rollouts, open a source of their own.
     source = open_shards(phase, alive) if isinstance(data, ShardData) else data.open(phase)
-    # Also for a component of a user: every source resumes from the JSON that it gave.
+    # Users' own components too: every source resumes from the JSON that its `get_state` gave.
     if phase.resumes():
         source.set_state(
             phase.checkpointer.read_json(phase.checkpointer.verify_latest(), "position")
@@ -32,10 +33,14 @@ def open_source(phase: Phase, *, alive: Callable[[], None] = lambda: None) -> Ba
 
 
 def open_shards(phase: Phase, alive: Callable[[], None] = lambda: None) -> ShardSource:
-    """The rows of a phase's shards, from the first one on."""
+    """The source of a phase's shards, at the first row.
+
+    Raises:
+        ValueError: they have fewer rows than the steps need.
+    """
     run = phase.run
     rows = open_rows(phase, alive)
-    # Known before the first step, not when the rows end in the middle of the run.
+    # Checked before the first step, not when the rows run out in the middle of the run.
     needed = rows_until(run.steps, run.data.batch_size, run.batch_ramp)
     if rows.n_rows is not None and rows.n_rows < needed:
         wanted = f"steps={run.steps} of batch_size={run.data.batch_size} need {needed} rows"
@@ -50,7 +55,7 @@ def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequ
     """The rows of a phase's shards in the order of training, with the columns that the objective computes."""
     run = phase.run
     sources = run.data.sources(phase.job_folder)
-    # Not `phase.layout`: the batches that the columns are computed from do not have them yet.
+    # Not `phase.layout`, whose batch type includes the columns that are computed here.
     layout = Layout(run.data.batch_type, run.data.sizes(), phase.mesh)
     where = {"folder": phase.folder / "columns", "resumed": phase.resumes(), "alive": alive}
     for rows in sources.values():

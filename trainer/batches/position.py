@@ -1,15 +1,17 @@
-"""Where a source is: a function of the steps made, of the windows of rows left out, and of batch sizes."""
+"""The position of a source in its rows: a function of steps made, skipped windows and batch sizes."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from data_pipeline.rows.position import after
 
-Ramp = Iterable[Sequence[int]]  # (rows, steps) of the first steps, whose batches are smaller
+Ramp = Iterable[
+    Sequence[int]
+]  # (rows, steps) pairs: the first steps' smaller batch sizes, in order
 
 
 class Position(NamedTuple):
-    """Steps made, rows consumed by them, and windows [first, stop) of rows to leave out, also later ones."""
+    """Steps made, rows consumed by them, and windows [first, stop) of rows to leave out, past or ahead."""
 
     step: int = 0
     rows: int = 0
@@ -18,23 +20,22 @@ class Position(NamedTuple):
     @classmethod
     def of(cls, state: dict[str, object]) -> "Position":
         """The position in a source's JSON state."""
-        # JSON has no tuples, and a list would make equal positions differ.
+        # JSON turns tuples into lists, and a list never equals a tuple.
         windows = tuple((first, stop) for first, stop in state["skipped"])
         return cls(state["step"], state["rows"], windows)
 
     def after_step(self, n_rows: int) -> "Position":
-        """The position when a step has read the next `n_rows` rows that are not left out."""
+        """The position after one more step, which reads the next `n_rows` rows that are not left out."""
         return Position(self.step + 1, after(self.rows, n_rows, self.skipped), self.skipped)
 
     def without(self, first: int, stop: int) -> "Position":
-        """The same position, rows first to stop left out."""
+        """The same position, with rows [first, stop) left out too."""
         return self._replace(skipped=(*self.skipped, (first, stop)))
 
 
 def batch_size_at(step: int, batch_size: int, ramp: Ramp) -> int:
-    """Rows of step `step`, from 1."""
-    last = 0
-    # `last` is the last step of the ramp's entry, counted from the phase's beginning.
+    """Rows in the batch of step `step`, counted from 1."""
+    last = 0  # last step of the ramp's entry, counted from the phase's first step
     for rows, steps in ramp:
         last += steps
         if step <= last:

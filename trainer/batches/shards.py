@@ -16,16 +16,16 @@ from trainer.batches.layout import Layout
 from trainer.batches.position import Position, Ramp, batch_size_at
 
 
-def nobody(name: str, step: int, /, **what: Any) -> None:
-    """For sources whose events nobody wants to know."""
+def ignore_event(name: str, step: int, /, **what: Any) -> None:
+    """Drop an event, where there is no events.jsonl to append it to."""
 
 
 class ShardSource:
     """Training batches from a row sequence.
 
-    The next batch is read and laid out by a thread while the devices work on the one before. The first
-    steps may have smaller batches (`ramp`). `event(name, step, **what)` is told of records that are left out
-    because they are damaged.
+    A thread reads and lays out the next batch while the devices work on the one before. The first steps may
+    have smaller batches (`ramp`). `event(name, step, **what)` is called for records that are left out because
+    they are damaged.
     """
 
     def __init__(
@@ -35,15 +35,18 @@ class ShardSource:
         *,
         processes: int = 0,
         ramp: Ramp = (),
-        event: Callable[..., None] = nobody,
+        event: Callable[..., None] = ignore_event,
     ):
-        self.rows, self._processes, self._ramp, self._event = rows, processes, tuple(ramp), event
+        self.rows = rows
+        self._processes = processes
+        self._ramp = tuple(ramp)
+        self._event = event
         self._batch_size = layout.batch_size
-        # One layout for each batch size of the ramp, made now: sizes that do not divide are refused before
-        # the first step.
+        # A layout for each batch size of the ramp, made now so that sizes that do not divide are refused
+        # before the first step.
         batch_sizes = {layout.batch_size, *(n for n, _ in self._ramp)}
         self._layouts = {n: layout.of_rows(n) for n in batch_sizes}
-        # One thread: batches come from one stream, in order.
+        # A single thread: batches come from one stream, in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: Future | None = None
         self._reported: set[str] = set()  # bad records
@@ -51,19 +54,22 @@ class ShardSource:
 
     def _go_to(self, position: Position) -> None:
         if self._ahead:
-            wait([self._ahead])  # the thread reads the stream, which changes now
-        self.position, self._ahead = position, None
-        self._stream: tuple[int, Iterator[Row]] | None = None  # with the rows of its batches
+            wait([self._ahead])  # the thread still reads the stream that is dropped below
+        self.position = position
+        self._ahead = None
+        self._stream: tuple[int, Iterator[Row]] | None = (
+            None  # (rows in a batch, host rows by batch)
+        )
 
     def _size(self, step: int) -> int:
         return batch_size_at(step, self._batch_size, self._ramp)
 
     def _place(self, step: int) -> Any:
-        """The batch of the step after the one laid out last; None where the rows end."""
+        """The batch of `step`, which follows the batch laid out last; None where the rows end."""
         n_rows = self._size(step)
         layout = self._layouts[n_rows]
-        # A stream gives batches of one size. Where the ramp changes it, a new stream begins at
-        # the position, which `next` has moved on already.
+        # A stream gives batches of one size. Where the ramp changes it, a new stream begins at the position,
+        # which `next` has advanced already.
         if self._stream is None or self._stream[0] != n_rows:
             host_rows = stream(
                 self.rows,
@@ -79,7 +85,7 @@ class ShardSource:
         return None if rows is None else layout.place(rows)
 
     def next(self, policy: Callable[[], Params]) -> Any:
-        """The next rows of the sequence; each host reads only what its own devices hold of them.
+        """The next batch of the sequence; each host reads only what its own devices hold of it.
 
         Raises:
             ValueError: all sources have reached their max_epochs.
@@ -91,25 +97,25 @@ class ShardSource:
             remedy = "lower steps or raise data.schedule.max_epochs"
             raise ValueError(f"the data ends after {n_rows} rows; {remedy}")
         self.position = self.position.after_step(self._size(step))
-        # read while the devices compute the step that this batch is for
+        # The batch after this one is read while the devices compute the step.
         self._ahead = self._thread.submit(self._place, step + 1)
         self._report_bad_records()
         return batch
 
     def _report_bad_records(self) -> None:
-        """Tell of each once: its file, its document and what is wrong with it."""
+        """An event for each new bad record: its file, its document and what is wrong with it."""
         bad = bad_records(self.rows.sources)
         for name in bad.keys() - self._reported:
             self._event("bad_record", self.position.step, record=bad[name])
         self._reported |= bad.keys()
 
     def skip(self, first: int, stop: int) -> None:
-        """Leave out rows first to stop; the position remembers them."""
+        """Leave out rows [first, stop) from now on; the position records them."""
         self._go_to(self.position.without(first, stop))
 
     def numbers(self) -> dict[str, float]:
-        """`tokens/source/NAME` (positions of its rows, padding included), `epochs/source/NAME`, and of
-        damaged records that this host left out `data/bad_records`.
+        """`tokens/source/NAME` (positions of its rows, padding included), `epochs/source/NAME`, and
+        `data/bad_records`, the damaged records that this host left out.
         """
         progress = self.rows.progress(self.position.rows)
         numbers = {
@@ -122,16 +128,16 @@ class ShardSource:
         )
 
     def get_state(self) -> dict[str, Any]:
-        """The position, and all that the rows before it depended on."""
+        """The position, and under "past" everything that the rows before it depended on."""
         return {**self.position._asdict(), "past": self.rows.past(self.position.rows)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Resume after the rows consumed. What comes then may be another mixture than it was to be.
+        """Resume after the rows consumed. The mixture of the rows to come may have changed.
 
         Raises:
-            ValueError: the rows before the position would be others now.
+            ValueError: under the present data and seed the rows before the position would be others.
         """
-        # Only the rows before the position have to be the same: what follows is free to change.
+        # Only the past is compared: the rows after the position may change.
         if difference := _difference(state["past"], self.rows.past(state["rows"])):
             changed = f"the data of the {state['rows']} rows before the checkpoint has changed: {difference}"
             remedy = (
@@ -143,7 +149,7 @@ class ShardSource:
 
 
 def _difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs first between two pasts; "" if nothing does."""
+    """The first difference between two pasts, in words; "" if there is none."""
     if saved["seed"] != now["seed"]:
         return f"seed={saved['seed']} then, {now['seed']} now"
     for then, leg in zip_longest(saved["legs"], now["legs"]):
@@ -160,8 +166,8 @@ def _described(leg: dict[str, Any] | None) -> str:
 
 
 def spread(rows: PackedRows, limit: int | None) -> list[int]:
-    """The numbers of all rows of a plan, or of `limit` of them spread evenly over it: a plan begins with
-    its longest documents.
+    """The numbers of all rows of a plan, or of `limit` rows spread evenly over it: the first rows alone would
+    be no fair sample, since best-fit packing puts the longest documents first.
     """
     n = min(len(rows), limit or len(rows))
     return [i * len(rows) // n for i in range(n)]
@@ -170,19 +176,17 @@ def spread(rows: PackedRows, limit: int | None) -> list[int]:
 def passes(
     rows: PackedRows, layout: Layout, limit: int | None = None
 ) -> Iterator[tuple[list[int], Any]]:
-    """(row numbers, batch) over the rows of `spread` once; the last batch is filled up with rows of weight
-    0.
-    """
+    """(row numbers, batch) once over the rows of `spread`; rows of weight 0 fill up the last batch."""
     batch_size = layout.batch_size
     numbers = spread(rows, limit)
-    # Read for the names, shapes and dtypes of the fields alone.
+    # Read only for the names, shapes and dtypes of the fields.
     (first_row,) = rows.read([rows.place(0)], layout.positions)
     empty = {name: np.zeros_like(x) for name, x in first_row.items()}
     for first in range(0, len(numbers), batch_size):
-        there = [offset for offset in layout.offsets if first + offset < len(numbers)]
-        places = [rows.place(numbers[first + offset]) for offset in there]
-        read = dict(zip(there, rows.read(places, layout.positions), strict=True))
-        # every host places the same batches, also those whose last rows are not its own
-        host_rows = [read.get(offset, empty) for offset in layout.offsets]
+        offsets = [offset for offset in layout.offsets if first + offset < len(numbers)]
+        places = [rows.place(numbers[first + offset]) for offset in offsets]
+        row_at = dict(zip(offsets, rows.read(places, layout.positions), strict=True))
+        # Every host yields every batch, even one without rows of its own: all hosts must run its computation.
+        host_rows = [row_at.get(offset, empty) for offset in layout.offsets]
         stacked = {name: np.stack([row[name] for row in host_rows]) for name in empty}
         yield numbers[first : first + batch_size], layout.place(stacked)
