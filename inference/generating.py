@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from inference.rows import Generating, divisible, put
 from inference.sample import exclude
 from model.api import Model, ModelInputs, Params, finish_logits
-from model.sharding import einsum, local, shard
+from model.exits import local
+from model.sharding import einsum, shard
 
 
 @runtime_checkable

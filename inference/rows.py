@@ -11,8 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Int
 
-from model.cache import KVCache
-from model.sharding import ALPHABET, local, shard, take_rows
+from model.cache import KVCache, take_rows
+from model.exits import local
+from model.sharding import ALPHABET, shard
 
 
 class Generating(NamedTuple):

@@ -112,3 +112,19 @@ class Architecture(Importable, Protocol):
     def tensors(self) -> tuple[Tensor, ...]:
         """Name and layout in a Hugging Face checkpoint of every parameter."""
         ...
+
+
+def check_heads(*, heads: int, kv_heads: int, head_width: int) -> None:
+    """Query heads come in equal groups, and rotary positions turn pairs.
+
+    Raises:
+        ValueError: a rule is broken.
+    """
+    if heads % kv_heads:
+        raise ValueError(
+            f"heads={heads} is not a multiple of kv_heads={kv_heads}; choose equal groups"
+        )
+    if head_width % 2:
+        raise ValueError(
+            f"head_width={head_width} is odd; rotary positions turn pairs, choose an even width"
+        )

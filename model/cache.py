@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from model.sharding import letters_of, local, shard, take_rows
+from model.exits import local
+from model.sharding import letters_of, shard, spec
 
 
 class KVCache(NamedTuple):
@@ -44,6 +45,14 @@ def _layout(name: str) -> str:
     return letters_of(name).replace("N", ".")
 
 
+def take_rows(x: jax.Array, rows_B: jax.Array, letters: str) -> jax.Array:
+    """Rows of x, which has `letters`, along its B: some, several times, or in another order."""
+    axis = letters.index("B")
+    shape = (*x.shape[:axis], len(rows_B), *x.shape[axis + 1 :])
+    rows = (slice(None),) * axis + (rows_B,)
+    return x.at[rows].get(mode="clip", out_sharding=spec(letters, shape))
+
+
 def write(
     name: str,
     slots: Float[Array, "B T *rest"],
@@ -71,3 +80,15 @@ def write(
     return local(jax.vmap(one_row), (letters, letters, "B"), letters)(
         slots, shard(new, letters), lengths_B
     )
+
+
+def cache_mask(
+    positions_BL: Int[Array, "B L"], *, T: int, window: int | None
+) -> Bool[Array, "B L T"]:
+    """Slot t of a cache holds position t: a position sees itself and the `window` - 1 before it, or all
+    before it.
+    """
+    distance_BLT = positions_BL[:, :, None] - jnp.arange(T)
+    # slots that hold nothing yet are at later positions: they are hidden as the future is
+    visible_BLT = distance_BLT >= 0
+    return visible_BLT if window is None else visible_BLT & (distance_BLT < window)

@@ -28,7 +28,9 @@ from model.layers.media import put_media
 from model.layers.mtp import MultiToken
 from model.layers.rope import Rope
 from model.layers.rows import Rows
-from model.layers.stack import Stack, at_rest, fetched, in_use, stacked
+from model.layers.stack import Stack
+from model.layers.stacked_names import stacked
+from model.layers.weight import at_rest, fetched, in_use
 from model.sharding import einsum, look_up, shard, spec
 from model.weights import as_array
 

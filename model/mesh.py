@@ -1,17 +1,14 @@
-"""The mesh: how many devices each axis has, and which devices they are.
-
-All meshes have explicit axes: a wrong layout is an error while tracing.
-"""
+"""The mesh: how many devices each axis has, which devices they are, and what the current mesh can do."""
 
 import math
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType
 from pydantic import BaseModel, field_validator
 
-from model.sharding import AXES
+from model.sharding import ALPHABET, AXES, letters_of, named
 
 
 class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -84,3 +81,53 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
     # explicit: the layout is part of an array's type, and a wrong one an error while tracing
     # instead of a transfer that nobody asked for
     return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be attached; without a mesh, of
+    this process.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def device_kind() -> str:
+    """The name that the devices of the current mesh give themselves, such as `TPU v5`."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device else jax.devices()[0].device_kind
+
+
+def on_host(x: jax.Array) -> bool:
+    """Whether an array of a traced function is in the memory of the host."""
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def undivided() -> jax.sharding.use_abstract_mesh:
+    """Trace shapes without layouts, so that no size has to divide: under automatic axes, no axis divides a
+    letter. Without a mesh, as under one device that nobody has.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        mesh = AbstractMesh((1,) * len(AXES), AXES)
+    # `axes_of` counts explicit axes alone
+    automatic = dict.fromkeys(mesh.axis_names, AxisType.Auto)
+    return jax.sharding.use_abstract_mesh(mesh.update_axis_types(automatic))
+
+
+def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
+    """One sentence for each parameter whose size does not divide over the mesh; names are dotted and end in
+    letters.
+    """
+    problems = []
+    for name, shape in shapes.items():
+        letters = letters_of(name)
+        entries = named(mesh, letters, shape, at_rest=True).spec
+        for letter, size, entry in zip(letters, shape, entries, strict=True):
+            axes = (entry,) if isinstance(entry, str) else entry or ()
+            n = math.prod(mesh.shape[axis] for axis in axes)
+            if size % n:
+                what = f"{letter}={size} ({ALPHABET[letter].meaning}) of {name}"
+                problems.append(
+                    f"mesh {entry}={n} does not divide {what}; change the mesh or the size"
+                )
+    return problems

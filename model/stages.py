@@ -10,7 +10,8 @@ import numpy as np
 
 from model.api import leaf_name
 from model.layers.pipeline import canonical_order, stage_order
-from model.sharding import letters_of, n_parts, on_host
+from model.mesh import on_host
+from model.sharding import letters_of, n_parts
 
 
 def in_model_order(tree: Any, *, rounds: int) -> Any:

@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8
 
-from model.sharding import einsum, letters_of, library, look_up, on_host, shard
+from model.exits import library
+from model.mesh import on_host
+from model.sharding import einsum, letters_of, look_up, shard
 
 INT8_LARGEST = 127  # codes are symmetric: -128 stays unused, so that w and -w have opposite codes
 BLOCK = 128  # numbers that share a scale: 4 bytes of scale on 128 of codes, and no lane of a TPU is split

@@ -1,6 +1,6 @@
 """Options of XLA for the training step, by the kind of chip."""
 
-from model.sharding import device_kind
+from model.mesh import device_kind
 
 # These run all-gathers of weights and reduce-scatters of gradients on the SparseCores, while the TensorCores
 # multiply. Without them libtpu turns the reduce-scatter into an all-reduce and a slice, twice the bytes: seen

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from model.sharding import letters_of, on_host
+from model.mesh import on_host
+from model.sharding import letters_of
 from trainer.state import TrainState
 
 

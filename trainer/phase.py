@@ -10,7 +10,7 @@ import optax
 
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Model, Params, key_of, leaf_name
-from model.sharding import check_sizes, undivided
+from model.mesh import check_sizes, undivided
 from model.size import n_params
 from trainer.batches.layout import Layout
 from trainer.checkpoints.checkpointer import Checkpointer

@@ -17,7 +17,7 @@ from model.hugging_face.checkpoint import Checkpoint, open_folder
 from model.hugging_face.deepseek import without_missing_modules
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
-from model.sharding import check_sizes, undivided
+from model.mesh import check_sizes, undivided
 from trainer.checkpoints.imported import save_params
 
 

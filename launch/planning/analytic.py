@@ -19,7 +19,8 @@ from launch.planning.compile import Memory
 from launch.planning.roofline import Work
 from model.api import leaf_name
 from model.execution import KEPT, Execution
-from model.sharding import ALPHABET, AXES, letters_of, n_parts, undivided
+from model.mesh import undivided
+from model.sharding import ALPHABET, AXES, letters_of, n_parts
 from model.size import mean_keys
 from trainer.phase import initial_state
 from trainer.run import Run, models_of

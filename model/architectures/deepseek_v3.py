@@ -24,7 +24,7 @@ from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import deepseek as checkpoint
 from model.hugging_face.config import require, rope_fields, rope_of, size
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import attend_of
+from model.kernels.choose import attend_of
 from model.layers.block import Block
 from model.layers.feed_forward import FeedForward
 from model.layers.latent_attention import LatentAttention

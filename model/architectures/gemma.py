@@ -10,13 +10,14 @@ from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architecture import Facts
+from model.architecture import Facts, check_heads
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import gemma as checkpoint
 from model.hugging_face.config import local_and_global_fields, local_and_global_ropes, require
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of, check_heads
+from model.kernels.choose import attend_of
+from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.feed_forward import FeedForward, gelu_tanh
 from model.layers.norm import RMSNorm

@@ -15,7 +15,8 @@ from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require, size
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of
+from model.kernels.choose import attend_of
+from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.feed_forward import PlainFeedForward, gelu_tanh
 from model.layers.norm import LayerNorm

@@ -13,13 +13,13 @@ from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architecture import Facts
+from model.architecture import Facts, check_heads
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
-from model.hugging_face.config import decoder_fields, decoder_sizes, require
-from model.hugging_face.names import attention_rows, gated_rows, norm_rows, outer_rows
+from model.hugging_face import llama as checkpoint
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of, check_heads
+from model.kernels.choose import attend_of
+from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.feed_forward import FeedForward
 from model.layers.norm import RMSNorm
@@ -45,18 +45,10 @@ class Llama(BaseModel, frozen=True, extra="forbid", strict=True):
     rope_scaling: Scaling | None = None
     norm_eps: PositiveFloat = 1e-5
     tied: bool = False  # the output matrix is the embedding
-    attention_bias: bool = (
-        False  # on queries, keys and values, not on the output, as Qwen2 has them
-    )
-    head_norm: bool = (
-        False  # an RMSNorm over each head of queries and keys, before they are rotated
-    )
-    window: PositiveInt | None = (
-        None  # how many positions back, itself counted, a position sees; None: all
-    )
-    media_width: PositiveInt | None = (
-        None  # of encoded images or sounds that a projection brings to `width`
-    )
+    attention_bias: bool = False  # on queries, keys and values, not on the output
+    head_norm: bool = False  # an RMSNorm over each head of queries and keys, before their rotation
+    window: PositiveInt | None = None  # positions that one sees, itself counted; None: all
+    media_width: PositiveInt | None = None  # of encoded images that a projection brings to `width`
     # Mistral 7B from v0.2 on has no window: nothing but this name tells it from a Llama, and exports keep it
     model_type: Literal["llama", "mistral"] = "llama"
 
@@ -112,68 +104,13 @@ class Llama(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Llama":
-        """The sizes and switches in the config.json of any of `hugging_face_types`.
-
-        Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
-        """
-        kind = config["model_type"]
-        # SwiGLU is what `FeedForward` computes
-        require(config, hidden_act=("silu",), **_REQUIRED[kind])
-        # a Mistral config that does not name a window is one of v0.1, which had 4,096
-        window = config.get("sliding_window", 4096) if kind == "mistral" else None
-        return cls(
-            **decoder_sizes(config),
-            attention_bias=kind == "qwen2",
-            head_norm=kind == "qwen3",
-            window=window,
-            model_type="mistral" if kind == "mistral" and window is None else "llama",
-        )
+        """The sizes and switches in the config.json of any of `hugging_face_types`."""
+        return cls(**checkpoint.sizes_of(config))
 
     def to_hugging_face(self) -> dict[str, Any]:
-        """config.json for transformers 4 and 5.
-
-        Raises:
-            ValueError: two switches are on that no model of transformers has together, or it reads media.
-        """
-        if self.media_width:
-            raise ValueError(
-                f"media_width={self.media_width}: no text model of transformers has a projection of media; "
-                "export a model without one"
-            )
-        switches = {
-            "mistral": self.window is not None,
-            "qwen2": self.attention_bias,
-            "qwen3": self.head_norm,
-        }
-        kinds = [kind for kind, is_on in switches.items() if is_on]
-        if len(kinds) > 1:
-            raise ValueError(
-                f"no model of transformers is {' and '.join(kinds)} at once; "
-                "of window, attention_bias and head_norm one alone can be exported"
-            )
-        kind = kinds[0] if kinds else self.model_type
-        fields = {
-            "llama": {"attention_bias": False, "mlp_bias": False},
-            "mistral": {"sliding_window": self.window},
-            "qwen2": {"use_sliding_window": False},
-            "qwen3": {"attention_bias": False, "use_sliding_window": False},
-        }
-        # transformers looks its class up by these two
-        names = {"architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind}
-        return {**names, **fields[kind], **decoder_fields(self)}
+        """config.json for transformers 4 and 5."""
+        return checkpoint.fields_of(self)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Names and layouts of a Hugging Face checkpoint."""
-        biased = "qkv" if self.attention_bias else ""
-        attention = attention_rows(biased=biased, head_norm=self.head_norm)
-        return (*outer_rows(tied=self.tied), *attention, *norm_rows(), *gated_rows())
-
-
-# by model_type: fields of config.json that change the result, and the values that we compute
-_REQUIRED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "llama": {"attention_bias": (False,), "mlp_bias": (False,), "pretraining_tp": (1,)},
-    "mistral": {"attention_bias": (False,), "layer_types": (None,)},
-    "qwen2": {"use_sliding_window": (False,)},
-    "qwen3": {"attention_bias": (False,), "use_sliding_window": (False,)},
-}
+        return checkpoint.tensors_of(self)

@@ -11,13 +11,14 @@ from flax import nnx
 from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architecture import Facts
+from model.architecture import Facts, check_heads
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import decoder_fields, decoder_sizes, expert_sizes, require, size
 from model.hugging_face.names import attention_rows, expert_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
-from model.layers.attention import Attention, attend_of, check_heads
+from model.kernels.choose import attend_of
+from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.moe import MoE
 from model.layers.norm import RMSNorm

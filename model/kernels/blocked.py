@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from model.execution import name
+from model.exits import local
 from model.kernels.attend import MASKED, Maths, sees
 from model.kernels.loops import BLOCK, LOOPS, scores
 from model.kernels.runs import Row, attend_rows, output_dot
-from model.sharding import local
 
 QUERY_BLOCK = 128  # smaller ones skip more, but their products are too small to be fast
 # positions; a tenth slower, but the scores of blocks further on are never held at the same time

@@ -6,9 +6,11 @@ from functools import partial
 
 from jaxtyping import Array, Float, Int
 
+from model.execution import Execution
 from model.kernels import blocked, context, cudnn, plain, splash
 from model.kernels.attend import Attend, Maths
 from model.kernels.loops import LOOPS
+from model.mesh import platform
 from model.sharding import axes_of
 
 BY_PLATFORM = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}
@@ -20,6 +22,24 @@ UNDIVIDED: dict[str, Attend] = {  # kernels of rows that are not divided along L
 }
 NEEDS = {"splash": "tpu", "cudnn": "gpu"}
 DIVIDED = {"gather": context.gather, "ring": context.ring}
+
+
+def attend_of(execution: Execution) -> Attend:
+    """The kernel for the platform of the mesh under which it is traced."""
+
+    def attend(
+        q_BLHA: Array,
+        k_BLKA: Array,
+        v_BLKA: Array,
+        positions_BL: Array,
+        segments_BL: Array,
+        maths: Maths,
+    ) -> Array:
+        # asked while tracing: where a model is built there may be no mesh yet
+        kernel = attention_of(execution.attention, execution.context, platform())
+        return kernel(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths)
+
+    return attend
 
 
 def attention_of(attention: str, context: str, platform: str) -> Attend:

@@ -27,10 +27,11 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from model.execution import name
+from model.exits import local
 from model.kernels.attend import Maths
 from model.kernels.loops import LOOPS
 from model.kernels.runs import Kernel, Row, attend_rows, merged
-from model.sharding import axes_of, local, n_parts, shard
+from model.sharding import axes_of, n_parts, shard
 
 KeyBlock = tuple[
     Array, Array, Row

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from model.execution import name
+from model.exits import local
 from model.kernels.attend import Maths, sees
-from model.sharding import local
 
 TYPES = ("bfloat16", "float16")
 WIDEST = 256  # A; on Hopper and later, 128 before

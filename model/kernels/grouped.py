@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model.sharding import platform
+from model.mesh import platform
 
 # Fewer waste less where a group ends within a tile, but their products are too small to be fast.
 TILE_ROWS = 128

@@ -15,9 +15,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jaxtyping import Array, Float
 
+from model.exits import local
 from model.kernels.attend import MASKED, Maths
 from model.kernels.runs import Kernel, Row, block_of, merged
-from model.sharding import local, platform
+from model.mesh import platform
 
 LANES = 128
 TILE = 1024  # positions; 2048 x 2048 does not fit into VMEM of v5e and v5p

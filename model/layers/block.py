@@ -32,17 +32,17 @@ class Block(nnx.Module):
         self.attention = attention
         self.feed_forward_norm = norm()
         self.feed_forward = feed_forward
-        if post_norms:
-            self.attention_post_norm = norm()
-            self.feed_forward_post_norm = norm()
+        # without post norms there is no parameter at all, rather than a scale of 1
+        self.attention_post_norm = norm() if post_norms else None
+        self.feed_forward_post_norm = norm() if post_norms else None
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """One layer over whole rows, and the auxiliary sums of its feed-forward layer."""
-        # "BLD": products need all positions of a row's part, which are gathered over `tensor` here
-        normed_BLD = shard(self.attention_norm(x_BLD), "BLD")
-        x_BLD = x_BLD + self._normed("attention", self.attention(normed_BLD, rows))
+        # "BLD": products need all positions of a row, which are gathered over `tensor` here
+        o_BLD = self.attention(shard(self.attention_norm(x_BLD), "BLD"), rows)
+        x_BLD = x_BLD + _normed(self.attention_post_norm, o_BLD)
         return self._fed_forward(x_BLD, rows)
 
     def decode(
@@ -50,7 +50,8 @@ class Block(nnx.Module):
     ) -> tuple[Array, dict[str, Array]]:
         """One layer over new tokens, with what this layer keeps of the earlier ones."""
         o_BLD, slots = self.attention.decode(shard(self.attention_norm(x_BLD), "BLD"), rows, slots)
-        x_BLD, _ = self._fed_forward(x_BLD + self._normed("attention", o_BLD), rows)
+        x_BLD = x_BLD + _normed(self.attention_post_norm, o_BLD)
+        x_BLD, _ = self._fed_forward(x_BLD, rows)
         return x_BLD, slots
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
@@ -62,11 +63,9 @@ class Block(nnx.Module):
         return LayerFacts(self.attention.facts(), self.feed_forward.facts())
 
     def _fed_forward(self, x_BLD: Array, rows: Rows) -> tuple[Array, dict[str, Any]]:
-        normed_BLD = shard(self.feed_forward_norm(x_BLD), "BLD")
-        out_BLD, aux = self.feed_forward(normed_BLD, rows)
-        return x_BLD + self._normed("feed_forward", out_BLD), aux
+        out_BLD, aux = self.feed_forward(shard(self.feed_forward_norm(x_BLD), "BLD"), rows)
+        return x_BLD + _normed(self.feed_forward_post_norm, out_BLD), aux
 
-    def _normed(self, sublayer: str, x_BLD: Array) -> Array:
-        # without post norms there is no parameter at all, rather than a scale of 1
-        norm = getattr(self, f"{sublayer}_post_norm", None)
-        return x_BLD if norm is None else norm(x_BLD)
+
+def _normed(norm: nnx.Module | None, x_BLD: Array) -> Array:
+    return x_BLD if norm is None else norm(x_BLD)

@@ -8,10 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from model.architecture import AttentionFacts
-from model.cache import write
+from model.cache import cache_mask, write
 from model.execution import name
 from model.kernels.attend import MASKED, Attend, Maths
-from model.layers.attention import cache_mask
 from model.layers.norm import RMSNorm
 from model.layers.rope import rotate
 from model.layers.rows import Rows
@@ -109,7 +108,7 @@ class LatentAttention(nnx.Module):
         scores_BHLT += einsum(
             "BLHA,BTA->BHLT", q_rope_BLHA * self.maths.scale, rope_keys_BTA, dtype=jnp.float32
         )
-        seen_BLT = cache_mask(rows, T=latents_BTR.shape[1], window=None)
+        seen_BLT = cache_mask(rows.positions_BL, T=latents_BTR.shape[1], window=None)
         # finite, so that a row that sees nothing (padding) gives numbers and not NaN
         scores_BHLT = jnp.where(seen_BLT[:, None], scores_BHLT, MASKED)
         p_BHLT = jax.nn.softmax(scores_BHLT, -1).astype(latents_BTR.dtype)

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from model.sharding import axes_of, local, shard
+from model.exits import local
+from model.sharding import axes_of, shard
 
 
 def put_media(

@@ -13,13 +13,14 @@ from jaxtyping import Array, Float
 
 from model.architecture import ExpertFacts
 from model.execution import name
+from model.exits import local
 from model.kernels.context import is_balanced
 from model.layers.experts import Axes, Choices, Experts, at_capacity, dropless
 from model.layers.feed_forward import FeedForward
 from model.layers.router import Router
 from model.layers.rows import Rows
 from model.layers.weight import bias, weight
-from model.sharding import axes_of, local, shard
+from model.sharding import axes_of, shard
 from model.weights import LowRank, without_codes
 
 

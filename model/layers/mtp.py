@@ -13,9 +13,11 @@ from model.api import ModelInputs, key_of
 from model.architecture import LayerFacts
 from model.execution import Execution
 from model.layers.rows import Rows
-from model.layers.stack import MakeBlock, Tree, at_rest, in_use
-from model.layers.weight import weight
-from model.sharding import einsum, shard, undivided
+from model.layers.stack import MakeBlock
+from model.layers.stacked_names import Tree
+from model.layers.weight import at_rest, in_use, weight
+from model.mesh import undivided
+from model.sharding import einsum, shard
 
 
 class Module(nnx.Module):

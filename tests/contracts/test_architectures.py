@@ -16,7 +16,8 @@ from model.architectures.gemma import Gemma2, Gemma3
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import Llama
 from model.execution import Precision
-from model.sharding import ALPHABET, check_sizes, letters_of
+from model.mesh import check_sizes
+from model.sharding import ALPHABET, letters_of
 from model.size import n_matmul_params, n_params
 from tests.examples import (
     MESHES,

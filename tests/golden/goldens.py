@@ -24,7 +24,7 @@ from launch.planning.walk import walk
 from model.adapt import Full
 from model.architectures.llama import Llama
 from model.execution import Execution, Precision, Remat
-from model.layers.stack import layer_name
+from model.layers.stacked_names import layer_name
 from model.mesh import make_mesh
 from model.sharding import AXES, letters_of, n_parts
 from tests.examples import batch_on, random_tokens

@@ -13,7 +13,7 @@ from model.architectures.deepseek_v3 import DeepSeekV3
 from model.architectures.mixtral import Mixtral, Qwen3MoE
 from model.decoder import _embed, _norm, _rows
 from model.layers.rope_scaling import YaRN
-from model.layers.stack import of_layer
+from model.layers.stacked_names import of_layer
 from model.sharding import shard
 from tests.examples import ONE_DEVICE, batch_on, built, params_on, quick_jit, random_tokens, under
 

@@ -13,7 +13,7 @@ from model.kernels.context import balance, unbalance
 from model.layers.moe import MoE
 from model.layers.router import Router, as_scored, renormalised
 from model.layers.rows import Rows
-from model.layers.stack import in_use
+from model.layers.weight import in_use
 from model.sharding import letters_of, named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
 

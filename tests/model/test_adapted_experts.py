@@ -10,7 +10,7 @@ from flax import nnx
 
 from model.adapt import LoRA
 from model.layers.rows import Rows
-from model.layers.stack import in_use
+from model.layers.weight import in_use
 from model.sharding import letters_of, named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
 from tests.model.moe_layer import ROOM, host_params, host_rows, loss_of, make, relative

@@ -12,8 +12,8 @@ from jax.experimental import topologies
 from model.kernels import context, splash
 from model.kernels.attend import Maths
 from model.kernels.choose import attention_of
-from model.mesh import make_mesh
-from model.sharding import named, platform
+from model.mesh import make_mesh, platform
+from model.sharding import named
 from tests.model.kernel_cases import SETTINGS, case, relative_errors
 
 WIDE = {**SETTINGS, "window": Maths(scale=0.4, window=140, soft_cap=None)}

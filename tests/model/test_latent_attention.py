@@ -12,11 +12,11 @@ import pytest
 from flax import nnx
 
 from model.execution import DEFAULT, Execution
-from model.layers.attention import attend_of
+from model.kernels.choose import attend_of
 from model.layers.latent_attention import LatentAttention
 from model.layers.rope import Rope
 from model.layers.rows import Rows
-from model.layers.stack import in_use
+from model.layers.weight import in_use
 from model.sharding import letters_of, named, shard
 from tests.examples import ONE_DEVICE, at_rest_on, quick_jit, random_tokens, under
 

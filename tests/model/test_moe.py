@@ -12,7 +12,9 @@ from model.execution import Execution, Remat
 from model.kernels.context import is_balanced
 from model.layers.moe import MoE
 from model.layers.rows import Rows
-from model.layers.stack import Stack, in_use, map_leaves, stacked_name
+from model.layers.stack import Stack
+from model.layers.stacked_names import stacked_name
+from model.layers.weight import in_use, map_leaves
 from model.sharding import letters_of, named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
 from tests.model.moe_layer import (

@@ -12,7 +12,8 @@ from flax import nnx
 from model.api import Model, ModelInputs
 from model.decoder import Decoder
 from model.execution import DEFAULT, Precision
-from model.layers.attention import Attention, attend_of
+from model.kernels.choose import attend_of
+from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.feed_forward import FeedForward
 from model.layers.mtp import Module, MultiToken

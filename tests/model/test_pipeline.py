@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.exits import local
 from model.layers.pipeline import (
     Schedule,
     by_stage,
@@ -19,9 +20,9 @@ from model.layers.pipeline import (
     stage_order,
     turn,
 )
-from model.layers.stack import map_leaves
+from model.layers.weight import map_leaves
 from model.mesh import make_mesh
-from model.sharding import einsum, letters_of, local, named, shard
+from model.sharding import einsum, letters_of, named, shard
 from tests.examples import ONE_DEVICE, quick_jit, under
 
 N, B, L, D, F = 12, 16, 4, 6, 8

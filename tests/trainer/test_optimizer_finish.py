@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from model.execution import Precision
-from model.sharding import AXES, letters_of, spec, undivided
+from model.mesh import undivided
+from model.sharding import AXES, letters_of, spec
 from model.size import is_matrix
 from tests.examples import at_rest_on, quick_jit, under
 from tests.model import moe_examples

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from model.sharding import device_kind
+from model.mesh import device_kind
 from trainer.events import read_events
 
 EVENT = "placed"  # in events.jsonl, at every start of a phase

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from launch.bench.device.rows import Check, Row, Skip, compared
+from model.exits import local
 from model.kernels import cudnn, plain
 from model.kernels.attend import Attend, Maths
 from model.kernels.choose import NEEDS, UNDIVIDED, attention_of
@@ -18,7 +19,7 @@ from model.kernels.loops import LOOPS
 from model.kernels.runs import Row as KeyRow
 from model.kernels.runs import attend_rows
 from model.mesh import make_mesh
-from model.sharding import local, named
+from model.sharding import named
 
 # ‖kernel - plain‖ / ‖plain‖. In float32 only the order of sums differs (1e-6 on a CPU); in bfloat16 an
 # operand is rounded by up to 2**-9 = 2e-3, and a gradient passes three such products: 1e-2 in the worst block

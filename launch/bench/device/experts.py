@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array
 
 from launch.bench.device.rows import Check, Row, compared
+from model.exits import local
 from model.kernels.grouped import grouped_matmul
 from model.layers.experts import Axes, Choices, Dispatch, Experts, at_capacity, dropless
 from model.mesh import make_mesh
-from model.sharding import local
 
 BOUNDS = {
     "float32": 1e-4,

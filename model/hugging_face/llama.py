@@ -1,0 +1,77 @@
+"""config.json and tensors of Llama, Mistral, Qwen2 and Qwen3, which our one class `Llama` computes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.hugging_face.config import decoder_fields, decoder_sizes, require
+from model.hugging_face.names import attention_rows, gated_rows, norm_rows, outer_rows
+from model.hugging_face.tensor import Tensor
+
+# by model_type: fields of config.json that change the result, and the values that we compute
+REQUIRED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama": {"attention_bias": (False,), "mlp_bias": (False,), "pretraining_tp": (1,)},
+    "mistral": {"attention_bias": (False,), "layer_types": (None,)},
+    "qwen2": {"use_sliding_window": (False,)},
+    "qwen3": {"attention_bias": (False,), "use_sliding_window": (False,)},
+}
+
+
+def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Llama` that a config.json of these four describes.
+
+    Raises:
+        ValueError: it lacks one, or asks for what we would compute differently.
+    """
+    kind = config["model_type"]
+    # SwiGLU is what `FeedForward` computes
+    require(config, hidden_act=("silu",), **REQUIRED[kind])
+    # a Mistral config that does not name a window is one of v0.1, which had 4,096
+    window = config.get("sliding_window", 4096) if kind == "mistral" else None
+    return {
+        **decoder_sizes(config),
+        "attention_bias": kind == "qwen2",
+        "head_norm": kind == "qwen3",
+        "window": window,
+        "model_type": "mistral" if kind == "mistral" and window is None else "llama",
+    }
+
+
+def fields_of(llama: Any) -> dict[str, Any]:
+    """config.json for transformers 4 and 5; `llama` has the fields of `Llama`.
+
+    Raises:
+        ValueError: two switches are on that no model of transformers has together, or it reads media.
+    """
+    if llama.media_width:
+        raise ValueError(
+            f"media_width={llama.media_width}: no text model of transformers has a projection of media; "
+            "export a model without one"
+        )
+    switches = {
+        "mistral": llama.window is not None,
+        "qwen2": llama.attention_bias,
+        "qwen3": llama.head_norm,
+    }
+    kinds = [kind for kind, is_on in switches.items() if is_on]
+    if len(kinds) > 1:
+        raise ValueError(
+            f"no model of transformers is {' and '.join(kinds)} at once; "
+            "of window, attention_bias and head_norm one alone can be exported"
+        )
+    kind = kinds[0] if kinds else llama.model_type
+    fields = {
+        "llama": {"attention_bias": False, "mlp_bias": False},
+        "mistral": {"sliding_window": llama.window},
+        "qwen2": {"use_sliding_window": False},
+        "qwen3": {"attention_bias": False, "use_sliding_window": False},
+    }
+    # transformers looks its class up by these two
+    names = {"architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind}
+    return {**names, **fields[kind], **decoder_fields(llama)}
+
+
+def tensors_of(llama: Any) -> tuple[Tensor, ...]:
+    """Names and layouts of their checkpoints."""
+    biased = "qkv" if llama.attention_bias else ""
+    attention = attention_rows(biased=biased, head_norm=llama.head_norm)
+    return (*outer_rows(tied=llama.tied), *attention, *norm_rows(), *gated_rows())
