@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from model.sharding import Node, spec
+from model.node import Node
+from model.sharding import spec
 
 
 def local(fn: Callable, in_letters: tuple[str, ...], out_letters: Any) -> Callable:

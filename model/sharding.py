@@ -9,12 +9,13 @@ axes: a wrong layout is an error while tracing.
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from model.node import Node
 
 # from the outermost to the innermost: neighbours along `tensor`, which talk most, have the shortest links
 AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
@@ -140,23 +141,6 @@ def named(
 def shard(x: jax.Array, letters: str, *, at_rest: bool = False) -> jax.Array:
     """Lay x out by its letters; this may move data."""
     return jax.sharding.reshard(x, spec(letters, x.shape, at_rest=at_rest))
-
-
-@runtime_checkable
-class Node(Protocol):
-    """A weight of several arrays (model/weights.py), which knows its own products and layouts."""
-
-    def product(self, equation: str, x: jax.Array, *, dtype: Any = None) -> jax.Array:
-        """What `einsum` gives for x and the weight."""
-        ...
-
-    def rows(self, ids: jax.Array, letters: str) -> jax.Array:
-        """What `look_up` gives for the weight as a table."""
-        ...
-
-    def map(self, change: Callable[[jax.Array, str], Any], letters: str) -> Any:
-        """A node of what `change` makes of each array and its letters."""
-        ...
 
 
 def einsum(equation: str, *operands: jax.Array | Node, dtype: Any = None) -> jax.Array:
