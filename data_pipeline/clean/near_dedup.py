@@ -11,8 +11,7 @@ from data_pipeline.clean.canonical import canonical, chunks, mixed
 from data_pipeline.clean.dedup import repeats, resolve_clusters
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.documents.document import Document
-from data_pipeline.engine.kernels import minhash
-from data_pipeline.engine.tables import NO_KEY
+from data_pipeline.engine.tables import NO_KEY, minhash
 
 SEED = 1  # of the permutations: any will do, another gives other keys
 

@@ -1,5 +1,5 @@
-"""Which documents share a key: the one daft query that all comparison across documents rests on, and the
-Parquet files around it.
+"""Which documents share a key: the one daft query that all comparison across documents rests on, the
+Parquet files around it, and daft's own kernel for keys of near-duplicates.
 
 A table of keys is a Parquet file with a row a document: `document` (int64, unique over all tables; of equal
 documents the lowest is kept) and columns of uint64 keys, one a document or a list; NO_KEY is equal to
@@ -30,6 +30,20 @@ EMPTY = pa.table(
         "n_documents": pa.array([], pa.int64()),
     }
 )
+
+
+def minhash(texts: list[str], *, n_permutations: int, shingle_words: int, seed: int) -> np.ndarray:
+    """For each permutation the least hash of a text's shingles (runs of words parted by single spaces),
+    uint32 [n, n_permutations]. Computed in this process: no query, no scheduler, so any worker can call it.
+
+    A text with fewer words than a shingle has one shingle: itself.
+    """
+    from daft import Series  # half a second: only when documents are hashed
+
+    series = Series.from_arrow(pa.array(texts, pa.large_string()))
+    # the hash is named: daft's default may be another one tomorrow
+    hashes = series.minhash(n_permutations, shingle_words, seed, "xxhash3_64")
+    return hashes.to_arrow().flatten().to_numpy().reshape(len(texts), n_permutations)
 
 
 class Shared(NamedTuple):

@@ -1,6 +1,8 @@
 """Stage 6: a tokenizer from the clean text of the training side, and how well it fits each source."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,11 @@ from data_pipeline import settings
 from data_pipeline.documents import corpus
 from data_pipeline.files import write_bytes
 from data_pipeline.stages.text import HELD_OUT, TRAIN, Text
-from data_pipeline.tokenizers.fertility import fertility
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 VERSION = 1  # of what this stage makes of the same texts and trainer
 MEASURED_CHARS = 4_000_000  # of a source's held-out text: enough for ratios of three digits
+BATCH = 64  # texts encoded at a time: a source may be larger than memory
 
 
 def make_tokenizer(
@@ -47,6 +49,35 @@ def measure(tokenizer: Tokenizer, texts: Sequence[Text]) -> dict[str, dict[str, 
     held_out = [text for text in texts if text.side == HELD_OUT]
     beginnings = {text.source: _beginning(_texts(held_out, text.source)) for text in held_out}
     return fertility(tokenizer, beginnings)
+
+
+def fertility(
+    tokenizer: Tokenizer,
+    sources: Mapping[str, Iterable[str]],
+) -> dict[str, dict[str, int | float]]:
+    """Source → documents, bytes, words and tokens, with bytes per token (more is shorter) and tokens per
+    word (Rust et al. 2021, §3.2).
+
+    A word is what stands between white space, which says little about scripts that write none. Ratios of a
+    source without text are 0.
+    """
+    return {source: _fertility_of(tokenizer, texts) for source, texts in sources.items()}
+
+
+def _fertility_of(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int | float]:
+    # a Counter, so that a source without text has zeros
+    n: Counter[str] = Counter(documents=0, bytes=0, words=0, tokens=0)
+    for batch in batched(texts, BATCH):
+        for text, ids in zip(batch, tokenizer.encode_all(batch), strict=True):
+            n["documents"] += 1
+            n["bytes"] += len(text.encode())
+            n["words"] += len(text.split())
+            n["tokens"] += len(ids)
+    return {
+        **n,
+        "bytes_per_token": n["bytes"] / max(1, n["tokens"]),
+        "tokens_per_word": n["tokens"] / max(1, n["words"]),
+    }
 
 
 def _texts(texts: Sequence[Text], source: str) -> Iterator[str]:

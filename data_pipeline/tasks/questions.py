@@ -1,17 +1,23 @@
-"""An evaluation task in a file of JSON records: GSM8K, SVAMP and the like."""
+"""An evaluation task in a file of JSON records (GSM8K, SVAMP and the like), and how its answers are
+graded: by their final number, as GSM8K is, or by their text.
+"""
 
 import functools
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from data_pipeline.tasks.answers import final_number, same_number, same_text
 from data_pipeline.tasks.task import Item
+
+# a minus behind a word or digit is none: 7-5
+NUMBER = r"(?:(?<![\w)])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 
 
 class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -105,6 +111,34 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         except (ValueError, EOFError, gzip.BadGzipFile) as error:
             what = f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error})"
             raise ValueError(f"{what}; give one") from error
+
+
+def same_number(answer: str, wanted: str) -> bool:
+    """Whether the final numbers are equal in value. lm-evaluation-harness compares their digits: there 18.0
+    is not 18.
+    """
+    number = final_number(answer)
+    return number is not None and number == final_number(wanted)
+
+
+def final_number(text: str) -> Decimal | None:
+    """What stands behind the first `####`, GSM8K's mark, else the last number: strict-match and
+    flexible-extract of that harness.
+    """
+    text = text.replace("−", "-")  # U+2212, which models that write typography use
+    # the first mark: a model that goes on often asks itself the next question, with a mark of its own
+    marked = re.search(rf"####\s*({NUMBER})", text)
+    numbers = [marked[1]] if marked else re.findall(NUMBER, text)
+    return Decimal(re.sub("[$,]", "", numbers[-1])) if numbers else None
+
+
+def same_text(answer: str, wanted: str) -> bool:
+    """Whether the texts are equal but for capitals, white space and a full stop at the end."""
+    return _plain(answer) == _plain(wanted)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).removesuffix(".")
 
 
 def _bytes(path: str) -> bytes:

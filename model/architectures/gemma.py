@@ -26,12 +26,8 @@ from model.layers.rope_scaling import Linear, Scaling
 from model.layers.stack import Stack
 
 
-class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
-    """`window` is how many positions back, itself counted, a position sees in layers 0, 2, 4, …; layers 1,
-    3, 5, … see all.
-    """
-
-    hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma2",)
+class _Gemma(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Sizes that both generations have; they differ in their patterns of layers."""
 
     vocab_size: PositiveInt
     width: PositiveInt
@@ -41,17 +37,14 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
     head_width: PositiveInt
     feed_forward_width: PositiveInt
     context: PositiveInt  # longest sequence in tokens
-    window: PositiveInt
+    window: PositiveInt  # how many positions back, itself counted, a sliding layer sees
     query_pre_attn_scalar: PositiveInt  # scores are divided by its root
-    rope_theta: PositiveFloat = 10_000.0
     rope_scaling: Scaling | None = None
-    attention_soft_cap: PositiveFloat | None = 50.0
-    logit_soft_cap: PositiveFloat | None = 30.0
     norm_eps: PositiveFloat = 1e-6
     tied: bool = True  # the output matrix is the embedding
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> "Gemma2":
+    def _sizes_agree(self) -> "_Gemma":
         check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
         return self
 
@@ -62,6 +55,20 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
     def facts(self) -> Facts:
         """Heads, widths and windows of every layer."""
         return self._decoder(DEFAULT).facts()
+
+    def _decoder(self, execution: Execution) -> Decoder:
+        """The layers of this generation."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Gemma2(_Gemma):
+    """Layers 0, 2, 4, … see `window` positions; layers 1, 3, 5, … see all."""
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma2",)
+
+    rope_theta: PositiveFloat = 10_000.0
+    attention_soft_cap: PositiveFloat | None = 50.0
+    logit_soft_cap: PositiveFloat | None = 30.0
 
     def _decoder(self, execution: Execution) -> Decoder:
         # layer 0 is the first of the pattern
@@ -101,42 +108,16 @@ class Gemma2(BaseModel, frozen=True, extra="forbid", strict=True):
         return checkpoint.rows(tied=self.tied, head_norm=False)
 
 
-class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
+class Gemma3(_Gemma):
     """Every `full_every`-th layer sees all positions and turns by `rope_theta` and `rope_scaling`; the
-    others see `window` positions back, itself counted, and turn by `local_rope_theta`.
+    others see `window` positions and turn by `local_rope_theta`.
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
 
-    vocab_size: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    kv_heads: PositiveInt
-    head_width: PositiveInt
-    feed_forward_width: PositiveInt
-    context: PositiveInt  # longest sequence in tokens
-    window: PositiveInt
-    query_pre_attn_scalar: PositiveInt  # scores are divided by its root
     full_every: PositiveInt = 6
     rope_theta: PositiveFloat = 1_000_000.0
-    rope_scaling: Scaling | None = None
     local_rope_theta: PositiveFloat = 10_000.0
-    norm_eps: PositiveFloat = 1e-6
-    tied: bool = True  # the output matrix is the embedding
-
-    @model_validator(mode="after")
-    def _sizes_agree(self) -> "Gemma3":
-        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
-        return self
-
-    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
-        """The functions of this architecture at these dtypes."""
-        return self._decoder(execution).build(precision)
-
-    def facts(self) -> Facts:
-        """Heads, widths and windows of every layer."""
-        return self._decoder(DEFAULT).facts()
 
     def _decoder(self, execution: Execution) -> Decoder:
         head_norm = partial(
@@ -195,7 +176,7 @@ class Gemma3(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _decoder(
-    sizes: Gemma2 | Gemma3,
+    sizes: _Gemma,
     execution: Execution,
     pattern: Sequence[Callable[[nnx.Rngs], Block]],
     ropes: dict[str, Rope],
@@ -213,7 +194,7 @@ def _decoder(
     )
 
 
-def _block(sizes: Gemma2 | Gemma3, execution: Execution, rngs: nnx.Rngs, **attention: Any) -> Block:
+def _block(sizes: _Gemma, execution: Execution, rngs: nnx.Rngs, **attention: Any) -> Block:
     """`attention` is what a layer's `Attention` has beside its sizes."""
     return Block(
         norm=_norm(sizes),
@@ -234,7 +215,7 @@ def _block(sizes: Gemma2 | Gemma3, execution: Execution, rngs: nnx.Rngs, **atten
     )
 
 
-def _norm(sizes: Gemma2 | Gemma3) -> Callable[[], RMSNorm]:
+def _norm(sizes: _Gemma) -> Callable[[], RMSNorm]:
     """Norms whose scales are stored less 1, as in the authors' checkpoints."""
     return partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0)
 

@@ -28,17 +28,12 @@ from model.layers.router import WEIGH, Router
 from model.layers.stack import Stack
 
 
-class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see
-    `Router.balance`).
+class _ExpertLlama(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Sizes that both families have, by the names of the field.
 
-    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
-    None drops nothing.
+    `balance_loss` and `router_z_loss` are coefficients (see `Router.balance`). `capacity_factor`: an expert
+    takes so many times an even share of a row's choices and drops the rest; None drops nothing.
     """
-
-    hugging_face_types: ClassVar[tuple[str, ...]] = ("mixtral",)
-    # the softmax over the chosen experts alone is that over all, divided by the sum of the chosen
-    expert_weights: ClassVar[str] = "renormalised"
 
     vocab_size: PositiveInt
     width: PositiveInt
@@ -53,24 +48,43 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
     balance_loss: NonNegativeFloat
     router_z_loss: NonNegativeFloat = 0.0
     capacity_factor: PositiveFloat | None = None
-    window: PositiveInt | None = None  # how many positions back, itself counted, a position sees
     rope_theta: PositiveFloat = 1_000_000.0
     rope_scaling: Scaling | None = None
-    norm_eps: PositiveFloat = 1e-5
+    norm_eps: PositiveFloat = 1e-6
     tied: bool = False  # the output matrix is the embedding
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> "Mixtral":
-        _check(self)
+    def _sizes_agree(self) -> "_ExpertLlama":
+        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        # of the experts, at least as many as a token chooses
+        _router(self).check(self.experts)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
         """The functions of this architecture at these dtypes."""
-        return _decoder(self, execution, window=self.window).build(precision)
+        return _decoder(self, execution, **self._attention()).build(precision)
 
     def facts(self) -> Facts:
         """Heads, widths, windows and experts of every layer."""
-        return _decoder(self, DEFAULT, window=self.window).facts()
+        return _decoder(self, DEFAULT, **self._attention()).facts()
+
+    def _attention(self) -> dict[str, Any]:
+        """What a layer's `Attention` has beyond Llama's."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Mixtral(_ExpertLlama):
+    """Mixtral's sizes by the names of the field; `window` is as in Mistral."""
+
+    hugging_face_types: ClassVar[tuple[str, ...]] = ("mixtral",)
+    # the softmax over the chosen experts alone is that over all, divided by the sum of the chosen
+    expert_weights: ClassVar[str] = "renormalised"
+
+    window: PositiveInt | None = None  # how many positions back, itself counted, a position sees
+    norm_eps: PositiveFloat = 1e-5
+
+    def _attention(self) -> dict[str, Any]:
+        return {"window": self.window}
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Mixtral":
@@ -105,51 +119,19 @@ class Mixtral(BaseModel, frozen=True, extra="forbid", strict=True):
         return (*outer_rows(tied=self.tied), *attention_rows(), *norm_rows(), *experts)
 
 
-class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field; `balance_loss` and `router_z_loss` are coefficients (see
-    `Router.balance`).
+class Qwen3MoE(_ExpertLlama):
+    """Qwen3-MoE's sizes; its heads are normed as in Qwen3.
 
     `expert_weights`: the chosen experts count what the softmax over all says, or that divided by its sum.
-    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
-    None drops nothing.
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("qwen3_moe",)
 
-    vocab_size: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    kv_heads: PositiveInt
-    head_width: PositiveInt
-    experts: PositiveInt
-    top_k: PositiveInt  # experts a token
-    feed_forward_width: PositiveInt  # of each expert
-    context: PositiveInt  # longest sequence in tokens
-    balance_loss: NonNegativeFloat
-    router_z_loss: NonNegativeFloat = 0.0
     expert_weights: Literal["scores", "renormalised"] = "renormalised"
-    capacity_factor: PositiveFloat | None = None
-    rope_theta: PositiveFloat = 1_000_000.0
-    rope_scaling: Scaling | None = None
-    norm_eps: PositiveFloat = 1e-6
-    tied: bool = False  # the output matrix is the embedding
 
-    @model_validator(mode="after")
-    def _sizes_agree(self) -> "Qwen3MoE":
-        _check(self)
-        return self
-
-    def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
-        """The functions of this architecture at these dtypes."""
-        return _decoder(self, execution, head_norm=self._head_norm()).build(precision)
-
-    def facts(self) -> Facts:
-        """Heads, widths, windows and experts of every layer."""
-        return _decoder(self, DEFAULT, head_norm=self._head_norm()).facts()
-
-    def _head_norm(self) -> partial[RMSNorm]:
-        return partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A")
+    def _attention(self) -> dict[str, Any]:
+        head_norm = partial(RMSNorm, size=self.head_width, eps=self.norm_eps, letter="A")
+        return {"head_norm": head_norm}
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen3MoE":
@@ -198,13 +180,7 @@ class Qwen3MoE(BaseModel, frozen=True, extra="forbid", strict=True):
         )
 
 
-def _check(sizes: Mixtral | Qwen3MoE) -> None:
-    """Heads in equal groups, and experts that can be chosen."""
-    check_heads(heads=sizes.heads, kv_heads=sizes.kv_heads, head_width=sizes.head_width)
-    _router(sizes).check(sizes.experts)
-
-
-def _router(sizes: Mixtral | Qwen3MoE) -> Router:
+def _router(sizes: _ExpertLlama) -> Router:
     """A softmax over all experts, whatever is chosen of them."""
     return Router(
         top_k=sizes.top_k,
@@ -215,7 +191,7 @@ def _router(sizes: Mixtral | Qwen3MoE) -> Router:
     )
 
 
-def _decoder(sizes: Mixtral | Qwen3MoE, execution: Execution, **attention: Any) -> Decoder:
+def _decoder(sizes: _ExpertLlama, execution: Execution, **attention: Any) -> Decoder:
     """Llama's blocks with experts; `attention` is what `Attention` has beyond Llama's."""
     norm = partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps)
 

@@ -9,9 +9,8 @@ import pytest
 from data_pipeline.batch import TokenBatch
 from data_pipeline.chat.format import chat_format_of
 from data_pipeline.chat.roles import Roles
-from data_pipeline.tasks.answers import final_number, same_text
 from data_pipeline.tasks.asked import answer_in, asked_in_chat, asked_in_text, gold_rows
-from data_pipeline.tasks.questions import Questions
+from data_pipeline.tasks.questions import Questions, final_number, same_text
 from data_pipeline.tasks.task import Item, Task
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from tests.data_pipeline.templates import STYLES, with_template

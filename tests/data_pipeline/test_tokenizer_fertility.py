@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipeline.tokenizers.fertility import fertility
+from data_pipeline.stages.vocabulary import fertility
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 
 TEXTS = ["the cat sat on the mat\n", "  мама мыла раму ", "", "x"] * 40

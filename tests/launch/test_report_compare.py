@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from launch.reporting.compare import flat, names_of
+from launch.reporting.compare import names_of
 from launch.reporting.numbers import tokens
 from launch.reporting.record import read_run
 from launch.reporting.write import write_comparison
@@ -104,14 +104,6 @@ def test_names_tell_runs_apart_by_as_little_as_they_can(runs):
     assert names_of([("x", "a", "one"), ("x", "b", "one")]) == ["a/one", "b/one"]
     with pytest.raises(ValueError, match="given twice"):
         names_of([("x", "a"), ("x", "a")])
-
-
-def test_a_configuration_is_flat():
-    assert dict(flat({"a": {"b": [1, {"c": None}]}, "d": []})) == {
-        "a.b.0": "1",
-        "a.b.1.c": "None",
-        "d": "[]",
-    }
 
 
 def test_the_verb_writes_either_page(runs, tmp_path, capsys):
