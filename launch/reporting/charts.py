@@ -13,15 +13,24 @@ Number = int | float
 
 # Colours are CSS variables of page.css, so that the dark theme changes them without new SVG.
 COLOURS = tuple(f"var(--line-{i})" for i in range(1, 7))
-WIDTH, HEIGHT = 330, 176  # units of a chart, near the pixels it gets
-LEFT, RIGHT, TOP, BOTTOM = 46, 6, 8, 20  # around its frame
-WIDE, HIGH = 220, 56  # units of a histogram
+# Units of a chart, near the pixels it gets.
+WIDTH = 330
+HEIGHT = 176
+# Around its frame: room for the scale on the left, half a line of text above it, the steps below.
+LEFT = 46
+RIGHT = 6
+TOP = 8
+BOTTOM = 20
+# Units of a histogram.
+WIDE = 220
+HIGH = 56
 MAX_POINTS = 240  # wider than the chart has pixels to tell apart
-CROPPED = (
-    0.05  # of the way, where a loss falls so steeply that nothing else could be seen beside it
-)
+# Of the way, where a loss falls so steeply that nothing else could be seen beside it.
+CROPPED = 0.05
 LOG_FROM = 50.0  # a range of more than this factor is drawn on a logarithmic scale
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+# The digits of round steps, and the power of ten above them.
+ROUND = (1, 2, 2.5, 5, 10)
 
 
 class Curve(NamedTuple):
@@ -58,29 +67,35 @@ class Axis(NamedTuple):
         if not self.log:
             return (values - self.low) / (self.high - self.low)
         # A logarithm of 0 or less does not exist: NaN leaves a gap in the line.
-        logs = np.log(np.where(values > 0, values, np.nan))
-        return (logs - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        positive = np.where(values > 0, values, np.nan)
+        low = math.log(self.low)
+        high = math.log(self.high)
+        return (np.log(positive) - low) / (high - low)
 
     def ticks(self, n: int) -> list[float]:
         """About `n` round values within the ends."""
         # Powers of ten need a range of at least one decade; below it round steps are better.
         if self.log and self.high / self.low > 10:
-            first = math.ceil(math.log10(self.low) - 1e-9)
-            last = math.floor(math.log10(self.high) + 1e-9)
-            every = math.ceil((last - first + 1) / n) or 1
-            return [10.0**power for power in range(first, last + 1, every)]
+            return self._powers_of_ten(n)
 
         # the round number nearest to the step that n ticks would need
-        raw = (self.high - self.low) / n
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = min(
-            (power * digit for digit in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - raw)
-        )
+        exact = (self.high - self.low) / n
+        power = 10.0 ** math.floor(math.log10(exact))
+        steps = [power * digit for digit in ROUND]
+        step = min(steps, key=lambda size: abs(size - exact))
 
         # the small numbers keep an end that is a tick itself, whatever the rounding of the division
-        first_i = math.ceil(self.low / step - 1e-9)
-        last_i = math.floor(self.high / step + 1e-9)
-        return [i * step for i in range(first_i, last_i + 1)]
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [i * step for i in range(first, last + 1)]
+
+    def _powers_of_ten(self, n: int) -> list[float]:
+        """About `n` powers of ten within the ends, or all of them."""
+        first = math.ceil(math.log10(self.low) - 1e-9)
+        last = math.floor(math.log10(self.high) + 1e-9)
+        n_powers = last - first + 1
+        every = math.ceil(n_powers / n) or 1
+        return [10.0**power for power in range(first, last + 1, every)]
 
 
 def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
@@ -93,12 +108,19 @@ def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
     finite = np.isfinite(y)
     # reduceat sums from each start to the next one.
     counts = np.add.reduceat(finite, starts, dtype=np.int64)
+    sums = np.add.reduceat(np.where(finite, y, 0.0), starts)
     with np.errstate(invalid="ignore"):  # 0 / 0: nothing finite to take the mean of
-        mean = np.add.reduceat(np.where(finite, y, 0.0), starts) / counts
-    low = np.where(counts, np.minimum.reduceat(np.where(finite, y, np.inf), starts), np.nan)
-    high = np.where(counts, np.maximum.reduceat(np.where(finite, y, -np.inf), starts), np.nan)
+        mean = sums / counts
+
+    # What is not finite must be neither the least nor the greatest.
+    least = np.minimum.reduceat(np.where(finite, y, np.inf), starts)
+    greatest = np.maximum.reduceat(np.where(finite, y, -np.inf), starts)
+    low = np.where(counts, least, np.nan)
+    high = np.where(counts, greatest, np.nan)
+
     # The last x of each group: a curve then ends at the newest step.
-    return Curve(x[np.append(starts[1:], len(x)) - 1], mean, low, high)
+    lasts = np.append(starts[1:], len(x)) - 1
+    return Curve(x[lasts], mean, low, high)
 
 
 def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> str:
@@ -108,34 +130,48 @@ def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> 
     for curve, colour in zip(curves.values(), colours, strict=True):
         x = _place(across, curve.x)
         has_range = np.any(curve.high > curve.low)
+        # The band comes first: SVG draws in order, and the line must lie on top.
         if frame.band and has_range:
-            body += _area(x, _height(up, curve.low), _height(up, curve.high), colour, 0.16)
+            low = _height(up, curve.low)
+            high = _height(up, curve.high)
+            body += _area(x, low, high, colour, opacity=0.16)
         body += _line(x, _height(up, curve.y), colour)
     return _svg(across, up, body, _readings(across, curves))
 
 
 def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
     """One `<svg>` with areas on top of each other, in COLOURS."""
-    sums = np.cumsum([np.nan_to_num(layer) for layer in layers.values()], axis=0)
+    thicknesses = [np.nan_to_num(layer) for layer in layers.values()]
+    sums = np.cumsum(thicknesses, axis=0)
     levels = np.vstack([np.zeros(len(x)), sums])  # level i is the lower edge of layer i
-    across = Axis(*_ends(x, 0.0))
+
+    across = Axis(*_ends(x, margin=0.0))
     # 5 % of room above; 1.0 where all is zero, since an axis needs a length.
     up = Axis(0.0, float(levels.max()) * 1.05 or 1.0)
+
     heights = _height(up, levels)
     x_drawn = _place(across, x)
-    areas = [
-        _area(x_drawn, heights[i], heights[i + 1], COLOURS[i], 0.8) for i in range(len(layers))
-    ]
+    body = ""
+    for i in range(len(layers)):
+        body += _area(x_drawn, heights[i], heights[i + 1], COLOURS[i], opacity=0.8)
+
+    # The pointer shows the layers themselves, not the sums below them.
     curves = {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}
-    return _svg(across, up, "".join(areas), _readings(across, curves))
+    return _svg(across, up, body, _readings(across, curves))
 
 
 def value_text(value: Number | None) -> str:
     """A number for a person: four digits that count, thousands in groups."""
-    # An en dash for a missing number; NaN is written out, since it is a finding.
-    if value is None or not math.isfinite(value):
-        return "–" if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 10_000 or value == int(value) else f"{value:.4g}"
+    if value is None:
+        return "–"
+    # NaN is written out, since it is a finding.
+    if not math.isfinite(value):
+        return str(value)
+    is_whole = value == int(value)
+    # Of a number above 10,000 the digits behind the point do not count.
+    if is_whole or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 def tick_text(value: Number) -> str:
@@ -151,36 +187,55 @@ def tick_text(value: Number) -> str:
 
 def _axes(curves: Sequence[Curve], frame: Frame) -> tuple[Axis, Axis]:
     """Both directions, so that every curve is inside."""
-    across = Axis(*_ends(np.concatenate([curve.x for curve in curves]), 0.0))
-    start = across.low
-    if frame.crop:
-        late = across.low + (across.high - across.low) * CROPPED
-        # More than three points: a short run would be cropped to nothing.
-        if max(np.count_nonzero(curve.x >= late) for curve in curves) > 3:
-            start = late
+    all_x = np.concatenate([curve.x for curve in curves])
+    across = Axis(*_ends(all_x, margin=0.0))
+    start = _first_shown(curves, across) if frame.crop else across.low
+
     inside: list[np.ndarray] = []  # the values that decide the height of the frame
     for curve in curves:
-        shown = curve.x >= min(start, curve.x[-1])  # of a curve that ends early, its last point
-        sides = (curve.low, curve.high) if frame.band else (curve.y,)
-        inside += [side[shown] for side in sides]
+        # Of a curve that ends before the start, its last point.
+        shown = curve.x >= min(start, curve.x[-1])
+        if frame.band:
+            inside += [curve.low[shown], curve.high[shown]]
+        else:
+            inside.append(curve.y[shown])
     values = np.concatenate(inside)
     values = values[np.isfinite(values)]
-    # > 0: a logarithmic axis cannot hold zero or less.
-    if frame.log and len(values) and values.max() > LOG_FROM * values.min() > 0:
-        return across, Axis(float(values.min()) / 1.1, float(values.max()) * 1.1, log=True)
+    return across, _upwards(values, frame)
+
+
+def _first_shown(curves: Sequence[Curve], across: Axis) -> float:
+    """The x from which a cropped frame has to hold the curves."""
+    late = across.low + (across.high - across.low) * CROPPED
+    n_left = max(np.count_nonzero(curve.x >= late) for curve in curves)
+    # More than three points: a short run would be cropped to nothing.
+    return late if n_left > 3 else across.low
+
+
+def _upwards(values: np.ndarray, frame: Frame) -> Axis:
+    """The axis on which finite values stand."""
+    if frame.log and len(values):
+        low = float(values.min())
+        high = float(values.max())
+        # > 0: a logarithmic axis cannot hold zero or less.
+        if high > LOG_FROM * low > 0:
+            return Axis(low / 1.1, high * 1.1, log=True)
+    # An axis needs an end, also where no value is finite.
     if frame.zero or not len(values):
         values = np.append(values, 0.0)
+    return Axis(*_ends(values, margin=0.04))
 
-    return across, Axis(*_ends(values, 0.04))
 
-
-def _ends(values: np.ndarray, margin: float) -> tuple[float, float]:
+def _ends(values: np.ndarray, *, margin: float) -> tuple[float, float]:
     """Least and greatest with a margin; never the same."""
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     if low == high:
         # A constant curve would divide by a range of zero.
-        return low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
+        space = abs(low) * 0.1 or 0.5
+        return low - space, high + space
     space = (high - low) * margin
+    # An axis from zero stands on zero itself.
     return (low if low == 0 else low - space), high + space
 
 
@@ -199,54 +254,75 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
     """
     known = np.isfinite(y)
     # A change between finite and not ends a stretch.
-    runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1)
-    runs = [run for run in runs if known[run[0]]]
+    changes = np.flatnonzero(np.diff(known)) + 1
+    stretches = np.split(np.arange(len(x)), changes)
+    stretches = [points for points in stretches if known[points[0]]]
 
-    # M starts a stretch, L goes on to the next point
-    # One decimal is a tenth of a pixel, and keeps the page small.
-    path = "".join("M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in run) for run in runs)
-    dots = np.flatnonzero(known) if len(x) < 12 else [run[0] for run in runs if len(run) == 1]
-    marks = "".join(
-        f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.2" fill="{colour}" stroke="none"/>'
-        for i in dots
-    )
+    path = "".join(_polyline(x[points], y[points]) for points in stretches)
+    alone = [points[0] for points in stretches if len(points) == 1]
+    dots = np.flatnonzero(known) if len(x) < 12 else alone
+    marks = ""
+    for i in dots:
+        centre = f'cx="{x[i]:.1f}" cy="{y[i]:.1f}"'
+        marks += f'<circle {centre} r="2.2" fill="{colour}" stroke="none"/>'
     style = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"'
     return f'<g {style}><path d="{path}"/>{marks}</g>'
 
 
-def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, opacity: float) -> str:
+def _polyline(x: np.ndarray, y: np.ndarray) -> str:
+    """Part of a path through these points."""
+    # M starts a stretch, L goes on to the next point.
+    # One decimal is a tenth of a pixel, and keeps the page small.
+    points = [f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)]
+    return "M" + "L".join(points)
+
+
+def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, *, opacity: float) -> str:
     known = np.isfinite(low) & np.isfinite(high)
     if not known.any():
         return ""
+    x = x[known]
     # along the upper edge from left to right, and back along the lower one
-    upper = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known], high[known], strict=True)]
-    lower = [f"{a:.1f} {b:.1f}" for a, b in zip(x[known][::-1], low[known][::-1], strict=True)]
-    return f'<path fill="{colour}" fill-opacity="{opacity}" d="M{"L".join(upper + lower)}z"/>'
+    around_x = np.concatenate([x, x[::-1]])
+    around_y = np.concatenate([high[known], low[known][::-1]])
+    outline = _polyline(around_x, around_y)
+    return f'<path fill="{colour}" fill-opacity="{opacity}" d="{outline}z"/>'
 
 
 def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
     """Grid and scales around the curves, which are clipped to the frame by an inner `<svg>`."""
-    grid, texts = "", ""
-    for value, y in zip(up.ticks(4), _height(up, np.array(up.ticks(4))), strict=True):
+    grid = ""
+    texts = ""
+    levels = up.ticks(4)
+    for value, y in zip(levels, _height(up, np.array(levels)), strict=True):
         grid += f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"
-        texts += (
-            f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(value)}</text>'
-        )
-    for value, x in zip(across.ticks(5), _place(across, np.array(across.ticks(5))), strict=True):
+        # y is the base line of a text: 3.5 lower, its middle is at the grid's line.
+        texts += _text(tick_text(value), x=f"{LEFT - 6}", y=f"{y + 3.5:.1f}", anchor="end")
+    places = across.ticks(5)
+    for value, x in zip(places, _place(across, np.array(places)), strict=True):
         # the last text would stand out of the chart
         anchor = "end" if x > WIDTH - 24 else "middle"
-        texts += (
-            f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{tick_text(value)}</text>'
-        )
+        texts += _text(tick_text(value), x=f"{x:.1f}", y=f"{HEIGHT - 5}", anchor=anchor)
 
-    # the inner svg clips what a cropped frame leaves outside
-    inner = f'x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 2}"'
-    view = f'viewBox="{LEFT} 0 {WIDTH - LEFT} {HEIGHT - BOTTOM + 2}"'
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"><path class="grid" d="{grid}"/>'
-        f'<path class="grid" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/><g class="scale">{texts}</g>'
-        f"<svg {inner} {view}>{body}{readings}</svg></svg>"
+    # The inner svg clips what a cropped frame leaves outside; two units more, for a line on the bottom.
+    width = WIDTH - LEFT
+    height = HEIGHT - BOTTOM + 2
+    inner = (
+        f'x="{LEFT}" y="0" width="{width}" height="{height}" viewBox="{LEFT} 0 {width} {height}"'
     )
+    bottom = f"M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f'<path class="grid" d="{grid}"/>'
+        f'<path class="grid" d="{bottom}"/>'
+        f'<g class="scale">{texts}</g>'
+        f"<svg {inner}>{body}{readings}</svg>"
+        "</svg>"
+    )
+
+
+def _text(text: str, *, x: str, y: str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
 
 
 def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
@@ -256,14 +332,18 @@ def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
     width = (WIDTH - LEFT - RIGHT) / n
     # The middle of each strip, in units of the x axis.
     middles = across.low + (np.arange(n) + 0.5) / n * (across.high - across.low)
-    shown = dict(list(curves.items())[:8])  # a longer title does not fit on a screen
+    shown = list(curves.items())[:8]  # a longer title does not fit on a screen
     strips = ""
     for i, middle in enumerate(middles):
-        values, where = [], ""
-        for name, curve in shown.items():
+        values = []
+        where = ""
+        for name, curve in shown:
             # The curve's first point at or after the middle.
-            nearest = min(int(np.searchsorted(curve.x, middle)), len(curve.x) - 1)
-            values.append(f"{name} {value_text(float(curve.y[nearest]))}".lstrip())
+            first = int(np.searchsorted(curve.x, middle))
+            nearest = min(first, len(curve.x) - 1)
+            value = value_text(float(curve.y[nearest]))
+            # A chart of one curve has no name for it, and so no space before the value.
+            values.append(f"{name} {value}".lstrip())
             where = where or value_text(float(curve.x[nearest]))
         title = escape(f"{where}: {', '.join(values)}")
         box = f'x="{LEFT + i * width:.1f}" width="{width:.1f}" height="{HEIGHT}"'
@@ -284,30 +364,35 @@ def histogram(
     """
     width = WIDE / len(counts)
     tallest = max(counts, default=0) or 1
-    kept_bars, dropped_bars = "", ""
+    kept_bars = ""
+    dropped_bars = ""
     # edges has one more entry than counts.
-    for i, (n, left, right) in enumerate(zip(counts, edges, edges[1:], strict=False)):
-        bar = _bar(i * width, n / tallest, width) if n else ""
-        if left <= most and right > least:
+    for i, n in enumerate(counts):
+        if not n:
+            continue
+        bar = _bar(i * width, n / tallest, width)
+        if edges[i] <= most and edges[i + 1] > least:
             kept_bars += bar
         else:
             dropped_bars += bar
-    lines = "".join(f"M{_at(x, edges):.1f} 0V{HIGH}" for x in limits)
+    dashes = "".join(f"M{_at(x, edges):.1f} 0V{HIGH}" for x in limits)
 
-    def is_free(x: Number) -> bool:
-        """Whether a label at x would stand clear of those of the limits."""
+    # The limits have labels, and the ends where they have room beside those.
+    labelled = list(limits)
+    for end in (edges[0], edges[-1]):
         # A sixth of the width holds a label of four digits.
-        return all(abs(_at(x, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits)
+        if all(abs(_at(end, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits):
+            labelled.append(end)
+    labels = "".join(_label(x, edges) for x in labelled)
 
-    ends = [x for x in (edges[0], edges[-1]) if is_free(x)]
-    labels = "".join(_label(x, edges) for x in (*limits, *ends))
-    body = (
-        f'<path fill="var(--line-1)" d="{kept_bars}"/><path fill="var(--line-5)" d="{dropped_bars}"/>'
-        f'<path stroke="currentColor" stroke-dasharray="3 2" d="{lines}"/>'
+    return (
+        f'<svg viewBox="0 0 {WIDE} {HIGH + 14}">'
+        f'<path fill="var(--line-1)" d="{kept_bars}"/>'
+        f'<path fill="var(--line-5)" d="{dropped_bars}"/>'
+        f'<path stroke="currentColor" stroke-dasharray="3 2" d="{dashes}"/>'
         f'<g font-size="9" fill="currentColor">{labels}</g>'
+        "</svg>"
     )
-
-    return f'<svg viewBox="0 0 {WIDE} {HIGH + 14}">{body}</svg>'
 
 
 def _bar(x: float, share: float, width: float) -> str:
@@ -323,6 +408,10 @@ def _at(x: Number, edges: Sequence[Number]) -> float:
 
 def _label(x: Number, edges: Sequence[Number]) -> str:
     place = _at(x, edges)
+    anchor = "middle"
     # At the edges a centred label would be cut by the SVG's own frame.
-    anchor = "start" if place < WIDE / 20 else "end" if place > WIDE * 0.95 else "middle"
-    return f'<text x="{place:.1f}" y="{HIGH + 11}" text-anchor="{anchor}">{x:,.4g}</text>'
+    if place < WIDE / 20:
+        anchor = "start"
+    elif place > WIDE * 0.95:
+        anchor = "end"
+    return _text(f"{x:,.4g}", x=f"{place:.1f}", y=f"{HIGH + 11}", anchor=anchor)

@@ -22,7 +22,6 @@ CLUSTER_SIZES = {
     "10 to 99": (10, 99),
     "100 and more": (100, 1 << 62),
 }
-RATIOS = ("bytes_per_token", "tokens_per_word")
 BEYOND = (
     "Documents by what a rule measured; beyond the dashed limits they are dropped. "
     "The outermost bars hold what is further out."
@@ -45,24 +44,21 @@ def data_section(name: str, result: Mapping[str, Any]) -> str:
 
 def _amounts(result: Mapping[str, Any]) -> list[str]:
     """A row a source: documents read, and what each side has."""
-    heads = (
-        "source",
-        "read",
-        *(head for side in SIDES.values() for head in (side, "MB", "tokens")),
-    )
+    heads = ["source", "read"]
+    for title in SIDES.values():
+        heads += [title, "MB", "tokens"]
+
+    n_read = result.get("read", {})
     rows = []
     for source in result["kept"]:
-        sides = [result.get(side, {}).get(source, {}) for side in SIDES]
-        cells = [
-            cell
-            for side in sides
-            for cell in (
-                _count(side.get("documents")),
-                _mb(side.get("bytes")),
-                _count(side.get("tokens")),
-            )
-        ]
-        rows.append((source, _count(result.get("read", {}).get(source)), *cells))
+        cells = [source, _count(n_read.get(source))]
+        for side in SIDES:
+            # A source may have nothing held out.
+            amounts = result.get(side, {}).get(source, {})
+            cells.append(_count(amounts.get("documents")))
+            cells.append(_mb(amounts.get("bytes")))
+            cells.append(_count(amounts.get("tokens")))
+        rows.append(cells)
     return [titled("Documents read and kept", table(heads, rows))]
 
 
@@ -70,34 +66,45 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
     """A row a reason, in the order of the recipe; what counts parts of documents (`_spans`, `_lines`,
     `_bytes`) stands apart.
     """
-    # A rule that dropped nothing has no row.
-    counts = {reason: n for reason, n in result["dropped"].get(source, {}).items() if n}
     n_read = result.get("read", {}).get(source)
     sizes = result.get("dropped_bytes", {}).get(source, {})
+    fertility = result.get("fertility", {}).get(source, {})
+    bytes_per_token = fertility.get("bytes_per_token")
 
-    # tokens of dropped documents were never counted; their bytes were
-    per_token = result.get("fertility", {}).get(source, {}).get("bytes_per_token")
     rows = []
-    for reason, n in counts.items():
+    for reason, n in result["dropped"].get(source, {}).items():
+        if not n:
+            continue  # a rule that dropped nothing has no row
         # Lines, spans and bytes that were cut out of documents which stayed.
         if reason.endswith(NOT_DOCUMENTS):
             rows.append((reason, "", "", "", "", _count(n)))
-        else:
-            share = f"{n / n_read:.1%}" if n_read else ""
-            size = sizes.get(reason)
-            # the tokens that these bytes would have been, at the tokenizer's rate for this source
-            tokens = _count(round(size / per_token)) if size and per_token else ""
-            rows.append((reason, _count(n), share, _mb(size), tokens, ""))
-    heads = ("reason", "documents", "of all", "MB", "tokens, about", "parts cut")
+            continue
+        share = f"{n / n_read:.1%}" if n_read else ""
+        size = sizes.get(reason)
+        tokens = ""
+        # Tokens of dropped documents were never counted, but their bytes were: so many tokens they would
+        # have been at the tokenizer's rate for this source.
+        if size and bytes_per_token:
+            tokens = _count(round(size / bytes_per_token))
+        rows.append((reason, _count(n), share, _mb(size), tokens, ""))
+    if not rows:
+        return ""
 
-    return f"<div>{titled(f'Dropped of {source}', table(heads, rows))}</div>" if rows else ""
+    heads = ("reason", "documents", "of all", "MB", "tokens, about", "parts cut")
+    drops = titled(f"Dropped of {source}", table(heads, rows))
+    return f"<div>{drops}</div>"
 
 
 def _examples(result: Mapping[str, Any]) -> str:
     examples = result.get("examples", {})
+    # In the order in which the table of drops has them.
     _, rows = drop_table(result)
-    reasons = [reason for reason, *_ in rows if examples.get(reason)]
-    return "".join(titled(reason, literal("\n\n".join(examples[reason]))) for reason in reasons)
+    blocks = []
+    for reason, *_ in rows:
+        if examples.get(reason):
+            texts = "\n\n".join(examples[reason])
+            blocks.append(titled(reason, literal(texts)))
+    return "".join(blocks)
 
 
 def _histograms(signals: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -117,39 +124,50 @@ def _histograms(signals: Sequence[Mapping[str, Any]]) -> list[str]:
 def _histogram(signal: Mapping[str, Any]) -> str:
     # a rule may have a limit on one side alone
     limits = [signal[end] for end in ("least", "most") if end in signal]
-    ends = {"least": signal.get("least", -math.inf), "most": signal.get("most", math.inf)}
-    bars = histogram(signal["edges"], signal["counts"], limits=limits, **ends)
-    beyond = f": {signal['beyond']:,} beyond" if "beyond" in signal else ""
-    language = f" ({signal['language']})" if signal.get("language") else ""
-    return figure(signal["signal"] + language, signal["reason"] + beyond, bars, [])
+    bars = histogram(
+        signal["edges"],
+        signal["counts"],
+        limits=limits,
+        least=signal.get("least", -math.inf),
+        most=signal.get("most", math.inf),
+    )
+    caption = signal["signal"]
+    # Some limits hold for one language alone, and such a signal is drawn once a language.
+    if signal.get("language"):
+        caption += f" ({signal['language']})"
+    note = signal["reason"]
+    if "beyond" in signal:
+        note += f": {signal['beyond']:,} beyond"
+    return figure(caption, note, bars, [])
 
 
 def _clusters(by_rule: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A row a rule: how many clusters have how many documents."""
     rows = []
-    for rule, sizes in by_rule.items():
-        n_of = [
-            sum(n for size, n in sizes.items() if low <= int(size) <= high)
-            for low, high in CLUSTER_SIZES.values()
-        ]
-        rows.append(
-            (rule, _count(sum(n_of)), *map(_count, n_of), _count(max(map(int, sizes), default=0)))
-        )
+    for rule, clusters in by_rule.items():
+        # JSON has no numbers as keys.
+        by_size = {int(size): n for size, n in clusters.items()}
+        n_in_range = []
+        for least, most in CLUSTER_SIZES.values():
+            n_in_range.append(sum(n for size, n in by_size.items() if least <= size <= most))
+        total = _count(sum(n_in_range))
+        largest = _count(max(by_size, default=0))
+        rows.append((rule, total, *map(_count, n_in_range), largest))
     counts = table(("rule", "clusters", *CLUSTER_SIZES, "largest"), rows)
     return [titled("Clusters of duplicates, by their number of documents", counts)]
 
 
 def _fertility(by_source: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A row a source: how many bytes its tokens hold, and tokens its words."""
-    rows = [
-        (
-            source,
-            _mb(row["bytes"]),
-            *(_count(row[unit]) for unit in ("words", "tokens")),
-            *(f"{row[ratio]:.2f}" for ratio in RATIOS),
+    rows = []
+    for source, row in by_source.items():
+        n_words = _count(row["words"])
+        n_tokens = _count(row["tokens"])
+        bytes_per_token = f"{row['bytes_per_token']:.2f}"
+        tokens_per_word = f"{row['tokens_per_word']:.2f}"
+        rows.append(
+            (source, _mb(row["bytes"]), n_words, n_tokens, bytes_per_token, tokens_per_word)
         )
-        for source, row in by_source.items()
-    ]
     heads = ("source", "MB", "words", "tokens", "bytes a token", "tokens a word")
     return [titled("Tokenizer, on held-out text", table(heads, rows))]
 
