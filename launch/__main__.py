@@ -62,16 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
 
-    # options may stand before the verb
+    # not argv[0]: `--help` may stand before the verb
     verb = next((word for word in argv if word in VERBS), None)
     args = build_parser(verb).parse_args(argv)
     args.argv = argv
     run = verb_module(args.verb).main
     try:
         return run(args) or 0
-
-    # of argparse, which has printed its own message
-    except SystemExit:
+    except SystemExit:  # argparse has printed its own message
         raise
     except BaseException as error:
         from launch.process.failures import report
@@ -86,15 +84,15 @@ def command() -> None:
 
         use_huge_pages()
     code = main()
-    # Only a process that has jax can hold the connections to peers that a normal exit waits for.
+    # A normal exit waits for the peers of jax.distributed; without jax there are none.
     if "jax" in sys.modules:
         from launch.process.environment import leave
 
         leave(code)
-    # os._exit flushes nothing: a last line that is still in Python's buffer would be lost.
+    # os._exit below flushes nothing: a last line still in Python's buffer would be lost.
     sys.stdout.flush()
     if code and "daft" in sys.modules:
-        # its threads may still be working, and would abort the interpreter while it shuts down
+        # Its threads may still be working, and would abort the interpreter while it shuts down.
         os._exit(code)
     sys.exit(code)
 

@@ -25,19 +25,17 @@ from trainer.state import TrainState
 BLOCK_BYTES = 2**26
 # Columns of each matrix; the rows follow from the size that is asked for.
 WIDTH = 4096
-# A median of 8 steps: other work on the machine comes and goes.
+# Steps timed before a save; their median is the usual time of a step.
 STEPS_BEFORE = 8
 
 
 def state_of_size(gigabytes: float, mesh: jax.sharding.Mesh) -> TrainState:
     """Random parameters and two moments, four matrices each."""
-    # 12 arrays of 4-byte numbers; rows are rounded down to a multiple of the devices, else they
-    # could not be divided evenly.
+    # 12 arrays (4 matrices, 2 moments of each) of 4-byte numbers. Rows are a multiple of the
+    # devices, because a shard cannot be uneven.
     rows = max(int(gigabytes * 1e9 / (12 * 4 * WIDTH)) // mesh.size, 1) * mesh.size
-    # four matrices, and two moments of each: 12 arrays of equal size
     layout = named(mesh, "DF", (rows, WIDTH), at_rest=True)
-    # jit with out_shardings draws each shard on its own device; outside it the whole array would
-    # be made on one first.
+    # out_shardings: every device draws its own shard; else one device would draw the whole array.
     draw = jax.jit(
         lambda key: jax.random.normal(key, (rows, WIDTH), jnp.float32), out_shardings=layout
     )
@@ -54,25 +52,24 @@ def measure(
 ) -> list[dict[str, float]]:
     """Figures of each round: seconds, and bytes a second of the disk itself. Call under `jax.set_mesh`.
 
-    The folder is made and removed. Files are read with the system's copies of them dropped, as after a
-    restart.
+    The folder is made and removed. Before files are read they are dropped from the page cache, as if the
+    machine had restarted.
     """
     state = state_of_size(gigabytes, mesh)
-    # Shapes and layouts without arrays, as a starting process knows them before it restores.
+    # What a starting process has when it restores: shapes and layouts without arrays.
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
     n_bytes = sum(x.nbytes for x in jax.tree.leaves((state.trainable, state.opt_state)))
-    steps = itertools.count(
-        1
-    )  # a checkpointer saves each step once, so every round has another one
+    # A checkpointer saves each step once, so every round has a step of its own.
+    steps = itertools.count(1)
     step = step_of(mesh)
     rounds = []
     for _ in range(n_rounds):
-        found = {"bytes": float(n_bytes), **disk_speed(folder, n_bytes)}
-        state, figures = _save_in_a_loop(folder / "run", state, steps, step)
-        found |= figures | _read_back(folder / "run", like)
-        rounds.append(found)
+        numbers = {"bytes": float(n_bytes), **disk_speed(folder, n_bytes)}
+        state, save_numbers = _save_in_a_loop(folder / "run", state, steps, step)
+        numbers |= save_numbers | _read_back(folder / "run", like)
+        rounds.append(numbers)
         shutil.rmtree(folder / "run")
     shutil.rmtree(folder)
 
@@ -80,15 +77,14 @@ def measure(
 
 
 def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
-    """Bytes a second of plain writes with one fsync at the end, and of reads that come from the disk, to
-    and from one file.
+    """Bytes a second of one file: of plain writes with an fsync at the end, and of reads from the disk.
 
-    It is read through one small piece of memory, and into memory of its size, as a state that is restored
-    has to lie somewhere.
+    The file is read twice: block by block into one small buffer, and into memory of the file's size, which is
+    what restoring a state needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "plain"
-    block = memoryview(os.urandom(BLOCK_BYTES))  # random: some disks compress
+    block = memoryview(os.urandom(BLOCK_BYTES))  # random, because some disks compress
     # At least one block, for states below 64 MiB.
     blocks = max(n_bytes // BLOCK_BYTES, 1)
 
@@ -100,33 +96,32 @@ def disk_speed(folder: Path, n_bytes: int) -> dict[str, float]:
             # Without fsync the figure is that of the page cache, several times the disk's.
             os.fsync(out.fileno())
 
-    found = {"disk_write_bytes_per_s": blocks * BLOCK_BYTES / _seconds(write)}
-    # Once through one block of memory, once into memory of the file's size, whose pages the
-    # system has to provide first.
-    for name, room_bytes in (("disk_read", BLOCK_BYTES), ("disk_hold", blocks * BLOCK_BYTES)):
+    speeds = {"disk_write_bytes_per_s": blocks * BLOCK_BYTES / _seconds(write)}
+    # The second is slower by what the system needs to provide fresh pages.
+    for name, buffer_bytes in (("disk_read", BLOCK_BYTES), ("disk_hold", blocks * BLOCK_BYTES)):
         forget([file])
-        read_s = _seconds(partial(_read, file, room_bytes))
-        found[f"{name}_bytes_per_s"] = blocks * BLOCK_BYTES / read_s
+        read_s = _seconds(partial(_read, file, buffer_bytes))
+        speeds[f"{name}_bytes_per_s"] = blocks * BLOCK_BYTES / read_s
     file.unlink()
 
-    return found
+    return speeds
 
 
-def _read(file: Path, room_bytes: int) -> None:
-    """Read a file into `room_bytes` of fresh memory, from its start again when that is full."""
+def _read(file: Path, buffer_bytes: int) -> None:
+    """Read a file into a fresh buffer, from the buffer's start again whenever it is full."""
     # np.empty touches no page: the first read pays for them, as a restore does.
-    room = memoryview(np.empty(room_bytes, np.uint8))
+    buffer = memoryview(np.empty(buffer_bytes, np.uint8))
     with file.open("rb", buffering=0) as source:
         for first in range(0, file.stat().st_size, BLOCK_BYTES):
-            at = first % room_bytes
-            source.readinto(room[at : at + BLOCK_BYTES])
+            start = first % buffer_bytes
+            source.readinto(buffer[start : start + BLOCK_BYTES])
 
 
 def forget(files: list[Path]) -> None:
-    """Have the system drop its cached copies of files (Linux); elsewhere they are only synced."""
+    """Drop files from the page cache (Linux); elsewhere they are only synced."""
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
-        # DONTNEED drops clean pages alone, so what is not yet on the disk must be written first.
+        # DONTNEED drops clean pages only, so what is not yet on the disk is written first.
         os.fsync(descriptor)
         if hasattr(os, "posix_fadvise"):
             # Offset 0 and length 0 mean the whole file.
@@ -147,36 +142,34 @@ def _save_in_a_loop(
 
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=1), event=note)
 
-    # a checkpointer saves a step only once
     state = state._replace(step=jnp.int32(next(steps)))
     jax.block_until_ready(state)
 
-    # the time of a step while nothing else goes on
     usual_s = statistics.median(_seconds(step) for _ in range(STEPS_BEFORE))
     blocked_s = _seconds(lambda: checkpointer.save(state, {}, {}))
     n, began = 0, time.perf_counter()
     while "saved" not in events:  # the event comes after the hashes
         step()
-        # As the training loop does between steps; the event of a finished save comes from here.
+        # The training loop does this between steps; a finished save is reported from here.
         checkpointer.poll(n)
         n += 1
 
-    # what the loop took beyond its usual steps, until the hashes were written
+    # what n steps took beyond n usual ones, until the hashes were written
     slower_s = time.perf_counter() - began - n * usual_s
     checkpointer.close()
-    found = {name: events["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
+    save_numbers = {name: events["saved"][name] for name in ("save_s", "hash_s", "peak_host_bytes")}
 
     return state, {
-        **found,
+        **save_numbers,
         "blocked_s": blocked_s,
-        # Noise can make the steps beside a save faster than usual; a negative cost means nothing.
+        # By chance the steps beside a save may even be faster; a negative cost means nothing.
         "slower_s": max(slower_s, 0.0),
         "step_s": usual_s,
     }
 
 
 def step_of(mesh: jax.sharding.Mesh) -> Callable[[], None]:
-    """Some work for the devices: products of matrices, a few hundredths of a second on a processor."""
+    """A made-up step: products of matrices that take a CPU a few hundredths of a second."""
     x_DF = jax.device_put(
         jnp.ones((512 * mesh.shape["fsdp"], 512)), named(mesh, "DF", at_rest=True)
     )
@@ -188,12 +181,12 @@ def step_of(mesh: jax.sharding.Mesh) -> Callable[[], None]:
 
 def _read_back(folder: Path, like: TrainState) -> dict[str, float]:
     """Seconds of restoring, fingerprints included, and of comparing all hashes, both from the disk."""
-    # Verification is timed by itself below, so it is off here.
+    # "off": the comparison of hashes is timed by itself below.
     checkpointer = Checkpointer(folder, Checkpoints(every_steps=1, verify="off"))
     step = checkpointer.verify_latest()
     step_folder = checkpointer.folder / str(step)
 
-    # without the system's copies it is read from the disk, as after a restart
+    # Forgotten before each reading, else the second would come from the page cache.
     files = list(files_of(step_folder).values())
     forget(files)
     restore_s = _seconds(lambda: jax.block_until_ready(checkpointer.restore(step, like)))
@@ -211,8 +204,8 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def figures(rounds: list[dict[str, float]], *, interval_s: float) -> dict[str, float]:
     """Medians over the rounds, and what follows from them; `interval_s` is the time between two saves."""
-    found = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-    # Ratios a round, then their median: disk and save of one round met the same other work.
+    medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    # The ratio of each round, then the median: a round's disk and save met the same other work.
     write_frac = statistics.median(
         each["bytes"] / each["save_s"] / each["disk_write_bytes_per_s"] for each in rounds
     )
@@ -223,18 +216,18 @@ def figures(rounds: list[dict[str, float]], *, interval_s: float) -> dict[str, f
         for name in ("read", "hold")
     )
     return {
-        **found,
+        **medians,
         "save_frac_of_disk": write_frac,
         "restore_frac_of_disk": read_frac,
         "restore_frac_of_hold": hold_frac,
-        "stall_frac": (found["blocked_s"] + found["slower_s"]) / interval_s,
+        "stall_frac": (medians["blocked_s"] + medians["slower_s"]) / interval_s,
     }
 
 
-def lines(found: dict[str, float], *, interval_s: float) -> list[str]:
+def lines(numbers: dict[str, float], *, interval_s: float) -> list[str]:
     """The figures for people, one a line."""
-    size = found["bytes"]
-    of_disk, of_memory = found["restore_frac_of_disk"], found["restore_frac_of_hold"]
+    size = numbers["bytes"]
+    of_disk, of_memory = numbers["restore_frac_of_disk"], numbers["restore_frac_of_hold"]
 
     def row(name: str, seconds: float, note: str = "") -> str:
         return f"{name:9s}{seconds:9.2f} s {size / seconds / 1e6:9,.0f} MB/s{note}"

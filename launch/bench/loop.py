@@ -34,8 +34,9 @@ from trainer.records.goodput import Ledger
 from trainer.records.metrics import read_metrics
 
 STEP_S = 0.05  # the length of a step that the batch size is chosen for
-# Rows are raised by this much until a step is long enough.
+# The batch starts with this many rows, and grows by as many until a step is long enough.
 FIRST_ROWS = 8
+MOST_ROWS = 64 * FIRST_ROWS
 STEPS = 20  # of a round
 # More than STEPS: the host's share of a step is small, so it is averaged over more of them.
 HOST_STEPS = 100
@@ -62,10 +63,10 @@ def bench_loop(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder / "job")
-        # Cold before warm, in this order: the second start finds the cache that the first one
-        # wrote.
+        # In this order: the second start finds the cache that the first one wrote.
         starts = {f"start_{cache}_s": _start_s(folder, cache) for cache in ("cold", "warm")}
-        join_cluster(find_cluster(os.environ))  # the loop asks it after every step whether to stop
+        # After every step the loop asks the cluster whether to stop.
+        join_cluster(find_cluster(os.environ))
         numbers = {**figures(measure(folder / "job", n_rounds=args.rounds)), **starts}
     print(json.dumps(numbers) if args.json else "\n".join(lines(numbers)))
 
@@ -119,13 +120,13 @@ def _start_s(folder: Path, cache: str) -> float:
         raise RuntimeError(
             f"`{' '.join(command)}` ended with code {done.returncode}: {done.stderr}"
         )
+    # `began` is the start of the process by the system's clock, so imports count.
     began = next(
         event["began"] for event in read_events(run_dir / "train") if event["event"] == "start"
     )
-    return (
-        # `began` is the start of the process by the system's clock, imports included.
-        next(row["time"] for row in read_metrics(run_dir / "train") if "loss/train" in row) - began
-    )
+    rows = read_metrics(run_dir / "train")
+    first_step = next(row["time"] for row in rows if "loss/train" in row)
+    return first_step - began
 
 
 def measure(job_folder: Path, *, n_rounds: int) -> Measured:
@@ -134,24 +135,25 @@ def measure(job_folder: Path, *, n_rounds: int) -> Measured:
     Raises:
         ValueError: even the largest batch is too fast on this machine.
     """
-    for rows in range(FIRST_ROWS, 64 * FIRST_ROWS, FIRST_ROWS):
+    for rows in range(FIRST_ROWS, MOST_ROWS + 1, FIRST_ROWS):
         with _opened(job_folder, f"rows{rows}", rows) as (phase, parts):
             state = train(parts, phase.state(), steps=STEPS)
-            # 0.8: rows come in steps of FIRST_ROWS, and a step a fifth too short is near enough.
+            # 0.8: rows grow by FIRST_ROWS at a time, and a step a fifth too short is near enough.
             if _bare_step_s(parts, phase) > 0.8 * STEP_S:
                 return _measured(parts, phase, state, n_rounds)
-    most = f"a step of {64 * FIRST_ROWS} rows takes less than {STEP_S} s here"
+    most = f"a step of {MOST_ROWS} rows takes less than {0.8 * STEP_S:g} s here"
     raise ValueError(f"{most}; this bench is for slower machines, use `bench train`")
 
 
 def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Measured:
     rounds = []
     for number in range(2, n_rounds + 2):  # the steps of round 1 were made by `measure`
-        phase.checkpointer.wait()  # else the last round's save would slow this one
+        # else the save of the round before would slow this one
+        phase.checkpointer.wait()
         bare_s = _bare_step_s(parts, phase)
         calls: list[float] = []
         state = train(
-            # `train` counts steps from the start of the state, so round n ends at n * STEPS.
+            # `train` runs until the state has made `steps` steps: round n ends at n * STEPS.
             parts._replace(step=_noting_calls(parts.step, calls)),
             state,
             steps=number * STEPS,
@@ -161,8 +163,9 @@ def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Meas
 
 
 def _noting_calls(step: Callable[..., Any], calls: list[float]) -> Callable[..., Any]:
-    """The step, which adds the time of each call to `calls`. A call comes when the step before last has
-    ended, so the time between two calls is that of a step.
+    """`step`, with the time of each call noted in `calls`.
+
+    The loop calls it when the step before last has ended, so two calls are one step's time apart.
     """
 
     def noting(state: Any, batch: Any) -> Any:
@@ -173,7 +176,7 @@ def _noting_calls(step: Callable[..., Any], calls: list[float]) -> Callable[...,
 
 
 def _median_gap(calls: list[float]) -> float:
-    """Median seconds between calls, without the first two, which found the device idle."""
+    """Median seconds between calls; the first two do not count, since they found the device idle."""
     return float(np.median(np.diff(calls[2:])))
 
 
@@ -208,14 +211,14 @@ def _bare_step_s(parts: LoopParts, phase: Phase) -> float:
     before = None
     for _ in range(STEPS):
         state, metrics = step(state, batch)
-        # Not `metrics`: waiting for the step just started would leave the device idle in between.
+        # Not `metrics`: after waiting for the step just started the device would be idle.
         jax.block_until_ready(before)
         before = metrics
     return _median_gap(calls)
 
 
 def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
-    """Seconds of its own thread that the loop takes a step, around steps in which no device works."""
+    """Seconds of CPU time that the loop's own thread needs for a step, measured around steps that sleep."""
     _, metrics = jax.block_until_ready(parts.step(phase.state(), open_source(phase).next(dict)))
 
     def idle(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -226,6 +229,6 @@ def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
     # CPU time of this thread alone; sleeping does not count.
     start = time.thread_time()
 
-    # the state never changes, so the save at the end finds its step saved already
+    # The state's step never advances, so `train` finds it saved already and saves nothing.
     train(parts._replace(step=idle), state, steps=int(state.step) + HOST_STEPS)
     return (time.thread_time() - start) / HOST_STEPS

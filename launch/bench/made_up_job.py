@@ -17,7 +17,7 @@ from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
-# A schedule far longer than any bench: the learning rate hardly changes during it.
+# STEPS is far more than any bench runs, so the learning rate hardly changes during one.
 VOCAB, SEQ_LEN, DOCUMENTS, STEPS = 512, 128, 2000, 100_000
 ARCHITECTURE = Llama(
     vocab_size=VOCAB,
@@ -32,11 +32,10 @@ ARCHITECTURE = Llama(
 
 
 def write_data(job_folder: Path) -> None:
-    """data/tokenizer.model, learned from this file, and data/train/web."""
-    # any text will do: the shards hold random tokens
+    """Write data/tokenizer.model and the shards data/train/web."""
+    # The shards hold random tokens, so any text will do for the tokenizer: this file, repeated
+    # because once is not enough to fill a vocabulary of 512.
     SentencePiece(vocab_size=VOCAB, model="bpe").train(
-        # Repeated, because SentencePiece needs more text than one file to fill a vocabulary of
-        # 512.
         [Path(__file__).read_text()] * 20,
         job_folder / "data/tokenizer.model",
     )
@@ -48,9 +47,8 @@ def write_data(job_folder: Path) -> None:
             str(i),
             (
                 Sequence(
-                    # The second array marks targets: the first token has nothing before it to be
-                    # predicted from.
                     rng.integers(20, VOCAB, n).astype(np.int32),
+                    # Weights: the first token has nothing before it to be predicted from.
                     (np.arange(n) > 0).astype(np.uint8),
                 ),
             ),
@@ -82,6 +80,6 @@ def run_of(batch_size: int, *, steps: int = STEPS) -> Run:
             weight_decay=0.1,
         ),
         steps=steps,
-        # Never reached within a bench, so a round has no save but the one at its end.
+        # Never reached within a bench: the only save of a round is the one at its end.
         checkpoint=Checkpoints(every_steps=STEPS),
     )

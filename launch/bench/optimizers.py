@@ -38,14 +38,14 @@ ARCHITECTURE = Llama(
     feed_forward_width=256,
     context=64,
 )
-# Context 64 is short, so that all six runs end within minutes on a laptop.
+# Rows are short, so that all six runs end within minutes on a laptop.
 BATCH_SIZE, SEQ_LEN, HELD_OUT_ROWS = 16, 64, 256
-# 400 steps of 1,024 tokens read a tenth of it, so that memorising it does not pay.
+# 400 steps of 1,024 tokens read a tenth of it, so no byte is seen often enough to be memorised.
 TEXT_BYTES, HELD_OUT_FRAC = 4_000_000, 0.05
 SCHEDULE = WarmupCosine(warmup_steps=20, end_frac=0.1)
-# Each rate ended best after 300 steps; half and twice the rate ended with 0.007 to 0.11 nats more. AdamW8bit
-# has AdamW's, to be compared with it. Decay is 0.1, none for Adafactor, whose steps are relative, and for
-# Lion the better of 0.2 and 0.8: a smaller rate wants more.
+# Each rate gave the lowest loss after 300 steps; half or twice the rate gave 0.007 to 0.11 nats more.
+# AdamW8bit has AdamW's, to be compared with it. Decay is 0.1, but none for Adafactor, whose steps are
+# relative to the parameters, and for Lion the better of 0.2 and 0.8: it decays by rate × decay.
 TUNED = {
     "AdamW": {"peak_lr": 4e-3, "weight_decay": 0.1},
     "AdamW8bit": {"peak_lr": 4e-3, "weight_decay": 0.1},
@@ -82,7 +82,7 @@ def bench_optimizers(args: argparse.Namespace) -> None:
     outcomes = {}
     if not args.json:
         print(header(args.steps), flush=True)
-    # One device: the order of sums would otherwise differ between machines with other meshes.
+    # One device, because another mesh would add in another order and round differently.
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         for name, optimizer in optimizers().items():
             outcomes[name] = train(optimizer, steps=args.steps)
@@ -97,8 +97,7 @@ def optimizers() -> dict[str, Optimizer]:
     """Name of a rule -> optimizer with that rule, tuned for this bench."""
     rules = components_in("trainer.optimizers")
     return {
-        # The rules are those of `components_in`, by class name; a new one needs an entry in
-        # TUNED.
+        # By class name; a new rule is left out until TUNED has its rate.
         name: Optimizer(rule=rules[name](), schedule=SCHEDULE, **tuned)
         for name, tuned in TUNED.items()
     }
@@ -119,12 +118,11 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
     objective = run.objective
     # Under jit, as training makes its first state.
     state = jax.jit(initial_state(run, model, tx))(jax.random.key(seed))
-    step = training_step(
-        run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size)
-    )  # a token is a byte
+    # Every token is one byte long.
+    step = training_step(run, {"policy": model}, tx, np.ones(ARCHITECTURE.vocab_size))
     text, held_out = text_bytes()
 
-    # one batch of the held-out text, the same for every optimizer
+    # One batch of the held-out text, the same for every optimizer.
     unseen = next(batches(held_out, rows=HELD_OUT_ROWS, length=SEQ_LEN, seed=seed))
 
     @jax.jit
@@ -143,23 +141,21 @@ def train(optimizer: Optimizer, *, steps: int, seed: int = 0) -> Outcome:
         range(1, steps + 1), batches(text, rows=BATCH_SIZE, length=SEQ_LEN, seed=seed), strict=False
     ):
         start = time.perf_counter()
-        # Waited for, because jax returns before the device has finished and the time would be
-        # that of the call.
+        # Waited for: jax returns before the device has finished.
         state, _ = jax.block_until_ready(step(state, batch))
         times.append(time.perf_counter() - start)
-        # These divide exactly when steps is a multiple of 4; else the first marks are a step
-        # early.
+        # Rounded down where steps is no multiple of 4.
         if number in (steps // 4, steps // 2, steps):
             losses.append(float(held_out_loss(state.trainable)))
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(state.opt_state.inner))
 
-    # the median step: the first one compiles
+    # The median, because the first step compiles.
     return Outcome(*losses, step_s=sorted(times)[steps // 2], state_bytes=state_bytes)
 
 
 def text_bytes() -> tuple[np.ndarray, np.ndarray]:
     """(training, held-out) bytes of the modules in the order of their names; what comes last is held out."""
-    # sorted: the order of a folder differs between file systems
+    # Sorted: the order of a folder differs between file systems.
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = np.frombuffer(b"".join(file.read_bytes() for file in files)[:TEXT_BYTES], np.uint8)
     cut = round(len(text) * (1 - HELD_OUT_FRAC))
@@ -174,8 +170,7 @@ def batches(text: np.ndarray, *, rows: int, length: int, seed: int) -> Iterator[
     positions_BL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     while True:
         first = rng.integers(0, len(text) - length, rows)
-        # [rows, length + 1]: inputs are all but the last byte of a row, targets all but the
-        # first.
+        # [rows, length + 1]: inputs are all but a row's last byte, targets all but its first.
         tokens = text[first[:, None] + np.arange(length + 1)].astype(np.int32)
         batch = TokenBatch(
             tokens[:, :-1],
@@ -183,7 +178,7 @@ def batches(text: np.ndarray, *, rows: int, length: int, seed: int) -> Iterator[
             ones_BL.astype(np.float32),
             positions_BL,
             ones_BL,
-            # All of one source, of index 0.
+            # Every token is of source 0.
             0 * ones_BL,
         )
         fields = zip(batch._fields, batch, strict=True)

@@ -30,9 +30,9 @@ from trainer.records.memory import memory_row, peak_host_bytes
 from trainer.records.peak_flops import matmul_rates, n_sharers
 from trainer.run import Run, model_of
 
-STEPS = 1000  # length of the schedule; it costs nothing
-# Width of the square products. A CPU reaches its rate early; on an accelerator a product of 2048² takes
-# 20 µs, in which the time to start it would count as much as the product.
+STEPS = 1000  # length of the schedule, which does not change the cost of a step
+# Width of the square products. A CPU reaches its full rate early; on an accelerator a product of 2048² takes
+# 20 µs, so the time to start it would count as much as the product.
 MATMUL_SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 ADAMW = {
     "rule": {"type": "AdamW"},
@@ -51,7 +51,7 @@ LLAMA_31M = {  # 31.5 M parameters in products: the shape that docs and issues q
     "feed_forward_width": 1536,
     "context": 512,
 }
-# The values of the preset as JSON, so that `--set` can override any of them.
+# As JSON, so that `--set` can override any field.
 GPT2_124M = {"type": "GPT2", **GPT2_PRESETS["gpt2_124m"].model_dump(mode="json")}
 BATCH = {"optimizer": ADAMW, "batch_size": 8, "seq_len": 512}
 SHAPES = {
@@ -109,7 +109,7 @@ def shape_from(
     """
     return TrainShape(
         architecture=architecture,
-        # Fields given by `ADAMW` are those of any rule: rate, decay and schedule.
+        # What ADAMW says beside its rule (rate, decay, schedule) serves any rule.
         optimizer=Optimizer(**{**ADAMW, "rule": {"type": rule}}),
         batch_size=batch_size,
         seq_len=seq_len,
@@ -129,10 +129,10 @@ def shape_of_run(run: Run) -> dict[str, Any]:
 
 
 class Round(NamedTuple):
-    """One step, and the median rate of five products beside it: other work on the machine comes and goes, and
-    slows both.
+    """One step, and the median rate of five products measured right after it, when other work on the machine
+    slows both alike.
 
-    `matmul_flops` is in FLOP/s of one device's share.
+    `matmul_flops` is in FLOP/s of one device.
     """
 
     step_s: float
@@ -156,11 +156,10 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
     """Rounds after one that compiles and one that warms up. Call under `jax.set_mesh(mesh)`."""
     run = shape.run()
     model = model_of(run)
-    # The chain needs the number of steps for the schedule; the state has moments from step 0 on.
     tx = run.optimizer.chain(run.steps)
     make_state = initial_state(run, model, tx)
 
-    # under jit, so that every array is created in its layout and no device holds all of it
+    # Under jit every array is created in its layout, and no device holds all of it.
     first_state = jax.jit(lambda key: at_rest(make_state(key), run.execution.offload))
     state = first_state(jax.random.key(0))
     step = training_step(
@@ -174,12 +173,11 @@ def measure(shape: TrainShape, mesh: jax.sharding.Mesh, *, n_rounds: int) -> lis
         start = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, batch))
         step_s = time.perf_counter() - start
-        # right beside the step: clocks and other work change from minute to minute
         rates = matmul_rates(device, n_repeats=5, size=size)
-        # On a CPU several jax devices share the cores; each has its part of the measured rate.
+        # On a CPU several jax devices share the cores; each has its share of the measured rate.
         rounds.append(Round(step_s, float(np.median(rates)) / n_sharers(device)))
 
-    # The first compiled, the second may still pay for allocations and autotuning.
+    # Left out: the first compiled, the second may still pay for allocations and autotuning.
     return rounds[2:]
 
 
@@ -193,13 +191,12 @@ def made_up_batch(shape: TrainShape, mesh: jax.sharding.Mesh) -> TokenBatch:
     positions_BL = np.broadcast_to(np.arange(shape.seq_len, dtype=np.int32), size)
     batch = TokenBatch(
         tokens_BL,
-        # The target of each position is the next token; the last one's is the first, which costs
-        # the same.
+        # Targets are the next tokens; the last position has the first token, at the same cost.
         np.roll(tokens_BL, -1, 1),
         ones_BL.astype(np.float32),
         positions_BL,
         ones_BL,
-        # All of one source, of index 0.
+        # Every token is of source 0.
         0 * ones_BL,
     )
     fields = zip(batch._fields, batch, strict=True)
@@ -209,10 +206,10 @@ def made_up_batch(shape: TrainShape, mesh: jax.sharding.Mesh) -> TokenBatch:
 def figures(
     rounds: list[Round], *, tokens: int, flops_per_token: float, n_devices: int
 ) -> dict[str, float]:
-    """Medians; MFU is the ratio of the two medians; `peak_bytes` is the most memory that was ever in use,
-    of a device or of the process.
+    """Medians over the rounds; MFU is their ratio; `peak_bytes` is the most memory ever in use, of a device
+    or of the process.
     """
-    # The columns are step_s and matmul_flops, in the order of Round.
+    # columns: the fields of Round
     step_s, matmul_flops = np.median(np.array(rounds), 0)
     flops_per_s = tokens * flops_per_token / step_s
     return {
@@ -226,8 +223,8 @@ def figures(
 
 
 def peak_bytes() -> int:
-    """Of the fullest device, where devices count their own memory; else of this process."""
-    # `or`: CPUs have no counter of their own, and the row lacks the field or has 0.
+    """Most bytes in use on the fullest device, where devices count their memory; else in this process."""
+    # `or`: without such a counter (CPUs) the row lacks the field, or has 0.
     return int(memory_row().get("memory/device_peak_bytes") or peak_host_bytes())
 
 

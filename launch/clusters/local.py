@@ -20,7 +20,8 @@ from typing import IO
 from launch.process.distributed import free_port
 from launch.process.failures import PEER_LOST
 
-GRACE_S = 15.0  # in which the survivors of a failure notice it and leave by themselves; then they are killed
+# After a failure the other processes have this long to notice it and leave; then they are killed.
+GRACE_S = 15.0
 DOCUMENTED_CODES = (2, 3, 4, 75, 130, 143)  # of the README; any other exit code becomes 1
 
 
@@ -54,15 +55,13 @@ def start(
     """
     logs.mkdir(parents=True, exist_ok=True)
 
-    # variables of this process, then those of the caller
     base = {**os.environ, **(env or {})}
-    # Port 0 asks the system for a free one; loopback keeps other machines out.
+    # Loopback keeps other machines out.
     address = f"127.0.0.1:{free_port()}"
     processes = []
     for i in range(n):
         own = {
-            # Read by `find_cluster`, as under any scheduler: the children need no code of their
-            # own.
+            # `find_cluster` reads them in the child, as it reads those of a scheduler.
             "JAX_COORDINATOR_ADDRESS": address,
             "JAX_NUM_PROCESSES": str(n),
             "JAX_PROCESS_ID": str(i),
@@ -77,8 +76,8 @@ def start(
             child = subprocess.Popen(
                 argv,
                 env={**base, **own},
+                # Processes that read one terminal would each get a part of what is typed.
                 stdin=subprocess.DEVNULL,
-                # A child that read the terminal would be stopped by it as a background process.
                 stdout=out,
                 stderr=subprocess.STDOUT if out is not None else None,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
@@ -106,12 +105,11 @@ def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str
         if len(gpus) < n:
             remedy = "lower it, or set JAX_PLATFORMS=cpu to use the CPU"
             raise ValueError(f"--on local:{n} needs {n} GPUs, there are {len(gpus)}; {remedy}")
-        # Any remainder stays unused: processes with unequal numbers of devices cannot share a
-        # mesh.
+        # A remainder stays unused: every process of a mesh needs the same number of devices.
         each = len(gpus) // n
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])}
 
-    # one count alone: XLA would take the last, and a user may have set one
+    # A count that the user set is removed first, so that the flag stands there once.
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
 
@@ -119,7 +117,7 @@ def share(env: Mapping[str, str], i: int, n: int, devices: int) -> dict[str, str
 def _gpus(env: Mapping[str, str]) -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in env:
         return [name for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name]
-    # One device file a GPU; asking CUDA would start it here, and take memory on every GPU.
+    # /dev/nvidia0, … is one file a GPU. Asking CUDA would take memory on every GPU.
     return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
@@ -130,11 +128,11 @@ def _die_with_parent() -> None:
 
 
 def _copy_lines(lines: IO[bytes], mark: str) -> None:
-    # gloo is the library by which CPU processes sum gradients.
-    """Print process 0's lines with its mark; gloo's own greeting, which goes to stdout, is left out."""
+    """Print process 0's lines, each behind its mark."""
     for line in lines:
-        # Bytes, because a line of a library need not be UTF-8.
+        # gloo, which sums the gradients of CPU processes, greets on stdout.
         if not line.startswith(b"[Gloo]"):
+            # "replace": what a library prints need not be UTF-8.
             sys.stdout.write(mark + line.decode(errors="replace"))
             sys.stdout.flush()
 
@@ -148,11 +146,10 @@ def _forwarded_once(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
         received.append(number)
         for process in processes:
             if process.poll() is None:
-                # The number of signals received decides: the first asks for a save, any later one
-                # kills.
+                # The first signal asks for a save, any later one kills.
                 process.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
-    # set here and not in `start`, whose callers may wait in other ways
+    # Set here and not in `start`, whose other callers handle signals themselves.
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -166,9 +163,8 @@ def wait(processes: Sequence[subprocess.Popen]) -> int:
     Returns the run's exit code.
     """
     try:
-        # all are looked at, because any of them may be the first to fail
         while _first_failure(processes) is None and _running(processes):
-            # Polled, since there is no call that waits for any one of several Popen objects.
+            # Polled: no call waits for whichever of several Popen objects ends first.
             time.sleep(0.05)
         if _first_failure(processes) is None:
             return 0
@@ -188,9 +184,9 @@ def _report_failure(processes: Sequence[subprocess.Popen]) -> int:
     """Print which process failed and which do not answer; returns the exit code of the run."""
     failed = _first_failure(processes)
     running = _running(processes)
-    # A returncode below 0 is the number of the signal that ended it.
+    # A returncode below 0 is minus the number of the signal that ended the process.
     code = processes[failed].returncode
-    # 130 and 143 are 128 + SIGINT and SIGTERM: the user's own wish needs no explanation.
+    # 130 and 143 are 128 + SIGINT and SIGTERM: the user knows why the run ended.
     stopped_by_user = code in (130, 143)
     if running or not stopped_by_user:
         how = (
@@ -218,13 +214,11 @@ def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
-    # Also in the error case, so that no process outlives the launcher and holds the port.
+    """Kill what still runs, so that no process outlives the launcher."""
     for process in processes:
         if process.poll() is None:
-            process.send_signal(
-                signal.SIGCONT
-            )  # one that is stopped dies of SIGKILL only once it runs
-            process.kill()
+            process.kill()  # SIGKILL also ends a process that SIGSTOP has paused
+        # Reaps the child; else it would stay as a zombie until the launcher ends.
         process.wait()
 
 

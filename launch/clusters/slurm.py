@@ -61,20 +61,20 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     cpus_per_task: Annotated[int, Field(ge=1)] | None = None
     memory: str | None = None  # as sbatch writes it: 64G
-    # Most clusters allow a day; SLURM writes it as [days-]hours:minutes:seconds.
+    # [days-]hours:minutes:seconds. Most clusters allow a day.
     time: str = "24:00:00"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    # SIGTERM comes this long before the end of the time, for the save; a second one stops at once
+    # SIGTERM comes this long before the time is up, so that the run can save.
     save_s: Annotated[int, Field(ge=10)] = 120
     # 20 restarts of a day each: a run that needs more is submitted again by a person.
     max_restarts: Annotated[int, Field(ge=0)] = 20
     setup: str = ""  # shell lines before the run, e.g. "module load cuda"
 
     def script(self, command: Sequence[str], *, name: str, run_dir: Path, folder: Path) -> str:
-        """The whole sbatch script that runs `command` from `folder`."""
+        """The sbatch script that runs `command` from `folder`."""
         return TEMPLATE.format(
             directives="\n".join(
                 f"#SBATCH --{option}" for option in self._directives(name, run_dir)
@@ -86,7 +86,7 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
         )
 
     def _directives(self, name: str, run_dir: Path) -> list[str]:
-        # those that are None are left to the cluster's defaults
+        # Those that are None are left to the cluster's defaults.
         optional = {
             "gpus-per-node": self.gpus_per_node or None,
             "cpus-per-task": self.cpus_per_task,
@@ -107,7 +107,7 @@ class Slurm(BaseModel, frozen=True, extra="forbid", strict=True):
             "requeue",
             # %j is the job's id.
             f"output={run_dir}/logs/slurm-%j.log",
-            # A requeued job keeps its id, so its log would be truncated without this.
+            # A requeued job keeps its id, so without this it would overwrite its own log.
             "open-mode=append",
         ]
 
@@ -116,14 +116,14 @@ def slurm_from(settings: Sequence[str]) -> Slurm:
     """The component that `--cluster key=value` settings describe. Raises Problems with all that is wrong."""
     tree = {"slurm": {}}
 
-    # as `--set` does, so that all problems are reported at once
+    # Problems are collected, as `--set` does, so that all of them are reported at once.
     problems = override(tree, [f"slurm.{setting}" for setting in settings])
     try:
         slurm = Slurm.model_validate(tree["slurm"])
     except ValidationError as error:
         problems += explain_all(error, "slurm", tree["slurm"], Slurm)
     if problems:
-        # The prefix "slurm." is ours alone: a person typed `nodes=4`.
+        # The user typed `nodes=4`; the prefix "slurm." was added above.
         raise Problems("--cluster", [problem.replace("slurm.", "") for problem in problems])
     return slurm
 
@@ -134,9 +134,9 @@ def submit(
     """The verb `run` as a batch job: print the script, or hand it to sbatch."""
     argv = [sys.executable, "-m", "launch", *command]
     script = slurm_from(settings).script(
-        # Absolute, since a job may start in another folder on its node.
         argv,
         name=f"meshwright-{name}",
+        # Absolute, since SLURM resolves the path of its log before the script's `cd`.
         run_dir=run_dir.absolute(),
         folder=Path.cwd(),
     )
@@ -146,13 +146,12 @@ def submit(
     if shutil.which("sbatch") is None:
         remedy = "submit from a login node, or add --dry-run and copy the script"
         raise ValueError(f"--on slurm: there is no sbatch on this machine; {remedy}")
-    (run_dir / "logs").mkdir(
-        parents=True, exist_ok=True
-    )  # SLURM does not make the folder of its output
+    # SLURM does not make the folder of its log, and without it the job fails silently.
+    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
     # sbatch reads a script from standard input when it has no argument.
     done = subprocess.run(["sbatch"], input=script, text=True, capture_output=True)
     if done.returncode:
-        # sbatch writes several lines; an error of ours is one sentence.
+        # sbatch may write several lines; our errors are one.
         reason = " ".join(done.stderr.split())
         raise ValueError(
             f"--on slurm: sbatch refused the job, {reason}; change it with --cluster key=value"

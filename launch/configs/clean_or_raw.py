@@ -34,8 +34,7 @@ def clean_or_raw() -> dict[str, Any]:
     """Two corpora, and a model of each."""
     split = {
         "held_out_frac": 0.02,
-        # Held-out pages whose near-duplicates are trained on would measure memory instead of
-        # learning.
+        # Near-duplicates of held-out pages in the training set would let the model recite them.
         "held_out_filter": HeldOutFilter(jaccard=0.7, common_groups=8),
         "seed": 0,
     }
@@ -46,11 +45,11 @@ def clean_or_raw() -> dict[str, Any]:
         **split,
     )
 
-    # no rules at all, and the whole text of a page instead of its main part
+    # No rules, and all text of a page ("all") instead of its main part.
     raw = Prepare(
         sources=FrozenMap(web=Warc(paths=("corpora/web",), content="all")),
         recipe=(),
-        # the same tokenizer, so that losses a token can be compared
+        # The same tokenizer, so that the losses per token can be compared.
         tokenizer=TrainedTokenizer(path="runs/clean_or_raw/clean/tokenizer.model"),
         **split,
     )
@@ -77,13 +76,13 @@ def on(corpus: str) -> Run:
         tokenizer="clean/tokenizer.model",
         optimizer=Optimizer(
             rule=AdamW(),
-            # Some ten times Llama's 3e-4: small models bear, and need, a higher rate.
+            # Some ten times Llama's 3e-4: the best rate falls with the width of a model.
             peak_lr=4e-3,
             schedule=WarmupCosine(warmup_steps=40, end_frac=0.1),
             weight_decay=0.1,
         ),
         steps=STEPS,
-        # Only the end matters here: one checkpoint a model.
+        # Only the final model is compared, so one checkpoint is enough.
         checkpoint=Checkpoints(every_steps=STEPS),
         evals=(HeldOut(data=PackedShards(folder="clean/held_out", **rows)),),
     )

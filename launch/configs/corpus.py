@@ -25,7 +25,7 @@ from data_pipeline.readers.warc import Warc
 from data_pipeline.tasks.questions import Questions
 from data_pipeline.tokenizers.tokenizer import SentencePiece
 
-# Rules take tuples of source names; most concern one source.
+# Every rule names the sources that it applies to.
 WEB, CODE, BOOKS = ("web",), ("code",), ("books",)
 
 
@@ -39,13 +39,12 @@ def corpus() -> dict[str, Any]:
                 books=Books(folder="corpora/books", topics=False, unit="chapter", lines="joined"),
             ),
             recipe=recipe(),
-            # One document in a thousand: of a terabyte that is still a gigabyte of text.
+            # One document in a thousand: for a terabyte that is a gigabyte of held-out text.
             held_out_frac=0.001,
             held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
-            # 32,768 entries are 2**15: ids fit 16 bits in shards, and a mesh of any power of two
-            # divides them.
+            # 2**15: ids fit 16 bits in shards, and every power of two divides the vocabulary.
             tokenizer=SentencePiece(vocab_size=32_768, model="bpe", sample_mib=256),
-            # Shares of the sample it learns from, whatever the sizes of the sources are.
+            # Shares of the tokenizer's training sample, whatever the sizes of the sources.
             tokenizer_weights=FrozenMap(web=0.6, code=0.3, books=0.1),
             seed=0,
         )
@@ -53,9 +52,7 @@ def corpus() -> dict[str, Any]:
 
 
 def recipe() -> tuple[Rule, ...]:
-    """Each source's published recipe, then what concerns all: safety, and the tasks that the model will be
-    asked.
-    """
+    """Each source's published recipe, then toxicity filters, then removal of the evaluation questions."""
     gsm8k = Questions(
         name="gsm8k", path="corpora/tasks/gsm8k.jsonl", question=("question",), answer="answer"
     )
@@ -65,12 +62,13 @@ def recipe() -> tuple[Rule, ...]:
         Pii(sources=BOOKS, kinds=("email", "phone")),
         *book_recipe(sources=BOOKS),
         Toxicity(sources=WEB, max_score=0.5),
-        Toxicity(sources=BOOKS, max_score=0.8),  # novels quote
+        # Higher for books: a novel may quote what a web page would be dropped for.
+        Toxicity(sources=BOOKS, max_score=0.8),
         Decontaminate(
-            # More than 5 % removed is a sign of a wrong pattern, and the rule refuses to go on.
             sources=(*WEB, *CODE, *BOOKS),
             tasks=(gsm8k,),
             action="drop",
+            # If more were removed the questions would be common text; the phase then stops.
             max_removed_frac=0.05,
         ),
     )

@@ -40,8 +40,7 @@ def pretrain() -> Run:
         ),
         # 20 tokens for each of 69e9 parameters, by 256 rows × 4096 tokens a step.
         steps=1_320_000,
-        # Only the input of each layer is kept for the backward pass: all activations would not
-        # fit.
+        # Only the inputs of layers are kept for the backward pass: all activations do not fit.
         execution=Execution(remat=Remat(preset="full")),
         checkpoint=Checkpoints(every_steps=1000),
         evals=(HeldOut(data=rows("data/held_out", batch_size=256), max_rows=1024),),

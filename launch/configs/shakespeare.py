@@ -39,7 +39,7 @@ def shakespeare() -> dict[str, Any]:
 
 
 def data() -> Prepare:
-    """Nine tenths to train on; the last tenth, to the letter, held out."""
+    """Nine tenths to train on, and the last tenth, cut at the same letter as nanoGPT's, held out."""
     return Prepare(
         # Ten pieces of equal length, so that setting one aside holds out exactly a tenth.
         sources=FrozenMap(plays=TextFile(path=str(TEXT), pieces=10)),
@@ -49,7 +49,7 @@ def data() -> Prepare:
         held_out_filter=HeldOutFilter(jaccard=1.0, common_groups=10),
         # Coverage 1.0 keeps every letter; the default drops the rarest 0.05 %.
         tokenizer=SentencePiece(vocab_size=VOCAB_SIZE, model="char", character_coverage=1.0),
-        seed=10,  # sets the last piece aside, as he does
+        seed=10,  # the seed that holds out the last piece, as nanoGPT does
     )
 
 
@@ -73,17 +73,16 @@ def pretrain() -> Run:
         objective=NextToken(),
         data=rows("train", batch_size=BATCH_SIZE),
         optimizer=Optimizer(
-            # nanoGPT's b2 for so few tokens a step: the second moment is averaged over more
-            # steps.
+            # nanoGPT's: with 768 tokens a step the second moment is averaged over more steps.
             rule=AdamW(b2=0.99),
             peak_lr=1e-3,
             schedule=WarmupCosine(warmup_steps=100, end_frac=0.1),
             weight_decay=0.1,
         ),
-        # As nanoGPT on a CPU, which uses no shorter type there.
+        # As nanoGPT on a CPU, where it does not use bfloat16.
         precision=Precision(compute="float32"),
         steps=STEPS,
         checkpoint=Checkpoints(every_steps=STEPS),
-        # Held-out rows have no gradient to store, so a batch may be larger than in training.
+        # Evaluation keeps no activations for a backward pass, so its batch can be larger.
         evals=(HeldOut(data=rows("held_out", batch_size=64)),),
     )

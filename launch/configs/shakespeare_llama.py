@@ -46,8 +46,7 @@ def architecture() -> Llama:
         "heads": 4,
         "kv_heads": 4,
         "head_width": 32,
-        # SwiGLU has three matrices instead of two; this width keeps the total near that of
-        # `shakespeare`.
+        # Below 4 × width: SwiGLU has three matrices, GPT-2 two, and the totals should be alike.
         "feed_forward_width": 312,
     }
     return Llama(vocab_size=VOCAB_SIZE, context=CONTEXT, **sizes)

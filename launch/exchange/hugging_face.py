@@ -1,4 +1,4 @@
-"""Foreign checkpoints → phases: what the verb `import` does with devices and folders."""
+"""A foreign checkpoint → the folder of a phase, for the verb `import`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         return Source(open_folder(path), None)
     if path.suffix == ".gguf" and path.is_file():
-        # A GGUF file has weights, configuration and tokenizer in one.
+        # One file with weights, configuration and tokenizer.
         return Source(*open_gguf(path))
     remedy = "give the folder of a Hugging Face checkpoint, or a .gguf file"
     raise ValueError(f"{path}: no folder and no .gguf file; {remedy}")
@@ -49,7 +49,7 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
     Raises:
         ValueError: its model_type is none of ours, or a field asks for what we would compute differently.
     """
-    # modules of `--import` are searched too, and hold components of other kinds
+    # Modules of `--import` are searched too, and may hold other kinds of components.
     families = [
         f for f in components_in("model.architectures").values() if isinstance(f, Importable)
     ]
@@ -96,18 +96,18 @@ def import_source(
         raise ValueError(f"{folder} holds checkpoints already; choose another --dir")
     architecture = architecture_in(source.checkpoint, say=say)
 
-    # sizes alone are asked, which need not divide over this mesh yet
+    # `undivided`: shapes can be had of any model; whether they divide is checked below.
     with undivided():
         leaves = parameter_shapes(architecture, precision.params)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    # Before the weights are read, which takes minutes for a large model.
+    # Checked before the weights are read, which takes minutes for a large model.
     if problems := check_sizes(shapes, jax.sharding.get_mesh()):
         raise ValueError("; ".join(problems))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer.model"
     say(imported(source.checkpoint, source.metadata, tokenizer))
-    # A tokenizer of another model would index past the embedding, which XLA clamps silently.
+    # XLA clamps a token id beyond the embedding silently, so it must be found here.
     _check_vocabulary(tokenizer, architecture)
     params = load(architecture, source.checkpoint, params=precision.params)
     run = {
@@ -121,7 +121,7 @@ def import_source(
         "tokenizer": f"{folder.resolve().name}/{tokenizer.name}",
     }
 
-    # checkpoint 0 of a phase that has made no step
+    # Checkpoint 0: the phase has made no step.
     save_params(folder, params, run)
     origin = {
         "imported": str(source.checkpoint.path.resolve()),
@@ -137,7 +137,7 @@ def _check_vocabulary(tokenizer: Path, architecture: Any) -> None:
     if not tokenizer.exists():
         return
     n = Tokenizer(tokenizer).vocab_size
-    # Fewer is fine: many models pad their embedding to a multiple of 64 or 128.
+    # Fewer is fine: many models pad their embedding to a round number of rows.
     if n > architecture.vocab_size:
         tokenizer.unlink()
         sizes = f"the tokenizer has {n} entries and the model {architecture.vocab_size}"

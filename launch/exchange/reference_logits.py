@@ -13,9 +13,9 @@ def main(checkpoint: str, ids: str, out: str) -> None:
     import torch
 
     model = _model(Path(checkpoint))
-    # Gradients would keep every activation.
+    # With gradients torch would keep every activation.
     with torch.no_grad():
-        # allow_pickle=False: a pickle could run code.
+        # allow_pickle=False, because a pickle could run code.
         logits = model(torch.from_numpy(np.load(ids, allow_pickle=False))).logits
     np.save(out, logits.float().numpy(), allow_pickle=False)
 
@@ -23,12 +23,12 @@ def main(checkpoint: str, ids: str, out: str) -> None:
 def _model(checkpoint: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    # eager attention is the only one that has Gemma's soft cap
-    # local_files_only: without it a wrong folder name is looked up on the hub.
+    # "eager", because the default (sdpa) leaves out Gemma's soft cap. local_files_only, because
+    # else a wrong folder name would be looked up on the hub.
     options = {"attn_implementation": "eager", "local_files_only": True}
     if checkpoint.is_dir():
         return AutoModelForCausalLM.from_pretrained(checkpoint, **options).float().eval()
-    # a GGUF file is dequantized to float32 while it is read, and refuses a further cast
+    # A GGUF file is dequantized to float32 while it is read, and refuses a further cast.
     options["gguf_file"] = checkpoint.name
     return AutoModelForCausalLM.from_pretrained(checkpoint.parent, **options).eval()
 

@@ -15,20 +15,25 @@ from data_pipeline.tokenizers.sentence_model import tokenizer_json
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.hugging_face.checkpoint import Checkpoint, read_json
 
-# the first of these that a tokenizer has closes an answer
-# Those of Phi, ChatML (Qwen), Llama 3 and Gemma among them.
+# Pieces that end a chat turn (Phi, ChatML as in Qwen, Llama 3, Gemma …). The first of them that a
+# tokenizer has is used.
 ENDS_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endofturn|>")
-CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file (llama.cpp's llama_token_type)
+CONTROL, USER_DEFINED = 3, 4  # token types in a GGUF file (llama.cpp's llama_token_type)
 # A Jinja template, as transformers' apply_chat_template reads it from tokenizer_config.json.
 OUR_CHAT = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# GPT-2's own splitting into words and mapping of bytes to letters; WORDS only maps bytes.
-WHOLE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-# how Llama 3 and Qwen 2 split text before BPE; they differ in how many digits stay together (%s)
+# GPT-2 splits text into words by a regex, then maps bytes to letters; BYTES_ONLY does the mapping alone.
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+BYTES_ONLY = {**BYTE_LEVEL, "use_regex": False}
+# How Llama 3 and Qwen 2 split text before BPE; they differ in how many digits stay together (%s).
 LETTERS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -42,17 +47,17 @@ def _split(digits: str) -> dict[str, Any]:
         "behavior": "Isolated",
         "invert": False,
     }
-    return {"type": "Sequence", "pretokenizers": [split, WORDS]}
+    return {"type": "Sequence", "pretokenizers": [split, BYTES_ONLY]}
 
 
-# an added token is found as it is written, wherever it stands in a text
+# An added token matches exactly as it is written, anywhere in a text.
 TAKEN_LITERALLY = {"normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
-PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
-    "gpt-2": WHOLE,
-    "default": WHOLE,
+PRE_TOKENIZERS = {  # by the field tokenizer.ggml.pre of a GGUF file
+    "gpt-2": BYTE_LEVEL,
+    "default": BYTE_LEVEL,
     "smollm": {
         "type": "Sequence",
-        "pretokenizers": [{"type": "Digits", "individual_digits": True}, WHOLE],
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
     },
     "llama-bpe": _split(r"\p{N}{1,3}"),
     "qwen2": _split(r"\p{N}"),
@@ -62,8 +67,8 @@ PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
 def imported(checkpoint: Checkpoint, metadata: Mapping[str, Any] | None, path: Path) -> str:
     """Write the tokenizer of a checkpoint to `path` in our form; returns a line that says what was done.
 
-    A tokenizer that does not keep text exactly is left out, and the line says why: the weights are of use
-    without it.
+    A tokenizer that does not reproduce text exactly is left out, and the line says why; the weights are
+    useful without it.
     """
     try:
         return _from_folder(checkpoint, path) if metadata is None else _from_gguf(metadata, path)
@@ -74,8 +79,8 @@ def imported(checkpoint: Checkpoint, metadata: Mapping[str, Any] | None, path: P
 def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     folder = checkpoint.path
 
-    # a SentencePiece model is what ours is already, if it keeps text exactly
-    # A model that changes text (NFKC, for example) is refused, and tokenizer.json may still do.
+    # Our own tokenizers are SentencePiece models too. One that changes text (by NFKC, for
+    # example) is refused, but tokenizer.json may still do.
     if (folder / "tokenizer.model").exists() and not _refused(folder / "tokenizer.model"):
         write_bytes(path, (folder / "tokenizer.model").read_bytes())
         return "  tokenizer.model taken as it is"
@@ -84,18 +89,18 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     config_file = folder / "tokenizer_config.json"
     settings = read_json(config_file) if config_file.exists() else {}
     added_tokens = read_json(folder / "tokenizer.json").get("added_tokens", ())
-    # By id: config.json names special tokens by number.
+    # By id, because config.json gives special tokens by number.
     added = {token["id"]: token["content"] for token in added_tokens}
     named = {
         name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")
     }
     template = settings.get("chat_template")
 
-    # newer checkpoints keep it in a file of its own
+    # Newer checkpoints have the template in a file of its own.
     if (folder / "chat_template.jinja").exists():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if isinstance(template, list):  # several by name
-        # By name: "default", "tool_use" …; chat uses the default.
+    if isinstance(template, list):
+        # Several templates by name ("default", "tool_use" …); chat uses the default.
         template = {each["name"]: each["template"] for each in template}.get("default")
 
     return _write(folder / "tokenizer.json", path, named, set(added.values()), template)
@@ -112,15 +117,14 @@ def _refused(path: Path) -> bool:
 def _piece(
     name: str, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[int, str]
 ) -> str | None:
-    """The piece `bos`, `eos` or `pad`: by its text in tokenizer_config.json, or its id in config.json."""
+    """The piece `bos`, `eos` or `pad`: its text in tokenizer_config.json, or by its id in config.json."""
     piece = settings.get(f"{name}_token")
     if piece is not None:
         # Older files have the text itself, newer ones an object with flags.
         return piece["content"] if isinstance(piece, dict) else piece
     i = config.get(f"{name}_token_id")
-    return added.get(
-        i[0] if isinstance(i, list) else i
-    )  # some models list several ends; the first is the text's
+    # Some models list several ends; the first is the end of a text.
+    return added.get(i[0] if isinstance(i, list) else i)
 
 
 def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
@@ -129,7 +133,7 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
         for name, value in metadata.items()
         if name.startswith("tokenizer.ggml.")
     }.get
-    # `gpt2` is byte-level BPE; how it splits text before that must be in the table above.
+    # "gpt2" means byte-level BPE; `pre` names how text is split before that.
     if get("model") != "gpt2" or get("pre", "default") not in PRE_TOKENIZERS:
         kind = f"the file has one of kind {get('model')!r}, {get('pre')!r}"
         return f"  no tokenizer: {kind}, which is not read; take safetensors with a tokenizer.json"
@@ -142,19 +146,18 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
     model = {
         "type": "BPE",
         "vocab": {token: i for i, token in enumerate(tokens)},
-        # GGUF has each merge as one string, tokenizer.json as a pair since version 0.20 of
-        # tokenizers.
+        # GGUF has a merge as one string, tokenizer.json (since tokenizers 0.20) as a pair.
         "merges": [merge.split(" ") for merge in get("merges")],
     }
 
-    # a GGUF file does not say it; Qwen's tokenizer.json does
+    # A GGUF file names no normalizer; Qwen's tokenizer.json has NFC.
     normalizer = {"type": "NFC"} if get("pre") == "qwen2" else None
     file = {
         "version": "1.0",
         "added_tokens": added,
         "normalizer": normalizer,
         "model": model,
-        "decoder": WHOLE,
+        "decoder": BYTE_LEVEL,
     }
     file["pre_tokenizer"] = PRE_TOKENIZERS[get("pre", "default")]
     ids = {"bos": get("bos_token_id"), "eos": get("eos_token_id"), "pad": get("padding_token_id")}
@@ -169,13 +172,13 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
 def _write(
     file: Path, path: Path, named: Mapping[str, str | None], special: set[str], template: str | None
 ) -> str:
-    """A tokenizer.json with the names of its pieces, and with its chat template beside them."""
+    """Write a tokenizer.json to `path` in our form, with its special pieces and its chat template."""
     if named["eos"] is None:
         what = f"nothing says which piece of {file} ends a text"
         return f"  no tokenizer: {what}; add eos_token to tokenizer_config.json"
 
-    # Else generation would go on past the answer until its limit.
-    # a chat model ends a turn with another piece than a text
+    # A chat model ends a turn with another piece than a text; without it generation would go on
+    # past the answer.
     end = next((piece for piece in ENDS_OF_TURN if piece in special), named["eos"])
     tokenizer = HuggingFaceTokenizer(
         path=str(file),
@@ -203,8 +206,7 @@ def exported(path: Path) -> dict[str, bytes]:
     and a SentencePiece model.
     """
     data = path.read_bytes()
-    # Ours is JSON or a SentencePiece model; the latter is protobuf, which never begins with a
-    # brace.
+    # JSON begins with a brace; a SentencePiece model is protobuf, which never does.
     if data.startswith(b"{"):
         spec = json.loads(data)
         return _files(
@@ -224,8 +226,8 @@ def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
     flags = {"special": True, **TAKEN_LITERALLY}
     decoders = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        # Pieces like <0x41> stand for bytes of characters outside the vocabulary; Fuse joins them
-        # to one string.
+        # Pieces like <0x41> are bytes of characters outside the vocabulary. Fuse joins all to one
+        # string.
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
@@ -246,9 +248,8 @@ def _files(
         "eos_token": eos,
         "pad_token": pad,
     }
-    settings["clean_up_tokenization_spaces"] = (
-        False  # its default would drop spaces before punctuation
-    )
+    # Its default would drop spaces before punctuation.
+    settings["clean_up_tokenization_spaces"] = False
     if template:
         settings["chat_template"] = template
     return {

@@ -15,13 +15,13 @@ from model.api import ModelInputs, Params, finish_logits
 from model.execution import Precision
 from model.sharding import ALPHABET, einsum, named, shard
 
-# 64 positions in all: enough to find a wrong tensor, and seconds on a CPU even for large models.
+# 64 positions: enough to find a wrong tensor, and few enough for a large model on a CPU.
 ROWS, TOKENS = 2, 32
 
 
 class Agreement(NamedTuple):
-    """Of two sets of logits: the largest difference, the mean divergence KL(theirs ‖ ours), and how often
-    both favour the same token.
+    """How far two sets of logits agree: the largest difference, the mean divergence KL(theirs ‖ ours), and
+    how often the likeliest token is the same.
     """
 
     max_abs_error: float
@@ -37,7 +37,7 @@ def check_transformers(python: str) -> None:
     """Raise ValueError, with what to install, where that Python has no transformers."""
     try:
         done = subprocess.run(
-            # In that Python itself: find_spec here would look into another installation.
+            # Asked of that Python itself, which may be another installation.
             [python, "-c", "import torch, transformers"],
             capture_output=True,
             text=True,
@@ -58,7 +58,7 @@ def verify(
     Raises:
         ValueError: transformers could not be run on it.
     """
-    # as many rows as the mesh divides
+    # A multiple of the axes that divide rows.
     n_rows = ROWS * int(
         np.prod([jax.sharding.get_mesh().shape[axis] for axis in ALPHABET["B"].in_use])
     )
@@ -71,11 +71,11 @@ def verify(
         ids_file = Path(folder) / "ids.npy"
         logits_file = Path(folder) / "logits.npy"
         np.save(ids_file, ids_BL, allow_pickle=False)
-        # a process of its own: torch and jax must not share a GPU, and `python` may be another installation
+        # In a process of its own, because torch and jax would compete for a GPU's memory.
         command = [python, str(script), str(checkpoint), str(ids_file), str(logits_file)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            # The last line of a Python traceback is the error itself.
+            # The last line of a traceback is the error itself.
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             remedy = "see whether it reads this model at all"
             raise ValueError(
@@ -91,7 +91,7 @@ def logits(
     """Float32 logits of rows that are one document each. Call under `jax.set_mesh`."""
     model = architecture.build(Precision(compute="float32"))
     positions_BL = np.broadcast_to(np.arange(ids_BL.shape[1], dtype=np.int32), ids_BL.shape)
-    # Segment 1 for all: one document a row, no padding, since 0 would mean padding.
+    # Segment 1 everywhere: one document a row; 0 would mean padding.
     segments_BL = np.ones_like(positions_BL)
     inputs = ModelInputs(_rows(ids_BL.astype(np.int32)), _rows(positions_BL), _rows(segments_BL))
 
@@ -102,10 +102,9 @@ def logits(
         logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, unembed_DV, dtype=jnp.float32)
         return finish_logits(logits_BLV, vocab_size=model.vocab_size, soft_cap=model.soft_cap)
 
-    # TPUs and GPUs would compute float32 products from shorter numbers
+    # By default TPUs and GPUs round the factors of float32 products to shorter types.
     with jax.default_matmul_precision("float32"):
-        # The unembedding may be padded to divide over the mesh; transformers has no logits for
-        # that.
+        # The vocabulary may be padded to divide over the mesh; the padding is cut off.
         return np.asarray(forward(params, inputs))[..., : model.vocab_size]
 
 
@@ -116,15 +115,15 @@ def _rows(x: np.ndarray) -> jax.Array:
 def compare(
     ours_BLV: Float[np.ndarray, "B L V"], theirs_BLV: Float[np.ndarray, "_ _ _"]
 ) -> Agreement:
-    """How two sets of logits agree.
+    """How far two sets of logits agree.
 
     Raises:
-        ValueError: they have other shapes.
+        ValueError: their shapes differ.
     """
     if ours_BLV.shape != theirs_BLV.shape:
         shapes = f"our logits have shape {ours_BLV.shape}, theirs {theirs_BLV.shape}"
         raise ValueError(f"{shapes}; import the model again")
-    # float64: the divergence is a small difference of logarithms, which float32 would round away.
+    # float64, because the divergence is a sum of small differences that float32 would round away.
     ours_logp = _log_softmax(ours_BLV.astype(np.float64))
     theirs_logp = _log_softmax(theirs_BLV.astype(np.float64))
     kl_BL = np.sum(np.exp(theirs_logp) * (theirs_logp - ours_logp), -1)
@@ -135,6 +134,6 @@ def compare(
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
-    # The greatest is taken off first, or exp would overflow.
+    # The largest is subtracted first, or exp would overflow.
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from launch.process.failures import PEER_LOST, PeerFailed, explain
 from trainer.cluster.c_signals import handle_in_c
 
-# As long as a pause for a slow disk or a swapped-out process may take.
+# A process may be silent for so long (a slow disk, swapping) before it counts as lost.
 HEARTBEAT_S = 30
 JOIN_S = 300  # nodes of one job start minutes apart
 SHUTDOWN_S = 20
@@ -20,8 +20,8 @@ EXPLICIT = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 
 
 class Cluster(NamedTuple):
-    """`address` is the coordinator's host:port as every process reaches it, `bind` the one it listens on;
-    never all interfaces.
+    """`address` is the coordinator's host:port as the other processes reach it, `bind` the address that it
+    listens on: never all interfaces.
     """
 
     address: str
@@ -32,8 +32,8 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(env: Mapping[str, str]) -> Cluster | None:
-    """The cluster by the variables MESHWRIGHT_* or JAX_*, else SLURM_*, else one process on loopback. None
-    leaves it to jax, which knows Open MPI and TPU pods.
+    """The cluster by the variables MESHWRIGHT_* or JAX_*, else SLURM_*, else one process on loopback. None:
+    jax finds it out itself (Open MPI, TPU pods).
 
     jax knows SLURM too, but would listen on all interfaces; here the coordinator binds its own address.
 
@@ -44,11 +44,11 @@ def find_cluster(env: Mapping[str, str]) -> Cluster | None:
     values = {name: env.get(f"MESHWRIGHT_{name}") or env.get(f"JAX_{name}") for name in EXPLICIT}
     given = {name: value for name, value in values.items() if value}
     if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= env.keys():
-        # Variables that are given explicitly overrule those of SLURM.
+        # Those that are given explicitly win over SLURM's.
         return _checked({**_slurm(env), **given}, env, "SLURM")
     if given:
         return _checked(given, env, "the environment")
-    # Open MPI and TPU pods tell jax everything themselves.
+    # jax reads the variables of Open MPI and of TPU pods itself.
     if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
         return None
     # A cluster of one, so that the signal handling and the shutdown are the same as with several.
@@ -69,7 +69,7 @@ def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -
     n = _number(given, "NUM_PROCESSES")
     process = _number(given, "PROCESS_ID")
 
-    # checked here: jax would wait for minutes and then say that nobody answered
+    # Checked here, because jax would wait for minutes and then report a timeout.
     if not re.fullmatch(r".+:\d+", address):
         raise ValueError(f"JAX_COORDINATOR_ADDRESS={address} must be host:port; add the port")
     if not 0 <= process < n:
@@ -82,12 +82,12 @@ def _checked(given: Mapping[str, str], env: Mapping[str, str], chosen_by: str) -
 
 
 def _slurm(env: Mapping[str, str]) -> dict[str, str]:
-    """A job step's own variables; `node[001-004,7]` begins with node001."""
-    # The first name, or the first number within its brackets.
+    """The three variables by those of SLURM's job step; the first of `node[001-004,7]` is node001."""
+    # Up to a comma; of a bracket only its first number.
     first = (
         re.match(r"[^,\[]+(?:\[[^,\-\]]+)?", env["SLURM_STEP_NODELIST"]).group().replace("[", "")
     )
-    # by the job, so that two jobs on one node do not meet; below 32768, where systems hand out ports
+    # From the job's id, so that two jobs on one node differ. Below 32768, where Linux hands out ports.
     port = env.get("JAX_COORDINATOR_PORT") or str(12000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)
     return {
         "COORDINATOR_ADDRESS": f"{first}:{port}",
@@ -105,7 +105,7 @@ def _number(given: Mapping[str, str], name: str) -> int:
 def free_port() -> int:
     """A TCP port that is free on loopback now."""
     with socket.socket() as probe:
-        # Port 0: the system chooses; it may be taken again before it is used, which is rare.
+        # 0: the system chooses. Another process may take the port before we do, which is rare.
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
@@ -136,24 +136,24 @@ def join_cluster(cluster: Cluster | None) -> None:
             coordinator_bind_address=cluster.bind,
             **limits,
         )
-        # alone there is nobody to lose
+        # A single process has no peer to lose.
         if cluster.n > 1:
             explain_aborts(cluster.address if cluster.process else None)
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        # only process 0 would find CPU programs in the cache, and theirs may wait for each other's
-        # collectives in another order: a deadlock
+        # jax writes the cache in process 0 alone. A program that one process loads and another
+        # compiles anew may order its collectives differently on a CPU: a deadlock.
         jax.config.update("jax_enable_compilation_cache", False)
 
 
 def explain_aborts(coordinator: str | None) -> None:
-    """Where jax's heartbeat aborts this process (C++, SIGABRT) because another one is gone: say who, and
-    leave with exit code 75.
+    """From now on, when jax's heartbeat aborts this process (in C++, by SIGABRT) because another one is gone,
+    say which, and leave with exit code 75.
 
-    jax can be given no callback (0.12 cannot convert its argument to Python). `coordinator` is None in the
-    process that coordinates.
+    A signal handler, because jax cannot be given a callback (0.12 cannot convert its argument to Python).
+    `coordinator` is None in the process that coordinates.
     """
 
-    # now: a handler of an abort should import nothing
+    # Imported now, because a handler of SIGABRT should import nothing.
     from trainer.ending import present_peers
 
     def aborted(number: int) -> None:
@@ -176,8 +176,7 @@ def explain_aborts(coordinator: str | None) -> None:
 
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    # One second: an abort must end soon, and a coordinator on the network answers in
-    # milliseconds.
+    # One second is plenty: a coordinator that is alive answers in milliseconds.
     try:
         socket.create_connection((host, int(port)), timeout=1).close()
     except OSError:
@@ -194,7 +193,7 @@ def _shares_gpus() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and prepares; asked after a cluster of several is joined."""
+    """Whether this is process 0, which prints and prepares data. Call it after joining a cluster."""
     if client_of_several() is None:
         return True
     from trainer.cluster import coordination
@@ -209,7 +208,7 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
         PeerFailed: in the others, if it raised in process 0, which raises the error itself.
     """
     client = client_of_several()
-    # Keys of the service are shared by all of its users, so ours have a prefix.
+    # A prefix, because jax keeps keys of its own in the same service.
     key = f"meshwright/{name}"
     if client is None:
         return compute()
@@ -219,8 +218,7 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
         value = compute()
     except BaseException as error:
         code, sentence = explain(error)
-        # Published before it is raised: the others wait without limit and must hear of the
-        # failure.
+        # The others wait without a limit, so they must be told of the failure.
         client.key_value_set(key, json.dumps({"code": code, "sentence": sentence or repr(error)}))
         raise
     client.key_value_set(key, json.dumps({"value": value}))
@@ -229,14 +227,14 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
 
 
 def _wait_for(client: Any, key: str) -> Any:
-    """Poll in short waits, so that Ctrl-C gets through; a coordinator that died ends the process by its
-    heartbeat.
+    """Wait in short turns, so that Ctrl-C gets through; if the coordinator dies, jax's heartbeat ends this
+    process.
     """
     import jax
 
     while True:
         try:
-            # 1000 ms: Python handles a signal only between two such calls.
+            # 1000 ms: Python handles signals only between two calls into C++.
             message = json.loads(client.blocking_key_value_get(key, 1000))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):

@@ -10,19 +10,15 @@ import traceback
 from pathlib import Path
 
 OUR_ROOMS = ("launch", "trainer", "model", "data_pipeline", "inference")
-# 75 is EX_TEMPFAIL of sysexits.h: the same command may succeed. 130 and 143 are 128 + the signal.
-DONE, UNEXPECTED, USER_ERROR, DOES_NOT_FIT, DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    75,
-    130,
-    143,
-)
-# These words stand in the messages of gloo, NCCL and jax's coordination service when a peer is
-# gone.
+DONE = 0
+UNEXPECTED = 1
+USER_ERROR = 2
+DOES_NOT_FIT = 3
+DIVERGED = 4
+PEER_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed
+INTERRUPTED = 130  # 128 + SIGINT
+TERMINATED = 143  # 128 + SIGTERM
+# Words in the messages of gloo, NCCL and jax's coordination service when a peer is gone.
 PEER_WORDS = (
     "gloo",
     "coordination service",
@@ -38,8 +34,8 @@ XLA_STATUS = (
 
 
 class Terminated(BaseException):
-    """SIGTERM while no trainer was there to save; not an Exception, so that no `except Exception` on the
-    way keeps it.
+    """SIGTERM while no training loop was there to save. A BaseException, so that no `except Exception` on
+    the way catches it.
     """
 
 
@@ -52,7 +48,7 @@ class PeerFailed(Exception):
 
 
 def explain(error: BaseException) -> tuple[int, str | None]:
-    """(exit code, sentence) of what the user or the machine can mend; (1, None) of a fault of ours."""
+    """(exit code, sentence) of an error that the user or a restart can mend; (1, None) of a fault of ours."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "stopped by Ctrl-C"
     if isinstance(error, Terminated):
@@ -65,7 +61,7 @@ def explain(error: BaseException) -> tuple[int, str | None]:
 
 def _of_trainer(error: BaseException) -> tuple[int, str] | None:
     """The two ends of the trainer's loop."""
-    from trainer.ending import Diverged, Stopped  # no jax comes with it
+    from trainer.ending import Diverged, Stopped  # imports no jax
 
     if isinstance(error, Stopped):
         return error.exit_code, str(error)
@@ -73,7 +69,7 @@ def _of_trainer(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_system(error: BaseException) -> tuple[int, str] | None:
-    """A full disk or quota in whatever library's words, and every OSError."""
+    """A full disk or quota, in the words of any library, and every OSError."""
     text = str(error)
     # ENOSPC is a full disk, EDQUOT a user's quota.
     if (
@@ -109,8 +105,7 @@ def _sentence(error: BaseException, otherwise: str) -> str:
 def _of_devices(error: BaseException) -> tuple[int, str] | None:
     """What XLA raises when memory is short or a peer has gone."""
     text = str(error)
-    # By name, since importing jax for its class would take a second in a process that never used
-    # it.
+    # By name: importing jax for its class takes a second.
     if type(error).__name__ != "JaxRuntimeError" and not (
         isinstance(error, ValueError) and re.match(XLA_STATUS, text)
     ):
@@ -127,7 +122,7 @@ def _of_devices(error: BaseException) -> tuple[int, str] | None:
     return None
 
 
-def _peer_lost(said: str) -> tuple[int, str]:
+def _peer_lost(message: str) -> tuple[int, str]:
     """Which process is gone, as far as the others can tell; its own exit code where it has published one."""
     from trainer.ending import present_peers
 
@@ -136,7 +131,7 @@ def _peer_lost(said: str) -> tuple[int, str]:
     if lost is None:
         return (
             PEER_LOST,
-            f"another process of this run is gone ({said}); start the same command again",
+            f"another process of this run is gone ({message}); start the same command again",
         )
     return lost.code, lost.lost + (
         "; start the same command again" if lost.code == PEER_LOST else ""
@@ -147,42 +142,42 @@ def _of_user(error: BaseException) -> tuple[int, str] | None:
     """A ValueError raised by our own code is a sentence for the user; one from inside a library is a fault
     to look into.
     """
-    # the innermost frame: where it was raised
+    # The innermost frame is where it was raised.
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    # Without a traceback it was never raised, so it is one that our own code made.
+    # Without a traceback it was made by our own code and never raised.
     raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame else OUR_ROOMS[0]
     ours = raised_in.split(".")[0] in OUR_ROOMS or raised_in in _imported_by_user()
-    # a UnicodeError is a ValueError that Python itself raises
+    # UnicodeError is a subclass of ValueError, but no sentence of ours.
     is_for_user = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
     return (USER_ERROR, str(error)) if is_for_user and ours else None
 
 
 def _imported_by_user() -> list[str]:
-    from data_pipeline.component import imported_by_user  # pydantic, which --help does without
+    from data_pipeline.component import imported_by_user  # imports pydantic
 
     return imported_by_user
 
 
 def report(error: BaseException, args: argparse.Namespace) -> int:
     """Tell the user why the command ended and how to go on; returns the exit code."""
-    if isinstance(error, BrokenPipeError):  # `meshwright show tiny | head`: nobody reads on
-        # else Python complains once more when it flushes at exit
+    if isinstance(error, BrokenPipeError):  # as in `meshwright show tiny | head`
+        # Else Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     code, sentence = explain(error)
     if os.environ.get("MESHWRIGHT_TRACEBACK") == "1":
         traceback.print_exception(error)
-    said = (
+    reported = (
         _report_fault(error, args) if sentence is None else _report_sentence(code, sentence, args)
     )
     from trainer.ending import present_peers
 
     if peers := present_peers():
-        # these ends every process notices by itself; the others are told of any other one
+        # Every process notices these ends by itself; of any other the peers must be told.
         own_fault = code not in (DIVERGED, PEER_LOST, INTERRUPTED, TERMINATED)
-        peers.leave(f"process {peers.process} failed: {said}" if own_fault else "", code)
+        peers.leave(f"process {peers.process} failed: {reported}" if own_fault else "", code)
     return code
 
 

@@ -20,8 +20,8 @@ def append(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.run} is no folder of a run (job.yaml is missing); give one such as runs/tiny"
         )
+    # job.yaml has every field of the run, with all overrides applied.
     phases = {
-        # job.yaml has every field and every override of the run, so nothing else is needed.
         name: phase
         for name, phase in load(str(args.run / "job.yaml")).phases.items()
         if hasattr(phase, "append")
@@ -32,7 +32,8 @@ def append(args: argparse.Namespace) -> None:
         )
     console = Console()
 
-    # no other command may write there meanwhile; no trainer listens for SIGTERM here, so it must end the work
+    # Locked, because no other command may write there meanwhile. No training loop asks about SIGTERM
+    # here, so it has to raise.
     with locked(args.run), sigterm_raises():
         for name, phase in phases.items():
             console.say(f"{args.run / name}: appending")

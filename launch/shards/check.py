@@ -25,12 +25,11 @@ N_NAMED = 20  # documents
 class TaskArgument(BaseModel, frozen=True, extra="forbid", strict=True):
     """The value of --task, which is validated like a field of a config."""
 
-    # Strict and frozen as a config is, so that a task here means what it does there.
     task: one_of("data_pipeline.tasks")
 
 
 class Hit(NamedTuple):
-    """Words of a task (`ngram` numbers them) in a document of a folder of shards."""
+    """A run of words of a task (number `ngram`) that a document in a folder of shards has too."""
 
     folder: str
     document: str
@@ -48,7 +47,7 @@ def check(args: argparse.Namespace) -> None:
     tasks = [task_of(text) for text in args.task]
     folders = {label(folder, args.path): Shards(folder) for folder in shard_folders(args.path)}
 
-    # before any document is read: a wrong --tokenizer should be found at once
+    # Before any document is read, so that a wrong --tokenizer is reported at once.
     tokenizers = {name: tokenizer_of(shards, args.tokenizer) for name, shards in folders.items()}
     rows = []
     for task in tasks:
@@ -75,18 +74,17 @@ def check(args: argparse.Namespace) -> None:
 
 
 def task_of(text: str) -> Any:
-    """The task of --task.
+    """The task that --task describes.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not YAML, or describes no task.
     """
     try:
         return TaskArgument(task=parse_yaml(text, "--task")).task
     except ValidationError as error:
         sentences = []
         for detail in error.errors():
-            # The first part of pydantic's location is our field `task`, which the user did not
-            # type.
+            # Without the first part, our field `task`, which the user did not type.
             where = ".".join(map(str, detail["loc"][1:])) or text
             rule = detail["msg"]
             sentences.append(f"--task {where}: {rule[0].lower()}{rule[1:]}")
@@ -98,7 +96,7 @@ def hits(name: str, shards: Shards, tokenizer: Tokenizer, task: Any) -> Iterator
     ids: list[str] = []
 
     def texts() -> Iterator[str]:
-        # in batches, which the shards read at once
+        # In batches, because the shards read many records at once faster than one by one.
         for first in range(0, len(shards), BATCH):
             for record in shards.__getitems__(range(first, min(first + BATCH, len(shards)))):
                 ids.append(record.id)
@@ -115,7 +113,7 @@ def without_common(hits: Sequence[Hit]) -> list[Hit]:
     documents: dict[int, set[tuple[str, str]]] = {}
     for hit in hits:
         documents.setdefault(hit.ngram, set()).add((hit.folder, hit.document))
-    # the same limit as in the recipe, so that both agree on what is common
+    # The default limit of the recipe's rule, so that both agree on what is common.
     limit = Decontaminate.model_fields["max_documents"].default
     return [hit for hit in hits if len(documents[hit.ngram]) <= limit]
 

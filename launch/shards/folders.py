@@ -6,7 +6,7 @@ from pathlib import Path
 from data_pipeline.shards.shards import MANIFEST, Shards
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
-# folders of a run without shards, and with many files: stages hold the text they were made from
+# Folders of a run that hold many files and no shards; stages holds the text they were made from.
 NOT_SEARCHED = {"stages", "checkpoints"}
 N_ABOVE = 3  # folders above shards that may hold their tokenizer: DATA/train/web
 
@@ -20,16 +20,16 @@ def shard_folders(path: Path) -> list[Path]:
     """
     with_shards = []
     for folder, names, files in os.walk(path):
-        # os.walk enters what is left in `names`
+        # os.walk enters only what is left in `names`.
         names[:] = [name for name in names if name not in NOT_SEARCHED and not name.startswith(".")]
         if MANIFEST in files:
             with_shards.append(Path(folder))
-            names.clear()  # folders inside are further segments of this source
+            names.clear()  # folders inside are further segments of the same shards
     if not with_shards:
         remedy = "give a run, its data folder or a folder such as runs/tiny/data/train/web"
         raise FileNotFoundError(f"{path} holds no token shards; {remedy}")
 
-    # False sorts before True: train first, then held_out
+    # False sorts before True: train comes first, then held_out.
     return sorted(with_shards, key=lambda folder: (folder.parent.name != "train", folder))
 
 
@@ -43,7 +43,7 @@ def tokenizer_of(shards: Shards, file: Path | None = None) -> Tokenizer:
     """The tokenizer that shards were made with: `file`, or the one above them.
 
     Raises:
-        ValueError: it is another one, or there is none.
+        ValueError: `file` is another tokenizer, or none is found.
     """
     if file:
         candidates = [file]
@@ -51,7 +51,7 @@ def tokenizer_of(shards: Shards, file: Path | None = None) -> Tokenizer:
         above = shards.folder.resolve().parents[:N_ABOVE]
         beside = [folder / "tokenizer.model" for folder in above]
         candidates = [path for path in beside if path.exists()]
-    # Shards of before the tokenizer was recorded have no fingerprint, and any fits.
+    # Old shards have no fingerprint of their tokenizer; then any is accepted.
     wanted = shards.manifest["lineage"].get("tokenizer")
     for tokenizer in map(Tokenizer, candidates):
         if wanted in (None, tokenizer.fingerprint):

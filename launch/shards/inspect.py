@@ -32,7 +32,7 @@ def inspect(args: argparse.Namespace) -> None:
     if args.document is None:
         return
     numbers = numbers_of(shards, args.document)
-    # Only now: the manifest is shown without a tokenizer, which may be missing.
+    # Only now, because the manifest can be shown even if the tokenizer is missing.
     tokenizer = tokenizer_of(shards, args.tokenizer)
     for number in numbers:
         record = shards[number]
@@ -53,7 +53,7 @@ def described(shards: Shards) -> Iterator[str]:
     yield f"{shards.folder}: {manifest['source']}, {amounts}, {per_token}"
     lengths = shards.lengths.sum(1)
     if len(lengths):
-        # "lower" gives a length that occurs, also for an even number of documents.
+        # "lower": a length that occurs, not the mean of two.
         low, middle, high = np.quantile(lengths, (0, 0.5, 1), method="lower")
         yield f"  lengths    {low:,} to {high:,} tokens, median {middle:,}"
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
@@ -61,11 +61,9 @@ def described(shards: Shards) -> Iterator[str]:
     yield f"  shards     {len(files)} in {len(shards.segments)} segment(s), {megabytes:,.2f} MB"
     yield f"  content    {manifest['content_hash']}"
     lineage = manifest["lineage"]
+    # Lists and mappings are left out; the raw files are shown below.
     yield from (
-        f"  {name:<10} {value}"
-        for name, value in lineage.items()
-        if isinstance(value, str | int)
-        # Values that are lists or mappings have lines of their own below.
+        f"  {name:<10} {value}" for name, value in lineage.items() if isinstance(value, str | int)
     )
     yield from _raw_files(lineage.get("text"))
     yield "  made by    " + ", ".join(
@@ -75,9 +73,8 @@ def described(shards: Shards) -> Iterator[str]:
 
 def _raw_files(texts: Any) -> Iterator[str]:
     """The raw input that documents were read from."""
-    if not isinstance(
-        texts, list
-    ):  # chats are made from documents, whose own shards name the raw files
+    # Chats are made from documents, whose own shards name the raw files.
+    if not isinstance(texts, list):
         return
     inputs = {path: digest for text in texts for path, digest in text["inputs"].items()}
     more = f", the first {N_SHOWN}:" if len(inputs) > N_SHOWN else ""
@@ -91,9 +88,9 @@ def numbers_of(shards: Shards, wanted: str) -> list[int]:
     """The documents that `wanted` means: a number, else an id.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such document.
     """
-    # A number that is too large may still be an id: ids are digits too, in hexadecimal.
+    # A number that is too large may still be an id, which is hexadecimal and may have digits only.
     if wanted.isdecimal() and int(wanted) < len(shards):
         return [int(wanted)]
     if numbers := shards.find(wanted):
@@ -114,11 +111,11 @@ def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> 
         f"  {name:<10} {value}" for name, value in origin_of(shards, record.id).items() if value
     )
 
-    # a record of a preference pair holds two sequences
+    # The record of a preference pair holds two sequences.
     names = ("",) if len(record.sequences) == 1 else ("chosen: ", "rejected: ")
     for name, sequence in zip(names, record.sequences, strict=True):
         text = marked(sequence.tokens.tolist(), tokenizer)
-        # Weights are 0 or 1 here: what is counted is the targets.
+        # Weights are 0 or 1, so their sum counts the targets.
         yield f"  {name}{len(sequence.tokens):,} tokens, {int(sequence.weight.sum()):,} of them targets"
         yield text[:FIRST_CHARS]
         if len(text) > FIRST_CHARS:
@@ -128,7 +125,7 @@ def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> 
 def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
     """Text with its control tokens as `<|user|>` and the like."""
     pieces = {i: piece for piece, i in tokenizer.control.items()}
-    # runs of ordinary tokens are decoded together: letters may be divided between tokens
+    # Ordinary tokens are decoded together, because a letter may be divided between two tokens.
     runs = groupby(tokens, key=pieces.get)
     return "".join(
         piece * len(list(run)) if piece else tokenizer.decode(run) for piece, run in runs
@@ -138,7 +135,7 @@ def marked(tokens: list[int], tokenizer: Tokenizer) -> str:
 def origin_of(shards: Shards, document: str) -> dict[str, str]:
     """Where a document comes from, by the file of its clean text; {} if that has been deleted."""
     texts = shards.manifest["lineage"].get("text")
-    # shards lie in DATA/train/web, and clean text in DATA/stages
+    # Shards are in DATA/train/web; `file` names the clean text relative to DATA.
     for text in texts if isinstance(texts, list) else ():
         file = shards.folder.resolve().parents[1] / text.get("file", "")
         if file.is_file():

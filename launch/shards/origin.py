@@ -21,7 +21,7 @@ from launch.terminal.console import Console
 from trainer.replay.history import RowHistory, history_of
 from trainer.run import Run
 
-N_STEPS = 20  # named of a document
+N_STEPS = 20  # steps of a document that are printed
 
 
 class Trained(NamedTuple):
@@ -33,22 +33,19 @@ class Trained(NamedTuple):
     past: RowHistory
 
     def n_steps(self) -> int | None:
-        """How many steps the data is enough for; None = as many as are asked for."""
+        """How many steps the data is enough for; None: without end, because epochs are repeated."""
         n_rows = self.rows.n_rows
-        # None: the loader begins a new epoch when the data is used up.
-        return (
-            None
-            if n_rows is None
-            # The first step whose last row is beyond the data: rows_of rises with the step.
-            else bisect_left(
-                range(1, n_rows + 1), n_rows, key=lambda step: self.past.rows_of(step)[-1]
-            )
-        )
+        if n_rows is None:
+            return None
+        steps = range(1, n_rows + 1)
+        # rows_of rises with the step. The index of the first step whose last row is beyond the
+        # data is the number of steps before it.
+        return bisect_left(steps, n_rows, key=lambda step: self.past.rows_of(step)[-1])
 
 
 class Span(NamedTuple):
-    """A part of a row: whence it comes, and its tokens as the step reads them; none of a damaged record
-    that is left out.
+    """A part of a row: where it comes from, and its tokens as the step reads them; no tokens where the
+    record is damaged and left out.
     """
 
     row: int
@@ -57,7 +54,7 @@ class Span(NamedTuple):
 
 
 def at(args: argparse.Namespace) -> None:
-    """Print a line a piece of a row, or its text, or all of it as JSON."""
+    """Print a table of the spans of a step's rows, or their text, or all of it as JSON."""
     phase = opened(run_of(args), *named_phase(args))
     spans = list(spans_of(phase, args.step))
     tokenizer = Tokenizer(run_of(args) / phase.run.tokenizer) if args.text else None
@@ -122,37 +119,35 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
         row = phase.rows[number]
         # Segments count from 1; 0 is padding.
         for segment, origin in enumerate(phase.rows.origins(number), 1):
-            # the tokens of a segment are its inputs and, behind them, its last target
-            here = row["segments_L"] == segment
-            yield Span(
-                number,
-                origin,
-                np.append(row["tokens_L"][here], row["targets_L"][here][-1:]).tolist(),
-            )
+            # A segment's tokens are its inputs and its last target, which is no input.
+            is_inside = row["segments_L"] == segment
+            inputs = row["tokens_L"][is_inside]
+            last_target = row["targets_L"][is_inside][-1:]
+            yield Span(number, origin, np.append(inputs, last_target).tolist())
 
 
 def seen(args: argparse.Namespace) -> None:
-    """Print a line a phase and source about a document: which steps have read it.
+    """Print for each phase and source which steps have read a document.
 
     Raises:
         ValueError: no phase trains on it.
     """
     run = run_of(args)
-    known = False
+    is_known = False
     phases = dict([named_phase(args)]) if args.phase else reading_phases(run, args.imports)
     for phase in (opened(run, name, each) for name, each in phases.items()):
         for source, rows in phase.rows.sources.items():
             if not rows.shards.find(args.document):
                 continue
-            known = True
-            # Up to the last row that was read by now.
+            is_known = True
+            # ends[-1]: the number of rows that were read by now.
             read = phase.rows.rows_of(source, args.document, phase.past.ends[-1])
             steps = (
                 steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []
             )
             when = when_read(steps, phase.past.step)
             print(f"{phase.name}: {source} document {args.document} {when}", flush=True)
-    if not known:
+    if not is_known:
         problem = f"no such document in what the phases of {run} train on"
         raise ValueError(f"{args.document}: {problem}; `meshwright data at` shows ids")
 
@@ -173,7 +168,7 @@ def run_of(args: argparse.Namespace) -> Path:
     """The folder of the run, which may be named with or without `--run`.
 
     Raises:
-        ValueError: it is named not at all, or twice.
+        ValueError: it is not named, or named twice.
     """
     if (args.run is None) == (args.run_option is None):
         raise ValueError("give the folder of one run, such as runs/tiny")

@@ -17,7 +17,7 @@ from launch.shards.folders import label, shard_folders
 from launch.terminal.console import Console
 from launch.terminal.drop_table import drop_table
 
-# 1 % and 99 %: the longest document alone says little about the tail.
+# 1 % and 99 % too, because the longest document alone says little about the tail.
 QUANTILES = {"1 %": 0.01, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
 
 
@@ -37,8 +37,8 @@ def stats(args: argparse.Namespace) -> None:
         "Tokens a document", ("shards", *QUANTILES), [lengths(*item) for item in folders.items()]
     )
     if args.seq_len:
-        # pairs (two sequences a record) are packed in another way
-        # lengths has a column a sequence.
+        # `lengths` has a column for each sequence of a record; pairs, which have two, are packed
+        # in another way.
         single = {name: shards for name, shards in folders.items() if shards.lengths.shape[1] == 1}
         rows = [packed(name, shards, args.seq_len) for name, shards in single.items()]
         heads = ("shards", "rows", "full", "documents cut")
@@ -72,33 +72,32 @@ def lengths(name: str, shards: Shards) -> tuple[str, ...]:
     tokens = shards.lengths.sum(1)
     if not len(tokens):
         return name, *("0" for _ in QUANTILES)
-    # "lower": a length that a document has, not one between two
+    # "lower": a length that occurs, not the mean of two.
     quantiles = np.quantile(tokens, list(QUANTILES.values()), method="lower")
     return name, *(f"{n:,.0f}" for n in quantiles)
 
 
 def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
-    """A row of the table of packing; the plan is made as the loader makes it, and thrown away."""
+    """A row of the table of packing; the plan is made as the loader makes it, and not stored."""
     targets = (shards.lengths[:, 0] - 1).clip(min=0)  # the first token is never a target
-    # Packing is planned in blocks of documents, as the loader does for corpora beyond memory.
-    plans = list(planned(len(targets), lambda some: BestFit().plan(targets[some], seq_len)))
+    # In blocks of documents, as the loader plans corpora that are larger than memory.
+    plans = list(planned(len(targets), lambda block: BestFit().plan(targets[block], seq_len)))
     n_rows = sum(map(len, plans))
     n_cut = int((targets > seq_len).sum())
-    # A row of seq_len positions has as many targets.
+    # A row that is full has seq_len targets.
     full = targets.sum() / max(1, n_rows * seq_len)
     return name, f"{n_rows:,}", f"{full:.2%}", f"{n_cut:,}"
 
 
 def results_of(path: Path, folder: Path) -> list[dict[str, Any]]:
     """results.json of the data phases below `path`, or of the one that holds the folder of shards."""
-    # a run holds data phases, a data phase its results, and shards lie two folders below it
+    # In a data phase itself, in the phases of a run, or (for DATA/train/web) two folders above.
     files = [*path.glob("results.json"), *path.glob("*/results.json")] or [
         folder.parents[1] / "results.json"
     ]
     results = [json.loads(file.read_bytes()) for file in files if file.is_file()]
-    return [
-        result for result in results if "dropped" in result
-    ]  # those of trained phases have none
+    # Results of trained phases have no drops.
+    return [result for result in results if "dropped" in result]
 
 
 def fertility(result: Mapping[str, Any]) -> list[tuple[str, ...]]:

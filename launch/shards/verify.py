@@ -9,7 +9,7 @@ from data_pipeline.files import sha256
 from data_pipeline.shards.shards import Shards
 from launch.shards.folders import label, shard_folders
 
-# More would fill the screen with the same cause.
+# More would fill the screen with effects of one cause.
 MAX_NAMED = 5
 
 
@@ -17,7 +17,7 @@ def verify(args: argparse.Namespace) -> None:
     """Read every file once and print a line a folder.
 
     Raises:
-        ValueError: at least one is not what was written; each is named.
+        ValueError: something is damaged; the first MAX_NAMED problems are named.
     """
     folders = shard_folders(args.path)
     damage = []
@@ -43,7 +43,7 @@ def verified(folder: Path) -> str:
         ValueError: something differs.
     """
     shards = Shards(folder)
-    # Every segment's files against the digests in its manifest.
+    # Compares the files of every segment with the digests in its manifest.
     shards.verify()
     check_done(folder, shards)
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
@@ -69,7 +69,7 @@ def check_done(folder: Path, shards: Shards) -> None:
         ValueError: they differ.
     """
     data = data_folder(folder)
-    # done.json names shards by their folder in the data phase
+    # done.json names shards by their folder, relative to that of the data phase.
     expected = done_of(data).get("contents", {}).get(folder.resolve().relative_to(data).as_posix())
     # Later segments were appended after done.json was written.
     if expected not in (None, shards.segments[0].manifest["content_hash"]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-LINE_EVERY_S = 20.0  # without a terminal: few enough for a log, often enough to see that it lives
+LINE_EVERY_S = 20.0  # in a log: few lines, yet often enough to see that the work goes on
 
 
 class Console:
@@ -20,9 +20,9 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool = False):
-        from rich.console import Console as RichConsole  # 0.1 s, which `--help` shall not wait for
+        from rich.console import Console as RichConsole  # 0.1 s, which `--help` does without
 
-        # a log has no width; 140 columns hold the tables
+        # A log has no width of its own; 140 columns hold our tables.
         width = None if sys.stdout.isatty() else 140
         self._rich = RichConsole(quiet=quiet, width=width, highlight=False, soft_wrap=False)
         self._bars: Any = None
@@ -56,7 +56,7 @@ class Console:
             TimeRemainingColumn,
         )
 
-        # one display for all bars: rich can draw only one at a time
+        # One display for all bars, which are drawn below each other.
         if self._bars is None:
             count = "{task.completed:,.0f}/{task.fields[of]} {task.fields[unit]}"
             left = ("{task.description}", BarColumn(30), TextColumn(count))
@@ -75,6 +75,7 @@ class Console:
         )
 
         def advance(n: int = 1, note: str = "") -> None:
+            # Without a new note the bar keeps the old one.
             bars.update(task, advance=n, **({"note": note} if note else {}))
 
         try:
@@ -101,11 +102,9 @@ class Console:
                 last = now
                 amount = f"{count:,.0f}" + (f"/{total:,.0f}" if total else "")
                 line = f"{what}: {amount} {unit}".rstrip()
-                if (
-                    total and count > done
-                ):  # `done` was there at the start and says nothing about speed
+                if total and count > done:
+                    # The mean speed since the start; what was done before says nothing about it.
                     seconds_each = (now - start) / (count - done)
-                    # At the mean speed so far, which changes less than the newest one.
                     line += f", {duration(seconds_each * (total - count))} left"
                 self.say(f"{line}, {note}" if note else line)
 
@@ -128,9 +127,9 @@ class Console:
         )
         for i, column in enumerate(columns):
             table.add_column(
-                # "fold" wraps a long text; the default would cut it with an ellipsis.
                 column,
                 justify="left" if i < text_columns else "right",
+                # "fold" wraps a long text; the default would cut it with an ellipsis.
                 overflow="fold",
             )
         for row in rows:

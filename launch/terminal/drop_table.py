@@ -30,7 +30,7 @@ def drop_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
 
 def sources_of(result: Mapping[str, Any]) -> list[str]:
     """The sources of a data phase in the order they were read."""
-    # A dict keeps the first place of each name: sources read, then those that only dropped.
+    # dict.fromkeys removes repeats and keeps the order; a source may be in "dropped" alone.
     return list(dict.fromkeys([*result.get("read", {}), *result.get("dropped", {})]))
 
 
@@ -38,8 +38,8 @@ def in_one_order(lists: Iterable[Iterable[str]]) -> list[str]:
     """Every name once, in an order that each list follows where they agree."""
     merged: list[str] = []
     for names in lists:
-        before = len(merged)  # a new name goes before the name that follows it in its list
-        # From the end: the name that follows is then already placed.
+        before = len(merged)
+        # From the end, so that a new name can be put before the one that follows it.
         for name in reversed(list(names)):
             if name in merged:
                 before = merged.index(name)

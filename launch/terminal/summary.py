@@ -6,15 +6,15 @@ from typing import Any
 from launch.terminal.console import Console
 from launch.terminal.drop_table import drop_table
 
-MOST_ROWS = 12  # of a phase, so that the whole table fits a screen
-# title -> (key, value of a run in which nothing went wrong); such a column is left out
+MOST_ROWS = 12  # of a phase, so that the table fits a screen
+# title -> (key, value of a run in which nothing went wrong); a column of such values is left out
 TROUBLE = {
     "goodput": ("goodput", 1),
     "skipped": ("skipped", 0),
     "rollbacks": ("rollbacks", 0),
 }
 
-# the end of a metric's name, and how to read it
+# how a metric's name ends (its beginning names a held-out set) -> how to read it
 HINTS = {
     "bits_per_byte": "bits_per_byte falls as the model predicts text better",
     "rewards/accuracies": "rewards/accuracies is the share of pairs where training favoured the better "
@@ -46,10 +46,7 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
 def _hints(metrics: set[str]) -> list[str]:
     """How to read the metrics of the table that matter most."""
     return [
-        # By their endings, since a metric's name begins with its held-out set.
-        hint
-        for ending, hint in HINTS.items()
-        if any(metric.endswith(ending) for metric in metrics)
+        hint for ending, hint in HINTS.items() if any(metric.endswith(ending) for metric in metrics)
     ]
 
 
@@ -71,7 +68,7 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
         (source, *(f"{count:,}" for count in counts.values()))
         for source, counts in result.get("kept", {}).items()
     ]
-    # All sources have the same units, so the first one's name the columns.
+    # Every source is counted in the same units (documents, tokens …): they head the columns.
     units = next(iter(result.get("kept", {}).values()), {})
     _print_rows(console, f"{name}: kept to train on", ("source", *units), kept, text_columns=1)
     heads, dropped = drop_table(result)
@@ -79,8 +76,8 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
 
 
 def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a metric. Where there are too many for a screen, only means over the held-out sets, and each
-    set's bits a byte if these fit.
+    """A row for each metric. Of more than MOST_ROWS only the means over the held-out sets are shown, and each
+    set's bits per byte if these fit.
     """
     before, after = result.get("before", {}), result.get("after", {})
     shown = list(after)
@@ -89,7 +86,6 @@ def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         of_sets = [
             metric
             for metric in after
-            # macro/ and micro/ are means over sets, not sets.
             if metric.endswith("/bits_per_byte") and not metric.startswith(("macro/", "micro/"))
         ]
         shown = [*of_sets, *means] if len(of_sets) + len(means) <= MOST_ROWS else means
@@ -97,6 +93,7 @@ def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             name,
             metric,
+            # Empty where the metric was not measured before the phase.
             f"{before[metric]:.4g}" if metric in before else "",
             f"{after[metric]:.4g}",
             _change(before.get(metric), after[metric]),
@@ -125,6 +122,7 @@ def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -
 
 
 def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    # A number that the summary lacks is an empty cell.
     mfu = summary.get("mfu")
     numbers = (
         f"{summary[key]:,.0f}" if key in summary else ""
@@ -135,7 +133,7 @@ def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _trouble(summary: Mapping[str, Any], key: str, calm: int) -> str:
     value = summary.get(key, calm)
-    # goodput is a share, the other kinds of trouble are counts.
+    # Goodput is a share; skipped steps and rollbacks are counts.
     return f"{value:.1%}" if key == "goodput" else f"{value:,.0f}"
 
 

@@ -9,22 +9,20 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "config", metavar="CONFIG", help="a config name (tiny), a .py file or a .yaml file"
     )
     parser.add_argument(
-        # argparse's `append` copies the default before it appends, so this list is not shared
-        # between parses.
         "--set",
         metavar="PHASE.FIELD=VALUE",
         action="append",
-        default=[],
+        default=[],  # argparse copies it before it appends, so parses do not share it
         help="override one field, e.g. pretrain.optimizer.peak_lr=3e-4; the value is YAML; may be repeated",
     )
     add_import_argument(parser)
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
-    """--import package.module, for whatever reads a configuration with components of the user's own."""
+    """--import package.module, for every verb that reads a configuration with a user's own components."""
     parser.add_argument(
         "--import",
-        dest="imports",  # `import` is no name that Python lets one write behind a dot
+        dest="imports",  # `args.import` would be a syntax error
         metavar="PACKAGE.MODULE",
         action="append",
         default=[],

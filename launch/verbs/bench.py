@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_data_arguments(parsers["data"])
     for name, each in parsers.items():
-        if name != "device":  # its `--json` names a file, beside the table that it prints
+        if name != "device":  # its `--json` takes a file name, and it prints its table anyway
             each.add_argument("--json", action="store_true", help="print the figures as JSON")
     _add_device_arguments(parsers["device"])
 
@@ -105,7 +105,7 @@ def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tiny shapes, some seconds on a CPU: a test of the command itself",
     )
-    # of the child process, which does the checks from number N on
+    # Internal: the child process is started with it, and does the checks from number N on.
     parser.add_argument("--from", dest="first", metavar="N", type=int, help=argparse.SUPPRESS)
 
 
@@ -117,11 +117,11 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.what == "device":
         return _bench_device(args)
-    # `optimizers` has no rounds: its runs are compared by loss, and one run of each says that.
+    # `optimizers` has no --rounds.
     if getattr(args, "rounds", 1) < 1:
         raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
 
-    # the data phase needs no devices, and its workers must not inherit settings for them
+    # The data phase uses no devices, and its workers must not inherit settings for them.
     if args.what != "data":
         from launch.process.environment import prepare_process
 
@@ -140,10 +140,10 @@ def main(args: argparse.Namespace) -> int:
 def _bench_device(args: argparse.Namespace) -> int:
     from launch.bench.device import watch
 
-    # Before the child starts: it would die on its first import, once for every check.
+    # Checked before the child starts, which would die on a failed import, once for every check.
     watch.check_imports()
 
-    # the child process, which holds the device
+    # This process is the child, which holds the device.
     if args.first is not None:
         from launch.process.environment import prepare_process
 
@@ -152,8 +152,7 @@ def _bench_device(args: argparse.Namespace) -> int:
 
         work_from(args.first, small=args.small)
         return 0
-    # `-m launch` and not the console script, which need not be on PATH where only the sources
-    # are.
+    # `-m launch`: with only the sources there is no console script on PATH.
     command = [
         sys.executable,
         "-m",
@@ -162,16 +161,18 @@ def _bench_device(args: argparse.Namespace) -> int:
         "device",
         *(["--small"] if args.small else []),
     ]
-    # Progress goes to standard error, so that the table can be redirected alone.
+    # Progress goes to standard error, so that redirected output holds the table alone.
     report = watch.check_device(command, say=lambda text: print(text, file=sys.stderr, flush=True))
     watch.show(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
+    # 1 also for a script that only wants to know whether the device works.
     return 0 if report["passed"] else 1
 
 
 def _bench_data(args: argparse.Namespace) -> None:
+    # Here and in the functions below: a bench is imported, with jax or daft, only if it runs.
     from launch.bench.data.figures import bench_data
 
     bench_data(args)
@@ -200,8 +201,7 @@ def _bench_checkpoint(args: argparse.Namespace) -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     # The state is sharded over all devices, as a training run would save it.
     mesh = make_mesh(fsdp=len(jax.devices()))
-    # A temporary folder below --dir: /tmp may be another disk, or memory, and would be measured
-    # instead.
+    # Below --dir, whose disk is measured: /tmp may be another disk, or memory.
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory(dir=args.dir) as folder:
         rounds = measure(Path(folder) / "bench", gigabytes=args.gb, n_rounds=args.rounds, mesh=mesh)
     numbers = figures(rounds, interval_s=args.every)
@@ -220,7 +220,7 @@ def _bench_train(args: argparse.Namespace) -> None:
         if not args.json:
             print(sentence, flush=True)
         rounds = measure(shape, mesh, n_rounds=args.rounds)
-    # Tokens of a global batch: `figures` divides by the devices where a rate is per device.
+    # of the global batch
     tokens = shape.batch_size * shape.seq_len
     numbers = figures(rounds, tokens=tokens, flops_per_token=flops_per_token, n_devices=mesh.size)
     if args.json:
@@ -233,7 +233,7 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
     """The TrainShape of a name and `--set`.
 
     Raises:
-        Problems: with everything that is wrong.
+        Problems: a setting or a value is wrong; all of them are listed.
     """
     from pydantic import ValidationError
 
@@ -246,12 +246,11 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
     # A deep copy, because `override` writes into the tree and SHAPES is shared by all calls.
     tree = {"train": copy.deepcopy(fields)}
 
-    # `architecture.layers=4` is short for `train.architecture.layers=4`
+    # `architecture.layers=4` is short for `train.architecture.layers=4`.
     full = [setting if setting.startswith("train.") else f"train.{setting}" for setting in settings]
     problems = override(tree, full)
     try:
-        # By way of JSON: strict models take a list for a tuple, or a string for a path, only from
-        # JSON.
+        # As JSON: only from JSON does a strict model take a list for a tuple or text for a path.
         shape = TrainShape.model_validate_json(json.dumps(tree["train"]))
     except ValidationError as error:
         problems += explain_all(error, "train", tree["train"], TrainShape)

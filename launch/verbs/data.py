@@ -8,8 +8,8 @@ from pathlib import Path
 
 from launch.verbs.arguments import add_import_argument
 
-# `at` and `seen` are two directions of one mapping and share a module.
-ACTIONS = {  # name -> (module, what it does)
+# name -> (module of launch/shards, what it does); the function in the module has the action's name
+ACTIONS = {
     "inspect": ("inspect", "a folder of shards in words, and a document of it as text"),
     "verify": (
         "verify",
@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     parsers = {
         name: actions.add_parser(
-            # argparse prints a description as a paragraph, so the help line becomes a sentence.
             name,
             help=text,
+            # argparse prints the description as a paragraph, so it should be a sentence.
             description=text[0].upper() + text[1:] + ".",
             allow_abbrev=False,
         )
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=Path,
             help="default: tokenizer.model in a folder above the shards",
         )
-    # These four read configurations or tasks, which may name components of the user's own.
+    # They read configurations or tasks, which may name components of the user's own.
     for name in ("check", "append", "at", "seen"):
         add_import_argument(parsers[name])
 
@@ -109,6 +109,7 @@ def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, which may also be written `--run RUN`; see `launch.shards.origin.run_of`."""
+    # "?": RUN may be left out, because `--run` can name it; `run_of` refuses none and both.
     parser.add_argument("run", metavar="RUN", type=Path, nargs="?", help=RUN)
     parser.add_argument("--run", dest="run_option", metavar="RUN", type=Path, help="the same")
 
@@ -116,8 +117,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Call the function of launch/shards that has the name of the action."""
     module, _ = ACTIONS[args.action]
-    # imported here, so that `--help` needs none of them
-    # The function has the action's name in every module: a new action needs one entry and one
-    # file.
+    # Imported by name, so that `--help` imports none of the modules.
     getattr(importlib.import_module(f"launch.shards.{module}"), args.action)(args)
     return 0

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.process.environment import prepare_process
     from launch.running.find import find_phase
 
-    # The path is looked up first: a typo must not wait for jax to start.
+    # First, so that a typo is reported before jax takes its seconds to start.
     phase, step = find_phase(args.path, args.step)
     if args.max_shard_mib < 1:
         raise ValueError(
@@ -68,16 +68,16 @@ def main(args: argparse.Namespace) -> int:
 
     for module in args.imports:
         import_components(module)
-    # transformers and torch may live in another environment than jax; their pins often conflict.
+    # torch may be installed in another environment than jax, since their pins often conflict.
     python = args.verify_python or sys.executable
     if args.verify:
         check_transformers(python)
-    # One mesh over all devices here, so that a model larger than one device's memory can be read.
+    # A mesh over all devices, for models larger than one device's memory.
     with jax.set_mesh(Mesh().make()):
         architecture, params = export_phase(
             phase, step, args.out, dtype=args.dtype, max_shard_bytes=args.max_shard_mib * MIB
         )
-        # Read from the disk and not from the arrays: it includes the tokenizer and config.json.
+        # What is on the disk, with the tokenizer and config.json.
         n_bytes = sum(path.stat().st_size for path in args.out.iterdir())
         print(f"  {type(architecture).__name__} -> {args.out} ({n_bytes / 1e6:,.1f} MB)")
         if args.verify:
@@ -102,15 +102,16 @@ def export_phase(
     from trainer.checkpoints.load import load_params
 
     loaded = load_params(phase, step)
-    # An architecture may be without a name table: exporting is an optional interface of it.
+    # Only some architectures can be exported: `tensors` is optional in the Architecture contract.
     if not hasattr(loaded.architecture, "tensors"):
         name = type(loaded.architecture).__name__
         raise ValueError(
             f"{name} has no name table; give it `tensors` and `to_hugging_face` to export it"
         )
 
-    # all weights of a checkpoint have one dtype
+    # All weights of a checkpoint have one dtype, so the first leaf's is that of all.
     stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
+    # A model that was imported without a tokenizer is exported without one.
     files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
     save(
         loaded.architecture,

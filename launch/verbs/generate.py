@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from launch.running.find import WHERE, find_phase
 from launch.verbs.arguments import add_import_argument
 
-# Annotations below are strings, so these names are needed by type checkers alone.
-if TYPE_CHECKING:  # verbs are parsed without jax
+if TYPE_CHECKING:  # these import jax, and verbs are parsed without it
     from inference.generating import SamplingRule
     from inference.text import Loaded
 
@@ -65,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.process.environment import prepare_process
 
     folder, step = find_phase(args.path, args.step)
-    # jax.random.key would take only the lower 32 bits of a larger one, without a word
+    # Of a larger seed jax.random.key would silently take the lower 32 bits.
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed {args.seed}: must be from 0 to 4294967295; choose another")
     prepare_process()
@@ -75,13 +74,13 @@ def main(args: argparse.Namespace) -> int:
     from launch.job.load import import_components
     from model.mesh import Mesh
 
+    # Before the checkpoint is read, whose architecture may be one of the user's own.
     for module in args.imports:
         import_components(module)
     sampler = sampler_of(args.temperature, args.top_k, args.top_p)
-    # lines are read as they come, so that a person can type them
+    # A generator: each line is answered when it comes, so that a person can type them.
     prompts = args.prompt or (line.rstrip("\n") for line in sys.stdin)
-    # float32 products, because TPUs and recent GPUs would compute them from bfloat16 or TF32
-    # pieces.
+    # By default TPUs and recent GPUs round the factors of float32 products to bfloat16 or TF32.
     with jax.set_mesh(Mesh().make()), jax.default_matmul_precision("float32"):
         write = writer(
             load(folder, step),
@@ -91,12 +90,10 @@ def main(args: argparse.Namespace) -> int:
             key=jax.random.key(args.seed),
         )
         for number, prompt in enumerate(prompts):
-            # With --chat the prompt is a question, and only the answer is shown; else the text
-            # goes on from it.
+            # With --chat only the answer is shown; else the text continues the prompt.
             between_texts = "\n" if number else ""  # an empty line
             print(between_texts if args.chat else between_texts + prompt, end="", flush=True)
-            # flush after every piece: a pipe or terminal buffers by lines, and a text may have no
-            # line end.
+            # Flushed after every piece: a terminal is buffered by lines, a pipe by blocks.
             for piece in write(number, prompt):
                 print(piece, end="", flush=True)
             print(flush=True)
@@ -105,8 +102,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def load(folder: Path, step: int | None) -> "Loaded":
-    """A phase's model with its tokenizer. It computes in float32 whatever the training did: then the cache,
-    the batch and the mesh do not change what is likeliest.
+    """A phase's model with its tokenizer. It computes in float32, whatever the training did, so that rounding
+    does not let the cache, the batch or the mesh decide which token is likeliest.
     """
     from data_pipeline.tokenizers.tokenizer import Tokenizer
     from inference.text import Loaded
@@ -128,7 +125,7 @@ def sampler_of(temperature: float, top_k: int | None, top_p: float | None) -> "S
 
     from inference.sample import Greedy, Sampler
 
-    # Temperature 0 divides by zero in a softmax; its limit is the arg max, which is `Greedy`.
+    # Logits are divided by the temperature; as it goes to 0, sampling becomes arg max: `Greedy`.
     if temperature == 0:
         if top_k is not None or top_p is not None:
             what = (

@@ -48,16 +48,15 @@ def main(args: argparse.Namespace) -> int:
     from model.mesh import Mesh
     from model.size import n_params
 
-    # Asked before the import, which may take minutes for a large model.
+    # Checked before the import, which may take minutes for a large model.
     python = args.verify_python or sys.executable
     if args.verify:
         check_transformers(python)
 
-    # opened before a device is touched: most mistakes are in the path
+    # Before a device is touched, because most mistakes are in the path.
     source = open_source(args.path)
     with jax.set_mesh(Mesh().make()):
         architecture, params = import_source(
-            # float32 by default: a bfloat16 checkpoint converts to it without rounding.
             source,
             args.dir,
             precision=Precision(params=args.params),
@@ -69,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
             print(
                 f"  beside transformers: {verify(architecture, params, args.path, python=python)}"
             )
+    # the command that people type next
     print(f'meshwright generate {args.dir} --prompt "…"')
 
     return 0

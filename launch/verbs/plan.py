@@ -14,8 +14,7 @@ from launch.verbs.arguments import add_config_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, the hardware, what to print."""
     add_config_arguments(parser)
-    # Without a topology there is nothing to compile for, and the coordinate check runs on this
-    # machine.
+    # Either a topology to compile for, or the coordinate check, which runs on this machine.
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--topology", metavar="NAME", help="a TPU slice (v5p:4x4x4) or a number of GPUs (h100:64)"
@@ -44,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--finalists",
         metavar="N",
         type=int,
-        # Each takes as long as a compilation of the real step, minutes for a large model.
-        default=4,
+        default=4,  # compiling takes minutes each for a large model
         help="how many settings the search compiles (default 4)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -62,32 +60,29 @@ def main(args: argparse.Namespace) -> int:
     from launch.planning.environment import quiet_environment
     from launch.process.environment import prepare_process
 
-    # First: it sets environment variables that libtpu and XLA read once, when jax is imported.
+    # Both set environment variables that XLA and libtpu read once, when jax is imported.
     prepare_process()
     if args.coordinate_check:
         return _check(args)
-
-    # before jax is imported
     quiet_environment()
     from launch.planning.topology import target_of
 
-    # Parsed before the configuration is loaded: a wrong topology is found in milliseconds.
+    # Before the configuration is loaded, which takes seconds.
     target = target_of(args.topology, args.slices)
     if args.finalists < 1:
         raise ValueError(f"--finalists {args.finalists}: must be at least 1; raise it")
     from launch.job.load import load
     from launch.planning.plan import Planner
 
-    # The configuration is checked as `run` checks it, so that what is planned can also be run.
+    # Loaded as `run` loads it, so that what is planned can also be run.
     name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
 
-    # Progress goes to standard error: with --json standard output must be one document.
+    # To standard error: with --json standard output must hold the JSON alone.
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     planner = Planner(name, run, target, hlo=args.hlo, say=say)
     report = planner.search(args.finalists) if args.search else planner.one()
-    # A report with a problem may still have lines: the plan that does not fit is shown beside it.
     if report.problem:
         print(f"meshwright: error: {report.problem}", file=sys.stderr)
     if args.json and report.json is not None:
@@ -95,6 +90,7 @@ def main(args: argparse.Namespace) -> int:
     elif report.lines:
         print("\n".join(report.lines))
 
+    # 3 where the step does not fit, so that a script can try other settings.
     return report.code
 
 
@@ -125,7 +121,7 @@ def _check(args: argparse.Namespace) -> int:
     from launch.planning.coordinate_check import family, report
 
     name, run = phase_of(load(args.config, args.set, args.imports), args.phase)
-    # A relative is the same architecture at another width; muP must hold for all of them.
+    # The relatives of a model are the same architecture at other widths.
     widths = ", ".join(str(architecture.width) for architecture in family(run.architecture))
     remedy = f"--set {name}.architecture.… gives a smaller relative if that is too much here"
     print(

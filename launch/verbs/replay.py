@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from launch.verbs.arguments import add_import_argument
 from launch.verbs.data import add_run_arguments
 
-# The word of the last column, where a difference of 0 would not tell -0.0 from 0.0.
+# In the last column instead of a difference of 0, which -0.0 and 0.0 have too.
 EXACT = "the same bits"
 
 
@@ -42,22 +42,22 @@ def main(args: argparse.Namespace) -> int:
 
     console = Console()
     folder = run_of(args)
-    # The phase's configuration as the run folder has it, not as a config file says today.
+    # From job.yaml of the run folder: the config file may have changed since.
     name, run = named_phase(args)
 
-    # the settings of that step, which a later start of the run may have changed
+    # A later start of the run may have changed settings, so those of the step are looked up.
     run = run_of_step(folder / name, args.step, run)
     mesh = run.mesh.make()
     # The same mesh as in training: another one adds partial sums in another order.
     with jax.set_mesh(mesh):
-        found = replay(run, folder / name, folder, args.step, say=console.say)
+        replayed = replay(run, folder / name, folder, args.step, say=console.say)
         then = placed_at(folder / name, args.step)
-        # An older log has no placement; then a difference cannot be blamed on it.
+        # Logs of older versions do not tell the devices.
         changes = (
             moved(then, placement(mesh)) if then else ["where it was computed is not in its log"]
         )
-    since = f"from checkpoint {found.first}" if found.first else "from the beginning"
-    lines, n_exact = compared(found.logged, found.now)
+    since = f"from checkpoint {replayed.first}" if replayed.first else "from the beginning"
+    lines, n_exact = compared(replayed.logged, replayed.now)
     console.table(
         f"{folder / name}, step {args.step}, {since}", ("", "logged", "now", "difference"), lines
     )
@@ -65,15 +65,16 @@ def main(args: argparse.Namespace) -> int:
         console.say(f"Other sums may round otherwise: {'; '.join(changes)}")
     console.say(f"{n_exact} of {len(lines)} numbers have the same bits")
 
+    # A script can tell from the exit code that a step was not repeated exactly.
     return 0 if n_exact == len(lines) else 1
 
 
 def compared(
     logged: Mapping[str, float], now: Mapping[str, float]
 ) -> tuple[list[tuple[str, str, str, str]], int]:
-    """A line a number that a step gives and its row has, and how many of them have the same bits."""
+    """A line for each number that the step gives and its logged row has, and how many have the same bits."""
     lines, n_exact = [], 0
-    # Only numbers on both sides: rows also have times and rates, which no replay repeats.
+    # A row also has times and rates, which a replay does not give.
     for name in sorted(now.keys() & logged.keys()):
         exact = same_bits(now[name], logged[name])
         difference = EXACT if exact else f"{now[name] - logged[name]:.3g}"

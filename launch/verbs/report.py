@@ -1,4 +1,4 @@
-"""The verb `report`: report.html of a run, whole or half done, or a page that compares several."""
+"""The verb `report`: report.html of a run, finished or not, or a page that compares several runs."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,10 @@ def main(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     from launch.reporting.write import write_comparison, write_report
 
-    # One run has a report of its own; a comparison needs at least two.
-    is_one = len(args.runs) == 1
-    print(write_report(args.runs[0], args.out) if is_one else write_comparison(args.runs, args.out))
+    # Without --out both choose the name of the file themselves, and return it.
+    if len(args.runs) == 1:
+        page = write_report(args.runs[0], args.out)
+    else:
+        page = write_comparison(args.runs, args.out)
+    print(page)
     return 0

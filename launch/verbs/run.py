@@ -55,13 +55,12 @@ def main(args: argparse.Namespace) -> int:
     """Check the configuration, then run it or hand it over."""
     from launch.process.environment import prepare_process
 
-    # before jax is imported: it reads its environment then
-    # The environment decides platforms and compiler flags: it must be complete at that import.
+    # Before anything imports jax, which then reads platforms and compiler flags.
     prepare_process()
     from launch.job.load import load
 
     job = load(args.config, args.set, args.imports)
-    # Kept in args, because an error report writes its details into the run folder.
+    # In args, because after a fault `failures.report` writes the traceback into the run folder.
     args.run_dir = args.dir or RUNS / job.name
     if args.on:
         return hand_over(args, job.name)
@@ -69,9 +68,9 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--cluster {args.cluster[0]} needs --on slurm; add it or leave --cluster out"
         )
+    # Not at the top: a job that is handed over to a cluster does not need it.
     from launch.running.phases import preview, run_phases
 
-    # here there is nothing to submit, so the phases are listed
     if args.dry_run:
         preview(job, args.run_dir)
     else:
@@ -84,14 +83,13 @@ def main(args: argparse.Namespace) -> int:
 
 def hand_over(args: argparse.Namespace, name: str) -> int:
     """Start the same command in N processes here, or as a batch job."""
-    # The new processes get the command as it was typed, less what would make them start others.
+    # The command as it was typed, without the options that would make each process start others.
     command = without_options(args.argv, {"--on": 1, "--cluster": 1, "--dry-run": 0})
 
-    # the other processes may be started elsewhere and must mean the same folder
-    # A relative default would be another folder when a cluster's job starts elsewhere.
+    # Named in the command, so that the processes do not each derive a default.
     if "--dir" not in command and not any(word.startswith("--dir=") for word in command):
         command += ["--dir", str(args.run_dir)]
-    # local:N or local:NxD, without leading zeros, so that local:0 is refused here.
+    # local:N or local:NxD; [1-9] first, so that local:0 is refused.
     local = re.fullmatch(r"local:([1-9]\d*)(?:x([1-9]\d*))?", args.on)
     if local:
         from launch.clusters.local import run_here
@@ -113,16 +111,16 @@ def hand_over(args: argparse.Namespace, name: str) -> int:
 
 
 def without_options(argv: list[str], options: dict[str, int]) -> list[str]:
-    """`argv` less `options` (name → number of values), in both spellings `--on X` and `--on=X`."""
-    kept: list[str] = []
+    """`argv` without `options` (name → number of values), in both spellings `--on X` and `--on=X`."""
+    kept_words: list[str] = []
     skip = 0  # how many of the next words are values of an option that is dropped
     for word in argv:
-        # `--set=a=b` must be cut at the first = only; what follows is its value.
+        # At the first = only: in `--set=a=b` the rest belongs to the value.
         name = word.partition("=")[0]
         if skip:
             skip -= 1
         elif name in options:
             skip = 0 if "=" in word else options[name]
         else:
-            kept.append(word)
-    return kept
+            kept_words.append(word)
+    return kept_words

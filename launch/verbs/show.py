@@ -21,7 +21,7 @@ def main(args: argparse.Namespace) -> int:
     from launch.job.yaml import to_yaml
 
     job = load(args.config, args.set, args.imports)
-    # A YAML comment: the output can be saved and run as it is.
+    # As a YAML comment, so that the output can be saved and run as it is.
     print(f"# {shlex.join(['meshwright', *args.argv])}")
     sys.stdout.write(to_yaml(dump(job.phases)))
     return 0

@@ -10,7 +10,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN_DIR and where to serve."""
     parser.add_argument(
         "run_dir",
-        # 6006 is TensorBoard's own default.
         metavar="RUN_DIR",
         type=Path,
         help="folder of a run, e.g. runs/tiny; or of several",
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host",
-        # The loopback address: TensorBoard has no password, so other machines must be asked for.
+        # TensorBoard has no password, so other machines reach it only if the user asks for it.
         default="127.0.0.1",
         help="address to serve on (default 127.0.0.1, this machine alone)",
     )
@@ -31,8 +30,7 @@ def main(args: argparse.Namespace) -> int:
     server, url = serve(args.run_dir, host=args.host, port=args.port)
     print(f"TensorBoard of {args.run_dir} on {url} (Ctrl-C ends it)", flush=True)
     try:
-        # The server runs in a thread; an Event is waited for without using the CPU, and Ctrl-C
-        # ends it.
+        # The server runs in a thread. Waiting uses no CPU, and Ctrl-C interrupts it.
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
@@ -45,15 +43,15 @@ def serve(run_dir: Path, *, host: str, port: int) -> tuple[object, str]:
     """
     if not run_dir.is_dir():
         raise ValueError(f"{run_dir}: no such folder; give the folder of a run, e.g. runs/tiny")
-    # TensorBoard itself shows an empty page without an error for a wrong folder.
+    # For a folder without events TensorBoard would show an empty page and no error.
     if next(run_dir.rglob("events.out.tfevents.*"), None) is None:
         remedy = "give the folder of a run that has begun to train"
         raise ValueError(f"{run_dir}: holds no TensorBoard events; {remedy}")
 
-    # a second, which an error about the folder need not wait for
+    # Imported after the checks, because it takes a second.
     from tensorboard import default, program
 
-    # It warns about every optional library that is missing; errors still show.
+    # TensorBoard warns about every optional library that is missing; errors still show.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     server = program.TensorBoard(plugins=default.get_plugins())
     options = {

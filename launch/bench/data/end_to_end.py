@@ -1,4 +1,4 @@
-"""The whole data phase in processes of its own, watched from outside."""
+"""A data phase from raw HTML to shards, run in processes of its own and watched from outside."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from launch.bench.data.process_tree import Watch
 from launch.bench.data.sample import Sample
 
-# In a process of its own, so that imports and memory of this one do not count.
+# In a process of its own, so that the imports and the memory of this one do not count.
 CHILD = """
 import sys
 from launch.bench.data.end_to_end import prepare
@@ -30,20 +30,20 @@ class Whole(NamedTuple):
 
 
 def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> Whole:
-    """Run the data phase on the first `n_files` WARC files (None = all) with so many workers.
+    """Run the data phase on the first `n_files` WARC files (None = all).
 
     Raises:
-        RuntimeError: it failed; with few pages, a recipe may leave none.
+        RuntimeError: it failed; from few pages the recipe may keep none.
     """
     out = folder / "whole"
     files = taken.files[:n_files]
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     command = [sys.executable, "-c", CHILD, str(out), str(workers), *map(str, files)]
-    # stdout is inherited: it prints progress, stderr is read for the reason of a failure.
+    # stderr is read for the reason of a failure.
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
-    # workers are processes of their own, so the whole tree is followed
+    # The workers are children of the child.
     watch = Watch(child.pid)
     _, errors = child.communicate()
     wall_s = time.perf_counter() - start
@@ -51,7 +51,6 @@ def whole(taken: Sample, folder: Path, *, workers: int, n_files: int | None) -> 
     if child.returncode:
         raise RuntimeError(f"the data phase failed: {errors.strip().splitlines()[-1]}")
     n_all = len(taken.files)  # file i holds the pages i, i + n_all, …
-    # A run on fewer files counts only the pages in those files.
     raw_bytes = sum(len(page.data) for i in range(len(files)) for page in taken.pages[i::n_all])
 
     return Whole(workers, raw_bytes, wall_s, cpu_s, watch.peak_bytes, sizes(out))
@@ -79,11 +78,11 @@ def prepare(out: str, workers: int, files: list[str]) -> None:
     from data_pipeline.readers.warc import Warc
     from data_pipeline.tokenizers.tokenizer import SentencePiece
 
-    # few tokens in the vocabulary and a small sample: training a tokenizer is not what is measured
+    # A small vocabulary and sample: training a tokenizer is not what is measured.
     phase = Prepare(
         sources=FrozenMap(web=Warc(paths=tuple(files))),
         recipe=web_recipe(sources=("web",)),
-        # A tenth is held out, so that the stage has work to do at all.
+        # A tenth, so that the held-out stage has work to do.
         held_out_frac=0.1,
         held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),
         tokenizer=SentencePiece(vocab_size=2048, model="bpe", sample_mib=1),

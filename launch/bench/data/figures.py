@@ -1,5 +1,5 @@
-"""`meshwright bench data`: every stage of the data phase on real text, beside the least that any program
-would do with it here.
+"""`meshwright bench data`: every stage of the data phase on real text, beside a bound: the least work that
+any program must do there.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from launch.bench.data.sample import Sample, Stage, sample
 from launch.bench.data.text import mb_of, text_stages
 from launch.terminal.console import Console
 
-# One and two: enough to see what a second worker adds, on any laptop.
+# What a second worker adds can be seen on any laptop.
 WORKERS = (1, 2)
 STAGE_HEADS = ("stage", "speed", "from", "to", "unit", "bound", "of it")
 RUN_HEADS = ("workers", "raw MB", "seconds", "MB/s", "CPU-seconds", "peak MB")
 
 
 class Measured(NamedTuple):
-    """A stage's speeds, a round each, in units a CPU-second: other work on the machine costs time, not
+    """A stage's speed in each round, in units a CPU-second: other work on the machine costs time, but hardly
     CPU-seconds.
     """
 
@@ -46,7 +46,7 @@ def bench_data(args: argparse.Namespace) -> None:
     """
     if args.mb <= 0:
         raise ValueError(f"--mb {args.mb:g}: must be more than 0; raise it")
-    # With --json nothing else may go to standard output.
+    # With --json standard output must hold the JSON alone.
     console = Console(quiet=args.json)
     with tempfile.TemporaryDirectory(prefix="meshwright-bench-") as folder:
         taken = sample(args.web, Path(folder), n_bytes=round(args.mb * 1e6))
@@ -58,7 +58,7 @@ def bench_data(args: argparse.Namespace) -> None:
         ]
         measured = measure(stages, n_rounds=args.rounds)
         console.table("Stages, a CPU-second", STAGE_HEADS, rows(measured), text_columns=1)
-        # half of the files and all of them: the difference is free of the start
+        # Half of the files and all of them: the cost of starting cancels in the difference.
         runs = [
             whole(taken, Path(folder), workers=workers, n_files=n)
             for workers in WORKERS
@@ -69,7 +69,7 @@ def bench_data(args: argparse.Namespace) -> None:
         for half, full in (runs[:2], runs[2:]):
             rate = f"{beyond_start(half, full):,.0f} CPU-seconds a GB of raw HTML"
             console.say(f"{full.workers} worker(s): {rate} beyond the start")
-        # Of all files with one worker; the number of workers does not change what is stored.
+        # runs[1] read all files; the number of workers does not change what is stored.
         console.say(f"stored, as shares of the raw bytes: {stored(runs[1])}")
     if args.json:
         print(json.dumps(as_json(taken, measured, runs), indent=1))
@@ -84,15 +84,14 @@ def described(taken: Sample) -> str:
 
 
 def measure(stages: Sequence[Stage], *, n_rounds: int) -> list[Measured]:
-    """Every stage once to warm up, then in rounds: what comes and goes on the machine hits all alike."""
+    """Every stage once to warm up, then in rounds, so that other work on the machine slows all alike."""
     seconds: dict[str, list[float]] = {stage.name: [] for stage in stages}
     for number in range(n_rounds + 1):
         for stage in stages:
             before = cpu_s()
             stage.work()
             if number:  # round 0 fills caches and imports
-                # At least a nanosecond: the CPU clock may not have advanced for a stage of a few
-                # microseconds.
+                # Not 0: the CPU clock may not have advanced during a stage of microseconds.
                 seconds[stage.name].append(max(cpu_s() - before, 1e-9))
     return [
         Measured(stage, tuple(stage.amount / s for s in seconds[stage.name])) for stage in stages
@@ -105,7 +104,7 @@ def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
     table = []
     for stage, speeds in measured:
         speed = medians[stage.name]
-        # A bound has no bound of its own, and `get` of "" gives None.
+        # A stage that is a bound itself names none, so `bound` is None.
         bound = medians.get(stage.bound)
         share = f"{speed / bound:.1%}" if bound else ""
         shown = [

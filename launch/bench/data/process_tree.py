@@ -1,4 +1,4 @@
-"""What this process and those it started have used."""
+"""CPU time and memory of a process and of all processes that it started."""
 
 import time
 from threading import Event, Thread
@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import psutil
 
-SAMPLED_EVERY_S = (
-    0.1  # finding children reads the list of all processes: some 15 ms for a hundred of them
-)
+# Finding children reads the list of all processes, which takes some 15 ms for a hundred of them.
+SAMPLED_EVERY_S = 0.1
 
 
 class Used(NamedTuple):
@@ -19,7 +18,7 @@ class Used(NamedTuple):
 
 
 def descendants(pid: int) -> dict[int, Used]:
-    """Process id -> what it used, of `pid` and all processes below it that are there now."""
+    """Process id -> what it used, of `pid` and all processes below it that are alive."""
     try:
         # Recursive: a pool's workers are children of a child.
         root = psutil.Process(pid)
@@ -31,8 +30,7 @@ def descendants(pid: int) -> dict[int, Used]:
         try:
             times = process.cpu_times()
             used_by[process.pid] = Used(times.user + times.system, process.memory_info().rss)
-        # It ended between the listing and the question; what was last seen of it counts.
-        except psutil.Error:
+        except psutil.Error:  # it ended after it was listed
             continue
     return used_by
 
@@ -40,9 +38,10 @@ def descendants(pid: int) -> dict[int, Used]:
 def cpu_s() -> float:
     """CPU seconds of this process and of its children that are alive."""
     own = psutil.Process().pid
-    # the system counts children only when they have ended
+    # Children that are alive must be asked: the system adds their time to ours when they end.
     children_s = sum(used.cpu_s for pid, used in descendants(own).items() if pid != own)
-    return time.process_time() + children_s  # finer than the clock ticks that the system counts in
+    # process_time is finer than psutil's figure, which counts clock ticks of 10 ms.
+    return time.process_time() + children_s
 
 
 class Watch:
@@ -53,7 +52,8 @@ class Watch:
 
     def __init__(self, pid: int):
         self._pid = pid
-        self._last_seen: dict[int, Used] = {}  # a process that has ended counts as it was last seen
+        # A process that has ended counts as it was last seen.
+        self._last_seen: dict[int, Used] = {}
         self.peak_bytes = 0
         self._ended = Event()
         self._thread = Thread(target=self._follow, daemon=True)
@@ -64,7 +64,7 @@ class Watch:
         while not self._ended.wait(SAMPLED_EVERY_S):
             now = descendants(self._pid)
             self._last_seen |= now
-            # Sum over processes at one moment, not of each one's own maximum.
+            # The peak of the sum, not the sum of each process's own peak.
             self.peak_bytes = max(self.peak_bytes, sum(used.rss_bytes for used in now.values()))
 
     def stop(self) -> float:

@@ -13,9 +13,9 @@ from launch.bench.data.sample import MAX_PAGE_BYTES, Sample, Stage
 
 
 def raw_stages(taken: Sample, work: Path) -> list[Stage]:
-    """Stages, each behind its bound; amounts are MB of HTML."""
+    """Stages, each after its bound; amounts are MB of HTML."""
     mb = taken.html_bytes / 1e6
-    # Outside the timed work: building the requests is not extraction.
+    # Built outside the timed work.
     requests = [request(page.data, page.charset, "main") for page in taken.pages]
 
     def read() -> None:
@@ -34,12 +34,12 @@ def raw_stages(taken: Sample, work: Path) -> list[Stage]:
 
     def gunzip() -> None:
         for file in taken.files:
-            # zlib's speed is the bound of reading WARC, which is gzip a record.
+            # Each record of a WARC file is a gzip member, so reading cannot be faster than zlib.
             gzip.decompress(file.read_bytes())
 
     def cut() -> None:
         for page in taken.pages:
-            # The least a parser must do: find where tags begin.
+            # The least that a parser must do is to find where tags begin.
             page.data.split(b"<")
 
     return [
@@ -52,6 +52,6 @@ def raw_stages(taken: Sample, work: Path) -> list[Stage]:
 
 
 def exhaust(items: Iterable[Any]) -> None:
-    """Consume an iterator for what its making does."""
+    """Consume an iterator, for the work that making its items takes."""
     for _ in items:
         pass

@@ -22,22 +22,20 @@ VOCAB_SIZE = 8192
 SEQ_LEN, BATCH = 4096, 16
 # Rows of one measurement: 1 M tokens.
 N_ROWS = 256
-LOADED_TOKENS = (
-    4_000_000  # at least; documents are repeated, under other ids, until there are so many
-)
+# Documents are repeated, under other ids, until there are at least so many tokens.
+LOADED_TOKENS = 4_000_000
 N_LENGTHS = 500_000
 
 
 def row_stages(taken: Sample, folder: Path) -> list[Stage]:
-    """Tokenizing, writing, packing and loading, each stage behind its bound."""
+    """Tokenizing, writing, packing and loading, each stage after its bound."""
     model = folder / "tokenizer.model"
     texts = (document.text for document in (*taken.web, *taken.code))
-    # A small sample and vocabulary: how a tokenizer was trained does not change how fast it
-    # encodes much.
+    # A small sample: how a tokenizer was trained hardly changes how fast it encodes.
     SentencePiece(vocab_size=VOCAB_SIZE, model="bpe", sample_mib=4).train(texts, model)
     tokenizer = Tokenizer(model)
 
-    # enough tokens that opening files does not count
+    # Enough tokens that the time to open files does not count.
     records = repeated([record_of(document, tokenizer) for document in taken.code], LOADED_TOKENS)
     return [
         *_encoding(taken, tokenizer, model),
@@ -54,7 +52,7 @@ def record_of(document: Document, tokenizer: Tokenizer) -> Record:
 
 
 def repeated(records: list[Record], n_tokens: int) -> list[Record]:
-    """The same documents under other ids, until there are so many tokens."""
+    """The documents again and again under new ids, until there are `n_tokens` or more."""
     # -(-a // b) rounds up.
     n_times = -(-n_tokens // sum(len(record.sequences[0].tokens) for record in records))
     # Ids of 16 hex digits; copies need ids of their own, since a shard holds each once.
@@ -63,7 +61,7 @@ def repeated(records: list[Record], n_tokens: int) -> list[Record]:
 
 def _encoding(taken: Sample, tokenizer: Tokenizer, model: Path) -> list[Stage]:
     texts = [document.text for document in (*taken.web, *taken.code)]
-    some = texts[::8]  # the bound is slow, and an eighth says as much
+    some = texts[::8]  # the bound is slow, and its speed on an eighth is the same
     plain = sentencepiece.SentencePieceProcessor(model_file=str(model))
     return [
         Stage(
@@ -113,7 +111,7 @@ def _writing(records: list[Record], folder: Path) -> list[Stage]:
 
 
 def _packing() -> Stage:
-    # lengths of documents as web text has them: a median of 665 tokens with a long tail
+    # Document lengths as in web text: a median of 665 tokens (e**6.5) and a long tail.
     lengths = np.random.default_rng(0).lognormal(6.5, 1.2, N_LENGTHS).astype(np.int64).clip(2)
     # The share of positions that hold tokens: a faster plan that packs worse would be no gain.
     full = lengths.sum() / (len(BestFit().plan(lengths, SEQ_LEN)) * SEQ_LEN)
@@ -126,7 +124,7 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
     shards = folder / "rows"
     write_shards(shards, records, source="code", n_bytes=0, shard_records=8192, lineage={})
 
-    # half of the documents are turned into prefix, suffix and middle while they are read
+    # Of `turned` half of the documents become prefix, suffix and middle while they are read.
     plain = PackedRows(shards, seq_len=SEQ_LEN)
     turned = PackedRows(shards, seq_len=SEQ_LEN, fim=FillInTheMiddle(rate=0.5), tokenizer=tokenizer)
     row = plain[0]
@@ -135,7 +133,7 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
     def copy() -> None:
         for numbers in batched(range(N_ROWS), BATCH):
             for field in row.values():
-                # Copying is the bound: a loader must at least put its rows into a batch.
+                # A loader must at least copy its rows into a batch.
                 np.stack([field for _ in numbers])
 
     return [
@@ -143,7 +141,7 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
         Stage("loader", million, "M tokens", lambda: read(plain), "copy of rows"),
         Stage(
             "loader, FIM rate 0.5",
-            # An eighth of the rows: turning documents is slower, and the rate is what counts.
+            # An eighth of the rows, because this is slower; the speed is the same.
             million / 8,
             "M tokens",
             lambda: read(turned, N_ROWS // 8),
@@ -153,8 +151,8 @@ def _loading(records: list[Record], tokenizer: Tokenizer, folder: Path) -> list[
 
 
 def read(rows: PackedRows, n_rows: int = N_ROWS) -> None:
-    """The first rows in the order of training, stacked to batches."""
-    # Seed 0 fixes the order; random access to shards is part of what is measured.
+    """Read the first rows in the shuffled order of training, and stack them to batches."""
+    # The order is shuffled, because random access to shards is part of what is measured.
     sequence = RowSequence({"code": rows}, {"code": 1.0}, 0)
     for numbers in batched(range(n_rows), BATCH):
         batch = sequence.read(list(numbers))

@@ -1,4 +1,4 @@
-"""What the data bench measures, and what on: real pages packed as WARC files, their text, and real code."""
+"""What the data bench measures on: real pages packed as WARC files, their text, and real code."""
 
 import gzip
 from collections.abc import Callable, Iterable, Iterator
@@ -21,14 +21,14 @@ MAX_PAGE_BYTES = 1 << 20
 
 
 class Stage(NamedTuple):
-    """Work that is measured.
+    """A piece of work whose speed is measured.
 
     Attributes:
         name: In the table.
         amount: How much, in `unit`, one call of `work` processes.
         unit: Of the amount; speeds are units a CPU-second.
         work: Processes all of it once.
-        bound: Name of a stage that does the least that any program must do here; "" for such a bound itself.
+        bound: Name of the stage that does the least that any program must do here; "" for a bound itself.
         note: What a bound does, or what came out.
     """
 
@@ -69,27 +69,25 @@ def sample(web: Path | None, folder: Path, *, n_bytes: int) -> Sample:
     Raises:
         ValueError: `web` holds no page.
     """
-    # `work` is for files that a reader unpacks; a folder of HTML needs none.
     pages = list(until(pages_in(web, folder / "work"), n_bytes, lambda page: len(page.data)))
     if len(pages) < N_FILES:
         rule = f"the bench needs {N_FILES}; give more, or raise --mb"
         raise ValueError(f"--web {web} holds {len(pages)} pages and {rule}")
     files = [folder / "warc" / f"{number:02}.warc.gz" for number in range(N_FILES)]
 
-    # level 6 is what crawls are packed with
     files[0].parent.mkdir()
 
-    # every N_FILES-th page: all files have about the same size
+    # Each file takes every N_FILES-th page, so that all have about the same size.
     for number, file in enumerate(files):
         records = (
             write_record(url=page.path, html=page.data, date=DATE)
             for page in pages[number::N_FILES]
         )
-        # mtime=0: the same pages give the same bytes.
+        # Level 6 is gzip's default, with which crawls are packed. mtime=0: no time in the bytes.
         file.write_bytes(b"".join(gzip.compress(record, 6, mtime=0) for record in records))
     documents = list(read_all(Warc(paths=tuple(map(str, files))), "web", work=folder / "work"))
     modules = read_all(StdlibCode(), "code", work=folder / "work")
-    # Characters stand for bytes here; code is almost all ASCII.
+    # Characters are counted for bytes: code is almost all ASCII.
     code = list(until(modules, n_bytes, lambda document: len(document.text)))
     origin = str(web) if web else "the standard library's documentation"
 
@@ -102,7 +100,7 @@ def pages_in(web: Path | None, work: Path) -> Iterator[Page]:
     if web is None:
         docs = StdlibDocs()
         for part in docs.parts("web", work=work):
-            # reading writes the pages, which pydoc makes, into an archive of its own
+            # Read for its side effect: the pages that pydoc makes are written to a WARC file.
             for _ in docs.read(part, "web", work=work, drops=Drops()):
                 pass
             yield from _archived(work / f"web-{part.name}.warc.gz", work)
@@ -114,9 +112,9 @@ def pages_in(web: Path | None, work: Path) -> Iterator[Page]:
 
 def _html_files(folder: Path) -> Iterator[Page]:
     files = [*folder.rglob("*.html"), *folder.rglob("*.htm")]
-    # Sorted by hash: names of pages from one site are neighbours, and would fill the sample.
+    # By hash: in the order of their names the pages of one site would fill the sample.
     for file in sorted(files, key=lambda file: key_of("bench", str(file))):
-        # An empty file is no page, and a WARC reader would drop one that is too large.
+        # The WARC reader would drop an empty page, or one that is too large.
         if file.is_file() and 0 < file.stat().st_size <= MAX_PAGE_BYTES:
             url = f"http://localhost/{file.relative_to(folder)}"
             yield Page(str(file), url, file.name, file.read_bytes())
@@ -132,6 +130,6 @@ def until[T](items: Iterable[T], n_bytes: int, size) -> Iterator[T]:
     for item in items:
         if taken >= n_bytes:
             return
-        # Counted after the test, so the last item may exceed the limit; none is cut.
+        # Counted after the test: the last item may exceed the limit, but none is cut.
         taken += size(item)
         yield item

@@ -14,7 +14,7 @@ from data_pipeline.documents import corpus
 from data_pipeline.documents.document import Document
 from launch.bench.data.sample import Sample, Stage
 
-# stage → rules, each with its published thresholds and what has none
+# Stage → its rules. Only fields without a published value are given here; the others are defaults.
 WEB_RULES: dict[str, dict[str, dict[str, Any]]] = {
     "normalise": {"Normalise": {"repair_mojibake": True}},
     "language": {"Language": {"languages": ("en",), "first_chars": 2_000}},
@@ -34,12 +34,12 @@ CODE_RULES: dict[str, dict[str, dict[str, Any]]] = {
     "code rules": {"CodeQuality": {}, "CodeKind": {}},
     "secrets": {"Secrets": {}},
 }
-# GSM8K has 1,319 test questions of some 45 words.
+# About the size of GSM8K: 1,319 test questions of some 45 words.
 N_QUESTIONS, QUESTION_WORDS = 2000, 40
 
 
 def text_stages(taken: Sample, folder: Path) -> list[Stage]:
-    """Stages behind their bounds; amounts are MB of text in UTF-8."""
+    """Stages after their bounds; amounts are MB of text in UTF-8."""
     mb_web = mb_of(taken.web)
     mb_code = mb_of(taken.code)
 
@@ -53,15 +53,14 @@ def text_stages(taken: Sample, folder: Path) -> list[Stage]:
         "Decontaminate": {
             "tasks": (questions(taken.code, folder / "questions.jsonl"),),
             "action": "drop",
-            # Most rules refuse to remove too much of a corpus; here the corpus is chosen by size
-            # alone.
+            # High, because the rule stops at this share and a bench must not.
             "max_removed_frac": 0.9,
         }
     }
 
     def split(documents: Sequence[Document]) -> None:
         for document in documents:
-            # Splitting into words is the bound: every rule has to look at them.
+            # The bound: every rule has to look at the words.
             document.text.split()
 
     return [
@@ -81,29 +80,26 @@ def mb_of(documents: Iterable[Document]) -> float:
 
 
 def made(rules: dict[str, dict[str, Any]], source: str) -> list[Rule]:
-    """Rules from their class names and fields."""
+    """Build rules from their class names and fields."""
     known = components_in("data_pipeline.clean")
     return [known[name](sources=(source,), **fields) for name, fields in rules.items()]
 
 
 def annotate(rules: Sequence[Rule], taken: Iterable[Document]) -> None:
-    """What a task of the annotate stage computes."""
-    layouts.cache_clear()  # rules share the word arrays of a batch; this stage must not find another one's
+    """Compute what a task of the annotate stage computes."""
+    # Rules share the word arrays of a batch, but a stage must not find those of the stage before it.
+    layouts.cache_clear()
     for batch in corpus.batches(taken):
         for rule in rules:
-            # A rule may add annotations that the next one reads, so the batch is passed on.
+            # A rule may rewrite the text, so the next one gets the new batch.
             batch, _ = rule.annotate(batch)
 
 
 def questions(code: Sequence[Document], path: Path) -> dict[str, Any]:
-    """A task of questions about as long as those of GSM8K, cut out of code; a few are in its documentation
-    too.
-    """
+    """A task of questions about as long as those of GSM8K, cut out of the code."""
     words = (word for document in code for word in document.text.split())
-    # iter(f, "") calls f until it returns "".
-    runs = iter(
-        lambda: " ".join(islice(words, QUESTION_WORDS)), ""
-    )  # "" when the words are used up
+    # iter(f, "") calls f until it returns "", which is when the words are used up.
+    runs = iter(lambda: " ".join(islice(words, QUESTION_WORDS)), "")
     lines = [json.dumps({"question": text, "answer": "7"}) for text in islice(runs, N_QUESTIONS)]
     path.write_text("".join(f"{line}\n" for line in lines))
     return {
