@@ -2,7 +2,7 @@
 
 from launch.planning.environment import quiet_environment
 
-quiet_environment()  # before jax is imported
+quiet_environment()  # before the imports below import jax
 
 from launch.planning.calibrate import predict, table  # noqa: E402
 from launch.planning.published import published  # noqa: E402

@@ -21,17 +21,15 @@ from trainer.records.breakdown import made_up_byte_lengths
 from trainer.run import Run, model_of
 from trainer.schedules import Constant
 
-# Small enough for seconds, large enough that means over rows and positions are steady.
+# Small enough for a run of seconds, large enough that means over rows and positions are steady.
 STEPS, ROWS, LENGTH, CYCLE = 3, 8, 16, 8
 SHOWN = ("embedding", "attention", "feed_forward", "residual", "logits")
 QUICK = {"xla_backend_optimization_level": 0}  # what runs a few times need not run fast
 
 
 def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dict[str, np.ndarray]]:
-    """Train from scratch at the peak learning rate; activations at each step from 0 on, by the names of
-    `SHOWN`.
-
-    And as "learned" what the change of the output matrix adds to the logits.
+    """Train from scratch at the peak learning rate: the activations at each step from 0 on, by the names of
+    `SHOWN`, and as "learned" what the change of the output matrix adds to the logits.
     """
     schedule = {"schedule": Constant(warmup_steps=0), "mup_base_width": base_width}
     optimizer = run.optimizer.model_copy(update=schedule)
@@ -40,7 +38,7 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
         "execution": Execution(),
         "adaptation": Full(),
     }
-    # One micro-batch: the sum over several would only take longer to come to the same values.
+    # One micro-batch: several would take longer and give the same values.
     sizes = {"architecture": architecture, "optimizer": optimizer, "micro_batches": 1}
     run = run.model_copy(update={**plain, **sizes, "watch": Watch(norms_every=0)})
     model = model_of(run)
@@ -54,13 +52,11 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
 
     def look(params: Params, first: Params, batch: TokenBatch) -> dict[str, jax.Array]:
         seen, hidden_BLD = activations(model, params, batch)
-        # Only the change: the random matrix at the start has a size of its own, which does not
-        # grow.
+        # Only the change: the random start is large, and would hide the growth of what is learned.
         change_DV = model.unembed(params) - model.unembed(first)
         return {
             **seen,
-            # The vocabulary may be padded to divide over a mesh; padded logits are no
-            # activations.
+            # Without the entries that pad the vocabulary so that a mesh divides it.
             "learned": einsum("BLD,DV->BLV", hidden_BLD, change_DV)[..., : model.vocab_size],
         }
 
@@ -73,9 +69,8 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
         batch = jax.tree.map(
             jnp.asarray, _rows(architecture.vocab_size, min(LENGTH, architecture.context))
         )
-        first = jax.tree.map(
-            jnp.copy, state.trainable
-        )  # the step donates the state that it is given
+        # A copy, because the step donates the state that it is given.
+        first = jax.tree.map(jnp.copy, state.trainable)
         history = [jax.device_get(see(first, first, batch))]
         for _ in range(STEPS):
             state, _ = step(state, batch)
@@ -87,13 +82,13 @@ def first_steps(architecture: Any, run: Run, base_width: int | None) -> list[dic
 def _rows(vocab_size: int, length: int) -> TokenBatch:
     """Rows that go round and round through a few tokens; the same at all widths.
 
-    Each token tells the next one: where there is nothing to learn, updates have no direction, and add up to
-    less than they can.
+    A token determines the next one. If there were nothing to learn, updates would have no direction and add
+    up to less than they do in training.
     """
     rng = np.random.default_rng(0)
-    # Without replacement: a token that stood twice in the cycle would have two successors.
+    # Without replacement: a token that occurs twice in the cycle would have two successors.
     cycle = rng.choice(vocab_size, min(CYCLE, vocab_size), replace=False).astype(np.int32)
-    # Row r begins at place r of the cycle; one position more than inputs, for the targets.
+    # Row r begins at index r of the cycle, and has one token more than inputs, the last target.
     tokens = cycle[(np.arange(ROWS)[:, None] + np.arange(length + 1)) % len(cycle)]
     ones = np.ones((ROWS, length), np.int32)
     positions_BL = np.arange(length, dtype=np.int32) * ones
@@ -105,18 +100,18 @@ def _rows(vocab_size: int, length: int) -> TokenBatch:
 def activations(
     model: Model, params: Params, batch: TokenBatch
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """By the names of `SHOWN`: what goes into the first layer, what the parts of all layers add, what goes
-    into the last; and hidden_BLD.
+    """By the names of `SHOWN`: the input of the first layer, what attention and feed-forward of all layers
+    add, the input of the last layer, the logits; and hidden_BLD.
 
-    They are the values that the model gives names (model/execution.py), found in its trace, which has no
-    loop over layers here.
+    These are values that the model gives names (model/execution.py). They are found in its trace, in which
+    the loop over layers is unrolled.
     """
 
     def hidden(params: Params) -> jax.Array:
         inputs = ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL)
         return model.apply(params, inputs).hidden_BLD
 
-    with jax.disable_jit():  # scans are unrolled, so that each layer's values stand in the trace
+    with jax.disable_jit():  # unrolls scans, so that the trace has the values of each layer
         traced = jax.make_jaxpr(hidden)(params)
     named = [
         (equation.params["name"], *equation.outvars)
@@ -129,16 +124,16 @@ def activations(
         jax_core.ClosedJaxpr(traced.jaxpr.replace(outvars=outputs), traced.consts)
     )
     hidden_BLD, *values = program(*jax.tree.leaves(params))
-    of: dict[str, list[jax.Array]] = {name: [] for name, _ in named}
+    by_name: dict[str, list[jax.Array]] = {name: [] for name, _ in named}
     for (name, _), value in zip(named, values, strict=True):
-        of[name].append(value)
-    adds = {name: jnp.stack(of[name]) for name in ("attention", "feed_forward")}
+        by_name[name].append(value)
+    added = {name: jnp.stack(by_name[name]) for name in ("attention", "feed_forward")}
     logits_BLV = einsum("BLD,DV->BLV", hidden_BLD, model.unembed(params))[..., : model.vocab_size]
 
-    # "residual" names what goes into each layer, so the first one is the embedding.
+    # "residual" is the input of a layer; that of the first layer is the embedding.
     return {
-        "embedding": of["residual"][0],
-        **adds,
-        "residual": of["residual"][-1],
+        "embedding": by_name["residual"][0],
+        **added,
+        "residual": by_name["residual"][-1],
         "logits": logits_BLV,
     }, hidden_BLD

@@ -1,4 +1,4 @@
-"""What to change in a Run that does not fit: the one dial that costs least, or several."""
+"""What to change in a Run that does not fit: one dial if that is enough, or several."""
 
 import math
 
@@ -13,25 +13,26 @@ from launch.planning.candidates import (
 )
 from model.execution import Remat
 
-MARGIN = 1.02  # a setting must fit with this factor on top of the measured shortage
+MARGIN = 1.02  # on the compiler's figure, since the estimates are right to some percent
 
 
 def remedies(setting: Setting, name: str, *, measured_peak: int | None = None) -> list[str]:
-    """Sentences, each with one dial that makes the step fit by itself; `measured_peak` corrects what the
-    sizes alone say.
+    """Sentences, each with one dial that makes the step fit by itself; `measured_peak`, which the compiler
+    found, corrects the estimates from sizes.
 
     When no single dial does, the fastest setting of all dials that fits; when none fits, more chips.
     """
     now = present(setting)
     scale = 1.0
     if measured_peak:
-        # the compiler's figure over that of the sizes; never below 1, since another setting may err otherwise
+        # The compiler's figure over the estimate. Not below 1: other settings may be estimated
+        # too low.
         scale = max(MARGIN * measured_peak / memory_of_plan(setting.outline, now).peak, 1.0)
     available = setting.target.chip.hbm_bytes
     single = [
         plan
         for plan in _neighbours(setting, now)
-        # The scale stands for what the sizes leave out, and is taken as the same for all plans.
+        # What the estimate leaves out is assumed to be the same share in all plans.
         if scale * memory_of_plan(setting.outline, plan).peak <= available
     ]
     if single:
@@ -56,12 +57,12 @@ def _neighbours(setting: Setting, now: Plan) -> list[Plan]:
     execution = now.execution
     plans = []
     if PRESETS.index(execution.remat.preset) + 1 < len(PRESETS):
-        # the last preset keeps least; those between are left to the search
+        # The last preset keeps the least; those between are tried by `--search` only.
         remat = Remat(preset=PRESETS[-1])
         plans.append(now._replace(execution=execution.model_copy(update={"remat": remat})))
     n_row_shards = math.prod(now.sizes[axis] for axis in ("data", "fsdp", "stage", "expert"))
     rows = setting.run.data.batch_size // n_row_shards
-    # Every row shard must still hold whole micro-batches.
+    # The rows of a shard must divide into the micro-batches.
     plans += [
         now._replace(micro_batches=n)
         for n in MICRO_BATCHES
@@ -74,12 +75,12 @@ def _neighbours(setting: Setting, now: Plan) -> list[Plan]:
 
 
 def _meshes(setting: Setting, now: Plan) -> list[Plan]:
-    """The plan with all of `data` that slices do not need given to `fsdp`; none if that is so already."""
+    """The plan in which `data` is as small as the slices allow, and `fsdp` larger for it; [] if it is so."""
     n_slices = setting.target.n_slices
     sizes = now.sizes
-    # `data` spans the slices and cannot shrink below their number.
+    # `data` runs over the slices, so it cannot be smaller than their number.
     if sizes["data"] == n_slices:
         return []
-    # Chips stay the same in number: what `data` loses, fsdp gains.
+    # The number of chips stays the same.
     fsdp = sizes["fsdp"] * sizes["data"] // n_slices
     return [now._replace(sizes={**sizes, "data": n_slices, "fsdp": fsdp})]

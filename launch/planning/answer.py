@@ -20,9 +20,7 @@ ASSUMPTIONS = (
 
 
 class Answer(NamedTuple):
-    """All that is known of a step; FLOPs and bytes are those of one chip, `tokens` those of the whole
-    batch.
-    """
+    """The plan of a step; FLOPs and bytes are those of one chip, `tokens` those of the global batch."""
 
     name: str
     wiring: Wiring
@@ -32,7 +30,7 @@ class Answer(NamedTuple):
     model_flops: float
     tokens: int
     steps: int
-    compile_s: float | None  # None: reckoned from sizes, nothing compiled
+    compile_s: float | None  # None: estimated from sizes, nothing compiled
 
     @property
     def estimate(self) -> Estimate:
@@ -52,10 +50,10 @@ class Answer(NamedTuple):
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """The numbers, units in their names."""
-    # `estimate` is computed at every call, so it is asked for once.
+    # once, because the property computes it anew at every call
     e, target, memory = answer.estimate, answer.wiring.target, answer.memory
 
-    # input, evaluations and checkpoints are not counted
+    # Only steps: input, evaluations and checkpoints are not counted.
     seconds = e.step_s * answer.steps
     return {
         "phase": answer.name,
@@ -143,8 +141,8 @@ def lines(answer: Answer) -> list[str]:
     ]
 
 
-# Columns of fixed width: labels to the left, numbers to the right, remarks behind.
 def _row(what: str, value: str, more: str = "") -> str:
+    # Fixed widths, so that the numbers of all rows are aligned to the right.
     return f"  {what:<21}{value:>16}  {more}".rstrip()
 
 
@@ -175,8 +173,8 @@ def _flop_lines(answer: Answer) -> list[str]:
 def _network_lines(answer: Answer) -> list[str]:
     rows = []
     for transfer in answer.work.transfers:
-        # They are hundreds, and all together take no time.
-        if transfer.n_bytes < 1e6:  # sums of metrics and norms, which only hide the others
+        # Below 1 MB they are sums of metrics and norms: hundreds, which take no time.
+        if transfer.n_bytes < 1e6:
             continue
         numbers = _transfer_json(answer.wiring, transfer)
         over = f"over {' · '.join(transfer.axes)} ({numbers['over']})"

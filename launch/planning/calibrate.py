@@ -27,7 +27,7 @@ class Predicted(NamedTuple):
         return self.mfu - self.row.mfu
 
 
-# Describing a large topology takes libtpu seconds, and many rows share one.
+# Cached, because libtpu takes seconds to describe a large topology, and many rows share one.
 @cache
 def _target(topology: str, n_slices: int) -> tuple[Target, Any]:
     target = target_of(topology, n_slices)
@@ -36,9 +36,7 @@ def _target(topology: str, n_slices: int) -> tuple[Target, Any]:
 
 @cache
 def worked(row: Published) -> tuple[Work, Any, float]:
-    """(what a chip does in a step, the wiring, model FLOPs of a chip in a step as MaxText counted:
-    attention without the causal half).
-    """
+    """(what a chip does in a step, the wiring, model FLOPs of a chip in a step as MaxText counts them)."""
     target, devices = _target(row.topology, row.n_slices)
     # MaxText puts slices on `data`, and the rest of a slice on fsdp.
     sizes = {**dict.fromkeys(AXES, 1), "data": row.n_slices, "tensor": row.tensor}
@@ -49,10 +47,9 @@ def worked(row: Published) -> tuple[Work, Any, float]:
     )
     layers = sum(leaf.n for leaf in model.params if leaf.is_layer)
 
-    # MaxText counts scores above the diagonal too
-    # 12 = 6 for each of the two products of attention, scores and mixing.
+    # MaxText counts all of the attention square, though a causal mask needs only half of it.
+    # 12: 6 for each of the two products, scores and mixing.
     attention = 12 * model.layers * model.head_numbers * row.seq_len
-    # MaxText counts the output matrix and both halves of the attention square, so we do here.
     flops = float(row.rows * row.seq_len) * (
         6 * (layers + model.width * model.vocab_size) + attention
     )
@@ -72,7 +69,7 @@ def mean_error(predictions: list[Predicted]) -> float:
 
 
 def table(predictions: list[Predicted]) -> list[str]:
-    """Lines of Markdown, a row of the tables each, and the mean."""
+    """A Markdown table with a line for each row, and the mean error below it."""
     lines = [
         "| model | slices | rows a chip | tensor | published % | predicted % | difference |",
         "|---|---|---|---|---|---|---|",

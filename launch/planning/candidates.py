@@ -18,18 +18,12 @@ from model.mesh import make_mesh
 from model.sharding import AXES
 from trainer.run import Run
 
-PRESETS = (
-    "none",
-    "dots",
-    "projections",
-    "inputs",
-    "attention",
-    "full",
-)  # from the most memory to the least
+# from the most memory to the least
+PRESETS = ("none", "dots", "projections", "inputs", "attention", "full")
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 OFFLOADS = ((), ("optimizer",))
-HEADROOM = 0.95  # the sizes alone are right to some percent; the compiler has the last word
-LONG = 16_384  # positions from which dividing rows over `context` is worth a look
+HEADROOM = 0.95  # estimates are right to some percent; the compiler decides
+LONG = 16_384  # positions from which dividing rows over `context` may pay
 
 
 class Candidate(NamedTuple):
@@ -66,10 +60,10 @@ def candidates(setting: Setting) -> list[Candidate]:
     fitting = []
     for plan in plans(setting):
         memory = memory_of_plan(setting.outline, plan)
-        # Memory first: a time is reckoned only for what could run.
+        # The time is estimated only for what fits.
         if memory.peak <= HEADROOM * setting.target.chip.hbm_bytes:
             fitting.append(Candidate(plan, memory, rated(setting, plan)))
-    # Equal times: the one that needs less memory is safer.
+    # Of equal times the one with less memory comes first, since it is safer.
     return sorted(fitting, key=lambda each: (each.estimate.step_s, each.memory.peak))
 
 
@@ -82,7 +76,7 @@ def rated(setting: Setting, plan: Plan) -> Estimate:
 @functools.cache
 def wiring_for(target: Target, shape: tuple[int, ...], devices: tuple[Any, ...]) -> Wiring:
     """The wiring of a mesh of this shape."""
-    # The cache needs a hashable argument, which a dict is not.
+    # A tuple and not a dict, because the cache needs hashable arguments.
     sizes = dict(zip(AXES, shape, strict=True))
     if target.chip.platform == "gpu":
         return wiring_of_gpus(sizes, target)
@@ -110,7 +104,7 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
     run, n = setting.run, setting.target.n_chips
     a = run.architecture
 
-    # an axis is tried up to 8 or 16 chips, which keeps the search small
+    # Limits of 8 and 16 chips keep the search small.
     choices = {
         # Slices are the outer part of `data`: only its sums go over the slow network.
         "data": [size for size in _divisors(n) if size % setting.target.n_slices == 0],
@@ -125,14 +119,13 @@ def meshes(setting: Setting) -> Iterator[dict[str, int]]:
             if size == 1 or (run.data.row_length >= LONG and size <= 16)
         ],
         "expert": [size for size in _divisors(n) if setting.outline.experts[1] % size == 0],
-        # A head is not divided; beyond 16 chips the exchanges cost more than they save.
+        # A head cannot be divided, and beyond 16 chips the exchanges cost more than they save.
         "tensor": [size for size in _divisors(n) if size <= 16 and a.heads % size == 0],
     }
     for combination in itertools.product(*choices.values()):
         sizes = dict(zip(choices, combination, strict=True))
-        # Whatever chips are left go to fsdp, which divides the width.
+        # fsdp gets the chips that are left; no whole number if the product does not divide n.
         left = n / math.prod(combination)
-        # A product that does not divide n leaves a fraction.
         if left == int(left) and a.width % int(left) == 0:
             yield {axis: int(left) if axis == "fsdp" else sizes[axis] for axis in AXES}
 
@@ -150,10 +143,7 @@ def applied(run: Run, plan: Plan) -> Run:
 
 
 def overrides(name: str, run: Run, plan: Plan) -> str:
-    """The `--set` arguments that turn the dials of phase `name` from where the config has them to the
-    plan's.
-    """
-    # Only dials that move are named, so the line can be pasted behind the command.
+    """The `--set` arguments that change the dials of phase `name` from the config's to the plan's."""
     now, then = flat_dials(run), flat_dials(applied(run, plan))
     return " ".join(
         f"--set {name}.{path}={_yaml(then[path])}" for path in then if then[path] != now.get(path)
@@ -176,5 +166,5 @@ def flat_dials(run: Run) -> dict[str, Any]:
 
 
 def _yaml(value: Any) -> str:
-    # Quoted, since a shell would expand the brackets.
+    # Quoted, because a shell would expand the brackets.
     return f"'[{', '.join(value)}]'" if isinstance(value, tuple) else str(value)

@@ -20,11 +20,11 @@ KINDS = (
     "collective-broadcast",
     "ragged-all-to-all",
 )
-# Shardy's own form, in which groups are named by axes of a mesh.
+# The form of Shardy (XLA's partitioner): mesh['a'=2,'b'=8] {'b'} are the groups along axis b.
 MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^)]*(?:\([^)]*\))?)\))?\s*\{([^}]*)\}"
 )
-# The form [4,2]<=[2,4]T(1,0), by which large programs avoid listing every chip.
+# The form [4,2]<=[2,4]T(1,0), which spares large programs a list of all chips.
 IOTA_GROUPS = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
 LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[^}]*\},?\s*)*)\}")
 # libtpu's name for the transport between slices is megascale.
@@ -35,11 +35,11 @@ PAIRS = re.compile(r"source_target_pairs=\{((?:\{[^}]*\},?\s*)*)\}")
 
 
 class Transfer(NamedTuple):
-    """Collectives of one kind along the same axes: sums over a step, of one chip.
+    """Collectives of one kind along the same axes: sums over a step, for one chip.
 
-    `n_bytes` counts the whole array that a collective is about: what an all-gather gives, what the
-    reductions, a permute and an all-to-all take. `wire_bytes` is what a chip sends of it: (n-1)/n for
-    gather and scatter among n chips, twice that for an all-reduce.
+    `n_bytes` counts the larger array of a collective: the result of an all-gather, the operand of a
+    reduction, a permute or an all-to-all. `wire_bytes` is what a chip sends: (n-1)/n of that for gather and
+    scatter among n chips, twice as much for an all-reduce.
     """
 
     kind: str
@@ -60,17 +60,16 @@ def transfers_of(occurrences: Iterable[Occurrence], mesh: Mapping[str, int]) -> 
         groups = groups_of(each.instruction, math.prod(mesh.values()))
         # Groups of one collective may differ in size; the largest decides the time.
         n = max(map(len, groups))
-        # whole arrays, which are easier to compare with a model's sizes than shards
         payload = payload_bytes(each, n)
         wire = payload * wire_factor(kind, n)
         key = (kind, axes_between(groups, mesh), n)
         sums[key] = sums.get(key, np.zeros(3)) + each.times * np.array([payload, wire, 1.0])
-    # Without axes nothing is exchanged: a group of a single chip.
+    # key[1]: without axes a group is a single chip, which exchanges nothing.
     return [Transfer(*key, *map(float, total)) for key, total in sorted(sums.items()) if key[1]]
 
 
 def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
-    """Collectives, each once: on a TPU one that runs beside products stands in several fusions (begin,
+    """Collectives, each once: on a TPU one that overlaps with products appears in several fusions (start,
     products, end) of one computation.
     """
     seen = set()
@@ -91,36 +90,35 @@ def _without_repeats(occurrences: Iterable[Occurrence]) -> Iterable[Occurrence]:
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """Which collective begins here, None for other instructions. Between slices a TPU program sends to its
-    runtime, and the instruction's attributes say for which collective.
+    """The collective that begins here, None for other instructions. Between slices a TPU program has a `send`
+    to its runtime, whose attributes name the collective.
     """
     if instruction.op == "send":
-        found = BETWEEN_SLICES.search(instruction.rest)
-        return found[2].lower().replace("_", "-") if found else None
+        match = BETWEEN_SLICES.search(instruction.rest)
+        return match[2].lower().replace("_", "-") if match else None
     # An asynchronous collective is counted at its start; its -done moves nothing more.
     kind = instruction.op.removesuffix("-start")
     return kind if kind in KINDS else None
 
 
 def _unfused(scope: Scope) -> object:
-    """The computation that the outermost fusion stands in, as it is called this time."""
+    """The computation around the outermost fusion, as it is called this time."""
     while scope.caller is not None and scope.caller.op == "fusion":
         scope = scope.outer
     return scope
 
 
 def payload_bytes(occurrence: Occurrence, n: int) -> int:
-    """The whole array's bytes; an all-gather gives n times what it takes."""
-    known = occurrence.scope.computation.instructions
-    # Operands and not the result: a tuple's result may repeat them.
-    taken = sum(
-        shape.n_bytes for name in occurrence.instruction.operands for shape in known[name].shapes
-    )
-    return taken * (n if occurrence.instruction.op.startswith("all-gather") else 1)
+    """Bytes of the larger array; the result of an all-gather is n times its operand."""
+    instructions = occurrence.scope.computation.instructions
+    operands = [instructions[name] for name in occurrence.instruction.operands]
+    # Not the result: an asynchronous start returns its operands too.
+    operand_bytes = sum(shape.n_bytes for operand in operands for shape in operand.shapes)
+    return operand_bytes * (n if occurrence.instruction.op.startswith("all-gather") else 1)
 
 
 def wire_factor(kind: str, n: int) -> float:
-    """Bytes that a chip sends, of each byte of the whole array, among n chips."""
+    """Bytes that each of n chips sends for a byte of the larger array."""
     share = (n - 1) / n
     return {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(
         kind, share
@@ -128,25 +126,25 @@ def wire_factor(kind: str, n: int) -> float:
 
 
 def groups_of(instruction: Instruction, n_chips: int) -> list[tuple[int, ...]]:
-    """Who talks with whom, as numbers of partitions, whichever way the text says it."""
+    """Groups of chips that exchange data, as partition numbers, in any of the forms that XLA prints."""
     if instruction.op == "send":
         n_slices = _n_numbers(BETWEEN_SLICES.search(instruction.rest)[1])
-        # Chips of different slices at the same place in their slice talk with each other.
+        # A chip exchanges with those that have the same number within the other slices.
         return [tuple(range(i, n_chips, n_chips // n_slices)) for i in range(n_chips // n_slices)]
-    if found := MESH_GROUPS.search(instruction.rest):
-        return _mesh_groups(*found.groups())
-    if found := IOTA_GROUPS.search(instruction.rest):
-        return [tuple(map(int, group)) for group in _iota(found[1])]
+    if match := MESH_GROUPS.search(instruction.rest):
+        return _mesh_groups(*match.groups())
+    if match := IOTA_GROUPS.search(instruction.rest):
+        return [tuple(map(int, group)) for group in _iota(match[1])]
     listed = (PAIRS if "permute" in instruction.op else LISTED_GROUPS).search(instruction.rest)
     members = re.findall(r"\{([\d,\s]+)\}", listed[1]) if listed else []
     groups = [tuple(map(int, group.split(","))) for group in members]
-    return groups or [tuple(range(n_chips))]  # no groups in the text: all with all
+    return groups or [tuple(range(n_chips))]  # no groups in the text: all chips are one
 
 
 @functools.cache
 def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int, ...]]:
-    """`mesh['a'=2,'b'=8] {'b'}`: groups along axis b; `'b':(2)4` is the part of size 4 of b behind a part
-    of size 2.
+    """`mesh['a'=2,'b'=8] {'b'}`: groups along axis b; `'b':(2)4` is the sub-axis of b with size 4 that comes
+    after one of size 2.
     """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     ids = np.arange(math.prod(sizes.values())) if device_ids is None else _device_ids(device_ids)
@@ -154,10 +152,10 @@ def _mesh_groups(mesh: str, device_ids: str | None, axes: str) -> list[tuple[int
     wanted = {name: (int(before or 1), int(size or sizes[name])) for name, before, size in named}
     split, inside = [], []
     for name, size in sizes.items():
-        before, part = wanted.get(name, (size, 1))
+        before, sub_axis = wanted.get(name, (size, 1))
         inside.append(len(split) + 1)
-        # Each axis is split into what lies before the part, the part, and what lies behind it.
-        split += [before, part, size // (before * part)]
+        # Each axis becomes three: those before the sub-axis, the sub-axis, those after it.
+        split += [before, sub_axis, size // (before * sub_axis)]
     outside = [i for i in range(len(split)) if i not in inside]
     groups = (
         ids.reshape(split)
@@ -194,6 +192,6 @@ def axes_between(groups: list[tuple[int, ...]], mesh: Mapping[str, int]) -> tupl
     """The axes of the mesh along which the members of a group differ."""
     several = [list(group) for group in groups if len(group) > 1] or [[0]]
     members = np.array(np.unravel_index(several, tuple(mesh.values())))  # [axis, group, member]
-    # Compared with the group's first member.
+    # compared with the first member of the group
     differ = (members != members[:, :, :1]).any(axis=(1, 2))
     return tuple(axis for axis, yes in zip(mesh, differ, strict=True) if yes)

@@ -1,4 +1,4 @@
-"""The real training step of a Run, compiled for chips that are not here."""
+"""The real training step of a Run, compiled for chips that this machine does not have."""
 
 import re
 import time
@@ -20,8 +20,8 @@ GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Bytes of one chip's HBM; `peak` is what must be there at one time; `host` is what lies in the host's
-    memory.
+    """Bytes of one chip's HBM: arguments, temporaries, and the most in use at one time; `host` is in the
+    host's memory.
     """
 
     arguments: int
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A step as the compiler left it."""
+    """A compiled step: its optimized HLO, its memory, and how long compiling took."""
 
     text: str
     memory: Memory
@@ -39,7 +39,7 @@ class Compiled(NamedTuple):
 
 
 class DoesNotFit(Exception):
-    """The compiler found that a step wants more HBM than a chip has; bytes it named."""
+    """The compiler reports that a step needs more HBM than a chip has, both in bytes."""
 
     def __init__(self, needed: int, available: int):
         super().__init__(
@@ -49,8 +49,8 @@ class DoesNotFit(Exception):
 
 
 class Step(NamedTuple):
-    """A Run's step before compiling: the function, the shapes of its arguments laid out on the mesh, and
-    what it is worth.
+    """A Run's step before compiling: the function, the shapes and layouts of its arguments, and the tokens
+    and model FLOPs by which its speed is judged.
     """
 
     function: Any
@@ -76,7 +76,7 @@ def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
         state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
         others = {name: jax.eval_shape(models[name].init, key) for name in run.roles}
         function = training_step(run, models, tx, made_up_byte_lengths(run.architecture.vocab_size))
-    # Exactly the layouts and memory kinds that a run's state has between steps.
+    # The layouts and memory kinds that the state of a run has between steps.
     at_rest = placed_at_rest(placed(state, mesh), run.execution.offload)
     arguments = at_rest, run.objective.batch_type(**batch), placed(others, mesh)
     tokens = run.data.batch_size * run.data.row_length
@@ -84,10 +84,10 @@ def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
 
 
 def compile_step(step: Step) -> Compiled:
-    """What the compiler of the mesh's devices makes of a step.
+    """Compile a step for the mesh's devices.
 
     Raises:
-        DoesNotFit: it wants more memory than a chip has.
+        DoesNotFit: the step needs more memory than a chip has.
     """
     start = time.monotonic()
     with jax.sharding.use_abstract_mesh(step.mesh.abstract_mesh):
@@ -95,7 +95,7 @@ def compile_step(step: Step) -> Compiled:
     try:
         compiled = lowered.compile()
     except JaxRuntimeError as error:
-        # Any other error is shown as XLA raised it.
+        # Any other error is raised as it is.
         raise _shortage(error) or error from None
     return Compiled(
         compiled.as_text(), _memory(compiled.memory_analysis()), time.monotonic() - start
@@ -105,11 +105,10 @@ def compile_step(step: Step) -> Compiled:
 def _shortage(error: JaxRuntimeError) -> DoesNotFit | None:
     # "… Ran out of memory … Used 20.3G of 15.7G hbm. … HLO module …"
     message = str(error).split("HLO module")[0].partition("Ran out of memory")[2]
-    # Numbers with a unit: what was used, and what there is.
     sizes = re.findall(r"\(?([\d.]+)([KMG])\)?", message)
     if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
         return None
-    # M, K and G are powers of two in XLA's messages.
+    # In XLA's messages K, M and G are powers of two.
     units = {"K": 2**10, "M": 2**20, "G": GIB}
     needed, available = (int(float(number) * units[unit]) for number, unit in sizes[:2])
     return DoesNotFit(needed, available)
@@ -119,7 +118,7 @@ def _memory(analysis: Any) -> Memory:
     """Memory of one device, from XLA's own analysis of a compiled program."""
     arguments = analysis.argument_size_in_bytes
     temporaries = analysis.temp_size_in_bytes
-    # results that do not take the place of a donated argument, as the new state does
+    # Results that do not reuse the memory of a donated argument, as the new state does.
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     peak = arguments + temporaries + results + analysis.generated_code_size_in_bytes
     host = analysis.host_argument_size_in_bytes + analysis.host_temp_size_in_bytes

@@ -16,9 +16,9 @@ from data_pipeline.batch import TokenBatch
 from launch.planning.activations import SHOWN, STEPS, first_steps
 from trainer.run import Run
 
-# Widths in doublings: the exponent is the slope of a line through logarithms.
+# Powers of two lie at equal distances on the logarithmic scale on which the exponent is fitted.
 FACTORS = (1, 2, 4, 8)
-# Two layers show what a layer does to the next; more would only take longer.
+# Two layers are enough to show what a layer does to the next.
 LAYERS = {"layers": 2, "dense_layers": 1}
 GROWING = (
     "width",
@@ -29,7 +29,8 @@ GROWING = (
     "latent_width",
     "query_latent_width",
 )
-FLAT = 0.25  # what remains of the randomness of narrow models; a matrix without its factor gives 0.5 to 1
+# Exponents below are noise of narrow models; a matrix that lacks its muP factor gives 0.5 to 1.
+FLAT = 0.25
 
 
 class Sizes(NamedTuple):
@@ -37,8 +38,8 @@ class Sizes(NamedTuple):
 
     Attributes:
         of: Activation -> the mean of |x|.
-        learned: Activation -> the mean of |x - x at step 0|; of the logits what the change of the output
-        matrix makes of the hidden states.
+        learned: Activation -> the mean of |x - x at step 0|; for the logits, of the product of the hidden
+        states with the change of the output matrix.
     """
 
     of: dict[str, np.ndarray]
@@ -51,7 +52,7 @@ def report(run: Run) -> tuple[list[str], int]:
     Raises:
         ValueError: the phase cannot be checked.
     """
-    # The made-up rows of the check are plain rows of tokens.
+    # The check makes up its rows, and they are plain rows of tokens.
     if run.objective.batch_type is not TokenBatch:
         name = type(run.objective).__name__
         raise ValueError(
@@ -66,10 +67,10 @@ def report(run: Run) -> tuple[list[str], int]:
     lines = [f"mean |x| at steps 0 to {STEPS} by width, and how it goes with the width", ""]
     verdicts = []
     code = 0
-    # With muP first, then without: the second table shows what the first one prevents.
+    # With muP, then without: the second table shows what muP prevents.
     for base_width in (widths[0], None):
         sizes = measured(run, models, base_width)
-        # at the last step, where what was learned is largest
+        # [:, -1]: after the last step the changes are largest.
         growth = {name: exponent(learned[:, -1], widths) for name, learned in sizes.learned.items()}
         growing = [name for name, e in growth.items() if e > FLAT]
         lines += [*_table(f"mup_base_width={base_width}", sizes, widths), ""]
@@ -83,20 +84,19 @@ def report(run: Run) -> tuple[list[str], int]:
 
 def family(architecture: Any) -> list[Any]:
     """The narrowest architecture of the same proportions and head width, and those 2, 4 and 8 times as
-    wide; of few layers, untied.
+    wide; with few layers, and untied.
     """
     fields = dict(architecture)
-    sizes = {
-        name: fields[name] for name in GROWING if fields.get(name)
-    }  # None or 0: a part that is left out
+    # A size of None or 0 is a component that the architecture does without.
+    sizes = {name: fields[name] for name in GROWING if fields.get(name)}
     few = {name: min(most, fields[name]) for name, most in LAYERS.items() if name in fields}
 
-    # the smallest model of these proportions has a unit of each
+    # Divided by their greatest common divisor, the sizes are as small as their proportions allow.
     unit = math.gcd(*sizes.values())
 
     def scaled(factor: int) -> Any:
         widths = {name: size // unit * factor for name, size in sizes.items()}
-        # Untied: a shared embedding has the factors of two different roles under muP.
+        # Untied, because muP scales the embedding and the output matrix differently.
         return type(architecture)(**{**dict(architecture), **few, "tied": False, **widths})
 
     return [scaled(factor) for factor in FACTORS]
@@ -111,7 +111,7 @@ def measured(run: Run, models: Sequence[Any], base_width: int | None) -> Sizes:
         rows = []
         for history in histories:
             first = minus * history[0][name]
-            # The mean of |x|: a root mean square would follow outliers.
+            # Not a root mean square, which a few outliers would dominate.
             rows.append([np.abs(at_step[name] - first).mean() for at_step in history])
         return np.array(rows)
 
@@ -121,7 +121,7 @@ def measured(run: Run, models: Sequence[Any], base_width: int | None) -> Sizes:
 
 def exponent(sizes: Any, widths: Sequence[int]) -> float:
     """The exponent e of sizes ~ width^e, by least squares over logarithms."""
-    # 1e-30: a change of exactly 0 has no logarithm.
+    # 1e-30, because a change of exactly 0 has no logarithm.
     return float(np.polyfit(np.log(widths), np.log(np.maximum(sizes, 1e-30)), 1)[0])
 
 

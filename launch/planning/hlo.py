@@ -1,17 +1,17 @@
-"""Optimized HLO text as data: computations of instructions, and how many turns each loop makes.
+"""Optimized HLO text as data: computations of instructions, and how many iterations each loop makes.
 
-The text is XLA's own printing of a compiled program (`compiled.as_text()`), for CPU, GPU and TPU alike. It
-is read as text because the protocol buffers behind it are no public interface, and because a kept text can
-be read again without any compiler.
+The text is what XLA prints of a compiled program (`compiled.as_text()`), for CPU, GPU and TPU alike. It is
+read as text because the protocol buffers behind it are no public interface, and because a saved text can be
+read again without a compiler.
 """
 
 import math
 import re
 from typing import NamedTuple
 
-# dtypes whose bits are not the number in their name
+# dtypes whose number of bits is not in their name
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "bf16": 16, "tf32": 32}
-# bf16[8,128]{1,0:T(8,128)S(1)}: dtype, sizes (`<=` marks a bound of a dynamic one), layout
+# bf16[8,128]{1,0:T(8,128)S(1)}: dtype, sizes (`<=8` is the bound of a dynamic size), layout
 SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=\s]*)\](?:\{([^}]*)\})?")
 # `  ROOT %add.1 = …`
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
@@ -43,8 +43,8 @@ class Shape(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes without a layout's padding."""
-        # Types below 8 bits are packed, hence bits first.
+        """Bytes without the padding of a layout."""
+        # Rounded up once for the array, because types below 8 bits are packed.
         return math.ceil(self.n_elements * bits_of(self.dtype) / 8)
 
 
@@ -83,7 +83,7 @@ class Computation(NamedTuple):
 
     def users(self, name: str) -> list[Instruction]:
         """The instructions that read `name`."""
-        # Operands are names, and a name is unique in its computation.
+        # A name is unique within its computation.
         return [each for each in self.instructions.values() if name in each.operands]
 
 
@@ -95,7 +95,7 @@ class Module(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """A computation as it is called: `inputs` is the instruction of `outer` that calls it; the entry has
+    """A computation as it is called: `caller` is the instruction of `outer` that calls it; the entry has
     neither.
     """
 
@@ -116,13 +116,13 @@ def parse(text: str) -> Module:
         ValueError: the text has no entry computation.
     """
     computations, current, entry = {}, None, None
-    # Lines are joined first, since an attribute may contain what looks like an instruction.
+    # Continuation lines are joined first: the attributes of a kernel may contain line breaks.
     for line in _whole_lines(text):
         if header := HEADER.match(line):
             current = Computation(header[2], {})
             computations[current.name] = current
             entry = current if header[1] else entry
-        # Everything else is a closing brace or a comment.
+        # What is neither is a closing brace or a comment.
         elif current is not None and INSTRUCTION.match(line):
             instruction = parse_instruction(line)
             current.instructions[instruction.name] = instruction
@@ -134,9 +134,7 @@ def parse(text: str) -> Module:
 
 
 def _whole_lines(text: str) -> list[str]:
-    """Lines with their continuations joined: a kernel's attributes may hold line breaks, and such a line
-    may begin with `}`.
-    """
+    """The lines of the text, each with its continuation lines, which may begin with `}` themselves."""
     lines: list[str] = []
     for line in text.splitlines():
         if line == "}" or HEADER.match(line) or INSTRUCTION.match(line):
@@ -150,7 +148,7 @@ def parse_instruction(line: str) -> Instruction:
     """`  ROOT %add.1 = f32[2]{0} add(%x, %y), metadata={…}` as an Instruction."""
     head = INSTRUCTION.match(line)
     at = head.end()
-    # A tuple's type stands in parentheses and may hold spaces; another type ends at the first one.
+    # The type of a tuple is in parentheses and may have spaces; any other ends at the first space.
     type_end = _closing(line, at) + 1 if line[at] == "(" else line.index(" ", at)
     open_at = line.index("(", type_end)
     close_at = _closing(line, open_at)
@@ -181,13 +179,13 @@ def _closing(line: str, at: int) -> int:
 
 def shapes_of(text: str) -> tuple[Shape, ...]:
     """The arrays of a printed type, a tuple's in order."""
-    return tuple(_shape(found) for found in SHAPE.finditer(text))
+    return tuple(_shape(match) for match in SHAPE.finditer(text))
 
 
-def _shape(found: re.Match) -> Shape:
-    sizes = tuple(int(size.strip("<= ")) for size in found[2].split(",") if size.strip("<= "))
-    space = re.search(r"S\((\d+)\)", found[3] or "")
-    return Shape(found[1], sizes, int(space[1]) if space else 0)
+def _shape(match: re.Match) -> Shape:
+    sizes = tuple(int(size.strip("<= ")) for size in match[2].split(",") if size.strip("<= "))
+    space = re.search(r"S\((\d+)\)", match[3] or "")
+    return Shape(match[1], sizes, int(space[1]) if space else 0)
 
 
 def called(instruction: Instruction) -> list[str]:
@@ -197,21 +195,21 @@ def called(instruction: Instruction) -> list[str]:
         for group in SEVERAL_CALLED.findall(instruction.rest)
         for name in group.split(",")
     ]
-    # Singles first, then lists: an instruction has only one of the two.
+    # An instruction has only one of the two forms.
     return CALLED.findall(instruction.rest) + several
 
 
 def attribute(instruction: Instruction, name: str) -> str | None:
-    """The value of `name=…` behind the operands: a word, or all between braces; None where it is not said."""
-    found = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", instruction.rest)
-    return found[1].strip("{}") if found else None
+    """The value of `name=…` after the operands: a word, or all between braces; None if there is none."""
+    match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", instruction.rest)
+    return match[1].strip("{}") if match else None
 
 
 def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
-    """Turns of a `while`: as the compiler noted them, else by its condition `i < n` and its step; None where
-    the text has neither.
+    """Iterations of a `while`: as the compiler noted them, else by its condition `i < n` and its step; None
+    where the text has neither.
     """
-    # XLA writes it into backend_config once it has proved it.
+    # XLA notes the count in backend_config if it could prove it.
     if noted := re.search(r'"?known_trip_count"?\s*[:=]\s*\{"?n"?\s*:\s*"?(\d+)', loop.rest):
         return int(noted[1])
     condition_name = attribute(loop, "condition").lstrip("%")
@@ -235,7 +233,7 @@ def trip_count(module: Module, loop: Instruction, outer: Scope) -> int | None:
 def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope]:
     """(the comparison that a condition returns, also from inside a fusion; the scope of its operands)."""
     root = scope.computation.root
-    # The CPU's compiler puts even a single comparison into a fusion.
+    # XLA for CPUs puts even a single comparison into a fusion.
     while root.op in ("fusion", "call"):
         scope = Scope(module.computations[called(root)[0]], root, scope)
         root = scope.computation.root
@@ -243,7 +241,7 @@ def _comparison(module: Module, scope: Scope) -> tuple[Instruction | None, Scope
 
 
 def _source(scope: Scope, name: str) -> tuple[Scope, Instruction]:
-    """(scope, instruction) that a value comes from, through copies and out of fusions but not of loops."""
+    """(scope, instruction) that a value comes from: through copies and out of fusions, not out of loops."""
     instruction = scope.computation.instructions[name]
     if instruction.op in MEANING_THE_SAME and instruction.operands:
         return _source(scope, instruction.operands[0])
@@ -263,8 +261,8 @@ def _loop_variable(scope: Scope, name: str) -> int | None:
 
 
 def constant_of(scope: Scope, name: str) -> int | None:
-    """The whole number that a value always is; None where the text does not say. A loop's constant may
-    stand outside of the loop.
+    """The integer that a value is at every iteration; None where the text does not tell. It may be defined
+    outside of the loop.
     """
     scope, source = _source(scope, name)
     if source.op == "constant":
@@ -273,18 +271,18 @@ def constant_of(scope: Scope, name: str) -> int | None:
         return None
     if _source(scope, source.operands[0])[1].op != "parameter":  # of another loop's result, say
         return None
-    # What a turn does not change has its value from before the first turn.
+    # Assumes that the loop only passes this element on, as it does with a limit.
     return _initial(scope.caller, int(attribute(source, "index")), scope.outer)
 
 
 def _initial(loop: Instruction, index: int, outer: Scope) -> int | None:
-    """The value of an element of a loop's tuple before the first turn; None if it is no constant."""
+    """The value of an element of a loop's tuple before the first iteration; None if it is no constant."""
     where, start = _source(outer, loop.operands[0])
     return constant_of(where, start.operands[index]) if start.op == "tuple" else None
 
 
 def _step(body: Scope, index: int) -> int:
-    """The constant that a turn adds to the loop variable; 1 where the text does not say."""
+    """The constant that an iteration adds to the loop variable; 1 where the text does not tell."""
     root = body.computation.root
     if root.op != "tuple":
         return 1
@@ -294,8 +292,8 @@ def _step(body: Scope, index: int) -> int:
 
 
 def _turns(direction: str | None, start: int, limit: int, step: int) -> int | None:
-    """Turns of `for i in start, start+step, … while i <direction> limit`."""
-    # <= counts one turn more, >= one more downwards.
+    """Iterations of `for i in start, start+step, … while i <direction> limit`."""
+    # <= allows one value more than <, and >= one more than > on the way down.
     distance = limit - start + {"LE": 1, "GE": -1}.get(direction or "", 0)
     return (
         max(math.ceil(distance / step), 0) if direction in ("LT", "LE", "GT", "GE", "NE") else None

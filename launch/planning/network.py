@@ -10,8 +10,8 @@ from launch.planning.topology import Target
 
 
 class Wiring(NamedTuple):
-    """Where the chips of a mesh stand: `places[…, axis of the torus]` and `islands[…]` over the mesh's axes
-    in their order.
+    """Where the chips of a mesh are: their coordinates `places[…, axis of the torus]` and the numbers of
+    their `islands[…]`, where … are the axes of the mesh in their order.
     """
 
     target: Target
@@ -21,7 +21,7 @@ class Wiring(NamedTuple):
 
 
 class Seconds(NamedTuple):
-    """Inside of islands (ICI, NVLink) and between them (data-centre network), at full bandwidth."""
+    """Time inside of islands (ICI, NVLink) and between them (data-centre network), at full bandwidth."""
 
     inner: float
     outer: float
@@ -32,33 +32,32 @@ def wiring_of(mesh: Any, target: Target) -> Wiring:
     devices = mesh.devices
     # Coordinates have three numbers on every TPU; a v5e's torus has only two.
     coordinates = [device.coords[: len(target.shape)] for device in devices.flat]
-    # A single slice's devices may have no index, or None.
+    # The devices of a single slice have no slice_index, or None.
     islands = [getattr(device, "slice_index", None) or 0 for device in devices.flat]
     places = np.array(coordinates).reshape(*devices.shape, -1)
     return Wiring(target, tuple(mesh.axis_names), places, np.array(islands).reshape(devices.shape))
 
 
 def wiring_of_gpus(sizes: dict[str, int], target: Target) -> Wiring:
-    """GPUs numbered in the order of the mesh, islands of neighbours."""
+    """The wiring of GPUs that are numbered in the order of the mesh."""
     numbers = np.arange(target.n_chips).reshape(tuple(sizes.values()))
-    # Consecutive GPUs share a host, as every scheduler numbers them.
+    # GPUs with consecutive numbers are assumed to share a host, as schedulers number them.
     return Wiring(target, tuple(sizes), numbers[..., None], numbers // target.chip.island)
 
 
 def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
     """The time of all calls of a transfer, one after another.
 
-    Rings in both directions of every axis of the torus that the group spans (Chan et al. 2007); without a
-    closed ring half of that. Between islands each chip exchanges its part alone, after or before the
-    exchange inside.
+    Rings in both directions of every axis of the torus that the group spans (Chan et al. 2007); half of that
+    bandwidth where the ring is not closed. Between islands each chip exchanges only its own shard, before or
+    after the exchange inside.
     """
-    # One group stands for all: a mesh divides chips evenly.
+    # The group of the first chip stands for all: a mesh divides chips evenly.
     index = tuple(slice(None) if axis in transfer.axes else 0 for axis in wiring.axes)
     places = wiring.places[index].reshape(-1, wiring.places.shape[-1])
     islands = wiring.islands[index].reshape(-1)
     n_islands = len(np.unique(islands))
 
-    # islands are equally large, since a mesh divides them evenly
     n_inside = transfer.n_chips / n_islands
     chip = wiring.target.chip
     extents = _extents(places[islands == islands[0]])
@@ -69,10 +68,10 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
         )
         return Seconds(0.0, one_link) if n_islands > 1 else Seconds(one_link, 0.0)
 
-    # an all-reduce is a reduce-scatter and an all-gather
+    # An all-reduce is a reduce-scatter and an all-gather.
     passes = 2 if transfer.kind == "all-reduce" else 1
 
-    # on a torus an all-to-all goes a quarter of the ring on average
+    # On a torus the data of an all-to-all travels a quarter of the ring on average.
     hops = (
         max(max(extents, default=1) / 4, 1.0)
         if "all-to-all" in transfer.kind and chip.n_dims
@@ -83,7 +82,8 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
         if n_inside > 1
         else 0.0
     )
-    # An all-to-all has no partial sums to share: every byte goes to its own receiver.
+    # Chips of an island share the work between islands, except in an all-to-all, in which every
+    # byte has its own receiver.
     spread = 1 if "all-to-all" in transfer.kind else n_inside
     outer = passes * transfer.n_bytes / spread * (n_islands - 1) / n_islands / chip.outer_bandwidth
 
@@ -96,16 +96,16 @@ def _extents(places: np.ndarray) -> list[int]:
 
 
 def _bandwidth(target: Target, extents: list[int]) -> float:
-    """Bytes a second that a chip can take in from the others of its group."""
+    """Bytes a second that a chip can receive from the others of its group."""
     if not target.chip.n_dims:
         return target.chip.link_bandwidth
-    # A closed ring sends both ways; a line's ends have one neighbour.
+    # A closed ring brings data from two neighbours; the ends of a line have one.
     links = sum(
         2 if ring and n == size else 1
         for n, ring, size in zip(extents, target.rings, target.shape, strict=True)
         if n > 1
     )
-    # A group within one axis still has a link.
+    # At least 1: a group of a single chip has no extent, and its bandwidth is not used.
     return max(links, 1) * target.chip.link_bandwidth
 
 

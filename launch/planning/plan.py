@@ -1,4 +1,4 @@
-"""One plan from beginning to end: the Run, its mesh on the target, the compiler or the sizes, the answer."""
+"""A plan from beginning to end: the Run, its mesh on the target, the compiler or the estimate, the answer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ class Report(NamedTuple):
 
 
 class Planner:
-    """Answers for phase `name` on `target`; `say` tells what takes its time.
+    """Answers for phase `name` on `target`; `say` prints what takes long.
 
     Raises:
         ValueError: the mesh, the batch or a size does not divide, before anything is compiled.
@@ -44,15 +44,15 @@ class Planner:
             raise ValueError(
                 f"--hlo {hlo}: nothing is compiled for GPUs; leave it out or choose a TPU"
             )
-        # libtpu describes TPUs that are not here; GPUs have no such compiler
+        # libtpu compiles for TPUs that this machine does not have; for GPUs there is no such compiler.
         devices = () if self._by_sizes else tuple(load_devices(target))
         self.setting = Setting(run, outline_of(run), target, devices)
 
     def one(self) -> Report:
-        """The config with the mesh and execution that it names."""
+        """The report on the config's own mesh and execution."""
         sizes = axis_sizes(self.run.mesh, self.target)
         if not self._by_sizes:
-            # Said before it begins, since the compiler itself prints nothing.
+            # Before it begins, because the compiler itself prints nothing.
             self.say(
                 f"compiling {self.name} for {self.target.describe()}; this takes a minute or more"
             )
@@ -78,12 +78,12 @@ class Planner:
                 f"none of the {len(finalists)} settings that were compiled fits; take more chips",
             )
         ranking = ranking_json(finalists, self.setting, self.name)
-        told = [*lines(best), *ranking_lines(finalists, self.setting, self.name)]
-        return Report(DONE, told, {**as_json(best), "set": ranking[0]["set"], "ranking": ranking})
+        output = [*lines(best), *ranking_lines(finalists, self.setting, self.name)]
+        return Report(DONE, output, {**as_json(best), "set": ranking[0]["set"], "ranking": ranking})
 
     def answer(self, run: Run) -> Answer:
-        """What `run` costs: compiled, or by sizes where there is no compiler. Raises DoesNotFit."""
-        return self._reckoned(run) if self._by_sizes else self._compiled(run)
+        """What `run` costs: compiled, or estimated where there is no compiler. Raises DoesNotFit."""
+        return self._estimated(run) if self._by_sizes else self._compiled(run)
 
     def _compiled(self, run: Run) -> Answer:
         sizes = axis_sizes(run.mesh, self.target)
@@ -91,7 +91,7 @@ class Planner:
         step = step_of(run, mesh)
         compiled = compile_step(step)
         if self.hlo is not None:
-            # Before the answer: the text also helps when the step turns out not to fit.
+            # Before anything else can fail: the text helps to find out why.
             self.hlo.write_text(compiled.text)
         # Model FLOPs of one chip: MFU compares them with one chip's peak.
         flops = step.model_flops_per_token * step.tokens / self.target.n_chips
@@ -108,7 +108,7 @@ class Planner:
             compiled.seconds,
         )
 
-    def _reckoned(self, run: Run) -> Answer:
+    def _estimated(self, run: Run) -> Answer:
         plan = present(self.setting._replace(run=run))
         outline, sizes = self.setting.outline, dict(plan.sizes)
         wiring = wiring_for(self.target, tuple(sizes.values()), ())
@@ -118,8 +118,8 @@ class Planner:
         return Answer(self.name, wiring, sizes, work, memory, flops, tokens, run.steps, None)
 
     def _peak_of(self, shortage: DoesNotFit) -> int:
-        """The compiler names the temporaries alone."""
-        # Arguments are parameters, state and batch, whose sizes are exact.
+        """The peak behind a shortage, of which the compiler names the temporaries alone."""
+        # Arguments are parameters and optimizer state, whose sizes are exact.
         return (
             shortage.needed + memory_of_plan(self.setting.outline, present(self.setting)).arguments
         )

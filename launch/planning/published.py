@@ -2,9 +2,9 @@
 meshes that gave them.
 
 Sources: the README and the script of each model under `configs/tpu/{v4,v5e,v5p}` of MaxText, and its page
-of optimized models (Trillium). The models named by parameters are its `global_parameter_scale` of a base of
-width 2048, 16 heads of 128, feed-forward 7168, 16 layers and 32,000 vocabulary entries: each doubling takes
-heads and feed-forward, then width, then layers in turn.
+of optimized models (Trillium). Models named by their parameters are its `global_parameter_scale` of a base
+with width 2048, 16 heads of 128, feed-forward 7168, 16 layers and a vocabulary of 32,000. Each doubling of
+the scale doubles one of these in turn: heads and feed-forward, then width, then layers.
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,7 @@ from trainer.schedules import WarmupCosine
 
 
 class Published(NamedTuple):
-    """A row of MaxText's tables: model, slices, rows of a chip, tensor axis, what is recomputed, MFU in
-    percent.
-    """
+    """A row of MaxText's tables: model, slices, rows a chip, tensor axis, rematerialisation, MFU in %."""
 
     model: str
     topology: str
@@ -40,7 +38,7 @@ class Published(NamedTuple):
 
 
 FULL, DOTS = Remat(preset="full"), Remat(preset="dots")
-# MaxText's policies that offload q, k, v to the host, with and without the attention's output
+# MaxText's policies that offload q, k and v to the host, with and without the result of attention.
 INPUTS = Remat(preset="full", offload=("query", "key", "value", "mixed"))
 QKV = Remat(preset="full", offload=("query", "key", "value"))
 
@@ -65,7 +63,7 @@ def published() -> Iterator[Published]:
         ("52B", "v4:4x4x12", 7, 1, FULL, (56.0, 58.9)),
     ):
         for i, mfu in enumerate(mfus):
-            # 2**i slices, as the tables double them; all have rows of 2048 tokens.
+            # The tables double the slices from column to column.
             yield Published(model, topology, 2**i, rows, 2048, tensor, remat, mfu)
     yield Published("Llama-3.1-8B", "v6e:16x16", 1, 4, 8192, 1, INPUTS, 45.46)
     yield Published("Llama-3.1-70B", "v6e:16x16", 1, 4, 8192, 1, QKV, 50.33)
@@ -84,7 +82,7 @@ def sizes_of(model: str) -> dict[str, int]:
         "vocab_size",
     )
     known = {
-        # two matrices of widths 24,576 and 49,152 then, as many numbers in our three
+        # Two feed-forward matrices (4 × width) then; 2/3 of that in our three have as many numbers.
         "22B": (6144, 48, 24, 24, 256, 24_576 * 2 // 3, 32_000),
         "52B": (12_288, 32, 32, 32, 256, 49_152 * 2 // 3, 32_000),
         "Llama-3.1-8B": (4096, 32, 32, 8, 128, 14336, 128_256),
@@ -94,8 +92,7 @@ def sizes_of(model: str) -> dict[str, int]:
     if model in known:
         return dict(zip(names, known[model], strict=True))
 
-    # of n doublings, each third one is of heads and feed-forward, of width, and of layers, in this order
-    # bit_length - 1 is the logarithm to base 2 of a power of two.
+    # bit_length - 1 is the base-2 logarithm of a power of two: the number of doublings.
     cycles, left = divmod(int(model.removesuffix("B")).bit_length() - 1, 3)
     width = 2048 * 2 ** (cycles + (left > 1))
     heads = 16 * 2 ** (cycles + (left > 0))
@@ -108,7 +105,7 @@ def sizes_of(model: str) -> dict[str, int]:
 @cache
 def outline(model: str, seq_len: int) -> Outline:
     """The model as a Run with AdamW."""
-    # Optimizer, data and steps must be given; only AdamW's state counts here.
+    # A Run needs data, steps and a schedule, but only AdamW's state counts here.
     return outline_of(
         Run(
             architecture=Llama(context=seq_len, **sizes_of(model)),

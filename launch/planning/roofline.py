@@ -15,13 +15,13 @@ class Work(NamedTuple):
     hbm_bytes: float
     transfers: tuple[Transfer, ...]
     slowdown: float = 1.0
-    host_bytes: float = 0.0  # over the way to the host's memory, both directions
+    host_bytes: float = 0.0  # to the host's memory and back
     notes: tuple[str, ...] = ()
 
 
 class Efficiency(NamedTuple):
-    """Shares of the sheet's figures that programs reach; the same for all chips and programs. `overlap` is
-    the share of the network's time that hides behind products.
+    """Shares of the data sheet's figures that programs reach, the same for all chips and programs. `overlap`
+    is the share of the network's time that is hidden behind products.
     """
 
     matmul: float
@@ -31,14 +31,14 @@ class Efficiency(NamedTuple):
     overlap: float
 
 
-# Fitted to the rows of published.py, where the errors are flat around them (docs/planning.md); no row there
-# leans on hbm, which is assumed.
+# Fitted to the rows of published.py; near these values the error hardly changes (docs/planning.md). `hbm` is
+# assumed, because none of the rows is limited by it.
 EFFICIENCY = Efficiency(matmul=0.86, kernel=0.25, hbm=0.85, network=0.5, overlap=0.4)
 
 
 class Estimate(NamedTuple):
-    """Seconds of a step and its terms; `exposed_s` is the part of the network that nothing hides, `host_s`
-    what offloads take.
+    """Seconds of a step and its terms; `exposed_s` is network time that is not hidden, `host_s` the time of
+    offloads.
     """
 
     step_s: float
@@ -50,22 +50,22 @@ class Estimate(NamedTuple):
 
 
 def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) -> Estimate:
-    """Products and HBM run beside one another, so the longer counts; what of the network products do not
-    hide comes on top, and all that goes to the host's memory and back (both directions at one time).
+    """Products and HBM traffic overlap, so the longer of them counts; the network time that products do not
+    hide, and the time of offloads, are added.
     """
     chip = wiring.target.chip
 
-    # FLOPs that the chip could have done in the time, had it reached its full rate
+    # The FLOPs that would take this time at the chip's full rate.
     full_rate_flops = work.matmul_flops / efficiency.matmul + work.kernel_flops / efficiency.kernel
-    # A pipeline's bubble lengthens what the chip computes, not what it sends.
+    # The bubble of a pipeline makes computing longer, not the traffic.
     compute_s = full_rate_flops / chip.bf16_flops * work.slowdown
     hbm_s = work.hbm_bytes / (chip.hbm_bandwidth * efficiency.hbm)
     network = network_seconds(work.transfers, wiring, efficiency)
     total = network.inner + network.outer
 
-    # what hides can be no more than there are products to hide behind
+    # No more can be hidden than the time of the products.
     exposed_s = total - min(efficiency.overlap * total, compute_s)
-    # The link is full duplex: both directions move at one time.
+    # / 2: the link is full duplex, so both directions move at the same time.
     host_s = work.host_bytes / 2 / chip.host_bandwidth
     return Estimate(
         max(compute_s, hbm_s) + exposed_s + host_s, compute_s, hbm_s, network, exposed_s, host_s
@@ -75,10 +75,9 @@ def estimate(work: Work, wiring: Wiring, efficiency: Efficiency = EFFICIENCY) ->
 def network_seconds(
     transfers: Sequence[Transfer], wiring: Wiring, efficiency: Efficiency = EFFICIENCY
 ) -> Seconds:
-    """All transfers one after another."""
-    # One after another: collectives of one chip share its links.
-    each = [transfer_seconds(wiring, transfer) for transfer in transfers]
+    """The time of all transfers, one after another, because collectives of a chip share its links."""
+    times = [transfer_seconds(wiring, transfer) for transfer in transfers]
     return Seconds(
-        sum(one.inner for one in each) / efficiency.network,
-        sum(one.outer for one in each) / efficiency.network,
+        sum(seconds.inner for seconds in times) / efficiency.network,
+        sum(seconds.outer for seconds in times) / efficiency.network,
     )

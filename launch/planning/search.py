@@ -7,13 +7,12 @@ from launch.planning.answer import Answer, as_json
 from launch.planning.candidates import Candidate, Setting, applied, candidates, overrides
 from launch.planning.compile import DoesNotFit
 
-# candidates of one mesh among the finalists at most, so that meshes are compared and not only
-# rematerialisations
+# At most so many finalists have the same mesh, so that not only rematerialisations are compared.
 VARIETY = 3
 
 
 class Finalist(NamedTuple):
-    """A candidate and what the compiler found; None where it does not fit or does not divide."""
+    """A candidate and its answer, which is None where it does not fit or a size does not divide."""
 
     candidate: Candidate
     answer: Answer | None
@@ -31,7 +30,6 @@ def search(
     Raises:
         ValueError: nothing fits.
     """
-    # By the roofline of their sizes, the fastest first.
     ordered = candidates(setting)
     if not ordered:
         remedy = "take more chips, or a smaller data.batch_size"
@@ -40,7 +38,7 @@ def search(
     say(f"{len(ordered)} settings fit by their sizes; compiling {n_finalists}")
     finalists: list[Finalist] = []
     for candidate in _varied(ordered):
-        # A setting that proved too large does not count as a finalist: the next one is compiled.
+        # A setting that proved too large does not count: the next one is compiled in its stead.
         if sum(each.answer is not None for each in finalists) == n_finalists:
             break
         by_sizes = (
@@ -49,20 +47,19 @@ def search(
         say(f"  {described(candidate)}: {by_sizes}")
         try:
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
-        # the sizes are right to some percent; the compiler decides, and the next candidate takes the place
+        # Estimates are right to some percent, so the compiler may refuse what they say fits.
         except (DoesNotFit, ValueError) as error:
             finalists.append(Finalist(candidate, None, str(error)))
-    # Those that do not fit stand last, with their reason.
+    # Those that do not fit come last.
     return sorted(
         finalists, key=lambda each: each.answer.estimate.step_s if each.answer else float("inf")
     )
 
 
 def _varied(ordered: list[Candidate]) -> Iterator[Candidate]:
-    """In order, leaving out what would only compile the same mesh again and again."""
+    """The candidates in order, but at most VARIETY of each mesh."""
     seen: dict[tuple[int, ...], int] = {}
     for candidate in ordered:
-        # Two settings of one mesh differ in what they keep, not in what they send.
         mesh = tuple(candidate.plan.sizes.values())
         seen[mesh] = seen.get(mesh, 0) + 1
         if seen[mesh] <= VARIETY:
@@ -98,7 +95,7 @@ def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> lis
 
 
 def ranking_json(finalists: list[Finalist], setting: Setting, name: str) -> list[dict[str, Any]]:
-    """A record a finalist: its `--set` line, the figures by sizes, and those of the compiler."""
+    """A record for each finalist: its `--set` line, the estimates, and the compiler's figures."""
     return [
         {
             "set": overrides(name, setting.run, each.candidate.plan),

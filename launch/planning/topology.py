@@ -1,5 +1,5 @@
-"""A name such as `v5p:4x4x4` → what it is made of, and the devices of the compiler that knows it; nothing
-of it need be here.
+"""A name such as `v5p:4x4x4` → the chips that it names, and devices for the compiler; this machine needs none
+of them.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from model.sharding import AXES
 
 HOST = (2, 2, 1)  # chips of one host; a single chip is a host too
 EXAMPLES = {0: "64", 2: "4x4", 3: "2x2x4"}  # by dimensions of the torus
-CORES_A_CHIP = {"v4": 2, "v5p": 2}  # what their accelerator types (v5p-128) count
+CORES_A_CHIP = {"v4": 2, "v5p": 2}  # accelerator types such as v5p-128 count cores, not chips
 
 
 class Target(NamedTuple):
@@ -33,10 +33,10 @@ class Target(NamedTuple):
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Which axes of the torus close to a ring; v4 and v5p do so in whole cubes alone."""
-        # a slice's ends are connected only where it spans whole cubes or the whole pod
+        """Which axes of the torus close to a ring."""
         closed = [size % self.chip.wrap == 0 for size in self.shape]
-        # A v5e's or v6e's axes close one by one; three-dimensional tori only as whole cubes.
+        # The axes of a v5e or v6e close one by one, those of a v4 or v5p all together: a slice
+        # must consist of whole cubes of 4 x 4 x 4 chips.
         return tuple(closed) if self.chip.n_dims == 2 else (all(closed),) * len(closed)
 
     def describe(self) -> str:
@@ -51,8 +51,7 @@ def target_of(name: str, n_slices: int = 1) -> Target:
     Raises:
         ValueError: there is no such chip, or no such slice of it.
     """
-    # `v5p:4x4x8`, or `v5p-128` as accelerator types are written, which is refused with a remedy
-    # below.
+    # `v5p:4x4x8`, or an accelerator type such as `v5p-128`, which is refused below with a remedy.
     match = re.fullmatch(r"([a-z]+\d*[a-z]*)(?::(\d+(?:x\d+)*)|-(\d+))", name.lower())
     kind = ALIASES.get(match[1], match[1]) if match else name.lower().split(":")[0]
     if kind not in CHIPS:
@@ -81,7 +80,7 @@ def target_of(name: str, n_slices: int = 1) -> Target:
 
 def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
     """What is wrong with a slice of this shape, with the remedy."""
-    # A GPU's "shape" is its number alone.
+    # The shape of GPUs is their number alone.
     if len(shape) != (chip.n_dims or 1):
         example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
         return f"a {chip.name} has {len(shape)} sizes here and needs {chip.n_dims or 1}; write e.g. {example}"
@@ -89,7 +88,7 @@ def _shape_problem(chip: Chip, shape: tuple[int, ...]) -> str | None:
         return "a size is 0; raise it"
     if chip.platform == "gpu":
         return None
-    # zip stops at the shorter: a two-dimensional torus has no third size.
+    # strict=False, because a two-dimensional torus has no third size.
     divides = all(size % part == 0 for size, part in zip(shape, HOST, strict=False))
     if math.prod(shape) > 1 and not divides:
         return f"the first two sizes must be even, since a host has {HOST[0]}x{HOST[1]} chips; round them"
@@ -109,14 +108,13 @@ def load_devices(target: Target) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         problem = "libtpu, the compiler for TPUs, is not installed here"
         raise ValueError(f"--topology {target.name}: {problem}; install meshwright[tpu]")
-    # Imported here: a GPU's plan needs neither libtpu nor its topologies.
+    # Imported here, because a plan for GPUs does not need them.
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
     settings: dict[str, Any] = {}
     if target.chip.name == "v4":
         settings["chip_config_name"] = "megacore"  # else each of a chip's two cores is a device
-    # libtpu counts slices under this name.
     if target.n_slices > 1:
         settings["num_slices"] = target.n_slices
     try:
@@ -140,7 +138,7 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
         slices.
     """
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    # One axis may be -1, and takes what the others leave.
+    # One axis may be -1, which stands for the chips that the others leave.
     fixed = math.prod(size for size in sizes.values() if size > 0)
     open_axes = [axis for axis, size in sizes.items() if size == -1]
     if len(open_axes) == 1 and target.n_chips % fixed == 0:
@@ -151,7 +149,7 @@ def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
         raise ValueError(
             f"mesh ({shown}) {rule}; set the sizes so that their product is that number"
         )
-    # Slices are connected by `data` alone, so each must hold a whole share of it.
+    # Only `data` runs over several slices, so it must be a multiple of their number.
     if sizes["data"] % target.n_slices:
         wanted = target.n_slices * max(sizes["data"] // target.n_slices, 1)
         rule = f"does not divide over --slices {target.n_slices}, whose network is the outer part of data"

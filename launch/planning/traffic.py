@@ -5,8 +5,8 @@ write.
 from launch.planning.hlo import Computation, Instruction, Module, Shape, called
 from launch.planning.walk import Occurrence
 
-# instructions that move no data by themselves: names, views, ends of what was counted at its start, and
-# callers whose computations are counted
+# Instructions that move no data themselves: names, views, the start or end of an operation whose other half
+# is counted, and callers, whose computations are counted.
 FREE = frozenset(
     """
     parameter constant tuple get-tuple-element bitcast iota partition-id replica-id after-all while call
@@ -17,7 +17,7 @@ FREE = frozenset(
     """.split()
 )
 VIEWS = ("bitcast", "reshape", "copy", "convert", "transpose")
-PARTS = ("dynamic-slice", "slice", "gather")
+SLICES = ("dynamic-slice", "slice", "gather")
 # Only these move data between memory spaces.
 COPIES = (
     "copy",
@@ -27,27 +27,27 @@ COPIES = (
     "dynamic-update-slice",
     "dynamic-update-slice-start",
 )
-HOST_SPACE = 5  # in a layout's S(5)
+HOST_SPACE = 5  # XLA for TPUs writes host memory as S(5) in a layout
 NO_DATA_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
 
 
 def hbm_bytes(module: Module, occurrence: Occurrence) -> int:
-    """Bytes read and written in HBM by one instruction outside of fusions; of a sliced or updated array
-    only the part.
+    """Bytes read and written in HBM by one instruction outside of fusions; of an array that is sliced or
+    updated in place, only those of the slice.
     """
     instruction = occurrence.instruction
     computation = occurrence.scope.computation
-    # The target's name stands at the beginning; a kernel's body may contain the same words.
+    # [:200]: the call's target comes first; the body of a kernel may contain the same words.
     is_no_data_call = any(word in instruction.rest[:200] for word in NO_DATA_CALLS)
     if occurrence.fused or instruction.op in FREE or is_no_data_call:
         return 0
     operands = [computation.instructions[name] for name in instruction.operands]
     if instruction.op == "fusion":
         return _fusion_bytes(module, instruction, operands)
-    # Reads the part, and writes it elsewhere.
-    if instruction.op.removesuffix("-done") in PARTS:
+    # The slice is read, and written elsewhere.
+    if instruction.op.removesuffix("-done") in SLICES:
         return 2 * _in_hbm(instruction.shapes)
-    # In place: the new part is read and written, the rest of the array is not touched.
+    # In place: the new slice is read and written, the rest of the array is not touched.
     if instruction.op.removesuffix("-start") == "dynamic-update-slice":
         return 2 * _in_hbm(operands[1].shapes)
     if instruction.op == "copy-start":
@@ -64,10 +64,9 @@ def host_bytes(occurrence: Occurrence) -> int:
         return 0
     operands = [shape for name in instruction.operands for shape in known[name].shapes]
     shapes = [*instruction.shapes[:2], *operands]
-    # A TPU's compiler gives host memory the space 5.
     if HOST_SPACE not in {shape.space for shape in shapes}:
         return 0
-    # the smallest: of a sliced or updated array only the slice moves
+    # The smallest array: of one that is sliced or updated only the slice moves.
     return min((shape.n_bytes for shape in shapes if shape.sizes), default=0)
 
 
@@ -76,10 +75,10 @@ def _in_hbm(shapes: tuple[Shape, ...]) -> int:
 
 
 def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instruction]) -> int:
-    """Bytes of each operand that are read, and of each result that are written and not only passed on."""
+    """Bytes that a fusion reads of each operand, and writes of each result."""
     inside = module.computations[called(fusion)[0]]
     read = sum(
-        # No more than what lies in HBM: an operand may already be on the chip.
+        # No more than is in HBM: an operand may already be in memory on the chip.
         min(_used(module, inside, to), _in_hbm(given.shapes))
         for to, given in zip(inside.parameters, operands, strict=True)
     )
@@ -95,14 +94,15 @@ def _fusion_bytes(module: Module, fusion: Instruction, operands: list[Instructio
 
 
 def _used(module: Module, inside: Computation, parameter: Instruction) -> int:
-    """Bytes of a value inside a fusion that are read of what it is a view of; at most all of them count."""
+    """Bytes of a value that the instructions of a fusion read, directly or through views of it."""
     read = sum(_used_by(module, inside, user, parameter) for user in inside.users(parameter.name))
-    return min(read, _bytes(parameter))  # what several users read comes from HBM once
+    # Not more than all of it: what several users read comes from HBM once.
+    return min(read, _bytes(parameter))
 
 
 def _used_by(module: Module, inside: Computation, user: Instruction, value: Instruction) -> int:
-    """What one user reads: a slice its part, an update in place nothing, a view what its own users read."""
-    if user.op in PARTS:
+    """Bytes that one user reads: a slice its own, an update in place none, a view those its users read."""
+    if user.op in SLICES:
         return _bytes(user)
     # The first operand of an update in place is the array that it writes into.
     if user.op == "dynamic-update-slice" and user.operands[0] == value.name:
@@ -120,8 +120,8 @@ def _used_by(module: Module, inside: Computation, user: Instruction, value: Inst
 
 
 def _new(module: Module, inside: Computation, root: Instruction) -> int:
-    """Bytes of a fusion's result that it writes: an update's part, else all."""
-    # A view of the result is not written a second time.
+    """Bytes of a fusion's result that it writes: those of the slice for an update in place, else all."""
+    # Looks through views at the end, which write nothing more.
     while root.op in VIEWS:
         root = inside.instructions[root.operands[0]]
     if root.op == "fusion":

@@ -1,20 +1,18 @@
-"""Every instruction of a program that runs, with how often: loops multiplied out, called computations
-entered.
-"""
+"""Every instruction that a program runs, and how often: calls are followed, and loops multiply the count."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from launch.planning.hlo import Instruction, Module, Scope, attribute, called, trip_count
 
-# instructions whose computation runs once; those of others (the sum of a reduce, the order of a sort) are of
-# scalars and cost nothing
+# Instructions whose computation runs once. Those of others (the addition of a reduce, the comparison of a
+# sort) work on scalars, and are not counted.
 ENTERED = ("fusion", "call", "async-start", "call-start", "custom-call-start")
 
 
 class Occurrence(NamedTuple):
     """An instruction in the scope that calls it, and how often a step runs it. A loop whose length is not in
-    the text counts as one turn.
+    the text counts as one iteration.
     """
 
     instruction: Instruction
@@ -25,16 +23,15 @@ class Occurrence(NamedTuple):
 
 
 def walk(module: Module) -> Iterator[Occurrence]:
-    """All that the program runs, callers before what they call. Of a conditional's branches the longest is
-    taken.
+    """All instructions that the program runs, callers before what they call. Of the branches of a conditional
+    only the longest is followed.
     """
-    # times=1: a step runs its entry once.
     yield from _inside(module, Scope(module.entry), times=1, fused=False)
 
 
 def _inside(module: Module, scope: Scope, *, times: int, fused: bool) -> Iterator[Occurrence]:
     for instruction in scope.computation.instructions.values():
-        # every instruction of a loop counts as often as the loop turns
+        # What is in a loop counts once for each iteration.
         turns = trip_count(module, instruction, scope) if instruction.op == "while" else 1
         yield Occurrence(instruction, scope, times, fused, turns is None)
         for name in _entered(module, instruction):
@@ -48,14 +45,14 @@ def _inside(module: Module, scope: Scope, *, times: int, fused: bool) -> Iterato
 
 
 def _entered(module: Module, instruction: Instruction) -> list[str]:
-    """The computations that run where the instruction stands."""
+    """The computations that an instruction runs, except those on scalars."""
     if instruction.op in ENTERED:
         return called(instruction)
     if instruction.op == "while":
-        # The condition is a comparison of scalars.
+        # Without the condition, which compares scalars.
         return [attribute(instruction, "body").lstrip("%")]
     if instruction.op == "conditional":
-        # The branch with the most instructions stands for the dearest one.
+        # The branch with the most instructions is taken for the most expensive one.
         return [
             max(called(instruction), key=lambda name: len(module.computations[name].instructions))
         ]

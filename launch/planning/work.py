@@ -42,7 +42,7 @@ def _kernels(occurrences: Iterable[Occurrence]) -> _Kernels:
     for each in occurrences:
         known_flops = kernel_flops(each)
         if known_flops is None:
-            # XLA numbers calls of one kernel (name.1, name.2 …); one note is enough.
+            # XLA numbers the calls of a kernel (name.1, name.2 …); one note is enough for all.
             unknown.add(each.instruction.name.split(".")[0])
         flops += (known_flops or 0) * each.times
     return _Kernels(flops, tuple(sorted(unknown)))

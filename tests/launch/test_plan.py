@@ -26,7 +26,7 @@ from launch.planning.roofline import Efficiency, Work, estimate
 from launch.planning.topology import target_of
 from launch.verbs.plan import phase_of
 from model.architectures.llama import Llama
-from model.execution import Execution, Remat
+from model.execution import Execution, Pipeline, Remat
 from model.mesh import Mesh
 from model.sharding import AXES
 from tests.launch.absent import absent_mesh, shape_on
@@ -201,6 +201,18 @@ def test_what_rests_on_the_host_frees_memory_and_costs_the_way_there_and_back():
     freed = memory_of_plan(outline, here).arguments - memory_of_plan(outline, there).arguments
     assert freed == pytest.approx(memory_of_plan(outline, there).host, abs=2) and freed > 0
     assert work_of_plan(outline, there).host_bytes == pytest.approx(2 * freed, abs=4)
+
+
+def test_a_pipeline_passes_each_micro_batch_on_in_every_round():
+    pipeline = Pipeline(rounds=3, micro_batches=4)
+    plan = Plan({**dict.fromkeys(AXES, 1), "stage": 2}, 8, 1, Execution(pipeline=pipeline))
+    work = work_of_plan(outline_of(small_run()), plan)
+    (sends,) = [each for each in work.transfers if each.kind == "collective-permute"]
+    ticks = 3 * 4 + 2 - 1
+    micro_batch_bytes = 8 / 4 * 512 * SMALL.width * 2  # two of the eight rows, in bfloat16
+    assert sends.n_calls == 2 * ticks  # activations forward, gradients backward
+    assert sends.n_bytes == 2 * ticks * micro_batch_bytes
+    assert work.slowdown == 1 + 1 / (3 * 4)
 
 
 def test_what_is_kept_is_not_computed_again():
