@@ -22,14 +22,11 @@ AXES = ("data", "stage", "fsdp", "context", "expert", "tensor")
 
 
 class Letter(NamedTuple):
-    """What a letter stands for, and the mesh axes that divide it; `between` counts where it is written
-    small.
-    """
+    """What a letter stands for, and the mesh axes that divide it."""
 
     meaning: str
     at_rest: tuple[str, ...] = ()
     in_use: tuple[str, ...] = ()
-    between: tuple[str, ...] = ()
 
 
 # A letter without axes is replicated. D is divided over `fsdp` at rest and gathered for use: ZeRO-3
@@ -37,7 +34,8 @@ class Letter(NamedTuple):
 ALPHABET = {
     # inside of pipelines `stage` is manual, and inside of expert layers `expert` is: there they do not count
     "B": Letter("batch row", (), ("stage", "data", "fsdp", "expert")),
-    "L": Letter("position (query)", (), ("context",), ("context", "tensor")),
+    "L": Letter("position (query)", (), ("context",)),
+    "l": Letter("position (query), between products", (), ("context", "tensor")),
     "T": Letter("position (key/value)"),
     "D": Letter("model width", ("fsdp",), ()),
     "F": Letter("feed-forward width", ("tensor",), ("tensor",)),
@@ -76,10 +74,8 @@ def axes_of(letter: str, size: int | None = None, *, at_rest: bool = False) -> t
     layers than stages (they run before the pipeline).
     """
     mesh = jax.sharding.get_abstract_mesh()
-    row = ALPHABET[letter.upper()]
+    row = ALPHABET[letter]
     named_axes = row.at_rest if at_rest else row.in_use
-    if letter.islower():
-        named_axes = row.between
     # inside of a `shard_map` an axis is manual: arrays are cut along it already
     explicit = mesh.explicit_axes
     axes = tuple(axis for axis in named_axes if axis in explicit and mesh.shape[axis] > 1)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from model.execution import name
 from model.kernels.attend import MASKED, Maths, sees
@@ -20,21 +20,32 @@ def attend(
     """An `Attend` for rows in any order, divided or not: positions alone say what is later, and keys and
     values are gathered where L is divided.
     """
-    # query head h reads key head h // G: G neighbouring query heads share one
-    B, L, H, A = q_BLHA.shape
-    K = k_BLKA.shape[2]
-    q_BLKGA = reshape(q_BLHA, (B, L, K, H // K, A), "BLKGA")
-    k_BTKA = shard(k_BLKA, "BTKA")
-    v_BTKA = shard(v_BLKA, "BTKA")
-    s_BKGLT = maths.scale * einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
-    if maths.soft_cap is not None:
-        s_BKGLT = maths.soft_cap * jnp.tanh(s_BKGLT / maths.soft_cap)
     positions_BT = shard(positions_BL, "BT")
     segments_BT = shard(segments_BL, "BT")
     seen_BLT = sees(positions_BL, segments_BL, positions_BT, segments_BT, maths.window)
-    masked_BKGLT = jnp.where(seen_BLT[:, None, None], s_BKGLT, MASKED)
+    k_BTKA = shard(k_BLKA, "BTKA")
+    v_BTKA = shard(v_BLKA, "BTKA")
+    return name(attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, maths), "mixed")
+
+
+def attend_masked(
+    q_BLHA: Float[Array, "B L H A"],
+    k_BTKA: Float[Array, "B T K A"],
+    v_BTKA: Float[Array, "B T K A2"],
+    mask_BLT: Bool[Array, "B L T"],
+    maths: Maths,
+) -> Float[Array, "B L H A2"]:
+    """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
+    # query head h reads key head h // G: G neighbouring query heads share one
+    B, L, H, A = q_BLHA.shape
+    K = k_BTKA.shape[2]
+    q_BLKGA = reshape(q_BLHA, (B, L, K, H // K, A), "BLKGA")
+    scores_BKGLT = maths.scale * einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
+    if maths.soft_cap is not None:
+        scores_BKGLT = maths.soft_cap * jnp.tanh(scores_BKGLT / maths.soft_cap)
+    # finite, so that a row that sees nothing (padding) gives numbers and not NaN
+    scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, MASKED)
     # float32 until here: a bfloat16 score of 100 has steps of 0.5
-    p_BKGLT = jax.nn.softmax(masked_BKGLT, -1).astype(v_BLKA.dtype)
+    p_BKGLT = jax.nn.softmax(scores_BKGLT, -1).astype(v_BTKA.dtype)
     o_BLKGA = einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA)
-    o_BLHA = reshape(o_BLKGA, (B, L, H, v_BLKA.shape[-1]), "BLHA")
-    return name(o_BLHA, "mixed")
+    return reshape(o_BLKGA, (B, L, H, v_BTKA.shape[-1]), "BLHA")

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from model.architecture import AttentionFacts
 from model.cache import cache_mask, write
 from model.execution import name
-from model.kernels.attend import MASKED, Attend, Maths
+from model.kernels.attend import Attend, Maths
+from model.kernels.plain import attend_masked
 from model.layers.rope import rotate
 from model.layers.rows import Rows
 from model.layers.weight import add_bias, bias, repeated, weight
-from model.sharding import einsum, n_parts, reshape
+from model.sharding import einsum, n_parts
 
 
 class Attention(nnx.Module):
@@ -59,6 +58,7 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD: Float[Array, "B L D"], rows: Rows) -> Float[Array, "B L D"]:
         """Attention within the rows themselves (T = L)."""
         q_BLHA, k_BLKA, v_BLKA = self._project(x_BLD, rows)
+        # softmax(scale · q·k) · v over the earlier positions of a document; plain.py is the shortest form
         where = rows.positions_BL, rows.segments_BL
         o_BLHA = self.attend(q_BLHA, k_BLKA, v_BLKA, *where, self.maths)
         return self._output(o_BLHA)
@@ -71,7 +71,7 @@ class Attention(nnx.Module):
         k_BTKA = write("keys_BTKA", slots["keys_BTKA"], k_BLKA, rows.lengths_B)
         v_BTKA = write("values_BTKA", slots["values_BTKA"], v_BLKA, rows.lengths_B)
         seen_BLT = cache_mask(rows.positions_BL, T=k_BTKA.shape[1], window=self.maths.window)
-        # no kernel: keys are told apart by slot, and a step of decoding has one query a row
+        # no other kernel: keys are told apart by slot, and a step of decoding has one query a row
         o_BLHA = attend_masked(q_BLHA, k_BTKA, v_BTKA, seen_BLT, self.maths)
         return self._output(o_BLHA), {"keys_BTKA": k_BTKA, "values_BTKA": v_BTKA}
 
@@ -105,25 +105,3 @@ class Attention(nnx.Module):
         # the sum over heads on `tensor` is scattered over positions (BlD), not repeated on every device
         out_BLD = einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HAD[...])
         return name(add_bias(out_BLD, self.bo_D, "D"), "attention")
-
-
-def attend_masked(
-    q_BLHA: Float[Array, "B L H A"],
-    k_BTKA: Float[Array, "B T K A"],
-    v_BTKA: Float[Array, "B T K A2"],
-    mask_BLT: Bool[Array, "B L T"],
-    maths: Maths,
-) -> Float[Array, "B L H A2"]:
-    """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
-    B, L, H, A = q_BLHA.shape
-    K = k_BTKA.shape[2]
-    # queries are scaled and not scores: L · A numbers instead of L · T
-    q_BLKGA = reshape(q_BLHA * maths.scale, (B, L, K, H // K, A), "BLKGA")
-    scores_BKGLT = einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
-    if maths.soft_cap is not None:
-        scores_BKGLT = maths.soft_cap * jnp.tanh(scores_BKGLT / maths.soft_cap)
-    # finite, so that a row that sees nothing (padding) gives numbers and not NaN
-    scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, MASKED)
-    p_BKGLT = jax.nn.softmax(scores_BKGLT, -1).astype(v_BTKA.dtype)
-    o_BLKGA = einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA)
-    return reshape(o_BLKGA, (B, L, H, v_BTKA.shape[-1]), "BLHA")

@@ -92,13 +92,12 @@ class Stack:
 
     def empty_slots(self, B: int, T: int, dtype: str) -> Tree:
         """Room for T tokens of B rows in all layers."""
-
-        # `.`: decoding scans over the layers, which must not be divided over stages
-        def empty(name: str, shape: tuple[int, ...]) -> Array:
-            return zeros(f".{letters_of(name)}", (self.N, *shape), dtype)
-
         shapes = _abstract(self.blocks[0]).slots(B, T)
-        return {stacked_name(name): empty(name, shape) for name, shape in shapes.items()}
+        # `.`: decoding scans over the layers, which must not be divided over stages
+        return {
+            stacked_name(name): zeros(f".{letters_of(name)}", (self.N, *shape), dtype)
+            for name, shape in shapes.items()
+        }
 
     def facts(self) -> tuple[LayerFacts, ...]:
         """What each of the N layers computes with."""

@@ -10,7 +10,7 @@ import pytest
 
 from model.cache import write
 from model.kernels.attend import Maths, sees
-from model.layers.attention import attend_masked
+from model.kernels.plain import attend_masked
 from model.layers.rope import Rope, rotate
 from model.sharding import shard
 from tests.examples import quick_jit, under

@@ -18,6 +18,7 @@ from tests.examples import MESHES, under
 LAYOUTS = {
     "B": (None, ("stage", "data", "fsdp", "expert")),
     "L": (None, "context"),
+    "l": (None, ("context", "tensor")),
     "D": ("fsdp", None),
     "F": ("tensor", "tensor"),
     "H": ("tensor", "tensor"),
@@ -47,7 +48,7 @@ def test_every_letter_lies_as_the_table_says(letter):
 
 
 def test_the_alphabet_has_the_letters_of_the_table_and_no_other_names_a_known_axis():
-    assert set("BLTDFHKGAVEMCNRSPJQUW") == set(ALPHABET)
+    assert set("BLlTDFHKGAVEMCNRSPJQUW") == set(ALPHABET)
     assert {axis for letter in ALPHABET.values() for axes in letter[1:] for axis in axes} == set(
         AXES
     )
