@@ -1,4 +1,4 @@
-"""Checkpoints of a phase by Orbax: begun between two steps, written and hashed behind them."""
+"""Checkpoints of a phase: a save starts between two steps, and is written and hashed in the background."""
 
 import os
 import time
@@ -37,11 +37,19 @@ from trainer.cluster.coordination import all_say, first_says, is_first
 from trainer.fingerprints import fingerprints
 from trainer.state import TrainState
 
-# a save that is due waits so long for the one before it, counted from that one's beginning; with a slower
-# disk it is postponed
+# A save that is due waits until the previous one has had this long, counted from its start; if the disk is
+# slower, the new save is postponed.
 RUNNING_S = 30.0
-RETRY_S, LONGEST_RETRY_S = 1.0, 300.0  # the pause doubles after each failure
-LAST_PAUSES_S = (0.0, 1.0, 2.0, 4.0)  # before each further try at the end
+RETRY_S, LONGEST_RETRY_S = (
+    1.0,
+    300.0,
+)  # first and longest pause before a retry; it doubles per failure
+LAST_PAUSES_S = (
+    0.0,
+    1.0,
+    2.0,
+    4.0,
+)  # pauses before the retries of `wait`, when no later step follows
 
 
 class Asked(NamedTuple):
@@ -53,12 +61,12 @@ class Asked(NamedTuple):
 
     @property
     def donated(self) -> bool:
-        """Whether the arrays are gone, so that this state can be saved no more."""
+        """Whether the arrays were donated, so that this state can no longer be saved."""
         return any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state.trainable))
 
 
 class Finishing(NamedTuple):
-    """A checkpoint that is written and is being hashed; `done` gives fields of its event."""
+    """A checkpoint that is written and is being hashed; the result of `done` are fields of its event."""
 
     step: int
     numbers: dict[str, float]
@@ -66,13 +74,13 @@ class Finishing(NamedTuple):
 
 
 class Checkpointer:
-    """The checkpoints of one phase, in `folder/checkpoints/<step>`, and copies where `settings.local` says.
+    """The checkpoints of one phase, in `folder/checkpoints/<step>`, and local copies by `settings.local`.
 
-    A step appears under its name when all of it is written; its manifest follows. Trouble with the disk ends
-    no training: it is reported as an event, counted, and tried again after a pause with the state of a later
-    step, for which `due` asks. On the disk layers are in the order of the model, so that any mesh can resume;
-    `rounds` is how often a microbatch passes the pipeline's stages. All processes call all methods in the
-    same order; `event(name, step, **fields)` is called for what happens.
+    A step's folder gets its name once everything is written; its manifest follows. Disk trouble does not end
+    training: it is reported as an event and counted, and after a pause `due` asks for a save of a later step's
+    state. On disk layers are in the order of the model, so that any mesh can resume; `rounds` is how often a
+    microbatch passes the pipeline's stages. All processes must call all methods in the same order;
+    `event(name, step, **fields)` is called for what happens.
     """
 
     def __init__(
@@ -94,37 +102,37 @@ class Checkpointer:
                 self._folders.append(local_folder(self.folder, settings.local))
         self._catalogue = Catalogue(self._folders, settings.verify, event)
         self._writer: Writer | None = None
-        # One thread: manifests are made and reported in the order of steps.
+        # A single thread, so manifests are made and reported in the order of steps.
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._finishing: list[Finishing] = []
         self._running: Running | None = None
         self._asked: Asked | None = None
-        self._newest_durable = -1  # the last step that this process has seen in the durable folder
+        self._newest_durable = -1  # step of the last save that succeeded in the durable folder
         self._frozen_sums: dict[str, list[int]] | None = None
-        self._stall_s = 0.0  # how long the last save kept the loop
+        self._stall_s = 0.0  # for how long the last save stopped the loop
         self._n_failed = 0
         self._n_failed_in_a_row = 0
         self._error: BaseException | None = None  # of the last failure
-        # a save that failed or was postponed is owed; `_retry` is what all processes agreed on at the last
-        # step, since their clocks reach `_retry_at` at different steps
+        # A save that failed or was postponed is owed. `_retry`: whether process 0 had reached `_retry_at` at
+        # the last step; each process's own clock could decide differently.
         self._owed = False
         self._retry_at = 0.0
         self._retry = False
 
     def verify_latest(self) -> int | None:
-        """The newest step that passes verification; damaged ones on the way are set aside."""
+        """The newest step that passes verification; newer damaged ones are set aside."""
         return self._catalogue.verify_newest()
 
     def verify_before(self, step: int) -> int | None:
-        """The same of the steps up to `step`, once all saves on their way are done."""
-        # a save under way may be the very step that is looked for
+        """The newest step up to `step` that passes verification, once the running saves are done."""
+        # the save that is still running may be of the very step that is wanted
         self._finish_running()
         return self._catalogue.verify_newest(step)
 
     def restore_newest(
         self, like: TrainState, *, limit: int | None = None
     ) -> tuple[int, TrainState] | None:
-        """The newest step, up to `limit`, that can be restored, and its state; damaged ones are set aside."""
+        """(step, state) of the newest step up to `limit` that can be restored; damaged ones are set aside."""
         while True:
             step = self.verify_latest() if limit is None else self.verify_before(limit)
             if step is None:
@@ -135,35 +143,40 @@ class Checkpointer:
                 self._catalogue.set_aside(self._catalogue.path_of(step), error.why)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, laid out as the shapes of `like` say, and bit for bit what was saved.
+        """The state of a step, bit for bit what was saved, laid out as the shapes of `like` say.
 
-        Frozen parameters are no part of a checkpoint: `like` holds them as arrays.
+        Checkpoints do not hold frozen parameters: `like` has them as arrays.
 
         Raises:
-            ValueError: an array has another shape or type than `like` wants, or the frozen parameters differ
-            from those that the step was trained on. Damaged: it is not what was saved.
+            ValueError: an array has another shape or dtype than in `like`, or the frozen parameters differ
+                from those that the step was trained on.
+            Damaged: the checkpoint is not what was saved.
         """
         path = self._catalogue.path_of(step)
-        # Before the arrays are read: an adapter on another base is refused within seconds.
+        # Before any array is read: an adapter on a wrong base is refused within seconds.
         check_frozen(path, self._fingerprints_of(like.frozen))
         restored = state_of(read_arrays(path, arrays_of(like)), {})
         return in_memory_order(restored, rounds=self.rounds)._replace(frozen=like.frozen)
 
     def read_json(self, step: int, item: str) -> dict[str, Any]:
-        """`position`, `run` or `numbers` of a step. Raises Damaged."""
+        """Read `position`, `run` or `numbers` of a step.
+
+        Raises:
+            Damaged: it is not what was saved.
+        """
         return read_item(self._catalogue.path_of(step), item)
 
     def drop_after(self, step: int) -> None:
-        """Delete the later steps: they belong to a branch that a rollback abandons."""
+        """Delete all later steps, which a rollback abandons."""
         self._finish_running()
-        # A save still owed is of the abandoned branch.
+        # A save that is still owed would be of the abandoned steps.
         self._asked = None
         self._owed = False
         self._newest_durable = min(self._newest_durable, step)
         self._catalogue.remove_after(step)
 
     def due(self, step: int) -> bool:
-        """Whether the settings, or an earlier save that is owed, ask for a save after this step."""
+        """Whether to save after this step: the settings ask for it, or an earlier save is owed."""
         retries = self._owed and self._retry
         return step % self.settings.every_steps == 0 or self._local_is_due(step) or retries
 
@@ -179,24 +192,23 @@ class Checkpointer:
         *,
         numbers: Mapping[str, float] | None = None,
     ) -> None:
-        """Begin to save the state after `state.step` steps; nothing happens if that step is saved already.
+        """Start to save the state after `state.step` steps; does nothing if that step is saved already.
 
-        At steps that only `local_every_steps` asks for it goes to the local folder; `wait` takes care of
-        the durable one. `numbers` are what was measured last, for `settings.best`.
+        At steps that only `local_every_steps` asks for, it goes to the local folder; if the run ends there,
+        `wait` makes the durable save. `numbers` are the latest evaluation's, for `settings.best`.
         """
         began = time.perf_counter()
         step = int(state.step)
-        # Where both intervals meet, the durable save alone is made: one copy of the state is
-        # enough.
+        # At steps of both intervals only the durable save is made: one copy of the state is enough.
         only_local = self._local_is_due(step) and step % self.settings.every_steps != 0
         folder = self._folders[-1 if only_local else 0]
         path = folder / str(step)
         if self._running and self._running.folder == path:
             return
-        # after a rollback a step may come again with another state, but its folder is deleted then
+        # (A rollback, after which a step comes again with another state, has deleted the step's folder.)
         if first_says(os.path.exists(path))[0]:
             return
-        # the time is saved too, for `keep_every_s`: a copied folder has other file times
+        # The time is saved for `keep_every_s`: the files' own times change when a folder is copied.
         numbers_item = {"time": time.time(), "metrics": dict(numbers or {})}
         self._asked = Asked(
             step, state, {"position": position, "run": run, "numbers": numbers_item}
@@ -205,19 +217,21 @@ class Checkpointer:
         self._stall_s = time.perf_counter() - began
 
     def poll(self, step: int) -> dict[str, float]:
-        """Call after every step: notices the end of a save, good or bad; numbers for the step's row."""
+        """Call after every step: notices whether the running save has ended or failed; returns numbers for
+        the step's row.
+        """
         numbers = self._settle(0.0)
         self._report_hashed()
         return numbers
 
     def wait(self) -> None:
-        """Return when the save asked for last is in the durable folder.
+        """Return when the state passed to the last `save` is in the durable folder.
 
         Raises:
             OutputError: it is not, after several tries.
         """
         self._settle(None)
-        # there is no later step whose state could be saved instead
+        # Retried here with the same state: there is no later step whose state could be saved instead.
         for pause_s in LAST_PAUSES_S:
             if self._is_durable() or self._asked.donated:
                 break
@@ -231,7 +245,11 @@ class Checkpointer:
             raise output_error(self.folder, self._error) from self._error
 
     def close(self) -> None:
-        """Wait, and end the threads."""
+        """Wait for the last save, and end the threads.
+
+        Raises:
+            OutputError: it could not be written.
+        """
         try:
             self.wait()
         finally:
@@ -244,7 +262,7 @@ class Checkpointer:
         return self._asked is None or self._newest_durable == self._asked.step
 
     def _begin(self, asked: Asked, folder: Path) -> None:
-        """Hand a state to the writer, unless it is still busy with the one before."""
+        """Hand a state to the writer, or postpone the save if the writer is still busy."""
         if self._running:
             self._settle(self._running.began + RUNNING_S - time.perf_counter())
         if self._running:
@@ -255,7 +273,7 @@ class Checkpointer:
             return
         if is_first():
             remove_leftovers(self._folders)
-        # made late: a phase that only restores needs no threads
+        # made on first use: a phase that only restores needs no threads
         if self._writer is None:
             self._writer = Writer(self.settings.host_gb)
         saved = asked.state._replace(frozen={})
@@ -265,11 +283,11 @@ class Checkpointer:
         jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons, frozen)}
         self._running = self._writer.begin(folder / str(asked.step), arrays, jsons)
         if self.settings.host_gb:
-            # shards that are not copied yet must not be donated to the next step
+            # With a limit on host memory, shards are copied bit by bit: none may be donated before that.
             wait([self._running.measured])
 
     def _fingerprints_of(self, frozen: Params) -> dict[str, list[int]]:
-        """Fingerprints of the frozen parameters, computed once: they are the same at every step."""
+        """Fingerprints of the frozen parameters, computed once, since no step changes them."""
         if self._frozen_sums is None:
             self._frozen_sums = fingerprints(in_model_order(frozen, rounds=self.rounds))
         return self._frozen_sums
@@ -279,28 +297,30 @@ class Checkpointer:
             return
         free = free_bytes(folder)
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        if free is not None and free < 2 * needed:  # this save and the next
+        if free is not None and free < 2 * needed:  # room for this save and the next
             self._event(
                 "low_space", step, folder=str(folder), free_bytes=free, checkpoint_bytes=needed
             )
 
     def _settle(self, limit_s: float | None) -> dict[str, float]:
-        """Wait at most so long for the running save, then agree with all processes on how it ended."""
+        """Wait at most `limit_s` (None: forever) for the running save, then agree with all processes on
+        whether it has ended, and how; returns numbers for the step's row.
+        """
         running = self._running
         if running is None and not self._owed:
             return {}
         if running:
-            # `measured` ends after `committed`, so a save that is done has both.
+            # `measured` ends after `committed`, so when it is done both are.
             wait([running.measured], None if limit_s is None else max(limit_s, 0.0))
         done = running is not None and running.measured.done()
         failed = done and running.committed.exception() is not None
-        # One collective for all three, so that every process takes the same branch below.
+        # One collective for all three answers, so that every process takes the same branch below.
         answers = all_say(done, failed, time.monotonic() >= self._retry_at)
         self._retry = bool(answers[0, 2])
         if running is None or not answers[:, 0].all():
             return {}
         self._running = None
-        # one process that failed makes the checkpoint incomplete for all
+        # If any process failed, the checkpoint is incomplete.
         return self._failed(running) if answers[:, 1].any() else self._succeeded(running)
 
     def _succeeded(self, running: Running) -> dict[str, float]:
@@ -316,19 +336,19 @@ class Checkpointer:
             self._owed = False
             self._n_failed_in_a_row = 0
         if is_first():
-            # in a thread: hashing reads all that was written, and the loop goes on
+            # in a thread: hashing reads back everything that was written, while the loop goes on
             done = self._hasher.submit(finish, running.folder, self.folder, self.settings)
             self._finishing.append(Finishing(running.step, numbers, done))
         return {f"checkpoint/{name}": value for name, value in numbers.items()}
 
     def _failed(self, running: Running) -> dict[str, float]:
         error = running.committed.exception() or OSError("another process could not write its part")
-        # a fault of ours, which no later try would mend
+        # any other error is a bug, which a retry would not fix
         if not isinstance(error, DISK_TROUBLE):
             raise error
         self._n_failed += 1
         fields = {"why": cause_of(error), "folder": str(running.folder), "failed": self._n_failed}
-        # a failed local copy is not tried again: the durable save that follows is worth more
+        # A failed local copy is not retried: the next durable save makes up for it.
         if running.folder.parent == self.folder:
             pause_s = min(RETRY_S * 2**self._n_failed_in_a_row, LONGEST_RETRY_S)
             self._error = error
@@ -341,13 +361,13 @@ class Checkpointer:
         return {"checkpoint/failed": float(self._n_failed)}
 
     def _finish_running(self) -> None:
-        """Return when no save is being written or hashed."""
+        """Wait until no save is being written or hashed."""
         self._settle(None)
         wait([finishing.done for finishing in self._finishing])
         self._report_hashed()
 
     def _report_hashed(self) -> None:
-        """An event for each checkpoint that has its manifest by now, in the order of steps."""
+        """Report each checkpoint that is hashed by now as a "saved" event, in the order of steps."""
         while self._finishing and self._finishing[0].done.done():
             finished = self._finishing.pop(0)
             self._event("saved", finished.step, **finished.numbers, **finished.done.result())

@@ -17,11 +17,11 @@ def save_params(folder: Path, params: Params, run: Mapping[str, Any]) -> None:
     It has no optimizer state and no data position, so a phase can start from it but not resume it.
 
     Raises:
-        OutputError: the disk does not take them.
+        OutputError: the disk is full or cannot be written.
     """
     arrays = {"params": {"trainable": params, "frozen": {}}}
     jsons = {"run": dict(run)}
-    # the same seal as of a trained checkpoint: who loads it compares the same digests
+    # sealed like a trained checkpoint, so that loading verifies it in the same way
     seal = sealed(arrays, jsons)
     path = folder / "checkpoints" / "0"
     with system_errors_as_output_error(path.parent), closing(Writer(None)) as writer:

@@ -1,4 +1,4 @@
-"""Parameters of a trained phase, for whoever goes on from them: another phase, generation, export."""
+"""Load the parameters of a trained phase, for another phase, generation or export."""
 
 import json
 from functools import partial
@@ -45,10 +45,10 @@ class Loaded(NamedTuple):
 
 
 def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1) -> Loaded:
-    """The parameters of a phase's newest checkpoint, or of that of `step`, at rest on the current mesh.
+    """The parameters in a phase's newest checkpoint, or in that of `step`, at rest on the current mesh.
 
-    Where the phase's optimizer averaged them, these are the averages, which evaluations have read too.
-    `rounds` is how often a microbatch passes the pipeline's stages here.
+    If the phase's optimizer averaged them, these are the averages, as in the phase's evaluations. `rounds` is
+    how often a microbatch passes the pipeline's stages in this run.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -67,9 +67,9 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     read = _read_averages if is_averaged else _read_last
     trainable = read(path, model, with_trained_heads, saved)
     frozen = _frozen(path, own_model, adaptation, saved)
-    # one array a weight: who goes on from here knows nothing of how this phase was adapted
+    # one array for each weight: the caller need not know how this phase was adapted
     params = with_trained_heads.dense(with_trained_heads.merge(trainable, frozen))
-    # codes have lost the dtype of what they stand for
+    # dense() gives float32 for quantized bases, whose codes do not record the original dtype
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, shapes)
     params = in_memory_order(params, rounds=rounds)
@@ -77,7 +77,7 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
 
 
 def heads_in(checkpoint: Path, model: Model) -> tuple[str, ...]:
-    """The heads that an objective had added to the model: parameters at the top that the model has not."""
+    """Heads that the phase's objective added to the model: top-level vectors that the model itself lacks."""
     own = jax.eval_shape(model.init, jax.random.key(0)).keys()
     prefix = "params.trainable."
     names = [
@@ -91,30 +91,30 @@ def _read_last(path: Path, model: Model, adaptation: Adaptation, saved: dict[str
     """Trainable parameters after the last step."""
     split = partial(_split, model, adaptation)
     trainable, _ = placed(jax.eval_shape(split, jax.random.key(0)))
-    # only what is needed is read: the optimizer's state is twice as large
+    # Only the `params` item is read: Adam's state would be twice as large.
     return restore_params(path, {"trainable": trainable, "frozen": {}})["trainable"]
 
 
 def _read_averages(
     path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]
 ) -> Params:
-    """Averages of the trainable parameters; they are in the optimizer's state, all of which is read."""
-    # validated as JSON: strict models take a list for a tuple only there
+    """Averages of the trainable parameters, from the optimizer's state, all of which has to be read."""
+    # validated as JSON: strict pydantic models accept a list for a tuple only there
     optimizer = Optimizer.model_validate_json(json.dumps(saved["optimizer"]))
     tx = optimizer.chain(saved["steps"])
     guard = Guard.model_validate(saved["guard"])
     make = partial(new_state, model, adaptation, tx, guard=guard)
-    # traced for shapes; nothing is computed, so that any key will do
+    # traced for shapes alone, so any key will do
     shapes = placed(jax.eval_shape(make, jax.random.key(0)))
     state = state_of(read_arrays(path, arrays_of(shapes)), {})
     return averaged(state.opt_state.inner, state.trainable)
 
 
 def _frozen(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, Any]) -> Params:
-    """Make the frozen parameters again from what the phase started from, and compare their fingerprints.
+    """Compute the frozen parameters again from what the phase started from, and compare their fingerprints.
 
     Raises:
-        ValueError: they are not those that the checkpoint was trained on.
+        ValueError: they differ from those that the checkpoint was trained on.
     """
     _, shapes = jax.eval_shape(partial(_split, model, adaptation), jax.random.key(0))
     if not jax.tree.leaves(shapes):
@@ -125,13 +125,15 @@ def _frozen(path: Path, model: Model, adaptation: Adaptation, saved: dict[str, A
     if saved["start_from"] is not None:
         job_folder = path.parents[2]  # job/phase/checkpoints/step
         parent = load_params(parent_folder(saved["start_from"], job_folder)).params
-        # heads of the parent, and those that this phase adds, are trained or dropped, and never frozen
+        # Without heads: those of the parent were trained on or dropped, and a phase never freezes any.
         own = jax.eval_shape(model.init, key).keys()
         first = {name: parent[name] for name in own}
     elif base_width is not None:
-        first = jax.jit(lambda key: scaled_at_birth(model.init(key_of(key, "init")), base_width))(
-            key
-        )
+
+        def scaled(key: Array) -> Params:
+            return scaled_at_birth(model.init(key_of(key, "init")), base_width)
+
+        first = jax.jit(scaled)(key)
     frozen = frozen_params(model, adaptation, key, first)
     check_frozen(path, fingerprints(frozen))
     return frozen
@@ -142,7 +144,7 @@ def _split(model: Model, adaptation: Adaptation, key: Array) -> tuple[Params, Pa
 
 
 def frozen_params(model: Model, adaptation: Adaptation, key: Array, first: Params | None) -> Params:
-    """Compute again what `new_state` froze of the `first` parameters; None = the model's own from scratch."""
+    """Compute again what `new_state` froze of the `first` parameters; None = those that the model draws."""
 
     def make(key: Array, first: Params | None) -> Params:
         params = model.init(key_of(key, "init")) if first is None else first
@@ -154,7 +156,7 @@ def frozen_params(model: Model, adaptation: Adaptation, key: Array, first: Param
 
 def parent_folder(start_from: str, job_folder: Path) -> Path:
     """Where `start_from` is: a phase of the same job, or else any phase's folder."""
-    # The job's own phase first: a folder of the same name elsewhere must not win.
+    # The job's own phase takes precedence over a folder of that name in the working directory.
     in_job = job_folder / start_from
     return in_job if in_job.exists() else Path(start_from)
 
@@ -164,7 +166,7 @@ def placed(shapes: Any, mesh: jax.sharding.Mesh | None = None) -> Any:
     mesh = mesh or jax.sharding.get_mesh()
 
     def place(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # what came in from outside, such as the key, has no layout yet
+        # arguments of the traced function, such as the key, have no layout yet
         layout = s.sharding.spec if s.sharding else PartitionSpec()
         memory = s.sharding.memory_kind if s.sharding else None
         sharding = NamedSharding(mesh, layout, memory_kind=memory)

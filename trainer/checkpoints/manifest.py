@@ -1,4 +1,4 @@
-"""The manifest of a folder: size and SHA-256 of every file in it, against which any damage shows."""
+"""The manifest of a folder: size and SHA-256 of every file in it, which reveal any damage."""
 
 import os
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ Level = Literal["off", "size", "full"]
 
 
 def write_manifest(folder: Path) -> int:
-    """Hash every file of a folder and write the manifest beside them; returns the bytes that were hashed.
+    """Hash every file of a folder and write the manifest beside them; returns the number of bytes hashed.
 
-    One file after another: training goes on meanwhile and needs the cores.
+    Files are hashed one after another, since training goes on meanwhile and needs the cores.
 
     Raises:
         OutputError: the manifest cannot be written.
@@ -27,7 +27,7 @@ def write_manifest(folder: Path) -> int:
 
 def files_of(folder: Path) -> dict[str, Path]:
     """Name inside the folder -> path, of every file but the manifest and hidden ones."""
-    # hidden files are marks of ours and of file systems, which come and go
+    # hidden files are markers of ours and of file systems, which may come and go
     paths = sorted(
         path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
     )
@@ -37,27 +37,27 @@ def files_of(folder: Path) -> dict[str, Path]:
 def problem(folder: Path, level: Level, prefixes: Iterable[str] = ("",)) -> str | None:
     """What is wrong with the files of a folder, in words, or None; only names with one of `prefixes` count.
 
-    A folder without a manifest has nothing to compare with: its writer was killed before hashing ended.
+    A folder without a manifest passes: its writer was killed before hashing ended.
     """
     if level == "off" or not (folder / NAME).exists():
         return None
     try:
         wanted = {name: (size, digest) for name, (size, digest) in read_json(folder / NAME).items()}
     except (ValueError, TypeError, AttributeError):
-        # a damaged manifest says nothing of the files, but something damaged it
+        # The files may be fine, but something damaged the manifest beside them.
         return f"{NAME} is not the JSON that was written"
-    there = files_of(folder)
+    files = files_of(folder)
     names = [
-        name for name in sorted(wanted.keys() | there.keys()) if name.startswith(tuple(prefixes))
+        name for name in sorted(wanted.keys() | files.keys()) if name.startswith(tuple(prefixes))
     ]
-    for name in names:  # sizes first: they cost nothing
-        if why := _size_problem(name, wanted, there):
+    for name in names:  # sizes first: they need no reading
+        if why := _size_problem(name, wanted, files):
             return why
     if level == "size":
         return None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # threads: hashing releases the interpreter, and here nothing else runs
-        digests = pool.map(sha256, [there[name] for name in names])
+        # All cores: hashing releases the interpreter lock, and no training runs yet.
+        digests = pool.map(sha256, [files[name] for name in names])
         for name, digest in zip(names, digests, strict=True):
             if digest != wanted[name][1]:
                 return f"{name} has other contents"
@@ -65,12 +65,12 @@ def problem(folder: Path, level: Level, prefixes: Iterable[str] = ("",)) -> str 
 
 
 def _size_problem(
-    name: str, wanted: dict[str, tuple[int, str]], there: dict[str, Path]
+    name: str, wanted: dict[str, tuple[int, str]], files: dict[str, Path]
 ) -> str | None:
-    if name not in there:
+    if name not in files:
         return f"{name} is missing"
     if name not in wanted:
         return f"{name} was not written with it"
-    size = there[name].stat().st_size
+    size = files[name].stat().st_size
     wanted_size, _ = wanted[name]
     return None if size == wanted_size else f"{name} has {size:,} bytes instead of {wanted_size:,}"

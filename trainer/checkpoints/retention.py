@@ -1,4 +1,4 @@
-"""When checkpoints are saved, and which of them are kept."""
+"""The settings of checkpoints: when they are saved, and which are kept."""
 
 import datetime
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from trainer.checkpoints.manifest import Level
 class Best(BaseModel, frozen=True, extra="forbid", strict=True):
     """Keep the `keep` checkpoints with the best `metric`, such as `eval/web/loss`.
 
-    Only those count that were saved right after the metric was measured.
+    Only checkpoints that were saved right after the metric was measured count.
     """
 
     metric: str
@@ -25,17 +25,17 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
     """Save every `every_steps` and at the end; a checkpoint that no rule below keeps is deleted.
 
     Attributes:
-        keep: The newest so many are kept.
-        keep_every_steps: Those of every so many steps are kept for ever.
-        keep_every_s: The first one and then one every so many seconds are kept for ever.
+        keep: This many of the newest are kept.
+        keep_every_steps: Checkpoints at multiples of this step are kept forever.
+        keep_every_s: The first checkpoint, and then one every this many seconds, are kept forever.
         best: The best by a metric are kept.
-        verify: What of the files is compared with the manifest before a checkpoint is used: nothing, sizes,
-            or hashes too, which means that everything is read twice. The fingerprints of all arrays are
-            compared in any case.
-        local: A folder on a fast disk or in memory (`/dev/shm/…`) that all processes see, for one more copy
-            every `local_every_steps`; the newest undamaged checkpoint of both is resumed from.
+        verify: What of the files is compared with the manifest before a checkpoint is used: nothing ("off"),
+            sizes, or also hashes ("full"), for which everything is read twice. The fingerprints of all arrays
+            are compared in any case.
+        local: A folder on a fast disk or in memory (`/dev/shm/…`) that all processes see, for a further copy
+            every `local_every_steps`. The run resumes from the newest undamaged checkpoint of both folders.
         host_gb: The most gigabytes of arrays that a save may hold in host memory; the loop then waits until
-            all is written. None = copy everything at once and go on.
+            everything is written. None = copy everything to the host at once and go on.
     """
 
     every_steps: PositiveInt
@@ -44,10 +44,10 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
     keep_every_s: PositiveInt | None = None
     best: Best | None = None
     verify: Level = "full"
-    # a copy in memory is lost with the machine: it never replaces the durable one
+    # A copy in memory is lost with the machine, so it never replaces the durable one.
     local: str | None = None
     local_every_steps: PositiveInt | None = None
-    # a copy of everything takes as much host memory as the state takes on the devices
+    # None needs as much host memory as the state takes on this host's devices.
     host_gb: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -80,12 +80,12 @@ def superseded(kept: Sequence[Kept], settings: Checkpoints) -> list[int]:
         rules.append(
             policies.BestN(
                 get_metric_fn=lambda metrics: metrics[best.metric],
-                reverse=best.better == "lower",  # Orbax keeps the last of the sorted ones
+                reverse=best.better == "lower",  # Orbax sorts ascending and keeps the last ones
                 n=best.keep,
                 keep_checkpoints_without_metrics=False,
             )
         )
-    # the policies read no context, but their signature wants one
+    # these policies ignore the context, but their signature requires one
     context = policies.PreservationContext()
     preserved = policies.AnyPreservationPolicy(rules).should_preserve(kept, context=context)
     return [each.step for each, stays in zip(kept, preserved, strict=True) if not stays]

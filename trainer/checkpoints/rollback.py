@@ -1,4 +1,4 @@
-"""Going back after a streak of bad steps: to the newest checkpoint before it, and on without its rows.
+"""Rollback: after a streak of bad steps, resume from the newest checkpoint before it and skip its rows.
 
 The method of Chowdhery et al. 2022, §5.1.
 """
@@ -15,10 +15,10 @@ from trainer.state import TrainState
 
 
 class Rollbacks:
-    """Decides when to go back, and does it; the phase resumed after step `first`.
+    """Decides when to roll back, and does it; the phase resumed after step `first`.
 
-    `restore` gives the newest checkpoint up to a step, and its state; `event` is called for what happens.
-    Every process sees the same verdicts, so all of them decide the same without asking each other.
+    `restore(limit)` gives (step, state) of the newest checkpoint up to a step; `event` is called for what
+    happens. All processes see the same verdicts, so they decide the same without communicating.
     """
 
     def __init__(
@@ -37,15 +37,16 @@ class Rollbacks:
         self._restore = restore
         self._event = event
         self._save_is_due = False
-        # (step, rows consumed after it) of the steps of one streak, the step before it and the one under way
+        # (step, rows consumed up to and with it) of the last steps: those of a streak (`patience`), the step
+        # before it, and the one that is dispatched and has no verdict yet
         self._ends = deque([(first, source.position.rows)], maxlen=guard.patience + 2)
 
     def passed(self, number: int) -> None:
-        """Call when step `number` has been given its rows."""
+        """Call after step `number` has taken its rows from the source."""
         self._ends.append((number, self._source.position.rows))
 
     def due(self) -> bool:
-        """Whether a save is wanted, once after a rollback: only checkpoints record the rows left out."""
+        """Whether a save is wanted: once after each rollback, since only checkpoints record skipped rows."""
         was_due = self._save_is_due
         self._save_is_due = False
         return was_due
@@ -55,24 +56,24 @@ class Rollbacks:
         return verdict is not None and verdict.streak >= self._guard.patience
 
     def go_back(self, state: TrainState, verdict: Verdict) -> TrainState:
-        """The state to resume from, with the source at its position.
+        """The state to resume from; the source is moved to its position.
 
         Raises:
-            Diverged: the loss is not finite, and `max_rollbacks` are used up.
+            Diverged: loss or gradient norm is NaN or infinite, and `max_rollbacks` are used up.
         """
-        # a streak counts the step of the verdict itself
+        # the streak includes the step of the verdict
         last_good = verdict.number - verdict.streak
         stop = self._source.position.rows
         first = next((rows for step, rows in self._ends if step >= last_good), stop)
-        # Each rollback has left out one window, so the windows count the rollbacks, across
-        # restarts too.
+        # Each rollback skips one window of rows, so the windows count the rollbacks, also across restarts.
         n_left = self._guard.max_rollbacks - len(self._source.position.skipped)
         if verdict.finite and (n_left < 1 or self._follows_skipped_rows(first, stop)):
             self._event("new_level", verdict.number, rows=[first, stop])
             return state._replace(opt_state=with_new_window(state.opt_state))
-        # only a loss that is not finite gets here: no training is left to go on with
         if n_left < 1:
-            self._checkpointer.wait()  # a save that is on its way is kept
+            # NaN or infinity (finite spikes were accepted above): training cannot go on. A save that is being
+            # written is completed first.
+            self._checkpointer.wait()
             raise Diverged(self._sentence(verdict, first, stop))
         restored = self._restore(last_good)
         self._event(
@@ -84,9 +85,9 @@ class Rollbacks:
         )
         if restored:
             state = self._rewind(*restored)
-        else:  # none of the streak's updates was applied, so the state is the one before it
+        else:  # no checkpoint: the guard applied none of the streak's updates, so the state is as before it
             state = state._replace(opt_state=with_new_window(state.opt_state))
-        # after the state is restored: set_state would overwrite it
+        # After `_rewind`, whose set_state would overwrite the new window.
         self._source.skip(first, stop)
         self._save_is_due = True
         self._ends.clear()
@@ -94,9 +95,9 @@ class Rollbacks:
         return state
 
     def _follows_skipped_rows(self, first: int, stop: int) -> bool:
-        """Whether the streak begins right behind rows that a rollback left out.
+        """Whether the streak begins right after rows that a rollback skipped.
 
-        Spikes that come back there are the level of the data from there on, and no accident.
+        Spikes that return there are not an accident of a few rows, but the level of the data from there on.
         """
         n_rows = stop - first
         return any(
@@ -110,7 +111,7 @@ class Rollbacks:
         return f"{steps}, had a loss or gradient that is not finite, after {n_rollbacks} rollbacks; {remedy}"
 
     def _rewind(self, step: int, state: TrainState) -> TrainState:
-        # the checkpoint does not know of the newest windows
+        # The checkpoint is older than the newest windows, which must stay skipped.
         skipped = self._source.position.skipped
         self._checkpointer.drop_after(step)
         position: dict[str, Any] = self._checkpointer.read_json(step, "position")

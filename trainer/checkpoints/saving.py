@@ -1,4 +1,4 @@
-"""One save: begun by the step loop, written by Orbax in the background."""
+"""A single save: started by the step loop, written by Orbax in the background."""
 
 import errno
 import logging
@@ -18,22 +18,24 @@ from data_pipeline.files import OutputError
 from trainer.cluster.coordination import first_says, is_first
 from trainer.records.memory import host_bytes
 
-# what TensorStore, Orbax and the system raise when a disk is full or gone
+# what TensorStore, Orbax and the system raise when a disk is full or missing
 DISK_TROUBLE = (OSError, RuntimeError, ValueError)
-COMMIT_S = 600  # how long the other processes wait for one that could not write its shards
-SAMPLE_S = 0.02  # between two looks at the memory
+COMMIT_S = (
+    600  # how long processes wait for one that could not write its shards; Orbax's default is 1,200
+)
+SAMPLE_S = 0.02  # between two samples of the process's memory
 ARRAY_ITEMS = ("params", "optimizer")
 JSON_ITEMS = ("position", "run", "numbers", "fingerprints")
 
 
 class Running(NamedTuple):
-    """A save on its way."""
+    """A save that is being written."""
 
     step: int
     folder: Path
-    began: float  # of time.perf_counter()
-    committed: Future  # raises what went wrong
-    measured: Future  # (seconds, most bytes by which the process grew), whether it went well or not
+    began: float  # value of time.perf_counter()
+    committed: Future  # done when all processes have written; raises what went wrong
+    measured: Future  # (seconds, most bytes by which the process grew), also after a failure
 
 
 class Writer:
@@ -51,12 +53,12 @@ class Writer:
             )
         for name in JSON_ITEMS:
             handlers[name] = ocp.JsonCheckpointHandler()
-        # Orbax waits for all processes when it commits; its own limit is shorter
+        # when it commits, Orbax waits so long for the other processes
         options = ocp.options.AsyncOptions(timeout_secs=COMMIT_S)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(**handlers), async_options=options
         )
-        # Two threads: one waits for Orbax, the other measures meanwhile.
+        # Two threads: one waits for Orbax, the other samples the memory meanwhile.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
 
     def begin(self, folder: Path, arrays: Mapping[str, Any], jsons: Mapping[str, Any]) -> Running:
@@ -73,7 +75,7 @@ class Writer:
             self._orbax.save(folder.resolve(), args=ocp.args.Composite(**items))
             committed = self._pool.submit(self._orbax.wait_until_finished)
         except DISK_TROUBLE as error:
-            # A failure before the start looks like one during the save: callers handle one kind.
+            # Reported like a failure during the save, so that callers handle a single kind.
             committed = Future()
             committed.set_exception(error)
         measured = self._pool.submit(_measure, committed, began, bytes_before)
@@ -86,7 +88,7 @@ class Writer:
 
 
 def _measure(committed: Future, began: float, bytes_before: int) -> tuple[float, int]:
-    # the growth is what a save needs beside the run: it decides whether host_gb is wanted
+    # The growth is the host memory that a save needs beside the run; it tells whether to set `host_gb`.
     peak_bytes = bytes_before
     while not wait([committed], SAMPLE_S).done:
         peak_bytes = max(peak_bytes, host_bytes())
@@ -102,14 +104,16 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def _check_disk(folder: Path, leaves: list[Any]) -> None:
-    """Raise in all processes what would fail in one: the others would begin to write, and wait for it."""
+    """Raise in all processes if process 0 cannot write: else the others would start, and wait for it."""
     failure = None
     if is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(folder).free < sum(leaf.nbytes for leaf in leaves):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-            probe = folder / ".probe"  # a folder without write permission shows only by writing
+            probe = (
+                folder / ".probe"
+            )  # a missing write permission shows only when something is written
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -118,7 +122,7 @@ def _check_disk(folder: Path, leaves: list[Any]) -> None:
         raise failure or OSError("process 0 could not begin it")
 
 
-CAUSES = {  # a piece of the error text, from Orbax or the system -> our words
+CAUSES = {  # part of an error text of Orbax or the system -> cause in our words
     "No space left": "no space left on the device",
     "RESOURCE_EXHAUSTED": "no space left on the device",
     "File too large": "it is larger than a file may be there",
@@ -131,7 +135,7 @@ CAUSES = {  # a piece of the error text, from Orbax or the system -> our words
 
 
 def cause_of(error: BaseException) -> str:
-    """Why a save failed, in a few words."""
+    """Why a save failed: one of CAUSES, else type and first line of the error."""
     text = str(error)
     for piece, cause in CAUSES.items():
         if piece in text:
@@ -141,14 +145,14 @@ def cause_of(error: BaseException) -> str:
 
 
 def output_error(folder: Path, error: BaseException) -> OutputError:
-    """The error of a full or read-only disk, in one sentence."""
+    """The error to raise when checkpoints cannot be written in `folder`."""
     remedy = "free space or choose another run folder, then run the same command"
     return OutputError(f"cannot save a checkpoint in {folder}: {cause_of(error)}; {remedy}")
 
 
 @contextmanager
 def system_errors_as_output_error(folder: Path) -> Iterator[None]:
-    """Turn an error of the system inside into an OutputError about this folder."""
+    """Turn an OSError raised inside the block into an OutputError about `folder`."""
     try:
         yield
     except OSError as error:
@@ -156,6 +160,6 @@ def system_errors_as_output_error(folder: Path) -> Iterator[None]:
 
 
 def log_event(name: str, step: int, **fields: Any) -> None:
-    """Where no phase listens to events: a warning in the log."""
+    """The default for events, where no phase records them: a warning in the log."""
     shown = ", ".join(f"{key}={value}" for key, value in fields.items())
     logging.getLogger(__name__).warning("%s at step %d: %s", name, step, shown)

@@ -1,7 +1,7 @@
 """A checkpoint on the disk: the folder of a step, what is in it, and whether it is what was saved.
 
-Two items hold arrays (`params`, `optimizer`) and four hold JSON. Of these `fingerprints` seals the others:
-shapes, types and fingerprints of all arrays, digests of the JSON, and its own digest.
+Two items hold arrays (`params`, `optimizer`) and four hold JSON. One of the JSON items, `fingerprints`, seals
+all the others: it has shapes, dtypes and fingerprints of all arrays, digests of the JSON, and its own digest.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from trainer.cluster.coordination import all_say
 from trainer.fingerprints import differing, fingerprints
 from trainer.state import TrainState
 
-# what damaged files make Orbax and TensorStore raise; MemoryError and PermissionError are not among them,
-# since they say nothing of the files
+# What damaged files make Orbax and TensorStore raise. MemoryError and PermissionError say nothing about the
+# files: the former is not listed, the latter, an OSError, is raised on in `_read`.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -45,19 +45,19 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
     """The items that hold arrays; the key is saved as its numbers, since Orbax has no type for keys."""
     key = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
-        # shapes of a state are asked for before there is one
+        # a state of shapes, as used to restore into
         data = jax.eval_shape(jax.random.key_data, key)
         key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
     else:
         key = jax.random.key_data(key)
-    # what is frozen is made again from `start_from`: a checkpoint of an adapter is as small as the adapter
+    # Frozen parameters are computed again from `start_from`, so a checkpoint of an adapter is small.
     params = {"trainable": state.trainable, "frozen": {}}
     rest = {"step": state.step, "opt_state": state.opt_state, "key": key}
     return {"params": params, "optimizer": rest}
 
 
 def state_of(arrays: Mapping[str, Any], frozen: Params) -> TrainState:
-    """The inverse of `arrays_of`, with the frozen parameters, which it leaves out."""
+    """The inverse of `arrays_of`, given the frozen parameters, which that leaves out."""
     rest = arrays["optimizer"]
     return TrainState(
         rest["step"],
@@ -81,7 +81,7 @@ def sealed(
     leaves = {name: [type_of, *sums[name]] for name, type_of in _types(arrays).items()}
     digests = {name: _digest(value) for name, value in jsons.items()}
     seal = {"leaves": leaves, "json": digests, "frozen": dict(frozen or {})}
-    # a seal must show its own damage too
+    # its own digest, so that damage to the seal shows too
     return {**seal, "digest": _digest(seal)}
 
 
@@ -98,11 +98,11 @@ def read_item(folder: Path, item: str) -> dict[str, Any]:
 
 
 def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The items of `like`, laid out as its shapes say. All processes call it together.
+    """Read the items of `like`, laid out as its shapes say; all processes must call it together.
 
     Raises:
-        ValueError: an array has another shape or type than `like` wants. Damaged: they are not what was
-        saved, or cannot be read.
+        ValueError: an array has another shape or dtype than in `like`.
+        Damaged: the arrays are not what was saved, or cannot be read.
     """
     leaves = _seal(folder)["leaves"]
     saved = {name: leaf for name, leaf in leaves.items() if name.split(".")[0] in like}
@@ -112,7 +112,7 @@ def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
         arrays = {item: _read(folder, item, tree) for item, tree in like.items()}
     except Damaged as damaged:
         error = damaged
-    # one process that raised would leave the others in the collectives that follow
+    # Agree first: if one process raised alone, the others would wait for it in the collectives that follow.
     if all_say(error is not None).any():
         raise error or Damaged(folder, "another process cannot read its part")
     wrong = differing({name: sums for name, (_, *sums) in saved.items()}, fingerprints(arrays))
@@ -123,7 +123,7 @@ def read_arrays(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_frozen(folder: Path, frozen: Mapping[str, list[int]]) -> None:
-    """Compare the fingerprints of frozen parameters, made again, with those that a checkpoint was trained on.
+    """Compare fingerprints of recomputed frozen parameters with those that a checkpoint was trained on.
 
     Raises:
         ValueError: they differ.
@@ -146,12 +146,13 @@ def json_problem(folder: Path) -> str | None:
 
 
 def restore_params(checkpoint: Path, like: dict[str, Any]) -> dict[str, Any]:
-    """`trainable` of a checkpoint (`frozen` is empty there), laid out as the shapes of `like` say.
+    """The `params` item of a checkpoint (its `frozen` is empty), laid out as the shapes of `like` say.
 
     Raises:
-        ValueError: see `read_arrays`; Damaged also where the manifest knows other sizes of files.
+        ValueError: see `read_arrays`.
+        Damaged: see `read_arrays`, or a file's size differs from the manifest's.
     """
-    # sizes alone: a fingerprint of what was read follows, so hashes would read it twice
+    # Sizes alone: fingerprints of the arrays are compared anyway, so hashing the files would read them twice.
     if why := problem(checkpoint, "size", ("params/", "fingerprints/")):
         raise Damaged(checkpoint, why)
     return read_arrays(checkpoint, {"params": like})["params"]
@@ -172,10 +173,9 @@ def leaf_names(checkpoint: Path) -> list[str]:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps with a complete checkpoint, ascending; half written and damaged ones have no plain number as
-    name.
-    """
-    # Orbax writes under a temporary name and renames at the end
+    """Steps with a complete checkpoint, ascending."""
+    # Orbax writes under a temporary name and renames at the end; damaged ones are renamed too. Only complete
+    # checkpoints have a plain number as name.
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
@@ -205,7 +205,7 @@ def _seal(folder: Path) -> dict[str, Any]:
 
 
 def _parsed(folder: Path, item: str) -> Any:
-    path = folder / item / "metadata"  # the name that Orbax gives it
+    path = folder / item / "metadata"  # Orbax's name for the file of a JSON item
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -215,8 +215,8 @@ def _parsed(folder: Path, item: str) -> Any:
 
 
 def _digest(value: Any) -> str:
-    """SHA-256 of a value as it comes back from JSON, where tuples are lists and keys are strings."""
-    # sorted keys: a digest must not depend on the order of a dict
+    """SHA-256 of a value as read back from JSON, where tuples are lists and keys are strings."""
+    # sorted keys: the digest must not depend on the order of a dict
     as_read = json.loads(json.dumps(value))
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
@@ -228,7 +228,7 @@ def _types(tree: Any) -> dict[str, str]:
 
 
 def _check_types(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    # before anything is read: Orbax would name neither the array nor the run's side
+    # Checked before reading: Orbax's own error would name neither the array nor what this run expects.
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             there = saved.get(name, "not there")
@@ -240,14 +240,14 @@ def _check_types(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, st
 
 
 def _read(folder: Path, item: str, like: Any) -> Any:
-    """Restore by the handler: an Orbax Checkpointer has processes wait for one that has failed."""
+    """Restore an item by Orbax's handler; its Checkpointer would make processes wait for one that failed."""
     path = (folder / item).resolve()
     try:
         return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(like))
     except PermissionError:
         raise
     except Exception as error:
-        # with several processes Orbax raises a bare Exception
+        # with several processes Orbax raises plain Exceptions
         is_unreadable = isinstance(error, UNREADABLE) or type(error) is Exception
         out_of_memory = "RESOURCE_EXHAUSTED" in str(error)  # of the device
         if out_of_memory or not is_unreadable:

@@ -1,4 +1,4 @@
-"""Checkpoint folders behind the step loop: manifests of new ones, deletion of old ones and of leftovers."""
+"""Work on checkpoint folders outside the step loop: manifests, deletion of old checkpoints and leftovers."""
 
 import contextlib
 import datetime
@@ -21,7 +21,7 @@ LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.removed")
 
 
 def finish(step_folder: Path, durable: Path, settings: Checkpoints) -> dict[str, float | str]:
-    """Hash a checkpoint that was just written and delete those that it supersedes; fields of its event."""
+    """Hash a checkpoint that was just written and delete those it supersedes; returns fields of its event."""
     began = time.perf_counter()
     folder = step_folder.parent
     try:
@@ -30,12 +30,12 @@ def finish(step_folder: Path, durable: Path, settings: Checkpoints) -> dict[str,
         if folder == durable:
             old_steps = superseded(kept_in(folder, settings), settings)
         else:
-            old_steps = steps_in(folder)[:-1]  # of local copies one is enough
+            old_steps = steps_in(folder)[:-1]  # only the newest local copy is kept
         for step in old_steps:
             remove(folder / str(step))
         return fields
-    # hashing and deleting are behind the loop: nothing may raise there
-    except (OSError, OutputError) as error:  # the checkpoint itself is complete
+    # The checkpoint itself is complete, so training need not end: the event reports the trouble.
+    except (OSError, OutputError) as error:
         return {"trouble": cause_of(error)}
 
 
@@ -49,19 +49,19 @@ def _kept(path: Path, metric: str) -> Kept:
     try:
         numbers = read_item(path, "numbers")
     except Damaged:
-        # The best guess that is left: it decides only how long the checkpoint is kept.
+        # The file's time is the best guess; it decides only how long the checkpoint is kept.
         numbers = {"time": path.stat().st_mtime, "metrics": {}}
-    # a damaged item costs a checkpoint its rank, not its place
+    # Without a metric a checkpoint cannot be among the best, but the other rules may keep it.
     value = numbers["metrics"].get(metric, math.nan)
     saved_at = datetime.datetime.fromtimestamp(numbers["time"], tz=datetime.UTC)
     return Kept(int(path.name), saved_at, {metric: value} if math.isfinite(value) else None)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint so that it is not listed; its new path, or the old one if that fails."""
+    """Rename a damaged checkpoint so that it is not listed; returns its path, the old one if that fails."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
-        # an older damaged one of the same step makes room
+        # an older damaged checkpoint of the same step is deleted to make room
         shutil.rmtree(aside, ignore_errors=True)
         return path.rename(aside)
     except OSError:
@@ -69,20 +69,20 @@ def set_aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint; it loses its name first, so that no half of it is ever listed."""
+    """Delete a checkpoint; it is renamed first, so that a partly deleted one is never listed."""
     doomed = path.with_name(f"{path.name}.removed")
     shutil.rmtree(doomed, ignore_errors=True)
-    # one rename is atomic, a deletion of many files is not
+    # a rename is atomic, the deletion of many files is not
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(folders: Sequence[Path]) -> None:
-    """Delete what killed or failed writers and removers left; call it while nothing is written.
+    """Delete what interrupted saves and deletions left behind; call it only while no save is running.
 
-    What cannot be deleted stays for the next time.
+    What cannot be deleted is left for the next call.
     """
-    # a folder that cannot be read: the save that follows reports it
+    # suppressed: if a folder cannot be read, the save that follows reports it
     with contextlib.suppress(OSError):
         for folder in folders:
             for pattern in LEFTOVERS:
@@ -93,13 +93,13 @@ def remove_leftovers(folders: Sequence[Path]) -> None:
 def local_folder(durable: Path, local: str) -> Path:
     """The folder of a phase's copies inside `local`.
 
-    It is emptied if its copies belong to an earlier phase with the same path: both folders hold the same
-    random id while they belong together.
+    It is emptied if its copies are of an earlier phase with the same path. A random id in both folders shows
+    that they belong together.
 
     Raises:
         ValueError: not all processes see it.
     """
-    # two phases of one name on one machine must not share copies
+    # named by the path: two phases of the same name on one machine must not share copies
     path_digest = hashlib.sha256(str(durable.resolve()).encode()).hexdigest()[:16]
     folder = Path(local) / f"meshwright-{path_digest}"
     durable_id = durable / ".local"
@@ -114,7 +114,7 @@ def local_folder(durable: Path, local: str) -> Path:
         if not belongs():
             shutil.rmtree(folder, ignore_errors=True)
             write_bytes(local_id, durable_id.read_bytes())
-    all_say()  # a barrier: the others look when both are written
+    all_say()  # a barrier: the other processes look only after both ids are written
     sees_it = all_say(belongs())
     if not sees_it.all():
         blind = int(sees_it.argmin())

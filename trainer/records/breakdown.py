@@ -1,4 +1,4 @@
-"""A loss by source and by byte of text: sums over the targets of a batch, as metrics are."""
+"""The loss by source and by byte of text, as sums over the targets of a batch."""
 
 import math
 from collections.abc import Sequence
@@ -19,21 +19,20 @@ class Breakdown(NamedTuple):
     n_bytes_V: np.ndarray
 
     def __call__(self, per_target: PerTarget | None, batch: Any) -> dict[str, tuple[Array, Array]]:
-        """`loss/source/NAME` (nats a target) and `train/bits_per_byte`, as (sum, weight) each.
-
-        Nothing where an objective has no such targets.
+        """`loss/source/NAME` (nats a target) and `train/bits_per_byte`, each as (sum, weight); empty where
+        the objective has no single tokens as targets.
         """
         if per_target is None:
             return {}
         weight_BL = per_target.weight_BL
         nll_BL = per_target.nll_BL * weight_BL
         metrics = {}
-        if len(self.sources) > 1:  # one source is the loss itself
+        if len(self.sources) > 1:  # with a single source its loss is loss/train
             for i, name in enumerate(self.sources):
                 of_source_BL = batch.source_BL == i
                 weight = jnp.sum(weight_BL * of_source_BL)
                 metrics[f"loss/source/{name}"] = (jnp.sum(nll_BL * of_source_BL), weight)
-        # a lookup in a replicated table, laid out as the batch is
+        # a lookup in a replicated table; with explicit axes its result's layout has to be stated
         lengths_V = jnp.asarray(self.n_bytes_V, jnp.float32)
         layout = spec("BL", batch.targets_BL.shape)
         lengths_BL = lengths_V.at[batch.targets_BL].get(out_sharding=layout)
@@ -45,6 +44,6 @@ class Breakdown(NamedTuple):
 def made_up_byte_lengths(vocab_size: int) -> np.ndarray:
     """Bytes of every vocabulary entry where there is no tokenizer.
 
-    They are not all alike, or the compiler would fold away the look-up that a real step makes.
+    They differ, since from equal ones the compiler could fold away the lookup that a real step makes.
     """
     return 1 + np.arange(vocab_size, dtype=np.int32) % 7

@@ -1,4 +1,4 @@
-"""What a phase's steps are measured by: their learning rates, tokens and FLOPs, as numbers of the host."""
+"""Learning rate, tokens and FLOPs of a phase's steps, computed on the host for the log."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,21 +14,23 @@ from trainer.phase import Phase
 from trainer.records.peak_flops import peak_flops
 from trainer.run import Run
 
-BLOCK = 1000  # learning rates computed at once
+BLOCK = 1000  # learning rates computed in one call
 
 
 class Costs(NamedTuple):
     """The denominators of throughput."""
 
     tokens_of: Callable[[int], int]  # step -> tokens in its batch
-    peak_tokens_per_s: float  # of all devices at their full rate; the denominator of MFU
-    hardware_ratio: float  # FLOPs computed, with recomputation, by those of the model: HFU / MFU
+    peak_tokens_per_s: float  # if all devices computed at their peak FLOP/s; the denominator of MFU
+    hardware_ratio: (
+        float  # FLOPs computed, recomputation included, over the model's FLOPs: HFU / MFU
+    )
 
 
 class Rates:
     """A learning rate schedule on the host.
 
-    Many values are computed in one call: each call of its own would wait for the step that is running.
+    Many values are computed in one call, since each call waits for the step that the devices are running.
     """
 
     def __init__(self, schedule: Callable[[Any], Any]):
@@ -51,7 +53,7 @@ def costs_of(phase: Phase) -> Costs:
     flops = run_flops_per_token(run, phase.params)
     policy = (run.architecture, phase.params["policy"])
     computed = hardware_flops_per_token_of(*policy, length=length, execution=run.execution)
-    # of the policy alone: the other roles only run forward, and recompute nothing
+    # of the policy alone: the other roles have no backward pass, so nothing of them is recomputed
     recomputed = computed - flops_per_token_of(*policy, length=length)
     peak = peak_flops(jax.devices()[0]) * phase.mesh.size
 
@@ -62,7 +64,7 @@ def costs_of(phase: Phase) -> Costs:
 
 
 def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:
-    """Model FLOPs of a training step, a token: the merged policy's, and a forward pass of every other role.
+    """Model FLOPs of a training step per token: those of the merged policy, and a forward pass of each role.
 
     `params` are arrays or their shapes, by role.
     """
@@ -71,6 +73,7 @@ def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:
     for name, role in run.roles.items():
         architecture = role.architecture or run.architecture
         trained_flops = flops_per_token_of(architecture, params[name], length=length)
-        # training has three products a weight (forward, by inputs, by weights), these roles the first
+        # a third: training multiplies three times per weight (forward, gradient by inputs, gradient by
+        # weights), a forward pass once
         flops += trained_flops / 3
     return flops

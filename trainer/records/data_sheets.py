@@ -1,7 +1,8 @@
-"""Peak rates of chips by their makers' data sheets, in one table for MFU and for plans."""
+"""Peak FLOP/s of chips from their makers' data sheets, for MFU and for plans."""
 
-# Dense bf16 products with f32 sums, FLOP/s of one JAX device, by the beginning of `device_kind`; the first
-# prefix that fits counts. TPU v2 and v3 show each core as a device, TPU7x each of a chip's two dies.
+# Prefix of `device_kind` -> FLOP/s of one JAX device: dense bf16 products, accumulated in f32. The first
+# prefix that matches counts, so a longer one stands before its own prefix ("TPU v5 lite" before "TPU v5"). On
+# TPU v2 and v3 each core is a device, on TPU7x each of a chip's two dies.
 PEAK_BF16 = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,

@@ -1,4 +1,4 @@
-"""Where the time of a phase went, over all its lives: steps that count, and seconds lost by cause."""
+"""Goodput: the share of a phase's time, restarts included, spent in steps that count; the rest by cause."""
 
 import time
 from array import array
@@ -27,35 +27,33 @@ CAUSES = {  # name -> what it is, and what ml-goodput-measurement calls it
     "other": "all else (OTHER)",
 }
 PRODUCTIVE = "goodput/productive_s"
-EVENT_FROM_S = 0.5  # a shorter pause gets no event; the rows count it all the same
+EVENT_FROM_S = 0.5  # a shorter block gets no event of its own; the account includes it all the same
 
 
 class Ledger:
-    """Seconds of a phase by cause; goodput is the time of steps that count over all since the first start.
+    """An account of a phase's seconds by cause. Goodput is the time of steps that count, divided by all time
+    since the first start; the causes and the steps that count always add up to all time.
 
-    A life of the phase is one process's work on it; this one began at `started` (Unix time) and resumes after
-    `first_step` steps. The causes and the steps that count always add up to all time. What earlier lives
-    spent, killed ones too, is read from events.jsonl and metrics.jsonl, some of whose rows hold a `row` of a
-    ledger: make the Ledger before the MetricsWriter, which cuts rows off. Exactly one process of a run is
-    `active`; in the others nothing is read or written.
+    A life is the work of one process on the phase, from start to exit or kill. This life began at `started`
+    (Unix time) and resumes after `first_step` steps. What earlier lives spent is read from events.jsonl and
+    metrics.jsonl, so make the Ledger before the MetricsWriter, which removes rows. Exactly one process of a
+    run is `active`; the others read and write nothing.
     """
 
     def __init__(self, folder: Path, first_step: int, *, active: bool, started: float):
         self._folder = folder
         self._active = active
         self._step = first_step
-        # What turns the monotonic clock into Unix time: read once, so that a clock set back later
-        # changes nothing.
+        # Offset from the monotonic clock to Unix time, read once: setting the clock later changes nothing.
         self._clock = time.time() - time.perf_counter()
         self._productive_s = 0.0
         self._lost_s = dict.fromkeys(CAUSES, 0.0)
-        # productive seconds up to each step; a rollback to step i restores entry i
+        # entry i: productive seconds up to step i, to which a rollback to that step returns
         self._productive_at = array("d", [0.0])
-        self._spans: list[
-            tuple[float, float]
-        ] = []  # (begin, end) of blocks charged since the last step
-        self._charged_s = 0.0
-        self._unexplained = "start"  # cause that time between two steps is charged to
+        # (begin, end) of the blocks charged since the last step
+        self._spans: list[tuple[float, float]] = []
+        self._charged_s = 0.0  # by all blocks so far; a block subtracts what nested ones have added
+        self._unexplained = "start"  # cause of time in which neither a step nor a block ran
         self._first_step_s: float | None = None  # of this life
         self._origin = started
         if active:
@@ -65,15 +63,15 @@ class Ledger:
             self.event("start", first_step, began=started, **self.row())
 
     def _take_over(self, started: float) -> None:
-        """Continue the newest account of the earlier lives, with what is known of the time after it."""
+        """Continue the newest account of the earlier lives, with what is recorded of the time after it."""
         rows = read_metrics(self._folder)
         events = [event for event in read_events(self._folder) if event["time"] <= started]
-        # an account is a row or an event that holds seconds of all causes
+        # an account is a row or an event with the fields of `row()`
         accounts = [entry for entry in (*rows, *events) if PRODUCTIVE in entry]
         if not accounts:
             return
         self._origin = min(event["began"] for event in events if event["event"] == "start")
-        # The one that covers most time: rows and events are written in no common order.
+        # The account that covers most time: rows and events are in two files.
         account = max(accounts, key=_accounted_s)
         self._productive_s = account[PRODUCTIVE]
         self._lost_s = _lost_in(account)
@@ -83,13 +81,13 @@ class Ledger:
         for event in events:
             if event["event"] in CAUSES and "seconds" in event and event["time"] > account_time:
                 self._lost_s[event["event"]] += event["seconds"]
-        # after it nothing is known of the earlier life: it may have worked on for a while
+        # What the earlier life did after its last record is lost and not known: that time is "down".
         last_sign = max(entry["time"] for entry in (*rows, *events))
         self._charge_rest("other", until=last_sign)
         self._charge_rest("down", until=started)
 
     def _take_row(self, row: dict[str, Any], *, new: bool) -> None:
-        """A row of an earlier life; a `new` one was written after its last account: its step is added."""
+        """Take over a row of an earlier life; `new`: it is newer than the account, so its step is added."""
         if PRODUCTIVE in row:
             self._mark(row["step"], row[PRODUCTIVE])
         elif new and "time/step_s" in row:
@@ -100,7 +98,7 @@ class Ledger:
     def spent(self, cause: str, *, hidden: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Charge this block's time to `cause`, less what nested blocks charge.
 
-        Nothing is charged if `hidden()` is true at the end: the devices were busy all the while.
+        Nothing is charged if `hidden()` is true at the end: the devices were busy all the time.
 
         Raises:
             KeyError: CAUSES has no such cause.
@@ -116,22 +114,22 @@ class Ledger:
                 own_s = ended - began - nested_s
                 self._charged_s += own_s
                 self._lost_s[cause] += own_s
-                # one span stands for this block and those nested in it
+                # the span of this block replaces those of the blocks nested in it
                 self._spans = [span for span in self._spans if span[1] <= began]
                 self._spans.append((began, ended))
                 if own_s >= EVENT_FROM_S:
                     self.event(cause, self._step, seconds=own_s)
 
     def stepped(self, number: int, seconds: float, *, lost_to: str | None = None) -> None:
-        """Step `number` has ended just now, `seconds` after the one before.
+        """Record that step `number` has just ended, `seconds` after the previous one.
 
-        Blocks charged in that time are taken off. The rest counts, unless it is `lost_to` a cause. Of the
-        first step of a life only as much counts as the second step takes: the rest is compiling.
+        The blocks charged in that time are subtracted. The rest is productive, or charged to `lost_to`. Of a
+        life's first step only as much is productive as the second step takes: the rest was compiling.
         """
         now = self._now()
         step_began = now - seconds
         charged_s = sum(max(0.0, end - max(begin, step_began)) for begin, end in self._spans)
-        # a block may have begun before the step it is seen in
+        # max(begin, step_began) above: a block may have begun before this step did
         own_s = seconds - charged_s
         self._spans.clear()
         self._step = number
@@ -173,7 +171,7 @@ class Ledger:
         now = self._now()
         self._charge_rest(self._unexplained, until=now)
         lost = {f"goodput/lost_s/{cause}": seconds for cause, seconds in self._lost_s.items()}
-        # A row right at the start must not divide by zero.
+        # max: a row at the very start must not divide by zero
         elapsed_s = max(now - self._origin, 1e-9)
         return {
             "goodput/frac": self._productive_s / elapsed_s,
@@ -182,11 +180,11 @@ class Ledger:
         }
 
     def close(self) -> None:
-        """Write the account down as an event: what comes after is no part of this life."""
+        """Append the account as an "end" event: time after it is charged to "down"."""
         self.event("end", self._step, **self.row())
 
     def _now(self) -> float:
-        """Unix time that never goes back, whatever is done to the system's clock."""
+        """Unix time that never goes back, even if the system's clock is set back."""
         return self._clock + time.perf_counter()
 
     def _charge_rest(self, cause: str, *, until: float) -> None:
@@ -197,8 +195,8 @@ class Ledger:
 
     def _mark(self, number: int, productive_s: float) -> None:
         del self._productive_at[number:]
-        # steps without a row of their own count as the one before them
-        # the ledger may begin in the middle of a phase
+        # Steps without a row of their own get the entry of the step before: the ledger may begin in the
+        # middle of a phase.
         missing = number - len(self._productive_at)
         self._productive_at.extend([self._productive_at[-1]] * missing)
         self._productive_at.append(productive_s)
@@ -209,7 +207,7 @@ def _lost_in(account: dict[str, Any]) -> dict[str, float]:
 
 
 def _accounted_s(account: dict[str, Any]) -> float:
-    """Seconds from the first start to the moment of an account, which is written somewhat later."""
+    """Seconds from the first start to the moment an account describes; it is written slightly later."""
     return account[PRODUCTIVE] + sum(_lost_in(account).values())
 
 
@@ -218,7 +216,8 @@ def process_started() -> float:
     created = psutil.Process().create_time()
     if not hasattr(time, "CLOCK_BOOTTIME"):  # macOS, where that is exact
         return created
-    # Linux: psutil adds an exact time since boot to a boot time that is cut to whole seconds
+    # On Linux psutil adds the process's exact time since boot to a boot time in whole seconds; subtracting
+    # that boot time again and using the boot clock gives the exact age.
     since_boot_s = created - psutil.boot_time()
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot_s
     return time.time() - age_s

@@ -1,4 +1,4 @@
-"""How much memory a step needs, of the devices and of this process."""
+"""Memory in use on the devices and in this process."""
 
 import resource
 import sys
@@ -8,11 +8,11 @@ import psutil
 
 
 def memory_row() -> dict[str, float]:
-    """`memory/host_bytes` of this process now, and of the fullest device here `memory/device_bytes` and
-    `memory/device_peak_bytes`; CPU devices do not count theirs.
+    """`memory/host_bytes` of this process, and `memory/device_bytes` and `memory/device_peak_bytes` of its
+    fullest device; CPU devices report none.
     """
     row = {"memory/host_bytes": float(host_bytes())}
-    # None from a device that does not count
+    # None from devices without memory statistics, such as CPUs
     stats_of_devices = [device.memory_stats() for device in jax.local_devices()]
     counted = [stats for stats in stats_of_devices if stats]
     if counted:
@@ -30,6 +30,6 @@ def host_bytes() -> int:
 
 def peak_host_bytes() -> int:
     """The most host memory that this process ever held."""
-    # psutil has no such figure on Linux and macOS
+    # psutil gives no peak on Linux and macOS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes, macOS bytes

@@ -1,4 +1,4 @@
-"""Where a phase's numbers go: `metrics.jsonl`, which our own tools read, and TensorBoard's event file."""
+"""The writer of a phase's metrics: `metrics.jsonl`, for our own tools, and TensorBoard's event file."""
 
 import json
 import math
@@ -22,14 +22,14 @@ METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 class MetricsWriter:
     """Appends rows of numbers, texts and histograms; the phase resumes after `start_step` steps (0: new).
 
-    What an interrupted run wrote of later steps is removed first: cut off metrics.jsonl, hidden in
+    Rows that an interrupted run wrote of later steps are removed first: cut off metrics.jsonl, hidden in
     TensorBoard. Exactly one process of a run is `active`; the others write nothing. A thread writes, so that
-    the step loop does not wait for the disk. A disk that fails later on stops nobody: the failure is printed,
-    and rows may be missing until the first `flush` that succeeds again.
+    the step loop does not wait for the disk. A disk that fails later does not stop training: the failure is
+    printed, and rows may be missing until a `flush` succeeds again.
     """
 
     def __init__(self, folder: Path, start_step: int, *, active: bool = True):
-        # a new phase keeps not even rows of step 0, which an evaluation before training wrote
+        # A new phase also drops an old row of step 0, which an evaluation before training writes.
         first_step = start_step + 1 if start_step else 0
         self._sinks = (
             (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
@@ -45,7 +45,7 @@ class MetricsWriter:
         self._submit(lambda sink: sink.write(step, now, numbers))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Record a text, shown character for character."""
+        """Record a text under a name, verbatim."""
         self._submit(lambda sink: sink.text(step, name, text))
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
@@ -54,12 +54,12 @@ class MetricsWriter:
 
     def back_to(self, step: int) -> None:
         """Remove all rows of later steps: cut off metrics.jsonl, hidden in TensorBoard."""
-        # waits: a row of the resumed steps must not be cut off with the old ones
+        # Waits, so that rows of the resumed steps come after the cut.
         self._submit(lambda sink: sink.back_to(step))
         self._wait()
 
     def flush(self) -> None:
-        """Hand everything to the operating system: a crash of this process now loses none of it."""
+        """Wait until all rows are with the operating system: a crash of this process then loses none."""
         self._submit(lambda sink: sink.flush())
         self._wait()
 
@@ -71,8 +71,9 @@ class MetricsWriter:
 
     def _submit(self, action: Callable[[Any], None]) -> None:
         while self._pending and self._pending[0].done():
-            self._pending.popleft().result()  # raises what was no failure of the disk: a fault of ours
-        # one thread, so that rows keep their order
+            # raises any error but the OSErrors that `_run` handles: it would be a bug of ours
+            self._pending.popleft().result()
+        # a single thread, so rows keep their order
         self._pending.append(self._thread.submit(self._run, action))
 
     def _wait(self) -> None:
@@ -85,7 +86,7 @@ class MetricsWriter:
                 action(sink)
                 self._failing.discard(type(sink))
             except OSError as error:
-                # printed once for each stretch of failures, not for each row
+                # printed once until it succeeds again, not for each row
                 if type(sink) not in self._failing:
                     why = f"metrics cannot be written ({error.strerror or error}); training goes on"
                     print(f"{sink.folder}: {why}", file=sys.stderr, flush=True)
@@ -104,9 +105,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class _JsonLines:
-    """One line a row: {"step", "time" (Unix seconds), **numbers}; texts go to a file of their own.
-
-    null stands for NaN and infinity, which JSON cannot express.
+    """metrics.jsonl with a line {"step", "time" (Unix seconds), **numbers} for each row, and samples.jsonl
+    with the texts. NaN and infinity are written as null, since JSON has no word for them.
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -119,7 +119,7 @@ class _JsonLines:
         self._open()
 
     def _open(self) -> None:
-        # line buffering: a row reaches the kernel at its end, so that a kill leaves whole rows
+        # buffering=1: every row reaches the kernel with its newline, so a kill leaves complete rows
         self._rows, self._texts = (path.open("a", buffering=1) for path in self._paths)
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
@@ -132,7 +132,7 @@ class _JsonLines:
         self._texts.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
-        """Histograms are for TensorBoard alone."""
+        """Do nothing: histograms go to TensorBoard alone."""
 
     def back_to(self, step: int) -> None:
         self.close()
@@ -152,11 +152,11 @@ class _JsonLines:
 
 
 def _cut(path: Path, first_step: int) -> None:
-    """Keep the rows before `first_step`, by one rename: a crash leaves the old file or the new one."""
-    # line by line as they are: a row keeps fields that this version does not know
+    """Keep only the rows before `first_step`, by one rename: a crash leaves the old file or the new one."""
+    # Lines are copied as they are, so rows keep fields that this version does not know.
     kept_lines = []
     for line in path.read_text().splitlines():
-        row = parse_line(line) or {}  # half a line is dropped
+        row = parse_line(line) or {}  # a torn line has no step and is dropped
         if row.get("step", first_step) < first_step:
             kept_lines.append(line + "\n")
     write_bytes(path, "".join(kept_lines).encode())

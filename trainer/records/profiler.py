@@ -1,4 +1,4 @@
-"""Traces of a few steps for TensorBoard's profile page, asked for by `--profile` or by a signal."""
+"""Profiler traces of a few steps for TensorBoard, requested by `--profile` or by a signal."""
 
 import re
 import signal
@@ -15,10 +15,10 @@ SIGNALLED_STEPS = 3
 
 
 def window_of(text: str) -> tuple[int, int]:
-    """The first and the last step of `steps=10:13`; both are traced.
+    """Parse `steps=10:13` into the first and the last step to trace.
 
     Raises:
-        ValueError: it is written otherwise, or the steps are not in order from 1 on.
+        ValueError: it has another form, or the steps are not in order from 1 on.
     """
     match = re.fullmatch(r"steps=(\d+):(\d+)", text)
     first, last = map(int, match.groups()) if match else (0, 0)
@@ -31,10 +31,9 @@ def window_of(text: str) -> tuple[int, int]:
 class Profiler:
     """Traces the steps of `window` (first, last) into `folder`/plugins/profile.
 
-    SIGUSR2 to process 0 asks for the next three steps; while one window is traced it asks for nothing. All
-    processes run the same program, so only process 0 writes: the trace holds its devices and its host. Make
-    it in the main thread, where Python allows handlers; `close` ends a running trace and gives the signal
-    back.
+    SIGUSR2 to process 0 asks for a trace of the next three steps; during a trace it is ignored. All processes
+    run the same program, so only process 0 traces, its own devices and host. Make it in the main thread, the
+    only one where Python allows signal handlers; `close` ends a running trace and restores the old handler.
     """
 
     def __init__(self, folder: Path, window: tuple[int, int] | None):
@@ -46,14 +45,14 @@ class Profiler:
         self._handler_before = signal.signal(signal.SIGUSR2, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        # Only a flag: a handler runs between two bytecodes of whatever was under way.
+        # Only a flag: a handler may run between any two bytecodes of the main thread.
         self._asked = True
 
     def before(self, step: int) -> None:
-        """Begin a trace if a window begins with this step, or if a run resumed inside of one."""
+        """Call before each step: starts a trace if the step is inside the window and none is running."""
         if self._asked and not self._tracing:
             self._window = step, step + SIGNALLED_STEPS - 1
-        # a signal inside of a window is forgotten, not kept for later
+        # a signal during a trace is dropped, not kept for later
         self._asked = False
         if not self._active or self._tracing or self._window is None:
             return
@@ -63,9 +62,9 @@ class Profiler:
             self._tracing = True
 
     def after(self, step: int, results: Any = None) -> None:
-        """End the trace if the window ends with this step, when its `results` have come."""
+        """Call after each step: after the window's last one, waits for its `results` and ends the trace."""
         if self._tracing and step >= self._window[1]:
-            # the loop does not wait for a step: the trace would miss its end
+            # The loop does not wait for its steps; without this the trace would miss the end of the last one.
             jax.block_until_ready(results)
             self._stop()
 
@@ -73,15 +72,13 @@ class Profiler:
         self._tracing = False
         try:
             jax.profiler.stop_trace()
-        except (
-            jax.errors.JaxRuntimeError
-        ) as error:  # a full disk; training goes on without the trace
-            print(
-                f"{self._folder}: no trace could be written ({error})", file=sys.stderr, flush=True
-            )
+        # on a full disk, say: training goes on without the trace
+        except jax.errors.JaxRuntimeError as error:
+            line = f"{self._folder}: no trace could be written ({error})"
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End a trace that is still running, and give the signal back."""
+        """End a trace that is still running, and restore the signal's old handler."""
         if self._tracing:
             self._stop()
         signal.signal(signal.SIGUSR2, self._handler_before)

@@ -1,4 +1,4 @@
-"""What is written of every step, fetched one step late."""
+"""What is logged of every step; its metrics are fetched one step late, so that the devices do not wait."""
 
 import contextlib
 import math
@@ -18,23 +18,23 @@ from trainer.records.goodput import Ledger
 from trainer.records.memory import memory_row
 from trainer.records.metrics import MetricsWriter
 
-# steps between two rows that also hold what changes slowly: memory, goodput, progress
+# steps between rows that also hold slowly changing numbers: memory, goodput, progress in the data
 SLOW_ROWS_EVERY = 10
 
 
 class Step(NamedTuple):
-    """A step that the devices are computing."""
+    """A step that was dispatched to the devices."""
 
     number: int
     metrics: dict[str, Any]
     data_wait_s: float
-    call_s: float  # of the call of the step, inside which some devices compute it
-    rows: int  # consumed after it
+    call_s: float  # duration of the call that dispatches it, during which some backends already compute it
+    rows: int  # consumed by the phase up to and with this step
 
 
 @contextlib.contextmanager
 def timed() -> Iterator[list[float]]:
-    """A list that holds the seconds of the block once it has ended."""
+    """Yields a list to which the duration of the block, in seconds, is appended at its end."""
     seconds: list[float] = []
     start = time.perf_counter()
     yield seconds
@@ -42,7 +42,7 @@ def timed() -> Iterator[list[float]]:
 
 
 class Recorder:
-    """Rows for the metrics, seconds for the ledger, beats for the watchdog."""
+    """Turns finished steps into rows of metrics, seconds in the ledger and beats of the watchdog."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class Recorder:
         self._costs = costs
         self._advance = advance
         self._under_way: Step | None = None
-        self._extra: dict[str, float] = {}  # further numbers for the next row
-        self._last_end = time.perf_counter()  # of a step, or of a pause after it
+        self._extra: dict[str, float] = {}  # numbers from outside the step, for the next row
+        self._last_end = time.perf_counter()  # when the last step, or a pause after it, ended
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[list[float]]:
-        """Around the wait for data; the list then holds the seconds in which devices had nothing to do."""
+        """Put around the wait for a batch; appends to the list the seconds in which the devices were idle."""
         seconds: list[float] = []
         start = time.perf_counter()
         with self.ledger.spent("data", hidden=self._is_computing):
@@ -80,14 +80,14 @@ class Recorder:
         seconds.append(0.0 if self._is_computing() else time.perf_counter() - start)
 
     def _is_computing(self) -> bool:
-        # The loss is an output of the step: it is ready when the devices are done.
+        # All outputs of a compiled step become ready together, the loss among them.
         return (
             self._under_way is not None and not self._under_way.metrics["loss/train"][0].is_ready()
         )
 
     @contextlib.contextmanager
     def pausing(self, cause: str) -> Iterator[None]:
-        """Around what happens between two steps; its time is charged to `cause`, not to a step."""
+        """Put around work between two steps; charges its time to `cause` instead of to a step."""
         start = time.perf_counter()
         with self._watchdog.paused(), self.ledger.spent(cause):
             yield
@@ -95,12 +95,13 @@ class Recorder:
         self._extra[f"time/{cause}_s"] = self._last_end - start
 
     def began(self, step: Step, numbers: dict[str, float]) -> Verdict | None:
-        """Call when the devices have been given `step`; writes the row of the step before, with `numbers`.
+        """Call when `step` has been dispatched; writes the row of the step before, with `numbers`.
 
-        Returns the verdict on that earlier step: its metrics are there by now, so that nobody waits.
+        Returns the verdict on that earlier step. The devices have work meanwhile, so waiting for the earlier
+        step's metrics leaves them busy.
         """
         self._extra |= numbers
-        # before the new step is noted: it is the old one that is written
+        # Before `step` becomes the step under way: the row is that of the one before.
         verdict_before = self._write(complete=False)
         self._under_way = step
         self._watchdog.beat(step.number)
@@ -115,11 +116,11 @@ class Recorder:
         if self._under_way is None:
             return None
         step = self._under_way
-        # taken before the wait: an error must not have it written twice
+        # Cleared before the wait: after an error in it the row must not be written a second time.
         self._under_way = None
         began_to_wait = time.perf_counter()
-        watched = step.metrics.pop("watch", {})  # fetched by Watch, and only at its intervals
-        # waits for the step, the only place where the loop does
+        watched = step.metrics.pop("watch", {})  # `Watch.rows` fetches these, at its intervals only
+        # waits until the devices have computed the step
         sums = jax.device_get(step.metrics)
         now = time.perf_counter()
         step_s = now - self._last_end
@@ -131,7 +132,7 @@ class Recorder:
         verdict = Verdict(step.number, round(row["guard/streak"]), finite)
         self.ledger.stepped(step.number, step_s, lost_to="skipped" if verdict.streak else None)
         if complete or step.number % SLOW_ROWS_EVERY == 0:
-            # these cost a system call or a lock each
+            # each of these costs a system call or a lock
             row |= self._source.numbers() | memory_row() | self.ledger.row()
         self.metrics.write(step.number, row | self._extra)
         for name, (edges, counts) in histograms.items():
@@ -155,9 +156,9 @@ class Recorder:
         }
 
     def _of_guard(self, step: Step, sums: dict[str, Any]) -> dict[str, float]:
-        # the optimizer counts no bad steps, so its schedule is behind by as many
+        # The guard drops a bad step's optimizer state too, so the schedule lags by the number of bad steps.
         n_bad = sum(int(sums[f"guard/{name}"][0]) for name in ("skipped", "spikes"))
-        # Less 1: the rate of a step is the schedule's value after the updates before it.
+        # - 1: optax evaluates the schedule at the number of updates before this one.
         n_updates = max(step.number - 1 - n_bad, 0)
         return {
             "optimizer/learning_rate": self._learning_rate(n_updates),
@@ -172,7 +173,7 @@ class Recorder:
         return row
 
     def back_to(self, number: int) -> None:
-        """Discard what was written of the steps after `number`, which a rollback gives up."""
+        """Discard the rows of the steps after `number`, which a rollback abandons."""
         if self._under_way and self._under_way.number > number:
             self._under_way = None
         self.metrics.back_to(number)
@@ -181,9 +182,9 @@ class Recorder:
 
 
 def quotients(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-    """Each metric's sum by its weight, `train/` before a name without a slash.
+    """Each metric's sum divided by its weight; names without a slash get the prefix `train/`.
 
-    What has no weight in this batch is left out: a source without a row has no mean loss.
+    Metrics of weight 0 are left out: a source without rows in this batch has no mean loss.
     """
     row = {}
     for name, (total, weight) in sums.items():

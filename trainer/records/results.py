@@ -38,18 +38,18 @@ def summary_of(phase: Phase) -> dict[str, Any]:
     rows = [row for row in read_metrics(phase.folder) if "time/step_s" in row]
     summary: dict[str, Any] = {}
     for name in ("tokens_per_s", "mfu", "hfu"):
-        # the median: the first step of each life, which compiles, would spoil a mean
+        # the median: the first step after each start compiles, and would distort a mean
         summary[name] = statistics.median(row[f"throughput/{name}"] for row in rows)
     summary["steps"] = phase.run.steps
-    # of all lives: the rows of earlier ones are still there
+    # over all starts of the phase: their rows are all in the file
     summary["seconds"] = sum(row["time/step_s"] for row in rows)
     summary["parameters"] = n_params(phase.params["policy"])
     fractions = [row["goodput/frac"] for row in rows if "goodput/frac" in row]
-    # the last account covers all lives of the phase
+    # the last value is for the whole phase, restarts included
     if fractions:
         summary["goodput"] = fractions[-1]
     for name in ("skipped", "spikes", "rollbacks"):
-        # 0 is the rule, and left out
+        # left out when 0, which is the normal case
         if count := rows[-1][f"guard/{name}"]:
             summary[name] = count
     return summary

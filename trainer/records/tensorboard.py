@@ -14,7 +14,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class EventFile:
-    """The event file in `folder`; rows of steps from `first_step` on that are there already are hidden."""
+    """A new event file in `folder`; rows of steps from `first_step` on in older files there are hidden."""
 
     def __init__(self, folder: Path, first_step: int):
         is_resumed = any(folder.glob("events.out.tfevents.*"))
@@ -24,8 +24,9 @@ class EventFile:
             self.back_to(first_step - 1)
 
     def back_to(self, step: int) -> None:
-        """Hide all later steps: readers drop what they have read from the step of a START event on."""
-        # TensorBoard's own way for restarts; the file itself is only appended to
+        """Hide all later steps."""
+        # TensorBoard's own mechanism for restarts, as event files are only appended to: on a START event
+        # readers drop all rows from its step on.
         start = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
         self._writer.flush()
@@ -36,10 +37,10 @@ class EventFile:
         self._writer.add_event(Event(step=step, wall_time=now, summary=Summary(value=values)))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Record a text, shown character for character."""
-        # the page renders Markdown, in which four spaces make a literal block
+        """Record a text, to be shown verbatim."""
+        # the page renders Markdown, where an indent of four spaces makes a literal block
         verbatim = "\n".join("    " + line for line in text.split("\n"))
-        # the text plugin wants a tensor with one string
+        # the text plugin reads a tensor of one string
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[verbatim.encode()], tensor_shape=shape)
         value = Summary.Value(tag=name, metadata=create_summary_metadata(None, None), tensor=tensor)
@@ -50,7 +51,7 @@ class EventFile:
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
         """Record that counts[i] numbers lie between edges[i] and edges[i + 1]; nothing if all are 0.
 
-        Empty bins at both ends are cut off, or the page would draw the whole range of the edges.
+        Empty bins at both ends are cut off, since the page draws the whole range of the edges.
         """
         filled = np.flatnonzero(counts)
         if not len(filled):
@@ -67,14 +68,14 @@ class EventFile:
         )
 
     def flush(self) -> None:
-        """Wait until everything is with the operating system.
+        """Wait until everything is handed to the operating system.
 
         Raises:
-            OSError: the disk does not take it; later events go to a new file.
+            OSError: the disk is full or fails; later events go to a new file.
         """
         try:
             self._writer.flush()
-        except OSError:  # the writer's thread has ended with it
+        except OSError:  # it ended the writer's thread, so that this writer can write no more
             self._writer = EventFileWriter(str(self.folder))
             raise
 

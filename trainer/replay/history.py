@@ -1,5 +1,5 @@
-"""What a phase's folder says of its steps: the rows that each has read or will read, its row of the log,
-what the Run was then.
+"""What a phase's folder records of its steps: the rows each has read or will read, its logged metrics, and
+the Run at that time.
 """
 
 import json
@@ -18,10 +18,10 @@ class RowHistory(NamedTuple):
     """How far a phase has come in its rows.
 
     Attributes:
-        ends: Rows consumed after steps 0, 1, … up to the present one.
-        skipped: Windows [first, stop) of rows that are left out, some perhaps still ahead.
-        batch_size: Rows of a step to come.
-        ramp: (rows, steps) of the first steps, before that.
+        ends: Rows consumed after steps 0, 1, … up to the last one made.
+        skipped: Windows [first, stop) of rows that are left out; some may still be ahead.
+        batch_size: Rows of a future step after the ramp.
+        ramp: (rows, steps) of the first steps, with smaller batches.
     """
 
     ends: Sequence[int]
@@ -35,17 +35,17 @@ class RowHistory(NamedTuple):
         return len(self.ends) - 1
 
     def rows_of(self, step: int) -> list[int]:
-        """The rows of a step, from 1: of a past one as it was logged, of a future one by the batch sizes
-        that the run has now.
+        """The rows of step `step` (from 1): of a past step as logged, of a future one by the run's present
+        batch sizes.
         """
         if step <= self.step:
-            # The rows consumed before the step, and after it.
+            # rows consumed before the step, and after it
             first, stop = self.ends[step - 1 : step + 1]
             return [row for row in range(first, stop) if not self._is_skipped(row)]
         rows_before = rows_until(step - 1, self.batch_size, self.ramp)
         rows_so_far = rows_until(self.step, self.batch_size, self.ramp)
         n = batch_size_at(step, self.batch_size, self.ramp)
-        # A future step: rows between the present position and its own are counted from the ramp.
+        # A future step: `offset` rows, computed from the ramp, lie between the present position and its rows.
         return rows_of(self.ends[-1], n, self.skipped, offset=rows_before - rows_so_far)
 
     def _is_skipped(self, row: int) -> bool:
@@ -59,13 +59,14 @@ def history_of(folder: Path, run: Run) -> RowHistory:
     checkpoint = max(steps_in(folder / "checkpoints"), default=0)
     position = {"rows": 0, "skipped": []}
     if checkpoint:
-        # as Orbax names the JSON of an item
+        # Orbax's file name for a JSON item
         saved = folder / "checkpoints" / str(checkpoint) / "position" / "metadata"
         position = json.loads(saved.read_bytes())
     logged = {
         row["step"]: int(row["data/rows"]) for row in read_metrics(folder) if "data/rows" in row
     }
-    # The log knows every step, a checkpoint its own: a torn line or a lost log is filled in by batch sizes.
+    # The log has every step, a checkpoint only its own; where a line is torn or the log is lost, batch sizes
+    # fill the gap.
     known = {checkpoint: position["rows"], **logged}
     ends = [0]
     for step in range(1, max(known) + 1):
@@ -78,7 +79,7 @@ def logged_row(folder: Path, step: int) -> dict[str, float]:
     """The row of a step in metrics.jsonl.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the step was not logged.
     """
     rows = {row["step"]: row for row in read_metrics(folder) if "loss/train" in row}
     if step not in rows:
@@ -88,11 +89,11 @@ def logged_row(folder: Path, step: int) -> dict[str, float]:
 
 
 def run_of_step(folder: Path, step: int, otherwise: Run) -> Run:
-    """The Run as it was when the phase made a step; `otherwise` where no checkpoint tells.
+    """The Run with which the phase made a step; `otherwise` if no checkpoint tells.
 
-    It is in the first checkpoint from that step on: the process that made the step saved it.
+    It is saved in the first checkpoint from that step on, by the process that made the step.
     """
-    # Steps are ascending, so the first one found is the nearest.
+    # steps are ascending, so the first match is the nearest
     later = next((saved for saved in steps_in(folder / "checkpoints") if saved >= step), None)
     if later is None:
         return otherwise

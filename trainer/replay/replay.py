@@ -1,4 +1,4 @@
-"""One step of a phase once more: from the nearest checkpoint before it, on the rows that it read."""
+"""Replay one step of a phase, from the nearest checkpoint before it and on the rows that it read."""
 
 import shutil
 import tempfile
@@ -21,8 +21,8 @@ from trainer.run import Run
 
 
 class Replayed(NamedTuple):
-    """The numbers of a step as they were logged and as they are now; `first` is the step of the checkpoint
-    that it began from (0: none).
+    """The metrics of a step as logged and as replayed; `first` is the step of the checkpoint that the replay
+    started from (0: none).
     """
 
     logged: dict[str, float]
@@ -33,18 +33,18 @@ class Replayed(NamedTuple):
 def replay(
     run: Run, folder: Path, job_folder: Path, step: int, *, say: Callable[[str], None]
 ) -> Replayed:
-    """Compute step `step` of the phase in `folder`, and those between it and the checkpoint before it. Call
-    under `jax.set_mesh`.
+    """Compute step `step` of the phase in `folder` again, with the steps between it and the last checkpoint
+    before it. Call under `jax.set_mesh`.
 
-    Nothing in the folder changes: the phase is opened in a folder of its own that shows the checkpoints
-    before the step alone.
+    Nothing in the folder changes: the phase is opened in a temporary folder, which links to the earlier
+    checkpoints.
 
     Raises:
         ValueError: the step is not in the log.
     """
     logged = logged_row(folder, step)
     history = history_of(folder, run)
-    # Without the local copies: they are of this machine's run, and may be newer than the step.
+    # Without local copies, which may be newer than the step.
     durable = run.checkpoint.model_copy(update={"local": None, "local_every_steps": None})
     run = run.model_copy(update={"checkpoint": durable})
     with _folder_before(folder, step) as earlier:
@@ -52,35 +52,35 @@ def replay(
         state = phase.state()
         first = int(state.step)
         rows = open_rows(phase)
-        # The very step that trains: another program could round otherwise.
+        # The same compiled step as in training: another program could round differently.
         train_step = step_of(phase)
         for number in range(first + 1, step + 1):
             state, metrics = train_step(state, _batch(phase, rows, history.rows_of(number)))
-        # Popped: norms are arrays by layer, the other metrics pairs of sum and weight.
+        # Popped: norms are arrays by layer, while all other metrics are (sum, weight).
         norms, _ = run.watch.rows(step, metrics.pop("watch", {}))
         return Replayed(logged, norms | quotients(jax.device_get(metrics)), first)
 
 
 @contextmanager
 def _folder_before(folder: Path, step: int) -> Iterator[Path]:
-    """A folder for a while, with all that is in `folder` but the checkpoints of `step` and later."""
+    """A temporary folder with the columns of `folder` and links to its checkpoints before `step`."""
     with tempfile.TemporaryDirectory() as name:
         earlier = Path(name) / folder.name
         (earlier / "checkpoints").mkdir(parents=True)
         for saved in steps_in(folder / "checkpoints"):
-            # The checkpoint of the step itself holds its result, not what it started from.
+            # not `<=`: the checkpoint of the step itself holds its result, not what it started from
             if saved < step:
-                # Absolute: a relative link would be looked up from the temporary folder.
+                # absolute: a relative link would be resolved in the temporary folder
                 checkpoint = (folder / "checkpoints" / str(saved)).resolve()
                 (earlier / "checkpoints" / str(saved)).symlink_to(checkpoint)
         if (folder / "columns").is_dir():
-            # a copy, no link: columns that are missing there are computed and written
+            # a copy, not a link: columns that are missing there would be written through a link
             shutil.copytree(folder / "columns", earlier / "columns")
         yield earlier
 
 
 def _batch(phase: Phase, rows: RowSequence, numbers: list[int]) -> Any:
-    """These rows as a step reads them."""
+    """The batch of these rows, as the training step reads it."""
     layout = phase.layout.of_rows(len(numbers))
     host_rows = rows.read([numbers[offset] for offset in layout.offsets], layout.positions)
     return layout.place({name: np.stack([row[name] for row in host_rows]) for name in host_rows[0]})
