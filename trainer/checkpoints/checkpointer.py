@@ -77,9 +77,9 @@ class Checkpointer:
     """The checkpoints of one phase, in `folder/checkpoints/<step>`, and local copies by `settings.local`.
 
     A step's folder gets its name once everything is written; its manifest follows. Disk trouble does not end
-    training: it is reported as an event and counted, and after a pause `due` asks for a save of a later step's
-    state. On disk layers are in the order of the model, so that any mesh can resume; `rounds` is how often a
-    microbatch passes the pipeline's stages. All processes must call all methods in the same order;
+    training: it is reported as an event and counted, and after a pause `due` asks for a save of a later
+    step's state. On disk layers are in the order of the model, so that any mesh can resume; `rounds` is how
+    often a microbatch passes the pipeline's stages. All processes must call all methods in the same order;
     `event(name, step, **fields)` is called for what happens.
     """
 
@@ -283,7 +283,8 @@ class Checkpointer:
         jsons = {**asked.jsons, "fingerprints": sealed(arrays, asked.jsons, frozen)}
         self._running = self._writer.begin(folder / str(asked.step), arrays, jsons)
         if self.settings.host_gb:
-            # With a limit on host memory, shards are copied bit by bit: none may be donated before that.
+            # With a limit on host memory Orbax copies shards piece by piece while it writes: the next step
+            # must not donate them before that.
             wait([self._running.measured])
 
     def _fingerprints_of(self, frozen: Params) -> dict[str, list[int]]:

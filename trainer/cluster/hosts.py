@@ -1,8 +1,8 @@
-"""What the processes of a run know of each other: who answers, how far each one is, and who is slow.
+"""What the processes of a run know of each other: who answers, which step each is at, and who is slow.
 
-Every process posts its numbers to jax's coordination service once a second, from a thread. Process 0, where
-the service lives, reads all posts and publishes one view of them: traffic grows only with the number of
-processes, and all processes report the same.
+A thread of every process posts its numbers to jax's coordination service once a second. Process 0, which runs
+the service, reads all posts and publishes one view of them: traffic is linear in the number of processes, and
+all of them report the same.
 """
 
 import json
@@ -22,15 +22,17 @@ from trainer.cluster.coordination import client_of_several
 from trainer.ending import peers_under_way
 
 POST_S = 1.0
-SILENT_S = 20.0  # a process that is quiet so long is lost; sooner than jax's heartbeat, which can only abort
-# the same once a collective has failed: somebody is gone, it only remains to see who
+# A process that posts nothing for so long is lost. Shorter than the timeout of jax's own heartbeat, which can
+# only abort.
+SILENT_S = 20.0
+# The same after a collective has failed: a process is surely gone, and it only remains to see which.
 HURRIED_S = 4.0
-FAREWELL_S = 3.0  # for a last post
-# of a clock that is read every second; more means that this process was suspended
+FAREWELL_S = 3.0  # longest wait for a last post
+# most of the time between two looks at a post that counts as silence: after more this process was suspended
 LONGEST_STEP_S = 2.0
-SLOW = 1.5  # times the median
-SLOW_FRAC = 0.1  # of a step: what is less costs nothing
-PATIENCE = 5  # posts in a row
+SLOW = 1.5  # a straggler takes this many times the median
+SLOW_FRAC = 0.1  # and exceeds the median by this share of a step: less does not matter
+PATIENCE = 5  # in so many posts in a row
 PEER_LOST = 75  # exit code of the processes that remain
 POSTS, VIEW = "meshwright/hosts/posts", "meshwright/hosts/view"  # keys of the coordination service
 
@@ -38,33 +40,33 @@ POSTS, VIEW = "meshwright/hosts/posts", "meshwright/hosts/view"  # keys of the c
 class Post(NamedTuple):
     """What one process reports of itself; seconds are means over the steps since its last post."""
 
-    count: int = 0  # of its posts: a count that stays the same is silence
+    count: int = 0  # number of this post: while it stays the same the process is silent
     step: int = 0
-    place: str = ""  # line of code at which its main thread is
-    step_s: float = 0.0
+    place: str = ""  # file, line and function that its main thread executes
+    step_s: float = 0.0  # length of a step
     own_s: float = (
-        0.0  # of a step, in which this host worked and the devices did not wait for each other
+        0.0  # part of a step in which the host itself worked, without waiting for devices
     )
-    left: bool = False  # not in the loop any more: it may be silent
-    why: str = ""  # a fault of its own, a sentence
+    left: bool = False  # it has left the loop, and may be silent
+    why: str = ""  # a fault of its own, in a sentence
     code: int = 0  # its exit code, with `why`
-    failed: bool = False  # a collective failed in it, which is the fault of another process
+    failed: bool = False  # a collective failed in it, which is another process's fault
 
 
 class View(NamedTuple):
     """What process 0 concludes from the posts."""
 
-    count: int = 0  # of the posts of process 0
+    count: int = 0  # the number of process 0's own post
     lost: str = ""  # a sentence on the first process that was lost
-    code: int = PEER_LOST  # with which all others exit then
+    code: int = PEER_LOST  # exit code of all other processes then
     where: str = ""  # step and line of code of every process
-    left: bool = True  # process 0 is not in the loop
+    left: bool = True  # whether process 0 has left the loop
 
 
 class Quiet:
     """Measures for how long a number has stayed the same.
 
-    While a process is suspended its clock runs on, but nothing hangs: that time is left out.
+    The clock runs on while this process is suspended, although nothing hangs: that time is left out.
     """
 
     def __init__(self):
@@ -73,7 +75,7 @@ class Quiet:
         self._quiet_s = 0.0
 
     def seconds(self, number: Any) -> float:
-        """Seconds since it was another number; ask at least every 2 s."""
+        """Seconds since the number last changed; must be called at least every 2 s."""
         now = time.monotonic()
         if number == self._number:
             self._quiet_s += min(now - self._asked_at, LONGEST_STEP_S)
@@ -85,24 +87,23 @@ class Quiet:
 
 
 class Hosts:
-    """The processes of a run while they are in the loop together; it does nothing where there is only one.
+    """The processes of a run while they are in the training loop; does nothing in a run of one process.
 
-    A straggler is looked for in the time that a host spends by itself: reading and placing data, writing
-    logs. The length of a step shows nothing, since all devices take it together, whichever host is late; nor
-    does the call of the step, which may wait for room on the devices. So a device that is slow inside of its
-    step is not seen here. A context manager around the loop.
+    Stragglers are found by the time that a host spends on its own work: reading and placing data, writing
+    logs. The length of a step shows nothing, since all devices wait for the slowest; nor does the call of the
+    step, which may wait for the devices. So a device that computes slowly is not found. A context manager
+    around the loop.
     """
 
     def __init__(self):
         self._client = client_of_several()
         self.process = jax.process_index()
-        self._lock = Lock()  # of `_own` and `_times`, which the loop writes and the thread reads
+        self._lock = Lock()  # for `_own` and `_times`, which the loop and the thread both use
         self._wake = Event()
         self._ended = False
         self._own = Post()
-        self._times = list[
-            tuple[float, float]
-        ]()  # (step_s, own_s) of the steps since the last post
+        # (step_s, own_s) of the steps since the last post
+        self._times = list[tuple[float, float]]()
         self._posts = dict[int, Post]()
         self._view = View()
         self._quiet = {p: Quiet() for p in range(jax.process_count())}
@@ -118,27 +119,27 @@ class Hosts:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # after an error the thread keeps posting until the process ends: that is when `wait_for_lost` and
-        # `leave` are called
+        # After an error the thread keeps posting until the process ends: the error's handler still calls
+        # `wait_for_lost` and `leave`.
         if error is None and self._client is not None:
             self._post(left=True)
             self._ended = True
             peers_under_way.remove(self)
 
     def beat(self, step: int) -> None:
-        """Call when the loop comes to a step."""
+        """Call when the loop starts a step."""
         with self._lock:
             self._own = self._own._replace(step=step)
 
     def gather(self, step_s: float, *, device_wait_s: float) -> tuple[dict[str, float], str]:
-        """(a metrics row of seconds a step that hosts take by themselves, a sentence on a straggler or "").
+        """(a metrics row on the hosts' own time per step, a sentence on new stragglers or "").
 
-        Both are empty in one process, and everywhere but in process 0. The row holds what was posted last,
-        a second or two old: a collective would wait for the steps under way.
+        Both are empty in a run of one process, and in all processes but process 0. The row is from the last
+        posts, a second or two old: a collective would wait for the steps that are running.
 
         Args:
-            step_s: length of a step
-            device_wait_s: of that, in the call of the step and waiting for its metrics
+            step_s: Length of a step.
+            device_wait_s: How much of it passed in the call of the step and waiting for its metrics.
         """
         if self._client is not None:
             with self._lock:
@@ -146,31 +147,33 @@ class Hosts:
         return self._stragglers.row(self._posts), self._stragglers.new_findings()
 
     def lost(self) -> View | None:
-        """A view that names a lost process, or None while all answer; ask at least every 2 s."""
+        """A view that names a lost process, or None while all answer; must be called at least every 2 s."""
         view = self._view
         if view.lost:
             return view
         if self.process == 0:
             return None
-        # process 0 publishes the view, so that its own silence must be noticed by the others
+        # Process 0 publishes the view, so the others must notice its silence themselves.
         quiet_s = self._quiet[0].seconds(view.count)
         if quiet_s <= self._limit_s([self._own]) or view.left:
             return None
         return View(lost=f"process 0, which coordinates, has not answered for {quiet_s:.0f} s")
 
     def where(self) -> str:
-        """Step and line of code of each process, the smallest group first; "" where there is only one."""
+        """Step and line of code of each process, the smallest group first; "" in a run of one process."""
         return self._view.where
 
     def wait_for_lost(self) -> View | None:
-        """Who is gone, after a collective has failed here; None if all still answer after some seconds."""
+        """Call after a collective has failed: a view that names the lost process; None if all still answer
+        after some seconds.
+        """
         self._post(failed=True)
         return _until(self.lost, HURRIED_S + FAREWELL_S)
 
     def leave(self, why: str = "", code: int = 0) -> None:
-        """Tell the others that this process ends, with a sentence where it is its own fault.
+        """Tell the others that this process ends, and why if the fault is its own.
 
-        Process 0 stays until they have gone: with it the coordination service ends, and they would abort.
+        Process 0 waits until the others have left: they abort when the coordination service ends with it.
         """
         if self._client is not None:
             self._post(left=True, why=why, code=code)
@@ -183,14 +186,15 @@ class Hosts:
         return all(post.left or self._quiet_s[p] > HURRIED_S for p, post in others)
 
     def _limit_s(self, posts: Iterable[Post]) -> float:
-        """How long a process may be silent, as far as these posts tell."""
+        """How long a process may be silent: less once any of these posts reports a failed collective."""
         return HURRIED_S if any(post.failed for post in posts) else SILENT_S
 
     def _post(self, **changes: Any) -> None:
-        """Post these fields now; give up after a while, since the service may be gone."""
+        """Post these fields now; give up after FAREWELL_S, since the service may be gone."""
         with self._lock:
             self._own = self._own._replace(**changes)
-            # the next post may be under way with the old fields, the one after it holds the new ones
+            # A post with the old fields may be on its way; after two further ones the new fields have surely
+            # arrived.
             wanted = self._own.count + 2
 
         def is_posted() -> bool:
@@ -200,10 +204,10 @@ class Hosts:
         _until(is_posted, FAREWELL_S)
 
     def _talk(self) -> None:
-        """The thread: post, read, sleep."""
+        """The loop of the thread: post, read, sleep."""
         key = f"{POSTS}/{self.process}"
         while not self._ended:
-            # no answer, or the end of the service: the others' silence shows it
+            # Ignored when the service does not answer or has ended: the silence of process 0 shows it.
             with suppress(jax.errors.JaxRuntimeError):
                 self._client.key_value_set(key, json.dumps(self._next_post()), allow_overwrite=True)
                 self._read()
@@ -222,7 +226,7 @@ class Hosts:
             return self._own
 
     def _read(self) -> None:
-        """Read the view; in process 0 read the posts and publish it."""
+        """Read the view; in process 0, read the posts and publish the view."""
         if self.process != 0:
             published = self._client.key_value_dir_get(VIEW)
             self._view = View(*json.loads(published[0][1])) if published else View()
@@ -235,13 +239,13 @@ class Hosts:
         self._client.key_value_set(f"{VIEW}/0", json.dumps(self._view), allow_overwrite=True)
 
     def _judged(self, posts: Mapping[int, Post]) -> View:
-        """The next view; the first process lost stays named: the others go because of it."""
+        """The view after these posts. A lost process stays named, since others end because of it."""
         view = self._view._replace(count=self._own.count, left=self._own.left, where=_where(posts))
         self._quiet_s = {p: self._quiet[p].seconds(post.count) for p, post in posts.items()}
         if view.lost:
             return view
         for post in posts.values():
-            if post.why:  # a fault that is known explains more than silence
+            if post.why:  # a reported fault explains more than silence
                 return view._replace(lost=post.why, code=post.code)
         limit_s = self._limit_s(posts.values())
         silent = [p for p, post in posts.items() if self._quiet_s[p] > limit_s and not post.left]
@@ -253,7 +257,7 @@ class Hosts:
 
 
 class Stragglers:
-    """Finds the hosts that are slower than the others for some posts in a row."""
+    """Finds hosts that are slower than the others in PATIENCE posts in a row."""
 
     def __init__(self):
         self._n_slow = dict[int, int]()  # process -> slow posts in a row
@@ -261,7 +265,7 @@ class Stragglers:
         self._findings = list[str]()
 
     def row(self, posts: Mapping[int, Post]) -> dict[str, float]:
-        """hosts/slowest_s, hosts/median_s and hosts/slowest (a process); {} with fewer than two."""
+        """hosts/slowest_s, hosts/median_s and hosts/slowest (a process); {} with fewer than two processes."""
         own_s = {p: post.own_s for p, post in posts.items() if post.step_s and not post.left}
         if len(own_s) < 2:
             return {}
@@ -273,7 +277,7 @@ class Stragglers:
         }
 
     def see(self, posts: Mapping[int, Post]) -> None:
-        """Count who is slow in these posts; a post without a new step counts nothing."""
+        """Count the slow hosts in these posts; posts without a new step are ignored."""
         row = self.row(posts)
         if not row:
             return
@@ -287,12 +291,12 @@ class Stragglers:
         excess_s = post.own_s - median_s
         is_slow = post.own_s > SLOW * median_s and excess_s > SLOW_FRAC * post.step_s
         self._n_slow[p] = self._n_slow.get(p, 0) + 1 if is_slow else 0
-        if self._n_slow[p] == PATIENCE:  # once for a row of slow posts
+        if self._n_slow[p] == PATIENCE:  # not `>=`: reported once in each run of slow posts
             seconds = f"{post.own_s:.3g} s of a step are its own, {excess_s:.3g} s more"
             self._findings.append(f"process {p} holds the others up: {seconds}")
 
     def new_findings(self) -> str:
-        """A sentence on the stragglers found since this was asked last, or ""."""
+        """A sentence on the stragglers found since the last call, or ""."""
         findings, self._findings = self._findings, []
         return (
             f"{'; '.join(findings)} than the median; look at its data, disk and CPU"
@@ -317,7 +321,7 @@ def _named(processes: list[int]) -> str:
 
 
 def _until[T](ask: Callable[[], T], limit_s: float) -> T:
-    """The first true answer, or the last one when the time is up."""
+    """Call `ask` until its answer is true or `limit_s` have passed; returns the last answer."""
     end = time.monotonic() + limit_s
     while not (answer := ask()) and time.monotonic() < end:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The hardware that a phase computed on: only on the same does a step give the same bits."""
+"""The hardware that a phase computed on, recorded because only the same hardware gives the same bits."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 from model.mesh import device_kind
 from trainer.events import read_events
 
-EVENT = "placed"  # in events.jsonl, at every start of a phase
+EVENT = "placed"  # name of the event in events.jsonl, at every start of a phase
 
 
 def placement(mesh: Mesh) -> dict[str, Any]:
-    """Axes of the mesh, kind of its devices, processes, version of jax, as JSON."""
-    # axes of size 1 change no program
+    """JSON with the mesh's axes, kind of devices, number of processes and jax's version."""
+    # axes of size 1 do not change the program
     axes = {axis: size for axis, size in mesh.shape.items() if size > 1}
     return {
         "mesh": axes,
@@ -26,14 +26,14 @@ def placement(mesh: Mesh) -> dict[str, Any]:
 
 
 def note_placement(event: Callable[..., None], step: int, mesh: Mesh) -> None:
-    """Record as an event the hardware that computes the steps after `step`."""
+    """Record the hardware that computes the steps after `step` as an event."""
     event(EVENT, step, **placement(mesh))
 
 
 def placed_at(folder: Path, step: int) -> dict[str, Any] | None:
     """The placement under which the phase in `folder` computed a step; None if it was not recorded.
 
-    After a restart a step may have been computed again: the last process that began before it counts.
+    A step may have been computed more than once, before and after a restart: the last time counts.
     """
     placements = [
         event for event in read_events(folder) if event["event"] == EVENT and event["step"] < step
@@ -42,7 +42,7 @@ def placed_at(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two placements, a clause each."""
+    """A clause for each difference between two placements."""
     return [
         f"{name} {_shown(then.get(name))} then, {_shown(now[name])} now"
         for name in now

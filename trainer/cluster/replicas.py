@@ -1,7 +1,7 @@
-"""Silent data corruption: copies that must be equal bit by bit are compared, and computations repeated.
+"""Silent data corruption: compare copies that must be equal bit for bit, and repeat computations.
 
-A chip that computes or stores a wrong bit reports nothing, and data parallelism spreads it (Dixit et al.
-2021, Hochschild et al. 2021).
+A chip that computes or stores a wrong bit may report nothing, and data parallelism spreads the error to all
+others (Dixit et al. 2021, Hochschild et al. 2021).
 """
 
 from collections import Counter, defaultdict
@@ -21,17 +21,17 @@ from trainer.fingerprints import as_numbers, shard_fingerprint
 
 
 def check(tree: Any, mesh: Mesh) -> list[str]:
-    """A sentence for every leaf of which devices that hold the same shard hold other bits.
+    """A sentence for every leaf whose replicas differ: devices hold different bits of the same shard.
 
-    It names devices, processes and the leaf: with three copies or more the minority, with two both. All
-    processes call it together and get the same answer. Leaves that rest in host memory are left out.
+    It names the leaf, and the devices and processes of the minority, or all where there is no majority. All
+    processes must call it together, and get the same answer. Leaves in host memory are left out.
     """
     leaves = {}
     for path, x in jax.tree.leaves_with_path(tree):
         if x.sharding.memory_kind != "pinned_host":
             leaves[leaf_name(path)] = as_numbers(x)
     layouts = tuple(x.sharding.spec for x in leaves.values())
-    # only fingerprints travel: comparing the arrays would send all of them
+    # only fingerprints are sent: comparing the arrays themselves would send all of them
     prints = _of_all_processes(_fingerprints(mesh, layouts)(*leaves.values()))
     devices = mesh.devices.flatten().tolist()
     sentences = []
@@ -41,11 +41,11 @@ def check(tree: Any, mesh: Mesh) -> list[str]:
 
 
 def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[str]]:
-    """`replay(state, batch)`: compute `gradient(state, batch)` twice and compare the bits of every device.
+    """Make `replay(state, batch)`: compute `gradient(state, batch)` twice and compare each device's bits.
 
-    It finds wrong devices where nothing is replicated. A sentence for every leaf that differs names the
-    devices. If a third result differs from both, the program is not deterministic on these chips, and the
-    sentence says that instead. Memory: one more gradient, while it runs.
+    It finds wrong devices even where nothing is replicated: a sentence for every leaf that differs names
+    them. If a third result differs from both, the program is not deterministic on these chips, and the
+    sentence says that instead. While it runs it needs memory for one more gradient.
     """
 
     @jax.jit
@@ -59,10 +59,10 @@ def make_replay(gradient: Callable[..., Any], mesh: Mesh) -> Callable[..., list[
         second = _of_all_processes(fingerprints(state, batch))
         if np.array_equal(first, second):
             return []
-        # a program that is not deterministic differs every time, a bad chip not in all of its results
+        # A program that is not deterministic gives other bits each time; a bad chip gets most results right.
         third = _of_all_processes(fingerprints(state, batch))
-        one_repeats = np.array_equal(first, third) or np.array_equal(second, third)
-        if not one_repeats:
+        is_repeated = np.array_equal(first, third) or np.array_equal(second, third)
+        if not is_repeated:
             return [
                 "a gradient computed three times gave three results; the program is not deterministic here, "
                 "set health.sdc_every=0"
@@ -90,8 +90,8 @@ def _fingerprints(
     def local(*shards: Array) -> Array:
         return jnp.stack([shard_fingerprint(shard) for shard in shards])[None]
 
-    # the result is sharded over all axes: row i is device i's, also where leaves are replicated; check_vma
-    # would refuse that
+    # The result is sharded over all axes, so that row i is device i's even for replicated leaves. check_vma
+    # would reject that.
     out_specs = PartitionSpec(mesh.axis_names)
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=layouts, out_specs=out_specs, check_vma=False)
@@ -104,9 +104,8 @@ def _differing(name: str, x: Array, devices: Sequence[jax.Device], prints: np.nd
     slices_of = x.sharding.devices_indices_map(x.shape)
     for device, number in zip(devices, prints.tolist(), strict=True):
         slices = zip(slices_of[device], x.shape, strict=True)
-        bounds = tuple(
-            part.indices(size) for part, size in slices
-        )  # slices themselves cannot be hashed
+        # explicit bounds: slice(None) and slice(0, size) mean the same shard
+        bounds = tuple(cut.indices(size) for cut, size in slices)
         copies[bounds][device] = number
     return [
         _sentence(name, prints_of)

@@ -1,4 +1,4 @@
-"""A signal to any process ends all of them after the same step, with the state saved.
+"""A signal to any process ends all processes after the same step, with the state saved.
 
 A second signal ends a process at once.
 """
@@ -16,29 +16,31 @@ from trainer.cluster.c_signals import CHandler
 from trainer.cluster.watchdog import leave_now
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-TWICE_S = 1.0  # `timeout` and some schedulers send one signal to the process and again to its group
+# A second signal within this time is taken for the first: `timeout` and some schedulers signal the process
+# and then its group.
+TWICE_S = 1.0
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM to any process into one step after which all processes stop.
+    """Turns SIGINT or SIGTERM to any process into one step after which all processes stop.
 
-    jax.distributed watches SIGTERM in C++ and agrees on the step with all processes: its handler is called
-    for Ctrl-C too. Signals are read from a thread, so that the second one also ends a process whose main
-    thread waits inside of a collective. A context manager.
+    jax.distributed has a SIGTERM handler in C++, by which all processes agree on the step; here it is called
+    for Ctrl-C too. A thread reads the signals, so that a second one also ends a process whose main thread
+    waits inside a collective. A context manager.
     """
 
-    _n_asked = 0  # counts through all phases of a process: the step that jax agrees on must grow
+    _n_asked = 0  # counts through all phases of a process, since jax wants steps that only grow
 
     def __init__(self):
-        self._name = "SIGTERM"  # what a process says that got no signal itself
+        self._name = "SIGTERM"  # reported by processes that got no signal themselves
         self._first_at: float | None = None
 
     def __enter__(self) -> "StopSignals":
         self._handler_of_jax = CHandler(signal.SIGTERM)
         read_end, self._write_end = os.pipe()
-        os.set_blocking(self._write_end, False)  # which set_wakeup_fd demands
+        os.set_blocking(self._write_end, False)  # required by set_wakeup_fd
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        # a Python handler must stand, or no byte is written to the pipe
+        # Python writes a signal's number to the pipe only if it has a Python handler.
         self._handlers_before = {
             number: signal.signal(number, lambda *_: None) for number in EXIT_CODES
         }
@@ -54,13 +56,13 @@ class StopSignals:
         os.close(self._write_end)  # ends the thread
 
     def reached(self) -> str | None:
-        """The signal's name, once, after the step at which all processes stop; ask after every step."""
+        """The signal's name after the step at which all processes stop, else None; call after every step."""
         StopSignals._n_asked += 1
         stops_here = multihost_utils.reached_preemption_sync_point(StopSignals._n_asked)
         return self._name if stops_here else None
 
     def _listen(self, read_end: int) -> None:
-        while numbers := os.read(read_end, 1):  # empty when the other end is closed
+        while numbers := os.read(read_end, 1):  # empty once the write end is closed
             if numbers[0] in EXIT_CODES:
                 self._receive(signal.Signals(numbers[0]))
         os.close(read_end)
@@ -70,9 +72,9 @@ class StopSignals:
         if self._first_at is None:
             self._name = number.name
             self._first_at = now
-            self._handler_of_jax.call()  # sets a flag, which jax carries to all processes
+            self._handler_of_jax.call()  # jax then tells all processes
         elif now - self._first_at > TWICE_S:
-            said = f"stopped at once by a second signal, {number.name}"
-            line = f"meshwright: {said}; what was not saved is lost"
+            what = f"stopped at once by a second signal, {number.name}"
+            line = f"meshwright: {what}; what was not saved is lost"
             print(line, file=sys.stderr, flush=True)
             leave_now(EXIT_CODES[number])

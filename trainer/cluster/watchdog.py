@@ -1,4 +1,4 @@
-"""Ends a process that hangs, or whose peers are gone, after writing down what each thread was doing."""
+"""Ends a process that hangs or whose peers are lost, after writing the stacks of all its threads."""
 
 import faulthandler
 import multiprocessing
@@ -13,29 +13,33 @@ from types import TracebackType
 from trainer.cluster.hosts import PEER_LOST, Hosts, Quiet
 from trainer.events import append_event
 
-TICK_S = 0.5
-# a save, an evaluation or a compilation may take this many times the limit of a step
+TICK_S = 0.5  # between two looks
+# a save, an evaluation or a compilation may take this many times as long as a step
 PAUSE_FACTOR = 10
-REPORT_S = 5.0  # then the process ends unreported: the folder may lie on the very disk that hangs
+# time for the report, after which the process ends without it: its folder may be on the disk that hangs
+REPORT_S = 5.0
 
 
 class Watchdog:
-    """Watches a phase from a thread, so also while the main thread waits inside of a collective.
+    """Watches a phase from a thread, so that it also works while the main thread waits inside a collective.
 
-    A step that takes more than `limit_s` (None: any time) writes all stacks to `folder`/stacks-PROCESS.txt
-    and to stderr, says where each process is, and ends the process with exit code 75. The first step, which
-    compiles, and what comes before it have ten times as long. A peer that `hosts` reports lost ends this
-    process too, with the peer's own exit code if it gave one. A context manager around the whole phase.
+    When a step takes longer than `limit_s` (None: no limit), it writes the stacks of all threads to
+    `folder`/stacks-PROCESS.txt and to stderr, prints where each process is, and ends the process with exit
+    code 75. The first step, which compiles, and everything before it may take ten times as long. When `hosts`
+    reports a lost peer, this process ends too, with the peer's exit code if it gave one. A context manager
+    around the whole phase.
     """
 
     def __init__(self, limit_s: float | None, *, folder: Path, hosts: Hosts):
         self._limit_s = float("inf") if limit_s is None else limit_s
         self._folder = folder
         self._hosts = hosts
-        self._n_steps = 0  # begun in this process
+        self._n_steps = 0  # steps begun in this process
         self._step = 0
-        self._beats = 0
-        self._n_pauses = 1  # the pause for compiling, which ends with the second step
+        self._beats = 0  # grows with every sign of progress
+        self._n_pauses = (
+            1  # nested pauses; the first is for compiling, and ends with the second step
+        )
         self._ended = Event()
         self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -47,7 +51,7 @@ class Watchdog:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        # waits for ever if the thread is ending the process: its exit code must win over the error's
+        # Blocks forever if the thread is just ending the process: its exit code must win over the error's.
         self._thread.join()
 
     def beat(self, step: int) -> None:
@@ -64,7 +68,7 @@ class Watchdog:
         self._hosts.beat(step)
 
     def alive(self) -> None:
-        """Call when something has moved that is not a step."""
+        """Call to report progress other than a step."""
         self._beats += 1
 
     @contextmanager
@@ -89,11 +93,11 @@ class Watchdog:
                 self._end(f"nothing has moved for {limit_s:.0f} s: {where}", PEER_LOST, stuck=True)
 
     def _end(self, sentence: str, code: int, *, stuck: bool) -> None:
-        # in a thread of its own: a write to a dead disk never returns
+        # in a thread: a write to a disk that hangs never returns
         reporting = Thread(target=self._report, args=(sentence, code, stuck), daemon=True)
         reporting.start()
         reporting.join(REPORT_S)
-        # the others learn the sentence before this process is silent
+        # Tell the other processes why, before this one falls silent.
         self._hosts.leave(sentence if stuck else "", code)
         leave_now(code)
 
@@ -111,8 +115,8 @@ class Watchdog:
 
 
 def leave_now(code: int) -> None:
-    """End the process from any thread, without waiting for peers or for what its main thread waits for."""
-    # os._exit runs no handlers: processes that read data would stay behind as orphans.
+    """End the process at once, from any thread, whatever its main thread waits for."""
+    # os._exit runs no exit handlers, so child processes that read data would be left as orphans.
     for child in multiprocessing.active_children():
         child.terminate()
     os._exit(code)

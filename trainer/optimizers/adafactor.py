@@ -1,4 +1,4 @@
-"""Adafactor (Shazeer and Stern 2018, algorithms 4 and 5)."""
+"""Adafactor (Shazeer and Stern 2018, algorithms 4 for matrices and 5 for vectors)."""
 
 from typing import Any, ClassVar
 
@@ -15,17 +15,17 @@ from trainer.optimizers.common.whole_matrices import matrix_of
 
 
 class Adafactor(BaseModel, frozen=True, extra="forbid", strict=True):
-    """AdamW with a second moment of row and column means, and steps relative to the size of each matrix.
+    """AdamW with only row and column means of the second moment, and steps relative to each matrix's RMS.
 
-    `peak_lr` is a share of that size. State: next to nothing, or 4 bytes a parameter with the momentum `b1`.
+    `peak_lr` is a share of that RMS. State: next to nothing, or 4 bytes a parameter with the momentum `b1`.
     """
 
     b1: Rate | None = None
-    # step t keeps 1 - t^-decay_power of the second moment; this and what follows as in algorithm 4
+    # Step t keeps 1 - t^-decay_power of the second moment. These three defaults are those of algorithm 6.
     decay_power: float = Field(0.8, gt=0, le=1)
-    # of a matrix's direction, before it is multiplied with the matrix's size
+    # largest RMS of a matrix's direction, before it is multiplied by the matrix's RMS
     clip_rms: PositiveFloat = 1.0
-    # size that a matrix has at least, or one born as zeros would never move
+    # RMS that a matrix is taken to have at least: one initialized to zeros would never move otherwise
     min_rms: PositiveFloat = 1e-3
 
     supports_mup: ClassVar[bool] = False
@@ -51,13 +51,14 @@ def scale_by_factored(
         U = G / sqrt(R · C / mean(R))
         direction = U / max(1, rms(U) / clip_rms) · max(min_rms, rms(x))
 
-    `optax.adafactor` does this for single matrices, and names its state by other letters than its shape's.
+    `optax.adafactor` does not treat a stack as separate matrices, and its state has no letters to be laid out
+    by.
     """
 
     def init(name: str, x: Any) -> dict[str, Any]:
         state = {}
         for key, dims in _means_of(name).items():
-            # a mean loses the dimensions that it is over
+            # without the dimensions that are averaged over
             shape = tuple(size for i, size in enumerate(x.shape) if i not in dims)
             state[key] = zeros_at_rest(letters_of(key), shape)
         return state
@@ -66,25 +67,26 @@ def scale_by_factored(
         name: str, gradient: Any, state: dict[str, Any], x: Any, count: Any
     ) -> tuple[Any, dict[str, Any]]:
         decay = 1 - count ** -jnp.float32(decay_power)
-        square = gradient**2 + 1e-30  # the paper's epsilon 1, so that no root is of zero
+        square = (
+            gradient**2 + 1e-30
+        )  # the paper's epsilon 1: a mean of 0 would be raised to -1/2 below
         dims_of = _means_of(name)
         means = {
             key: _updated_mean(state[key], square, dims, decay) for key, dims in dims_of.items()
         }
         direction = gradient
-        # one after the other: their product would be as large as the matrix
+        # one after the other: the product of both means would be a further array as large as the matrix
         for mean in means.values():
             direction = direction * mean**-0.5
         if is_matrix(name):
-            # the estimate of a square is row mean · column mean / mean of the row means
-            # the state names rows first; the dimensions left in the row means are those of
-            # the second entry, over which the column means run
+            # The estimated square is row mean · column mean / mean of the row means. `means` has the row
+            # means first; the column means were taken over the dimensions that are left in the row means.
             row_means = list(means.values())[0]
             row_dims = list(dims_of.values())[1]
             direction = direction * jnp.mean(row_means, row_dims, keepdims=True) ** 0.5
-        # everything below is of one matrix: the stack's dimensions are left out
+        # the RMS is taken over each matrix, not over the dimensions of its stack
         matrix_dims = tuple(range(len(_stack(name)), x.ndim))
-        # algorithm 4, line 8: an unusual gradient is shortened, never lengthened
+        # update clipping (section 6): an unusually large direction is scaled down, a small one not up
         direction = direction / jnp.maximum(1.0, _rms(direction, matrix_dims) / clip_rms)
         direction = direction * jnp.maximum(min_rms, _rms(x, matrix_dims))
         new_state = {}
@@ -96,16 +98,16 @@ def scale_by_factored(
 
 
 def _stack(name: str) -> str:
-    """The letters that count matrices, or vectors."""
+    """The letters of the dimensions that count matrices, or vectors, in a stack."""
     if is_matrix(name):
         return matrix_of(name).stack
     return "N" if letters_of(name).startswith("N") else ""
 
 
 def _means_of(name: str) -> dict[str, tuple[int, ...]]:
-    """State of a parameter -> the dimensions over which it is a mean: first of rows, then of columns.
+    """Name of each array in a parameter's state -> the dimensions it averages over: row means, column means.
 
-    A vector has no such mean: its squares are kept one by one.
+    A vector has neither: its second moment is kept for each number.
     """
     if not is_matrix(name):
         return {f"nu_{letters_of(name)}": ()}
@@ -119,9 +121,9 @@ def _means_of(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def _updated_mean(old: Any, square: Any, dims: tuple[int, ...], decay: Any) -> Any:
-    """The running mean over `dims` after one more square; these dimensions stay, with size 1."""
+    """The running mean over `dims` after one more square; `dims` stay, with size 1."""
     new = jnp.mean(square, dims, keepdims=True)
-    # the state rests divided by its own letters, the new mean as the gradient was
+    # At rest the state is laid out by its own letters, while `new` has the gradient's layout.
     old = jax.sharding.reshard(jnp.expand_dims(old, dims), jax.typeof(new).sharding.spec)
     return decay * old + (1 - decay) * new
 

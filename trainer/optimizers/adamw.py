@@ -9,13 +9,13 @@ from trainer.optimizers.common.rule import Rate
 
 
 class AdamW(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Each number moves by its mean gradient over the root of its mean squared gradient.
+    """Each number moves by its mean gradient divided by the root of its mean squared gradient.
 
     State: 8 bytes a parameter.
     """
 
     b1: Rate = 0.9
-    # Of GPT-3 and Llama; Adam's own 0.999 remembers a spike for a thousand steps.
+    # As in GPT-3 and Llama; Adam's own default 0.999 remembers a spike for a thousand steps.
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
 

@@ -15,7 +15,7 @@ from trainer.optimizers.common.rule import Rate
 class AdamW8bit(BaseModel, frozen=True, extra="forbid", strict=True):
     """AdamW whose moments are stored in 8 bits, block by block; vectors and small matrices keep 32.
 
-    State: 2.25 bytes a parameter.
+    State: at most 2.25 bytes a parameter, two codes and their share of two scales (see common/eight_bit.py).
     """
 
     b1: Rate = 0.9
@@ -29,7 +29,7 @@ class AdamW8bit(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def scale_by_adam8bit(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam's direction from moments in 8 bits: read, updated, used, and only then rounded again.
+    """Adam's direction from moments in 8 bits: dequantized, updated, used, and only then quantized again.
 
     The state of a parameter `w_DF` with blocks is
 
@@ -40,7 +40,7 @@ def scale_by_adam8bit(b1: float, b2: float, eps: float) -> optax.GradientTransfo
     """
 
     def init(name: str, x: Any) -> dict[str, Any]:
-        # signed for the mean; the mean of squares has no sign, and gains a bit
+        # the mean needs a sign; the mean of squares does not, and uses that bit for precision
         zeros = jnp.zeros_like(x)
         return _stored(name, "mu", zeros, jnp.int8) | _stored(name, "nu", zeros, jnp.uint8)
 
@@ -51,7 +51,7 @@ def scale_by_adam8bit(b1: float, b2: float, eps: float) -> optax.GradientTransfo
         nu, nu_corrected = ema_update(
             _read(name, "nu", state, gradient.shape), gradient**2, b2, count
         )
-        # the exact moments: rounding acts on the next step alone
+        # from the exact moments: quantization affects only the next step
         direction = mu_corrected / (jnp.sqrt(nu_corrected) + eps)
         return direction, _stored(name, "mu", mu, jnp.int8) | _stored(name, "nu", nu, jnp.uint8)
 
@@ -59,26 +59,25 @@ def scale_by_adam8bit(b1: float, b2: float, eps: float) -> optax.GradientTransfo
 
 
 def _stored(name: str, moment: str, x: Any, dtype: Any) -> dict[str, Any]:
-    """A moment as the state holds it: codes and the scale of each block, or x itself where it has no blocks.
+    """A moment as the state stores it: codes and scales of blocks, or x itself if it is not quantized.
 
-    The scales have the parameter's letters; along one dimension these count blocks.
+    The scales have the parameter's letters too: along one of them they count blocks instead of numbers.
     """
-    suffix = name.rsplit("_", 1)[-1]
-    # a suffix such as NDHA is what layouts are read off
+    suffix = name.rsplit("_", 1)[-1]  # letters such as NDHA, from which the state's layout is read
     blocks = blocks_of(name, x.shape)
     if blocks is None:
         return {f"{moment}_{suffix}": x}
-    # the scales are float32: a block's largest number is restored exactly
+    # scales are float32, so that a block's largest number is restored exactly
     codes, scale = quantized(x, letters_of(name), blocks, dtype)
     return {f"{moment}_code_{suffix}": codes, f"{moment}_scale_{suffix}": scale}
 
 
 def _read(name: str, moment: str, state: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """The inverse of `_stored`, but for rounding."""
+    """The inverse of `_stored`, up to quantization."""
     suffix = name.rsplit("_", 1)[-1]
     blocks = blocks_of(name, shape)
     if blocks is None:
         return state[f"{moment}_{suffix}"]
-    # codes and scales were written by `_stored` for the same blocks, which depend on sizes alone
+    # the blocks depend on name and shape alone, so they are those of `_stored`
     codes = state[f"{moment}_code_{suffix}"]
     return restored(codes, state[f"{moment}_scale_{suffix}"], letters_of(name), blocks)

@@ -11,14 +11,14 @@ from trainer.optimizers.common.rule import Rate
 class Lion(BaseModel, frozen=True, extra="forbid", strict=True):
     """Each number moves by the sign of its mean gradient.
 
-    It wants about a tenth of AdamW's learning rate and ten times its weight decay. State: 4 bytes a
-    parameter.
+    It needs a learning rate 3 to 10 times smaller than AdamW's, and a weight decay as much larger. State: 4
+    bytes a parameter.
     """
 
     b1: Rate = 0.9
     b2: Rate = 0.99
 
-    # a sign has the same size at every width, as Adam's direction has
+    # a sign has the same magnitude at every width, like Adam's direction
     supports_mup: ClassVar[bool] = True
 
     def core(self) -> optax.GradientTransformation:

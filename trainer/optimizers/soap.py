@@ -19,13 +19,13 @@ SIDES = ("rows", "columns")
 
 
 class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
-    """AdamW in the eigenbasis of each hidden matrix's rows and columns (Shampoo's); plain AdamW elsewhere.
+    """AdamW in the eigenbases of Shampoo's factors of each hidden matrix; plain AdamW elsewhere.
 
-    The bases are computed anew every `every` steps; a side longer than `max_side` is not rotated. State: 8
-    bytes a parameter, and 8 · side² of each side of each matrix.
+    The bases are updated every `every` steps; a side longer than `max_side` is not rotated. State: 8 bytes a
+    parameter, and 8 · side² bytes for each rotated side of each matrix.
     """
 
-    # The defaults of the paper's own code.
+    # the defaults of the authors' code
     b1: Rate = 0.95
     b2: Rate = 0.95
     eps: PositiveFloat = 1e-8
@@ -44,14 +44,14 @@ class SOAP(BaseModel, frozen=True, extra="forbid", strict=True):
 def scale_by_rotated_adam(
     b1: float, b2: float, eps: float, *, every: int, max_side: int
 ) -> optax.GradientTransformation:
-    """Adam's direction where the mean products of rows and of columns are diagonal, rotated back.
+    """Adam's direction in bases where the mean products G·Gᵀ and Gᵀ·G are diagonal, rotated back.
 
-    Bases are computed before the steps 1, 1 + every, 1 + 2 · every, … by a power iteration, the first from
-    the identity. The paper computes them after a step, begins with an eigendecomposition, and makes no update
-    in the first step.
+    Bases are updated before the steps 1, 1 + every, 1 + 2 · every, … by a power iteration, the first from the
+    identity. The paper updates them after a step, starts with an eigendecomposition, and makes no update in
+    the first step.
     """
     step = partial(_step, b2=b2, eps=eps, every=every)
-    # bf16 products would not keep bases orthogonal
+    # products in bf16, the default on TPUs, would not keep the bases orthogonal
     exact_step = jax.default_matmul_precision("float32")(step)
 
     def init(name: str, x: Any) -> dict[str, Any]:
@@ -67,10 +67,10 @@ def scale_by_rotated_adam(
         of_state = _state_matrices(name, gradient.shape, max_side)
         matrices = {kind: matrix for kind, (matrix, _) in of_state.items()}
         arrays = {kind: state[_key(kind, matrix)] for kind, matrix in matrices.items()}
-        # kept unrotated, so that new bases leave it as it is
+        # The mean is stored unrotated, so that new bases do not change it.
         mu, mu_corrected = ema_update(arrays["mu"], gradient, b1, count)
         arrays |= {"mu": mu_corrected, "gradient": gradient}
-        # the gradient travels with the state, to the device that has its matrix
+        # the gradient is exchanged like the state, so that both are on the device that has the matrix
         all_matrices = {**matrices, "gradient": matrix_of(name)}
         results = on_whole_matrices(exact_step, arrays, all_matrices, count, out=[*matrices])
         direction = results["mu"]
@@ -83,9 +83,9 @@ def scale_by_rotated_adam(
 def _state_matrices(
     name: str, shape: tuple[int, ...], max_side: int
 ) -> dict[str, tuple[Matrix, tuple[int, ...]]]:
-    """Each array in the state of a matrix: its letters and its shape.
+    """Letters and shape of each array in the state of a matrix.
 
-    They are the two moments, and of each side that is rotated the mean products and the basis.
+    They are the two moments, and for each side that is rotated the mean products and the basis.
     """
     matrix = matrix_of(name)
     first_row = len(matrix.stack)
@@ -98,7 +98,7 @@ def _state_matrices(
         letters = letters_of_side[side]
         sizes = sizes_of_side[side]
         if math.prod(sizes) <= max_side:
-            # the letters come twice: a sharded axis divides the first, the columns are replicated
+            # Both dimensions have the side's letters; a mesh axis shards only the first occurrence.
             square = Matrix(matrix.stack, letters, letters)
             square_shape = (*shape[:first_row], *sizes, *sizes)
             arrays |= dict.fromkeys((side, f"{side}_basis"), (square, square_shape))
@@ -112,7 +112,7 @@ def _key(kind: str, matrix: Matrix) -> str:
 def _step(
     arrays: dict[str, Array], count: Any, *, b2: float, eps: float, every: int
 ) -> dict[str, Array]:
-    """The state after a step, and under "mu" the direction; all are [matrices, rows, columns].
+    """The state after a step, except that "mu" is the direction; all arrays are [matrices, rows, columns].
 
     With the gradient G, its corrected mean M, and the bases P of rows and Q of columns:
 
@@ -123,7 +123,7 @@ def _step(
     """
     gradient = arrays["gradient"]
     sides = [side for side in SIDES if side in arrays]
-    # Shampoo's factors: what gradients have in common along each side
+    # Shampoo's factors: products of the gradient's rows, and of its columns, with each other
     products = {
         "rows": gradient @ _transposed(gradient),
         "columns": _transposed(gradient) @ gradient,
@@ -131,10 +131,10 @@ def _step(
     means = {side: b2 * arrays[side] + (1 - b2) * products[side] for side in sides}
     bases = {}
     for side in sides:
-        # at rest a new basis is zeros, which no rotation can start from
+        # the state starts as zeros, from which a power iteration cannot start
         identity = jnp.eye(arrays[side].shape[1])
         bases[side] = jnp.where(count == 1, identity, arrays[f"{side}_basis"])
-    # a conditional, not a select: the decomposition costs far more than the rest of the step
+    # `cond`, not `where`, which would compute the expensive decomposition in every step
     is_due = (count - 1) % every == 0
     bases, nu = jax.lax.cond(
         is_due, _next_bases, lambda _, bases, nu: (bases, nu), means, bases, arrays["nu"]
@@ -154,21 +154,20 @@ def _step(
 def _next_bases(
     means: dict[str, Array], bases: dict[str, Array], nu: Array
 ) -> tuple[dict[str, Array], Array]:
-    """One power iteration and a QR decomposition (algorithm 4), largest eigenvalue first.
+    """One step of power iteration with a QR decomposition (algorithm 4), largest eigenvalues first.
 
-    The second moment `nu` is in the old bases: its rows and columns are reordered with their vectors.
+    The second moment `nu` is in the old bases: its rows and columns are reordered with the basis vectors.
     """
     next_bases = {}
     for axis, side in enumerate(SIDES, 1):
         if side in bases:
-            # the diagonal of the means in their basis estimates the eigenvalues
+            # the diagonal of basisᵀ · means · basis estimates the eigenvalues
             eigenvalues = jnp.sum(bases[side] * (means[side] @ bases[side]), axis=1)
-            # sorted, so that a basis changes little from one time to the next and the
-            # second moment stays with its direction
+            # Sorted, as QR takes columns in order: the leading ones keep their direction best.
             order = jnp.argsort(-eigenvalues, axis=1)
             nu = jnp.take_along_axis(nu, jnp.expand_dims(order, 3 - axis), axis)
             ordered = jnp.take_along_axis(bases[side], order[:, None], 2)
-            # a product with the means, then orthogonal again: one step of a power iteration
+            # multiplied by the means and made orthogonal again: one step of the power iteration
             next_bases[side] = jnp.linalg.qr(means[side] @ ordered)[0]
     return next_bases, nu
 
@@ -176,7 +175,7 @@ def _next_bases(
 def _rotated(
     x: Float[Array, "matrices rows columns"], bases: dict[str, Array]
 ) -> Float[Array, "matrices rows columns"]:
-    """x in these bases of its rows and columns; a side without one stays as it is."""
+    """x in these bases of its rows and columns; a side without a basis is not rotated."""
     if "rows" in bases:
         x = _transposed(bases["rows"]) @ x
     if "columns" in bases:

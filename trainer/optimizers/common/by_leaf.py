@@ -1,4 +1,4 @@
-"""Transformations that treat each parameter alone, by its name."""
+"""Optax transformations that treat each parameter separately, by its name."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ Update = Callable[[str, Any, Any, Any, Any], tuple[Any, Any]]
 
 
 class LeafStates(NamedTuple):
-    """Steps made, and a tree of parameters with the state of each in its place.
+    """Steps made, and a tree like that of the parameters with the state of each.
 
     A state is an array, or a dict of arrays whose names end in letters of their own.
     """
@@ -28,10 +28,7 @@ class LeafStates(NamedTuple):
 
 
 def by_leaf(init: Init, update: Update) -> optax.GradientTransformation:
-    """The transformation that applies `update` to one parameter after the other.
-
-    Names are full (`layers.wq_NDHA`).
-    """
+    """The transformation that applies `update` to each parameter; names are full, as `layers.wq_NDHA`."""
 
     def init_all(params: Any) -> LeafStates:
         states = jax.tree.map_with_path(lambda path, x: init(leaf_name(path), x), params)
@@ -40,7 +37,7 @@ def by_leaf(init: Init, update: Update) -> optax.GradientTransformation:
     def update_all(gradients: Any, state: LeafStates, params: Any) -> tuple[Any, LeafStates]:
         count = state.count + 1
         leaves, tree = jax.tree.flatten_with_path(gradients)
-        # flatten_up_to stops where the gradients have leaves, so that a dict of arrays stays one state
+        # flatten_up_to stops at the gradients' leaves, so a state that is a dict of arrays stays together
         leaf_states = tree.flatten_up_to(state.states)
         leaf_params = tree.flatten_up_to(params)
         directions = []
@@ -55,7 +52,7 @@ def by_leaf(init: Init, update: Update) -> optax.GradientTransformation:
 
 
 def zeros_at_rest(letters: str, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Zeros laid out as parameters of these letters are."""
+    """Zeros with the layout at rest of parameters with these letters."""
     return jnp.zeros(shape, dtype, out_sharding=spec(letters, shape, at_rest=True))
 
 
@@ -64,7 +61,7 @@ def ema_update(
 ) -> tuple[Any, Any]:
     """(mean, bias-corrected mean) after one more value, the `count`th (Kingma and Ba 2015, section 3)."""
     mean = rate * mean + (1 - rate) * new
-    # A mean that starts at 0 holds a share of only 1 - rate^count of the values so far.
+    # The mean starts at 0, so the weights of the values in it add up to only 1 - rate^count.
     return mean, mean / (1 - rate ** count.astype(jnp.float32))
 
 
@@ -76,7 +73,7 @@ def on_hidden_matrices(
     The others are norms, biases, and tables of tokens or positions (letters V and T).
     """
 
-    # such tables are looked up, not multiplied, so that a row's gradient is mostly zeros
+    # Tables are looked up, not multiplied: most rows of their gradient are zeros.
     def kind_of(path: Any, _: Any) -> str:
         name = leaf_name(path)
         is_table = bool(set("VT") & set(letters_of(name)))

@@ -1,4 +1,4 @@
-"""The links around every rule: clipping, weight decay of some parameters, averaging."""
+"""The links around every rule in an optimizer's chain: clipping, masks of weight decay, averaging."""
 
 import re
 from collections.abc import Callable
@@ -29,12 +29,12 @@ def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
         return is_matrix(name) and not matches(name)
 
     def mask(params: Any) -> Any:
-        # checked here: a misspelt pattern would decay a parameter without a word
+        # checked here: with a misspelt pattern a parameter would silently be decayed
         names = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         for pattern in no_decay:
             if not any(re.search(pattern, name) for name in names):
-                there = ", ".join(names)
-                why = f"matches no parameter ({there}); correct it or take it out"
+                known = ", ".join(names)
+                why = f"matches no parameter ({known}); correct it or take it out"
                 raise ValueError(f"optimizer.no_decay={pattern!r} {why}")
         return jax.tree.map_with_path(decays, params)
 
@@ -46,17 +46,17 @@ def clip_each(limit: float) -> optax.GradientTransformation:
 
     def clip(path: Any, x: Any) -> Any:
         first_dim = 1 if letters_of(leaf_name(path)).startswith("N") else 0
-        # the layers of a stack are parameters of their own, stored together
+        # each layer of a stack is a parameter of its own, stored together with the others
         dims = tuple(range(first_dim, x.ndim))
         norm = jnp.sqrt(jnp.sum(x**2, axis=dims, keepdims=True))
-        smallest = jnp.finfo(norm.dtype).tiny  # a gradient of zeros stays zeros
+        smallest = jnp.finfo(norm.dtype).tiny  # so that a gradient of zeros gives zeros, not NaN
         return x * jnp.minimum(1.0, limit / jnp.maximum(norm, smallest))
 
     return optax.stateless(lambda gradients, _: jax.tree.map_with_path(clip, gradients))
 
 
 class Average(NamedTuple):
-    """The mean of the parameters over steps, recent ones weighing most."""
+    """The exponential mean of the parameters over steps."""
 
     count: Int[Array, ""]
     average: Any
@@ -70,7 +70,7 @@ def average(decay: float) -> optax.GradientTransformation:
     """
 
     def init(params: Any) -> Average:
-        # copies: the step donates parameters and state, and an array cannot be donated twice
+        # Copies: the step donates parameters and state, and the same array cannot be donated twice.
         return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
     def update(updates: Any, state: Average, params: Any) -> tuple[Any, Average]:

@@ -1,10 +1,10 @@
 """Block-wise dynamic quantization to 8 bits (Dettmers et al. 2021).
 
-Seven or eight decades, the upper ones divided most finely: a code c = 2^i + k, k < 2^i, is
-10^(i - top) · (0.1 + 0.9 · (k + 1) / 2^i) of the largest magnitude of its block, and 0 is 0. Where the paper
-has the middles of intervals we have their upper ends: the largest of a block is then exact, and does not
-shrink each time it is read and written. Arithmetic instead of a table of 256 entries: no look-up that a mesh
-would have to lay out.
+Codes cover seven (signed) or eight (unsigned) decades, the upper ones most finely: a code c = 2^i + k with
+k < 2^i stands for 10^(i - top) · (0.1 + 0.9 · (k + 1) / 2^i) times the largest magnitude of its block, and 0
+for 0. The paper uses the midpoints of intervals, we their upper ends: a block's largest number is then exact,
+and does not shrink each time it is quantized again. Codes are computed rather than looked up in a table of
+256 entries, whose lookups would need a layout on the mesh.
 """
 
 import math
@@ -17,14 +17,14 @@ from jaxtyping import Array, Float
 from model.sharding import ALPHABET, letters_of, spec
 from model.size import is_matrix
 
-SMALLEST_BLOCK = 32  # with a scale of 4 bytes each: 28 % of what two moments in float32 take
-SMALLEST_LEAF = 4096  # numbers; below, as in the paper, nothing is won
-# a dimension that a mesh may divide has a multiple of so many blocks, so that none lies across devices
+SMALLEST_BLOCK = 32  # numbers; with a scale of 4 bytes each, 28 % of what two float32 moments take
+SMALLEST_LEAF = 4096  # numbers; smaller parameters stay in float32, as in the paper
+# a dimension that a mesh may shard has a multiple of so many blocks, so that no block is split over devices
 BLOCKS_MULTIPLE = 8
 
 
 class Blocks(NamedTuple):
-    """How a parameter is cut: along dimension `axis`, into `n` blocks of `length` numbers."""
+    """How a parameter is divided: along dimension `axis`, into `n` blocks of `length` numbers."""
 
     axis: int
     n: int
@@ -34,9 +34,9 @@ class Blocks(NamedTuple):
 def blocks_of(name: str, shape: tuple[int, ...]) -> Blocks | None:
     """The blocks of a parameter; None where it stays in float32.
 
-    They depend on sizes alone, so that any mesh can resume. They run along the last dimension that is not the
-    model width, which large meshes divide most. A block is the shortest of at least 32 numbers whose count
-    takes all factors of two of the size.
+    They depend on letters and sizes alone, so that any mesh can resume. They run along the last dimension
+    that is not D, which large meshes shard most. Their number is the largest power of two that divides the
+    size and leaves blocks of at least 32 numbers.
     """
     letters = letters_of(name)
     if not is_matrix(name) or len(shape) != len(letters) or math.prod(shape) < SMALLEST_LEAF:
@@ -44,9 +44,9 @@ def blocks_of(name: str, shape: tuple[int, ...]) -> Blocks | None:
     axis = max(i for i, letter in enumerate(letters) if i != letters.find("D"))
     size = shape[axis]
     powers = [2**i for i in range(size.bit_length())]
-    # The most blocks of at least 32 numbers; a power of two, since meshes divide by those.
+    # powers of two alone, since mesh axes are powers of two
     n = max((n for n in powers if size % n == 0 and size >= SMALLEST_BLOCK * n), default=0)
-    # a repeated letter shards its first occurrence alone
+    # a mesh axis shards only the first occurrence of a repeated letter
     may_be_divided = ALPHABET[letters[axis]].at_rest and letters.index(letters[axis]) == axis
     if n == 0 or (may_be_divided and n % BLOCKS_MULTIPLE):
         return None
@@ -58,16 +58,16 @@ def quantized(
 ) -> tuple[Array, Float[Array, "..."]]:
     """(codes in the shape and layout of x, the largest magnitude of each block).
 
-    int8 holds signs, uint8 only x >= 0. Positive numbers stay positive in uint8: a second moment rounded to 0
-    would make its next update as large as a gradient over epsilon.
+    int8 has a sign, uint8 is for x >= 0. In uint8 positive numbers get a code of at least 1: a second moment
+    rounded to 0 would make the next update as large as the gradient over epsilon. Zeros stay 0.
     """
     x = _cut(x, letters, blocks)
     scale = jnp.max(jnp.abs(x), axis=blocks.axis + 1)
     largest = jnp.expand_dims(scale, blocks.axis + 1)
-    # a block of zeros gives no NaN
+    # max: a block of zeros must not give NaN
     unit = jnp.abs(x) / jnp.maximum(largest, jnp.finfo(x.dtype).tiny)
     top = _top(dtype)
-    # the decade, 0 for all that is smaller than the lowest
+    # the decade; 0 also for everything below the lowest
     i = jnp.clip(jnp.ceil(jnp.log10(unit)) + top, 0, top)
     code = jnp.round(2**i * (1 + (unit * 10 ** (top - i) - 0.1) / 0.9)) - 1
     smallest_code = int(dtype == jnp.uint8)
@@ -82,7 +82,7 @@ def restored(
     top = _top(codes.dtype)
     codes = _cut(codes, letters, blocks)
     code = jnp.abs(codes.astype(jnp.int32))
-    i = 31 - jax.lax.clz(jnp.maximum(code, 1))  # the power of two below it
+    i = 31 - jax.lax.clz(jnp.maximum(code, 1))  # floor(log2(code)), the decade
     unit = 10.0 ** (i - top) * (0.1 + 0.9 * (code + 1 - 2**i) / 2**i)
     sign = jnp.sign(codes).astype(scale.dtype)
     x = sign * jnp.where(code > 0, unit, 0) * jnp.expand_dims(scale, blocks.axis + 1)
@@ -95,7 +95,7 @@ def _top(dtype: Any) -> int:
 
 
 def _cut(x: Array, letters: str, blocks: Blocks) -> Array:
-    """[…, n · length, …] -> […, n, length, …]; `n` has the layout of the full dimension."""
+    """[…, n · length, …] -> […, n, length, …]; `n` is sharded as the full dimension was."""
     axis, n, length = blocks
     cut_letters = f"{letters[: axis + 1]}.{letters[axis + 1 :]}"
     return _reshaped(x, cut_letters, (*x.shape[:axis], n, length, *x.shape[axis + 1 :]))

@@ -1,8 +1,8 @@
-"""Maximal update parametrization (Yang et al. 2022, table 8 for Adam): tune narrow models, train wide ones.
+"""Maximal update parametrization, muP (Yang et al. 2022, table 3 for Adam): tune narrow, train wide.
 
-What is tuned holds while all inner widths grow together (`width`, `heads`, `feed_forward_width`, latents) and
-`head_width` stays: scores are divided by its root. At `base_width` nothing differs from the standard
-parametrization (appendix B.1 there).
+Hyperparameters transfer while all inner widths grow together (`width`, `heads`, `feed_forward_width`,
+latents) and `head_width` stays: scores are divided by its root, and muP would divide by itself if it grew. At
+`base_width` nothing differs from the standard parametrization.
 """
 
 import math
@@ -23,8 +23,8 @@ def scale_by_width(base_width: int) -> optax.GradientTransformation:
     """
 
     def scaled(updates: Any, _: Any) -> Any:
-        # Adam's updates do not shrink with the gradient, so a sum over more inputs would grow
-        # with them.
+        # Adam's updates are as large whatever the gradient's size, so their effect on a product would grow
+        # with the number of inputs that it sums over.
         factor = base_width / _width(updates)
 
         def scale(path: Any, x: Any) -> Any:
@@ -36,10 +36,10 @@ def scale_by_width(base_width: int) -> optax.GradientTransformation:
 
 
 def scaled_at_birth(params: Params, base_width: int) -> Params:
-    """New parameters with the standard deviations of table 8.
+    """Newly drawn parameters, rescaled to the standard deviations of table 3.
 
-    That of the output matrix goes as 1 / width, that of embeddings is the same at all widths. Ours begin with
-    1 / sqrt(width); hidden matrices begin with 1 / sqrt(fan in), which is right.
+    They are 1 / width for the output matrix and constant for embeddings, both of which our `init` draws with
+    1 / sqrt(width); hidden matrices are drawn with 1 / sqrt(fan in), as in the table.
 
     Raises:
         ValueError: the output matrix is the embedding.
@@ -49,7 +49,7 @@ def scaled_at_birth(params: Params, base_width: int) -> Params:
             f"optimizer.mup_base_width={base_width} shrinks the updates of the output matrix but not those "
             "of the embedding, and here one matrix is both; set architecture.tied=false"
         )
-    # 1 at the base width, where both parametrizations are the same
+    # 1 at the base width, where both parametrizations agree
     growth = math.sqrt(_width(params) / base_width)
     embeddings = {name: x * growth for name, x in params.items() if _is_embedding(name)}
     return {**params, **embeddings, "unembed_DV": params["unembed_DV"] / growth}
@@ -65,12 +65,15 @@ def _width(tree: Any) -> int:
 
 
 def _sums_over_width(name: str) -> bool:
-    """Whether a product with it sums over ever more values as the width grows: any matrix but embeddings."""
-    # each layer N and expert E has a matrix of its own
+    """Whether products with a parameter sum over a number of inputs that grows with the width.
+
+    These are all matrices but embeddings.
+    """
+    # letters of a single layer's (N) and expert's (E) matrix
     matrix_letters = letters_of(name).lstrip("NE")
     return len(matrix_letters) > 1 and not name.startswith("b") and not _is_embedding(name)
 
 
 def _is_embedding(name: str) -> bool:
-    """Whether it holds a vector for each token or position."""
+    """Whether a parameter holds a vector for each token or position."""
     return letters_of(name)[:1] in ("V", "T")

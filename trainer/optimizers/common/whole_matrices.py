@@ -1,8 +1,8 @@
 """Whole matrices on single devices: how optimizers multiply, invert and rotate matrices that are sharded.
 
-A stack [N, D, F] rests with D and F divided. Its devices exchange shards so that each holds all of some
-layers, work on those, and exchange them back: a device sends and receives no more than its own share, each
-way. Gathering would send every matrix to every device.
+At rest a stack [N, D, F] is sharded along D and F. The devices exchange shards (all-to-all) so that each has
+some layers completely, work on those, and exchange them back. Each way, a device sends and receives no more
+than its own share, while all-gathering would send every matrix to every device.
 
     at rest, over fsdp=2                  while an optimizer works on them
     device 0: [N, D/2, F] of all layers   device 0: [N/2, D, F], layers 0 to N/2 - 1
@@ -33,9 +33,9 @@ class Matrix(NamedTuple):
 def matrix_of(name: str) -> Matrix:
     """`layers.wq_NDHA` -> (N, D, HA): rows are a product's inputs, columns its outputs.
 
-    Heads with their widths are one side.
+    Heads and head width together are one side.
     """
-    # a digit is part of its letter, so the last group takes `A2` as well as `A`
+    # "(.+)": the columns may be several letters, and a letter may have a digit, such as A2
     match = re.fullmatch("(N?E?)([HK]A|[A-Z])(.+)", letters_of(name))
     assert match, name  # only for names that are matrices
     return Matrix(*match.groups())
@@ -48,16 +48,16 @@ def on_whole_matrices(
     *scalars: Any,
     out: Sequence[str],
 ) -> dict[str, Array]:
-    """Apply fn(name -> [matrices, rows, columns], *scalars) to arrays at rest; it returns those in `out`.
+    """Apply fn(name -> [matrices, rows, columns], *scalars), which returns those in `out`, to arrays at rest.
 
-    Each device has some of the matrices, the same ones of all arrays. Where they do not divide over the
-    devices, some devices get matrices of zeros, so fn must accept those.
+    Each device gets some of the matrices, the same ones of all arrays. Where their number does not divide
+    over the devices it is padded with matrices of zeros, which fn must accept.
     """
     layouts = {
         name: spec("".join(matrices[name]), x.shape, at_rest=True) for name, x in arrays.items()
     }
     moves = {name: _moves(matrices[name], layout) for name, layout in layouts.items()}
-    # every axis that divides any array, so that a device gets the same matrices of all
+    # every axis that shards any of the arrays, so that a device gets the same matrices of all
     axes = tuple(dict.fromkeys(axis for dims in moves.values() for axis in dims))
 
     def on_shards(shards: dict[str, Array], *scalars: Any) -> dict[str, Array]:
@@ -67,7 +67,7 @@ def on_whole_matrices(
         for name, shard in shards.items():
             x = _gather(shard, len(matrices[name].stack), moves[name], sizes)
             gathered[name] = x
-            # Heads and their widths, or other letters of one side, become one dimension.
+            # all letters of a side, such as heads and head width, become one dimension
             flat[name] = x.reshape(len(x), *_sides(matrices[name], x.shape[1:]))
         results = fn(flat, *scalars)
         return {
@@ -79,7 +79,7 @@ def on_whole_matrices(
 
     if all(entry is None for layout in layouts.values() for entry in layout):
         return on_shards(arrays, *scalars)
-    # check_vma: it cannot know that the exchange back gives every copy the same bits
+    # check_vma=False: JAX cannot infer that after the exchange back replicas have equal values
     in_specs = (layouts, *(PartitionSpec() for _ in scalars))
     out_specs = {name: layouts[name] for name in out}
     return jax.shard_map(on_shards, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
@@ -90,7 +90,7 @@ def on_whole_matrices(
 def _moves(matrix: Matrix, layout: PartitionSpec) -> dict[str, int]:
     """Mesh axis -> the dimension of [matrices, *rows, *columns] that it divides."""
     first = len(matrix.stack)
-    # i + 1: the stack's dimensions have become one, at the front.
+    # + 1: `_gather` joins the stack's dimensions into one, at the front
     return {axis: i + 1 for i, axis in enumerate(layout[first:]) if axis is not None}
 
 
@@ -100,10 +100,10 @@ def _sides(matrix: Matrix, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _gather(shard: Array, n_stack: int, dims: dict[str, int], sizes: dict[str, int]) -> Array:
-    """A device's shard of all matrices -> all of its own matrices: [matrices, *rows, *columns]."""
+    """A device's shard of all matrices -> its own matrices, complete: [matrices, *rows, *columns]."""
     x = shard.reshape(math.prod(shard.shape[:n_stack]), *shard.shape[n_stack:])
     n_missing = -len(x) % math.prod(sizes.values())
-    # zeros, so that the matrices divide over the devices
+    # padded with matrices of zeros, so that their number divides over the devices
     x = jnp.pad(x, [(0, n_missing), *[(0, 0)] * (x.ndim - 1)])
     for axis, size in sizes.items():
         if axis in dims:
@@ -117,8 +117,8 @@ def _gather(shard: Array, n_stack: int, dims: dict[str, int], sizes: dict[str, i
 def _scatter(
     x: Array, shape: tuple[int, ...], dims: dict[str, int], sizes: dict[str, int]
 ) -> Array:
-    """The inverse of `_gather`, to a shard of this shape."""
-    # backwards: the last exchange is undone first
+    """The inverse of `_gather`, to a shard of `shape`."""
+    # in reverse: the last exchange is undone first
     for axis in reversed(sizes):
         if axis in dims:
             x = jax.lax.all_to_all(x, axis, split_axis=dims[axis], concat_axis=0, tiled=True)
