@@ -55,11 +55,11 @@ class Field(NamedTuple):
 
 def fields_of(batch_type: type) -> dict[str, Field]:
     """The fields of a batch in order."""
-    # Resolved, not `__annotations__`: a user's file may postpone its annotations to strings.
+    # Not `__annotations__`, which are strings in a module with postponed annotations.
     hints = get_type_hints(batch_type)
     annotations = {name: hints[name] for name in batch_type._fields}
     return {
-        # jaxtyping keeps "B L" and the dtypes it admits; ours admit one.
+        # jaxtyping has the string "B L", and a list of dtypes, of which ours have one.
         name: Field(annotation.dim_str.replace(" ", ""), annotation.dtypes[0])
         for name, annotation in annotations.items()
     }

@@ -34,7 +34,8 @@ class FrozenMap[K, V](Mapping[K, V]):
         return len(self._items)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))  # without order, as mappings are equal
+        # Without the order, which does not count when mappings are compared.
+        return hash(frozenset(self._items.items()))
 
     def __repr__(self) -> str:
         return f"FrozenMap({self._items})"
@@ -61,7 +62,7 @@ def components_in(*places: str) -> dict[str, type[BaseModel]]:
     components: dict[str, type[BaseModel]] = {}
     for place in (*places, *imported_by_user):
         package = importlib.import_module(place)
-        # a module has no __path__, and so no children
+        # Only packages have a __path__; a plain module has no children.
         children = [
             f"{place}.{m.name}" for m in pkgutil.iter_modules(getattr(package, "__path__", ()))
         ]
@@ -90,18 +91,18 @@ def one_of(*places: str) -> Any:
 
 
 def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
-    # looked up now, not at import: `--import` may add to them
+    # Looked up at each call, because `--import` may have added modules.
     known = components_in(*places)
     if isinstance(value, BaseModel):  # in a config that is Python
         if type(value) in known.values():
             return value
-        said = {
+        context = {
             "name": type(value).__name__,
             "places": ", ".join(places),
             "names": ", ".join(sorted(known)),
         }
         raise PydanticCustomError(
-            "component", "{name} is no component of {places}; there are {names}", said
+            "component", "{name} is no component of {places}; there are {names}", context
         )
     if not isinstance(value, Mapping) or "type" not in value:
         raise PydanticCustomError(
@@ -118,11 +119,11 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
             {"name": repr(name), "near": ", ".join(near)},
         )
     fields = {key: field for key, field in value.items() if key != "type"}
-    # JSON, so that a list may stand for a tuple and nothing else is coerced; what JSON has no word for (a
-    # date in YAML) is its text
+    # By way of JSON a strict model takes a list for a tuple, and coerces nothing else. default=str: a value
+    # that JSON does not have (a date in YAML) becomes text.
     return known[name].model_validate_json(json.dumps(fields, default=str))
 
 
 def _write(value: BaseModel, handler: Any) -> dict[str, Any]:
-    # The inverse of `_read`, so that a saved config can be read again.
+    # What `_read` takes, so that a saved config can be read again.
     return {"type": type(value).__name__, **value.model_dump(mode="json")}

@@ -25,9 +25,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OutputError:
-        raise  # of a block inside, which knows its output better
-    except (OSError, RuntimeError) as error:  # RuntimeError: how ArrayRecord reports one
-        # libraries raise OSError without strerror
+        raise  # an inner block has named its own output
+    except (OSError, RuntimeError) as error:  # ArrayRecord reports a full disk by RuntimeError
+        # An OSError that a library raises itself has no strerror.
         reason = getattr(error, "strerror", None) or error
         raise OutputError(
             f"cannot write {path}: {reason}; free space there or choose another output folder"
@@ -36,18 +36,18 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
-    """Yield a name beside `path` to write to; what was written there takes the name `path` when the block
-    ends well. The folder is made.
+    """Yield a temporary path in the same folder, which is renamed to `path` if the block ends without an
+    error. The folder is made.
 
     Args:
         path: The file that appears at the end.
         writer: A name that no other writer has, where several may write the same path at once. Without it
-        what a killed writer left is written over by the next one.
+        the next writer overwrites what a killed one left.
 
     Raises:
-        OutputError: the folder cannot be made, or the name not be given.
+        OutputError: the folder cannot be made, or the file cannot be renamed.
     """
-    # A dot before it: whoever lists the folder passes over hidden files.
+    # Hidden, because code that lists the folder skips names with a dot.
     partial = path.with_name(
         f".{path.name}.{writer}.partial" if writer else f".{path.name}.partial"
     )
@@ -56,10 +56,10 @@ def partial_file(path: Path, *, writer: str = "") -> Iterator[Path]:
     try:
         yield partial
         with writing(path):
-            # `replace` is atomic on one file system, which is why the name is in the same folder.
+            # Atomic, because both paths are on one file system.
             partial.replace(path)
     finally:
-        # also after an error; when all went well the name is gone already
+        # After an error it is removed; otherwise it is gone already.
         partial.unlink(missing_ok=True)
 
 
@@ -68,7 +68,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     with writing(path), partial_file(path) as partial, partial.open("wb") as file:
         file.write(data)
         file.flush()
-        # without it a crash of the machine may leave the new name with nothing behind it
+        # Without fsync a crash of the machine may leave an empty file under the new name.
         os.fsync(file.fileno())
 
 
@@ -83,8 +83,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a line of JSON a row; `path` appears when all are written."""
+    """Write a line of JSON for each row; `path` appears when all are written."""
     with writing(path), partial_file(path) as partial, partial.open("wb") as file:
+        # One by one, because the rows may not fit in memory together.
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
@@ -97,7 +98,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array, replacing `path` in one step."""
-    # small arrays only; large ones are written piece by piece (shards/npy.py)
+    # For small arrays; large ones are written piece by piece (shards/npy.py).
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
@@ -105,11 +106,11 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its name when the block ends well; what a killed
-    writer left is removed first.
+    """Yield an empty temporary folder, which is renamed to `folder` if the block ends without an error; what
+    a killed writer left is removed first.
 
     Raises:
-        OutputError: `folder` is there already (nothing of it is touched), or cannot be made.
+        OutputError: `folder` exists already (and stays as it is), or cannot be made.
     """
     if folder.exists():
         raise OutputError(f"{folder} exists already; delete it or choose another output folder")
@@ -121,7 +122,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield partial
         with writing(folder):
             partial.rename(folder)
-    except BaseException:  # Ctrl-C too: nothing half made stays
+    except BaseException:  # Ctrl-C too
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
@@ -130,7 +131,7 @@ def replace_folder(folder: Path, new: Path) -> None:
     """Put the finished folder `new` in the place of `folder`, on the same disk."""
     with writing(folder):
         if folder.exists():
-            # a rename replaces no folder that has something in it
+            # A rename cannot replace a folder that is not empty.
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.rename(folder)

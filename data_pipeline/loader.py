@@ -93,7 +93,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _rules(self) -> "PackedShards":
-        # Each further window of a long document would begin no later than the one before it.
+        # Otherwise the next window of a long document would not begin after the one before it.
         if self.packing.overlap >= self.seq_len:
             rule = (
                 f"packing.overlap={self.packing.overlap} must be less than seq_len={self.seq_len}"

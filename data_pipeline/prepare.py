@@ -58,7 +58,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """16 hex digits of the configuration: what finished data is known by."""
-        # no VERSION: data that was finished stays good, as it is
+        # Without the VERSIONs of components: finished data stays valid when they are raised.
         return settings.digest(self.model_dump(mode="json", exclude=set(FREE)))
 
     def problems(self, job: Mapping[str, Any]) -> list[str]:
@@ -94,7 +94,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         components = {f"sources.{name}": reader for name, reader in self.sources.items()}
         components |= {f"recipe.{number}": rule for number, rule in enumerate(self.recipe)}
         components["tokenizer"] = self.tokenizer
-        # a sentence of its own for each, so that one run tells of all
+        # All are reported at once.
         problems = {
             field: settings.version_problem(component) for field, component in components.items()
         }
@@ -109,18 +109,18 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         progress: Progress = unseen,
         allow_change: Sequence[str] = (),
     ) -> None:
-        """Write everything into `folder`; what was done before, by an interrupted run or with other
-        settings, is used again.
+        """Write everything into `folder`; results of an interrupted run, or of a run with other settings, are
+        used where they still apply.
 
         Raises:
             ValueError: the folder holds finished data of other settings, or a stage cannot be done with
             these.
             OSError: the disk is full or read-only.
         """
-        # again, for who calls this without the launcher
+        # The launcher has checked this; another caller may not have.
         if problems := self.problems({}):
             raise ValueError("; ".join(problems))
-        # Finished with these settings: nothing to do, and nothing is read.
+        # Finished with these settings, so there is nothing to do.
         if not self._take_up(folder, allow_change):
             return
         clean_settings = self._clean_settings()
@@ -128,7 +128,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records
         )
         cleaned = clean(clean_settings, folder, engine=self.engine, progress=progress)
-        # everything below is written anew each time: it is small, and depends on all above
+        # What follows is written each time: it is small, and depends on all of the above.
         delivered = deliver(cleaned, token_settings, folder, engine=self.engine, progress=progress)
         write_json(folder / "held_out.json", cleaned.groups)
         write_json(folder / "results.json", delivered.results)
@@ -141,15 +141,15 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             "contents": delivered.contents,
             "parts": keys_of(cleaned.read),
         }
-        # last: where it is, everything else is
+        # Last, because its presence says that everything else is there.
         write_json(folder / "done.json", done)
 
     def append(self, folder: Path, *, say: Say = silent, progress: Progress = unseen) -> None:
-        """Put what its sources have gained since behind the shards of finished data, which stay as they
+        """Append what the sources have gained since then to the shards of finished data, which stay as they
         are; all of it is trained on.
 
-        Chats and pairs are not made of it, and the tokenizer and the held-out side stay. A run that goes on
-        reads it from a mixture stage that names the segment.
+        No chats or pairs are made of it, and the tokenizer and the held-out side stay. A run that goes on
+        reads it from the mixture stage on that names the new segment.
 
         Raises:
             ValueError: the data is not finished or was made with other settings.
@@ -158,7 +158,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         if self._take_up(folder, ()):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
-        # with no limit: all that is new is wanted
+        # limit_mib does not apply here: all that is new is wanted.
         texts = new_text(
             self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress
         )
@@ -169,7 +169,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         }
         added = write_segments(texts, folder, engine=self.engine, progress=progress, **made_with)
         for source in self.sources:
-            # they are known from now on: the next append leaves them out
+            # The next append leaves them out.
             done["parts"][source] += sorted(
                 {text.lineage.name for text in texts if text.source == source}
             )
@@ -194,23 +194,23 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def _take_up(self, folder: Path, allow_change: Sequence[str]) -> bool:
-        """Whether there is something to do. Data finished with other settings, which `allow_change` names,
-        is no longer called done: its done.json is deleted.
+        """Whether there is something to do. If the data was finished with other settings, and `allow_change`
+        names them, its done.json is deleted.
 
         Raises:
             ValueError: the settings are others, and `allow_change` does not name them.
         """
-        # Its presence is what makes data finished: it is written last and deleted first.
+        # Written last and deleted first: data is finished while it exists.
         done = folder / "done.json"
         if not done.exists():
             return True
-        # finished data stays good when a library moves on, and when its input does
+        # Without the versions of libraries, whose update does not make finished data wrong.
         saved, now = read_json(done)["settings"], self._settings()
         if not settings.changed(
             saved, now, folder, without=("versions",), allow_change=allow_change
         ):
             return False
-        # a kill from here on leaves data that is begun, not finished
+        # If the process is killed after this, the data counts as begun and not as finished.
         done.unlink()
         return True
 

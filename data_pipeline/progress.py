@@ -1,5 +1,5 @@
-"""How long work reports: a line of text, and units done of a total. The launcher shows them; by default
-nobody looks.
+"""How work that takes long reports: lines of text, and units done of a total. The launcher shows them; by
+default nothing is shown.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ Progress = Callable[..., AbstractContextManager[Callable[..., None]]]
 
 
 def silent(text: str) -> None:
-    """Say nothing; where nobody reads."""
+    """Print nothing: the default of `say`."""
 
 
 @contextmanager
 def unseen(
     what: str, total: int | float | None = None, *, unit: str = "", done: int | float = 0
 ) -> Iterator[Callable[..., None]]:
-    """Show nothing; where nobody looks."""
+    """Show nothing: the default of `progress`."""
     yield lambda n=1, note="": None

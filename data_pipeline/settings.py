@@ -1,8 +1,8 @@
 """The settings that written data depends on: kept beside it, compared before anything is added to it.
 
-What a stage has made is found again under a digest of what it was made by: the stage's VERSION, each
-component's `type:` name, VERSION and fields, and the libraries that do the work. Neither the text nor the
-place of our source files takes part: a comment, or a file moved, must not make a corpus again.
+The output of a stage is found again by a digest of what it depends on: the stage's VERSION, each component's
+`type:` name, VERSION and fields, and the versions of libraries. The text and the location of our source files
+are left out, so that a comment or a moved file does not cause a corpus to be made again.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-# libraries whose next release may make other bytes of the same input
+# Libraries of which another release may give other bytes for the same input.
 LIBRARIES = (
     "array_record",
     "daft",
@@ -56,8 +56,8 @@ def library_versions() -> dict[str, str]:
 
 def digest(configuration: Any) -> str:
     """16 hex digits of a configuration, of plain data."""
-    # Sorted, so that fields may change places in a class. 64 bits tell the folders of a job
-    # apart.
+    # Sorted, so that the order of fields in a class does not matter. 64 bits are enough to tell
+    # the folders of a job apart.
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -101,14 +101,14 @@ def changed(
     Raises:
         ValueError: some differ that `allow_change` does not name; each is named with both values.
     """
-    # by dotted path, so that an error names the field and not its whole branch
+    # Flattened, so that an error names the field by its dotted path.
     before = flat({name: value for name, value in saved.items() if name not in without})
     after = flat({name: value for name, value in now.items() if name not in without})
-    # Both sides: a field that only one of them has differs from None.
+    # The paths of both; a field that only one side has differs from None.
     differing = [path for path in {**before, **after} if before.get(path) != after.get(path)]
 
     def is_allowed(path: str) -> bool:
-        # the dots keep `chats` from allowing `chats_per_page`
+        # With dots, so that `chats` does not allow `chats_per_page`.
         return any(f"{path}.".startswith(f"{allowed}.") for allowed in allow_change)
 
     refused = [path for path in differing if not is_allowed(path)]
@@ -117,7 +117,7 @@ def changed(
             f"{path}: {before.get(path)!r:.60} there, {after.get(path)!r:.60} now"
             for path in refused[:MAX_SHOWN]
         )
-        # a changed recipe differs in hundreds of fields
+        # Not all: a changed recipe differs in hundreds of fields.
         n_more = len(refused) - MAX_SHOWN
         more = f"; and {n_more} more" if n_more > 0 else ""
         allowing = f"--allow-change {folder.name}.{refused[0].split('.')[0]}"
@@ -131,12 +131,12 @@ def changed(
 def flat(tree: Any, path: str = "") -> dict[str, Any]:
     """Dotted path → leaf of nested mappings and lists."""
     if isinstance(tree, list | tuple):
-        # places in lists are path names too
+        # Indices of lists are names in a path.
         tree = dict(enumerate(tree))
     if not isinstance(tree, Mapping):
         return {path: tree}
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        # A top-level key has no dot before it.
+        # No dot before a top-level name.
         leaves |= flat(value, f"{path}.{key}" if path else str(key))
     return leaves

@@ -54,5 +54,5 @@ def chat_format_of(tokenizer: Tokenizer) -> ChatFormat:
     Raises:
         ValueError: the tokenizer has neither a template nor pieces for the roles.
     """
-    # a template says what the model was trained with; roles that an import has named are a second choice
+    # The template is the format that the model was trained in, so it comes first.
     return Template(tokenizer) if tokenizer.chat_template else Roles(tokenizer)

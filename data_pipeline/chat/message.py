@@ -13,8 +13,8 @@ class Part(NamedTuple):
     Attributes:
         kind: What it is; a `call` asks a tool for something, a `result` is what the tool gave back.
         content: The text of a text, call or result; the path of an image or sound.
-        trained: Whether its tokens are targets. It is not a matter of the role: what a tool wrote into an
-        answer is none, and a pruned turn of the assistant may be none either.
+        trained: Whether its tokens are targets. The role does not decide that: what a tool wrote into an
+        answer is no target, and a turn of the assistant may be left out of the loss.
     """
 
     kind: Kind
@@ -47,8 +47,8 @@ def text_message(role: str, text: str) -> Message:
 def read_messages(rows: Iterable[Mapping[str, Any]]) -> list[Message]:
     """Messages as data holds them: {"role": …, "content": …}, a content being a text or a list of parts.
 
-    A part is {"kind": …, "content": …, "trained": …}. Where `trained` is not said, what the assistant writes
-    is a target (a result inside its turn is written by a tool), and nothing else is.
+    A part is {"kind": …, "content": …, "trained": …}. By default what the assistant writes is a target
+    (results, which tools write, are not), and nothing else is.
 
     Raises:
         ValueError: a row has other fields, or fields of another type.
@@ -58,7 +58,7 @@ def read_messages(rows: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 def _read_message(row: Mapping[str, Any]) -> Message:
     if set(row) != {"role", "content"} or not isinstance(row["role"], str):
-        # a field that nobody reads, such as a name or tool_calls, would be lost without a word
+        # A field that is not read, such as `name` or `tool_calls`, would be lost silently.
         rule = "must have a role and a content, and nothing else"
         raise ValueError(f"message {dict(row)!r:.80} {rule}; rename or remove its other fields")
     role, content = row["role"], row["content"]
@@ -72,9 +72,8 @@ def _read_message(row: Mapping[str, Any]) -> Message:
 
 
 def _read_part(role: str, row: Any) -> Part:
-    fields = (
-        dict(row) if isinstance(row, Mapping) else {}
-    )  # anything else has no kind and is refused below
+    # What is no mapping has no kind, and is refused below.
+    fields = dict(row) if isinstance(row, Mapping) else {}
     kind = fields.pop("kind", None)
     content = fields.pop("content", None)
     trained = fields.pop("trained", role == ASSISTANT and kind != "result")

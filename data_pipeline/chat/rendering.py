@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data_pipeline.chat.message import ASSISTANT
 
 Turn = dict[str, str]  # {"role", "content"}, as templates read it
-# of the private use area, so in hardly any text; a conversation that has them gets longer marks
+# From Unicode's private use area, so they are in hardly any text; if they are, the mark is made longer.
 MARK, MARK_END = "\ue000", "\ue001"
 
 
@@ -53,7 +53,7 @@ class JinjaTemplate:
         except ImportError as error:
             remedy = "run `pip install 'meshwright[huggingface]'`"
             raise ValueError(f"a chat template needs the library `jinja2`; {remedy}") from error
-        # a template is somebody's program and may raise anything: TypeError where it adds a text to nothing
+        # A template is a foreign program and may raise anything.
         except Exception as error:
             what = f"the model's chat template cannot be rendered ({error})"
             raise ValueError(f"{what}; prompt the model with text, without chat") from error
@@ -69,7 +69,7 @@ class JinjaTemplate:
         mark = MARK
         while mark in text or any(mark in turn["content"] for turn in turns):
             mark += MARK
-        # one more rendering, with a mark for each content, says where contents stand in most templates
+        # For most templates one more rendering, with a mark in place of each content, shows where they are.
         marked = []
         for i, turn in enumerate(turns):
             before, _, after = _stripped(turn["content"])
@@ -78,8 +78,8 @@ class JinjaTemplate:
         by_stencil = _filled(stencil, mark, [turn["content"].strip() for turn in turns])
         if by_stencil is not None and by_stencil.text == text:
             return by_stencil
-        # The template looks into contents, like those that drop the thoughts of earlier answers. So they stay
-        # what they are, and one mark at a time stands before or behind one of them.
+        # The template looks into contents, like those that drop the thoughts of earlier answers. So contents
+        # stay, and one mark at a time is put before or after one of them.
         return Rendering(
             text, [self._span(text, turns, i, mark, opens_answer) for i in range(len(turns))]
         )
@@ -88,7 +88,7 @@ class JinjaTemplate:
         self, text: str, turns: Sequence[Turn], i: int, mark: str, opens_answer: bool
     ) -> Span:
         before, content, after = _stripped(turns[i]["content"])
-        # a mark says where it stands only if the template made all the rest as it does without the mark
+        # A position counts only if the mark has changed nothing else in the rendering.
         bounds = []
         for marked in (f"{before}{mark}{content}{after}", f"{before}{content}{mark}{after}"):
             marked_turns = [*turns[:i], {**turns[i], "content": marked}, *turns[i + 1 :]]
@@ -96,7 +96,7 @@ class JinjaTemplate:
             bounds.append(stencil.find(mark) if stencil.replace(mark, "", 1) == text else -1)
         start, end = bounds
         if start < 0 and turns[i]["role"] == ASSISTANT:
-            # what the answer begins with was dropped or written anew: all that the model would write counts
+            # The template dropped or rewrote the beginning of the answer: take all that a model would write.
             prompt = self.text(turns[:i], opens_answer=True)
             start = len(prompt) if text.startswith(prompt) else -1
         if not 0 <= start <= end:
@@ -117,7 +117,7 @@ def _stripped(content: str) -> tuple[str, str, str]:
 
 def _filled(stencil: str, mark: str, contents: Sequence[str]) -> Rendering | None:
     """The stencil with contents instead of marks; None unless every mark stands in it once."""
-    # text of the template and numbers of messages in turn
+    # The split alternates between the template's own text and numbers of messages.
     own, *rest = re.split(f"{mark}(\\d+){MARK_END}", stencil)
     if sorted(map(int, rest[::2])) != list(range(len(contents))):
         return None
@@ -140,7 +140,7 @@ def _compiled(source: str) -> Callable[..., str]:
 
         tags = {"generation"}
 
-        # the body alone: the tag itself writes nothing
+        # Returns the body; the tag itself writes nothing.
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -28,7 +28,7 @@ class Roles:
             raise ValueError(f"the tokenizer has no pieces for the roles of a chat; {remedy}")
         self._tokenizer = tokenizer
         self._roles = dict(tokenizer.roles)
-        # tokenizers of before tools had pieces have no such role
+        # Older tokenizers have no pieces for tools.
         if "<|tool|>" in tokenizer.control:
             self._roles[TOOL] = tokenizer.control["<|tool|>"]
         self._call = tokenizer.control.get("<|tool_call|>")
@@ -42,14 +42,14 @@ class Roles:
         weight = [0]
         for message in messages:
             self._check(message)
-            # whose turn it is is given, never learned
+            # The role is given, never learned.
             tokens.append(self._roles[message.role])
             weight.append(0)
             for part in message.parts:
                 ids = self._part_ids(part)
                 tokens += ids
                 weight += [int(part.trained)] * len(ids)
-            # whoever wrote the last part also chose to end the turn
+            # The end of a turn is a target if the last part is.
             tokens.append(self._tokenizer.end_of_turn)
             weight.append(int(message.parts[-1].trained))
         return Tokens(np.array(tokens, np.int32), np.array(weight, np.uint8))
@@ -60,7 +60,7 @@ class Roles:
         if messages[-1].role == ASSISTANT:
             rule = "a prompt ends with another role's, such as the user's"
             raise ValueError(f"the last message has role 'assistant'; {rule}")
-        # what `render` writes before an answer: the model is told that it is its turn
+        # The assistant's role piece, with which `render` begins an answer.
         return [*tokens.tolist(), self._roles[ASSISTANT]]
 
     def parse(self, ids: Iterable[int]) -> Message:
@@ -71,10 +71,10 @@ class Roles:
                 stretches.append([])
             else:
                 stretches[-1].append(i)
-        # control pieces that stand where none belongs are silent
+        # Control pieces in a wrong place decode to nothing.
         text, *calls = map(self._tokenizer.decode, stretches)
         parts = [Part("call", call, trained=True) for call in calls]
-        # an answer that only calls has no text; one that says nothing has an empty one
+        # An answer of calls alone has no text part; an empty answer has an empty one.
         if text or not calls:
             parts.insert(0, Part("text", text, trained=True))
         return Message(ASSISTANT, tuple(parts))

@@ -1,9 +1,9 @@
 """The chat format of a model that brings a template of its own (Jinja, as transformers writes them).
 
-A template turns messages into one text in which control pieces are spelled out. That text is tokenized as
-transformers does it, but for two things. What a message says is read as plain text, so that it can forge no
-control piece. And tokens end where an answer begins, as when the model is served: there it reads a prompt,
-and its own first token follows.
+A template turns messages into one text in which control pieces are spelled out. That text is tokenized as in
+transformers, with two differences. What a message says is read as plain text, so that it cannot forge control
+pieces. And no token reaches over the start of an answer, because a model that is served reads a prompt, after
+which its own first token begins.
 """
 
 import re
@@ -47,7 +47,7 @@ class _Run(NamedTuple):
 
 
 class _Around(NamedTuple):
-    """What a model has to write itself before and behind an answer, and the ids of which one ends it."""
+    """What a model has to write itself before and after an answer, and the ids that end it."""
 
     lead: str
     tail: str
@@ -128,7 +128,7 @@ class Template:
             message = messages[i]
             span = spans[i]
 
-            # what is trained reaches from where a prompt would end to behind the piece that ends the turn
+            # Targets reach from the end of the prompt to the piece that ends the turn, included.
             is_answer = message.role == ASSISTANT
             start = self._answer_start(rendering, turns, i) if is_answer else span.start
             end = self._end(text, span.end, limit) if message.is_trained else span.end
@@ -138,7 +138,7 @@ class Template:
             end = span.end if end is None else end
 
             contents = _content_stretches(message, text[span.start : span.end])
-            # `cut`: a model that is served begins its answer with a token of its own
+            # `cut`, because a model that is served begins its answer with a token of its own.
             lead = _Stretch(
                 text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer
             )
@@ -158,7 +158,7 @@ class Template:
         the rendering does not begin with that prompt.
         """
         prompt = self._template.text(turns[:i], opens_answer=True)
-        # some write more into a prompt than stands before a finished answer, such as an opened thought
+        # Some templates write more into a prompt than before a finished answer, such as an opened thought.
         is_prefix = rendering.text.startswith(prompt)
         is_before = len(prompt) <= rendering.spans[i].start
         return len(prompt) if is_prefix and is_before else None

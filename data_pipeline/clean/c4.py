@@ -254,15 +254,15 @@ def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Docu
 def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) -> list[Document]:
     """The documents of a chunk without the marked ones of its `lines`."""
     lines = layout.lines
-    # A difference array: -1 where a cut line begins, +1 behind its newline. Neighbouring cuts share a
-    # place, hence the addition.
+    # A difference array: +1 where a cut line begins, -1 after its newline. The second is an addition,
+    # because the end of one cut line may be the beginning of the next.
     change = np.zeros(len(layout.chars) + 1, np.int8)
     change[lines.end[cut] + 1] = -1
     change[lines.begin[cut]] += 1
     stays = np.cumsum(change[:-1], dtype=np.int8) == 0
     text = layout.chars[stays].tobytes().decode("utf-32-le", "surrogatepass")
-    # How many kept characters stand before each place: bounds of the old texts become bounds of the new
-    # one.
+    # How many kept characters come before each position: turns bounds in the old text into bounds in the
+    # new one.
     before = np.concatenate([[0], np.cumsum(stays)])
     documents = list(documents)
     for number in np.unique(lines.document[cut]):

@@ -53,6 +53,7 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         """The signals of the texts of one chunk, [n] each."""
         lines = layout.lines
         repeated, chars = layout.repeated_lines
+        # At least 1: a text without lines would be divided by 0.
         n_lines = np.maximum(1, np.bincount(lines.document, minlength=layout.n))
         punctuated = (layout.kinds[layout.end[lines.stop - 1] - 1] & TERMINAL) != 0
         # Newlines between the first and the last line with words: blank lines around a text do not count.

@@ -29,10 +29,8 @@ class Model(NamedTuple):
 @functools.cache
 def model() -> Model:
     """The model that comes with the package (5 MB)."""
-    from py3langid.langid import (
-        MODEL_FILE,
-        LanguageIdentifier,
-    )  # half a second: only when a recipe runs
+    # Half a second, so it is imported only when a recipe runs.
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     # Its tables are read through attributes of the class, which the pinned version has; a test compares
     # answers.
@@ -96,9 +94,8 @@ def features_of(texts: list[bytes]) -> list[tuple[np.ndarray, np.ndarray]]:
         letters[: lengths[column], column] = np.frombuffer(texts[number], np.uint8)
     met = np.full((n_steps, len(texts)), -1, np.int32)
     state = np.zeros(len(texts), np.int64)
-    active = np.searchsorted(
-        -lengths, -np.arange(n_steps)
-    )  # texts longer than the step: the first so many
+    # Texts are in order of length, so those longer than step i are the first active[i].
+    active = np.searchsorted(-lengths, -np.arange(n_steps))
     next_state, row, feature = model()[:3]
     for step, n in enumerate(active):
         state = next_state.take(row.take(state[:n]) + letters[step, :n])

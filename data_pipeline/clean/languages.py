@@ -155,9 +155,8 @@ LANGUAGES: dict[str, Entry] = {
         max_newline_word_ratio=0.162,
     ),
     "th": Entry(
-        stop_words=_words(
-            "ที่ มี ก็ นี้ นั้ ผู้ ซึ่ ว่"
-        ),  # one written syllable each: its words (ใน, และ, ของ) are several characters
+        # Single characters with their marks; Thai words (ใน, และ, ของ) are several characters.
+        stop_words=_words("ที่ มี ก็ นี้ นั้ ผู้ ซึ่ ว่"),
         word_chars=(1, 10),
         chars_per_word=3,
         end_marks='.?!"…”ฯๆ',

@@ -21,7 +21,7 @@ COUNTER = re.compile(
     r"|upvotes|downvotes|downloads|views|followers)\W*",
     re.IGNORECASE,
 )
-MAX_COUNTER_CHARS = 60
+MAX_COUNTER_CHARS = 60  # longer lines are prose that mentions a number
 BUTTON = re.compile(r"items in cart|read more\.\.\.\s*$|^\s*sign-in", re.IGNORECASE)
 HINTS = ("items in cart", "read more...", "sign-in")
 

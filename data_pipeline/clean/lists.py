@@ -9,9 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-State = tuple[
-    str, int, int
-]  # path, size and time of a file: what is kept of it is good as long as these stay
+# Path, size and time of a file: what is cached of it is valid as long as these stay the same.
+State = tuple[str, int, int]
 
 
 class UserList(NamedTuple):

@@ -21,7 +21,7 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
     FineWeb's, Penedo et al. 2024).
 
     Two documents whose sets of shingles have Jaccard similarity J share a band, and so a cluster, with
-    probability 1 − (1 − J^rows)^bands: .7 → 56 %, .8 → 92 %, .9 → 99.99 %. Case, accents and punctuation do
+    probability 1 − (1 − J^rows)^bands: .7 → 56 %, .8 → 92 %, .9 → 99.96 %. Case, accents and punctuation do
     not count, and every number is the same. A document with fewer words than a shingle is a duplicate only
     of one with the same words.
 
@@ -65,6 +65,7 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
                 shingle_words=self.shingle_words,
                 seed=SEED,
             )
+            # One key for the minima of a band, so that a band is compared as one number.
             keys = mixed(
                 (least.reshape(-1, self.bands, self.rows) * factors).sum(-1, dtype=np.uint64)
             )

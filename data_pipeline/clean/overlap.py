@@ -26,9 +26,8 @@ class Ngrams:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[Words, set[int]] = defaultdict(
-            set
-        )  # n-gram → numbers of the texts it is from
+        # n-gram → numbers of the texts it is from
+        self._texts: dict[Words, set[int]] = defaultdict(set)
         self._links: set[Words] = set()
 
     def add(self, words: Words, number: int = 0) -> None:

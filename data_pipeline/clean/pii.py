@@ -65,9 +65,8 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
             # One byte a character: digits are found by numpy, and patterns run only where digits stand
             # densely.
             chars = bytes_of(text)
-            digits = np.flatnonzero(
-                chars - DIGIT_0 < 10
-            )  # bytes wrap round: what is below "0" becomes large
+            # Unsigned bytes wrap around: what is below "0" becomes large.
+            digits = np.flatnonzero(chars - DIGIT_0 < 10)
             for pattern in numeric:
                 yield from spans_of(pattern, text, *pattern.candidates(chars, digits))
 

@@ -61,6 +61,7 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
         return trained(self.positive, self.negative, self.fingerprint())
 
 
+# Cached in the process too, because it is asked for with every batch.
 @lru_cache(maxsize=4)
 def trained(positive: str, negative: str, fingerprint: str) -> LinearClassifier:
     """The classifier of two folders whose contents have this fingerprint, from the cache or trained now."""

@@ -47,7 +47,7 @@ def standard_recipe(
     return (
         Normalise(sources=prose, repair_mojibake=True),
         Normalise(sources=code, repair_mojibake=False),
-        # Pages about programming have braces and few sentences; what is dropped is placeholder text alone.
+        # Pages about programming have braces and few sentences, so only placeholder text is dropped.
         C4Page(sources=web, max_curly_brackets=None, min_sentences=0),
         C4Lines(sources=web, min_line_words=0, notices=NOTICES, max_notice_chars=299),
         # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles.
@@ -58,11 +58,11 @@ def standard_recipe(
             sources=prose,
             min_words=0,
             max_words=10_000_000,  # Gopher has 100,000: a book has more
-            # Gopher has 0.8: `->`, `=` and numbers are words of a reference page
+            # Gopher has 0.8, but `->`, `=` and numbers are words of a reference page.
             min_alphabetic_word_frac=0.6,
         ),
         CodeQuality(sources=code),
-        # Last of all: duplicates are those of the cleaned text.
+        # Last, because documents that differ in raw text may be equal when they are cleaned.
         ExactDedup(sources=(*prose, *code), max_removed_frac=0.5),
     )
 

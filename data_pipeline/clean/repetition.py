@@ -172,9 +172,8 @@ class Grams:
         self.n = layout.n
         self.document = layout.document[counted]
         self.runs = Runs(layout.hashes[counted])
-        self.chars = np.concatenate(
-            [[0], np.cumsum((layout.end - layout.start)[counted])]
-        )  # before each word
+        # characters before each word
+        self.chars = np.concatenate([[0], np.cumsum((layout.end - layout.start)[counted])])
         self.n_chars = np.maximum(1, np.bincount(self.document, np.diff(self.chars), self.n))
         self.salt = salts(self.n)[self.document]
 
@@ -183,10 +182,8 @@ class Grams:
         signals: Signals = {}
         # An n-gram can repeat only if its shorter ones do, so each length looks at few places (as in
         # Apriori).
-        at, before = (
-            np.arange(len(self.document)),
-            0,
-        )  # starts of the repeated n-grams of the length before
+        at = np.arange(len(self.document))  # starts of n-grams that repeat at the length before
+        before = 0
         for n in (*TOP, *REPEATED):
             size = n * scale
             at = self.extended(at, before, size)

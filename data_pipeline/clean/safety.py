@@ -27,12 +27,10 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.documents.document import Document
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
-TOXICITY_MODEL = Path(__file__).with_name(
-    "toxicity.npz"
-)  # its data, licence and figures: toxicity.md
-MEDIUM = re.compile(
-    r"https?://\S+|@\w+|\bRT\b|#"
-)  # marks of a tweet, which say nothing about toxicity
+# toxicity.md has its data, licence and figures.
+TOXICITY_MODEL = Path(__file__).with_name("toxicity.npz")
+# Marks of a tweet, which tell nothing about toxicity.
+MEDIUM = re.compile(r"https?://\S+|@\w+|\bRT\b|#")
 
 
 class Blocklist(BaseModel, frozen=True, extra="forbid", strict=True):

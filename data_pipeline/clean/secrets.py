@@ -64,6 +64,7 @@ HASH = re.compile(
     r"sha\d|sha[-_]|md5|hash|checksum|digest|integrity|etag|commit|revision|fingerprint",
     re.IGNORECASE,
 )
+# Hexadecimal digits of MD5, SHA-1, Tiger, SHA-224, SHA-256, SHA-384 and SHA-512.
 HASH_CHARS = (32, 40, 48, 56, 64, 96, 128)
 # Entropy in bits a character from which a value counts as random; detect-secrets has 3.0 for hexadecimal.
 MIN_HEX_BITS = 3.0
@@ -129,9 +130,8 @@ def secrets_in(text: str) -> Iterator[Span]:
 
 def long_runs(chars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of runs of at least `MIN_RUN_CHARS` letters, digits and `_-+/` that hold a digit."""
-    breaks = np.concatenate(
-        [[-1], np.flatnonzero(~RUN[chars])]
-    )  # the zeros after the last character among them
+    # The zeros that follow the last character are breaks too.
+    breaks = np.concatenate([[-1], np.flatnonzero(~RUN[chars])])
     long = np.flatnonzero(np.diff(breaks) > MIN_RUN_CHARS)
     start, end = breaks[long] + 1, breaks[long + 1]
     # Bytes wrap round below zero, so one comparison tests both ends of the range.

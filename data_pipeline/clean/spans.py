@@ -46,9 +46,8 @@ class Span(NamedTuple):
 
 def words_of(text: str) -> tuple[str, ...]:
     """Lower-cased runs of letters and digits."""
-    return tuple(
-        " ".join(WORD.findall(text)).lower().split()
-    )  # lower last: it may change a text's length, never its number of words
+    # lower() last: it may change the length of a text, but not its number of words.
+    return tuple(" ".join(WORD.findall(text)).lower().split())
 
 
 def spans_of(document: Document) -> list[Span]:

@@ -72,6 +72,7 @@ class SubstringDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         require_most_left(
             self,
             int((end - begin).sum()),
+            # The number of the last character plus 1, without the separators.
             int(character[-1:].sum()) + 1 - len(starts),
             "characters",
         )

@@ -41,8 +41,9 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Signals: `url_blocked` (0 or 1), `url_hard_words`, `url_soft_words`."""
+        # "" for documents that are no pages, which no list can match.
         urls = [url_of(document.path) for document in documents]
-        # A word of a URL counts once, however often it stands there.
+        # A set, because a word of a URL counts once.
         words = [set(re.findall(r"[^\W_]+", url)) for url in urls]
         blocked, hard, soft = ([entries.lines for entries in self._lists(field)] for field in FILES)
         return documents, {

@@ -266,9 +266,8 @@ def grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     same = np.zeros(len(keys), bool)
     same[1:] = (packed[1:] ^ packed[:-1]) <= low
     again = np.flatnonzero(same)
-    if (
-        keys[order[again]] != keys[order[again - 1]]
-    ).any():  # two keys that differ only in the bits cut off
+    # Rare: two keys that differ only in the bits that were cut off.
+    if (keys[order[again]] != keys[order[again - 1]]).any():
         order = np.lexsort((np.arange(len(keys)), keys))
         same[1:] = keys[order[1:]] == keys[order[:-1]]
     return order, same

@@ -33,7 +33,7 @@ def write_batches(path: Path, groups: Iterable[list[Document]]) -> Iterator[list
     with partial_file(path, writer=_me()) as partial, _writer(partial) as writer:
         for group in groups:
             columns = zip(*group, strict=True) if group else [()] * len(SCHEMA)
-            # large strings: a row group of long texts may exceed the 2 GiB of 32-bit offsets
+            # large_string: a row group of long texts may exceed the 2 GiB of 32-bit offsets.
             table = pa.table([pa.array(values, pa.large_string()) for values in columns], SCHEMA)
             with writing(path):
                 writer.write_table(table)
@@ -41,7 +41,9 @@ def write_batches(path: Path, groups: Iterable[list[Document]]) -> Iterator[list
 
 
 def _me() -> str:
-    """A task that was given up as lost may still be writing when another process does it again."""
+    """A name for this writer: a task that was given up as lost may still be writing when another process
+    repeats it.
+    """
     return str(os.getpid())
 
 
@@ -60,7 +62,7 @@ def _writer(path: Path) -> Iterator[pq.ParquetWriter]:
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Runs of documents of about `BATCH_BYTES` together, at most `BATCH_DOCUMENTS`."""
     batch: list[Document] = []
-    n_chars = 0  # letters stand for bytes here: counting those would encode each text once more
+    n_chars = 0  # characters instead of bytes, for which each text would be encoded
     for document in documents:
         batch.append(document)
         n_chars += len(document.text)

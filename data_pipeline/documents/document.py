@@ -31,5 +31,5 @@ class Document(NamedTuple):
 
 def content_id(text: str) -> str:
     """16 hex digits of SHA-256 of the text."""
-    # 64 bits: two of a billion documents share an id by chance in one of forty corpora
+    # 64 bits: of forty corpora of a billion documents, one has two documents with the same id.
     return hashlib.sha256(text.encode()).hexdigest()[:16]

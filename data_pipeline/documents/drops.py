@@ -35,7 +35,7 @@ class Drops:
             self.sizes.setdefault(source, Counter())[reason] += n_bytes
         shown = self.examples.setdefault(reason, [])
         if example and len(shown) < MAX_EXAMPLES:
-            # cut before it is split: a document of many megabytes may be the example
+            # Cut before it is split, because the example may be a document of many megabytes.
             one_line = " ".join(example[: 4 * EXAMPLE_CHARS].split())
             shown.append(one_line[:EXAMPLE_CHARS])
 
@@ -58,7 +58,7 @@ def _sorted(counters: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:
 def merged(reports: Iterable[Mapping[str, Any]]) -> Drops:
     """The sum of several tallies, each as `as_json` wrote it."""
     drops = Drops()
-    # in the order of the parts, so that examples do not depend on which process was first
+    # In the order of the reports, so that examples do not depend on which process was first.
     for report in reports:
         for source, counts in report["dropped"].items():
             for reason, n in counts.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 def key_of(*parts: object) -> bytes:
     """Eight bytes that stand for `parts`, the same on every machine."""
-    # NUL parts them, so that ("ab", "c") and ("a", "bc") differ
+    # Joined by NUL, so that ("ab", "c") and ("a", "bc") differ.
     text = "\0".join(map(str, parts))
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
 
@@ -20,10 +20,10 @@ def first_by_key[T](items: Iterable[tuple[bytes, int, T]], limit: int | float) -
 
     One pass; holds no more than the sample and one item.
     """
-    # ranks are negative: a heap of Python has its least on top, and the largest key is what has to go
+    # Ranks are negative, because Python's heap has the least on top and the largest key is to be removed.
     sample: list[tuple[int, int, int, T]] = []  # (-rank, number, size, item)
     total = 0
-    # every rank from here on is out, else a small item would slip in behind a large one that did not fit
+    # Ranks from here on are out. Otherwise a small item could follow a large one that did not fit.
     end = 1 << 64
     for number, (key, size, item) in enumerate(items):
         # Big-endian, so that numbers compare as the bytes do.

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
-os.environ.setdefault(
-    "DO_NOT_TRACK", "1"
-)  # daft and its like report their use to their makers at import
+# Set before daft is imported, which would report its use to its makers.
+os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the launcher has its own
-# else it imports Ray, where that is installed, to look for a cluster
+# Otherwise daft imports Ray, where that is installed, to look for a cluster.
 os.environ.setdefault("DAFT_RUNNER", "native")
 
 import daft  # noqa: E402
@@ -51,7 +50,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
             WorkerLost: workers die again and again. Otherwise what `function` raises, the first time it does.
         """
         if self.ray is None and min(self.n_workers(), len(tasks)) <= 1:
-            # a process to start costs seconds, and errors are easier to read without one
+            # Starting a process takes seconds, and errors are easier to read without one.
             yield from enumerate(map(function, tasks))
             return
         self.start()
@@ -64,7 +63,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
                     del waiting[number]
                     yield number, outcome
             except RuntimeError as error:
-                # a dead worker ends daft's whole query: what still waits is asked for in a new one
+                # A dead worker ends daft's query; the remaining tasks go into a new one.
                 n_lost += 1
                 _require_lost(error, n_lost, waiting)
 
@@ -72,7 +71,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         """Choose daft's runner, once a process."""
         if self.ray is not None:
             _join_ray(self.ray)
-        # tasks are of unequal size: whoever is done first is heard first
+        # Results come in the order in which tasks finish, since their sizes differ.
         daft.set_execution_config(maintain_order=False)
 
     def n_workers(self) -> int:
@@ -92,7 +91,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         tasks = {"number": list(waiting), "task": [dumps(task) for task in waiting.values()]}
         work = worker(dumps(function), tuple(sys.path))
         outcome = work.do(daft.col("task")).alias("outcome")
-        # a batch a task: else one worker would be given many at a time
+        # Batches of one task, or a worker would be given many at a time.
         frame = daft.from_pydict(tasks).into_batches(1).select("number", outcome)
         for row in frame.iter_rows():
             yield row["number"], opened(row["outcome"])
@@ -113,7 +112,7 @@ class _Worker:
     """One process: the function is unpickled once."""
 
     def __init__(self, function: bytes, path: tuple[str, ...]):
-        # a user's own modules, which `function` may be of, are found as they are in the parent
+        # The parent's sys.path, because `function` may be of a user's own module.
         sys.path += [entry for entry in path if entry not in sys.path]
         self.function = loads(function)
 
@@ -129,7 +128,7 @@ def sealed(function: Callable, argument: Any) -> bytes:
     """
     try:
         return dumps((True, function(argument)))
-    except Exception as error:  # of whatever kind, it goes to the one who asked
+    except Exception as error:  # any error is raised again by `opened`
         return dumps((False, error))
 
 

@@ -38,9 +38,9 @@ def by_key[R](
     names = pq.read_schema(files[0]).names
     group = daft.cls(_Group)(dumps(function), names)
     column = daft.col(key)
-    # a Ray cluster spills to its disks, so it takes all keys in one round
+    # A Ray cluster spills to disk, so it takes all keys in one round.
     for first, last in rounds(sizes, len(sizes) if engine.ray else None):
-        # a range, which Parquet can skip row groups by, then the keys of it that are wanted
+        # First a range, by which Parquet can skip row groups, then the wanted keys within it.
         in_round = (column >= first) & (column <= last)
         numbers = [number for number in sizes if first <= number <= last]
         rows = (
@@ -73,7 +73,7 @@ def rounds(sizes: dict[int, int], at_once: int | None) -> Iterator[tuple[int, in
     round_of: dict[int, int] = {}  # key → its round
     total = 0
     for number, (key, size) in enumerate(sorted(sizes.items())):
-        # a round begins where the bytes before it fill whole rounds: one large key may exceed its own
+        # The round follows from the bytes before the key; a large last key may exceed ROUND_BYTES.
         round_of[key] = number // at_once if at_once else total // ROUND_BYTES
         total += size
     for _, group in groupby(round_of, key=round_of.__getitem__):

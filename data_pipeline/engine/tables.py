@@ -63,7 +63,7 @@ class Shared(NamedTuple):
         """(whether each of `keys` is here, its row; the row means nothing where it is not)."""
         if not len(self.keys):
             return np.zeros(len(keys), bool), np.zeros(len(keys), np.int64)
-        # a key behind the last one would be one row too far
+        # A key above all others would get an index beyond the last row.
         row = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return self.keys[row] == keys, row
 
@@ -76,9 +76,8 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
     """
     import daft  # half a second: only when documents are compared
 
-    tables = [
-        path for path in tables if n_rows([path])
-    ]  # a file without rows may be one without columns
+    # A file without rows may have no columns either.
+    tables = [path for path in tables if n_rows([path])]
     col = daft.col
     n_queries = _n_queries(tables, column)
     answers = [EMPTY]
@@ -99,7 +98,7 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
     def answered(name: str) -> np.ndarray:
         return np.concatenate([table[name].to_numpy() for table in answers])
 
-    # daft gives groups in no certain order, and `find` searches sorted keys
+    # Sorted for `find`: the order of daft's groups is not defined.
     order = np.argsort(answered("key"))
     return Shared(
         answered("key")[order].astype(np.uint64),
@@ -174,7 +173,7 @@ class Clusters:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        # what is known so far are pairs too: each document with the lowest of its cluster
+        # Clusters so far are added as pairs: each document with the lowest of its cluster.
         a = np.concatenate([self.documents, a])
         b = np.concatenate([self.lowest, b])
         documents, node = np.unique(np.concatenate([a, b]), return_inverse=True)
@@ -184,7 +183,7 @@ class Clusters:
         edges = (node[: len(a)], node[len(a) :])
         graph = coo_array((ones, edges), shape=(len(documents), len(documents)))
         _, cluster = connected_components(graph, directed=False)
-        # documents are sorted: the first of a cluster is its lowest
+        # Documents are sorted, so the first of a cluster is its lowest.
         _, first = np.unique(cluster, return_index=True)
         self.documents = documents
         self.lowest = documents[first][cluster]

@@ -10,9 +10,8 @@ EBOOK = r"(?:COPYRIGHTED )?PROJECT GUTENBERG(?:['’]S)?(?: E-?(?:BOOK|TEXT))?"
 START = re.compile(
     rf"\*\*\* ?START OF (?:THE|THIS) {EBOOK}[^*]{{0,600}}\*\*\*[^\n]*", re.IGNORECASE
 )
-SMALL_PRINT_BEGINS = re.compile(
-    r"^\**START\**\s*THE SMALL PRINT!", re.IGNORECASE | re.MULTILINE
-)  # 1991-2002
+# The small print is that of etexts from 1991 to 2002.
+SMALL_PRINT_BEGINS = re.compile(r"^\**START\**\s*THE SMALL PRINT!", re.IGNORECASE | re.MULTILINE)
 SMALL_PRINT_ENDS = re.compile(
     r"^\*END\*? ?THE SMALL PRINT!?[^\n]*(?:\n[^\n]*\*END\*[^\n]*)?", re.IGNORECASE | re.MULTILINE
 )

@@ -23,6 +23,7 @@ from data_pipeline.readers.tables import arrow_documents
 
 ARROW, PARQUET = ".arrow", ".parquet"
 DICT, STATE, CARD = "dataset_dict.json", "state.json", "README.md"
+# Words in file names by which the hub tells splits.
 SPLITS = (
     "train",
     "training",
@@ -34,7 +35,7 @@ SPLITS = (
     "valid",
     "val",
     "dev",
-)  # words the hub knows
+)
 
 
 class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):

@@ -152,7 +152,7 @@ def language_of_name(name: str) -> str:
 
 def language_of_shebang(data: bytes) -> str:
     """The language of a script by its first line, "" when that is no `#!` line of an interpreter we know."""
-    # Linux itself reads no more than 255 bytes of the line.
+    # Linux reads no more than 255 bytes of the line; an interpreter's name comes early.
     shebang = SHEBANG.match(data[:200])
     return INTERPRETERS.get(shebang[1].decode().lower(), "") if shebang else ""
 

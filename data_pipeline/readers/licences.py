@@ -6,14 +6,13 @@ import re
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-# what may be trained on and passed on without more than a notice; the widest core that The Stack and its
-# successors agree on
+# Licences that ask for no more than a notice: the common core of The Stack and its successors.
 PERMISSIVE = tuple(
     """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 HPND ISC MIT MIT-0 NCSA PostgreSQL PSF-2.0
     Python-2.0 Unicode-3.0 Unlicense Zlib""".split()
 )
-# a licence in a file's head; the longest common one (BSD-3-Clause, after a list of copyrights) ends far
-# before
+# How much of a file's head is searched: the longest common licence there (BSD-3-Clause, after a list of
+# copyrights) ends far before.
 HEAD_CHARS = 6_000
 
 MIT = (
@@ -147,8 +146,7 @@ SIGNATURES = (
     ("Unicode-3.0", "unicode license v3", ""),
     ("PostgreSQL", f"postgresql license | {HPND} without fee and without a written agreement", ""),
 )
-# free text that packages declare, as `words` makes it; what SPDX knows by itself is not listed
-# How packages write a licence's name where SPDX expects its identifier; `words` has normalised both sides.
+# How packages write the name of a licence where SPDX expects its identifier, as `words` normalises it.
 DECLARED = {
     "mit license": "MIT",
     "the mit license": "MIT",

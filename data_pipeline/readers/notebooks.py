@@ -52,8 +52,8 @@ def _language(notebook: dict) -> str:
 
 
 def _cells(notebook: dict) -> list[Any]:
-    # Format 3 kept its cells in sheets; nobody ever wrote more than one.
-    sheets = notebook.get("worksheets")  # format 3 and older
+    # Formats up to 3 have the cells in worksheets.
+    sheets = notebook.get("worksheets")
     if isinstance(sheets, list):
         return [
             cell

@@ -33,9 +33,8 @@ def render(name: bytes) -> bytes:
         module = importlib.import_module(name.decode())
         document = Page().document(module, name.decode())
         page = Page().page(pydoc.describe(module), document)
-    page = page.replace(
-        sys.executable, "python"
-    )  # the default of an argument of `platform.architecture`
+    # It is the default of an argument of `platform.architecture`.
+    page = page.replace(sys.executable, "python")
     return ADDRESS.sub("", NAVIGATION.sub("<td></td>", page)).encode(errors="replace")
 
 

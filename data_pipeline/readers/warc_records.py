@@ -68,9 +68,8 @@ class Records:
                 self._offset = piece.offset
             self._data += piece.data
             yield from self._take(final=False)
-            if not piece.flat and len(self._data) <= len(
-                piece.data
-            ):  # what is left begins in this member
+            # What is left begins in this member.
+            if not piece.flat and len(self._data) <= len(piece.data):
                 self._offset = piece.offset
         yield from self._take(final=True)
 
@@ -114,9 +113,8 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
         return OVERSIZED, following(data, start)
     if end > len(data):
         return (DAMAGED, following(data, start)) if final else (WAIT, start)
-    if not b"\r\n".startswith(data[end : end + 2]) and not VERSION.match(
-        data, end
-    ):  # the length is wrong
+    # Neither a line end nor the next record follows: the length is wrong.
+    if not b"\r\n".startswith(data[end : end + 2]) and not VERSION.match(data, end):
         return DAMAGED, following(data, start)
     return kind[1].decode().lower(), end
 

@@ -61,11 +61,12 @@ class Permutation:
     def _walk(self, numbers: np.ndarray, rounds: range) -> np.ndarray:
         """Apply the network again to whatever falls outside n (cycle walking; Black and Rogaway 2002)."""
         out = np.array(numbers, np.uint64, ndmin=1)
-        if len(out) and out.max() >= self.n:  # from there the walk may go round outside for ever
+        # From outside of n a walk might never come in.
+        if len(out) and out.max() >= self.n:
             raise IndexError(f"{out.max()} is not in the order of 0 … {self.n - 1}")
         outside = np.arange(len(out))
-        # At most half of the network's range is outside n, so a walk takes two steps on average
-        # at most.
+        # For n ≥ 2 at most half of the network's range is outside n, so that a walk takes at most
+        # two steps on average.
         while len(outside):
             out[outside] = self._network(out[outside], rounds)
             outside = outside[out[outside] >= self.n]

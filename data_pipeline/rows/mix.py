@@ -28,8 +28,8 @@ class Stage(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Schedule(BaseModel, frozen=True, extra="forbid", strict=True):
-    """How a mixture goes on, beyond the weights that it begins with. What lies behind the trainer's
-    position may be changed at any time.
+    """How a mixture changes from the weights that it begins with. What comes after the trainer's position may
+    be changed at any time.
 
     Attributes:
         size_power: A source's share is weight · tokens^size_power: 0 = the weights alone, 1 = as large as
@@ -143,7 +143,7 @@ class Mixture:
 
     def _leg_at(self, index: int) -> int:
         """The number of the leg that row `index` is in."""
-        # Legs are few (stages and caps), so no search tree is wanted.
+        # A linear search: legs are few (stages and caps).
         return max(number for number, leg in enumerate(self.legs) if leg.first <= index)
 
     def cursors(self, index: int) -> np.ndarray:
@@ -183,7 +183,7 @@ class Mixture:
             leg = Leg(first, self._counts(weights), before)
             self.legs.append(leg)
 
-            # a stream that runs dry inside the stage leaves its share to the others from there
+            # When a stream reaches its cap within the stage, a new leg divides its share.
             next_first = self._first_cap(leg)
             if next_first is None or (end is not None and next_first >= end):
                 return
@@ -224,12 +224,11 @@ class Mixture:
         """
         leg = self.legs[number]
 
-        # the rows of the block stream by stream, before they are put in order
+        # The rows of the block stream by stream, before they are put in order.
         stream = np.repeat(np.arange(len(leg.counts), dtype=np.int32), leg.counts)
         ends = np.cumsum(leg.counts)
-        nth = np.arange(BLOCK) - np.repeat(
-            ends - leg.counts, leg.counts
-        )  # of the stream's rows in the block
+        starts = np.repeat(ends - leg.counts, leg.counts)
+        nth = np.arange(BLOCK) - starts  # of the stream's rows in the block
         jitter = uniform(key_from("mixture", self.seed, leg.first, block), np.arange(BLOCK))
         # Row k of a stream's n has a time in [k/n, (k+1)/n): sorting by time mixes all streams
         # evenly.

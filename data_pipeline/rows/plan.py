@@ -50,9 +50,9 @@ def stored_plan(folder: Path, key: str, blocks: Iterator[Plan]) -> Plan:
     """
     pieces = folder / "plans" / f"{key}-pieces.npy"
     offsets = folder / "plans" / f"{key}-offsets.npy"
-    # `_write` gives the offsets their name last: they stand for both files.
+    # `_write` makes the offsets appear last, so if they exist both files do.
     if not offsets.exists():
-        # Shared data sets are often read-only; planning again at each start is the price.
+        # Shared data sets are often read-only; then the plan is made again at each start.
         if not os.access(folder, os.W_OK):
             return Plan(*map(np.concatenate, zip(*blocks, strict=True)))
         _write(pieces, offsets, blocks)
@@ -71,7 +71,7 @@ def stored_plan(folder: Path, key: str, blocks: Iterator[Plan]) -> Plan:
 
 
 def _write(pieces: Path, offsets: Path, blocks: Iterator[Plan]) -> None:
-    # contexts end in reverse: the offsets appear last, so where they are, the plan is whole
+    # Contexts end in reverse order: the offsets appear last, when the plan is complete.
     with (
         new_array(offsets, np.int64) as append_offsets,
         new_array(pieces, np.int64, (3,)) as append_pieces,

@@ -33,13 +33,13 @@ def new_array(
         def append(rows: np.ndarray) -> None:
             nonlocal n_rows
             with writing(path):
-                # the numbers alone: `np.save` would put a header before every piece
+                # tofile writes the numbers only; np.save would put a header before every piece.
                 np.ascontiguousarray(rows, dtype).tofile(file)
             n_rows += len(rows)
 
         with file:
             with writing(path):
-                # A header of its final size: the number of rows is filled in at the end.
+                # The header has its final size already; the number of rows is filled in at the end.
                 _write_header(file, dtype, (0, *row_shape))
                 file.flush()  # `tofile` writes past Python's buffer: the header must be there before
             yield append

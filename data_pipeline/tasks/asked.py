@@ -24,7 +24,7 @@ class Asked(NamedTuple):
 
     def fits(self, context: int, max_tokens: int) -> bool:
         """Whether an answer of `max_tokens`, and the right one, have room."""
-        # both follow the same prompt: one is written by the model, the other read for its loss
+        # Each follows the prompt in a row of its own: the model writes one, its loss is taken of the other.
         return len(self.prompt) + max(max_tokens, len(self.gold)) <= context
 
 
@@ -36,7 +36,7 @@ def asked_in_chat(item: Item, shots: Sequence[Item], chat: ChatFormat) -> Asked:
     messages.append(text_message("user", item.prompt))
     prompt = chat.prompt(messages)
     answer = chat.render([*messages, text_message("assistant", item.answer)]).tokens[len(prompt) :]
-    # without what ends the answer: a model is not asked here whether it stops
+    # Without the piece that ends the answer: stopping is not graded here.
     gold = takewhile(lambda i: i not in chat.stop_ids, answer.tolist())
     return Asked(item, prompt, list(gold))
 
@@ -45,13 +45,13 @@ def asked_in_text(item: Item, shots: Sequence[Item], tokenizer: Tokenizer) -> As
     """The examples stand before, question by question."""
     before = "".join(f"{ASKED} {shot.prompt}\n{ANSWERED} {shot.answer}\n\n" for shot in shots)
     prompt = [tokenizer.bos, *tokenizer.encode(f"{before}{ASKED} {item.prompt}\n{ANSWERED}")]
-    # with its space: tokenizers join a space with the word behind it
+    # With the space before it, which tokenizers join with the word.
     return Asked(item, prompt, tokenizer.encode(f" {item.answer}"))
 
 
 def answer_in(text: str) -> str:
     """What was written up to the next question that a model goes on with."""
-    # a model that continues texts does not stop by itself: after an answer the examples have a question
+    # A model that was not trained on chats goes on as the examples do: with the next question.
     return text.partition(ASKED)[0].strip()
 
 
@@ -64,12 +64,13 @@ def gold_rows(questions: Sequence[Asked], shape: tuple[int, int]) -> dict[str, n
         dtype = np.float32 if name == "weight_BL" else np.int32
         rows[name.replace("_B", "_")] = np.zeros(shape, dtype)
     for b, (_, prompt, gold) in enumerate(questions):
+        # One document a row: segment 1, positions from 0.
         tokens = [*prompt, *gold]
         n = len(tokens) - 1  # the last token is a target alone
         rows["tokens_L"][b, :n] = tokens[:-1]
         rows["targets_L"][b, :n] = tokens[1:]
         rows["positions_L"][b, :n] = np.arange(n)
         rows["segments_L"][b, :n] = 1
-        # the prompt's last token predicts the answer's first
+        # From the last token of the prompt on, which predicts the first of the answer.
         rows["weight_L"][b, len(prompt) - 1 : n] = 1
     return rows

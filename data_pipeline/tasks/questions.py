@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from data_pipeline.tasks.task import Item
 
-# a minus behind a word or digit is none: 7-5
+# A minus right after a word or a digit is no sign: 7-5.
 NUMBER = r"(?:(?<![\w)])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 
 
@@ -58,7 +58,7 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         items = list(self._items())
         if self.grading == "number":
-            # now, and not when the question is asked: by then training may have run for days
+            # Checked now: when the question is asked, training may have run for days.
             for number, item in enumerate(items, 1):
                 if final_number(item.answer) is None:
                     what = f"the answer of record {number} of {self.path} has no number"
@@ -84,7 +84,7 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """Of the file's content and the fields that are read."""
-        # other fields of the same file are other texts
+        # With the fields: others of the same file would give other texts.
         read = json.dumps(
             [self.VERSION, _sha256(self.path, *self._version()), self.question, self.answer]
         )
@@ -103,10 +103,10 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
         self._version()  # says in a sentence that there is no such file
         try:
             text = _bytes(self.path).decode()
-            # one array; lines of JSON would begin with a brace
+            # One array; lines of JSON would begin with a brace.
             if text.lstrip().startswith("["):
                 return json.loads(text)
-            # split by "\n" alone: JSON may hold other line breaks, such as U+2028, as they are
+            # Not splitlines(): JSON may have other line breaks, such as U+2028, inside of strings.
             return [json.loads(line) for line in text.split("\n") if line.strip()]
         except (ValueError, EOFError, gzip.BadGzipFile) as error:
             what = f"tasks.{self.name}.path={self.path} is not a file of JSON records ({error})"
@@ -126,7 +126,7 @@ def final_number(text: str) -> Decimal | None:
     flexible-extract of that harness.
     """
     text = text.replace("−", "-")  # U+2212, which models that write typography use
-    # the first mark: a model that goes on often asks itself the next question, with a mark of its own
+    # The first mark, because a model that goes on often writes another question with its own answer.
     marked = re.search(rf"####\s*({NUMBER})", text)
     numbers = [marked[1]] if marked else re.findall(NUMBER, text)
     return Decimal(re.sub("[$,]", "", numbers[-1])) if numbers else None
@@ -146,7 +146,7 @@ def _bytes(path: str) -> bytes:
     return gzip.decompress(data) if path.endswith(".gz") else data
 
 
-# asked for with every batch, so it must be quick; another size or time says that the file is another
+# Cached, because it is asked for with every batch; size and time tell when the file has changed.
 @functools.lru_cache(maxsize=256)
 def _sha256(path: str, n_bytes: int, mtime_ns: int) -> str:
     return hashlib.sha256(_bytes(path)).hexdigest()

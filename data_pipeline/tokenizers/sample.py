@@ -8,9 +8,8 @@ from itertools import cycle
 
 from data_pipeline.documents.sampling import first_by_key, key_of
 
-UNIT_CHARS = (
-    1 << 12
-)  # texts are sampled in units of this size, so that a sample comes from many places
+# Texts are sampled in units of this size, so that a sample comes from many texts.
+UNIT_CHARS = 1 << 12
 MAX_UNIT_BYTES = 4 * UNIT_CHARS  # a letter has at most 4 bytes of UTF-8
 
 

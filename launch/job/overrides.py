@@ -13,13 +13,13 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
     """Apply `a.b=value` settings to `tree` in place, in order; returns the problems of those that could not
     be applied.
 
-    The value is YAML, so a component is replaced whole by `a.b='{type: Lion, …}'`. An unknown field is set
-    all the same: validation names its nearest neighbours, together with every other problem.
+    The value is YAML, so `a.b='{type: Lion, …}'` replaces a component. An unknown field is set all the same,
+    and reported by the validation together with all other problems.
     """
     problems = []
     for setting in settings:
         dotted, equals, text = setting.partition("=")
-        # `a..b` has an empty part.
+        # not all(): `a..b` has an empty name in it.
         if not equals or not all(dotted.split(".")):
             problems.append(
                 f"--set {setting!r}: must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100"
@@ -39,7 +39,7 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
             f"{path[0]}: no such phase; nearest: {', '.join(nearest(path[0], list(tree)))}"
         )
     node: Any = tree
-    # All but the last part lead to the node; the last one is set in it.
+    # All names but the last lead to the node in which the last one is set.
     for i, part in enumerate(path[:-1]):
         node = _child(node, path[: i + 1], part)
     if isinstance(node, list):
@@ -55,7 +55,7 @@ def _child(node: Any, path: list[str], part: str) -> Any:
         return node[_index(node, path)]
     if not isinstance(node, dict):
         raise _without_fields(node, path)
-    # a field that is null becomes a mapping, so that a part of it can be set
+    # A field that is null becomes a mapping, so that a field inside it can be set.
     if node.get(part) is None:
         node[part] = {}
     return node[part]
@@ -63,7 +63,7 @@ def _child(node: Any, path: list[str], part: str) -> Any:
 
 def _without_fields(node: Any, path: list[str]) -> ValueError:
     parent = ".".join(path[:-1])
-    # In flow style, a value is one line however deep it is.
+    # Flow style writes any value on one line.
     value = to_yaml(node, flow=True)
     return ValueError(
         f"{'.'.join(path)}: {parent} is {value}, which has no fields; set that itself"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from launch.job.yaml import to_yaml
 
-# pydantic's error type -> the rule and the remedy in our words; {…} are pydantic's context
+# pydantic's error type -> rule and remedy in our words; {…} is a value of the error's context
 RULES = {
     "missing": "must be given",
     "int_type": "must be a whole number; write it without quotes, point or exponent",
@@ -23,7 +23,7 @@ RULES = {
     "bool_type": "must be true or false; write it without quotes",
     "bool_parsing": "must be true or false; write it without quotes",
     "string_type": "must be text; put it in quotes",
-    # Braces are str.format's, filled from pydantic's `ctx`; double ones are literal.
+    # filled in by str.format, to which double braces are literal ones
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
@@ -77,13 +77,12 @@ def explain_all(
 
     `tree` is None for a component built in Python, whose values are no longer known.
     """
-    # a union reports the same mistake once a branch
+    # By (path, type), because a union reports the same mistake once for each of its branches.
     lines: dict[tuple[str, str], str] = {}
-    # Without the URL of pydantic's documentation, which would be most of the text.
+    # The URL is that of pydantic's documentation.
     for detail in error.errors(include_url=False):
         path = detail["loc"] if tree is None else _real_path(detail["loc"], tree, detail["type"])
         dotted = ".".join(map(str, (prefix, *path)))
-        # setdefault keeps the first branch's line.
         lines.setdefault((dotted, detail["type"]), _line(detail, dotted, path, tree, component))
     return list(lines.values())
 
@@ -100,9 +99,8 @@ def _line(detail: Any, dotted: str, path: tuple, tree: Any, component: type[Base
         return f"{dotted}={_shown(detail['input'])}: no such field; {remedy}"
     if kind == "value_error":
         text = str(context.get("error", detail["msg"]))
-        names_a_field = re.match(
-            r"[a-z_]\w*(\.\w+)*=", text
-        )  # a component's own sentence, `steps=0 must …`
+        # A component's own sentence may begin with the field: `steps=0 must …`.
+        names_a_field = re.match(r"[a-z_]\w*(\.\w+)*=", text)
         return (
             f"{dotted}.{text}" if names_a_field else f"{dotted}={_shown(detail['input'])}: {text}"
         )
@@ -127,7 +125,7 @@ def _real_path(loc: Sequence, tree: Any, kind: str) -> tuple:
     """pydantic's location without the parts that are not in the tree: branches of a union, `[key]` marks."""
     path, node = [], tree
     for i, part in enumerate(loc):
-        # the last part of a missing field is not in the tree, and yet is its name
+        # The name of a missing field is the last part, which is not in the tree.
         is_missing = kind == "missing" and i == len(loc) - 1
         is_key = isinstance(node, Mapping) and (part in node or is_missing)
         is_list = isinstance(node, Sequence) and not isinstance(node, str)
@@ -142,12 +140,12 @@ def field_names(component: Any, tree: Any, path: Sequence) -> list[str]:
     """The fields of the component that stands at `path` of `tree`, which was validated as `component`."""
     annotation, node = component, tree
     for part in path:
-        # the value's own `type:` names the component; an annotation allows several
+        # An annotation may allow several components; the value's own `type:` names one.
         models = _models_at(annotation, node)
         fields = [
             model.model_fields[part].annotation for model in models if part in model.model_fields
         ]
-        # A part that is an index has no field of its name: the element's type takes over.
+        # An index or a key of a map is no field: go on with the type of the elements.
         annotation = fields[0] if fields else _element_of(annotation)
         node = None if node is None else node[part]
     return sorted({name for model in _models_at(annotation, node) for name in model.model_fields})
@@ -170,8 +168,7 @@ def components_named(name: str) -> list[type[BaseModel]]:
     return [
         model
         for model in _subclasses(BaseModel)
-        # Components are frozen models; the check leaves out models of libraries with the same
-        # name.
+        # Frozen, as components are: a library may have a model of the same name.
         if model.__name__ == name and model.model_config.get("frozen")
     ]
 

@@ -13,11 +13,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-# text that a reader of YAML 1.1 (PyYAML, many editors) would take for a boolean or a number of base 60
+# Text that a reader of YAML 1.1 (PyYAML, many editors) takes for a boolean or a number of base 60.
 OTHER_IN_YAML_1_1 = re.compile(
     r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
 )
-# line ends that a plain or single-quoted scalar would fold into a space; in double quotes they are escaped
+# Line ends that YAML folds into a space, except in double quotes, where they are escaped.
 RARE_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
@@ -38,7 +38,7 @@ class _Constructor(SafeConstructor):
         return True
 
 
-# dates stay text: no field of ours is one, and names such as 2026-01-01 are common
+# Dates stay text: no field is a date, but many a name looks like one (2026-01-01).
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
@@ -47,7 +47,7 @@ class _Representer(SafeRepresenter):
 
     def ignore_aliases(self, data: Any) -> bool:
         """Equal values are written out, never as anchors."""
-        # An anchor such as &id001 would be valid, but a person could not edit one place alone.
+        # With anchors (&id001) a person could not edit one of the places alone.
         return True
 
     def represent_str(self, data: str) -> ScalarNode:
@@ -77,7 +77,7 @@ def parse_yaml(text: str, name: str) -> Any:
     Raises:
         ValueError: it is not YAML; the sentence has line and column, and `name` says where the text stands.
     """
-    reader = YAML(typ="safe", pure=True)  # pure: libyaml's parser knows YAML 1.1 alone
+    reader = YAML(typ="safe", pure=True)  # pure, because libyaml knows only YAML 1.1
     reader.Constructor = _Constructor
     try:
         return reader.load(text)
@@ -110,17 +110,16 @@ def to_yaml(tree: Any, flow: bool = False) -> str:
     """`tree` as YAML, keys in their order; `flow` writes one line."""
     writer = YAML(typ="safe", pure=True)
     writer.Representer = _Representer
-    # Keys stay in the order of the model's fields, which is the order in the documentation.
+    # Keys stay in the order of the fields, which is that of the documentation.
     writer.sort_base_mapping_type_on_output = False
     writer.allow_unicode = True
-    # 1000: a value in an error message must not be folded into several lines.
+    # 1000, because a value in an error message should not be folded into several lines.
     writer.width = 1000 if flow else 120
-    writer.default_flow_style = (
-        True if flow else None
-    )  # None: innermost lists and mappings on one line
+    # None: only the innermost lists and mappings are written on one line.
+    writer.default_flow_style = True if flow else None
     out = io.StringIO()
     writer.dump(tree, out)
     text = out.getvalue()
 
-    # a document that is one plain scalar ends with a line of dots
+    # A document that is one plain scalar ends with a line of dots.
     return text.removesuffix("\n...\n").rstrip("\n") if flow else text

@@ -16,7 +16,7 @@ def find_phase(path: Path, step: int | None) -> tuple[Path, int | None]:
     """
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder; give that of {WHERE}")
-    # Resolved, because `.` or a path that ends in a link has no useful name of its own.
+    # Resolved, because the names of `.` and of a link tell nothing.
     path = path.resolve()
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         if step not in (None, int(path.name)):
@@ -24,7 +24,7 @@ def find_phase(path: Path, step: int | None) -> tuple[Path, int | None]:
         return path.parent.parent, int(path.name)
     if (path / "checkpoints").is_dir():
         return path, step
-    # The path is a run: its phases are the folders with checkpoints.
+    # Else it is a run, whose trained phases are the folders with checkpoints.
     trained = [folder.parent for folder in path.glob("*/checkpoints")]
     trained.sort(key=lambda folder: folder.stat().st_mtime)
     finished = [folder for folder in trained if (folder / "done.json").exists()]
@@ -34,5 +34,5 @@ def find_phase(path: Path, step: int | None) -> tuple[Path, int | None]:
             remedy = f"name an unfinished one: {', '.join(map(str, trained))}"
         raise ValueError(f"{path}: holds no finished phase with checkpoints; {remedy}")
 
-    # By the time of done.json: copying or reading a folder may touch the folder itself.
+    # Not the time of the folder, which changes with every file that is added to it.
     return max(finished, key=lambda folder: (folder / "done.json").stat().st_mtime), step

@@ -12,14 +12,13 @@ def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
     """(command, purpose): generate and tensorboard if a model was trained, and the job with another folder of
     books if it reads books.
     """
-    phases = dump(
-        job.phases
-    )  # plain values: the classes of a phase may need jax, which a data job never loads
+    # As plain values: the classes of phases may import jax, which a data job does without.
+    phases = dump(job.phases)
     runs = [phase for phase in phases.values() if phase["type"] == "Run"]
     commands = []
     if runs:
         commands.append(
-            # Newest phase that trained, whose checkpoint `generate` takes by default.
+            # The last phase that trains is the one that `generate` takes by default.
             (f"meshwright generate {run_dir} {_prompt(runs[-1])}", "an answer to your prompt")
         )
         commands.append((f"meshwright tensorboard {run_dir}", "the curves of every phase"))
@@ -38,5 +37,5 @@ def _prompt(run: Mapping[str, Any]) -> str:
     if not samples:
         return "--prompt TEXT"
     chat = "--chat " if samples[0]["chat"] else ""
-    # Quoted: a prompt has spaces, parentheses and dollar signs that a shell would interpret.
+    # Quoted, because a shell would interpret spaces and special characters.
     return f"{chat}--prompt {shlex.quote(samples[0]['prompts'][0])}"

@@ -37,26 +37,27 @@ def run_phases(
     argv: Sequence[str],
 ) -> None:
     """Run or resume every phase that is not done; print the tables and write the report at the end."""
-    # with what they need these take half a second, which only a run shall wait for
+    # Here, because they take half a second to import, and `preview` does without.
     from trainer.records.goodput import process_started
     from trainer.records.profiler import window_of
 
-    # Parsed before the cluster is joined, so that a wrong --profile fails in milliseconds.
+    # Before the cluster is joined, so that a wrong --profile fails at once.
     further = {"allow_change": allow_change, "profile": window_of(profile) if profile else None}
     cluster = find_cluster(os.environ)
     if cluster is None or cluster.n > 1:
-        # joined early: the others wait in the coordination service while process 0 prepares data
+        # Before any phase, because the others wait in the coordination service while process 0
+        # prepares data. A single process joins when it needs devices.
         join_cluster(cluster)
-    # All processes would print the same lines; those of process 0 are enough.
+    # Only process 0 prints: all would print the same lines.
     console = Console(quiet=not is_first())
     rows = lineage(job)
     start = time.monotonic()
     began = process_started()  # the first phase is charged for imports too
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
 
         def begin() -> dict[str, str]:
-            # in process 0 alone: a second lock by another process of this run would be refused
-            held.enter_context(locked(run_dir))
+            # In process 0 only, for which `agree` calls this: the others would find the run locked.
+            locks.enter_context(locked(run_dir))
             states = {name: state(run_dir, name, rows[name]) for name in job.phases}
             write_record(job, run_dir, argv)
             return states
@@ -73,12 +74,11 @@ def run_phases(
             _run_phase(
                 job, name, run_dir, console, lambda: join_cluster(cluster), started=began, **further
             )
-            # `name=name` binds the value now: a lambda sees the loop's variable as it is when
-            # called.
+            # name=name, because a lambda reads the loop's variable only when it is called.
             agree(f"{name}/done", lambda name=name: mark_done(run_dir / name, rows[name]))
             console.say(f"{label}: done in {duration(time.monotonic() - phase_start)}")
             began = time.time()
-        # In process 0, when all others are done too: the report reads the logs of all processes.
+        # After all processes are done, because the report reads the logs of all.
         agree("end", lambda: _finish(job, run_dir, console, time.monotonic() - start))
 
 
@@ -95,7 +95,7 @@ def _run_phase(
     """One phase: on all processes if it uses devices, else in process 0 while the others wait."""
     folder = run_dir / name
     prefix = f"{name}."
-    # An option is `phase.field`; the phase itself knows only its own field names.
+    # --allow-change names PHASE.FIELD; the phase is told its own fields only.
     own_changes = [field.removeprefix(prefix) for field in allow_change if field.startswith(prefix)]
     offered = {
         "job_folder": run_dir,
@@ -109,7 +109,7 @@ def _run_phase(
     if execute.needs_devices:
         join()
         execute(folder, **offered)
-    # A data phase knows nothing of SIGTERM; an exception unwinds it through its own cleaning up.
+    # A data phase does not ask about SIGTERM; an exception ends it and lets it clean up.
     else:
         with sigterm_raises():
             agree(f"{name}/work", lambda: execute(folder, **offered))
