@@ -25,14 +25,17 @@ COUNTERS = {
     "save_failed": "checkpoint/failed",
     "bad_record": "data/bad_records",
 }
+# From the best to the worst.
 WORDS = {
     "": "Not begun",
     "good": "Healthy",
     "warn": "Recovered",
     "bad": "In trouble",
-}  # from the best to the worst
+}
 LOST = "goodput/lost_s/"
 SHOWN = 100  # events on the page before the older ones are folded away
+# Fields of an event that have a column; `began` repeats the time.
+OWN_COLUMNS = ("time", "life", "step", "event", "began")
 
 
 def incidents(phase: PhaseRecord) -> dict[str, int]:
@@ -73,8 +76,9 @@ def verdict(phase: PhaseRecord) -> str:
 
 def verdict_cell(phases: Sequence[PhaseRecord]) -> Cell:
     """The worst verdict of all, in a word."""
+    verdicts = [verdict(phase) for phase in phases]
     # WORDS goes from the best to the worst, so the highest index is the worst.
-    worst = max((verdict(phase) for phase in phases), key=list(WORDS).index, default="")
+    worst = max(verdicts, key=list(WORDS).index, default="")
     return Cell(WORDS[worst], worst)
 
 
@@ -87,7 +91,11 @@ def counted(counts: Mapping[str, int]) -> str:
     """Counts of incidents in words, such as `2 × spike, 1 × rollback`."""
     # Non-breaking spaces keep a count and its name on one line.
     times = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
-    return ", ".join(f"{n:,}{times}{name.replace('_', ' ')}" for name, n in counts.items())
+    texts = []
+    for name, n in counts.items():
+        words = name.replace("_", " ")
+        texts.append(f"{n:,}{times}{words}")
+    return ", ".join(texts)
 
 
 def goodput(phase: PhaseRecord) -> str:
@@ -97,18 +105,16 @@ def goodput(phase: PhaseRecord) -> str:
     useful = phase.last("goodput/frac")
     if useful is None:
         return ""
-    columns = {
-        name.removeprefix(LOST): column
-        for name, column in phase.columns.items()
-        if name.startswith(LOST)
-    }
-    seconds_by_cause = {cause: column.last for cause, column in columns.items() if column.last > 0}
-    total_s = sum(seconds_by_cause.values())
-    shares = [
-        (f"steps that count {useful:.1%}", useful, COLOURS[2])
-    ]  # green; the losses have the others
+    lost_s = {}
+    for name, column in phase.columns.items():
+        if name.startswith(LOST) and column.last > 0:
+            lost_s[name.removeprefix(LOST)] = column.last
+    total_s = sum(lost_s.values())
+
+    # COLOURS[2] is green; the losses have the others.
+    shares = [(f"steps that count {useful:.1%}", useful, COLOURS[2])]
     other_colours = [*COLOURS[:2], *COLOURS[3:]]
-    largest_first = sorted(seconds_by_cause.items(), key=lambda item: -item[1])
+    largest_first = sorted(lost_s.items(), key=lambda item: -item[1])
     for i, (cause, seconds) in enumerate(largest_first):
         # Lost seconds are scaled to what is missing to 1, so that the bar is full.
         share = (1 - useful) * seconds / total_s
@@ -121,14 +127,17 @@ def goodput(phase: PhaseRecord) -> str:
 def events(phase: PhaseRecord) -> str:
     """The event log, newest first, trouble in colour; what happens all the time is only counted."""
     counts = Counter(str(event.get("event", "")) for event in phase.events)
-    # saves and evaluations would hide what is rare
-    often = {name: n for name, n in counts.items() if n > SHOWN // 10 and not TROUBLE.search(name)}
+    often = {}
+    for name, n in counts.items():
+        # saves and evaluations would hide what is rare
+        if n > SHOWN // 10 and not TROUBLE.search(name):
+            often[name] = n
     rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
+
     heads = ("time (UTC)", "life", "step", "event", "what")
     first = table(heads, rows[:SHOWN], n_text=5)
-    older = table(
-        heads, rows[SHOWN : 5 * SHOWN], n_text=5
-    )  # beyond, the page would grow without end
+    # Beyond five times as many the page would grow without end.
+    older = table(heads, rows[SHOWN : 5 * SHOWN], n_text=5)
     left_out = paragraph(f"Not in the table: {counted(often)}.") if often else ""
     return first + left_out + fold("Older events (all of them stand in events.jsonl)", older)
 
@@ -136,21 +145,19 @@ def events(phase: PhaseRecord) -> str:
 def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     name = str(event.get("event", ""))
 
-    # keys with a slash are metrics, which have their charts
-    rest = {
-        key: value
-        for key, value in event.items()
-        # `began` repeats the time, and the others have columns of their own.
-        if key not in ("time", "life", "step", "event", "began") and "/" not in key
-    }
-    said = ", ".join(f"{key}: {_plain(value)}" for key, value in rest.items())
+    fields = []
+    for key, value in event.items():
+        # keys with a slash are metrics, which have their charts
+        is_metric = "/" in key
+        if not is_metric and key not in OWN_COLUMNS:
+            fields.append(f"{key}: {_plain(value)}")
     mark = "warn" if TROUBLE.search(name) else ""
     return (
         clock(event.get("time")),
         str(event.get("life", "")),
         _plain(event.get("step", "")),
         Cell(name, mark),
-        Cell(said, "wrap"),
+        Cell(", ".join(fields), "wrap"),
     )
 
 
@@ -159,11 +166,15 @@ def _plain(value: Any) -> str:
         return value or ""
     # bool is a subclass of int in Python.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value_text(value) if is_number else json.dumps(value)
+    if is_number:
+        return value_text(value)
+    return json.dumps(value)
 
 
 def clock(seconds: Any) -> str:
     """Unix seconds as a date and time of day, UTC."""
     if not isinstance(seconds, int | float):
         return ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    # A reader may sit in another time zone than the machines: UTC, and the heads say so.
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -35,12 +35,12 @@ def held_out(phase: PhaseRecord) -> dict[str, tuple[float | None, float]]:
     after = _without_prefix(phase.results.get("after", {}))
     if after:
         return {name: (before.get(name), value) for name, value in after.items()}
-    evaluated = {name: column for name, column in phase.columns.items() if name.startswith("eval/")}
     numbers = {}
-    for name, column in _without_prefix(evaluated).items():
-        # A value at step 0 is that of before the phase.
-        first = float(column.values[0]) if column.steps[0] == 0 else None
-        numbers[name] = (first, column.last)
+    for name, column in phase.columns.items():
+        if name.startswith("eval/"):
+            # A value at step 0 is that of before the phase.
+            first = float(column.values[0]) if column.steps[0] == 0 else None
+            numbers[name.removeprefix("eval/")] = (first, column.last)
     return numbers
 
 
@@ -58,9 +58,8 @@ def recent(phase: PhaseRecord, name: str) -> float | None:
 
 def speed(phase: PhaseRecord) -> float | None:
     """Tokens a second: of the whole phase when it is done, else of its newest rows."""
-    return phase.results.get("summary", {}).get("tokens_per_s") or recent(
-        phase, "throughput/tokens_per_s"
-    )
+    summary = phase.results.get("summary", {})
+    return summary.get("tokens_per_s") or recent(phase, "throughput/tokens_per_s")
 
 
 def hours(phase: PhaseRecord) -> Column | None:
@@ -80,11 +79,10 @@ def hours(phase: PhaseRecord) -> Column | None:
 
 def tokens(phase: PhaseRecord) -> Column | None:
     """Tokens trained on, by step: as counted by source, else from the speed."""
-    counted = [
-        _from_zero(column)
-        for name, column in phase.columns.items()
-        if name.startswith("tokens/source/")
-    ]
+    counted = []
+    for name, column in phase.columns.items():
+        if name.startswith("tokens/source/"):
+            counted.append(_from_zero(column))
     if counted:
         # Sources are written at different steps; their sum needs common ones.
         steps = np.unique(np.concatenate([column.steps for column in counted]))
@@ -93,14 +91,17 @@ def tokens(phase: PhaseRecord) -> Column | None:
     time = phase.columns.get("time/step_s")
     if rate is None or time is None:
         return None
-    return _summed(Column(time.steps, _at(time.steps, rate) * time.values), per_step=True)
+    per_step = _at(time.steps, rate) * time.values
+    return _summed(Column(time.steps, per_step), per_step=True)
 
 
 def _summed(column: Column, *, per_step: bool) -> Column:
     """Running sums; a value per step stands for all steps since the row before it."""
     # rows may be some steps apart, and each stands for all steps since the one before
     weights = np.diff(column.steps, prepend=0) if per_step else 1
-    return _from_zero(Column(column.steps, np.cumsum(np.nan_to_num(column.values) * weights)))
+    # A row whose value is not finite adds nothing, or all later sums would be NaN.
+    known = np.nan_to_num(column.values)
+    return _from_zero(Column(column.steps, np.cumsum(known * weights)))
 
 
 def _from_zero(column: Column) -> Column:

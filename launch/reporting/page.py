@@ -111,8 +111,8 @@ def swatch(colour: str) -> str:
 
 
 def grid(figures: Iterable[str]) -> str:
-    # Drawn first: the iterable may be a generator, which has no length.
     """Charts, which are HTML, beside each other; nothing when there are none."""
+    # Drawn first: the iterable may be a generator, which has no length.
     drawn = "".join(figures)
     return f'<div class="charts">{drawn}</div>' if drawn else ""
 

@@ -15,26 +15,30 @@ from launch.reporting.record import PhaseRecord
 
 SAMPLES_SHOWN = 12  # of every prompt, evenly over the steps
 PER_CENT = ("mfu", "hfu", "goodput")
+HOSTS_SHOWN = 4
+# Column of the table of sources → the metrics of a source are this prefix and its name.
+BY_SOURCE = {"tokens": "tokens/source/", "epochs": "epochs/source/", "loss": "loss/source/"}
 
 
 def phase_section(phase: PhaseRecord) -> str:
     """Everything a trained phase left; nothing for one that has not begun."""
     if not phase.trained:
         return ""
-    state = "" if phase.done else paragraph(phase.state)
-    speed = charts(phase.columns, SPEED)
+    columns = phase.columns
+    learning = grid(charts(columns, LEARNING))
+    norms = grid(charts(columns, NORMS))
+    speed = grid([time_split(columns), *charts(columns, SPEED)])
+    other = grid(charts(columns, OTHER))
+    summary = _summary(phase.results.get("summary", {}))
     parts = [
-        state,
-        titled(LEARNING, grid(charts(phase.columns, LEARNING))),
+        "" if phase.done else paragraph(phase.state),
+        titled(LEARNING, learning),
         titled("Sources", _sources(phase)),
-        titled(NORMS, grid(charts(phase.columns, NORMS))),
-        titled(
-            SPEED,
-            _summary(phase.results.get("summary", {})) + grid([time_split(phase.columns), *speed]),
-        ),
+        titled(NORMS, norms),
+        titled(SPEED, summary + speed),
         titled("Hosts", _slowest(phase)),
         titled("Goodput", goodput(phase)),
-        titled(OTHER, grid(charts(phase.columns, OTHER))),
+        titled(OTHER, other),
         titled("Events", events(phase)),
         titled("Samples", _samples(phase)),
         fold("All metrics, last values", _last_values(phase)),
@@ -44,38 +48,31 @@ def phase_section(phase: PhaseRecord) -> str:
 
 def _sources(phase: PhaseRecord) -> str:
     """A row a source: tokens, share, epochs, the newest loss."""
-    heads = {"tokens": "tokens/source/{}", "epochs": "epochs/source/{}", "loss": "loss/source/{}"}
-    prefixes = tuple(name.format("") for name in heads.values())
-    # A dict keeps the order in which sources were first written, and each only once.
-    names = dict.fromkeys(
-        # At most two cuts: a source's own name may contain a slash.
-        name.split("/", 2)[2]
-        for name in phase.columns
-        if name.startswith(prefixes)
-    )
-    tokens = {name: phase.last(f"tokens/source/{name}") or 0.0 for name in names}
+    tokens: dict[str, float] = {}
+    for metric in phase.columns:
+        for prefix in BY_SOURCE.values():
+            if metric.startswith(prefix):
+                # What is behind the prefix: a source's own name may contain a slash.
+                source = metric.removeprefix(prefix)
+                tokens[source] = phase.last(f"{BY_SOURCE['tokens']}{source}") or 0.0
 
     # 1.0: a phase without counts by source
     total = sum(tokens.values()) or 1.0
-    rows = [
-        (
-            name,
-            *(value_text(phase.last(key.format(name))) for key in heads.values()),
-            f"{tokens[name] / total:.1%}" if tokens[name] else "",
-        )
-        for name in names
-    ]
-
-    return table(("source", *heads, "share of tokens"), rows)
+    rows = []
+    for source, n in tokens.items():
+        cells = [value_text(phase.last(prefix + source)) for prefix in BY_SOURCE.values()]
+        share = f"{n / total:.1%}" if n else ""
+        rows.append((source, *cells, share))
+    return table(("source", *BY_SOURCE, "share of tokens"), rows)
 
 
 def _summary(summary: Mapping[str, Any]) -> str:
-    # texts of the summary stand elsewhere on the page
-    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    shown = {
-        key: f"{value:.1%}" if key in PER_CENT else value_text(value)
-        for key, value in numbers.items()
-    }
+    shown = {}
+    for key, value in summary.items():
+        # texts of the summary stand elsewhere on the page
+        if not isinstance(value, int | float):
+            continue
+        shown[key] = f"{value:.1%}" if key in PER_CENT else value_text(value)
     return table(list(shown), [list(shown.values())], n_text=0)
 
 
@@ -83,12 +80,16 @@ def _slowest(phase: PhaseRecord) -> str:
     """Which hosts were the slowest, how often."""
     if "hosts/slowest" not in phase.columns:
         return ""
-    hosts, counts = np.unique(phase.columns["hosts/slowest"].values, return_counts=True)
-    worst = [
-        f"host {hosts[i]:.0f} in {counts[i] / counts.sum():.0%}" for i in np.argsort(-counts)[:4]
-    ]
+    slowest = phase.columns["hosts/slowest"].values
+    hosts, counts = np.unique(slowest, return_counts=True)
     # With a single host there is nothing to compare.
-    return paragraph(f"Slowest: {', '.join(worst)} of the rows.") if len(hosts) > 1 else ""
+    if len(hosts) < 2:
+        return ""
+    texts = []
+    for i in np.argsort(-counts)[:HOSTS_SHOWN]:
+        share = counts[i] / counts.sum()
+        texts.append(f"host {hosts[i]:.0f} in {share:.0%}")
+    return paragraph(f"Slowest: {', '.join(texts)} of the rows.")
 
 
 def _samples(phase: PhaseRecord) -> str:
@@ -106,20 +107,24 @@ def _on_the_way(samples: list[Mapping[str, Any]]) -> str:
     n_shown = min(len(samples), SAMPLES_SHOWN)
     # As a set: rounding may choose a sample twice when there are few.
     chosen = {round(i) for i in np.linspace(0, len(samples) - 1, n_shown)}
-    return "".join(
-        titled(f"step {value_text(samples[i].get('step'))}", _sample_text(samples[i]))
-        for i in sorted(chosen)
-    )
+    texts = []
+    for i in sorted(chosen):
+        step = value_text(samples[i].get("step"))
+        texts.append(titled(f"step {step}", _sample_text(samples[i])))
+    return "".join(texts)
 
 
 def _sample_text(sample: Mapping[str, Any]) -> str:
-    return literal(str(sample.get("text", "")), str(sample.get("prompt", "")))
+    text = str(sample.get("text", ""))
+    prompt = str(sample.get("prompt", ""))
+    return literal(text, prompt)
 
 
 def _last_values(phase: PhaseRecord) -> str:
-    rows = [
-        (name, value_text(column.last), value_text(int(column.steps[-1])))
-        for name, column in sorted(phase.columns.items())
-        if name != "time"
-    ]
+    rows = []
+    for name, column in sorted(phase.columns.items()):
+        # Seconds since 1970 say nothing to a reader.
+        if name != "time":
+            step = value_text(int(column.steps[-1]))
+            rows.append((name, value_text(column.last), step))
     return table(("metric", "last value", "at step"), rows)

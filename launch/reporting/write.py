@@ -28,11 +28,9 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: one of them is no folder.
     """
-    path = (
-        # Beside the runs: the folder that all of them have in common.
-        out
-        or Path(os.path.commonpath([each.resolve().parent for each in run_dirs]))
-        / "comparison.html"
-    )
-    write_bytes(path, comparison_page([read_run(each) for each in run_dirs]).encode())
+    # Beside the runs: the folder that all of them have in common.
+    common = os.path.commonpath([each.resolve().parent for each in run_dirs])
+    path = out or Path(common) / "comparison.html"
+    runs = [read_run(each) for each in run_dirs]
+    write_bytes(path, comparison_page(runs).encode())
     return path
