@@ -1,6 +1,4 @@
-"""Charts as SVG inside the page, in the colours of its light and dark themes: lines, a stacked area,
-histograms.
-"""
+"""Charts as SVG inside the page, in the colours of its light and dark themes: lines and a stacked area."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,9 +19,6 @@ LEFT = 46
 RIGHT = 6
 TOP = 8
 BOTTOM = 20
-# Units of a histogram.
-WIDE = 220
-HIGH = 56
 MAX_POINTS = 240  # wider than the chart has pixels to tell apart
 # Of the way, where a loss falls so steeply that nothing else could be seen beside it.
 CROPPED = 0.05
@@ -297,12 +292,12 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
     for value, y in zip(levels, _height(up, np.array(levels)), strict=True):
         grid += f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"
         # y is the base line of a text: 3.5 lower, its middle is at the grid's line.
-        texts += _text(tick_text(value), x=f"{LEFT - 6}", y=f"{y + 3.5:.1f}", anchor="end")
+        texts += text_at(tick_text(value), x=f"{LEFT - 6}", y=f"{y + 3.5:.1f}", anchor="end")
     places = across.ticks(5)
     for value, x in zip(places, _place(across, np.array(places)), strict=True):
         # the last text would stand out of the chart
         anchor = "end" if x > WIDTH - 24 else "middle"
-        texts += _text(tick_text(value), x=f"{x:.1f}", y=f"{HEIGHT - 5}", anchor=anchor)
+        texts += text_at(tick_text(value), x=f"{x:.1f}", y=f"{HEIGHT - 5}", anchor=anchor)
 
     # The inner svg clips what a cropped frame leaves outside; two units more, for a line on the bottom.
     width = WIDTH - LEFT
@@ -321,7 +316,8 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
     )
 
 
-def _text(text: str, *, x: str, y: str, anchor: str) -> str:
+def text_at(text: str, *, x: str, y: str, anchor: str) -> str:
+    """A text of a scale at a point of the chart; it has to be HTML."""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
 
 
@@ -349,69 +345,3 @@ def _readings(across: Axis, curves: Mapping[str, Curve], n: int = 40) -> str:
         box = f'x="{LEFT + i * width:.1f}" width="{width:.1f}" height="{HEIGHT}"'
         strips += f"<rect {box}><title>{title}</title></rect>"
     return f'<g fill="transparent">{strips}</g>'
-
-
-def histogram(
-    edges: Sequence[Number],
-    counts: Sequence[int],
-    *,
-    limits: Sequence[Number],
-    least: Number,
-    most: Number,
-) -> str:
-    """One small `<svg>`: bars that lie wholly beyond `least` or `most` in another colour, `limits` as
-    dashed lines.
-    """
-    width = WIDE / len(counts)
-    tallest = max(counts, default=0) or 1
-    kept_bars = ""
-    dropped_bars = ""
-    # edges has one more entry than counts.
-    for i, n in enumerate(counts):
-        if not n:
-            continue
-        bar = _bar(i * width, n / tallest, width)
-        if edges[i] <= most and edges[i + 1] > least:
-            kept_bars += bar
-        else:
-            dropped_bars += bar
-    dashes = "".join(f"M{_at(x, edges):.1f} 0V{HIGH}" for x in limits)
-
-    # The limits have labels, and the ends where they have room beside those.
-    labelled = list(limits)
-    for end in (edges[0], edges[-1]):
-        # A sixth of the width holds a label of four digits.
-        if all(abs(_at(end, edges) - _at(limit, edges)) > WIDE / 6 for limit in limits):
-            labelled.append(end)
-    labels = "".join(_label(x, edges) for x in labelled)
-
-    return (
-        f'<svg viewBox="0 0 {WIDE} {HIGH + 14}">'
-        f'<path fill="var(--line-1)" d="{kept_bars}"/>'
-        f'<path fill="var(--line-5)" d="{dropped_bars}"/>'
-        f'<path stroke="currentColor" stroke-dasharray="3 2" d="{dashes}"/>'
-        f'<g font-size="9" fill="currentColor">{labels}</g>'
-        "</svg>"
-    )
-
-
-def _bar(x: float, share: float, width: float) -> str:
-    """Part of a path; the rarest value can still be seen."""
-    # At least 1.5 units tall, or a count of 1 in 10,000 could not be seen.
-    tall = max(1.5, share * (HIGH - 2))
-    return f"M{x:.1f} {HIGH}v{-tall:.1f}h{width * 0.85:.1f}v{tall:.1f}z"
-
-
-def _at(x: Number, edges: Sequence[Number]) -> float:
-    return (x - edges[0]) / (edges[-1] - edges[0]) * WIDE
-
-
-def _label(x: Number, edges: Sequence[Number]) -> str:
-    place = _at(x, edges)
-    anchor = "middle"
-    # At the edges a centred label would be cut by the SVG's own frame.
-    if place < WIDE / 20:
-        anchor = "start"
-    elif place > WIDE * 0.95:
-        anchor = "end"
-    return _text(f"{x:,.4g}", x=f"{place:.1f}", y=f"{HIGH + 11}", anchor=anchor)

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from data_pipeline.documents.drops import NOT_DOCUMENTS
-from launch.reporting.charts import histogram
+from launch.reporting.histogram import histogram
 from launch.reporting.page import figure, fold, literal, paragraph, section, table, titled
 from launch.terminal.drop_table import drop_table, sources_of
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.reporting.charts import WIDE, histogram
 from launch.reporting.data import data_section
+from launch.reporting.histogram import WIDE, histogram
 from launch.terminal.drop_table import drop_table, in_one_order
 from tests.launch.test_report import Page
 
