@@ -1,5 +1,5 @@
-"""The page that compares runs: what differs, how good each became, the same curves of all, speed. Phases
-are matched by name.
+"""The page that compares runs: what differs in their configurations, held-out metrics, the same curves of
+all, speed. Phases are matched by name.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,7 +90,7 @@ def _colour(i: int) -> str:
 
 
 def _header(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
-    """A row a run: how far and how healthy."""
+    """A row for each run: its health, its phases, and what went wrong."""
     problems: list[str] = []
     rows = []
     for name, run in zip(names, runs, strict=True):
@@ -188,7 +188,7 @@ def _against_all(
             if scale is None:
                 continue
             column = phase.columns[metric]
-            # The metric's steps as tokens or hours, which were written at other steps.
+            # Interpolated, because tokens and hours were written at other steps than the metric.
             x = np.interp(column.steps, *scale)
             curves[name] = thinned(x, smooth(column.values))
             colours.append(_colour(i))
@@ -215,7 +215,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     """Medians of the rows around each, which a spike does not bend."""
     rows = np.arange(len(values))
     finite = np.isfinite(values)
-    # a median of values with NaN among them would be NaN: they are bridged by straight lines first
+    # NaN would spread to the medians around it, so it is bridged by straight lines first.
     bridged = np.interp(rows, rows[finite], values[finite]) if finite.any() else values
     window = max(1, round(len(values) * WINDOW_FRAC))
     # "nearest" repeats the end values, so that the curve does not bend there.

@@ -67,7 +67,7 @@ class RunRecord(NamedTuple):
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Everything that stands in the folder so far.
+    """Everything that is in the folder so far.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -79,15 +79,14 @@ def read_run(folder: Path) -> RunRecord:
     problems: list[str] = []
     job = _mapping(folder / "job.yaml", read_yaml, problems)
 
-    # folders of phases that job.yaml does not name: an earlier configuration had them
+    # An earlier configuration may have had phases that job.yaml no longer names.
     with_results = {
         path.parent.name
         for file in (METRICS_FILE, "results.json")
         for path in folder.glob(f"*/{file}")
     }
-    # By time of creation, which is the order in which they ran.
-    # On Linux ctime is the last change of the folder; nearest to a time of creation that all
-    # systems have.
+    # In about the order in which they ran. On Linux ctime is the time of the folder's last change;
+    # a time of creation is not available on all systems.
     others = sorted(with_results - set(job), key=lambda name: (folder / name).stat().st_ctime)
     phases = [
         _phase(folder / name, _as_mapping(job.get(name)), problems) for name in (*job, *others)
@@ -141,8 +140,7 @@ def read_columns(path: Path) -> dict[str, Column]:
 
 def _column(steps: np.ndarray, values: np.ndarray) -> Column:
     """A column without the rows that a later row, of the same step or an earlier one, replaces."""
-    # the least step in all rows after each row
-    # int64's greatest number after the last row: nothing follows that could replace it.
+    # The least step in all rows after each row; after the last row a number above all steps.
     least_after = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
     is_final = steps < least_after
     return Column(steps[is_final], values[is_final])

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from launch.planning.environment import ASIDE
+from launch.planning.environment import SETTINGS
 from launch.planning.topology import load_devices, target_of
 from model.mesh import make_mesh
 from model.sharding import AXES
 
-os.environ.update(ASIDE)  # before libtpu is loaded; jax has been told to use the CPU by conftest
+os.environ.update(SETTINGS)  # before libtpu is loaded; jax has been told to use the CPU by conftest
 
 
 @cache

@@ -83,7 +83,7 @@ SMALL_CASES = (
     Case("packed, grouped heads", H=4, K=2, A=16, A2=16, packed=True),
     Case("packed, soft cap and window", H=4, K=1, A=16, A2=8, packed=True, window=7, soft_cap=2.0),
 )
-# A grouped case and one with every rule on: float32 costs a compilation for each.
+# Only these two (grouped heads, and all rules at once), because each costs a compilation.
 IN_FLOAT32 = ("packed, grouped heads", "packed, soft cap and window")
 LENGTH = 1536  # positions: several blocks of every kernel, and scores of one head are 9 MB
 SMALL_LENGTH = 48
@@ -102,15 +102,14 @@ def attention_checks(*, small: bool) -> Iterator[Check]:
     kernels["loops"] = loops_attend
     for name, attend in kernels.items():
         for case in cases:
-            # float32 finds what rounding would hide; some cases are enough, since each costs a compilation
-            # cuDNN has no float32 attention.
+            # float32 shows what rounding would hide. cuDNN has no attention in float32.
             exact_too = name != "cudnn" and case.name in in_float32
             for dtype in ("bfloat16", "float32") if exact_too else ("bfloat16",):
                 run = functools.partial(check_attention, name, attend, case, dtype, length=length)
                 yield Check(title(name, case, dtype), run, compares=True)
     for context in ("gather", "ring"):
         attend = attention_of("auto", context, platform)
-        # A CPU computes bfloat16 by way of float32, slowly; there the wider type says more.
+        # A CPU computes bfloat16 by way of float32, and slowly.
         dtype = "float32" if platform == "cpu" else "bfloat16"
         for case in (case for case in cases if case.name in in_float32):
             name = f"{context} over 2 devices"
@@ -136,18 +135,18 @@ def check_attention(
         raise Skip(f"needs {context_devices} devices, and there is {len(jax.devices())}")
     inputs = inputs_of(case, length)
     if kernel == "cudnn":
-        # `why_not` decides by shapes and dtypes, which the rounded arrays must already have.
+        # `why_not` looks at shapes and dtypes only.
         q_BLHA, v_BLKA = jnp.asarray(inputs.q_BLHA, dtype), jnp.asarray(inputs.v_BLKA, dtype)
         objection = cudnn.why_not(q_BLHA, v_BLKA, divided=False, soft_cap=case.soft_cap)
         if objection:
             raise Skip(f"cuDNN cannot do {objection}; training uses blocked there")
 
-    # cached: the plain form is the slowest of all, and every kernel is compared with the same numbers
+    # Cached, because the plain form is the slowest, and the same for every kernel.
     wanted = plain_results(case, length)
     got = output_and_gradients(attend, inputs, case, dtype, context_devices=context_devices)
     errors = {
-        name: relative_error(mine, exact)
-        for name, mine, exact in zip(("output", "dq", "dk", "dv"), got, wanted, strict=True)
+        name: relative_error(x, exact)
+        for name, x, exact in zip(("output", "dq", "dk", "dv"), got, wanted, strict=True)
     }
 
     return compared(title(kernel, case, dtype), errors, dict.fromkeys(errors, BOUNDS[dtype]))
@@ -164,14 +163,14 @@ def inputs_of(case: Case, length: int, n_rows: int = 2) -> Inputs:
     """Random rows whose numbers are bfloat16's. In packed rows documents of different lengths follow one
     another, the last one before some padding.
     """
-    # a fixed seed: two runs on one device must give the same table
+    # A fixed seed, so that two runs on one device give the same table.
     rng = np.random.default_rng(length + case.H)
     # Segment 0 is padding; documents count from 1.
     positions_BL, segments_BL = np.zeros((2, n_rows, length), np.int32)
     for b in range(n_rows):
         # The last sixth of a packed row is padding.
         end = length - length // 6 if case.packed else length
-        # Row b has one cut more than the row before: the rows must not be alike.
+        # One cut more than the row before, so that the rows are not alike.
         inner_cuts = rng.integers(1, end, 2 + b) if case.packed else []
         cuts = sorted({0, end, *map(int, inner_cuts)})
         for segment, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
@@ -190,7 +189,7 @@ def output_and_gradients(
     attend: Attend, inputs: Inputs, case: Case, dtype: str, *, context_devices: int = 1
 ) -> list[np.ndarray]:
     """[output without padding, gradients of queries, keys and values], in float32 and in the rows' order."""
-    # The whole mesh lies along the context axis: rows of tokens are divided, batches are not.
+    # All devices are on the axis `context`, which divides the positions of a row.
     mesh = make_mesh(jax.devices()[:context_devices], context=context_devices)
 
     def run(
@@ -201,7 +200,7 @@ def output_and_gradients(
         segments_BL: Array,
         grad: Array,
     ):
-        # a divided row is held in another order, in which every device has the same amount of work
+        # A divided row is reordered so that every device has the same amount of work.
         balanced = [
             balance(x, letters)
             for x, letters in zip((q_BLHA, k_BLKA, v_BLKA), LETTERS, strict=False)
@@ -221,22 +220,22 @@ def output_and_gradients(
         kind = x.dtype if x.dtype == np.int32 else jnp.dtype(dtype)
         return jax.device_put(x.astype(kind), named(mesh, letters, x.shape))
 
-    # products of float32 are computed from bfloat16 pieces (TPUs) or TensorFloat-32 (GPUs) otherwise; kernels
-    # refuse the setting for bfloat16 operands, for which it means nothing
+    # By default the factors of float32 products are rounded to bfloat16 (TPUs) or TensorFloat-32 (GPUs).
+    # With bfloat16 operands, for which the setting means nothing, kernels refuse it.
     precision = "highest" if dtype == "float32" else "default"
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
         arrays = [placed(x, letters) for x, letters in zip(inputs, LETTERS, strict=True)]
         results = [np.asarray(x, np.float32) for x in jax.jit(run)(*arrays)]
 
-    # queries of padding attend to padding, each kernel in its own way, and nobody reads the result
+    # The output on padding is not defined: each kernel has its own, and nobody reads it.
     results[0] = results[0] * (inputs.segments_BL > 0)[..., None, None]
 
     return results
 
 
 def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
-    """The largest of ‖x - exact‖ / ‖exact‖ over the rows, and over blocks of 128 positions against the mean
-    block: a mistake at the edge of one block does not drown in the rest.
+    """The largest of ‖x - exact‖ / ‖exact‖ over the rows, and over blocks of 128 positions relative to the
+    mean block, so that an error at the edge of one block is not averaged away.
     """
     # Axes 2 and 3 are heads and their width: what is left is an error for each position.
     squares_BL = np.sum(np.square(x - exact), (2, 3))
@@ -246,11 +245,9 @@ def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
     # reduceat sums from each start to the next; the last block may be shorter.
     blocks_BU = np.add.reduceat(squares_BL, starts, 1)
     mean_block = exact_BL.sum() / blocks_BU.size
-    return float(
-        # Blocks are compared with the mean block, since one that is all padding has no norm of
-        # its own.
-        np.sqrt(max((squares_BL.sum(1) / exact_BL.sum(1)).max(), blocks_BU.max() / mean_block))
-    )
+    rows_B = squares_BL.sum(1) / exact_BL.sum(1)
+    # Relative to the mean block, because a block of padding has a norm of 0.
+    return float(np.sqrt(max(rows_B.max(), blocks_BU.max() / mean_block)))
 
 
 def loops_attend(

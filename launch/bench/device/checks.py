@@ -1,4 +1,4 @@
-"""All checks of a device in order, as the process does them that holds the device."""
+"""All checks of a device in order, done by the process that holds the device."""
 
 import json
 import time
@@ -16,8 +16,8 @@ from launch.bench.device.watch import MARK
 
 
 def all_checks(*, small: bool) -> Iterator[Check]:
-    # A generator, but the order is fixed: `--from N` counts in it.
-    """Comparisons first: a figure of a device that computes wrongly is worth nothing."""
+    """Comparisons, then measurements: the speed of a device that computes wrongly is worth nothing."""
+    # The order is fixed, because `--from N` counts in it.
     yield from attention_checks(small=small)
     yield from expert_checks(small=small)
     yield from model_checks(small=small)
@@ -29,7 +29,7 @@ def work_from(first: int, *, small: bool) -> None:
 
     Ends before the next check that is to be `alone`; the process that watches starts another one for it.
     """
-    # the list is the same in every child, so a number names the same check
+    # The list is the same in every child, so that a number names the same check.
     checks = list(all_checks(small=small))
     # Sent by every child, since the first may die before it can tell.
     _send({"device": device_facts()})
@@ -48,7 +48,7 @@ def work_from(first: int, *, small: bool) -> None:
             }
         )
         if check.alone:
-            # Ends the process, so that its memory is returned as one piece before the next check.
+            # The process ends, so that the next check finds its memory in one piece.
             return
 
 

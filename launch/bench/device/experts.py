@@ -1,4 +1,4 @@
-"""Products of experts against one plain product an expert, in float32."""
+"""Products of experts compared with a plain product for each expert, in float32."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -14,10 +14,8 @@ from model.kernels.grouped import grouped_matmul
 from model.layers.experts import Axes, Choices, Dispatch, Experts, at_capacity, dropless
 from model.mesh import make_mesh
 
-BOUNDS = {
-    "float32": 1e-4,
-    "bfloat16": 2e-2,
-}  # a gated layer is three products deep, its gradient six
+# Of relative errors. A gated layer is three products deep, its gradient six, and each of them rounds.
+BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
 # One device: no axis of the mesh divides experts, their width or the rows.
 UNDIVIDED = Axes(experts=(), width=(), length=(), runs=1)
 
@@ -26,11 +24,10 @@ def expert_checks(*, small: bool) -> Iterator[Check]:
     """The grouped product, and whole expert layers with and without a limit on the load of an expert."""
     # Widths of a small model's experts; the small form only tests the command.
     D, F, n_tokens = (16, 24, 64) if small else (1024, 2048, 2048)
+    # factor=8.0: room for all tokens, so that nothing is dropped.
     dispatches = {
         "dropless": dropless,
-        "at capacity": functools.partial(
-            at_capacity, factor=8.0
-        ),  # room for all, so nothing is dropped
+        "at capacity": functools.partial(at_capacity, factor=8.0),
     }
     # On a CPU one dtype is enough for a test of the command.
     for dtype in ("bfloat16",) if small else BOUNDS:
@@ -45,7 +42,7 @@ def expert_checks(*, small: bool) -> Iterator[Check]:
 
 def check_grouped(dtype: str, *, D: int, F: int, n_rows: int) -> Row:
     """Sorted rows times the matrix of their group; one group is empty, and groups end within tiles."""
-    # an empty group, and ends within tiles of 128 rows: where a kernel would go wrong
+    # An empty group, and ends inside tiles of 128 rows, are where a kernel could go wrong.
     sizes_E = np.array([n_rows // 2 + 3, 0, n_rows // 4 - 1, n_rows // 4 - 2], np.int32)
     group_C = np.repeat(np.arange(4), sizes_E)
     rng = np.random.default_rng(0)
@@ -87,7 +84,7 @@ def check_experts(
     def plain(x_BLD: Array, w_gate_EDF: Array, w_up_EDF: Array, w_down_EFD: Array) -> Array:
         y_BLD = jnp.zeros_like(x_BLD)
         for e in range(E):
-            # every expert computes every token here; those that were not chosen count 0
+            # Every expert computes every token; where it was not chosen its share is 0.
             hidden_BLF = jax.nn.silu(x_BLD @ w_gate_EDF[e]) * (x_BLD @ w_up_EDF[e])
             share_BL = jnp.sum(jnp.where(experts_BLS == e, weights_BLS, 0), -1)
             y_BLD += share_BL[..., None] * (hidden_BLF @ w_down_EFD[e])
@@ -95,7 +92,7 @@ def check_experts(
 
     def ours(x_BLD: Array, *w: Array) -> Array:
         choices = Choices(x_BLD, jnp.asarray(experts_BLS), jnp.asarray(weights_BLS))
-        # What else `dispatch` returns has no plain form.
+        # [0]: the other results of `dispatch` have no plain form.
         return dispatch(choices, Experts(*w, jax.nn.silu), UNDIVIDED)[0]
 
     return compare(f"experts, {name}, {dtype}", ours, plain, dtype, arrays)
@@ -130,7 +127,7 @@ def _output_and_gradients(
 
     def run(*inputs: Array) -> tuple[Array, ...]:
         output, pull_back = jax.vjp(fn, *inputs)
-        # any fixed gradient of the output would do; this one differs from number to number
+        # Any fixed gradient of the output that is not the same everywhere.
         gradient = jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape)
         return output, *pull_back(gradient.astype(output.dtype))
 

@@ -16,8 +16,8 @@ from model.execution import Execution, Precision
 from model.mesh import make_mesh
 from trainer.objectives.next_token import NextToken
 
-# On a CPU the loss of the small form differs by 2.5e-4 and its gradient by 1e-2 of its norm; deeper models
-# round more often on the way back to the first layer.
+# On a CPU the loss of the small model differs by 2.5e-4 and its gradient by 1e-2 of its norm. The bounds are
+# wider, because a deeper model rounds more often.
 BOUNDS = {"loss": 5e-3, "gradient": 6e-2}
 # float32 throughout: only the order of sums differs between the two ways.
 CACHE_BOUND = 1e-4
@@ -46,7 +46,7 @@ def llama(*, small: bool) -> Llama:
         "head_width": 128,
         "feed_forward_width": 5632,
     }
-    # A small vocabulary: the output matrix would take more time than the layers.
+    # A small vocabulary, because a large output matrix would take more time than the layers.
     return Llama(vocab_size=4096, layers=4, context=1024, **widths)
 
 
@@ -58,9 +58,8 @@ def check_bfloat16(sizes: Llama) -> Row:
         sizes, Precision(compute="float32"), Execution(attention="plain")
     )
     loss, gradient = _loss_and_gradient(sizes, Precision(), Execution())
+    # The norm over all parameters together: a vector with a tiny gradient cannot fail the check.
     difference = np.sqrt(
-        # The norm over all parameters together: a bias with a tiny gradient cannot fail the
-        # check.
         sum(np.sum(np.square(a - b)) for a, b in zip(gradient, exact, strict=True))
     )
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in exact))
@@ -84,8 +83,6 @@ def _loss_and_gradient(
         def loss_of(params: Params) -> Any:
             policies = {"policy": (model, params)}
             return objective.loss(
-                # `objective.denominators` counts targets of the whole batch, as the training step
-                # does.
                 policies,
                 batch,
                 objective.denominators(batch),
@@ -108,7 +105,7 @@ def check_cache(sizes: Llama) -> Row:
         params = jax.jit(model.init)(jax.random.key(0))
         L = 16
         tokens_BL = jax.random.randint(jax.random.key(1), (2, L), 0, sizes.vocab_size)
-        # Only the second half is compared: the first is the prompt in both ways.
+        # Only the second half is compared; the first is read in one pass by both.
         exact_BLD = jax.jit(model.apply)(params, _inputs(tokens_BL, 0, L)).hidden_BLD[:, L // 2 :]
         got_BLD = _decoded(model, params, tokens_BL)
     error = float(jnp.linalg.norm(got_BLD - exact_BLD) / jnp.linalg.norm(exact_BLD))
@@ -116,15 +113,14 @@ def check_cache(sizes: Llama) -> Row:
 
 
 def _decoded(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:
-    """The first half is read in one pass, as a prompt; the second token by token."""
+    """Hidden states of a row's second half: the first is read in one pass, the second token by token."""
     B, L = tokens_BL.shape
-    # compiled twice: for the prompt, and for single tokens
+    # Compiled twice: for the prompt, and for single tokens.
     decode = jax.jit(model.decode)
     _, cache = decode(params, _inputs(tokens_BL, 0, L // 2), model.empty_cache(B, L))
     hidden = []
-    # One shape, [B, 1], for every token: the second compilation serves all of them.
-    for at in range(L // 2, L):
-        hidden_BLD, cache = decode(params, _inputs(tokens_BL, at, at + 1), cache)
+    for position in range(L // 2, L):
+        hidden_BLD, cache = decode(params, _inputs(tokens_BL, position, position + 1), cache)
         hidden.append(hidden_BLD)
     return jnp.concatenate(hidden, 1)
 

@@ -1,4 +1,4 @@
-"""What a check of a device reports, and how a failing check becomes a row instead of an end."""
+"""What a check of a device reports; a check that fails becomes a row too, and does not end the command."""
 
 import gc
 from collections.abc import Callable
@@ -42,8 +42,9 @@ def row_of(check: Check) -> Row:
         row = Row(check.name, "skipped", {}, str(reason))
     except Exception as error:  # an unsupported kernel, a compiler error, memory that is too small
         row = Row(check.name, "failed", {}, reason_of(error))
-    # Collected here and not in the except branch, where the traceback still holds the frames.
-    gc.collect()  # frames of a failed check hold its arrays, and the next check needs their memory
+    # The next check needs the memory of this one's arrays. Not in the except branch, where the
+    # traceback still refers to them.
+    gc.collect()
     return row
 
 
@@ -51,13 +52,13 @@ def reason_of(error: Exception) -> str:
     """The kind of an error and the first line of its message."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if "RESOURCE_EXHAUSTED" in first:
-        # XLA reports every lack of memory with this status, whatever the device.
+        # XLA reports a lack of memory with this status on every device.
         return f"out of device memory: {first}"[:LONGEST_REASON]
     return f"{type(error).__name__}: {first}"[:LONGEST_REASON]
 
 
 def compared(check: str, errors: dict[str, float], bounds: dict[str, float]) -> Row:
-    """A row that passes if every error is at most its bound; NaN is not."""
+    """A row that passes if every error is at most its bound."""
     # `<=` is false for NaN, so a NaN fails.
     passed = all(errors[name] <= bounds[name] for name in errors)
     if len(set(bounds.values())) == 1:

@@ -27,7 +27,7 @@ from trainer.records.data_sheets import PEAK_BF16
 from trainer.records.peak_flops import matmul_rates
 
 SEQ_LEN = 4096
-USABLE_FRAC = 0.9  # of the device's memory: the estimate from sizes alone is right within a tenth
+USABLE_FRAC = 0.9  # of the device's memory, because the estimate from sizes is right within a tenth
 N_ROUNDS = 5
 PROMPT_TOKENS, NEW_TOKENS = 128, 128
 # 2 GB take some seconds to write on a usual disk.
@@ -42,9 +42,9 @@ class Recipe(NamedTuple):
     remat: str
 
 
-# from the fastest to the one that needs least memory
+# From the fastest to the one that needs the least memory: state and gradients take 16 bytes a parameter in
+# float32 with AdamW, and about 6 in the last recipe.
 RECIPES = (
-    # bytes a parameter: 16 with float32 AdamW, and about 6 in the last recipe.
     Recipe("float32", "AdamW", "none"),
     Recipe("float32", "AdamW", "projections"),
     Recipe("float32", "AdamW", "full"),
@@ -58,7 +58,7 @@ def speed_checks(*, small: bool) -> Iterator[Check]:
     sizes = llama(small=True)
     yield Check(
         "matmul, bfloat16",
-        # 8192²: 1.1 TFLOP, a millisecond on a fast GPU, so that starting it does not count.
+        # 8192² x 8192²: 1.1 TFLOP, more than a millisecond, so that the start does not count.
         functools.partial(measure_matmul, 256 if small else 8192),
         compares=False,
     )
@@ -78,7 +78,7 @@ def speed_checks(*, small: bool) -> Iterator[Check]:
             )
             yield Check(name, run, compares=False, alone=True)
     decoder = sizes if small else PRESETS["llama3_2_1b"]
-    # Batch 1 measures how fast weights are read; 32 measures what serving would get.
+    # Batch 1 is limited by reading the weights; 32 is closer to serving.
     for batch_size in (32,) if small else (1, 32):
         run = functools.partial(
             measure_decoding,
@@ -122,18 +122,18 @@ def measure_training(name: str, architecture: Any, *, seq_len: int, rows_per_dev
     for recipe in RECIPES:
         shape = shape_of_recipe(recipe, architecture, seq_len=seq_len, batch_size=batch_size)
         wanted = estimated_bytes(shape)
-        # a CPU does not say what it has, so the first recipe is tried there
+        # A CPU does not tell its memory (limit = 0), so the first recipe is tried.
         if limit and wanted > USABLE_FRAC * limit:
             tried.append(f"{' '.join(recipe)} needs {wanted / 1e9:.0f} GB")
             continue
         try:
             return _train_row(name, shape, recipe)
         except jax.errors.JaxRuntimeError as error:
-            # Any other error is a real failure, and must become a failed row.
+            # Any other error becomes a failed row.
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             tried.append(f"{' '.join(recipe)} ran {reason_of(error)[:80]}")
-    # The last two recipes need least, so they tell best by how much it does not fit.
+    # The last two need the least, so they show how much memory is missing.
     raise Skip(f"of {limit / 1e9:.0f} GB on a device, {'; '.join(tried[-2:])}")
 
 
@@ -203,15 +203,16 @@ def measure_decoding(architecture: Any, batch_size: int, *, prompt: int, new: in
         "key": jax.random.key(0),
     }
     with jax.set_mesh(mesh):
-        # the weights are random: speed does not depend on them
+        # Random weights: the speed does not depend on their values.
         params = jax.jit(model.init)(jax.random.key(0))
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
             written = generate(model, params, prompts, **options)
             seconds.append(time.perf_counter() - start)
-    # Of two: other work on the machine only ever makes a call slower.
-    fastest_s = min(seconds[1:])  # the first call compiled
+    # Without the first call, which compiled. The faster of two, because other work on the machine
+    # only makes a call slower.
+    fastest_s = min(seconds[1:])
     n_tokens = sum(map(len, written))
     numbers = {"tokens_per_s": n_tokens / fastest_s, "ms_per_token": 1e3 * fastest_s / new}
     note = f"{type(architecture).__name__} of width {architecture.width}, {prompt} + {new} tokens a row"
@@ -231,7 +232,7 @@ def save_and_restore(*, gigabytes: float) -> Row:
         checkpointer.save(state, {}, {})
         checkpointer.wait()
         save_s = time.perf_counter() - start
-        # shapes and layouts, as a starting process knows them before it restores
+        # What a starting process has when it restores: shapes and layouts without arrays.
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
@@ -245,7 +246,7 @@ def save_and_restore(*, gigabytes: float) -> Row:
             jax.tree.leaves((restored.trainable, restored.opt_state)),
             strict=True,
         )
-        # Bytes are compared as numbers: none of the random ones is NaN, which equals nothing.
+        # Compared as numbers: the random state has no NaN, which would differ from itself.
         n_different = sum(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
     numbers = {"gb": n_bytes / 1e9, "save_s": save_s, "restore_s": restore_s}
     if n_different:

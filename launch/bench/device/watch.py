@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-# Unlikely in any library's output, and it needs no second pipe.
-MARK = "@device-check "  # begins a line that is for this process; all else that a child prints is passed on
-# A hang must not hold a rented machine for long.
+# Begins a line that is for this process; all else that a child prints is passed on.
+MARK = "@device-check "
+# A hang must not occupy a rented machine for long.
 LIMIT_S = 480.0  # of all checks together
-CHECK_LIMIT_S = 240.0  # of one; an 8B step compiles for a minute
+CHECK_LIMIT_S = 240.0  # of one check; a step of an 8B model compiles for a minute
 OLDEST_JAX = (0, 11)
 # distribution -> module: what the checks import (a test compares)
 NEEDED = {
@@ -49,7 +49,7 @@ NEEDED = {
 
 def check_imports() -> None:
     """Raises ValueError: a package is missing, or jax is too old; nothing is imported."""
-    # find_spec looks for files alone; an import of jax would take the device.
+    # find_spec only looks for files; importing jax would take the device.
     missing = [name for name, module in NEEDED.items() if importlib.util.find_spec(module) is None]
     others = [name for name in missing if name not in ("jax", "numpy")]  # numpy comes with jax
     if "jax" in missing:
@@ -63,7 +63,7 @@ def check_imports() -> None:
             f"bench device needs more beside jax; `{sys.executable} -m pip install {names}`"
         )
     version = importlib.metadata.version("jax")
-    # Major and minor alone: "0.11.0.dev2" has parts that are no numbers.
+    # Only major and minor: "0.11.0.dev2" has a part that is no number.
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_JAX:
         raise ValueError(
             f"bench device needs jax 0.11 or later, and jax {version} is installed; upgrade it"
@@ -74,8 +74,7 @@ def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[
     """Do all checks with `command --from N`; {"device": facts, "rows": […], "seconds": …, "passed": …}."""
     began = time.monotonic()
     progress = Progress()
-    # A child ends after a crash, or before a check that is `alone`; the next one goes on from
-    # there.
+    # A child ends when it crashes, or before a check that is `alone`; another one goes on from there.
     while progress.number < progress.total:
         left_s = LIMIT_S - (time.monotonic() - began)
         if left_s <= 0:
@@ -83,7 +82,7 @@ def check_device(command: Sequence[str], *, say: Callable[[str], None]) -> dict[
             progress.fail(late, f"not begun within {LIMIT_S:.0f} s", compares=True)
             break
         _run_child(command, progress, left_s=left_s, say=say)
-    # A measurement may fail, for want of memory say, without a fault of the device.
+    # Only comparisons count: a measurement may fail for lack of memory, say.
     failed = any(row["compares"] and row["status"] == "failed" for row in progress.rows)
     seconds = round(time.monotonic() - began, 1)
     return {
@@ -100,8 +99,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        # total is 1 until a child has said how many there are, so that the first one starts at
-        # all.
+        # total is 1 until a child reports how many there are, so that the first child is started.
         self.number, self.total = 0, 1
         self.device: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
@@ -138,9 +136,9 @@ def _run_child(
     """One child, from the next check on until it ends, however it ends."""
     first = progress.number
     with tempfile.TemporaryFile("w+") as errors:
-        # jax takes 75 % of a GPU's memory by default, with which a state of 8B parameters does not fit
+        # By default jax takes 75 % of a GPU's memory, which is too little for the state of 8B
+        # parameters. Before os.environ, so that a user's own setting wins.
         environment = {
-            # Before os.environ, so that a user's own setting wins.
             "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
             **os.environ,
             "PYTHONPATH": _paths(),
@@ -149,8 +147,7 @@ def _run_child(
             [*command, "--from", str(first)],
             env=environment,
             stdout=subprocess.PIPE,
-            # A file and not a pipe: nobody reads it meanwhile, and a full pipe would block the
-            # child.
+            # A file, because nobody reads meanwhile, and a full pipe would block the child.
             stderr=errors,
             text=True,
         )
@@ -159,7 +156,7 @@ def _run_child(
         for line in _lines(child, min(left_s, CHECK_LIMIT_S), timed_out):
             progress.take(line, say)
         code = child.wait()
-        # a child may also end early, before a check that wants a process of its own
+        # A child also ends, with code 0, before a check that needs a process of its own.
         ended_well = code == 0 and progress.current is None and progress.number > first
         if not ended_well:
             current = progress.current or {
@@ -187,7 +184,7 @@ def _paths() -> str:
 def _lines(
     child: subprocess.Popen, limit_s: float, timed_out: threading.Event
 ) -> Iterator[dict[str, Any]]:
-    """The marked lines of a child, which is killed when none comes for `limit_s`."""
+    """The marked lines of a child, which is killed when it prints nothing for `limit_s`."""
 
     def kill() -> None:
         # Set before the kill, so that the reader of the exit code already finds it.
@@ -198,7 +195,7 @@ def _lines(
     timer.start()
     try:
         for text in child.stdout:
-            # Every line, marked or not, shows that the child is alive and restarts its time.
+            # Any line shows that the child is alive, and restarts its time.
             timer.cancel()
             timer = threading.Timer(limit_s, kill)
             timer.start()
@@ -211,7 +208,7 @@ def _lines(
 
 
 def _last_line(errors: IO[str]) -> str:
-    """The last line that a child wrote to standard error: what a crash says of itself."""
+    """The last line that a child wrote to standard error, which tells why it crashed."""
     with contextlib.suppress(OSError):
         errors.seek(0)
         lines = [line.strip() for line in errors if line.strip()]
