@@ -7,15 +7,17 @@ from typing import Any
 
 import jax
 
-from trainer.assemble import loop_parts, recording, watching
+from trainer.assemble import step_of
 from trainer.batches.open import open_source
 from trainer.cluster.coordination import is_first
 from trainer.cluster.placement import note_placement
+from trainer.cluster.watchdog import watching
 from trainer.evals.measure import Measures
 from trainer.identity import check_identity
 from trainer.loop import train
 from trainer.phase import Phase
 from trainer.records.goodput import Ledger, process_started
+from trainer.records.recording import recording
 from trainer.records.results import write_findings, write_results
 from trainer.run import Run
 
@@ -44,7 +46,7 @@ def execute(
     mesh = run.mesh.make()
     # Watched from before the state is restored: a process that dies while it reads a checkpoint
     # would leave the others waiting in a collective for ever.
-    with jax.set_mesh(mesh), watching(run, folder) as (hosts, watchdog):
+    with jax.set_mesh(mesh), watching(run.health.hang_s, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
         _introduce(phase, allow_change, say)
         resumed_at = phase.checkpointer.verify_latest() or 0
@@ -79,11 +81,11 @@ def execute(
                 profile=profile,
             )
             recorder, profiler = opened.enter_context(records)
-            parts = loop_parts(phase, source, recorder, measures, profiler, first=first)
             # The evaluation before training is step 0 of the curves; a resumed phase has that row already.
             if first == 0:
                 recorder.metrics.write(0, _as_evals(before))
-            state = train(parts, state, steps=run.steps)
+            parts = (phase, source, recorder, profiler, measures)
+            state = train(*parts, step=step_of(phase), state=state, steps=run.steps)
             with recorder.pausing("evaluate"):
                 after = measures(state)
             write_findings(recorder.metrics, run.steps, after)

@@ -6,37 +6,30 @@ from typing import Any
 
 import jax
 
-from model.adapt import Adaptation
-from model.api import Model, Params
+from model.api import Params
 from trainer.cluster.replicas import check, make_replay
 from trainer.ending import Diverged
-from trainer.objective import Objective
+from trainer.micro_batches import split_rows
+from trainer.phase import Phase
 from trainer.state import TrainState
-from trainer.step import make_gradient, split_rows
+from trainer.step import make_gradient
 
 
-def make_inspection(
-    models: Mapping[str, Model],
-    objective: Objective,
-    adaptation: Adaptation,
-    mesh: jax.sharding.Mesh,
-    *,
-    every: int,
-    micro_batches: int,
-    others: Mapping[str, Params],
-    event: Callable[..., None],
-) -> Callable[[int, TrainState, Any], None]:
-    """Make `inspect(number, state, batch)`, to be called before step `number`; it acts every `every` steps.
+def make_inspection(phase: Phase) -> Callable[[int, TrainState, Any], None]:
+    """Make `inspect(number, state, batch)`, to be called before step `number`; it acts every
+    `health.sdc_every` steps.
 
     It compares the copies of every replicated leaf of the state; if some leaf has no copies, it computes the
     gradient of a micro-batch twice. A difference raises Diverged, which names the devices.
     """
-    replay = make_replay(_sampled_gradient(models, objective, adaptation, micro_batches), mesh)
+    every = phase.run.health.sdc_every
+    others = phase.load_others()
+    replay = make_replay(_sampled_gradient(phase), phase.mesh)
 
     def inspect(number: int, state: TrainState, batch: Any) -> None:
         if not every or number % every:
             return
-        faults = check(state, mesh)
+        faults = check(state, phase.mesh)
         # A leaf that is sharded over all devices has no copy to be compared with; there a bad
         # device shows when the same gradient is computed twice.
         if any(_n_copies(x) == 1 for x in jax.tree.leaves(state.trainable)):
@@ -44,7 +37,7 @@ def make_inspection(
             # program.
             faults += replay(state, (batch, others))
         if faults:
-            event("corruption", number, found=faults)
+            phase.event("corruption", number, found=faults)
             raise Diverged(f"silent data corruption before step {number}: {'; '.join(faults)}")
 
     return inspect
@@ -55,16 +48,15 @@ def _n_copies(x: jax.Array) -> int:
     return x.sharding.num_devices * math.prod(x.sharding.shard_shape(x.shape)) // max(x.size, 1)
 
 
-def _sampled_gradient(
-    models: Mapping[str, Model], objective: Objective, adaptation: Adaptation, micro_batches: int
-) -> Callable[[TrainState, Any], Params]:
+def _sampled_gradient(phase: Phase) -> Callable[[TrainState, Any], Params]:
     """The gradient of a batch's first micro-batch, as training computes it."""
-    gradient_of = make_gradient(models, objective, adaptation)
+    objective = phase.run.objective
+    gradient_of = make_gradient(phase.models, objective, phase.adaptation)
 
     def gradient(state: TrainState, batch_and_others: tuple[Any, Mapping[str, Params]]) -> Params:
         batch, others = batch_and_others
         # A single micro-batch: memory is sized for the activations of one.
-        rows = jax.tree.map(lambda x: x[0], split_rows(batch, micro_batches))
+        rows = jax.tree.map(lambda x: x[0], split_rows(batch, phase.run.micro_batches))
         return gradient_of(state, rows, objective.denominators(rows), state.key, others)[1]
 
     return gradient

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from model.api import Model, ModelInputs, ModelOutputs, Params
-from trainer.token_logp import token_logp
+from model.api import Model, Params
 
 # Role -> model: policy, and where an objective asks for it reference, teacher, reward, value.
 Policies = Mapping[str, tuple[Model, Params]]
@@ -51,40 +50,8 @@ class Objective(Protocol):
 
     def denominators(self, batch: Any) -> dict[str, Float[Array, ""]]:
         """Sums over the whole global batch that the loss divides by; from data alone."""
-        ...
 
     def loss(
         self, models: Policies, batch: Any, denominators: dict[str, Any], key: Key[Array, ""]
     ) -> Loss:
         """The loss of some rows of the batch."""
-        ...
-
-
-class Scores(NamedTuple):
-    """What a model says of every target; padding and other positions without a target hold numbers too."""
-
-    logp_BL: Float[Array, "B L"]  # nats
-    correct_BL: Bool[Array, "B L"]  # whether the target is the likeliest token
-    lse_BL: Float[Array, "B L"]  # log of the sum over all logits, for z-loss
-
-
-def hidden_of(models: Policies, role: str, batch: Any) -> ModelOutputs:
-    """Run a model over the rows of a batch."""
-    model, params = models[role]
-    return model.apply(params, ModelInputs(batch.tokens_BL, batch.positions_BL, batch.segments_BL))
-
-
-def score(models: Policies, role: str, batch: Any) -> tuple[Scores, ModelOutputs]:
-    """Score every target of a batch under a model; and all that the model gave."""
-    model, params = models[role]
-    outputs = hidden_of(models, role, batch)
-    return scores_of(model, params, outputs.hidden_BLD, batch.targets_BL), outputs
-
-
-def scores_of(
-    model: Model, params: Params, hidden_BLD: Float[Array, "B L D"], targets_BL: Int[Array, "B L"]
-) -> Scores:
-    """Score targets under hidden states of a model."""
-    # The matrix, not a function of it: `token_logp` needs its gradient by hand.
-    unembed_DV = model.unembed(params)
-    return Scores(*token_logp(hidden_BLD, unembed_DV, targets_BL, model.vocab_size, model.soft_cap))

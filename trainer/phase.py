@@ -18,11 +18,12 @@ from trainer.checkpoints.load import frozen_params, load_params, parent_folder, 
 from trainer.cluster.coordination import is_first
 from trainer.events import append_event
 from trainer.heads import fitted
+from trainer.models import adaptation_of, models_of
 from trainer.objective import Policies
 from trainer.offload import at_rest, placed_at_rest
 from trainer.optimizers.common.chain import averaged
 from trainer.optimizers.common.mup import scaled_at_birth
-from trainer.run import Run, adaptation_of, models_of
+from trainer.run import Run
 from trainer.state import TrainState, new_state
 
 # Events of every run: they go to events.jsonl, but are not printed.

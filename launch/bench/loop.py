@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,18 @@ import numpy as np
 from launch.bench.made_up_job import run_of, write_data
 from launch.job.yaml import to_yaml
 from launch.process.distributed import find_cluster, join_cluster
-from trainer.assemble import loop_parts, recording, watching
+from trainer.assemble import step_of
 from trainer.batches.open import open_source
+from trainer.cluster.watchdog import watching
 from trainer.evals.measure import Measures
 from trainer.events import read_events
-from trainer.loop import LoopParts, train
+from trainer.loop import train
 from trainer.phase import Phase
 from trainer.records.goodput import Ledger
 from trainer.records.metrics import read_metrics
+from trainer.records.recording import recording
+from trainer.state import TrainState
+from trainer.step import TrainStep
 
 STEP_S = 0.05  # the length of a step that the batch size is chosen for
 # The batch starts with this many rows, and grows by as many until a step is long enough.
@@ -136,30 +141,34 @@ def measure(job_folder: Path, *, n_rounds: int) -> Measured:
         ValueError: even the largest batch is too fast on this machine.
     """
     for rows in range(FIRST_ROWS, MOST_ROWS + 1, FIRST_ROWS):
-        with _opened(job_folder, f"rows{rows}", rows) as (phase, parts):
-            state = train(parts, phase.state(), steps=STEPS)
+        with _opened(job_folder, f"rows{rows}", rows) as (phase, train_phase):
+            step = step_of(phase)
+            state = train_phase(step=step, state=phase.state(), steps=STEPS)
             # 0.8: rows grow by FIRST_ROWS at a time, and a step a fifth too short is near enough.
-            if _bare_step_s(parts, phase) > 0.8 * STEP_S:
-                return _measured(parts, phase, state, n_rounds)
+            if _bare_step_s(step, phase) > 0.8 * STEP_S:
+                return _measured(train_phase, step, phase, state, n_rounds)
     most = f"a step of {MOST_ROWS} rows takes less than {0.8 * STEP_S:g} s here"
     raise ValueError(f"{most}; this bench is for slower machines, use `bench train`")
 
 
-def _measured(parts: LoopParts, phase: Phase, state: Any, n_rounds: int) -> Measured:
+def _measured(
+    train_phase: Callable[..., TrainState],
+    step: TrainStep,
+    phase: Phase,
+    state: TrainState,
+    n_rounds: int,
+) -> Measured:
     rounds = []
     for number in range(2, n_rounds + 2):  # the steps of round 1 were made by `measure`
         # else the save of the round before would slow this one
         phase.checkpointer.wait()
-        bare_s = _bare_step_s(parts, phase)
+        bare_s = _bare_step_s(step, phase)
         calls: list[float] = []
-        state = train(
-            # `train` runs until the state has made `steps` steps: round n ends at n * STEPS.
-            parts._replace(step=_noting_calls(parts.step, calls)),
-            state,
-            steps=number * STEPS,
-        )
+        noting = _noting_calls(step, calls)
+        # `train` runs until the state has made `steps` steps: round n ends at n * STEPS.
+        state = train_phase(step=noting, state=state, steps=number * STEPS)
         rounds.append(Round(bare_s, _median_gap(calls)))
-    return Measured(rounds, _host_s(parts, phase, state))
+    return Measured(rounds, _host_s(train_phase, step, phase, state))
 
 
 def _noting_calls(step: Callable[..., Any], calls: list[float]) -> Callable[..., Any]:
@@ -181,8 +190,10 @@ def _median_gap(calls: list[float]) -> float:
 
 
 @contextlib.contextmanager
-def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phase, LoopParts]]:
-    """A phase and the parts of its loop, as trainer/execute.py opens them."""
+def _opened(
+    job_folder: Path, name: str, batch_size: int
+) -> Iterator[tuple[Phase, Callable[..., TrainState]]]:
+    """A phase and its loop, (step=, state=, steps=) -> state, as trainer/execute.py opens them."""
     run = run_of(batch_size)
     mesh = run.mesh.make()
     with contextlib.ExitStack() as opened:
@@ -190,16 +201,16 @@ def _opened(job_folder: Path, name: str, batch_size: int) -> Iterator[tuple[Phas
         phase = Phase(run, job_folder / name, job_folder, mesh)
         ledger = Ledger(phase.folder, 0, active=True, started=time.time())
         source = open_source(phase)
-        watchers = opened.enter_context(watching(run, phase.folder))
+        watchers = opened.enter_context(watching(run.health.hang_s, phase.folder))
         records = recording(
             phase, source, ledger, *watchers, first=0, advance=lambda *_: None, profile=None
         )
         recorder, profiler = opened.enter_context(records)
-        yield phase, loop_parts(phase, source, recorder, Measures(phase), profiler, first=0)
+        yield phase, partial(train, phase, source, recorder, profiler, Measures(phase))
         phase.checkpointer.close()
 
 
-def _bare_step_s(parts: LoopParts, phase: Phase) -> float:
+def _bare_step_s(step: TrainStep, phase: Phase) -> float:
     """Seconds of a step when nothing else is done, on one batch. Each step is waited for while the next one
     runs, as the loop does.
     """
@@ -207,19 +218,21 @@ def _bare_step_s(parts: LoopParts, phase: Phase) -> float:
     batch = open_source(phase).next(dict)
     jax.block_until_ready((state, batch))
     calls: list[float] = []
-    step = _noting_calls(parts.step, calls)
+    noting = _noting_calls(step, calls)
     before = None
     for _ in range(STEPS):
-        state, metrics = step(state, batch)
+        state, metrics = noting(state, batch)
         # Not `metrics`: after waiting for the step just started the device would be idle.
         jax.block_until_ready(before)
         before = metrics
     return _median_gap(calls)
 
 
-def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
+def _host_s(
+    train_phase: Callable[..., TrainState], step: TrainStep, phase: Phase, state: TrainState
+) -> float:
     """Seconds of CPU time that the loop's own thread needs for a step, measured around steps that sleep."""
-    _, metrics = jax.block_until_ready(parts.step(phase.state(), open_source(phase).next(dict)))
+    _, metrics = jax.block_until_ready(step(phase.state(), open_source(phase).next(dict)))
 
     def idle(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         time.sleep(STEP_S)
@@ -230,5 +243,5 @@ def _host_s(parts: LoopParts, phase: Phase, state: Any) -> float:
     start = time.thread_time()
 
     # The state's step never advances, so `train` finds it saved already and saves nothing.
-    train(parts._replace(step=idle), state, steps=int(state.step) + HOST_STEPS)
+    train_phase(step=idle, state=state, steps=int(state.step) + HOST_STEPS)
     return (time.thread_time() - start) / HOST_STEPS

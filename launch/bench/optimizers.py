@@ -23,9 +23,9 @@ from model.execution import Precision
 from model.mesh import make_mesh
 from model.sharding import letters_of, named
 from trainer.assemble import training_step
+from trainer.models import model_of
 from trainer.optimizer import Optimizer
 from trainer.phase import initial_state
-from trainer.run import model_of
 from trainer.schedules import WarmupCosine
 
 ARCHITECTURE = Llama(

@@ -1,8 +1,7 @@
 """From raw text to an aligned model on a laptop: `meshwright run tiny`.
 
 Hardware: any CPU; about 11 minutes (by its processor time) and 2 GiB on 2 cores with bf16 matrix units.
-Needs no network: the raw input is
-what every Python brings along.
+Needs no network: the raw input is what every Python brings along.
 Expect: held-out bits per byte fall from more than 4 to 1.74 (documentation), 1.90 (code) and 1.34 (books),
 1.66 on average; SFT raises the accuracy of answers' tokens from 0.19 to 0.35; DPO comes to favour the right
 docstring of a function over that of its neighbour in 0.71 of the held-out pairs, while the loss of answers
@@ -33,8 +32,17 @@ from trainer.run import Run
 from trainer.schedules import WarmupLinear
 
 SEQ_LEN, VOCAB_SIZE = 512, 2048
-# A function that most readers know, so that a person can judge the answer.
-QUESTION = "What does `pathlib.Path.exists(self)` do?"
+# 2.4 M parameters, small enough to train on a laptop in minutes.
+LLAMA = Llama(
+    vocab_size=VOCAB_SIZE,
+    width=192,
+    layers=4,
+    heads=3,
+    kv_heads=1,  # one key/value head for three query heads: the smallest cache
+    head_width=64,
+    feed_forward_width=512,
+    context=SEQ_LEN,
+)
 
 
 def tiny() -> dict[str, Any]:
@@ -57,108 +65,80 @@ def data() -> Prepare:
 
 def pretrain() -> Run:
     """Next tokens of all three corpora."""
-    # Shares of the tokens read; docs/learning.md says how the settings were found.
-    weights = FrozenMap(web=0.3, code=0.48, books=0.22)
-    # The same weights as in training, so that the average of the losses is comparable.
-    held_out = PackedShards(folder="data/held_out", weights=weights, seq_len=SEQ_LEN, batch_size=8)
+    # Shares of the tokens read; the same held out, so that the average of the losses is comparable.
+    shares = {"web": 0.3, "code": 0.48, "books": 0.22}
+    held_out = HeldOut(data=packed("data/held_out", shares), max_rows=80)
+    starts = ("def __init__(self", "The function returns")
     return Run(
-        architecture=architecture(),
+        architecture=LLAMA,
         objective=NextToken(),
-        data=PackedShards(folder="data/train", weights=weights, seq_len=SEQ_LEN, batch_size=4),
+        data=packed("data/train", shares, batch_size=4),
         optimizer=optimizer(peak_lr=0.009, warmup_steps=100),
         steps=2200,
         evaluate_every=1100,
         checkpoint=Checkpoints(every_steps=100),
-        evals=(
-            HeldOut(data=held_out, max_rows=80),
-            Samples(
-                prompts=("def __init__(self", "The function returns"), chat=False, max_tokens=48
-            ),
-        ),
+        evals=(held_out, Samples(prompts=starts, chat=False, max_tokens=48)),
     )
 
 
 def sft() -> Run:
-    """Answers to questions about functions, the answers' tokens alone."""
+    """Answers to questions about functions: in these rows a question's tokens have weight 0 in the loss."""
     return Run(
-        architecture=architecture(),
+        architecture=LLAMA,
         objective=NextToken(),
-        # The loss is on the answer's tokens; a question's have weight 0 in the shards.
-        data=chats("data/train"),
+        data=packed("data/train", {"chat": 1.0}),
         optimizer=optimizer(peak_lr=3e-3, warmup_steps=10),
-        # The newest checkpoint of that phase.
-        start_from="pretrain",
+        start_from="pretrain",  # with the newest checkpoint of that phase
         steps=200,
         checkpoint=Checkpoints(every_steps=50),
-        evals=(HeldOut(data=chats("data/held_out")), samples()),
+        evals=answers(),
     )
 
 
 def dpo() -> Run:
     """The right docstring before a plausible wrong one, and still a likely text."""
-    pairs = {
-        "weights": FrozenMap(pairs=1.0),
-        "seq_len": SEQ_LEN,
-        "batch_size": 8,
-        # A pair is two sequences, so a row must have a fixed number of them for XLA's fixed
-        # shapes.
-        "pairs_per_row": 8,
-    }
     return Run(
-        architecture=architecture(),
+        architecture=LLAMA,
         # beta 0.1 is the paper's (Rafailov et al. 2023); sft_weight keeps the chosen text likely,
         # which DPO alone lets fall while the margin grows.
         objective=DPO(beta=0.1, sft_weight=1.0),
-        data=PackedPairs(folder="data/train", **pairs),
+        data=pairs("data/train"),
         optimizer=optimizer(peak_lr=1.5e-3, warmup_steps=10),
         start_from="sft",
         steps=200,
         checkpoint=Checkpoints(every_steps=50),
-        evals=(
-            HeldOut(data=PackedPairs(folder="data/held_out", **pairs)),
-            HeldOut(
-                data=chats("data/held_out"), objective=NextToken()
-            ),  # what preferences cost the text
-            samples(),
-        ),
+        evals=(HeldOut(data=pairs("data/held_out")), *answers()),
     )
 
 
-def chats(folder: str) -> PackedShards:
-    """Packed questions and answers of a folder of shards; only the answers are targets."""
-    return PackedShards(folder=folder, weights=FrozenMap(chat=1.0), seq_len=SEQ_LEN, batch_size=8)
+def packed(folder: str, weights: dict[str, float], *, batch_size: int = 8) -> PackedShards:
+    """Documents or chats of a folder of shards, packed into rows; `weights` are the sources' shares."""
+    weights = FrozenMap(weights)
+    return PackedShards(folder=folder, weights=weights, seq_len=SEQ_LEN, batch_size=batch_size)
 
 
-def architecture() -> Llama:
-    """A Llama of 2.4 M parameters, small enough to train on a laptop in minutes."""
-    return Llama(
-        vocab_size=VOCAB_SIZE,
-        width=192,
-        layers=4,
-        heads=3,
-        # One key/value head for three query heads: the smallest cache.
-        kv_heads=1,
-        head_width=64,
-        feed_forward_width=512,
-        context=SEQ_LEN,
+def pairs(folder: str) -> PackedPairs:
+    """Preference pairs of a folder of shards."""
+    # A pair is two sequences, so a row must have a fixed number of them for XLA's fixed shapes.
+    return PackedPairs(
+        folder=folder, weights=FrozenMap(pairs=1.0), seq_len=SEQ_LEN, batch_size=8, pairs_per_row=8
     )
+
+
+def answers() -> tuple[HeldOut, Samples]:
+    """What SFT teaches and preferences must not spoil: the loss of held-out answers, and some answers."""
+    # Of functions that most readers know, so that a person can judge.
+    questions = (
+        "What does `pathlib.Path.exists(self)` do?",
+        "Explain `shutil.copyfile(src, dst, *, follow_symlinks=True)`.",
+    )
+    held_out = HeldOut(data=packed("data/held_out", {"chat": 1.0}), objective=NextToken())
+    return held_out, Samples(prompts=questions, chat=True, max_tokens=48)
 
 
 def optimizer(*, peak_lr: float, warmup_steps: int) -> Optimizer:
     """Muon with a straight line down to zero."""
-    return Optimizer(
-        # The authors' own precision: on a CPU with bf16 matrix units the iteration costs less than half.
-        rule=Muon(products="bfloat16"),
-        peak_lr=peak_lr,
-        schedule=WarmupLinear(warmup_steps=warmup_steps, end_frac=0.0),
-        weight_decay=0.1,
-    )
-
-
-def samples() -> Samples:
-    """What the model answers to a user."""
-    return Samples(
-        prompts=(QUESTION, "Explain `shutil.copyfile(src, dst, *, follow_symlinks=True)`."),
-        chat=True,
-        max_tokens=48,
-    )
+    # The authors' own precision: on a CPU with bf16 matrix units the iteration costs less than half.
+    rule = Muon(products="bfloat16")
+    schedule = WarmupLinear(warmup_steps=warmup_steps, end_frac=0.0)
+    return Optimizer(rule=rule, peak_lr=peak_lr, schedule=schedule, weight_decay=0.1)

@@ -14,11 +14,12 @@ from model.execution import Execution, Precision
 from model.mesh import make_mesh
 from model.sharding import einsum
 from trainer.assemble import training_step
+from trainer.models import model_of
 from trainer.norms import Watch
 from trainer.optimizers.common.mup import scaled_at_birth
 from trainer.phase import initial_state
 from trainer.records.breakdown import made_up_byte_lengths
-from trainer.run import Run, model_of
+from trainer.run import Run
 from trainer.schedules import Constant
 
 # Small enough for a run of seconds, large enough that means over rows and positions are steady.

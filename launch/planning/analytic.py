@@ -22,8 +22,9 @@ from model.execution import KEPT, Execution
 from model.mesh import undivided
 from model.sharding import ALPHABET, AXES, letters_of, n_parts
 from model.size import mean_keys
+from trainer.models import models_of
 from trainer.phase import initial_state
-from trainer.run import Run, models_of
+from trainer.run import Run
 from trainer.token_logp import CHUNK
 
 # Bytes of a number of each compute dtype that a Run may name.

@@ -10,11 +10,12 @@ from jax.errors import JaxRuntimeError
 from trainer.assemble import training_step
 from trainer.batches.layout import Layout
 from trainer.checkpoints.load import placed
+from trainer.models import models_of
 from trainer.offload import placed_at_rest
 from trainer.phase import initial_state, param_shapes
 from trainer.records.breakdown import made_up_byte_lengths
 from trainer.records.costs import run_flops_per_token
-from trainer.run import Run, models_of
+from trainer.run import Run
 
 GIB = 2**30
 

@@ -16,7 +16,7 @@ from model.sharding import letters_of
 from tests.examples import MESHES, random_documents, under, write_documents, write_pairs
 from trainer.batches.layout import Layout
 from trainer.batches.shards import ShardSource
-from trainer.run import gives
+from trainer.problems import gives
 
 EXAMPLES = {
     "PackedShards": PackedShards(

@@ -16,8 +16,9 @@ from model.api import Model, ModelInputs, Params, finish_logits
 from model.sharding import einsum, shard
 from trainer.batches.layout import Layout
 from trainer.batches.position import Position
-from trainer.objective import Loss, Policies, score
+from trainer.objective import Loss, Policies
 from trainer.phase import Phase
+from trainer.scores import score
 
 START, WANTED = 20, 30
 

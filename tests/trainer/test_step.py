@@ -29,13 +29,14 @@ from tests.examples import (
     random_tokens,
     under,
 )
+from trainer.micro_batches import split_rows, zeros_of
 from trainer.objective import Loss
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.schedules import WarmupCosine
 from trainer.state import TrainState, new_state
-from trainer.step import make_step, split_rows, zeros_of
+from trainer.step import make_step
 
 TX = Optimizer(
     rule=AdamW(),

@@ -16,7 +16,7 @@ class BatchSource[Batch](Protocol):
     in the same order.
     """
 
-    position: Position
+    position: Position  # steps made, rows consumed, windows of rows left out
 
     def next(self, policy: Callable[[], Params]) -> Batch:
         """The next global batch, laid out on the mesh by its field names.
@@ -24,17 +24,14 @@ class BatchSource[Batch](Protocol):
         `policy()` merges the present parameters; who calls it must be done with them when `next` returns,
         since the step that follows donates them.
         """
-        ...
 
     def skip(self, first: int, stop: int) -> None:
         """Leave out rows first to stop, those of a loss spike say, which are not read yet."""
-        ...
 
     def get_state(self) -> dict[str, Any]:
         """JSON with the fields of `position` and all that the rows so far depended on; independent of the
         number of hosts and of the mesh.
         """
-        ...
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Resume from there.
@@ -42,8 +39,6 @@ class BatchSource[Batch](Protocol):
         Raises:
             ValueError: the rows before that position would be others now.
         """
-        ...
 
     def numbers(self) -> dict[str, float]:
         """Metrics that change slowly, such as the tokens and epochs read of each source of a mixture."""
-        ...

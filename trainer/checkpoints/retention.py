@@ -57,6 +57,14 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError(f"{both} belong together; set both or none")
         return self
 
+    def problems(self, evaluate_every: int) -> list[str]:
+        """`best` ranks checkpoints by numbers saved with them, so each save has to follow an evaluation."""
+        if not self.best or (evaluate_every and evaluate_every % self.every_steps == 0):
+            return []
+        rule = f"evaluate_every={evaluate_every} is no multiple of "
+        rule += f"checkpoint.every_steps={self.every_steps}"
+        return [f"{rule}, so no checkpoint could be best; make it one"]
+
 
 class Kept(NamedTuple):
     """A checkpoint on the disk, with the attributes that Orbax's policies read.

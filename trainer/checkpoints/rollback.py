@@ -4,42 +4,31 @@ The method of Chowdhery et al. 2022, §5.1.
 """
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from trainer.batches.source import BatchSource
-from trainer.checkpoints.checkpointer import Checkpointer
 from trainer.ending import Diverged
-from trainer.guard import Guard, Verdict, with_new_window
+from trainer.guard import Verdict, with_new_window
+from trainer.phase import Phase
 from trainer.state import TrainState
 
 
 class Rollbacks:
     """Decides when to roll back, and does it; the phase resumed after step `first`.
 
-    `restore(limit)` gives (step, state) of the newest checkpoint up to a step; `event` is called for what
-    happens. All processes see the same verdicts, so they decide the same without communicating.
+    All processes see the same verdicts, so they decide the same without communicating.
     """
 
-    def __init__(
-        self,
-        guard: Guard,
-        *,
-        checkpointer: Checkpointer,
-        source: BatchSource,
-        restore: Callable[[int], tuple[int, TrainState] | None],
-        event: Callable[..., None],
-        first: int,
-    ):
-        self._guard = guard
-        self._checkpointer = checkpointer
+    def __init__(self, phase: Phase, source: BatchSource, *, first: int):
+        self._guard = phase.run.guard
+        self._checkpointer = phase.checkpointer
         self._source = source
-        self._restore = restore
-        self._event = event
+        self._restore = phase.restore
+        self._event = phase.event
         self._save_is_due = False
         # (step, rows consumed up to and with it) of the last steps: those of a streak (`patience`), the step
         # before it, and the one that is dispatched and has no verdict yet
-        self._ends = deque([(first, source.position.rows)], maxlen=guard.patience + 2)
+        self._ends = deque([(first, source.position.rows)], maxlen=self._guard.patience + 2)
 
     def passed(self, number: int) -> None:
         """Call after step `number` has taken its rows from the source."""

@@ -120,3 +120,11 @@ def leave_now(code: int) -> None:
     for child in multiprocessing.active_children():
         child.terminate()
     os._exit(code)
+
+
+@contextmanager
+def watching(limit_s: float | None, folder: Path) -> Iterator[tuple[Hosts, Watchdog]]:
+    """Look after the processes of a phase, from before its state is restored; `limit_s` as in `Watchdog`."""
+    # Hosts first: the watchdog reports through it, and contexts close in reverse order.
+    with Hosts() as hosts, Watchdog(limit_s, folder=folder, hosts=hosts) as watchdog:
+        yield hosts, watchdog

@@ -13,7 +13,7 @@ from data_pipeline.tasks.asked import Asked, gold_rows
 from model.api import Model, Params
 from model.sharding import n_parts
 from trainer.batches.layout import Layout
-from trainer.objective import score
+from trainer.scores import score
 
 LENGTHS = 128  # rows are as long as a multiple of this, which any mesh divides
 

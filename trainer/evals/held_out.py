@@ -18,7 +18,8 @@ from trainer.batches.layout import Layout
 from trainer.batches.shards import passes, spread
 from trainer.evals.subject import Findings, Subject
 from trainer.objective import Objective, Policies
-from trainer.run import Run, gives
+from trainer.problems import gives
+from trainer.run import Run
 
 Sums = dict[str, tuple[float, float]]  # metric -> (sum, weight)
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from pydantic import BaseModel, Field, PositiveFloat
 
 from data_pipeline.batch import TokenBatch
-from trainer.objective import Loss, PerTarget, Policies, hidden_of
+from trainer.objective import Loss, PerTarget, Policies
+from trainer.scores import hidden_of
 from trainer.token_logp import Readout, distilled
 
 

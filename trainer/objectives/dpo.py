@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Float32, Int32
 from pydantic import BaseModel, Field, PositiveFloat
 
 from data_pipeline.batch import PreferenceBatch
-from trainer.objective import Loss, Policies, score
+from trainer.objective import Loss, Policies
+from trainer.scores import score
 
 
 class ReferencedPairs(NamedTuple):

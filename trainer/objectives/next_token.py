@@ -3,13 +3,11 @@
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array
 from pydantic import BaseModel, Field
 
 from data_pipeline.batch import TokenBatch
-from model.api import ModelOutputs
-from model.layers.mtp import ahead, goes_on
-from trainer.objective import Loss, PerTarget, Policies, score, scores_of
+from trainer.objective import Loss, PerTarget, Policies
+from trainer.scores import nll_ahead, score
 
 
 class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -30,20 +28,19 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
     columns: ClassVar[None] = None
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
-        """The numbers of targets and of tokens."""
+        """The numbers of targets and of tokens, at least 1: a batch without any divides by no zero."""
         n_targets = jnp.sum(batch.weight_BL)
-        # Router losses count every token, also prompts, which are no targets.
+        # Router losses count every token, also prompts, which are no targets; segment 0 is padding.
         n_tokens = jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
         return {"targets": jnp.maximum(n_targets, 1.0), "tokens": jnp.maximum(n_tokens, 1.0)}
 
     def loss(
         self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
     ) -> Loss:
-        """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), and what
-        else is in the loss.
-        """
-        # Sums, divided by what the whole global batch has: a mean of means would weigh short rows more.
+        """Metrics: nll (nats a target), accuracy (share of targets that are the likeliest token), …"""
+        # Of every target: its log-probability, whether it is the likeliest token, the softmax's log sum.
         scores, outputs = score(models, "policy", batch)
+        # Sums, divided by what the whole global batch has: a mean of means would weigh short rows more.
         weight_BL = batch.weight_BL
         n = jnp.sum(weight_BL)
         nll = -jnp.sum(scores.logp_BL * weight_BL)
@@ -56,29 +53,13 @@ class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
             metrics["z_loss"] = squares, n
         # An architecture without such modules gives no hidden states for them.
         if self.mtp_weight and outputs.mtp_hidden:
-            nll_ahead, n_ahead = self._ahead(models, batch, outputs)
+            nll_further, n_further = nll_ahead(models, batch, outputs.mtp_hidden)
             weight = self.mtp_weight / len(outputs.mtp_hidden)
-            total = total + weight * nll_ahead / denominators["targets"]
-            metrics["nll_further"] = nll_ahead, n_ahead
+            total = total + weight * nll_further / denominators["targets"]
+            metrics["nll_further"] = nll_further, n_further
         # Router losses come as sums over tokens, padding apart, times their coefficients.
         if "penalty" in outputs.aux:
             penalty = outputs.aux["penalty"]
             total = total + penalty / denominators["tokens"]
             metrics["router_loss"] = penalty, jnp.sum(batch.segments_BL > 0).astype(jnp.float32)
         return Loss(total, metrics, outputs.aux, PerTarget(-scores.logp_BL, weight_BL))
-
-    def _ahead(
-        self, models: Policies, batch: TokenBatch, outputs: ModelOutputs
-    ) -> tuple[Array, Array]:
-        """Negative log-likelihood of the tokens 2, 3, … ahead in the same segment, and how many there are."""
-        model, params = models["policy"]
-        total = jnp.zeros(())
-        n = jnp.zeros(())
-        for depth, hidden_BLD in enumerate(outputs.mtp_hidden, 1):
-            # a target further ahead counts where it has a weight and is of the same document
-            inside_BL = goes_on(batch.segments_BL, batch.positions_BL, depth)
-            weight_BL = ahead(batch.weight_BL, depth) * inside_BL
-            logp_BL = scores_of(model, params, hidden_BLD, ahead(batch.targets_BL, depth)).logp_BL
-            total = total - jnp.sum(logp_BL * weight_BL)
-            n = n + jnp.sum(weight_BL)
-        return total, n

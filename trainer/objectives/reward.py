@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 
 from data_pipeline.batch import PreferenceBatch
 from model.sharding import einsum, shard
-from trainer.objective import Loss, Policies, hidden_of
+from trainer.objective import Loss, Policies
 from trainer.objectives.dpo import slots_of
+from trainer.scores import hidden_of
 
 
 class Reward(BaseModel, frozen=True, extra="forbid", strict=True):

@@ -1,0 +1,54 @@
+"""The records of a phase, opened for its loop and closed whatever ends it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from trainer.batches.source import BatchSource
+from trainer.cluster.coordination import is_first
+from trainer.cluster.hosts import Hosts
+from trainer.cluster.watchdog import Watchdog
+from trainer.phase import Phase
+from trainer.records.costs import Rates, costs_of
+from trainer.records.goodput import Ledger
+from trainer.records.metrics import MetricsWriter
+from trainer.records.profiler import Profiler
+from trainer.records.recorder import Recorder
+
+
+@contextlib.contextmanager
+def recording(
+    phase: Phase,
+    source: BatchSource,
+    ledger: Ledger,
+    hosts: Hosts,
+    watchdog: Watchdog,
+    *,
+    first: int,
+    advance: Callable[..., None],
+    profile: tuple[int, int] | None,
+) -> Iterator[tuple[Recorder, Profiler]]:
+    """The recorder of a phase that resumes after step `first`, and the profiler of the steps `profile`;
+    `advance` moves the progress bar.
+    """
+    run = phase.run
+    metrics = MetricsWriter(phase.folder, first, active=is_first())
+    profiler = Profiler(phase.folder, profile)
+    # The schedule alone, not the optimizer: only the logged rate is wanted on the host.
+    rates = Rates(run.optimizer.learning_rate(run.steps))
+    try:
+        recorder = Recorder(
+            metrics,
+            ledger,
+            watchdog,
+            hosts,
+            run.watch,
+            source=source,
+            learning_rate=rates,
+            costs=costs_of(phase),
+            advance=advance,
+        )
+        yield recorder, profiler
+    finally:
+        profiler.close()
+        metrics.close()
+        ledger.close()
