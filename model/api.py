@@ -1,4 +1,4 @@
-"""The functional edge of every architecture: nnx modules inside, plain dicts of arrays outside."""
+"""The functional interface of every architecture: nnx modules inside, plain dicts of arrays outside."""
 
 import zlib
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from model.cache import KVCache
 
-# nested; leaf names end in letters of the alphabet, which are their shape and their layout; one weight of
-# several arrays is a level of its own (model/weights.py)
+# A nested dict. Leaf names end in letters of the alphabet, which give their dimensions and layout; a weight
+# of several arrays (low-rank or quantized) is a dict of its own (model/weights.py).
 Params = dict[str, Any]
 
 
@@ -19,12 +19,11 @@ class Media(NamedTuple):
     """Encoded image patches or sound frames that stand at positions of a row.
 
     Attributes:
-        features_BJW: J patches a row, W wide as their encoder makes them. They take the place of
-            embeddings as the first layer reads them, after any embedding scale. Where the architecture has
-            a `media_width` they pass its projection `media_WD` first; else W is the model's width, and
-            they are used as they are.
-        slot_BJ: The index in the row of `tokens_BL` whose embedding patch j replaces, whatever token stands
-            there; -1: an unused patch. No two patches of a row have the same slot.
+        features_BJW: J patches per row, of the width W of their encoder. They replace embeddings of tokens
+            after any embedding scale. If the architecture has a `media_width`, its projection `media_WD` is
+            applied first; otherwise W is the model's width.
+        slot_BJ: Patch j replaces the embedding of the token with this index in the row of `tokens_BL`,
+            whatever token that is; -1 = an unused patch. No two patches of a row have the same slot.
     """
 
     features_BJW: Float[Array, "B J W"]
@@ -43,9 +42,9 @@ class ModelInputs(NamedTuple):
 class ModelOutputs(NamedTuple):
     """Hidden states after the last norm, never logits.
 
-    `mtp_hidden` are those that predict 2, 3, … tokens ahead. `aux` holds sums that add up over
-    micro-batches: "penalty" is added to the loss (router losses, times their coefficients and the number of
-    tokens), the rest is for `after_step`.
+    `mtp_hidden` predict 2, 3, … tokens ahead. `aux` holds sums, which add up over micro-batches: "penalty" is
+    added to the loss (router losses times their coefficients and the number of tokens), the others are read
+    by `after_step`.
     """
 
     hidden_BLD: Float[Array, "B L D"]
@@ -54,7 +53,7 @@ class ModelOutputs(NamedTuple):
 
 
 def identity_after_step(params: Params, aux: dict[str, Any]) -> Params:
-    """Change nothing: for models whose parameters move by their gradient alone."""
+    """Change nothing: for models whose parameters change by their gradients alone."""
     return params
 
 
@@ -77,19 +76,17 @@ class Model(NamedTuple):
 
 
 def padded(vocab_size: int) -> int:
-    """Vocabulary entries of the parameters: the next multiple of 128. Any usual mesh divides it, and every
-    mesh has the same, so that a checkpoint fits them all.
+    """Vocabulary entries of the parameters: the next multiple of 128, which any usual mesh divides. It does
+    not depend on the mesh, so that a checkpoint fits every mesh.
     """
-    # 128 is also the number of lanes of a TPU, to which memory would be padded anyway
+    # TPUs pad the last dimension to their 128 lanes anyway.
     return -(-vocab_size // 128) * 128
 
 
 def finish_logits(
     logits: Float[Array, "*rows V"], *, vocab_size: int, soft_cap: float | None
 ) -> Float[Array, "*rows V"]:
-    """Soft-cap logits where the model asks for it, and set those of entries that are only padding to minus
-    infinity.
-    """
+    """Soft-cap logits if the model has a cap, and set those of padding entries to minus infinity."""
     if soft_cap is not None:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
     if logits.shape[-1] == vocab_size:
@@ -104,6 +101,6 @@ def leaf_name(path: Any) -> str:
 
 
 def key_of(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The random key of a named purpose: independent of what else is drawn, and in which order."""
-    # crc32 and not hash(), which differs from process to process
+    """The PRNG key of a named purpose; it does not depend on what else is drawn, or in which order."""
+    # crc32, not hash(): Python's string hashes differ between processes
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

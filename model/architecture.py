@@ -1,6 +1,4 @@
-"""What the rest of the house knows of an architecture: how to build it, its facts, and its form at Hugging
-Face.
-"""
+"""The contract of architectures: how to build a model, its facts, and its Hugging Face format."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -11,14 +9,14 @@ from model.hugging_face.tensor import Tensor
 
 
 class AttentionFacts(NamedTuple):
-    """What attention of one layer computes with.
+    """Heads and widths of one layer's attention.
 
     Attributes:
         heads: Query heads.
-        kv_heads: Heads whose keys and values training makes; each serves `heads / kv_heads` query heads.
-        qk_width: Entries of a query, and of a key, that meet in a score.
+        kv_heads: Heads of keys and values in training; each serves `heads / kv_heads` query heads.
+        qk_width: Entries of a query, and of a key, in a score.
         v_width: Entries of a value.
-        window: How many positions back, itself counted, a position sees; None: all.
+        window: How many positions, itself included, a position sees; None = all before it.
     """
 
     heads: int
@@ -29,9 +27,7 @@ class AttentionFacts(NamedTuple):
 
 
 class ExpertFacts(NamedTuple):
-    """A token passes `top_k` of the `experts` of a feed-forward layer; a layer without a router is one
-    expert.
-    """
+    """A token is processed by `top_k` of the `experts` of a feed-forward layer; a dense layer is (1, 1)."""
 
     experts: int = 1
     top_k: int = 1
@@ -45,14 +41,14 @@ class LayerFacts(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What sizes, FLOPs and memory are computed from; read off the decoder's own layers.
+    """What sizes, FLOPs and memory are computed from; collected from the decoder's own layers.
 
     Attributes:
-        vocab_size: True entries of the vocabulary; parameters hold `padded(vocab_size)`.
-        width: D of the residual stream.
-        layers: One entry a block in the order of the model; those of prediction modules come last.
-        mtp_layers: How many of `layers` predict beyond the next token; each meets the output matrix once
-            more.
+        vocab_size: Entries of the vocabulary without padding; parameters hold `padded(vocab_size)`.
+        width: D, of the residual stream.
+        layers: One entry for each block, in the order of the model; those of prediction modules come last.
+        mtp_layers: How many of `layers` predict beyond the next token; each multiplies by the output matrix
+            once more.
     """
 
     vocab_size: int
@@ -62,8 +58,8 @@ class Facts(NamedTuple):
 
     @property
     def experts(self) -> ExpertFacts:
-        """Those of the layers with the most experts; where some layers are dense, of the others."""
-        # named tuples compare by their first field, the number of experts; (1, 1) is a dense layer
+        """Those of the layers with the most experts, so not of the dense ones."""
+        # named tuples compare by their first field, the number of experts
         return max(layer.experts for layer in self.layers)
 
 
@@ -71,30 +67,28 @@ class Facts(NamedTuple):
 class Importable(Protocol):
     """A class of architectures that can be read from a Hugging Face config.json."""
 
-    hugging_face_types: ClassVar[tuple[str, ...]]  # values of `model_type` that it reads
+    hugging_face_types: ClassVar[tuple[str, ...]]  # the values of `model_type` that it can read
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Architecture":
         """The architecture that a config.json describes.
 
         Raises:
-            ValueError: a size is missing, or a field asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
         ...
 
 
 @runtime_checkable
 class Architecture(Importable, Protocol):
-    """A frozen component of sizes, in one file of model/architectures/; all other members follow from
-    them.
-    """
+    """A frozen component whose fields are the sizes, in one file of model/architectures/."""
 
     vocab_size: int
     width: int
     context: int  # longest sequence in tokens
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:
-        """The functions that train and decode this architecture, at these dtypes."""
+        """The functions that train and decode this architecture in these dtypes."""
         ...
 
     def facts(self) -> Facts:
@@ -105,20 +99,20 @@ class Architecture(Importable, Protocol):
         """config.json for transformers 4 and 5.
 
         Raises:
-            ValueError: transformers has no model that computes the same.
+            ValueError: no model of transformers computes the same.
         """
         ...
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Name and layout in a Hugging Face checkpoint of every parameter."""
+        """Name and layout of every parameter in a Hugging Face checkpoint."""
         ...
 
 
 def check_heads(*, heads: int, kv_heads: int, head_width: int) -> None:
-    """Query heads come in equal groups, and rotary positions turn pairs.
+    """Check that query heads form equal groups, and that a head's entries form pairs to rotate.
 
     Raises:
-        ValueError: a rule is broken.
+        ValueError: they do not.
     """
     if heads % kv_heads:
         raise ValueError(

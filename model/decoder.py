@@ -1,5 +1,5 @@
-"""What all architectures share: an embedding, stacks of blocks, a norm, an output matrix, and the functions
-of the edge over them.
+"""Decoder, which all architectures share: embedding, stacks of blocks, last norm and output matrix, and the
+functions of `Model` over them.
 """
 
 from collections.abc import Callable
@@ -39,16 +39,16 @@ class Decoder(NamedTuple):
     """A decoder-only transformer, as its architecture describes it.
 
     Attributes:
-        stacks: Name in the parameters → blocks, in the order in which a token passes them.
+        stacks: Name in the parameters → blocks, in the order in which they are applied.
         norm: Makes the norm of the last hidden states.
-        tied: The output matrix is the embedding.
-        ropes: Name → a rope and the width that it turns.
-        embed_scale: Multiplies embeddings of tokens, not features of media.
-        learned_positions: How many positions have a vector that is added to the embedding; 0: none.
-        media_width: W of `Media`, where it is not the model's own width.
+        tied: Whether the output matrix is the embedding.
+        ropes: Name → (rope, how many entries of a head it rotates).
+        embed_scale: Factor of the embeddings of tokens; features of media are not scaled.
+        learned_positions: How many positions have a learned vector, added to the embedding; 0 = none.
+        media_width: W of `Media`, if features are projected to the model's width.
         soft_cap: Logits are soft_cap · tanh(logits / soft_cap).
-        further: Modules that predict more than the next token.
-        after_step: What changes parameters outside the gradient (see `Model`).
+        further: Modules that predict tokens beyond the next one.
+        after_step: Changes parameters outside the gradient (see `Model`).
     """
 
     vocab_size: int
@@ -65,7 +65,7 @@ class Decoder(NamedTuple):
     after_step: Callable[[Params, dict[str, Any]], Params] = identity_after_step
 
     def build(self, precision: Precision) -> Model:
-        """The functions of the edge at these dtypes."""
+        """The functions of `Model` in these dtypes."""
         return Model(
             init=partial(_init, self, precision),
             apply=partial(_apply, self, precision),
@@ -78,7 +78,7 @@ class Decoder(NamedTuple):
         )
 
     def facts(self) -> Facts:
-        """Heads, widths, windows and experts of every layer, as the layers themselves say them."""
+        """Heads, widths, windows and experts of every layer, collected from the layers themselves."""
         layers = [layer for stack in self.stacks.values() for layer in stack.facts()]
         further = self.further.facts() if self.further else ()
         return Facts(self.vocab_size, self.width, (*layers, *further), mtp_layers=len(further))
@@ -89,8 +89,8 @@ def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
     D = self.width
 
     def matrix(name: str, letters: str, shape: tuple[int, ...], *, fan_in: int = D) -> jax.Array:
-        # a key by name, so that no parameter's values depend on which others there are;
-        # drawn in its layout, so that no device ever holds more than its part
+        # Keys by name: a parameter's values do not depend on which others there are. Drawn in its layout, so
+        # that no device ever holds more than its shard.
         layout = spec(letters, shape, at_rest=True)
         return jax.random.normal(key_of(key, name), shape, out_sharding=layout) * fan_in**-0.5
 
@@ -109,14 +109,14 @@ def _init(self: Decoder, precision: Precision, key: jax.Array) -> Params:
         stacks[name] = stack.init(key_of(key, name), precision.params)
     if self.further:
         stacks["mtp"] = self.further.init(key_of(key, "mtp"), precision.params)
-    # stacks are cast inside of their scans: float32 values of all their layers never exist at once
+    # Stacks cast their own parameters layer by layer, so that all layers never exist in float32 at once.
     return {**at_rest(params, precision.params), **stacks}
 
 
 def _apply(
     self: Decoder, precision: Precision, params: Params, inputs: ModelInputs
 ) -> ModelOutputs:
-    # what prediction modules read is cut from rows as they read, before these are put into balanced order
+    # The shifted inputs of prediction modules are made while rows are in reading order, before balancing.
     later = self.further.inputs(inputs) if self.further else ()
     balanced = is_balanced(inputs.tokens_BL.shape[1])
     if balanced:
@@ -128,8 +128,8 @@ def _apply(
     penalties = []
     for name, stack in self.stacks.items():
         x_BLD, stack_aux = stack.apply(params[name], x_BLD, rows, dtype=precision.compute)
-        if stack_aux:  # experts alone have sums
-            # taken out: the loss adds one number, `after_step` reads the other sums by layer
+        if stack_aux:  # only expert layers have auxiliary sums
+            # The penalty is popped and summed for the loss; `after_step` reads the other sums by layer.
             penalties.append(jnp.sum(stack_aux.pop("penalty")))
             aux[name] = stacked(stack_aux)
     hidden_BLD = _norm(self, params, x_BLD)
@@ -137,7 +137,7 @@ def _apply(
     if self.further:
         read = []
         for shifted in later:
-            # positions are those of the hidden states; segments leave out what has no token that far ahead
+            # Positions stay those of the hidden states; segments are 0 where no token is that far ahead.
             shifted_rows = rows._replace(segments_BL=shifted.segments_BL)
             read.append((_embed(self, params, shifted, precision), shifted_rows))
         mtp_hidden, aux["mtp"] = self.further.apply(
@@ -147,17 +147,17 @@ def _apply(
         penalties.append(sum(of_depths))
     if penalties:
         aux["penalty"] = sum(penalties)
-    if balanced:  # losses and callers know rows as they read
+    if balanced:  # callers expect reading order
         hidden_BLD = unbalance(hidden_BLD, "BLD")
         mtp_hidden = tuple(unbalance(x_BLD, "BLD") for x_BLD in mtp_hidden)
     return ModelOutputs(hidden_BLD=hidden_BLD, mtp_hidden=mtp_hidden, aux=aux)
 
 
 def _balanced(inputs: ModelInputs) -> ModelInputs:
-    """Rows in the order in which the devices of L hold them (see model/kernels/context.py)."""
+    """Rows in balanced order over the devices of L (see model/kernels/context.py)."""
     media = inputs.media
     if media is not None:
-        # patches do not move, but the slots that name their positions do
+        # features stay where they are, but their slots are indices in a row, whose order changes
         L = inputs.tokens_BL.shape[1]
         media = media._replace(slot_BJ=balanced_index(media.slot_BJ, L))
     return ModelInputs(
@@ -178,7 +178,8 @@ def _decode(
         x_BLD, slots[name] = stack.decode(
             params[name], x_BLD, rows, cache.slots[name], dtype=precision.compute
         )
-    # padding behind a row's new tokens is written too, but not counted: the next tokens overwrite it
+    # Padding after a row's new tokens is written to the cache too, but not counted: the next tokens overwrite
+    # it.
     n_new_B = jnp.sum(inputs.segments_BL > 0, -1, dtype=jnp.int32)
     lengths_B = cache.lengths_B + n_new_B
     return _norm(self, params, x_BLD), KVCache(slots, lengths_B)
@@ -192,7 +193,7 @@ def _empty_cache(self: Decoder, precision: Precision, B: int, T: int) -> KVCache
 
 
 def _rows(self: Decoder, inputs: ModelInputs) -> Rows:
-    # once for all layers: a stack's scan would compute cosines and sines again in every one
+    # computed once here: inside a stack's scan cosines and sines would be computed in every layer
     rotations = {}
     for name, (rope, A) in self.ropes.items():
         rotations[name] = rope.rotations(inputs.positions_BL, A)
@@ -201,23 +202,28 @@ def _rows(self: Decoder, inputs: ModelInputs) -> Rows:
 
 def _embed(self: Decoder, params: Params, inputs: ModelInputs, precision: Precision) -> jax.Array:
     """What the first layer reads, laid out `BlD`."""
-    # gathered over `fsdp` first: a lookup in a table that is divided along D would send every row's result
+    # The table is gathered over `fsdp` first: a lookup in a table sharded along D would have to send the
+    # result of every row.
     names = [name for name in ("embed_VD", "positions_TD") if name in params]
     tables = in_use({name: params[name] for name in names}, precision.compute)
     x_BLD = look_up(tables["embed_VD"], inputs.tokens_BL, "BlD")
-    if self.embed_scale != 1.0:  # in the dtype of x, as Gemma was trained: its root is rounded too
+    if self.embed_scale != 1.0:  # rounded to the dtype of x, as Gemma was trained
         x_BLD = x_BLD * jnp.asarray(self.embed_scale, x_BLD.dtype)
     if inputs.media is not None:
         features_BJD = _features(self, params, inputs.media, precision)
         x_BLD = put_media(x_BLD, features_BJD, inputs.media.slot_BJ)
     if self.learned_positions:
-        # after media, whose patches have positions too
+        # added after media are put in, since patches have positions too
         x_BLD = x_BLD + look_up(tables["positions_TD"], inputs.positions_BL, "BlD")
     return x_BLD
 
 
 def _features(self: Decoder, params: Params, media: Media, precision: Precision) -> jax.Array:
-    """Features of media in the model's width and dtype."""
+    """Features of media, projected to the model's width, in compute dtype.
+
+    Raises:
+        ValueError: they have another width than the model reads.
+    """
     W = media.features_BJW.shape[-1]
     expected = self.media_width or self.width
     if W != expected:
@@ -232,7 +238,7 @@ def _features(self: Decoder, params: Params, media: Media, precision: Precision)
 
 
 def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
-    # nnx modules hold their parameters; ours are in dicts, so the module is made of its definition and them
+    # An nnx module holds its parameters, while ours are in dicts: it is rebuilt from its definition and them.
     definition, _ = nnx.split(nnx.eval_shape(self.norm))
     norm = nnx.merge(definition, in_use(params["norm"], str(x_BLD.dtype)))
     return shard(norm(x_BLD), "BLD")
@@ -240,6 +246,6 @@ def _norm(self: Decoder, params: Params, x_BLD: jax.Array) -> jax.Array:
 
 def _unembed(self: Decoder, precision: Precision, params: Params) -> jax.Array:
     if self.tied:
-        # still laid out at rest: the caller gathers it, decoding for one once before its loop
+        # In the layout at rest: the caller gathers it, for example decoding once before its loop.
         return fetched(as_array(params["embed_VD"]), precision.compute).T
     return fetched(as_array(params["unembed_DV"]), precision.compute)

@@ -1,4 +1,4 @@
-"""How a model is computed: its dtypes, and what changes memory and speed and no result."""
+"""How a model is computed: its dtypes, and settings that change memory and speed but no result."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,17 +11,18 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 class Precision(BaseModel, frozen=True, extra="forbid", strict=True):
     """Dtypes of parameters at rest and of products; norms, softmax and losses are always float32."""
 
-    # float32: an update below 2^-9 of its weight, as late in training, would be lost in bfloat16
+    # By default float32: bfloat16 loses updates below 2^-9 of their weight, which are usual late in training.
     params: Literal["float32", "bfloat16"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
 
 
-# in the order of a block; the residual is its input, which is always kept, on the device unless offloaded
+# Names of activations, in the order of a block. The residual is the block's input, which is always kept: on
+# the device, unless it is offloaded.
 Name = Literal[
     "residual", "query", "key", "value", "mixed", "attention", "gate", "up", "feed_forward"
 ]
 
-# by preset, what is kept of a layer for its backward pass, beside its input
+# preset -> the activations kept of a layer for its backward pass, beside its input
 KEPT: dict[str, tuple[Name, ...]] = {
     "full": (),
     "attention": ("mixed",),
@@ -31,17 +32,17 @@ KEPT: dict[str, tuple[Name, ...]] = {
 
 
 def name(x: jax.Array, what: Name) -> jax.Array:
-    """Give an activation the name by which `Remat` keeps it."""
+    """Give an activation the name by which `Remat` selects it."""
     return checkpoint_name(x, what)
 
 
 class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What is kept of each layer for its backward pass: on the device, or in host memory (`offload`); all
-    else is computed again.
+    """Rematerialisation: what is kept of each layer for its backward pass, on the device or in host memory
+    (`offload`). Everything else is computed again.
 
-    Presets: `none` keeps everything that differentiation wants, `full` the layer's input alone, `attention`
-    also what attention mixed, `inputs` also queries, keys and values, `projections` also gate and up,
-    `dots` every product of weights.
+    Presets: `none` keeps everything that the backward pass reads, `full` the layer's input alone, `attention`
+    also the result of attention (before its output product), `inputs` also queries, keys and values,
+    `projections` also gate and up, `dots` every product with a weight.
     """
 
     preset: Literal["none", "full", "attention", "inputs", "projections", "dots"] = "none"
@@ -62,18 +63,18 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
         return self
 
     def wrap(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """The layer with this choice for its backward pass."""
+        """The layer under `jax.checkpoint` with this choice."""
         if self.preset == "none":
             return layer
-        # layers stand in a scan, over which XLA eliminates no common subexpressions: the barriers that would
-        # keep it from undoing the checkpoint only cost
+        # prevent_cse adds barriers that stop XLA from merging the recomputation with the first computation.
+        # Layers run in a scan, where XLA cannot merge them, so the barriers would only cost time.
         return jax.checkpoint(layer, policy=self._policy(), prevent_cse=False)
 
     def _policy(self) -> Callable[..., Any]:
         policies = jax.checkpoint_policies
         if self.preset == "dots":
-            # products with weights have no batch dimension; scores and mixing have two, rows and
-            # heads, and are what is made again
+            # Products with weights have no batch dimension. The two of attention have rows and heads as batch
+            # dimensions, and are recomputed.
             return policies.dots_with_no_batch_dims_saveable
         kept_names = [*KEPT[self.preset], *self.keep]
         if not self.offload:
@@ -82,14 +83,15 @@ class Remat(BaseModel, frozen=True, extra="forbid", strict=True):
             names_which_can_be_saved=kept_names,
             names_which_can_be_offloaded=list(self.offload),
             offload_src="device",
-            # pinned: a device copies to and from such memory by itself, while it computes
+            # pinned memory: the device copies to and from it asynchronously, while it computes
             offload_dst="pinned_host",
         )
 
 
 class Pipeline(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Schedule over the mesh axis `stage`: each stage holds `rounds` runs of layers (Narayanan et al.
-    2021), and the rows of a device are divided into `micro_batches`; 0 means as many as there are stages.
+    """The pipeline schedule over the mesh axis `stage`: each stage holds `rounds` groups of consecutive
+    layers (interleaving, Narayanan et al. 2021), and a device's rows are split into `micro_batches`, 0 = as
+    many as there are stages.
     """
 
     rounds: PositiveInt = 1
@@ -97,7 +99,7 @@ class Pipeline(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Execution(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Rematerialisation, kernels and schedules; `offload` names what is in host memory between steps."""
+    """Rematerialisation, kernels and schedules; `offload` names state in host memory between steps."""
 
     remat: Remat = Remat()
     attention: Literal["auto", "plain", "blocked", "splash", "cudnn"] = "auto"  # auto: by platform

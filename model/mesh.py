@@ -12,7 +12,7 @@ from model.sharding import ALPHABET, AXES, letters_of, named
 
 
 class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes of the mesh axes; one may be -1: all devices that the others leave."""
+    """Sizes of the mesh axes; one may be -1, which takes all devices that the others leave."""
 
     data: int = 1
     stage: int = 1
@@ -29,16 +29,15 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
         return size
 
     def make(self, devices: list[Any] | None = None) -> jax.sharding.Mesh:
-        """The mesh over `devices` (default: all of the cluster).
+        """The mesh over `devices` (default: all of the run).
 
         Raises:
-            ValueError: the axis sizes do not multiply to the number of devices.
+            ValueError: the product of the axis sizes is not the number of devices.
         """
         devices = jax.devices() if devices is None else devices
         sizes = {axis: getattr(self, axis) for axis in AXES}
-        open_axes = [
-            axis for axis, size in sizes.items() if size == -1
-        ]  # "the rest" can go to one alone
+        # "all the rest" is defined for one axis alone
+        open_axes = [axis for axis, size in sizes.items() if size == -1]
         fixed = math.prod(size for size in sizes.values() if size > 0)
         if len(open_axes) == 1 and len(devices) % fixed == 0:
             sizes[open_axes[0]] = len(devices) // fixed
@@ -52,21 +51,21 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
-    """A mesh with explicit axes; an axis that is not named has size 1 and is off. Axes follow the links
-    between the devices.
+    """A mesh with explicit axes; axes that are not named have size 1. Devices are ordered so that mesh axes
+    run along the links between them.
 
-    Slices (devices with links of their own, between which is the data-centre network) are the outer part of
+    TPU slices, which are connected to each other only by the data-centre network, are the outer part of
     `data`.
 
     Raises:
         ValueError: the slices do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
-    # all six axes are always there, so that a layout can name any of them
+    # every mesh has all six axes, so that a layout can name any of them
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
     # GPUs and CPUs have no slices
     n_slices = len({getattr(device, "slice_index", 0) for device in devices})
-    # a torus of links may be split where a mesh axis is shorter than its side
+    # a physical axis of the torus may be split into several mesh axes
     split = {"allow_split_physical_axes": True}
     if n_slices == 1:
         grid = mesh_utils.create_device_mesh(shape, devices, **split)
@@ -78,46 +77,44 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
         inside = (shape[0] // n_slices, *shape[1:])
         outside = (n_slices, *[1] * (len(shape) - 1))
         grid = mesh_utils.create_hybrid_device_mesh(inside, outside, devices, **split)
-    # explicit: the layout is part of an array's type, and a wrong one an error while tracing
-    # instead of a transfer that nobody asked for
+    # Explicit axes make the layout part of an array's type: a wrong layout is an error while tracing instead
+    # of a silent transfer.
     return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the current mesh, whose devices need not be attached; without a mesh, of
-    this process.
+    """`cpu`, `gpu` or `tpu`: the platform of the current mesh, whose devices need not be attached; without a
+    mesh, that of this process.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
 
 def device_kind() -> str:
-    """The name that the devices of the current mesh give themselves, such as `TPU v5`."""
+    """`device_kind` of the current mesh's devices, such as `TPU v5`; without a mesh, of this process's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.device_kind if device else jax.devices()[0].device_kind
 
 
 def on_host(x: jax.Array) -> bool:
-    """Whether an array of a traced function is in the memory of the host."""
+    """Whether an array of a traced function is in host memory."""
     return jax.typeof(x).memory_space == jax.memory.Space.Host
 
 
 def undivided() -> jax.sharding.use_abstract_mesh:
-    """Trace shapes without layouts, so that no size has to divide: under automatic axes, no axis divides a
-    letter. Without a mesh, as under one device that nobody has.
+    """A context in which shapes are traced without layouts, so that sizes need not divide over the mesh. It
+    makes all axes automatic; without a mesh it sets an abstract one of a single device.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         mesh = AbstractMesh((1,) * len(AXES), AXES)
-    # `axes_of` counts explicit axes alone
+    # `axes_of` gives a letter explicit axes only, so here no letter is sharded
     automatic = dict.fromkeys(mesh.axis_names, AxisType.Auto)
     return jax.sharding.use_abstract_mesh(mesh.update_axis_types(automatic))
 
 
 def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
-    """One sentence for each parameter whose size does not divide over the mesh; names are dotted and end in
-    letters.
-    """
+    """A sentence for each size that does not divide over the mesh; `shapes` are by dotted parameter name."""
     problems = []
     for name, shape in shapes.items():
         letters = letters_of(name)

@@ -1,5 +1,5 @@
-"""What a training step computes beyond the FLOPs of the model: products made again, so that their results
-need not be kept (HFU).
+"""Hardware FLOPs (HFU): what a training step computes beyond the FLOPs of the model, because products are
+recomputed in the backward pass instead of being kept.
 """
 
 import math
@@ -10,7 +10,7 @@ from model.execution import KEPT, Execution, Remat
 from model.sharding import letters_of
 from model.size import flops_per_token_of, mean_keys
 
-# a weight -> the name by which the result of its product is kept (model/execution.py)
+# weight -> the activation name of its product, by which `Remat` keeps it (model/execution.py)
 RESULTS = {
     "wq": "query",
     "wk": "key",
@@ -20,72 +20,80 @@ RESULTS = {
     "w_up": "up",
     "w_down": "feed_forward",
 }
+# Of latent attention: its other named activations follow norms, whose backward pass needs their inputs, so
+# keeping them spares no product.
 LATENT_RESULTS = {
     "wk_rope": "key",
     "wo": "attention",
-}  # its other names are behind norms, which want their inputs
-NORMED = {"query": "q_norm", "key": "k_norm"}  # where a head has these norms, so are those names
+}
+# Likewise where heads are normed: the named activation follows the norm.
+NORMED = {"query": "q_norm", "key": "k_norm"}
 
 
 def hardware_flops_per_token_of(
     architecture: Architecture, params: Params, *, length: int, execution: Execution
 ) -> float:
-    """FLOPs computed in training on one token of a causal row: `flops_per_token_of`, and what the backward
-    pass computes again.
+    """FLOPs computed in training on one token of a causal row: `flops_per_token_of`, plus what the backward
+    pass recomputes.
 
-    That is always the logits, and the scores of attention (but for `plain`, which keeps them); under
-    `execution.remat` also every product of a block whose result is needed and not kept. A block's last
-    product is needed only where a norm or a router's weight comes behind
-    it: `full` is the forward pass of the blocks once more without it. What masks leave out does not count,
-    as in the model's FLOPs; nor do products of the optimizer, and what splash computes twice beyond 4,096
-    keys.
+    These are always the logits, and the scores of attention (except with `plain`, which keeps them); with
+    `execution.remat` also every product of a block whose result is needed and not kept. The result of a
+    block's last product is needed only if a norm or a router's weight follows it; preset `full` thus repeats
+    the forward pass of the blocks without that product. Masked scores do not count, as in the model's FLOPs;
+    nor do the optimizer's products, and what splash recomputes beyond 4,096 keys.
     """
     facts = architecture.facts()
-    # the loss keeps no logits, the largest array of a step: its backward pass makes them again
+    # the loss keeps no logits, the largest array of a step, and recomputes them
     logits = (1 + facts.mtp_layers) * facts.width * padded(facts.vocab_size)
     weights = 0.0
     if execution.remat.preset != "none":
         blocks = {name: tree for name, tree in params.items() if isinstance(tree, dict)}
+        # a norm follows the blocks of prediction modules
         weights = sum(
-            _met_again(tree, execution.remat, facts.experts, behind=name == "mtp")
+            _recomputed_params(tree, execution.remat, facts.experts, norm_follows=name == "mtp")
             for name, tree in blocks.items()
         )
     attention = _attention_again(facts, length, execution)
-    # 2: the terms are multiply-adds
+    # 2: a multiply-add is 2 FLOPs
     return flops_per_token_of(architecture, params, length=length) + 2 * (
         logits + weights + attention
     )
 
 
-def _met_again(tree: Params, remat: Remat, experts: ExpertFacts, *, behind: bool) -> float:
-    """Numbers in the weights of a block that a token is multiplied with again; `behind`: whether a norm
-    comes behind its last product.
+def _recomputed_params(
+    tree: Params, remat: Remat, experts: ExpertFacts, *, norm_follows: bool
+) -> float:
+    """Parameters of a block whose product with a token the backward pass recomputes; `norm_follows`: a norm
+    reads the block's last product.
     """
-    found = 0.0
+    total = 0.0
     for key, leaf in tree.items():
         if isinstance(leaf, dict):
-            found += _met_again(leaf, remat, experts, behind=behind or f"{key}_post_norm" in tree)
+            follows = norm_follows or f"{key}_post_norm" in tree
+            total += _recomputed_params(leaf, remat, experts, norm_follows=follows)
             continue
         letters = letters_of(key).replace("N", "")
-        # one letter is the scale of a norm, and a name with b a bias: neither is a product
+        # a single letter is a norm's scale, and a name that starts with b a bias: neither is a product
         if len(letters) < 2 or key.startswith("b"):
             continue
-        # DE, of two letters, is the router, which every token meets
+        # DE, of two letters, is the router, which every token is multiplied by
         of_experts = "E" in letters and len(letters) > 2
-        if _is_needed(key.rsplit("_", 1)[0], tree, remat, of_experts=of_experts, behind=behind):
-            found += math.prod(leaf.shape) * (experts.top_k / experts.experts if of_experts else 1)
-    return found
+        weight = key.rsplit("_", 1)[0]
+        if _is_recomputed(weight, tree, remat, of_experts=of_experts, norm_follows=norm_follows):
+            share = experts.top_k / experts.experts if of_experts else 1
+            total += math.prod(leaf.shape) * share
+    return total
 
 
-def _is_needed(
-    weight: str, siblings: Params, remat: Remat, *, of_experts: bool, behind: bool
+def _is_recomputed(
+    weight: str, siblings: Params, remat: Remat, *, of_experts: bool, norm_follows: bool
 ) -> bool:
-    """Whether the backward pass needs the product of this weight, and does not find it."""
+    """Whether the backward pass needs the product of this weight, and it is not kept."""
     if remat.preset == "dots":
         return of_experts
-    # nothing reads the last result of a dense block again; that of an expert is multiplied with
-    # the router's weight, whose gradient needs it
-    if weight == "w_down" and (of_experts or not behind):
+    # Nothing reads the last product of a dense block again. That of an expert is multiplied by the router's
+    # weight, whose gradient needs it.
+    if weight == "w_down" and (of_experts or not norm_follows):
         return of_experts
     latent = any(key.startswith("wkv_down") for key in siblings)
     name = (LATENT_RESULTS if latent else RESULTS).get(weight)
@@ -97,11 +105,11 @@ def _kept(remat: Remat) -> set[str]:
 
 
 def _attention_again(facts: Facts, length: int, execution: Execution) -> float:
-    """Multiply-adds of scores (queries with keys) and mixing (weights with values)."""
+    """Multiply-adds a token of recomputed scores (queries · keys) and mixing (weights · values)."""
     remat = execution.remat.preset != "none"
     mixes = remat and "mixed" not in _kept(execution.remat)
-    # every kernel but `plain` makes the scores again in its own backward pass (+ 1), and once more
-    # where its forward pass is run again
+    # Every kernel but `plain` recomputes the scores in its own backward pass (+ 1), and once more if remat
+    # repeats its forward pass.
     scores = mixes + 1 if execution.attention != "plain" else int(remat)
     total = 0.0
     for attention, _ in facts.layers:

@@ -1,7 +1,7 @@
-"""Weights that are more than one array: a low-rank update over a frozen base, and codes with their scales.
+"""Weights of several arrays: a low-rank update over a frozen base, and quantized codes with their scales.
 
-At rest, where optimizers, checkpoints and layouts see it, such a weight is a small dict of plain arrays in
-the place of the one array, each named by its own letters; both kinds can be nested:
+At rest, as optimizers, checkpoints and layouts see it, such a weight is a small dict of plain arrays instead
+of one array, each named by its own letters; the two kinds can be nested:
 
     w_up_NDF: [N, D, F]     ->     w_up_NDF: base_NDF [N, D, F]   (or again codes_NDF and scale_NQF)
                                              a_NDR    [N, D, R]
@@ -27,27 +27,27 @@ from model.mesh import on_host
 from model.sharding import einsum, letters_of, look_up, shard
 
 INT8_LARGEST = 127  # codes are symmetric: -128 stays unused, so that w and -w have opposite codes
-BLOCK = 128  # numbers that share a scale: 4 bytes of scale on 128 of codes, and no lane of a TPU is split
+BLOCK = 128  # numbers that share a scale: 4 bytes of scale on 128 bytes of codes
 
 
 class Sides(NamedTuple):
-    """The letters of a matrix: of what several matrices share (layers, experts), inputs, and outputs."""
+    """The letters of a matrix: those that count matrices (layers, experts), its inputs, its outputs."""
 
     shared: str
     inputs: str
     outputs: str
 
     def a_name(self) -> str:
-        """Of the factor that a product meets first."""
+        """The name of the factor a, from inputs to the rank."""
         return f"a_{self.shared}{self.inputs}R"
 
     def b_name(self) -> str:
-        """Of the factor that a product meets second."""
+        """The name of the factor b, from the rank to outputs."""
         return f"b_{self.shared}R{self.outputs}"
 
 
 class LowRank(NamedTuple):
-    """base + scale · a · b (Hu et al. 2021, LoRA). The product a · b is never formed where x is at hand."""
+    """base + scale · a · b (Hu et al. 2021, LoRA). Products with x are (x · a) · b, never x · (a · b)."""
 
     base: Any  # an array or a node
     a: Array
@@ -55,32 +55,32 @@ class LowRank(NamedTuple):
     scale: Float[Array, ""]
 
     def __getitem__(self, index: Any) -> Any:
-        # a module reads its weight as `self.w_up_DF[...]`, which is the node itself
+        # modules read a weight as `self.w_up_DF[...]`, which has to give the node itself
         return self if index is Ellipsis else tuple.__getitem__(self, index)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the weight as one array."""
+        """The shape of the weight as one array."""
         return self.base.shape
 
     def product(self, equation: str, x: Array, *, dtype: Any = None) -> Array:
         """einsum(equation, x, weight) as x · base + scale · (x · a) · b."""
         inputs, output = equation.split("->")
         x_letters, w_letters = inputs.split(",")
-        # the equation may use R itself (latents), so the rank takes a letter that is free in it; these lie on
-        # no mesh axis
+        # The equation may use R itself (for latents), so the rank gets a letter that is free in it; no mesh
+        # axis shards any of these.
         rank = next(letter for letter in "RQPJSU" if letter not in equation)
         a_letters, b_letters = self._letters(w_letters, rank)
         first, second = (self.a, a_letters), (self.b, b_letters)
-        # latent attention also multiplies with the transpose: what is summed over is then a letter of b
+        # Latent attention also multiplies by the transpose; then a letter of b is summed over.
         if not set(w_letters) - set(output.upper()) <= set(a_letters):
             first, second = second, first
-        # between the products x keeps the letters that the result has too, and their layout there: where the
-        # result is scattered over `tensor`, so is the narrow array
-        kept = "".join(letter for letter in output if letter.upper() in x_letters.upper())
-        narrow = einsum(f"{x_letters},{first[1]}->{kept}{rank}", x, first[0])
+        # The array between the products has the letters that x shares with the result, in the result's
+        # layout: if the result is sharded over `tensor`, so is this narrow array.
+        common = "".join(letter for letter in output if letter.upper() in x_letters.upper())
+        narrow = einsum(f"{x_letters},{first[1]}->{common}{rank}", x, first[0])
         narrow = self.scaled(narrow)
-        update = einsum(f"{kept}{rank},{second[1]}->{output}", narrow, second[0], dtype=dtype)
+        update = einsum(f"{common}{rank},{second[1]}->{output}", narrow, second[0], dtype=dtype)
         return einsum(equation, x, self.base, dtype=dtype) + update
 
     def rows(self, ids: Int[Array, "..."], letters: str) -> Array:
@@ -91,26 +91,29 @@ class LowRank(NamedTuple):
         return look_up(self.base, ids, letters) + update
 
     def scaled(self, narrow: Array) -> Array:
-        """What is between a and b, which is the narrowest array to scale, times the scale. That is float32:
-        rounded to bfloat16 it would be another one than the merged weight has.
+        """The array between a and b times the scale: it is the narrowest one to scale. The scale is float32,
+        since rounded to bfloat16 it would differ from that of the merged weight.
         """
         return (narrow * self.scale).astype(narrow.dtype)
 
     def dense(self) -> Array:
-        """The weight as one array, in the layout of its base: summed rank by rank, without a matmul, so that
-        the bits are the same on every mesh.
+        """The weight as one array, in the layout of its base.
+
+        Ranks are added one by one, without a matmul, so that the bits are the same on every mesh.
         """
         base = as_array(self.base)
-        n_shared = self.a.ndim + self.b.ndim - 2 - base.ndim  # R is in both, what is shared too
+        n_shared = (
+            self.a.ndim + self.b.ndim - 2 - base.ndim
+        )  # both have R and the shared dimensions
         n_outputs = self.b.ndim - 1 - n_shared
         a_ranks = jnp.moveaxis(self.a, -1, 0)
         b_ranks = jnp.moveaxis(self.b, n_shared, 0)
         base_layout = jax.typeof(base).sharding.spec.partitions
-        # at rest b may be divided over the very axis that divides a: its letters have another first one
+        # At rest b may be sharded along other letters than the base: it takes the base's layout here.
         b_layout = (None, *base_layout[:n_shared], *base_layout[base.ndim - n_outputs :])
         b_ranks = jax.sharding.reshard(b_ranks, jax.sharding.PartitionSpec(*b_layout))
-        # a lacks the dimensions of outputs and b those of inputs: as gaps of size 1 they make each
-        # rank an outer product by broadcasting
+        # a lacks the dimensions of outputs, and b those of inputs; inserted with size 1, they make the
+        # product of a rank an outer product by broadcasting.
         a_gaps = tuple(range(self.a.ndim - 1, base.ndim))
         b_gaps = tuple(range(n_shared, base.ndim - n_outputs))
 
@@ -118,16 +121,16 @@ class LowRank(NamedTuple):
             a, b = rank
             return total + jnp.expand_dims(a, a_gaps) * jnp.expand_dims(b, b_gaps), None
 
-        # in the dtype of the factors, float32 at rest, and not in the base's: small terms would be
-        # rounded away one by one
-        none = jnp.zeros_like(base, dtype=self.a.dtype)
-        update = jax.lax.scan(add, none, (a_ranks, b_ranks))[0]
-        # a stack has a scale a layer
+        # Summed in the dtype of the factors, float32 at rest: in a bfloat16 base's dtype small terms would be
+        # rounded away one by one.
+        zero = jnp.zeros_like(base, dtype=self.a.dtype)
+        update = jax.lax.scan(add, zero, (a_ranks, b_ranks))[0]
+        # a stack has a scale for each layer
         scale = self.scale.reshape(-1, *(1,) * (base.ndim - 1)) if self.scale.ndim else self.scale
         return base + scale * update
 
     def map(self, change: Callable[[Array, str], Any], letters: str) -> "LowRank":
-        """A node of what `change` makes of each array and its letters; `letters` are those of the weight."""
+        """The node with `change(array, its letters)` for each array; `letters` are those of the weight."""
         a_letters, b_letters = self._letters(letters, "R")
         base = mapped(self.base, letters, change)
         return LowRank(
@@ -135,14 +138,14 @@ class LowRank(NamedTuple):
         )
 
     def _letters(self, letters: str, rank: str) -> tuple[str, str]:
-        """Of a and b, from those of the weight: how many are whose follows from the dimensions."""
+        """The letters of a and b, from those of the weight and the numbers of dimensions."""
         n_shared = self.a.ndim + self.b.ndim - 2 - len(letters)
         n_before = self.a.ndim - 1
         return letters[:n_before] + rank, letters[:n_shared] + rank + letters[n_before:]
 
 
 class Quantized(NamedTuple):
-    """codes · scale, a scale for each block along one dimension; see `quantize`."""
+    """codes · scale, with a scale for each block along one dimension; see `quantize`."""
 
     codes: Int8[Array, "..."]
     scale: Float[Array, "..."]
@@ -153,15 +156,15 @@ class Quantized(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the weight as one array."""
+        """The shape of the weight as one array."""
         return self.codes.shape
 
     def product(self, equation: str, x: Array, *, dtype: Any = None) -> Array:
-        """einsum(equation, x, weight); the compiler may join the scaling with the product."""
+        """einsum(equation, x, weight); XLA may fuse the scaling into the product."""
         return einsum(equation, x, self.dense(), dtype=dtype)
 
     def rows(self, ids: Int[Array, "..."], letters: str) -> Array:
-        """The rows of a table for these ids, laid out by `letters`; only they are scaled."""
+        """The rows of a table for these ids, laid out by `letters`; only these rows are scaled."""
         codes = look_up(self.codes, ids, letters)
         # blocks of a table run along its ids: row i has the scale i // block
         block = self.codes.shape[0] // self.scale.shape[0]
@@ -172,20 +175,20 @@ class Quantized(NamedTuple):
         axis = self._axis()
         block = self.codes.shape[axis] // self.scale.shape[axis]
         scale = jnp.repeat(self.scale, block, axis)
-        # scales are replicated along the blocks, codes need not be: each device takes those of its codes
+        # Scales are replicated along Q, codes may be sharded: each device keeps the scales of its codes.
         scale = jax.sharding.reshard(scale, jax.typeof(self.codes).sharding.spec)
         return self.codes.astype(scale.dtype) * scale
 
     def map(self, change: Callable[[Array, str], Any], letters: str) -> "Quantized":
-        """A node of what `change` makes of each array and its letters; `letters` are those of the weight."""
+        """The node with `change(array, its letters)` for each array; `letters` are those of the weight."""
         axis = self._axis()
         scale_letters = f"{letters[:axis]}Q{letters[axis + 1 :]}"
         return Quantized(change(self.codes, letters), change(self.scale, scale_letters))
 
     def _axis(self) -> int:
-        """The dimension along which numbers share a scale: there are fewer scales than codes along it."""
+        """The dimension of the blocks: along it there are fewer scales than codes."""
         sizes = zip(self.codes.shape, self.scale.shape, strict=True)
-        # where every block is one number, any dimension has as many scales as codes
+        # 0: if every block is a single number, all dimensions have as many scales as codes
         return next((i for i, (n_codes, n_scales) in enumerate(sizes) if n_codes != n_scales), 0)
 
 
@@ -193,7 +196,7 @@ Weight = Array | LowRank | Quantized
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether a dict of a parameter tree is one weight of several arrays, and not a level of names."""
+    """Whether a leaf of a parameter tree is a weight of several arrays; other dicts are levels of names."""
     return isinstance(leaf, dict) and any(re.match("(base|codes)_", name) for name in leaf)
 
 
@@ -201,8 +204,8 @@ def node(leaf: Any) -> Any:
     """A weight in use: the node of a dict of arrays; an array stays as it is."""
     if not isinstance(leaf, dict):
         return leaf
-    # letters are no longer needed: in use they follow from the equation
-    arrays = {name.rsplit("_", 1)[0]: part for name, part in leaf.items()}
+    # without their letters, which in use follow from the equation
+    arrays = {name.rsplit("_", 1)[0]: array for name, array in leaf.items()}
     if "codes" in arrays:
         return Quantized(arrays["codes"], arrays["scale"])
     return LowRank(node(arrays["base"]), arrays["a"], arrays["b"], arrays["scale"])
@@ -222,7 +225,9 @@ def nodes(tree: dict[str, Any]) -> dict[str, Any]:
 def as_array(weight: Any) -> Array:
     """A weight, in use or at rest, as one array."""
     if isinstance(weight, dict):
-        weight = node(jax.tree.map(_on_device, weight))  # trained factors may rest in host memory
+        weight = node(
+            jax.tree.map(_on_device, weight)
+        )  # trained factors may be offloaded to the host
     return weight.dense() if isinstance(weight, tuple) else weight
 
 
@@ -231,33 +236,33 @@ def _on_device(x: Array) -> Array:
 
 
 def mapped(weight: Any, letters: str, change: Callable[[Array, str], Any]) -> Any:
-    """`change(array, its letters)` of a weight, or of each array of a node; `letters` are the weight's."""
+    """`change(array, its letters)` of an array, or of each array of a node; `letters` are the weight's."""
     return weight.map(change, letters) if isinstance(weight, tuple) else change(weight, letters)
 
 
 def without_codes(weight: Any) -> Any:
-    """A weight whose codes are multiplied with their scales; what is low-rank in it stays so."""
+    """The weight without quantization: codes are multiplied by their scales, low-rank updates stay."""
     if isinstance(weight, LowRank):
         return weight._replace(base=without_codes(weight.base))
     return as_array(weight)
 
 
 def sides(name: str) -> Sides:
-    """`layers.wo_NHAD` -> (N, HA, D): a head and its width are on one side."""
+    """`layers.wo_NHAD` -> (N, HA, D): heads and their width are on one side."""
     letters = name.rsplit("_", 1)[1]
-    # N and E number matrices; then comes the input side, a head with its width or one letter, and
-    # what is left is the output side
+    # N and E count matrices; then come the inputs, which are heads with their width or a single letter; the
+    # rest are the outputs.
     match = re.fullmatch(r"(N?E?)([HK]A\d*|[A-Z]\d*)(.+)", letters)
     assert match, name  # only for names of matrices
     return Sides(*match.groups())
 
 
 def quantize(name: str, x: Float[Array, "..."]) -> dict[str, Array]:
-    """{codes, scale} of a matrix at rest, both named by its letters.
+    """{codes, scale} of a matrix at rest, both with names that end in their letters.
 
-    The numbers of a block, up to 128 along the first input dimension, share the scale max|x| / 127, so that
-    none is off by more than half of it. Where 128 does not divide the dimension, blocks are as long as their
-    greatest common divisor.
+    The numbers of a block along the first input dimension share the scale max|x| / 127, so none is off by
+    more than half of it. A block has 128 numbers, or where 128 does not divide the dimension, their greatest
+    common divisor.
     """
     shared, inputs, outputs = sides(name)
     axis = len(letters_of(f"_{shared}")) if shared else 0
@@ -269,16 +274,16 @@ def quantize(name: str, x: Float[Array, "..."]) -> dict[str, Array]:
 
     def scales_of(x: Array) -> Array:
         blocks = x.reshape(*x.shape[:axis], size // block, block, *x.shape[axis + 1 :])
-        # so that the largest number of a block has the code 127 or -127, and none has to be
-        # clipped
+        # the largest number of a block gets the code 127 or -127, so that none has to be clipped
         return jnp.max(jnp.abs(blocks), axis + 1) / INT8_LARGEST
 
     def codes_of(x: Array, scale: Array) -> Array:
         steps = jnp.repeat(scale, block, axis)
-        # a block of zeros has the scale 0 and the codes 0
+        # a block of zeros has scale 0 and codes 0
         return jnp.round(x / jnp.where(steps > 0, steps, 1)).astype(jnp.int8)
 
-    # blocks need not divide over the devices that divide the dimension: the partitioner moves what it must
+    # Under automatic axes: blocks need not divide over the devices that shard the dimension, and XLA moves
+    # what it must.
     x = x.astype(jnp.float32)
     scale = library(scales_of, letters_of(scale_name), at_rest=True)(x)
     codes = library(codes_of, letters_of(codes_name), at_rest=True)(x, scale)
