@@ -1,5 +1,5 @@
-"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, many small experts beside shared ones, and predictions
-of more than one token.
+"""DeepSeek-V3 (DeepSeek-AI 2024): latent attention, many small experts beside shared ones, and multi-token
+prediction.
 """
 
 from collections.abc import Mapping
@@ -38,15 +38,14 @@ from model.layers.stack import Stack
 
 
 class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field. The first `dense_layers` of the `layers` have one feed-forward layer
-    instead of experts.
+    """The first `dense_layers` of the `layers` have a dense feed-forward layer instead of experts.
 
-    `balance_loss` is α of eq. 17, but of the loads of the whole batch where the paper has those of each
-    sequence; `router_z_loss` is a coefficient too (see `Router.balance`). `bias_rate` moves the router
-    biases after each step (eq. 16); 0 keeps them as they are.
-    `capacity_factor`: an expert takes so many times an even share of a row's choices and drops the rest;
-    None drops nothing.
-    `mscale_all_dim`: scores grow by (0.1 · that · ln(rope_scaling.factor) + 1)².
+    `balance_loss` is α of eq. 17, applied to the loads of the whole batch instead of each sequence;
+    `router_z_loss` is a coefficient too (see `Router.balance`). `bias_rate` is the amount by which router
+    biases are adjusted after each step (eq. 16); 0 keeps them as they are.
+    `capacity_factor`: an expert takes at most this many times an even share of a row's choices and drops the
+    rest; None drops nothing.
+    `mscale_all_dim`: scores are multiplied by (0.1 · mscale_all_dim · ln(rope_scaling.factor) + 1)².
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("deepseek_v3",)
@@ -56,15 +55,15 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
     layers: PositiveInt
     dense_layers: NonNegativeInt
     heads: PositiveInt
-    head_width: PositiveInt  # of queries and keys, without what is turned
-    rope_width: PositiveInt  # of the part that is turned
+    head_width: PositiveInt  # of queries and keys, without the rotated entries
+    rope_width: PositiveInt  # the rotated entries
     value_width: PositiveInt
     latent_width: PositiveInt
-    query_latent_width: PositiveInt | None  # None: queries are made without a latent
+    query_latent_width: PositiveInt | None  # None: queries have no latent
     feed_forward_width: PositiveInt  # of the dense layers
     experts: PositiveInt
     shared_experts: NonNegativeInt
-    top_k: PositiveInt  # experts a token, without the shared ones
+    top_k: PositiveInt  # experts per token, without the shared ones
     expert_width: PositiveInt
     n_groups: PositiveInt
     top_groups: PositiveInt
@@ -75,13 +74,13 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
     router_z_loss: NonNegativeFloat = 0.0
     expert_weights: Literal["scores", "renormalised"] = "renormalised"
     capacity_factor: PositiveFloat | None = None
-    mtp_layers: NonNegativeInt = 0  # tokens beyond the next that are predicted too
+    mtp_layers: NonNegativeInt = 0  # how many tokens beyond the next are predicted too
     rope_theta: PositiveFloat = 10_000.0
     rope_scaling: Scaling | None = None
     mscale_all_dim: NonNegativeFloat = 0.0
     norm_eps: PositiveFloat = 1e-6
     tied: bool = False  # the output matrix is the embedding
-    # how a Hugging Face checkpoint stores the pairs that are turned; here they are in halves
+    # whether a Hugging Face checkpoint stores rotary pairs as neighbours; our parameters have them in halves
     rope_interleave: bool = True
 
     @model_validator(mode="after")
@@ -120,14 +119,14 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
 
         stacks = {"blocks": Stack([sparse], N=self.layers - self.dense_layers, execution=execution)}
         if self.dense_layers:
-            # the order of a dict is the order of the stacks: dense layers come first
+            # the first key of the dict is the first stack: dense layers come first
             stacks = {
                 "dense_blocks": Stack([dense], N=self.dense_layers, execution=execution),
                 **stacks,
             }
 
         def module(rngs: nnx.Rngs) -> Module:
-            # its block has experts even where the model's first layers are dense (§2.2)
+            # its block has experts, like the model's last layers (§2.2)
             return Module(D=self.width, norm=norm, block=sparse, rngs=rngs)
 
         rope = Rope(theta=self.rope_theta, scaling=self.rope_scaling)
@@ -137,10 +136,10 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             stacks=stacks,
             norm=norm,
             tied=self.tied,
-            # of a head A entries meet unturned keys and rope_width entries are turned
+            # only rope_width entries of a head are rotated
             ropes={"rope": (rope, self.rope_width)},
             further=MultiToken(module, self.mtp_layers, execution) if self.mtp_layers else None,
-            # the biases of the routers have no gradient: loads move them after each step (eq. 16)
+            # Router biases have no gradient: the experts' loads adjust them after each step (eq. 16).
             after_step=partial(move_biases, rate=self.bias_rate),
         )
 
@@ -164,19 +163,19 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             F=self.expert_width,
             E=self.experts,
             router=self._router(),
-            # several shared experts, which every token passes, are one of their joint width
+            # Every token passes all shared experts, so they are computed as one of their joint width.
             shared_F=self.shared_experts * self.expert_width,
             capacity_factor=self.capacity_factor,
             rngs=rngs,
         )
 
     def _router(self) -> Router:
-        """Sigmoid scores with a bias, in groups."""
+        """Experts are chosen in groups, by sigmoid scores plus a bias."""
         return Router(
             top_k=self.top_k,
             score=jax.nn.sigmoid,
             weigh=WEIGH[self.expert_weights],
-            # α of eq. 17 stands before loads that are divided by `top_k`, unlike those of `Router`
+            # divided: the loads of eq. 17 are divided by `top_k`, those of `Router` are not
             balance_loss=self.balance_loss / self.top_k,
             z_loss=self.router_z_loss,
             n_groups=self.n_groups,
@@ -187,19 +186,19 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied with."""
+        """The factor of attention scores."""
         growth = 1.0
         if self.rope_scaling and self.mscale_all_dim:
             growth = yarn_growth(self.rope_scaling.factor, self.mscale_all_dim)
-        # squared: queries and keys would both grow
+        # squared: YaRN's growth applies to queries and to keys
         return (self.head_width + self.rope_width) ** -0.5 * growth**2
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "DeepSeekV3":
-        """The sizes in a config.json; router biases stay as they are, as at the end of the authors' training.
+        """The architecture that a config.json describes, with `bias_rate` 0.
 
         Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
         router = {
             "scoring_func": ("sigmoid",),
@@ -209,7 +208,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         require(config, hidden_act=("silu",), attention_bias=(False,), **router)
         rope = rope_of(_with_rope_width(config))
         get = partial(size, config)
-        # `mscale_all_dim` is beside the factor, in version 5's field or in version 4's
+        # `mscale_all_dim` stands beside the factor, in the field of transformers 5 or in that of 4
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
         return cls(
             **{ours: get(theirs) for ours, theirs in FIELDS.items()},
@@ -217,7 +216,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             mtp_layers=get("num_nextn_predict_layers", "num_mtp_layers", default=0),
             expert_weights="renormalised" if get("norm_topk_prob", default=True) else "scores",
             balance_loss=get("aux_loss_alpha", default=1e-4),
-            bias_rate=0.0,  # the authors stopped moving them before the end; a run may set it again
+            bias_rate=0.0,  # as at the end of the authors' training; a run may set it
             rope_theta=rope.theta,
             rope_scaling=rope.scaling,
             mscale_all_dim=scaling.get("mscale_all_dim") or 0.0,
@@ -233,7 +232,7 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
             "architectures": ["DeepseekV3ForCausalLM"],
             "model_type": "deepseek_v3",
             **{theirs: getattr(self, ours) for ours, theirs in FIELDS.items()},
-            # once made of latents every head has its own, and transformers must repeat none
+            # every head has its own keys and values, once they are computed from the latents
             "num_key_value_heads": self.heads,
             "q_lora_rank": self.query_latent_width,
             "num_nextn_predict_layers": self.mtp_layers,
@@ -251,21 +250,21 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Names and layouts of a Hugging Face checkpoint; prediction modules are layers behind the last,
-        which transformers passes over.
+        """Names and layouts of a Hugging Face checkpoint; prediction modules are layers after the last one,
+        which transformers ignores.
         """
         return checkpoint.rows(self)
 
     def _mscales(self) -> dict[str, float]:
-        """The two coefficients as the authors' config has them: our tables' factor is the ratio of their
-        growths.
+        """`mscale` and `mscale_all_dim` of the authors' config; our factor of the rotary tables is the ratio
+        of their growths.
         """
         if not self.mscale_all_dim:
             return {}
         scaling = self.rope_scaling
         if not isinstance(scaling, YaRN) or scaling.factor <= 1:
             return {"mscale_all_dim": self.mscale_all_dim}
-        # yarn_growth(f, m) is 1 + m · unit, and the tables have growth(mscale) / growth(mscale_all_dim)
+        # yarn_growth(f, m) = 1 + m · unit, and the tables' factor is growth(mscale) / growth(mscale_all_dim)
         unit = yarn_growth(scaling.factor, 1.0) - 1
         growth = scaling.factor_of_tables() * yarn_growth(scaling.factor, self.mscale_all_dim)
         return {"mscale": (growth - 1) / unit, "mscale_all_dim": self.mscale_all_dim}
@@ -317,13 +316,13 @@ PRESETS = {
         n_groups=8,
         top_groups=4,
         routed_scale=2.5,
-        # 40 · 4,096: the context after stretching
+        # 40 · 4,096, after YaRN
         context=163_840,
-        # §4.2 of the paper; the rate was 1e-3 for 14.3 of the 14.8 trillion tokens, then 0
+        # §4.2 of the paper; the rate was 1e-3 for 14.3 of the 14.8 trillion tokens and then 0
         balance_loss=1e-4,
         bias_rate=1e-3,
         mtp_layers=1,
-        # table_factor is the ratio of `mscale` and `mscale_all_dim`, which are both 1
+        # table_factor: `mscale` and `mscale_all_dim` are both 1, so the ratio of their growths is 1
         rope_scaling=YaRN(factor=40.0, original_context=4096, table_factor=1.0),
         mscale_all_dim=1.0,
     ),

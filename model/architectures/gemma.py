@@ -1,5 +1,5 @@
-"""Gemma 2 (Gemma Team 2024) and the text model of Gemma 3 (Gemma Team 2025): layers with a window and layers
-that see everything, norms before and after each half of a block, GeGLU, and an embedding scaled by √width.
+"""Gemma 2 (Gemma Team 2024) and the text model of Gemma 3 (Gemma Team 2025): layers with sliding windows and
+with full attention, norms before and after each half of a block, GeGLU, and embeddings scaled by √width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from model.layers.stack import Stack
 
 
 class _Gemma(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes that both generations have; they differ in their patterns of layers."""
+    """The sizes that both generations have; they differ in their patterns of layers."""
 
     vocab_size: PositiveInt
     width: PositiveInt
@@ -37,8 +37,8 @@ class _Gemma(BaseModel, frozen=True, extra="forbid", strict=True):
     head_width: PositiveInt
     feed_forward_width: PositiveInt
     context: PositiveInt  # longest sequence in tokens
-    window: PositiveInt  # how many positions back, itself counted, a sliding layer sees
-    query_pre_attn_scalar: PositiveInt  # scores are divided by its root
+    window: PositiveInt  # how many positions, itself included, a position sees in a sliding layer
+    query_pre_attn_scalar: PositiveInt  # scores are divided by its square root
     rope_scaling: Scaling | None = None
     norm_eps: PositiveFloat = 1e-6
     tied: bool = True  # the output matrix is the embedding
@@ -62,7 +62,7 @@ class _Gemma(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Gemma2(_Gemma):
-    """Layers 0, 2, 4, … see `window` positions; layers 1, 3, 5, … see all."""
+    """Layers 0, 2, 4, … have a sliding `window`; layers 1, 3, 5, … full attention."""
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma2",)
 
@@ -71,19 +71,19 @@ class Gemma2(_Gemma):
     logit_soft_cap: PositiveFloat | None = 30.0
 
     def _decoder(self, execution: Execution) -> Decoder:
-        # layer 0 is the first of the pattern
+        # in the order of the pattern: layer 0 is sliding
         full = partial(_block, self, execution, soft_cap=self.attention_soft_cap)
         sliding = partial(full, window=self.window)
         ropes = {"rope": Rope(theta=self.rope_theta, scaling=self.rope_scaling)}
         decoder = _decoder(self, execution, [sliding, full], ropes)
-        return decoder._replace(soft_cap=self.logit_soft_cap)  # of logits; Gemma 3 has neither cap
+        return decoder._replace(soft_cap=self.logit_soft_cap)  # Gemma 3 has neither soft cap
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Gemma2":
-        """The sizes in a config.json.
+        """The architecture that a config.json describes.
 
         Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
         sizes = checkpoint.sizes_of(config)
         checkpoint.check_pattern(config, sizes["layers"], full_every=2)
@@ -109,8 +109,8 @@ class Gemma2(_Gemma):
 
 
 class Gemma3(_Gemma):
-    """Every `full_every`-th layer sees all positions and turns by `rope_theta` and `rope_scaling`; the
-    others see `window` positions and turn by `local_rope_theta`.
+    """Every `full_every`-th layer has full attention and rotates by `rope_theta` and `rope_scaling`; the
+    others have a sliding `window` and rotate by `local_rope_theta`.
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
@@ -127,7 +127,7 @@ class Gemma3(_Gemma):
         sliding = partial(block, rope="local", window=self.window)
         full = partial(block, rope="full")
         ropes = {"local": self._local_rope(), "full": self._full_rope()}
-        # the full layer is the last of a pattern: 5, 11, 17, … in the released sizes
+        # a full layer ends each repeat of the pattern: layers 5, 11, 17, … in the released sizes
         return _decoder(self, execution, [*[sliding] * (self.full_every - 1), full], ropes)
 
     def _local_rope(self) -> Rope:
@@ -138,10 +138,10 @@ class Gemma3(_Gemma):
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Gemma3":
-        """The sizes in a config.json.
+        """The architecture that a config.json describes.
 
         Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
         require(config, attn_logit_softcapping=(None,), final_logit_softcapping=(None,))
         local, full = local_and_global_ropes(config)
@@ -150,7 +150,7 @@ class Gemma3(_Gemma):
                 f"config.json scales the rope of its sliding layers ({local.scaling}), "
                 "which we do not compute; take another checkpoint"
             )
-        # one rope is all that `sizes_of` knows, and these two are read already
+        # without the ropes, which are read above: `sizes_of` knows only models with a single rope
         sizes = checkpoint.sizes_of({**config, "rope_parameters": None, "rope_scaling": None})
         full_every = checkpoint.full_every(config)
         checkpoint.check_pattern(config, sizes["layers"], full_every=full_every)
@@ -189,13 +189,13 @@ def _decoder(
         norm=_norm(sizes),
         tied=sizes.tied,
         ropes={name: (rope, sizes.head_width) for name, rope in ropes.items()},
-        # embeddings are drawn with deviation width^-1/2, for they are the output matrix too
+        # Embeddings are drawn with standard deviation width^-1/2, as they are the output matrix too.
         embed_scale=sizes.width**0.5,
     )
 
 
 def _block(sizes: _Gemma, execution: Execution, rngs: nnx.Rngs, **attention: Any) -> Block:
-    """`attention` is what a layer's `Attention` has beside its sizes."""
+    """A block; `attention` are further arguments of its `Attention`."""
     return Block(
         norm=_norm(sizes),
         attention=Attention(
@@ -203,7 +203,7 @@ def _block(sizes: _Gemma, execution: Execution, rngs: nnx.Rngs, **attention: Any
             H=sizes.heads,
             K=sizes.kv_heads,
             A=sizes.head_width,
-            scale=sizes.query_pre_attn_scalar**-0.5,  # the head width in most sizes, not in all
+            scale=sizes.query_pre_attn_scalar**-0.5,  # not head_width: the 27B sizes differ
             attend=attend_of(execution),
             rngs=rngs,
             **attention,
@@ -216,7 +216,7 @@ def _block(sizes: _Gemma, execution: Execution, rngs: nnx.Rngs, **attention: Any
 
 
 def _norm(sizes: _Gemma) -> Callable[[], RMSNorm]:
-    """Norms whose scales are stored less 1, as in the authors' checkpoints."""
+    """Norms that multiply by 1 + scale, as in the authors' checkpoints."""
     return partial(RMSNorm, size=sizes.width, eps=sizes.norm_eps, offset=1.0)
 
 
@@ -226,7 +226,7 @@ def _gemma2(**sizes: Any) -> Gemma2:
 
 
 def _gemma3(**sizes: Any) -> Gemma3:
-    """Those that were trained with images have a larger vocabulary, and were stretched from 32,768 to
+    """The sizes that were trained with images have a larger vocabulary, and a context extended from 32,768 to
     131,072 tokens.
     """
     large = {
@@ -238,7 +238,7 @@ def _gemma3(**sizes: Any) -> Gemma3:
     return Gemma3(**{**large, "head_width": 256, "query_pre_attn_scalar": 256, **sizes})
 
 
-# Gemma 3 without images
+# the sizes of Gemma 3 that were trained without images
 _TEXT_ONLY = {"vocab_size": 262_144, "context": 32_768, "window": 512, "rope_scaling": None}
 _SMALL = {**_TEXT_ONLY, "heads": 4, "kv_heads": 1}
 

@@ -24,9 +24,7 @@ from model.layers.stack import Stack
 
 
 class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes by the names of the field; there is a learned vector for each of `context` positions. We have
-    no dropout.
-    """
+    """There is a learned vector for each of `context` positions. Unlike the original we have no dropout."""
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("gpt2",)
 
@@ -85,15 +83,15 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             stacks={"blocks": Stack([block], N=self.layers, execution=execution)},
             norm=norm,
             tied=self.tied,
-            learned_positions=self.context,  # positions beyond have no vector
+            learned_positions=self.context,
         )
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "GPT2":
-        """The sizes in a config.json.
+        """The architecture that a config.json describes.
 
         Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
         # "gelu_new" is transformers' name for the approximation with tanh
         require(
@@ -101,14 +99,14 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             activation_function=("gelu_new", "gelu_pytorch_tanh"),
             add_cross_attention=(False,),
         )
-        # what some descendants of GPT-2 change in the scores
+        # some descendants of GPT-2 scale their scores differently
         require(config, scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,))
         return cls(
             vocab_size=size(config, "vocab_size"),
             width=size(config, "n_embd"),
             layers=size(config, "n_layer"),
             heads=size(config, "n_head"),
-            # null in the published configs, where it means four times the width
+            # null in the published configs, which means four times the width
             feed_forward_width=size(config, "n_inner", default=4 * size(config, "n_embd")),
             context=size(config, "n_positions", "n_ctx"),
             norm_eps=size(config, "layer_norm_epsilon", default=1e-5),
@@ -132,8 +130,8 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Names and layouts of a Hugging Face checkpoint: matrices are (in, out), and q, k, v are the
-        thirds of one.
+        """Names and layouts of a Hugging Face checkpoint: matrices are (in, out), and queries, keys and
+        values are thirds of a fused one.
         """
         outer = [("embed_VD", "wte.weight", "V D"), ("positions_TD", "wpe.weight", "T D")]
         outer += [("norm.scale_D", "ln_f.weight", "D"), ("norm.bias_D", "ln_f.bias", "D")]
@@ -145,7 +143,7 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         ours = "blocks.attention."
         theirs = "transformer.h.{N}.attn.c_attn."
         for i, (product, head) in enumerate((("q", "H"), ("k", "K"), ("v", "K"))):
-            third = (i, 3)  # queries, keys and values follow one another in their fused matrix
+            third = (i, 3)  # part i of 3 of the fused matrix
             w, b = f"{ours}w{product}_ND{head}A", f"{ours}b{product}_N{head}A"
             # GPT-2's Conv1D stores (in, out) where torch's Linear has (out, in)
             rows.append(Tensor(w, f"{theirs}weight", f"D *{head}A", part=third))
@@ -168,7 +166,7 @@ _BLOCK = (
 
 
 def _gpt2(*, width: int, layers: int, heads: int) -> GPT2:
-    # 50,257 are 256 bytes, 50,000 merges and <|endoftext|>
+    # 50,257 = 256 bytes + 50,000 merges + <|endoftext|>
     shared = {"vocab_size": 50_257, "context": 1024}
     return GPT2(**shared, width=width, layers=layers, heads=heads, feed_forward_width=4 * width)
 

@@ -13,7 +13,7 @@ def _llama2(**sizes: int) -> Llama:
 
 
 def _llama3(*, factor: float = 8.0, **sizes: Any) -> Llama:
-    """Llama 3.1 and 3.2, stretched from 8,192 to 131,072 tokens."""
+    """Llama 3.1 and 3.2, whose context was extended from 8,192 to 131,072 tokens."""
     scaling = Llama3(
         factor=factor, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192
     )
@@ -33,7 +33,7 @@ def _qwen(**sizes: Any) -> Llama:
 
 
 def _qwen2_5(**sizes: Any) -> Llama:
-    """As first trained, without the stretching that its authors suggest for long texts."""
+    """As trained, without the YaRN scaling that the authors suggest for long texts."""
     return _qwen(**{"vocab_size": 152_064, "context": 131_072, "attention_bias": True, **sizes})
 
 
@@ -41,7 +41,7 @@ def _qwen3(**sizes: Any) -> Llama:
     return _qwen(vocab_size=151_936, kv_heads=8, context=40_960, head_norm=True, **sizes)
 
 
-# the smaller Qwen2.5 have a vocabulary that is padded less
+# the smaller sizes of Qwen2.5 pad their vocabulary less
 _QWEN_SMALL = {"vocab_size": 151_936, "kv_heads": 2, "tied": True}
 _QWEN_LARGE = {"kv_heads": 8, "norm_eps": 1e-5}
 
@@ -58,7 +58,7 @@ PRESETS = {
     "llama3_1_405b": _llama3(
         width=16_384, layers=126, heads=128, head_width=128, feed_forward_width=53_248
     ),
-    # 3.2 is stretched by 32 where 3.1 is by 8, from the same 8,192 tokens
+    # rope_scaling.factor is 32 in 3.2 and 8 in 3.1, both from 8,192 tokens
     "llama3_2_1b": _llama3(
         width=2048,
         layers=16,
@@ -90,7 +90,7 @@ PRESETS = {
         tied=True,
     ),
     "mistral_7b_v0_1": _mistral_7b(vocab_size=32_000, window=4096),
-    # v0.2 gave up the window and raised theta; v0.3 has 768 more tokens, for controls and tools
+    # v0.2 dropped the window and raised theta; v0.3 added 768 tokens, for control and tool use
     "mistral_7b_v0_3": _mistral_7b(vocab_size=32_768, model_type="mistral", rope_theta=1_000_000.0),
     "qwen2_5_0_5b": _qwen2_5(
         **_QWEN_SMALL,

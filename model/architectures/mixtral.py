@@ -1,5 +1,5 @@
-"""Llamas whose feed-forward layers are mixtures of experts: Mixtral (Jiang et al. 2024), of few large
-ones, and Qwen3-MoE (Yang et al. 2025), of many small ones.
+"""Llamas whose feed-forward layers are mixtures of experts: Mixtral (Jiang et al. 2024) with few large
+experts, and Qwen3-MoE (Yang et al. 2025) with many small ones.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ from model.layers.stack import Stack
 
 
 class _ExpertLlama(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Sizes that both families have, by the names of the field.
+    """The sizes that both families have.
 
     `balance_loss` and `router_z_loss` are coefficients (see `Router.balance`). `capacity_factor`: an expert
-    takes so many times an even share of a row's choices and drops the rest; None drops nothing.
+    takes at most this many times an even share of a row's choices and drops the rest; None drops nothing.
     """
 
     vocab_size: PositiveInt
@@ -56,7 +56,7 @@ class _ExpertLlama(BaseModel, frozen=True, extra="forbid", strict=True):
     @model_validator(mode="after")
     def _sizes_agree(self) -> "_ExpertLlama":
         check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
-        # of the experts, at least as many as a token chooses
+        # at least as many experts as a token chooses
         _router(self).check(self.experts)
         return self
 
@@ -69,18 +69,19 @@ class _ExpertLlama(BaseModel, frozen=True, extra="forbid", strict=True):
         return _decoder(self, DEFAULT, **self._attention()).facts()
 
     def _attention(self) -> dict[str, Any]:
-        """What a layer's `Attention` has beyond Llama's."""
+        """Arguments of `Attention` that Llama's layers do not have."""
         raise NotImplementedError(type(self).__name__)
 
 
 class Mixtral(_ExpertLlama):
-    """Mixtral's sizes by the names of the field; `window` is as in Mistral."""
+    """Mixtral; `window` is as in Mistral."""
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("mixtral",)
-    # the softmax over the chosen experts alone is that over all, divided by the sum of the chosen
+    # Mixtral's softmax over the chosen experts equals that over all, divided by the sum of the chosen ones.
     expert_weights: ClassVar[str] = "renormalised"
 
-    window: PositiveInt | None = None  # how many positions back, itself counted, a position sees
+    # how many positions, itself included, a position sees; None = all
+    window: PositiveInt | None = None
     norm_eps: PositiveFloat = 1e-5
 
     def _attention(self) -> dict[str, Any]:
@@ -88,16 +89,18 @@ class Mixtral(_ExpertLlama):
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Mixtral":
-        """The sizes in a config.json.
+        """The architecture that a config.json describes.
 
         Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
-        # noise on the router's inputs would make training another one
+        # router_jitter_noise: we have no noise on the router's inputs
         require(config, hidden_act=("silu",), attention_bias=(False,), router_jitter_noise=(0,))
-        # null in the released checkpoints, whose positions see everything before them
+        # null in the released checkpoints, which have no window
         window = config.get("sliding_window")
-        return cls(**decoder_sizes(config), **expert_sizes(config), window=window)
+        # MixtralConfig's defaults differ from Llama's
+        sizes = decoder_sizes(config, default_theta=1_000_000.0, default_eps=1e-5)
+        return cls(**sizes, **expert_sizes(config), window=window)
 
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""
@@ -122,7 +125,8 @@ class Mixtral(_ExpertLlama):
 class Qwen3MoE(_ExpertLlama):
     """Qwen3-MoE's sizes; its heads are normed as in Qwen3.
 
-    `expert_weights`: the chosen experts count what the softmax over all says, or that divided by its sum.
+    `expert_weights`: the weights of the chosen experts are their probabilities in the softmax over all
+    ("scores"), or these divided by their sum ("renormalised").
     """
 
     hugging_face_types: ClassVar[tuple[str, ...]] = ("qwen3_moe",)
@@ -135,10 +139,10 @@ class Qwen3MoE(_ExpertLlama):
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen3MoE":
-        """The sizes in a config.json.
+        """The architecture that a config.json describes.
 
         Raises:
-            ValueError: it lacks one, or asks for what we would compute differently.
+            ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
         require(config, hidden_act=("silu",), attention_bias=(False,), use_sliding_window=(False,))
         require(config, mlp_only_layers=([],), decoder_sparse_step=(1,))  # all layers have experts
@@ -162,7 +166,7 @@ class Qwen3MoE(_ExpertLlama):
             "moe_intermediate_size": self.feed_forward_width,
             "norm_topk_prob": self.expert_weights == "renormalised",
             "router_aux_loss_coef": self.balance_loss,
-            # every layer has experts, from the first on
+            # every layer has experts
             "mlp_only_layers": [],
             "decoder_sparse_step": 1,
             "use_sliding_window": False,
@@ -257,7 +261,7 @@ PRESETS = {
         context=65_536,
         balance_loss=0.001,
     ),
-    # a3b and a22b: so many billion parameters are active for a token
+    # a3b and a22b: billions of parameters that are active for a token
     "qwen3_30b_a3b": _qwen3(width=2048, layers=48, heads=32, feed_forward_width=768),
     "qwen3_235b_a22b": _qwen3(width=4096, layers=94, heads=64, feed_forward_width=1536),
 }

@@ -1,4 +1,4 @@
-"""A checkpoint to read: its config, the shapes of its tensors, and its files, opened one after the other."""
+"""A Hugging Face checkpoint to read: its config, the shapes of its tensors, and its files."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
-# known only to be refused with a reason: reading a pickle can run any code
+# Listed only to refuse them with a reason: unpickling can run any code.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -21,7 +21,7 @@ class File(NamedTuple):
     Attributes:
         path: The file.
         shapes: Name → shape of the tensors in it.
-        open: Makes a context with name → tensor; a value is read when a tensor is sliced.
+        open: Makes a context that gives name → tensor; values are read when a tensor is sliced.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class File(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """`config` is config.json, or what a GGUF file says in its place."""
+    """A checkpoint; `config` is config.json, or the same fields from the metadata of a GGUF file."""
 
     path: Path
     config: dict[str, Any]
@@ -42,30 +42,30 @@ class Checkpoint(NamedTuple):
 
 
 def open_folder(folder: Path) -> Checkpoint:
-    """A folder with config.json and safetensors, one or many.
+    """Open a folder with config.json and one or more safetensors files.
 
     Raises:
         ValueError: something is missing, or a file is cut short or damaged. Pickles (.bin, .pt) are never
-        read.
+            read.
     """
-    # first: a folder without it is no checkpoint, whatever else is in it
+    # config.json first: a folder without it is not a checkpoint, whatever else it holds
     config = read_json(folder / "config.json")
     files = tuple(_file(path) for path in _paths(folder))
     return Checkpoint(folder, config, files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        ValueError: there is no such file, or no object in it.
+        ValueError: the file is missing, or does not hold a JSON object.
     """
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         remedy = "name the folder of a Hugging Face checkpoint"
         raise ValueError(f"{path.parent} has no {path.name}; {remedy}") from None
-    except ValueError as error:  # of JSON, and of bytes that are no UTF-8
+    except ValueError as error:  # of the JSON, or of bytes that are not UTF-8
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object; download it again")
@@ -73,8 +73,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _paths(folder: Path) -> list[Path]:
-    """The safetensors of a folder: those that its index lists, else all."""
-    # an index may list fewer files than there are: some folders hold a second copy in another layout
+    """The safetensors files of a folder: those in its index, or all if it has none."""
+    # An index may list fewer files than there are: some folders hold a second copy in another layout.
     if (folder / INDEX).exists():
         return _indexed_paths(folder)
     safetensors = sorted(folder.glob("*.safetensors"))
@@ -101,7 +101,7 @@ def _indexed_paths(folder: Path) -> list[Path]:
 
 
 def _file(path: Path) -> File:
-    # a slice has its shape from the header of the file: no weights are read yet
+    # shapes come from the file's header: no weights are read yet
     with _opened(path) as tensors:
         shapes = {name: tuple(x.get_shape()) for name, x in tensors.items()}
     return File(path, shapes, partial(_opened, path))
@@ -111,7 +111,7 @@ def _file(path: Path) -> File:
 def _opened(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 — it is no dict
+            yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 — not a dict
     except (SafetensorError, OSError) as error:
-        # raised also while a tensor is read: a file may end before its header says
+        # This also catches errors while tensors are read: a file may end earlier than its header says.
         raise ValueError(f"{path} is cut short or damaged ({error}); download it again") from error

@@ -14,14 +14,15 @@ LAYER_KINDS = ("sliding_attention", "full_attention")
 
 
 def require(config: Config, **allowed: Sequence[Any]) -> None:
-    """Refuse what we would compute differently: a field that is there must have one of its allowed values.
+    """Refuse configs that ask for a computation that ours does not do: a field that is set must have one of
+    its allowed values.
 
     Raises:
-        ValueError: it has another one.
+        ValueError: a field has another value.
     """
     for field, values in allowed.items():
         value = config.get(field)
-        # a field that is null says nothing, like one that is not there
+        # a field that is null counts as absent
         if value is not None and value not in values:
             known = " or ".join(map(repr, values))
             raise ValueError(
@@ -31,12 +32,12 @@ def require(config: Config, **allowed: Sequence[Any]) -> None:
 
 
 def size(config: Config, *fields: str, default: Any = None) -> Any:
-    """The first of `fields` that is there and not null, or the default.
+    """The value of the first of `fields` that is set and not null, else the default.
 
     Raises:
-        ValueError: none is, and there is no default.
+        ValueError: none is set, and there is no default.
     """
-    # several names for one size: families and versions of transformers differ
+    # Families and versions of transformers have different names for the same size.
     for field in fields:
         if config.get(field) is not None:
             return config[field]
@@ -48,30 +49,38 @@ def size(config: Config, *fields: str, default: Any = None) -> Any:
 
 
 def head_width(config: Config) -> int:
-    """`head_dim`, where it is not the width divided by the heads."""
+    """`head_dim`, by default the width divided by the number of heads."""
     shared = size(config, "hidden_size") // size(config, "num_attention_heads")
     return size(config, "head_dim", default=shared)
 
 
 def dtype_of(config: Config) -> str:
-    """What the weights are stored in, as the config says it."""
-    # some configs name the module too: `torch.bfloat16`
+    """The dtype of the stored weights according to the config."""
+    # some configs include the module: `torch.bfloat16`
     return size(config, "dtype", "torch_dtype", default="float32").removeprefix("torch.")
 
 
 def dtype_fields(dtype: str) -> dict[str, str]:
-    """For transformers 5 and 4."""
+    """The fields of a dtype for transformers 5 and 4."""
     return {"dtype": dtype, "torch_dtype": dtype}
 
 
-def decoder_sizes(config: Config, *, default_tied: bool = False) -> dict[str, Any]:
+def decoder_sizes(
+    config: Config,
+    *,
+    default_tied: bool = False,
+    default_theta: float = 10_000.0,
+    default_eps: float = 1e-6,
+) -> dict[str, Any]:
     """The fields that every relative of Llama has, from a config.json.
 
+    The defaults are those of LlamaConfig in transformers; relatives whose config class has others pass them.
+
     Raises:
-        ValueError: one is missing, or its rotary positions are unknown.
+        ValueError: a size is missing, or the type of rotary positions is unknown.
     """
-    rope = rope_of(config)
-    # configs of models without grouped heads leave `num_key_value_heads` out
+    rope = rope_of(config, default_theta=default_theta)
+    # models without grouped heads leave `num_key_value_heads` out
     heads = size(config, "num_attention_heads")
     return {
         "vocab_size": size(config, "vocab_size"),
@@ -84,8 +93,7 @@ def decoder_sizes(config: Config, *, default_tied: bool = False) -> dict[str, An
         "context": size(config, "max_position_embeddings"),
         "rope_theta": rope.theta,
         "rope_scaling": rope.scaling,
-        # 1e-6 is the default of transformers' LlamaConfig and its relatives
-        "norm_eps": size(config, "rms_norm_eps", default=1e-6),
+        "norm_eps": size(config, "rms_norm_eps", default=default_eps),
         "tied": config.get("tie_word_embeddings", default_tied),
     }
 
@@ -98,7 +106,7 @@ def decoder_fields(sizes: Any) -> dict[str, Any]:
         "num_hidden_layers": sizes.layers,
         "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.kv_heads,
-        # always written, though it is the default in many models: their code then needs no rule
+        # always written, although many models could derive it: their defaults differ
         "head_dim": sizes.head_width,
         "intermediate_size": sizes.feed_forward_width,
         "max_position_embeddings": sizes.context,
@@ -124,15 +132,15 @@ def expert_sizes(config: Config) -> dict[str, Any]:
 
 
 def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
-    """The rotary positions of a model whose layers all turn alike.
+    """The rotary positions of a model whose layers all have the same.
 
     Raises:
-        ValueError: the type is unknown, or both layouts are there and disagree.
+        ValueError: the type is unknown, or the fields of transformers 4 and 5 are both set and disagree.
     """
     theta = config.get("rope_theta")
     scaling = config.get("rope_scaling")  # transformers 4; theta stands beside it
     parameters = config.get("rope_parameters")  # transformers 5; theta stands in it
-    # both may be there, as in our own exports; then they must say the same
+    # Both may be set, as in our own exports; then they must agree.
     ropes = []
     if parameters is not None:
         inner_theta = size(parameters, "rope_theta", default=theta or default_theta)
@@ -149,25 +157,24 @@ def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
 
 
 def rope_fields(rope: Rope, *, extra: Config | None = None) -> dict[str, Any]:
-    """The rotary fields of config.json in both layouts; `extra` is added to the scaling (DeepSeek's
+    """The rotary fields of config.json for transformers 4 and 5; `extra` is added to the scaling (DeepSeek's
     mscale).
     """
     scaling = None
     if rope.scaling is not None:
         scaling = {**_scaling_fields(rope.scaling), **(extra or {})}
-    # version 4 wants null where nothing is scaled, version 5 a type
+    # Without scaling, transformers 4 expects null and 5 the type "default".
     parameters = {"rope_theta": rope.theta, **(scaling or {"rope_type": "default"})}
     return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
 
 
 def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
-    """Those of Gemma 3: of the layers with a window, and of the layers that see everything, which alone are
-    scaled.
+    """The ropes of Gemma 3: that of sliding layers, and that of full layers, which alone is scaled.
 
     Raises:
         ValueError: the type is unknown.
     """
-    # version 5 has a table a kind of layer, version 4 a theta of its own for the local ones
+    # transformers 5 has a table for each kind of layer, 4 a separate theta for the sliding ones
     if config.get("rope_parameters"):
         local, full = (rope_of(_parameters_of(config, kind)) for kind in LAYER_KINDS)
         return local, full
@@ -177,7 +184,7 @@ def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
 
 
 def _parameters_of(config: Config, kind: str) -> dict[str, Any]:
-    """What `rope_of` reads, for the layers of one kind."""
+    """The fields that `rope_of` reads, for the layers of one kind."""
     parameters = config["rope_parameters"].get(kind)
     if not isinstance(parameters, Mapping):
         raise ValueError(
@@ -190,10 +197,10 @@ def _parameters_of(config: Config, kind: str) -> dict[str, Any]:
 
 
 def local_and_global_fields(local: Rope, full: Rope) -> dict[str, Any]:
-    """The inverse of `local_and_global_ropes`, in both layouts.
+    """The inverse of `local_and_global_ropes`, for transformers 4 and 5.
 
     Raises:
-        ValueError: the layers with a window are scaled, for which there are no fields.
+        ValueError: the rope of the sliding layers is scaled, for which there are no fields.
     """
     if local.scaling is not None:
         raise ValueError(
@@ -228,7 +235,7 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
     factor = float(size(scaling, "factor"))
     if kind == "linear":
         return Linear(factor=factor)
-    # without the field, the context is the one before stretching
+    # if the field is missing, `max_position_embeddings` is the context before scaling
     context = config.get("max_position_embeddings")
     original = int(size(scaling, "original_max_position_embeddings", default=context))
     if kind == "llama3":
@@ -244,27 +251,27 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
         beta_fast=size(scaling, "beta_fast", default=32.0),
         beta_slow=size(scaling, "beta_slow", default=1.0),
         table_factor=_table_factor(scaling, factor),
-        # whether the ends of the ramp are rounded to whole frequencies; GPT-OSS does not
+        # whether the ends of the ramp are rounded to whole dimensions; GPT-OSS does not round
         truncate=size(scaling, "truncate", default=True),
     )
 
 
 def _table_factor(scaling: Config, factor: float) -> float | None:
-    """What cosines and sines are multiplied with, where it is not YaRN's own: given, or the ratio of
-    DeepSeek's two coefficients.
+    """The factor of cosines and sines, if it is not YaRN's own: `attention_factor`, or the ratio that follows
+    from DeepSeek's two coefficients.
     """
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])
     mscale = scaling.get("mscale")
     mscale_all_dim = scaling.get("mscale_all_dim")
-    # 0 counts as absent, as in transformers: then YaRN's own factor holds
+    # 0 counts as absent, as in transformers: YaRN's own factor then applies
     if not mscale or not mscale_all_dim:
         return None
     return yarn_growth(factor, float(mscale)) / yarn_growth(factor, float(mscale_all_dim))
 
 
 def _scaling_fields(scaling: Scaling) -> dict[str, Any]:
-    """Our fields have the names of config.json, but for two that only some kinds have."""
+    """The scaling's fields under the names of config.json, which are ours but for two."""
     theirs = {
         "original_context": "original_max_position_embeddings",
         "table_factor": "attention_factor",

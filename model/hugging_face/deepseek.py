@@ -1,6 +1,4 @@
-"""DeepSeek-V3 at Hugging Face: the names of its tensors, and prediction modules that a checkpoint may
-lack.
-"""
+"""DeepSeek-V3 at Hugging Face: names of its tensors, and checkpoints that lack the prediction modules."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -8,7 +6,7 @@ from typing import Any
 from model.hugging_face.names import expert_rows, gated_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 
-# rows of a feed-forward layer: what its names begin with, ours and theirs → its rows
+# (prefix of our names, prefix of theirs) → the rows of a feed-forward layer
 FeedForwardRows = Callable[[str, str], Sequence[Tensor]]
 
 
@@ -16,9 +14,9 @@ def without_missing_modules(
     config: Mapping[str, Any],
     names: Collection[str],
 ) -> dict[str, Any]:
-    """The config of a checkpoint whose tensors are `names`: with no prediction modules if it has none.
+    """The config of a checkpoint with tensors `names`; the number of prediction modules is 0 if it has none.
 
-    transformers keeps the number of modules in config.json, but drops their tensors when it saves.
+    When transformers saves, it keeps their number in config.json but drops their tensors.
     """
     first_module = f"model.layers.{config.get('num_hidden_layers')}."
     if any(name.startswith(first_module) for name in names):
@@ -30,14 +28,14 @@ def without_missing_modules(
 def rows(sizes: Any) -> tuple[Tensor, ...]:
     """Names and layouts of all tensors.
 
-    Prediction modules are layers behind the last, as in the authors' checkpoints; transformers passes over
+    Prediction modules are layers after the last one, as in the authors' checkpoints; transformers ignores
     them.
     """
     tensors = [*outer_rows(tied=sizes.tied)]
     if sizes.dense_layers:
         tensors += _block(sizes, "dense_blocks.", "model.layers.{N}.", gated_rows)
     sparse = _block(sizes, "blocks.", "model.layers.{N}.", _experts(sizes))
-    # theirs counts layers through, ours begins each stack at 0
+    # they number all layers, we number each stack from 0
     tensors += [row._replace(first=sizes.dense_layers) for row in sparse]
     for depth in range(1, sizes.mtp_layers + 1):
         tensors += _module(sizes, f"mtp.depth{depth}", f"model.layers.{sizes.layers + depth - 1}.")
@@ -50,7 +48,7 @@ def _block(
     theirs: str,
     feed_forward: FeedForwardRows,
 ) -> list[Tensor]:
-    stacked = "N" if "{N}" in theirs else ""  # a prediction module is one layer and no stack
+    stacked = "N" if "{N}" in theirs else ""  # a prediction module is a single layer
     attention = _attention(sizes, f"{ours}attention.", f"{theirs}self_attn.", stacked)
     return [
         *norm_rows(ours, theirs),
@@ -60,32 +58,31 @@ def _block(
 
 
 def _attention(sizes: Any, ours: str, theirs: str, N: str) -> list[Tensor]:
-    """Three of their products join what ours keep apart: the two parts of queries, latents with rotary keys,
-    and keys with values. A `span` says which entries of theirs are ours.
+    """Three of their matrices fuse what we keep separate: both parts of queries, latents with rotary keys,
+    and keys with values. A `span` gives the entries of theirs that are ours.
     """
     A = sizes.head_width
     A2 = sizes.rope_width
     A3 = sizes.value_width
     D2 = sizes.latent_width
     queries = f"{theirs}q_b_proj.weight" if sizes.query_latent_width else f"{theirs}q_proj.weight"
-    D = (
-        "D3" if sizes.query_latent_width else "D"
-    )  # what queries are made from: a latent, or the stream
+    # queries are computed from a latent, or from the residual stream
+    D = "D3" if sizes.query_latent_width else "D"
     latents = f"{theirs}kv_a_proj_with_mqa.weight"
     keys_and_values = f"{theirs}kv_b_proj.weight"
-    # the authors store rotary pairs side by side; transformers may have saved them in halves
-    turned = {"interleaved": sizes.rope_interleave}
+    # the authors store rotary pairs as neighbours; transformers may have saved them in halves
+    rotated = {"interleaved": sizes.rope_interleave}
     tensors = [
         Tensor(f"{ours}wq_{N}{D}HA", queries, f"HA {D}", span=("A", 0, A + A2)),
-        Tensor(f"{ours}wq_rope_{N}{D}HA2", queries, f"HA2 {D}", span=("A2", A, A + A2), **turned),
+        Tensor(f"{ours}wq_rope_{N}{D}HA2", queries, f"HA2 {D}", span=("A2", A, A + A2), **rotated),
         Tensor(f"{ours}wkv_down_{N}DD2", latents, "D2 D", span=("D2", 0, D2 + A2)),
-        Tensor(f"{ours}wk_rope_{N}DA2", latents, "A2 D", span=("A2", D2, D2 + A2), **turned),
+        Tensor(f"{ours}wk_rope_{N}DA2", latents, "A2 D", span=("A2", D2, D2 + A2), **rotated),
         Tensor(f"{ours}kv_norm.scale_{N}D2", f"{theirs}kv_a_layernorm.weight", "D2"),
         Tensor(f"{ours}wk_{N}D2HA", keys_and_values, "HA D2", span=("A", 0, A + A3)),
         Tensor(f"{ours}wv_{N}D2HA3", keys_and_values, "HA3 D2", span=("A3", A, A + A3)),
         Tensor(f"{ours}wo_{N}HA3D", f"{theirs}o_proj.weight", "D HA3"),
     ]
-    if sizes.query_latent_width:  # the small sizes of the family make queries without a latent
+    if sizes.query_latent_width:  # the family's small sizes have queries without a latent
         tensors.append(Tensor(f"{ours}wq_down_{N}DD3", f"{theirs}q_a_proj.weight", "D3 D"))
         tensors.append(Tensor(f"{ours}q_norm.scale_{N}D3", f"{theirs}q_a_layernorm.weight", "D3"))
     return tensors
@@ -104,7 +101,7 @@ def _experts(sizes: Any) -> FeedForwardRows:
 
 
 def _module(sizes: Any, ours: str, theirs: str) -> list[Tensor]:
-    """A prediction module; checkpoints repeat the model's embedding and output matrix in it."""
+    """The tensors of a prediction module, in which checkpoints repeat the embedding and output matrix."""
     joined = f"{theirs}eh_proj.weight"  # [D, 2 D]: the embedding's half, then the hidden state's
     output = "embed_VD" if sizes.tied else "unembed_DV"
     return [
@@ -113,7 +110,7 @@ def _module(sizes: Any, ours: str, theirs: str) -> list[Tensor]:
         Tensor(f"{ours}.norm.scale_D", f"{theirs}shared_head.norm.weight", "D"),
         Tensor(f"{ours}.w_embed_DD2", joined, "D2 *D", part=(0, 2)),
         Tensor(f"{ours}.w_hidden_DD2", joined, "D2 *D", part=(1, 2)),
-        # second places of parameters of the model: read once more, and written once more
+        # copies of parameters of the model: read a second time, and written a second time
         Tensor("embed_VD", f"{theirs}embed_tokens.weight", "V D"),
         Tensor(output, f"{theirs}shared_head.head.weight", "V D"),
         *_block(sizes, f"{ours}.block.", theirs, _experts(sizes)),

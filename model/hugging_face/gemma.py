@@ -19,7 +19,7 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that both generations have, from a config.json.
 
     Raises:
-        ValueError: one is missing, or asks for what we would compute differently.
+        ValueError: a size is missing, or a field asks for a computation that ours does not do.
     """
     require(
         config,
@@ -29,7 +29,8 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         **decoder_sizes(config, default_tied=True),
-        # transformers' defaults, which the authors' configs may leave out
+        # Gemma's defaults in transformers, which configs may leave out; the head width is not derived.
+        "head_width": size(config, "head_dim", default=256),
         "window": size(config, "sliding_window", default=4096),
         "query_pre_attn_scalar": size(config, "query_pre_attn_scalar", default=256),
     }
@@ -38,10 +39,9 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def fields_of(sizes: Any, *, full_every: int) -> dict[str, Any]:
     """The inverse of `sizes_of`, for transformers 4 and 5."""
     fields = decoder_fields(sizes)
-    del fields[
-        "hidden_act"
-    ]  # Gemma says `hidden_activation`, and transformers takes either as the activation
-    # what a layer sees is said twice, for two generations of transformers
+    # Gemma's field is `hidden_activation`; a `hidden_act` of "silu" beside it would contradict it.
+    del fields["hidden_act"]
+    # The pattern of layers is written twice, for older and newer versions of transformers.
     return {
         **fields,
         "hidden_activation": "gelu_pytorch_tanh",
@@ -54,17 +54,17 @@ def fields_of(sizes: Any, *, full_every: int) -> dict[str, Any]:
 
 
 def layer_types(layers: int, full_every: int) -> list[str]:
-    """The kind of every layer: each `full_every`-th sees everything, the others their window."""
+    """The kind of every layer: each `full_every`-th has full attention, the others a sliding window."""
     sliding, full = LAYER_KINDS
     return [full if (i + 1) % full_every == 0 else sliding for i in range(layers)]
 
 
 def full_every(config: Mapping[str, Any], *, default: int = 6) -> int:
-    """The number of layers in a pattern, as one of three generations of config.json says it."""
+    """The number of layers in a pattern, from any of the three fields that versions of config.json have."""
     _, full = LAYER_KINDS
     kinds = config.get("layer_types") or ()
     if full in kinds:
-        # the first full layer is the last of the first pattern
+        # a full layer ends the pattern, so the first one tells its length
         return kinds.index(full) + 1
     return size(config, "sliding_window_pattern", "_sliding_window_pattern", default=default)
 
@@ -73,7 +73,7 @@ def check_pattern(config: Mapping[str, Any], layers: int, *, full_every: int) ->
     """Refuse layers that do not repeat their pattern.
 
     Raises:
-        ValueError: `layer_types` is there and is another sequence.
+        ValueError: `layer_types` is set, and is another sequence.
     """
     kinds = config.get("layer_types")
     expected = layer_types(layers, full_every)

@@ -1,4 +1,4 @@
-"""GGUF files of Llama models, read as Hugging Face checkpoints: names, layouts and config are translated,
+"""Read GGUF files of Llama models as Hugging Face checkpoints: names, layouts and config are translated, and
 weights dequantized.
 """
 
@@ -29,23 +29,23 @@ NAMES = {  # GGUF → Hugging Face; {} is the layer
 
 
 class Gguf(NamedTuple):
-    """A file and its metadata, by the names of the format (`llama.block_count`, `tokenizer.ggml.tokens`)."""
+    """A file and its metadata, by the format's names (`llama.block_count`, `tokenizer.ggml.tokens`)."""
 
     checkpoint: Checkpoint
     metadata: dict[str, Any]
 
 
 def open_gguf(path: Path) -> Gguf:
-    """A .gguf file.
+    """Open a .gguf file.
 
     Raises:
-        ValueError: it is cut short or damaged, of another architecture than llama, or the library is not
-        installed.
+        ValueError: it is cut short or damaged, of another architecture than llama, or the library `gguf` is
+            not installed.
     """
     reader = _reader(path)
     with _naming_damage(path):
         metadata = {name: field.contents() for name, field in reader.fields.items()}
-    # other architectures have names and orders of their own, which nothing here knows
+    # other architectures have names and row orders of their own
     kind = metadata.get("general.architecture")
     if kind != "llama" or metadata.get("llama.expert_count", 0):
         raise ValueError(
@@ -53,21 +53,21 @@ def open_gguf(path: Path) -> Gguf:
             "take safetensors"
         )
     config = _config(path, metadata, {tensor.name for tensor in reader.tensors})
-    # only queries and keys are rotated, so only their rows are stored in another order
+    # llama.cpp reorders the rows of what is rotated, queries and keys
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     weights = {
         _their_name(tensor.name): _Weight(path, tensor, _heads_of(tensor.name, heads))
         for tensor in reader.tensors
     }
     shapes = {name: weight.shape for name, weight in weights.items()}
-    # the library maps the file: there is nothing to open or to close
+    # the library maps the file into memory, so there is nothing to open or close
     file = File(path, shapes, partial(contextlib.nullcontext, weights))
     return Gguf(Checkpoint(path, config, (file,)), metadata)
 
 
 def _reader(path: Path) -> Any:
     try:
-        import gguf  # an extra: of all verbs only the import of .gguf files needs it
+        import gguf  # an optional dependency, needed only for .gguf files
     except ImportError as error:
         remedy = "run `pip install 'meshwright[huggingface]'`"
         raise ValueError(f"{path} needs the library `gguf`; {remedy}") from error
@@ -77,7 +77,7 @@ def _reader(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _naming_damage(path: Path) -> Iterator[None]:
-    """What the library raises on a damaged file is any of these, and says nothing of the file."""
+    """Turn what the library raises on a damaged file into a ValueError that names the file."""
     try:
         yield
     except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:
@@ -89,7 +89,7 @@ def _config(
     metadata: Mapping[str, Any],
     tensors: set[str],
 ) -> dict[str, Any]:
-    """What config.json would say."""
+    """The metadata as fields of config.json."""
     fields = {
         "vocab_size": "llama.vocab_size",
         "hidden_size": "llama.embedding_length",
@@ -100,8 +100,8 @@ def _config(
         "max_position_embeddings": "llama.context_length",
         "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
     }
-    # older files leave out the size of a vocabulary that they list, and the heads of keys where all have
-    # their own
+    # Older files leave out the size of the vocabulary, which they list, and the number of key/value heads if
+    # it is that of the query heads.
     known = {"llama.vocab_size": len(metadata.get("tokenizer.ggml.tokens", ())), **metadata}
     known.setdefault("llama.attention.head_count_kv", metadata.get("llama.attention.head_count"))
     missing = [name for name in fields.values() if not known.get(name)]
@@ -109,7 +109,7 @@ def _config(
         raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; take another file")
     return {
         "model_type": "llama",
-        # the format has no field for it
+        # the format has no field for tied embeddings
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_scaling": _scaling(metadata),
         "rope_theta": _shortest(metadata.get("llama.rope.freq_base", 10_000.0)),
@@ -120,7 +120,7 @@ def _config(
 
 
 def _shortest(number: float) -> float:
-    """The shortest decimal that is this float32: 1e-05, which GGUF hands back as 9.999999747378752e-06."""
+    """The shortest decimal of a float32: 1e-05 instead of 9.999999747378752e-06, as the library gives it."""
     return float(str(np.float32(number)))
 
 
@@ -136,7 +136,7 @@ def _scaling(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _their_name(name: str) -> str:
-    """Hugging Face's name; a name that we do not know stays, and is refused as an unknown tensor."""
+    """Hugging Face's name; an unknown name stays, and is later refused as an unknown tensor."""
     parts = name.split(".")
     if parts[0] != "blk":
         return NAMES.get(name, name)
@@ -145,13 +145,13 @@ def _their_name(name: str) -> str:
 
 
 def _heads_of(name: str, heads: Mapping[str, int]) -> int:
-    """The number of heads of queries and keys; 0 of other tensors."""
+    """The number of heads if the tensor holds queries or keys, else 0."""
     return next((n for product, n in heads.items() if f".{product}." in name), 0)
 
 
 class _Weight(NamedTuple):
-    """Dequantized when it is sliced. `heads` > 0: rows of each head whose rotary pairs llama.cpp stores
-    alternately.
+    """A tensor that is dequantized when it is sliced. `heads` > 0: its rows are of this many heads, in which
+    llama.cpp stores rotary pairs as neighbours.
     """
 
     path: Path
@@ -160,20 +160,20 @@ class _Weight(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As rows and columns; GGUF names the fastest dimension first."""
+        """(rows, columns); GGUF lists the fastest dimension first."""
         return tuple(int(n) for n in reversed(self.tensor.shape))
 
     def __getitem__(self, cuts: Any) -> np.ndarray:
         from gguf.quants import dequantize
 
         with _naming_damage(self.path):
-            # whole: a quantized block is 32 or 256 weights of a row, and a cut may split one
+            # all of it: a quantized block is 32 or 256 weights of a row, which a slice may split
             x = dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
         return (self._in_halves(x) if self.heads else x)[cuts]
 
     def _in_halves(self, x: np.ndarray) -> np.ndarray:
-        """The inverse of llama.cpp's `permute`: Hugging Face has the first of all pairs, then the second of
-        all.
+        """The inverse of llama.cpp's `permute`: Hugging Face stores the first entries of all pairs, then the
+        second ones.
         """
         n_pairs = x.shape[0] // self.heads // 2
         return x.reshape(self.heads, n_pairs, 2, -1).swapaxes(1, 2).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""config.json and tensors of Llama, Mistral, Qwen2 and Qwen3, which our one class `Llama` computes."""
+"""config.json and tensors of Llama, Mistral, Qwen2 and Qwen3, which are all instances of our `Llama`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from model.hugging_face.config import decoder_fields, decoder_sizes, require
 from model.hugging_face.names import attention_rows, gated_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 
-# by model_type: fields of config.json that change the result, and the values that we compute
+# model_type -> fields of config.json that change the result, and the values that we can compute
 REQUIRED: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {"attention_bias": (False,), "mlp_bias": (False,), "pretraining_tp": (1,)},
     "mistral": {"attention_bias": (False,), "layer_types": (None,)},
@@ -20,7 +20,7 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Llama` that a config.json of these four describes.
 
     Raises:
-        ValueError: it lacks one, or asks for what we would compute differently.
+        ValueError: a size is missing, or a field asks for a computation that ours does not do.
     """
     kind = config["model_type"]
     # SwiGLU is what `FeedForward` computes

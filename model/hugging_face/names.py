@@ -1,7 +1,7 @@
-"""Rows that most name tables share, for the names of transformers' Llama and its many relatives.
+"""Rows that most name tables share: the names of transformers' Llama and its many relatives.
 
-`ours` and `theirs` are what the names of a layer begin with; where theirs runs over layers (`{N}`), ours is a
-stack, whose letters begin with N.
+`ours` and `theirs` are the prefixes of a layer's names. If theirs has `{N}`, it runs over layers, and ours is
+a stack whose letters begin with N.
 """
 
 from model.hugging_face.tensor import Tensor
@@ -11,22 +11,20 @@ LAYERS = "model.layers.{N}."
 
 
 def outer_rows(*, tied: bool) -> tuple[Tensor, ...]:
-    """Embedding, last norm, and the output matrix where it is one of its own."""
+    """Embedding, last norm, and the output matrix unless it is tied to the embedding."""
     rows = (
         Tensor("embed_VD", "model.embed_tokens.weight", "V D"),
         Tensor("norm.scale_D", "model.norm.weight", "D"),
     )
-    # a tied checkpoint has no lm_head.weight: transformers ties it to the embedding when it loads
+    # a tied checkpoint has no lm_head.weight: transformers ties it to the embedding on loading
     return rows if tied else (*rows, Tensor("unembed_DV", "lm_head.weight", "V D"))
 
 
 def attention_rows(*, biased: str = "", head_norm: bool = False) -> tuple[Tensor, ...]:
-    """The four products of attention; with biases of those in `biased` (among q, k, v, o), and norms over
-    each head.
-    """
+    """The four matrices of attention, biases of those in `biased` (among q, k, v, o), and norms of heads."""
     ours = f"{BLOCKS}attention."
     theirs = f"{LAYERS}self_attn."
-    # torch's Linear stores (out, in), with the heads of `out` joined: H and A are one dimension of theirs
+    # torch's Linear stores (out, in); heads and head width are a single dimension of theirs
     layouts = {
         "q": ("NDHA", "HA D"),
         "k": ("NDKA", "KA D"),
@@ -43,7 +41,7 @@ def attention_rows(*, biased: str = "", head_norm: bool = False) -> tuple[Tensor
         for which, (letters, layout) in bias_layouts.items()
         if which in biased
     ]
-    if head_norm:  # one scale a head width, shared by the heads
+    if head_norm:  # a single scale of head width, shared by the heads
         rows.append(Tensor(f"{ours}q_norm.scale_NA", f"{theirs}q_norm.weight", "A"))
         rows.append(Tensor(f"{ours}k_norm.scale_NA", f"{theirs}k_norm.weight", "A"))
     return tuple(rows)
@@ -53,7 +51,7 @@ def gated_rows(
     ours: str = f"{BLOCKS}feed_forward.",
     theirs: str = f"{LAYERS}mlp.",
 ) -> tuple[Tensor, ...]:
-    """The three products of a gated feed-forward layer."""
+    """The three matrices of a gated feed-forward layer."""
     N = _stacked(theirs)
     return (
         Tensor(f"{ours}w_gate_{N}DF", f"{theirs}gate_proj.weight", "F D"),
@@ -67,7 +65,7 @@ def norm_rows(ours: str = BLOCKS, theirs: str = LAYERS) -> tuple[Tensor, ...]:
     N = _stacked(theirs)
     return (
         Tensor(f"{ours}attention_norm.scale_{N}D", f"{theirs}input_layernorm.weight", "D"),
-        # the name is what transformers calls it: it stands after attention, and before the feed-forward layer
+        # transformers' name, as this norm comes after attention; it is the one before the feed-forward layer
         Tensor(
             f"{ours}feed_forward_norm.scale_{N}D", f"{theirs}post_attention_layernorm.weight", "D"
         ),
@@ -82,10 +80,10 @@ def expert_rows(
     up: str = "up_proj",
     down: str = "down_proj",
 ) -> tuple[Tensor, ...]:
-    """The router of a mixture of experts, and the products of every expert under their names for them."""
+    """The router of a mixture of experts, and the matrices of each; `gate`, `up`, `down` are their names."""
     N = _stacked(theirs)
     expert = f"{theirs}experts.{{E}}."
-    # `{expert}` runs over E, which in ours is a dimension: E tensors of theirs make one of ours
+    # `{E}` runs over experts, a dimension of ours: E tensors of theirs make one of ours
     return (
         Tensor(f"{ours}router_{N}DE", f"{theirs}gate.weight", "E D"),
         Tensor(f"{ours}w_gate_{N}EDF", f"{expert}{gate}.weight", "F D"),

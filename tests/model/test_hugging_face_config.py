@@ -4,6 +4,9 @@ differently is refused.
 
 import pytest
 
+from model.architectures.gemma import Gemma2
+from model.architectures.llama import Llama
+from model.architectures.mixtral import Mixtral
 from model.hugging_face.config import (
     dtype_fields,
     dtype_of,
@@ -61,6 +64,36 @@ def test_what_nothing_says_is_the_default():
     assert rope_of({}) == Rope(theta=10_000.0)
     assert rope_of({}, default_theta=1e6) == Rope(theta=1e6)
     assert dtype_of({}) == "float32"
+
+
+SIZES = {
+    "vocab_size": 24,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "expected"),
+    [
+        (Llama, {"model_type": "llama"}, {"rope_theta": 1e4, "norm_eps": 1e-6, "head_width": 6}),
+        (
+            Mixtral,
+            {"num_local_experts": 4, "num_experts_per_tok": 2},
+            {"rope_theta": 1e6, "norm_eps": 1e-5, "head_width": 6},
+        ),
+        (Gemma2, {}, {"rope_theta": 1e4, "norm_eps": 1e-6, "head_width": 256, "window": 4096}),
+    ],
+    ids=["llama", "mixtral", "gemma2"],
+)
+def test_fields_left_out_of_a_config_have_the_defaults_of_its_class_in_transformers(
+    architecture, config, expected
+):
+    read = architecture.from_hugging_face(SIZES | config)
+    assert {name: getattr(read, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
