@@ -1,4 +1,4 @@
-"""Whole texts: prompts in, all their new tokens out, at once or in pieces."""
+"""Generate from prompts: all new tokens at once (`generate`), or a few at a time (`stream`)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,9 +21,9 @@ def generate(
 ) -> list[list[int]]:
     """All new tokens of each row; arguments and rows are those of `stream`."""
     rows: list[list[int]] = []
-    # one stride for everything: the host looks once, when all rows are finished
+    # a stride of everything: the host waits only once, until all rows are finished
     for news in stream(model, params, prompts, max_tokens=max_tokens, stride=max_tokens, **options):
-        # there are as many rows as the first piece has: prompts times samples
+        # the first piece tells the number of rows: prompts times samples
         rows = rows or [[] for _ in news]
         for row, new in zip(rows, news, strict=True):
             row += new
@@ -44,12 +44,12 @@ def stream(
     samples: int = 1,
     stride: int = 8,
 ) -> Iterator[list[list[int]]]:
-    """Yields the next at most `stride` tokens of every row until all are finished; the `samples` rows of a
-    prompt stand one behind the other, and its prompt is read once for all of them.
+    """Yields up to `stride` further tokens of every row until all are finished. The `samples` rows of a
+    prompt are consecutive, and the prompt is read once for all of them.
 
-    A row is finished when it has produced one of `stop_ids` (its last token), `max_tokens` tokens, or as
-    many as fit with its prompt into `context`. `allowed_V` is False for ids that may never come, and so are
-    those beyond its end (see `what_ends` in inference/text.py); None allows all. Runs under `jax.set_mesh`.
+    A row is finished when it has produced one of `stop_ids` (its last token), `max_tokens` tokens, or as many
+    as fit with its prompt into `context`. Ids that are False in `allowed_V`, or beyond its end, are never
+    chosen (see `what_ends` in inference/text.py); None allows all. Call under `jax.set_mesh`.
 
     Raises:
         ValueError: a prompt is empty or leaves no room in `context`, or a limit is not positive.
@@ -59,7 +59,7 @@ def stream(
             raise ValueError(f"{name}={value} must be at least 1")
     if not prompts:
         return
-    # what is compiled depends on the rounded lengths alone: prompts of similar lengths share it
+    # compiled programs depend on rounded lengths alone, so prompts of similar lengths share them
     rows = prefill(model, params, prompts, context=context, max_tokens=max_tokens)
     if samples > 1:
         rows = repeat(rows, n_prompts=len(prompts), samples=samples)
@@ -67,11 +67,11 @@ def stream(
     n_rows = len(prompts) * samples
     n_yielded_B = np.zeros(n_rows, int)
     until = 0
-    # the host looks once every `stride` tokens; between, the device runs a loop of its own
+    # the host waits once every `stride` tokens; in between the device runs a loop of its own
     while not np.all(on_host(rows.finished_B)):
         until = min(until + stride, max_tokens)
         rows = advance(model, params, rows, limits, sampler=sampler, key=key, until=until)
-        # later rows only fill up the mesh
+        # [:n_rows]: the rows after these only pad the batch to the mesh
         new_BL = on_host(rows.new_BL)[:n_rows]
         n_B = on_host(rows.n_B)[:n_rows]
         yield [

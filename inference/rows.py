@@ -1,4 +1,4 @@
-"""The rows of a batch that is being written: who is in it, and what each has written so far."""
+"""The rows of a batch during generation: their state, and how rows are added, copied and read."""
 
 import math
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ class Generating(NamedTuple):
     """The state of all rows.
 
     Attributes:
-        index_B: Which stream of random numbers a row draws from.
-        room_B: How many tokens it may make; 0 for a row that only fills the batch.
-        n_B: How many it has made, or was given by `extend`.
-        new_BL: These tokens; -1 behind them.
-        logp_BL: The log-probability of each: under the model's softmax over its whole vocabulary, before
-        `Limits.allowed_V`, temperature and filters, so that a trainer finds the same. 0 behind them.
-        chosen_BL: True for tokens that the model chose, False for those that were forced.
-        last_B: The token that is read next; it is not in the cache yet.
-        finished_B: Whether the row has made its last token.
+        index_B: The row's index, from which its random keys derive.
+        room_B: How many new tokens it may have; 0 for a row that only pads the batch.
+        n_B: How many new tokens it has, generated or forced by `extend`.
+        new_BL: These tokens, then -1.
+        logp_BL: Their log-probabilities (nats) under the model's softmax over its whole vocabulary, before
+            `Limits.allowed_V`, temperature and filters, as a trainer computes them; then 0.
+        chosen_BL: True for tokens that the model chose, False for forced ones.
+        last_B: The row's last token, which is not in the cache yet.
+        finished_B: Whether the row has its last token.
         cache: Keys and values of all tokens before the last.
     """
 
@@ -44,9 +44,7 @@ class Generating(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The new tokens of a row, and of each its log-probability and whether the model chose it, as in
-    `Generating`.
-    """
+    """The new tokens of a row with their log-probabilities, and whether the model chose each."""
 
     tokens: list[int]
     logp: list[float]
@@ -54,22 +52,21 @@ class Written(NamedTuple):
 
 
 def repeat(rows: Generating, *, n_prompts: int, samples: int) -> Generating:
-    """`samples` rows of each of the first `n_prompts`, one after the other, so that the prompt was read once
+    """`samples` consecutive copies of each of the first `n_prompts` rows, so that a prompt is read once
     for all of them. Sample s of prompt p has index p · samples + s.
     """
     n = n_prompts * samples
     index_B = np.arange(divisible(n), dtype=np.int32)
-    # what fills up the mesh is a finished copy of the first row
+    # rows that pad the batch to the mesh are finished copies of the first row
     from_B = np.where(index_B < n, index_B // samples, 0).astype(np.int32)
     return _repeat(rows, from_B, index_B, index_B < n)
 
 
 def admit(running: Generating, joining: Generating, slots: Sequence[int]) -> Generating:
-    """`running`, whose rows at `slots` are the first rows of `joining`; what stood there has left. Both must
-    have the same room (see `prefill`). `running` is donated.
+    """Replace the rows of `running` at `slots` by the first rows of `joining`. `running` is donated.
 
-    Raises:
-        ValueError: they have not, or there are more slots than rows to join.
+    Raises: ValueError: they differ in `max_tokens` or `cache_tokens` (see `prefill`), or there are
+    more slots than rows to join.
     """
     if _row_shapes(running) != _row_shapes(joining):
         remedy = "give prefill the same max_tokens and cache_tokens for both"
@@ -86,7 +83,7 @@ def admit(running: Generating, joining: Generating, slots: Sequence[int]) -> Gen
 
 
 def read(rows: Generating, n: int) -> list[Written]:
-    """What the first `n` rows have written so far."""
+    """Copy the new tokens of the first `n` rows to the host."""
     n_B = on_host(rows.n_B)
     new_BL = on_host(rows.new_BL)
     logp_BL = on_host(rows.logp_BL)
@@ -109,7 +106,7 @@ def put(
     *,
     chosen: bool,
 ) -> Generating:
-    """Rows with the first `counts_B` of these tokens behind what they have written."""
+    """Append to each row the first `counts_B` of these tokens."""
 
     def one_row(
         new: Array,
@@ -121,15 +118,16 @@ def put(
         count: Array,
     ) -> tuple[Array, Array, Array]:
         offset = jnp.arange(len(tokens))
-        # tokens behind the first `count` are sent beyond the end, where they are dropped
-        place = jnp.where(offset < count, n + offset, len(new))
+        # tokens after the first `count` get an index past the end, which mode="drop" does not write
+        index = jnp.where(offset < count, n + offset, len(new))
         return (
-            new.at[place].set(tokens, mode="drop"),
-            logp.at[place].set(logps, mode="drop"),
-            is_chosen.at[place].set(chosen, mode="drop"),
+            new.at[index].set(tokens, mode="drop"),
+            logp.at[index].set(logps, mode="drop"),
+            is_chosen.at[index].set(chosen, mode="drop"),
         )
 
-    # scattering into a divided array would have to state layouts; each device has whole rows
+    # A scatter into a sharded array would need stated layouts; here each device writes its own, complete
+    # rows.
     run = local(jax.vmap(one_row), ("B.", "B.", "B.", "B", "B.", "B.", "B"), ("B.", "B.", "B."))
     new_BL, all_logp_BL, chosen_BL = run(
         rows.new_BL,
@@ -146,21 +144,21 @@ def put(
 
 
 def on_host(x: Array) -> np.ndarray:
-    """All of an array, whose rows may lie on other hosts."""
-    # tiled: the parts of each host are joined along rows, not stacked by host
+    """The complete array on every host, although its rows may be on others; a collective."""
+    # tiled: the rows of all hosts are concatenated, not stacked by host
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def divisible(n_rows: int) -> int:
-    """The next number of rows that the mesh divides."""
-    # rows are divided over all of B's axes, so their number must be a multiple of their product
+    """The least number of rows, from `n_rows` on, that divides over the mesh."""
+    # B is sharded over several axes, so the number must be a multiple of their product
     sizes = jax.sharding.get_abstract_mesh().shape
     n = math.prod(sizes.get(axis, 1) for axis in ALPHABET["B"].in_use)
     return -(-n_rows // n) * n
 
 
 def _row_shapes(rows: Generating) -> list[tuple[int, ...]]:
-    """What one row takes: the width of its tokens, and its slots in all layers, which are [N, B, T, …]."""
+    """Shapes of a single row: of its tokens, and of its cache slots, which are [N, B, T, …]."""
     slots = jax.tree.leaves(rows.cache.slots)
     return [rows.new_BL.shape[1:], *((x.shape[0], *x.shape[2:]) for x in slots)]
 
@@ -184,7 +182,7 @@ def _repeat(
 ) -> Generating:
     is_sample_B = shard(is_sample_B, "B")
     copies = _take(rows, shard(from_B, "B"))
-    # all else of a row is the same for each of its samples, as nothing is written yet
+    # Everything else is the same for all samples of a prompt, which have no new tokens yet.
     return copies._replace(
         index_B=shard(index_B, "B"),
         room_B=jnp.where(is_sample_B, copies.room_B, 0),
@@ -194,9 +192,9 @@ def _repeat(
 
 @partial(jax.jit, donate_argnames=("running",))
 def _admit(running: Generating, joining: Generating, from_B: Array) -> Generating:
-    """Row b is row `from_B[b]` of `joining`, or stays where that is negative."""
+    """Row b becomes row `from_B[b]` of `joining`; it stays if that is negative."""
     from_B = shard(from_B, "B")
-    # a row for every slot, also where none joins: shapes must not depend on how many do
+    # a candidate for every row, even where none joins: shapes must not depend on how many join
     candidates = _take(joining, jnp.maximum(from_B, 0))
     joins_B = from_B >= 0
 

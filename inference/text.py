@@ -1,4 +1,4 @@
-"""Text from a model as it grows: prompts in, pieces of text out."""
+"""Generate text from prompts, yielded in pieces as it is generated."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from model.api import Model, Params
 
 
 class Loaded(NamedTuple):
-    """A model that can write, with the tokenizer it was trained with; `context` bounds prompt and text
-    together, in tokens.
+    """A model with the tokenizer it was trained with; `context` is the most tokens of prompt and text
+    together.
     """
 
     model: Model
@@ -28,17 +28,17 @@ class Loaded(NamedTuple):
 def writer(
     loaded: Loaded, *, sampler: SamplingRule, max_tokens: int, as_chat: bool, key: Key[Array, ""]
 ) -> Callable[[int, str], Iterator[str]]:
-    """A function (number, prompt) → pieces of the text that follows the prompt, or of the answer to it as a
-    user's message if `as_chat`. Texts of other numbers are sampled independently.
+    """Make a function (number, prompt) → pieces of the text that continues the prompt, or with `as_chat`
+    of the answer to it as a user's message. Texts with different numbers are sampled independently.
 
     Raises:
-        ValueError: a chat is asked for, and the tokenizer has no pieces for one; or as in `stream`.
+        ValueError: `as_chat`, but the tokenizer has no special pieces for chats; or as in `stream`.
     """
     tokenizer = loaded.tokenizer
     chat = chat_format_of(tokenizer) if as_chat else None
     ends = what_ends(tokenizer, chat)
 
-    # a key a text: the same prompt again, as another text, is answered anew
+    # A key for each number: the same prompt with another number gets another answer.
     def write(number: int, prompt: str) -> Iterator[str]:
         ids = prompt_ids(prompt, tokenizer, chat)
         news = stream(
@@ -51,37 +51,37 @@ def writer(
             key=jax.random.fold_in(key, number),
             **ends,
         )
-        return pieces((new for (new,) in news), tokenizer)  # one row, as there was one prompt
+        return pieces((new for (new,) in news), tokenizer)  # a single prompt gives a single row
 
     return write
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer, chat: ChatFormat | None) -> list[int]:
-    """A text to be continued; in a chat, a user's message to be answered."""
+    """Token ids of a text to be continued, or in a chat of a user's message to be answered."""
     if chat is None:
         return [tokenizer.bos, *tokenizer.encode(prompt)]
     return chat.prompt([text_message("user", prompt)])
 
 
 def what_ends(tokenizer: Tokenizer, chat: ChatFormat | None) -> dict[str, Any]:
-    """Arguments of `stream`: the ids that end a text, or an answer in a chat, and those that may come at
-    all.
+    """`stop_ids` and `allowed_V` of `stream`: ids that end a text, or an answer in a chat, and ids that
+    may be chosen.
     """
-    # end_of_turn too: a chat model may end any text as it ends its answers
+    # end_of_turn too: a chat model may end a plain text the way it ends answers
     stop_ids = (tokenizer.eos, tokenizer.end_of_turn) if chat is None else chat.stop_ids
-    # a model has no reason to write any other special id
+    # no other special id may be generated: they have no text
     allowed_V = tokenizer.byte_lengths > 0
     allowed_V[list(stop_ids)] = True
     return {"stop_ids": stop_ids, "allowed_V": allowed_V}
 
 
 def pieces(news: Iterable[list[int]], tokenizer: Tokenizer) -> Iterator[str]:
-    """The text of tokens as they come; a letter whose bytes are not all there yet is held back."""
+    """Decode tokens as they come; a character is held back until all its bytes are there."""
     ids: list[int] = []
     n_shown = 0  # characters
     for new in news:
         ids += new
-        # all is decoded again, as bytes that are no letter yet may become one; U+FFFD stands for such bytes
+        # Everything is decoded again, since incomplete bytes, which decode to U+FFFD, may now be complete.
         ready = tokenizer.decode(ids).rstrip("\ufffd")
         yield ready[n_shown:]
         n_shown = len(ready)

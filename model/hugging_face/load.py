@@ -1,5 +1,5 @@
-"""Hugging Face tensors → our parameters on the mesh, file by file, so that the host never holds more than a
-file and some pieces.
+"""Load Hugging Face tensors as our parameters on the mesh, one piece after the other, so that the host holds
+little of them at a time.
 """
 
 import math
@@ -21,10 +21,11 @@ from model.hugging_face.checkpoint import Checkpoint
 from model.hugging_face.tensor import Tensor, own_letters, places, run_letters, take, their_shape
 from model.sharding import letters_of, named
 
-PIECE_BYTES = 64 << 20  # larger pieces are read in parts
-# so much is put together on the host, where it needs no program compiled; the rest on the devices
+PIECE_BYTES = 64 << 20  # a tensor is read in pieces of at most this size
+# Parameters of this total size are assembled on the host, which needs no compiled program; the others on the
+# devices.
 HOST_BYTES = 256 << 20
-# computed, not learned: some versions of transformers saved them
+# Computed buffers, not parameters: some versions of transformers saved them.
 BUFFERS = re.compile(r"\.rotary_emb\.(inv_freq|(cos|sin)_cached)$|\.attn\.(masked_)?bias$")
 
 
@@ -33,7 +34,7 @@ Bounds = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
 
 
 class Place(NamedTuple):
-    """Where one of their tensors goes: a row of the table, and which layer and expert it is."""
+    """Where one of their tensors goes: a row of the table, and the index of its layer and expert."""
 
     row: Tensor
     index: tuple[int, ...]
@@ -44,8 +45,8 @@ def load(architecture: Architecture, checkpoint: Checkpoint, *, params: str) -> 
     `jax.set_mesh`.
 
     Raises:
-        ValueError: a tensor is missing, of another shape, or unknown; all that is wrong is said before any
-        device memory is taken.
+        ValueError: a tensor is missing, of another shape, or unknown; raised before any device memory is
+            allocated, and listing all such tensors.
     """
     shapes = parameter_shapes(architecture, params)
     sizes = {}
@@ -53,7 +54,7 @@ def load(architecture: Architecture, checkpoint: Checkpoint, *, params: str) -> 
         sizes[row.ours] = sizes_of(row, shapes[row.ours].shape, architecture)
     plan = checked_plan(architecture, checkpoint, sizes)
     targets = _targets(shapes)
-    # a file is open once, and tensors are read in the order of their names, which is about that in the file
+    # each file is opened once; tensors are read in the order of their names, roughly that in the file
     for file in checkpoint.files:
         with file.open() as tensors:
             for name in sorted(file.shapes.keys() & plan.keys()):
@@ -67,9 +68,8 @@ def parameter_shapes(
     architecture: Architecture,
     params: str,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Dotted name → shape and dtype, of all parameters."""
+    """Dotted name → shape and dtype of every parameter; nothing is allocated."""
     model = architecture.build(Precision(params=params))
-    # shapes alone: nothing is drawn, however large the model
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(shapes)}
 
@@ -79,7 +79,7 @@ def sizes_of(
     shape: tuple[int, ...],
     architecture: Architecture,
 ) -> dict[str, int]:
-    """Letter → size, of the letters of a row; of V the true vocabulary, for only ours is padded."""
+    """Letter → size of a row's letters; for V without padding, which only ours has."""
     sizes = dict(zip(own_letters(row), shape, strict=True))
     if "V" in sizes:
         sizes["V"] = architecture.vocab_size
@@ -91,13 +91,13 @@ def checked_plan(
     checkpoint: Checkpoint,
     sizes: Mapping[str, Sizes],
 ) -> dict[str, list[Place]]:
-    """Their name → where it goes.
+    """Their name → all places where the tensor goes.
 
     Raises:
         ValueError: a tensor is missing, of another shape, or unknown.
     """
     stored = checkpoint.shapes()
-    # everything that is wrong is collected, so that one download mends it all
+    # All problems are collected, so that they are reported together.
     rows = architecture.tensors()
     prefix = _prefix_left_out(rows, stored)
     plan: dict[str, list[Place]] = {}
@@ -106,9 +106,9 @@ def checked_plan(
         expected = their_shape(row, sizes[row.ours])
         for index, theirs in places(row, sizes[row.ours]):
             name = theirs.removeprefix(prefix)
-            # a fused tensor is part of several parameters, and an embedding may be stored twice
+            # several places: a fused tensor goes into several parameters
             plan.setdefault(name, []).append(Place(row, index))
-            shape = stored.get(name, expected)  # what is missing is said below
+            shape = stored.get(name, expected)  # missing tensors are reported below
             if shape != expected:
                 shapes = f"{list(shape)}, not {list(expected)}"
                 misshapen.append(f"{name} has shape {shapes} for our {row.ours}")
@@ -133,7 +133,7 @@ def _disagreement(
     if misshapen:
         problems.append(_some(misshapen))
     kind = checkpoint.config.get("model_type")
-    # what the usual quantized forms (fp8, GPTQ, AWQ, bitsandbytes) have beside their weights
+    # names that fp8, GPTQ, AWQ and bitsandbytes checkpoints have beside their weights
     quantized = any(
         name.endswith(("_scale_inv", ".qweight", ".scales", ".absmax")) for name in extra
     )
@@ -150,8 +150,8 @@ def _some(names: list[str]) -> str:
 
 
 def _prefix_left_out(rows: Sequence[Tensor], stored: Mapping[str, Any]) -> str:
-    """`model.` or `transformer.`, where all of a checkpoint's names lack it, as those saved without the
-    output matrix do.
+    """`model.` or `transformer.` if no name of the checkpoint starts with it, as when a model was saved
+    without its head; else "".
     """
     of_layers = [row.theirs for row in rows if "{N}" in row.theirs]
     prefix = of_layers[0].split(".")[0] + "." if of_layers else ""
@@ -159,14 +159,14 @@ def _prefix_left_out(rows: Sequence[Tensor], stored: Mapping[str, Any]) -> str:
 
 
 def _is_ignored(name: str, rows: Sequence[Tensor]) -> bool:
-    """Computed buffers, and the copy of the embedding that some checkpoints of tied models have."""
+    """Whether a tensor is a computed buffer, or the copy of the embedding that some tied checkpoints have."""
     tied = all(row.ours != "unembed_DV" for row in rows)
     return bool(BUFFERS.search(name)) or (tied and name == "lm_head.weight")
 
 
 def _targets(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, "_Target"]:
     mesh = jax.sharding.get_mesh()
-    # in the order of the parameters, small ones on the host until its share is used up
+    # on the host in the order of the parameters, as long as HOST_BYTES allow
     host_bytes = HOST_BYTES
     targets = {}
     for name, leaf in shapes.items():
@@ -177,9 +177,7 @@ def _targets(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, "_Target"]
 
 
 class _Target:
-    """One parameter while it is filled: a buffer for each distinct piece of it on the devices of this
-    process.
-    """
+    """A parameter while it is filled: a buffer for each distinct shard on the devices of this process."""
 
     def __init__(
         self,
@@ -191,10 +189,10 @@ class _Target:
     ):
         self.shape = leaf.shape
         self.sharding = named(mesh, letters_of(name), leaf.shape, at_rest=True)
-        # devices that hold the same piece (replicas) share its buffer: it is read once
+        # devices with the same shard (replicas) share a buffer, so that it is read once
         devices_of: dict[Bounds, list[jax.Device]] = {}
         for device, index in self.sharding.addressable_devices_indices_map(leaf.shape).items():
-            # a slice over all of a dimension has no start and no stop
+            # `indices` fills in start and stop, which are None in a slice over a whole dimension
             cuts = [cut.indices(size) for cut, size in zip(index, leaf.shape, strict=True)]
             bounds = tuple((start, stop) for start, stop, _ in cuts)
             devices_of.setdefault(bounds, []).append(device)
@@ -210,7 +208,7 @@ class _Target:
         self.host_bytes = n_bytes if on_host else 0
 
     def fill(self, theirs: Any, place: Place, sizes: Sizes) -> None:
-        """Read of one of their tensors what the buffers here need."""
+        """Read from one of their tensors what the buffers of this process need."""
         row, index = place
         n_run = len(index)
         assert own_letters(row)[:n_run] == run_letters(row), (
@@ -225,21 +223,21 @@ class _Target:
             if not all(0 <= i < n for i, n in zip(offsets, lengths, strict=True)):
                 continue  # a layer or expert that these devices do not hold
             held = {
-                # beyond the true size is padding of the vocabulary, which theirs does not have
+                # min: ours may be padded (the vocabulary), theirs is not
                 letter: (start, min(stop, sizes[letter]))
                 for letter, (start, stop) in zip(stored, stored_bounds, strict=True)
             }
             for ranges in _pieces(held, stored, row):
-                # indices in the buffer, where the run letters have length 1
+                # start indices in the buffer; the piece has length 1 along the run letters
                 x = take(theirs, row, sizes, ranges)
                 starts = [ranges[letter][0] - held[letter][0] for letter in stored]
                 buffer.put(x[(None,) * n_run], (*offsets, *starts))
 
     def finished(self) -> jax.Array:
-        """The parameter, when all its tensors have been read; the buffers are given up."""
+        """The parameter, after all its tensors were read; releases the buffers."""
         arrays = [array for buffer in self.buffers.values() for array in buffer.arrays()]
         self.buffers = {}
-        # no copy: the devices' own arrays become the shards of one global array
+        # without a copy: the arrays become the shards of a global array
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, arrays)
 
 
@@ -248,13 +246,13 @@ def _pieces(
     stored: tuple[str, ...],
     row: Tensor,
 ) -> Iterator[dict[str, tuple[int, int]]]:
-    """`ranges` in pieces of at most PIECE_BYTES of float32, cut along the longest letter; nothing where a
+    """`ranges` in pieces of at most PIECE_BYTES of float32, split along the longest letter; none if the
     buffer holds only padding.
     """
     lengths = {letter: stop - start for letter, (start, stop) in ranges.items()}
     if any(n <= 0 for n in lengths.values()):
         return
-    # the pairs of an interleaved head width are apart in ours: it is read in one piece
+    # not along an interleaved head width: the entries of a pair are far apart in ours
     divisible = [letter for letter in stored if not (row.interleaved and letter[0] == "A")]
     longest = max(divisible, key=lengths.__getitem__)
     start, stop = ranges[longest]
@@ -265,25 +263,25 @@ def _pieces(
 
 
 class _HostBuffer:
-    """Filled as a host array, then copied to its devices."""
+    """A buffer that is filled on the host, and then copied to its devices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, devices: list[jax.Device]):
-        # zeros, since no tensor of theirs fills the padding of the vocabulary
+        # zeros: no tensor fills the padding of the vocabulary
         self.x = np.zeros(shape, dtype)
         self.devices = devices
 
     def put(self, x: np.ndarray, starts: tuple[int, ...]) -> None:
-        """Write a piece from `starts` on, in the buffer's dtype."""
+        """Write a piece at the start indices `starts`, cast to the buffer's dtype."""
         cuts = tuple(slice(start, start + n) for start, n in zip(starts, x.shape, strict=True))
         self.x[cuts] = x
 
     def arrays(self) -> list[jax.Array]:
-        """One array for each device."""
+        """A copy of the buffer on each of its devices."""
         return [jax.device_put(self.x, device) for device in self.devices]
 
 
 class _DeviceBuffer:
-    """Filled on the devices, piece by piece in place: for what is too large to be put together on the
+    """A buffer that is filled on its devices, piece by piece and in place: for what is too large for the
     host.
     """
 
@@ -295,26 +293,26 @@ class _DeviceBuffer:
             ]
 
     def put(self, x: np.ndarray, starts: tuple[int, ...]) -> None:
-        """Write a piece; waits, so that at most one piece is between host and device."""
+        """Write a piece, and wait until it has arrived."""
         for i, buffer in enumerate(self.buffers):
             (device,) = buffer.devices()
             with no_mesh():
                 self.buffers[i] = _write(buffer, jax.device_put(x, device), starts)
-        # else the host would queue pieces faster than they travel, and hold them all
+        # Without waiting the host would queue pieces faster than they are transferred, and hold them all.
         jax.block_until_ready(self.buffers)
 
     def arrays(self) -> list[jax.Array]:
-        """One array for each device."""
+        """The buffer on each of its devices."""
         return self.buffers
 
 
 def no_mesh() -> AbstractContextManager[Any]:
-    """Work on single devices, which jax refuses while a mesh of more of them is set."""
+    """A context without a mesh: while one is set, jax refuses to work on single devices of it."""
     empty = jax.sharding.Mesh(np.empty((), object), ())
     return jax.set_mesh(empty)
 
 
-# donated: the buffer is changed in place, so that a device never holds two copies
+# donated, so that the buffer is updated in place and a device never holds two copies
 @partial(jax.jit, donate_argnums=0)
 def _write(buffer: jax.Array, x: jax.Array, starts: tuple[Any, ...]) -> jax.Array:
     return jax.lax.dynamic_update_slice(buffer, x.astype(buffer.dtype), starts)

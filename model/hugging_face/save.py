@@ -1,6 +1,4 @@
-"""Our parameters → a Hugging Face folder, tensor by tensor, so that the host never holds more than one of
-them.
-"""
+"""Save our parameters as a Hugging Face folder, tensor by tensor, so that the host holds one at a time."""
 
 import json
 import math
@@ -21,9 +19,8 @@ from model.hugging_face.load import Place, no_mesh, sizes_of
 from model.hugging_face.tensor import own_letters, places, put, their_shape
 
 DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16"}  # in a safetensors header
-Plan = dict[
-    str, tuple[tuple[int, ...], list[Place]]
-]  # their name → shape, and which of ours are in it
+# their name → (its shape, the rows of ours that are in it)
+Plan = dict[str, tuple[tuple[int, ...], list[Place]]]
 
 
 def save(
@@ -35,13 +32,13 @@ def save(
     max_shard_bytes: int,
     files: Mapping[str, bytes],
 ) -> None:
-    """Write config.json, safetensors of at most `max_shard_bytes` (a larger tensor has one of its own), and
-    `files` (a tokenizer's).
+    """Write config.json, safetensors files of at most `max_shard_bytes` (a larger tensor gets its own), and
+    `files` (those of a tokenizer).
 
-    The folder appears when all of it is written.
+    The folder appears once everything is written.
 
     Raises:
-        ValueError: the folder is there already, or other processes hold part of the parameters.
+        ValueError: the folder exists, or other processes hold some of the parameters.
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already; delete it or choose another folder")
@@ -51,9 +48,9 @@ def save(
             "the parameters lie on several processes; "
             "export from a single process, which reads the checkpoint by itself"
         )
-    # before anything is written: an architecture may have no form at Hugging Face
+    # first, since it raises if no model of transformers computes the same
     config = {**architecture.to_hugging_face(), **dtype_fields(dtype)}
-    # beside the folder and so on its file system, where a rename is one step
+    # beside the folder, so on the same file system, where a rename is atomic
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -62,8 +59,8 @@ def save(
         for name, data in files.items():
             (unfinished / name).write_bytes(data)
         _write_tensors(unfinished, architecture, flat, dtype=dtype, max_shard_bytes=max_shard_bytes)
-        unfinished.rename(folder)  # in one step: nobody finds half a checkpoint
-    finally:  # after an error; after the rename it is not there
+        unfinished.rename(folder)  # atomic: no reader sees an incomplete checkpoint
+    finally:  # deletes it after an error; after the rename it no longer exists
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
@@ -71,12 +68,12 @@ def export_plan(
     architecture: Architecture,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Plan:
-    """Their tensors in the order of the table, layer by layer."""
+    """Their tensors in the order of the architecture's table, layer by layer."""
     plan: Plan = {}
     for row in architecture.tensors():
         sizes = sizes_of(row, shapes[row.ours], architecture)
         for index, name in places(row, sizes):
-            # a fused tensor has several rows: the first of them says its shape
+            # a fused tensor has several rows, which all give the same shape
             _, row_places = plan.setdefault(name, (their_shape(row, sizes), []))
             row_places.append(Place(row, index))
     return plan
@@ -98,7 +95,7 @@ def _write_tensors(
     file_of: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        if len(shards) == 1:  # the name without numbers, which needs no index
+        if len(shards) == 1:  # the standard name of a single file, which needs no index
             file_name = "model.safetensors"
         file_of |= dict.fromkeys(shard, file_name)
         with (folder / file_name).open("wb") as file:
@@ -107,7 +104,7 @@ def _write_tensors(
             for name in shard:
                 shape, row_places = plan[name]
                 tensor = _tensor(shape, row_places, architecture, flat, dtype)
-                # numpy has no buffer of bfloat16: its bytes have one
+                # as bytes: numpy's buffers do not support bfloat16
                 file.write(tensor.reshape(-1).view(np.uint8).data)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": file_of}
@@ -118,11 +115,11 @@ def _in_shards(
     n_bytes: Mapping[str, int],
     max_shard_bytes: int,
 ) -> Iterator[list[str]]:
-    """Names in their order, as many to a shard as fit."""
+    """The names in order, divided into shards of at most `max_shard_bytes`."""
     shard: list[str] = []
     shard_bytes = 0
     for name, n in n_bytes.items():
-        # `shard and`: a tensor over the limit gets a file alone, with no empty one before it
+        # `shard and`: a tensor over the limit gets a shard of its own, without an empty one before it
         if shard and shard_bytes + n > max_shard_bytes:
             yield shard
             shard, shard_bytes = [], 0
@@ -136,12 +133,12 @@ def _header(
     n_bytes: Mapping[str, int],
     dtype: str,
 ) -> bytes:
-    """The format: 8 bytes of length, JSON padded with spaces to a multiple of 8, then the tensors,
-    little-endian, row by row.
+    """The header of a safetensors file: its length in 8 bytes, then JSON, padded with spaces to a multiple of
+    8. The tensors follow it, little-endian and row-major.
 
-    safetensors' own writer wants all tensors of a file in memory, twice.
+    It is written here because safetensors' own writer needs all tensors of a file in memory, twice.
     """
-    # "format" is what transformers asks for before it reads a file
+    # transformers requires "format" in the metadata
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in shapes.items():
@@ -153,7 +150,7 @@ def _header(
         }
         begin = end
     data = json.dumps(header, separators=(",", ":")).encode()
-    # tensors then begin at a multiple of 8, where a memory map can read any dtype in place
+    # so that tensors start at a multiple of 8, where memory-mapped data of any dtype is aligned
     data += b" " * (-len(data) % 8)
     return len(data).to_bytes(8, "little") + data
 
@@ -165,8 +162,7 @@ def _tensor(
     flat: Mapping[str, jax.Array],
     dtype: str,
 ) -> np.ndarray:
-    """One of their tensors, put together from the parameters of ours that are in it."""
-    # one layer of one tensor at a time: the host needs memory for it alone
+    """One of their tensors, assembled from the parameters of ours that are in it."""
     theirs = np.zeros(shape, jnp.dtype(dtype))
     for row, index in row_places:
         sizes = sizes_of(row, flat[row.ours].shape, architecture)
@@ -177,18 +173,18 @@ def _tensor(
 
 
 def on_host(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
-    """x[index], from the devices that hold it; the rest stays where it is."""
+    """x[index] as a host array, copied from the devices that hold it; nothing else is copied."""
     out = np.empty(x.shape[len(index) :], x.dtype)
     for shard in x.addressable_shards:
         starts = [cut.start or 0 for cut in shard.index]
-        # strict=False: `index` is of the first dimensions alone
+        # strict=False: `index` has the first dimensions alone
         offsets = [i - start for i, start in zip(index, starts, strict=False)]
         is_held = all(0 <= i < n for i, n in zip(offsets, shard.data.shape, strict=False))
-        # replicas hold the same numbers: the first one is read
+        # replica 0 alone is read: the others hold the same numbers
         if shard.replica_id != 0 or not is_held:
             continue
         with no_mesh():
-            # a CPU's memory is read as it is; on an accelerator the slice is cut there, and it alone travels
+            # CPU memory is read in place; on an accelerator the slice is made there, and only it is copied
             on_cpu = shard.device.platform == "cpu"
             data = np.asarray(shard.data) if on_cpu else shard.data
             out[shard.index[len(index) :]] = data[tuple(offsets)]

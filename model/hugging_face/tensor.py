@@ -1,4 +1,4 @@
-"""One row of a name table: how a parameter of ours stands in a Hugging Face checkpoint, said in letters."""
+"""Rows of a name table: how a parameter of ours is stored in a Hugging Face checkpoint, in letters."""
 
 import math
 import re
@@ -17,15 +17,15 @@ class Tensor(NamedTuple):
     and experts.
 
     Attributes:
-        layout: Their dimensions in the letters of ours, in their order: `"HA D"` has two, the first of
-            which joins heads and head width. The letters that `theirs` runs over are left out.
-        first: What `{N}` begins with: the first layer of a later stack.
-        part: (i, n): ours is part i of n equal parts of their fused dimension. That is the first one, or
-            the one marked `*`: `"D *HA"`.
+        layout: Their dimensions, in their order, written in our letters: `"HA D"` has two, the first of which
+            joins heads and head width. Letters that `theirs` runs over are left out.
+        first: Where `{N}` starts: the number of the first layer of a later stack.
+        part: (i, n): ours is part i of n equal parts of their fused dimension, which is the first one, or the
+            one marked `*`: `"D *HA"`.
         span: (letter, start, size): along this letter theirs has `size` entries, and ours are those from
             `start` on.
-        interleaved: Theirs stores rotary pairs alternately (x0 x1 of a pair are neighbours), ours in
-            halves. True: the whole width of a head (letter A); a number: its last so many entries.
+        interleaved: Theirs stores the two entries of a rotary pair as neighbours, ours in halves. True: over
+            the whole width of a head (letter A); a number: over its last so many entries.
     """
 
     ours: str
@@ -38,8 +38,8 @@ class Tensor(NamedTuple):
 
 
 class Dimension(NamedTuple):
-    """One dimension of theirs: its letters, their sizes, and which entries along each are ours; "" is the
-    index of a part.
+    """One dimension of theirs: its letters, their sizes, and the range of ours along each. The letter "" is
+    the index of a part.
     """
 
     letters: tuple[str, ...]
@@ -48,7 +48,7 @@ class Dimension(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The length of the dimension, all its letters joined."""
+        """The length of the dimension, the product of its letters' sizes."""
         return math.prod(self.sizes)
 
 
@@ -63,7 +63,7 @@ def own_letters(row: Tensor) -> tuple[str, ...]:
 
 
 def run_letters(row: Tensor) -> tuple[str, ...]:
-    """Those of N and E that their name runs over; in ours they come first."""
+    """The letters, among N and E, that their name runs over; in ours they come first."""
     return tuple(letter for letter in own_letters(row) if f"{{{letter}}}" in row.theirs)
 
 
@@ -76,7 +76,7 @@ def stored_letters(row: Tensor) -> tuple[str, ...]:
 def places(row: Tensor, sizes: Sizes) -> Iterator[tuple[tuple[int, ...], str]]:
     """(index along the run letters, their name) of every tensor that our parameter is made of."""
     run = run_letters(row)
-    # np.ndindex of nothing gives one empty index: a tensor outside the layers has one place
+    # np.ndindex() gives a single empty index, for tensors outside the layers
     for index in np.ndindex(*(sizes[letter] for letter in run)):
         numbers = dict(zip(run, index, strict=True))
         if "N" in numbers:
@@ -91,13 +91,13 @@ def dimensions(
 ) -> tuple[Dimension, ...]:
     """Their dimensions; `sizes` are those of our letters, `ranges` what is wanted of them (default: all)."""
     groups = row.layout.split()
-    # a mark says which dimension is fused; without one it is the first
+    # the fused dimension is the one marked with *, or the first
     fused = next((i for i, group in enumerate(groups) if group.startswith("*")), 0)
     result = []
     for i, group in enumerate(groups):
         entries = [(letter, *_along(row, letter, sizes, ranges or {})) for letter in letters(group)]
         if row.part and i == fused:
-            # parts follow one another: their index is the slowest letter of the dimension
+            # parts are stored one after the other, so their index is the slowest letter of the dimension
             index, n_parts = row.part
             entries.insert(0, ("", n_parts, (index, index + 1)))
         result.append(Dimension(*zip(*entries, strict=True)))
@@ -110,7 +110,7 @@ def _along(
     sizes: Sizes,
     ranges: Ranges,
 ) -> tuple[int, Range]:
-    """(their size, what is wanted of it) along one letter."""
+    """(their size, range of it that is wanted) along one letter."""
     start, stop = ranges.get(letter, (0, sizes[letter]))
     if row.span and row.span[0] == letter:
         _, offset, their_size = row.span
@@ -124,33 +124,33 @@ def their_shape(row: Tensor, sizes: Sizes) -> tuple[int, ...]:
 
 
 def extent(dimension: Dimension) -> tuple[slice, tuple[int, ...], tuple[slice, ...]]:
-    """What to read along one dimension, how that splits into the letters, and what of each is wanted.
+    """(the slice to read along a dimension, its size along each letter, the slice wanted of each letter).
 
-    Read is one stretch: exactly what is wanted where that is contiguous, else the whole dimension.
+    What is wanted is read exactly if it is contiguous; otherwise the whole dimension is read.
     """
     lengths = tuple(stop - start for start, stop in dimension.ours)
     cut_letters = [i for i, size in enumerate(dimension.sizes) if lengths[i] < size]
     last_cut = max(cut_letters, default=0)
-    # contiguous: one entry of each letter before the last that is cut, and all of the letters behind it
+    # Contiguous: a single entry of each letter before the last one of which only a range is wanted; of the
+    # letters after that one all entries are wanted.
     if any(n > 1 for n in lengths[:last_cut]):
         wanted = tuple(slice(start, stop) for start, stop in dimension.ours)
         return slice(0, dimension.size), dimension.sizes, wanted
     begin = 0
     for (start, _), size in zip(dimension.ours, dimension.sizes, strict=True):
-        # the row-major index of the first entry, letter by letter
+        # the row-major index of the first wanted entry
         begin = begin * size + start
     all_of_it = tuple(slice(0, n) for n in lengths)
     return slice(begin, begin + math.prod(lengths)), lengths, all_of_it
 
 
 def take(theirs: Any, row: Tensor, sizes: Sizes, ranges: Ranges) -> np.ndarray:
-    """What `ranges` of our letters (those not run over) find in one of their tensors, in our order; reads
-    no more than it needs.
+    """The part of one of their tensors that `ranges` of our stored letters select, in our order.
 
-    `theirs` is anything that gives an array when it is sliced.
+    `theirs` is anything that gives an array when it is sliced; as little as possible is read.
     """
     wanted = dimensions(row, sizes, ranges)
-    # safetensors read a slice of each dimension and no index lists: what is not one stretch is cut in memory
+    # safetensors supports one slice per dimension: what is not contiguous is selected in memory
     reads, lengths, cuts = zip(*map(extent, wanted), strict=True)
     by_letter = theirs[reads].reshape([n for dimension in lengths for n in dimension])
     x = by_letter[tuple(cut for dimension in cuts for cut in dimension)]
@@ -158,11 +158,11 @@ def take(theirs: Any, row: Tensor, sizes: Sizes, ranges: Ranges) -> np.ndarray:
 
 
 def put(theirs: np.ndarray, row: Tensor, sizes: Sizes, ours: np.ndarray) -> None:
-    """Write one of our pieces into its place in one of their tensors: the inverse of `take` for whole
-    pieces.
+    """Write our parameter (of a layer or expert) into one of their tensors: the inverse of `take` without
+    ranges.
     """
     wanted = dimensions(row, sizes)
-    # reshaping a new, contiguous array gives a view, so that what is written lands in `theirs`
+    # reshaping a contiguous array gives a view, so writing to it writes to `theirs`
     view = theirs.reshape([size for dimension in wanted for size in dimension.sizes])
     view = view[tuple(slice(*entries) for dimension in wanted for entries in dimension.ours)]
     _to_our_order(view, row, wanted)[...] = _permuted(ours, row, _alternating)
@@ -173,9 +173,9 @@ def _to_our_order(
     row: Tensor,
     wanted: tuple[Dimension, ...],
 ) -> np.ndarray:
-    """Dimensions by their letters → by ours, without the index of a part; a view."""
+    """A view with dimensions in the order of our letters, without the index of a part."""
     order = [letter for dimension in wanted for letter in dimension.letters]
-    # one entry of the index of a part is wanted: a dimension of length 1
+    # a part is a single entry of its index: a dimension of length 1
     x = x.squeeze(tuple(i for i, letter in enumerate(order) if not letter))
     order = [letter for letter in order if letter]
     return x.transpose([order.index(letter) for letter in stored_letters(row)])
@@ -186,14 +186,14 @@ def _permuted(
     row: Tensor,
     order_of: Callable[[int], np.ndarray],
 ) -> np.ndarray:
-    """x with the rotary pairs of its heads in another order; x itself where theirs stores them as ours."""
+    """x with the entries of rotary pairs reordered, or x itself if theirs stores them like ours."""
     if row.interleaved is False:
         return x
     axis = next(i for i, letter in enumerate(stored_letters(row)) if letter[0] == "A")
-    # the others of a head are not rotated, and stay where they are
-    n_turned = x.shape[axis] if row.interleaved is True else row.interleaved
-    n_before = x.shape[axis] - n_turned
-    order = np.concatenate([np.arange(n_before), n_before + order_of(n_turned)])
+    # entries before the rotated ones stay where they are
+    n_rotated = x.shape[axis] if row.interleaved is True else row.interleaved
+    n_before = x.shape[axis] - n_rotated
+    order = np.concatenate([np.arange(n_before), n_before + order_of(n_rotated)])
     return x.take(order, axis)
 
 
