@@ -17,9 +17,9 @@ TROUBLE = {
 # how a metric's name ends (its beginning names a held-out set) -> how to read it
 HINTS = {
     "bits_per_byte": "bits_per_byte falls as the model predicts text better",
+    "chat/accuracy": "chat/accuracy is the share of an answer's tokens that were the model's first choice",
     "rewards/accuracies": "rewards/accuracies is the share of pairs where training favoured the better "
-    "answer "
-    "(0.5 is chance); a loss of text in the same phase should hardly rise",
+    "answer (0.5 is chance); a loss of text in the same phase should hardly rise",
 }
 
 
@@ -34,13 +34,22 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
     rows = [row for name, result in by_phase.items() for row in _comparison(name, result)]
     _print_rows(console, "Held out, before and after each phase", heads, rows, text_columns=2)
     if hints := _hints({metric for _, metric, *_ in rows}):
-        console.say(f"What to look at: {'; '.join(hints)}.\n")
+        console.say("What to look at:")
+        for hint in hints:
+            console.say(f"  {hint}")
+        console.say("")
     speeds = {name: result["summary"] for name, result in by_phase.items() if result.get("summary")}
     _print_speed(console, speeds)
-    for name, result in by_phase.items():
-        # Two of each phase show whether the text is readable.
-        for sample in result.get("samples", [])[:2]:
-            console.say(f"{name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
+    # Two of each phase show whether the text is readable.
+    samples = [
+        (name, sample)
+        for name, result in by_phase.items()
+        for sample in result.get("samples", [])[:2]
+    ]
+    if samples:
+        console.say("What the model writes after each phase, prompt → text:")
+    for name, sample in samples:
+        console.say(f"  {name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
 
 
 def _hints(metrics: set[str]) -> list[str]:

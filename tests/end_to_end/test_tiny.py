@@ -88,7 +88,7 @@ def test_a_good_run_ends_well_and_warns_of_nothing(tiny) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "Warning" not in done.stdout and "Traceback" not in done.stdout
-    assert "What to look at: bits_per_byte" in done.stdout
+    assert "What to look at:\n  bits_per_byte" in done.stdout
     assert "  meshwright generate runs/tiny --chat --prompt" in done.stdout
 
 

@@ -51,6 +51,13 @@ def test_of_many_held_out_sets_their_mean_is_shown(capsys):
 
 def test_a_reader_is_told_what_to_look_at_in_the_metrics_that_are_there(capsys):
     text = printed(capsys, {"a": {"before": {}, "after": {"web/bits_per_byte": 2.0}}})
-    assert "What to look at: bits_per_byte falls" in text and "rewards" not in text
+    assert "What to look at:\n  bits_per_byte falls" in text and "rewards" not in text
     assert "share of pairs" in printed(capsys, {"a": {"after": {"pairs/rewards/accuracies": 0.5}}})
     assert "What to look at" not in printed(capsys, {"a": {"after": {"other": 0.5}}})
+
+
+def test_samples_stand_under_their_phase_after_a_line_that_says_what_they_are(capsys):
+    sample = {"prompt": "Why?", "text": "Because\nof this."}
+    text = printed(capsys, {"sft": {"after": {}, "samples": [sample] * 3}})
+    assert text.count("  sft: Why? → Because of this.\n") == 2
+    assert text.index("What the model writes") < text.index("sft:")
