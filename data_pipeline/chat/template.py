@@ -118,12 +118,12 @@ class Template:
         rendering = self._template.rendering(turns, opens_answer=opens_answer)
         text, spans = rendering
 
-        # a template may move messages, such as the system's behind the first question
+        # A template may move messages, such as the system's after the first question.
         in_text_order = sorted(range(len(messages)), key=lambda i: spans[i])
         # how far to look for the piece that ends a message: up to the content of the next
         limits = [*(spans[i].start for i in in_text_order[1:]), len(text)]
         stretches = []
-        done = 0  # characters of the text that stand in stretches
+        done = 0  # characters of the text that are in stretches
         for i, limit in zip(in_text_order, limits, strict=True):
             message = messages[i]
             span = spans[i]
@@ -167,9 +167,9 @@ class Template:
         """Control pieces, and between them what is tokenized as one text."""
         runs: list[_Run] = []
         for text, own, weight, cut in stretches:
-            done = 0  # characters of the stretch that stand in runs
+            done = 0  # characters of the stretch that are in runs
             joins = not cut
-            # in what a message says, the same letters are text
+            # In the content of a message the same letters are plain text.
             matches = self._control.finditer(text) if own else ()
             for match in matches:
                 _append(runs, text[done : match.start()], weight, joins=joins)

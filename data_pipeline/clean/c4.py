@@ -84,7 +84,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         lines = layout.lines
         scales = chars_per_word(document.language for document in documents)
         long = np.zeros(len(lines.first), bool)
-        # A word longer than the bound can only stand on a line longer than it: few lines need the exact
+        # Only a line longer than the bound can have a word longer than it: few lines need the exact
         # look.
         suspects = np.flatnonzero(
             layout.end[lines.stop - 1] - layout.start[lines.first] > self.max_word_chars

@@ -150,11 +150,11 @@ def stand_alone(codes: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.n
         return codes, origin
     # A character that is a word by itself becomes three: space, character, space.
     width = 1 + 2 * alone
-    # Where the first of the three stands in the widened array.
+    # Index of the first of the three in the widened array.
     place = (np.cumsum(width) - width)[alone]
     codes, origin = np.repeat(codes & ~ALONE, width), np.repeat(origin, width)
     codes[place] = codes[place + 2] = SPACE
-    # The space behind stands for the end of the character, one further on.
+    # The space after it has the position after the character.
     origin[place + 2] += 1
     return codes, origin
 

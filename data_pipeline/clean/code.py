@@ -15,7 +15,7 @@ from data_pipeline.documents.document import Document
 XML = frozenset(("xml", "xslt", "svg", "html"))
 DATA = frozenset(("json", "yaml"))
 XML_HEADER, XML_HEADER_CHARS = "<?xml version=", 100
-# What is never closed goes on to the end: a search for the end from each opening would take quadratic time.
+# \Z: what is never closed extends to the end; searching on from each opening would take quadratic time.
 HIDDEN = re.compile(
     r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]*>",
     re.IGNORECASE | re.DOTALL,
@@ -72,7 +72,7 @@ def line_lengths(layout: Layout, languages: tuple[str, ...]) -> Signals:
     """Characters of the longest line and of the mean line, and the share of letters and digits; the last
     newline ends a line.
     """
-    # The layout puts a newline behind every text, so differences of their places are line lengths.
+    # The layout has a newline after every text, so differences of their positions are line lengths.
     newlines = np.flatnonzero(layout.chars == ord("\n"))
     chars = np.diff(newlines, prepend=-1) - 1
     first = np.searchsorted(newlines, layout.text_start)

@@ -3,7 +3,7 @@ linear classifiers weigh.
 
 A word is a run of letters and digits in lower case; `words.py` has words as white space parts them, with
 their punctuation and case.
-The hashes are made here and may never change: the weights of a trained model lie where they point.
+The hashes may never change: they are the indices of a trained model's weights.
 """
 
 import functools

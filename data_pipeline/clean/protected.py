@@ -90,7 +90,7 @@ class Protected(NamedTuple):
             for first, key in [words.runs(n)]
         ]
         if len(self.lines.keys):
-            # Short texts count only as lines by themselves: `yes` stands in every document.
+            # Short texts count only as lines by themselves: `yes` is in every document.
             units = lines(texts, words)
             stretches_by_kind.append(
                 (units.first, units.last, words.keys(units.first, units.last), self.lines)

@@ -188,7 +188,7 @@ def line_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
 def is_ellipsis(layout: Layout, ends: np.ndarray) -> np.ndarray:
     """Which of the words that end at `ends` do so in an ellipsis."""
     last = layout.chars[ends - 1]
-    # Indices before the text wrap to its end, where the layout's newline stands: no dot.
+    # Indices before the text wrap to its end, where the layout has a newline: no dot.
     dots = (
         (last == ord("."))
         & (layout.chars[ends - 2] == ord("."))

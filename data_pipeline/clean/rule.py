@@ -12,7 +12,7 @@ import numpy as np
 from data_pipeline.documents.document import Document
 
 # Name → one value a document: numbers [n], or for what documents are compared by, keys [n] or lists of keys.
-# A name that ends in _lines, _spans or _bytes counts what the rule cut or replaced; the sums stand in the
+# A name that ends in _lines, _spans or _bytes counts what the rule cut or replaced; the sums are in the
 # table of drops.
 Signals = dict[str, Any]
 

@@ -140,7 +140,7 @@ def long_runs(chars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return start[with_digit], end[with_digit]
 
 
-# A table over bytes: characters that may stand in a token.
+# A table over bytes: characters that a token may have.
 RUN = np.zeros(256, bool)
 RUN[[*b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+/"]] = True
 

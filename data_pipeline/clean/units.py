@@ -59,7 +59,7 @@ def parted(
     bounds = np.searchsorted(words.origin[words.starts], np.append(start, len(row)))
     offset, length = words.offsets[text], np.diff(words.offsets)[text] - 1
     units = Units(text, start - offset, np.minimum(end - offset, length), bounds[:-1], bounds[1:])
-    # Parts without a word (blank lines, rules of dashes) are none.
+    # Parts without a word (blank lines, rules of dashes) are left out.
     return units.where(units.last > units.first)
 
 

@@ -65,7 +65,7 @@ class Layout:
     def __init__(self, texts: Iterable[str]):
         texts = list(texts)
         self.n = len(texts)
-        # A newline behind every text: then no word and no line spans two of them.
+        # A newline after every text, so that no word and no line spans two texts.
         self.chars = codes("\n".join([*texts, ""]))
         self.kinds = kinds().take(self.chars)
         lengths = np.fromiter(map(len, texts), np.int64, self.n)
@@ -198,7 +198,7 @@ def measured(
 def boundaries(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of every word; the last character must be white space."""
     inside = (flags & SPACE) == 0
-    # A word starts where the character before is white space, and ends behind its last one.
+    # A word starts where the character before is white space, and ends after its last one.
     before = shifted(inside)
     start, end = inside & ~before, before & ~inside
     if (flags & UNSPACED).any():

@@ -87,7 +87,7 @@ def decode(data: bytes) -> str | None:
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return _decoded(data, encoding)
-    # No text encoding but UTF-16 and UTF-32 has zero bytes, and those were told by their marks.
+    # Only UTF-16 and UTF-32 have zero bytes in text, and those begin with a mark.
     if b"\0" in data:
         return None
     text = _decoded(data, "utf-8-sig")

@@ -68,7 +68,7 @@ def walk(root: Path, selection: Selection, revisions: dict[str, str]) -> Iterato
 
 
 def _path_order(entry: os.DirEntry) -> str:
-    # as whole paths are ordered: "a.py" stands before "a/b.py", since "." is less than "/"
+    # In the order of whole paths: "a.py" comes before "a/b.py", because "." is less than "/".
     return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
@@ -100,7 +100,7 @@ def _look(entry: os.DirEntry, folder: Folder, selection: Selection) -> Folder | 
     ):
         return None
     if entry.is_dir(follow_symlinks=False):
-        # An ignored folder is not entered, as git does not: what lies inside cannot be taken back.
+        # Like git, an ignored folder is not entered: what is inside cannot be un-ignored.
         if "git_ignored" in selection.leave_out and ignored(f"{path}/", folder.ignores):
             return Found(f"{path}/", drop="git_ignored")
         return Folder(f"{path}/", folder.repository, folder.ignores)
@@ -110,7 +110,7 @@ def _look(entry: os.DirEntry, folder: Folder, selection: Selection) -> Folder | 
 def _file(entry: os.DirEntry, path: str, folder: Folder, selection: Selection) -> Found | None:
     language = language_of_name(entry.name)
     evidence = is_evidence(path)
-    # A name without suffix may be a script, told by its first line when it is read.
+    # A file without a suffix may be a script, which its first line tells when it is read.
     may_be_script = not language and "." not in entry.name
     wanted = language in selection.languages or may_be_script
     if not wanted and not evidence:

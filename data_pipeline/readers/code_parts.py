@@ -34,7 +34,7 @@ class Tree(NamedTuple):
         first part that tells apart.
         """
         checkout = path.rpartition("/")[0]
-        # The nearest checkout above the file: checkouts may lie inside of others.
+        # The nearest checkout above the file, because checkouts may be inside of others.
         while checkout and checkout not in self.revisions:
             checkout = checkout.rpartition("/")[0]
         group = checkout or Path(path.split("/")[self.depth]).stem
@@ -67,7 +67,7 @@ def _part(
     evidence: list[str],
     revisions: dict[str, str],
 ) -> Part:
-    # "" is the root, which lies above every file.
+    # "" is the root, which is above every file.
     folders = {""}
     for file in batch:
         above = file.path.rpartition("/")[0]

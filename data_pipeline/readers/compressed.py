@@ -55,7 +55,7 @@ class Gzip:
     """A gzip member."""
 
     name = "gzip"
-    # two bytes of gzip, one of deflate: what may begin a member
+    # A member begins with two magic bytes and one for deflate.
     magic = re.compile(rb"\x1f\x8b\x08")
     damaged = (zlib.error,)
     chunk_bytes = CHUNK_BYTES
@@ -96,7 +96,7 @@ class Zstd:
     name = "zstd"
     magic = re.compile(re.escape(ZSTD))
     damaged = (zstandard.ZstdError,)
-    # the library bounds no output, but of 4 bytes come 128 KiB at most: 64 MiB a chunk
+    # The library does not bound its output, but 4 bytes give at most 128 KiB: 64 MiB a chunk.
     chunk_bytes = 1 << 11
 
     def __init__(self, dictionary: bytes):
@@ -220,7 +220,7 @@ def pieces(buffer: Buffer, name: str, lost: Lost) -> Iterator[Piece]:
             start, damage = member.end, None
             continue
         damage = damage or (member.reason, known)
-        # Behind damage: the next place that looks like the beginning of a member.
+        # After damage go on at the next place that looks like the beginning of a member.
         following = codec.magic.search(buffer, start + 1)
         start = following.start() if following else len(buffer)
     _report(damage, len(buffer), lost)

@@ -85,7 +85,7 @@ def _pages(book: zipfile.ZipFile, names: list[str]) -> list[bytes]:
     """The pages' bytes; sizes are checked before anything is unpacked, and no entry unpacks to more than it
     says.
     """
-    # The sizes that the archive's directory states; `read` stops with an error where an entry lies.
+    # Sizes by the archive's directory; `read` fails if an entry unpacks to more.
     if sum(book.getinfo(name).file_size for name in names) > MAX_TEXT_BYTES:
         raise ValueError("too_large")
     return [book.read(name) for name in names]
@@ -104,7 +104,7 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
 def _page_text(page: bytes) -> str:
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
 
-    # The head's title would stand in the text of every page.
+    # Without <head>, whose title would be in the text of every page.
     text = HEAD.sub("", _decoded(page).replace(HEAD_MARK, ""), count=1)
     text = extract_plain_text(
         HEADING.sub(rf"\1{HEAD_MARK}", text),

@@ -111,7 +111,7 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
             )
         if not is_index and not store.isdir(root):
             return None
-        # `find` would pass over what it cannot list
+        # Not `find`, which skips silently what it cannot list.
         walk = store.walk(root, detail=True, on_error="raise")
         infos_by_name = {info["name"]: info for _, _, infos in walk for info in infos.values()}
     except Exception as error:  # every store has exceptions of its own
@@ -149,7 +149,7 @@ def batches(files: Iterable[File]) -> Iterator[list[File]]:
     batch, total = [], 0
     for file in files:
         batch.append(file)
-        # opening one costs as much as reading a page of the disk
+        # Opening a file takes as long as reading a page of the disk.
         total += max(file.n_bytes, 1 << 12)
         if total >= BATCH_BYTES:
             yield batch

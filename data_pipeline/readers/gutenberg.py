@@ -106,7 +106,7 @@ def _begin(text: str) -> int:
     header = text[:HEADER_CHARS]
     if start := START.search(header):
         return start.end()
-    # Etexts of 1991 to 2002 have no starred START line: the book begins behind the small print.
+    # Etexts of 1991 to 2002 have no starred START line: the book begins after the small print.
     ends = [match.end() for match in SMALL_PRINT_ENDS.finditer(header)]
     return ends[-1] if ends and _late_small_print(text, 0) is None else 0
 

@@ -246,7 +246,7 @@ def licence_of_text(text: str) -> str:
     them); "" for none we know.
     """
     text = words(text)
-    # Most texts are no licences, and one of these stands in every licence we know.
+    # Most texts are no licences, and every licence we know has one of these words.
     if "licen" not in text and "permi" not in text and "public" not in text:
         return ""
     granted = []
@@ -257,7 +257,7 @@ def licence_of_text(text: str) -> str:
             and not any(p in text for p in no)
         ):
             granted.append(spdx)
-    # its text is a supplement to the GPL's, which is shipped with it
+    # The LGPL 3 is a supplement to the GPL 3, whose text is shipped with it.
     if any(spdx.startswith("LGPL-3") for spdx in granted):
         granted = [spdx for spdx in granted if not spdx.startswith("GPL-3")]
     return " AND ".join(sorted(granted))

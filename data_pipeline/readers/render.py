@@ -16,7 +16,7 @@ import warnings
 
 # Links to the index and to this machine's source file.
 NAVIGATION = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)
-# Memory addresses differ from run to run; the form with "handle" stands in ctypes alone.
+# Memory addresses differ from run to run; the form with "handle" is that of ctypes.
 ADDRESS = re.compile(r"(?: |&nbsp;)(?:at(?: |&nbsp;)0x|handle(?: |&nbsp;))[0-9a-fA-F]{4,}")
 # Values in `sys` that tell other installed packages, or the date of the build.
 VOLATILE = frozenset({"meta_path", "path_hooks", "version", "flags", "modules"})

@@ -124,7 +124,7 @@ def _open_local(path: str) -> BinaryIO:
 def _fetched(path: str, work: Path) -> BinaryIO:
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
-        # nameless: nothing stays behind when this process is killed
+        # Without a name, so that nothing is left when this process is killed.
         file = tempfile.TemporaryFile(dir=work)
     try:
         with fsspec.open(path, "rb") as remote:

@@ -74,7 +74,7 @@ def arrow_documents(
                 try:
                     batch = next(batches, None)
                 except (OSError, pa.ArrowException) as error:
-                    # A stream has no index: behind a batch of unknown length nothing can be found
+                    # A stream has no index: after a batch of unknown length nothing can be found
                     # again.
                     n_bytes = os.fstat(file.fileno()).st_size - file.tell()
                     return drops.add(

@@ -17,7 +17,7 @@ VERSION_BYTES = 11
 TYPE = re.compile(rb"\r\nWARC-Type:[ \t]*(\w+)[ \t]*\r\n", re.IGNORECASE)
 LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 NEWLINES = re.compile(rb"[\r\n]*")
-HEADER_BYTES = 1 << 16  # a longer one is none
+HEADER_BYTES = 1 << 16  # a longer header is damage
 RECORD_BYTES = 64 << 20  # longer ones (films, disk images) are passed over
 WAIT, DAMAGED, OVERSIZED = "", "damaged_warc_bytes", "oversized_record_bytes"
 
@@ -54,7 +54,7 @@ class Records:
         self._lost = lost
         self._data = bytearray()  # not yet used up
         self._offset = 0  # where `_data` begins in the file
-        self._flat = False  # the file is not compressed, so `_data` lies in it as it is
+        self._flat = False  # the file is not compressed: `_data` is a part of it
         self._losing = WAIT  # why what stands at the start of `_data` is being passed over
 
     def of(self, pieces: Iterable[Piece]) -> Iterator[Found]:

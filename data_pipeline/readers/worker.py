@@ -25,7 +25,7 @@ from typing import NamedTuple
 REQUESTS = struct.Struct("<Id")  # head of a batch: number of requests, processor seconds for each
 FRAME = struct.Struct("<BI")  # head of a request or answer: failed or not, length in bytes
 START_TIMEOUT_S = 120.0  # a fresh interpreter on a machine under heavy load
-# limits are of processor time, so that an answer does not depend on who else computes; one that sleeps ends
+# Limits are of processor time, so that other work on the machine changes no answer; a child that sleeps ends
 # here
 WALL_FACTOR = 10
 # More than any page needs; a library that runs away fails with MemoryError instead of taking the machine

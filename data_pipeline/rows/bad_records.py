@@ -18,7 +18,7 @@ def pack_bad_records(sources: Mapping[str, PackedRows]) -> Row:
 
     Grain's processes send arrays and nothing else, so the text travels as an array of one string.
     """
-    # a source's own dict grows while it is read: what is sent is what was known now
+    # A copy, because the source's own dict grows while it is read.
     seen = {name: dict(rows.bad_records) for name, rows in sources.items() if rows.bad_records}
     return {FIELD: np.array(json.dumps(seen))} if seen else {}
 
@@ -32,7 +32,7 @@ def take_bad_records(batch: Row, sources: Mapping[str, PackedRows]) -> Row:
     # the field is missing from nearly every batch
     reported = json.loads(str(batch.get(FIELD, "{}")))
     for name, problems in reported.items():
-        # JSON has made texts of the record numbers
+        # JSON has made strings of the record numbers.
         sources[name].note_bad({int(number): problem for number, problem in problems.items()})
     return {name: x for name, x in batch.items() if name != FIELD}
 

@@ -51,7 +51,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
             epoch: Of the source.
             tokenizer: The one that the records were made with.
         """
-        # the draw is by id alone, so any process finds the same documents
+        # The draw depends on ids only, so any process chooses the same documents.
         chosen = np.flatnonzero(self.chosen(ids, epoch)).tolist()
         chosen = [i for i in chosen if _is_plain(records[i], tokenizer)]
 
@@ -65,7 +65,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
             parts += [text[:first], text[first:second], text[second:]]
         encoded = tokenizer.encode_all(parts)
 
-        # in their own order again: only the chosen ones are others
+        # In the same order as before; only the chosen ones are replaced.
         rewritten = list(records)
         for n, i in enumerate(chosen):
             prefix, middle, suffix = encoded[3 * n : 3 * n + 3]
@@ -75,7 +75,7 @@ class FillInTheMiddle(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def _cuts(self, texts: list[str], ids: np.ndarray, epoch: int) -> list[tuple[int, int]]:
         """Two places in each text, drawn evenly from all between its characters."""
-        # two draws of keys of their own: one draw used twice would cut at one place
+        # Two keys, because one draw used twice would cut at one place.
         one = uniform(key_from("fim cut", 0, epoch), ids).tolist()
         other = uniform(key_from("fim cut", 1, epoch), ids).tolist()
         cuts = []

@@ -70,7 +70,7 @@ class ConcatenateAndSplit(BaseModel, frozen=True, extra="forbid", strict=True):
         total = int(ends[-1]) if len(ends) else 0
         row_starts = np.arange(0, total, seq_len)
 
-        # a piece begins where a document does, and where a row does; empty documents have none
+        # A piece begins where a document or a row begins; empty documents have none.
         starts = np.unique(np.concatenate([(ends - lengths)[lengths > 0], row_starts]))
         document = np.searchsorted(ends, starts, side="right")
         inside = starts - (ends - lengths)[document]  # first position of the document
@@ -87,7 +87,7 @@ def cut_documents(lengths: np.ndarray, capacity: int, overlap: int = 0) -> np.nd
         capacity: Positions of a piece at most.
         overlap: How far each piece after a document's first reaches back into the one before.
     """
-    stride = capacity - overlap  # how far the next piece begins behind the one before
+    stride = capacity - overlap  # from the start of a piece to that of the next
     n_behind_first = -(-(lengths - capacity).clip(min=0) // stride)  # rounded up
     n_pieces = np.where(lengths > 0, 1 + n_behind_first, 0)
     document = np.repeat(np.arange(len(lengths)), n_pieces)

@@ -16,7 +16,7 @@ from data_pipeline.shards.record import Record
 from data_pipeline.shards.segment import AGAIN
 from data_pipeline.shards.shards import BadRecord, Shards, unharmed
 
-# more bad records than this share, or than FEW in a small source, are no accident of single bits
+# More bad records than this share, or than FEW in a small source, are no accident of a few bits.
 MAX_BAD_FRAC = 1e-3
 FEW = 10
 REPLAN = (
@@ -121,7 +121,7 @@ class PackedRows:
         """
         reach = positions
         if self.packing.pairs_per_row and self.packing.skip_bad_records:
-            # the weight of a pair says whether both answers are there, wherever in the row they lie
+            # A pair counts only if both of its answers are there, which may be outside of `positions`.
             reach = slice(0, self.packing.seq_len)
         pieces = {place: self._pieces(place, reach) for place in places}
         records = self._records(pieces)
@@ -171,7 +171,7 @@ class PackedRows:
         """
         self.bad_records |= bad
         if len(self.bad_records) > max(FEW, MAX_BAD_FRAC * len(self.shards)):
-            # the first one is named in full; the others are alike as a rule
+            # Only the first one is named; the others are usually alike.
             n, first = len(self.bad_records), next(iter(self.bad_records.values()))
             limit = f"more than {MAX_BAD_FRAC:.1%} of the records or {FEW}"
             raise ValueError(
@@ -188,7 +188,7 @@ class PackedRows:
         for (document, start, n), record in zip(pieces.tolist(), records, strict=True):
             indexed = rows.segment.index[document]
             name = record.id if isinstance(record, Record) else f"{indexed['id']:016x}"
-            # a pair lies whole in its row; n positions of a document are of n + 1 tokens
+            # n positions of a document have n + 1 tokens; a pair is always complete in its row.
             spans = [(start, start + n + 1)]
             if self.packing.pairs_per_row:
                 spans = [(0, n_tokens) for n_tokens in indexed["lengths"].tolist()]
@@ -199,7 +199,7 @@ class PackedRows:
     def _pieces(self, place: Place, positions: slice) -> list[PlannedPiece]:
         """The pieces of a row that reach into `positions`."""
         planned = self.segments[place.segment].plan(place.epoch).row(place.row)
-        # Pieces stand behind one another from position 0; a plan holds only their lengths.
+        # Pieces follow one another from position 0; a plan has only their lengths.
         ends = np.cumsum(planned[:, 2])
         at = ends - planned[:, 2]
         inside = np.flatnonzero((at < positions.stop) & (ends > positions.start))
@@ -220,7 +220,7 @@ class PackedRows:
             records: Document → record.
             positions: Of the row.
         """
-        # a damaged document leaves its positions as padding, so that no other piece moves
+        # The positions of a damaged document become padding, so that no other piece moves.
         laid: list[Piece] = []
         bad_pieces = []
         for piece in pieces:
@@ -235,7 +235,7 @@ class PackedRows:
         else:
             row["source_L"] = np.zeros_like(row["tokens_L"])  # filled in by the mixture
 
-        # columns are by row of epoch 0: what has them has one plan for all epochs
+        # Columns are by row of epoch 0, because only data with one plan for all epochs has them.
         number = self._first_row(place.segment) + place.row
         return row | {name: column[number] for name, column in self.columns.items()}
 
@@ -243,7 +243,7 @@ class PackedRows:
         """1 for each pair of a row that is there and whole, float32 [P]."""
         offsets = self.segments[place.segment].plan(0).offsets
 
-        # rows are filled from the front: pairs beyond the plan's are padding
+        # Rows are filled from the front, so slots after the planned pairs are padding.
         n_pairs = offsets[place.row + 1] - offsets[place.row]
         pair_P = np.arange(self.packing.pairs_per_row)
         return ((pair_P < n_pairs) & ~np.isin(pair_P, bad_pieces)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Row numbers behind one another, less windows of them that are left out."""
+"""Row numbers in sequence, without windows of them that are skipped."""
 
 from collections.abc import Iterable, Sequence
 

@@ -43,8 +43,8 @@ def steps_of(
     windows = united(skipped)
 
     def is_read(row: int) -> bool:
-        # a row behind the last step is not read yet
+        # Rows after the last step are not read yet.
         return row < ends[-1] and not any(first <= row < stop for first, stop in windows)
 
-    # step s has read the rows below ends[s - 1]: the first end beyond a row is its step's
+    # Step s has read the rows below ends[s - 1], so a row's step is that of the first end beyond it.
     return sorted({bisect_right(ends, row) + 1 for row in rows if is_read(row)})

@@ -37,7 +37,7 @@ class SegmentRows:
         self.shards = shards
         self.segment = segment
         self.packing = packing
-        # None: written by a tool that knows none
+        # None: written by a tool that records no tokenizer
         made_with = segment.manifest["lineage"].get("tokenizer")
         if packing.fim and made_with not in (None, packing.tokenizer.fingerprint):
             raise ValueError(
@@ -115,7 +115,7 @@ class SegmentRows:
         seq_len = self.packing.seq_len
         pairs_per_row = self.packing.pairs_per_row
         if pairs_per_row:
-            # a pair is compared as a whole, so one that is longer than a row is of no use
+            # The answers of a pair are compared, so a pair that is longer than a row is left out.
             return best_fit(whole_documents(lengths, seq_len), seq_len, pairs_per_row)
         return self.packing.strategy.plan(lengths, seq_len)
 

@@ -64,7 +64,7 @@ class RowSequence:
         self.seed = seed
         self.schedule = schedule or Schedule()
 
-        # the order of streams decides every draw: segments of a source stay together
+        # The order of streams changes every draw, so it is fixed: the segments of a source together.
         self.streams: list[Stream] = []
         for name, source in self.sources.items():
             self.streams += [
@@ -93,7 +93,7 @@ class RowSequence:
         seq_len = next(iter(self.sources.values())).packing.seq_len
         stages = [(0, self._stream_weights(self.weights, schedule.size_power, schedule.segments))]
         for stage in schedule.stages:
-            # a stage begins with a whole row
+            # A stage begins at the beginning of a row.
             first = math.ceil(stage.from_tokens / seq_len)
             if first <= stages[-1][0]:
                 raise ValueError(
@@ -143,7 +143,7 @@ class RowSequence:
         """
         legs = []
         for leg in self.mixture.legs:
-            # rows before the first leg's end depend on it even when none was read
+            # max(…, 1): the first leg counts even when no row was read.
             if n_rows is None or leg.first < max(n_rows, 1):
                 legs.append({"first": leg.first, "streams": self._described(leg.counts)})
         return {"seed": self.seed, "legs": legs}
@@ -184,10 +184,10 @@ class RowSequence:
             wanted.append((stream, epoch, position))
             positions.setdefault((stream, epoch), []).append(position)
 
-        # a permutation is asked once for all its positions: it works on arrays
+        # One call for all positions of a permutation, which works on arrays.
         rows: dict[tuple[int, int, int], int] = {}
         for (stream, epoch), numbers in positions.items():
-            # the order gives the row of the plan that stands at each position
+            # The order maps positions to rows of the plan.
             planned = self._order(stream, epoch)(np.array(numbers)).tolist()
             rows |= {
                 (stream, epoch, position): row
@@ -201,7 +201,7 @@ class RowSequence:
 
     def _order(self, stream: int, epoch: int) -> Permutation:
         """The order in which an epoch of a stream is read."""
-        # named by source and segment, not by the stream's number: another source added moves no row
+        # By source and segment, and not by the stream's number, which an added source would change.
         source, segment, rows = self.streams[stream]
         return Permutation(
             len(rows.plan(epoch)), key_from("order", self.seed, source, segment, epoch)
@@ -240,7 +240,7 @@ class RowSequence:
         """
         rows: set[int] = set()
 
-        # what lies behind `stop` of a stream has not been read, or will not be
+        # Rows of a stream from its cursor on are after `stop`.
         cursors = self.mixture.cursors(stop).tolist()
         for record in self.sources[source].shards.find(document):
             for number, stream in enumerate(self.streams):
@@ -256,7 +256,7 @@ class RowSequence:
         epoch = 0
         while (n_before := segment_rows.n_rows(epoch)) < cursor:
             plan = segment_rows.plan(epoch)
-            # a document may be cut into pieces, which lie in rows of their own
+            # A document may be cut into pieces, which are in different rows.
             pieces = np.flatnonzero(plan.pieces[:, 0] == document)
             planned = np.unique(np.searchsorted(plan.offsets, pieces, side="right") - 1)
             # The inverse order: from a row of the plan to when it is read.

@@ -13,7 +13,7 @@ from data_pipeline.rows.position import rows_of, united
 from data_pipeline.rows.sequence import RowSequence
 
 AHEAD = 4  # batches
-GROUP_POSITIONS = 1 << 15  # of a group of small batches: beyond it, a group saves no more work
+GROUP_POSITIONS = 1 << 15  # of a group of small batches; larger groups save no more work
 ENDLESS = 2**62  # batches
 MAX_LEN = 2**31 - 1  # Grain's indices are 32 bits
 

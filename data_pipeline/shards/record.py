@@ -54,11 +54,11 @@ def pack(record: Record) -> bytes:
 
 def unpack(data: bytes) -> Record:
     """The record that `pack` made into `data`."""
-    # The digest has been compared before, so these bytes are what `pack` wrote.
+    # The caller has compared the digest, so these bytes are what `pack` wrote.
     name, packed = msgpack.unpackb(data)
     sequences = []
     for n, token_bytes, weight_bytes in packed:
-        # Which width was written follows from the number of bytes: no field is spent on it.
+        # The number of bytes tells the width.
         width = "<u2" if len(token_bytes) == 2 * n else "<u4"
         tokens = np.frombuffer(token_bytes, width).astype(np.int32)
         if weight_bytes is None:

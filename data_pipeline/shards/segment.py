@@ -60,7 +60,7 @@ class Segment(NamedTuple):
 
 def chained(before: str, content_hash: str) -> str:
     """The content hash of a source with one more segment."""
-    # a chain: the hash of the whole tells of any change in any segment and of their order
+    # Chained, so that the hash changes with any segment and with their order.
     return hashlib.sha256(f"{before} {content_hash}".encode()).hexdigest()
 
 
@@ -113,7 +113,7 @@ def segment_at(folder: Path, *, first: int, whole: bool) -> Segment:
         raise ValueError(
             f"{folder / INDEX} has {len(index)} rows, its manifest says {manifest['documents']}; {AGAIN}"
         )
-    # a reader that leaves bad records out can do with less
+    # A reader that leaves bad records out also works with missing files.
     if whole:
         _check_sizes(folder, manifest["shards"], index["id"])
     return Segment(folder, manifest, index, first)

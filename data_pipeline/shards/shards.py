@@ -64,7 +64,7 @@ def write_shards(
         shards: list[dict[str, Any]] = []
         remaining = iter(records)
         for first in remaining:
-            # taken from the same iterator: no file is held in memory
+            # From the same iterator, so that no file is held in memory.
             of_shard = chain([first], islice(remaining, shard_records - 1))
             shards.append(write_shard(partial / f"{len(shards):05}.arrayrecord", of_shard))
         finish_shards(partial, shards, source=source, n_bytes=n_bytes, lineage=lineage, after=after)
@@ -83,7 +83,7 @@ def next_segment(folder: Path) -> tuple[Path, str]:
     """The folder of the segment that may be written next to a source, and the content hash that its
     `finish_shards` takes as `after`.
     """
-    # opening checks that what lies there is whole
+    # Opening checks that no file of the source is missing.
     source = Shards(folder)
     return segment_folder(source.folder, len(source.segments)), source.manifest["content_hash"]
 
@@ -99,7 +99,7 @@ def write_shard(path: Path, records: Iterable[Record]) -> dict[str, Any]:
         ValueError: records differ in their number of sequences, or a sequence is malformed. OutputError:
         the disk is full or read-only.
     """
-    # it appears after its part of the index: a shard file that is there is complete
+    # The shard file appears after its part of the index, so if it exists both are complete.
     with partial_file(path) as partial:
         amounts = _write_records(partial, path, records)
     return {"file": path.name, "size": path.stat().st_size, "sha256": sha256(path), **amounts}
@@ -116,7 +116,7 @@ def _write_records(partial: Path, path: Path, records: Iterable[Record]) -> dict
     # beside the shard until `finish_shards` has put all parts of the index together
     with new_array(path.with_suffix(".npy"), index_type(n_sequences)) as append:
         with writing(path):
-            # a group a record: one can be read without its neighbours
+            # A group for each record, so that one can be read without its neighbours.
             writer = ArrayRecordWriter(str(partial), "group_size:1")
         for chunk in chain([first], chunks):
             rows = np.zeros(len(chunk), index_type(n_sequences))
@@ -137,7 +137,7 @@ def _write_record(
     # rows of the index have one length for all
     if len(record.sequences) != n_sequences:
         raise ValueError(f"{path.parent}: {_differ(len(record.sequences), n_sequences)}")
-    # the digest is of the bytes as they are read back, so reading needs no second encoding
+    # The digest is of the stored bytes, so that a reader need not encode the record again.
     data = pack(record)
     with writing(path):
         writer.write(data)
@@ -163,12 +163,12 @@ def finish_shards(
     """
     shards = list(shards)
 
-    # an empty file says nothing of its records' sequences
+    # A file without records does not count.
     widths = sorted({shard["sequences"] for shard in shards if shard["records"]})
     if len(widths) > 1:
         raise ValueError(f"{folder}: {_differ(*widths)}")
 
-    # the content is that of the records in their order, however they are cut into files
+    # The hash is over the records in their order, however they are divided into files.
     content = hashlib.sha256()
     with new_array(folder / INDEX, index_type(widths[0] if widths else 1)) as append:
         for shard in shards:
@@ -306,7 +306,7 @@ class Shards:
                 # a quick pass over the bytes; only a damaged file is read by record
                 if sha256(path) != shard["sha256"]:
                     self._find_damage(path)
-                    # each record is whole, so the damage is between them
+                    # All records are intact, so the damage is between them.
                     raise ValueError(
                         f"{path} is damaged (its SHA-256 is not the manifest's); {AGAIN}"
                     )
@@ -333,7 +333,7 @@ class Shards:
         ]
 
     def __len__(self) -> int:
-        # The last segment knows how many documents lie before it.
+        # `first` of a segment is the number of documents before it.
         return self.segments[-1].first + len(self.segments[-1].index)
 
     def __getitem__(self, i: SupportsIndex) -> Record:
@@ -393,7 +393,7 @@ class Shards:
 
     def _read(self, number: int, positions: list[int]) -> list[bytes | str]:
         """The bytes of records of one file; of one that cannot be read, why."""
-        # a fork has none of the parent's threads, which the readers lean on
+        # A forked process has none of the parent's threads, on which the readers depend.
         if self._process != os.getpid():
             self._forget_readers()
         try:
@@ -403,7 +403,7 @@ class Shards:
                     self._readers[number] = _reader(self._paths[number])
             return self._readers[number].read(positions)
         except (RuntimeError, ValueError, IndexError) as error:
-            # one bad record fails the whole call: alone, the others can be read
+            # One bad record fails the whole call; one by one the others can be read.
             if len(positions) > 1:
                 return [self._read(number, [position])[0] for position in positions]
             return [str(error)]

@@ -32,7 +32,7 @@ def account_of(cleaned: Cleaned, chats: ChatCounts, manifests: Manifests) -> dic
     if chats:
         read |= _made_chats(chats, manifests, drops)
 
-    # manifests count what was written: the account cannot differ from the shards
+    # From the manifests, so that the account cannot differ from the shards.
     amounts = {}
     for side in SIDES:
         amounts[side] = {name: _amounts(manifests[f"{side}/{name}"]) for name in read}
@@ -55,7 +55,7 @@ def _read(cleaned: Cleaned) -> dict[str, int]:
     for part in cleaned.read:
         report = part.report()
 
-        # spans and lines that a reader cut are parts of documents that it gave
+        # Spans and lines that a reader cut are parts of documents that it kept.
         n_dropped = n_documents_in(report["dropped"].get(part.source, {}))
         read[part.source] += report["documents"] + n_dropped
     return dict(read)
@@ -85,7 +85,7 @@ def _in_order(
     counts: Mapping[str, Mapping[str, int]], cleaned: Cleaned
 ) -> dict[str, dict[str, int]]:
     """The reasons of each source in the order of the recipe; those of reading before, all others behind."""
-    # a reason may stand in several limits, one a language: its first place counts
+    # Several limits may have one reason (one for each language): its first place counts.
     limits = [limit.reason for rule in cleaned.judgement.recipe for limit in rule.limits()]
     recipe_order = {reason: number for number, reason in enumerate(dict.fromkeys(limits))}
     of_reading: set[str] = set()
@@ -123,7 +123,7 @@ def histograms(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if key not in sums:
                 sums[key] = {"source": report["source"], **histogram}
                 continue
-            # bins depend on the limit alone, so those of different parts are the same
+            # Bins depend on the limit only, so they are the same in all parts.
             so_far = sums[key]
             so_far["counts"] = [
                 a + b for a, b in zip(so_far["counts"], histogram["counts"], strict=True)

@@ -22,7 +22,7 @@ from data_pipeline.stages.judge import Verdicts, judge, numbers
 
 VERSION = 1  # of what this stage makes of the same signals and rules
 FOUND = "found.parquet"
-# added to the number of a document that is trained on: of equal ones the held-out stays
+# Added to the numbers of training documents, so that of equal documents the held-out one stays.
 TRAINING = 1 << 48
 QuantileKey = tuple[int, str, str]  # number of the rule, source, reason
 
@@ -88,7 +88,7 @@ class Judgement(NamedTuple):
         """The documents' numbers, int64 [n]: lower is preferred."""
         held_out = part.held_out(self.held_out)
 
-        # held-out documents have the lower numbers, so they are the ones that stay
+        # Held-out documents have the lower numbers, so that of equal documents they stay.
         return part.first + np.arange(len(held_out)) + np.where(held_out, 0, TRAINING)
 
 
@@ -97,10 +97,10 @@ def repeated(path: Path, numbers_of: np.ndarray) -> pa.Table:
     if not len(numbers_of):
         return pq.read_table(path).slice(0, 0)
 
-    # a part's numbers are a run, and once more a run behind TRAINING: Parquet skips all other row groups
+    # A part's numbers are a run, and the same run after TRAINING; Parquet skips other row groups.
     first = int((numbers_of % TRAINING).min())
 
-    # both runs, since the held-out documents of a part stand among the others
+    # Both runs, because a part has documents of both sides.
     filters = []
     for start in (first, first + TRAINING):
         filters.append([("document", ">=", start), ("document", "<", start + len(numbers_of))])
@@ -180,7 +180,7 @@ def _write_keys(judgement: Judgement, number: int, task: tuple[Numbered, Path]) 
     signals = part.annotated.signals(number)
     stays = judgement.verdicts(part, before=number).stays() & ~signals[EMPTY].to_numpy()
 
-    # `EMPTY` has done its work; what is left are the rule's keys
+    # Without EMPTY, only the keys of the rule are left.
     keys = signals.drop_columns([EMPTY]).append_column(
         "document", pa.array(judgement.numbers(part))
     )

@@ -1,7 +1,7 @@
 """Stage 2: what every rule of the recipe measures of every document, one file a rule and part, and the text
 the rules leave.
 
-Signals stand beside the documents under a key of all they depend on: another threshold measures nothing,
+Signals are stored under a key of all that they depend on: a new threshold causes no new measurement,
 another rule itself alone.
 """
 
@@ -55,7 +55,7 @@ class Annotated(NamedTuple):
 
     def signals(self, number: int, names: Sequence[str] | None = None) -> pa.Table:
         """What a rule measured, a row a document; all of it, or some columns."""
-        # pieces measure the same documents in the same order: their columns fit together
+        # All pieces have the same documents in the same order, so their columns can be joined.
         signals, *others = (pq.read_table(self.folder / name) for name in self.rules[number])
         for table in others:
             for name in table.column_names:
@@ -112,7 +112,7 @@ def plan(part: Ingested, recipe: tuple[Rule, ...], folder: Path) -> Annotated:
             f"{settings.digest([*made_by, piece])}.parquet" for piece in described
         )
 
-        # the rules behind it look at another text now
+        # The rules after it see another text now.
         if rule.EDITS:
             made_by += described
     text = f"text-{settings.digest(made_by)}.parquet"
@@ -147,7 +147,7 @@ def _annotate(recipe: tuple[Rule, ...], part: Annotated) -> None:
     if writes_text:
         texts = corpus.write_batches(part.folder / part.text, texts)
     for _ in texts:
-        pass  # the generators measure and write as they are drawn from
+        pass  # the generators do the work
     for number, path in missing.items():
         _write(path, measured[number])
 
@@ -166,7 +166,7 @@ def _needed(
                 needed[number, i] = piece
             if (number, i) in missing:
                 last = len(needed)
-    # Without the text file, edits behind the last missing signal are of no use.
+    # If the text file exists, edits after the last missing signal are not needed.
     return needed if writes_text else dict(islice(needed.items(), last))
 
 

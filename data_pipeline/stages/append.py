@@ -17,7 +17,7 @@ from data_pipeline.stages.separate import separate
 from data_pipeline.stages.text import HELD_OUT, STAGES, TRAIN, Text
 from data_pipeline.stages.tokens import segment, write_tokens
 
-# more groups than any corpus has: then no held-out text is common language, and that side stays as it is
+# More groups than any corpus has, so that no held-out text counts as common and that side stays as it is.
 NO_COMMON = 1 << 60
 
 
@@ -45,7 +45,7 @@ def new_text(
             dict(settings.sources),
             stages / "ingest",
             work=stages / "work",
-            # a sample of the whole would take other documents than the finished one did
+            # Without the limit: a new sample would not contain the same documents as the finished one.
             limit_mib=None,
             engine=engine,
             advance=advance,
@@ -55,7 +55,7 @@ def new_text(
     set_aside = read_json(folder / "held_out.json").values()
     held_out_groups = frozenset(name for names in set_aside for name in names)
 
-    # old parts come first: of equal documents that of the finished corpus stays
+    # Old parts come first, so that of equal documents that of the finished corpus stays.
     _, selected = judge_parts(
         [*old, *new], settings, held_out_groups, stages, engine=engine, progress=progress
     )
@@ -87,7 +87,7 @@ def _held_out(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Text]:
         for entry in corpus.entries(folder, HELD_OUT, source):
             path = folder / entry["file"]
             n_documents = sum(map(len, corpus.read_batches(path)))
-            # its size and lineage are not asked for again: it is compared with, not written
+            # 0 and path.parent: size and lineage do not matter, since it is only compared with.
             texts.append(Text(HELD_OUT, source, path, entry["sha256"], n_documents, 0, path.parent))
     return texts
 
@@ -101,7 +101,7 @@ def write_segments(
         if text.documents:
             by_source.setdefault(text.source, []).append(text)
 
-    # a source that has gained nothing gets no segment
+    # A source without new documents gets no segment.
     segments = [segment(of_source, folder, **made_with) for of_source in by_source.values()]
     n_parts = sum(len(each.texts) for each in segments)
     with progress("  writing tokens", n_parts, unit="parts") as advance:

@@ -35,7 +35,7 @@ def make_chats(
     key = settings.digest(
         [
             VERSION,
-            # what is too long is left out when tokens are written, so the rows are the same
+            # max_tokens applies only when tokens are written, so it does not change the rows.
             settings.described(chats, without=("max_tokens",)),
             [text.sha256 for text in source_texts],
             seed,
@@ -81,7 +81,7 @@ def write_tokens(
         }
         if (target / MANIFEST).exists() and read_json(target / MANIFEST)["lineage"] == lineage:
             continue
-        # all in memory, as `write_shards` is told the number of bytes first; `n_chats` bounds them
+        # All in memory, because `write_shards` takes the number of bytes; `n_chats` bounds them.
         records = list(chats.records(read_json_lines(rows), chat))
         # The old shards stay until the new ones are whole.
         partial_folder = target.with_name(f".{target.name}.new")

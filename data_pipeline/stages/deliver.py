@@ -55,7 +55,7 @@ def deliver(
     stages = folder / STAGES
     sources = list(cleaned.groups)
 
-    # the tokenizer comes first: everything behind is in its tokens
+    # The tokenizer comes first, because all that follows is written in its tokens.
     with progress("  making the tokenizer"):
         tokenizer = make_tokenizer(
             settings.tokenizer,
@@ -65,7 +65,7 @@ def deliver(
             folder / MODEL,
         )
 
-    # both sides of every source: that each has a text was seen to before
+    # Both sides of every source; `require_all` has checked that none is empty.
     shards = []
     for side, source in product(SIDES, sources):
         texts = [text for text in cleaned.texts if (text.side, text.source) == (side, source)]
@@ -82,7 +82,7 @@ def deliver(
     with progress("  writing tokens", n_parts, unit="parts") as advance:
         write_tokens(shards, engine=engine, advance=advance)
 
-    # made of the clean text, not of the shards: questions need the source code
+    # From the clean text, because questions need the source code.
     chats = settings.chats
     counts: dict[str, dict[str, int]] = {}
     if chats is not None:
@@ -93,10 +93,10 @@ def deliver(
             write_chats(chats, made, folder, tokenizer, shard_records=settings.shard_records)
             counts = counts_of(made)
 
-    # the account is made of what stands on the disk
+    # The account is of what is on the disk.
     names = (*sources, *(KINDS if counts else ()))
 
-    # opened, not only read: so that what is handed over is known to be whole
+    # Opened as Shards, which checks that nothing is missing.
     manifests = {
         f"{side}/{name}": Shards(folder / side / name).manifest
         for side, name in product(SIDES, names)

@@ -61,7 +61,7 @@ class DocstringChats(BaseModel, frozen=True, extra="forbid", strict=True):
         for row in rows:
             conversations = [read_messages(conversation) for conversation in row["conversations"]]
             sequences = tuple(chat.render(messages) for messages in conversations)
-            # both answers of a pair must stand in one row, as their loss compares them
+            # Both answers of a pair must fit in one row, because the loss compares them.
             if sum(len(sequence.tokens) for sequence in sequences) > self.max_tokens:
                 continue
             n_bytes = sum(

@@ -14,7 +14,7 @@ def drop_reports(read: list[Ingested]) -> list[dict[str, Any]]:
     """Reports of what reading dropped, one a part; what `limit_mib` leaves out is a reason of its own."""
     reports = [part.report() for part in read]
     for part, report in zip(read, reports, strict=True):
-        # the report on the disk was written before anybody knew of a limit
+        # The report on the disk does not know the limit, which is applied after reading.
         n_over = report["documents"] - part.n_documents
         if n_over:
             report["dropped"].setdefault(part.source, {})["over_limit_mib"] = n_over
@@ -39,7 +39,7 @@ def require_all(
     for text in texts:
         n_documents[text.source, text.side] += text.documents
     for source in sources:
-        # the reasons that cost most: what the user has to loosen
+        # The reasons that drop the most are what the user may loosen.
         why = reasons(merged(reports), source)
         if not n_documents[source, TRAIN]:
             raise ValueError(

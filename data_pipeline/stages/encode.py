@@ -45,7 +45,7 @@ def encode(task: tuple[Text, Path, Encoding]) -> None:
     for batch in batched(corpus.read_documents(text.path), BATCH):
         encoded = tokenizer.encode_all([document.text for document in batch])
         for document, ids in zip(batch, encoded, strict=True):
-            # both ends are targets: a model has to learn where texts end
+            # <eos> is a target too, because a model has to learn where texts end.
             tokens = np.array([tokenizer.bos, *ids, tokenizer.eos], np.int32)
             rank = rank_of(document, encoding.seed)
             # Rank is a hash, so shards get equal shares of every kind of document.

@@ -144,7 +144,7 @@ def misplaced(recipe: tuple[Rule, ...]) -> Iterator[str]:
         if not isinstance(rule, AcrossRule):
             continue
 
-        # of the rules behind it, those that touch a source which it has compared
+        # Of the rules after it, those that rewrite a source which it has compared.
         rewriting = []
         for later, other in enumerate(recipe[number + 1 :], number + 1):
             if other.EDITS and set(other.sources) & set(rule.sources):

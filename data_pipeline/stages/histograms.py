@@ -21,7 +21,7 @@ def count_edits(part: Numbered, verdicts: Verdicts, drops: Drops) -> None:
     for number in part.annotated.rules:
         signals = part.annotated.signals(number)
         for name in signals.column_names:
-            # only names that end so count pieces of documents; the others are measurements
+            # Names with these endings count pieces of documents; the others are measurements.
             if name.endswith(NOT_DOCUMENTS):
                 n = int(np.nansum(numbers(signals[name])[stays]))
                 if n:
@@ -52,7 +52,7 @@ def _concerned(limit: Limit, limits: Sequence[Limit], languages: np.ndarray) -> 
     if limit.language:
         return languages == limit.language
 
-    # a limit for any language leaves those alone that have one of their own for the same signal
+    # A limit for any language does not apply to languages with their own limit on the signal.
     own_languages = []
     for other in limits:
         if other.language and (other.reason, other.signal) == (limit.reason, limit.signal):
@@ -74,7 +74,7 @@ def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:
         "beyond": int(((values < limit.least) | (values > limit.most)).sum()),
     }
 
-    # JSON has no word for an end that is infinite
+    # JSON has no infinity, so an open end is left out.
     ends = {"least": limit.least, "most": limit.most}
     return histogram | {name: end for name, end in ends.items() if np.isfinite(end)}
 
@@ -85,6 +85,6 @@ def bins(limit: Limit) -> np.ndarray:
         room = (limit.most - limit.least) / 2 or 1.0
         return np.linspace(max(0.0, limit.least - room), limit.most + room, N_BINS + 1)
 
-    # one end alone stands in the middle, 0 at the other side
+    # With one limit only, it is in the middle, and 0 at one end.
     far_end = next((2 * end for end in (limit.most, limit.least) if np.isfinite(end)), 1.0)
     return np.linspace(min(0.0, far_end), max(0.0, far_end) or 1.0, N_BINS + 1)

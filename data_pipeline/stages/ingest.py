@@ -77,7 +77,7 @@ def rank_of(document: Document) -> int:
 
 def n_bytes(document: Document) -> int:
     """Size of the text in UTF-8."""
-    # half a surrogate pair, which UTF-8 cannot hold, is dropped by a later rule; here it counts three bytes
+    # UTF-8 has no lone surrogates; a later rule drops them, and here one counts as three bytes.
     return len(document.text.encode(errors="surrogatepass"))
 
 
@@ -100,7 +100,7 @@ def ingest(
         made_by = [VERSION, source, settings.described(reader), settings.library_versions()]
         tasks[source] = []
         for part in reader.parts(source, work=work):
-            # sizes and times of the inputs: they tell that a file is another without reading it
+            # Sizes and times of the inputs tell whether a file has changed, without reading it.
             states = [state_of(path) for path in part.inputs]
             key = settings.digest([*made_by, part, states])
             tasks[source].append((source, part, folder / source / key))
@@ -175,7 +175,7 @@ def _sample(folders: list[Path], limit: float) -> Sample:
 
 def limited(part: Ingested, sample: Container, described: Any) -> Ingested:
     """The part with those documents alone that `sample`, which `described` stands for, contains."""
-    # another sample is another content to the stages behind
+    # For later stages another sample is another content.
     part = part._replace(sample=sample, key=settings.digest([part.key, described]))
     groups = [document.group for batch in part.batches() for document in batch]
     return part._replace(n_documents=len(groups), groups=tuple(sorted(set(groups))))

@@ -57,11 +57,11 @@ def judge(
         if before is not None and number >= before:
             break
 
-        # in the order of the recipe, so that a reason is that of the first rule that objects
+        # In the order of the recipe: the reason is that of the first rule that drops the document.
         limits = recipe[number].limits()
         signals = part.signals(number, [EMPTY, *dict.fromkeys(limit.signal for limit in limits)])
 
-        # a text that the rule has emptied goes for that, whatever its limits say
+        # A text that the rule has emptied is dropped for that, whatever its limits say.
         verdicts.drop(signals[EMPTY].to_numpy(), EMPTY)
         for limit in limits:
             value = numbers(signals[limit.signal])

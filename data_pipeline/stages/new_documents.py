@@ -23,7 +23,7 @@ class NotIn(NamedTuple):
     def __contains__(self, document: Document) -> bool:
         key = np.uint64(id_key(document.id))
 
-        # found by halving: a set of Python integers would take ten times the memory
+        # A binary search: a set of Python integers would take ten times the memory.
         row = np.searchsorted(self.ids, key)
         return bool(row == len(self.ids) or self.ids[row] != key)
 
@@ -43,7 +43,7 @@ def new_parts(read: list[Ingested], old: list[Ingested]) -> list[Ingested]:
         keys += [id_key(name) for name in ids.to_pylist()]
     not_known = NotIn(np.unique(np.array(keys, np.uint64)))
 
-    # a part's folder is named after what it was read from: one that is there already was read before
+    # The folder's name is a hash of what the part was read from, so a known name is a known part.
     old_folders = {part.folder for part in old}
     added = [part for part in read if part.folder not in old_folders]
     new = [limited(part, not_known, not_known.fingerprint()) for part in added]

@@ -37,7 +37,7 @@ def select(
     Returns:
         Of each part the folder of its report, and the text of its sides.
     """
-    # a verdict may hang on any part: all of them are in every key
+    # A verdict may depend on any part, so all of them are in the key.
     key = key_of(parts, judgement.recipe, judgement.held_out)
     tasks = []
     for number, part in enumerate(parts):
@@ -69,7 +69,7 @@ def _select(judgement: Judgement, task: tuple[Numbered, Path]) -> None:
     drops = Drops()
     verdicts = judgement.verdicts(part)
 
-    # both sides pass the same rules, and differ by group alone
+    # Both sides pass the same rules; only the group decides the side.
     held_out = part.held_out(judgement.held_out)
     findings = findings_in(part, judgement)
     with new_folder(folder) as partial_folder:

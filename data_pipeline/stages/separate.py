@@ -54,7 +54,7 @@ def separate(
     """Cut out of the training side what repeats the held-out one; what an interrupted run had done is used
     again.
     """
-    # all texts are in the key: one more on either side may cut anywhere
+    # All texts are in the key, because another one on either side may change any cut.
     described = settings.described(held_out_filter)
     key = settings.digest([VERSION, described, [text.sha256 for text in texts]])
     held_out = [text for text in texts if text.side == HELD_OUT and text.documents]
@@ -62,19 +62,19 @@ def separate(
     # Numbered in the order of texts, which the key fixes.
     tasks = [(text, folder / key / f"{number:06}") for number, text in enumerate(training)]
 
-    # every process gets a copy: what is held out must fit in memory
+    # Every process gets a copy, so what is held out must fit in memory.
     index = HeldOutIndex(_documents(held_out), jaccard=held_out_filter.jaccard)
     for _ in engine.map(
         partial(_find, index), [task for task in tasks if not _findings(task[1]).exists()]
     ):
         advance()
 
-    # what is common language is known when all training text is searched: so first find, then cut
+    # First find, then cut: which texts are common is known only when all training text is searched.
     all_found = (found for _, target in tasks for found in _found(target).values())
     common = held_out_filter.common(all_found)
     left_held_out = _cut_held_out(held_out, common, index, folder / key / HELD_OUT)
 
-    # common language is held out no longer, so chats may repeat it
+    # Common language is no longer held out, so chats may repeat it.
     index.dropped |= common
     runs = runs_of(_documents(left_held_out))
     for _ in engine.map(
@@ -101,7 +101,7 @@ def _found(target: Path) -> dict[int, Found]:
     for row, values in read_json(_findings(target)):
         found = Found(*values)
 
-        # JSON has made texts of the numbers of spans
+        # JSON has made strings of the numbers of spans.
         spans = {int(span): numbers for span, numbers in found.spans.items()}
         found_in[row] = found._replace(spans=spans)
     return found_in
@@ -167,7 +167,7 @@ def _write(target: Path, documents: Callable[[Drops], Iterator[Document]]) -> No
 
 def _text_in(target: Path, text: Text) -> Text:
     """What is left of a text, as its report says."""
-    # the lineage stays: it is still the same part of the raw input
+    # The lineage stays, because it is the same part of the raw input.
     report = read_json(target / REPORT)
     amounts = {name: report[name] for name in ("sha256", "documents", "bytes")}
     return text._replace(path=target / TEXT, **amounts)

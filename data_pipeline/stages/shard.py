@@ -13,7 +13,7 @@ from data_pipeline.shards.record import Record
 from data_pipeline.shards.record import Sequence as Tokens
 from data_pipeline.shards.shards import write_shard
 
-# equal documents of two files have equal ids and ranks; then their tokens decide, never the order of arrival
+# Equal documents of two files have equal ids and ranks; then their tokens decide, not the order of arrival.
 ORDER = [("rank", "ascending"), ("id", "ascending"), ("tokens", "ascending")]
 
 

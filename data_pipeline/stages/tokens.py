@@ -26,12 +26,12 @@ class ShardsToWrite(NamedTuple):
     """The shards of one source and side.
 
     Attributes:
-        folder: Where they shall be.
+        folder: Where they will be.
         work: A folder of their own until they are whole, named after all that they depend on.
         texts: Their documents.
         encoding: How these become records.
         lineage: What the manifest says of where they come from.
-        after: Content hash of the segment that they are put behind; "" = they are a source's first.
+        after: Content hash of the source that they are appended to; "" = they are its first segment.
     """
 
     folder: Path
@@ -144,7 +144,7 @@ def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
     )
     replace_folder(shards.folder, written)
 
-    # only now: until the folder stands in its place, a kill must find the work where it was
+    # Only now: a process killed before this must find its work again.
     shutil.rmtree(shards.work)
 
 

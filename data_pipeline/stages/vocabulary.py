@@ -27,7 +27,7 @@ def make_tokenizer(
     """Make the tokenizer that the component `trainer` describes as the file `target`, unless it was made
     before.
     """
-    # held-out text must not shape the vocabulary it is measured with
+    # Without held-out text, on which the tokenizer is measured.
     training = [text for text in texts if text.side == TRAIN]
     amounts: dict[str, float] = {}
     for text in training:
@@ -39,7 +39,7 @@ def make_tokenizer(
     if not made.exists():
         trainer.make({source: _texts(training, source) for source in shares}, made, weights=shares)
 
-    # a copy: the target is what the shards name, and a later job may make another one of it
+    # A copy, because another job may replace the target.
     write_bytes(target, made.read_bytes())
     return Tokenizer(target)
 

@@ -93,7 +93,7 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
 
 class Special(NamedTuple):
     """A piece that structures a token stream, and the white space beside it that it takes along where a
-    template writes it (Phi-3's `<|end|>` takes the line break behind it).
+    template writes it (Phi-3's `<|end|>` takes the line break after it).
     """
 
     id: int
@@ -134,7 +134,7 @@ class HuggingFaceModel:
         for ours, theirs in spec["control"].items():
             _check(f"control.{ours}", theirs, self.special, name)
         self.bos, self.eos, self.pad = (vocabulary[spec[field]] for field in ("bos", "eos", "pad"))
-        # a piece of ours that nothing was said of counts if the file has one of the same name
+        # A piece that `control` does not map is used if the file has one of the same name.
         theirs_of = {ours: spec["control"].get(ours, ours) for ours in CONTROL_PIECES}
         self.control = {
             ours: vocabulary[theirs] for ours, theirs in theirs_of.items() if theirs in self.special
@@ -197,7 +197,7 @@ class HuggingFaceModel:
         except UnicodeEncodeError as error:
             remedy = "decode its file with errors='replace'"
             raise ValueError(f"the text has a lone surrogate (U+D800-DFFF); {remedy}") from error
-        # where U+2581 stands for a space, the same letter in a text is spelled in bytes
+        # Where U+2581 means a space, the same letter in a text is spelled in bytes.
         stretches = [text] if self._byte_level else text.split(SPACE)
         ids: list[int] = []
         for n_before, stretch in enumerate(stretches):
@@ -274,7 +274,7 @@ def _cuts(special: Iterable[str]) -> re.Pattern[str]:
     """Where a control piece, as it is written or with its spaces as letters, or the name of a byte begins."""
     written = {form for piece in special for form in (piece, piece.replace(SPACE, " "))}
     forms = [BYTE_PIECE.pattern, *map(re.escape, sorted(written))]
-    # a lookahead, so that also the beginnings inside another piece are found
+    # A lookahead, so that beginnings inside another piece are found too.
     return re.compile(f"(?={'|'.join(forms)})")
 
 

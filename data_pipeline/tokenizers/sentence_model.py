@@ -23,7 +23,7 @@ class SentenceModel:
 
     def __init__(self, data: bytes, name: str):
         try:
-            # it takes b"" for no argument, and then refuses nothing
+            # b"" would count as no argument, and nothing would be refused.
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data or b"empty")
         except RuntimeError as error:
             raise ValueError(f"{name} is not a SentencePiece model; train it again") from error
@@ -54,7 +54,7 @@ class SentenceModel:
             ValueError: it has a lone surrogate.
         """
         try:
-            # the letter that stands for a space is spelled in bytes; nearly always there is one part
+            # U+2581 in a text is spelled in bytes; nearly always there is only one part.
             ids, *rest = map(self._encode_part, text.split(SPACE))
         except (
             RuntimeError,
@@ -85,7 +85,7 @@ def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any
     # scores of BPE are ranks, those of unigram log-probabilities
     if not all(model.get_score(i).is_integer() for i in text.values()):
         return None
-    # merges are not in the model: any two pieces that make a third may merge, the likeliest third first
+    # The model has no merges: any two pieces that make a third may merge, the likeliest first.
     ranked = sorted(text, key=lambda piece: -model.get_score(text[piece]))
     merges = [split for piece in ranked for split in _splits(piece) if text.keys() >= set(split)]
     byte_pieces = {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)}

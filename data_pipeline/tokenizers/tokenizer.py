@@ -97,7 +97,7 @@ class SentencePiece(BaseModel, frozen=True, extra="forbid", strict=True):
             return f"{field} is more than this text supports; set it to {largest[1]} or lower, or add text"
         if smallest := re.search(r"required_chars\. \d+ vs (\d+)", message):
             return f"{field} is too small for the letters of this text; set it to {smallest[1]} or higher"
-        # its messages begin with the place in its source: [file.cc(123)]
+        # Its messages begin with a place in its source: [file.cc(123)].
         reason = message.rsplit("] ", 1)[-1]
         return f"{field}: SentencePiece could not train on this text ({reason})"
 
@@ -134,14 +134,14 @@ class Tokenizer:
         self.special = self._model.special
         self.chat_template = self._model.chat_template
         self.end_of_turn: int = self.control.get("<|end|>", self.eos)
-        # an answer is asked for by its role's piece: with some of them missing there is no chat
+        # A chat needs the pieces of all roles.
         roles = {role: self.control.get(f"<|{role}|>") for role in ROLES}
         self.roles: dict[str, int] = {} if None in roles.values() else roles
         self._bytes = self._model.pieces
         self.vocab_size = len(self._bytes)
         self.byte_lengths = np.array([len(piece) for piece in self._bytes], np.int32)
 
-    # the libraries' objects cannot be pickled: a process that is sent a tokenizer opens its bytes again
+    # The libraries' objects cannot be pickled, so another process opens the bytes again.
     def __getstate__(self) -> tuple[bytes, str]:
         return self._source
 
