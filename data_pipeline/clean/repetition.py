@@ -137,9 +137,9 @@ def stretch_signals(layout: Layout) -> Signals:
     paragraph_repeated = layout.repeated(lines.first[begin], lines.stop[last], document)
     paragraph_chars = np.add.reduceat(chars, begin) if len(begin) else chars
 
-    def share(part: np.ndarray, whole: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        return np.bincount(texts, part * whole, layout.n) / np.maximum(
-            1, np.bincount(texts, whole, layout.n)
+    def share(flags: np.ndarray, weights: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        return np.bincount(texts, flags * weights, layout.n) / np.maximum(
+            1, np.bincount(texts, weights, layout.n)
         )
 
     return {

@@ -89,11 +89,11 @@ def matches_near(
         position = max(start, 0)
         # Bounded by `end`: a search without a bound would run to the next match, perhaps megabytes on.
         while candidate := pattern.search(text, position, end):
-            # again without the end, at which a number would look complete that is not
-            whole = pattern.match(text, candidate.start())
-            position = whole.end() if whole else candidate.start() + 1
-            if whole:
-                yield whole
+            # Again without the bound, at which a longer number would look complete.
+            match = pattern.match(text, candidate.start())
+            position = match.end() if match else candidate.start() + 1
+            if match:
+                yield match
 
 
 def merged(start: np.ndarray, end: np.ndarray) -> tuple[list[int], list[int]]:

@@ -140,8 +140,8 @@ def repeated(row: np.ndarray, starts: np.ndarray, n_bytes: int) -> np.ndarray:
     place, run = suffixes[in_run].astype(np.int64), np.cumsum(~same_as_last[in_run])
     # A stretch may not reach over its text's separator.
     text_end = np.append(starts[1:], len(row))[np.searchsorted(starts, place, "right") - 1] - 1
-    whole = (place + n_bytes <= text_end) & ((row[place] & 0xC0) != 0x80)
-    place, run = place[whole], run[whole]
+    is_inside = (place + n_bytes <= text_end) & ((row[place] & 0xC0) != 0x80)
+    place, run = place[is_inside], run[is_inside]
     bounds = np.flatnonzero(np.diff(run, prepend=0))
     first = (
         np.repeat(np.minimum.reduceat(place, bounds), np.diff(np.append(bounds, len(run))))

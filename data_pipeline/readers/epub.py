@@ -77,8 +77,8 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
         # Encrypted fonts do not matter; an encrypted page makes the book unreadable.
         if hidden & set(names):
             raise ValueError("encrypted")
-    said = package.findtext(".//{http://purl.org/dc/elements/1.1/}language") or ""
-    return said.strip().lower().split("-")[0][:3], names
+    language = package.findtext(".//{http://purl.org/dc/elements/1.1/}language") or ""
+    return language.strip().lower().split("-")[0][:3], names
 
 
 def _pages(book: zipfile.ZipFile, names: list[str]) -> list[bytes]:

@@ -91,9 +91,9 @@ def without_gutenberg(text: str) -> Unwrapped:
     if begin == 0 and end == len(text):
         return Unwrapped(text.strip("\n") + "\n", "")
     # In the header alone: a book may say "Language:" in its own text.
-    said = LANGUAGE.search(text[: begin or 2_000])
+    language = LANGUAGE.search(text[: begin or 2_000])
     body = _without_notes(PICTURE.sub("", text[begin:end]))
-    return Unwrapped(body, ISO_639.get(said[1].lower(), "") if said else "")
+    return Unwrapped(body, ISO_639.get(language[1].lower(), "") if language else "")
 
 
 def declared_charset(data: bytes) -> str | None:

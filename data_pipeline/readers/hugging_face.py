@@ -117,9 +117,9 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
     def _hub(self, files: dict[str, File], field: str, work: Path) -> list[File]:
         tables = [name for name in files if name.endswith(PARQUET)]
         card, top = _text(files[CARD], work) if CARD in files else "", field.removesuffix(".folder")
-        said = patterns(card, config=self.config, split=self.split, field=top)
+        wanted_patterns = patterns(card, config=self.config, split=self.split, field=top)
         # The card says nothing: then the hub goes by the names of the files.
-        if said is None:
+        if wanted_patterns is None:
             tables = (
                 [name for name in tables if name.startswith(f"{self.config}/")]
                 if self.config
@@ -133,7 +133,11 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
             ):
                 wanted = tables  # the hub's rule: files that name no split are for training
         else:
-            wanted = [name for name in tables if any(fnmatch(name, pattern) for pattern in said)]
+            wanted = [
+                name
+                for name in tables
+                if any(fnmatch(name, pattern) for pattern in wanted_patterns)
+            ]
         if not wanted:
             raise ValueError(
                 f"{field}={self.folder!r} has no Parquet file of split {self.split!r}; "

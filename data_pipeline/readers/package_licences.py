@@ -152,14 +152,14 @@ def pyproject(text: str) -> str:
     data = _toml(text)
     project, poetry = _table(data, "project"), _table(_table(data, "tool"), "poetry")
     # PEP 639 has a string, PEP 621 a table with `text`; Poetry wrote a string before either.
-    said = project.get("license", poetry.get("license"))
-    return _expression(said.get("text") if isinstance(said, dict) else said)
+    declared = project.get("license", poetry.get("license"))
+    return _expression(declared.get("text") if isinstance(declared, dict) else declared)
 
 
 def cargo(text: str) -> str:
     """`package.license`; its old form writes OR as a slash."""
-    said = _table(_toml(text), "package").get("license")
-    return _expression(said.replace("/", " OR ") if isinstance(said, str) else said)
+    declared = _table(_toml(text), "package").get("license")
+    return _expression(declared.replace("/", " OR ") if isinstance(declared, str) else declared)
 
 
 def package_json(text: str) -> str:
@@ -168,8 +168,8 @@ def package_json(text: str) -> str:
         data = json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    said = data.get("license") if isinstance(data, dict) else None
-    return _expression(said.get("type") if isinstance(said, dict) else said)
+    declared = data.get("license") if isinstance(data, dict) else None
+    return _expression(declared.get("type") if isinstance(declared, dict) else declared)
 
 
 DECLARATIONS: dict[str, Callable[[str], str]] = {
@@ -179,8 +179,8 @@ DECLARATIONS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _expression(said: object) -> str:
-    return expression(said) if isinstance(said, str) else ""
+def _expression(declared: object) -> str:
+    return expression(declared) if isinstance(declared, str) else ""
 
 
 def _table(data: dict, name: str) -> dict:

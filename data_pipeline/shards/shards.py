@@ -431,16 +431,16 @@ def _compared(data: bytes | str, key: int, digest: int, lengths: list[int]) -> R
 
 
 def unharmed(records: Iterable[Record | BadRecord]) -> list[Record]:
-    """The records.
+    """The records as a list, if none of them is bad.
 
     Raises:
-        BadRecord: the first one that is among them.
+        BadRecord: the first one among them.
     """
-    whole = list(records)
-    for record in whole:
+    read_records = list(records)
+    for record in read_records:
         if isinstance(record, BadRecord):
             raise record
-    return whole
+    return read_records
 
 
 def _reopened(folder: Path, whole: bool) -> Shards:

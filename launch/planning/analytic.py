@@ -176,8 +176,8 @@ def computed_again(execution: Execution) -> tuple[set[str], bool]:
     # Both keep every product with weights, but `dots` does not keep the result of attention.
     if preset in ("none", "dots"):
         return set(), preset == "dots"
-    kept = {*KEPT[preset], *execution.remat.keep, *execution.remat.offload}
-    return set(PRODUCT_OF) - kept, "mixed" not in kept
+    kept_names = {*KEPT[preset], *execution.remat.keep, *execution.remat.offload}
+    return set(PRODUCT_OF) - kept_names, "mixed" not in kept_names
 
 
 def work_of_plan(outline: Outline, plan: Plan) -> Work:

@@ -11,7 +11,7 @@ Number = int | float
 
 # Colours are CSS variables of page.css, so that the dark theme changes them without new SVG.
 COLOURS = tuple(f"var(--line-{i})" for i in range(1, 7))
-# Units of a chart, near the pixels it gets.
+# Units of a chart, about as many as the pixels it gets.
 WIDTH = 330
 HEIGHT = 176
 # Around its frame: room for the scale on the left, half a line of text above it, the steps below.
@@ -19,8 +19,9 @@ LEFT = 46
 RIGHT = 6
 TOP = 8
 BOTTOM = 20
-MAX_POINTS = 240  # wider than the chart has pixels to tell apart
-# Of the way, where a loss falls so steeply that nothing else could be seen beside it.
+MAX_POINTS = 240  # of a curve: more could not be told apart in so few pixels
+# The share of the x axis that a cropped chart leaves out: a loss falls so steeply there that the rest of
+# the curve would be flat.
 CROPPED = 0.05
 LOG_FROM = 50.0  # a range of more than this factor is drawn on a logarithmic scale
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -29,8 +30,8 @@ ROUND = (1, 2, 2.5, 5, 10)
 
 
 class Curve(NamedTuple):
-    """Points whose x rises, a y may be NaN; `low` and `high` are the least and the greatest of what a point
-    stands for.
+    """Points whose x rises; a y may be NaN. A point is the mean of values, of which `low` is the least and
+    `high` the greatest.
     """
 
     x: np.ndarray
@@ -79,7 +80,7 @@ class Axis(NamedTuple):
         steps = [power * digit for digit in ROUND]
         step = min(steps, key=lambda size: abs(size - exact))
 
-        # the small numbers keep an end that is a tick itself, whatever the rounding of the division
+        # 1e-9: an end that is a tick itself must not be lost by rounding.
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
@@ -97,7 +98,6 @@ def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
     """At most `limit` points, means of equally many neighbours; values that are not finite are left out of
     a mean.
     """
-    # neighbours are averaged, so no curve has more points than pixels
     size = math.ceil(len(x) / limit) or 1
     starts = np.arange(0, len(x), size)
     finite = np.isfinite(y)
@@ -107,7 +107,7 @@ def thinned(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> Curve:
     with np.errstate(invalid="ignore"):  # 0 / 0: nothing finite to take the mean of
         mean = sums / counts
 
-    # What is not finite must be neither the least nor the greatest.
+    # Values that are not finite become ±inf, so that they are never the least or the greatest.
     least = np.minimum.reduceat(np.where(finite, y, np.inf), starts)
     greatest = np.maximum.reduceat(np.where(finite, y, -np.inf), starts)
     low = np.where(counts, least, np.nan)
@@ -230,7 +230,7 @@ def _ends(values: np.ndarray, *, margin: float) -> tuple[float, float]:
         space = abs(low) * 0.1 or 0.5
         return low - space, high + space
     space = (high - low) * margin
-    # An axis from zero stands on zero itself.
+    # No margin below zero.
     return (low if low == 0 else low - space), high + space
 
 
@@ -266,8 +266,8 @@ def _line(x: np.ndarray, y: np.ndarray, colour: str) -> str:
 
 def _polyline(x: np.ndarray, y: np.ndarray) -> str:
     """Part of a path through these points."""
-    # M starts a stretch, L goes on to the next point.
-    # One decimal is a tenth of a pixel, and keeps the page small.
+    # M starts a stretch, L draws to the next point. One decimal is a tenth of a pixel, and keeps
+    # the page small.
     points = [f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)]
     return "M" + "L".join(points)
 
@@ -295,11 +295,11 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
         texts += text_at(tick_text(value), x=f"{LEFT - 6}", y=f"{y + 3.5:.1f}", anchor="end")
     places = across.ticks(5)
     for value, x in zip(places, _place(across, np.array(places)), strict=True):
-        # the last text would stand out of the chart
+        # A centred text at the right end would be cut off.
         anchor = "end" if x > WIDTH - 24 else "middle"
         texts += text_at(tick_text(value), x=f"{x:.1f}", y=f"{HEIGHT - 5}", anchor=anchor)
 
-    # The inner svg clips what a cropped frame leaves outside; two units more, for a line on the bottom.
+    # The inner svg clips what is outside of a cropped frame. Two units more, for a line on the bottom.
     width = WIDTH - LEFT
     height = HEIGHT - BOTTOM + 2
     inner = (

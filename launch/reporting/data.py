@@ -82,8 +82,8 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
         share = f"{n / n_read:.1%}" if n_read else ""
         size = sizes.get(reason)
         tokens = ""
-        # Tokens of dropped documents were never counted, but their bytes were: so many tokens they would
-        # have been at the tokenizer's rate for this source.
+        # Dropped documents were never tokenized; their tokens are estimated from their bytes, by the
+        # tokenizer's rate for this source.
         if size and bytes_per_token:
             tokens = _count(round(size / bytes_per_token))
         rows.append((reason, _count(n), share, _mb(size), tokens, ""))
@@ -122,7 +122,7 @@ def _histograms(signals: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _histogram(signal: Mapping[str, Any]) -> str:
-    # a rule may have a limit on one side alone
+    # A rule may have a limit on one side only.
     limits = [signal[end] for end in ("least", "most") if end in signal]
     bars = histogram(
         signal["edges"],

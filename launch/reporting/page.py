@@ -1,7 +1,7 @@
 """The bricks of report.html: tables, folds and figures in one self-contained page.
 
-How a brick looks stands in page.html.jinja and page.css; whether there is anything to show is decided here.
-Each function returns HTML, and takes text that it escapes, except where an argument is said to be HTML.
+page.html.jinja and page.css say how a brick looks; whether there is anything to show is decided here. Each
+function returns HTML and escapes the text that it takes, except where an argument is said to be HTML.
 """
 
 import functools
@@ -20,8 +20,7 @@ def _bricks() -> Any:
     """The macros of page.html.jinja, read once a process."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
-        # Run names and generated text come from users: all of it is escaped unless marked as
-        # HTML.
+        # Names of runs and generated text may hold anything, so all is escaped unless it is Markup.
         autoescape=True,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty string
         trim_blocks=True,
@@ -33,7 +32,7 @@ def _bricks() -> Any:
 def page(title: str, body: Iterable[str]) -> str:
     """The whole document: no file or address outside it is needed to show it. `body` is HTML."""
     style = (HERE / "page.css").read_text(encoding="utf-8")
-    # Markup marks what is HTML already, which would be escaped once more.
+    # Markup says that a text is HTML already, and must not be escaped.
     return str(_bricks().page(title, Markup(style), Markup("\n".join(body))))
 
 

@@ -11,13 +11,13 @@ from launch.reporting.run import run_page
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Write RUN/report.html from whatever stands in the run folder so far, in one rename; returns its path.
+    """Write RUN/report.html from what is in the run folder so far; returns its path.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
     path = out or run_dir / "report.html"
-    # in one rename: a browser never sees half a page
+    # In one rename, so that a browser never sees half a page.
     write_bytes(path, run_page(read_run(run_dir)).encode())
     return path
 

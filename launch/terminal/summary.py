@@ -73,13 +73,13 @@ def _print_rows(
 
 
 def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> None:
-    kept = [
+    rows = [
         (source, *(f"{count:,}" for count in counts.values()))
         for source, counts in result.get("kept", {}).items()
     ]
     # Every source is counted in the same units (documents, tokens …): they head the columns.
     units = next(iter(result.get("kept", {}).values()), {})
-    _print_rows(console, f"{name}: kept to train on", ("source", *units), kept, text_columns=1)
+    _print_rows(console, f"{name}: kept to train on", ("source", *units), rows, text_columns=1)
     heads, dropped = drop_table(result)
     _print_rows(console, f"{name}: dropped", heads, dropped, text_columns=1)
 
