@@ -26,23 +26,31 @@ def answer_loss(
     """
     longest = max(len(asked.prompt) + len(asked.gold) for asked in questions)
     # Both rounded up: rows to the devices that divide them, positions so that few programs are compiled.
-    n_rows = -(-min(rows, len(questions)) // n_parts("B")) * n_parts("B")
-    length = -(-longest // LENGTHS) * LENGTHS
+    n_rows = _rounded_up(min(rows, len(questions)), n_parts("B"))
+    length = _rounded_up(longest, LENGTHS)
     layout = Layout(TokenBatch, {"B": n_rows, "L": length}, mesh)
     # Added on the host in float64, as held-out losses are.
     total = 0.0
     n = 0.0
     for part in batched(questions, n_rows):
         rows_BL = gold_rows(part, (n_rows, length))
-        host_rows = {name: x[list(layout.offsets), layout.positions] for name, x in rows_BL.items()}
+        # Every process places its own rows and positions.
+        own_rows = list(layout.offsets)
+        host_rows = {name: x[own_rows, layout.positions] for name, x in rows_BL.items()}
+        batch = layout.place(host_rows)
         # Sums, not means: batches differ in their number of answer tokens.
-        nll, weight = jax.device_get(_nll(params, layout.place(host_rows), model=model))
+        nll, weight = jax.device_get(_nll(params, batch, model=model))
         total += float(nll)
         n += float(weight)
     return total / n
 
 
+def _rounded_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
 @partial(jax.jit, static_argnames="model")
 def _nll(params: Params, batch: TokenBatch, *, model: Model) -> tuple[jax.Array, jax.Array]:
     scores, _ = score({"policy": (model, params)}, "policy", batch)
-    return -jnp.sum(scores.logp_BL * batch.weight_BL), jnp.sum(batch.weight_BL)
+    nll = -jnp.sum(scores.logp_BL * batch.weight_BL)
+    return nll, jnp.sum(batch.weight_BL)

@@ -39,27 +39,29 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
-        problems = []
         objective = self.objective or run.objective
-        fits = gives(self.data.batch_type, objective)
-        if not fits or self.data.row_length > run.architecture.context:
+        problems = []
+        fits_objective = gives(self.data.batch_type, objective)
+        fits_context = self.data.row_length <= run.architecture.context
+        if not fits_objective or not fits_context:
             what = f"{type(self.data).__name__} of seq_len={self.data.row_length}"
             whose = "its own" if self.objective else "the run's"
             rule = f"does not fit {whose} objective or the context"
             problems.append(f"evals: {what} {rule}; choose it like `data`")
+
         # the phase builds no further models and heads for an evaluation
-        models_and_heads = {*run.objective.roles, *run.objective.heads}
-        lacking = [
-            name for name in (*objective.roles, *objective.heads) if name not in models_and_heads
-        ]
+        built = {*run.objective.roles, *run.objective.heads}
+        wanted = (*objective.roles, *objective.heads)
+        lacking = [name for name in wanted if name not in built]
         if lacking:
-            problems.append(
-                f"evals: its own objective needs {lacking[0]}, which the run does not have; use another"
-            )
+            what = f"its own objective needs {lacking[0]}, which the run does not have"
+            problems.append(f"evals: {what}; use another")
+
         held_outs = [each for each in run.evals if isinstance(each, HeldOut)]
         for label in self._labels():
             # Two under one label would write the same metric twice in a row.
-            if sum(label in each._labels() for each in held_outs) > 1:
+            n_reporting = sum(label in each._labels() for each in held_outs)
+            if n_reporting > 1:
                 problems.append(f"evals: two HeldOut report {label}; give one of them another name")
                 break
         return problems
@@ -72,40 +74,48 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         layout = Layout(subject.objective.batch_type, sizes, subject.mesh)
         without_columns = Layout(self.data.batch_type, sizes, subject.mesh)
         sources = self.data.sources(subject.job_folder)
-        where = {"folder": subject.folder / "columns", "resumed": subject.resumed}
-        for rows in sources.values():
-            add_columns(rows, subject.objective, without_columns, first, **where)
-        n_bytes = {name: self._n_bytes(rows, subject.tokenizer) for name, rows in sources.items()}
+        n_bytes = {}
+        for name, rows in sources.items():
+            add_columns(
+                rows,
+                subject.objective,
+                without_columns,
+                first,
+                folder=subject.folder / "columns",
+                resumed=subject.resumed,
+            )
+            n_bytes[name] = self._n_bytes(rows, subject.tokenizer)
 
         def measure(params: Params) -> Findings:
             sums = {}
+            means = {}
             for name, rows in sources.items():
                 sums[name] = _sums(subject, layout, rows, params, self.max_rows)
-            means = {name: _means(sums[name], n_bytes[name]) for name in sources}
+                means[name] = _means(sums[name], n_bytes[name])
             if len(sources) > 1:
                 # Macro: every source counts alike. Micro: every target counts alike.
                 macro = _mean_of(list(means.values()))
                 # From sums, not from the sources' means: those have lost their weights.
-                micro = _means(_total(list(sums.values())), sum(n_bytes.values()))
+                of_all = _total(list(sums.values()))
+                micro = _means(of_all, sum(n_bytes.values()))
                 means |= {"macro": macro, "micro": micro}
             return Findings(self._named(means), [])
 
         return measure
 
     def _named(self, means: dict[str, dict[str, float]]) -> dict[str, float]:
-        return {
-            f"{self._label(source)}/{metric}": value
-            for source, values in means.items()
-            for metric, value in values.items()
-        }
+        numbers = {}
+        for source, values in means.items():
+            for metric, value in values.items():
+                numbers[f"{self._label(source)}/{metric}"] = value
+        return numbers
 
     def _labels(self) -> list[str]:
         """What stands before the metrics: the names of the sources, and of the averages over several."""
-        sources = self.data.source_names()
-        return [
-            self._label(name)
-            for name in (sources if len(sources) == 1 else [*sources, "macro", "micro"])
-        ]
+        names = self.data.source_names()
+        if len(names) > 1:
+            names = [*names, "macro", "micro"]
+        return [self._label(name) for name in names]
 
     def _label(self, source: str) -> str:
         return f"{self.name}/{source}" if self.name else source
@@ -117,7 +127,8 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
             row = rows[number]
             lengths_L = tokenizer.byte_lengths[row["targets_L"]]
             # A byte counts once if its token is a target, however much the target weighs.
-            n += int(np.sum(lengths_L * (row["weight_L"] > 0)))
+            is_target_L = row["weight_L"] > 0
+            n += int(np.sum(lengths_L * is_target_L))
         return n
 
 
@@ -132,8 +143,8 @@ def _sums(
         metrics = _metrics(params_of, batch, models=models, objective=subject.objective)
         # Python floats are float64: a float32 sum over millions of targets would lose digits.
         for name, (total, weight) in jax.device_get(metrics).items():
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = before[0] + float(total), before[1] + float(weight)
+            total_before, weight_before = sums.get(name, (0.0, 0.0))
+            sums[name] = (total_before + float(total), weight_before + float(weight))
     return sums
 
 
@@ -146,8 +157,10 @@ def _metrics(
     objective: Objective,
 ) -> dict[str, Any]:
     policies = {role: (model, params_of[role]) for role, model in models}
+    denominators = objective.denominators(batch)
     # The same key each time: an evaluation of the same parameters gives the same numbers.
-    return objective.loss(policies, batch, objective.denominators(batch), jax.random.key(0)).metrics
+    loss = objective.loss(policies, batch, denominators, jax.random.key(0))
+    return loss.metrics
 
 
 def _total(sums: list[Sums]) -> Sums:
@@ -155,27 +168,35 @@ def _total(sums: list[Sums]) -> Sums:
     names = sorted({name for each in sums for name in each})
     total = {}
     for name in names:
+        # A source may lack a metric, such as that of another kind of batch.
         pairs = [each[name] for each in sums if name in each]
-        total[name] = math.fsum(x for x, _ in pairs), math.fsum(weight for _, weight in pairs)
+        values, weights = zip(*pairs, strict=True)
+        total[name] = (math.fsum(values), math.fsum(weights))
     return total
 
 
 def _mean_of(means: list[dict[str, float]]) -> dict[str, float]:
     """Each metric's mean over the sources that have it."""
     names = sorted({name for each in means for name in each})
-    values = {name: [each[name] for each in means if name in each] for name in names}
-    return {name: math.fsum(x) / len(x) for name, x in values.items()}
+    mean = {}
+    for name in names:
+        values = [each[name] for each in means if name in each]
+        mean[name] = math.fsum(values) / len(values)
+    return mean
 
 
 def _means(sums: Sums, n_bytes: int) -> dict[str, float]:
     """Means; of a log-likelihood also bits a byte of text, and how far it compresses the text (raw bytes by
     coded bytes).
     """
-    means = {name: total / weight for name, (total, weight) in sums.items() if weight}
+    means = {}
+    for name, (total, weight) in sums.items():
+        if weight:
+            means[name] = total / weight
     if "nll" in means:
-        # From nats to bits, and over all bytes: the one figure that can be compared between
-        # tokenizers.
-        bits_per_byte = sums["nll"][0] / math.log(2) / n_bytes
+        nll, _ = sums["nll"]
+        # From nats to bits, and over all bytes: the one figure that can be compared between tokenizers.
+        bits_per_byte = nll / math.log(2) / n_bytes
         means["loss"] = means.pop("nll")
         means["bits_per_byte"] = bits_per_byte
         means["compression_ratio"] = 8 / bits_per_byte

@@ -31,9 +31,13 @@ class Measures:
 
     def __call__(self, state: TrainState) -> Findings:
         """Numbers and texts of the present policy."""
-        findings = [measure(self.phase.evaluated(state)) for measure in self._measures]
-        numbers = {name: value for found in findings for name, value in found.numbers.items()}
-        return Findings(numbers, [text for found in findings for text in found.texts])
+        numbers: dict[str, float] = {}
+        texts = []
+        for measure in self._measures:
+            findings = measure(self.phase.evaluated(state))
+            numbers |= findings.numbers
+            texts += findings.texts
+        return Findings(numbers, texts)
 
     def before(self, state: TrainState) -> dict[str, float]:
         """What they said before the first step; measured once, then kept in before.json."""

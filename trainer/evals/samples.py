@@ -45,11 +45,11 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
                 max_tokens=self.max_tokens,
                 **ends,
             )
-            texts = [chat.parse(ids).text if chat else tokenizer.decode(ids) for ids in answers]
+            rows = []
             # the prompt as the config has it, not as the chat format shows it to the model
-            rows = [
-                {"prompt": p, "text": text} for p, text in zip(self.prompts, texts, strict=True)
-            ]
+            for prompt, ids in zip(self.prompts, answers, strict=True):
+                text = chat.parse(ids).text if chat else tokenizer.decode(ids)
+                rows.append({"prompt": prompt, "text": text})
             return Findings({}, rows)
 
         return measure

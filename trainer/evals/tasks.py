@@ -47,10 +47,13 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
     def problems(self, run: Run) -> list[str]:
         """Rules between this and the run that it evaluates."""
         problems = []
-        names = [
-            task.name for each in run.evals if isinstance(each, TaskEval) for task in each.tasks
-        ]
-        if twice := sorted({task.name for task in self.tasks if names.count(task.name) > 1}):
+        names = []
+        for each in run.evals:
+            if isinstance(each, TaskEval):
+                names += [task.name for task in each.tasks]
+        # Two under one name would write the same metric twice in a row.
+        twice = sorted(task.name for task in self.tasks if names.count(task.name) > 1)
+        if twice:
             problems.append(f"evals: two tasks are named {twice[0]}; give one of them another name")
         context = run.architecture.context
         if self.max_tokens >= context:
@@ -80,7 +83,9 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
                     **ends,
                 )
                 for ids in rows:
-                    texts.append(chat.parse(ids).text if chat else answer_in(tokenizer.decode(ids)))
+                    # A text goes on after its answer, a message ends with it.
+                    text = chat.parse(ids).text if chat else answer_in(tokenizer.decode(ids))
+                    texts.append(text)
             return texts
 
         def measure(params: Params) -> Findings:
@@ -88,9 +93,9 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
             texts = []
             for task, questions in asked.items():
                 said = answers(params, questions)
-                grades = [
-                    task.grade(each.item, text) for each, text in zip(questions, said, strict=True)
-                ]
+                grades = []
+                for question, text in zip(questions, said, strict=True):
+                    grades.append(task.grade(question.item, text))
                 # Grades may be fractions: a task decides what half an answer is worth.
                 numbers[f"{task.name}/accuracy"] = float(np.mean(grades))
                 loss = answer_loss(subject.model, params, questions, subject.mesh, rows=ROWS)
@@ -117,10 +122,9 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
             asked = [asked_in_chat(item, shots, chat) for item in chosen]
         fitting = [each for each in asked if each.fits(subject.context, self.max_tokens)]
         if not fitting:
+            what = f"no question of {task.name} fits"
             with_what = f"with {self.shots} examples and max_tokens={self.max_tokens}"
             where = f"into architecture.context={subject.context}"
             remedy = "lower shots or max_tokens"
-            raise ValueError(
-                f"evals: no question of {task.name} fits {with_what} {where}; {remedy}"
-            )
+            raise ValueError(f"evals: {what} {with_what} {where}; {remedy}")
         return fitting

@@ -35,13 +35,15 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
     ) -> Loss:
         """Metrics: kl (nats a target, at the temperature), nll and accuracy of the student."""
-        (student, params), (teacher, teacher_params) = models["policy"], models["teacher"]
+        student, params = models["policy"]
+        teacher, teacher_params = models["teacher"]
         outputs = hidden_of(models, "policy", batch)
-        # Hidden states of both models are whole, their logits exist for a chunk of positions at a time.
+        teacher_outputs = hidden_of(models, "teacher", batch)
+        # Hidden states exist for all positions, the logits of both models for a chunk of them at a time.
         scores = distilled(
             outputs.hidden_BLD,
             student.unembed(params),
-            hidden_of(models, "teacher", batch).hidden_BLD,
+            teacher_outputs.hidden_BLD,
             teacher.unembed(teacher_params),
             batch.targets_BL,
             Readout(student.vocab_size, student.soft_cap),
@@ -53,7 +55,8 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         kl = jnp.sum(scores.kl_BL * weight_BL)
         nll = -jnp.sum(scores.logp_BL * weight_BL)
         # At nll_weight=1 this is `NextToken`, at 0 the data's own tokens count nothing.
-        total = (1 - self.nll_weight) * self.temperature**2 * kl + self.nll_weight * nll
+        kl_weight = (1 - self.nll_weight) * self.temperature**2
+        total = kl_weight * kl + self.nll_weight * nll
         accuracy = jnp.sum(scores.correct_BL * weight_BL)
         metrics = {"kl": (kl, n), "nll": (nll, n), "accuracy": (accuracy, n)}
         # of the student, so that bits per byte can be compared with those of other phases

@@ -42,7 +42,8 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
         outputs = hidden_of(models, "policy", batch)
         reward_BL = rewards_of(models["policy"][1]["reward_D"], outputs.hidden_BLD)
         # Side 0 is the chosen answer, side 1 the rejected one.
-        chosen_BP, rejected_BP = (at_answer_ends(reward_BL, batch, side) for side in (0, 1))
+        chosen_BP = at_answer_ends(reward_BL, batch, side=0)
+        rejected_BP = at_answer_ends(reward_BL, batch, side=1)
         margin_BP = chosen_BP - rejected_BP
         loss_BP = -jax.nn.log_sigmoid(margin_BP)
         values = {
@@ -53,14 +54,17 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
             "rewards/rejected": rejected_BP,
         }
         if self.center_rewards_coefficient:
-            # Adding a constant to all rewards changes no margin, so nothing else holds their
-            # mean.
-            values["centering"] = (chosen_BP + rejected_BP) ** 2
-            loss_BP = loss_BP + self.center_rewards_coefficient * values["centering"]
+            # Adding a constant to all rewards changes no margin, so nothing else holds their mean.
+            centering_BP = (chosen_BP + rejected_BP) ** 2
+            values["centering"] = centering_BP
+            loss_BP = loss_BP + self.center_rewards_coefficient * centering_BP
+
+        # Free slots have weight 0.
         weight_BP = batch.pair_weight_BP
         n = jnp.sum(weight_BP)
         metrics = {name: (jnp.sum(x_BP * weight_BP), n) for name, x_BP in values.items()}
-        return Loss(jnp.sum(loss_BP * weight_BP) / denominators["pairs"], metrics, outputs.aux)
+        total = jnp.sum(loss_BP * weight_BP) / denominators["pairs"]
+        return Loss(total, metrics, outputs.aux)
 
 
 def rewards_of(
@@ -79,5 +83,6 @@ def at_answer_ends(
     in_slot_BLP = slots_of(batch, side)
     positions_BLP = jnp.where(in_slot_BLP, batch.positions_BL[..., None], -1)
     # a maximum, not a look at the next position, which may be on another device
-    is_last_BLP = in_slot_BLP & (positions_BLP == jnp.max(positions_BLP, 1, keepdims=True))
+    last_BP = jnp.max(positions_BLP, 1, keepdims=True)
+    is_last_BLP = in_slot_BLP & (positions_BLP == last_BP)
     return jnp.sum(reward_BL[..., None] * is_last_BLP, 1)
