@@ -1,7 +1,4 @@
-"""The composition root: the training step, put together of what a Run says.
-
-Whoever needs the step that trains (`plan`, `replay`, the benches) asks here, so that all have the same one.
-"""
+"""The composition root: the training step of a Run, the same for its loop, `plan`, `replay` and the benches."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -80,12 +80,14 @@ def execute(
                 advance=advance,
                 profile=profile,
             )
-            recorder, profiler = opened.enter_context(records)
+            recorder = opened.enter_context(records)
             # The evaluation before training is step 0 of the curves; a resumed phase has that row already.
             if first == 0:
                 recorder.metrics.write(0, _as_evals(before))
-            parts = (phase, source, recorder, profiler, measures)
-            state = train(*parts, step=step_of(phase), state=state, steps=run.steps)
+            step = step_of(phase)
+            state = train(
+                phase, source, recorder, measures, step=step, state=state, steps=run.steps
+            )
             with recorder.pausing("evaluate"):
                 after = measures(state)
             write_findings(recorder.metrics, run.steps, after)

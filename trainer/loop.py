@@ -9,8 +9,7 @@ from trainer.ending import Stopped
 from trainer.evals.measure import Measures
 from trainer.inspection import make_inspection
 from trainer.phase import Phase
-from trainer.records.profiler import Profiler
-from trainer.records.recorder import Recorder, Step, timed
+from trainer.records.recorder import Recorder
 from trainer.records.results import write_findings
 from trainer.state import TrainState
 from trainer.step import TrainStep
@@ -20,7 +19,6 @@ def train(
     phase: Phase,
     source: BatchSource,
     recorder: Recorder,
-    profiler: Profiler,
     measures: Measures,
     *,
     step: TrainStep,
@@ -44,19 +42,16 @@ def train(
     with StopSignals() as signals:
         while number < steps:
             number += 1
-            profiler.before(number)
-            with recorder.waiting() as waited:
+            with recorder.waiting(number):
                 # A function, not parameters: merging an adapter costs memory, and shards never ask for it.
                 batch = source.next(partial(phase.merged, state))
             # Before the step, which donates the arrays that are inspected.
             inspect(number, state, batch)
-            with timed() as called:
+            with recorder.dispatching():
                 state, metrics = step(state, batch)
-            begun = Step(number, metrics, waited[0], called[0], source.position.rows)
             # The verdict is on the step before: this one is still being computed.
-            verdict = recorder.began(begun, checkpointer.poll(number))
+            verdict = recorder.began(number, metrics, checkpointer.poll(number))
             rollbacks.passed(number)
-            profiler.after(number, metrics)
 
             stop = signals.reached()  # the signal's name, in all processes after the same step
             last = number == steps

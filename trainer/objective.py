@@ -21,9 +21,7 @@ class PerTarget(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """`total` is already divided by the global denominators, so totals and gradients of micro-batches and
-    hosts simply add.
-    """
+    """The loss of some rows, divided by the global denominators: those of micro-batches simply add."""
 
     total: Float[Array, ""]
     metrics: Metrics
@@ -39,8 +37,8 @@ class Objective(Protocol):
         batch_type: What `loss` reads: the fields that the data gives, then those of `columns`.
         roles: The models that `loss` reads. The policy alone is trained; others come from `Run.roles`.
         heads: Parameters that it adds to the policy's, such as `reward_D`.
-        columns: Computes fields of the batch from the data's own, once and by the policy that the phase
-            starts with; they are cached by the content of the data. None = there are none.
+        columns: Computes further fields of the batch, once, by the policy that the phase starts with; they
+            are cached by the content of the data. None = there are none.
     """
 
     batch_type: type

@@ -33,8 +33,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     steps: PositiveInt
     checkpoint: Checkpoints  # when the state is saved, and which saves are kept
     adaptation: one_of("model.adapt") = Full()  # what is trained: all parameters, some, or LoRA's
-    # An earlier phase of the job, or the folder of a phase, whose newest checkpoint gives the
-    # parameters; None = from scratch.
+    # A phase of the job, or the folder of any: its newest checkpoint gives the parameters; None = none does.
     start_from: str | None = None
     roles: FrozenMap[str, Role] = FrozenMap()  # further models that the objective reads: a teacher
     mesh: Mesh = Mesh()  # how many devices divide the batch, the layers, the weights
@@ -57,13 +56,13 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def problems(self, job: Mapping[str, Any]) -> list[str]:
         """Rules across fields, and across the phases of the job, a sentence for each one broken."""
-        model, row_length = self.architecture, self.data.row_length
+        model = self.architecture
         sizes = {"ramp": self.batch_ramp, "micro_batches": self.micro_batches}
         phases = {name: each.architecture for name, each in job.items() if isinstance(each, Run)}
         return [
             *data_problems(self.data, self.objective, context=model.context, **sizes),
             *self.checkpoint.problems(self.evaluate_every),
-            *role_problems(self.roles, self.objective, model, row_length=row_length),
+            *role_problems(self.roles, self.objective, model, row_length=self.data.row_length),
             *self.optimizer.problems(self.steps),
             *(line for each in self.evals for line in each.problems(self)),
             *start_problems(self.start_from, model, phases),

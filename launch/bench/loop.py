@@ -205,8 +205,8 @@ def _opened(
         records = recording(
             phase, source, ledger, *watchers, first=0, advance=lambda *_: None, profile=None
         )
-        recorder, profiler = opened.enter_context(records)
-        yield phase, partial(train, phase, source, recorder, profiler, Measures(phase))
+        recorder = opened.enter_context(records)
+        yield phase, partial(train, phase, source, recorder, Measures(phase))
         phase.checkpointer.close()
 
 

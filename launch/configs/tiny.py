@@ -47,12 +47,8 @@ LLAMA = Llama(
 
 def tiny() -> dict[str, Any]:
     """Four phases: data, pretraining, SFT, DPO."""
-    return {"data": data(), "pretrain": pretrain(), "sft": sft(), "dpo": dpo()}
-
-
-def data() -> Prepare:
-    """Web pages, code and books, cleaned and tokenized; questions and preference pairs from docstrings."""
-    return Prepare(
+    # Web pages, code and books, cleaned and tokenized; questions and preference pairs from docstrings.
+    data = Prepare(
         sources=FrozenMap(web=StdlibDocs(), code=StdlibCode(), books=Books()),
         recipe=standard_recipe(),
         held_out_frac=0.05,
@@ -61,6 +57,7 @@ def data() -> Prepare:
         chats=DocstringChats(source="code", n_chats=20_000, n_pairs=20_000, max_tokens=SEQ_LEN),
         seed=2,  # sets aside 56 KB of web pages, 305 KB of code, 21 KB of books
     )
+    return {"data": data, "pretrain": pretrain(), "sft": sft(), "dpo": dpo()}
 
 
 def pretrain() -> Run:

@@ -29,9 +29,7 @@ class BatchSource[Batch](Protocol):
         """Leave out rows first to stop, those of a loss spike say, which are not read yet."""
 
     def get_state(self) -> dict[str, Any]:
-        """JSON with the fields of `position` and all that the rows so far depended on; independent of the
-        number of hosts and of the mesh.
-        """
+        """JSON with the fields of `position` and all that the rows so far depended on; for any mesh."""
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Resume from there.

@@ -11,8 +11,7 @@ from trainer.scores import nll_ahead, score
 
 
 class NextToken(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Mean negative log-likelihood (nats) over the tokens that `weight_BL` marks as targets, all of the
-    global batch alike.
+    """Mean negative log-likelihood (nats) over all targets of the global batch, which `weight_BL` marks.
 
     `z_loss` times the squared log of the softmax's sum keeps logits small (Chowdhery et al. 2022, §5);
     `mtp_weight` is that of a model's predictions further ahead (DeepSeek-V3, eq. 24-25), their mean over

@@ -17,6 +17,7 @@ from trainer.records.costs import Costs
 from trainer.records.goodput import Ledger
 from trainer.records.memory import memory_row
 from trainer.records.metrics import MetricsWriter
+from trainer.records.profiler import Profiler
 
 # steps between rows that also hold slowly changing numbers: memory, goodput, progress in the data
 SLOW_ROWS_EVERY = 10
@@ -32,17 +33,10 @@ class Step(NamedTuple):
     rows: int  # consumed by the phase up to and with this step
 
 
-@contextlib.contextmanager
-def timed() -> Iterator[list[float]]:
-    """Yields a list to which the duration of the block, in seconds, is appended at its end."""
-    seconds: list[float] = []
-    start = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - start)
-
-
 class Recorder:
-    """Turns finished steps into rows of metrics, seconds in the ledger and beats of the watchdog."""
+    """Turns finished steps into rows of metrics, seconds in the ledger and beats of the watchdog; tells the
+    profiler where a step begins and ends.
+    """
 
     def __init__(
         self,
@@ -51,6 +45,7 @@ class Recorder:
         watchdog: Watchdog,
         hosts: Hosts,
         watch: Watch,
+        profiler: Profiler,
         *,
         source: BatchSource,
         learning_rate: Callable[[int], float],
@@ -62,22 +57,34 @@ class Recorder:
         self._watchdog = watchdog
         self._hosts = hosts
         self._watch = watch
+        self._profiler = profiler
         self._source = source
         self._learning_rate = learning_rate
         self._costs = costs
         self._advance = advance
         self._under_way: Step | None = None
+        # of the step that is being dispatched
+        self._data_wait_s = 0.0
+        self._call_s = 0.0
         self._extra: dict[str, float] = {}  # numbers from outside the step, for the next row
         self._last_end = time.perf_counter()  # when the last step, or a pause after it, ended
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[list[float]]:
-        """Put around the wait for a batch; appends to the list the seconds in which the devices were idle."""
-        seconds: list[float] = []
+    def waiting(self, number: int) -> Iterator[None]:
+        """Put around the wait for the batch of step `number`; notes for how long the devices were idle."""
+        # A trace holds the wait too: it may be what makes the step slow.
+        self._profiler.before(number)
         start = time.perf_counter()
         with self.ledger.spent("data", hidden=self._is_computing):
-            yield seconds
-        seconds.append(0.0 if self._is_computing() else time.perf_counter() - start)
+            yield
+        self._data_wait_s = 0.0 if self._is_computing() else time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Put around the call that dispatches a step; notes how long it took."""
+        start = time.perf_counter()
+        yield
+        self._call_s = time.perf_counter() - start
 
     def _is_computing(self) -> bool:
         # All outputs of a compiled step become ready together, the loss among them.
@@ -94,17 +101,22 @@ class Recorder:
         self._last_end = time.perf_counter()
         self._extra[f"time/{cause}_s"] = self._last_end - start
 
-    def began(self, step: Step, numbers: dict[str, float]) -> Verdict | None:
-        """Call when `step` has been dispatched; writes the row of the step before, with `numbers`.
+    def began(
+        self, number: int, metrics: dict[str, Any], numbers: dict[str, float]
+    ) -> Verdict | None:
+        """Call when step `number` has been dispatched, which gives `metrics`; writes the row of the step
+        before, with `numbers`.
 
         Returns the verdict on that earlier step. The devices have work meanwhile, so waiting for the earlier
         step's metrics leaves them busy.
         """
         self._extra |= numbers
-        # Before `step` becomes the step under way: the row is that of the one before.
+        # Before the new step becomes the one under way: the row is that of the one before.
         verdict_before = self._write(complete=False)
-        self._under_way = step
-        self._watchdog.beat(step.number)
+        rows = self._source.position.rows
+        self._under_way = Step(number, metrics, self._data_wait_s, self._call_s, rows)
+        self._watchdog.beat(number)
+        self._profiler.after(number, metrics)
         return verdict_before
 
     def ended(self) -> Verdict | None:

@@ -26,9 +26,9 @@ def recording(
     first: int,
     advance: Callable[..., None],
     profile: tuple[int, int] | None,
-) -> Iterator[tuple[Recorder, Profiler]]:
-    """The recorder of a phase that resumes after step `first`, and the profiler of the steps `profile`;
-    `advance` moves the progress bar.
+) -> Iterator[Recorder]:
+    """The recorder of a phase that resumes after step `first`; it traces the steps `profile`, and moves the
+    progress bar by `advance`.
     """
     run = phase.run
     metrics = MetricsWriter(phase.folder, first, active=is_first())
@@ -36,18 +36,18 @@ def recording(
     # The schedule alone, not the optimizer: only the logged rate is wanted on the host.
     rates = Rates(run.optimizer.learning_rate(run.steps))
     try:
-        recorder = Recorder(
+        yield Recorder(
             metrics,
             ledger,
             watchdog,
             hosts,
             run.watch,
+            profiler,
             source=source,
             learning_rate=rates,
             costs=costs_of(phase),
             advance=advance,
         )
-        yield recorder, profiler
     finally:
         profiler.close()
         metrics.close()
