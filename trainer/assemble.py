@@ -1,4 +1,4 @@
-"""The composition root: the training step of a Run, the same for its loop, `plan`, `replay` and the benches."""
+"""The composition root: the training step of a Run, one for the loop, `plan`, `replay` and the benches."""
 
 from collections.abc import Mapping
 from functools import partial
