@@ -13,10 +13,16 @@ from jaxtyping import install_import_hook
 # compiled programs are kept between processes and runs: most of a test's time would be compiling them again
 CACHE = Path(tempfile.gettempdir()) / f"meshwright-tests-{os.getuid()}" / "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# the launcher's flag is pinned too: a test that calls the command in this process must not change what later
-# tests compute
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_cpu_experimental_onednn_custom_call=false"
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_force_host_platform_device_count=8",
+        # the launcher's flag is pinned too: a test that calls the command in this process must not change
+        # what later tests compute
+        "--xla_cpu_experimental_onednn_custom_call=false",
+        # a test compiles for seconds what it runs for milliseconds; processes of their own compile as users'
+        # do where that matters (tests/launch/command.py)
+        "--xla_backend_optimization_level=0",
+    )
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"

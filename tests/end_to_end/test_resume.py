@@ -2,6 +2,7 @@
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,20 @@ from data_pipeline.component import FrozenMap
 from data_pipeline.loader import PackedShards
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from model.architectures.llama import Llama
+from tests.end_to_end import job as end_to_end
 from tests.end_to_end.job import (
     COMMAND,
     arrays,
     assert_same_bits,
     copied,
     differences,
-    finish,
     rows,
     run,
     saved,
     write_job,
 )
 from tests.examples import write_documents
-from tests.launch.command import begin, meshwright, until
+from tests.launch.command import AS_USERS, begin, meshwright, until
 from trainer.checkpoints.retention import Checkpoints
 from trainer.evals.held_out import HeldOut
 from trainer.evals.samples import Samples
@@ -34,6 +35,8 @@ from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
+# these bits are those of programs as users run them, optimised by the compiler
+finish = partial(end_to_end.finish, **AS_USERS)
 STEPS, SAVE_EVERY = 240, 24  # seconds: a signal is noticed within one
 
 
@@ -100,7 +103,7 @@ def interrupt(job: Path, number: int, *, after_steps: int) -> tuple[int, str]:
     """Start, send the signal when the checkpoint at or behind `after_steps` is written; exit code and
     everything printed.
     """
-    process = begin(*COMMAND, cwd=job)
+    process = begin(*COMMAND, cwd=job, **AS_USERS)
     until(
         lambda: process.poll() is not None or any(step >= after_steps for step in saved(job)),
         "a checkpoint",

@@ -18,7 +18,7 @@ from launch.configs.shakespeare_llama import pretrain as llama_run
 from model.execution import Precision
 from model.mesh import make_mesh
 from model.size import n_params
-from tests.launch.command import meshwright
+from tests.launch.command import AS_USERS, meshwright
 
 PUBLISHED = 1.88  # nats a letter, by nanoGPT's README
 
@@ -32,6 +32,7 @@ def run(config: str, folder: Path, *settings: str, timeout_s: float) -> dict:
         *(word for setting in settings for word in ("--set", setting)),
         cwd=folder,
         timeout_s=timeout_s,
+        **AS_USERS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "runs" / config / "pretrain/results.json").read_text())

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_pipeline.shards.shards import Shards
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from tests.launch.command import meshwright
+from tests.launch.command import AS_USERS, meshwright
 
 WEB = "[json, textwrap, csv, shlex, string, random, heapq, bisect, calendar, argparse, glob, fnmatch, tempfile, queue, sched, hashlib]"
 SIZES = {
@@ -75,7 +75,7 @@ def tiny(
     ):
         shutil.copy(stdlib / f"{name}.py", folder / "code")
     command = ["run", "tiny", *settings(folder / "code")]
-    return folder, command, meshwright(*command, cwd=folder, timeout_s=420)
+    return folder, command, meshwright(*command, cwd=folder, timeout_s=420, **AS_USERS)
 
 
 def results(folder: Path, phase: str) -> dict:
@@ -129,7 +129,7 @@ def test_second_run_skips_every_phase_and_changes_nothing(tiny) -> None:
         for phase in ("data", *PHASES)
         for path in (folder / "runs/tiny" / phase).rglob("*")
     }
-    again = meshwright(*command, cwd=folder)
+    again = meshwright(*command, cwd=folder, **AS_USERS)
     assert again.returncode == 0 and again.stdout.count("skipped") == 4
     assert before == {
         path: path.stat().st_mtime_ns

@@ -9,14 +9,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 TOYS = ("--import", "tests.launch.toy")
+# half the processor time of a short run is LLVM's optimising of a step that is made a few times; several
+# processes on CPUs cannot even share it through the cache of programs
+QUICK_COMPILE = "--xla_backend_optimization_level=0"
+# for tests of what a user's own run does: the compiler as it is without flags
+AS_USERS = {"XLA_FLAGS": ""}
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This environment with the repository importable from any folder and one CPU device."""
+    """This environment with the repository importable from any folder, one CPU device, and a compiler that
+    does not optimise.
+    """
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": QUICK_COMPILE,
         "PYTHONUNBUFFERED": "1",
         **extra,
     }
