@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.golden.goldens import FOLDER
-from tests.launch.command import environment
+from tests.launch.command import QUICK_COMPILE, environment
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,9 @@ def made(repository) -> dict:
         "TF_CPP_MIN_LOG_LEVEL": "0",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }  # a program from the cache warns of nothing
-    talkative |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    # of a program whose layouts and collectives are read, LLVM need optimise nothing
+    devices = "--xla_force_host_platform_device_count=8"
+    talkative |= {"XLA_FLAGS": f"{devices} {QUICK_COMPILE}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.golden.goldens", "--json"]
     done = subprocess.run(
         command, env={**environment(), **talkative}, cwd=repository, capture_output=True, text=True

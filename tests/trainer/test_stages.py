@@ -2,7 +2,8 @@
 same model.
 """
 
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -43,12 +44,30 @@ def born(rounds: int) -> Any:
     return partial(new_state, model_of(rounds), Full(), TX)
 
 
-def stepped(state: TrainState, mesh: Any, rounds: int) -> tuple[TrainState, float]:
-    step = quick_jit(
+@cache
+def step_of(rounds: int) -> Any:
+    """Compiled once for each mesh that it is called under."""
+    return quick_jit(
         make_step({"policy": model_of(rounds)}, NextToken(), Full(), TX, micro_batches=1)
     )
-    state, metrics = step(state, batch_on(mesh, random_tokens(B=8, L=8)))
+
+
+def stepped(state: TrainState, mesh: Any, rounds: int) -> tuple[TrainState, float]:
+    state, metrics = step_of(rounds)(state, batch_on(mesh, random_tokens(B=8, L=8)))
     return state, float(metrics["loss/train"][0])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A checkpoint of ROUND after one step, and the loss of its next one."""
+    (sizes, rounds), folder = ROUND, tmp_path_factory.mktemp("saved")
+    with jax.set_mesh(under(sizes)):
+        state, _ = stepped(quick_jit(born(rounds))(jax.random.key(0)), under(sizes), rounds)
+        checkpointer = Checkpointer(folder, Checkpoints(every_steps=1), rounds=rounds)
+        checkpointer.save(state, {"rows": 8}, {})
+        checkpointer.close()
+        _, loss = stepped(state, under(sizes), rounds)
+    return folder, loss
 
 
 def test_layers_are_born_the_same_and_lie_in_the_order_of_their_stages():
@@ -66,16 +85,10 @@ def test_layers_are_born_the_same_and_lie_in_the_order_of_their_stages():
 
 
 @pytest.mark.parametrize("to", SCHEDULES, ids=str)
-def test_a_checkpoint_of_one_schedule_goes_on_under_any_other(to, tmp_path):
-    (sizes, rounds), (other_sizes, other_rounds) = ROUND, to
-    with jax.set_mesh(under(sizes)):
-        state, _ = stepped(quick_jit(born(rounds))(jax.random.key(0)), under(sizes), rounds)
-        checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=1), rounds=rounds)
-        checkpointer.save(state, {"rows": 8}, {})
-        checkpointer.close()
-        _, expected = stepped(state, under(sizes), rounds)
+def test_a_checkpoint_of_one_schedule_goes_on_under_any_other(to, saved):
+    (folder, expected), (other_sizes, other_rounds) = saved, to
     with jax.set_mesh(under(other_sizes)):
-        reader = Checkpointer(tmp_path, Checkpoints(every_steps=1), rounds=other_rounds)
+        reader = Checkpointer(folder, Checkpoints(every_steps=1), rounds=other_rounds)
         found = reader.restore(1, placed(jax.eval_shape(born(other_rounds), jax.random.key(0))))
         _, loss = stepped(found, under(other_sizes), other_rounds)
         reader.close()
