@@ -130,7 +130,7 @@ def test_rows_that_devices_hold_in_balanced_order_lose_what_they_lose_as_they_re
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("factor", [None, ROOM])
+@pytest.mark.parametrize("factor", [None, pytest.param(ROOM, marks=pytest.mark.slow)])
 def test_one_token_a_row_passes_on_a_mesh_that_divides_positions(factor):
     """Decoding: one position cannot be divided over context and tensor, so it lies whole."""
     x_BLD, segments_BL = host_rows()
