@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.golden.goldens import FOLDER
-from tests.launch.command import QUICK_COMPILE, environment
+from tests.launch.command import environment
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def made(repository) -> dict:
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }  # a program from the cache warns of nothing
     # of a program whose layouts and collectives are read, LLVM need optimise nothing
-    devices = "--xla_force_host_platform_device_count=8"
-    talkative |= {"XLA_FLAGS": f"{devices} {QUICK_COMPILE}", "JAX_PLATFORMS": "cpu"}
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    talkative |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.golden.goldens", "--json"]
     done = subprocess.run(
         command, env={**environment(), **talkative}, cwd=repository, capture_output=True, text=True

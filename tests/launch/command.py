@@ -9,16 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 TOYS = ("--import", "tests.launch.toy")
-# half the processor time of a short run is LLVM's optimising of a step that is made a few times; several
-# processes on CPUs cannot even share it through the cache of programs
-QUICK_COMPILE = "--xla_backend_optimization_level=0"
+# most of the processor time of a short run is LLVM's optimising of a step that is made a few times, which
+# several processes on CPUs cannot even share through the cache of programs; without any of it (level 0) a
+# step takes twice as long
+QUICK_COMPILE = "--xla_backend_optimization_level=1"
 # for tests of what a user's own run does: the compiler as it is without flags
 AS_USERS = {"XLA_FLAGS": ""}
 
 
 def environment(**extra: str) -> dict[str, str]:
     """This environment with the repository importable from any folder, one CPU device, and a compiler that
-    does not optimise.
+    optimises little.
     """
     return {
         **os.environ,
