@@ -4,7 +4,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
-MASKED = -1e30  # a score that no softmax sees; finite, so that a row without any key gives no NaN
+MASKED = (
+    -1e30
+)  # score of a key that is not seen; finite, so that a query without any key gives no NaN
 
 
 class Maths(NamedTuple):
@@ -12,8 +14,8 @@ class Maths(NamedTuple):
 
     Attributes:
         scale: Multiplies scores before the cap.
-        window: How many positions back, itself counted, a position sees; None: all before it.
-        soft_cap: Scores are soft_cap · tanh(scores / soft_cap); None: as they are.
+        window: How many positions, itself included, a position sees; None = all before it.
+        soft_cap: Scores become soft_cap · tanh(scores / soft_cap); None = no cap.
     """
 
     scale: float
@@ -25,10 +27,9 @@ class Maths(NamedTuple):
 class Attend(Protocol):
     """A kernel: attention within rows, in which position i sees j where `sees` says so.
 
-    Queries have H heads and keys and values K, each for H / K heads of queries; values may be of another
-    width (A2). Unless a kernel says otherwise L is undivided, and each document reads in order: every
-    position is one further than the last, padding aside. The choice among kernels, with its checks, is
-    `choose.attention_of`.
+    Queries have H heads, keys and values K, each shared by H / K heads of queries; values may have another
+    width (A2). Unless a kernel says otherwise L is not sharded, and documents are in order: every position is
+    one more than the one before, except in padding. `choose.attention_of` chooses and checks a kernel.
     """
 
     def __call__(
@@ -40,7 +41,7 @@ class Attend(Protocol):
         segments_BL: Int[Array, "B L"],
         maths: Maths,
     ) -> Float[Array, "B L H A2"]:
-        """What each head of queries reads."""
+        """The result of attention for every query head."""
         ...
 
 
@@ -52,8 +53,8 @@ def sees(
     window: int | None,
 ) -> Bool[Array, "B L T"]:
     """Which keys (T) each query (L) sees: those of its segment that are not later, nor `window` or more
-    positions back. Padding, segment 0, sees padding alone.
+    positions back. Padding (segment 0) sees only padding.
     """
-    back_BLT = positions_BL[:, :, None] - positions_BT[:, None, :]
-    seen_BLT = (segments_BL[:, :, None] == segments_BT[:, None, :]) & (back_BLT >= 0)
-    return seen_BLT if window is None else seen_BLT & (back_BLT < window)
+    distance_BLT = positions_BL[:, :, None] - positions_BT[:, None, :]
+    seen_BLT = (segments_BL[:, :, None] == segments_BT[:, None, :]) & (distance_BLT >= 0)
+    return seen_BLT if window is None else seen_BLT & (distance_BLT < window)

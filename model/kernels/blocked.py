@@ -1,5 +1,5 @@
-"""Attention in blocks of queries that skip the keys behind them: for CPUs, and for what the kernels of
-other platforms cannot do.
+"""Attention in blocks of queries, each with only the keys that it can see: for CPUs, and for what the kernels
+of other platforms cannot do.
 
 Up to LOOP_FROM positions the blocks are written out, with static slices and products in the forms that
 reach a CPU's matrix units; beyond, loops (model/kernels/loops.py). Both keep no scores for the backward
@@ -20,10 +20,13 @@ from model.kernels.attend import MASKED, Maths, sees
 from model.kernels.loops import BLOCK, LOOPS, scores
 from model.kernels.runs import Row, attend_rows, output_dot
 
-QUERY_BLOCK = 128  # smaller ones skip more, but their products are too small to be fast
-# positions; a tenth slower, but the scores of blocks further on are never held at the same time
+QUERY_BLOCK = (
+    128  # smaller blocks skip more masked scores, but their products are too small to be fast
+)
+# From this position on blocks are computed one after the other. It costs a tenth of the speed, but keeps the
+# scores of these blocks from being in memory at the same time.
 ORDER_FROM = 1024
-# positions; beyond, written-out blocks take long to compile, though loops take twice as long to run
+# Longest row whose blocks are written out: more of them take long to compile. Loops run half as fast.
 LOOP_FROM = 4096
 
 
@@ -36,7 +39,7 @@ def attend(
     maths: Maths,
 ) -> Array:
     """An `Attend` for every platform, dtype and width."""
-    # known while tracing: a length is a shape
+    # lengths are known while tracing
     form = _written_out if q_BLHA.shape[1] <= LOOP_FROM else _looped
     run = local(partial(form, maths=maths), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
@@ -56,7 +59,7 @@ def _looped(
     def padded(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))).swapaxes(1, 2)
 
-    # segment -1 is no document's: no position of the row sees what is added
+    # padded with segment -1, which no document has, so that no position sees the padding
     row = Row(
         jnp.pad(positions_BL, ((0, 0), padding)),
         jnp.pad(segments_BL, ((0, 0), padding), constant_values=-1),
@@ -114,15 +117,15 @@ def _forward(
         v = v_BKTA[:, :, keys]
         s, _ = scores(q, k_BKTA[:, :, keys], maths)
         s = s + mask
-        # less the largest score: in float32 the exponential of 89 is already infinite
+        # the largest score is subtracted first: exp(89) overflows float32
         top = s.max(-1, keepdims=True)
         p = jnp.exp(s - top)
         n = p.sum(-1, keepdims=True)
-        # divided by their sum after the product: [L, A] numbers instead of [L, T]
+        # normalised after the product, where there are [L, A] numbers instead of [L, T]
         o = jnp.einsum("BKGLT,BKTA->BKGLA", p.astype(v.dtype), v)
         outputs.append((o / n).astype(o.dtype))
         log_sums.append((top + jnp.log(n))[..., 0])
-    # kept by the name, they spare the backward pass all of the above
+    # named, so that `Remat` can keep them and the backward pass need not repeat all of the above
     o_BKGLA = name(jnp.concatenate(outputs, 3), "mixed")
     lse_BKGL = name(jnp.concatenate(log_sums, 3), "mixed")
     return o_BKGLA, (q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, o_BKGLA, lse_BKGL)
@@ -136,7 +139,7 @@ def _backward(
     q_BKGLA, k_BKTA, v_BKTA, positions_BL, segments_BL, o_BKGLA, lse_BKGL = saved
     f32 = jnp.float32
     dtype = q_BKGLA.dtype
-    # scores are computed again from queries and keys: L · T numbers that are never in memory together
+    # scores are recomputed block by block, since all L · T of them do not fit into memory
     dot_BKGL = output_dot(o_BKGLA, grad_BKGLA)
     dqs: list[Array] = []
     dk_BKTA = jnp.zeros(k_BKTA.shape, f32)
@@ -148,11 +151,10 @@ def _backward(
         q, (dk_BKTA, dv_BKTA) = _ordered(q, (dk_BKTA, dv_BKTA), queries)
         mask = _mask(positions_BL, segments_BL, queries, keys, maths)
         s, slope = scores(q, k_BKTA[:, :, keys], maths)
-        p = jnp.exp(
-            s + mask - lse
-        )  # the logarithm of the sum makes them the forward pass's weights at once
-        # in the type of its operands: its rounding is like theirs, and half of the bytes are a tenth of the
-        # time
+        # subtracting the log-sum-exp gives the normalised weights of the forward pass
+        p = jnp.exp(s + mask - lse)
+        # The product stays in its operands' dtype, whose rounding it has anyway; half the bytes save a tenth
+        # of the time.
         dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad, v_BKTA[:, :, keys]).astype(f32)
         ds = (maths.scale * slope * p * (dp - dot)).astype(dtype)
         p = p.astype(dtype)
@@ -183,7 +185,7 @@ def _visits(L: int, window: int | None) -> Iterator[tuple[slice, slice]]:
 
 
 def _ordered(q: Array, results: Any, queries: slice) -> tuple[Array, Any]:
-    """Queries that wait, in long rows, for the results of the blocks before: XLA would else compute the
+    """In long rows, make queries depend on the results of the blocks before: XLA could otherwise compute the
     scores of all blocks at once.
     """
     return (
@@ -198,8 +200,8 @@ def _mask(
     keys: slice,
     maths: Maths,
 ) -> Array:
-    """0 where a query sees a key, else MASKED; computed before it is added, for else every head would
-    compare all positions again.
+    """0 where a query sees a key, else MASKED. The barrier keeps XLA from fusing the comparisons into the
+    scores, where every head would repeat them.
     """
     q_row = (positions_BL[:, queries], segments_BL[:, queries])
     k_row = (positions_BL[:, keys], segments_BL[:, keys])

@@ -1,6 +1,4 @@
-"""Which kernel computes attention: said by `execution.attention` and `execution.context`, or by the
-platform.
-"""
+"""The choice of the attention kernel, by `execution.attention`, `execution.context` and the platform."""
 
 from functools import partial
 
@@ -14,7 +12,7 @@ from model.mesh import platform
 from model.sharding import axes_of
 
 BY_PLATFORM = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}
-UNDIVIDED: dict[str, Attend] = {  # kernels of rows that are not divided along L
+UNDIVIDED: dict[str, Attend] = {  # kernels for rows that are not sharded along L
     "plain": plain.attend,
     "blocked": blocked.attend,
     "splash": splash.attend,
@@ -35,7 +33,7 @@ def attend_of(execution: Execution) -> Attend:
         segments_BL: Array,
         maths: Maths,
     ) -> Array:
-        # asked while tracing: where a model is built there may be no mesh yet
+        # chosen while tracing: when the model is built there may be no mesh yet
         kernel = attention_of(execution.attention, execution.context, platform())
         return kernel(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths)
 
@@ -43,17 +41,17 @@ def attend_of(execution: Execution) -> Attend:
 
 
 def attention_of(attention: str, context: str, platform: str) -> Attend:
-    """The kernel for these fields of `Execution`, with the shapes of its arrays checked by their annotations.
+    """The kernel for these fields of `Execution`.
 
-    `auto` is splash on TPUs, cuDNN on GPUs and blocks elsewhere. On GPUs it falls back to blocks for what
-    cuDNN cannot do: float32, a soft cap, head widths that are no multiple of 8 or beyond 256, and a row
-    divided over devices, whose parts need the sums of weights and their gradients. `plain` needs no
-    strategy for a divided row: it gathers keys and values and computes all scores.
+    `auto` is splash on TPUs, cuDNN on GPUs and blocked elsewhere. On GPUs it falls back to blocked for
+    what cuDNN cannot do: float32, a soft cap, head widths that are not multiples of 8 or exceed 256, and
+    rows sharded over devices, which need the log-sum-exp of each part and its gradient. `plain` has no
+    special form for sharded rows: it gathers keys and values and computes all scores.
 
     Raises:
-        ValueError: the platform, or the row and heads at hand, are none that the kernel asked for can do.
+        ValueError: the requested kernel does not support the platform, or the shapes and dtypes.
     """
-    # checked while building the trace: a kernel that was asked for is never silently replaced
+    # An explicitly requested kernel is never silently replaced by another.
     name = BY_PLATFORM.get(platform, "blocked") if attention == "auto" else attention
     if NEEDS.get(name, platform) != platform:
         raise ValueError(
@@ -68,7 +66,7 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
         segments_BL: Int[Array, "B L"],
         maths: Maths,
     ) -> Float[Array, "B L H A2"]:
-        # known only here: a single token of decoding is not divided on the mesh that divides a row
+        # decided for this length: a mesh that shards rows does not shard the single token of a decoding step
         divided = bool(axes_of("L", q_BLHA.shape[1]))
         kernel = name
         if kernel == "cudnn":
@@ -88,5 +86,5 @@ def attention_of(attention: str, context: str, platform: str) -> Attend:
 def _divided(kernel: str, context: str) -> Attend:
     if kernel == "plain":
         return plain.attend
-    # blocked has no form for a part of the keys; the loops compute the same in any order of runs
+    # `blocked` cannot work on a part of the keys; LOOPS computes the same for runs in any order
     return partial(DIVIDED[context], kernel=splash.SPLASH if kernel == "splash" else LOOPS)

@@ -1,7 +1,7 @@
-"""Context parallelism: queries, keys and values of a row are divided over the devices of L.
+"""Context parallelism: queries, keys and values of a row are sharded over the devices of L.
 
-A causal mask gives the last positions most of the work. So that all devices do the same, device c of C
-holds the half-chunks c and 2C-1-c of the row (Brandon et al. 2023; Llama 3, Dubey et al. 2024): the model
+With a causal mask later positions have more work. So that all devices have the same, device c of C holds the
+half-chunks c and 2C-1-c of the row (Brandon et al. 2023; Llama 3, Dubey et al. 2024): the model
 calls `balance` on what it embeds and `unbalance` on its hidden states. In between, masks come from
 positions, and the kernels know where in the row their runs are. With C = 4, by half-chunks:
 
@@ -33,13 +33,12 @@ from model.kernels.loops import LOOPS
 from model.kernels.runs import Kernel, Row, attend_rows, merged
 from model.sharding import axes_of, n_parts, shard
 
-KeyBlock = tuple[
-    Array, Array, Row
-]  # keys and values of one device, which travel with their place in the row
+# keys and values of one device, and where in the row they are
+KeyBlock = tuple[Array, Array, Row]
 
 
 class Ring(NamedTuple):
-    """The mesh axes that rows are divided on, how many devices that are, and whether rows are in balanced
+    """The mesh axes over which rows are sharded, the number of devices, and whether rows are in balanced
     order.
     """
 
@@ -58,27 +57,27 @@ class Move(NamedTuple):
 
 
 def is_balanced(L: int) -> bool:
-    """Whether rows of L positions are held in balanced order: L is divided, and into equal half-chunks."""
+    """Whether rows of L positions are in balanced order: L is sharded, and divides into half-chunks."""
     C = n_parts("L", L)
-    # the single token of a step of decoding, for one, has no half-chunks to deal out
+    # not, for example, the single token of a decoding step
     return C > 1 and L % (2 * C) == 0
 
 
 def balance(x: Array, letters: str) -> Array:
-    """Move the rows of x, laid out by `letters` (with an L or l among them), into balanced order; none
-    where `is_balanced` says so.
+    """Bring the positions of x, laid out by `letters` (with an L or l), into balanced order; nothing is done
+    unless `is_balanced`.
     """
     return _reorder(x, letters, _balanced_order)
 
 
 def unbalance(x: Array, letters: str) -> Array:
-    """Move rows out of balanced order, back to how they read: the inverse of `balance`."""
+    """Bring positions back into reading order: the inverse of `balance`."""
     return _reorder(x, letters, _reading_order)
 
 
 def balanced_index(index: Int[Array, "*rows"], L: int) -> Int[Array, "*rows"]:
-    """Where position `index` of a row of L positions is in balanced order; -1 stays, as do all where rows
-    are not balanced.
+    """The index in balanced order of position `index` of a row of L positions; -1 stays -1, and nothing
+    changes unless `is_balanced`.
     """
     if not is_balanced(L):
         return index
@@ -86,8 +85,8 @@ def balanced_index(index: Int[Array, "*rows"], L: int) -> Int[Array, "*rows"]:
     half_length = L // (2 * C)
     half = index // half_length
     # device c holds half-chunk c in its first half and 2C-1-c in its second
-    place = jnp.where(half < C, 2 * half, 2 * (2 * C - 1 - half) + 1)
-    return jnp.where(index < 0, index, place * half_length + index % half_length)
+    balanced_half = jnp.where(half < C, 2 * half, 2 * (2 * C - 1 - half) + 1)
+    return jnp.where(index < 0, index, balanced_half * half_length + index % half_length)
 
 
 def gather(
@@ -100,7 +99,7 @@ def gather(
     *,
     kernel: Kernel,
 ) -> Array:
-    """An `Attend` for a divided L: each device reads its queries against the whole row."""
+    """An `Attend` for a sharded L: each device gathers the keys and values of the whole row."""
     L = q_BLHA.shape[1]
     ring = _ring_of(L)
     kernel = _fitting(kernel, L)
@@ -115,7 +114,7 @@ def gather(
         q_BHLA = q_BLHA.swapaxes(1, 2)
         k_BKTA = _gathered(k_BLKA, ring).swapaxes(1, 2)
         v_BKTA = _gathered(v_BLKA, ring).swapaxes(1, 2)
-        # what is gathered is put back into the row's own order: the keys are one run from 0 on
+        # `_gathered` restores the reading order, so the keys are a single run that starts at 0
         start = jnp.zeros((), jnp.int32)
         k_row = Row(_gathered(positions_BL, ring), _gathered(segments_BL, ring), (start,))
         q_row = _local_row(positions_BL, segments_BL, ring)
@@ -136,12 +135,11 @@ def ring(
     *,
     kernel: Kernel,
 ) -> Array:
-    """An `Attend` for a divided L: keys and values go round, and what the queries read on each device is
-    merged.
+    """An `Attend` for a sharded L: keys and values are passed round the ring of devices, and the results over
+    each block are merged.
 
-    With n devices there are n blocks of keys to read: first the device's own, then what its neighbour
-    sends, n - 1 times. In the backward pass the gradients of a block go round with it, and arrive where it
-    belongs.
+    With n devices every device reads n blocks of keys: its own, and n - 1 that its neighbour sends. In the
+    backward pass the gradients of a block are passed on with it, until they reach its own device.
     """
     L = q_BLHA.shape[1]
     ring = _ring_of(L)
@@ -165,8 +163,7 @@ def ring(
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
 
-# a gradient of our own: that of the scan would keep the keys of every step, and so the whole row
-# on every device
+# custom_vjp: the scan's own gradient would keep the keys of every step, so the whole row on every device.
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _ring(
     q_BHLA: Array,
@@ -195,13 +192,14 @@ def _ring_forward(
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
         keys, so_far = carry
-        # sent before they are read, so that the next ones travel while these are computed with
+        # `_pass_on` does not depend on `read`, so keys are sent on while they are used
         return (_pass_on(keys, ring), read(keys, so_far)), None
 
     keys = _pass_on((k_BKTA, v_BKTA, row), ring)
-    # computed while the first keys travel
+    # the device's own keys are used while the first ones are sent
     own_read = kernel.forward(q_BHLA, k_BKTA, v_BKTA, row, row, maths)
-    # the first and the last block stand outside: own keys need no sending, and the last are sent no further
+    # The first and last block are outside of the loop: the own keys come from nowhere, the last are not
+    # sent on.
     (keys, so_far), _ = lax.scan(step, (keys, own_read), None, ring.n - 2)
     o_BHLA, lse_BHL = read(keys, so_far)
     o_BHLA = name(o_BHLA.astype(v_BKTA.dtype), "mixed")
@@ -216,7 +214,7 @@ def _ring_backward(
     saved: tuple,
     grad_BHLA: Array,
 ) -> tuple[Array | None, ...]:
-    """Gradients of keys and values go round with them, and one step further, home."""
+    """Gradients of keys and values are passed on with them, and at the end once more, to their own device."""
     q_BHLA, k_BKTA, v_BKTA, row, o_BHLA, lse_BHL = saved
 
     def grads(keys: KeyBlock) -> tuple[Array, tuple[Array, Array]]:
@@ -228,19 +226,19 @@ def _ring_backward(
         keys, dq, dkv = carry
         onward = _pass_on(keys, ring)
         dq_here, dkv_here = grads(keys)
-        # they stay beside the keys that they are gradients of
+        # sent on together with the keys that they are gradients of
         dkv = _pass_on(jax.tree.map(jnp.add, dkv, dkv_here), ring)
         return (onward, dq + dq_here, dkv), None
 
     own_keys = (k_BKTA, v_BKTA, row)
     dq, dkv = grads(own_keys)
-    # as in the forward pass, the own block is read before the loop and the last one after it
+    # as in the forward pass, the own block comes before the loop and the last one after it
     carry = (_pass_on(own_keys, ring), dq, _pass_on(dkv, ring))
     (keys, dq, dkv), _ = lax.scan(step, carry, None, ring.n - 2)
     dq_here, dkv_here = grads(keys)
     dk, dv = _pass_on(jax.tree.map(jnp.add, dkv, dkv_here), ring)
     dq = dq + dq_here
-    # the row is of integers: it has no gradient
+    # None: the row is of integers, which have no gradient
     return dq.astype(q_BHLA.dtype), dk.astype(k_BKTA.dtype), dv.astype(v_BKTA.dtype), None
 
 
@@ -252,9 +250,9 @@ def _ring_of(L: int) -> Ring:
 
 
 def _fitting(kernel: Kernel, L: int) -> Kernel:
-    """The kernel, or the loops for runs that it cannot cut."""
+    """The kernel, or LOOPS if the length of runs is not a multiple of what the kernel needs."""
     n_runs = 2 if is_balanced(L) else 1
-    # splash cuts runs into tiles of 128 positions and has no mask for the rest of a tile
+    # for example, splash divides runs into tiles of 128 positions
     run_length = L // n_parts("L", L) // n_runs
     return LOOPS if run_length % kernel.multiple else kernel
 
@@ -291,7 +289,7 @@ def _reading_order(C: int) -> list[int]:
 
 
 def _pass_on(tree: Any, ring: Ring) -> Any:
-    """To the next device of the ring."""
+    """Send every array to the next device of the ring."""
     n = ring.n
     around = [(i, (i + 1) % n) for i in range(n)]
     return jax.tree.map(lambda leaf: lax.ppermute(leaf, ring.axes, around), tree)
@@ -305,9 +303,8 @@ def _reorder(x: Array, letters: str, order_of: Callable[[int], list[int]]) -> Ar
     if not is_balanced(L):
         return x
     n = n_parts(letter, L)
-    if L % (
-        2 * n
-    ):  # between products L is divided further, here not into two equal pieces a device
+    if L % (2 * n):
+        # `l` is sharded further than L, and here not into two equal pieces per device
         divided_less = letters.replace("l", "L")
         return shard(_reorder(shard(x, divided_less), divided_less, order_of), letters)
     C = n_parts("L", L)

@@ -1,9 +1,9 @@
 """GPUs: cuDNN's flash attention, through `jax.nn.dot_product_attention`.
 
-cuDNN knows causal masks and windows, but no segments. Rows that hold one document each, and padding behind
-it, need none, so whether all rows here do is asked while running; if not, the segments go in as a bias of
-[B, 1, L, L] in the type of the queries, which is computed anew in the backward pass and not kept. Such rows
-take about twice as long, since cuDNN skips nothing then.
+cuDNN has causal masks and windows, but no segments. Rows of a single document followed by padding need none;
+at run time a conditional checks whether all rows are such. If not, segments become a bias of [B, 1, L, L] in
+the dtype of the queries, which the backward pass recomputes. This takes about twice as long, since cuDNN then
+skips no masked blocks.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from model.exits import local
 from model.kernels.attend import Maths, sees
 
 TYPES = ("bfloat16", "float16")
-WIDEST = 256  # A; on Hopper and later, 128 before
+WIDEST = 256  # head width that cuDNN supports on Hopper; GPUs before it support 128
 
 
 def attend(
@@ -29,8 +29,8 @@ def attend(
     segments_BL: Array,
     maths: Maths,
 ) -> Array:
-    """An `Attend`, where `why_not` has no objection."""
-    # T and not L: `why_not` refuses rows that are divided, so every row is on one device
+    """An `Attend` for inputs that `why_not` accepts."""
+    # letter T instead of L: `why_not` refuses sharded rows, so every device has complete rows
     run = local(partial(_on_device, maths=maths), ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL)
 
@@ -42,7 +42,7 @@ def why_not(
     divided: bool,
     soft_cap: float | None,
 ) -> str:
-    """What about these inputs cuDNN cannot do, empty if nothing."""
+    """What cuDNN does not support in these inputs, in words; "" if it supports them."""
     L = q_BLHA.shape[1]
     A, A2 = q_BLHA.shape[-1], v_BLKA.shape[-1]
     wrong_width = A % 8 != 0 or A > WIDEST or A2 > A
@@ -67,10 +67,10 @@ def _on_device(
     maths: Maths,
 ) -> Array:
     A, A2 = q_BLHA.shape[-1], v_BLKA.shape[-1]
-    # `jax.nn` wants values as wide as the queries
+    # `jax.nn.dot_product_attention` requires values as wide as queries
     v_BLKA = jnp.pad(v_BLKA, ((0, 0), (0, 0), (0, 0), (0, A - A2)))
     cudnn = partial(jax.nn.dot_product_attention, scale=maths.scale, implementation="cudnn")
-    # theirs counts the positions to either side, without the position itself
+    # its window counts positions to the left and right, without the position itself
     local_window = None if maths.window is None else (maths.window - 1, 0)
 
     def one_document(q: Array, k: Array, v: Array) -> Array:
@@ -82,7 +82,7 @@ def _on_device(
         seen_BLT = sees(positions_BL, segments_BL, positions_BL, segments_BL, maths.window)
         return cudnn(q, k, v, mask=seen_BLT[:, None])
 
-    # both are compiled, one runs: packing is a matter of the batch at hand, not of the shapes
+    # Both branches are compiled and one runs, since packing depends on the batch, not on shapes.
     o_BLHA = jax.lax.cond(
         _is_one_document(segments_BL), one_document, packed, q_BLHA, k_BLKA, v_BLKA
     )
@@ -92,11 +92,11 @@ def _on_device(
 def _is_one_document(segments_BL: Int[Array, "B L"]) -> Bool[Array, ""]:
     """Whether each row is one document, and after it nothing but padding."""
     same = (segments_BL == segments_BL[:, :1]) | (segments_BL == 0)
-    # padding before or within a document would count in its causal mask
+    # padding before or within a document would be seen through the causal mask
     padding_is_last = segments_BL[:, 1:] <= segments_BL[:, :-1]
     return jnp.all(same) & jnp.all(padding_is_last)
 
 
 def _kernel_results(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Keep what cuDNN computed for the backward pass, but not the bias it was given."""
+    """A checkpoint policy: keep what cuDNN computes for the backward pass, but not its bias."""
     return primitive.name.startswith("dot_product_attention")

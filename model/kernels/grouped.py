@@ -1,4 +1,4 @@
-"""Matrix products of rows that are sorted by group, each group with its own matrix."""
+"""Grouped matrix products: rows are sorted by group, and each group has its own matrix."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from model.mesh import platform
 
-# Fewer waste less where a group ends within a tile, but their products are too small to be fast.
+# Rows of a tile. Smaller tiles waste less at the ends of groups, but their products are too small to be fast.
 TILE_ROWS = 128
 
 
@@ -74,13 +74,13 @@ def _backward(
         x = jnp.where(mask_C1, _tile(x_padded, first), 0)
         # masked on both sides: rows after the last group are undefined, and 0 · NaN is NaN
         d_y = jnp.where(mask_C1, _tile(d_y_padded, first), 0)
-        # over rows (dimension 0 of both): the gradient of a matrix sums over the rows that met it
+        # contracted over rows: the gradient of a matrix sums over the rows that were multiplied by it
         d_w = jax.lax.dot_general(
             x, d_y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
         )
         return d_w_EDF.at[group].add(d_w)
 
-    # float32: a group's gradient is the sum over as many tiles as it has
+    # float32, since a group's gradient is a sum over many tiles
     d_w_EDF = _visits(visit, jnp.zeros(w_EDF.shape, jnp.float32), sizes_E)
     return _multiply(d_y_CF, w_EDF, sizes_E, 1), d_w_EDF.astype(w_EDF.dtype), None
 
@@ -99,7 +99,7 @@ def _visits(
     Groups begin anywhere, tiles at multiples of TILE_ROWS: a tile that holds rows of two groups is visited
     twice, each time with the other's rows masked. An empty group has no tile.
     """
-    # sizes are known at run time alone, so the loop counts tiles, and finds the group of each by these sums
+    # Sizes are known only at run time: the loop counts tiles, and these sums tell each tile's group.
     ends_E = jnp.cumsum(sizes_E)
     starts_E = ends_E - sizes_E
     first_tile_E = starts_E // TILE_ROWS
@@ -107,7 +107,7 @@ def _visits(
     tiles_until_E = jnp.cumsum(n_tiles_E)
 
     def one(i: Array, result: Array) -> Array:
-        group = jnp.sum(tiles_until_E <= i)  # how many groups have had all their tiles
+        group = jnp.sum(tiles_until_E <= i)  # the number of groups whose tiles are all done
         tile_of_group = i - (tiles_until_E - n_tiles_E)[group]
         first = (first_tile_E[group] + tile_of_group) * TILE_ROWS
         rows_C1 = first + jnp.arange(TILE_ROWS)[:, None]
@@ -119,7 +119,7 @@ def _visits(
 
 
 def _padded(x_CD: Array) -> Array:
-    """A whole number of tiles: a slice over the end would be moved back, onto other rows."""
+    """Pad to full tiles: dynamic_slice would move a slice that passes the end back, onto other rows."""
     return jnp.pad(x_CD, ((0, -len(x_CD) % TILE_ROWS), (0, 0)))
 
 

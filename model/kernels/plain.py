@@ -1,4 +1,4 @@
-"""The reference: all scores at once. Every other kernel of this folder is tested against it."""
+"""The reference kernel, which computes all scores at once; every other kernel is tested against it."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ def attend(
     segments_BL: Array,
     maths: Maths,
 ) -> Array:
-    """An `Attend` for rows in any order, divided or not: positions alone say what is later, and keys and
-    values are gathered where L is divided.
+    """An `Attend` for rows in any order, sharded or not: masks come from positions alone, and keys and values
+    are gathered if L is sharded.
     """
     positions_BT = shard(positions_BL, "BT")
     segments_BT = shard(segments_BL, "BT")
@@ -36,16 +36,16 @@ def attend_masked(
     maths: Maths,
 ) -> Float[Array, "B L H A2"]:
     """softmax(cap(scale · q·k)) · v over the positions that the mask allows, softmax in float32."""
-    # query head h reads key head h // G: G neighbouring query heads share one
+    # query head h uses key head h // G: G neighbouring query heads share a key head
     B, L, H, A = q_BLHA.shape
     K = k_BTKA.shape[2]
     q_BLKGA = reshape(q_BLHA, (B, L, K, H // K, A), "BLKGA")
     scores_BKGLT = maths.scale * einsum("BLKGA,BTKA->BKGLT", q_BLKGA, k_BTKA, dtype=jnp.float32)
     if maths.soft_cap is not None:
         scores_BKGLT = maths.soft_cap * jnp.tanh(scores_BKGLT / maths.soft_cap)
-    # finite, so that a row that sees nothing (padding) gives numbers and not NaN
+    # MASKED is finite, so that a query that sees nothing (padding) does not give NaN
     scores_BKGLT = jnp.where(mask_BLT[:, None, None], scores_BKGLT, MASKED)
-    # float32 until here: a bfloat16 score of 100 has steps of 0.5
+    # the softmax is in float32: at 100, bfloat16 scores have steps of 0.5
     p_BKGLT = jax.nn.softmax(scores_BKGLT, -1).astype(v_BTKA.dtype)
     o_BLKGA = einsum("BKGLT,BTKA->BLKGA", p_BKGLT, v_BTKA)
     return reshape(o_BLKGA, (B, L, H, v_BTKA.shape[-1]), "BLHA")

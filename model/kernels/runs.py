@@ -1,5 +1,5 @@
-"""Attention to a part of a row: what the kernels that know where their queries and keys are in the row have
-in common.
+"""Attention to a part of the keys of a row: the interface and helpers of kernels that are told where in the
+row their queries and keys are.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from model.kernels.attend import Maths
 
 
 class Row(NamedTuple):
-    """Positions and segments of the queries or keys at hand, and the index in the row where each of their
-    equal runs starts.
+    """Positions and segments of the queries or keys on this device, and where in the row each of their runs
+    starts; runs have equal lengths.
     """
 
     positions_BL: Int[Array, "B L"]
@@ -25,15 +25,14 @@ class Row(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """Attention of the queries at hand to a part of the keys.
+    """Attention of this device's queries to a part of the keys.
 
     Attributes:
-        forward: (q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths) → what the queries read of these keys, in
-            float32, and the logarithm of the sum of their weights; where nothing is seen 0 and MASKED.
+        forward: (q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths) → the result over these keys, in float32, and
+            the log-sum-exp of their scores; 0 and MASKED for a query that sees none of them.
         backward: (q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, grad_BHLA, q_row, k_row, maths) → gradients of
-            queries, keys and values through these keys alone, in float32; `o` and `lse` are those of all
-            keys.
-        multiple: Runs must have a length that is a multiple of so many positions.
+            queries, keys and values through these keys alone, in float32; `o` and `lse` are over all keys.
+        multiple: The length of runs must be a multiple of this.
     """
 
     forward: Callable[..., tuple[Array, Array]]
@@ -41,8 +40,8 @@ class Kernel(NamedTuple):
     multiple: int
 
 
-# a gradient of our own: loops with traced bounds have none in JAX, and a kernel makes its scores
-# again from `lse`. Arguments 5 and 6 are functions and numbers, not arrays.
+# custom_vjp: JAX cannot differentiate loops with traced bounds, and kernels recompute scores from `lse`.
+# nondiff_argnums 5 and 6: functions and numbers, not arrays.
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend_rows(
     q_BHLA: Array,
@@ -53,9 +52,7 @@ def attend_rows(
     kernel: Kernel,
     maths: Maths,
 ) -> Array:
-    """What the queries read of all the keys that they see, which must be at hand, in the type of the
-    values.
-    """
+    """Attention of queries to keys that include all those they see; the result has the dtype of values."""
     return kernel.forward(q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths)[0].astype(v_BKTA.dtype)
 
 
@@ -69,7 +66,7 @@ def _attend_rows_forward(
     maths: Maths,
 ) -> tuple[Array, tuple]:
     o_BHLA, lse_BHL = kernel.forward(q_BHLA, k_BKTA, v_BKTA, q_row, k_row, maths)
-    # both carry the name by which `Remat` keeps them: with them the backward pass needs no forward pass again
+    # named, so that `Remat` can keep both and the backward pass need not repeat the forward pass
     o_BHLA = name(o_BHLA.astype(v_BKTA.dtype), "mixed")
     lse_BHL = name(lse_BHL, "mixed")
     return o_BHLA, (q_BHLA, k_BKTA, v_BKTA, o_BHLA, lse_BHL, q_row, k_row)
@@ -94,12 +91,10 @@ attend_rows.defvjp(_attend_rows_forward, _attend_rows_backward)
 def merged(
     *reads: tuple[Float[Array, "B H L A"], Float[Array, "B H L"]],
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B H L"]]:
-    """What queries read from several sets of keys together: outputs weighted by their sums, which are given
-    as logarithms.
-    """
+    """Merge results (o, lse) over several sets of keys into that over all of them."""
     o_BHLA, lse_BHL = reads[0]
     for o2_BHLA, lse2_BHL in reads[1:]:
-        # weights relative to the sum over both sets; MASKED + MASKED stays finite where neither was seen
+        # shares of both sets in the total weight; MASKED is finite, so there is no NaN where neither was seen
         total_BHL = jnp.logaddexp(lse_BHL, lse2_BHL)
         w_BHL = jnp.exp(lse_BHL - total_BHL)
         w2_BHL = jnp.exp(lse2_BHL - total_BHL)
@@ -112,16 +107,14 @@ def output_dot(
     o: Float[Array, "*rows A"],
     grad: Float[Array, "*rows A"],
 ) -> Float[Array, "*rows"]:
-    """Output · its gradient, which is the sum over keys of weight · gradient of weight (Dao et al. 2022,
+    """Output · its gradient, which equals the sum over keys of weight · gradient of weight (Dao et al. 2022,
     eq. 4).
 
-    The gradient of a softmax needs that sum over all keys; this way it is known before any block of them
-    is met.
+    The gradient of the softmax needs that sum over all keys; this gives it before any block of keys is read.
     """
     return jnp.sum(o.astype(jnp.float32) * grad.astype(jnp.float32), -1)
 
 
 def block_of(length: int, most: int) -> int:
-    """The largest size up to `most` of equal blocks that fill `length`."""
-    # equal blocks: a loop has one shape for all of them
+    """The largest block size up to `most` that divides `length`."""
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)
