@@ -1,15 +1,15 @@
 """Memory-linear attention in loops over blocks of queries and keys (Dao 2023), for rows in any order of runs.
 
-A device may hold several runs of the row: `starts` says where each begins as the row reads. Blocks that no
-query of theirs can see are not visited: later ones, those before a window, and those before the first
-document of the queries. Runs of keys and of queries may be anywhere at run time, so the same loops serve a
-whole row, all-gathered keys and a ring.
+A device may hold several runs of the row: `starts` tells where in the row each begins. Blocks of keys that no
+query of a block can see are skipped: later ones, those before the window, and those before the first document
+of the queries. Where runs are is known only at run time, so the same loops serve complete rows, all-gathered
+keys and rings.
 
-A block of queries reads one block of keys after another and carries three numbers a query: the largest
-score so far, the sum of exp(score - largest), and the sum of values under those weights. A larger score
-rescales the two sums, so that no exponential overflows, and the division by the sum comes once, at the end
-(Milakov and Gimelshein 2018). The backward pass computes scores again, from the logarithm of the sum that
-the forward pass kept: one number a query instead of L.
+A block of queries reads one block of keys after the other and carries for each query the largest score so
+far, the sum of exp(score - largest), and the sum of values with those weights. A larger score rescales both
+sums, so that no exponential overflows; the result is divided by the sum once, at the end (Milakov and
+Gimelshein 2018). The backward pass recomputes the scores and normalises them by the log-sum-exp that the
+forward pass saved, one number per query instead of L.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,21 +23,21 @@ from jaxtyping import Array, Float, Int
 from model.kernels.attend import MASKED, Maths, sees
 from model.kernels.runs import Kernel, Row, block_of, output_dot
 
-BLOCK = 512  # positions; larger ones compute more that is masked
+BLOCK = 512  # positions; larger blocks compute more masked scores
 
 
 Triple = tuple[Array, Array, Array]
 
 
 class Blocks(NamedTuple):
-    """How a Row is cut: `first_U[u]` is the index in the row of a block's first position."""
+    """A Row divided into blocks of `size` positions; `first_U[u]` is the row index of block u's first one."""
 
     size: int
     first_U: Int[Array, "U"]
 
 
 class Keys(NamedTuple):
-    """The keys at hand with their values, and where in the row they are."""
+    """This device's keys and values, and where in the row they are."""
 
     k_BKTA: Array
     v_BKTA: Array
@@ -51,8 +51,8 @@ class Keys(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """The queries at hand in the backward pass, with the gradient of what they read; `lse` is the
-    logarithm of the sum of their weights and `dot` their `output_dot`.
+    """This device's queries in the backward pass, with the gradient of their output, the log-sum-exp `lse` of
+    their scores, and their `output_dot`.
     """
 
     q_BKGLA: Array
@@ -73,7 +73,7 @@ def scores(
     k_BKTA: Float[Array, "B K T A"],
     maths: Maths,
 ) -> tuple[Float[Array, "B K G L T"], Float[Array, "B K G L T"] | float]:
-    """Scores before the mask in float32, and the slope of the soft cap at each."""
+    """Scores before the mask, in float32, and the derivative of the soft cap at each."""
     s_BKGLT = maths.scale * jnp.einsum(
         "BKGLA,BKTA->BKGLT", q_BKGLA, k_BKTA, preferred_element_type=jnp.float32
     )
@@ -92,7 +92,7 @@ def forward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A2"], Float[Array, "B H L"]]:
-    """`Kernel.forward`, by a scan over blocks of queries and in it a loop over blocks of keys."""
+    """`Kernel.forward`, by a scan over blocks of queries, and in it a loop over blocks of keys."""
     B, H, L, A = q_BHLA.shape
     K = k_BKTA.shape[1]
     q_BKGLA = q_BHLA.reshape(B, K, H // K, L, A)
@@ -102,17 +102,17 @@ def forward(
     def one_block(_: None, u: Array) -> tuple[None, tuple[Array, Array]]:
         q = _at(q_BKGLA, u * cut.size, cut.size, 3)
         row = _rows_at(q_row, u * cut.size, cut.size)
-        # the running maximum of scores, the sum of weights below it, and the weighted sum of values
+        # largest score, sum of weights relative to it, and weighted sum of values, so far
         shape = q.shape[:-1]
-        nothing = jnp.zeros((*shape, v_BKTA.shape[-1]))
-        state = (jnp.full(shape, MASKED), jnp.zeros(shape), nothing)
+        zero_o = jnp.zeros((*shape, v_BKTA.shape[-1]))
+        state = (jnp.full(shape, MASKED), jnp.zeros(shape), zero_o)
         visit = partial(_read, q, row, keys, maths)
         top, n, o = _over_keys(visit, state, row, cut.first_U[u], k_row, maths)
-        some = jnp.maximum(n, 1e-37)  # a query that saw no key would divide by 0
-        lse = jnp.where(n > 0, top + jnp.log(some), MASKED)
-        return None, (o / some[..., None], lse)
+        divisor = jnp.maximum(n, 1e-37)  # n is 0 for a query that saw no key
+        lse = jnp.where(n > 0, top + jnp.log(divisor), MASKED)
+        return None, (o / divisor[..., None], lse)
 
-    # over blocks one by one: scores of a single pair of blocks are in memory
+    # one block after the other, so that scores of only one pair of blocks are in memory
     _, (o, lse) = lax.scan(one_block, None, jnp.arange(len(cut.first_U)))
     o_BHLA = _joined(o).reshape(B, H, L, -1)
     lse_BHL = jnp.moveaxis(lse, 0, 3).reshape(B, H, L)
@@ -128,8 +128,8 @@ def _read(
     size: int,
     state: Triple,
 ) -> Triple:
-    """The state of a block of queries after it has read one more block of keys: the largest score of each
-    query, the sum of its weights relative to that, and the sum of values under those weights.
+    """The state of a block of queries after one more block of keys: each query's largest score, the sum
+    of its weights relative to that, and the sum of values with those weights.
     """
     top, n, o = state
     k, v, k_row = keys.at(start, size)
@@ -137,9 +137,9 @@ def _read(
     s = jnp.where(seen, scores(q, k, maths)[0], MASKED)
     new_top = jnp.maximum(top, s.max(-1))
     p = jnp.where(seen, jnp.exp(s - new_top[..., None]), 0)
-    fade = jnp.exp(top - new_top)  # what was summed below the old maximum, below the new one
+    rescale = jnp.exp(top - new_top)  # makes the old sums relative to the new maximum
     read = jnp.einsum("BKGLT,BKTA->BKGLA", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return new_top, n * fade + p.sum(-1), o * fade[..., None] + read
+    return new_top, n * rescale + p.sum(-1), o * rescale[..., None] + read
 
 
 def backward(
@@ -153,7 +153,7 @@ def backward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B K T A"], Float[Array, "B K T A2"]]:
-    """`Kernel.backward`, by the same loops over scores that are computed again."""
+    """`Kernel.backward`, by the same loops over recomputed scores."""
     B, H, L, A = q_BHLA.shape
     K = k_BKTA.shape[1]
     G = H // K
@@ -173,12 +173,12 @@ def backward(
     ) -> tuple[tuple[Array, Array], Array]:
         block = queries.at(u * cut.size, cut.size)
         visit = partial(_add_gradients, block, keys, maths)
-        # float32, whatever the queries are: a gradient is the sum over all blocks of keys
+        # in float32, since a gradient is a sum over all blocks of keys
         state = (jnp.zeros(block.q_BKGLA.shape), *totals)
         dq, *totals = _over_keys(visit, state, block.row, cut.first_U[u], k_row, maths)
         return tuple(totals), dq
 
-    # gradients of all keys are carried from block to block of queries: each block of keys meets many of them
+    # Gradients of all keys are carried through the scan: every block of queries adds to them.
     totals = (jnp.zeros(k_BKTA.shape), jnp.zeros(v_BKTA.shape))
     (dk_BKTA, dv_BKTA), dq = lax.scan(one_block, totals, jnp.arange(len(cut.first_U)))
     return _joined(dq).reshape(B, H, L, A), dk_BKTA, dv_BKTA
@@ -192,8 +192,8 @@ def _add_gradients(
     size: int,
     state: Triple,
 ) -> Triple:
-    """Gradients of a block of queries, of all keys and of all values, with those through one more block of
-    keys.
+    """Add the gradients through one more block of keys to those of the queries, of all keys and all
+    values.
     """
     dq, dk, dv = state
     dq_block, dk_block, dv_block = _block_gradients(queries, keys.at(start, size), maths)
@@ -201,13 +201,15 @@ def _add_gradients(
 
 
 def _block_gradients(queries: Queries, keys: Keys, maths: Maths) -> Triple:
-    """Of queries, keys and values through the scores of one block (Dao et al. 2022, algorithm 4)."""
+    """Gradients of queries, keys and values through the scores of one block (Dao et al. 2022, algorithm
+    4).
+    """
     q, grad, lse, dot, row = queries
     k, v, k_row = keys
     f32 = jnp.float32
     s, slope = scores(q, k, maths)
     seen = _seen(row, k_row, maths)
-    # the mask comes after the exponential: a query that sees nothing here may have any `lse`
+    # masked after the exponential, since a query that sees nothing here may have any `lse`
     p = jnp.where(seen, jnp.exp(s - lse[..., None]), 0)
     grad = grad.astype(v.dtype)
     dp = jnp.einsum("BKGLA,BKTA->BKGLT", grad, v, preferred_element_type=f32)
@@ -231,7 +233,7 @@ def _over_keys(
     at `first`, can see.
     """
     for offset, size, begin, end in ranges_seen(row.positions_BL, first, k_row, maths.window):
-        # bound as defaults: a closure sees a loop's variables as they are when it is called
+        # bound as default arguments: a closure would see the loop variables' last values
         def body(
             j: Array,
             state: tuple,
@@ -240,7 +242,7 @@ def _over_keys(
         ) -> tuple:
             return visit(offset + j * size, size, state)
 
-        # bounds are known at run time alone, and so no loop that JAX could differentiate: see `backward`
+        # The bounds are traced, so JAX cannot differentiate this loop: hence `backward`.
         state = lax.fori_loop(begin, end, body, state)
     return state
 
@@ -251,14 +253,14 @@ def ranges_seen(
     k_row: Row,
     window: int | None,
 ) -> Iterator[tuple[int, int, Int[Array, ""], Int[Array, ""]]]:
-    """For each run of keys: its index here, the size of its blocks, and from which to before which
-    block the queries see some.
+    """For each run of keys: (its offset in this device's keys, block size, first block that the queries see,
+    end of these blocks).
 
-    The queries are one block, whose first stands at `first` in the row. What is skipped is skipped in
-    whole blocks; the mask does the rest, so a range may be too long but never too short.
+    The queries are a block that starts at `first` in the row. Only complete blocks are skipped, and the mask
+    does the rest, so a range may be too long but never too short.
     """
     L = positions_BL.shape[1]
-    # documents read in order, so index less position is where a position's document begins
+    # documents are in order, so row index - position is where a position's document begins
     index_L = first + jnp.arange(L)
     lowest = jnp.min(index_L - positions_BL)  # where the earliest document of these queries begins
     if window is not None:
@@ -271,11 +273,13 @@ def ranges_seen(
 
 
 def _runs(row: Row) -> Iterator[tuple[int, int, int, Array]]:
-    """Each run of keys: its index here, size and number of its blocks, where it starts in the row."""
+    """For each run of keys: its offset in this device's keys, size and number of its blocks, and where it
+    starts in the row.
+    """
     length = row.positions_BL.shape[1] // len(row.starts)
     size = block_of(length, BLOCK)
     for i, start in enumerate(row.starts):
-        # `start` is traced: which runs a device holds depends on which device it is
+        # `start` is traced, since it depends on the device
         yield i * length, size, length // size, start
 
 
@@ -287,7 +291,7 @@ def _cut(row: Row) -> Blocks:
 
 
 def _seen(q_row: Row, k_row: Row, maths: Maths) -> Array:
-    """[B, 1, 1, L, T], for all heads alike."""
+    """Which keys each query sees, as [B, 1, 1, L, T] for all heads."""
     seen_BLT = sees(
         q_row.positions_BL, q_row.segments_BL, k_row.positions_BL, k_row.segments_BL, maths.window
     )
@@ -305,15 +309,14 @@ def _rows_at(row: Row, start: Array, size: int) -> Row:
 
 
 def _add_at(total: Array, block: Array, start: Array) -> Array:
-    """`total` with a block added from position `start` of T on."""
-    # blocks never overlap within a run, but a block is met once for every block of queries
+    """`total` with a block added at positions `start`, … of T."""
     summed = _at(total, start, block.shape[2], 2) + block
     return lax.dynamic_update_slice_in_dim(total, summed, start, 2)
 
 
 def _joined(x: Array) -> Array:
-    """Blocks of a scan [U, B, K, G, L, A] side by side."""
-    # U counts blocks in the order of the queries at hand, so that U and L join
+    """Join the blocks of a scan: [U, B, K, G, L, A] -> [B, K, G, U · L, A]."""
+    # blocks U are in the order of the queries, so U and L join
     U, B, K, G, L, A = x.shape
     return jnp.moveaxis(x, 0, 3).reshape(B, K, G, U * L, A)
 

@@ -1,9 +1,8 @@
-"""TPUs: JAX's splash attention, forward and backward in VMEM, with segments, windows, soft caps and grouped
-heads.
+"""TPUs: JAX's splash attention, a Pallas kernel with segments, windows, soft caps and grouped heads.
 
-Every head width compiles for v5e and v5p (64, 80, 96, 128, 192 with values of 128, 256); L is padded to a
-multiple of 128 lanes. What blocks are visited is said by our own tables instead of the library's, which
-look at every pair of positions while tracing and know no rows in another order.
+All these head widths compile for v5e and v5p: 64, 80, 96, 128, 192 with values of 128, 256. L is padded
+to a multiple of 128 lanes. Our own tables tell which blocks to visit: the library's are computed from
+every pair of positions while tracing, and do not support rows in another order.
 """
 
 from functools import partial
@@ -21,16 +20,16 @@ from model.kernels.runs import Kernel, Row, block_of, merged
 from model.mesh import platform
 
 LANES = 128
-TILE = 1024  # positions; 2048 x 2048 does not fit into VMEM of v5e and v5p
-COMPUTE_TILE = 512  # keys of a tile whose scores are in registers and VMEM at a time
-# keys; the fused backward pass keeps one gradient of the queries for each tile of keys until it adds them up
+TILE = 1024  # positions; tiles of 2048 x 2048 do not fit into the VMEM of v5e and v5p
+COMPUTE_TILE = 512  # keys of a tile whose scores are computed at a time
+# Most keys for the fused backward pass, which holds a gradient of all queries for each tile of keys until it
+# sums them.
 FUSED_UP_TO = 4096
 
 
 class Tables(NamedTuple):
-    """Which tiles of keys each tile of queries visits, and the other way round for gradients of keys;
-    `queries`
-    None: the fused backward pass, which gives both gradients.
+    """Which tiles of keys each tile of queries visits, and for gradients of keys the other way round.
+    `queries` is None for the fused backward pass, which computes both gradients.
     """
 
     forward: MaskInfo
@@ -46,8 +45,8 @@ def attend(
     segments_BL: Array,
     maths: Maths,
 ) -> Array:
-    """An `Attend`. Indices in the row stand for positions, since documents read in order."""
-    # a Pallas call knows no explicit axes: each device runs it on the rows and heads that it holds
+    """An `Attend`. Masks use indices in the row instead of positions, since documents are in order."""
+    # Pallas calls do not support explicit axes: each device runs the kernel on its own rows and heads
     run = local(partial(_on_device, maths=maths), ("BTHA", "BTKA", "BTKA", "BT"), "BTHA")
     return run(q_BLHA, k_BLKA, v_BLKA, segments_BL)
 
@@ -60,16 +59,16 @@ def forward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A2"], Float[Array, "B H L"]]:
-    """`Kernel.forward`, over one run of keys after another."""
+    """`Kernel.forward`, one run of keys after the other."""
     reads = []
     L = q_BHLA.shape[2]
     scaled_BHLA = _scaled(q_BHLA, maths)
     for i, (k, v, segments_BT) in enumerate(_runs(k_BKTA, v_BKTA, k_row)):
         kernel = _kernel(L, k.shape[2], q_row, k_row.starts[i], maths, save_residuals=True)
         segments = library.SegmentIds(q_row.segments_BL, segments_BT)
-        # the library's kernel is of one row: [H, L, A]
+        # vmap: the library's kernel is for a single row, [H, L, A]
         o, (lse,) = jax.vmap(kernel)(scaled_BHLA, k, v, segments)
-        is_read = lse > MASKED  # else no tile was visited, or no key of this run is seen
+        is_read = lse > MASKED  # otherwise the query sees no key of this run
         o = jnp.where(is_read[..., None], o.astype(jnp.float32), 0)
         reads.append((o, jnp.where(is_read, lse, MASKED)))
     return merged(*reads)
@@ -86,8 +85,8 @@ def backward(
     k_row: Row,
     maths: Maths,
 ) -> tuple[Float[Array, "B H L A"], Float[Array, "B K T A"], Float[Array, "B K T A2"]]:
-    """`Kernel.backward`. The library's public gradient knows only the sums over the keys at hand, so this
-    calls its inner function.
+    """`Kernel.backward`. The library's public gradient uses the log-sum-exp over the keys it is given,
+    not over all keys, so this calls its inner function.
     """
     dq = jnp.zeros(q_BHLA.shape, jnp.float32)
     dks = []
@@ -98,16 +97,15 @@ def backward(
         kernel = _kernel(L, k.shape[2], q_row, k_row.starts[i], maths, save_residuals=False)
 
         def pull(q, k, v, segments, o, lse, grad, kernel=kernel):
-            # what the library's forward pass saves, with the sums over all keys in place of its own
+            # the residuals of the library's forward pass, but with `o` and `lse` over all keys
             saved = (q, k, v, segments, None, o, lse, kernel.dq_mask_info, kernel.dkv_mask_info)
             # [3:6]: gradients of q, k and v; those of the three mask tables before them are None
             return library._splash_attention_bwd(res=saved, do=grad, **kernel.kwargs)[3:6]
 
         segments = library.SegmentIds(q_row.segments_BL, segments_BT)
         dq_run, dk, dv = jax.vmap(pull)(scaled_BHLA, k, v, segments, o_BHLA, lse_BHL, grad_BHLA)
-        dq += (
-            dq_run.astype(jnp.float32) * maths.scale
-        )  # theirs is the gradient of the scaled queries
+        # the library gives the gradient of the scaled queries
+        dq += dq_run.astype(jnp.float32) * maths.scale
         dks.append(dk.astype(jnp.float32))
         dvs.append(dv.astype(jnp.float32))
     return dq, jnp.concatenate(dks, 2), jnp.concatenate(dvs, 2)
@@ -127,16 +125,15 @@ def _on_device(
     def padded(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))).swapaxes(1, 2)
 
-    # segment -1 is no document's: no position of the row sees what is added
+    # padded with segment -1, which no document has, so that no position sees the padding
     segments_BL = jnp.pad(segments_BL, ((0, 0), padding), constant_values=-1)
-    # positions are not asked for, since one run that reads in order has its indices for them
+    # `Row` needs positions, but this kernel never reads them
     row = Row(segments_BL, segments_BL, starts=(jnp.zeros((), jnp.int32),))
     kernel = _kernel(padded_L, padded_L, row, row.starts[0], maths, save_residuals=False)
     segments = library.SegmentIds(segments_BL, segments_BL)
     q_BHLA = _scaled(padded(q_BLHA), maths)
-    o_BHLA = jax.vmap(kernel)(
-        q_BHLA, padded(k_BLKA), padded(v_BLKA), segments
-    )  # over rows of the batch
+    # over rows of the batch
+    o_BHLA = jax.vmap(kernel)(q_BHLA, padded(k_BLKA), padded(v_BLKA), segments)
     return o_BHLA.swapaxes(1, 2)[:, :L]
 
 
@@ -148,11 +145,11 @@ def _kernel(
     maths: Maths,
     save_residuals: bool,
 ) -> library.SplashAttentionKernel:
-    """The library's kernel for L queries in runs and one run of T keys that starts at `k_start`."""
+    """The library's kernel for the runs of L queries, and a run of T keys that starts at `k_start`."""
     run_length = L // len(q_row.starts)
     sizes = _block_sizes(run_length, T)
     in_run_L = jnp.arange(run_length, dtype=jnp.int32)
-    # relative to the first key, since inside of the kernel keys count from 0
+    # relative to the first key, since the kernel counts keys from 0
     index_L = jnp.concatenate([start - k_start + in_run_L for start in q_row.starts])
     tables = _tables(index_L, len(q_row.starts), T, sizes, maths.window)
     return library.SplashAttentionKernel(
@@ -162,17 +159,19 @@ def _kernel(
         save_residuals=save_residuals,
         mask_value=library.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=maths.soft_cap,
-        # the name by which `Remat` keeps what the kernel hands to its backward pass
+        # the name by which `Remat` keeps the kernel's residuals
         residual_checkpoint_name="mixed",
-        # within visited tiles; segments are compared by the kernel itself
+        # the mask inside visited tiles; the kernel compares segments itself
         mask_function=_Sees(maths.window),
-        # the interpreter is for tests: `choose` lets no other platform get here
+        # interpreted only in tests: `choose` refuses other platforms than TPUs
         interpret=platform() != "tpu",
     )
 
 
 class _Sees(NamedTuple):
-    """The mask of indices, computed in the kernel; equal ones are one function to JAX's caches."""
+    """The mask of row indices, evaluated in the kernel. A NamedTuple, so that JAX's caches treat equal
+    masks as the same function.
+    """
 
     window: int | None
 
@@ -185,7 +184,7 @@ def _block_sizes(run_length: int, T: int) -> library.BlockSizes:
     q = LANES * block_of(run_length // LANES, TILE // LANES)
     kv = LANES * block_of(T // LANES, TILE // LANES)
     compute = LANES * block_of(kv // LANES, COMPUTE_TILE // LANES)
-    fused = T <= FUSED_UP_TO  # one pass over the scores for both gradients, instead of two
+    fused = T <= FUSED_UP_TO  # recomputes scores once for both gradients, instead of twice
     return library.BlockSizes(
         block_q=q,
         block_kv=kv,
@@ -208,16 +207,16 @@ def _tables(
 ) -> Tables:
     """Tables for queries with these indices, counted from the first of T keys.
 
-    A row of a table lists the tiles of keys from the first to the last that its queries see: `block_mask`
-    says which entries count. U runs over tiles of queries here, T over tiles of keys. For 4 tiles of each
-    and no window, `data_next` and `block_mask` of the forward pass are
+    A row of a table lists the tiles of keys from the first to the last that a tile of queries sees;
+    `block_mask` tells which entries are valid. Here U counts tiles of queries, and T tiles of keys. For 4
+    tiles of each and no window, `data_next` and `block_mask` of the forward pass are
 
         0 0 0 0     1 0 0 0
-        0 1 1 1     1 1 0 0      an entry that does not count repeats the last tile,
+        0 1 1 1     1 1 0 0      an invalid entry repeats the last tile,
         0 1 2 2     1 1 1 0      which is in VMEM already
         0 1 2 3     1 1 1 1
 
-    The library's own tables have a row a head; ours is one row for all of them.
+    The library's own tables are [heads, …]; ours are [1, …], for all heads.
     """
     q, kv = sizes.block_q, sizes.block_kv
     first_U = index_L[::q]
@@ -225,9 +224,9 @@ def _tables(
     begin_U = jnp.zeros_like(first_U)
     if window is not None:
         begin_U = jnp.clip((first_U - window + 1) // kv, 0, n_keys)
-    # causal: up to the tile of keys that holds the tile's last query
+    # causal: up to the tile of keys that contains the tile's last query
     end_U = jnp.clip(-(-(first_U + q) // kv), 0, n_keys)
-    # a window of w from any of q queries touches at most so many tiles, wherever it begins within one
+    # the most tiles that a window can touch from any of q queries, wherever in a tile it begins
     width = n_keys if window is None else min(n_keys, (q + window - 3) // kv + 2)
     forward = _table(begin_U, end_U, width, index_L)
     start_T = jnp.arange(0, T, kv, dtype=jnp.int32)
@@ -241,7 +240,7 @@ def _tables(
         return Tables(forward, None, _fused_table(begin_T, end_T, n_queries, index_L))
     width = n_queries
     if window is not None:
-        # of every run of queries as many tiles as a tile of keys and its window can touch
+        # in each run of queries, the most tiles that can see a tile of keys through the window
         width = min(n_queries, n_runs * ((kv + window - 3) // q + 2))
     by_keys = _table(begin_T, end_T, width, index_L)
     transposed = {"data_next": by_keys.data_next.mT, "block_mask": by_keys.block_mask.mT}
@@ -254,11 +253,11 @@ def _fused_table(
     n_queries: int,
     index_L: Array,
 ) -> MaskInfo:
-    """For the fused backward pass, which writes a gradient of every tile of queries for every tile of
-    keys.
+    """The table of the fused backward pass, which writes a gradient of every tile of queries for every
+    tile of keys.
     """
     u = jnp.arange(n_queries, dtype=jnp.int32)[:, None]
-    # tiles of keys that no query sees name a tile too, for a table has no empty entry
+    # entries of tiles of keys that no query sees need a valid tile number too
     last_T = jnp.maximum(end_T - 1, begin_T)
     nearest = jnp.minimum(jnp.clip(u, begin_T, last_T), n_queries - 1)
     counts = ((u >= begin_T) & (u < end_T)).astype(jnp.int32)
@@ -267,14 +266,14 @@ def _fused_table(
 
 def _table(begin: Array, end: Array, width: int, index_L: Array) -> MaskInfo:
     entry = begin[:, None] + jnp.arange(width, dtype=jnp.int32)
-    # entries that do not count stay at the last tile, so that nothing is fetched for them
+    # invalid entries repeat the last tile, so that nothing is fetched for them
     last = jnp.maximum(end - 1, 0)[:, None]
     counts = (entry < end[:, None]).astype(jnp.int32)
     return MaskInfo(jnp.minimum(entry, last)[None], None, counts[None], None, index_L)
 
 
 def _runs(k_BKTA: Array, v_BKTA: Array, row: Row) -> list[tuple[Array, Array, Array]]:
-    """Keys, values and segments of each run."""
+    """(keys, values, segments) of each run."""
     n = len(row.starts)
     keys = jnp.split(k_BKTA, n, 2)
     values = jnp.split(v_BKTA, n, 2)
@@ -283,7 +282,7 @@ def _runs(k_BKTA: Array, v_BKTA: Array, row: Row) -> list[tuple[Array, Array, Ar
 
 
 def _scaled(q_BHLA: Array, maths: Maths) -> Array:
-    """The library has no scale: it is in the queries, multiplied in float32."""
+    """Queries times the scale, multiplied in float32; the library has no argument for it."""
     return (q_BHLA.astype(jnp.float32) * maths.scale).astype(q_BHLA.dtype)
 
 

@@ -1,6 +1,4 @@
-"""How tokens come to their experts and back: all of them in sorted order, or as many as there is room for
-in slots.
-"""
+"""Bring tokens to their experts and back: all of them in sorted order, or as many as fit into fixed slots."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +16,7 @@ from model.weights import LowRank
 
 
 class Experts(NamedTuple):
-    """The weights of the experts on this device, each with this device's part of F."""
+    """The weights of the experts on this device, sharded along F."""
 
     w_gate_EDF: Array | LowRank
     w_up_EDF: Array | LowRank
@@ -27,9 +25,8 @@ class Experts(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """The mesh axes that divide experts, feed-forward width, and the positions of whole rows; () where one
-    is not divided. A device holds its part of a row in so many `runs` of positions: two in balanced order
-    (model/kernels/context.py).
+    """The mesh axes over which experts, feed-forward width and positions are sharded; () = not sharded. A
+    device's part of a row is this many `runs` of positions: two in balanced order (model/kernels/context.py).
     """
 
     experts: tuple[str, ...]
@@ -39,8 +36,8 @@ class Axes(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The rows on this device, the experts that each token chose, and their weights; `experts_BLS` is E for
-    padding, which goes nowhere.
+    """The rows on this device, the experts of each token, and their weights; `experts_BLS` is E for padding,
+    which goes to no expert.
     """
 
     x_BLD: Array
@@ -48,7 +45,7 @@ class Choices(NamedTuple):
     weights_BLS: Array
 
 
-# -> (y_BLD, which is a part of the sum over `width`; how many choices were dropped)
+# -> (y_BLD, still to be summed over `width`; how many choices were dropped)
 Dispatch = Callable[[Choices, Experts, Axes], tuple[Array, Array]]
 
 
@@ -56,22 +53,21 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     """All choices, sorted by expert and multiplied by `grouped_matmul`.
 
     Over a mesh axis for experts, each device gathers the tokens of its group of n devices, computes the
-    choices of its own experts, and the results are scattered back. The buffer is static and has as many
-    slots as the device has choices of its own (tokens · top_k), which is what falls to its experts under an
-    even load. Where more fall to them, the buffer is filled again, up to the n · min(1, E / (n · top_k))
-    times that could be needed if every token chose this device's experts; rounds that have nothing to do
-    are skipped. So memory does not depend on the routing, time does, and nothing is dropped. The backward
-    pass of several rounds computes the hidden layer again.
+    choices of its own experts, and the results are reduced and scattered back. The buffer is static, with
+    as many slots as the device has choices (tokens · top_k): what its experts get under an even load. If
+    they get more, the buffer is filled again, up to the n · min(1, E / (n · top_k)) times that are needed
+    if every token chose this device's experts; rounds without choices are skipped. So time depends on the
+    routing but memory does not, and nothing is dropped. With several rounds the backward pass recomputes
+    the hidden layer.
     """
     S = choices.experts_BLS.shape[-1]
-    C = (
-        choices.experts_BLS.size
-    )  # before tokens are gathered: what falls to a device under an even load
+    # counted before tokens are gathered: what a device gets under an even load
+    C = choices.experts_BLS.size
     E = experts.w_gate_EDF.shape[0]
     choices = jax.tree.map(lambda x: _gather(x, axes.experts, 0), choices)
     x_MD = choices.x_BLD.reshape(-1, choices.x_BLD.shape[-1])
     weights_MS = choices.weights_BLS.reshape(-1, S)
-    # experts count from the first of this device; those of other devices become E, which sorts last
+    # experts are numbered from this device's first; those of other devices become E, which sorts last
     local_MS = choices.experts_BLS.reshape(-1, S) - _index(axes.experts) * E
     is_local_MS = (local_MS >= 0) & (local_MS < E)
     order = order_by(jnp.where(is_local_MS, local_MS, E), E)
@@ -85,17 +81,17 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
     y_MD = fill(0) if n_rounds == 1 else _in_rounds(fill, order.ends_E[-1], n_rounds, C, x_MD)
     y_BLD = y_MD.reshape(choices.x_BLD.shape)
     if axes.experts:
-        # the sum joins the experts of a token, and each device keeps the rows it came with
+        # sums over the experts of a token; each device gets its own rows back
         y_BLD = jax.lax.psum_scatter(y_BLD, axes.experts, scatter_dimension=0, tiled=True)
-    # the second result counts dropped choices: here there are never any
+    # no choices are dropped
     return y_BLD, jnp.zeros(())
 
 
 def _in_rounds(
     fill: Callable[[Array], Array], total: Array, n_rounds: int, C: int, like: Array
 ) -> Array:
-    """The sum of `fill(i · C)` for all rounds i that begin below `total`."""
-    # without a checkpoint the backward pass would keep the hidden layer of every round that could be needed
+    """The sum of `fill(i · C)` over the rounds i with i · C < `total`."""
+    # without the checkpoint the hidden layers of all possible rounds would be kept for the backward pass
     rematerialised = jax.checkpoint(fill)
 
     def nothing(_: Array) -> Array:
@@ -103,16 +99,16 @@ def _in_rounds(
 
     def step(y_MD: Array, i: Array) -> tuple[Array, None]:
         first = i * C
-        # cond and not where: a round without choices must cost no time
+        # cond, not where: a round without choices must cost no time
         return y_MD + jax.lax.cond(first < total, rematerialised, nothing, first), None
 
     return jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))[0]
 
 
 def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
-    """Rows sorted by expert through their experts."""
-    # products leave rows after the last group undefined; even a factor 0 in the backward pass would not stop
-    # a NaN there
+    """Apply its expert to each row; rows are sorted by expert."""
+    # Grouped products leave rows after the last group undefined: a NaN there would survive the factor 0
+    # of the backward pass.
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
 
     def product(w_EDF: Array | LowRank) -> Array:
@@ -127,7 +123,7 @@ def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
     if not isinstance(w_EDF, LowRank):
         return grouped_matmul(rows_CD, w_EDF, sizes_E)
     narrow_CR = w_EDF.scaled(grouped_matmul(rows_CD, w_EDF.a, sizes_E))
-    # see `_feed_forward`: what is undefined must not go into another product
+    # undefined rows (see `_feed_forward`) must not enter another product
     filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
     narrow_CR = jnp.where(filled_C1, narrow_CR, 0)
     return grouped_matmul(rows_CD, w_EDF.base, sizes_E) + grouped_matmul(
@@ -151,14 +147,14 @@ def at_capacity(
     D = choices.x_BLD.shape[-1]
     E = experts.w_gate_EDF.shape[0] * _size(axes.experts)
     P = _size(axes.length)
-    # L · P is the whole row: how a mesh divides it must not change what is dropped
+    # L · P is the complete row: sharding it must not change what is dropped
     capacity = math.ceil(factor * L * P * S / E)
     C = -(-capacity // P) * P  # slots for one expert and row; P devices share them
     rank_MS = _ranks(choices.experts_BLS, E, axes)
     experts_MS = choices.experts_BLS.reshape(-1, S)
     row_M1 = jnp.repeat(jnp.arange(B), L)[:, None]
     kept_MS = (rank_MS < capacity) & (experts_MS < E)
-    # slots are numbered (expert, row, place of the row's); E·B·C is behind the last
+    # slots are numbered by (expert, row, rank); E·B·C is one past the last
     slot_MS = (experts_MS * B + row_M1) * C + rank_MS
     slots = slots_of(jnp.where(kept_MS, slot_MS, E * B * C), E * B * C)
     rows_EBCD = spread(choices.x_BLD.reshape(-1, D), slots).reshape(E, B, C, D)
@@ -203,7 +199,7 @@ def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
 def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
     """Slots to the devices of their experts, through them, and back."""
     if axes.length:
-        # a slot is filled on one device of the row and zero elsewhere: a sum joins them
+        # each slot is filled on one device of the row and zero on the others, so a sum joins them
         rows_EBCD = jax.lax.psum_scatter(rows_EBCD, axes.length, scatter_dimension=2, tiled=True)
     if axes.experts:
         # all experts with the rows of this device become this device's experts with all rows

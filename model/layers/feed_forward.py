@@ -28,8 +28,8 @@ class FeedForward(nnx.Module):
         self, *, D: int, F: int, rngs: nnx.Rngs, activation: Callable[[Array], Array] = jax.nn.silu
     ):
         self.activation = activation
-        # gate and up are two matrices: in a fused one, parts of F over `tensor` would be gate on
-        # some devices and up on others
+        # Gate and up are separate matrices: sharded along `tensor`, a fused one would have gate on some
+        # devices and up on others.
         self.w_gate_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_up_DF = weight(rngs, "DF", (D, F), fan_in=D)
         self.w_down_FD = weight(rngs, "FD", (F, D), fan_in=F)
@@ -37,13 +37,12 @@ class FeedForward(nnx.Module):
     def __call__(
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
-        """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
+        """The result, and no auxiliary sums; F is sharded over `tensor`."""
         gate_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]), "gate")
         up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]), "up")
-        hidden_BLF = (
-            self.activation(gate_BLF) * up_BLF
-        )  # quickly made again, so it has no name for remat
-        # the sum over F on `tensor` is scattered over positions (BlD), not repeated on every device
+        # without a name for `Remat`, as it is cheap to recompute
+        hidden_BLF = self.activation(gate_BLF) * up_BLF
+        # the sum over `tensor` is scattered over positions (BlD), instead of repeated on every device
         out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...])
         return name(out_BLD, "feed_forward"), {}
 
@@ -65,7 +64,7 @@ class PlainFeedForward(nnx.Module):
     def __call__(
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
-        """The result, and no auxiliary sums; hidden width F lies on `tensor`."""
+        """The result, and no auxiliary sums; F is sharded over `tensor`."""
         up_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]) + self.b_up_F[...]
         hidden_BLF = self.activation(name(up_BLF, "up"))
         out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...]) + self.b_down_D[...]

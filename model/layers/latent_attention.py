@@ -1,5 +1,5 @@
-"""Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2 §2.1): keys and values are made from one
-narrow vector a token.
+"""Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2 §2.1): keys and values are computed from a
+narrow latent vector per token.
 """
 
 import jax
@@ -22,16 +22,16 @@ EPS = 1e-6  # of the norms of latents, whatever the model's other norms have
 
 
 class LatentAttention(nnx.Module):
-    """H heads whose keys (A) and values (A3) are products of a latent of width D2, which all heads share as
-    they share a rotary key (A2).
+    """H heads whose keys (A) and values (A3) are computed from a latent of width D2, which all heads
+    share, as they share a rotary key (A2).
 
-    Queries have A entries that meet the keys and A2 that meet the rotary key; with `query_latent` they too
-    come from a latent, of width D3. `scale` is that of the scores (None: (A + A2)^-1/2). `rope` names the
-    rotations of the rows, `attend` is the kernel.
+    Queries have A entries for the keys and A2 for the rotary key; with `query_latent` they are computed
+    from a latent too, of width D3. `scale` is the factor of scores (None: (A + A2)^-1/2). `rope` names
+    the rotations in `Rows`, `attend` is the kernel.
 
-    The widths of latents are D2 and D3, not R: at rest their weights are divided over the mesh as the model
-    width is, where a low-rank R would be replicated (3.3 of the 11.4 billion attention weights of
-    DeepSeek-V3). In use neither is divided, and equations call them R: one equation cannot have two D.
+    The widths of latents have the letters D2 and D3, not R: at rest their weights are sharded like the model
+    width, while a low-rank R would be replicated (3.3 of the 11.4 billion attention weights of DeepSeek-V3).
+    In use neither is sharded, and equations call them R, since an equation cannot have two D.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class LatentAttention(nnx.Module):
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
         k_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wk_D2HA[...])
         v_BLHA = einsum("BLR,RHA->BLHA", latents_BLR, self.wv_D2HA3[...])
-        # kernels take keys by head, so the shared rotary key becomes a part of every one
+        # kernels expect keys by head, so the shared rotary key is appended to each of them
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
-        # a score is the sum of two products, which is one product of what stands side by side
+        # The sum of two products in a score is a single product of the concatenated vectors.
         o_BLHA = self.attend(
             jnp.concatenate((q_BLHA, q_rope_BLHA), -1),
             jnp.concatenate((k_BLHA, k_rope_BLHA), -1),
@@ -91,25 +91,25 @@ class LatentAttention(nnx.Module):
     def decode(
         self, x_BLD: Float[Array, "B L D"], rows: Rows, slots: dict[str, Array]
     ) -> tuple[Float[Array, "B L D"], dict[str, Array]]:
-        """Attention to all that the cache holds and to x itself.
+        """Attention to all tokens in the cache and to x itself.
 
-        The weight that makes keys of latents is multiplied into the queries instead, and the one that makes
-        values into the result (§2.1.2): the cache is read as it is, by H query heads of width D2 + A2 that
-        share one key head.
+        The weight from latents to keys is multiplied into the queries instead, and the one from latents to
+        values into the result (§2.1.2): latents are read directly, by H query heads of width D2 + A2 that
+        share a single key head.
         """
         q_BLHA, q_rope_BLHA = self._queries(x_BLD, rows)
         latents_BLR, k_rope_BLA = self._latents(x_BLD, rows)
-        # kept after the norm: D2 + A2 numbers a token, however many heads read them
+        # the cache holds normed latents: D2 + A2 numbers per token, for all heads together
         latents_BTR = write("latents_BTR", slots["latents_BTR"], latents_BLR, rows.lengths_B)
         rope_keys_BTA = write("rope_keys_BTA", slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
         q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.maths.scale, self.wk_D2HA[...])
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
-        # two products, where training joins them into one: joining would copy the whole cache
+        # two products, not one as in training: concatenating would copy the whole cache
         scores_BHLT += einsum(
             "BLHA,BTA->BHLT", q_rope_BLHA * self.maths.scale, rope_keys_BTA, dtype=jnp.float32
         )
         seen_BLT = cache_mask(rows.positions_BL, T=latents_BTR.shape[1], window=None)
-        # finite, so that a row that sees nothing (padding) gives numbers and not NaN
+        # MASKED is finite, so that a query that sees nothing (padding) does not give NaN
         scores_BHLT = jnp.where(seen_BLT[:, None], scores_BHLT, MASKED)
         p_BHLT = jax.nn.softmax(scores_BHLT, -1).astype(latents_BTR.dtype)
         o_BLHR = einsum("BHLT,BTR->BLHR", p_BHLT, latents_BTR)
@@ -117,18 +117,18 @@ class LatentAttention(nnx.Module):
         return self._output(o_BLHA), {"latents_BTR": latents_BTR, "rope_keys_BTA": rope_keys_BTA}
 
     def facts(self) -> AttentionFacts:
-        """What this layer computes with; in training every head has keys and values of its own."""
+        """Heads and widths in training, where every head has its own keys and values."""
         widths = {"qk_width": self.qk_width, "v_width": self.v_width}
         return AttentionFacts(heads=self.H, kv_heads=self.H, window=None, **widths)
 
     def slots(self, B: int, T: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of what one layer keeps of T tokens, for all heads together."""
+        """Shapes of a layer's cache slots for T tokens, shared by all heads."""
         return {"latents_BTR": (B, T, self.latent), "rope_keys_BTA": (B, T, self.A2)}
 
     def _queries(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
-        """Those that meet the keys, and those, already turned, that meet the rotary key."""
+        """Queries for the keys, and rotated queries for the rotary key."""
         if self.query_latent:
-            # the latent carries the name for remat: queries are quickly made of it
+            # `Remat` names the latent: queries are cheap to recompute from it
             x_BLR = name(self.q_norm(_narrow(x_BLD, self.wq_down_DD3[...])), "query")
             wq_RHA, wq_rope_RHA = self.wq_D3HA[...], self.wq_rope_D3HA2[...]
         else:
@@ -139,11 +139,12 @@ class LatentAttention(nnx.Module):
         return q_BLHA, rotate(q_rope_BLHA, rows.rotations[self.rope])
 
     def _latents(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
-        """What a cache keeps: latents after their norm, and the rotary key, turned. They carry the names
-        for remat: all else of keys and values is 30 times as large and quickly made of them.
+        """Normed latents and the rotated rotary key, as a cache holds them. They carry `Remat`'s names:
+        keys and values are many times as large (70 times together in DeepSeek-V3) and cheap to recompute
+        from them.
         """
         latents_BLR = name(self.kv_norm(_narrow(x_BLD, self.wkv_down_DD2[...])), "value")
-        # `rotate` expects heads: the rotary key is one head that all share
+        # `rotate` expects heads: the rotary key is a single one
         k_BLHA = _narrow(x_BLD, self.wk_rope_DA2[...])[:, :, None]
         k_BLA = rotate(k_BLHA, rows.rotations[self.rope])[:, :, 0]
         return latents_BLR, name(k_BLA, "key")
@@ -153,12 +154,12 @@ class LatentAttention(nnx.Module):
 
 
 def _narrow(x_BLD: Array, w_DR: Weight) -> Array:
-    """A product for all heads: each device of `tensor` computes it for some positions, and the narrow
-    result is gathered.
+    """A product with a narrow result, which no head dimension shards: each device of `tensor` computes it for
+    some positions, and the result is gathered.
     """
     return shard(einsum("BlD,DR->BlR", shard(x_BLD, "BlD"), w_DR), "BLR")
 
 
 def _for_each_head(k_BLA: Array, shape: tuple[int, ...]) -> Array:
-    """The one rotary key, as every head's own."""
+    """The rotary key repeated for every head."""
     return jax.lax.broadcast_in_dim(k_BLA, shape, (0, 1, 3), out_sharding=spec("BLHA", shape))

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · (offset + scale) over `letter` (Zhang and Sennrich 2019); the offset is 1 where scales
-    are stored less 1 (Gemma).
+    """x / rms(x) · (offset + scale) over `letter` (Zhang and Sennrich 2019); the offset is 1 in Gemma, whose
+    scales are stored minus 1.
     """
 
     def __init__(self, *, size: int, eps: float, letter: str = "D", offset: float = 0.0):
@@ -22,7 +22,7 @@ class RMSNorm(nnx.Module):
         scale = getattr(self, f"scale_{self.letter}")[...]
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
-        # near 1 a bfloat16 has 8 bits for what the model learned: add in float32
+        # The sum is in float32: near 1, bfloat16 would keep only 8 bits of what was learned.
         if self.offset:
             return (wide * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
         return wide.astype(x.dtype) * scale.astype(x.dtype)

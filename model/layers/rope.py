@@ -20,7 +20,7 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
         if self.scaling is not None:
             frequencies_A2 = self.scaling.stretch(frequencies_A2, theta=self.theta, A=A)
             factor = self.scaling.factor_of_tables()
-        # float32: a bfloat16 has no bits for the angle of position 1,000
+        # float32: near 1,000, bfloat16 positions have steps of 4
         angles_BLA2 = positions_BL[..., None].astype(jnp.float32) * frequencies_A2
         tables_BLA2 = jnp.stack([jnp.cos(angles_BLA2), jnp.sin(angles_BLA2)], -1)
         return tables_BLA2 if factor == 1.0 else tables_BLA2 * factor
@@ -29,9 +29,9 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
 def rotate(
     x: Float[Array, "B L H A"], rotations_BLA2: Float[Array, "B L A2 2"]
 ) -> Float[Array, "B L H A"]:
-    """Turn each pair (x[i], x[i + A/2]) of a head by its position's angle."""
+    """Rotate each pair (x[i], x[i + A/2]) of a head by the angle of its position and frequency."""
     tables_BLA2 = rotations_BLA2[:, :, None].astype(x.dtype)  # the same for every head
     cos, sin = tables_BLA2[..., 0], tables_BLA2[..., 1]
-    # halves are contiguous, where pairs of neighbours would be read with a stride
+    # pairs are in halves, which are contiguous; neighbouring pairs would be read with a stride
     low, high = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
