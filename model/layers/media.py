@@ -23,25 +23,25 @@ def put_media(
         first = lax.axis_index(axes) * L if axes else 0
         local_slot_BJ = slot_BJ - first
         is_here_BJ = (slot_BJ >= 0) & (local_slot_BJ >= 0) & (local_slot_BJ < L)
-        # index L is outside, where a scatter drops what it is given; a negative one would count from the end
+        # mode="drop" ignores index L, which is out of bounds; a negative index would count from the end
         index_BJ = jnp.where(is_here_BJ, local_slot_BJ, L)
-        # which feature each position takes, -1 for none: a gather of features has a plain gradient,
-        # where a scatter of them into x would need JAX's path for indices that may repeat
+        # The feature of each position, -1 for none. Features are then gathered: scattering them into x would
+        # have a more expensive gradient, as JAX must assume that indices repeat.
         rows_B = jnp.arange(B)[:, None]
         source_BL = jnp.full((B, L), -1).at[rows_B, index_BJ].set(jnp.arange(J), mode="drop")
         taken_BLD = jnp.take_along_axis(features_BJD, jnp.maximum(source_BL, 0)[..., None], axis=1)
         return jnp.where(source_BL[..., None] >= 0, taken_BLD, x_BLD)
 
     laid_out = f"B{letter}D"
-    # J is divided by no axis: every device that holds part of a row picks its own from all patches
+    # J is never sharded: every device picks the patches of its positions from all of them
     return local(on_device, (laid_out, "BJD", "BJ"), laid_out)(
         x_BLD, shard(features_BJD, "BJD"), shard(slot_BJ, "BJ")
     )
 
 
 def _length(L: int) -> tuple[str, tuple[str, ...]]:
-    """The letter and the mesh axes of L positions laid out `l`: where `l` does not divide them they are laid
-    out as `L`, or undivided.
+    """The letter and the mesh axes of L positions laid out by `l`; if `l` does not divide them, they are laid
+    out by `L`, or not sharded (".").
     """
     axes = axes_of("l", L)
     letter = next((letter for letter in "lL" if axes_of(letter) == axes), ".")

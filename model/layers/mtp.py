@@ -1,5 +1,5 @@
-"""Multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3 §2.2): small modules that follow the model, each
-predicting one token further ahead.
+"""Multi-token prediction (DeepSeek-AI 2024, DeepSeek-V3 §2.2): small modules after the model, each of which
+predicts one token further ahead.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,18 +21,17 @@ from model.sharding import einsum, shard
 
 
 class Module(nnx.Module):
-    """Joins hidden states with the embeddings of later tokens, and passes them through one block and a norm
-    (eq. 21-23).
+    """Joins hidden states with embeddings of later tokens, and applies a block and a norm (eq. 21-23).
 
-    As in the released weights, the hidden states of the model itself come after its last norm. The
-    embedding and the output matrix are the model's own.
+    As with the released weights, the model's hidden states are taken after its last norm. Embedding and
+    output matrix are the model's own.
     """
 
     def __init__(self, *, D: int, norm: Callable[[], nnx.Module], block: MakeBlock, rngs: nnx.Rngs):
         self.embed_norm = norm()
         self.hidden_norm = norm()
         self.norm = norm()
-        # fan_in of both together, since their products are added
+        # fan_in 2 · D: the two products are added
         self.w_embed_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.w_hidden_DD2 = weight(rngs, "DD", (D, D), fan_in=2 * D)
         self.block = block(rngs)
@@ -47,23 +46,21 @@ class Module(nnx.Module):
     def join(
         self, hidden_BLD: Float[Array, "B L D"], embedded_BLD: Float[Array, "B L D"]
     ) -> Float[Array, "B L D"]:
-        """The input of the block: the sum of a product of each (eq. 21 as two products, not one of what
-        stands side by side).
-        """
-        # the width that comes out is written W: one equation cannot have two D
+        """The input of the block: eq. 21 as a sum of two products, instead of one of concatenated vectors."""
+        # the output width is written W, since an equation cannot have two D
         x_BLD = einsum("BlD,DW->BlW", self.embed_norm(embedded_BLD), self.w_embed_DD2[...])
         return x_BLD + einsum("BlD,DW->BlW", self.hidden_norm(hidden_BLD), self.w_hidden_DD2[...])
 
 
 class MultiToken(NamedTuple):
-    """`depths` modules in a row; module k predicts the token k + 1 ahead. `module` makes one of them."""
+    """A chain of `depths` modules; module k predicts the token k + 1 ahead. `module` makes one of them."""
 
     module: Callable[[nnx.Rngs], Module]
     depths: int
     execution: Execution
 
     def init(self, key: Array, dtype: str) -> Tree:
-        """Parameters of every depth. They are no stack: the few modules are not divided over stages."""
+        """Parameters by depth; they are not stacked, as the few modules are not divided over stages."""
 
         def make(name: str) -> Tree:
             module = self.module(nnx.Rngs(params=key_of(key, name)))
@@ -73,16 +70,15 @@ class MultiToken(NamedTuple):
         return {name: make(name) for name in names}
 
     def facts(self) -> tuple[LayerFacts, ...]:
-        """What the block of each module computes with."""
+        """Heads, widths and experts of each module's block."""
         with undivided():
             return (self._abstract_module().block.facts(),) * self.depths
 
     def inputs(self, inputs: ModelInputs) -> tuple[ModelInputs, ...]:
-        """What the module of every depth reads beside hidden states, for rows as they read (before any
-        reordering).
+        """The inputs of each depth's module beside hidden states, for rows in reading order.
 
-        A position whose later token is not in its segment of the row is padding for the module: nothing of
-        another document is joined to it, and no expert counts it.
+        A position whose later token is not in its own segment is padding for the module: it is not joined
+        with another document's token, and experts do not count it.
         """
 
         def at(depth: int) -> ModelInputs:
@@ -90,7 +86,7 @@ class MultiToken(NamedTuple):
             segments_BL = jnp.where(continues_BL, inputs.segments_BL, 0)
             media = inputs.media
             if media is not None:
-                # what is embedded `depth` positions ahead moves there; the first patches fall off the row
+                # patches move with the shifted tokens; those moved off the row become unused
                 slot_BJ = jnp.maximum(media.slot_BJ - depth, -1)
                 media = media._replace(slot_BJ=slot_BJ)
             return ModelInputs(
@@ -118,10 +114,10 @@ class MultiToken(NamedTuple):
             return nnx.merge(definition, in_use(weights, dtype))(x_BLD, embedded_BLD, rows)
 
         rematerialised = self.execution.remat.wrap(module)
-        # states come laid out as the loss reads them, but blocks add to a stream that is `BlD`
+        # hidden states have the loss's layout, while blocks expect `BlD`
         x_BLD = shard(hidden_BLD, "BlD")
         hidden, aux = [], {}
-        # each module reads what the one before made: the loop is a chain, of one or two links
+        # each module reads the hidden states of the one before
         for depth, (embedded_BLD, rows) in enumerate(later, 1):
             weights = params[_name(depth)]
             x_BLD, aux[_name(depth)] = rematerialised(x_BLD, weights, embedded_BLD, rows)
@@ -139,14 +135,14 @@ def _name(depth: int) -> str:
 def goes_on(
     segments_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], n: int
 ) -> Bool[Array, "B L"]:
-    """Where the position n later in the row is of the same segment."""
+    """Whether the position n later in the row belongs to the same segment."""
     same_segment_BL = segments_BL == ahead(segments_BL, n)
-    # `ahead` wraps round the end: in a row of one segment the first position would count as a later one
+    # `ahead` wraps around: in a row of a single segment the first position would count as a later one
     is_later_BL = positions_BL < ahead(positions_BL, n)
     return same_segment_BL & is_later_BL
 
 
 def ahead(x_BL: Num[Array, "B L"], n: int) -> Num[Array, "B L"]:
-    """What is n positions later in a row whose positions are in order; the end wraps to the start."""
-    # JAX rolls only what is not divided: `T` is a position that is on no mesh axis
+    """x shifted n positions to the left along the row; the end wraps around to the start."""
+    # jnp.roll does not support a sharded dimension: `T` is a position that is not sharded
     return shard(jnp.roll(shard(x_BL, "BT"), -n, 1), "BL")

@@ -13,7 +13,7 @@ Layer = Callable[[Array, Any], tuple[Array, Any]]
 
 
 def scan_pattern(layers: Sequence[Layer], x: Array, own: Any, *, N: int) -> tuple[Array, Any]:
-    """N layers, one after the other: the last x, and the outs of all layers, [N, …].
+    """Apply N layers one after the other: (the last x, the outs of all layers, [N, …]).
 
     Layer i is `layers[i % len(layers)]`, and reads entry i of the leaves of `own`, [N, …]. The scan runs
     over whole patterns; the layers of a last, shorter pattern follow it.
@@ -44,7 +44,7 @@ def _by_pattern(tree: Any, n: int, n_patterns: int) -> Any:
     """[N, …] leaves -> [n_patterns, n, …], without the layers of a last, shorter pattern."""
 
     def split(x: Array) -> Array:
-        # not sliced where nothing is left over: a slice is a copy of the stack's weights
+        # not sliced if nothing is left over: a slice would copy the stack's weights
         whole_patterns = x if x.shape[0] == n * n_patterns else x[: n * n_patterns]
         layout = jax.typeof(x).sharding.spec.partitions
         shape = (n_patterns, n, *x.shape[1:])
@@ -54,7 +54,7 @@ def _by_pattern(tree: Any, n: int, n_patterns: int) -> Any:
 
 
 def _in_order(outs: tuple[Any, ...], last_outs: list[Any]) -> Any:
-    """Outs of every position of the pattern, [n_patterns, …] each, and of the layers behind the last whole
+    """Outs of every position of the pattern, [n_patterns, …] each, and of the layers after the last complete
     pattern -> [N, …] in the order of the layers.
     """
     if len(outs) == 1:
@@ -62,7 +62,7 @@ def _in_order(outs: tuple[Any, ...], last_outs: list[Any]) -> Any:
 
     def join(*arrays: Array) -> Array:
         by_position, last = arrays[: len(outs)], arrays[len(outs) :]
-        # axis 1: pattern after pattern, and in each by position, is the order of the layers
+        # axis 1: layers are ordered by pattern, and within a pattern by position
         x = jnp.stack(by_position, 1)
         layout = jax.typeof(x).sharding.spec.partitions
         shape = (x.shape[0] * x.shape[1], *x.shape[2:])

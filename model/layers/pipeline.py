@@ -1,18 +1,19 @@
-"""The circular pipeline: layers are divided over the stages of the mesh, and micro-batches are pushed round
-the ring of stages.
+"""The circular pipeline: layers are divided over the stages of the mesh, and micro-batches go round the
+ring of stages.
 
-Narayanan et al. 2021 (interleaved schedule; GPipe, Huang et al. 2019, is `rounds` = 1). With S stages, R
-rounds and M micro-batches a stage holds R runs of layers and works R M of R M + S - 1 ticks, so that the
-bubble is (S - 1) / (R M + S - 1) of the time.
+The schedule is the interleaved one of Narayanan et al. 2021; with `rounds` = 1 it is GPipe (Huang et al.
+2019). With S stages, R rounds and M micro-batches a stage holds R runs of layers and works R M of R M + S
+- 1 ticks, so the bubble is (S - 1) / (R M + S - 1) of the time.
 
-Micro-batches come in groups of S, one from the rows of each stage: a group goes through all its rounds
-before the next one enters, so what leaves the last stage is what the first one needs next, and nothing
-waits in a buffer. Two things travel in each tick, each as large as one micro-batch: the activations, one
-stage on, and a register, one stage back. The register brings the next rows to the first stage, takes a
-finished micro-batch in the place of every one that enters, and so carries it home to its own stage.
+Micro-batches come in groups of S, one from the rows of each stage. A group goes through all its rounds
+before the next one enters, so what leaves the last stage is what the first one needs next, and nothing is
+buffered. In each tick two arrays of the size of a micro-batch are sent: the activations to the next
+stage, and a register to the previous one. The register brings the next rows to the first stage; there it
+takes over a finished micro-batch for each one that enters, and carries it back to the stage that its rows
+are from.
 
-A tick needs no checkpoint of its own: the inputs of the layers of all turns are as large as those of the
-whole stack are on as many devices without a pipeline.
+A tick needs no checkpoint: the layer inputs of all turns are together as large as those of the whole stack on
+as many devices without a pipeline.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ Layer = Callable[[Array, Tree, Tree], tuple[Array, Tree]]
 
 
 def stage_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
-    """Layer `stage_order(…)[j]` of the model is j-th in memory.
+    """The order of layers in memory: entry j is the number in the model of the j-th layer in memory.
 
     Memory is ordered (stage, round, layer of a round), so that dividing it evenly gives each stage its
     layers; the model is ordered (round, stage, layer of a round). With one round they are the same.
@@ -41,7 +42,7 @@ def stage_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
     Raises:
         ValueError: the layers do not divide.
     """
-    # a stage with fewer layers than others would wait for them in every tick
+    # equal numbers only: a stage with fewer layers would wait for the others in every tick
     if N % (stages * rounds):
         product = f"mesh.stage={stages} times execution.pipeline.rounds={rounds}"
         why = f"architecture.layers={N} is no multiple of {product}"
@@ -57,7 +58,7 @@ def canonical_order(N: int, *, stages: int, rounds: int) -> np.ndarray:
 
 
 class Schedule(NamedTuple):
-    """The mesh axis of `stages`, the rounds, and the groups of as many micro-batches as there are stages."""
+    """The mesh axis of the stages, their number, the rounds, and the number of groups of micro-batches."""
 
     axis: str
     stages: int
@@ -66,18 +67,18 @@ class Schedule(NamedTuple):
 
     @property
     def period_ticks(self) -> int:
-        """Ticks from the entrance of one group to that of the next."""
+        """Ticks from the entry of a group to that of the next."""
         return self.rounds * self.stages
 
     @property
     def n_turns(self) -> int:
-        """Ticks in which a stage works; stage s works from tick s on."""
+        """The number of ticks in which a stage works; stage s works from tick s on."""
         return self.period_ticks * self.groups
 
 
 class Turn(NamedTuple):
-    """What a stage does in a tick: the round, and the micro-batch as (stage that its rows are from, group).
-    It is `live`, or bubble.
+    """What a stage does in a tick: the round, and the micro-batch as (`home`, the stage that its rows are
+    from; group). If it is not `live`, the tick is part of the bubble.
     """
 
     round: Array
@@ -88,7 +89,7 @@ class Turn(NamedTuple):
 
 def turn(schedule: Schedule, n: Array) -> Turn:
     """The n-th turn of a stage; stage s has it at tick n + s."""
-    # the bubble repeats the first or the last turn, so that no index passes an end
+    # clipped: in the bubble the first or last turn is repeated, so that all indices are in bounds
     i = jnp.clip(n, 0, schedule.n_turns - 1)
     return Turn(
         round=i // schedule.stages % schedule.rounds,
@@ -148,8 +149,8 @@ def by_stage(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
 
 
 def one_layer(weights: Tree, place: Array) -> Tree:
-    """The weights at a place in the memory of a stack that is divided over stages, on all of them: how
-    decoding goes through the layers.
+    """The weights of the layer at index `place` in memory of a stack that is divided over stages, on all of
+    them: for decoding, which applies the layers one after the other.
     """
     (axis,) = axes_of("N", at_rest=True)
 
@@ -157,9 +158,9 @@ def one_layer(weights: Tree, place: Array) -> Tree:
         def choose(x_N: Array) -> Array:
             i = place - jax.lax.axis_index(axis) * x_N.shape[0]
             is_here = (i >= 0) & (i < x_N.shape[0])
-            # clipped: on other stages the index is outside, and what is read there is thrown away
+            # clipped: on other stages the index is out of bounds, and the result is not used
             x = _index(x_N, jnp.clip(i, 0, x_N.shape[0] - 1))
-            # all stages but one add zeros
+            # summed below: all stages but one contribute zeros
             x = jnp.where(is_here, x, jnp.zeros_like(x))
             return _manually(lambda x: jax.lax.psum(x, axis), x, ())
 
@@ -180,7 +181,7 @@ def _schedule(*, rounds: int, micro_batches: int, B: int) -> Schedule:
     (axis,) = axes_of("N", at_rest=True)
     stages = n_parts("N", at_rest=True)
     micro_batches = micro_batches or stages
-    # fewer than a group would leave stages without work in every round
+    # full groups only: a partial one would leave stages without work in every round
     groups, rest = divmod(micro_batches, stages)
     if rest:
         why = f"execution.pipeline.micro_batches={micro_batches} is no multiple of mesh.stage={stages}"
@@ -207,7 +208,7 @@ def _stage(
     stage = jax.lax.axis_index(schedule.axis)
     slots = _split(x, schedule.groups)
 
-    # a layer works on rows of every stage, of which it must know positions and segments: [home, group, B, …]
+    # A layer processes rows of every stage, and needs their positions and segments: [home, group, B, …].
     def from_all_stages(x: Array) -> Array:
         return _of_all_stages(_split(x, schedule.groups), schedule.axis)
 
@@ -222,17 +223,17 @@ def _stage(
         x, register = _enter(state, register, (stage == 0) & first_round)
         now = turn(schedule, t - stage)
         x, outs = run(x, now)
-        # in opposite directions, so that both ways of every link carry something in each tick
+        # in opposite directions, so that every link is used both ways in each tick
         carry = _push(x, 1, schedule), _push(register, -1, schedule), slots, _add(sums, outs, now)
         return carry, None
 
-    # bubbles work on real rows, so that no layer meets numbers it could make infinite; nothing of them
-    # reaches the results
+    # In the bubble layers process real rows, not zeros or garbage that could become NaN; the results are not
+    # used.
     start = slots[0], slots[0], slots, _no_sums(run, slots[0], schedule)
-    # the last stage begins stages - 1 ticks after the first
+    # the last stage starts stages - 1 ticks after the first
     ticks = jnp.arange(schedule.n_turns + schedule.stages - 1)
     (state, register, slots, sums), _ = jax.lax.scan(tick, start, ticks)
-    # the last micro-batches of the last group are still in the activations: one more exchange and push
+    # The last micro-batches of the last group are still in the activations: one more exchange and push.
     _, register = _enter(state, register, stage == 0)
     register = _push(register, -1, schedule)
     slots = jax.lax.dynamic_update_index_in_dim(slots, register, schedule.groups - 1, 0)
@@ -240,7 +241,7 @@ def _stage(
 
 
 def _enter(state: Array, register: Array, entering: Array) -> tuple[Array, Array]:
-    """Where new rows enter, they change places with the activations that came round the ring."""
+    """Where new rows enter, exchange the register with the activations that came round the ring."""
     return jnp.where(entering, register, state), jnp.where(entering, state, register)
 
 
@@ -265,7 +266,9 @@ def _run(
     *,
     n_rounds: int,
 ) -> tuple[Array, Tree]:
-    """A turn: x through this stage's layers of the round, and their outs [layers of a round, …]."""
+    """A turn: apply this stage's layers of the round to x; also returns their outs, [layers of a round,
+    …].
+    """
     n = jax.tree.leaves(weights)[0].shape[0] // n_rounds  # layers of a round
     p = len(layers)
     values = jax.tree.map(jax.lax.stop_gradient, weights)  # see `_choose`
@@ -300,11 +303,11 @@ def _chosen(layer: Layer) -> Callable[..., tuple[Array, Tree]]:
 
 @jax.custom_jvp
 def _choose(values: Tree, at: Array, carrier: Tree) -> Tree:
-    """values[at], whose gradient goes to `carrier`: the same weights, as an element of the slice that this
-    turn's scan goes over.
+    """values[at], whose gradient goes to `carrier`: the same weights, as an element of the slice over which
+    this turn's scan runs.
 
-    The gradient of values[at] itself would be as large as `values`, added up for every layer of every tick;
-    and the slice as a value would be kept for every tick.
+    The gradient of values[at] itself would be as large as `values`, and be added for every layer of every
+    tick; reading the weights from the slice would keep a copy of it for every tick.
     """
     return _index(values, at)
 
@@ -319,7 +322,7 @@ def _choose_jvp(
 
 def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
     def add(sums: Array, outs: Array) -> Array:
-        # sums are in the order in memory: a stage's layers of one round are neighbours
+        # sums are in memory order, where a stage's layers of a round are neighbours
         first = now.round * outs.shape[0]
         so_far = jax.lax.dynamic_slice_in_dim(sums, first, outs.shape[0])
         # a bubble repeats a turn, whose sums would count twice
@@ -332,7 +335,7 @@ def _add(sums: Tree, outs: Tree, now: Turn) -> Tree:
 def _no_sums(
     run: Callable[[Array, Turn], tuple[Array, Tree]], x: Array, schedule: Schedule
 ) -> Tree:
-    # a scan's carry must begin in the shapes and layouts that its body returns
+    # a scan's carry must start with the shapes and layouts that its body returns
     def zeros(out: jax.ShapeDtypeStruct) -> Array:
         layout = out.sharding.spec if out.sharding else None
         shape = (schedule.rounds * out.shape[0], *out.shape[1:])
@@ -344,7 +347,7 @@ def _no_sums(
 
 
 def _push(x: Array, step: int, schedule: Schedule) -> Array:
-    """To the stage `step` places on, round the ring."""
+    """Send x to the stage `step` further round the ring."""
     n = schedule.stages
     return jax.lax.ppermute(x, schedule.axis, [(stage, (stage + step) % n) for stage in range(n)])
 
@@ -355,8 +358,8 @@ def _of_all_stages(x: Array, axis: str) -> Array:
 
 
 def _manually(fn: Callable[[Array], Array], x: Array, front: tuple[None, ...]) -> Array:
-    """A collective over stages on each device's own block. Where stages alone are manual, the partitioner
-    would first gather over the other axes.
+    """Apply a collective over stages to each device's own block. If only the stage axis were manual, XLA
+    would first gather the array over the other axes.
     """
     layout = jax.typeof(x).sharding.spec
     out = PartitionSpec(*front, *layout.partitions)
@@ -387,7 +390,7 @@ def _join(x: Array) -> Array:
 
 
 def _front(x: Array, n: int, sizes: tuple[int, ...]) -> Array:
-    """The first n dimensions, which no mesh axis divides, as `sizes`."""
-    # JAX wants the layout of a reshape on explicit axes stated
+    """Reshape the first n dimensions, which are not sharded, to `sizes`."""
+    # under explicit axes a reshape needs its layout
     layout = PartitionSpec(*[None] * len(sizes), *jax.typeof(x).sharding.spec.partitions[n:])
     return jax.lax.reshape(x, (*sizes, *x.shape[n:]), out_sharding=layout)

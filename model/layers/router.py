@@ -1,4 +1,4 @@
-"""Routers: which experts a token goes to, how much each of them counts, and what keeps their loads even."""
+"""Routers: which experts a token goes to, with which weights, and how their loads are kept even."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from model.sharding import shard
 
 
 class Routes(NamedTuple):
-    """The S experts of each of M tokens, the best first, and their weights in the sum; `shares_ME` is each
-    token's distribution over all experts, for the balance loss.
+    """The S experts of each of M tokens, best first, and their weights; `shares_ME` is each token's
+    distribution over all experts, for the balance loss.
     """
 
     experts_MS: Int[Array, "M S"]
@@ -25,16 +25,14 @@ class Routes(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """Sums over the real tokens of all devices: what the loss gains, and how many tokens chose each
-    expert.
-    """
+    """Sums over the real tokens of all devices: the penalty to add to the loss, and each expert's tokens."""
 
     penalty: Float[Array, ""]
     load_E: Float[Array, "E"]
 
 
 def as_scored(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
-    """Each chosen expert counts as much as its score says."""
+    """The weights of the chosen experts are their scores."""
     return scores_MS
 
 
@@ -42,20 +40,21 @@ def renormalised(scores_MS: Float[Array, "M S"]) -> Float[Array, "M S"]:
     """The weights of the chosen experts add up to 1; after a softmax over all, this is the softmax over the
     chosen (Mixtral).
     """
-    # 1e-20 is DeepSeek-V3's, for sigmoids that are all zero
+    # 1e-20 as in DeepSeek-V3's code, for sigmoids that are all zero
     total_M1 = jnp.sum(scores_MS, -1, keepdims=True) + 1e-20
     return scores_MS / total_M1
 
 
+# value of an architecture's `expert_weights` -> its function
 WEIGH = {
     "scores": as_scored,
     "renormalised": renormalised,
-}  # by what configurations say of `expert_weights`
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Router:
-    """The `top_k` experts with the highest scores, in float32; of equal ones, those that come first.
+    """Chooses the `top_k` experts with the highest scores, in float32; among equal scores the first ones.
 
     `score` is `jax.nn.softmax` or `jax.nn.sigmoid`, `weigh` is `as_scored` or `renormalised`, and the
     weights are multiplied by `scale`. With `n_groups` > 1 only experts of the `top_groups` best groups are
@@ -96,21 +95,19 @@ class Router:
             raise ValueError(f"top_k={self.top_k} {rule}; change either")
 
     def route(self, logits_ME: Float[Array, "M E"], bias_E: Float[Array, "E"]) -> Routes:
-        """A pure function of each token's logits. No gradient goes through the choice, so none reaches the
-        bias.
-        """
+        """Route each token by its own logits. The choice has no gradient, so the bias gets none."""
         scores_ME = self.score(logits_ME.astype(jnp.float32))
         ranked_ME = jax.lax.stop_gradient(self._eligible(scores_ME + bias_E.astype(jnp.float32)))
-        # of equal scores `top_k` takes the lower index first: routes repeat from run to run
+        # among equal scores `top_k` takes the lower index, so routes are reproducible
         experts_MS = jax.lax.top_k(ranked_ME, self.top_k)[1]
-        # a sum over a mask and not an index, whose gradient would be a scatter
+        # a masked sum instead of indexing, whose gradient would be a scatter
         chosen_MSE = experts_MS[:, :, None] == jnp.arange(logits_ME.shape[1])
         chosen_MS = jnp.sum(jnp.where(chosen_MSE, scores_ME[:, None], 0.0), -1)
         shares_ME = scores_ME / jnp.sum(scores_ME, -1, keepdims=True)  # sigmoids do not add up to 1
         return Routes(experts_MS, self.weigh(chosen_MS) * self.scale, shares_ME)
 
     def _eligible(self, scores_ME: Array) -> Array:
-        """Scores, and minus infinity outside of the best groups."""
+        """Scores, with minus infinity outside of the best groups."""
         if self.top_groups == self.n_groups:
             return scores_ME
         M, E = scores_ME.shape
@@ -119,7 +116,7 @@ class Router:
         worth_MP = jnp.sum(two_best_MPS, -1)
         best_MS = jax.lax.top_k(worth_MP, self.top_groups)[1]
         in_best_MP = jnp.any(best_MS[:, :, None] == jnp.arange(self.n_groups), 1)
-        # not 0: a score plus a negative bias may be below 0, and would lose to a group left out
+        # not 0: a score plus a negative bias may be below 0, and would lose to an excluded group
         return jnp.where(in_best_MP[:, :, None], scores_MPE, -jnp.inf).reshape(M, E)
 
     def balance(
@@ -149,9 +146,8 @@ class Router:
         chose_MSE = (routes.experts_MS[:, :, None] == jnp.arange(E)) & real_M[:, None, None]
         load_E = total(jnp.sum(chose_MSE, (0, 1), dtype=jnp.float32))
         shares_E = total(jnp.sum(jnp.where(real_M[:, None], routes.shares_ME, 0.0), 0))
-        n = jnp.maximum(
-            total(jnp.sum(real_M, dtype=jnp.float32)), 1.0
-        )  # 1: a batch of padding alone
+        n_real = total(jnp.sum(real_M, dtype=jnp.float32))
+        n = jnp.maximum(n_real, 1.0)  # a batch of only padding must not divide by 0
         squares_M = jnp.square(jax.nn.logsumexp(logits_ME.astype(jnp.float32), -1))
         z_loss = self.z_loss * total(jnp.sum(jnp.where(real_M, squares_M, 0.0)))
         # load = n · f and shares = n · P, so that n · f · P is load · shares / n
@@ -168,10 +164,10 @@ def move_bias(
     `load` are the tokens of the whole batch that chose each expert; the result has the bias's layout at
     rest.
     """
-    letters = "NE"[-bias.ndim :]  # a prediction module is no stack, and has no N
+    letters = "NE"[-bias.ndim :]  # a prediction module is not stacked, so its bias has no N
     load = shard(load, letters, at_rest=True)
     shortfall = jnp.mean(load, -1, keepdims=True) - load
-    # the sign alone, so that a bias moves as fast however uneven a load is
+    # only the sign, so that a bias moves by the same amount however uneven the loads are
     return bias + rate * jnp.sign(shortfall).astype(bias.dtype)
 
 
@@ -185,7 +181,7 @@ def move_biases(params: Params, aux: dict[str, Any], *, rate: float) -> Params:
         *levels, name = (key.key for key in path)
         if not name.startswith("router_bias"):
             return leaf
-        # sums come by stack and depth alone: a block has one feed-forward layer
+        # sums are keyed by stack or depth only, since a block has a single feed-forward layer
         levels_of_sums = [level for level in levels if level not in ("block", "feed_forward")]
         sums = reduce(getitem, levels_of_sums, aux)
         return move_bias(leaf, sums[name.replace("router_bias", "load")], rate=rate)

@@ -1,4 +1,4 @@
-"""What every layer knows of the rows that it works on."""
+"""Rows: what every layer reads of its rows beside activations."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Int
 
 
 class Rows(NamedTuple):
-    """`rotations[name]` are the tables of a rope that the architecture declares; `lengths_B` is what a
-    cache holds, when decoding.
+    """`rotations[name]` are the tables of each of the architecture's ropes; in decoding `lengths_B` are the
+    tokens in the cache.
     """
 
     positions_BL: Int[Array, "B L"]
