@@ -26,6 +26,7 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 from model.api import Params, key_of
 from model.sharding import letters_of, spec
 from model.size import is_matrix
+from model.stages import in_memory_order
 from model.weights import Sides, as_array, is_weight, quantize, sides
 
 
@@ -33,8 +34,12 @@ from model.weights import Sides, as_array, is_weight, quantize, sides
 class Adaptation(Protocol):
     """Divides parameters into what the optimizer sees and what stays as it is."""
 
-    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
-        """(trainable, frozen); the model that they merge to computes what `params` do."""
+    def split(
+        self, params: Params, key: Key[Array, ""], *, rounds: int = 1
+    ) -> tuple[Params, Params]:
+        """(trainable, frozen); the model that they merge to computes what `params` do. Layers are in the
+        order of the stages of the mesh, which the pipeline passes `rounds` times.
+        """
         ...
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
@@ -53,7 +58,9 @@ class Adaptation(Protocol):
 class Full(BaseModel, frozen=True, extra="forbid", strict=True):
     """All parameters are trained."""
 
-    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
+    def split(
+        self, params: Params, key: Key[Array, ""], *, rounds: int = 1
+    ) -> tuple[Params, Params]:
         """Everything is trainable, and nothing is frozen."""
         return params, {}
 
@@ -77,7 +84,9 @@ class Only(BaseModel, frozen=True, extra="forbid", strict=True):
 
     pattern: str
 
-    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
+    def split(
+        self, params: Params, key: Key[Array, ""], *, rounds: int = 1
+    ) -> tuple[Params, Params]:
         """Those that match, and the others.
 
         Raises:
@@ -130,7 +139,9 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         """The factor of a · b."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
+    def split(
+        self, params: Params, key: Key[Array, ""], *, rounds: int = 1
+    ) -> tuple[Params, Params]:
         """The factors, in float32 whatever the parameters are (small updates would be rounded away), and
         all else. `a` is uniform within 1 / sqrt(inputs), `b` is zero, so that nothing has changed yet.
 
@@ -140,7 +151,7 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         targets = self._targets(_leaf_names(params))
 
         def trainable(name: str, x: Array) -> Params | None:
-            return self._factors(name, x, key) if name in targets else None
+            return self._factors(name, x, key, rounds) if name in targets else None
 
         def frozen(name: str, x: Array) -> Any:
             return self._frozen(name, x) if name in targets else x
@@ -176,7 +187,7 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
             targets |= matched
         return targets
 
-    def _factors(self, name: str, x: Array, key: Key[Array, ""]) -> Params:
+    def _factors(self, name: str, x: Array, key: Key[Array, ""], rounds: int) -> Params:
         letters = sides(name)
         shapes = _shapes(letters, x.shape)
         # of an expert or a layer, `shared`, there are as many factors as matrices
@@ -190,7 +201,9 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         # by the name of the matrix: other targets beside it change nothing
         own_key = key_of(key, name)
         a = jax.random.uniform(own_key, a_shape, minval=-bound, maxval=bound, out_sharding=a_layout)
-        return {a_name: a, b_name: jnp.zeros(b_shape, out_sharding=b_layout)}
+        # Drawn in the order of the model: a layer's factor is then the same on every mesh.
+        factors = in_memory_order({a_name: a}, rounds=rounds)
+        return {**factors, b_name: jnp.zeros(b_shape, out_sharding=b_layout)}
 
     def _frozen(self, name: str, x: Array) -> Params:
         suffix = name.rsplit("_", 1)[1]

@@ -46,10 +46,12 @@ class TrainedHeads(NamedTuple):
     inner: Adaptation
     heads: tuple[str, ...]
 
-    def split(self, params: Params, key: Key[Array, ""]) -> tuple[Params, Params]:
+    def split(
+        self, params: Params, key: Key[Array, ""], *, rounds: int = 1
+    ) -> tuple[Params, Params]:
         """Split parameters into (trainable, frozen); heads are always trainable."""
         heads, body = self._heads_and_body(params)
-        trainable, frozen = self.inner.split(body, key)
+        trainable, frozen = self.inner.split(body, key, rounds=rounds)
         return {**trainable, **heads}, frozen
 
     def merge(self, trainable: Params, frozen: Params) -> Params:

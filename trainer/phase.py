@@ -71,9 +71,7 @@ class Phase:
         # Shapes, not arrays: a run that cannot work is refused before any memory is allocated.
         # `params` are the merged parameters of each model, trained or frozen: FLOPs depend on all of them.
         self.params = {role: param_shapes(model, mesh) for role, model in self.models.items()}
-        self.shapes = jax.eval_shape(
-            initial_state(run, self.model, self.tx), jax.random.key(run.seed)
-        )
+        self.shapes = state_shapes(run, self.model, self.tx, mesh)
 
     def event(self, name: str, step: int, /, **what: Any) -> None:
         """Append to events.jsonl what happened, and print it unless it is ROUTINE."""
@@ -198,7 +196,8 @@ def initial_state(
     run: Run, model: Model, tx: optax.GradientTransformation
 ) -> Callable[..., TrainState]:
     """(key, params or None) -> state before step 1; call it under jit."""
-    return partial(new_state, model, adaptation_of(run), tx, guard=run.guard)
+    rounds = run.execution.pipeline.rounds
+    return partial(new_state, model, adaptation_of(run), tx, guard=run.guard, rounds=rounds)
 
 
 def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
@@ -210,11 +209,38 @@ def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
     # Traced as if nothing were divided: under the mesh JAX would raise first, and name no parameter.
     with undivided():
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    _check_divisible(shapes, mesh)
+    return shapes
+
+
+def state_shapes(
+    run: Run, model: Model, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """Shapes of the state before step 1, in their layouts. Call under the mesh.
+
+    Raises:
+        ValueError: a size of what is trained does not divide over the mesh.
+    """
+    adaptation = adaptation_of(run)
+
+    def trainable() -> Params:
+        key = jax.random.key(0)
+        return adaptation.split(model.init(key), key)[0]
+
+    # Asked beside `param_shapes`: a factor of an adapter may be divided along a letter that its
+    # matrix does not divide, as b_RD2 of w_DD2 is.
+    with undivided():
+        shapes = jax.eval_shape(trainable)
+    _check_divisible(shapes, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(run.seed))
+    return jax.eval_shape(initial_state(run, model, tx), key)
+
+
+def _check_divisible(shapes: Params, mesh: jax.sharding.Mesh) -> None:
     leaves = jax.tree.leaves_with_path(shapes)
     sizes = {leaf_name(path): leaf.shape for path, leaf in leaves}
     if problems := check_sizes(sizes, mesh):
         raise ValueError("; ".join(problems))
-    return shapes
 
 
 def first_params(run: Run, model: Model, job_folder: Path) -> Params | None:

@@ -31,13 +31,14 @@ def new_state(
     params: Params | None = None,
     *,
     guard: Guard = STANDARD,
+    rounds: int = 1,
 ) -> TrainState:
     """The state before the first step, from scratch or from `params` of another phase; call it under jit and
-    `jax.set_mesh`.
+    `jax.set_mesh`. `rounds` are those of the model's pipeline, which order the layers in memory.
     """
     params = model.init(key_of(key, "init")) if params is None else params
     # Keys by name: an adapter is drawn the same whether the model was drawn or loaded.
-    trainable, frozen = adaptation.split(params, key_of(key, "adapt"))
+    trainable, frozen = adaptation.split(params, key_of(key, "adapt"), rounds=rounds)
     return TrainState(
         jnp.zeros((), jnp.int32),
         trainable,

@@ -12,7 +12,7 @@ from trainer.batches.layout import Layout
 from trainer.checkpoints.load import placed
 from trainer.models import models_of
 from trainer.offload import placed_at_rest
-from trainer.phase import initial_state, param_shapes
+from trainer.phase import param_shapes, state_shapes
 from trainer.records.breakdown import made_up_byte_lengths
 from trainer.records.costs import run_flops_per_token
 from trainer.run import Run
@@ -74,7 +74,7 @@ def step_of(run: Run, mesh: jax.sharding.Mesh) -> Step:
     batch = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches).shapes
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         params = {role: param_shapes(model, mesh) for role, model in models.items()}
-        state = jax.eval_shape(initial_state(run, models["policy"], tx), key)
+        state = state_shapes(run, models["policy"], tx, mesh)
         others = {name: jax.eval_shape(models[name].init, key) for name in run.roles}
         function = training_step(run, models, tx, made_up_byte_lengths(run.architecture.vocab_size))
     # The layouts and memory kinds that the state of a run has between steps.

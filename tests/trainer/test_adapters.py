@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from data_pipeline.loader import PackedShards
@@ -15,7 +17,8 @@ from data_pipeline.tokenizers.tokenizer import SentencePiece
 from model.adapt import LoRA
 from model.architectures.llama import Llama
 from model.execution import Precision
-from tests.examples import batch_on, params_on, quick_jit, random_tokens, under
+from model.sharding import spec
+from tests.examples import batch_on, built, params_on, quick_jit, random_tokens, under
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.checkpoints.imported import save_params
 from trainer.checkpoints.load import load_params
@@ -23,7 +26,7 @@ from trainer.checkpoints.stored import leaf_names
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
-from trainer.phase import Phase
+from trainer.phase import Phase, param_shapes, state_shapes
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 from trainer.state import TrainState
@@ -151,3 +154,15 @@ def test_an_adapter_of_a_model_from_scratch_makes_its_base_again_from_the_seed(j
             load_params(job_folder / "lora_from_scratch").params,
             phase.adaptation.dense(phase.merged(state)),
         )
+
+
+def test_a_factor_that_does_not_divide_is_named_with_its_letter_and_both_sizes():
+    def init(key: Any) -> Any:
+        return {"blocks": {"w_DD2": jnp.zeros((16, 6), out_sharding=spec("DD", at_rest=True))}}
+
+    model, mesh = built(SIZES)._replace(init=init), under(MESH)
+    rule = r"mesh fsdp=4 does not divide D=6 \(model width\) of blocks.w_DD2.b_RD2; change the mesh"
+    with jax.set_mesh(mesh):
+        assert param_shapes(model, mesh)["blocks"]["w_DD2"].shape == (16, 6)
+        with pytest.raises(ValueError, match=rule):
+            state_shapes(ADAPTER, model, optax.sgd(1.0), mesh)

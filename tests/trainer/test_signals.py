@@ -11,11 +11,13 @@ import sys
 import pytest
 
 from tests.launch.command import environment
+from trainer.cluster.c_signals import CHandler
 
 PROGRAM = """
 import os, signal, sys, time
 from launch.process.distributed import find_cluster, join_cluster
-join_cluster(find_cluster({}))
+if sys.argv[1] != "alone":
+    join_cluster(find_cluster({}))
 import jax, jax.numpy as jnp
 from trainer.cluster.signals import StopSignals
 
@@ -52,6 +54,20 @@ def begun(kind: str, number: signal.Signals) -> subprocess.Popen:
 def test_a_signal_sent_twice_at_a_time_asks_once_for_the_end_by_its_name(number):
     out, err = begun("ask", number).communicate(timeout=120)
     assert out.split() == [number.name, "again"], err
+
+
+def test_outside_of_a_cluster_a_signal_ends_this_process_after_its_step():
+    out, err = begun("alone", signal.SIGTERM).communicate(timeout=120)
+    assert out.split() == ["SIGTERM", "again"] and not err
+
+
+@pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN])
+def test_where_no_function_in_c_handles_a_signal_none_is_called(action):
+    before = signal.signal(signal.SIGUSR2, action)
+    handler = CHandler(signal.SIGUSR2)
+    handler.call()
+    signal.signal(signal.SIGUSR2, before)
+    assert not handler.is_set
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

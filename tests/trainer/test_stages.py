@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from model.adapt import Full
+from model.adapt import Full, LoRA
 from model.execution import Execution, Pipeline, Precision
 from model.layers.pipeline import stage_order
 from model.stages import in_memory_order, in_model_order
@@ -82,6 +82,19 @@ def test_layers_are_born_the_same_and_lie_in_the_order_of_their_stages():
     order_N = stage_order(4, stages=2, rounds=2)
     assert order_N.tolist() == [0, 2, 1, 3]
     np.testing.assert_array_equal(weights["staged"], weights["plain"][order_N])
+
+
+def test_an_adapter_is_born_the_same_on_every_mesh_and_schedule():
+    factors = {}
+    for name, (sizes, rounds) in {"staged": ROUND, "plain": SCHEDULES[-1]}.items():
+        make = partial(
+            new_state, model_of(rounds), LoRA(rank=3, alpha=6.0, targets=("wq",)), TX, rounds=rounds
+        )
+        with jax.set_mesh(under(sizes)):
+            state = quick_jit(make)(jax.random.key(0))
+            trainable = in_model_order(state.trainable, rounds=rounds)
+            factors[name] = jax.device_get(trainable["blocks"]["attention"]["wq_NDHA"]["a_NDR"])
+    np.testing.assert_array_equal(factors["staged"], factors["plain"])
 
 
 @pytest.mark.parametrize("to", SCHEDULES, ids=str)

@@ -57,6 +57,9 @@ class StopSignals:
 
     def reached(self) -> str | None:
         """The signal's name after the step at which all processes stop, else None; call after every step."""
+        # Outside of a cluster, as in a bench, jax has no handler and carries nothing to anybody.
+        if not self._handler_of_jax.is_set:
+            return self._name if self._first_at is not None else None
         StopSignals._n_asked += 1
         stops_here = multihost_utils.reached_preemption_sync_point(StopSignals._n_asked)
         return self._name if stops_here else None
