@@ -28,7 +28,7 @@ def writing(path: Path) -> Iterator[None]:
         raise  # an inner block has named its own output
     except (OSError, RuntimeError) as error:  # ArrayRecord reports a full disk by RuntimeError
         # An OSError that a library raises itself has no strerror.
-        reason = getattr(error, "strerror", None) or error
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise OutputError(
             f"cannot write {path}: {reason}; free space there or choose another output folder"
         ) from error

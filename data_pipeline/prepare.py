@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -54,7 +54,9 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
     shard_records: PositiveInt = 8192
     engine: Engine = Engine()
 
-    needs_devices: ClassVar[bool] = False
+    def needs_devices(self) -> bool:
+        """It needs none: it works with processes of the host, before a cluster is joined."""
+        return False
 
     def fingerprint(self) -> str:
         """16 hex digits of the configuration: what finished data is known by."""

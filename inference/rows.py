@@ -205,8 +205,9 @@ def _admit(running: Generating, joining: Generating, from_B: Array) -> Generatin
     # slots are stacked over layers: [N, B, …]
     slots = jax.tree.map(partial(chosen, axis=1), running.cache.slots, candidates.cache.slots)
     lengths_B = chosen(running.cache.lengths_B, candidates.cache.lengths_B)
+    candidate_of = candidates._asdict()
     fields = {
-        name: chosen(x, getattr(candidates, name))
+        name: chosen(x, candidate_of[name])
         for name, x in running._asdict().items()
         if name != "cache"
     }

@@ -44,6 +44,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         # it ambiguous.
         allow_abbrev=False,
     )
+    # Verbs that write into a run's folder set it; the log of a fault stands there.
+    parser.set_defaults(run_dir=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():
         # Every verb is listed, but only the named one has its options: `meshwright --help`

@@ -80,7 +80,24 @@ class Importable(Protocol):
 
 
 @runtime_checkable
-class Architecture(Importable, Protocol):
+class Exportable(Protocol):
+    """An architecture that can be written in the form that it has at Hugging Face."""
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """config.json for transformers 4 and 5.
+
+        Raises:
+            ValueError: no model of transformers computes the same.
+        """
+        ...
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Name and layout of every parameter in a Hugging Face checkpoint."""
+        ...
+
+
+@runtime_checkable
+class Architecture(Importable, Exportable, Protocol):
     """A frozen component whose fields are the sizes, in one file of model/architectures/."""
 
     vocab_size: int
@@ -93,18 +110,6 @@ class Architecture(Importable, Protocol):
 
     def facts(self) -> Facts:
         """Heads, widths, windows and experts of every layer; needs no mesh and no device."""
-        ...
-
-    def to_hugging_face(self) -> dict[str, Any]:
-        """config.json for transformers 4 and 5.
-
-        Raises:
-            ValueError: no model of transformers computes the same.
-        """
-        ...
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Name and layout of every parameter in a Hugging Face checkpoint."""
         ...
 
 

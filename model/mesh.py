@@ -28,6 +28,11 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError("must be a positive number of devices, or -1 for all that are left")
         return size
 
+    def sizes(self) -> dict[str, int]:
+        """The size of each axis, -1 where it takes all that are left."""
+        # a pydantic model iterates over its fields
+        return dict(self)
+
     def make(self, devices: list[Any] | None = None) -> jax.sharding.Mesh:
         """The mesh over `devices` (default: all of the run).
 
@@ -35,7 +40,7 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: the product of the axis sizes is not the number of devices.
         """
         devices = jax.devices() if devices is None else devices
-        sizes = {axis: getattr(self, axis) for axis in AXES}
+        sizes = self.sizes()
         # "all the rest" is defined for one axis alone
         open_axes = [axis for axis, size in sizes.items() if size == -1]
         fixed = math.prod(size for size in sizes.values() if size > 0)
@@ -63,8 +68,7 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
     devices = jax.devices() if devices is None else devices
     # every mesh has all six axes, so that a layout can name any of them
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
-    # GPUs and CPUs have no slices
-    n_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    n_slices = len(set(map(slice_of, devices)))
     # a physical axis of the torus may be split into several mesh axes
     split = {"allow_split_physical_axes": True}
     if n_slices == 1:
@@ -80,6 +84,12 @@ def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Me
     # Explicit axes make the layout part of an array's type: a wrong layout is an error while tracing instead
     # of a silent transfer.
     return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def slice_of(device: Any) -> int:
+    """The number of the slice that a device belongs to."""
+    # jax's: GPUs and CPUs have no such attribute, and devices of a single slice may have None
+    return getattr(device, "slice_index", None) or 0
 
 
 def platform() -> str:

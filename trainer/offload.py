@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from model.api import leaf_name
 from model.mesh import on_host
 from model.sharding import letters_of
 from trainer.state import TrainState
@@ -63,8 +64,7 @@ def to_device(tree: Any, *, after: Any) -> Any:
         if not on_host(x):
             return x
         # a moment's path ends in the name of its parameter
-        name = str(getattr(path[-1], "key", ""))
-        if not letters_of(name).startswith("N"):
+        if not letters_of(leaf_name(path)).startswith("N"):
             return jax.device_put(x, jax.memory.Space.Device)
 
         def layer(_: None, i: Any) -> tuple[None, Any]:

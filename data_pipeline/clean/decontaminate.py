@@ -86,10 +86,9 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
             hits = all_hits.where(keys.having(all_hits.ngram))
             # Hits come in the order of the texts, so these are the places where one document's hits end.
             bounds = np.searchsorted(hits.text, np.arange(1, len(documents)))
-            signals |= {
-                f"{task.name}_{place}": np.split(getattr(hits, place), bounds)[: len(documents)]
-                for place in PLACES
-            }
+            for place, values in zip(PLACES, (hits.ngram, hits.start, hits.end), strict=True):
+                by_document = np.split(values, bounds)[: len(documents)]
+                signals[f"{task.name}_{place}"] = by_document
         return documents, signals
 
     def limits(self) -> tuple[Limit, ...]:

@@ -53,9 +53,9 @@ class QualityClassifier(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def fingerprint(self) -> str:
         """Hash of the example texts, whatever their file names."""
-        return " ".join(
-            examples_sha256(getattr(self, field), field=field) for field in ("positive", "negative")
-        )
+        positive = examples_sha256(self.positive, field="positive")
+        negative = examples_sha256(self.negative, field="negative")
+        return f"{positive} {negative}"
 
     def _classifier(self) -> LinearClassifier:
         return trained(self.positive, self.negative, self.fingerprint())

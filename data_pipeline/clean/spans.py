@@ -108,8 +108,9 @@ def definitions(body: list, outer: str = "") -> Iterator[tuple[str, Definition]]
             continue
         # Definitions inside of if, try, with, for and match; every one of these fields is a list of
         # statements.
+        fields = dict(ast.iter_fields(node))
         for part in ("body", "orelse", "finalbody", "handlers", "cases"):
-            children = getattr(node, part, None)
+            children = fields.get(part)
             if isinstance(children, list):
                 yield from definitions(children, outer)
 

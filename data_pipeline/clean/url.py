@@ -72,7 +72,8 @@ class UrlFilter(BaseModel, frozen=True, extra="forbid", strict=True):
         return " ".join(entries.sha256 for field in FILES for entries in self._lists(field))
 
     def _lists(self, field: str) -> list:
-        return [user_list(file, field=field) for file in getattr(self, field)]
+        # a pydantic model iterates over its fields
+        return [user_list(file, field=field) for file in dict(self)[field]]
 
 
 def url_of(path: str) -> str:

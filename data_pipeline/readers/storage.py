@@ -131,6 +131,7 @@ def _fetched(path: str, work: Path) -> BinaryIO:
             while chunk := remote.read(CHUNK_BYTES):
                 with writing(work):
                     file.write(chunk)
+            # fsspec's files of some stores do not know their size
             n_bytes = getattr(remote, "size", None)
         # Some stores end a broken transfer as if the file were whole.
         if n_bytes is not None and file.tell() != n_bytes:

@@ -185,6 +185,7 @@ def serve(handler: str, parent: int) -> None:
     os.dup2(nowhere, 1)
     _limit(parent)
     module, function = handler.split(":")
+    # A function by its name: the parent can send text alone.
     handle: Callable[[bytes], bytes] = getattr(importlib.import_module(module), function)
     _reply(replies, 0, b"ready")
     while header := requests.read(REQUESTS.size):

@@ -123,6 +123,7 @@ def forget(files: list[Path]) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         # DONTNEED drops clean pages only, so what is not yet on the disk is written first.
         os.fsync(descriptor)
+        # macOS has no such call.
         if hasattr(os, "posix_fadvise"):
             # Offset 0 and length 0 mean the whole file.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from data_pipeline.component import components_in, imported_by_user
 from launch.job.overrides import override
+from launch.job.phase import Executable, Phase
 from launch.job.problems import Problems, alike, components_named, explain_all, nearest
 from launch.job.yaml import read_yaml
 
@@ -25,12 +26,12 @@ PHASES = {"Prepare": "data_pipeline.prepare", "Run": "trainer.run"}
 
 
 class Job(NamedTuple):
-    """`name` names the default run folder; a phase is a Run, or any component with `execute(folder, *,
-    job_folder, …)`. `config` is what the user called the job by: a name, or the path of a file.
+    """`name` names the default run folder; `config` is what the user called the job by: a name, or the path
+    of a file.
     """
 
     name: str
-    phases: dict[str, Any]
+    phases: dict[str, Phase]
     config: str
 
 
@@ -58,7 +59,7 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
     return Job(name, validate(tree, config, wrong), config)
 
 
-def dump(phases: dict[str, Any]) -> dict[str, Any]:
+def dump(phases: dict[str, Phase]) -> dict[str, Any]:
     """The job as plain values, which `validate` reads back equal."""
     return {
         name: {"type": type(phase).__name__, **phase.model_dump(mode="json")}
@@ -66,7 +67,7 @@ def dump(phases: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]:
+def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Phase]:
     """The phases of `tree`.
 
     Raises:
@@ -77,7 +78,7 @@ def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]
             where, ["must map phase names to phases; write e.g. `pretrain: {type: Run, …}`"]
         )
     problems = list(wrong)
-    phases: dict[str, Any] = {}
+    phases: dict[str, Phase] = {}
     for name, fields in tree.items():
         phase = _phase(name, fields)
         if isinstance(phase, list):
@@ -86,15 +87,14 @@ def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Any]
             phases[name] = phase
     if len(phases) == len(tree):  # rules across phases need all of them
         for name, phase in phases.items():
-            if hasattr(phase, "problems"):
-                problems += [f"{name}.{line}" for line in phase.problems(phases)]
+            problems += [f"{name}.{line}" for line in phase.problems(phases)]
     if problems:
         raise Problems(where, problems)
 
     return phases
 
 
-def _phase(name: str, fields: Any) -> Any:
+def _phase(name: str, fields: Any) -> Phase | list[str]:
     """The phase, or the list of what is wrong with it."""
     # The name is a folder and the first part of dotted paths, so neither a dot nor a slash may be
     # in it.
@@ -102,11 +102,15 @@ def _phase(name: str, fields: Any) -> Any:
         return [f"{name}: a phase's name is its folder's; use small letters, digits and _"]
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
         return [f"{name}.type: must be given; choose one of {', '.join(_phase_names())}"]
-    component = _phase_type(fields["type"])
+    component = _component(fields["type"])
     if component is None:
         near = ", ".join(nearest(fields["type"], _phase_names()))
         own = "one of your own comes by --import PACKAGE.MODULE"
         return [f"{name}.type={fields['type']}: no such phase; nearest: {near}; {own}"]
+    if not is_phase(component):
+        methods = "execute, needs_devices, problems and fingerprint"
+        remedy = f"give it the methods {methods} (launch/job/phase.py)"
+        return [f"{name}.type={fields['type']}: is no phase; {remedy}"]
     # `type` chose the class, and is no field of it.
     values = {key: value for key, value in fields.items() if key != "type"}
     try:  # as JSON, so that a list may stand for a tuple and nothing else is coerced
@@ -119,14 +123,14 @@ def _phase_names() -> list[str]:
     return sorted({*PHASES, *(name for name, found in components_in().items() if is_phase(found))})
 
 
-def _phase_type(name: str) -> type[BaseModel] | None:
-    found = components_in(*filter(None, [PHASES.get(name)])).get(name)
-    return found if found and is_phase(found) else None
+def _component(name: str) -> type[BaseModel] | None:
+    """Our phase of this name, or the component that a user's module has under it."""
+    return components_in(*filter(None, [PHASES.get(name)])).get(name)
 
 
 def is_phase(component: type) -> bool:
     """Whether launch knows how to carry a component out (launch/running/executors.py)."""
-    return component.__name__ in PHASES or hasattr(component, "execute")
+    return component.__name__ in PHASES or issubclass(component, Executable)
 
 
 def import_components(module: str) -> None:
@@ -186,6 +190,7 @@ def _function_named(name: str) -> Callable[[], dict[str, Any]]:
         raise ValueError(
             f"config {name}: no such launch config; {hint}; or give the path of a .py or .yaml file"
         )
+    # The module of a config has a function of its name; both are known by that name alone.
     return getattr(importlib.import_module(f"launch.configs.{name}"), name)
 
 
@@ -203,6 +208,7 @@ def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
         raise ValueError(
             f"{path} line {error.lineno}: not Python, {error.msg}; mend it there"
         ) from None
+    # A user's file: the function may be missing.
     function = getattr(module, path.stem, None)
     if not callable(function):
         raise ValueError(

@@ -152,11 +152,9 @@ def overrides(name: str, run: Run, plan: Plan) -> str:
 
 def flat_dials(run: Run) -> dict[str, Any]:
     """Dotted path → value of what a search changes."""
-    mesh = {f"mesh.{axis}": getattr(run.mesh, axis) for axis in AXES}
-    remat = {
-        f"execution.remat.{field}": getattr(run.execution.remat, field)
-        for field in Remat.model_fields
-    }
+    mesh = {f"mesh.{axis}": size for axis, size in run.mesh.sizes().items()}
+    # A pydantic model iterates over its fields: (name, value).
+    remat = {f"execution.remat.{field}": value for field, value in run.execution.remat}
     return {
         **mesh,
         "micro_batches": run.micro_batches,

@@ -7,6 +7,7 @@ import numpy as np
 
 from launch.planning.collectives import Transfer
 from launch.planning.topology import Target
+from model.mesh import slice_of
 
 
 class Wiring(NamedTuple):
@@ -32,8 +33,7 @@ def wiring_of(mesh: Any, target: Target) -> Wiring:
     devices = mesh.devices
     # Coordinates have three numbers on every TPU; a v5e's torus has only two.
     coordinates = [device.coords[: len(target.shape)] for device in devices.flat]
-    # The devices of a single slice have no slice_index, or None.
-    islands = [getattr(device, "slice_index", None) or 0 for device in devices.flat]
+    islands = [slice_of(device) for device in devices.flat]
     places = np.array(coordinates).reshape(*devices.shape, -1)
     return Wiring(target, tuple(mesh.axis_names), places, np.array(islands).reshape(devices.shape))
 

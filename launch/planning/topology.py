@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from launch.job.problems import nearest
 from launch.planning.chips import ALIASES, CHIPS, Chip
-from model.sharding import AXES
+from model.mesh import Mesh
 
 HOST = (2, 2, 1)  # chips of one host; a single chip is a host too
 EXAMPLES = {0: "64", 2: "4x4", 3: "2x2x4"}  # by dimensions of the torus
@@ -130,14 +130,14 @@ def load_devices(target: Target) -> list[Any]:
     return list(topology.devices)
 
 
-def axis_sizes(mesh: Any, target: Target) -> dict[str, int]:
+def axis_sizes(mesh: Mesh, target: Target) -> dict[str, int]:
     """The size of every axis of a Run's mesh on a target, -1 filled in.
 
     Raises:
         ValueError: the sizes do not multiply to the target's chips, or `data` does not divide over the
         slices.
     """
-    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    sizes = mesh.sizes()
     # One axis may be -1, which stands for the chips that the others leave.
     fixed = math.prod(size for size in sizes.values() if size > 0)
     open_axes = [axis for axis, size in sizes.items() if size == -1]

@@ -71,16 +71,17 @@ def _of_trainer(error: BaseException) -> tuple[int, str] | None:
 def _of_system(error: BaseException) -> tuple[int, str] | None:
     """A full disk or quota, in the words of any library, and every OSError."""
     text = str(error)
+    # Libraries in C++ report a full disk by errors of their own, without number and file.
+    number, filename = None, None
+    if isinstance(error, OSError):
+        number, filename = error.errno, error.filename
     # ENOSPC is a full disk, EDQUOT a user's quota.
-    if (
-        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        or "No space left on device" in text
-    ):
-        where = getattr(error, "filename", None) or "the output folder"
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        where = filename or "the output folder"
         remedy = "free some space or choose another --dir, then run the same command again"
         return USER_ERROR, f"{where}: the disk is full; {remedy}"
     # EROFS: the file system is mounted read-only.
-    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+    if isinstance(error, PermissionError) or number == errno.EROFS:
         return USER_ERROR, _sentence(
             error, "no permission to use it; change its permissions or choose another --dir"
         )
@@ -90,16 +91,15 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
         )
     if isinstance(error, FileNotFoundError):
         return USER_ERROR, _sentence(error, "no such file or folder; check the path")
-    if isinstance(error, OSError) and error.filename is not None:
+    if filename is not None:
         reason = (error.strerror or type(error).__name__).lower()
-        return USER_ERROR, f"{error.filename}: {reason}; check the path and its disk"
+        return USER_ERROR, f"{filename}: {reason}; check the path and its disk"
 
     return (USER_ERROR, text) if isinstance(error, OSError) and text else None
 
 
-def _sentence(error: BaseException, otherwise: str) -> str:
-    filename = getattr(error, "filename", None)
-    return f"{filename}: {otherwise}" if filename is not None else str(error)
+def _sentence(error: OSError, otherwise: str) -> str:
+    return f"{error.filename}: {otherwise}" if error.filename is not None else str(error)
 
 
 def _of_devices(error: BaseException) -> tuple[int, str] | None:
@@ -194,7 +194,7 @@ def _report_sentence(code: int, sentence: str, args: argparse.Namespace) -> str:
 def _report_fault(error: BaseException, args: argparse.Namespace) -> str:
     """A fault of ours: the traceback goes to RUN/error.log, one line naming it to the terminal."""
     lines = traceback.format_exception(error)
-    log = Path(getattr(args, "run_dir", None) or ".") / "error.log"
+    log = Path(args.run_dir or ".") / "error.log"
     brief = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -4,19 +4,9 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-
-class Executable(Protocol):
-    """A phase that carries itself out: Prepare, and those that users bring by `--import`.
-
-    What else launch offers (`say`, `progress`, `allow_change` …) goes to those keywords that it names.
-    `needs_devices = False` on its class keeps it in process 0, without a cluster.
-    """
-
-    def execute(self, folder: Path, *, job_folder: Path, **offered: Any) -> None:
-        """Do the work, and leave its results in `folder`."""
-        ...
+from launch.job.phase import Phase
 
 
 class Executor(NamedTuple):
@@ -33,7 +23,7 @@ class Executor(NamedTuple):
         self.call(folder, **{name: value for name, value in offered.items() if name in taken})
 
 
-def executor_of(phase: Any) -> Executor:
+def executor_of(phase: Phase) -> Executor:
     """The executor of a phase: the trainer's for a Run, for all others their own `execute`."""
     from trainer.run import Run  # with jax, which `--help` and configurations do not wait for
 
@@ -41,5 +31,5 @@ def executor_of(phase: Any) -> Executor:
         from trainer.execute import execute
 
         return Executor(partial(execute, phase), needs_devices=True)
-    # True unless it says otherwise: a phase of a user's own may compute on devices.
-    return Executor(phase.execute, needs_devices=getattr(phase, "needs_devices", True))
+    # Whatever else is in a job is Executable, as launch/job/load.py has checked.
+    return Executor(phase.execute, needs_devices=phase.needs_devices())

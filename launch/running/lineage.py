@@ -5,7 +5,6 @@ they were made.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -19,14 +18,6 @@ from launch.job.load import Job, dump
 from launch.job.yaml import to_yaml
 
 
-def fingerprint(phase: Any) -> str:
-    """What a finished phase is known by: its own `fingerprint()` (identity fields alone), else SHA-256 of
-    all its fields.
-    """
-    own = getattr(phase, "fingerprint", None)
-    return own() if own else hashlib.sha256(phase.model_dump_json().encode()).hexdigest()
-
-
 def lineage(job: Job) -> dict[str, dict[str, Any]]:
     """For every phase what done.json holds at least: its fingerprint and those of all phases before it."""
     before: dict[str, str] = {}
@@ -34,7 +25,7 @@ def lineage(job: Job) -> dict[str, dict[str, Any]]:
     for name, phase in job.phases.items():
         # A copy: `before` grows with each phase, and a row must keep what was there before its
         # own.
-        rows[name] = {"fingerprint": fingerprint(phase), "after": dict(before)}
+        rows[name] = {"fingerprint": phase.fingerprint(), "after": dict(before)}
         before[name] = rows[name]["fingerprint"]
     return rows
 

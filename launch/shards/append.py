@@ -2,6 +2,7 @@
 
 import argparse
 
+from data_pipeline.prepare import Prepare
 from launch.job.load import import_components, load
 from launch.process.environment import sigterm_raises
 from launch.running.lineage import locked
@@ -24,7 +25,7 @@ def append(args: argparse.Namespace) -> None:
     phases = {
         name: phase
         for name, phase in load(str(args.run / "job.yaml")).phases.items()
-        if hasattr(phase, "append")
+        if isinstance(phase, Prepare)
     }
     if not phases:
         raise ValueError(

@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parsers["optimizers"].add_argument(
         "--steps", metavar="N", type=int, default=400, help="steps of each run (default 400)"
     )
+    # its runs are compared by loss, and one run of each says that
+    parsers["optimizers"].set_defaults(rounds=1)
     _add_data_arguments(parsers["data"])
     for name, each in parsers.items():
         if name != "device":  # its `--json` takes a file name, and it prints its table anyway
@@ -117,8 +119,7 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.what == "device":
         return _bench_device(args)
-    # `optimizers` has no --rounds.
-    if getattr(args, "rounds", 1) < 1:
+    if args.rounds < 1:
         raise ValueError(f"--rounds {args.rounds}: must be at least 1; raise it")
 
     # The data phase uses no devices, and its workers must not inherit settings for them.
@@ -261,8 +262,10 @@ def shape_of(name: str, settings: Sequence[str]) -> Any:
 
 
 def _first_run(name: str, phases: dict[str, Any]) -> Any:
+    from trainer.run import Run
+
     # A data phase has no architecture, and so no step to measure.
-    runs = [phase for phase in phases.values() if hasattr(phase, "architecture")]
+    runs = [phase for phase in phases.values() if isinstance(phase, Run)]
     if not runs:
         raise ValueError(f"{name} has no phase that trains; name a config that has one")
     return runs[0]

@@ -228,10 +228,11 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5, and for the authors' own code."""
         rope = Rope(theta=self.rope_theta, scaling=self.rope_scaling)
+        own = dict(self)  # a pydantic model iterates over its fields
         return {
             "architectures": ["DeepseekV3ForCausalLM"],
             "model_type": "deepseek_v3",
-            **{theirs: getattr(self, ours) for ours, theirs in FIELDS.items()},
+            **{theirs: own[ours] for ours, theirs in FIELDS.items()},
             # every head has its own keys and values, once they are computed from the latents
             "num_key_value_heads": self.heads,
             "q_lora_rank": self.query_latent_width,

@@ -62,6 +62,7 @@ class MoE(nnx.Module):
         self.w_down_EFD = weight(rngs, "EFD", (E, F, D), fan_in=F)
         if router.bias_rate is not None:
             self.router_bias_E = bias("E", (E,))
+        self.shared = None
         if shared_F:
             self.shared = FeedForward(D=D, F=shared_F, rngs=rngs, activation=activation)
 
@@ -103,7 +104,7 @@ class MoE(nnx.Module):
         y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(
             *operands
         )
-        if hasattr(self, "shared"):
+        if self.shared is not None:
             # outside of `local`: it is a plain product, which explicit axes lay out by themselves
             y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
         aux = {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}

@@ -19,6 +19,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """Computed in float32, returned in the dtype of x."""
+        # its name ends in a letter that this module was given
         scale = getattr(self, f"scale_{self.letter}")[...]
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)

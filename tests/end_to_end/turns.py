@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import BaseModel
 
+from data_pipeline import settings
 from model.mesh import make_mesh
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.replicas import check
@@ -31,6 +32,18 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
     steps: int = 1_000_000
     limit_s: float | None = None
     save_s: float = 0.0
+
+    def needs_devices(self) -> bool:
+        """All processes take steps."""
+        return True
+
+    def fingerprint(self) -> str:
+        """All fields, whichever they are."""
+        return settings.digest(self.model_dump(mode="json"))
+
+    def problems(self, job: dict[str, Any]) -> list[str]:
+        """No rules beyond those of each field."""
+        return []
 
     def execute(self, folder: Path, *, job_folder: Path) -> None:
         """Take steps until the end, or until a signal."""

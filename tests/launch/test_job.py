@@ -3,11 +3,14 @@
 import pytest
 
 from data_pipeline.component import imported_by_user
+from data_pipeline.prepare import Prepare
 from launch.job.load import dump, load, validate
+from launch.job.phase import Executable, Phase
 from launch.job.problems import Problems
 from launch.job.yaml import parse_yaml, to_yaml
 from tests.launch import toy
 from tests.launch.command import TOYS, meshwright
+from trainer.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +33,10 @@ def problems_of(config, *settings):
     with pytest.raises(Problems) as told:
         load(config, settings)
     return told.value.problems
+
+
+def test_our_phases_answer_what_launch_asks_of_every_phase():
+    assert issubclass(Run, Phase) and issubclass(Prepare, Executable)
 
 
 def test_the_tree_of_a_job_is_read_back_equal():
@@ -126,6 +133,10 @@ def test_an_override_gives_what_the_file_lacks(tmp_path):
         ),
         ("data.steps.x=1", "data.steps.x: data.steps is 5, which has no fields; set that itself"),
         ("data.type=Cuont", "data.type=Cuont: no such phase; nearest: Count"),
+        (
+            "data.type=Adam",
+            "data.type=Adam: is no phase; give it the methods execute, needs_devices, problems and fingerprint",
+        ),
         (
             "data.steps",
             "--set 'data.steps': must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100",

@@ -4,10 +4,11 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from data_pipeline import settings
 from data_pipeline.component import FrozenMap, one_of
 
 
@@ -28,7 +29,6 @@ class Part(BaseModel, frozen=True, extra="forbid", strict=True):
 class Count(BaseModel, frozen=True, extra="forbid", strict=True):
     """Host work: counts to `steps`; `fails_with` raises instead."""
 
-    needs_devices: ClassVar[bool] = False
     steps: Annotated[int, Field(gt=0)]
     optimizer: one_of("tests.launch.toy") = Adam(peak_lr=1e-3)
     mode: Literal["fast", "slow"] = "fast"
@@ -37,6 +37,14 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
     start_from: str | None = None
     step_s: float = 0.0
     fails_with: Literal["ValueError", "KeyError", "disk", "foreign"] | None = None
+
+    def needs_devices(self) -> bool:
+        """Host work needs none."""
+        return False
+
+    def fingerprint(self) -> str:
+        """All fields, whichever they are."""
+        return settings.digest(self.model_dump(mode="json"))
 
     def problems(self, job: dict[str, Any]) -> list[str]:
         """The rules across fields and phases."""
@@ -82,6 +90,18 @@ class Sum(BaseModel, frozen=True, extra="forbid", strict=True):
     rounds: int = 1
     dies: int | None = None
     step_s: float = 0.0
+
+    def needs_devices(self) -> bool:
+        """All processes add up."""
+        return True
+
+    def fingerprint(self) -> str:
+        """All fields, whichever they are."""
+        return settings.digest(self.model_dump(mode="json"))
+
+    def problems(self, job: dict[str, Any]) -> list[str]:
+        """No rules beyond those of each field."""
+        return []
 
     def execute(self, folder: Path, *, job_folder: Path) -> None:
         """Sum, and let every process write what it found."""
