@@ -62,9 +62,10 @@ class MoE(nnx.Module):
         self.w_down_EFD = weight(rngs, "EFD", (E, F, D), fan_in=F)
         if router.bias_rate is not None:
             self.router_bias_E = bias("E", (E,))
-        self.shared = None
-        if shared_F:
-            self.shared = FeedForward(D=D, F=shared_F, rngs=rngs, activation=activation)
+        # one assignment: nnx would hold an attribute that was None first for static, without parameters
+        self.shared = (
+            FeedForward(D=D, F=shared_F, rngs=rngs, activation=activation) if shared_F else None
+        )
 
     def __call__(
         self, x_BLD: Float[Array, "B L D"], rows: Rows
