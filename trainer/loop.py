@@ -27,9 +27,8 @@ def train(
 ) -> TrainState:
     """Make steps until `state.step` is `steps`; the last state.
 
-    `phase` is a Run on devices. `recorder` fetches and writes the metrics of a step when the next one is
-    under way, so that the devices never wait for the host, and gives the guard's verdict on it; `measures`
-    are the evaluations.
+    `phase` is a Run on devices, `measures` its evaluations. `recorder` fetches the metrics of a step while
+    the next one runs, so that the devices never wait for the host, and gives the guard's verdict on it.
 
     Raises:
         Stopped: a signal came, and the state is saved.

@@ -25,7 +25,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     A field of `one_of(PACKAGE)` holds a component that is defined there; YAML names it by `type: ClassName`.
     """
 
-    architecture: one_of("model.architectures")  # sizes; trainer/models.py builds the model of them
+    architecture: one_of("model.architectures")  # sizes; trainer/models.py builds the model
     objective: one_of("trainer.objectives")  # the loss, and what it reads of a batch
     # Rows of shards, or rows that are made while training, such as rollouts.
     data: one_of("data_pipeline.loader", "trainer.batches")

@@ -36,10 +36,9 @@ def make_step(
 ) -> TrainStep:
     """The compiled step.
 
-    `models` are those of the objective's roles; `others` in a call are the parameters of all roles but the
-    policy, which stay as they are. `offload` names what rests in host memory between steps.
-    `breakdown(per_target, rows)` sums the loss of targets in further ways, by source say;
-    `watch(step, params=, gradient=, updates=)` gives their norms and histograms.
+    `models` are those of the objective's roles; `others` in a call are the parameters of all but the policy,
+    which no step changes. `offload` names what rests in host memory between steps. `breakdown(per_target,
+    rows)` gives the loss by source; `watch(step, params=, gradient=, updates=)` norms and histograms.
     """
     gradient_of = make_gradient(models, objective, adaptation)
 

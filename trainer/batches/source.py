@@ -12,8 +12,7 @@ class BatchSource[Batch](Protocol):
     """Gives one global batch after the other, each a pure function of content, seed and position: the same
     arrays for any number of hosts and any mesh, however often the run was interrupted.
 
-    Shards (trainer/batches/shards.py) ignore the policy; rollouts ask for it. All processes call all methods
-    in the same order.
+    Shards ignore the policy, rollouts ask for it. All processes call all methods in the same order.
     """
 
     position: Position  # steps made, rows consumed, windows of rows left out
