@@ -1,10 +1,7 @@
-"""The alphabet: a name's last letters say what an array is and how it is laid out on the mesh. The only file
-that knows mesh axes.
+"""The alphabet: a name's last letters say what an array is and how it is laid out on the mesh.
 
 `at_rest` is the layout of parameters, their moments and checkpoints; `in_use` that of activations and of
-weights gathered for a product. The small letter `l` is L between the products of a block, where positions
-are divided over `tensor` too (sequence parallelism, Korthikanti et al. 2022). All meshes have explicit
-axes: a wrong layout is an error while tracing.
+weights gathered for a product. All meshes have explicit axes: a wrong layout is an error while tracing.
 """
 
 import math
@@ -35,7 +32,8 @@ ALPHABET = {
     # inside of pipelines `stage` is manual, and inside of expert layers `expert` is: there they do not count
     "B": Letter("batch row", (), ("stage", "data", "fsdp", "expert")),
     "L": Letter("position (query)", (), ("context",)),
-    "l": Letter("position (query), between products", (), ("context", "tensor")),
+    # between the products of a block: sequence parallelism (Korthikanti et al. 2022)
+    "l": Letter("position (query)", (), ("context", "tensor")),
     "T": Letter("position (key/value)"),
     "D": Letter("model width", ("fsdp",), ()),
     "F": Letter("feed-forward width", ("tensor",), ("tensor",)),

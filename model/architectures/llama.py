@@ -78,15 +78,12 @@ class Llama(BaseModel, frozen=True, extra="forbid", strict=True):
                 K=self.kv_heads,
                 A=self.head_width,
                 window=self.window,
-                # the letters of the products that have a bias
-                biased="qkv" if self.attention_bias else "",
+                biased="qkv" if self.attention_bias else "",  # the products that have a bias
                 head_norm=head_norm if self.head_norm else None,
-                # the kernel; which one is decided while tracing, by the platform of the mesh
-                attend=attend_of(execution),
+                attend=attend_of(execution),  # the kernel for the platform of the mesh
                 rngs=rngs,
             )
             feed_forward = FeedForward(D=self.width, F=self.feed_forward_width, rngs=rngs)
-            # x + attention(norm(x)), then x + feed_forward(norm(x))
             return Block(norm=norm, attention=attention, feed_forward=feed_forward)
 
         rope = Rope(theta=self.rope_theta, scaling=self.rope_scaling)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from tests.house.repository import ROOMS, ROOT, sources
+from tests.house.test_sizes import token_lines
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TREE = README.split("How it is built")[1].split("Reading path")[0]
@@ -25,12 +26,19 @@ def test_the_tree_shows_the_folders_that_there_are():
     assert shown_folders() == top_two_levels | {"tests"}
 
 
+def reading_path() -> list[Path]:
+    """The files of the path; each is named from the folder of the one before, or from one above it."""
+    path: list[Path] = []
+    folder = ROOT
+    for name in re.findall(r"([\w/]+\.py)", README.split("Reading path")[1].split("\n\n")[0]):
+        bases = [base for base in (folder, *folder.parents) if base.is_relative_to(ROOT)]
+        path.append(next(base / name for base in bases if (base / name).exists()))
+        folder = path[-1].parent
+    return path
+
+
 def test_the_reading_path_takes_twenty_minutes():
-    step = README.split("Reading path")[1].split("\n\n")[0]
-    by_name = {Path(path).name: ROOT / path for path in sources(*ROOMS)}
-    path = [
-        ROOT / "trainer/run.py" if name == "run.py" else by_name[name]
-        for name in re.findall(r"(\w+\.py)", step)
-    ]
-    assert len(path) >= 10
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in path) <= 1500
+    texts = [file.read_text(encoding="utf-8") for file in reading_path()]
+    assert len(texts) == 13
+    assert sum(len(text.splitlines()) for text in texts) <= 1200
+    assert sum(len(token_lines(text)) for text in texts) <= 9000
