@@ -7,10 +7,8 @@ from jaxtyping import Array, Float, Key
 
 from model.api import Model, Params
 
-# Role -> model: policy, and where an objective asks for it reference, teacher, reward, value.
-Policies = Mapping[str, tuple[Model, Params]]
-# name -> (sum, weight); the quotient is formed once, at the end, when the weight of all is known
-Metrics = dict[str, tuple[Array, Array]]
+Policies = Mapping[str, tuple[Model, Params]]  # by role: policy, and what is asked for: a teacher
+Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); divided once, at the end
 
 
 class PerTarget(NamedTuple):
