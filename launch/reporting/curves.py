@@ -10,7 +10,8 @@ from launch.reporting.charts import COLOURS, MAX_POINTS, Frame, lines, stacked, 
 from launch.reporting.page import figure
 from launch.reporting.record import Column
 
-# The headings of a phase, in the page's order; what stands nowhere is shown as text, or in another chart.
+# The headings of a phase, in the page's order; NOWHERE is for metrics that are shown as text or in another
+# chart.
 LEARNING = "Learning"
 NORMS = "Norms of the layers"
 SPEED = "Speed"
@@ -38,7 +39,7 @@ SPREAD = Frame(log=True, band=True)
 LOG = Frame(log=True)
 UPWARDS = Frame(zero=True)
 UPWARDS_WITH_BAND = Frame(zero=True, band=True)
-PLACES = (  # the first that matches; charts stand in this order
+PLACES = (  # a metric's place is the first that matches; charts are in this order
     Place("loss/train", "loss/train", "all", LEARNING, LOSS_WITH_BAND),
     Place("loss/source/(.+)", "loss/train", r"\1", LEARNING, LOSS),
     Place("eval/([^/]+)/(loss)", r"eval: \2", r"\1", LEARNING, LOSS),
@@ -55,7 +56,7 @@ PLACES = (  # the first that matches; charts stand in this order
     Place("norms/([^/]+)/(.+)", r"norms/\1: the rest", r"\2", NORMS, LOG),
     Place("throughput/tokens_per_s", "throughput/tokens_per_s", "", SPEED, UPWARDS_WITH_BAND),
     Place("throughput/(mfu|hfu)", "throughput: share of the peak", r"\1", SPEED, UPWARDS),
-    # The lookahead leaves time/step_s to the next line.
+    # All but time/step_s, which is the next line's.
     Place("time/(?!step_s).+", "", "", NOWHERE),  # the stacked chart
     Place("time/step_s", "time/step_s", "", SPEED, SPREAD),
     Place("goodput/frac", "goodput/frac", "", SPEED, UPWARDS),
@@ -89,7 +90,7 @@ def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
         # What was 0 throughout (skipped steps, failed saves) would be a flat line each.
         if np.any(column.values != 0):
             placed.append((place_of(name), column))
-    # By place, then by chart and curve: the page has one order, whatever order metrics came in.
+    # Sorted, so that the order of the page does not depend on the order of the metrics.
     placed.sort(key=lambda each: each[0])
 
     groups: dict[str, tuple[Place, dict[str, Column]]] = {}
@@ -114,7 +115,7 @@ def place_of(name: str) -> tuple[int, str, str]:
 
 def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
     """A chart whose keys hold the newest values; only the first curve has its range behind it."""
-    # many curves in one chart: fewer points each keep the page small
+    # With many curves in a chart, fewer points for each keep the page small.
     limit = MAX_POINTS if len(columns) <= MANY else MAX_POINTS // 4
     curves = {}
     for i, (name, column) in enumerate(columns.items()):
@@ -122,7 +123,7 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
         # Several bands over one another could not be read.
         curves[name] = curve if i == 0 else curve._replace(low=curve.y, high=curve.y)
 
-    # by name, so that a source has its colour in every chart
+    # By name, so that a source has the same colour in every chart.
     names = list(columns)
     colours = colours_of(names)
     lasts = [value_text(column.last) for column in columns.values()]
@@ -130,7 +131,7 @@ def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
     for name, last, colour in zip(names, lasts, colours, strict=True):
         keys.append((f"{name} {last}", colour))
     if _in_sequence(names):
-        # Of thirty layers the first and the last say enough.
+        # For a sequence of layers the first and the last are enough.
         keys = [keys[0], keys[-1]]
     note = lasts[0] if len(lasts) == 1 else ""
     return figure(chart, note, lines(curves, frame, colours), keys)
@@ -159,7 +160,7 @@ def _shades(n: int) -> list[str]:
     """Mixtures with the card's background: the first layer is pale and the last one strong."""
     shades = []
     for i in range(n):
-        # 35 %: paler lines could not be seen on the card
+        # At least 35 %: paler lines could not be seen on the card.
         percent = 35 + 65 * i // max(n - 1, 1)
         shades.append(f"color-mix(in oklab, var(--line-1) {percent}%, var(--card))")
     return shades

@@ -13,8 +13,8 @@ from launch.reporting.page import Cell, bar, fold, paragraph, table
 from launch.reporting.record import PhaseRecord
 from launch.terminal.console import duration
 
-# Words in the names of events: the log may hold kinds that this page does not know.
-FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that no step can follow
+# Words in the names of events, because the log may have kinds of events that this page does not know.
+FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that ends a run
 TROUBLE = re.compile(
     f"{FATAL.pattern}|fail|damag|low_|spike|rollback|skipped|straggl|corrupt|differ|bad|error|not finite"
 )
@@ -40,12 +40,12 @@ OWN_COLUMNS = ("time", "life", "step", "event", "began")
 
 def incidents(phase: PhaseRecord) -> dict[str, int]:
     """How often what went wrong, by the event log and by the counters."""
-    # Lines of other programs may have no `event`.
+    # A line that another program wrote may have no `event`.
     counts = Counter(str(event["event"]) for event in phase.events if "event" in event)
     for word, name in COUNTERS.items():
         last = phase.last(name)
         in_metrics = int(last) if last is not None and math.isfinite(last) else 0
-        # the event log and the counters see the same incidents; either may have been lost with a crash
+        # Both count the same incidents, and a crash may have lost lines of either.
         counts[word] = max(counts[word], in_metrics)
     counts["loss is not finite"] = not_finite(phase)
     return {name: n for name, n in counts.items() if n and TROUBLE.search(name)}
@@ -59,7 +59,7 @@ def not_finite(phase: PhaseRecord) -> int:
 
 
 def verdict(phase: PhaseRecord) -> str:
-    """`good`: nothing went wrong; `warn`: something did, and training went on; `bad`: it stands so now;
+    """`good`: nothing went wrong; `warn`: something did, and training went on; `bad`: it is so now;
     empty: not begun.
     """
     if not phase.trained:
@@ -116,7 +116,7 @@ def goodput(phase: PhaseRecord) -> str:
     other_colours = [*COLOURS[:2], *COLOURS[3:]]
     largest_first = sorted(lost_s.items(), key=lambda item: -item[1])
     for i, (cause, seconds) in enumerate(largest_first):
-        # Lost seconds are scaled to what is missing to 1, so that the bar is full.
+        # Lost seconds are scaled to 1 - useful, so that the bar is full.
         share = (1 - useful) * seconds / total_s
         text = f"{cause} {duration(seconds)}, {share:.1%}"
         shares.append((text, share, other_colours[i % len(other_colours)]))
@@ -129,7 +129,7 @@ def events(phase: PhaseRecord) -> str:
     counts = Counter(str(event.get("event", "")) for event in phase.events)
     often = {}
     for name, n in counts.items():
-        # saves and evaluations would hide what is rare
+        # Frequent events such as saves would hide rare ones.
         if n > SHOWN // 10 and not TROUBLE.search(name):
             often[name] = n
     rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
@@ -147,7 +147,7 @@ def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
 
     fields = []
     for key, value in event.items():
-        # keys with a slash are metrics, which have their charts
+        # Keys with a slash are metrics, which have charts.
         is_metric = "/" in key
         if not is_metric and key not in OWN_COLUMNS:
             fields.append(f"{key}: {_plain(value)}")
@@ -175,6 +175,6 @@ def clock(seconds: Any) -> str:
     """Unix seconds as a date and time of day, UTC."""
     if not isinstance(seconds, int | float):
         return ""
-    # A reader may sit in another time zone than the machines: UTC, and the heads say so.
+    # UTC, because a reader may be in another time zone than the machines.
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -20,7 +20,7 @@ LESS_IS_BETTER = {
     "margins": False,
     "compression_ratio": False,
 }
-# 200 rows: minutes of training, in which speed is steady.
+# Enough rows for a steady median, few enough to show the present speed.
 RECENT = 200  # rows behind the present speed
 
 
@@ -38,7 +38,7 @@ def held_out(phase: PhaseRecord) -> dict[str, tuple[float | None, float]]:
     numbers = {}
     for name, column in phase.columns.items():
         if name.startswith("eval/"):
-            # A value at step 0 is that of before the phase.
+            # The value at step 0 is from before the phase.
             first = float(column.values[0]) if column.steps[0] == 0 else None
             numbers[name.removeprefix("eval/")] = (first, column.last)
     return numbers
@@ -52,7 +52,7 @@ def recent(phase: PhaseRecord, name: str) -> float | None:
     """Median of the newest rows of a metric; None if it was never written."""
     if name not in phase.columns:
         return None
-    # A median: a save or an evaluation makes single rows slow.
+    # A median, because a save or an evaluation makes single rows slow.
     return statistics.median(phase.columns[name].values[-RECENT:].tolist())
 
 
@@ -71,7 +71,7 @@ def hours(phase: PhaseRecord) -> Column | None:
     total = _summed(phase.columns["time/step_s"], per_step=True)
     for name in ("time/evaluate_s", "time/checkpoint_s", "time/restore_s"):
         if name in phase.columns:
-            # Pauses are written at the steps where they happened, and stand for those alone.
+            # Pauses are written at the steps where they happened, and count for those only.
             pauses = _summed(phase.columns[name], per_step=False)
             total = Column(total.steps, total.values + _at(total.steps, pauses))
     return Column(total.steps, total.values / 3600)
@@ -84,7 +84,7 @@ def tokens(phase: PhaseRecord) -> Column | None:
         if name.startswith("tokens/source/"):
             counted.append(_from_zero(column))
     if counted:
-        # Sources are written at different steps; their sum needs common ones.
+        # Sources may be written at different steps, and the sum needs common ones.
         steps = np.unique(np.concatenate([column.steps for column in counted]))
         return Column(steps, sum(_at(steps, column) for column in counted))
     rate = phase.columns.get("throughput/tokens_per_s")
@@ -97,7 +97,7 @@ def tokens(phase: PhaseRecord) -> Column | None:
 
 def _summed(column: Column, *, per_step: bool) -> Column:
     """Running sums; a value per step stands for all steps since the row before it."""
-    # rows may be some steps apart, and each stands for all steps since the one before
+    # A row counts for all steps since the row before.
     weights = np.diff(column.steps, prepend=0) if per_step else 1
     # A row whose value is not finite adds nothing, or all later sums would be NaN.
     known = np.nan_to_num(column.values)
@@ -108,7 +108,7 @@ def _from_zero(column: Column) -> Column:
     """A column of running sums with a 0 at step 0."""
     if column.steps[0] == 0:
         return column
-    # np.interp would otherwise repeat the first value before its step.
+    # Otherwise np.interp would use the first value for all steps before it.
     return Column(np.append(0, column.steps), np.append(0.0, column.values))
 
 

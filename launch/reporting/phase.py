@@ -52,11 +52,11 @@ def _sources(phase: PhaseRecord) -> str:
     for metric in phase.columns:
         for prefix in BY_SOURCE.values():
             if metric.startswith(prefix):
-                # What is behind the prefix: a source's own name may contain a slash.
+                # What follows the prefix, because the name of a source may contain a slash.
                 source = metric.removeprefix(prefix)
                 tokens[source] = phase.last(f"{BY_SOURCE['tokens']}{source}") or 0.0
 
-    # 1.0: a phase without counts by source
+    # 1.0 for a phase without counts by source.
     total = sum(tokens.values()) or 1.0
     rows = []
     for source, n in tokens.items():
@@ -69,7 +69,7 @@ def _sources(phase: PhaseRecord) -> str:
 def _summary(summary: Mapping[str, Any]) -> str:
     shown = {}
     for key, value in summary.items():
-        # texts of the summary stand elsewhere on the page
+        # Texts of the summary are elsewhere on the page.
         if not isinstance(value, int | float):
             continue
         shown[key] = f"{value:.1%}" if key in PER_CENT else value_text(value)
@@ -105,7 +105,7 @@ def _samples(phase: PhaseRecord) -> str:
 def _on_the_way(samples: list[Mapping[str, Any]]) -> str:
     """Samples of one prompt, evenly over the steps."""
     n_shown = min(len(samples), SAMPLES_SHOWN)
-    # As a set: rounding may choose a sample twice when there are few.
+    # A set, because rounding may choose a sample twice when there are few.
     chosen = {round(i) for i in np.linspace(0, len(samples) - 1, n_shown)}
     texts = []
     for i in sorted(chosen):
@@ -123,7 +123,7 @@ def _sample_text(sample: Mapping[str, Any]) -> str:
 def _last_values(phase: PhaseRecord) -> str:
     rows = []
     for name, column in sorted(phase.columns.items()):
-        # Seconds since 1970 say nothing to a reader.
+        # Without `time`, whose seconds since 1970 tell a reader nothing.
         if name != "time":
             step = value_text(int(column.steps[-1]))
             rows.append((name, value_text(column.last), step))

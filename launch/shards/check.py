@@ -68,8 +68,11 @@ def check(args: argparse.Namespace) -> None:
             "Contaminated", ("task", "shards", "document"), rows[:N_NAMED], text_columns=3
         )
         remedy = "add the task to Decontaminate in the recipe and run the data phase again"
+        # A document that shares words with two tasks has a row for each.
+        n_contaminated = len({row[1:] for row in rows})
+        names = ", ".join(dict.fromkeys(row[0] for row in rows))
         raise ValueError(
-            f"{len(rows):,} documents of {args.path} share words with {rows[0][0]}; {remedy}"
+            f"{n_contaminated:,} documents of {args.path} share words with {names}; {remedy}"
         )
 
 

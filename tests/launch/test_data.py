@@ -210,6 +210,14 @@ def test_a_question_that_is_in_the_corpus_is_found(made, capsys, tmp_path):
     assert printed(capsys, "check", made, "--task", unknown)[0] == 0
 
 
+def test_a_document_that_two_tasks_share_is_one_and_both_are_named(made, capsys, tmp_path):
+    planted = texts("web", SIZES["web"])[17]
+    first = task(tmp_path / "a.jsonl", planted)
+    second = task(tmp_path / "b.jsonl", planted).replace("name: quiz", "name: trivia")
+    _, _, error = printed(capsys, "check", made, "--task", first, "--task", second)
+    assert "1 documents" in error and "share words with quiz, trivia" in error
+
+
 def test_a_task_that_is_none_is_refused_in_words(made, capsys):
     unknown, incomplete, broken = "{type: Quiz}", "{type: Questions, name: a}", "{"
     for text, said in (

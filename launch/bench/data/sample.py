@@ -124,7 +124,7 @@ def _archived(file: Path, work: Path) -> Iterator[Page]:
     return pages_of(str(file), file.name, MAX_PAGE_BYTES, work=work, source="web", drops=Drops())
 
 
-def until[T](items: Iterable[T], n_bytes: int, size) -> Iterator[T]:
+def until[T](items: Iterable[T], n_bytes: int, size: Callable[[T], int]) -> Iterator[T]:
     """The first items that have `n_bytes` together."""
     taken = 0
     for item in items:
