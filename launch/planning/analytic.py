@@ -234,6 +234,7 @@ def _active(outline: Outline, leaf: Leaf) -> float:
 
 
 def _product(leaf: Leaf) -> str | None:
+    # A leaf's name is dotted; the last part is the weight's own, such as `wq_DHA`.
     last = leaf.name.rsplit(".", 1)[-1]
     return next((name for name, start in PRODUCT_OF.items() if last.startswith(start)), None)
 
@@ -346,6 +347,8 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     n_layers = _layers_here(outline, plan)
     layer = resting_bytes(tuple(leaf for leaf in in_use if leaf.is_layer), gathered) / n_layers
     head = resting_bytes(tuple(leaf for leaf in in_use if not leaf.is_layer), gathered)
+
+    # Without `stage`, through which all rows of its chips pass.
     n_row_shards = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
     rows = plan.batch_size / plan.micro_batches / n_row_shards
 
@@ -356,6 +359,8 @@ def memory_of_plan(outline: Outline, plan: Plan) -> Memory:
     if plan.execution.remat.preset == "none":
         # The gathered weights of all layers are kept; half of them, because `layer` counts twice below.
         layer *= n_layers / 2
+
+    # A stage works on one micro-batch of the pipeline at a time.
     in_stage = tokens / sizes["stage"] * outline.compute_bytes
     work = in_stage * (WORKSPACE[0] * outline.width + WORKSPACE[1] * outline.inner_width)
 

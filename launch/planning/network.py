@@ -77,6 +77,8 @@ def transfer_seconds(wiring: Wiring, transfer: Transfer) -> Seconds:
         if "all-to-all" in transfer.kind and chip.n_dims
         else 1.0
     )
+
+    # In a ring of n chips each sends (n - 1) / n of the array.
     inner = (
         passes * hops * transfer.n_bytes * (n_inside - 1) / n_inside / bandwidth
         if n_inside > 1

@@ -109,6 +109,7 @@ class Planner:
         )
 
     def _estimated(self, run: Run) -> Answer:
+        # A search asks about runs with other dials than the setting's own.
         plan = present(self.setting._replace(run=run))
         outline, sizes = self.setting.outline, dict(plan.sizes)
         wiring = wiring_for(self.target, tuple(sizes.values()), ())

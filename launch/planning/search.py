@@ -90,6 +90,8 @@ def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> lis
             lines.append(
                 f"{'–':>9}  {'–':>6}  {'–':>9}  {described(each.candidate)}: {each.reason}"
             )
+
+    # "" if no dial has to change.
     winner = overrides(name, setting.run, finalists[0].candidate.plan)
     return [*lines, "", winner or "the config's own setting is the best"]
 

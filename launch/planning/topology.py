@@ -59,6 +59,7 @@ def target_of(name: str, n_slices: int = 1) -> Target:
         remedy = f"nearest: {', '.join(known)}; write e.g. v5p:4x4x4, v5e:16x16 or h100:64"
         raise ValueError(f"--topology {name}: no such chip; {remedy}")
     chip = CHIPS[kind]
+    # Neither a bare chip nor an accelerator type tells the shape of the torus.
     if match is None or match[2] is None:
         example = f"{chip.name}:{EXAMPLES[chip.n_dims]}"
         counted = (

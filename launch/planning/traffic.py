@@ -108,6 +108,7 @@ def _used_by(module: Module, inside: Computation, user: Instruction, value: Inst
     if user.op == "dynamic-update-slice" and user.operands[0] == value.name:
         return 0
     if user.op == "fusion":
+        # A fusion inside a fusion: look at what is done with the value there.
         inner = module.computations[called(user)[0]]
         return sum(
             _used(module, inner, to)
