@@ -50,11 +50,10 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
         name = path.stem if path.suffix == ".py" else config
         # Only the named config is imported: others may need packages that are not installed.
         build = _function_of_file(path) if path.suffix == ".py" else _function_named(config)
-        # By way of plain values also for Python configs, so that overrides and validation are one
-        # path.
+        # As plain values, so that a Python config is overridden and validated as a YAML file is.
         tree = dump(_built(build, config))
 
-    # problems of overrides are reported together with those that validation finds
+    # Problems of overrides are reported together with those that validation finds.
     wrong = override(tree, settings)
     return Job(name, validate(tree, config, wrong), config)
 
@@ -96,8 +95,7 @@ def validate(tree: Any, where: str, wrong: Sequence[str] = ()) -> dict[str, Phas
 
 def _phase(name: str, fields: Any) -> Phase | list[str]:
     """The phase, or the list of what is wrong with it."""
-    # The name is a folder and the first part of dotted paths, so neither a dot nor a slash may be
-    # in it.
+    # The name is that of a folder, and the first in dotted paths: no slash and no dot.
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         return [f"{name}: a phase's name is its folder's; use small letters, digits and _"]
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
@@ -111,7 +109,7 @@ def _phase(name: str, fields: Any) -> Phase | list[str]:
         methods = "execute, needs_devices, problems and fingerprint"
         remedy = f"give it the methods {methods} (launch/job/phase.py)"
         return [f"{name}.type={fields['type']}: is no phase; {remedy}"]
-    # `type` chose the class, and is no field of it.
+    # Without `type`, which chose the class and is no field of it.
     values = {key: value for key, value in fields.items() if key != "type"}
     try:  # as JSON, so that a list may stand for a tuple and nothing else is coerced
         return component.model_validate_json(json.dumps(values))
@@ -138,12 +136,12 @@ def import_components(module: str) -> None:
     name.
     """
     if os.getcwd() not in sys.path:
-        # last, so that a file of the user hides none of ours or of a library
+        # Last, so that a user's file hides no module of ours or of a library.
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # error.name may be a module that the user's own module imports, so it is what is named.
+        # error.name, because the missing module may be one that the user's own module imports.
         raise ValueError(
             f"--import {module}: there is no module {error.name}; add its folder to PYTHONPATH or stand in it"
         ) from None
@@ -198,8 +196,7 @@ def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
     """The function of a .py file that has the name of the file."""
     if not path.is_file():
         raise ValueError(_no_file(path))
-    # By its path: the file need not be in a folder on sys.path, or have a name that is free
-    # there.
+    # By its path, because its folder need not be on sys.path, and its name may be taken there.
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -222,8 +219,7 @@ def _built(build: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
     try:
         phases = build()
     except ValidationError as error:
-        # pydantic's error has the class name as its title; it names the fields of which class are
-        # meant.
+        # The title of pydantic's error is the name of the class whose fields are wrong.
         component = next(iter(components_named(error.title)), BaseModel)
         raise Problems(where, explain_all(error, error.title, None, component)) from None
     if not isinstance(phases, dict) or not all(is_phase(type(phase)) for phase in phases.values()):

@@ -17,8 +17,7 @@ class Executor(NamedTuple):
 
     def __call__(self, folder: Path, **offered: Any) -> None:
         """Carry the phase out, with those of the keywords that it takes."""
-        # A phase names only what it uses, so that a new keyword here breaks none that users
-        # wrote.
+        # Only what the phase names, so that a new keyword here breaks no phase of a user.
         taken = inspect.signature(self.call).parameters
         self.call(folder, **{name: value for name, value in offered.items() if name in taken})
 

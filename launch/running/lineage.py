@@ -23,8 +23,7 @@ def lineage(job: Job) -> dict[str, dict[str, Any]]:
     before: dict[str, str] = {}
     rows = {}
     for name, phase in job.phases.items():
-        # A copy: `before` grows with each phase, and a row must keep what was there before its
-        # own.
+        # A copy, because `before` grows with each phase.
         rows[name] = {"fingerprint": phase.fingerprint(), "after": dict(before)}
         before[name] = rows[name]["fingerprint"]
     return rows
@@ -38,10 +37,10 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
     """
     done = read_json(run_dir / name / "done.json")
     if done is None or done.get("fingerprint") != wanted["fingerprint"]:
-        # A folder without a valid done.json was interrupted; an empty one was only just made.
+        # Without a valid done.json the phase was interrupted; an empty folder was only just made.
         return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
 
-    # phases that are no longer in the job do not count
+    # Phases that are no longer in the job do not count.
     made_after = {
         phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]
     }
@@ -97,8 +96,8 @@ def locked(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as file:
         try:
-            # the lock ends with the process, however it ends
-            # LOCK_NB: fail at once; waiting would look like a hang of hours.
+            # The system releases the lock when the process ends, however it ends. LOCK_NB: fail at
+            # once, because waiting would look like a hang.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             remedy = "wait for it, or choose another --dir"
