@@ -1,4 +1,4 @@
-"""Which parameters a phase trains, and what it adds to them.
+"""Adaptations: which parameters a phase trains, and what it adds to them.
 
 `LoRA` turns a matrix into a dict of arrays (model/weights.py), of which a and b are trained:
 
@@ -32,7 +32,7 @@ from model.weights import Sides, as_array, is_weight, quantize, sides
 
 @runtime_checkable
 class Adaptation(Protocol):
-    """Divides parameters into what the optimizer sees and what stays as it is."""
+    """Splits parameters into those that the optimizer trains and those that are frozen."""
 
     def split(
         self, params: Params, key: Key[Array, ""], *, rounds: int = 1
@@ -43,15 +43,15 @@ class Adaptation(Protocol):
         ...
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
-        """The parameters that the model reads, of arrays or of their shapes."""
+        """The parameters that the model reads; works on arrays and on shapes."""
         ...
 
     def dense(self, params: Params) -> Params:
-        """Merged parameters as plain arrays, as a model that knows no adaptation holds them."""
+        """Merged parameters as plain arrays, one for each weight, without any adaptation."""
         ...
 
     def reference(self, frozen: Params) -> Params | None:
-        """The parameters before training, where the frozen ones tell them; None where they do not."""
+        """The parameters before training if the frozen ones determine them, else None."""
         ...
 
 
@@ -73,13 +73,13 @@ class Full(BaseModel, frozen=True, extra="forbid", strict=True):
         return params
 
     def reference(self, frozen: Params) -> Params | None:
-        """Nothing is left of them."""
+        """None: all parameters change, so none of the original ones are left."""
         return None
 
 
 class Only(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The parameters whose dotted name `pattern` (a regular expression) finds are trained, such as `norm` or
-    `blocks.feed_forward`.
+    """Only parameters whose dotted name matches `pattern` are trained: a regular expression, searched for
+    in the name, such as `norm` or `blocks.feed_forward`.
     """
 
     pattern: str
@@ -87,10 +87,10 @@ class Only(BaseModel, frozen=True, extra="forbid", strict=True):
     def split(
         self, params: Params, key: Key[Array, ""], *, rounds: int = 1
     ) -> tuple[Params, Params]:
-        """Those that match, and the others.
+        """The parameters that match, and the others.
 
         Raises:
-            ValueError: none does, or the pattern is no regular expression.
+            ValueError: none matches, or the pattern is not a regular expression.
         """
         names = _leaf_names(params)
         try:
@@ -105,7 +105,7 @@ class Only(BaseModel, frozen=True, extra="forbid", strict=True):
         return _chosen(params, trained), _chosen(params, set(names) - trained)
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
-        """Both, each in its place."""
+        """Both trees joined by name."""
         return _joined(trainable, frozen)
 
     def dense(self, params: Params) -> Params:
@@ -113,7 +113,7 @@ class Only(BaseModel, frozen=True, extra="forbid", strict=True):
         return params
 
     def reference(self, frozen: Params) -> Params | None:
-        """Those that are trained are not kept as they were."""
+        """None: the original values of trained parameters are not kept."""
         return None
 
 
@@ -121,11 +121,11 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
     """A low-rank update of each target matrix is trained: w + alpha / rank · a · b (Hu et al. 2021), with
     `rslora` w + alpha / sqrt(rank) · a · b (Kalajdzievski 2023), which larger ranks need.
 
-    `targets` are names without letters (`wq`), or regular expressions for the whole of such a name or of a
-    dotted one (`blocks.attention.w.*`); by default all matrices of attention and feed-forward layers,
-    experts included. Tables (`embed`, `unembed`, `positions`) can be targets; where the output matrix is
-    the embedding, both change. `base="int8"` holds the targets' own weights as codes of a byte
-    (as in Dettmers et al. 2023, QLoRA, there with 4 bits); tables keep their numbers.
+    `targets` are names without letters (`wq`), or regular expressions that must match all of such a name
+    or of a dotted one (`blocks.attention.w.*`); by default all matrices of attention and feed-forward
+    layers, experts included. Tables (`embed`, `unembed`, `positions`) can be targets; with tied
+    embeddings the output matrix changes too. `base="int8"` quantizes the targets' frozen weights to 8
+    bits (as QLoRA does to 4 bits, Dettmers et al. 2023); tables are not quantized.
     """
 
     rank: PositiveInt
@@ -142,8 +142,10 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
     def split(
         self, params: Params, key: Key[Array, ""], *, rounds: int = 1
     ) -> tuple[Params, Params]:
-        """The factors, in float32 whatever the parameters are (small updates would be rounded away), and
-        all else. `a` is uniform within 1 / sqrt(inputs), `b` is zero, so that nothing has changed yet.
+        """The factors as trainable, everything else as frozen.
+
+        Factors are float32 whatever the parameters are, since small updates would be rounded away. `a` is
+        uniform within 1 / sqrt(inputs), `b` is zero, so that the merged weights are at first the same.
 
         Raises:
             ValueError: a target matches no matrix.
@@ -159,21 +161,21 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
         return _replaced(params, trainable), _replaced(params, frozen)
 
     def merge(self, trainable: Params, frozen: Params) -> Params:
-        """Every target is a dict of its base, its factors and their scale."""
+        """Both trees joined; every target becomes a dict of its base, its factors and their scale."""
         return _joined(trainable, frozen)
 
     def dense(self, params: Params) -> Params:
-        """Base and update as one array, added in float32, in the dtype that the base had (float32 for
-        codes).
+        """Base plus update for each target, added in float32 and cast to the base's dtype (float32 if it is
+        quantized).
         """
         return _arrays(params)
 
     def reference(self, frozen: Params) -> Params | None:
-        """The base weights alone: `b` was zero before training, so they were the model."""
+        """The base weights: they are the parameters before training, when `b` was zero."""
         return _bases(frozen)
 
     def _targets(self, names: list[str]) -> set[str]:
-        # a router is read in float32 and outside of `einsum`, and 8 experts need no low rank
+        # without routers, which are multiplied in float32 outside of `einsum`, and are small
         matrices = [
             name for name in names if is_matrix(name) and not _bare(name).startswith("router")
         ]
@@ -190,15 +192,15 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
     def _factors(self, name: str, x: Array, key: Key[Array, ""], rounds: int) -> Params:
         letters = sides(name)
         shapes = _shapes(letters, x.shape)
-        # of an expert or a layer, `shared`, there are as many factors as matrices
+        # each layer and expert (`shared`) has its own factors
         a_name, b_name = letters.a_name(), letters.b_name()
         a_shape = (*shapes.shared, *shapes.inputs, self.rank)
         b_shape = (*shapes.shared, self.rank, *shapes.outputs)
-        # Kaiming's uniform with the slope sqrt(5), which the authors' code and PEFT draw from
+        # Kaiming-uniform with slope sqrt(5), as in the authors' code and PEFT: within 1 / sqrt(inputs)
         bound = math.prod(shapes.inputs) ** -0.5
         a_layout = spec(letters_of(a_name), a_shape, at_rest=True)
         b_layout = spec(letters_of(b_name), b_shape, at_rest=True)
-        # by the name of the matrix: other targets beside it change nothing
+        # a key by the matrix's name: factors do not depend on which other targets there are
         own_key = key_of(key, name)
         a = jax.random.uniform(own_key, a_shape, minval=-bound, maxval=bound, out_sharding=a_layout)
         # Drawn in the order of the model: a layer's factor is then the same on every mesh.
@@ -208,10 +210,10 @@ class LoRA(BaseModel, frozen=True, extra="forbid", strict=True):
     def _frozen(self, name: str, x: Array) -> Params:
         suffix = name.rsplit("_", 1)[1]
         letters = letters_of(name)
-        # rows of a table are looked up one by one: tokens that are neighbours in a block share nothing
+        # tables are not quantized: blocks would join rows of unrelated tokens under one scale
         is_table = letters[0] in "VT" or letters[-1] == "V"
         base = x if self.base == "as_is" or is_table else quantize(name, x)
-        # one number a layer, so that a stack of layers is sliced with all that belongs to it
+        # a scale for each layer, so that a scan over the stack can slice it like the other arrays
         stack = "N" if suffix.startswith("N") else ""
         n_layers = x.shape[: len(stack)]
         layout = spec(stack, n_layers, at_rest=True)
@@ -226,7 +228,7 @@ class _Shapes(NamedTuple):
 
 
 def _shapes(letters: Sides, shape: tuple[int, ...]) -> _Shapes:
-    """The sizes of a matrix, divided as its letters are."""
+    """The sizes of a matrix by the sides of its letters."""
     n_shared = len(letters.shared)
     n_before = n_shared + len(letters_of(f"_{letters.inputs}"))
     return _Shapes(shape[:n_shared], shape[n_shared:n_before], shape[n_before:])
@@ -238,7 +240,7 @@ def _bare(name: str) -> str:
 
 
 def _matches(target: str, name: str) -> bool:
-    # without letters: whoever names a target need not know whether it is in a stack
+    # names without letters, so that a target need not tell whether it is in a stack
     candidates = (_bare(name), name.rsplit("_", 1)[0])
     try:
         return target in candidates or any(
@@ -259,8 +261,8 @@ def _leaf_names(params: Params, above: str = "") -> list[str]:
 
 
 def _replaced(params: Params, change: Callable[[str, Array], Any], above: str = "") -> Params:
-    """A tree with `change(dotted name, leaf)` in place of each leaf, without those that it makes None and
-    without the levels that this leaves empty.
+    """The tree with `change(dotted name, leaf)` for each leaf, without leaves for which that is None, and
+    without levels that become empty.
     """
     changed = {}
     for key, value in params.items():
@@ -278,15 +280,15 @@ def _chosen(params: Params, names: set[str]) -> Params:
     return _replaced(params, lambda name, x: x if name in names else None)
 
 
-def _joined(one: Params, other: Params) -> Params:
-    """Two trees that share levels and no leaf; keys in the order that jit gives any dict."""
+def _joined(first: Params, second: Params) -> Params:
+    """Join two trees that share levels but no leaf; keys are sorted, as jit returns dicts."""
     both = {}
-    # one tree may hold the a and b of a matrix whose base the other holds
-    for key in sorted(one.keys() | other.keys()):
-        if key in one and key in other:
-            both[key] = _joined(one[key], other[key])
+    # a weight's dict may be in both: a and b in one tree, the base in the other
+    for key in sorted(first.keys() | second.keys()):
+        if key in first and key in second:
+            both[key] = _joined(first[key], second[key])
         else:
-            both[key] = one[key] if key in one else other[key]
+            both[key] = first[key] if key in first else second[key]
     return both
 
 
@@ -300,9 +302,9 @@ def _array(weight: Any) -> Array:
     if not is_weight(weight):
         return weight
     base = _base(weight)
-    # codes are integers: there is no floating dtype to come back to
+    # codes are integers and do not record the original dtype
     dtype = jnp.float32 if isinstance(base, dict) else base.dtype
-    # factors and scale are float32: a bfloat16 base is added to them and rounded once
+    # factors and scale are float32, so a bfloat16 base is added in float32 and the sum rounded once
     return as_array(weight).astype(dtype)
 
 

@@ -1,18 +1,19 @@
-"""Signal handlers that were set in C, which Python's `signal` neither sees nor brings back."""
+"""Signal handlers set in C, which Python's `signal` module can neither read nor restore."""
 
 import ctypes
 import signal
 from collections.abc import Callable
 
-# the two values of a handler that are no address of a function
+# the two values of a handler that are not the address of a function
 DEFAULT_OR_IGNORED = (signal.SIG_DFL, signal.SIG_IGN)
 SIGACTION_BYTES = 256  # struct sigaction has 152 bytes on Linux, 16 on macOS
 _libc = ctypes.CDLL(None)
-_kept_alive: dict[int, object] = {}  # ctypes frees a callback that only C refers to
+# references to callbacks, since ctypes frees one that only C refers to
+_callbacks: dict[int, object] = {}
 
 
 class CHandler:
-    """The handler that stands for a signal when this is made; jax.distributed sets one for SIGTERM."""
+    """The handler of a signal at the time when this is made; jax.distributed sets one for SIGTERM."""
 
     def __init__(self, number: signal.Signals):
         self._number = number
@@ -25,11 +26,11 @@ class CHandler:
 
     @property
     def is_set(self) -> bool:
-        """Whether it is a function, and neither the system's default action nor none at all."""
+        """Whether the handler is a function, not the system's default action or "ignore"."""
         return self._address() not in DEFAULT_OR_IGNORED
 
     def call(self) -> None:
-        """Run it as if the signal had come; nothing happens where it is not set."""
+        """Run the handler as if the signal had come; does nothing if it is not set."""
         if self.is_set:
             ctypes.CFUNCTYPE(None, ctypes.c_int)(self._address())(self._number)
 
@@ -39,9 +40,11 @@ class CHandler:
 
 
 def handle_in_c(number: signal.Signals, handler: Callable[[int], None]) -> None:
-    """Have C call `handler`; a Python handler waits for the interpreter, which `abort` never returns to."""
+    """Have C call `handler` directly: a handler set by Python only runs once the interpreter goes on, which
+    it never does in `abort`.
+    """
     callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
-    _kept_alive[number] = callback
+    _callbacks[number] = callback
     set_signal = _libc.signal
     set_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     set_signal(number, ctypes.cast(callback, ctypes.c_void_p))

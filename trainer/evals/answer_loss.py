@@ -1,4 +1,4 @@
-"""How likely a model finds the right answers to questions."""
+"""The loss of the right answers to questions under a model."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,8 +21,8 @@ LENGTHS = 128  # rows are as long as a multiple of this, which any mesh divides
 def answer_loss(
     model: Model, params: Params, questions: Sequence[Asked], mesh: Mesh, *, rows: int
 ) -> float:
-    """Negative log-likelihood of the right answers, nats a token of all together; `rows` at a time, or as
-    many as the mesh needs.
+    """Negative log-likelihood of the right answers, in nats per token over all of them; `rows` questions are
+    computed at a time, rounded up to what the mesh divides.
     """
     longest = max(len(asked.prompt) + len(asked.gold) for asked in questions)
     # Both rounded up: rows to the devices that divide them, positions so that few programs are compiled.

@@ -49,7 +49,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
             rule = f"does not fit {whose} objective or the context"
             problems.append(f"evals: {what} {rule}; choose it like `data`")
 
-        # the phase builds no further models and heads for an evaluation
+        # an evaluation can only use the roles and heads that the run's own objective has
         built = {*run.objective.roles, *run.objective.heads}
         wanted = (*objective.roles, *objective.heads)
         lacking = [name for name in wanted if name not in built]

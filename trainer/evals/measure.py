@@ -1,4 +1,4 @@
-"""A phase's evaluations: opened once, asked before, during and after."""
+"""A phase's evaluations: opened once, and run before, during and after training."""
 
 import json
 
@@ -10,7 +10,7 @@ from trainer.state import TrainState
 
 
 class Measures:
-    """All that `run.evals` say of a state."""
+    """Runs all of `run.evals` on a state."""
 
     def __init__(self, phase: Phase):
         run = phase.run
@@ -40,12 +40,12 @@ class Measures:
         return Findings(numbers, texts)
 
     def before(self, state: TrainState) -> dict[str, float]:
-        """What they said before the first step; measured once, then kept in before.json."""
-        # The first parameters are gone when a phase resumes, so their numbers are kept.
-        kept = self.phase.folder / "before.json"
-        if self.phase.resumes() and kept.exists():
-            return json.loads(kept.read_text())
+        """The numbers before the first step; measured once, and read from before.json by a resumed phase."""
+        # A resumed phase no longer has the first parameters, so their numbers are saved.
+        path = self.phase.folder / "before.json"
+        if self.phase.resumes() and path.exists():
+            return json.loads(path.read_text())
         numbers = self(state).numbers
         if is_first():
-            write_json(kept, numbers)
+            write_json(path, numbers)
         return numbers

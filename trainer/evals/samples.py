@@ -1,4 +1,4 @@
-"""Texts that a model writes, for people to look at."""
+"""Sample texts that a model generates, for people to read."""
 
 from collections.abc import Callable
 
@@ -27,11 +27,11 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
         return []
 
     def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
-        """Encode the prompts, in the format in which the model is served."""
+        """Encode the prompts in the format in which the model is served; returns the evaluation."""
         tokenizer = subject.tokenizer
         chat = chat_format_of(tokenizer) if self.chat else None
         prompts = [prompt_ids(prompt, tokenizer, chat) for prompt in self.prompts]
-        # The server's own stop tokens: samples show what a user would see.
+        # the stop tokens of serving, so that samples show what a user would see
         ends = what_ends(tokenizer, chat)
 
         def measure(params: Params) -> Findings:
@@ -46,7 +46,7 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
                 **ends,
             )
             rows = []
-            # the prompt as the config has it, not as the chat format shows it to the model
+            # the prompt as in the config, not as rendered by the chat format
             for prompt, ids in zip(self.prompts, answers, strict=True):
                 text = chat.parse(ids).text if chat else tokenizer.decode(ids)
                 rows.append({"prompt": prompt, "text": text})

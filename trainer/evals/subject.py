@@ -1,4 +1,4 @@
-"""Who is evaluated, and what an evaluation gives."""
+"""The input and the result of evaluations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,16 @@ from trainer.objective import Objective, Policies
 
 
 class Subject(NamedTuple):
-    """A model with its objective, where it lies and where its files are."""
+    """What evaluations are opened with: models, objective, mesh, folders and tokenizer of a phase."""
 
     models: dict[str, Model]  # by role
-    policies: Callable[[Params], Policies]  # of all roles, with these parameters of the policy
+    policies: Callable[
+        [Params], Policies
+    ]  # parameters of the policy -> (model, parameters) by role
     objective: Objective
     mesh: Mesh
     folder: Path  # of the phase
-    resumed: bool  # from a checkpoint in it
+    resumed: bool  # whether the phase resumes from a checkpoint
     job_folder: Path
     tokenizer: Tokenizer
     context: int

@@ -1,4 +1,4 @@
-"""Answers to the questions of a task, graded, while training goes on."""
+"""Evaluation on tasks: the model answers questions during training, and its answers are graded."""
 
 from collections.abc import Callable
 from itertools import batched
@@ -30,12 +30,12 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         tasks: What is asked.
-        questions: Of each task, spread evenly over its data. Those that do not fit into the model's context
-        are left out; NAME/questions says how many were asked.
-        shots: Examples before each question: the first ones of the data, which are not asked.
-        max_tokens: Of an answer.
-        chat: Ask as a user in a conversation, in the format in which the model is served; else in a text to
-        be continued.
+        questions: How many of each task, spread evenly over its data. Those that do not fit into the model's
+            context are left out; NAME/questions tells how many were asked.
+        shots: How many examples precede each question: the first ones of the data, which are not asked.
+        max_tokens: Most tokens of an answer.
+        chat: Ask as a user in a conversation, in the format in which the model is served; otherwise in a text
+            to be continued.
     """
 
     tasks: Annotated[tuple[one_of("data_pipeline.tasks"), ...], Field(min_length=1)]
@@ -62,7 +62,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
         return problems
 
     def open(self, subject: Subject, first: Callable[[], Policies]) -> Callable[[Params], Findings]:
-        """Read the tasks, and encode what is asked in the format in which the model is served."""
+        """Read the tasks and encode their questions; returns the evaluation."""
         tokenizer = subject.tokenizer
         chat = chat_format_of(tokenizer) if self.chat else None
         asked = {task: self._asked(task, subject, chat) for task in self.tasks}
@@ -108,10 +108,14 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
         return measure
 
     def _asked(self, task: Task, subject: Subject, chat: ChatFormat | None) -> list[Asked]:
-        """Those of the chosen questions that fit."""
+        """The chosen questions of a task that fit into the context.
+
+        Raises:
+            ValueError: none fits.
+        """
         items = task.items()
         shots = items[: self.shots]
-        # An example must not be asked: its answer stands in the prompt.
+        # Examples are not asked, as the prompt contains their answers.
         rest = items[self.shots :]
         # evenly spread: files are often sorted by kind or difficulty
         n_chosen = min(self.questions, len(rest))

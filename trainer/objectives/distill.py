@@ -15,8 +15,8 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
     """(1 - nll_weight) · T² · KL(teacher || student), both softened by the temperature T, + nll_weight times
     the negative log-likelihood of the data; means over targets, in nats.
 
-    The factor T² keeps the gradient's size when T changes (§2.1 there). The teacher, `roles.teacher`, may be
-    of any size and architecture over the same vocabulary.
+    The factor T² keeps the size of the gradient when T changes (section 2 there). The teacher,
+    `roles.teacher`, may be of any size and architecture over the same vocabulary.
     """
 
     temperature: PositiveFloat
@@ -28,13 +28,15 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
     columns: ClassVar[None] = None
 
     def denominators(self, batch: TokenBatch) -> dict[str, Any]:
-        """The sum of the targets' weights, at least 1: a batch without targets divides by no zero."""
+        """The sum of the targets' weights, at least 1, so that a batch without targets does not divide by
+        0.
+        """
         return {"targets": jnp.maximum(jnp.sum(batch.weight_BL), 1.0)}
 
     def loss(
         self, models: Policies, batch: TokenBatch, denominators: dict[str, Any], key: Any
     ) -> Loss:
-        """Metrics: kl (nats a target, at the temperature), nll and accuracy of the student."""
+        """Metrics: kl (nats per target, at the temperature), nll and accuracy of the student."""
         student, params = models["policy"]
         teacher, teacher_params = models["teacher"]
         outputs = hidden_of(models, "policy", batch)
@@ -54,7 +56,7 @@ class Distill(BaseModel, frozen=True, extra="forbid", strict=True):
         n = jnp.sum(weight_BL)
         kl = jnp.sum(scores.kl_BL * weight_BL)
         nll = -jnp.sum(scores.logp_BL * weight_BL)
-        # At nll_weight=1 this is `NextToken`, at 0 the data's own tokens count nothing.
+        # At nll_weight=1 this is `NextToken`; at 0 the data's own targets do not count.
         kl_weight = (1 - self.nll_weight) * self.temperature**2
         total = kl_weight * kl + self.nll_weight * nll
         accuracy = jnp.sum(scores.correct_BL * weight_BL)

@@ -32,9 +32,9 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
     The reference is the policy that the phase starts from: its log-probabilities are computed once, so that
     there is no second model in memory.
 
-    The margin alone may grow while both answers become unlikely, and the text with them. `sft_weight` times
-    the negative log-likelihood of the chosen answers, a mean over their tokens, holds against that (Pang et
-    al. 2024, eq. 1; `rpo_alpha` in TRL).
+    The margin can grow while both answers become less likely. `sft_weight` times the negative log-likelihood
+    of the chosen answers counteracts that (Pang et al. 2024, eq. 1; `rpo_alpha` in TRL); ours is a mean over
+    all their tokens, where the paper takes the mean of each answer.
     """
 
     beta: PositiveFloat
@@ -53,7 +53,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
         }
 
     def denominators(self, batch: ReferencedPairs) -> dict[str, Any]:
-        """The numbers of pairs, and of tokens in their chosen answers."""
+        """The number of pairs, and of tokens in their chosen answers; at least 1 each."""
         weight_BP = batch.pair_weight_BP
         n_pairs = jnp.sum(weight_BP)
         n_tokens = jnp.sum(jnp.sum(answer_tokens(batch, side=0), 1) * weight_BP)
@@ -62,11 +62,11 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
     def loss(
         self, models: Policies, batch: ReferencedPairs, denominators: dict[str, Any], key: Any
     ) -> Loss:
-        """Metrics under TRL's names; accuracies are strict, so they are 0 while policy and reference are
-        the same.
+        """Metrics under TRL's names; accuracies count only strictly larger rewards, so they are 0 while
+        policy and reference are the same.
 
-        `ranking_accuracy` asks the policy alone, without reference: is the chosen answer likelier a token
-        than the rejected one?
+        `ranking_accuracy` is of the policy alone, without the reference: the share of pairs whose chosen
+        answer is likelier per token than the rejected one.
         """
         answers, aux = score_answers(models, batch)
         # beta · log-ratio is the implicit reward of an answer, up to a term of the prompt
@@ -86,7 +86,7 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
             "logps/chosen": answers.chosen_BP,
             "logps/rejected": answers.rejected_BP,
         }
-        weight_BP = batch.pair_weight_BP  # free slots hold numbers too
+        weight_BP = batch.pair_weight_BP  # 0 in empty slots, whose losses are not 0
         n = jnp.sum(weight_BP)
         metrics = {name: (jnp.sum(x_BP * weight_BP), n) for name, x_BP in values.items()}
         total = jnp.sum(loss_BP * weight_BP) / denominators["pairs"]
@@ -99,8 +99,8 @@ class DPO(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Answers(NamedTuple):
-    """Log-probabilities (nats) of the answers of every pair slot, summed over their tokens; and how many
-    tokens those are.
+    """Log-probabilities (nats) of the answers of every pair slot, summed over tokens, and their numbers of
+    tokens.
     """
 
     chosen_BP: Float[Array, "B P"]
@@ -123,12 +123,12 @@ class Answers(NamedTuple):
 def score_answers(
     models: Policies, batch: PreferenceBatch | ReferencedPairs
 ) -> tuple[Answers, dict[str, Any]]:
-    """Score the answers under the policy; and the model's auxiliary sums."""
+    """(the answers' scores under the policy, the model's auxiliary sums)."""
     scores, outputs = score(models, "policy", batch)
     sums, counts = [], []
     for side in (0, 1):  # chosen, rejected
         answer_BLP = answer_tokens(batch, side)
-        # no einsum: TPUs round float32 factors to bfloat16
+        # not an einsum, for which TPUs would round float32 operands to bfloat16
         sums.append(jnp.sum(scores.logp_BL[..., None] * answer_BLP, 1))
         counts.append(jnp.sum(answer_BLP, 1))
     return Answers(*sums, *counts), outputs.aux

@@ -18,8 +18,9 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
     """-log sigmoid(reward of the chosen answer - reward of the rejected one).
 
     A reward is the product of `reward_D` and the hidden state at the last position of an answer, which has
-    read all of it but the token that closes it. `center_rewards_coefficient` times the squared sum of a
-    pair's rewards keeps their mean near 0, which differences leave open (Eisenstein et al. 2023, §2).
+    read all of it but the closing token. `center_rewards_coefficient` times the squared sum of a pair's
+    rewards keeps their mean near 0, which the loss of differences does not determine (Eisenstein et al.
+    2023, eq. 2).
     """
 
     center_rewards_coefficient: float = Field(0.0, ge=0)
@@ -30,7 +31,7 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
     columns: ClassVar[None] = None
 
     def denominators(self, batch: PreferenceBatch) -> dict[str, Any]:
-        """The number of pairs, at least 1: a batch without pairs divides by no zero."""
+        """The number of pairs, at least 1, so that a batch without pairs does not divide by 0."""
         return {"pairs": jnp.maximum(jnp.sum(batch.pair_weight_BP), 1.0)}
 
     def loss(
@@ -54,7 +55,7 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
             "rewards/rejected": rejected_BP,
         }
         if self.center_rewards_coefficient:
-            # Adding a constant to all rewards changes no margin, so nothing else holds their mean.
+            # Adding a constant to all rewards changes no margin, so only this term determines their mean.
             centering_BP = (chosen_BP + rejected_BP) ** 2
             values["centering"] = centering_BP
             loss_BP = loss_BP + self.center_rewards_coefficient * centering_BP
@@ -70,8 +71,8 @@ class Reward(BaseModel, frozen=True, extra="forbid", strict=True):
 def rewards_of(
     reward_D: Float[Array, " D"], hidden_BLD: Float[Array, "B L D"]
 ) -> Float[Array, "B L"]:
-    """The reward of every prefix of a row's documents, in float32."""
-    # float32: bfloat16 rewards would tie, and a tie is no preference
+    """The reward at every position, that is of every prefix of a row's documents, in float32."""
+    # float32: bfloat16 rewards would often be equal, which decides no preference
     in_use_D = shard(reward_D.astype(jnp.float32), "D")
     return einsum("BLD,D->BL", hidden_BLD.astype(jnp.float32), in_use_D)
 
@@ -82,7 +83,7 @@ def at_answer_ends(
     """The rewards at the last positions of the chosen (0) or rejected (1) answers; 0 in free slots."""
     in_slot_BLP = slots_of(batch, side)
     positions_BLP = jnp.where(in_slot_BLP, batch.positions_BL[..., None], -1)
-    # a maximum, not a look at the next position, which may be on another device
+    # a maximum instead of comparing with the next position, which may be on another device
     last_BP = jnp.max(positions_BLP, 1, keepdims=True)
     is_last_BLP = in_slot_BLP & (positions_BLP == last_BP)
     return jnp.sum(reward_BL[..., None] * is_last_BLP, 1)
