@@ -2,6 +2,7 @@
 with full attention, norms before and after each half of a block, GeGLU, and embeddings scaled by √width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from model.layers.rope_scaling import Linear, Scaling
 from model.layers.stack import Stack
 
 
-class _Gemma(BaseModel, frozen=True, extra="forbid", strict=True):
+class _Gemma(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
     """The sizes that both generations have; they differ in their patterns of layers."""
 
     vocab_size: PositiveInt
@@ -56,9 +57,9 @@ class _Gemma(BaseModel, frozen=True, extra="forbid", strict=True):
         """Heads, widths and windows of every layer."""
         return self._decoder(DEFAULT).facts()
 
+    @abstractmethod
     def _decoder(self, execution: Execution) -> Decoder:
         """The layers of this generation."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class Gemma2(_Gemma):

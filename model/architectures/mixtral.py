@@ -2,6 +2,7 @@
 experts, and Qwen3-MoE (Yang et al. 2025) with many small ones.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,7 @@ from model.layers.router import WEIGH, Router
 from model.layers.stack import Stack
 
 
-class _ExpertLlama(BaseModel, frozen=True, extra="forbid", strict=True):
+class _ExpertLlama(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
     """The sizes that both families have.
 
     `balance_loss` and `router_z_loss` are coefficients (see `Router.balance`). `capacity_factor`: an expert
@@ -68,9 +69,9 @@ class _ExpertLlama(BaseModel, frozen=True, extra="forbid", strict=True):
         """Heads, widths, windows and experts of every layer."""
         return _decoder(self, DEFAULT, **self._attention()).facts()
 
+    @abstractmethod
     def _attention(self) -> dict[str, Any]:
         """Arguments of `Attention` that Llama's layers do not have."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class Mixtral(_ExpertLlama):

@@ -24,7 +24,7 @@ class EventFile:
             self.back_to(first_step - 1)
 
     def back_to(self, step: int) -> None:
-        """Hide all later steps."""
+        """Hide the rows of all later steps from readers."""
         # TensorBoard's own mechanism for restarts, as event files are only appended to: on a START event
         # readers drop all rows from its step on.
         start = SessionLog(status=SessionLog.START)
