@@ -37,8 +37,8 @@ class Adaptation(Protocol):
     def split(
         self, params: Params, key: Key[Array, ""], *, rounds: int = 1
     ) -> tuple[Params, Params]:
-        """(trainable, frozen); the model that they merge to computes what `params` do. Layers are in the
-        order of the stages of the mesh, which the pipeline passes `rounds` times.
+        """(trainable, frozen); merged again they compute the same as `params`. Layers are in the memory order
+        of the mesh's stages, which the pipeline passes `rounds` times.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Names of the weights of a stack: N layers in one array."""
+"""Names of the weights of a stack, whose arrays hold N layers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ Tree = dict[str, Any]
 
 
 def renamed(tree: Tree, new_name: Callable[[str], str]) -> Tree:
-    """A nested dict under new names of its leaves and of the levels that hold one weight's arrays."""
+    """A nested dict with `new_name` applied to all keys."""
     return {
         new_name(key): renamed(value, new_name) if isinstance(value, dict) else value
         for key, value in tree.items()
@@ -25,7 +25,7 @@ def stacked_name(name: str) -> str:
 
 
 def layer_name(name: str) -> str:
-    """`w_up_NDF` -> `w_up_DF`: the weight of one layer of a stack. A number a layer loses its letter."""
+    """`w_up_NDF` -> `w_up_DF`: the weight of a single layer; `scale_N` becomes `scale`."""
     if not letters_of(name):
         return name
     stem, letters = name.rsplit("_N", 1)
@@ -33,10 +33,10 @@ def layer_name(name: str) -> str:
 
 
 def stacked(tree: Tree) -> Tree:
-    """Leaves of all layers under their names in a stack."""
+    """The tree with every leaf under its name in a stack."""
     return renamed(tree, stacked_name)
 
 
 def of_layer(tree: Tree) -> Tree:
-    """Leaves of all layers under the names that one layer gives them."""
+    """The tree with every leaf under its name in a single layer."""
     return renamed(tree, layer_name)

@@ -1,4 +1,4 @@
-"""A weight: how it is drawn, how it rests, and how it is gathered for its products."""
+"""Weights of layers: how they are drawn, laid out at rest, and gathered for their products."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,8 @@ from model.weights import Weight, mapped, nodes
 
 
 def weight(rngs: nnx.Rngs, letters: str, shape: tuple[int, ...], *, fan_in: int) -> nnx.Param:
-    """A normal weight of variance 1 / fan_in, made in its layout at rest: without one JAX would draw it
-    replicated.
+    """A normal weight of variance 1 / fan_in, drawn in its layout at rest, since JAX would draw it replicated
+    otherwise.
     """
     layout = spec(letters, shape, at_rest=True)
     normal = jax.random.normal(rngs.params(), shape, out_sharding=layout)
@@ -23,7 +23,7 @@ def weight(rngs: nnx.Rngs, letters: str, shape: tuple[int, ...], *, fan_in: int)
 
 
 def bias(letters: str, shape: tuple[int, ...]) -> nnx.Param:
-    """Zeros, made in their layout at rest."""
+    """A bias of zeros, in its layout at rest."""
     layout = spec(letters, shape, at_rest=True)
     return nnx.Param(jnp.zeros(shape, out_sharding=layout))
 
@@ -39,8 +39,8 @@ def at_rest(tree: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def in_use(tree: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Every leaf in `dtype`, gathered for its products: cast first, so that half the bytes travel. Weights
-    of several arrays become nodes (model/weights.py).
+    """Every leaf in `dtype` and gathered for its products; cast first, so that only half the bytes are sent.
+    Weights of several arrays become nodes (model/weights.py).
     """
 
     def gathered(name: str, x: Array) -> tuple[str, Array]:
@@ -51,41 +51,42 @@ def in_use(tree: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _dtype_of(name: str, dtype: str) -> str:
-    """Routers stay float32: near 0.5 a bfloat16 has steps of 0.002, more than a bias moves in a step. Codes
-    are int8 in use too: they travel as bytes, and are multiplied with their scales where they are used.
+    """The dtype of a leaf in use. Routers stay float32: just below 0.5 bfloat16 has steps of 0.002, more
+    than a router bias changes in a step. Codes stay int8: they are sent as bytes, and scaled where they
+    are used.
     """
     if name.startswith("codes"):
         return "int8"
-    is_factor = name == "scale"  # of a low-rank update: a single number, which weighs nothing
+    is_factor = name == "scale"  # of a low-rank update: a single number
     return "float32" if is_factor or name.startswith("router") else dtype
 
 
 def fetched(x: Array, dtype: str) -> Array:
-    """Bit for bit `x.astype(dtype)`, on the device. On a TPU XLA would move a plain cast out of the scan
-    and hold a copy of all layers.
+    """`x.astype(dtype)` bit for bit, on the device. On TPUs XLA would hoist a plain cast out of the scan over
+    layers, and hold a copy of all of them.
     """
     if on_host(x):
         x = jax.device_put(x, jax.memory.Space.Device)
     if platform() == "tpu" and x.dtype == jnp.float32 and dtype == "bfloat16":
-        # rounds to the bits of a bfloat16 (8 of exponent, 7 of mantissa) and is not moved; the cast that
-        # follows is then exact
+        # reduce_precision rounds like the cast (8 bits of exponent, 7 of mantissa) but is not hoisted;
+        # the cast that follows is then exact.
         x = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return x.astype(dtype)
 
 
 def add_bias(x: Array, bias: nnx.Param | None, letters: str) -> Array:
-    """x and the bias of its last letters; None is no bias."""
+    """x plus the bias of its last letters; None = no bias."""
     return x if bias is None else x + repeated(bias[...], letters)
 
 
 def repeated(weight: Weight, letters: str) -> Weight:
-    """Fewer key/value heads than `tensor`: each is repeated for the devices that share it, so that each
-    computes one (HOUSE §2).
+    """With fewer key/value heads than devices of `tensor`, repeat each head, so that every device
+    computes one.
     """
 
     def for_each_device(x: Array, letters: str) -> Array:
         n, at = n_parts("K"), letters.find("K")
-        if at < 0 or x.shape[at] % n == 0:  # the array has no such heads, or they divide
+        if at < 0 or x.shape[at] % n == 0:  # no key/value heads, or they divide over `tensor`
             return x
         return shard(jnp.repeat(x, n // x.shape[at], at), letters)
 
@@ -95,7 +96,7 @@ def repeated(weight: Weight, letters: str) -> Weight:
 def map_leaves(
     tree: dict[str, Any], change: Callable[[str, Any], tuple[str, Any]]
 ) -> dict[str, Any]:
-    """A nested dict of what `change` makes of each (name, leaf)."""
+    """A nested dict with `change(name, leaf)` -> (name, leaf) applied to all leaves."""
     pairs = (
         (key, map_leaves(value, change)) if isinstance(value, dict) else change(key, value)
         for key, value in tree.items()

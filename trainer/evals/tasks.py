@@ -83,7 +83,7 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
                     **ends,
                 )
                 for ids in rows:
-                    # A text goes on after its answer, a message ends with it.
+                    # a plain text may continue after the answer, while a chat message ends with it
                     text = chat.parse(ids).text if chat else answer_in(tokenizer.decode(ids))
                     texts.append(text)
             return texts
