@@ -51,11 +51,17 @@ def window(order: Order, first: Int[Array, ""] | int, C: int) -> tuple[Slots, In
     # padded, since `dynamic_slice` moves back a slice that passes the end
     padded_C = jnp.pad(order.choice_C, (0, C), constant_values=n)
     has_choice_C = first + jnp.arange(C) < last
-    choice_C = jnp.where(has_choice_C, jax.lax.dynamic_slice(padded_C, (first,), (C,)), n)
+    sorted_C = jax.lax.dynamic_slice(padded_C, (first,), (C,))
+    choice_C = jnp.where(has_choice_C, sorted_C, n)
+
     slot_MS = order.place_MS - first
     inside_MS = (slot_MS >= 0) & (slot_MS < C) & (order.place_MS < last)
-    sizes_E = jnp.clip(order.ends_E, first, first + C) - jnp.clip(order.starts_E, first, first + C)
-    return Slots(jnp.where(inside_MS, slot_MS, C), choice_C), sizes_E
+    slots = Slots(jnp.where(inside_MS, slot_MS, C), choice_C)
+
+    # what of each key's places lies in this window
+    ends_E = jnp.clip(order.ends_E, first, first + C)
+    starts_E = jnp.clip(order.starts_E, first, first + C)
+    return slots, ends_E - starts_E
 
 
 def slots_of(slot_MS: Int[Array, "M S"], C: int) -> Slots:
@@ -63,9 +69,9 @@ def slots_of(slot_MS: Int[Array, "M S"], C: int) -> Slots:
     # the only scatter of this file: of unique integers, and not differentiated
     choices_C = jnp.arange(slot_MS.size, dtype=slot_MS.dtype)
     empty_C = jnp.full(C, slot_MS.size, slot_MS.dtype)
-    return Slots(
-        slot_MS, empty_C.at[slot_MS.reshape(-1)].set(choices_C, mode="drop", unique_indices=True)
-    )
+    at_slots_C = empty_C.at[slot_MS.reshape(-1)]
+    choice_C = at_slots_C.set(choices_C, mode="drop", unique_indices=True)
+    return Slots(slot_MS, choice_C)
 
 
 @jax.custom_vjp

@@ -76,9 +76,14 @@ def dropless(choices: Choices, experts: Experts, axes: Axes) -> tuple[Array, Arr
 
     def fill(first: Array | int) -> Array:
         slots, sizes_E = window(order, first, C)
-        return combine(_feed_forward(spread(x_MD, slots), sizes_E, experts), weights_MS, slots)
+        rows_CD = spread(x_MD, slots)
+        y_CD = _feed_forward(rows_CD, sizes_E, experts)
+        return combine(y_CD, weights_MS, slots)
 
-    y_MD = fill(0) if n_rounds == 1 else _in_rounds(fill, order.ends_E[-1], n_rounds, C, x_MD)
+    if n_rounds == 1:
+        y_MD = fill(0)
+    else:
+        y_MD = _in_rounds(fill, order.ends_E[-1], n_rounds, C, x_MD)
     y_BLD = y_MD.reshape(choices.x_BLD.shape)
     if axes.experts:
         # sums over the experts of a token; each device gets its own rows back
@@ -100,23 +105,31 @@ def _in_rounds(
     def step(y_MD: Array, i: Array) -> tuple[Array, None]:
         first = i * C
         # cond, not where: a round without choices must cost no time
-        return y_MD + jax.lax.cond(first < total, rematerialised, nothing, first), None
+        of_round_MD = jax.lax.cond(first < total, rematerialised, nothing, first)
+        return y_MD + of_round_MD, None
 
-    return jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))[0]
+    y_MD, _ = jax.lax.scan(step, jnp.zeros_like(like), jnp.arange(n_rounds))
+    return y_MD
 
 
 def _feed_forward(rows_CD: Array, sizes_E: Array, experts: Experts) -> Array:
     """Apply its expert to each row; rows are sorted by expert."""
     # Grouped products leave rows after the last group undefined: a NaN there would survive the factor 0
     # of the backward pass.
-    filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
+    filled_C1 = _filled(rows_CD, sizes_E)
 
     def product(w_EDF: Array | LowRank) -> Array:
         return jnp.where(filled_C1, _grouped(rows_CD, w_EDF, sizes_E), 0)
 
     gate_CF = name(product(experts.w_gate_EDF), "gate")
     up_CF = name(product(experts.w_up_EDF), "up")
-    return _grouped(experts.activation(gate_CF) * up_CF, experts.w_down_EFD, sizes_E)
+    hidden_CF = experts.activation(gate_CF) * up_CF
+    return _grouped(hidden_CF, experts.w_down_EFD, sizes_E)
+
+
+def _filled(rows_CD: Array, sizes_E: Array) -> Array:
+    """Whether a row belongs to a group, [C, 1]."""
+    return (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
 
 
 def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
@@ -124,11 +137,9 @@ def _grouped(rows_CD: Array, w_EDF: Array | LowRank, sizes_E: Array) -> Array:
         return grouped_matmul(rows_CD, w_EDF, sizes_E)
     narrow_CR = w_EDF.scaled(grouped_matmul(rows_CD, w_EDF.a, sizes_E))
     # undefined rows (see `_feed_forward`) must not enter another product
-    filled_C1 = (jnp.arange(len(rows_CD)) < jnp.sum(sizes_E))[:, None]
-    narrow_CR = jnp.where(filled_C1, narrow_CR, 0)
-    return grouped_matmul(rows_CD, w_EDF.base, sizes_E) + grouped_matmul(
-        narrow_CR, w_EDF.b, sizes_E
-    )
+    narrow_CR = jnp.where(_filled(rows_CD, sizes_E), narrow_CR, 0)
+    base_CF = grouped_matmul(rows_CD, w_EDF.base, sizes_E)
+    return base_CF + grouped_matmul(narrow_CR, w_EDF.b, sizes_E)
 
 
 def at_capacity(
@@ -150,17 +161,24 @@ def at_capacity(
     # L · P is the complete row: sharding it must not change what is dropped
     capacity = math.ceil(factor * L * P * S / E)
     C = -(-capacity // P) * P  # slots for one expert and row; P devices share them
+
     rank_MS = _ranks(choices.experts_BLS, E, axes)
     experts_MS = choices.experts_BLS.reshape(-1, S)
-    row_M1 = jnp.repeat(jnp.arange(B), L)[:, None]
-    kept_MS = (rank_MS < capacity) & (experts_MS < E)
+    is_real_MS = experts_MS < E
+    has_room_MS = (rank_MS < capacity) & is_real_MS
     # slots are numbered by (expert, row, rank); E·B·C is one past the last
+    n_slots = E * B * C
+    row_M1 = jnp.repeat(jnp.arange(B), L)[:, None]
     slot_MS = (experts_MS * B + row_M1) * C + rank_MS
-    slots = slots_of(jnp.where(kept_MS, slot_MS, E * B * C), E * B * C)
-    rows_EBCD = spread(choices.x_BLD.reshape(-1, D), slots).reshape(E, B, C, D)
+    slots = slots_of(jnp.where(has_room_MS, slot_MS, n_slots), n_slots)
+
+    x_MD = choices.x_BLD.reshape(-1, D)
+    rows_EBCD = spread(x_MD, slots).reshape(E, B, C, D)
     y_EBCD = _exchange(rows_EBCD, experts, axes)
-    y_MD = combine(y_EBCD.reshape(-1, D), choices.weights_BLS.reshape(-1, S), slots)
-    return y_MD.reshape(B, L, D), jnp.sum((experts_MS < E) & ~kept_MS, dtype=jnp.float32)
+    weights_MS = choices.weights_BLS.reshape(-1, S)
+    y_MD = combine(y_EBCD.reshape(-1, D), weights_MS, slots)
+    n_dropped = jnp.sum(is_real_MS & ~has_room_MS, dtype=jnp.float32)
+    return y_MD.reshape(B, L, D), n_dropped
 
 
 def _ranks(experts_BLS: Array, E: int, axes: Axes) -> Array:
@@ -170,9 +188,12 @@ def _ranks(experts_BLS: Array, E: int, axes: Axes) -> Array:
     B, L, S = experts_BLS.shape
     P = axes.runs
     # a key is (row, run of the row, expert); padding has the one after the last
-    run_BL1 = (P * jnp.arange(B)[:, None] + P * jnp.arange(L) // L)[:, :, None]
-    key_MS = jnp.where(experts_BLS < E, experts_BLS + E * run_BL1, E * B * P).reshape(-1, S)
-    order = order_by(key_MS, E * B * P)
+    n_keys = E * B * P
+    first_run_B1 = P * jnp.arange(B)[:, None]
+    run_BL = first_run_B1 + P * jnp.arange(L) // L
+    key_BLS = jnp.where(experts_BLS < E, experts_BLS + E * run_BL[:, :, None], n_keys)
+    key_MS = key_BLS.reshape(-1, S)
+    order = order_by(key_MS, n_keys)
     sizes_BPE = (order.ends_E - order.starts_E).reshape(B, P, E)
     before_BPE = _in_earlier_runs(sizes_BPE, axes)
     # place among all here - those of smaller keys + those in earlier runs
@@ -191,8 +212,10 @@ def _in_earlier_runs(sizes_BPE: Array, axes: Axes) -> Array:
     second_runs = [sizes_CBPE[::-1, :, p] for p in range(1, axes.runs)]
     in_order = jnp.concatenate([sizes_CBPE[:, :, 0], *second_runs])
     earlier = jnp.cumsum(in_order, 0) - in_order
-    device, C = _index(axes.length), _size(axes.length)
-    own_runs = jnp.stack([device, 2 * C - 1 - device][: axes.runs])
+    device = _index(axes.length)
+    C = _size(axes.length)
+    runs_if_balanced = [device, 2 * C - 1 - device]
+    own_runs = jnp.stack(runs_if_balanced[: axes.runs])
     return earlier[own_runs].swapaxes(0, 1)
 
 
@@ -206,10 +229,14 @@ def _exchange(rows_EBCD: Array, experts: Experts, axes: Axes) -> Array:
         rows_EBCD = jax.lax.all_to_all(
             rows_EBCD, axes.experts, split_axis=0, concat_axis=1, tiled=True
         )
-    gate_EBCF = name(einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_gate_EDF), "gate")
-    up_EBCF = name(einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_up_EDF), "up")
-    y_EBCD = einsum("EBCF,EFD->EBCD", experts.activation(gate_EBCF) * up_EBCF, experts.w_down_EFD)
+    gate_EBCF = einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_gate_EDF)
+    gate_EBCF = name(gate_EBCF, "gate")
+    up_EBCF = einsum("EBCD,EDF->EBCF", rows_EBCD, experts.w_up_EDF)
+    up_EBCF = name(up_EBCF, "up")
+    hidden_EBCF = experts.activation(gate_EBCF) * up_EBCF
+    y_EBCD = einsum("EBCF,EFD->EBCD", hidden_EBCF, experts.w_down_EFD)
     if axes.experts:
+        # the way back of the exchange above
         y_EBCD = jax.lax.all_to_all(y_EBCD, axes.experts, split_axis=1, concat_axis=0, tiled=True)
     return _gather(y_EBCD, axes.length, 2)
 

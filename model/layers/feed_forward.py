@@ -38,8 +38,10 @@ class FeedForward(nnx.Module):
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """The result, and no auxiliary sums; F is sharded over `tensor`."""
-        gate_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...]), "gate")
-        up_BLF = name(einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]), "up")
+        gate_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_gate_DF[...])
+        gate_BLF = name(gate_BLF, "gate")
+        up_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...])
+        up_BLF = name(up_BLF, "up")
         # without a name for `Remat`, as it is cheap to recompute
         hidden_BLF = self.activation(gate_BLF) * up_BLF
         # the sum over `tensor` is scattered over positions (BlD), instead of repeated on every device
@@ -65,9 +67,12 @@ class PlainFeedForward(nnx.Module):
         self, x_BLD: Float[Array, "B L D"], rows: Rows
     ) -> tuple[Float[Array, "B L D"], dict[str, Any]]:
         """The result, and no auxiliary sums; F is sharded over `tensor`."""
-        up_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...]) + self.b_up_F[...]
-        hidden_BLF = self.activation(name(up_BLF, "up"))
-        out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...]) + self.b_down_D[...]
+        up_BLF = einsum("BLD,DF->BLF", x_BLD, self.w_up_DF[...])
+        up_BLF = name(up_BLF + self.b_up_F[...], "up")
+        hidden_BLF = self.activation(up_BLF)
+        out_BLD = einsum("BLF,FD->BlD", hidden_BLF, self.w_down_FD[...])
+        # after the sum over F on `tensor`, which would count it once a device
+        out_BLD = out_BLD + self.b_down_D[...]
         return name(out_BLD, "feed_forward"), {}
 
     def facts(self) -> ExpertFacts:

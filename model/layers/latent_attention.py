@@ -49,11 +49,19 @@ class LatentAttention(nnx.Module):
         rope: str = "rope",
         scale: float | None = None,
     ):
-        self.latent, self.query_latent, self.A2 = latent, query_latent, A2
-        self.rope, self.attend = rope, attend
-        self.H, self.qk_width, self.v_width = H, A + A2, A3
-        # a score sums over A + A2 entries; the growth that YaRN asks for comes in through `scale`
-        self.maths = Maths((A + A2) ** -0.5 if scale is None else scale, window=None, soft_cap=None)
+        self.latent = latent
+        self.query_latent = query_latent
+        self.A2 = A2
+        self.rope = rope
+        self.attend = attend
+        self.H = H
+        self.qk_width = A + A2
+        self.v_width = A3
+        if scale is None:
+            # a score sums over A + A2 entries; the growth that YaRN asks for comes in through `scale`
+            scale = (A + A2) ** -0.5
+        self.maths = Maths(scale, window=None, soft_cap=None)
+
         if query_latent:
             self.wq_down_DD3 = weight(rngs, "DD", (D, query_latent), fan_in=D)
             self.q_norm = RMSNorm(size=query_latent, eps=EPS, letter="D3")
@@ -62,6 +70,7 @@ class LatentAttention(nnx.Module):
         else:
             self.wq_DHA = weight(rngs, "DHA", (D, H, A), fan_in=D)
             self.wq_rope_DHA2 = weight(rngs, "DHA", (D, H, A2), fan_in=D)
+
         self.wkv_down_DD2 = weight(rngs, "DD", (D, latent), fan_in=D)
         self.kv_norm = RMSNorm(size=latent, eps=EPS, letter="D2")
         self.wk_rope_DA2 = weight(rngs, "DA", (D, A2), fan_in=D)
@@ -78,13 +87,10 @@ class LatentAttention(nnx.Module):
         # kernels expect keys by head, so the shared rotary key is appended to each of them
         k_rope_BLHA = _for_each_head(k_rope_BLA, q_rope_BLHA.shape)
         # The sum of two products in a score is a single product of the concatenated vectors.
+        q_BLHA = jnp.concatenate((q_BLHA, q_rope_BLHA), -1)
+        k_BLHA = jnp.concatenate((k_BLHA, k_rope_BLHA), -1)
         o_BLHA = self.attend(
-            jnp.concatenate((q_BLHA, q_rope_BLHA), -1),
-            jnp.concatenate((k_BLHA, k_rope_BLHA), -1),
-            v_BLHA,
-            rows.positions_BL,
-            rows.segments_BL,
-            self.maths,
+            q_BLHA, k_BLHA, v_BLHA, rows.positions_BL, rows.segments_BL, self.maths
         )
         return self._output(o_BLHA)
 
@@ -102,12 +108,14 @@ class LatentAttention(nnx.Module):
         # the cache holds normed latents: D2 + A2 numbers per token, for all heads together
         latents_BTR = write("latents_BTR", slots["latents_BTR"], latents_BLR, rows.lengths_B)
         rope_keys_BTA = write("rope_keys_BTA", slots["rope_keys_BTA"], k_rope_BLA, rows.lengths_B)
-        q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA * self.maths.scale, self.wk_D2HA[...])
+
+        q_BLHA = q_BLHA * self.maths.scale
+        q_rope_BLHA = q_rope_BLHA * self.maths.scale
+        q_BLHR = einsum("BLHA,RHA->BLHR", q_BLHA, self.wk_D2HA[...])
         scores_BHLT = einsum("BLHR,BTR->BHLT", q_BLHR, latents_BTR, dtype=jnp.float32)
         # two products, not one as in training: concatenating would copy the whole cache
-        scores_BHLT += einsum(
-            "BLHA,BTA->BHLT", q_rope_BLHA * self.maths.scale, rope_keys_BTA, dtype=jnp.float32
-        )
+        scores_BHLT += einsum("BLHA,BTA->BHLT", q_rope_BLHA, rope_keys_BTA, dtype=jnp.float32)
+
         seen_BLT = cache_mask(rows.positions_BL, T=latents_BTR.shape[1], window=None)
         # MASKED is finite, so that a query that sees nothing (padding) does not give NaN
         scores_BHLT = jnp.where(seen_BLT[:, None], scores_BHLT, MASKED)
@@ -128,12 +136,15 @@ class LatentAttention(nnx.Module):
     def _queries(self, x_BLD: Array, rows: Rows) -> tuple[Array, Array]:
         """Queries for the keys, and rotated queries for the rotary key."""
         if self.query_latent:
+            latents_BLR = self.q_norm(_narrow(x_BLD, self.wq_down_DD3[...]))
             # `Remat` names the latent: queries are cheap to recompute from it
-            x_BLR = name(self.q_norm(_narrow(x_BLD, self.wq_down_DD3[...])), "query")
-            wq_RHA, wq_rope_RHA = self.wq_D3HA[...], self.wq_rope_D3HA2[...]
+            x_BLR = name(latents_BLR, "query")
+            wq_RHA = self.wq_D3HA[...]
+            wq_rope_RHA = self.wq_rope_D3HA2[...]
         else:
             x_BLR = x_BLD
-            wq_RHA, wq_rope_RHA = self.wq_DHA[...], self.wq_rope_DHA2[...]
+            wq_RHA = self.wq_DHA[...]
+            wq_rope_RHA = self.wq_rope_DHA2[...]
         q_BLHA = einsum("BLR,RHA->BLHA", x_BLR, wq_RHA)
         q_rope_BLHA = einsum("BLR,RHA->BLHA", x_BLR, wq_rope_RHA)
         return q_BLHA, rotate(q_rope_BLHA, rows.rotations[self.rope])
@@ -143,21 +154,26 @@ class LatentAttention(nnx.Module):
         keys and values are many times as large (70 times together in DeepSeek-V3) and cheap to recompute
         from them.
         """
-        latents_BLR = name(self.kv_norm(_narrow(x_BLD, self.wkv_down_DD2[...])), "value")
+        latents_BLR = self.kv_norm(_narrow(x_BLD, self.wkv_down_DD2[...]))
+        latents_BLR = name(latents_BLR, "value")
         # `rotate` expects heads: the rotary key is a single one
         k_BLHA = _narrow(x_BLD, self.wk_rope_DA2[...])[:, :, None]
         k_BLA = rotate(k_BLHA, rows.rotations[self.rope])[:, :, 0]
         return latents_BLR, name(k_BLA, "key")
 
     def _output(self, o_BLHA: Array) -> Array:
-        return name(einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HA3D[...]), "attention")
+        # the sum over heads on `tensor` is scattered over positions (BlD), not repeated on every device
+        out_BLD = einsum("BLHA,HAD->BlD", o_BLHA, self.wo_HA3D[...])
+        return name(out_BLD, "attention")
 
 
 def _narrow(x_BLD: Array, w_DR: Weight) -> Array:
     """A product with a narrow result, which no head dimension shards: each device of `tensor` computes it for
     some positions, and the result is gathered.
     """
-    return shard(einsum("BlD,DR->BlR", shard(x_BLD, "BlD"), w_DR), "BLR")
+    x_BLD = shard(x_BLD, "BlD")
+    narrow_BLR = einsum("BlD,DR->BlR", x_BLD, w_DR)
+    return shard(narrow_BLR, "BLR")
 
 
 def _for_each_head(k_BLA: Array, shape: tuple[int, ...]) -> Array:

@@ -29,14 +29,17 @@ def put_media(
         # have a more expensive gradient, as JAX must assume that indices repeat.
         rows_B = jnp.arange(B)[:, None]
         source_BL = jnp.full((B, L), -1).at[rows_B, index_BJ].set(jnp.arange(J), mode="drop")
-        taken_BLD = jnp.take_along_axis(features_BJD, jnp.maximum(source_BL, 0)[..., None], axis=1)
+        # a position without a feature reads feature 0, and then keeps its embedding
+        readable_BL = jnp.maximum(source_BL, 0)
+        taken_BLD = jnp.take_along_axis(features_BJD, readable_BL[..., None], axis=1)
         return jnp.where(source_BL[..., None] >= 0, taken_BLD, x_BLD)
 
     laid_out = f"B{letter}D"
     # J is never sharded: every device picks the patches of its positions from all of them
-    return local(on_device, (laid_out, "BJD", "BJ"), laid_out)(
-        x_BLD, shard(features_BJD, "BJD"), shard(slot_BJ, "BJ")
-    )
+    features_BJD = shard(features_BJD, "BJD")
+    slot_BJ = shard(slot_BJ, "BJ")
+    on_devices = local(on_device, (laid_out, "BJD", "BJ"), laid_out)
+    return on_devices(x_BLD, features_BJD, slot_BJ)
 
 
 def _length(L: int) -> tuple[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from model.architecture import ExpertFacts
 from model.execution import name
 from model.exits import local
 from model.kernels.context import is_balanced
-from model.layers.experts import Axes, Choices, Experts, at_capacity, dropless
+from model.layers.experts import Axes, Choices, Dispatch, Experts, at_capacity, dropless
 from model.layers.feed_forward import FeedForward
 from model.layers.router import Router
 from model.layers.rows import Rows
@@ -52,10 +52,12 @@ class MoE(nnx.Module):
         if capacity_factor is not None and capacity_factor <= 0:
             remedy = "1.0 has room for an even load, None drops nothing"
             raise ValueError(f"capacity_factor={capacity_factor} is not positive; {remedy}")
-        self.E, self.router, self.activation = E, router, activation
-        self.dispatch = (
-            dropless if capacity_factor is None else partial(at_capacity, factor=capacity_factor)
-        )
+        self.E = E
+        self.router = router
+        self.activation = activation
+        self.dispatch: Dispatch = dropless
+        if capacity_factor is not None:
+            self.dispatch = partial(at_capacity, factor=capacity_factor)
         self.router_DE = weight(rngs, "DE", (D, E), fan_in=D)
         self.w_gate_EDF = weight(rngs, "EDF", (E, D, F), fan_in=D)
         self.w_up_EDF = weight(rngs, "EDF", (E, D, F), fan_in=D)
@@ -78,8 +80,6 @@ class MoE(nnx.Module):
         length, result = _length_letters(L)
         # decoding has a length too, but its tokens are in their own order
         balanced = is_balanced(L) and rows.lengths_B is None
-        # `.`: the router and its bias are the same on every device, as each routes its own tokens
-        letters = (f"B{length}D", f"B{length}", "..", ".", "EDF", "EDF", "EFD")
         axes = Axes(
             experts=axes_of("E"),
             width=axes_of("F"),
@@ -95,19 +95,24 @@ class MoE(nnx.Module):
             bias_E = jnp.zeros(self.router_DE.shape[1])
         else:
             bias_E = self.router_bias_E[...]
-        # codes are multiplied with their scales here: inside, a device's part of F may cut a block of them
-        experts = (
-            without_codes(weight[...])
-            for weight in (self.w_gate_EDF, self.w_up_EDF, self.w_down_EFD)
-        )
-        router_DE, bias_E = shard(self.router_DE[...], ".."), shard(bias_E, ".")
-        operands = (shard(x_BLD, "BLD"), rows.segments_BL, router_DE, bias_E, *experts)
-        y_BLD, penalty, load_E, dropped = local(body, letters, (f"B{result}D", "", ".", ""))(
-            *operands
+        # `.`: the router and its bias are the same on every device, as each routes its own tokens
+        letters = (f"B{length}D", f"B{length}", "..", ".", "EDF", "EDF", "EFD")
+        on_devices = local(body, letters, (f"B{result}D", "", ".", ""))
+        y_BLD, penalty, load_E, dropped = on_devices(
+            shard(x_BLD, "BLD"),
+            rows.segments_BL,
+            shard(self.router_DE[...], ".."),
+            shard(bias_E, "."),
+            # codes are multiplied with their scales here: inside, a device's part of F may cut a block of
+            # them
+            without_codes(self.w_gate_EDF[...]),
+            without_codes(self.w_up_EDF[...]),
+            without_codes(self.w_down_EFD[...]),
         )
         if self.shared is not None:
             # outside of `local`: it is a plain product, which explicit axes lay out by themselves
-            y_BLD = y_BLD + self.shared(x_BLD, rows)[0]
+            shared_BLD, _ = self.shared(x_BLD, rows)
+            y_BLD = y_BLD + shared_BLD
         aux = {"penalty": penalty, "load_E": shard(load_E, "E"), "dropped": dropped}
         return name(y_BLD, "feed_forward"), aux
 
@@ -135,8 +140,11 @@ class MoE(nnx.Module):
         penalty, load_E = self.router.balance(logits_ME, routes, real_M, token_axes)
         # padding goes to the expert E, which there is not
         experts_MS = jnp.where(real_M[:, None], routes.experts_MS, router_DE.shape[1])
-        choices = Choices(x_BLD, experts_MS.reshape(B, L, -1), routes.weights_MS.reshape(B, L, -1))
-        y_BLD, dropped = self.dispatch(choices, Experts(*weights, self.activation), axes)
+        experts_BLS = experts_MS.reshape(B, L, -1)
+        weights_BLS = routes.weights_MS.reshape(B, L, -1)
+        choices = Choices(x_BLD, experts_BLS, weights_BLS)
+        experts = Experts(*weights, self.activation)
+        y_BLD, dropped = self.dispatch(choices, experts, axes)
         # each device of `width` has the sum over its part of F alone
         if axes.width and scatter:
             # scattered over positions, so that the stream is `BlD` without a second step
@@ -151,6 +159,8 @@ class MoE(nnx.Module):
 def _length_letters(L: int) -> tuple[str, str]:
     """The letters of positions in whole rows and in the result; `.` where the mesh does not divide L."""
     # one token of decoding is divided by no axis, and then all devices route the same token
-    length = "L" if axes_of("L", L) == axes_of("L") else "."
-    result = "l" if axes_of("l", L) == axes_of("l") else length
-    return length, result
+    is_divided = axes_of("L", L) == axes_of("L")
+    length = "L" if is_divided else "."
+    # the result is divided over `tensor` too, where its size allows
+    is_finely_divided = axes_of("l", L) == axes_of("l")
+    return length, "l" if is_finely_divided else length

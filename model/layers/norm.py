@@ -12,7 +12,8 @@ class RMSNorm(nnx.Module):
     """
 
     def __init__(self, *, size: int, eps: float, letter: str = "D", offset: float = 0.0):
-        self.eps, self.offset = eps, offset
+        self.eps = eps
+        self.offset = offset
         self.letter = letter
         # the attribute is the parameter's name, whose last letters are its layout
         setattr(self, f"scale_{letter}", nnx.Param(jnp.full(size, 1.0 - offset)))
@@ -22,10 +23,11 @@ class RMSNorm(nnx.Module):
         # its name ends in a letter that this module was given
         scale = getattr(self, f"scale_{self.letter}")[...]
         wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
-        # The sum is in float32: near 1, bfloat16 would keep only 8 bits of what was learned.
+        wide = _of_unit_size(wide, self.eps)
         if self.offset:
-            return (wide * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
+            # The sum is in float32: near 1, bfloat16 would keep only 8 bits of what was learned.
+            factor = self.offset + scale.astype(jnp.float32)
+            return (wide * factor).astype(x.dtype)
         return wide.astype(x.dtype) * scale.astype(x.dtype)
 
 
@@ -34,13 +36,21 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, *, size: int, eps: float):
         self.eps = eps
-        self.scale_D, self.bias_D = nnx.Param(jnp.ones(size)), nnx.Param(jnp.zeros(size))
+        self.scale_D = nnx.Param(jnp.ones(size))
+        self.bias_D = nnx.Param(jnp.zeros(size))
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """Computed in float32, returned in the dtype of x."""
         wide = x.astype(jnp.float32)
         # the variance of what is centred: that of E[x²] - E[x]² would lose all bits where the mean is large
         wide = wide - jnp.mean(wide, -1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
-        scale_D, bias_D = self.scale_D[...], self.bias_D[...]
-        return wide.astype(x.dtype) * scale_D.astype(x.dtype) + bias_D.astype(x.dtype)
+        wide = _of_unit_size(wide, self.eps)
+        scale_D = self.scale_D[...].astype(x.dtype)
+        bias_D = self.bias_D[...].astype(x.dtype)
+        return wide.astype(x.dtype) * scale_D + bias_D
+
+
+def _of_unit_size(wide: Array, eps: float) -> Array:
+    """x / rms(x) over the last dimension; `eps` keeps a vector of zeros what it is."""
+    mean_square = jnp.mean(wide * wide, -1, keepdims=True)
+    return wide * jax.lax.rsqrt(mean_square + eps)
