@@ -18,7 +18,7 @@ from model.exits import local
 from model.kernels.attend import Maths, sees
 
 TYPES = ("bfloat16", "float16")
-WIDEST = 256  # head width that cuDNN supports on Hopper; GPUs before it support 128
+WIDEST = 256  # head width that cuDNN supports from Hopper on; older GPUs support 128
 
 
 def attend(
