@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -95,28 +96,45 @@ def attention_checks(*, small: bool) -> Iterator[Check]:
     cases = SMALL_CASES if small else CASES
     length = SMALL_LENGTH if small else LENGTH
     in_float32 = IN_FLOAT32[1:] if small else IN_FLOAT32
-    kernels = {
-        name: attend for name, attend in UNDIVIDED.items() if NEEDS.get(name, platform) == platform
-    }
-    del kernels["plain"]  # it is the reference
-    kernels["loops"] = loops_attend
-    for name, attend in kernels.items():
+    for name, attend in _kernels(platform).items():
         for case in cases:
+            dtypes = ["bfloat16"]
             # float32 shows what rounding would hide. cuDNN has no attention in float32.
-            exact_too = name != "cudnn" and case.name in in_float32
-            for dtype in ("bfloat16", "float32") if exact_too else ("bfloat16",):
+            if name != "cudnn" and case.name in in_float32:
+                dtypes.append("float32")
+            for dtype in dtypes:
                 run = functools.partial(check_attention, name, attend, case, dtype, length=length)
                 yield Check(title(name, case, dtype), run, compares=True)
+
+    # A CPU computes bfloat16 by way of float32, and slowly.
+    dtype = "float32" if platform == "cpu" else "bfloat16"
     for context in ("gather", "ring"):
         attend = attention_of("auto", context, platform)
-        # A CPU computes bfloat16 by way of float32, and slowly.
-        dtype = "float32" if platform == "cpu" else "bfloat16"
-        for case in (case for case in cases if case.name in in_float32):
-            name = f"{context} over 2 devices"
+        name = f"{context} over 2 devices"
+        for case in cases:
+            if case.name not in in_float32:
+                continue
             run = functools.partial(
-                check_attention, name, attend, case, dtype, length=length, context_devices=2
+                check_attention,
+                name,
+                attend,
+                case,
+                dtype,
+                length=length,
+                context_devices=2,
             )
             yield Check(title(name, case, dtype), run, compares=True)
+
+
+def _kernels(platform: str) -> dict[str, Attend]:
+    """The kernels for one device that can run here, but the plain form, which is the reference."""
+    kernels = {}
+    for name, attend in UNDIVIDED.items():
+        runs_here = NEEDS.get(name, platform) == platform
+        if runs_here and name != "plain":
+            kernels[name] = attend
+    kernels["loops"] = loops_attend
+    return kernels
 
 
 def title(kernel: str, case: Case, dtype: str) -> str:
@@ -136,7 +154,8 @@ def check_attention(
     inputs = inputs_of(case, length)
     if kernel == "cudnn":
         # `why_not` looks at shapes and dtypes only.
-        q_BLHA, v_BLKA = jnp.asarray(inputs.q_BLHA, dtype), jnp.asarray(inputs.v_BLKA, dtype)
+        q_BLHA = jnp.asarray(inputs.q_BLHA, dtype)
+        v_BLKA = jnp.asarray(inputs.v_BLKA, dtype)
         objection = cudnn.why_not(q_BLHA, v_BLKA, divided=False, soft_cap=case.soft_cap)
         if objection:
             raise Skip(f"cuDNN cannot do {objection}; training uses blocked there")
@@ -144,11 +163,9 @@ def check_attention(
     # Cached, because the plain form is the slowest, and the same for every kernel.
     wanted = plain_results(case, length)
     got = output_and_gradients(attend, inputs, case, dtype, context_devices=context_devices)
-    errors = {
-        name: relative_error(x, exact)
-        for name, x, exact in zip(("output", "dq", "dk", "dv"), got, wanted, strict=True)
-    }
-
+    errors = {}
+    for name, x, exact in zip(("output", "dq", "dk", "dv"), got, wanted, strict=True):
+        errors[name] = relative_error(x, exact)
     return compared(title(kernel, case, dtype), errors, dict.fromkeys(errors, BOUNDS[dtype]))
 
 
@@ -166,23 +183,41 @@ def inputs_of(case: Case, length: int, n_rows: int = 2) -> Inputs:
     # A fixed seed, so that two runs on one device give the same table.
     rng = np.random.default_rng(length + case.H)
     # Segment 0 is padding; documents count from 1.
-    positions_BL, segments_BL = np.zeros((2, n_rows, length), np.int32)
+    positions_BL = np.zeros((n_rows, length), np.int32)
+    segments_BL = np.zeros((n_rows, length), np.int32)
     for b in range(n_rows):
         # The last sixth of a packed row is padding.
         end = length - length // 6 if case.packed else length
         # One cut more than the row before, so that the rows are not alike.
         inner_cuts = rng.integers(1, end, 2 + b) if case.packed else []
         cuts = sorted({0, end, *map(int, inner_cuts)})
-        for segment, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+        for segment, (start, stop) in enumerate(pairwise(cuts), 1):
             # Positions start again with each document, as rotary embeddings need them.
             positions_BL[b, start:stop] = range(stop - start)
             segments_BL[b, start:stop] = segment
-    shapes = (case.H, case.A), (case.K, case.A), (case.K, case.A2), (case.H, case.A2)
-    q, k, v, grad = (rng.normal(0, 1, (n_rows, length, *shape)) for shape in shapes)
-    grad = grad * (segments_BL[..., None, None] > 0)
-    q, k, v, grad = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (q, k, v, grad))
 
-    return Inputs(q, k, v, positions_BL, segments_BL, grad)
+    def normal(n_heads: int, width: int) -> np.ndarray:
+        return rng.normal(0, 1, (n_rows, length, n_heads, width))
+
+    # In this order: the numbers of one draw depend on those before it.
+    q_BLHA = normal(case.H, case.A)
+    k_BLKA = normal(case.K, case.A)
+    v_BLKA = normal(case.K, case.A2)
+    grad_BLHA = normal(case.H, case.A2)
+    grad_BLHA = grad_BLHA * (segments_BL[..., None, None] > 0)
+    return Inputs(
+        _rounded(q_BLHA),
+        _rounded(k_BLKA),
+        _rounded(v_BLKA),
+        positions_BL,
+        segments_BL,
+        _rounded(grad_BLHA),
+    )
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    """The nearest numbers of bfloat16, as float32."""
+    return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
 
 
 def output_and_gradients(
@@ -201,22 +236,26 @@ def output_and_gradients(
         grad: Array,
     ):
         # A divided row is reordered so that every device has the same amount of work.
-        balanced = [
-            balance(x, letters)
-            for x, letters in zip((q_BLHA, k_BLKA, v_BLKA), LETTERS, strict=False)
-        ]
+        q_BLHA = balance(q_BLHA, "BLHA")
+        k_BLKA = balance(k_BLKA, "BLKA")
+        v_BLKA = balance(v_BLKA, "BLKA")
         positions_BL = balance(positions_BL, "BL")
         segments_BL = balance(segments_BL, "BL")
-        o_BLHA, pull_back = jax.vjp(
-            lambda q, k, v: attend(q, k, v, positions_BL, segments_BL, case.maths), *balanced
+
+        def of_arrays(q_BLHA: Array, k_BLKA: Array, v_BLKA: Array) -> Array:
+            return attend(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, case.maths)
+
+        o_BLHA, pull_back = jax.vjp(of_arrays, q_BLHA, k_BLKA, v_BLKA)
+        dq_BLHA, dk_BLKA, dv_BLKA = pull_back(balance(grad, "BLHA"))
+        return (
+            unbalance(o_BLHA, "BLHA"),
+            unbalance(dq_BLHA, "BLHA"),
+            unbalance(dk_BLKA, "BLKA"),
+            unbalance(dv_BLKA, "BLKA"),
         )
-        gradients = pull_back(balance(grad, "BLHA"))
-        results = zip((o_BLHA, *gradients), ("BLHA", "BLHA", "BLKA", "BLKA"), strict=True)
-        return tuple(unbalance(x, letters) for x, letters in results)
 
     def placed(x: np.ndarray, letters: str) -> jax.Array:
-        # Positions and segments stay integers; only queries, keys, values and gradients are
-        # rounded.
+        # Positions and segments stay integers; only queries, keys, values and gradients are rounded.
         kind = x.dtype if x.dtype == np.int32 else jnp.dtype(dtype)
         return jax.device_put(x.astype(kind), named(mesh, letters, x.shape))
 
@@ -244,10 +283,11 @@ def relative_error(x: np.ndarray, exact: np.ndarray) -> float:
     starts = np.arange(0, x.shape[1], 128)
     # reduceat sums from each start to the next; the last block may be shorter.
     blocks_BU = np.add.reduceat(squares_BL, starts, 1)
-    mean_block = exact_BL.sum() / blocks_BU.size
-    rows_B = squares_BL.sum(1) / exact_BL.sum(1)
     # Relative to the mean block, because a block of padding has a norm of 0.
-    return float(np.sqrt(max(rows_B.max(), blocks_BU.max() / mean_block)))
+    mean_block = exact_BL.sum() / blocks_BU.size
+    worst_block = blocks_BU.max() / mean_block
+    rows_B = squares_BL.sum(1) / exact_BL.sum(1)
+    return float(np.sqrt(max(rows_B.max(), worst_block)))
 
 
 def loops_attend(
@@ -262,17 +302,13 @@ def loops_attend(
 
     def on_device(q: Array, k: Array, v: Array, positions: Array, segments: Array) -> Array:
         # One run, which starts at position 0: the row is not divided.
-        row = KeyRow(positions, segments, (jnp.zeros((), jnp.int32),))
-        o = attend_rows(
-            # The kernel wants heads before positions, so that the last two axes are a matrix.
-            q.swapaxes(1, 2),
-            k.swapaxes(1, 2),
-            v.swapaxes(1, 2),
-            row,
-            row,
-            LOOPS,
-            maths,
-        )
+        first = jnp.zeros((), jnp.int32)
+        row = KeyRow(positions, segments, (first,))
+        # The kernel wants heads before positions, so that the last two axes are a matrix.
+        q = q.swapaxes(1, 2)
+        k = k.swapaxes(1, 2)
+        v = v.swapaxes(1, 2)
+        o = attend_rows(q, k, v, row, row, LOOPS, maths)
         return o.swapaxes(1, 2)
 
     run: Callable[..., Array] = local(on_device, ("BTHA", "BTKA", "BTKA", "BT", "BT"), "BTHA")

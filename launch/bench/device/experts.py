@@ -22,20 +22,31 @@ UNDIVIDED = Axes(experts=(), width=(), length=(), runs=1)
 
 def expert_checks(*, small: bool) -> Iterator[Check]:
     """The grouped product, and whole expert layers with and without a limit on the load of an expert."""
-    # Widths of a small model's experts; the small form only tests the command.
-    D, F, n_tokens = (16, 24, 64) if small else (1024, 2048, 2048)
-    # factor=8.0: room for all tokens, so that nothing is dropped.
-    dispatches = {
+    if small:
+        # Only the command is tested, for which one dtype is enough.
+        D, F, n_tokens = 16, 24, 64
+        dtypes = ["bfloat16"]
+    else:
+        # Widths of a small model's experts.
+        D, F, n_tokens = 1024, 2048, 2048
+        dtypes = list(BOUNDS)
+    dispatches: dict[str, Dispatch] = {
         "dropless": dropless,
+        # 8.0: room for all tokens, so that nothing is dropped.
         "at capacity": functools.partial(at_capacity, factor=8.0),
     }
-    # On a CPU one dtype is enough for a test of the command.
-    for dtype in ("bfloat16",) if small else BOUNDS:
+    for dtype in dtypes:
         run = functools.partial(check_grouped, dtype, D=D, F=F, n_rows=n_tokens)
         yield Check(f"experts, grouped product, {dtype}", run, compares=True)
         for name, dispatch in dispatches.items():
             run = functools.partial(
-                check_experts, name, dispatch, dtype, D=D, F=F, n_tokens=n_tokens
+                check_experts,
+                name,
+                dispatch,
+                dtype,
+                D=D,
+                F=F,
+                n_tokens=n_tokens,
             )
             yield Check(f"experts, {name}, {dtype}", run, compares=True)
 
@@ -44,7 +55,7 @@ def check_grouped(dtype: str, *, D: int, F: int, n_rows: int) -> Row:
     """Sorted rows times the matrix of their group; one group is empty, and groups end within tiles."""
     # An empty group, and ends inside tiles of 128 rows, are where a kernel could go wrong.
     sizes_E = np.array([n_rows // 2 + 3, 0, n_rows // 4 - 1, n_rows // 4 - 2], np.int32)
-    group_C = np.repeat(np.arange(4), sizes_E)
+    group_C = np.repeat(np.arange(4), sizes_E)  # of each row
     rng = np.random.default_rng(0)
     x_CD = rng.normal(0, 1, (n_rows, D))[: len(group_C)]
     # 1/sqrt(D) keeps the outputs at unit scale, so that the bound is relative to 1.
@@ -57,23 +68,24 @@ def check_grouped(dtype: str, *, D: int, F: int, n_rows: int) -> Row:
     def ours(x_CD: Array, w_EDF: Array) -> Array:
         return grouped_matmul(x_CD, w_EDF, jnp.asarray(sizes_E))
 
-    return compare(
-        f"experts, grouped product, {dtype}", ours, plain, dtype, {"x": x_CD, "w": w_EDF}
-    )
+    arrays = {"x": x_CD, "w": w_EDF}
+    return compare(f"experts, grouped product, {dtype}", ours, plain, dtype, arrays)
 
 
 def check_experts(
     name: str, dispatch: Dispatch, dtype: str, *, D: int, F: int, n_tokens: int
 ) -> Row:
     """A gated layer of 8 experts, of which each token chooses 2; some tokens are padding."""
-    # E experts; S = 2 choices of each token.
-    E, B = 8, 2
+    E = 8
+    S = 2  # choices of each token
+    B = 2
     L = n_tokens // B
     rng = np.random.default_rng(1)
     # `permuted` draws two different experts: a token never chooses one twice.
-    experts_BLS = np.stack([rng.permuted(np.arange(E))[:2] for _ in range(B * L)]).reshape(B, L, 2)
+    experts_MS = [rng.permuted(np.arange(E))[:S] for _ in range(B * L)]
+    experts_BLS = np.stack(experts_MS).reshape(B, L, S)
     experts_BLS[:, -L // 8 :] = E  # padding goes to no expert
-    weights_BLS = rng.uniform(0.1, 0.9, (B, L, 2)).astype(np.float32)
+    weights_BLS = rng.uniform(0.1, 0.9, (B, L, S)).astype(np.float32)
     arrays = {
         "x": rng.normal(0, 1, (B, L, D)),
         "w_gate": rng.normal(0, D**-0.5, (E, D, F)),
@@ -85,15 +97,20 @@ def check_experts(
         y_BLD = jnp.zeros_like(x_BLD)
         for e in range(E):
             # Every expert computes every token; where it was not chosen its share is 0.
-            hidden_BLF = jax.nn.silu(x_BLD @ w_gate_EDF[e]) * (x_BLD @ w_up_EDF[e])
-            share_BL = jnp.sum(jnp.where(experts_BLS == e, weights_BLS, 0), -1)
-            y_BLD += share_BL[..., None] * (hidden_BLF @ w_down_EFD[e])
+            gate_BLF = jax.nn.silu(x_BLD @ w_gate_EDF[e])
+            up_BLF = x_BLD @ w_up_EDF[e]
+            out_BLD = (gate_BLF * up_BLF) @ w_down_EFD[e]
+            share_BLS = jnp.where(experts_BLS == e, weights_BLS, 0)
+            share_BL = jnp.sum(share_BLS, -1)
+            y_BLD += share_BL[..., None] * out_BLD
         return y_BLD
 
     def ours(x_BLD: Array, *w: Array) -> Array:
         choices = Choices(x_BLD, jnp.asarray(experts_BLS), jnp.asarray(weights_BLS))
-        # [0]: the other results of `dispatch` have no plain form.
-        return dispatch(choices, Experts(*w, jax.nn.silu), UNDIVIDED)[0]
+        experts = Experts(*w, jax.nn.silu)
+        # How many choices were dropped has no plain form.
+        y_BLD, _ = dispatch(choices, experts, UNDIVIDED)
+        return y_BLD
 
     return compare(f"experts, {name}, {dtype}", ours, plain, dtype, arrays)
 
@@ -110,12 +127,12 @@ def compare(
     rounded = [np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in arrays.values()]
     wanted = _output_and_gradients(plain, rounded, "float32")
     got = _output_and_gradients(ours, rounded, dtype)
-    names = ("output", *(f"d{name}" for name in arrays))
-    errors = {
+    names = ["output", *(f"d{name}" for name in arrays)]
+    errors = {}
+    for name, x, exact in zip(names, got, wanted, strict=True):
         # Relative to the norm: entries near 0 have no relative error of their own.
-        name: float(np.linalg.norm(x - exact) / np.linalg.norm(exact))
-        for name, x, exact in zip(names, got, wanted, strict=True)
-    }
+        error = np.linalg.norm(x - exact) / np.linalg.norm(exact)
+        errors[name] = float(error)
     return compared(check, errors, dict.fromkeys(errors, BOUNDS[dtype]))
 
 
@@ -128,7 +145,8 @@ def _output_and_gradients(
     def run(*inputs: Array) -> tuple[Array, ...]:
         output, pull_back = jax.vjp(fn, *inputs)
         # Any fixed gradient of the output that is not the same everywhere.
-        gradient = jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape)
+        numbers = jnp.arange(output.size, dtype=jnp.float32)
+        gradient = jnp.cos(numbers).reshape(output.shape)
         return output, *pull_back(gradient.astype(output.dtype))
 
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
@@ -136,6 +154,5 @@ def _output_and_gradients(
         letters = tuple("." * x.ndim for x in arrays)
         outputs = ("." * arrays[0].ndim, *letters)
         on_device = jax.jit(local(run, letters, outputs))
-        return [
-            np.asarray(x, np.float32) for x in on_device(*(jnp.asarray(x, dtype) for x in arrays))
-        ]
+        results = on_device(*(jnp.asarray(x, dtype) for x in arrays))
+        return [np.asarray(x, np.float32) for x in results]

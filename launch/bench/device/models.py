@@ -26,12 +26,10 @@ CACHE_BOUND = 1e-4
 def model_checks(*, small: bool) -> Iterator[Check]:
     """The loss and its gradient, and the cache of keys and values."""
     sizes = llama(small=small)
-    yield Check(
-        "model, bfloat16 against float32", functools.partial(check_bfloat16, sizes), compares=True
-    )
-    yield Check(
-        "model, cache against one pass", functools.partial(check_cache, sizes), compares=True
-    )
+    bfloat16 = functools.partial(check_bfloat16, sizes)
+    yield Check("model, bfloat16 against float32", bfloat16, compares=True)
+    cache = functools.partial(check_cache, sizes)
+    yield Check("model, cache against one pass", cache, compares=True)
 
 
 def llama(*, small: bool) -> Llama:
@@ -54,17 +52,21 @@ def check_bfloat16(sizes: Llama) -> Row:
     """The training loss and its gradient with the device's own kernels in bfloat16, beside plain attention in
     float32, from the same parameters.
     """
-    exact_loss, exact = _loss_and_gradient(
-        sizes, Precision(compute="float32"), Execution(attention="plain")
-    )
+    float32 = Precision(compute="float32")
+    exact_loss, exact = _loss_and_gradient(sizes, float32, Execution(attention="plain"))
     loss, gradient = _loss_and_gradient(sizes, Precision(), Execution())
-    # The norm over all parameters together: a vector with a tiny gradient cannot fail the check.
-    difference = np.sqrt(
-        sum(np.sum(np.square(a - b)) for a, b in zip(gradient, exact, strict=True))
-    )
-    norm = np.sqrt(sum(np.sum(np.square(x)) for x in exact))
-    errors = {"loss": abs(loss - exact_loss) / exact_loss, "gradient": float(difference / norm)}
+    differences = [a - b for a, b in zip(gradient, exact, strict=True)]
+    errors = {
+        "loss": abs(loss - exact_loss) / exact_loss,
+        "gradient": _norm(differences) / _norm(exact),
+    }
     return compared("model, bfloat16 against float32", errors, BOUNDS)
+
+
+def _norm(arrays: list[np.ndarray]) -> float:
+    """Over all parameters together: a vector with a tiny gradient cannot fail the check."""
+    squares = [np.sum(np.square(x)) for x in arrays]
+    return float(np.sqrt(sum(squares)))
 
 
 def _loss_and_gradient(
@@ -82,17 +84,13 @@ def _loss_and_gradient(
 
         def loss_of(params: Params) -> Any:
             policies = {"policy": (model, params)}
-            return objective.loss(
-                policies,
-                batch,
-                objective.denominators(batch),
-                jax.random.key(0),
-            ).total
+            denominators = objective.denominators(batch)
+            return objective.loss(policies, batch, denominators, jax.random.key(0)).total
 
         params = jax.jit(model.init)(jax.random.key(0))
         loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params)
-
-    return float(loss), [np.asarray(x, np.float32) for x in jax.tree.leaves(gradient)]
+    leaves = [np.asarray(x, np.float32) for x in jax.tree.leaves(gradient)]
+    return float(loss), leaves
 
 
 def check_cache(sizes: Llama) -> Row:
@@ -105,11 +103,13 @@ def check_cache(sizes: Llama) -> Row:
         params = jax.jit(model.init)(jax.random.key(0))
         L = 16
         tokens_BL = jax.random.randint(jax.random.key(1), (2, L), 0, sizes.vocab_size)
+        outputs = jax.jit(model.apply)(params, _inputs(tokens_BL, 0, L))
         # Only the second half is compared; the first is read in one pass by both.
-        exact_BLD = jax.jit(model.apply)(params, _inputs(tokens_BL, 0, L)).hidden_BLD[:, L // 2 :]
+        exact_BLD = outputs.hidden_BLD[:, L // 2 :]
         got_BLD = _decoded(model, params, tokens_BL)
-    error = float(jnp.linalg.norm(got_BLD - exact_BLD) / jnp.linalg.norm(exact_BLD))
-    return compared("model, cache against one pass", {"hidden": error}, {"hidden": CACHE_BOUND})
+    error = jnp.linalg.norm(got_BLD - exact_BLD) / jnp.linalg.norm(exact_BLD)
+    errors = {"hidden": float(error)}
+    return compared("model, cache against one pass", errors, {"hidden": CACHE_BOUND})
 
 
 def _decoded(model: Model, params: Params, tokens_BL: jax.Array) -> jax.Array:

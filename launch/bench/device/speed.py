@@ -96,17 +96,14 @@ def measure_matmul(size: int) -> Row:
     """The rate of large square products on the first device, beside its data sheet's."""
     device = jax.devices()[0]
     tflops = statistics.median(matmul_rates(device, n_repeats=15, size=size)) / 1e12
-    sheet = [
-        # In the table's order, longer names first: `TPU v5 lite` also begins with `TPU v5`.
-        peak
-        for prefix, peak in PEAK_BF16.items()
-        if f"{device.device_kind} ".startswith(prefix)
-    ]
+    # In the table's order, longer names first: `TPU v5 lite` also begins with `TPU v5`.
+    peaks = []
+    for prefix, peak in PEAK_BF16.items():
+        if f"{device.device_kind} ".startswith(prefix):
+            peaks.append(peak / 1e12)
     note = f"{size}² x {size}²"
-    if sheet:
-        note += (
-            f", {tflops * 1e12 / sheet[0]:.0%} of the data sheet's {sheet[0] / 1e12:.0f} TFLOP/s"
-        )
+    if peaks:
+        note += f", {tflops / peaks[0]:.0%} of the data sheet's {peaks[0]:.0f} TFLOP/s"
     return Row("matmul, bfloat16", "measured", {"tflops": tflops}, note)
 
 
@@ -241,21 +238,16 @@ def save_and_restore(*, gigabytes: float) -> Row:
         restored = jax.block_until_ready(checkpointer.restore(0, like))
         restore_s = time.perf_counter() - start
         checkpointer.close()
-        pairs = zip(
-            jax.tree.leaves((state.trainable, state.opt_state)),
-            jax.tree.leaves((restored.trainable, restored.opt_state)),
-            strict=True,
-        )
-        # Compared as numbers: the random state has no NaN, which would differ from itself.
-        n_different = sum(not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+        saved_leaves = jax.tree.leaves((state.trainable, state.opt_state))
+        restored_leaves = jax.tree.leaves((restored.trainable, restored.opt_state))
+        n_different = 0
+        for saved, back in zip(saved_leaves, restored_leaves, strict=True):
+            # Compared as numbers: the random state has no NaN, which would differ from itself.
+            n_different += not np.array_equal(np.asarray(saved), np.asarray(back))
+
     numbers = {"gb": n_bytes / 1e9, "save_s": save_s, "restore_s": restore_s}
     if n_different:
-        return Row(
-            "save and restore",
-            "failed",
-            numbers,
-            f"{n_different} arrays differ from what was saved",
-        )
-    return Row(
-        "save and restore", "passed", numbers, "the same bits; the files were in the system's cache"
-    )
+        note = f"{n_different} arrays differ from what was saved"
+        return Row("save and restore", "failed", numbers, note)
+    note = "the same bits; the files were in the system's cache"
+    return Row("save and restore", "passed", numbers, note)
