@@ -46,10 +46,12 @@ def print_summary(console: Console, results: Mapping[str, Mapping[str, Any] | No
         for name, result in by_phase.items()
         for sample in result.get("samples", [])[:2]
     ]
-    if samples:
-        console.say("What the model writes after each phase, prompt → text:")
+    if not samples:
+        return
+    console.say("What the model writes after each phase, prompt → text:")
     for name, sample in samples:
         console.say(f"  {name}: {_one_line(sample['prompt'])} → {_one_line(sample['text'])}")
+    console.say("")
 
 
 def _hints(metrics: set[str]) -> list[str]:
