@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
 
+    if not argv:
+        # who types the bare command asks what it can do
+        build_parser(None).print_help(sys.stderr)
+        return 2
+
     # not argv[0]: `--help` may stand before the verb
     verb = next((word for word in argv if word in VERBS), None)
     args = build_parser(verb).parse_args(argv)

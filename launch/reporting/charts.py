@@ -163,8 +163,8 @@ def value_text(value: Number | None) -> str:
     if not math.isfinite(value):
         return str(value)
     is_whole = value == int(value)
-    # Of a number above 10,000 the digits behind the point do not count.
-    if is_whole or abs(value) >= 10_000:
+    # From 999.95 on, four digits are a whole number.
+    if is_whole or abs(value) >= 999.95:
         return f"{value:,.0f}"
     return f"{value:.4g}"
 

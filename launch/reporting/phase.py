@@ -18,6 +18,7 @@ PER_CENT = ("mfu", "hfu", "goodput")
 HOSTS_SHOWN = 4
 # Column of the table of sources → the metrics of a source are this prefix and its name.
 BY_SOURCE = {"tokens": "tokens/source/", "epochs": "epochs/source/", "loss": "loss/source/"}
+CURVES = "Curves run over the steps of the phase; the number beside a name is its last value."
 
 
 def phase_section(phase: PhaseRecord) -> str:
@@ -32,6 +33,7 @@ def phase_section(phase: PhaseRecord) -> str:
     summary = _summary(phase.results.get("summary", {}))
     parts = [
         "" if phase.done else paragraph(phase.state),
+        paragraph(CURVES),
         titled(LEARNING, learning),
         titled("Sources", _sources(phase)),
         titled(NORMS, norms),

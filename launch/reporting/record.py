@@ -71,6 +71,7 @@ def read_run(folder: Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        ValueError: it is none of a run.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -94,6 +95,9 @@ def read_run(folder: Path) -> RunRecord:
 
     # the last start counts
     launches = list(json_lines(folder / "launches.jsonl"))
+    if not (phases or launches or problems):
+        rule = f"{folder} is no folder of a run (it has neither job.yaml nor a phase)"
+        raise ValueError(f"{rule}; give one such as runs/tiny")
     return RunRecord(
         folder.resolve().name, folder, phases, launches[-1] if launches else {}, problems
     )

@@ -1,12 +1,17 @@
 """Arguments that several verbs share."""
 
 import argparse
+from pathlib import Path
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG, --set a.b=value, --import package.module."""
+    # by their files: importing one would cost seconds
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
     parser.add_argument(
-        "config", metavar="CONFIG", help="a config name (tiny), a .py file or a .yaml file"
+        "config", metavar="CONFIG", help=f"a .py file, a .yaml file, or the name of one of: {names}"
     )
     parser.add_argument(
         "--set",

@@ -43,6 +43,17 @@ def test_every_verb_has_a_line_in_the_help(tmp_path):
     )
 
 
+def test_the_bare_command_shows_what_there_is(tmp_path):
+    done = meshwright(cwd=tmp_path)
+    assert done.returncode == 2 and "usage: meshwright" in done.stderr
+    assert all(f"  {verb}" in done.stderr for verb in VERBS)
+
+
+def test_the_configs_are_listed(tmp_path):
+    text = " ".join(meshwright("run", "--help", cwd=tmp_path).stdout.split())
+    assert all(name in text for name in ("tiny", "shakespeare", "llama2_70b"))
+
+
 def test_an_unknown_verb_names_the_known_ones(tmp_path):
     done = meshwright("rnu", cwd=tmp_path)
     assert done.returncode == 2 and "'run'" in done.stderr and "Traceback" not in done.stderr

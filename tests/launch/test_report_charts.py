@@ -115,7 +115,14 @@ def test_a_scale_is_short(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (3.0, "3"), (1234567.8, "1,234,568"), (0.12345, "0.1235"), (math.nan, "nan")],
+    [
+        (None, "–"),
+        (3.0, "3"),
+        (1234567.8, "1,234,568"),
+        (2241.3, "2,241"),
+        (0.12345, "0.1235"),
+        (math.nan, "nan"),
+    ],
 )
 def test_a_number_has_four_digits(value, text):
     assert value_text(value) == text

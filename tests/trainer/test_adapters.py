@@ -2,7 +2,9 @@
 with.
 """
 
+import json
 import sysconfig
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,18 @@ from model.adapt import LoRA
 from model.architectures.llama import Llama
 from model.execution import Precision
 from model.sharding import spec
-from tests.examples import batch_on, built, params_on, quick_jit, random_tokens, under
+from tests.examples import (
+    MESHES,
+    ONE_DEVICE,
+    at_rest_on,
+    batch_on,
+    built,
+    host_params,
+    params_on,
+    quick_jit,
+    random_tokens,
+    under,
+)
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.checkpoints.imported import save_params
 from trainer.checkpoints.load import load_params
@@ -27,9 +40,11 @@ from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
 from trainer.phase import Phase, param_shapes, state_shapes
+from trainer.records.costs import costs_of
+from trainer.records.results import summary_of
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
-from trainer.state import TrainState
+from trainer.state import TrainState, new_state
 from trainer.step import make_step
 
 SIZES = Llama(
@@ -166,3 +181,55 @@ def test_a_factor_that_does_not_divide_is_named_with_its_letter_and_both_sizes()
         assert param_shapes(model, mesh)["blocks"]["w_DD2"].shape == (16, 6)
         with pytest.raises(ValueError, match=rule):
             state_shapes(ADAPTER, model, optax.sgd(1.0), mesh)
+
+
+def test_flops_mfu_and_parameters_of_an_adapter_are_those_of_the_merged_model(job_folder):
+    with jax.set_mesh(under(MESH)):
+        adapter = phase_of(job_folder, ADAPTER, "lora_counted")
+        full = phase_of(job_folder, PRETRAIN, "counted")
+        assert sum(x.size for x in jax.tree.leaves(adapter.shapes.trainable)) < 0.5 * sum(
+            x.size for x in jax.tree.leaves(full.shapes.trainable)
+        )
+        assert adapter.describe() == full.describe()
+        costs, expected = costs_of(adapter), costs_of(full)
+    # tokens a second at the peak is the denominator of MFU
+    assert costs.peak_tokens_per_s == expected.peak_tokens_per_s
+    assert costs.hardware_ratio == expected.hardware_ratio
+    assert costs.tokens_of(1) == expected.tokens_of(1)
+    row = {f"throughput/{name}": 1.0 for name in ("tokens_per_s", "mfu", "hfu")}
+    row |= {"step": 1, "time/step_s": 1.0}
+    row |= {f"guard/{name}": 0 for name in ("skipped", "spikes", "rollbacks")}
+    for phase in (adapter, full):
+        phase.folder.mkdir()
+        (phase.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert summary_of(adapter) == summary_of(full)
+    # embedding and output matrix of 512 padded entries
+    n_tables = 2 * 512 * SIZES.width
+    assert summary_of(adapter)["parameters"] > n_tables
+
+
+@cache
+def losses_of_four_steps(sizes: tuple[tuple[str, int], ...]) -> list[float]:
+    """Of LoRA over the model of tests/examples.py, on the same rows in other orders."""
+    adaptation = LoRA(rank=3, alpha=6.0)
+    tx = PRETRAIN.optimizer.chain(10)
+    with jax.set_mesh(mesh := under(dict(sizes))):
+        step = quick_jit(
+            make_step({"policy": built()}, NextToken(), adaptation, tx, micro_batches=1)
+        )
+        state = new_state(
+            built(), adaptation, tx, jax.random.key(0), at_rest_on(mesh, host_params())
+        )
+        losses = []
+        for seed in (0, 1, 0, 1):
+            state, metrics = step(state, batch_on(mesh, random_tokens(B=8, L=10, seed=seed)))
+            losses.append(float(metrics["loss/train"][0]))
+    return losses
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_an_adapter_has_the_losses_of_one_device_over_several_steps(mesh):
+    expected = losses_of_four_steps(tuple(ONE_DEVICE.items()))
+    assert expected[2] < expected[0] and expected[3] < expected[1]
+    losses = losses_of_four_steps(tuple(mesh.items()))
+    assert losses == pytest.approx(expected, rel=1e-5)
