@@ -237,29 +237,31 @@ def lines(numbers: dict[str, float], *, interval_s: float) -> list[str]:
         f"state    {size / 1e9:9.2f} GB",
         row(
             "write",
-            size / found["disk_write_bytes_per_s"],
+            size / numbers["disk_write_bytes_per_s"],
             "   plain file and fsync, the disk's own",
         ),
         row(
             "save",
-            found["save_s"],
-            f"   {found['save_frac_of_disk']:.0%} of the disk, until it is committed, fsync included",
+            numbers["save_s"],
+            f"   {numbers['save_frac_of_disk']:.0%} of the disk, until it is committed, fsync included",
         ),
-        f"blocked  {found['blocked_s']:9.2f} s   of the step loop by the save itself",
-        f"slower   {found['slower_s']:9.2f} s   of the steps beside it, until all was hashed",
-        f"stall    {found['stall_frac']:9.1%}     of the loop with a save every {interval_s:g} s",
-        row("hash", found["hash_s"], "   in the background, after the commit"),
+        f"blocked  {numbers['blocked_s']:9.2f} s   of the step loop by the save itself",
+        f"slower   {numbers['slower_s']:9.2f} s   of the steps beside it, until all was hashed",
+        f"stall    {numbers['stall_frac']:9.1%}     of the loop with a save every {interval_s:g} s",
+        row("hash", numbers["hash_s"], "   in the background, after the commit"),
         row(
             "read",
-            size / found["disk_read_bytes_per_s"],
+            size / numbers["disk_read_bytes_per_s"],
             "   plain file through one small buffer, the disk's own",
         ),
-        row("hold", size / found["disk_hold_bytes_per_s"], "   plain file into memory of its size"),
+        row(
+            "hold", size / numbers["disk_hold_bytes_per_s"], "   plain file into memory of its size"
+        ),
         row(
             "restore",
-            found["restore_s"],
+            numbers["restore_s"],
             f"   {of_disk:.0%} and {of_memory:.0%} of those, fingerprints compared",
         ),
-        row("verify", found["verify_s"], "   all hashes compared, before a restore"),
-        f"memory   {found['peak_host_bytes'] / 1e9:9.2f} GB more at most while it was saved",
+        row("verify", numbers["verify_s"], "   all hashes compared, before a restore"),
+        f"memory   {numbers['peak_host_bytes'] / 1e9:9.2f} GB more at most while it was saved",
     ]
