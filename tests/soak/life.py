@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.end_to_end.job import COMMAND, children, last_step, rows, saved, soon
-from tests.launch.command import environment
+from tests.launch.command import environment, until
 
 PROCESSES = 2
 START_S = 600.0  # until a life's first step, on a busy machine
@@ -43,7 +43,8 @@ class Life(NamedTuple):
 
     def wait_for_steps(self, n: int) -> bool:
         """Until this life has made n steps; False if it ended before."""
-        soon(
+        # asked 20 times a second: `first_row` reads all metrics, and the life needs the processor to start
+        until(
             lambda: self.ended() or self.first_row() is not None,
             "the first step of a life",
             START_S,
