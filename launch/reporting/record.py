@@ -95,7 +95,9 @@ def read_run(folder: Path) -> RunRecord:
 
     # the last start counts
     launches = list(json_lines(folder / "launches.jsonl"))
-    if not (phases or launches or problems):
+    # the folder of a run that begins is empty, but for its lock
+    has_content = any(not path.name.startswith(".") for path in folder.iterdir())
+    if has_content and not (phases or launches or problems):
         rule = f"{folder} is no folder of a run (it has neither job.yaml nor a phase)"
         raise ValueError(f"{rule}; give one such as runs/tiny")
     return RunRecord(

@@ -237,6 +237,13 @@ def test_the_first_screen_answers_how_healthy_far_good_and_fast(finished):
     )
 
 
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no run")
+    with pytest.raises(ValueError, match="is no folder of a run .* give one such as runs/tiny"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_a_half_done_run_has_a_page_too(tmp_path):
     run_dir = tmp_path / "tiny"
     run_dir.mkdir()
