@@ -32,6 +32,8 @@ from tests.examples import (
     random_tokens,
     under,
 )
+from tests.model.moe_examples import EXAMPLES as MIXTURES
+from tests.model.moe_examples import clear_batch
 from trainer.checkpoints.checkpointer import Checkpoints
 from trainer.checkpoints.imported import save_params
 from trainer.checkpoints.load import load_params
@@ -233,3 +235,23 @@ def test_an_adapter_has_the_losses_of_one_device_over_several_steps(mesh):
     assert expected[2] < expected[0] and expected[3] < expected[1]
     losses = losses_of_four_steps(tuple(mesh.items()))
     assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_of_experts_and_latent_attention_moves_the_factors_alone():
+    model, adaptation = built(MIXTURES["DeepSeekV3"]), LoRA(rank=3, alpha=6.0)
+    tx = PRETRAIN.optimizer.chain(10)
+    with jax.set_mesh(mesh := under(ONE_DEVICE)):
+        params = params_on(mesh, MIXTURES["DeepSeekV3"])
+        state = new_state(model, adaptation, tx, jax.random.key(0), params)
+        before = jax.tree.map(np.array, (state.trainable, state.frozen))
+        # without its weight no gradient reaches the prediction module
+        objective = NextToken(mtp_weight=0.3)
+        step = quick_jit(make_step({"policy": model}, objective, adaptation, tx, micro_batches=1))
+        state, _ = step(state, batch_on(mesh, clear_batch("DeepSeekV3")))
+        # routers and their biases, which otherwise move outside of the gradient, are frozen too
+        assert same_bits(state.frozen, before[1])
+        for (path, new), old in zip(
+            jax.tree.leaves_with_path(state.trainable), jax.tree.leaves(before[0]), strict=True
+        ):
+            # with b = 0 no gradient reaches a, but weight decay does
+            assert path[-1].key.startswith(("a_", "b_")) and not np.array_equal(new, old), path
