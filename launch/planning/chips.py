@@ -1,5 +1,6 @@
 """What a chip can do, by the makers' sheets: the roofs of the roofline."""
 
+from functools import partial
 from typing import NamedTuple
 
 from trainer.records.data_sheets import PEAK_BF16
@@ -38,13 +39,16 @@ class Chip(NamedTuple):
     source: str
 
 
+tpu = partial(Chip, platform="tpu", source=TPU_SOURCE)
+# eight GPUs are on one switch, which is no torus
+gpu = partial(Chip, platform="gpu", source=GPU_SOURCE, n_dims=0, island=8, wrap=1)
+
 # PEAK_BF16 is shared with MFU, so that a plan and a run are measured by one peak.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip(
+        tpu(
             name="v4",
-            platform="tpu",
             bf16_flops=PEAK_BF16["TPU v4"],
             hbm_bytes=int(30.75 * GIB),
             hbm_bandwidth=1.2e12,
@@ -54,11 +58,9 @@ CHIPS = {
             n_dims=3,
             island=4096,
             wrap=4,
-            source=TPU_SOURCE,
         ),
-        Chip(
+        tpu(
             name="v5e",
-            platform="tpu",
             bf16_flops=PEAK_BF16["TPU v5e"],
             hbm_bytes=int(15.75 * GIB),
             hbm_bandwidth=0.819e12,
@@ -68,11 +70,9 @@ CHIPS = {
             n_dims=2,
             island=256,
             wrap=16,
-            source=TPU_SOURCE,
         ),
-        Chip(
+        tpu(
             name="v5p",
-            platform="tpu",
             bf16_flops=PEAK_BF16["TPU v5"],
             hbm_bytes=int(95.73 * GIB),
             hbm_bandwidth=2.765e12,
@@ -82,11 +82,9 @@ CHIPS = {
             n_dims=3,
             island=8960,
             wrap=4,
-            source=TPU_SOURCE,
         ),
-        Chip(
+        tpu(
             name="v6e",
-            platform="tpu",
             bf16_flops=PEAK_BF16["TPU v6"],
             hbm_bytes=int(31.24 * GIB),
             hbm_bandwidth=1.638e12,
@@ -96,49 +94,33 @@ CHIPS = {
             n_dims=2,
             island=256,
             wrap=16,
-            source=TPU_SOURCE,
         ),
-        Chip(
+        gpu(
             name="a100",
-            platform="gpu",
             bf16_flops=PEAK_BF16["NVIDIA A100"],
             hbm_bytes=80 * 10**9,
             hbm_bandwidth=2.039e12,
             link_bandwidth=300e9,
             outer_bandwidth=25e9,
             host_bandwidth=32e9,
-            n_dims=0,
-            island=8,
-            wrap=1,
-            source=GPU_SOURCE,
         ),
-        Chip(
+        gpu(
             name="h100",
-            platform="gpu",
             bf16_flops=PEAK_BF16["NVIDIA H100"],
             hbm_bytes=80 * 10**9,
             hbm_bandwidth=3.35e12,
             link_bandwidth=450e9,
             outer_bandwidth=50e9,
             host_bandwidth=64e9,
-            n_dims=0,
-            island=8,
-            wrap=1,
-            source=GPU_SOURCE,
         ),
-        Chip(
+        gpu(
             name="h200",
-            platform="gpu",
             bf16_flops=PEAK_BF16["NVIDIA H200"],
             hbm_bytes=141 * 10**9,
             hbm_bandwidth=4.8e12,
             link_bandwidth=450e9,
             outer_bandwidth=50e9,
             host_bandwidth=64e9,
-            n_dims=0,
-            island=8,
-            wrap=1,
-            source=GPU_SOURCE,
         ),
     )
 }

@@ -1,6 +1,7 @@
 """The choice of the attention kernel, by `execution.attention`, `execution.context` and the platform."""
 
 from functools import partial
+from typing import Any
 
 from jaxtyping import Array, Float, Int
 
@@ -25,17 +26,10 @@ DIVIDED = {"gather": context.gather, "ring": context.ring}
 def attend_of(execution: Execution) -> Attend:
     """The kernel for the platform of the mesh under which it is traced."""
 
-    def attend(
-        q_BLHA: Array,
-        k_BLKA: Array,
-        v_BLKA: Array,
-        positions_BL: Array,
-        segments_BL: Array,
-        maths: Maths,
-    ) -> Array:
+    def attend(*operands: Any) -> Array:
         # chosen while tracing: when the model is built there may be no mesh yet
         kernel = attention_of(execution.attention, execution.context, platform())
-        return kernel(q_BLHA, k_BLKA, v_BLKA, positions_BL, segments_BL, maths)
+        return kernel(*operands)
 
     return attend
 

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from pydantic import BaseModel
 
-from data_pipeline import settings
 from model.mesh import make_mesh
+from tests.launch.toy import DeviceWork
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.replicas import check
 from trainer.cluster.signals import StopSignals
@@ -21,7 +20,7 @@ from trainer.cluster.watchdog import Watchdog
 from trainer.ending import Stopped
 
 
-class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
+class Turns(DeviceWork):
     """`steps` sums over all devices. Each process keeps its step in `step-I`; one that finds `stuck-I`,
     `fails-I` or `slow-I` does so.
 
@@ -32,18 +31,6 @@ class Turns(BaseModel, frozen=True, extra="forbid", strict=True):
     steps: int = 1_000_000
     limit_s: float | None = None
     save_s: float = 0.0
-
-    def needs_devices(self) -> bool:
-        """All processes take steps."""
-        return True
-
-    def fingerprint(self) -> str:
-        """All fields, whichever they are."""
-        return settings.digest(self.model_dump(mode="json"))
-
-    def problems(self, job: dict[str, Any]) -> list[str]:
-        """No rules beyond those of each field."""
-        return []
 
     def execute(self, folder: Path, *, job_folder: Path) -> None:
         """Take steps until the end, or until a signal."""

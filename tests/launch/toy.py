@@ -26,6 +26,22 @@ class Part(BaseModel, frozen=True, extra="forbid", strict=True):
     weight: float = 1.0
 
 
+class DeviceWork(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What phases on devices answer alike."""
+
+    def needs_devices(self) -> bool:
+        """All processes take part."""
+        return True
+
+    def fingerprint(self) -> str:
+        """All fields, whichever they are."""
+        return settings.digest(self.model_dump(mode="json"))
+
+    def problems(self, job: dict[str, Any]) -> list[str]:
+        """No rules beyond those of each field."""
+        return []
+
+
 class Count(BaseModel, frozen=True, extra="forbid", strict=True):
     """Host work: counts to `steps`; `fails_with` raises instead."""
 
@@ -82,26 +98,14 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
         (folder / "results.json").write_text(json.dumps(results))
 
 
-class Sum(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Device work: adds 1 + process index over all processes `rounds` times; `dies` kills that process
+class Sum(DeviceWork):
+    """Adds 1 + process index over all processes `rounds` times; `dies` kills that process
     halfway.
     """
 
     rounds: int = 1
     dies: int | None = None
     step_s: float = 0.0
-
-    def needs_devices(self) -> bool:
-        """All processes add up."""
-        return True
-
-    def fingerprint(self) -> str:
-        """All fields, whichever they are."""
-        return settings.digest(self.model_dump(mode="json"))
-
-    def problems(self, job: dict[str, Any]) -> list[str]:
-        """No rules beyond those of each field."""
-        return []
 
     def execute(self, folder: Path, *, job_folder: Path) -> None:
         """Sum, and let every process write what it found."""
