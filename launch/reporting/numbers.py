@@ -99,8 +99,8 @@ def _summed(column: Column, *, per_step: bool) -> Column:
     """Running sums; a value per step stands for all steps since the row before it."""
     # A row counts for all steps since the row before.
     weights = np.diff(column.steps, prepend=0) if per_step else 1
-    # A row whose value is not finite adds nothing, or all later sums would be NaN.
-    known = np.nan_to_num(column.values)
+    # A row whose value is not finite adds nothing, or all later sums would be NaN or infinite.
+    known = np.nan_to_num(column.values, posinf=0.0, neginf=0.0)
     return _from_zero(Column(column.steps, np.cumsum(known * weights)))
 
 

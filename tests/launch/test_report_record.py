@@ -162,6 +162,12 @@ def test_tokens_are_as_counted_by_source_or_follow_from_the_speed(tmp_path):
     assert tokens(write(tmp_path, counted)).values.tolist() == [0, 22, 44, 66]
 
 
+def test_a_row_that_is_not_finite_adds_nothing_to_the_sums(tmp_path):
+    seconds = [2.0, math.inf, math.nan, 2.0]
+    rows = [{"step": step, "time/step_s": s} for step, s in enumerate(seconds, 1)]
+    assert (hours(write(tmp_path, rows)).values * 3600).tolist() == pytest.approx([0, 2, 2, 2, 4])
+
+
 def test_texts_on_the_way_are_shown_and_escaped(tmp_path):
     phase = write(tmp_path, [{"step": 1, "loss/train": 1.0}])
     samples = [
