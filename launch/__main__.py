@@ -79,13 +79,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # argparse has printed its own message
         raise
     except BaseException as error:
+        from launch.process import stopping
         from launch.process.failures import report
 
-        return report(error, args)
+        stopping.end_at_once()
+        return report(stopping.instead_of(error), args)
 
 
 def command() -> None:
-    """Entry point of the console script: `main`, then leave without waiting for peers that are gone."""
+    """Entry point of the console script: `_command`, under handlers that forget no signal."""
+    # The first thing of all: importing jax takes seconds, in which a signal may come.
+    from launch.process import stopping
+
+    try:
+        stopping.listen()
+        _command()
+    # Before and after `main`, which reports what comes inside.
+    except (KeyboardInterrupt, stopping.Terminated) as error:
+        code, sentence = stopping.explain(error)
+        print(f"meshwright: {sentence}", file=sys.stderr, flush=True)
+        os._exit(code)
+
+
+def _command() -> None:
+    """`main`, then leave without waiting for peers that are gone."""
     if {"run", "bench", "replay"} & set(sys.argv[1:2]):  # the verbs that train on this machine
         from launch.process.hardware import use_huge_pages
 

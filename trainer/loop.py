@@ -54,16 +54,16 @@ def train(
 
             stop = signals.reached()  # the signal's name, in all processes after the same step
             last = number == steps
-            must_save = bool(stop) or last  # nothing would be left to resume from otherwise
             # `rollbacks` forgets that it wants a save when it is asked, so it is asked last.
-            save = must_save or checkpointer.due(number) or rollbacks.due()
+            planned = last or checkpointer.due(number) or rollbacks.due()
+            save = planned or bool(stop)  # nothing would be left to resume from otherwise
             # The last evaluation comes after the loop.
             evaluate = evaluate_every > 0 and number % evaluate_every == 0 and not last
 
             # In this order: the verdict on this very step, since a state within a streak of bad steps must
             # not be saved as a good one; going back, which makes a save pointless; the save.
             if save or evaluate:
-                verdict = recorder.ended()
+                verdict = recorder.ended(planned=planned or evaluate)
             if rollbacks.wanted(verdict) and not stop:
                 with recorder.pausing("restore"):
                     state = rollbacks.go_back(state, verdict)
@@ -77,7 +77,7 @@ def train(
             if save or evaluate:
                 # Before the save: a checkpoint must not be newer than the log that belongs to it.
                 recorder.metrics.flush()
-            if must_save or (save and not verdict.streak):
+            if stop or last or (save and not verdict.streak):
                 with recorder.pausing("checkpoint"):
                     # The run is saved with it: a resumed phase is compared with that (identity.py).
                     checkpointer.save(state, source.get_state(), phase.serialized, numbers=numbers)

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from launch.process import stopping
 from launch.process.failures import PEER_LOST, PeerFailed, explain
-from trainer.cluster.c_signals import handle_in_c
+from trainer.cluster.c_signals import CHandler, handle_in_c
 
 # A process may be silent for so long (a slow disk, swapping) before it counts as lost.
 HEARTBEAT_S = 30
@@ -111,11 +112,41 @@ def free_port() -> int:
 
 
 def join_cluster(cluster: Cluster | None) -> None:
-    """Join once; later calls do nothing. From here on jax's notifier receives SIGTERM."""
+    """Join once; later calls do nothing.
+
+    From here on jax's notifier receives SIGTERM, unless it raised before: then it raises still, and
+    `handler_of_jax` gives the notifier to those who want it.
+    """
     import jax
 
     if jax.distributed.is_initialized():
         return
+    raises = signal.getsignal(signal.SIGTERM) is stopping.raise_stop
+    # Handlers in Python would have to wait until all processes are here.
+    with stopping.ending_at_once():
+        _initialize(cluster)
+    _handlers_of_jax[:] = [CHandler(signal.SIGTERM)]
+    if raises:
+        signal.signal(signal.SIGTERM, stopping.raise_stop)
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # jax writes the cache in process 0 alone. A program that one process loads and another
+        # compiles anew may order its collectives differently on a CPU: a deadlock.
+        jax.config.update("jax_enable_compilation_cache", False)
+
+
+# the handler that jax's notifier has set for SIGTERM; empty before a cluster is joined
+_handlers_of_jax: list[CHandler] = []
+
+
+def handler_of_jax() -> CHandler | None:
+    """The handler of jax's notifier for SIGTERM; None before a cluster is joined."""
+    return _handlers_of_jax[0] if _handlers_of_jax else None
+
+
+def _initialize(cluster: Cluster | None) -> None:
+    """Wait for all processes of the cluster."""
+    import jax
+
     limits = {
         "initialization_timeout": JOIN_S,
         "heartbeat_timeout_seconds": HEARTBEAT_S,
@@ -139,10 +170,6 @@ def join_cluster(cluster: Cluster | None) -> None:
         # A single process has no peer to lose.
         if cluster.n > 1:
             explain_aborts(cluster.address if cluster.process else None)
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        # jax writes the cache in process 0 alone. A program that one process loads and another
-        # compiles anew may order its collectives differently on a CPU: a deadlock.
-        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def explain_aborts(coordinator: str | None) -> None:
@@ -227,22 +254,12 @@ def agree[T](name: str, compute: Callable[[], T]) -> T:
 
 
 def _wait_for(client: Any, key: str) -> Any:
-    """Wait in short turns, so that Ctrl-C gets through; if the coordinator dies, jax's heartbeat ends this
-    process.
-    """
-    import jax
+    from trainer.cluster.agreement import wait_for_key
 
-    while True:
-        try:
-            # 1000 ms: Python handles signals only between two calls into C++.
-            message = json.loads(client.blocking_key_value_get(key, 1000))
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
-            continue
-        if "code" in message:
-            raise PeerFailed(message["code"], f"process 0: {message['sentence']}")
-        return message["value"]
+    message = json.loads(wait_for_key(client, key))
+    if "code" in message:
+        raise PeerFailed(message["code"], f"process 0: {message['sentence']}")
+    return message["value"]
 
 
 def client_of_several() -> Any:

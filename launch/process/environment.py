@@ -10,7 +10,8 @@ import time
 import warnings
 from collections.abc import Iterator
 
-from launch.process.distributed import client_of_several, is_first
+from launch.process import stopping
+from launch.process.distributed import client_of_several, handler_of_jax, is_first
 from launch.process.failures import Terminated
 from launch.process.hardware import cache_folder, cpu_only
 from trainer.cluster.c_signals import CHandler
@@ -51,18 +52,36 @@ def sigterm_raises() -> Iterator[None]:
     After `jax.distributed.initialize` a SIGTERM is only noted, for the trainer's loop to ask about; other
     work would not end.
     """
+    stopping.check()
     before = CHandler(signal.SIGTERM)
-
-    def raise_terminated(number: int, frame: object) -> None:
-        raise Terminated
-
     # None means that the old handler was set in C; `before` restores it below.
-    python = signal.signal(signal.SIGTERM, raise_terminated)
+    python = signal.signal(signal.SIGTERM, stopping.raise_stop)
     try:
         yield
+    except Terminated:
+        stopping.forget()
+        raise
     finally:
         signal.signal(signal.SIGTERM, python if python is not None else signal.SIG_DFL)
         before.restore()
+
+
+@contextlib.contextmanager
+def jax_listens() -> Iterator[None]:
+    """SIGTERM is noted by jax inside the block, for a training loop to ask about; afterwards it raises
+    again, if it did before.
+    """
+    # What came before would be noted by nobody in there.
+    stopping.check()
+    handler = handler_of_jax()
+    raises = signal.getsignal(signal.SIGTERM) is stopping.raise_stop
+    if handler is not None and raises:
+        handler.restore()
+    try:
+        yield
+    finally:
+        if raises:
+            signal.signal(signal.SIGTERM, stopping.raise_stop)
 
 
 def leave(code: int) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 import zlib
 
+from launch.process import stopping
+
 HUGE_PAGES = "glibc.malloc.hugetlb"
 
 
@@ -45,6 +47,7 @@ def use_huge_pages() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and HUGE_PAGES not in tunables and cpu_only():
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{HUGE_PAGES}=1")))
+        stopping.held()
         # sys.orig_argv also has the interpreter's own options, such as -X or -W.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

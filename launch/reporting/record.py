@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from launch.job.yaml import read_yaml
-from trainer.events import json_lines
+from trainer.events import has_step, is_number, json_lines
 from trainer.records.metrics import METRICS_FILE
 
 
@@ -133,9 +133,10 @@ def read_columns(path: Path) -> dict[str, Column]:
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
     for row in json_lines(path):
-        step = row.pop("step", None)
         # A row without a whole number as its step is damaged, and none of its values count.
-        for name, value in row.items() if isinstance(step, int) else ():
+        step = row.pop("step") if has_step(row) else None
+        numbers = {name: x for name, x in row.items() if x is None or is_number(x)}
+        for name, value in numbers.items() if step is not None else ():
             if name not in steps:
                 steps[name], values[name] = [], []
             steps[name].append(step)

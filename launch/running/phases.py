@@ -9,8 +9,9 @@ from typing import Any
 
 from launch.job.load import Job
 from launch.process.distributed import agree, find_cluster, is_first, join_cluster
-from launch.process.environment import sigterm_raises
+from launch.process.environment import jax_listens, sigterm_raises
 from launch.reporting.write import write_report
+from launch.running.alike import check_processes_alike
 from launch.running.executors import executor_of
 from launch.running.lineage import lineage, locked, mark_done, read_json, state, write_record
 from launch.running.next_commands import next_commands
@@ -48,6 +49,10 @@ def run_phases(
         # Before any phase, because the others wait in the coordination service while process 0
         # prepares data. A single process joins when it needs devices.
         join_cluster(cluster)
+    # Before any of them waits for another, which one with other phases or steps would never come to.
+    check_processes_alike(
+        job, run_dir, {f"--{name.replace('_', '-')}": value for name, value in further.items()}
+    )
     # Only process 0 prints: all would print the same lines.
     console = Console(quiet=not is_first())
     rows = lineage(job)
@@ -108,7 +113,8 @@ def _run_phase(
     agree(f"{name}/folder", lambda: folder.mkdir(exist_ok=True))
     if execute.needs_devices:
         join()
-        execute(folder, **offered)
+        with jax_listens():
+            execute(folder, **offered)
     # A data phase does not ask about SIGTERM; an exception ends it and lets it clean up.
     else:
         with sigterm_raises():

@@ -9,6 +9,7 @@ from trainer.batches.layout import Layout
 from trainer.batches.position import rows_until
 from trainer.batches.shards import ShardSource
 from trainer.batches.source import BatchSource
+from trainer.cluster.agreement import check_alike
 from trainer.phase import Phase
 
 
@@ -55,6 +56,9 @@ def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequ
     """The rows of a phase's shards in the order of training, with the columns that the objective computes."""
     run = phase.run
     sources = run.data.sources(phase.job_folder)
+    # A process that reads other shards would train on other rows without a word.
+    fingerprints = {f"shards of {name}": rows.fingerprint for name, rows in sources.items()}
+    check_alike(fingerprints, remedy="give all processes the same shards")
     # Not `phase.layout`, whose batch type includes the columns that are computed here.
     layout = Layout(run.data.batch_type, run.data.sizes(), phase.mesh)
     where = {"folder": phase.folder / "columns", "resumed": phase.resumes(), "alive": alive}

@@ -16,6 +16,7 @@ from model.api import Model, Params
 from trainer.batches.columns import add_columns
 from trainer.batches.layout import Layout
 from trainer.batches.shards import passes, spread
+from trainer.cluster.agreement import check_alike
 from trainer.evals.subject import Findings, Subject
 from trainer.objective import Objective, Policies
 from trainer.problems import gives
@@ -74,6 +75,9 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
         layout = Layout(subject.objective.batch_type, sizes, subject.mesh)
         without_columns = Layout(self.data.batch_type, sizes, subject.mesh)
         sources = self.data.sources(subject.job_folder)
+        # Every batch is a collective: one process with fewer rows would leave the others waiting.
+        fingerprints = {f"held-out shards of {name}": x.fingerprint for name, x in sources.items()}
+        check_alike(fingerprints, remedy="give all processes the same shards")
         n_bytes = {}
         for name, rows in sources.items():
             add_columns(

@@ -2,6 +2,7 @@
 
 import time
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from trainer.events import append_event, read_events
+from trainer.events import append_event, is_number, read_events
 from trainer.records.metrics import read_metrics
 
 CAUSES = {  # name -> what it is, and what ml-goodput-measurement calls it
@@ -26,6 +27,8 @@ CAUSES = {  # name -> what it is, and what ml-goodput-measurement calls it
     "(INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION)",
     "other": "all else (OTHER)",
 }
+# events that only a Ledger writes
+ACCOUNTED = ("start", "end", *CAUSES)
 PRODUCTIVE = "goodput/productive_s"
 EVENT_FROM_S = 0.5  # a shorter block gets no event of its own; the account includes it all the same
 
@@ -48,7 +51,9 @@ class Ledger:
         self._clock = time.time() - time.perf_counter()
         self._productive_s = 0.0
         self._lost_s = dict.fromkeys(CAUSES, 0.0)
-        # entry i: productive seconds up to step i, to which a rollback to that step returns
+        # Productive seconds up to a step, to which a rollback to that step returns. Two arrays, since
+        # the steps have gaps where rows are lost.
+        self._steps = array("q", [0])
         self._productive_at = array("d", [0.0])
         # (begin, end) of the blocks charged since the last step
         self._spans: list[tuple[float, float]] = []
@@ -58,40 +63,59 @@ class Ledger:
         self._origin = started
         if active:
             folder.mkdir(parents=True, exist_ok=True)
-            self._take_over(started)
+            began = self._take_over(started)
+            # The clock was set back between two lives, which then follow one another without a pause.
+            self._clock += began - started
             self.back_to(first_step)
-            self.event("start", first_step, began=started, **self.row())
+            self.event("start", first_step, began=began, **self.row())
 
-    def _take_over(self, started: float) -> None:
-        """Continue the newest account of the earlier lives, with what is recorded of the time after it."""
-        rows = read_metrics(self._folder)
-        events = [event for event in read_events(self._folder) if event["time"] <= started]
+    def _take_over(self, started: float) -> float:
+        """Continue the newest account of the earlier lives, with what is recorded of the time after it.
+
+        Returns when this life began by the clock of the account: `started`, or later where the system's
+        clock has gone back since. Any of the records may be missing; then less of the time is known.
+        """
+        rows = [row for row in read_metrics(self._folder) if is_number(row.get("time"))]
+        # Of this life's own events, from before its account, none is among ACCOUNTED.
+        events = [
+            event
+            for event in read_events(self._folder)
+            if event["event"] in ACCOUNTED or event["time"] <= started
+        ]
         # an account is a row or an event with the fields of `row()`
-        accounts = [entry for entry in (*rows, *events) if PRODUCTIVE in entry]
+        accounts = [entry for entry in (*rows, *events) if is_number(entry.get(PRODUCTIVE))]
         if not accounts:
-            return
-        self._origin = min(event["began"] for event in events if event["event"] == "start")
+            return started
         # The account that covers most time: rows and events are in two files.
         account = max(accounts, key=_accounted_s)
+        starts = [event["began"] for event in events if is_number(event.get("began"))]
+        # Where no start is recorded, the account itself says how long before it the phase began.
+        self._origin = min(starts, default=account["time"] - _accounted_s(account))
         self._productive_s = account[PRODUCTIVE]
         self._lost_s = _lost_in(account)
         account_time = self._origin + _accounted_s(account)
+        account_step = account["step"] or 0
         for row in rows:
-            self._take_row(row, new=row["time"] > account_time and row["step"] > account["step"])
+            self._take_row(row, new=row["time"] > account_time and row["step"] > account_step)
         for event in events:
-            if event["event"] in CAUSES and "seconds" in event and event["time"] > account_time:
+            is_loss = event["event"] in CAUSES and is_number(event.get("seconds"))
+            if is_loss and event["time"] > account_time:
                 self._lost_s[event["event"]] += event["seconds"]
         # What the earlier life did after its last record is lost and not known: that time is "down".
-        last_sign = max(entry["time"] for entry in (*rows, *events))
+        # An account may be later than all records: their times are those of a clock that has gone back.
+        last_sign = max(account_time, *(entry["time"] for entry in (*rows, *events)))
+        began = max(started, last_sign)
         self._charge_rest("other", until=last_sign)
-        self._charge_rest("down", until=started)
+        self._charge_rest("down", until=began)
+        return began
 
     def _take_row(self, row: dict[str, Any], *, new: bool) -> None:
         """Take over a row of an earlier life; `new`: it is newer than the account, so its step is added."""
-        if PRODUCTIVE in row:
+        times = [row.get("time/step_s"), row.get("time/data_wait_s")]
+        if is_number(row.get(PRODUCTIVE)):
             self._mark(row["step"], row[PRODUCTIVE])
-        elif new and "time/step_s" in row:
-            self._productive_s += row["time/step_s"] - row["time/data_wait_s"]
+        elif new and all(is_number(seconds) for seconds in times):
+            self._productive_s += times[0] - times[1]
             self._mark(row["step"], self._productive_s)
 
     @contextmanager
@@ -154,11 +178,12 @@ class Ledger:
 
     def back_to(self, step: int) -> None:
         """Charge the steps after `step` to "redone": training resumes from there."""
-        last = len(self._productive_at) - 1
-        if step < last:
-            self._lost_s["redone"] += self._productive_s - self._productive_at[step]
-            self._productive_s = self._productive_at[step]
-            del self._productive_at[step + 1 :]
+        # How many entries are of steps up to this one; the first, of step 0, always is.
+        n_kept = max(bisect_right(self._steps, step), 1)
+        if n_kept < len(self._steps):
+            self._lost_s["redone"] += self._productive_s - self._productive_at[n_kept - 1]
+            self._productive_s = self._productive_at[n_kept - 1]
+            del self._steps[n_kept:], self._productive_at[n_kept:]
         self._step = step
 
     def event(self, name: str, step: int | None, /, **fields: Any) -> None:
@@ -194,16 +219,16 @@ class Ledger:
         )
 
     def _mark(self, number: int, productive_s: float) -> None:
-        del self._productive_at[number:]
-        # Steps without a row of their own get the entry of the step before: the ledger may begin in the
-        # middle of a phase.
-        missing = number - len(self._productive_at)
-        self._productive_at.extend([self._productive_at[-1]] * missing)
+        # A step that is made again replaces its old entry and those of all steps after it.
+        n_before = bisect_left(self._steps, number)
+        del self._steps[n_before:], self._productive_at[n_before:]
+        self._steps.append(number)
         self._productive_at.append(productive_s)
 
 
 def _lost_in(account: dict[str, Any]) -> dict[str, float]:
-    return {cause: account.get(f"goodput/lost_s/{cause}", 0.0) for cause in CAUSES}
+    lost = {cause: account.get(f"goodput/lost_s/{cause}") for cause in CAUSES}
+    return {cause: seconds if is_number(seconds) else 0.0 for cause, seconds in lost.items()}
 
 
 def _accounted_s(account: dict[str, Any]) -> float:

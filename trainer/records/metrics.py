@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.files import write_bytes
-from trainer.events import json_lines, parse_line
+from trainer.events import has_step, is_number, json_lines, keep_lines, parse_line
 from trainer.records.tensorboard import EventFile
 
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
@@ -23,14 +22,19 @@ class MetricsWriter:
     """Appends rows of numbers, texts and histograms; the phase resumes after `start_step` steps (0: new).
 
     Rows that an interrupted run wrote of later steps are removed first: cut off metrics.jsonl, hidden in
-    TensorBoard. Exactly one process of a run is `active`; the others write nothing. A thread writes, so that
-    the step loop does not wait for the disk. A disk that fails later does not stop training: the failure is
-    printed, and rows may be missing until a `flush` succeeds again.
+    TensorBoard. `evaluates_again` also removes the evaluation after `start_step`, which is to be repeated.
+    Exactly one process of a run is `active`; the others write nothing. A thread writes, so that the step
+    loop does not wait for the disk. A disk that fails later does not stop training: the failure is printed,
+    and rows may be missing until a `flush` succeeds again.
     """
 
-    def __init__(self, folder: Path, start_step: int, *, active: bool = True):
+    def __init__(
+        self, folder: Path, start_step: int, *, active: bool = True, evaluates_again: bool = False
+    ):
         # A new phase also drops an old row of step 0, which an evaluation before training writes.
         first_step = start_step + 1 if start_step else 0
+        if active and evaluates_again:
+            _drop_evaluation(folder, start_step)
         self._sinks = (
             (_JsonLines(folder, first_step), EventFile(folder, first_step)) if active else ()
         )
@@ -98,10 +102,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
     A number that was not finite is NaN; which of NaN and infinity it was is not recorded.
     """
-    rows = [row for row in json_lines(folder / METRICS_FILE) if "step" in row]
-    return [
-        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
-    ]
+    rows = []
+    for row in json_lines(folder / METRICS_FILE):
+        if has_step(row):
+            numbers = {name: math.nan if value is None else value for name, value in row.items()}
+            # What is neither a number nor null was damaged on the disk.
+            rows.append({name: x for name, x in numbers.items() if is_number(x) or x != x})
+    return rows
 
 
 class _JsonLines:
@@ -151,12 +158,23 @@ class _JsonLines:
             file.close()
 
 
+def _drop_evaluation(folder: Path, step: int) -> None:
+    """Remove the numbers and texts of an evaluation after `step`; the row of the step itself stays."""
+
+    def is_kept(line: bytes) -> bool:
+        row = parse_line(line) or {}
+        # every training step has a loss, and no evaluation calls a number of its own so
+        return row.get("step") != step or "loss/train" in row
+
+    keep_lines(folder / METRICS_FILE, is_kept)
+    keep_lines(folder / SAMPLES_FILE, is_kept)
+
+
 def _cut(path: Path, first_step: int) -> None:
     """Keep only the rows before `first_step`, by one rename: a crash leaves the old file or the new one."""
-    # Lines are copied as they are, so rows keep fields that this version does not know.
-    kept_lines = []
-    for line in path.read_text().splitlines():
+
+    def is_kept(line: bytes) -> bool:
         row = parse_line(line) or {}  # a torn line has no step and is dropped
-        if row.get("step", first_step) < first_step:
-            kept_lines.append(line + "\n")
-    write_bytes(path, "".join(kept_lines).encode())
+        return has_step(row) and row["step"] < first_step
+
+    keep_lines(path, is_kept)

@@ -31,6 +31,7 @@ class Step(NamedTuple):
     data_wait_s: float
     call_s: float  # duration of the call that dispatches it, during which some backends already compute it
     rows: int  # consumed by the phase up to and with this step
+    progress: dict[str, float] | None  # of the data after the step; None where its row holds none
 
 
 class Recorder:
@@ -112,18 +113,26 @@ class Recorder:
         """
         self._extra |= numbers
         # Before the new step becomes the one under way: the row is that of the one before.
-        verdict_before = self._write(complete=False)
+        verdict_before = self._write()
         rows = self._source.position.rows
-        self._under_way = Step(number, metrics, self._data_wait_s, self._call_s, rows)
+        # Asked now: when this step's row is written, the source has moved on to the next one.
+        progress = None if number % SLOW_ROWS_EVERY else self._source.numbers()
+        self._under_way = Step(number, metrics, self._data_wait_s, self._call_s, rows, progress)
         self._watchdog.beat(number)
         self._profiler.after(number, metrics)
         return verdict_before
 
-    def ended(self) -> Verdict | None:
-        """Wait for the step under way and write its row; the verdict on it."""
-        return self._write(complete=True)
+    def ended(self, *, planned: bool) -> Verdict | None:
+        """Wait for the step under way and write its row; the verdict on it.
 
-    def _write(self, *, complete: bool) -> Verdict | None:
+        `planned` is false where only a signal ends it here: its row then has the fields that it would have
+        had otherwise, so that the log does not depend on signals.
+        """
+        if planned and self._under_way is not None:
+            self._under_way = self._under_way._replace(progress=self._source.numbers())
+        return self._write()
+
+    def _write(self) -> Verdict | None:
         """Write the row of the step under way; its time runs from the end of the one before."""
         if self._under_way is None:
             return None
@@ -143,9 +152,9 @@ class Recorder:
         finite = math.isfinite(row["loss/train"]) and math.isfinite(row["optimizer/grad_norm"])
         verdict = Verdict(step.number, round(row["guard/streak"]), finite)
         self.ledger.stepped(step.number, step_s, lost_to="skipped" if verdict.streak else None)
-        if complete or step.number % SLOW_ROWS_EVERY == 0:
+        if step.progress is not None:
             # each of these costs a system call or a lock
-            row |= self._source.numbers() | memory_row() | self.ledger.row()
+            row |= step.progress | memory_row() | self.ledger.row()
         self.metrics.write(step.number, row | self._extra)
         for name, (edges, counts) in histograms.items():
             self.metrics.histogram(step.number, name, edges, counts)

@@ -31,7 +31,9 @@ def recording(
     progress bar by `advance`.
     """
     run = phase.run
-    metrics = MetricsWriter(phase.folder, first, active=is_first())
+    # A life that begins after the last step only repeats the last evaluation.
+    ended = first == run.steps
+    metrics = MetricsWriter(phase.folder, first, active=is_first(), evaluates_again=ended)
     profiler = Profiler(phase.folder, profile)
     # The schedule alone, not the optimizer: only the logged rate is wanted on the host.
     rates = Rates(run.optimizer.learning_rate(run.steps))

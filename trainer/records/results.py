@@ -7,6 +7,7 @@ from data_pipeline.files import write_json
 from model.size import n_params
 from trainer.cluster.coordination import is_first
 from trainer.evals.subject import Findings
+from trainer.events import is_number
 from trainer.phase import Phase
 from trainer.records.metrics import MetricsWriter, read_metrics
 
@@ -38,11 +39,15 @@ def summary_of(phase: Phase) -> dict[str, Any]:
     rows = [row for row in read_metrics(phase.folder) if "time/step_s" in row]
     summary: dict[str, Any] = {}
     for name in ("tokens_per_s", "mfu", "hfu"):
-        # the median: the first step after each start compiles, and would distort a mean
-        summary[name] = statistics.median(row[f"throughput/{name}"] for row in rows)
+        values = [row.get(f"throughput/{name}") for row in rows]
+        known_values = [value for value in values if is_number(value)]
+        # The median: the first step after each start compiles, and would distort a mean. None is
+        # known where all rows of the phase were lost.
+        if known_values:
+            summary[name] = statistics.median(known_values)
     summary["steps"] = phase.run.steps
     # over all starts of the phase: their rows are all in the file
-    summary["seconds"] = sum(row["time/step_s"] for row in rows)
+    summary["seconds"] = sum(row["time/step_s"] for row in rows if is_number(row["time/step_s"]))
     summary["parameters"] = n_params(phase.params["policy"])
     fractions = [row["goodput/frac"] for row in rows if "goodput/frac" in row]
     # the last value is for the whole phase, restarts included
@@ -50,6 +55,6 @@ def summary_of(phase: Phase) -> dict[str, Any]:
         summary["goodput"] = fractions[-1]
     for name in ("skipped", "spikes", "rollbacks"):
         # left out when 0, which is the normal case
-        if count := rows[-1][f"guard/{name}"]:
+        if rows and (count := rows[-1].get(f"guard/{name}")):
             summary[name] = count
     return summary
