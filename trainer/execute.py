@@ -16,7 +16,7 @@ from trainer.evals.measure import Measures
 from trainer.identity import check_identity
 from trainer.loop import train
 from trainer.phase import Phase
-from trainer.records.damage import report_lost_rows, set_damage_aside
+from trainer.records.damage import mend_logs
 from trainer.records.goodput import Ledger, process_started
 from trainer.records.recording import recording
 from trainer.records.results import write_findings, write_results
@@ -51,10 +51,8 @@ def execute(
         phase = Phase(run, folder, job_folder, mesh, say)
         _introduce(phase, allow_change, say)
         resumed_at = phase.checkpointer.verify_latest() or 0
-        if is_first():
-            set_damage_aside(folder, say)
-            report_lost_rows(folder, resumed_at, phase.event)
-        began = process_started() if started is None else started
+        mend_logs(folder, resumed_at, say, phase.event)
+        began = started or process_started()
         ledger = Ledger(folder, resumed_at, active=is_first(), started=began)
         restoring = ledger.spent("restore") if resumed_at else contextlib.nullcontext()
         # Paused: reading a large checkpoint may take longer than a step is allowed to.

@@ -32,6 +32,7 @@ from trainer.evals.samples import Samples
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
+from trainer.records.metrics import read_metrics
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
@@ -163,6 +164,28 @@ def test_a_signal_saves_says_how_to_go_on_and_the_run_goes_on(
         "the step it stopped after is saved"
     )
     assert_same_bits(finish(job), uninterrupted)
+    assert fields(job) == fields(uninterrupted)
+
+
+def fields(job: Path) -> list[tuple[int, frozenset[str]]]:
+    """(step, names of its numbers) of every row, but for those of saves, which come when they are done."""
+    timed = ("checkpoint/", "time/checkpoint_s")
+    named = [(row["step"], row) for row in read_metrics(job / "run/pretrain")]
+    return [
+        (step, frozenset(name for name in row if not name.startswith(timed))) for step, row in named
+    ]
+
+
+def test_a_life_that_only_repeats_the_last_evaluation_leaves_the_same_rows(
+    job: Path, uninterrupted: Path
+) -> None:
+    again = copied(uninterrupted, job.parent / "again")
+    for name in ("done.json", "results.json"):
+        (again / "run/pretrain" / name).unlink()
+    finish(again)
+    assert fields(again) == fields(uninterrupted)
+    samples = [path / "run/pretrain/samples.jsonl" for path in (again, uninterrupted)]
+    assert len({len(path.read_text().splitlines()) for path in samples}) == 1
 
 
 def test_checkpoints_of_another_run_are_refused_with_the_difference(uninterrupted: Path) -> None:

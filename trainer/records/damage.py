@@ -6,10 +6,20 @@ Logs are never needed to train: a phase goes on without them, and says once what
 from collections.abc import Callable
 from pathlib import Path
 
+from trainer.cluster.coordination import is_first
 from trainer.events import EVENTS_FILE, has_step, is_event, keep_lines, parse_line, read_events
 from trainer.records.metrics import METRICS_FILE, SAMPLES_FILE, read_metrics
 
 LOST = "rows_lost"  # name of the event that says which steps have no row
+
+
+def mend_logs(
+    folder: Path, step: int, say: Callable[[str], None], event: Callable[..., None]
+) -> None:
+    """Call before the logs of a phase that resumes after `step` are opened; only process 0 does anything."""
+    if is_first():
+        set_damage_aside(folder, say)
+        report_lost_rows(folder, step, event)
 
 
 def set_damage_aside(folder: Path, say: Callable[[str], None]) -> None:
