@@ -1,9 +1,9 @@
 """The chat format of a model that brings a template of its own (Jinja, as transformers writes them).
 
 A template turns messages into one text in which control pieces are spelled out. That text is tokenized as in
-transformers, with two differences. What a message says is read as plain text, so that it cannot forge control
-pieces. And no token reaches over the start of an answer, because a model that is served reads a prompt, after
-which its own first token begins.
+transformers' `apply_chat_template`, with two differences. What a message says is read as plain text, so that
+it cannot forge control pieces. And no token reaches over the start of a last answer, because a model that is
+served reads a prompt, after which its own first token begins.
 """
 
 import re
@@ -14,36 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipeline.chat.control_spans import Control, control_pattern, control_spans
 from data_pipeline.chat.message import ASSISTANT, Message, text_message
-from data_pipeline.chat.rendering import JinjaTemplate, Rendering, Turn
+from data_pipeline.chat.rendering import OWN, JinjaTemplate, Turn, text_of
 from data_pipeline.shards.record import Sequence as Tokens
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 # what a prompt of one user is asked for, to see what the template writes around an answer
 PROBE = (text_message("user", "Why?"), text_message(ASSISTANT, "Because."))
+# Templates write roles between `<|` and `|>`, so a role must not be able to spell another piece.
+ROLE = re.compile(r"[\w-]+")
 REFUSED = "the model's chat template"
 REMEDY = (
     "such answers cannot be trained in it: make their parts trained=False, or change the template"
 )
-
-
-class _Stretch(NamedTuple):
-    """Text of a rendering with one weight. Only the template's own may hold control pieces; with `cut`, no
-    token reaches over its start.
-    """
-
-    text: str
-    own: bool
-    weight: int = 0
-    cut: bool = False
-
-
-class _Run(NamedTuple):
-    """A control piece, or text between two of them."""
-
-    text: str
-    control: int | None
-    weight: int
 
 
 class _Around(NamedTuple):
@@ -54,16 +38,23 @@ class _Around(NamedTuple):
     stop_ids: tuple[int, ...]
 
 
+class _Rendered(NamedTuple):
+    """A rendering: its text, the part that each character came from (or `OWN`), and its control pieces."""
+
+    text: str
+    origins: np.ndarray
+    controls: list[Control]
+
+
 class Template:
     """The template that stands in the tokenizer's file, as that of an imported model does."""
 
-    VERSION = 1
+    VERSION = 2
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        bos, eos = tokenizer.piece_of(tokenizer.bos), tokenizer.piece_of(tokenizer.eos)
-        self._template = JinjaTemplate(tokenizer.chat_template or "", bos=bos, eos=eos)
-        self._control = _control_pattern(tokenizer)
+        self._template = JinjaTemplate(tokenizer.chat_template, pieces=tokenizer.chat_pieces)
+        self._pattern = control_pattern(tokenizer.special)
 
     def render(self, messages: Sequence[Message]) -> Tokens:
         """As in `ChatFormat`.
@@ -72,14 +63,29 @@ class Template:
             ValueError: also where the template shows a trained answer otherwise than it would be prompted
             for, or writes no control piece behind it.
         """
-        return self._tokens(self._stretches(messages, opens_answer=False))
+        turns = _turns(messages)
+        rendered = self._rendered(turns, opens_answer=False)
+        weights = np.zeros(len(rendered.text), np.uint8)  # one a character
+        cuts: set[int] = set()
+        first_part = 0
+        for i, message in enumerate(messages):
+            if message.is_trained:
+                weights |= self._targets(rendered, turns, message, i, first_part)
+            cuts |= _part_seams(rendered, message, first_part)
+            first_part += len(message.parts)
+        if messages[-1].role == ASSISTANT:
+            # A model that is served begins its answer with a token of its own.
+            cuts.add(self._prompt_length(rendered, turns, len(turns) - 1) or 0)
+        return self._tokens(rendered, weights, cuts)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens up to where the assistant's next answer begins, as `ChatFormat` says."""
         if messages and messages[-1].role == ASSISTANT:
             rule = "a prompt ends with another role's, such as the user's"
             raise ValueError(f"the last message has role 'assistant'; {rule}")
-        return self._tokens(self._stretches(messages, opens_answer=True)).tokens.tolist()
+        rendered = self._rendered(_turns(messages), opens_answer=True)
+        weights = np.zeros(len(rendered.text), np.uint8)
+        return self._tokens(rendered, weights, set()).tokens.tolist()
 
     def parse(self, ids: Iterable[int]) -> Message:
         """As in `ChatFormat`; calls of tools stay in the text: every model spells them in its own way."""
@@ -95,113 +101,128 @@ class Template:
     @cached_property
     def _around(self) -> _Around:
         turns = _turns(PROBE)
-        rendering = self._template.rendering(turns, opens_answer=False)
-        text = rendering.text
-        answer = rendering.spans[-1]
+        rendered = self._rendered(turns, opens_answer=False)
+        answer = np.flatnonzero(rendered.origins == len(PROBE) - 1)
+        if not len(answer):
+            raise ValueError(f"{REFUSED} leaves an answer out, so that none can be read; change it")
         stop_ids = [self._tokenizer.eos, self._tokenizer.end_of_turn]
         lead = tail = ""
-        start = self._answer_start(rendering, turns, len(turns) - 1)
+        start = self._prompt_length(rendered, turns, len(turns) - 1)
         if start is not None:
-            lead = text[start : answer.start]
-        closing = self._control.search(text, answer.end)
+            lead = rendered.text[start : answer[0]]
+        end = int(answer[-1]) + 1
+        closing = next((each for each in rendered.controls if each.start >= end), None)
         if closing is not None:
-            tail = text[answer.end : closing.start()]
-            stop_ids.insert(0, self._id_of(closing))
-        # without control pieces, as `decode` shows none either
-        lead = self._control.sub("", lead)
-        tail = self._control.sub("", tail)
-        return _Around(lead, tail, tuple(dict.fromkeys(stop_ids)))
+            tail = rendered.text[end : closing.start]
+            stop_ids.insert(0, closing.id)
+        return _Around(self._visible(lead), tail, tuple(dict.fromkeys(stop_ids)))
 
-    def _stretches(self, messages: Sequence[Message], *, opens_answer: bool) -> list[_Stretch]:
-        """The rendered conversation; the template's text between messages has weight 0."""
-        turns = _turns(messages)
-        rendering = self._template.rendering(turns, opens_answer=opens_answer)
-        text, spans = rendering
+    def _visible(self, text: str) -> str:
+        """A template's text as `decode` gives it back."""
+        spelled = self._tokenizer.special
+        lengths = self._tokenizer.byte_lengths
+        return self._pattern.sub(lambda m: m[0] if lengths[spelled[m[0]].id] else "", text)
 
-        # A template may move messages, such as the system's after the first question.
-        in_text_order = sorted(range(len(messages)), key=lambda i: spans[i])
-        # how far to look for the piece that ends a message: up to the content of the next
-        limits = [*(spans[i].start for i in in_text_order[1:]), len(text)]
-        stretches = []
-        done = 0  # characters of the text that are in stretches
-        for i, limit in zip(in_text_order, limits, strict=True):
-            message = messages[i]
-            span = spans[i]
+    def _rendered(self, turns: Sequence[Turn], *, opens_answer: bool) -> _Rendered:
+        stretches = self._template.stretches(turns, opens_answer=opens_answer)
+        lengths = [len(stretch.text) for stretch in stretches]
+        origins = np.repeat(np.array([each.origin for each in stretches], np.int64), lengths)
+        controls = control_spans(stretches, self._pattern, self._tokenizer.special)
+        return _Rendered(text_of(stretches), origins, controls)
 
-            # Targets reach from the end of the prompt to the piece that ends the turn, included.
-            is_answer = message.role == ASSISTANT
-            start = self._answer_start(rendering, turns, i) if is_answer else span.start
-            end = self._end(text, span.end, limit) if message.is_trained else span.end
-            if message.is_trained and not opens_answer:
-                _check_bounds(start, end)  # a prompt trains nothing, so there it does not matter
-            start = max(done, span.start if start is None else start)
-            end = span.end if end is None else end
-
-            contents = _content_stretches(message, text[span.start : span.end])
-            # `cut`, because a model that is served begins its answer with a token of its own.
-            lead = _Stretch(
-                text[start : span.start], own=True, weight=contents[0].weight, cut=is_answer
-            )
-            tail = _Stretch(text[span.end : end], own=True, weight=contents[-1].weight)
-            between = _Stretch(text[done:start], own=True)
-            stretches += [between, lead, *contents, tail]
-            done = end
-        return [*stretches, _Stretch(text[done:], own=True)]
-
-    def _end(self, text: str, start: int, limit: int) -> int | None:
-        """Behind the first control piece that follows a message's content."""
-        closing = self._control.search(text, start, limit)
-        return closing.end() if closing else None
-
-    def _answer_start(self, rendering: Rendering, turns: Sequence[Turn], i: int) -> int | None:
-        """Where message i begins as an answer: behind the prompt that the messages before it make. None if
-        the rendering does not begin with that prompt.
+    def _targets(
+        self, rendered: _Rendered, turns: Sequence[Turn], message: Message, i: int, first_part: int
+    ) -> np.ndarray:
+        """Weight 1 on the characters of message `i` that a model learns, from the end of the prompt up to
+        the piece that ends the turn, included.
         """
-        prompt = self._template.text(turns[:i], opens_answer=True)
-        # Some templates write more into a prompt than before a finished answer, such as an opened thought.
-        is_prefix = rendering.text.startswith(prompt)
-        is_before = len(prompt) <= rendering.spans[i].start
-        return len(prompt) if is_prefix and is_before else None
+        trained = np.array([part.trained for part in message.parts], np.uint8)
+        part = rendered.origins - first_part  # of this message's parts, those from 0 on
+        shown = np.flatnonzero((part >= 0) & (part < len(trained)))
+        if not len(shown) and "".join(turns[i].parts).strip():
+            raise ValueError(f"{REFUSED} leaves the content of a message out; {REMEDY}")
+        start = None
+        if message.role == ASSISTANT:
+            start = self._prompt_length(rendered, turns, i)
+            if start is None or (len(shown) and start > shown[0]):
+                what = "shows an answer otherwise than it asks for one"
+                raise ValueError(f"{REFUSED} {what}; {REMEDY}")
+        if len(shown):
+            begin = int(shown[0])
+            end = int(shown[-1]) + 1
+        elif start is None:
+            return np.zeros(
+                len(rendered.text), np.uint8
+            )  # an empty message, of which nothing is learned
+        else:
+            # An empty answer has a place, and its end is a target.
+            begin = end = start
+        others = (rendered.origins != OWN) & ((part < 0) | (part >= len(trained)))
+        if others[begin:end].any():
+            raise ValueError(f"{REFUSED} repeats the content of a message; {REMEDY}")
+        # how far to look for the piece that ends the message: up to what another says
+        behind = np.flatnonzero(others[end:])
+        limit = end + int(behind[0]) if len(behind) else len(rendered.text)
+        ends = [each.end for each in rendered.controls if end <= each.start and each.end <= limit]
+        if not ends:
+            raise ValueError(f"{REFUSED} writes no control piece behind an answer; {REMEDY}")
 
-    def _runs(self, stretches: Iterable[_Stretch]) -> list[_Run]:
-        """Control pieces, and between them what is tokenized as one text."""
-        runs: list[_Run] = []
-        for text, own, weight, cut in stretches:
-            done = 0  # characters of the stretch that are in runs
-            joins = not cut
-            # In the content of a message the same letters are plain text.
-            matches = self._control.finditer(text) if own else ()
-            for match in matches:
-                _append(runs, text[done : match.start()], weight, joins=joins)
-                runs.append(_Run("", self._id_of(match), weight))
-                done = match.end()
-                joins = False
-            _append(runs, text[done:], weight, joins=joins)
-        return runs
+        weights = np.zeros(len(rendered.text), np.uint8)
+        weights[begin if start is None else start : begin] = trained[0]
+        # what the template writes within an answer belongs to the part before it
+        lengths = np.diff([*shown, end]) if end > begin else [0]
+        weights[begin:end] = np.repeat(
+            trained[part[shown]] if end > begin else trained[:1], lengths
+        )
+        weights[end : ends[0]] = trained[-1]
+        return weights
 
-    def _tokens(self, stretches: Iterable[_Stretch]) -> Tokens:
+    def _prompt_length(self, rendered: _Rendered, turns: Sequence[Turn], i: int) -> int | None:
+        """Characters of the prompt that the messages before message `i` make, which is an answer. None if
+        the rendering does not begin with that prompt, as some templates open a thought there.
+        """
+        try:
+            prompt = text_of(self._template.stretches(turns[:i], opens_answer=True))
+        except (
+            ValueError
+        ):  # some refuse to begin with an answer, or to stop behind a system message
+            return None
+        return len(prompt) if rendered.text.startswith(prompt) else None
+
+    def _tokens(self, rendered: _Rendered, weights: np.ndarray, cuts: set[int]) -> Tokens:
         tokens: list[int] = []
-        weight: list[int] = []  # one a token
-        for run in self._runs(stretches):
-            ids = self._tokenizer.encode(run.text) if run.control is None else [run.control]
-            tokens += ids
-            weight += [run.weight] * len(ids)
-        return Tokens(np.array(tokens, np.int32), np.array(weight, np.uint8))
+        token_weights: list[int] = []
+        # where text ends and the next begins; a control piece also takes up white space beside it
+        done = 0
+        ends = [*rendered.controls, Control(len(rendered.text), len(rendered.text), -1)]
+        for control in ends:
+            inner = sorted(cut for cut in cuts if done < cut < control.start)
+            for end in (*inner, control.start):
+                ids = self._tokenizer.encode(rendered.text[done:end])
+                tokens += ids
+                token_weights += self._weights(rendered.text[done:end], weights[done:end], ids)
+                done = end
+            if control.id >= 0:
+                tokens.append(control.id)
+                token_weights.append(int(weights[control.start : control.end].min()))
+                # white space that is in the prompt and in the answer is taken up in the prompt alone
+                crossed = [cut for cut in cuts if control.start < cut < control.end]
+                done = min(crossed, default=control.end)
+        return Tokens(np.array(tokens, np.int32), np.array(token_weights, np.uint8))
 
-    def _id_of(self, match: re.Match[str]) -> int:
-        special = self._tokenizer.special
-        # a match may have taken white space along
-        piece = match[0] if match[0] in special else match[0].strip()
-        return special[piece].id
-
-
-def _append(runs: list[_Run], text: str, weight: int, *, joins: bool) -> None:
-    """Text behind the last run, as one with it where nothing parts them."""
-    last = runs[-1] if runs else None
-    if joins and last and last.control is None and last.weight == weight:
-        runs[-1] = last._replace(text=last.text + text)
-    elif text or not joins:
-        runs.append(_Run(text, None, weight))
+    def _weights(self, text: str, weights: np.ndarray, ids: Sequence[int]) -> list[int]:
+        """A weight for each token of a text with a weight for each character: a token that reaches over the
+        start of a target is none.
+        """
+        if not ids or weights.min() == weights.max():
+            return [int(weights[0])] * len(ids) if ids else []
+        bounds = [*(np.flatnonzero(np.diff(weights)) + 1).tolist(), len(text)]
+        # in bytes, of the text as it is encoded, which some files normalize
+        byte_ends = [len(self._tokenizer.normalized(text[:end]).encode()) for end in bounds]
+        byte_weights = np.repeat(weights[np.array(bounds) - 1], np.diff([0, *byte_ends]).clip(0))
+        starts = np.cumsum([0, *self._tokenizer.byte_lengths[list(ids)][:-1]])
+        starts = np.minimum(starts, len(byte_weights) - 1)
+        return np.minimum.reduceat(byte_weights, starts).tolist()
 
 
 def _turns(messages: Sequence[Message]) -> list[Turn]:
@@ -214,47 +235,20 @@ def _turns(messages: Sequence[Message]) -> list[Turn]:
             what = f"message {message!r:.80} must have parts, of kinds text and result"
             remedy = "rewrite its other parts as text"
             raise ValueError(f"{what}: a model's own template is given texts; {remedy}")
-    return [{"role": message.role, "content": _content(message)} for message in messages]
+        if not ROLE.fullmatch(message.role):
+            rule = "must be of letters, digits, _ and -, so that it spells no control piece"
+            raise ValueError(f"role {message.role!r:.80} of a message {rule}; rename it")
+    return [
+        Turn(message.role, tuple(part.content for part in message.parts)) for message in messages
+    ]
 
 
-def _content(message: Message) -> str:
-    return "".join(part.content for part in message.parts)
-
-
-def _check_bounds(start: int | None, end: int | None) -> None:
-    if start is None:
-        raise ValueError(f"{REFUSED} shows an answer otherwise than it asks for one; {REMEDY}")
-    if end is None:
-        raise ValueError(f"{REFUSED} writes no control piece behind an answer; {REMEDY}")
-
-
-def _content_stretches(message: Message, shown: str) -> list[_Stretch]:
-    """What the template shows of a message, cut where the parts' weights differ."""
-    weights = {part.trained for part in message.parts}
-    if len(weights) == 1:
-        return [_Stretch(shown, own=False, weight=int(weights.pop()))]
-    content = _content(message)
-    if shown != content.strip():
-        raise ValueError(f"{REFUSED} changes a message of which some parts are trained; {REMEDY}")
-    # the ends of parts, counted in what is shown: white space of the first and last part may be stripped
-    n_stripped = len(content) - len(content.lstrip())
-    stretches = []
-    start = n_read = 0
-    for part in message.parts:
-        n_read += len(part.content)
-        end = min(max(n_read - n_stripped, 0), len(shown))
-        stretches.append(_Stretch(shown[start:end], own=False, weight=int(part.trained)))
-        start = end
-    return stretches
-
-
-def _control_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
-    """Any control piece with the white space that it takes along; of two that begin alike, the longer."""
-    forms = []
-    # the first alternative that matches is taken, so longer ones come first
-    for piece in sorted(tokenizer.special, key=len, reverse=True):
-        special = tokenizer.special[piece]
-        before = r"\s*" if special.strips_left else ""
-        after = r"\s*" if special.strips_right else ""
-        forms.append(f"{before}{re.escape(piece)}{after}")
-    return re.compile("|".join(forms))
+def _part_seams(rendered: _Rendered, message: Message, first_part: int) -> set[int]:
+    """Where a trained part of a message meets one that is not: no token reaches over that."""
+    if len({part.trained for part in message.parts}) < 2:
+        return set()
+    part = rendered.origins - first_part
+    is_here = (part >= 0) & (part < len(message.parts))
+    trained = np.array([each.trained for each in message.parts])[np.where(is_here, part, 0)]
+    changes = is_here[1:] & is_here[:-1] & (trained[1:] != trained[:-1])
+    return set((np.flatnonzero(changes) + 1).tolist())

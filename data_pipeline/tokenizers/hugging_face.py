@@ -14,9 +14,31 @@ from pydantic import BaseModel
 
 from data_pipeline.component import FrozenMap
 from data_pipeline.files import write_bytes
-from data_pipeline.tokenizers.control import CONTROL_PIECES, SPACE, SPACE_BYTES
+from data_pipeline.readers.worker import kept_worker
+from data_pipeline.tokenizers.chat_files import chat_of_folder
+from data_pipeline.tokenizers.control import (
+    CONTROL_PIECES,
+    FIM_PIECES,
+    FIM_SPELLINGS,
+    SPACE,
+    SPACE_BYTES,
+)
 from data_pipeline.tokenizers.fast_bpe import Encoder
+from data_pipeline.tokenizers.tokenizer_json import (
+    added_pieces,
+    normalization,
+    opened,
+    plain_file,
+    read_json_text,
+    structuring,
+)
 
+NAME_A_FILE = "name a Hugging Face tokenizer.json"
+TRY = "data_pipeline.tokenizers.hugging_face:try_out"
+LIMIT_S = 10.0  # processor seconds; the largest vocabularies take two
+# What a regular expression that goes back without end is slow on: long runs of what it repeats.
+LONG_UNITS = ("a", "A", "aA", "a ", " ", "\n", "0", ".", "é", "中")
+LONG = 2000
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 # What normalizers, pre-tokenizers and added pieces are known to change or lose: a tokenizer that gives all of
 # these back exactly is taken to keep any text
@@ -49,7 +71,7 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         chat, fill-in-the-middle, tools.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     path: str
     bos: str
@@ -75,19 +97,18 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: the file is no tokenizer.json, has no such piece, or does not keep text exactly.
             OSError: it cannot be read.
         """
-        try:
-            file = json.loads(Path(self.path).read_bytes())
-        except ValueError as error:
-            remedy = "name a Hugging Face tokenizer.json"
-            raise ValueError(f"tokenizer.path={self.path} is not JSON; {remedy}") from error
+        what = f"tokenizer.path={self.path} is not JSON"
+        file = read_json_text(Path(self.path).read_bytes(), what, NAME_A_FILE)
         named = {
             "bos": self.bos,
             "eos": self.eos,
             "pad": self.pad or self.eos,
             "control": dict(self.control),
+            # so that a model that is trained on has the chat format that it came with
+            **chat_of_folder(Path(self.path).parent),
         }
-        data = json.dumps({**named, "tokenizer": file}, ensure_ascii=False).encode()
-        HuggingFaceModel(data, self.path)  # refuses what would not work, before anything is written
+        data = json.dumps({**named, "tokenizer": file}).encode()
+        _check_in_child(data, self.path)
         write_bytes(path, data)
 
 
@@ -109,6 +130,8 @@ class HuggingFaceModel:
         control: Our control piece → id, of those that the file has.
         special: All special pieces of the file, under its own names.
         chat_template: Jinja that came with the file; "" where none did.
+        chat_pieces: What that template may name: `bos_token`, `eos_token` and so on → the piece.
+        normalized: What the file does to a text before anything else: NFC, or nothing.
 
     Raises:
         ValueError: as in `HuggingFaceTokenizer.make`.
@@ -117,35 +140,41 @@ class HuggingFaceModel:
     def __init__(self, data: bytes, name: str):
         spec = _parsed(data, name)
         file = spec["tokenizer"]
-        plain = _plain(file, name)
-        library = _opened(plain, name)
+        added = added_pieces(file, name)
+        plain = plain_file(file)
+        library = opened(plain, name)
         self._name = name
         self.chat_template = spec.get("chat_template") or ""
+        self.normalized = normalization(file)
 
         vocabulary = library.get_vocab(with_added_tokens=True)
-        added = library.get_added_tokens_decoder()
-        self.special = {
-            token.content: Special(i, token.lstrip, token.rstrip)
-            for i, token in added.items()
-            if token.special
-        }
-        for field in ("bos", "eos", "pad"):
-            _check(field, spec[field], self.special, name)
-        for ours, theirs in spec["control"].items():
-            _check(f"control.{ours}", theirs, self.special, name)
-        self.bos, self.eos, self.pad = (vocabulary[spec[field]] for field in ("bos", "eos", "pad"))
-        # A piece that `control` does not map is used if the file has one of the same name.
-        theirs_of = {ours: spec["control"].get(ours, ours) for ours in CONTROL_PIECES}
+        named = {field: spec[field] for field in ("bos", "eos", "pad")}
+        theirs_of = _control_names(spec["control"], {piece.content for piece in added})
+        uses = {*named.values(), *theirs_of.values()}
+        flags = library.get_added_tokens_decoder()
+        self.special = {}
+        for piece in structuring(added, named=uses, template=self.chat_template):
+            # an id of the library's own, should it differ from the file's
+            i = vocabulary[piece.content]
+            self.special[piece.content] = Special(i, flags[i].lstrip, flags[i].rstrip)
+        for field, piece in (*named.items(), *spec["control"].items()):
+            _check(field if field in named else f"control.{field}", piece, self.special, name)
+        self.bos, self.eos, self.pad = (vocabulary[piece] for piece in named.values())
         self.control = {
             ours: vocabulary[theirs] for ours, theirs in theirs_of.items() if theirs in self.special
         }
+        pieces = {"bos_token": spec["bos"], "eos_token": spec["eos"]}
+        self.chat_pieces: dict[str, str] = spec.get("chat_pieces", pieces)
 
         # byte-level files spell bytes with letters, the others with pieces such as <0x41>
         self._byte_level = '"ByteLevel"' in json.dumps(
             [file.get("pre_tokenizer"), file.get("decoder")]
         )
-        silent = {*self.special, file["model"].get("unk_token")}
-        self.pieces = self._pieces(vocabulary, silent=silent, as_written=added)
+        # Others that structure a text, such as <think>, are shown as they are written.
+        silent = {piece.content for piece in added if piece.special}
+        silent |= {*uses, file["model"].get("unk_token")}
+        as_written = {vocabulary[piece.content] for piece in added}
+        self.pieces = self._pieces(vocabulary, silent=silent, as_written=as_written)
         self._space = (
             [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
         )
@@ -170,13 +199,14 @@ class HuggingFaceModel:
         silent: Container[str | None],
         as_written: Container[int],
     ) -> list[bytes]:
-        """The bytes of every id. Added pieces stand in the text as they are written, whatever the model does
-        with spaces.
+        """The bytes of every id. Added pieces are no letters that stand for bytes; spaces they write as the
+        model does (Gemma's runs of them).
         """
         pieces = [b""] * (1 + max(vocabulary.values()))  # ids may have gaps
         for piece, i in vocabulary.items():
             if piece not in silent:
-                pieces[i] = piece.encode() if i in as_written else self._bytes_of(piece)
+                spaced = piece if self._byte_level else piece.replace(SPACE, " ")
+                pieces[i] = spaced.encode() if i in as_written else self._bytes_of(piece)
         return pieces
 
     def _bytes_of(self, piece: str) -> bytes:
@@ -192,6 +222,7 @@ class HuggingFaceModel:
         Raises:
             ValueError: it has a lone surrogate, or would not come back exactly.
         """
+        text = self.normalized(text)
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
@@ -222,44 +253,12 @@ class HuggingFaceModel:
 
 
 def _parsed(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        spec = json.loads(data)
-    except ValueError as error:
-        what = f"{name} is neither a SentencePiece model nor JSON"
-        raise ValueError(f"{what}; make the tokenizer again") from error
+    what = f"{name} is neither a SentencePiece model nor JSON"
+    spec = read_json_text(data, what, "make the tokenizer again")
     if not {"bos", "eos", "pad", "control", "tokenizer"} <= set(spec):
         remedy = f"make it with HuggingFaceTokenizer(path={name!r}, bos=…, eos=…)"
         raise ValueError(f"{name} does not name its bos and eos; {remedy}")
     return spec
-
-
-def _plain(file: Any, name: str) -> dict[str, Any]:
-    """A tokenizer.json without what would make ids depend on anything but the text."""
-    if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
-        what = f"{name} is no Hugging Face tokenizer.json: it has no `model`"
-        raise ValueError(f"{what}; name the right file")
-    # NFC leaves composed text as it is and would change other text; any other normalizer is refused by PROBES
-    normalizer = file.get("normalizer")
-    if normalizer == {"type": "NFC"}:
-        normalizer = None
-    # BPE dropout draws at random
-    model = {**file["model"], "dropout": None}
-    # and these add pieces, or make all texts equally long
-    unused = {"truncation": None, "padding": None, "post_processor": None}
-    return {**file, "normalizer": normalizer, "model": model, **unused}
-
-
-def _opened(file: dict[str, Any], name: str) -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        remedy = "run `pip install 'meshwright[huggingface]'`"
-        raise ValueError(f"{name} needs the library `tokenizers`; {remedy}") from error
-    try:
-        return tokenizers.Tokenizer.from_str(json.dumps(file))
-    except Exception as error:  # the library has no narrower one
-        what = f"{name} is no Hugging Face tokenizer.json that `tokenizers` can read ({error})"
-        raise ValueError(f"{what}; name the right file") from error
 
 
 def _check(field: str, piece: str, special: Mapping[str, Special], name: str) -> None:
@@ -268,6 +267,52 @@ def _check(field: str, piece: str, special: Mapping[str, Special], name: str) ->
         raise ValueError(
             f"tokenizer.{field}={piece!r} is no special piece of {name}; choose one of {choices}"
         )
+
+
+def _control_names(control: Mapping[str, str], added: Container[str]) -> dict[str, str]:
+    """Our control piece → the file's: as `control` says, else one of the same name, and for
+    fill-in-the-middle one of the spellings that are known.
+    """
+    names = {ours: control.get(ours, ours) for ours in CONTROL_PIECES}
+    if not any(control.get(piece, piece) in added for piece in FIM_PIECES):
+        for spelling in FIM_SPELLINGS:
+            if all(piece in added for piece in spelling):
+                names.update(zip(FIM_PIECES, spelling, strict=True))
+                break
+    return names
+
+
+def _check_in_child(data: bytes, name: str) -> None:
+    """Open the tokenizer and try it, where a regular expression without end or a library that aborts does no
+    harm.
+    """
+    request = json.dumps([data.decode(), name]).encode()
+    (answer,) = kept_worker(TRY).run([request], timeout_s=LIMIT_S)
+    if answer.error in ("timeout", "crash"):
+        what = f"takes more than {LIMIT_S:.0f} s to read or to encode a few texts"
+        if answer.error == "crash":
+            what = "ends the library that reads it"
+        raise ValueError(f"{name} {what}; take another tokenizer.json")
+    if answer.error:
+        kind, _, words = answer.error.partition(": ")
+        if kind == "ValueError":
+            raise ValueError(words)
+        raise ValueError(
+            f"{name} cannot be read as a tokenizer.json ({answer.error:.200}); {NAME_A_FILE}"
+        )
+
+
+def try_out(request: bytes) -> bytes:
+    """The child's side of the check.
+
+    Raises:
+        ValueError: the tokenizer does not work.
+    """
+    data, name = json.loads(request)
+    model = HuggingFaceModel(data.encode(), name)  # refuses what would not work
+    for unit in LONG_UNITS:
+        model.encode(unit * LONG + "!")
+    return b""
 
 
 def _cuts(special: Iterable[str]) -> re.Pattern[str]:

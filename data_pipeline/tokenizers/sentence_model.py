@@ -40,6 +40,8 @@ class SentenceModel:
         self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
         self.special = {piece: Special(i, False, False) for piece, i in self.control.items()}
         self.chat_template = ""  # a SentencePiece file has no place for one
+        self.chat_pieces: dict[str, str] = {}
+        self.normalized = str  # ours change nothing
         self.pieces = [_bytes_of(self._model, i) for i in range(self._model.vocab_size())]
         self._space = [known[piece] for piece in SPACE_BYTES]
         # the fast encoder must agree on a text that has every piece

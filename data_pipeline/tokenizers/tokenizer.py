@@ -108,7 +108,7 @@ class Tokenizer:
     Attributes are ids: `pad`, `bos`, `eos`, `end_of_turn`, `roles[role]`, `control[piece]`.
 
     `special` are all special pieces under the file's own names, and `chat_template` is the Jinja template
-    that came with them ("" where none did).
+    that came with them ("" where none did); `chat_pieces` is what it may name, `bos_token` → the piece.
 
     `byte_lengths[id]` is the number of UTF-8 bytes that an id stands for, 0 for control ids. `roles` is
     empty when the file has no pieces for them, and `end_of_turn` is then `eos`.
@@ -133,6 +133,7 @@ class Tokenizer:
         self.control = self._model.control
         self.special = self._model.special
         self.chat_template = self._model.chat_template
+        self.chat_pieces = self._model.chat_pieces
         self.end_of_turn: int = self.control.get("<|end|>", self.eos)
         # A chat needs the pieces of all roles.
         roles = {role: self.control.get(f"<|{role}|>") for role in ROLES}
@@ -166,8 +167,13 @@ class Tokenizer:
             raise ValueError(f"{self._source[1]} has no pieces {pieces}; {remedy}")
         return ids
 
+    def normalized(self, text: str) -> str:
+        """`text` as it is encoded: in NFC if the file says so, else as it is."""
+        return self._model.normalized(text)
+
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without bos or eos and never a control id; `decode` gives exactly `text` back.
+        """Ids of `text`, without bos or eos and never a control id; `decode` gives exactly `text` back, or
+        its `normalized`.
 
         Raises:
             ValueError: `text` has a lone surrogate, which is no Unicode text.

@@ -9,11 +9,13 @@ from typing import Any
 import sentencepiece
 
 from data_pipeline.files import write_bytes
+from data_pipeline.tokenizers.chat_files import chat_of_folder, read_settings
 from data_pipeline.tokenizers.control import SPACE
 from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
 from data_pipeline.tokenizers.sentence_model import tokenizer_json
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from model.hugging_face.checkpoint import Checkpoint, read_json
+from data_pipeline.tokenizers.tokenizer_json import added_pieces, read_json_text
+from model.hugging_face.checkpoint import Checkpoint
 
 # Pieces that end a chat turn (Phi, ChatML as in Qwen, Llama 3, Gemma …). The first of them that a
 # tokenizer has is used.
@@ -86,24 +88,18 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
         return "  tokenizer.model taken as it is"
     if not (folder / "tokenizer.json").exists():
         return f"  no tokenizer: {folder} has no tokenizer.json"
-    config_file = folder / "tokenizer_config.json"
-    settings = read_json(config_file) if config_file.exists() else {}
-    added_tokens = read_json(folder / "tokenizer.json").get("added_tokens", ())
+    settings = read_settings(folder)
+    file = folder / "tokenizer.json"
+    tokens = added_pieces(
+        read_json_text(file.read_bytes(), f"{file} is not JSON", "mend it"), str(file)
+    )
     # By id, because config.json gives special tokens by number.
-    added = {token["id"]: token["content"] for token in added_tokens}
+    added = {token.id: token.content for token in tokens}
     named = {
-        name: _piece(name, settings, checkpoint.config, added) for name in ("bos", "eos", "pad")
+        name: _piece(name, settings.pieces, checkpoint.config, added)
+        for name in ("bos", "eos", "pad")
     }
-    template = settings.get("chat_template")
-
-    # Newer checkpoints have the template in a file of its own.
-    if (folder / "chat_template.jinja").exists():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if isinstance(template, list):
-        # Several templates by name ("default", "tool_use" …); chat uses the default.
-        template = {each["name"]: each["template"] for each in template}.get("default")
-
-    return _write(folder / "tokenizer.json", path, named, set(added.values()), template)
+    return _write(file, path, named, set(added.values()), chat_of_folder(folder))
 
 
 def _refused(path: Path) -> bool:
@@ -115,13 +111,12 @@ def _refused(path: Path) -> bool:
 
 
 def _piece(
-    name: str, settings: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[int, str]
+    name: str, settings: Mapping[str, str], config: Mapping[str, Any], added: Mapping[int, str]
 ) -> str | None:
     """The piece `bos`, `eos` or `pad`: its text in tokenizer_config.json, or by its id in config.json."""
     piece = settings.get(f"{name}_token")
     if piece is not None:
-        # Older files have the text itself, newer ones an object with flags.
-        return piece["content"] if isinstance(piece, dict) else piece
+        return piece
     i = config.get(f"{name}_token_id")
     # Some models list several ends; the first is the end of a text.
     return added.get(i[0] if isinstance(i, list) else i)
@@ -166,11 +161,18 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
         tokenizer_file = Path(folder) / "tokenizer.json"
         tokenizer_file.write_text(json.dumps(file), encoding="utf-8")
         special = {token["content"] for token in added if token["special"]}
-        return _write(tokenizer_file, path, named, special, metadata.get("tokenizer.chat_template"))
+        pieces = {f"{name}_token": piece for name, piece in named.items() if piece is not None}
+        template = metadata.get("tokenizer.chat_template")
+        chat = {"chat_template": template, "chat_pieces": pieces} if template else {}
+        return _write(tokenizer_file, path, named, special, chat)
 
 
 def _write(
-    file: Path, path: Path, named: Mapping[str, str | None], special: set[str], template: str | None
+    file: Path,
+    path: Path,
+    named: Mapping[str, str | None],
+    special: set[str],
+    chat: Mapping[str, Any],
 ) -> str:
     """Write a tokenizer.json to `path` in our form, with its special pieces and its chat template."""
     if named["eos"] is None:
@@ -189,16 +191,11 @@ def _write(
         control={"<|end|>": end},
     )
     tokenizer.make({}, path, weights={})
-    if template is not None:
-        spec = json.loads(path.read_bytes())
-        write_bytes(
-            path, json.dumps({**spec, "chat_template": template}, ensure_ascii=False).encode()
-        )
+    if chat:
+        write_bytes(path, json.dumps({**json.loads(path.read_bytes()), **chat}).encode())
     n_entries = len(Tokenizer(path).byte_lengths)
 
-    return f"  tokenizer of {n_entries:,} entries" + (
-        ", with its chat template" if template else ""
-    )
+    return f"  tokenizer of {n_entries:,} entries" + (", with its chat template" if chat else "")
 
 
 def exported(path: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Laws of chats: a prompt is a prefix, weights cover what is trained and its end, an answer is read back."""
 
+import datetime
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.chat.format import ChatFormat, chat_format_of
 from data_pipeline.chat.message import Message, Part, read_messages, text_message
+from data_pipeline.chat.rendering import Turn, text_of
 from data_pipeline.chat.roles import Roles
 from data_pipeline.chat.template import Template
 from data_pipeline.tokenizers.tokenizer import ROLES, SentencePiece, Tokenizer
@@ -209,12 +211,9 @@ def test_a_tokenizer_has_the_format_of_its_template_or_else_our_roles(tokenizer)
 def library_ids(style: str, messages: list[Message], *, opens_answer: bool) -> list[int]:
     """What transformers gives: the template's text, tokenized at once with its control pieces."""
     template = Template(styled(style))._template
-    turns = [{"role": message.role, "content": message.text} for message in messages]
-    return (
-        library_tokenizer()
-        .encode(template.text(turns, opens_answer=opens_answer), add_special_tokens=False)
-        .ids
-    )
+    turns = [Turn(message.role, (message.text,)) for message in messages]
+    text = text_of(template.stretches(turns, opens_answer=opens_answer))
+    return library_tokenizer().encode(text, add_special_tokens=False).ids
 
 
 @EVERY
@@ -295,9 +294,9 @@ def test_parts_of_one_answer_have_weights_of_their_own_in_a_template():
         ("{{ messages[0].content + 1 }}", ["hi"], "cannot be rendered"),
         ("{{ messages[-1].content }}", ["hi", "ho", "a"], "leaves the content of a message out"),
         (
-            "{{ messages[0].content * 2 }}",
-            ["hi"],
-            "leaves the content of a message out, repeats it",
+            "{% for m in messages * 2 %}{{ m.content + eos_token }}{% endfor %}",
+            ["hi", "ho"],
+            "otherwise than it asks for one",
         ),
         (
             "{% for m in messages %}{{ m.role + m.content }}{% endfor %}",
@@ -318,8 +317,33 @@ def test_a_template_that_reaches_out_or_hides_what_is_trained_is_refused(
         chat_format_of(with_template(template, tmp_path)).render(chat_of(*texts))
 
 
-def test_a_template_is_not_told_the_day(tmp_path):
-    template = "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}no day{% endif %}"
-    template += "{% for message in messages %}{{ message.content }}{% endfor %}"
+def test_a_template_is_told_the_day_as_transformers_does(tmp_path):
+    template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
     tokenizer = with_template(template, tmp_path)
-    assert tokenizer.decode(chat_format_of(tokenizer).prompt(chat_of("hi"))) == "no dayhi"
+    days = [f"{datetime.date.today()} hi"]
+    shown = tokenizer.decode(chat_format_of(tokenizer).prompt(chat_of("hi")))
+    # midnight may pass in between
+    assert shown in [*days, f"{datetime.date.today()} hi"]
+
+
+HOSTILE = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "memory": "{{ [0] * 10**12 }}",
+    "padding": "{{ 'x' | center(10**12) }}",
+    "output": "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "include": "{% include '/etc/passwd' %}",
+    "import": "{% import 'os' as os %}{{ os.x }}",
+    "arithmetic": "{{ 1 // 0 }}",
+    "power": "{{ 9 ** (9 ** (9 ** 9)) }}",
+    "nesting": "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+    "sandbox": "{{ messages.__class__.__base__.__subclasses__() }}",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_template_without_end_is_stopped_and_said_in_one_sentence(case, tmp_path):
+    chat = chat_format_of(with_template(HOSTILE[case], tmp_path))
+    with pytest.raises(ValueError, match="cannot be rendered") as refused:
+        chat.prompt(chat_of("hi"))
+    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)

@@ -1,0 +1,190 @@
+"""The side of a chat template that runs in a child process (see `readers/worker.py`), which may be killed: a
+template comes from anywhere, and may loop for ever or ask for all memory.
+"""
+
+import datetime
+import json
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
+from itertools import groupby
+from types import BuiltinMethodType, FunctionType
+from typing import Any
+
+from jinja2 import TemplateError, filters, nodes, pass_eval_context
+from jinja2.compiler import CodeGenerator
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from data_pipeline.chat import tracked
+from data_pipeline.chat.tracked import Tracked
+
+MAX_CHARS = 1 << 24  # of a rendered conversation: more than any context holds
+# Filters of Jinja that make a new string of their argument's letters in ways that are not followed.
+REWRITING = ("title", "wordwrap", "striptags", "urlize", "urlencode", "escape", "e", "forceescape")
+REWRITING += ("xmlattr", "pprint")
+
+
+class Generation(Extension):
+    """`{% generation %}` marks what transformers trains; here the messages' parts say that."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The body; the tag itself writes nothing."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Code(CodeGenerator):
+    """Jinja's compiler, whose `a ~ b` keeps origins."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:
+        """Write a call of the environment's own `concat`, in place of the built-in join."""
+        self.write("environment.concat(map(environment.finalize, (")
+        for arg in node.nodes:
+            self.visit(arg, frame)
+            self.write(", ")
+        self.write(")))")
+
+
+def as_text(value: Any) -> str:
+    """What is written of a value: lists and mappings by their `repr`, as Jinja does."""
+    return value if isinstance(value, str) else tracked.tainted(str(value), value)
+
+
+def written(pieces: Iterable[str]) -> str:
+    """Join what a template writes, with its origins.
+
+    Raises:
+        ValueError: it is longer than `MAX_CHARS`.
+    """
+    n_chars = 0
+    kept = []
+    for piece in pieces:
+        n_chars += len(piece)
+        if n_chars > MAX_CHARS:
+            raise ValueError(f"it writes more than {MAX_CHARS:,} characters")
+        kept.append(piece)
+    return tracked.joined(kept)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """As transformers makes it, with strings that keep their origins."""
+
+    code_generator_class = Code
+    concat = staticmethod(written)
+    intercepted_binops = frozenset({"%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """`%`, which fills in a format or divides."""
+        run = self.binop_table[operator]
+        if not isinstance(left, str):
+            return run(left, right)
+        return tracked.shadowed(run, left, right)
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """A function or method; those of plain strings keep the origins of their arguments."""
+        if isinstance(obj, BuiltinMethodType) and type(obj.__self__) is str:
+            if self.is_safe_callable(obj):
+                return tracked.called(obj, args, kwargs)
+        # the sandbox's own stand-in for str.format
+        if isinstance(obj, FunctionType) and obj.__name__ in ("format", "format_map"):
+            return tracked.shadowed(lambda args, kwargs: obj(*args, **kwargs), args, kwargs)
+        return super().call(context, obj, *args, **kwargs)
+
+
+def _tainting(run: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(run)  # with Jinja's marks on it
+    def tainting(*args: Any, **kwargs: Any) -> Any:
+        result = run(*args, **kwargs)
+        return tracked.tainted(result, (args, kwargs)) if isinstance(result, str) else result
+
+    return tainting
+
+
+@pass_eval_context
+def _join(context: Any, value: Any, d: str = "", attribute: str | int | None = None) -> str:
+    return filters.sync_do_join(context, value, tracked.own(d), attribute)
+
+
+def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
+    return tracked.own(as_text(text)).replace(old, new, -1 if count is None else count)
+
+
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    margin = width if isinstance(width, str) else " " * width
+    # Jinja's own, line by line: it ends a text with a line break before it splits it.
+    head, *rest = (tracked.own(text) + "\n").splitlines()
+    lines = [line if not line and not blank else margin + line for line in rest]
+    indented = tracked.own("\n").join([head, *lines])
+    return margin + indented if first else indented
+
+
+def _format(text: str, *args: Any, **kwargs: Any) -> str:
+    return tracked.shadowed(lambda form, values: form % values, text, kwargs or args)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own would write < and > as entities of HTML.
+    options = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return tracked.to_json(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _refuse(message: str) -> Any:
+    raise TemplateError(message)
+
+
+@lru_cache(maxsize=8)
+def compiled(source: str) -> Any:
+    """A template ready to render."""
+    environment = Sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, loopcontrols],
+        finalize=as_text,
+        # `'x' * 10**9` is not worked out while compiling, where no origin is known
+        optimized=False,
+    )
+    environment.globals["raise_exception"] = _refuse
+    for name in REWRITING:
+        environment.filters[name] = _tainting(environment.filters[name])
+    own_filters = {"join": _join, "replace": _replace, "indent": _indent, "format": _format}
+    environment.filters.update(own_filters, tojson=_to_json)
+    return environment.from_string(source)
+
+
+def render(request: bytes) -> bytes:
+    """The handler: a template and messages as JSON → stretches (origin, text) of the rendering as JSON.
+
+    An origin is -1 for the template's own text, else a part's number, counted over all messages.
+    """
+    fields = json.loads(request)
+    n_parts = 0
+    messages = []
+    for role, parts in fields["messages"]:
+        pieces = [Tracked(part, chr(n_parts + k + 1) * len(part)) for k, part in enumerate(parts)]
+        n_parts += len(parts)
+        messages.append({"role": role, "content": tracked.joined(pieces)})
+    now = datetime.datetime.fromisoformat(fields["now"])
+    text = compiled(fields["template"]).render(
+        messages=messages,
+        add_generation_prompt=fields["opens_answer"],
+        tools=None,  # defined in transformers even where there are none
+        documents=None,
+        strftime_now=now.strftime,
+        **fields["pieces"],
+    )
+    stretches = []
+    done = 0
+    for origin, group in groupby(tracked.origins_of(text)):
+        n = sum(1 for _ in group)
+        stretches.append((ord(origin) - 1, tracked.plain(text)[done : done + n]))
+        done += n
+    return json.dumps(stretches).encode()
