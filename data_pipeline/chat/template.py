@@ -160,13 +160,7 @@ class Template:
         others = (rendered.origins != OWN) & ((part < 0) | (part >= len(trained)))
         if others[begin:end].any():
             raise ValueError(f"{REFUSED} repeats the content of a message; {REMEDY}")
-        # how far to look for the piece that ends the message: up to what another says
-        behind = np.flatnonzero(others[end:])
-        limit = end + int(behind[0]) if len(behind) else len(rendered.text)
-        ends = [each.end for each in rendered.controls if end <= each.start and each.end <= limit]
-        if not ends:
-            raise ValueError(f"{REFUSED} writes no control piece behind an answer; {REMEDY}")
-
+        turn_end = _turn_end(rendered, end, others)
         weights = np.zeros(len(rendered.text), np.uint8)
         weights[begin if start is None else start : begin] = trained[0]
         # what the template writes within an answer belongs to the part before it
@@ -174,7 +168,7 @@ class Template:
         weights[begin:end] = np.repeat(
             trained[part[shown]] if end > begin else trained[:1], lengths
         )
-        weights[end : ends[0]] = trained[-1]
+        weights[end:turn_end] = trained[-1]
         return weights
 
     def _prompt_length(self, rendered: _Rendered, turns: Sequence[Turn], i: int) -> int | None:
@@ -241,6 +235,17 @@ def _turns(messages: Sequence[Message]) -> list[Turn]:
     return [
         Turn(message.role, tuple(part.content for part in message.parts)) for message in messages
     ]
+
+
+def _turn_end(rendered: _Rendered, end: int, others: np.ndarray) -> int:
+    """Behind the first control piece that follows a message's content, which ends at `end`."""
+    # how far to look: up to what another message says
+    behind = np.flatnonzero(others[end:])
+    limit = end + int(behind[0]) if len(behind) else len(rendered.text)
+    ends = [each.end for each in rendered.controls if end <= each.start and each.end <= limit]
+    if not ends:
+        raise ValueError(f"{REFUSED} writes no control piece behind an answer; {REMEDY}")
+    return ends[0]
 
 
 def _part_seams(rendered: _Rendered, message: Message, first_part: int) -> set[int]:

@@ -5,7 +5,7 @@ pieces out of text's reach.
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -25,6 +25,7 @@ from data_pipeline.tokenizers.control import (
 )
 from data_pipeline.tokenizers.fast_bpe import Encoder
 from data_pipeline.tokenizers.tokenizer_json import (
+    AddedPiece,
     added_pieces,
     normalization,
     opened,
@@ -148,24 +149,7 @@ class HuggingFaceModel:
         self.normalized = normalization(file)
 
         vocabulary = library.get_vocab(with_added_tokens=True)
-        named = {field: spec[field] for field in ("bos", "eos", "pad")}
-        theirs_of = _control_names(spec["control"], {piece.content for piece in added})
-        uses = {*named.values(), *theirs_of.values()}
-        flags = library.get_added_tokens_decoder()
-        self.special = {}
-        for piece in structuring(added, named=uses, template=self.chat_template):
-            # an id of the library's own, should it differ from the file's
-            i = vocabulary[piece.content]
-            self.special[piece.content] = Special(i, flags[i].lstrip, flags[i].rstrip)
-        for field, piece in (*named.items(), *spec["control"].items()):
-            _check(field if field in named else f"control.{field}", piece, self.special, name)
-        self.bos, self.eos, self.pad = (vocabulary[piece] for piece in named.values())
-        self.control = {
-            ours: vocabulary[theirs] for ours, theirs in theirs_of.items() if theirs in self.special
-        }
-        pieces = {"bos_token": spec["bos"], "eos_token": spec["eos"]}
-        self.chat_pieces: dict[str, str] = spec.get("chat_pieces", pieces)
-
+        uses = self._name_pieces(spec, library, vocabulary, added)
         # byte-level files spell bytes with letters, the others with pieces such as <0x41>
         self._byte_level = '"ByteLevel"' in json.dumps(
             [file.get("pre_tokenizer"), file.get("decoder")]
@@ -191,6 +175,33 @@ class HuggingFaceModel:
         self._encode_part = Encoder(encode, lambda: plain, probes)
         for text in (*PROBES, *self.special):
             self.encode(text)  # refuses the file if the text does not come back
+
+    def _name_pieces(
+        self,
+        spec: Mapping[str, Any],
+        library: Any,
+        vocabulary: Mapping[str, int],
+        added: Sequence[AddedPiece],
+    ) -> set[str]:
+        """Set the pieces that structure a text, by name and role; returns those that have a role."""
+        named = {field: spec[field] for field in ("bos", "eos", "pad")}
+        theirs_of = _control_names(spec["control"], {piece.content for piece in added})
+        uses = {*named.values(), *theirs_of.values()}
+        flags = library.get_added_tokens_decoder()
+        self.special = {}
+        for piece in structuring(added, named=uses, template=self.chat_template):
+            # an id of the library's own, should it differ from the file's
+            i = vocabulary[piece.content]
+            self.special[piece.content] = Special(i, flags[i].lstrip, flags[i].rstrip)
+        for field, piece in (*named.items(), *spec["control"].items()):
+            _check(field if field in named else f"control.{field}", piece, self.special, self._name)
+        self.bos, self.eos, self.pad = (vocabulary[piece] for piece in named.values())
+        self.control = {
+            ours: vocabulary[theirs] for ours, theirs in theirs_of.items() if theirs in self.special
+        }
+        pieces = {"bos_token": spec["bos"], "eos_token": spec["eos"]}
+        self.chat_pieces: dict[str, str] = spec.get("chat_pieces", pieces)
+        return uses
 
     def _pieces(
         self,
