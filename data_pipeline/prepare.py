@@ -10,13 +10,15 @@ from data_pipeline import settings
 from data_pipeline.clean.held_out import HeldOutFilter
 from data_pipeline.component import FrozenMap, one_of
 from data_pipeline.engine.runner import Engine
-from data_pipeline.files import read_json, write_json
+from data_pipeline.files import read_json, set_aside_damaged, write_json
 from data_pipeline.progress import Progress, Say, silent, unseen
 from data_pipeline.stages.append import new_text, write_segments
 from data_pipeline.stages.chats import KINDS
 from data_pipeline.stages.deliver import TokenSettings, deliver
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import CleanSettings, clean, keys_of, misplaced
+from data_pipeline.stages.text import MODEL, STAGES
+from data_pipeline.tokenizers.tokenizer import Tokenizer
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 FREE = ("engine",)  # fields that nothing written depends on: another value makes nothing again
@@ -125,6 +127,9 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         # Finished with these settings, so there is nothing to do.
         if not self._take_up(folder, allow_change):
             return
+        # Before any stage: each takes what is there for what it would make.
+        for damage in set_aside_damaged(folder / STAGES):
+            say(f"  {damage}")
         clean_settings = self._clean_settings()
         token_settings = TokenSettings(
             self.tokenizer, self.tokenizer_weights, self.chats, self.seed, self.shard_records
@@ -160,6 +165,13 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         if self._take_up(folder, ()):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
+        # The shards that follow must be of the same ids as those that are there.
+        if Tokenizer(folder / MODEL).fingerprint != done["tokenizer"]:
+            problem = f"{folder / MODEL} is not the tokenizer that the shards were written with"
+            remedy = "remove done.json beside it and run the phase again, which brings it back"
+            raise ValueError(f"{problem}; {remedy}")
+        for damage in set_aside_damaged(folder / STAGES):
+            say(f"  {damage}")
         # limit_mib does not apply here: all that is new is wanted.
         texts = new_text(
             self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 
+from data_pipeline.files import write_json
 from trainer.assemble import step_of
 from trainer.batches.open import open_source
+from trainer.checkpoints.finished import DONE, ending_of
 from trainer.cluster.coordination import is_first
 from trainer.cluster.placement import note_placement
 from trainer.cluster.watchdog import watching
@@ -50,6 +52,9 @@ def execute(
     with jax.set_mesh(mesh), watching(run.health.hang_s, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
         _introduce(phase, allow_change, say)
+        if is_first():
+            # Finished with other steps, and now trained on: until its end it is not finished.
+            (folder / DONE).unlink(missing_ok=True)
         resumed_at = phase.checkpointer.verify_latest() or 0
         mend_logs(folder, resumed_at, say, phase.event)
         began = started or process_started()
@@ -98,6 +103,8 @@ def execute(
                 phase.checkpointer.close()
         # After the records are closed: the summary reads the rows of metrics.jsonl back.
         write_results(phase, before=before, after=after)
+        if is_first():
+            write_json(folder / DONE, ending_of(folder))
 
 
 def _introduce(phase: Phase, allow_change: Sequence[str], say: Callable[[str], None]) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import optax
 
+from data_pipeline.settings import digest
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Model, Params, key_of, leaf_name
 from model.mesh import check_sizes, undivided
 from model.size import n_params
 from trainer.batches.layout import Layout
 from trainer.checkpoints.checkpointer import Checkpointer
+from trainer.checkpoints.finished import check_tokenizer
 from trainer.checkpoints.load import frozen_params, load_params, parent_folder, placed
 from trainer.cluster.coordination import is_first
 from trainer.events import append_event
@@ -52,13 +54,14 @@ class Phase:
         self.folder = folder
         self.job_folder = job_folder
         self.mesh = mesh
-        self._say = say
+        self.say = say
         self.serialized = run.model_dump(mode="json")
         self.models = models_of(run)
         self.model = self.models["policy"]
         self.adaptation = adaptation_of(run)
         self.tx = run.optimizer.chain(run.steps)
         self.layout = Layout(run.objective.batch_type, run.data.sizes(), mesh, run.micro_batches)
+        check_tokenizer(job_folder / run.tokenizer)
         self.tokenizer = Tokenizer(job_folder / run.tokenizer)
         # XLA raises no error for an index out of bounds: a token id without a row in the embedding
         # would silently train wrong numbers.
@@ -79,7 +82,7 @@ class Phase:
             append_event(self.folder, name, step, **what)
         if name not in ROUTINE:
             details = ", ".join(f"{key} {value}" for key, value in what.items())
-            self._say(f"  {name.replace('_', ' ')} at step {step}: {details}")
+            self.say(f"  {name.replace('_', ' ')} at step {step}: {details}")
 
     def describe(self) -> str:
         """One line: the architecture, its number of parameters, the compute dtype and the mesh."""
@@ -157,6 +160,13 @@ class Phase:
         merged = jax.jit(lambda key, params: self.merged(make(key, params)))
         params = first_params(self.run, self.model, self.job_folder)
         return self.policies(merged(jax.random.key(self.run.seed), params))
+
+    def first_policy_digest(self) -> str:
+        """16 hex digits of the settings that the first policies depend on."""
+        # What computes them, and from which numbers; not how they are trained.
+        fields = ("architecture", "adaptation", "precision", "start_from", "roles", "seed")
+        made_by = {field: self.serialized[field] for field in fields}
+        return digest([made_by, self.run.optimizer.mup_base_width])
 
     def policies(self, params: Params) -> Policies:
         """All roles, with these parameters of the policy."""

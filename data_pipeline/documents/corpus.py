@@ -24,13 +24,16 @@ def write_documents(path: Path, documents: Iterable[Document]) -> int:
     return sum(map(len, write_batches(path, batches(documents))))
 
 
-def write_batches(path: Path, groups: Iterable[list[Document]]) -> Iterator[list[Document]]:
+def write_batches(
+    path: Path, groups: Iterable[list[Document]], *, sealed: bool = False
+) -> Iterator[list[Document]]:
     """Write each batch as a row group and pass it on; `path` appears at the end.
 
     Raises:
         OutputError: the disk is full or read-only. What drawing the batches raises is passed on as it is.
     """
-    with partial_file(path, writer=_me()) as partial, _writer(partial) as writer:
+    partial_of = partial_file(path, writer=_me(), sealed=sealed)
+    with partial_of as partial, _writer(partial) as writer:
         for group in groups:
             columns = zip(*group, strict=True) if group else [()] * len(SCHEMA)
             # large_string: a row group of long texts may exceed the 2 GiB of 32-bit offsets.
@@ -106,6 +109,6 @@ def entries(data: Path, side: str, source: str) -> list[dict[str, Any]]:
 
 
 def write_table(path: Path, table: pa.Table, *, rows_a_group: int | None = None) -> None:
-    """Write a table as one Parquet file, in one step; the folder is made."""
-    with writing(path), partial_file(path, writer=_me()) as partial:
+    """Write a table as one sealed Parquet file, in one step; the folder is made."""
+    with writing(path), partial_file(path, writer=_me(), sealed=True) as partial:
         pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group)

@@ -164,7 +164,7 @@ def _find(
             tasks.append((part, folder / f"{i:06}.parquet"))
     for _ in engine.map(partial(_write_keys, judgement, number), tasks):
         pass
-    with new_folder(target) as partial_folder:
+    with new_folder(target, sealed=True) as partial_folder:
         judgement.recipe[number].resolve([path for _, path in tasks], partial_folder / FOUND)
     # Only now: after a kill the keys that are there are used again.
     shutil.rmtree(folder)

@@ -145,7 +145,7 @@ def _annotate(recipe: tuple[Rule, ...], part: Annotated) -> None:
 
     texts = rewritten()
     if writes_text:
-        texts = corpus.write_batches(part.folder / part.text, texts)
+        texts = corpus.write_batches(part.folder / part.text, texts, sealed=True)
     for _ in texts:
         pass  # the generators do the work
     for number, path in missing.items():

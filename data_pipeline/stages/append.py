@@ -73,9 +73,10 @@ def new_text(
 
 
 def _known_parts(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Ingested]:
-    parts = [
-        stored(source, folder / source / key) for source, keys in known.items() for key in keys
-    ]
+    folders = [(source, folder / source / key) for source, keys in known.items() for key in keys]
+    for _, of_part in folders:
+        _require(of_part, folder.parents[1])
+    parts = [stored(source, of_part) for source, of_part in folders]
     # A part without documents has no files in the later stages.
     return [part for part in parts if part.n_documents]
 
@@ -86,10 +87,20 @@ def _held_out(folder: Path, known: Mapping[str, Sequence[str]]) -> list[Text]:
     for source in known:
         for entry in corpus.entries(folder, HELD_OUT, source):
             path = folder / entry["file"]
+            _require(path, folder)
             n_documents = sum(map(len, corpus.read_batches(path)))
             # 0 and path.parent: size and lineage do not matter, since it is only compared with.
             texts.append(Text(HELD_OUT, source, path, entry["sha256"], n_documents, 0, path.parent))
     return texts
+
+
+def _require(path: Path, data: Path) -> None:
+    """Raise ValueError if something that the finished corpus was made of is gone."""
+    if not path.exists():
+        done = data / "done.json"
+        problem = f"{path} is missing or was damaged, and new text cannot be compared with it"
+        remedy = f"restore it, or remove {done} and run the phase again, which makes it again"
+        raise ValueError(f"{problem}; {remedy}")
 
 
 def write_segments(

@@ -45,7 +45,7 @@ def make_chats(
     if target.exists():
         return target
     counts: dict[str, dict[str, int]] = {}
-    with new_folder(target) as partial_folder:
+    with new_folder(target, sealed=True) as partial_folder:
         for side in SIDES:
             paths = [text.path for text in source_texts if text.side == side]
             documents = chain.from_iterable(map(corpus.read_documents, paths))

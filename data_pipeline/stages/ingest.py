@@ -121,7 +121,7 @@ def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
     drops = Drops()
     groups: set[str] = set()
     ranked: list[tuple[int, int]] = []  # rank and size of each document
-    with new_folder(folder) as partial_folder:
+    with new_folder(folder, sealed=True) as partial_folder:
 
         def documents() -> Iterator[Document]:
             for document in sources[source].read(part, source, work=work, drops=drops):

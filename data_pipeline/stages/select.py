@@ -72,7 +72,7 @@ def _select(judgement: Judgement, task: tuple[Numbered, Path]) -> None:
     # Both sides pass the same rules; only the group decides the side.
     held_out = part.held_out(judgement.held_out)
     findings = findings_in(part, judgement)
-    with new_folder(folder) as partial_folder:
+    with new_folder(folder, sealed=True) as partial_folder:
         sides = {}
         for side, on_side in zip(SIDES, (~held_out, held_out), strict=True):
             documents = _selected(part, verdicts, on_side, findings, drops)

@@ -117,7 +117,7 @@ def _find(index: HeldOutIndex, task: Task) -> None:
         found = find(document, index)
         if found is not None:
             rows.append([row, found])
-    write_json(_findings(target), rows)
+    write_json(_findings(target), rows, sealed=True)
 
 
 def _cut(common: set[int], runs: Ngrams, task: Task) -> None:
@@ -160,7 +160,7 @@ def _write(target: Path, documents: Callable[[Drops], Iterator[Document]]) -> No
     if target.exists():
         return
     drops = Drops()
-    with new_folder(target) as partial_folder:
+    with new_folder(target, sealed=True) as partial_folder:
         written = write_side(partial_folder / TEXT, documents(drops))
         write_json(partial_folder / REPORT, {**written, **drops.as_json()})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline import settings
 from data_pipeline.documents import corpus
-from data_pipeline.files import write_bytes
+from data_pipeline.files import partial_file, write_bytes
 from data_pipeline.stages.text import HELD_OUT, TRAIN, Text
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
@@ -37,7 +37,9 @@ def make_tokenizer(
     key = settings.digest([VERSION, *made_by, settings.library_versions()])
     made = stage / f"{key}.model"
     if not made.exists():
-        trainer.make({source: _texts(training, source) for source in shares}, made, weights=shares)
+        sources = {source: _texts(training, source) for source in shares}
+        with partial_file(made, sealed=True) as partial:
+            trainer.make(sources, partial, weights=shares)
 
     # A copy, because another job may replace the target.
     write_bytes(target, made.read_bytes())

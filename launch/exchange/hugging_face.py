@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from data_pipeline.component import components_in
-from data_pipeline.files import write_json, writing
+from data_pipeline.files import sha256, write_json, writing
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from launch.exchange.tokenizer_files import imported
 from model.api import Params
@@ -18,6 +18,7 @@ from model.hugging_face.deepseek import without_missing_modules
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
 from model.mesh import check_sizes, undivided
+from trainer.checkpoints.finished import ending_of
 from trainer.checkpoints.imported import save_params
 
 
@@ -126,7 +127,10 @@ def import_source(
     origin = {
         "imported": str(source.checkpoint.path.resolve()),
         "model_type": source.checkpoint.config["model_type"],
+        **ending_of(folder),
     }
+    if tokenizer.exists():
+        origin["tokenizer"] = sha256(tokenizer)
     write_json(folder / "done.json", origin)
 
     return architecture, params

@@ -3,6 +3,7 @@ same loop.
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,12 @@ from model.mesh import Mesh
 from model.size import flops_per_token_of
 from tests.examples import random_documents, write_documents, write_pairs
 from tests.trainer.rollouts import OneToken, PolicyGradient
+from trainer.batches.open import open_rows
 from trainer.batches.source import BatchSource
 from trainer.checkpoints.load import load_params
 from trainer.checkpoints.retention import Checkpoints
+from trainer.evals.held_out import HeldOut
+from trainer.evals.measure import Measures
 from trainer.execute import execute
 from trainer.objectives.distill import Distill
 from trainer.objectives.dpo import DPO
@@ -139,7 +143,8 @@ def test_the_reference_of_dpo_is_computed_once_by_the_first_policy_and_kept_for_
     job_folder,
 ):
     train(run_of(objective=NextToken(), data=SHARDS, steps=2), job_folder, "base")
-    run = run_of(objective=DPO(beta=0.5), data=PAIRS, start_from="base", steps=4)
+    evals = (HeldOut(data=PAIRS),)
+    run = run_of(objective=DPO(beta=0.5), data=PAIRS, start_from="base", steps=4, evals=evals)
     rows = train(run, job_folder, "dpo")
     assert abs(rows[0]["rewards/margins"]) < 1e-5 < rows[-1]["rewards/margins"]
     (kept,) = (job_folder / "dpo/columns").glob("*.npz")
@@ -149,6 +154,27 @@ def test_the_reference_of_dpo_is_computed_once_by_the_first_policy_and_kept_for_
     more = train(run.model_copy(update={"steps": 8}), job_folder, "dpo")
     assert more[-1]["rewards/margins"] > rows[-1]["rewards/margins"]
     assert kept.stat().st_mtime_ns == written
+    assert damaged_numbers_are_made_again(run, job_folder, kept)
+
+
+def damaged_numbers_are_made_again(run: Run, job_folder: Path, kept: Path) -> bool:
+    """Whether reference numbers that are others, and numbers of before the training, are said and made
+    again.
+    """
+    columns, before = kept.read_bytes(), json.loads((job_folder / "dpo/before.json").read_bytes())
+    kept.write_bytes(columns[:-40] + b"\0" * 40)
+    (job_folder / "dpo/before.json").write_text('{"pairs/dpo_loss": 0.1}')
+    said: list[str] = []
+    with jax.set_mesh(run.mesh.make()):
+        phase = Phase(run, job_folder / "dpo", job_folder, jax.sharding.get_mesh(), said.append)
+        open_rows(phase)
+        again = Measures(phase).before(phase.state())
+    told = [line for line in said if "is not what was written" in line]
+    assert [line.rpartition("; ")[2] for line in told] == [
+        "computed again",
+        "measured again on the first parameters",
+    ]
+    return kept.read_bytes() == columns and again == before
 
 
 def test_a_student_reads_a_larger_teacher_that_no_checkpoint_of_it_holds(job_folder):

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from data_pipeline.files import write_bytes
+from data_pipeline.files import is_proved, write_bytes
 from data_pipeline.rows.packed import PackedRows
+from data_pipeline.settings import digest
 from trainer.batches.layout import Layout
 from trainer.batches.shards import passes
-from trainer.cluster.coordination import is_first
+from trainer.cluster.coordination import first_says, is_first
 from trainer.objective import Objective, Policies
 
 
@@ -25,20 +26,25 @@ def add_columns(
     policies: Callable[[], Policies],
     *,
     folder: Path,
+    made_by: str,
     resumed: bool,
     alive: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Add to the rows the columns that `objective.columns` computes under `policies()`, and cache them in
-    `folder` for a resumed run. `layout` is that of the data without the columns.
+    `folder` for a resumed run. `layout` is that of the data without the columns, `made_by` a digest of what
+    the first policy depends on.
 
     A phase that starts anew ignores and overwrites the cache: it may be of another model (another
-    `start_from`, say). `alive` is called after every batch.
+    `start_from`, say), and a cache that is not what was written is computed again. `alive` is called after
+    every batch, `say` with a line for the user.
     """
     if objective.columns is None:
         return
-    # Named by the rows' content: other data under the same name has other columns.
-    cache = folder / f"{rows.fingerprint}.npz"
-    if resumed and cache.exists():
+    # Named by all that the columns depend on: other data under the same name has others. The repr of a
+    # component has its type and its fields.
+    cache = folder / f"{digest([rows.fingerprint, repr(objective), made_by])}.npz"
+    if resumed and _is_usable(cache, say):
         with np.load(cache) as saved:
             rows.columns.update({name: saved[name] for name in saved.files})
         return
@@ -65,7 +71,17 @@ def add_columns(
         # Written when all columns are complete, by one rename: a partial cache would be taken for a full one.
         packed = io.BytesIO()
         np.savez(packed, **columns)
-        write_bytes(cache, packed.getvalue())
+        write_bytes(cache, packed.getvalue(), sealed=True)
+
+
+def _is_usable(cache: Path, say: Callable[[str], None]) -> bool:
+    """Whether process 0 finds the columns that were written; says so if they are others."""
+    usable = False
+    if is_first():
+        usable = is_proved(cache)
+        if cache.exists() and not usable:
+            say(f"  {cache} is not what was written; computed again")
+    return bool(first_says(usable)[0])
 
 
 def _in_row(name: str) -> str:

@@ -61,7 +61,16 @@ def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequ
     check_alike(fingerprints, remedy="give all processes the same shards")
     # Not `phase.layout`, whose batch type includes the columns that are computed here.
     layout = Layout(run.data.batch_type, run.data.sizes(), phase.mesh)
-    where = {"folder": phase.folder / "columns", "resumed": phase.resumes(), "alive": alive}
     for rows in sources.values():
-        add_columns(rows, run.objective, layout, phase.first_policies, **where)
+        add_columns(
+            rows,
+            run.objective,
+            layout,
+            phase.first_policies,
+            folder=phase.folder / "columns",
+            made_by=phase.first_policy_digest(),
+            resumed=phase.resumes(),
+            alive=alive,
+            say=phase.say,
+        )
     return run.data.sequence(sources, run.seed)

@@ -16,10 +16,10 @@ from model.api import Model, Params, key_of
 from model.execution import Precision
 from model.sharding import letters_of
 from model.stages import in_memory_order
+from trainer.checkpoints.finished import check_tokenizer, proved_checkpoint
 from trainer.checkpoints.stored import (
     arrays_of,
     check_frozen,
-    checkpoint_path,
     leaf_names,
     read_arrays,
     read_run,
@@ -45,16 +45,20 @@ class Loaded(NamedTuple):
 
 
 def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1) -> Loaded:
-    """The parameters in a phase's newest checkpoint, or in that of `step`, at rest on the current mesh.
+    """The parameters in a phase's last checkpoint, or in that of `step`, at rest on the current mesh.
 
     If the phase's optimizer averaged them, these are the averages, as in the phase's evaluations. `rounds` is
     how often a microbatch passes the pipeline's stages in this run.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
+        ValueError: the phase is finished, and this is not the checkpoint that it left.
     """
-    path = checkpoint_path(phase_folder, step)
+    path = proved_checkpoint(phase_folder, step)
     saved = read_run(path)
+    tokenizer = phase_folder.parent / saved["tokenizer"]
+    # Before the arrays are read, which takes minutes for a large model.
+    check_tokenizer(tokenizer)
     architecture = TypeAdapter(one_of("model.architectures")).validate_python(saved["architecture"])
     adaptation = TypeAdapter(one_of("model.adapt")).validate_python(saved["adaptation"])
     precision = Precision.model_validate(saved["precision"])
@@ -73,7 +77,7 @@ def load_params(phase_folder: Path, step: int | None = None, *, rounds: int = 1)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x, shape: x.astype(shape.dtype), params, shapes)
     params = in_memory_order(params, rounds=rounds)
-    return Loaded(architecture, params, phase_folder.parent / saved["tokenizer"], int(path.name))
+    return Loaded(architecture, params, tokenizer, int(path.name))
 
 
 def heads_in(checkpoint: Path, model: Model) -> tuple[str, ...]:

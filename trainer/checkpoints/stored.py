@@ -163,6 +163,11 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     return read_item(checkpoint, "run")
 
 
+def digest_of(checkpoint: Path) -> str:
+    """The digest of all that a checkpoint holds; no two saves have the same. Raises Damaged."""
+    return _digest(_seal(checkpoint))
+
+
 def leaf_names(checkpoint: Path) -> list[str]:
     """The names of all arrays of a checkpoint, such as `params.trainable.embed_VD`.
 
@@ -201,7 +206,18 @@ def _seal(folder: Path) -> dict[str, Any]:
     seal = _parsed(folder, "fingerprints")
     if not isinstance(seal, dict) or seal.pop("digest", None) != _digest(seal):
         raise Damaged(folder, "fingerprints has other contents")
+    # The name of a folder is no proof: it may have been renamed, or copied over another.
+    step = _step_of(seal)
+    if folder.name.isdigit() and step != int(folder.name):
+        raise Damaged(folder, f"it holds step {step}")
     return seal
+
+
+def _step_of(seal: Mapping[str, Any]) -> int:
+    """The step whose state a seal is of."""
+    # The first sum of a single number is the number. Imported parameters have none: they are checkpoint 0.
+    _, step, *_ = seal["leaves"].get("optimizer.step", ("", 0))
+    return step
 
 
 def _parsed(folder: Path, item: str) -> Any:

@@ -86,7 +86,9 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
                 without_columns,
                 first,
                 folder=subject.folder / "columns",
+                made_by=subject.first_policy_digest,
                 resumed=subject.resumed,
+                say=subject.say,
             )
             n_bytes[name] = self._n_bytes(rows, subject.tokenizer)
 

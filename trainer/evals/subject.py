@@ -25,6 +25,8 @@ class Subject(NamedTuple):
     job_folder: Path
     tokenizer: Tokenizer
     context: int
+    first_policy_digest: str = ""  # of the settings that the first policy depends on
+    say: Callable[[str], None] = print  # a line for the user
 
     @property
     def model(self) -> Model:
