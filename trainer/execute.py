@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 
-from data_pipeline.files import write_json
 from trainer.assemble import step_of
 from trainer.batches.open import open_source
-from trainer.checkpoints.finished import DONE, ending_of
+from trainer.checkpoints.finished import DONE
 from trainer.cluster.coordination import is_first
 from trainer.cluster.placement import note_placement
 from trainer.cluster.watchdog import watching
@@ -52,9 +51,6 @@ def execute(
     with jax.set_mesh(mesh), watching(run.health.hang_s, folder) as (hosts, watchdog):
         phase = Phase(run, folder, job_folder, mesh, say)
         _introduce(phase, allow_change, say)
-        if is_first():
-            # Finished with other steps, and now trained on: until its end it is not finished.
-            (folder / DONE).unlink(missing_ok=True)
         resumed_at = phase.checkpointer.verify_latest() or 0
         mend_logs(folder, resumed_at, say, phase.event)
         began = started or process_started()
@@ -103,12 +99,11 @@ def execute(
                 phase.checkpointer.close()
         # After the records are closed: the summary reads the rows of metrics.jsonl back.
         write_results(phase, before=before, after=after)
-        if is_first():
-            write_json(folder / DONE, ending_of(folder))
 
 
 def _introduce(phase: Phase, allow_change: Sequence[str], say: Callable[[str], None]) -> None:
-    """Print the settings that changed since the newest checkpoint, and what is trained on which mesh.
+    """Print the settings that changed since the newest checkpoint, and what is trained on which mesh; from
+    here on the phase is not finished.
 
     Raises:
         ValueError: the checkpoint was saved by another run.
@@ -116,6 +111,9 @@ def _introduce(phase: Phase, allow_change: Sequence[str], say: Callable[[str], N
     for change in _free_changes(phase, allow_change):
         say(f"  changed since the checkpoint: {change}")
     say(f"  {phase.describe()}")
+    if is_first():
+        # A phase that is trained on has another end: its old one would prove nothing.
+        (phase.folder / DONE).unlink(missing_ok=True)
 
 
 def _as_evals(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from data_pipeline.files import write_json
 from model.size import n_params
+from trainer.checkpoints.finished import DONE, ending_of
 from trainer.cluster.coordination import is_first
 from trainer.evals.subject import Findings
 from trainer.events import is_number
@@ -22,7 +23,9 @@ def write_findings(metrics: MetricsWriter, step: int, findings: Findings) -> dic
 
 
 def write_results(phase: Phase, *, before: dict[str, float], after: Findings) -> None:
-    """Write results.json: held-out numbers before and after, samples, and a summary."""
+    """Write results.json: held-out numbers before and after, samples, and a summary; then done.json, which
+    says of which checkpoints.
+    """
     if not is_first():
         return
     results = {
@@ -32,6 +35,8 @@ def write_results(phase: Phase, *, before: dict[str, float], after: Findings) ->
         "summary": summary_of(phase),
     }
     write_json(phase.folder / "results.json", results)
+    # Last: the launcher adds what the phase was made after.
+    write_json(phase.folder / DONE, ending_of(phase.folder))
 
 
 def summary_of(phase: Phase) -> dict[str, Any]:
