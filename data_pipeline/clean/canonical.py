@@ -194,6 +194,9 @@ def letters(numbers_alike: bool) -> np.ndarray:
 def letter(character: str, numbers_alike: bool) -> int:
     """The code that stands for a character: lower case, without accents, digits of all scripts alike."""
     kind = unicodedata.category(character)
+    # From Devanagari on, vowel signs and viramas are as much of a word as its consonants.
+    if kind == "Mn" and ord(character) >= 0x0900 and not is_accent(ord(character)):
+        return ord(character)
     if kind in ("Mn", "Me", "Cf"):
         # U+200B, a space without width, separates words in scripts that have no other space.
         return SPACE if character == "\u200b" else 0
@@ -201,7 +204,19 @@ def letter(character: str, numbers_alike: bool) -> int:
         return ZERO + (0 if numbers_alike else unicodedata.digit(character))
     if kind[0] not in "LN" and kind != "Mc":
         return SPACE
-    return ord(unicodedata.normalize("NFD", character.lower())[0])
+    lower = character.lower()
+    # Cyrillic letters with a breve or dots are letters of their own; only ё is also written without.
+    if "CYRILLIC" in unicodedata.name(lower[0], "") and lower != "ё":
+        return ord(lower[0])
+    return ord(unicodedata.normalize("NFD", lower)[0])
+
+
+def is_accent(code: int) -> bool:
+    """Whether a mark beyond the scripts that have accents is none of a script's letters: variation selectors
+    and the blocks of combining marks for any letter.
+    """
+    blocks = ((0x1AB0, 0x1B00), (0x1DC0, 0x1E00), (0x20D0, 0x2100), (0xFE00, 0xFE30))
+    return any(first <= code < end for first, end in blocks)
 
 
 def nonzero(sums: np.ndarray) -> np.ndarray:

@@ -28,6 +28,29 @@ UNSPACED_BLOCKS = (
     (0x20000, 0x323AF),
 )
 N_CODES = 0x110000
+MARK_CODES = (0x0300, 0x1F000)  # between them all marks that letters have
+VARIATIONS = range(0xFE00, 0xFE10)  # say how a sign is drawn, mostly of pictures
+
+
+@functools.cache
+def marks() -> list[int]:
+    """Code points of the marks that belong to letters, ascending."""
+    codes_of_marks = []
+    for code in range(*MARK_CODES):
+        if code not in VARIATIONS and unicodedata.category(chr(code)) in ("Mn", "Mc"):
+            codes_of_marks.append(code)
+    return codes_of_marks
+
+
+def mark_ranges() -> str:
+    """The same as the inside of a regular expression's character class."""
+    ranges: list[list[int]] = []
+    for code in marks():
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
 
 
 @functools.cache
@@ -46,15 +69,12 @@ def kinds() -> np.ndarray:
     }
     for flag, test in tests.items():
         table[test(characters)] |= flag
+    # A vowel sign or accent is as much of a word as the letter that it sits on.
+    table[marks()] |= LETTER | ALPHANUMERIC
     for first, last in UNSPACED_BLOCKS:
         table[first : last + 1] |= UNSPACED
         # A vowel sign or tone mark belongs to the letter it sits on, so it does not make a word of its own.
-        marks = [
-            code
-            for code in range(first, last + 1)
-            if unicodedata.category(chr(code)) in ("Mn", "Mc")
-        ]
-        table[marks] |= MARK
+        table[[code for code in marks() if first <= code <= last]] |= MARK
     table[codes(TERMINALS)] |= TERMINAL
     return table
 

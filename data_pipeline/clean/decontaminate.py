@@ -19,7 +19,7 @@ from data_pipeline.engine import tables
 from data_pipeline.tasks.task import Task
 
 N_WORDS = 13  # GPT-3's runs (Brown et al. 2020, C)
-PLACES = ("ngram", "start", "end")
+PLACES = ("ngram", "start", "end", "held")
 BATCH_TEXTS = 1000
 
 
@@ -36,8 +36,9 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
     2020, C).
 
     A text of a task with 8 to 12 words is looked for whole, anywhere; a shorter one as a line by itself. A
-    run in more than `max_documents` documents is common language, and stays. Every hit is recorded, of
-    common language too, by its key: no text of a task is written down.
+    run in more than `max_documents` documents is common language, and stays, unless its document holds four
+    fifths of the words of a task's text: a question that many pages copied is a question. Every hit is
+    recorded, of common language too, by its key: no text of a task is written down.
 
     Attributes:
         sources: The sources that are searched.
@@ -45,10 +46,10 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         action: `drop` the document, or `cut` the words.
         max_removed_frac: More of the documents hit is an error.
         n_words: Of a run.
-        max_documents: Runs that more documents have are ignored.
+        max_documents: Runs that more documents have are ignored, but for those of a text held whole.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     sources: tuple[str, ...]
     tasks: Annotated[tuple[one_of("data_pipeline.tasks"), ...], AfterValidator(different)]
@@ -74,19 +75,20 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         ).hexdigest()[:16]
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """For each task `TASK_ngram`, `TASK_start`, `TASK_end`: lists of the keys and places of its hits,
-        in the order of the text.
+        """For each task `TASK_ngram`, `TASK_start`, `TASK_end`, `TASK_held`: lists of the keys and places of
+        its hits, and whether each is of a text held whole, in the order of the text.
         """
         # Read once a process: the tasks' texts are hashed, and documents are compared with the hashes
         # alone.
         index = protected(self.tasks, n_words=self.n_words)
         all_hits = index.hits([document.text for document in documents])
         signals: Signals = {}
-        for task, keys in zip(self.tasks, index.tasks, strict=True):
+        for task, keys, texts in zip(self.tasks, index.tasks, index.texts, strict=True):
             hits = all_hits.where(keys.having(all_hits.ngram))
             # Hits come in the order of the texts, so these are the places where one document's hits end.
             bounds = np.searchsorted(hits.text, np.arange(1, len(documents)))
-            for place, values in zip(PLACES, (hits.ngram, hits.start, hits.end), strict=True):
+            columns = (hits.ngram, hits.start, hits.end, texts.held(hits))
+            for place, values in zip(PLACES, columns, strict=True):
                 by_document = np.split(values, bounds)[: len(documents)]
                 signals[f"{task.name}_{place}"] = by_document
         return documents, signals
@@ -96,8 +98,8 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         return ()
 
     def resolve(self, keys: Sequence[Path], out: Path) -> None:
-        """Verdicts: `document`, `task`, `ngram`, `start`, `end` of every hit, `n_documents` that have the
-        n-gram.
+        """Verdicts: `document`, `task`, `ngram`, `start`, `end`, `held` of every hit, `n_documents` that have
+        the n-gram.
 
         Raises:
             ValueError: more than `max_removed_frac` of the documents have one that is not common.
@@ -109,7 +111,7 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
         hits = hits.sort_by(
             [(name, "ascending") for name in (tables.DOCUMENT, "start", "end", "task")]
         )
-        rare = hits["n_documents"].to_numpy() <= self.max_documents
+        rare = self._counts({name: hits[name].to_numpy() for name in ("n_documents", "held")})
         require_most_left(
             self,
             len(np.unique(hits[tables.DOCUMENT].to_numpy()[rare])),
@@ -120,14 +122,18 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
         """Documents with a hit that is not common language, unless those are cut."""
-        rare = verdicts["n_documents"] <= self.max_documents
-        return np.unique(verdicts[tables.DOCUMENT][rare & (self.action == "drop")])
+        rare = self._counts(verdicts) & (self.action == "drop")
+        return np.unique(verdicts[tables.DOCUMENT][rare])
+
+    def _counts(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which hits are not common language."""
+        return (verdicts["n_documents"] <= self.max_documents) | verdicts["held"]
 
     def spans(
         self, document: Document, verdicts: Mapping[str, np.ndarray]
     ) -> list[tuple[int, int]]:
         """The places of its hits that are not common language, where those are cut."""
-        rare = (verdicts["n_documents"] <= self.max_documents) & (self.action == "cut")
+        rare = self._counts(verdicts) & (self.action == "cut")
         return list(
             zip(verdicts["start"][rare].tolist(), verdicts["end"][rare].tolist(), strict=True)
         )
@@ -143,7 +149,7 @@ def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
             ("start", pa.int64()),
             ("end", pa.int64()),
         ]
-        + [("n_documents", pa.int64())]
+        + [("held", pa.bool_()), ("n_documents", pa.int64())]
     )
     names = [f"{task}_{place}" for place in PLACES]
     # How many documents have each n-gram, over the whole corpus: only then is common language known.
@@ -151,12 +157,12 @@ def hits_of(task: str, keys: Sequence[Path]) -> pa.Table:
     batches_of_hits = []
     for batch in tables.batches(keys, *names):
         document, _, ngram = tables.flat(batch, names[0])
-        start, end = (tables.flat(batch, name)[2] for name in names[1:])
+        start, end, held = (tables.flat(batch, name)[2] for name in names[1:])
         # Every n-gram is in the table, for it was counted from these same keys.
         n_documents = counts.n_documents[counts.find(ngram)[1]]
         batches_of_hits.append(
             pa.table(
-                [document, pa.repeat(task, len(document)), ngram, start, end, n_documents],
+                [document, pa.repeat(task, len(document)), ngram, start, end, held, n_documents],
                 schema=schema,
             )
         )

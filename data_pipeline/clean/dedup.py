@@ -1,20 +1,31 @@
-"""Documents that are the same but for case, accents, spacing and punctuation; and what all rules across
-documents have in common.
+"""Documents that are the same but for case, accents, spacing and punctuation (code: but for white space);
+and what all rules across documents have in common.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from pydantic import BaseModel, Field
 
 from data_pipeline.clean.canonical import canonical, chunks
 from data_pipeline.clean.rule import AcrossRule, Limit, Signals
 from data_pipeline.documents.document import Document
 from data_pipeline.engine import tables
+from data_pipeline.readers.languages import PROGRAMMING_LANGUAGES
 
+# Lines as code has them and prose has not; a text is code when a third of its lines are such.
+CODE_LINE = re.compile(
+    r"^(?:.*[;{}][ \t]*|[ \t]*(?:def |class |import |from \w+ import |return\b|if\b.*:|elif\b.*:|else:"
+    r"|for\b.*:|while\b.*:|with\b.*:|try:|except\b.*:|#include|func |fn |function\b|var |let |const |package ).*"
+    r"|[ \t]*[\w.\[\]]+ ?[-+*/%|&^]?=[^=].*)$",
+    re.MULTILINE,
+)
+CODE_FRAC = 1 / 3
 
 class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
     """Keeps the first of equal documents, across all its sources.
@@ -26,7 +37,7 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         max_removed_frac: More of the documents gone is an error: a broken reader makes all documents equal.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     sources: tuple[str, ...]
     max_removed_frac: float = Field(gt=0, le=1)
@@ -36,8 +47,9 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
     REASON: ClassVar[str] = "exact_duplicate"
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """`key`: of all words of a document, uint64 [n]."""
-        return documents, {"key": text_keys([document.text for document in documents])}
+        """`key`: of all words of a document, of code of all its characters, uint64 [n]."""
+        languages = [document.language for document in documents]
+        return documents, {"key": text_keys([document.text for document in documents], languages)}
 
     def limits(self) -> tuple[Limit, ...]:
         """None: the verdict depends on other documents."""
@@ -63,14 +75,29 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         return []
 
 
-def text_keys(texts: Sequence[str]) -> np.ndarray:
-    """A key for all words of each text, uint64 [n]."""
+def text_keys(texts: Sequence[str], languages: Sequence[str] | None = None) -> np.ndarray:
+    """A key for all words of each text, and for all characters but white space of code, uint64 [n]."""
     chunk_keys = [np.zeros(0, np.uint64)]
     for chunk in chunks(texts):
         words = canonical(chunk)
         # All words of a text are one stretch: from its first word to the next text's first.
         chunk_keys.append(words.keys(words.first[:-1], words.first[1:]))
-    return np.concatenate(chunk_keys)
+    keys = np.concatenate(chunk_keys)
+    for number, text in enumerate(texts):
+        # An operator, a bracket or a capital makes other code.
+        if keys[number] != tables.NO_KEY and is_code(text, languages[number] if languages else ""):
+            keys[number] = xxhash.xxh3_64_intdigest("".join(text.split()).encode(errors="replace")) or 1
+    return keys
+
+
+def is_code(text: str, language: str) -> bool:
+    """Whether a text is source code, as its reader says or by the form of its lines."""
+    if language in PROGRAMMING_LANGUAGES:
+        return True
+    # The first lines are enough: a text of code is code from its beginning.
+    head = text[:4000]
+    n_lines = sum(1 for line in head.split("\n") if line.strip())
+    return n_lines > 0 and len(CODE_LINE.findall(head)) >= CODE_FRAC * n_lines
 
 
 def resolve_clusters(

@@ -17,6 +17,7 @@ from data_pipeline.documents.document import Document
 CONTROL = re.compile(
     r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
 )
+CODE_LINE_END = re.compile(r"\r\n?|\n")
 # Not all white space: a line of ideographic spaces is somebody's layout.
 TRAILING = " \t\u00a0"
 BLANK_LINES = re.compile(r"\n{4,}")
@@ -57,9 +58,13 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def normalised(self, text: str) -> str:
         """The text, or "" where nothing but white space is left."""
+        # What may be code keeps the line ends that only prose has: in code they stand in strings.
+        if not self.repair_mojibake:
+            text = normalise(text, line_end=CODE_LINE_END)
+            return text if text.strip() else ""
         text = normalise(text)
         # ftfy's model is slow, so it sees only lines that look like one encoding read as another.
-        if self.repair_mojibake and not text.isascii() and SUSPECT.search(text):
+        if not text.isascii() and SUSPECT.search(text):
             text = normalise(
                 "\n".join(
                     repair(line) if SUSPECT.search(line) else line for line in text.split("\n")
@@ -72,13 +77,14 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         return ()
 
 
-def normalise(text: str) -> str:
+def normalise(text: str, *, line_end: re.Pattern | None = None) -> str:
     """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines in a row,
     one newline at the end.
     """
     text = unicodedata.normalize("NFC", CONTROL.sub("", text))
     # `splitlines` knows all of Unicode's line ends; from here on there is `\n` alone.
-    text = "\n".join([line.rstrip(TRAILING) for line in text.splitlines()])
+    lines = text.splitlines() if line_end is None else line_end.split(text)
+    text = "\n".join([line.rstrip(TRAILING) for line in lines])
     # A plain search first: most texts have no run of blank lines, and `re` is slower.
     if "\n\n\n\n" in text:
         text = BLANK_LINES.sub("\n\n\n", text)

@@ -11,6 +11,10 @@ from data_pipeline.clean.canonical import Canonical, canonical, chunks
 from data_pipeline.clean.units import lines
 from data_pipeline.tasks.task import Task
 
+# A run that more texts of a task share is their common preamble, and tells no text from another.
+MAX_TEXTS = 20
+# Of the words of a text: who holds so much of it holds the text, a word changed or left out here and there.
+HELD_FRAC = 0.8
 # words: a shorter text occurs by chance, so it must be a line by itself (GPT-3's shortest n-gram: Brown et
 # al. 2020, C)
 SHORTEST_RUN = 8
@@ -59,6 +63,57 @@ class Hits(NamedTuple):
         return Hits(*(values[chosen] for values in self))
 
 
+class TextRuns(NamedTuple):
+    """Which runs of words each text of a task consists of, sorted by key.
+
+    Attributes:
+        keys: Of the runs, uint64 [r].
+        text: Number of the text that has it, int64 [r].
+        position: Of its first word in that text, int64 [r].
+        width: Words of the run, int64 [r].
+        n_words: Words of each text that its runs cover, int64 [n texts].
+    """
+
+    keys: np.ndarray
+    text: np.ndarray
+    position: np.ndarray
+    width: np.ndarray
+    n_words: np.ndarray
+
+    def held(self, hits: Hits) -> np.ndarray:
+        """Whether each hit is a piece of a text that its document holds (nearly) whole, bool [h]."""
+        # A key may be of several texts: every hit is paired with each of them.
+        first = np.searchsorted(self.keys, hits.ngram, "left")
+        n_texts = np.searchsorted(self.keys, hits.ngram, "right") - first
+        hit = np.repeat(np.arange(len(first)), n_texts)
+        run = np.arange(len(hit)) - np.repeat(np.cumsum(n_texts) - n_texts, n_texts) + first[hit]
+        order = np.lexsort((self.position[run], self.text[run], hits.text[hit]))
+        hit, run = hit[order], run[order]
+
+        # One group is one text in one document.
+        is_first = np.ones(len(hit), bool)
+        text, document = self.text[run], hits.text[hit]
+        is_first[1:] = (text[1:] != text[:-1]) | (document[1:] != document[:-1])
+        group = np.cumsum(is_first) - 1
+        n_covered = covered(self.position[run], self.width[run], group)
+        whole = n_covered >= HELD_FRAC * self.n_words[text[is_first]]
+        held = np.zeros(len(first), bool)
+        held[hit[whole[group]]] = True
+        return held
+
+
+def covered(position: np.ndarray, width: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """How many words the runs of each group cover together; runs stand in the order of group and position,
+    int64 [n groups].
+    """
+    gap = np.full(len(position), np.iinfo(np.int64).max)
+    # The last run of a group counts with its whole width: no other overlaps its end.
+    same = group[1:] == group[:-1]
+    gap[:-1][same] = (position[1:] - position[:-1])[same]
+    n_groups = int(group[-1]) + 1 if len(group) else 0
+    return np.bincount(group, weights=np.minimum(gap, width), minlength=n_groups).astype(np.int64)
+
+
 class Protected(NamedTuple):
     """The keys of all texts of some tasks.
 
@@ -66,11 +121,13 @@ class Protected(NamedTuple):
         runs: Number of words → keys of runs of as many, to be found anywhere.
         lines: Keys of short texts, to be found as lines.
         tasks: All keys of each task.
+        texts: The runs of each text of each task.
     """
 
     runs: dict[int, KeySet]
     lines: KeySet
     tasks: tuple[KeySet, ...]
+    texts: tuple[TextRuns, ...]
 
     def hits(self, texts: Sequence[str]) -> Hits:
         """The places of any of them in the texts."""
@@ -132,7 +189,39 @@ def _protected(tasks: tuple[Task, ...], fingerprints: tuple[str, ...], n_words: 
         n: KeySet(joined(keys[n] for keys in by_task)) for n in sorted(set().union(*by_task) - {0})
     }
     short = KeySet(joined(keys[0] for keys in by_task))
-    return Protected(runs, short, tuple(KeySet(joined(keys.values())) for keys in by_task))
+    texts = tuple(runs_of_texts(task, n_words) for task in tasks)
+    return Protected(runs, short, tuple(KeySet(joined(keys.values())) for keys in by_task), texts)
+
+
+def runs_of_texts(task: Task, n_words: int) -> TextRuns:
+    """The runs of each text of a task that has at least SHORTEST_RUN words."""
+    columns = [(np.zeros(0, np.uint64), *(np.zeros(0, np.int64) for _ in range(3)))]
+    n_before = 0
+    for chunk in chunks(list(task.texts())):
+        words = canonical(chunk)
+        first, keys = words.runs(n_words)
+        text = np.searchsorted(words.first, first, "right") - 1
+        columns.append(
+            (keys, text + n_before, first - words.first[text], np.full(len(first), n_words))
+        )
+        # A text shorter than a run is one run of its own.
+        n = np.diff(words.first)
+        short = np.flatnonzero((n >= min(SHORTEST_RUN, n_words)) & (n < n_words))
+        keys = words.keys(words.first[short], words.first[short + 1])
+        columns.append((keys, short + n_before, np.zeros(len(short), np.int64), n[short]))
+        n_before += len(chunk)
+    keys, text, position, width = map(np.concatenate, zip(*columns, strict=True))
+    _, kind, n_texts = np.unique(keys, return_inverse=True, return_counts=True)
+    own = n_texts[kind] <= MAX_TEXTS if len(keys) else np.zeros(0, bool)
+    keys, text, position, width = keys[own], text[own], position[own], width[own]
+
+    # Words of shared preambles are not counted: whoever holds the rest of a text holds it.
+    order = np.lexsort((position, text))
+    n_covered = covered(position[order], width[order], text[order])
+    n_words_of = np.zeros(n_before, np.int64)
+    n_words_of[: len(n_covered)] = n_covered
+    order = np.argsort(keys, kind="stable")
+    return TextRuns(keys[order], text[order], position[order], width[order], n_words_of)
 
 
 def keys_of(task: Task, n_words: int) -> dict[int, np.ndarray]:

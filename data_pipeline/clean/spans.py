@@ -10,8 +10,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from data_pipeline.clean.characters import mark_ranges
 from data_pipeline.documents.document import Document
 
+# The marks of all scripts (categories Mn and Mc), as ranges of a character class.
+MARKS = mark_ranges()
 # Lines of an API page that name a thing: signature, class, bare name, value, heading. What follows one
 # explains it, like a docstring.
 STRUCTURE = re.compile(
@@ -20,7 +23,8 @@ STRUCTURE = re.compile(
     r"|class \w.*|[\w.]+|[\w.]+ = .*|[A-Z][\w ]* (?:defined here|inherited from [\w.]+|resolution order):"
     r")"
 )
-WORD = re.compile(r"[^\W_]+")
+# `\w` has no marks, and would cut words of Indic scripts at their vowel signs.
+WORD = re.compile(rf"(?:[^\W_]|[{MARKS}])+")
 # The three statements that may carry a docstring, besides the module itself.
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -16,7 +16,8 @@ from data_pipeline.readers.code_files import Found, Selection, walk
 from data_pipeline.readers.code_kind import KINDS, Kind
 from data_pipeline.readers.code_parts import opened_part, parts_of
 from data_pipeline.readers.languages import PROGRAMMING_LANGUAGES, check_languages
-from data_pipeline.readers.licences import allowed, licence_of_head
+from data_pipeline.readers.licence_heads import is_closed, licence_of_head
+from data_pipeline.readers.licences import OTHER, allowed
 from data_pipeline.readers.package_licences import PackageLicences
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.source_text import evidence_text, source_text
@@ -47,7 +48,7 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         part_bytes: About how much one process reads.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     folder: str
     languages: tuple[str, ...] | None = None
@@ -116,7 +117,9 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
             if content is None:
                 continue
             # A file's own header binds before what its package says.
-            licence = licence_of_head(content.text) or packages.of(path)
+            licence = licence_of_head(content.text)
+            if not licence:
+                licence = OTHER if is_closed(content.text) else packages.of(path)
             if self.licences is not None and not (licence and allowed(licence, self.licences)):
                 drops.add(
                     source,
@@ -141,7 +144,7 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
 class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     """The standard library's own Python files, without its tests; `exclude` as in `CodeTree`."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     exclude: tuple[str, ...] = STDLIB_EXCLUDE
 

@@ -6,14 +6,15 @@ import re
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from data_pipeline.readers.licence_conditions import binds_further
+
 # Licences that ask for no more than a notice: the common core of The Stack and its successors.
 PERMISSIVE = tuple(
-    """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 HPND ISC MIT MIT-0 NCSA PostgreSQL PSF-2.0
-    Python-2.0 Unicode-3.0 Unlicense Zlib""".split()
+    """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 HPND ISC libpng-2.0 MIT MIT-0 NCSA PostgreSQL
+    PSF-2.0 Python-2.0 TCL Unicode-3.0 Unlicense Zlib""".split()
 )
-# How much of a file's head is searched: the longest common licence there (BSD-3-Clause, after a list of
-# copyrights) ends far before.
-HEAD_CHARS = 6_000
+# Stands beside a permissive licence whose text says more than that licence; nothing allows it.
+OTHER = "LicenseRef-other-conditions"
 
 MIT = (
     "permission is hereby granted free of charge to any person obtaining a copy of this software and "
@@ -49,7 +50,7 @@ SIGNATURES = (
     (
         "Apache-2.0",
         "licensed under the apache 2 0 license | released under the apache 2 0 license | "
-        "under the apache license 2 0",
+        "under the apache license 2 0 | to you under the apache license version 2 0",
         "",
     ),
     ("BSD-4-Clause", f"{BSD} + all advertising materials mentioning features", ""),
@@ -122,6 +123,13 @@ SIGNATURES = (
         "Zlib",
         "permission is granted to anyone to use this software for any purpose "
         "including commercial applications",
+        "",
+    ),
+    ("libpng-2.0", "png reference library license version 2", ""),
+    (
+        "TCL",
+        "this software is copyrighted by the regents of the university of california sun microsystems + "
+        "the authors hereby grant permission to use copy modify distribute and license this software",
         "",
     ),
     ("CC0-1.0", "cc0 1 0 universal | creativecommons org publicdomain zero 1 0", ""),
@@ -217,7 +225,6 @@ DECLARED = {
     "boost software license 1 0 bsl 1 0": "BSL-1.0",
     "university of illinois ncsa open source license": "NCSA",
 }
-SPDX_TAG = re.compile(r"^[^\w\n]*SPDX-License-Identifier:[ \t]*([^\n]*)", re.MULTILINE)
 NOT_WORD = re.compile(r"[^a-z0-9+]+")
 
 
@@ -243,9 +250,20 @@ COMPILED = _compile()
 
 def licence_of_text(text: str) -> str:
     """The licences that a text holds or grants, joined by AND (all that is granted is bound by all of
-    them); "" for none we know.
+    them); "" for none we know. One that holds a permissive licence and conditions beside it is also OTHER.
     """
-    text = words(text)
+    return with_other(granted(words(text)), words(text))
+
+
+def with_other(licence: str, text: str, near: int | None = None) -> str:
+    """The licence, with OTHER where a permissive one alone was found and the words around it bind further."""
+    if licence and allowed(licence, PERMISSIVE) and binds_further(text, near=near):
+        return f"{licence} AND {OTHER}"
+    return licence
+
+
+def granted(text: str) -> str:
+    """The licences whose words a text has, of lower-case words between single spaces."""
     # Most texts are no licences, and every licence we know has one of these words.
     if "licen" not in text and "permi" not in text and "public" not in text:
         return ""
@@ -261,19 +279,6 @@ def licence_of_text(text: str) -> str:
     if any(spdx.startswith("LGPL-3") for spdx in granted):
         granted = [spdx for spdx in granted if not spdx.startswith("GPL-3")]
     return " AND ".join(sorted(granted))
-
-
-def licence_of_head(text: str) -> str:
-    """What a source file says of its own licence: its SPDX tag, else the phrases in its head."""
-    head = text[:HEAD_CHARS]
-    tags = [
-        spdx
-        for tag in SPDX_TAG.findall(head)
-        if (spdx := expression(tag.split("*/")[0].split("-->")[0]))
-    ]
-    return " AND ".join(
-        dict.fromkeys(f"({tag})" if len(tags) > 1 and " OR " in tag else tag for tag in tags)
-    ) or licence_of_text(head)
 
 
 def expression(declared: str) -> str:

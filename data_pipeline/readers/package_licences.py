@@ -172,10 +172,23 @@ def package_json(text: str) -> str:
     return _expression(declared.get("type") if isinstance(declared, dict) else declared)
 
 
+def composer_json(text: str) -> str:
+    """`license`: an expression, or a list of those that one may choose from."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    declared = data.get("license") if isinstance(data, dict) else None
+    if isinstance(declared, list):
+        return _expression(" OR ".join(map(str, declared)))
+    return _expression(declared)
+
+
 DECLARATIONS: dict[str, Callable[[str], str]] = {
     "pyproject.toml": pyproject,
     "Cargo.toml": cargo,
     "package.json": package_json,
+    "composer.json": composer_json,
 }
 
 

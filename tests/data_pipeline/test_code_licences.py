@@ -3,13 +3,8 @@
 import pytest
 
 from data_pipeline.readers.git_checkout import revision
-from data_pipeline.readers.licences import (
-    PERMISSIVE,
-    allowed,
-    expression,
-    licence_of_head,
-    licence_of_text,
-)
+from data_pipeline.readers.licence_heads import licence_of_head
+from data_pipeline.readers.licences import PERMISSIVE, allowed, expression, licence_of_text
 from tests.data_pipeline.code_files import CODE, MIT, tree, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -202,3 +197,80 @@ def test_a_declared_licence_becomes_spdx_or_nothing(declared, spdx):
 )
 def test_an_expression_is_allowed_when_allowed_licences_alone_meet_it(licence, is_allowed):
     assert allowed(licence, PERMISSIVE) is is_allowed
+
+
+# Conditions beside the words of a permissive licence, as source-available and copyleft licences have them.
+CONDITIONS = (
+    '"Commons Clause" License Condition. The License does not grant to you the right to Sell the Software.',
+    "Grant of Future License: on the second anniversary of the date we make the Software available, it is "
+    "under the licence below; until then any Competing Use is prohibited.",
+    "Redistributions in any form must be accompanied by information on how to obtain complete source code "
+    "for this software and any accompanying software that uses it.",
+    "The Software shall be used for Good, not Evil.",
+    "You may use this for academic research only; commercial use requires a licence from Acme.",
+    "All advertising must display the following acknowledgement.",
+)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_permissive_licence_with_conditions_beside_it_is_not_permissive(condition):
+    for text in (f"{condition}\n\n{MIT}", f"{MIT}\n{condition}\n", f"{BSD}{ENDORSE}\n{condition}"):
+        assert not allowed(licence_of_text(text), PERMISSIVE)
+        head = "".join(f"# {line}\n" for line in text.split("\n"))
+        assert not allowed(licence_of_head(head), PERMISSIVE)
+    titled = f"The MIT License (MIT)\n\nCopyright (c) 2020 A. Person and contributors\n\n{MIT}"
+    assert licence_of_text(titled) == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        (
+            "# Proprietary.\n# Uses foo, which is licensed under the Apache License, Version 2.0.\n",
+            "",
+        ),
+        (
+            "// Talks to bar, a server\n// licensed under the Apache License, Version 2.0.\nint x;\n",
+            "",
+        ),
+        ("// Requires libfoo (Boost Software License, Version 1.0).\nint x;\n", ""),
+        ("// Distributed under the Boost Software License, Version 1.0.\nint x;\n", "BSL-1.0"),
+        ("/* Copyright 2020 The Authors. All rights reserved. */\n" + APACHE_HEAD, "Apache-2.0"),
+        (
+            "# This program is released under the Apache 2.0 license.\nif not x: pass\n",
+            "Apache-2.0",
+        ),
+        (
+            "/* The ASF licenses this file\n * to You under the Apache License, Version 2.0 */",
+            "Apache-2.0",
+        ),
+    ],
+)
+def test_a_head_that_speaks_of_anothers_licence_is_passed_over(head, licence):
+    assert licence_of_head(head) == licence
+
+
+def test_a_closed_head_binds_before_the_package_and_more_packages_say_their_licence(tmp_path):
+    tcl = (
+        "This software is copyrighted by the Regents of the University of California, Sun Microsystems,\n"
+        "Inc. The authors hereby grant permission to use, copy, modify, distribute,\n"
+        "and license this software and its documentation for any purpose\n"
+    )
+    files = {
+        "LICENSE": MIT,
+        "a.c": "/* Proprietary and confidential. Unauthorized copying is prohibited. */\nint x;\n",
+        "php/composer.json": '{"license": ["MIT", "GPL-3.0-or-later"]}',
+        "php/x.php": "<?php\n$x = 1;\n",
+        "tcl/license.terms": tcl,
+        "tcl/x.c": "int x;\n",
+        "png/LICENSE": "PNG Reference Library License version 2\n",
+        "png/x.c": "int x;\n",
+    }
+    write(tmp_path, files)
+    licences = {d.path: d.licence for d in tree(tmp_path)[0]}
+    assert licences == {
+        "a.c": "LicenseRef-other-conditions",
+        "php/x.php": "MIT OR GPL-3.0-or-later",
+        "tcl/x.c": "TCL",
+        "png/x.c": "libpng-2.0",
+    }

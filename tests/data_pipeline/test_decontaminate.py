@@ -122,11 +122,27 @@ def test_cutting_leaves_the_rest_and_no_hit(tasks, tmp_path):
 
 
 def test_what_many_documents_have_is_common_language_and_stays(tasks, tmp_path):
-    texts = [f"{i} {LONG} {i}" for i in range(11)] + [OTHER[0]["question"]]
+    # 13 of the 17 words of a question: less than four fifths of it.
+    phrase = " ".join(LONG.split()[:13])
+    texts = [f"{i} {phrase} {i}" for i in range(11)] + [OTHER[0]["question"]]
     assert lost(tasks, texts, tmp_path / "11") == [11]
     assert lost(tasks, texts[1:], tmp_path / "10") == list(range(11))
     assert lost(tasks, texts, tmp_path / "limit", max_documents=11) == list(range(12))
     assert len(verdicts_of(rule(tasks), texts, tmp_path / "recorded")["document"]) > 11
+
+
+def test_a_question_that_many_documents_hold_is_dropped_in_all_of_them(tasks, tmp_path):
+    changed = LONG.replace("woods at night", "woods at noon")
+    for number, held in enumerate((LONG, f"{LONG}? {ROWS[0]['answer']}", changed, TEN)):
+        texts = [f"{FILLER} {i} {held} {i}" for i in range(12)] + [FILLER]
+        assert lost(tasks, texts, tmp_path / str(number)) == list(range(12))
+    # Of a preamble that all questions share nobody holds a question.
+    preamble = (
+        "Read the passage below with care and then choose the one answer that fits it best of all"
+    )
+    rows = [{"question": f"{preamble} {LONG} {i}", "answer": ""} for i in range(30)]
+    (tmp_path / "sheep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert lost(tasks, [f"{preamble} {i}" for i in range(12)], tmp_path / "preamble") == []
 
 
 def test_each_task_alone_gives_the_signals_it_has_among_others(tasks):
