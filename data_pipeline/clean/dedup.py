@@ -21,11 +21,13 @@ from data_pipeline.readers.languages import PROGRAMMING_LANGUAGES
 # Lines as code has them and prose has not; a text is code when a third of its lines are such.
 CODE_LINE = re.compile(
     r"^(?:.*[;{}][ \t]*|[ \t]*(?:def |class |import |from \w+ import |return\b|if\b.*:|elif\b.*:|else:"
-    r"|for\b.*:|while\b.*:|with\b.*:|try:|except\b.*:|#include|func |fn |function\b|var |let |const |package ).*"
+    r"|for\b.*:|while\b.*:|with\b.*:|try:|except\b.*:|#include|func |fn |function\b|var |let "
+    r"|const |package ).*"
     r"|[ \t]*[\w.\[\]]+ ?[-+*/%|&^]?=[^=].*)$",
     re.MULTILINE,
 )
 CODE_FRAC = 1 / 3
+
 
 class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
     """Keeps the first of equal documents, across all its sources.
@@ -86,7 +88,9 @@ def text_keys(texts: Sequence[str], languages: Sequence[str] | None = None) -> n
     for number, text in enumerate(texts):
         # An operator, a bracket or a capital makes other code.
         if keys[number] != tables.NO_KEY and is_code(text, languages[number] if languages else ""):
-            keys[number] = xxhash.xxh3_64_intdigest("".join(text.split()).encode(errors="replace")) or 1
+            keys[number] = (
+                xxhash.xxh3_64_intdigest("".join(text.split()).encode(errors="replace")) or 1
+            )
     return keys
 
 

@@ -73,6 +73,8 @@ VERSION = re.compile(
 )
 # with fewer than two numbers from here on, it reads as a version or a section: as does one address in 150
 SMALL = 32
+# Roots of object identifiers: ITU-T 0, ISO 1.0 to 1.3, joint 2.5, 2.16, 2.23. Hardly an address begins so.
+OID_ROOT = re.compile(r"0\.|1\.[023]\.|2\.(?:5|16|23)\.")
 IPV4_REGEX = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.\w|-\w)")
 IPV6_REGEX = re.compile(
     r"(?<![\w:.])[23][0-9a-f]{3}(?:::?[0-9a-f]{1,4}){0,7}(?:::)?(?![\w]|:\w)", re.IGNORECASE
@@ -104,6 +106,7 @@ def ipv4(match: re.Match) -> str:
     numbers = [int(part) for part in match[0].split(".")]
     if (
         sorted(numbers)[-2] < SMALL
+        or OID_ROOT.match(match[0])
         or VERSION.search(line_before(match, 20))
         or not is_global(match[0])
     ):
@@ -137,9 +140,14 @@ PHONE_REGEX = re.compile(
     rf"(?<![\w+])\+(?:[17]{NEXT}{{10}}|[2-689]{NEXT}{{9,13}})"
     r"|(?<![\w.+/:-])(?:(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?[2-9][0-9]{2}[-. ]"
     r"|[2-9][0-9]{2}(?P<gap>[-.])[2-9][0-9]{2}(?P=gap))[0-9]{4}"
-    r"|8[ -]?(?:\([3489][0-9]{2}\)|[3489][0-9]{2})[ -][0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{2}"  # 8 (495) 123-45-67
+    # 8 (495) 123-45-67, 8(495)739-70-00
+    r"|8[ -]?(?:\([3489][0-9]{2}\)[ -]?|[3489][0-9]{2}[ -])[0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{2}"
     r"|8[ -]?\([3489][0-9]{3,4}\)[ -]?[0-9]{1,2}(?:-?[0-9]{2}){2}"  # 8 (48535) 2-31-00
-    r"|89[0-9]{9})"  # a Russian mobile number
+    r"|89[0-9]{9}"  # a Russian mobile number
+    # Germany: 0049 and an area code, or 030 12345678, (089) 123 45-67, 0171/1234567
+    r"|0049[ -]?(?:\(0\))?(?:[ /-]?[0-9]){8,11}"
+    r"|(?P<german>(?:\(0[1-9][0-9]{1,4}\)|0[1-9][0-9]{1,4})[ ]?[ /\u2013-][ ]?"
+    r"[0-9]{2,8}(?:[ -][0-9]{1,5}){0,3}))"
     r")(?!\w|[-./]\w)"
 )
 # dolma: neither within 100 characters of one of the words nor of "#"; here "#" must stand before the number
@@ -165,14 +173,33 @@ AREAS = (
 )
 
 
-def ten_digits(chars: np.ndarray, digits: np.ndarray) -> Candidates:
-    """Ten digits within 24 characters."""
-    return dense(digits, 10, 24)
+# Before a German number without slash or brackets, which else may be any number with a zero in front.
+CALLED = re.compile(
+    r"\b(?:tel|telefon\w*|fon|fone|phone|ruf\w*|fax|telefax|mobil\w*|handy|hotline|t|m|f)\b[.:\s]*$",
+    re.IGNORECASE,
+)
+MOBILE = re.compile(r"01[567]")
+
+
+def is_german(match: re.Match) -> bool:
+    """Whether a number with a zero in front is one to call in Germany."""
+    digits = only_digits(match[0])
+    if not 9 <= len(digits) <= 12:
+        return False
+    sure = "/" in match[0] or "(" in match[0] or (MOBILE.match(digits) and len(digits) in (11, 12))
+    return bool(sure or CALLED.search(line_before(match, 30)))
+
+
+def nine_digits(chars: np.ndarray, digits: np.ndarray) -> Candidates:
+    """Nine digits within 24 characters: German numbers are the shortest."""
+    return dense(digits, 9, 24)
 
 
 def phone(match: re.Match) -> str:
     """`+1-AREA-555-01xx`, which is kept free for fiction."""
     digits = only_digits(match[0])
+    if match["german"] and not is_german(match):
+        return ""
     fictional = len(digits) in (10, 11) and digits[-7:-2] == "55501" and match[0][0] != "8"
     if fictional or OTHER_NUMBER.search(line_before(match, 100)):
         return ""
@@ -269,5 +296,5 @@ NUMERIC = (
     Pattern("ip", IPV6_REGEX, coloned, 1, 48, ipv6),
     Pattern("iban", IBAN_REGEX, country_and_check_digits, 3, 48, iban),
     Pattern("card", CARD_REGEX, fifteen_digits, 1, 24, card),
-    Pattern("phone", PHONE_REGEX, ten_digits, 8, 48, phone),
+    Pattern("phone", PHONE_REGEX, nine_digits, 8, 48, phone),
 )

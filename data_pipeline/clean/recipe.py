@@ -73,7 +73,8 @@ def web_recipe(
     """FineWeb's (Penedo et al. 2024), for crawled pages: its rules and thresholds in its order, C4 without
     the rule of end marks.
 
-    Differs in that e-mail addresses and IP addresses are replaced before near-duplicates are looked for.
+    Differs in that personal data is replaced, telephone numbers and accounts too, before near-duplicates are
+    looked for.
     """
     return (
         Normalise(sources=sources, repair_mojibake=True),
@@ -84,7 +85,7 @@ def web_recipe(
         C4Lines(sources=sources, min_line_words=3),
         C4Page(sources=sources, min_sentences=5),
         FineWeb(sources=sources),
-        Pii(sources=sources, kinds=("email", "ip")),
+        Pii(sources=sources, kinds=("email", "ip", "phone", "iban", "card")),
         ExactDedup(sources=sources, max_removed_frac=0.9),
         NearDedup(sources=sources, max_removed_frac=0.9),
     )

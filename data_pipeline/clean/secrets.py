@@ -41,6 +41,8 @@ TOKENS = re.compile(
     r"|npm_[A-Za-z0-9]{36}(?!\w)|pypi-AgE[\w-]{40,}"
     r"|SG\.[\w-]{16,}\.[\w-]{30,}|key-[0-9a-f]{32}(?!\w)|dop_v1_[0-9a-f]{64}"
     r"|shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|dckr_pat_[\w-]{27}"
+    # Telegram's and Discord's bots
+    r"|[0-9]{8,10}:AA[\w-]{33}(?![\w-])|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}(?![\w.-])"
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}(?:\.[\w-]+)?"  # JSON Web Token
     r")"
 )
@@ -54,9 +56,28 @@ ASSIGNMENT = re.compile(
 URL_PASSWORD = re.compile(
     r"://[^\s:/@\"'<>{}$%()]{0,64}:(?P<value>[^\s:/@\"'<>{}$%()]{3,128})@(?=[\w\[])"
 )
+# Between the marks of a key block: base64, headers, and in code the signs that join lines of strings. Code
+# that only names the marks has other characters between them, or no line of base64.
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:(?!-----)[^\0]){1,20000}-----END [A-Z0-9 ]{1,40}-----"
+    r"(?=[^\0]{0,400}?[A-Za-z0-9+/=]{16})"
+    r"(?:(?:Proc-Type|DEK-Info|Version|Comment)[^\n\\]{0,100}|(?!-----)[A-Za-z0-9+/=\s\\\"'`,.:;#*|>&-]){1,20000}?"
+    r"-----END [A-Z0-9 ]{1,40}-----"
+)
+# Django's, which has punctuation among its letters; `django-insecure-` is what startproject writes.
+DJANGO = re.compile(
+    r"SECRET_KEY[\"']?\s{0,3}[:=]\s{0,3}[rbu]?(?P<quote>[\"'])(?P<value>[a-z0-9!@#$%^&*()_=+-]{40,80})(?P=quote)"
+)
+BEARER = re.compile(r"\b[Bb]earer[ ]{1,2}(?P<value>[A-Za-z0-9._~+/-]{20,500}={0,2})(?![\w.~+/=-])")
+# `curl -u name:password`; only where a program that takes it stands before it on the line.
+USER_PASSWORD = re.compile(
+    r"(?<![\w-])(?:-u|--user)[ =]?(?P<quote>[\"']?)(?P<user>[\w.@+-]{1,64}):"
+    r"(?P<value>[^\s\"'$<>{}]{3,128})(?P=quote)"
+)
+CLIENT = re.compile(r"\b(?:curl|http|https|httpie|wget)\b")
+PLACEHOLDER = re.compile(
+    r"(?:x+|\*+|\.+|your\w*|my|the|api|user|some)?[-_]?(?:pass\w*|pwd|secret|token|x-oauth-basic|key|api_?token)?",
+    re.IGNORECASE,
 )
 HUGGING_FACE = re.compile(r"(?<!\w)hf_[A-Za-z0-9]{34}(?!\w)")  # seldom with a digit
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -80,7 +101,7 @@ class Secrets(BaseModel, frozen=True, extra="forbid", strict=True):
         max_hits: Documents with more are dropped; None drops none.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset({"max_hits"})
     EDITS: ClassVar[bool] = True
 
@@ -121,11 +142,40 @@ def secrets_in(text: str) -> Iterator[Span]:
             Span(*match.span(), "key", KEY)
             for match in (pattern.finditer(text) if literal in text else ())
         )
+    yield from named_secrets(text)
     at = positions_of(text, "://") if "@" in text else start[:0]
     yield from (
         Span(*match.span("value"), "password", PASSWORD)
         for match in matches_near(text, URL_PASSWORD, at, at, before=0, after=200)
     )
+
+
+def named_secrets(text: str) -> Iterator[Span]:
+    """Secrets known by the word before them, which need not have a long run of letters and digits."""
+    for match in DJANGO.finditer(text) if "SECRET_KEY" in text else ():
+        # Random: a sentence or a name in snake case has hardly any digit.
+        if (
+            len(re.findall("[0-9]", match["value"])) >= 2
+            and bits_per_char(match["value"]) >= MIN_BITS
+        ):
+            yield Span(*match.span("value"), "key", KEY)
+    for match in BEARER.finditer(text) if "earer " in text else ():
+        value = match["value"]
+        if (
+            len(re.findall("[0-9]", value)) >= 2
+            and bits_per_char(value) >= MIN_BITS
+            and looks_mixed(value)
+        ):
+            yield Span(*match.span("value"), "key", KEY)
+    for match in USER_PASSWORD.finditer(text) if "-u" in text else ():
+        is_client = CLIENT.search(line_before(match, 300)) is not None
+        if is_client and not PLACEHOLDER.fullmatch(match["value"]):
+            yield Span(*match.span("value"), "password", PASSWORD)
+
+
+def looks_mixed(value: str) -> bool:
+    """Whether letters and digits alternate, as in no word, name or path."""
+    return len(re.findall(r"[0-9]+", value)) >= 2 and re.search("[A-Za-z]", value) is not None
 
 
 def long_runs(chars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

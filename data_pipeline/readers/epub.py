@@ -56,7 +56,10 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
     package = _xml(book, package_name)
     folder = posixpath.dirname(package_name)
     manifest = {
-        item.get("id"): posixpath.normpath(posixpath.join(folder, unquote(item.get("href", ""))))
+        # Without a fragment: some books list places inside of pages, each of which is then read once.
+        item.get("id"): posixpath.normpath(
+            posixpath.join(folder, unquote(item.get("href", "").partition("#")[0]))
+        )
         for item in package.iterfind(".//{*}manifest/{*}item")
         if item.get("media-type") in PAGE and "nav" not in item.get("properties", "").split()
     }
@@ -66,7 +69,7 @@ def _spine(book: zipfile.ZipFile) -> tuple[str, list[str]]:
         if ref.get("linear") != "no"
     ]
     # A page named twice is read once; `dict.fromkeys` keeps the reading order.
-    names = [manifest[ref] for ref in dict.fromkeys(refs) if ref in manifest]
+    names = list(dict.fromkeys(manifest[ref] for ref in refs if ref in manifest))
     if not names:
         raise ValueError("no_pages")
     if "META-INF/encryption.xml" in book.namelist():  # it may also speak of fonts alone

@@ -2,6 +2,7 @@
 is missing.
 """
 
+import json
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
@@ -34,8 +35,8 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
     """`path` itself when it is a file, else the files below it that end in one of `suffixes` (in any case),
     sorted by name.
 
-    Names that begin with a dot are left out, and links to folders are not followed (what they lead to would
-    be read twice, or for ever).
+    Names that begin with a dot are left out. A link to a folder is followed where no other way leads there,
+    so that nothing is read twice, or for ever.
 
     Raises:
         FileNotFoundError: `path` does not exist.
@@ -75,11 +76,24 @@ def _local_files(root: str, field: str) -> Iterable[File] | File | None:
         return _local_file(root, os.path.dirname(root))
     if not os.path.isdir(root):
         return None
-    return (
-        _local_file(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root, onerror=refuse)
-        for name in names
-    )
+    files, links, entered = [], [root], set()
+    while links:
+        # Links wait until all that is really there is known, whatever the order of names.
+        top = links.pop(0)
+        real = os.path.realpath(top)
+        # Neither what was read already nor a folder that what was read lies in.
+        if any(_is_inside(real, known) or _is_inside(known, real) for known in entered):
+            continue
+        entered.add(real)
+        for folder, folders, names in os.walk(top, onerror=refuse):
+            files += [_local_file(os.path.join(folder, name), root) for name in names]
+            below = sorted(os.path.join(folder, name) for name in folders)
+            links += [path for path in below if os.path.islink(path)]
+    return files
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _local_file(path: str, root: str) -> File:
@@ -127,21 +141,35 @@ def _remote_files(url: str, field: str) -> list[File] | File | None:
     ]
 
 
-def one_part_a_file(paths: tuple[str, ...], suffixes: tuple[str, ...], *, field: str) -> list[Part]:
-    """Parts named NUMBER/NAME, the number being that of the path; raises as `files_under`."""
+def parts_of_files(paths: tuple[str, ...], suffixes: tuple[str, ...], *, field: str) -> list[Part]:
+    """Parts of one large file or many small ones, named NUMBER/NAME: the number of the path, and its first
+    file; raises as `files_under`.
+    """
+    parts = []
+    for number, files in enumerate(files_of_paths(paths, suffixes, field=field)):
+        for batch in batches(files):
+            parts.append(part_of(batch, number))
+    return parts
+
+
+def files_of_paths(
+    paths: tuple[str, ...], suffixes: tuple[str, ...], *, field: str
+) -> list[list[File]]:
+    """The files of each path; raises as `files_under`."""
     if not paths:
         raise ValueError(f"{field}=() names nothing to read; name a file or folder")
-    numbered = (
-        (i, file)
-        for i, path in enumerate(paths)
-        for file in files_under(path, suffixes, field=field)
-    )
-    return [Part(f"{i:05d}/{file.name}", (file.path,)) for i, file in numbered]
+    return [files_under(path, suffixes, field=field) for path in paths]
 
 
-def name_of(part: Part) -> str:
-    """The file's name in a part of `one_part_a_file`."""
-    return part.name.partition("/")[2]
+def part_of(files: list[File], number: int = 0) -> Part:
+    """The files as one part; their names travel with it."""
+    names = json.dumps([file.name for file in files])
+    return Part(f"{number:05d}/{files[0].name}", tuple(file.path for file in files), names)
+
+
+def files_of(part: Part) -> Iterator[tuple[str, str]]:
+    """(path, name) of each file of a part that `part_of` made."""
+    return zip(part.inputs, json.loads(part.detail), strict=True)
 
 
 def batches(files: Iterable[File]) -> Iterator[list[File]]:

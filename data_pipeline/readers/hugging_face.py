@@ -15,8 +15,8 @@ from data_pipeline.documents.columns import Columns
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.dataset_card import patterns
-from data_pipeline.readers.folder import File, files_under
-from data_pipeline.readers.parquet import parquet_documents, parquet_parts
+from data_pipeline.readers.folder import File, files_of, files_under, part_of
+from data_pipeline.readers.parquet import parquet_documents, parquet_parts, require_columns
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import opened
 from data_pipeline.readers.tables import arrow_documents
@@ -49,7 +49,7 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         columns: Which columns are read.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     folder: str
     split: str
@@ -72,8 +72,10 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         }
         # `save_to_disk` writes state.json; the hub's layout has none, only Parquet and perhaps a card.
         if DICT in files or STATE in files:
-            return [_part(file) for file in self._saved(files, field, work)]
-        return parquet_parts([_part(file) for file in self._hub(files, field, work)], work)
+            return [part_of([file]) for file in self._saved(files, field, work)]
+        tables = self._hub(files, field, work)
+        require_columns(tables, self.columns, source, work)
+        return parquet_parts(tables, work)
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a row; a row's place is FILE:ROW, counted from 1.
@@ -81,8 +83,11 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: The table lacks a column of `columns`.
         """
-        read = arrow_documents if part.inputs[0].endswith(ARROW) else parquet_documents
-        return read(part, self.columns, source, work=work, drops=drops)
+        if not part.inputs[0].endswith(ARROW):
+            yield from parquet_documents(part, self.columns, source, work=work, drops=drops)
+            return
+        for path, name in files_of(part):
+            yield from arrow_documents(path, name, self.columns, source, work=work, drops=drops)
 
     def _saved(self, files: dict[str, File], field: str, work: Path) -> list[File]:
         # A DatasetDict has a folder for each split, a Dataset is one split by itself.
@@ -144,10 +149,6 @@ class HuggingFace(BaseModel, frozen=True, extra="forbid", strict=True):
                 "name a split and config that it has"
             )
         return [files[name] for name in sorted(wanted)]
-
-
-def _part(file: File) -> Part:
-    return Part(f"00000/{file.name}", (file.path,))
 
 
 def _folders_with(name: str, files: dict[str, File]) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
 from data_pipeline.files import write_bytes
-from data_pipeline.readers.part import Part
+from data_pipeline.readers.part import Part, read_all
 from data_pipeline.readers.warc import Warc
 from data_pipeline.readers.warc_records import write_record
 from data_pipeline.readers.worker import Worker
@@ -111,9 +111,7 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         ]
         write_bytes(archive, b"".join(records))
         pages = Warc(paths=(str(archive),))
-        for document in pages.read(
-            Part(part.name, (str(archive),)), source, work=work, drops=drops
-        ):
+        for document in read_all(pages, source, work=work, drops=drops):
             module = document.path.removeprefix(SITE).removesuffix(".html")
             yield document._replace(group=module.split(".")[0], time="")
 

@@ -3,15 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from data_pipeline.documents.columns import Columns
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
-from data_pipeline.readers.folder import name_of
-from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, opened
 
 # Arrow's end-of-stream marker: continuation bytes, then a length of zero.
@@ -50,25 +48,35 @@ def documents_of(
         try:
             # Row by row: one undecodable string costs its row, not the batch.
             row = {
-                column: batch.column(j)[i].as_py() for j, column in enumerate(batch.schema.names)
+                column: _value(batch.column(j)[i]) for j, column in enumerate(batch.schema.names)
             }
         except UnicodeDecodeError:
             drops.add(source, "row_not_utf8", place)
+            continue
+        except (ValueError, OverflowError) as error:  # a date that Python's calendar has not
+            drops.add(source, "row_bad_value", f"{place}: {error}")
             continue
         document = columns.document(row, place, source, drops)
         if document is not None:
             yield document
 
 
+def _value(scalar: pa.Scalar) -> Any:
+    """The value as Python has it; of nanoseconds, which it has not, the microseconds."""
+    if pa.types.is_timestamp(scalar.type) and scalar.type.unit == "ns" and scalar.is_valid:
+        scalar = pa.scalar(scalar.value // 1000, pa.timestamp("us", scalar.type.tz))
+    return scalar.as_py()
+
+
 def arrow_documents(
-    part: Part, columns: Columns, source: str, *, work: Path, drops: Drops
+    path: str, name: str, columns: Columns, source: str, *, work: Path, drops: Drops
 ) -> Iterator[Document]:
     """The documents of an Arrow stream; from a batch that cannot be decoded on, the rest of the file is
     counted in bytes.
     """
-    name, n_before = name_of(part), 0
+    n_before = 0
     try:
-        with opened(part.inputs[0], work) as file:
+        with opened(path, work) as file:
             batches = _batches(file)
             while True:
                 try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.compressed import pieces
-from data_pipeline.readers.folder import name_of, one_part_a_file
+from data_pipeline.readers.folder import files_of, parts_of_files
 from data_pipeline.readers.pages import Content, Page, documents, utc
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, mapped
@@ -40,29 +40,28 @@ class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
     timeout_s: float = 5.0
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
-        """A part a file.
+        """A part for some 64 MB of files; archives are larger, and one part each.
 
         Raises:
             FileNotFoundError: A path does not exist.
             ValueError: A folder has no WARC file.
         """
-        return one_part_a_file(self.paths, SUFFIXES, field=f"sources.{source}.paths")
+        return parts_of_files(self.paths, SUFFIXES, field=f"sources.{source}.paths")
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a page in the order of records; path = URL, group = URL without query and fragment,
         time = WARC-Date.
         """
-        pages = pages_of(
-            part.inputs[0],
-            name_of(part),
-            self.max_page_bytes,
-            work=work,
-            source=source,
-            drops=drops,
-        )
+        pages = self._pages(part, source, work, drops)
         return documents(
             pages, content=self.content, timeout_s=self.timeout_s, source=source, drops=drops
         )
+
+    def _pages(self, part: Part, source: str, work: Path, drops: Drops) -> Iterator[Page]:
+        for path, name in files_of(part):
+            yield from pages_of(
+                path, name, self.max_page_bytes, work=work, source=source, drops=drops
+            )
 
 
 def pages_of(

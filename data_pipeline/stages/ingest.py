@@ -19,8 +19,11 @@ from data_pipeline.files import new_folder, read_json, sha256, write_json, write
 from data_pipeline.readers.part import Part, Reader
 from data_pipeline.readers.storage import sha256_of, state_of
 
-VERSION = 1  # of what this stage makes of the same parts and readers
+VERSION = 2  # of what this stage makes of the same parts and readers
 DOCUMENTS, REPORT, RANKED = "documents.parquet", "report.json", "ranked.npy"
+# Of one document: rules need some 60 bytes of memory a byte of text, so that a process stays below 2 GiB; the
+# largest dictionaries have 20 MB.
+MAX_DOCUMENT_BYTES = 32 << 20
 LARGEST_FRAC = 0.25  # of limit_mib: a larger document would crowd out the rest of a small sample
 Task = tuple[str, Part, Path]  # source, part, folder
 
@@ -125,8 +128,12 @@ def _read(sources: dict[str, Reader], work: Path, task: Task) -> None:
 
         def documents() -> Iterator[Document]:
             for document in sources[source].read(part, source, work=work, drops=drops):
+                size = n_bytes(document)
+                if size > MAX_DOCUMENT_BYTES:
+                    drops.add(source, "document_too_large", f"{document.path}: {size:,} bytes")
+                    continue
                 groups.add(document.group)
-                ranked.append((rank_of(document), n_bytes(document)))
+                ranked.append((rank_of(document), size))
                 yield document
 
         n_documents = corpus.write_documents(partial_folder / DOCUMENTS, documents())

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.clean.canonical import canonical, without
-from data_pipeline.clean.dedup import ExactDedup
+from data_pipeline.clean.dedup import ExactDedup, text_keys
 from data_pipeline.clean.line_dedup import LineDedup
 from data_pipeline.clean.rule import AcrossRule
 from data_pipeline.clean.substring_dedup import SubstringDedup
@@ -171,3 +171,22 @@ def test_substrings_are_cut_exactly_where_they_stood_before(tmp_path_factory, te
         for i, text in enumerate(texts)
     ]
     assert left_of(rule, texts, tmp_path_factory.mktemp("keys")) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("def f(a, b):\n    return a + b\n", "def f(a, b):\n    return a - b\n", False),
+        ("x = a[1]\ny = b\n", "x = a(1)\ny = b\n", False),
+        ("def f(a):\n\treturn a\n", "def f(a):\n    return a\n\n", True),
+        ("Мой дом", "Мои дом", False),
+        ("ёлка", "елка", True),
+        ("कि", "कु", False),
+        ("กัน", "กิน", False),
+        ("Well-known text.", "well known TEXT", True),
+        ("café", "cafe", True),
+    ],
+)
+def test_operators_of_code_and_letters_of_all_scripts_tell_texts_apart(one, other, same):
+    first, second = text_keys([one, other])
+    assert bool(first == second) is same

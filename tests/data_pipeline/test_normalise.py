@@ -69,3 +69,10 @@ def test_an_id_stays_that_of_the_text_as_read():
     read = document("a \n")
     (kept,), _ = RULE.annotate([read])
     assert kept.text == "a\n" and kept.id == read.id and retext(read, read.text) is read
+
+
+def test_code_keeps_the_line_ends_that_stand_in_its_strings():
+    code = Normalise(sources=("code",), repair_mojibake=False)
+    text = 'a = "x\u2028y\x85z\x0c"  \r\nb = 1\r\n'
+    assert normalised(text, code) == 'a = "x\u2028y\x85z\x0c"\nb = 1\n'
+    assert normalised("x\u2028y\n") == "x\ny\n"

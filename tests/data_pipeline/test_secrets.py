@@ -142,3 +142,39 @@ def test_too_many_are_a_limit():
     assert (limit.signal, limit.most) == ("secret_hits", 3) and Secrets(
         sources=("code",)
     ).limits() == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "placeholder"),
+    [
+        ("SECRET_KEY = '{}'\n", KEY),
+        ("Authorization: Bearer {}\n", KEY),
+        ("bot = '{}'\n", KEY),
+        ("curl -u alice:{} https://x.y/\n", PASSWORD),
+        ("curl --user 'bob:{}' http://a\n", PASSWORD),
+    ],
+)
+def test_secrets_known_by_the_word_before_them_go(text, placeholder):
+    secrets = {
+        "SECRET_KEY = '{}'\n": ("django-insecure-4x$k2m!q9&(w)z#1u7t5_e0b@=+r8y^jc3d6hf*np",),
+        "Authorization: Bearer {}\n": ("9fKx2.mQ7_zR4tV8wB1nY6cJ3", "aB3dE6gH9kL2mN5pQ8sT1vW4"),
+        "bot = '{}'\n": ("123456789" + ":AA" + made_up(1, ("", 33, ALL)),),
+    }.get(text, ("Tr0ub4dor", "hunter22"))
+    for secret in secrets:
+        assert cleaned(text.replace("{}", secret))[0] == text.replace("{}", placeholder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "curl -u user:password https://x.y/\n",
+        "docker run -u 1000:1000 image\n",
+        "curl -u $USER:$PASSWORD https://x.y/\n",
+        "Authorization: Bearer YOUR_ACCESS_TOKEN_HERE\n",
+        "SECRET_KEY = 'change-me-to-something-else-before-you-deploy-it'\n",
+        "if '-----BEGIN PRIVATE KEY-----' in text:\n    body = text.split(mark)[1]\n"
+        "END = '-----END PRIVATE KEY-----'\n",
+    ],
+)
+def test_placeholders_and_code_about_keys_stay(text):
+    assert cleaned(text) == (text, 0, 0)

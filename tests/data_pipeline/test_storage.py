@@ -200,7 +200,13 @@ def test_names_with_newlines_or_bytes_that_are_no_utf8_are_read_and_written_as_t
     ]
 
 
-def test_links_are_read_to_files_and_never_followed_to_folders(tmp_path):
+def test_a_link_to_a_folder_is_followed_once_and_never_round(tmp_path):
+    tmp_path, other = tmp_path / "corpus", tmp_path / "other"
+    write(other, {"e.html": b"<p>e"})
+    tmp_path.mkdir()
+    for name in ("here", "there"):
+        (tmp_path / name).symlink_to(other)
+    (tmp_path / "up").symlink_to("..")
     write(tmp_path, {"a.html": b"<p>a", "b/c.html": b"<p>c", "b/.hidden.html": b"<p>d"})
     (tmp_path / "b/again").symlink_to("..")
     (tmp_path / "b/d.html").symlink_to("../a.html")
@@ -208,6 +214,7 @@ def test_links_are_read_to_files_and_never_followed_to_folders(tmp_path):
         "a.html",
         "b/c.html",
         "b/d.html",
+        "here/e.html",
     ]
 
 

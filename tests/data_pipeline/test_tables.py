@@ -20,7 +20,7 @@ from data_pipeline.documents.drops import Drops
 from data_pipeline.readers import parquet
 from data_pipeline.readers.compressed import Piece
 from data_pipeline.readers.hugging_face import HuggingFace
-from data_pipeline.readers.jsonl import Jsonl, lines_of
+from data_pipeline.readers.jsonl import Jsonl, elements_of, lines_of
 from data_pipeline.readers.parquet import Parquet
 from tests.data_pipeline.reading import read, read_with_drops
 from tests.data_pipeline.table_files import numbered, save_to_disk
@@ -278,3 +278,63 @@ def test_timestamps_are_written_in_utc(tmp_path):
         for name in ("zoned", "day")
     ]
     assert times == ["2020-01-02T03:04:05Z", "2020-01-02"]
+
+
+def test_nanoseconds_are_read_and_a_time_out_of_range_costs_its_row(tmp_path):
+    times = pa.array([1_577_934_245_000_000_001, None, 2**62], pa.int64()).cast(pa.timestamp("ns"))
+    far = pa.array([0, 0, 2**62], pa.int64()).cast(pa.timestamp("s"))
+    pq.write_table(
+        pa.table({"text": ["a", "b", "c"], "t": times, "far": far}), tmp_path / "a.parquet"
+    )
+    documents, counts = read(Parquet(paths=(str(tmp_path),), columns=Columns(time="t")), tmp_path)
+    assert [d.time for d in documents] == ["2020-01-02T03:04:05Z", "", "2116-02-20T23:53:38Z"]
+    assert counts == {}
+    table = pa.table({"text": ["a", "b"], "t": pa.array([0, 2**52], pa.timestamp("ms"))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    documents, counts = read(Parquet(paths=(str(tmp_path),), columns=Columns(time="t")), tmp_path)
+    assert [d.text for d in documents] == ["a"] and counts == {"row_bad_value": 1}
+
+
+def test_a_file_without_the_columns_among_others_is_counted(tmp_path):
+    for n in range(3):
+        name = "content" if n else "body"
+        pq.write_table(pa.table({name: [f"text {n}"]}), tmp_path / f"{n}.parquet")
+    reader = Parquet(paths=(str(tmp_path),), columns=Columns(text="content"))
+    documents, counts = read(reader, tmp_path)
+    assert [(d.text, d.path) for d in documents] == [
+        ("text 1", "1.parquet:1"),
+        ("text 2", "2.parquet:1"),
+    ]
+    assert counts == {"file_without_columns": 1}
+
+
+def test_many_small_files_are_one_part(tmp_path):
+    for n in range(40):
+        (tmp_path / f"{n:02}.jsonl").write_text(json.dumps({"text": f"text {n}"}) + "\n")
+    reader = Jsonl(paths=(str(tmp_path),))
+    assert len(reader.parts("web", work=tmp_path)) == 1
+    documents, _ = read(reader, tmp_path)
+    assert [d.path for d in documents] == [f"{n:02}.jsonl:1" for n in range(40)]
+
+
+def test_a_json_array_is_read_like_lines(tmp_path):
+    rows = [
+        {"text": 'a "quoted" [text], \\"'},
+        {"text": "b}", "more": [{"x": [1, 2]}]},
+        3,
+        {"text": "é"},
+    ]
+    (tmp_path / "a.json").write_text("\ufeff \n" + json.dumps(rows, indent=1), encoding="utf-8")
+    (tmp_path / "b.json").write_text("[]")
+    documents, counts = read(Jsonl(paths=(str(tmp_path),)), tmp_path)
+    assert [(d.text, d.path) for d in documents] == [
+        (rows[0]["text"], "a.json:1"),
+        ("b}", "a.json:2"),
+        ("é", "a.json:4"),
+    ]
+    assert counts == {"row_not_json": 1}
+    data = (tmp_path / "a.json").read_bytes()
+    for size in (1, 2, 3, 7):
+        cut = [Piece(data[i : i + size], i) for i in range(0, len(data), size)]
+        assert [json.loads(row) for row in elements_of(cut, 1 << 20) if row] == rows
+    assert list(elements_of([Piece(data, 0)], 20))[0] is None
