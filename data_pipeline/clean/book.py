@@ -33,7 +33,7 @@ class BookQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         mean over its paragraphs.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset(
         {"min_letter_frac", "min_words", "min_paragraph_language_probability"}
     )

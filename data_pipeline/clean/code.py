@@ -44,7 +44,7 @@ class CodeQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         min_alphanumeric_frac: Letters and digits among all characters.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset(
         {"max_line_chars", "max_mean_line_chars", "min_alphanumeric_frac"}
     )

@@ -33,7 +33,7 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         rows: Permutations in a group.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     sources: tuple[str, ...]
     max_removed_frac: float = Field(gt=0, le=1)

@@ -22,7 +22,7 @@ from data_pipeline.documents.document import Document
 from data_pipeline.engine.runner import Engine
 from data_pipeline.stages.ingest import Ingested
 
-VERSION = 1  # of what this stage makes of the same documents and rules
+VERSION = 2  # of what this stage makes of the same documents and rules
 EMPTY = "empty"  # signal: nothing was left after this rule
 
 PieceNumber = tuple[int, int]  # number of a rule in the recipe, number of its piece
