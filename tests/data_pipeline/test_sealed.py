@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.files import (
-    DAMAGED,
     SEAL,
     is_proved,
     new_folder,
@@ -48,8 +47,7 @@ def test_a_flipped_bit_in_a_file_of_any_stage_is_said_and_the_data_is_the_same(r
     warnings = [line for line in said if "is damaged" in line]
     assert len(warnings) == len(chosen)
     for path in chosen:
-        (line,) = [line for line in warnings if str(path) in line or str(path.parent) in line][:1]
-        assert f"({path.name} has other contents)" in line and DAMAGED in line
+        assert [line for line in warnings if f"{path.name} has other contents" in line]
     assert outputs(again) == outputs(data)
     said.clear()
     (again / "done.json").unlink()
