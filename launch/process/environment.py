@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from launch.process import stopping
 from launch.process.distributed import client_of_several, handler_of_jax, is_first
@@ -36,12 +37,29 @@ def prepare_process() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Orbax logs tracebacks of errors that we report in one sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Likewise the tasks of a failed save, a traceback for every array that it did not write.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
 
     # `kill -USR1 PID` prints the stack of every thread without ending the process. File
     # descriptor 2 and not sys.stderr, which a test or a notebook may have replaced.
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     if not sys.warnoptions:  # `python -W default -m launch …` shows them
         warnings.simplefilter("ignore")
+
+
+def _without_closed_loops(otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook for exceptions that Python drops, which says nothing of one kind: after a save has failed,
+    TensorStore still reports every array to the event loop of that save, a traceback each.
+    """
+
+    def hook(unraisable: Any) -> None:
+        # Why the save failed is said by us, in a sentence.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            otherwise(unraisable)
+
+    return hook
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +19,9 @@ DIVERGED = 4
 PEER_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed
 INTERRUPTED = 130  # 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
+SHARED_MEMORY = "/dev/shm"
+# A segment that does not fit leaves less than its own size free; those of data workers are larger.
+NO_SPACE_BYTES = 1 << 20
 # Words in the messages of gloo, NCCL and jax's coordination service when a peer is gone.
 PEER_WORDS = (
     "gloo",
@@ -77,9 +81,15 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
         number, filename = error.errno, error.filename
     # ENOSPC is a full disk, EDQUOT a user's quota.
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
-        where = filename or "the output folder"
-        remedy = "free some space or choose another --dir, then run the same command again"
-        return USER_ERROR, f"{where}: the disk is full; {remedy}"
+        return USER_ERROR, _full_disk(filename)
+    if limit := _limit_of(error, number):
+        what, remedy = limit
+        if filename is not None:
+            what = f"{filename}: {what}"
+        elif number is None and text:
+            # Its own first clause, which may name the output; what follows was meant for a full disk.
+            what = text.splitlines()[0].partition(";")[0]
+        return USER_ERROR, f"{what}; {remedy}, then run the same command again"
     # EROFS: the file system is mounted read-only.
     if isinstance(error, PermissionError) or number == errno.EROFS:
         return USER_ERROR, _sentence(
@@ -96,6 +106,62 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
         return USER_ERROR, f"{filename}: {reason}; check the path and its disk"
 
     return (USER_ERROR, text) if isinstance(error, OSError) and text else None
+
+
+# limits of a process or of the machine: what has been met, and the remedy
+FILES = ("this process has too many files open", "raise `ulimit -n`")
+FILE_SIZE = ("a file may not become that large here", "raise `ulimit -f` or choose another --dir")
+MEMORY = ("the machine has no memory left", "lower workers or batch sizes, or free some")
+THREADS = ("no further process or thread can be started", "lower workers, or raise `ulimit -u`")
+LIMITS = {
+    errno.EMFILE: FILES,
+    errno.ENFILE: (
+        "the machine has too many files open",
+        "end other programs or raise fs.file-max",
+    ),
+    errno.EFBIG: FILE_SIZE,
+    errno.ENOMEM: MEMORY,
+    errno.EAGAIN: THREADS,
+}
+# Libraries raise a RuntimeError, or an OSError without a number, with the system's words in it.
+LIMITS_IN_WORDS = {
+    "Too many open files": FILES,
+    "File too large": FILE_SIZE,
+    "larger than a file may be": FILE_SIZE,
+    "can't start new thread": THREADS,
+    "Resource temporarily unavailable": THREADS,
+    "Cannot allocate memory": MEMORY,
+}
+
+
+def _limit_of(error: BaseException, number: int | None) -> tuple[str, str] | None:
+    """The limit that an error has met: what it is, and what to do about it."""
+    if isinstance(error, MemoryError):
+        return MEMORY
+    if number is not None:
+        return LIMITS.get(number)
+    # What XLA says of memory is of the devices' (`_of_devices`).
+    if type(error).__name__ == "JaxRuntimeError" or not isinstance(error, RuntimeError | OSError):
+        return None
+    text = str(error)
+    return next((limit for words, limit in LIMITS_IN_WORDS.items() if words in text), None)
+
+
+def _full_disk(filename: str | None) -> str:
+    """Which disk is full. Shared memory is one too: libraries name no file there, or only `/psm_…`."""
+    is_shared = filename is None or not os.path.dirname(str(filename)).strip("/")
+    if is_shared and _has_no_space(SHARED_MEMORY):
+        remedy = "remove what nobody uses there, or make it larger (`docker run --shm-size`)"
+        return f"{SHARED_MEMORY}: the shared memory of this machine is full; {remedy}"
+    remedy = "free some space or choose another --dir, then run the same command again"
+    return f"{filename or 'the output folder'}: the disk is full; {remedy}"
+
+
+def _has_no_space(folder: str) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < NO_SPACE_BYTES
+    except OSError:  # no such folder, as on macOS
+        return False
 
 
 def _sentence(error: OSError, otherwise: str) -> str:
