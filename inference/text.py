@@ -59,7 +59,9 @@ def writer(
 def prompt_ids(prompt: str, tokenizer: Tokenizer, chat: ChatFormat | None) -> list[int]:
     """Token ids of a text to be continued, or in a chat of a user's message to be answered."""
     if chat is None:
-        return [tokenizer.bos, *tokenizer.encode(prompt)]
+        ids = tokenizer.encode(prompt)
+        # a model needs at least one token to begin from
+        return [tokenizer.bos, *ids] if tokenizer.adds_bos or not ids else ids
     return chat.prompt([text_message("user", prompt)])
 
 
@@ -67,8 +69,8 @@ def what_ends(tokenizer: Tokenizer, chat: ChatFormat | None) -> dict[str, Any]:
     """`stop_ids` and `allowed_V` of `stream`: ids that end a text, or an answer in a chat, and ids that
     may be chosen.
     """
-    # end_of_turn too: a chat model may end a plain text the way it ends answers
-    stop_ids = (tokenizer.eos, tokenizer.end_of_turn) if chat is None else chat.stop_ids
+    # ends of a turn too: a chat model may end a plain text the way it ends answers
+    stop_ids = tokenizer.stop_ids if chat is None else chat.stop_ids
     # no other special id may be generated: they have no text
     allowed_V = tokenizer.byte_lengths > 0
     allowed_V[list(stop_ids)] = True

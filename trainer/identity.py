@@ -30,13 +30,25 @@ FREE = (
 FREE += ("data.batch_size", "data.schedule", "data.processes", "data.skip_bad_records")
 
 
+# Null leaves out an array or a link of the optimizer's state, so null and a number are different states; from
+# one number to another these are free.
+WITH_STATE = (
+    "optimizer.clip_norm",
+    "optimizer.clip_each",
+    "optimizer.ema_decay",
+    "optimizer.mup_base_width",
+    "optimizer.rule.b1",  # of Adafactor: its mean of gradients
+)
+
+
 def is_free(path: str) -> bool:
     """Whether a checkpoint may be resumed with another value of this field.
 
-    Of the optimizer only the type of its rule is identity.
+    Of the optimizer only what its state's arrays follow from is identity: the type of its rule, and which
+    sides of matrices SOAP rotates.
     """
     if path.startswith("optimizer."):
-        return path != "optimizer.rule.type"
+        return path not in ("optimizer.rule.type", "optimizer.rule.max_side")
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
@@ -66,6 +78,15 @@ def check_identity(
         return any(path == allowed or path.startswith(f"{allowed}.") for allowed in allow_change)
 
     differing = changes(saved, now)
+    other_state = [path for path in WITH_STATE if path in differing and None in differing[path]]
+    if other_state:
+        # No --allow-change: a checkpoint without the link could not be read.
+        path = other_state[0]
+        old, new = differing[path]
+        raise ValueError(
+            f"{folder} holds checkpoints with {path}={_in_yaml(old)}, and {_in_yaml(new)} needs another "
+            "optimizer state (one number for another would do); restore the value, or choose another --dir"
+        )
     refused = [path for path in differing if not is_free(path) and not is_allowed(path)]
     if refused:
         diff = "; ".join(
@@ -78,6 +99,11 @@ def check_identity(
             f"choose another --dir, restore the values, or pass {allow}"
         )
     return [f"{path}: {old!r} -> {new!r}" for path, (old, new) in differing.items()]
+
+
+def _in_yaml(value: Any) -> str:
+    """A number, or null for None, as people write it in a config."""
+    return "null" if value is None else str(value)
 
 
 def run_fingerprint(run: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ class Roles:
         if "<|tool|>" in tokenizer.control:
             self._roles[TOOL] = tokenizer.control["<|tool|>"]
         self._call = tokenizer.control.get("<|tool_call|>")
-        self.stop_ids = (tokenizer.eos, tokenizer.end_of_turn)
+        self.stop_ids = tokenizer.stop_ids
 
     def render(self, messages: Sequence[Message]) -> Tokens:
         """Render a conversation, as `ChatFormat` says: weight 1 on trained parts and their ends."""

@@ -105,7 +105,7 @@ class Template:
         answer = np.flatnonzero(rendered.origins == len(PROBE) - 1)
         if not len(answer):
             raise ValueError(f"{REFUSED} leaves an answer out, so that none can be read; change it")
-        stop_ids = [self._tokenizer.eos, self._tokenizer.end_of_turn]
+        stop_ids = [*self._tokenizer.stop_ids]
         lead = tail = ""
         start = self._prompt_length(rendered, turns, len(turns) - 1)
         if start is not None:

@@ -195,13 +195,21 @@ class HuggingFaceModel:
             self.special[piece.content] = Special(i, flags[i].lstrip, flags[i].rstrip)
         for field, piece in (*named.items(), *spec["control"].items()):
             _check(field if field in named else f"control.{field}", piece, self.special, self._name)
-        self.bos, self.eos, self.pad = (vocabulary[piece] for piece in named.values())
+        self._name_ids(spec, vocabulary)
         self.control = {
             ours: vocabulary[theirs] for ours, theirs in theirs_of.items() if theirs in self.special
         }
         pieces = {"bos_token": spec["bos"], "eos_token": spec["eos"]}
         self.chat_pieces: dict[str, str] = spec.get("chat_pieces", pieces)
         return uses
+
+    def _name_ids(self, spec: Mapping[str, Any], vocabulary: Mapping[str, int]) -> None:
+        """The ids that begin, end and fill texts, and whether the file begins a text with bos."""
+        self.bos, self.eos, self.pad = (vocabulary[spec[field]] for field in ("bos", "eos", "pad"))
+        self.adds_bos = opens_with(spec["tokenizer"].get("post_processor"), self.bos)
+        # ids beyond the vocabulary can never be chosen
+        known = set(vocabulary.values())
+        self.further_stop_ids = tuple(i for i in spec.get("stop_ids", ()) if i in known)
 
     def _pieces(
         self,
@@ -261,6 +269,19 @@ class HuggingFaceModel:
         """`text`, cut inside whatever would be read as a control piece."""
         cuts = [0, *(match.start() + 1 for match in self._cut.finditer(text)), len(text)]
         return [text[start:end] for start, end in pairwise(cuts)]
+
+
+def opens_with(processor: Any, i: int) -> bool:
+    """Whether the post-processor of a tokenizer.json puts the piece of id i in front of a text."""
+    match processor:
+        case {"type": "Sequence", "processors": [*each]}:
+            return any(opens_with(one, i) for one in each)
+        case {"type": "RobertaProcessing" | "BertProcessing", "cls": [_, first]}:
+            return first == i
+        # what a single text becomes: special tokens by name, and the text itself
+        case {"single": [{"SpecialToken": {"id": str(name)}}, *_], "special_tokens": {**named}}:
+            return named.get(name, {}).get("ids") == [i]
+    return False
 
 
 def _parsed(data: bytes, name: str) -> dict[str, Any]:

@@ -39,6 +39,9 @@ class SentenceModel:
         self.eos = self._model.eos_id()
         self.control = {piece: known[piece] for piece in CONTROL_PIECES if piece in known}
         self.special = {piece: Special(i, False, False) for piece, i in self.control.items()}
+        # in ours every document begins with bos, and all that ends one is named
+        self.adds_bos = True
+        self.further_stop_ids: tuple[int, ...] = ()
         self.chat_template = ""  # a SentencePiece file has no place for one
         self.chat_pieces: dict[str, str] = {}
         self.normalized = str  # ours change nothing

@@ -107,6 +107,9 @@ class Tokenizer:
 
     Attributes are ids: `pad`, `bos`, `eos`, `end_of_turn`, `roles[role]`, `control[piece]`.
 
+    `stop_ids` are all ids that end a text or an answer: eos, end_of_turn, and what an imported model names
+    beside them. `adds_bos`: whether the file puts bos in front of a text (GPT-2's and Qwen's do not).
+
     `special` are all special pieces under the file's own names, and `chat_template` is the Jinja template
     that came with them ("" where none did); `chat_pieces` is what it may name, `bos_token` → the piece.
 
@@ -135,6 +138,10 @@ class Tokenizer:
         self.chat_template = self._model.chat_template
         self.chat_pieces = self._model.chat_pieces
         self.end_of_turn: int = self.control.get("<|end|>", self.eos)
+        # each once, eos first
+        ends = (self.eos, self.end_of_turn, *self._model.further_stop_ids)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
+        self.adds_bos = self._model.adds_bos
         # A chat needs the pieces of all roles.
         roles = {role: self.control.get(f"<|{role}|>") for role in ROLES}
         self.roles: dict[str, int] = {} if None in roles.values() else roles

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from pydantic import ValidationError
 
 from data_pipeline.component import components_in
 from data_pipeline.files import sha256, write_json, writing
@@ -17,6 +18,7 @@ from model.hugging_face.checkpoint import Checkpoint, open_folder
 from model.hugging_face.deepseek import without_missing_modules
 from model.hugging_face.gguf import open_gguf
 from model.hugging_face.load import load, parameter_shapes
+from model.hugging_face.tied import without_false_tie
 from model.mesh import check_sizes, undivided
 from trainer.checkpoints.finished import ending_of
 from trainer.checkpoints.imported import save_params
@@ -57,28 +59,46 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
     # One class may read several model_types.
     known = {name: family for family in families for name in family.hugging_face_types}
     kind = config.get("model_type")
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         importable = ", ".join(sorted(known))
         raise ValueError(
             f"config.json has model_type={kind!r}, and only {importable} can be imported; take one of these"
         )
-    return known[kind].from_hugging_face(config)
+    try:
+        return known[kind].from_hugging_face(config)
+    except ValidationError as error:
+        # Sizes that contradict each other, such as an odd head width, are found by our own class.
+        raise ValueError(_described(known[kind].__name__, error)) from None
+
+
+def _described(name: str, error: ValidationError) -> str:
+    problems = []
+    for detail in error.errors():
+        fields = "".join(f"{field}={detail['input']!r:.40}: " for field in detail["loc"][-1:])
+        # pydantic's word before a sentence of ours
+        problems.append(fields + detail["msg"].removeprefix("Value error, "))
+    return (
+        f"config.json describes no {name}: {'; '.join(problems)}; correct it, or download it again"
+    )
 
 
 def architecture_in(checkpoint: Checkpoint, *, say: Callable[[str], None]) -> Architecture:
-    """The architecture of a checkpoint, without prediction modules that its config names and it lacks.
+    """The architecture of a checkpoint, without prediction modules that its config names and it lacks, and
+    with an output matrix of its own where it has one.
 
     `say` reports what that changes.
     """
     named = architecture_of(checkpoint.config)
     # DeepSeek's config.json names prediction layers (MTP) whose tensors some releases leave out.
-    architecture = architecture_of(without_missing_modules(checkpoint.config, checkpoint.shapes()))
+    config = without_missing_modules(checkpoint.config, checkpoint.shapes())
+    # a class of the user's own may have no such field
+    if dict(named).get("tied"):
+        config = without_false_tie(config, checkpoint)
+    architecture = architecture_of(config)
     named_fields = dict(named)
     changes = [f"{name}={value}" for name, value in architecture if value != named_fields[name]]
     if changes:
-        say(
-            f"  config.json names more than there are tensors for; imported with {', '.join(changes)}"
-        )
+        say(f"  config.json is not what the tensors are; imported with {', '.join(changes)}")
     return architecture
 
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
 from data_pipeline.tokenizers.sentence_model import tokenizer_json
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from data_pipeline.tokenizers.tokenizer_json import added_pieces, read_json_text
-from model.hugging_face.checkpoint import Checkpoint
+from model.hugging_face.checkpoint import Checkpoint, read_json
 
 # Pieces that end a chat turn (Phi, ChatML as in Qwen, Llama 3, Gemma …). The first of them that a
 # tokenizer has is used.
@@ -93,13 +93,32 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
     tokens = added_pieces(
         read_json_text(file.read_bytes(), f"{file} is not JSON", "mend it"), str(file)
     )
+    # What stops generation may stand here, and in some models more of it than in config.json.
+    config = folder / "generation_config.json"
+    generation = read_json(config) if config.exists() else {}
     # By id, because config.json gives special tokens by number.
     added = {token.id: token.content for token in tokens}
     named = {
-        name: _piece(name, settings.pieces, checkpoint.config, added)
+        name: _piece(
+            name, settings.pieces, {**generation, **_without_null(checkpoint.config)}, added
+        )
         for name in ("bos", "eos", "pad")
     }
-    return _write(file, path, named, set(added.values()), chat_of_folder(folder))
+    ends = {"stop_ids": _ids(checkpoint.config) + _ids(generation)}
+    return _write(file, path, named, set(added.values()), {**chat_of_folder(folder), **ends})
+
+
+def _without_null(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _ids(config: Mapping[str, Any]) -> list[int]:
+    """All ids that end a text according to a config: it has one, a list, or none."""
+    ids = config.get("eos_token_id")
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if wrong := [i for i in ids if type(i) is not int]:
+        raise ValueError(f"eos_token_id has {wrong[0]!r:.40}, which is no id; correct it")
+    return ids
 
 
 def _refused(path: Path) -> bool:
@@ -119,7 +138,8 @@ def _piece(
         return piece
     i = config.get(f"{name}_token_id")
     # Some models list several ends; the first is the end of a text.
-    return added.get(i[0] if isinstance(i, list) else i)
+    first = next(iter(i), None) if isinstance(i, list) else i
+    return added.get(first) if isinstance(first, int) else None
 
 
 def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
@@ -132,39 +152,78 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
     if get("model") != "gpt2" or get("pre", "default") not in PRE_TOKENIZERS:
         kind = f"the file has one of kind {get('model')!r}, {get('pre')!r}"
         return f"  no tokenizer: {kind}, which is not read; take safetensors with a tokenizer.json"
-    tokens = get("tokens")
+    tokens, kinds, merges = (
+        _list_in(metadata, name) for name in ("tokens", "token_type", "merges")
+    )
+    if len(tokens) != len(kinds):
+        return f"  no tokenizer: the file has {len(tokens)} tokens and {len(kinds)} types; take safetensors"
+    ids = {"bos": get("bos_token_id"), "eos": get("eos_token_id"), "pad": get("padding_token_id")}
+    if wrong := [i for i in ids.values() if i is not None and not 0 <= i < len(tokens)]:
+        return f"  no tokenizer: id {wrong[0]} is none of {len(tokens)} tokens; take safetensors"
+    named = {name: None if i is None else tokens[i] for name, i in ids.items()}
+    file = _byte_level_file(tokens, kinds, merges, get("pre", "default"))
+    # llama.cpp's default where the file does not say
+    if named["bos"] and get("add_bos_token", get("pre") == "llama-bpe"):
+        file["post_processor"] = _bos_first(named["bos"], ids["bos"])
+    # Llama 3 and others end a turn, and a call of a tool, with pieces of their own
+    ends = [get("eos_token_id"), get("eot_token_id"), get("eom_token_id")]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer_file = Path(folder) / "tokenizer.json"
+        tokenizer_file.write_text(json.dumps(file), encoding="utf-8")
+        special = {token["content"] for token in file["added_tokens"] if token["special"]}
+        pieces = {f"{name}_token": piece for name, piece in named.items() if piece is not None}
+        template = metadata.get("tokenizer.chat_template")
+        chat = {"chat_template": template, "chat_pieces": pieces} if template else {}
+        stop_ids = [i for i in ends if i is not None]
+        return _write(tokenizer_file, path, named, special, {**chat, "stop_ids": stop_ids})
+
+
+def _list_in(metadata: Mapping[str, Any], name: str) -> list[Any]:
+    field = f"tokenizer.ggml.{name}"
+    value = metadata.get(field)
+    if not isinstance(value, list):
+        raise ValueError(f"the file has no list {field}; take safetensors")
+    return value
+
+
+def _byte_level_file(
+    tokens: Sequence[str], kinds: Sequence[int], merges: Sequence[str], pre: str
+) -> dict[str, Any]:
+    """A tokenizer.json of the byte-level BPE in a GGUF file; `pre` names how text is split before it."""
     added = [
         {"id": i, "content": token, "special": kind == CONTROL, **TAKEN_LITERALLY}
-        for i, (token, kind) in enumerate(zip(tokens, get("token_type"), strict=True))
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (CONTROL, USER_DEFINED)
     ]
     model = {
         "type": "BPE",
         "vocab": {token: i for i, token in enumerate(tokens)},
         # GGUF has a merge as one string, tokenizer.json (since tokenizers 0.20) as a pair.
-        "merges": [merge.split(" ") for merge in get("merges")],
+        "merges": [merge.split(" ") for merge in merges],
+        # Llama 3 takes a word that is in the vocabulary as it is, whatever its merges make of it
+        "ignore_merges": pre == "llama-bpe",
     }
-
-    # A GGUF file names no normalizer; Qwen's tokenizer.json has NFC.
-    normalizer = {"type": "NFC"} if get("pre") == "qwen2" else None
-    file = {
+    return {
         "version": "1.0",
         "added_tokens": added,
-        "normalizer": normalizer,
+        # A GGUF file names no normalizer; Qwen's tokenizer.json has NFC.
+        "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
+        "pre_tokenizer": PRE_TOKENIZERS[pre],
         "model": model,
         "decoder": BYTE_LEVEL,
     }
-    file["pre_tokenizer"] = PRE_TOKENIZERS[get("pre", "default")]
-    ids = {"bos": get("bos_token_id"), "eos": get("eos_token_id"), "pad": get("padding_token_id")}
-    named = {name: None if i is None else tokens[i] for name, i in ids.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer_file = Path(folder) / "tokenizer.json"
-        tokenizer_file.write_text(json.dumps(file), encoding="utf-8")
-        special = {token["content"] for token in added if token["special"]}
-        pieces = {f"{name}_token": piece for name, piece in named.items() if piece is not None}
-        template = metadata.get("tokenizer.chat_template")
-        chat = {"chat_template": template, "chat_pieces": pieces} if template else {}
-        return _write(tokenizer_file, path, named, special, chat)
+
+
+def _bos_first(bos: str, i: int) -> dict[str, Any]:
+    """The post-processor of a tokenizer.json that puts bos in front of a text."""
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    opened = [{"SpecialToken": {"id": bos, "type_id": 0}}, text]
+    return {
+        "type": "TemplateProcessing",
+        "single": opened,
+        "pair": [*opened, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos: {"id": bos, "ids": [i], "tokens": [bos]}},
+    }
 
 
 def _write(
@@ -172,7 +231,7 @@ def _write(
     path: Path,
     named: Mapping[str, str | None],
     special: set[str],
-    chat: Mapping[str, Any],
+    further: Mapping[str, Any],
 ) -> str:
     """Write a tokenizer.json to `path` in our form, with its special pieces and its chat template."""
     if named["eos"] is None:
@@ -191,11 +250,21 @@ def _write(
         control={"<|end|>": end},
     )
     tokenizer.make({}, path, weights={})
-    if chat:
-        write_bytes(path, json.dumps({**json.loads(path.read_bytes()), **chat}).encode())
+    if further:
+        write_bytes(path, json.dumps({**json.loads(path.read_bytes()), **further}).encode())
     n_entries = len(Tokenizer(path).byte_lengths)
 
-    return f"  tokenizer of {n_entries:,} entries" + (", with its chat template" if chat else "")
+    has_template = bool(further.get("chat_template"))
+    return f"  tokenizer of {n_entries:,} entries" + (
+        ", with its chat template" if has_template else ""
+    )
+
+
+def token_ids(tokenizer: Tokenizer) -> dict[str, int | list[int]]:
+    """The ids that config.json and generation_config.json hold, so that others stop where we stop."""
+    first, *further = tokenizer.stop_ids
+    ends = [first, *further] if further else first
+    return {"bos_token_id": tokenizer.bos, "eos_token_id": ends, "pad_token_id": tokenizer.pad}
 
 
 def exported(path: Path) -> dict[str, bytes]:
@@ -232,6 +301,8 @@ def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
         **file,
         "added_tokens": [{"id": i, "content": piece, **flags} for piece, i in pieces.items()],
         "model": {**file["model"], "vocab": file["model"]["vocab"] | pieces},
+        # as our models read every text
+        "post_processor": _bos_first(model.id_to_piece(model.bos_id()), model.bos_id()),
         "decoder": {"type": "Sequence", "decoders": decoders},
     }
 

@@ -97,7 +97,8 @@ def export_phase(
     """
     import jax
 
-    from launch.exchange.tokenizer_files import exported
+    from data_pipeline.tokenizers.tokenizer import Tokenizer
+    from launch.exchange.tokenizer_files import exported, token_ids
     from model.architecture import Exportable
     from model.hugging_face.save import save
     from trainer.checkpoints.load import load_params
@@ -113,7 +114,10 @@ def export_phase(
     # All weights of a checkpoint have one dtype, so the first leaf's is that of all.
     stored = dtype or str(jax.tree.leaves(loaded.params)[0].dtype)
     # A model that was imported without a tokenizer is exported without one.
-    files = exported(loaded.tokenizer) if loaded.tokenizer.is_file() else {}
+    files, ids = {}, {}
+    if loaded.tokenizer.is_file():
+        files = exported(loaded.tokenizer)
+        ids = token_ids(Tokenizer(loaded.tokenizer))
     save(
         loaded.architecture,
         loaded.params,
@@ -121,6 +125,7 @@ def export_phase(
         dtype=stored,
         max_shard_bytes=max_shard_bytes,
         files=files,
+        token_ids=ids,
     )
 
     return loaded.architecture, loaded.params

@@ -23,6 +23,7 @@ from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import deepseek as checkpoint
 from model.hugging_face.config import require, rope_fields, rope_of, size
+from model.hugging_face.defaults import completed
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
 from model.layers.block import Block
@@ -200,29 +201,33 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
+        config = completed(config, "deepseek_v3")
+        heads = config["num_attention_heads"]
         router = {
             "scoring_func": ("sigmoid",),
             "topk_method": ("noaux_tc",),
             "moe_layer_freq": (1,),
         }
         require(config, hidden_act=("silu",), attention_bias=(False,), **router)
+        # every head has its own keys and values, once they are computed from the latents
+        require(config, num_key_value_heads=(heads,))
         rope = rope_of(_with_rope_width(config))
         get = partial(size, config)
         # `mscale_all_dim` stands beside the factor, in the field of transformers 5 or in that of 4
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
         return cls(
             **{ours: get(theirs) for ours, theirs in FIELDS.items()},
-            query_latent_width=config.get("q_lora_rank"),
+            query_latent_width=config["q_lora_rank"],
             mtp_layers=get("num_nextn_predict_layers", "num_mtp_layers", default=0),
-            expert_weights="renormalised" if get("norm_topk_prob", default=True) else "scores",
-            balance_loss=get("aux_loss_alpha", default=1e-4),
+            expert_weights="renormalised" if config["norm_topk_prob"] else "scores",
+            balance_loss=get("aux_loss_alpha"),
             bias_rate=0.0,  # as at the end of the authors' training; a run may set it
             rope_theta=rope.theta,
             rope_scaling=rope.scaling,
             mscale_all_dim=scaling.get("mscale_all_dim") or 0.0,
-            rope_interleave=get("rope_interleave", default=True),
-            norm_eps=get("rms_norm_eps", default=1e-6),
-            tied=config.get("tie_word_embeddings", False),
+            rope_interleave=config["rope_interleave"],
+            norm_eps=get("rms_norm_eps"),
+            tied=config["tie_word_embeddings"],
         )
 
     def to_hugging_face(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import gemma as checkpoint
 from model.hugging_face.config import local_and_global_fields, local_and_global_ropes, require
+from model.hugging_face.defaults import completed
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
 from model.layers.attention import Attention
@@ -86,12 +87,13 @@ class Gemma2(_Gemma):
         Raises:
             ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
+        config = completed(config, "gemma2")
         sizes = checkpoint.sizes_of(config)
         checkpoint.check_pattern(config, sizes["layers"], full_every=2)
         return cls(
             **sizes,
-            attention_soft_cap=config.get("attn_logit_softcapping", 50.0),
-            logit_soft_cap=config.get("final_logit_softcapping", 30.0),
+            attention_soft_cap=config["attn_logit_softcapping"],
+            logit_soft_cap=config["final_logit_softcapping"],
         )
 
     def to_hugging_face(self) -> dict[str, Any]:
@@ -144,6 +146,7 @@ class Gemma3(_Gemma):
         Raises:
             ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
+        config = completed(config, "gemma3_text")
         require(config, attn_logit_softcapping=(None,), final_logit_softcapping=(None,))
         local, full = local_and_global_ropes(config)
         if local.scaling is not None:

@@ -14,6 +14,7 @@ from model.architecture import Facts
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import require, size
+from model.hugging_face.defaults import completed
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
 from model.layers.attention import Attention
@@ -93,6 +94,7 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
+        config = completed(config, "gpt2")
         # "gelu_new" is transformers' name for the approximation with tanh
         require(
             config,
@@ -108,9 +110,9 @@ class GPT2(BaseModel, frozen=True, extra="forbid", strict=True):
             heads=size(config, "n_head"),
             # null in the published configs, which means four times the width
             feed_forward_width=size(config, "n_inner", default=4 * size(config, "n_embd")),
-            context=size(config, "n_positions", "n_ctx"),
-            norm_eps=size(config, "layer_norm_epsilon", default=1e-5),
-            tied=config.get("tie_word_embeddings", True),
+            context=size(config, "n_positions"),
+            norm_eps=size(config, "layer_norm_epsilon"),
+            tied=config["tie_word_embeddings"],
         )
 
     def to_hugging_face(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from model.architecture import Facts, check_heads
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face.config import decoder_fields, decoder_sizes, expert_sizes, require, size
+from model.hugging_face.defaults import completed
 from model.hugging_face.names import attention_rows, expert_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
@@ -95,13 +96,12 @@ class Mixtral(_ExpertLlama):
         Raises:
             ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
+        config = completed(config, "mixtral")
         # router_jitter_noise: we have no noise on the router's inputs
         require(config, hidden_act=("silu",), attention_bias=(False,), router_jitter_noise=(0,))
+        sizes = decoder_sizes(config, default_theta=1_000_000.0)
         # null in the released checkpoints, which have no window
-        window = config.get("sliding_window")
-        # MixtralConfig's defaults differ from Llama's
-        sizes = decoder_sizes(config, default_theta=1_000_000.0, default_eps=1e-5)
-        return cls(**sizes, **expert_sizes(config), window=window)
+        return cls(**sizes, **expert_sizes(config), window=config["sliding_window"])
 
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""
@@ -145,6 +145,7 @@ class Qwen3MoE(_ExpertLlama):
         Raises:
             ValueError: a size is missing, or a field asks for a computation that ours does not do.
         """
+        config = completed(config, "qwen3_moe")
         require(config, hidden_act=("silu",), attention_bias=(False,), use_sliding_window=(False,))
         require(config, mlp_only_layers=([],), decoder_sparse_step=(1,))  # all layers have experts
         sizes = {
@@ -153,9 +154,8 @@ class Qwen3MoE(_ExpertLlama):
             # `intermediate_size` is that of dense layers, of which there are none
             "feed_forward_width": size(config, "moe_intermediate_size"),
         }
-        # False is what transformers takes where the field is left out
-        renormalised = config.get("norm_topk_prob", False)
-        return cls(**sizes, expert_weights="renormalised" if renormalised else "scores")
+        weights = "renormalised" if config["norm_topk_prob"] else "scores"
+        return cls(**sizes, expert_weights=weights)
 
     def to_hugging_face(self) -> dict[str, Any]:
         """config.json for transformers 4 and 5."""

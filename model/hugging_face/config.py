@@ -5,12 +5,25 @@ read either, write both.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from model.hugging_face.defaults import check_type
 from model.layers.rope import Rope
 from model.layers.rope_scaling import Linear, Llama3, Scaling, YaRN, yarn_growth
 
 Config = Mapping[str, Any]
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 LAYER_KINDS = ("sliding_attention", "full_attention")
+ROPE_NUMBERS = (
+    "rope_theta",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+)
 
 
 def require(config: Config, **allowed: Sequence[Any]) -> None:
@@ -65,22 +78,14 @@ def dtype_fields(dtype: str) -> dict[str, str]:
     return {"dtype": dtype, "torch_dtype": dtype}
 
 
-def decoder_sizes(
-    config: Config,
-    *,
-    default_tied: bool = False,
-    default_theta: float = 10_000.0,
-    default_eps: float = 1e-6,
-) -> dict[str, Any]:
-    """The fields that every relative of Llama has, from a config.json.
-
-    The defaults are those of LlamaConfig in transformers; relatives whose config class has others pass them.
+def decoder_sizes(config: Config, *, default_theta: float = 10_000.0) -> dict[str, Any]:
+    """The fields that every relative of Llama has, from a config.json that is `completed`.
 
     Raises:
         ValueError: a size is missing, or the type of rotary positions is unknown.
     """
     rope = rope_of(config, default_theta=default_theta)
-    # models without grouped heads leave `num_key_value_heads` out
+    # null where every query head has its own key/value head
     heads = size(config, "num_attention_heads")
     return {
         "vocab_size": size(config, "vocab_size"),
@@ -93,8 +98,8 @@ def decoder_sizes(
         "context": size(config, "max_position_embeddings"),
         "rope_theta": rope.theta,
         "rope_scaling": rope.scaling,
-        "norm_eps": size(config, "rms_norm_eps", default=default_eps),
-        "tied": config.get("tie_word_embeddings", default_tied),
+        "norm_eps": size(config, "rms_norm_eps"),
+        "tied": config["tie_word_embeddings"],
     }
 
 
@@ -126,8 +131,7 @@ def expert_sizes(config: Config) -> dict[str, Any]:
     return {
         "experts": size(config, "num_local_experts", "num_experts"),
         "top_k": size(config, "num_experts_per_tok"),
-        # 0.001 is the default of both families in transformers
-        "balance_loss": size(config, "router_aux_loss_coef", default=0.001),
+        "balance_loss": size(config, "router_aux_loss_coef"),
     }
 
 
@@ -138,13 +142,14 @@ def rope_of(config: Config, *, default_theta: float = 10_000.0) -> Rope:
         ValueError: the type is unknown, or the fields of transformers 4 and 5 are both set and disagree.
     """
     theta = config.get("rope_theta")
-    scaling = config.get("rope_scaling")  # transformers 4; theta stands beside it
-    parameters = config.get("rope_parameters")  # transformers 5; theta stands in it
+    if theta is not None:
+        check_type("rope_theta", theta, float)
+    scaling = _table_of(config, "rope_scaling")  # transformers 4; theta stands beside it
+    parameters = _table_of(config, "rope_parameters")  # transformers 5; theta stands in it
     # Both may be set, as in our own exports; then they must agree.
     ropes = []
     if parameters is not None:
-        inner_theta = size(parameters, "rope_theta", default=theta or default_theta)
-        ropes.append(_rope(parameters, config, inner_theta))
+        ropes.append(_rope(parameters, config, theta or default_theta))
     if parameters is None or scaling is not None:
         ropes.append(_rope(scaling or {}, config, theta or default_theta))
     contradicts_theta = theta is not None and any(rope.theta != theta for rope in ropes)
@@ -174,26 +179,55 @@ def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
     Raises:
         ValueError: the type is unknown.
     """
-    # transformers 5 has a table for each kind of layer, 4 a separate theta for the sliding ones
-    if config.get("rope_parameters"):
-        local, full = (rope_of(_parameters_of(config, kind)) for kind in LAYER_KINDS)
-        return local, full
-    scaling = config.get("rope_scaling") or {}
-    local = Rope(theta=size(config, "rope_local_base_freq", default=10_000.0))
-    return local, _rope(scaling, config, size(config, "rope_theta", default=1_000_000.0))
+    # transformers 5 has a table for each kind of layer, 4 a separate theta for the sliding ones, which is
+    # also what a table without its theta means
+    sliding, full = LAYER_KINDS
+    local_theta = size(config, "rope_local_base_freq", default=10_000.0)
+    full_theta = size(config, "rope_theta", default=1_000_000.0)
+    check_type("rope_local_base_freq", local_theta, float)
+    check_type("rope_theta", full_theta, float)
+    scaling = _table_of(config, "rope_scaling") or {}
+    tables = {sliding: {}, full: {}}
+    if _mapping_of(config, "rope_parameters"):
+        tables = {kind: _parameters_of(config, kind) for kind in LAYER_KINDS}
+    # of the old fields `rope_scaling` alone is added to the new ones, for the full layers
+    tables[full] = {**tables[full], **scaling}
+    # The original context at the top of a config is read only for models with a single table.
+    context = {"max_position_embeddings": config.get("max_position_embeddings")}
+    local_rope = _rope(tables[sliding], context, local_theta)
+    return local_rope, _rope(tables[full], context, full_theta)
 
 
-def _parameters_of(config: Config, kind: str) -> dict[str, Any]:
-    """The fields that `rope_of` reads, for the layers of one kind."""
-    parameters = config["rope_parameters"].get(kind)
-    if not isinstance(parameters, Mapping):
+def _parameters_of(config: Config, kind: str) -> Config:
+    """The rotary fields for the layers of one kind."""
+    if kind not in config["rope_parameters"]:
         raise ValueError(
             f"config.json has no rope_parameters.{kind}; complete it, or download it again"
         )
-    return {
-        "rope_parameters": parameters,
-        "max_position_embeddings": config.get("max_position_embeddings"),
-    }
+    return _table_of(config["rope_parameters"], kind) or {}
+
+
+def _mapping_of(config: Config, field: str) -> Config | None:
+    """The object in a field, None where it is absent."""
+    table = config.get(field)
+    if table is not None:
+        check_type(field, table, dict)
+    return table
+
+
+def _table_of(config: Config, field: str) -> Config | None:
+    """The rotary fields in an object, checked for their types; None where it is absent."""
+    table = _mapping_of(config, field)
+    for name, value in (table or {}).items():
+        if name in ROPE_NUMBERS and value is not None:
+            check_type(f"{field}.{name}", value, float)
+        # one table for each kind of layer, which only models with several ropes have
+        if isinstance(value, Mapping):
+            raise ValueError(
+                f"config.json has a table in {field}.{name}, and this model has one rope for all layers; "
+                "take another checkpoint"
+            )
+    return table
 
 
 def local_and_global_fields(local: Rope, full: Rope) -> dict[str, Any]:
@@ -213,7 +247,7 @@ def local_and_global_fields(local: Rope, full: Rope) -> dict[str, Any]:
     return {**old, "rope_local_base_freq": local.theta, "rope_parameters": parameters}
 
 
-def _rope(scaling: Config, config: Config, theta: float) -> Rope:
+def _rope(scaling: Config, config: Config, default_theta: float) -> Rope:
     kind = size(scaling, "rope_type", "type", default="default")  # `type` in older configs
     if kind not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
@@ -226,6 +260,7 @@ def _rope(scaling: Config, config: Config, theta: float) -> Rope:
             f"config.json has partial_rotary_factor={turned_frac}, and only whole heads can be turned; "
             "take another checkpoint"
         )
+    theta = size(scaling, "rope_theta", default=default_theta)
     return Rope(theta=float(theta), scaling=_scaling(kind, scaling, config))
 
 
@@ -235,9 +270,14 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
     factor = float(size(scaling, "factor"))
     if kind == "linear":
         return Linear(factor=factor)
-    # if the field is missing, `max_position_embeddings` is the context before scaling
+    # The field at the top of the config wins over that in the table. Where both are missing,
+    # `max_position_embeddings` is the context before scaling.
+    field = "original_max_position_embeddings"
     context = config.get("max_position_embeddings")
-    original = int(size(scaling, "original_max_position_embeddings", default=context))
+    at_the_top = config.get(field)
+    if at_the_top is not None:
+        check_type(field, at_the_top, float)
+    original = int(size(scaling, field, default=context) if at_the_top is None else at_the_top)
     if kind == "llama3":
         return Llama3(
             factor=factor,

@@ -16,7 +16,7 @@ NORMS = {  # ours → theirs
 
 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that both generations have, from a config.json.
+    """The fields that both generations have, from a config.json that is `completed`.
 
     Raises:
         ValueError: a size is missing, or a field asks for a computation that ours does not do.
@@ -28,11 +28,9 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
         use_bidirectional_attention=(False,),
     )
     return {
-        **decoder_sizes(config, default_tied=True),
-        # Gemma's defaults in transformers, which configs may leave out; the head width is not derived.
-        "head_width": size(config, "head_dim", default=256),
-        "window": size(config, "sliding_window", default=4096),
-        "query_pre_attn_scalar": size(config, "query_pre_attn_scalar", default=256),
+        **decoder_sizes(config),
+        "window": size(config, "sliding_window"),
+        "query_pre_attn_scalar": size(config, "query_pre_attn_scalar"),
     }
 
 

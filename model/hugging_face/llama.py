@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.hugging_face.config import decoder_fields, decoder_sizes, require
+from model.hugging_face.defaults import completed
 from model.hugging_face.names import attention_rows, gated_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 
@@ -23,10 +24,16 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a size is missing, or a field asks for a computation that ours does not do.
     """
     kind = config["model_type"]
+    config = completed(config, kind)
     # SwiGLU is what `FeedForward` computes
     require(config, hidden_act=("silu",), **REQUIRED[kind])
-    # a Mistral config that does not name a window is one of v0.1, which had 4,096
-    window = config.get("sliding_window", 4096) if kind == "mistral" else None
+    # Qwen's layers may be told one by one to have a window, whatever `use_sliding_window` says
+    if kind in ("qwen2", "qwen3") and "sliding_attention" in (config.get("layer_types") or ()):
+        raise ValueError(
+            "config.json has sliding_attention in layer_types, and only full_attention can be imported; "
+            "take another checkpoint"
+        )
+    window = config["sliding_window"] if kind == "mistral" else None
     return {
         **decoder_sizes(config),
         "attention_bias": kind == "qwen2",

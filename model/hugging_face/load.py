@@ -19,12 +19,14 @@ from model.architecture import Architecture
 from model.execution import Precision
 from model.hugging_face.checkpoint import Checkpoint
 from model.hugging_face.tensor import Tensor, own_letters, places, run_letters, take, their_shape
+from model.hugging_face.tied import has_own_output
 from model.sharding import letters_of, named
 
 PIECE_BYTES = 64 << 20  # a tensor is read in pieces of at most this size
 # Parameters of this total size are assembled on the host, which needs no compiled program; the others on the
 # devices.
 HOST_BYTES = 256 << 20
+FLOATS = ("F64", "F32", "F16", "BF16")  # in the words of safetensors
 # Computed buffers, not parameters: some versions of transformers saved them.
 BUFFERS = re.compile(r"\.rotary_emb\.(inv_freq|(cos|sin)_cached)$|\.attn\.(masked_)?bias$")
 
@@ -53,6 +55,7 @@ def load(architecture: Architecture, checkpoint: Checkpoint, *, params: str) -> 
     for row in architecture.tensors():
         sizes[row.ours] = sizes_of(row, shapes[row.ours].shape, architecture)
     plan = checked_plan(architecture, checkpoint, sizes)
+    _check_tie(architecture.tensors(), checkpoint)
     targets = _targets(shapes)
     # each file is opened once; tensors are read in the order of their names, roughly that in the file
     for file in checkpoint.files:
@@ -99,6 +102,7 @@ def checked_plan(
     stored = checkpoint.shapes()
     # All problems are collected, so that they are reported together.
     rows = architecture.tensors()
+    _check_number(rows, checkpoint, sizes)
     prefix = _prefix_left_out(rows, stored)
     plan: dict[str, list[Place]] = {}
     misshapen = []
@@ -112,6 +116,12 @@ def checked_plan(
             if shape != expected:
                 shapes = f"{list(shape)}, not {list(expected)}"
                 misshapen.append(f"{name} has shape {shapes} for our {row.ours}")
+    dtypes = checkpoint.dtypes()
+    misshapen += [
+        f"{name} is stored as {dtypes[name]}, integers or 8-bit floats that need scales"
+        for name in plan
+        if dtypes.get(name, FLOATS[0]) not in FLOATS
+    ]
     missing = sorted(plan.keys() - stored.keys())
     extra = sorted(name for name in stored.keys() - plan.keys() if not _is_ignored(name, rows))
     if missing or extra or misshapen:
@@ -133,8 +143,9 @@ def _disagreement(
     if misshapen:
         problems.append(_some(misshapen))
     kind = checkpoint.config.get("model_type")
+    of_integers = any("need scales" in problem for problem in misshapen)
     # names that fp8, GPTQ, AWQ and bitsandbytes checkpoints have beside their weights
-    quantized = any(
+    quantized = of_integers or any(
         name.endswith(("_scale_inv", ".qweight", ".scales", ".absmax")) for name in extra
     )
     remedy = "download it again, or take the config.json that belongs to it"
@@ -142,6 +153,27 @@ def _disagreement(
         remedy = "it is quantized: take the one in bfloat16"
     misfit = f"{checkpoint.path} does not fit model_type={kind!r} of its config"
     return f"{misfit}: {'; '.join(problems)}; {remedy}"
+
+
+def _check_number(
+    rows: Sequence[Tensor], checkpoint: Checkpoint, sizes: Mapping[str, Sizes]
+) -> None:
+    """Refuse a config with far more layers or experts than there are tensors, before they are listed."""
+    n_stored = len(checkpoint.shapes())
+    n_named = sum(math.prod(sizes[row.ours][letter] for letter in run_letters(row)) for row in rows)
+    # several rows may read a tensor, and a few may be missing, which is said by name
+    if n_named > 100 * (n_stored + 100):
+        what = (
+            f"config.json describes some {n_named:,} tensors, and {checkpoint.path} has {n_stored}"
+        )
+        raise ValueError(f"{what}; take the config.json that belongs to it")
+
+
+def _check_tie(rows: Sequence[Tensor], checkpoint: Checkpoint) -> None:
+    is_tied = all(row.ours != "unembed_DV" for row in rows)
+    if is_tied and has_own_output(checkpoint):
+        what = "tie_word_embeddings is true, and its lm_head.weight differs from the embedding"
+        raise ValueError(f"{checkpoint.path}: {what}; set it to false in config.json")
 
 
 def _some(names: list[str]) -> str:

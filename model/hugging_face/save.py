@@ -18,6 +18,9 @@ from model.hugging_face.config import dtype_fields
 from model.hugging_face.load import Place, no_mesh, sizes_of
 from model.hugging_face.tensor import own_letters, places, put, their_shape
 
+# Their tensors that transformers keeps in float32 in every model: DeepSeek's router biases differ by less
+# than bfloat16 can tell apart, so that rounding them would choose other experts.
+KEPT_FLOAT32 = ("e_score_correction_bias",)
 DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16"}  # in a safetensors header
 # their name → (its shape, the rows of ours that are in it)
 Plan = dict[str, tuple[tuple[int, ...], list[Place]]]
@@ -31,9 +34,10 @@ def save(
     dtype: str,
     max_shard_bytes: int,
     files: Mapping[str, bytes],
+    token_ids: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write config.json, safetensors files of at most `max_shard_bytes` (a larger tensor gets its own), and
-    `files` (those of a tokenizer).
+    """Write config.json with `token_ids`, safetensors files of at most `max_shard_bytes` (a larger tensor
+    gets its own), and `files` (those of a tokenizer).
 
     The folder appears once everything is written.
 
@@ -49,13 +53,17 @@ def save(
             "export from a single process, which reads the checkpoint by itself"
         )
     # first, since it raises if no model of transformers computes the same
-    config = {**architecture.to_hugging_face(), **dtype_fields(dtype)}
+    config = {**architecture.to_hugging_face(), **dtype_fields(dtype), **(token_ids or {})}
     # beside the folder, so on the same file system, where a rename is atomic
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if token_ids:
+            # transformers' `generate` reads them here, and many servers in config.json
+            text = json.dumps(dict(token_ids), indent=2) + "\n"
+            (unfinished / "generation_config.json").write_text(text)
         for name, data in files.items():
             (unfinished / name).write_bytes(data)
         _write_tensors(unfinished, architecture, flat, dtype=dtype, max_shard_bytes=max_shard_bytes)
@@ -89,8 +97,11 @@ def _write_tensors(
 ) -> None:
     shapes = {name: x.shape for name, x in flat.items()}
     plan = export_plan(architecture, shapes)
-    itemsize = jnp.dtype(dtype).itemsize
-    n_bytes = {name: math.prod(shape) * itemsize for name, (shape, _) in plan.items()}
+    dtypes = {name: stored_dtype(name, dtype) for name in plan}
+    n_bytes = {
+        name: math.prod(shape) * jnp.dtype(dtypes[name]).itemsize
+        for name, (shape, _) in plan.items()
+    }
     shards = list(_in_shards(n_bytes, max_shard_bytes))
     file_of: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
@@ -100,15 +111,20 @@ def _write_tensors(
         file_of |= dict.fromkeys(shard, file_name)
         with (folder / file_name).open("wb") as file:
             shard_shapes = {name: plan[name][0] for name in shard}
-            file.write(_header(shard_shapes, n_bytes, dtype))
+            file.write(_header(shard_shapes, n_bytes, dtypes))
             for name in shard:
                 shape, row_places = plan[name]
-                tensor = _tensor(shape, row_places, architecture, flat, dtype)
+                tensor = _tensor(shape, row_places, architecture, flat, dtypes[name])
                 # as bytes: numpy's buffers do not support bfloat16
                 file.write(tensor.reshape(-1).view(np.uint8).data)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(n_bytes.values())}, "weight_map": file_of}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def stored_dtype(name: str, dtype: str) -> str:
+    """The dtype in which one of their tensors is written, where `dtype` is that of most."""
+    return "float32" if name.endswith(KEPT_FLOAT32) else dtype
 
 
 def _in_shards(
@@ -131,7 +147,7 @@ def _in_shards(
 def _header(
     shapes: Mapping[str, tuple[int, ...]],
     n_bytes: Mapping[str, int],
-    dtype: str,
+    dtypes: Mapping[str, str],
 ) -> bytes:
     """The header of a safetensors file: its length in 8 bytes, then JSON, padded with spaces to a multiple of
     8. The tensors follow it, little-endian and row-major.
@@ -144,7 +160,7 @@ def _header(
     for name, shape in shapes.items():
         end = begin + n_bytes[name]
         header[name] = {
-            "dtype": DTYPE_NAMES[dtype],
+            "dtype": DTYPE_NAMES[dtypes[name]],
             "shape": list(shape),
             "data_offsets": [begin, end],
         }

@@ -18,7 +18,9 @@ from model.exits import local
 from model.kernels.attend import Maths, sees
 
 TYPES = ("bfloat16", "float16")
-WIDEST = 256  # head width that cuDNN supports from Hopper on; older GPUs support 128
+# Head widths up to which JAX calls cuDNN: on GPUs from Hopper on (compute capability 9), and before it.
+WIDEST, WIDEST_BEFORE_HOPPER = 256, 128
+HOPPER = 9
 
 
 def attend(
@@ -45,8 +47,9 @@ def why_not(
     """What cuDNN does not support in these inputs, in words; "" if it supports them."""
     L = q_BLHA.shape[1]
     A, A2 = q_BLHA.shape[-1], v_BLKA.shape[-1]
-    wrong_width = A % 8 != 0 or A > WIDEST or A2 > A
-    rule = f"only multiples of 8 up to {WIDEST}, values not wider"
+    most = widest(compute_capability())
+    wrong_width = A % 8 != 0 or A > most or A2 > A
+    rule = f"only multiples of 8 up to {most}, values not wider"
     problems = {
         f"{q_BLHA.dtype} (only {' and '.join(TYPES)})": q_BLHA.dtype.name not in TYPES,
         # cuDNN has no gradient with a bias, which packed rows have, for odd lengths
@@ -56,6 +59,18 @@ def why_not(
         "rows divided over devices": divided,
     }
     return ", ".join(what for what, is_wrong in problems.items() if is_wrong)
+
+
+def widest(capability: str) -> int:
+    """The widest heads that JAX gives to cuDNN on a GPU of a compute capability such as `8.0`."""
+    major = int(capability.split(".")[0])
+    return WIDEST if major >= HOPPER else WIDEST_BEFORE_HOPPER
+
+
+def compute_capability() -> str:
+    """That of this process's GPUs; without one, when it compiles for GPUs elsewhere, Hopper's."""
+    device = jax.local_devices()[0]
+    return device.compute_capability if device.platform == "gpu" else f"{HOPPER}.0"
 
 
 def _on_device(

@@ -22,9 +22,10 @@ from data_pipeline.chat.format import chat_format_of
 from data_pipeline.chat.message import text_message
 from data_pipeline.tokenizers.hugging_face import LETTER_TO_BYTE
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
+from inference.text import prompt_ids, what_ends
 from launch.__main__ import verb_module
 from launch.exchange.hugging_face import architecture_of, import_source, open_source
-from launch.exchange.tokenizer_files import exported, imported
+from launch.exchange.tokenizer_files import exported, imported, token_ids
 from launch.exchange.verify_logits import check_transformers, compare, logits, verify
 from launch.running.find import find_phase
 from launch.verbs.export import export_phase
@@ -140,9 +141,13 @@ def test_the_exported_tokenizer_gives_other_programs_the_same_ids(phase):
         tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode()),
         Tokenizer(phase / "tokenizer.model"),
     )
-    assert theirs.encode(TEXT.replace("▁", "")).ids == ours.encode(TEXT.replace("▁", ""))
+    # in front of a text it puts bos, as `generate` does
+    assert theirs.encode(TEXT.replace("▁", "")).ids == [
+        ours.bos,
+        *ours.encode(TEXT.replace("▁", "")),
+    ]
     assert theirs.decode(ours.encode("naïve hello 🦊")) == "naïve hello 🦊"
-    assert theirs.encode("<|user|>hello<|end|>").ids == [
+    assert theirs.encode("<|user|>hello<|end|>", add_special_tokens=False).ids == [
         ours.roles["user"],
         *ours.encode("hello"),
         ours.end_of_turn,
@@ -195,6 +200,9 @@ def test_a_byte_level_tokenizer_of_a_gguf_file_keeps_every_text(tmp_path):
         ({"model": "llama"}, "kind 'llama', 'smollm'"),
         ({"pre": "tekken"}, "kind 'gpt2', 'tekken'"),
         ({"eos_token_id": None}, "ends a text"),
+        ({"merges": None}, "no list tokenizer.ggml.merges"),
+        ({"token_type": [3]}, "261 tokens and 1 types"),
+        ({"bos_token_id": 1 << 31}, "id 2147483648 is none of 261 tokens"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_read_is_left_out_and_said(changed, message, tmp_path):
@@ -222,6 +230,47 @@ def test_a_folder_names_its_pieces_by_text_or_by_id_and_brings_its_template(tmp_
         Tokenizer(tmp_path / f"{name}.model").chat_template for name in ("by_id", "by_text")
     }
     assert templates == {CHATML}
+
+
+def test_every_id_that_ends_a_text_stops_generation_and_is_exported(tmp_path):
+    """config.json names one end and generation_config.json three, as in Llama 3.1."""
+    imported(NOWHERE, gguf_metadata(), tmp_path / "first.model")
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    for name, data in exported(tmp_path / "first.model").items():
+        (folder / name).write_bytes(data)
+    generation = {"eos_token_id": [2, 1, 0], "bos_token_id": 1}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    imported(Checkpoint(folder, {"eos_token_id": 2}, ()), None, tmp_path / "tokenizer.model")
+    t = Tokenizer(tmp_path / "tokenizer.model")
+    ends = what_ends(t, None)
+    assert set(ends["stop_ids"]) == {0, 1, 2} and ends["allowed_V"][[0, 1, 2]].all()
+    assert set(chat_format_of(t).stop_ids) == {0, 1, 2}
+    assert token_ids(t) == {"bos_token_id": 1, "eos_token_id": [2, 1, 0], "pad_token_id": 2}
+
+
+@pytest.mark.parametrize(
+    ("pre", "adds"), [("smollm", False), ("qwen2", False), ("llama-bpe", True)]
+)
+def test_bos_stands_in_front_of_a_prompt_where_the_models_own_tokenizer_puts_it(
+    pre, adds, tmp_path
+):
+    path = tmp_path / "tokenizer.model"
+    imported(NOWHERE, gguf_metadata(pre=pre), path)
+    t = Tokenizer(path)
+    assert prompt_ids("the", t, None) == [1] * adds + t.encode("the")
+    assert prompt_ids("", t, None) == [1]
+    theirs = tokenizers.Tokenizer.from_str(exported(path)["tokenizer.json"].decode())
+    assert theirs.encode("the").ids == prompt_ids("the", t, None)
+
+
+def test_our_exports_name_the_ids_that_begin_and_end_a_text(phase, tmp_path):
+    with jax.set_mesh(under(ONE_DEVICE)):
+        export_phase(phase, None, tmp_path / "out", dtype=None, max_shard_bytes=1 << 30)
+    ids = {"bos_token_id": 2, "eos_token_id": [3, 7], "pad_token_id": 0}
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == ids
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {name: config[name] for name in ids} == ids
 
 
 def test_a_chat_template_is_rendered_and_a_message_can_forge_no_control_piece(tmp_path):
@@ -279,7 +328,7 @@ def test_prediction_modules_that_a_config_names_and_no_tensor_has_are_left_out_a
     (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
     architecture, params, said = import_folder(folder, tmp_path / "x")
     assert architecture.mtp_layers == 0 and "mtp" not in params
-    assert "  config.json names more than there are tensors for; imported with mtp_layers=0" in said
+    assert "  config.json is not what the tensors are; imported with mtp_layers=0" in said
 
 
 def test_a_mesh_that_does_not_divide_the_model_is_refused_before_anything_is_placed(tmp_path):

@@ -4,6 +4,7 @@ differently is refused.
 
 import pytest
 
+from launch.exchange.hugging_face import architecture_of
 from model.architectures.gemma import Gemma2
 from model.architectures.llama import Llama
 from model.architectures.mixtral import Mixtral
@@ -18,6 +19,7 @@ from model.hugging_face.config import (
     rope_of,
     size,
 )
+from model.hugging_face.defaults import DEFAULTS
 from model.layers.rope import Rope
 from model.layers.rope_scaling import Linear, Llama3, YaRN
 
@@ -82,10 +84,14 @@ SIZES = {
         (Llama, {"model_type": "llama"}, {"rope_theta": 1e4, "norm_eps": 1e-6, "head_width": 6}),
         (
             Mixtral,
-            {"num_local_experts": 4, "num_experts_per_tok": 2},
+            {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2},
             {"rope_theta": 1e6, "norm_eps": 1e-5, "head_width": 6},
         ),
-        (Gemma2, {}, {"rope_theta": 1e4, "norm_eps": 1e-6, "head_width": 256, "window": 4096}),
+        (
+            Gemma2,
+            {"num_key_value_heads": 2},
+            {"rope_theta": 1e4, "norm_eps": 1e-6, "head_width": 256, "window": 4096},
+        ),
     ],
     ids=["llama", "mixtral", "gemma2"],
 )
@@ -94,6 +100,67 @@ def test_fields_left_out_of_a_config_have_the_defaults_of_its_class_in_transform
 ):
     read = architecture.from_hugging_face(SIZES | config)
     assert {name: getattr(read, name) for name in expected} == expected
+
+
+# What the config classes of transformers 5.23 give to a config that holds only its model_type.
+THEIRS = {
+    "llama": {"width": 4096, "kv_heads": 32, "head_width": 128, "context": 2048, "tied": False},
+    "mistral": {"kv_heads": 8, "window": 4096, "context": 131_072, "feed_forward_width": 14_336},
+    "qwen2": {"kv_heads": 32, "context": 32_768, "vocab_size": 151_936, "rope_theta": 1e4},
+    "qwen3": {"head_width": 128, "kv_heads": 32, "norm_eps": 1e-6},
+    "mixtral": {"experts": 8, "top_k": 2, "window": None, "norm_eps": 1e-5, "rope_theta": 1e6},
+    "qwen3_moe": {"experts": 128, "top_k": 8, "kv_heads": 4, "feed_forward_width": 768},
+    "gemma2": {"logit_soft_cap": 30.0, "attention_soft_cap": 50.0, "head_width": 256},
+    "gemma3_text": {"full_every": 6, "window": 4096, "rope_theta": 1e6, "tied": True},
+    "gpt2": {"width": 768, "feed_forward_width": 3072, "context": 1024, "tied": True},
+    "deepseek_v3": {"top_groups": 4, "routed_scale": 2.5, "dense_layers": 3, "context": 4096},
+}
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_a_config_of_its_model_type_alone_is_what_transformers_makes_of_it(kind):
+    read = dict(architecture_of({"model_type": kind}))
+    assert {name: read[name] for name in THEIRS[kind]} == THEIRS[kind]
+    assert kind in DEFAULTS
+
+
+def test_the_original_context_at_the_top_of_a_config_wins():
+    table = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    config = {"rope_parameters": table, "original_max_position_embeddings": 16}
+    assert rope_of(config).scaling.original_context == 16
+
+
+def test_tables_of_gemma_3_without_theta_have_that_of_their_kind():
+    tables = {"sliding_attention": {}, "full_attention": {"rope_type": "linear", "factor": 8.0}}
+    local, full = local_and_global_ropes({"rope_parameters": tables})
+    assert (local.theta, full) == (1e4, Rope(theta=1e6, scaling=Linear(factor=8.0)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hidden_size": "64"}, "hidden_size='64', which must be a whole number"),
+        ({"hidden_size": 64.5}, "hidden_size=64.5, which must be a whole number"),
+        ({"hidden_size": True}, "hidden_size=True, which must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0, which must be from 1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000, which must be from 1"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan, which must be a finite number"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes', which must be true or false"),
+        ({"hidden_act": ["silu"]}, r"hidden_act=\['silu'\], which must be a text"),
+        ({"rope_scaling": ["yarn", 4.0]}, "rope_scaling=.*, which must be an object"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling.factor='4'"),
+        ({"rope_theta": "10000"}, "rope_theta='10000', which must be a finite number"),
+        ({"rope_parameters": {"full_attention": {}}}, "a table in rope_parameters.full_attention"),
+        ({"head_dim": 7}, "describes no Llama: head_width=7"),
+        ({"rope_theta": -1.0}, "describes no Rope|describes no Llama: theta=-1.0"),
+        ({"model_type": ["llama"]}, "model_type="),
+        ({"model_type": "deepseek_v3", "num_hidden_layers": 2}, "no DeepSeekV3: dense_layers=3"),
+    ],
+)
+def test_fields_that_no_model_can_have_are_refused_in_a_sentence(config, message):
+    with pytest.raises(ValueError, match=message) as error:
+        architecture_of({"model_type": "llama"} | config)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from model.architectures.mixtral import Mixtral
 from model.hugging_face import load as loading
 from model.hugging_face.checkpoint import INDEX, open_folder
 from model.hugging_face.load import load
-from model.hugging_face.save import on_host, save
+from model.hugging_face.save import on_host, save, stored_dtype
+from model.hugging_face.tied import without_false_tie
 from model.mesh import make_mesh
 from model.sharding import letters_of, named
 from tests.examples import ONE_DEVICE, under
@@ -188,6 +189,12 @@ def test_an_export_says_its_dtype_for_both_versions_and_replaces_nothing(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_router_biases_stay_in_float32_beside_weights_in_bfloat16():
+    bias = "model.layers.3.mlp.gate.e_score_correction_bias"
+    assert stored_dtype(bias, "bfloat16") == "float32"
+    assert stored_dtype("model.norm.weight", "bfloat16") == "bfloat16"
+
+
 def test_one_layer_is_fetched_from_the_devices_that_hold_it():
     params = loaded(LLAMA, {"stage": 2, "data": 2, "tensor": 2})
     x = params["blocks"]["attention"]["wq_NDHA"]
@@ -196,12 +203,48 @@ def test_one_layer_is_fetched_from_the_devices_that_hold_it():
 
 def test_a_stray_output_matrix_of_a_tied_model_and_computed_buffers_are_passed_over(tmp_path):
     extra = {
-        "lm_head.weight": np.zeros((101, 32), np.float32),
+        "lm_head.weight": tensors_of(TIED)["model.embed_tokens.weight"],
         "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32),
     }
     check_equal(
         loaded(copied(TIED, tmp_path / "stray", lambda tensors: tensors | extra)), loaded(TIED)
     )
+
+
+def test_an_output_matrix_that_is_not_the_embedding_is_never_left_out(tmp_path):
+    own = {"lm_head.weight": np.ones((101, 32), np.float32)}
+    folder = copied(TIED, tmp_path / "own", lambda tensors: tensors | own)
+    with pytest.raises(ValueError, match="lm_head.weight differs from the embedding; set it to"):
+        loaded(folder)
+    # `import` unties it, as transformers 5 does
+    assert without_false_tie({}, open_folder(folder)) == {"tie_word_embeddings": False}
+    assert without_false_tie({"a": 1}, open_folder(TIED)) == {"a": 1}
+
+
+def test_of_several_files_the_one_is_read_that_transformers_reads(tmp_path):
+    folder = copied(TIED, tmp_path / "two")
+    save_file({"model.norm.weight": np.ones(32, np.float32)}, folder / "z.safetensors")
+    assert [file.path.name for file in open_folder(folder).files] == ["model.safetensors"]
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    with pytest.raises(
+        ValueError, match="a.safetensors and z.safetensors of .* both hold model.norm"
+    ):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, ml_dtypes.float8_e4m3fn])
+def test_integers_and_8_bit_floats_without_scales_are_refused(dtype, tmp_path):
+    name = "model.layers.0.mlp.up_proj.weight"
+    folder = copied(
+        TIED, tmp_path / "q", lambda tensors: tensors | {name: tensors[name].astype(dtype)}
+    )
+    with pytest.raises(ValueError, match=f"{name} is stored as .*it is quantized: take the one in"):
+        loaded(folder)
+
+
+def test_a_config_of_far_more_layers_than_there_are_tensors_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="describes some .* tensors, and .* has"):
+        loaded(copied(TIED, tmp_path / "deep", num_hidden_layers=10_000))
 
 
 def test_names_without_the_prefix_of_the_whole_model_are_understood(tmp_path):
@@ -275,6 +318,7 @@ def emptied(folder: Path) -> None:
 
 
 def unlisted(folder: Path) -> None:
+    emptied(folder)
     (folder / INDEX).write_text(
         json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
     )
@@ -282,6 +326,15 @@ def unlisted(folder: Path) -> None:
 
 def unconfigured(folder: Path) -> None:
     (folder / "config.json").unlink()
+
+
+def nested(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+def outside(folder: Path) -> None:
+    emptied(folder)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
 
 
 def misconfigured(folder: Path) -> None:
@@ -298,6 +351,8 @@ def misconfigured(folder: Path) -> None:
         (unlisted, "lists model-00001-of-00002.safetensors, not in the folder"),
         (unconfigured, "has no config.json"),
         (misconfigured, "holds no JSON object"),
+        (nested, "config.json is not JSON"),
+        (outside, "lists '../x.safetensors'; a file beside it is expected"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_a_sentence(damage, message, tmp_path):

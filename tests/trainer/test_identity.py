@@ -88,6 +88,20 @@ def test_an_identity_field_may_not_change_unless_it_is_allowed_by_name(path, val
     assert check_identity(RUN, with_(path, value), allow_change=(path,), folder="runs/x/pretrain")
 
 
+@pytest.mark.parametrize(
+    ("path", "value"), [("optimizer.clip_norm", None), ("optimizer.ema_decay", 0.99)]
+)
+def test_a_field_that_adds_or_removes_optimizer_state_cannot_be_switched(path, value):
+    with pytest.raises(
+        ValueError, match=f"checkpoints with {path}=.* needs another optimizer state"
+    ):
+        check_identity(RUN, with_(path, value), allow_change=(path,), folder="runs/x/pretrain")
+    told = check_identity(
+        RUN, with_("optimizer.clip_norm", 2.0), allow_change=(), folder="runs/x/pretrain"
+    )
+    assert told == ["optimizer.clip_norm: 1.0 -> 2.0"]
+
+
 def test_every_identity_field_that_differs_is_shown_with_both_values():
     with pytest.raises(
         ValueError, match=r"architecture.width: 16 saved, 32 asked for; seed: 0 saved, 7 asked for"
