@@ -49,7 +49,7 @@ def execute(
     # Watched from before the state is restored: a process that dies while it reads a checkpoint
     # would leave the others waiting in a collective for ever.
     with jax.set_mesh(mesh), watching(run.health.hang_s, folder) as (hosts, watchdog):
-        phase = Phase(run, folder, job_folder, mesh, say)
+        phase = Phase(run, folder, job_folder, mesh, say, progress)
         _introduce(phase, allow_change, say)
         resumed_at = phase.checkpointer.verify_latest() or 0
         mend_logs(folder, resumed_at, say, phase.event)
@@ -88,6 +88,7 @@ def execute(
             if first == 0:
                 recorder.metrics.write(0, _as_evals(before))
             step = step_of(phase)
+            advance(0, "compiling the step")
             state = train(
                 phase, source, recorder, measures, step=step, state=state, steps=run.steps
             )

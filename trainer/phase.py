@@ -19,6 +19,7 @@ from trainer.checkpoints.finished import check_tokenizer
 from trainer.checkpoints.load import frozen_params, load_params, parent_folder, placed
 from trainer.cluster.coordination import is_first
 from trainer.events import append_event
+from trainer.following import no_progress
 from trainer.heads import fitted
 from trainer.models import adaptation_of, models_of
 from trainer.objective import Policies
@@ -35,7 +36,8 @@ ROUTINE = ("saved", "start", "end", "placed")
 class Phase:
     """A `run` built on `mesh`: models, optimizer, layouts, tokenizer and checkpoints.
 
-    `folder` is the phase's own inside `job_folder`; `say` prints a line for the user.
+    `folder` is the phase's own inside `job_folder`; `say` prints a line for the user,
+    `progress` shows a bar for work that takes long.
 
     Raises:
         ValueError: a size does not divide over the mesh, or the tokenizer has more entries than the
@@ -49,12 +51,14 @@ class Phase:
         job_folder: Path,
         mesh: jax.sharding.Mesh,
         say: Callable[[str], None] = print,
+        progress: Callable[..., Any] = no_progress,
     ):
         self.run = run
         self.folder = folder
         self.job_folder = job_folder
         self.mesh = mesh
         self.say = say
+        self.progress = progress
         self.serialized = run.model_dump(mode="json")
         self.models = models_of(run)
         self.model = self.models["policy"]

@@ -35,7 +35,8 @@ def search(
         remedy = "take more chips, or a smaller data.batch_size"
         dials = "mesh, rematerialisation, micro-batch or offload"
         raise ValueError(f"--search: no {dials} fits {setting.target.describe()}; {remedy}")
-    say(f"{len(ordered)} settings fit by their sizes; compiling {n_finalists}")
+    n_left = min(n_finalists, len(ordered))
+    say(f"{len(ordered)} settings fit by their sizes; compiling the best {n_left}")
     finalists: list[Finalist] = []
     for candidate in _varied(ordered):
         # A setting that proved too large does not count: the next one is compiled in its stead.
@@ -44,7 +45,8 @@ def search(
         by_sizes = (
             f"{candidate.estimate.step_s:.3f} s by sizes, {candidate.memory.peak / 1e9:.1f} GB"
         )
-        say(f"  {described(candidate)}: {by_sizes}")
+        n_answers = sum(each.answer is not None for each in finalists)
+        say(f"  {n_left - n_answers} left: {described(candidate)}: {by_sizes}")
         try:
             finalists.append(Finalist(candidate, answer_of(applied(setting.run, candidate.plan))))
         # Estimates are right to some percent, so the compiler may refuse what they say fits.
@@ -93,7 +95,8 @@ def ranking_lines(finalists: list[Finalist], setting: Setting, name: str) -> lis
 
     # "" if no dial has to change.
     winner = overrides(name, setting.run, finalists[0].candidate.plan)
-    return [*lines, "", winner or "the config's own setting is the best"]
+    best = f"the fastest: {winner}" if winner else "the config's own setting is the fastest"
+    return [*lines, "", best]
 
 
 def ranking_json(finalists: list[Finalist], setting: Setting, name: str) -> list[dict[str, Any]]:

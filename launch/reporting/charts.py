@@ -13,12 +13,12 @@ Number = int | float
 COLOURS = tuple(f"var(--line-{i})" for i in range(1, 7))
 # Units of a chart, about as many as the pixels it gets.
 WIDTH = 330
-HEIGHT = 176
-# Around its frame: room for the scale on the left, half a line of text above it, the steps below.
+HEIGHT = 196
+# Around its frame: room for the scale on the left, its unit above, the steps and their name below.
 LEFT = 46
 RIGHT = 6
-TOP = 8
-BOTTOM = 20
+TOP = 20
+BOTTOM = 32
 MAX_POINTS = 240  # of a curve: more could not be told apart in so few pixels
 # The share of the x axis that a cropped chart leaves out: a loss falls so steeply there that the rest of
 # the curve would be flat.
@@ -49,6 +49,9 @@ class Frame(NamedTuple):
     log: bool = False
     crop: bool = False
     band: bool = False  # the range behind each mean, as a pale area
+    unit: str = ""  # of the values, above their scale
+    most: float = math.inf  # the quantity cannot be greater: 1 of a share
+    along: str = "step"  # what the x axis counts
 
 
 class Axis(NamedTuple):
@@ -131,10 +134,10 @@ def lines(curves: Mapping[str, Curve], frame: Frame, colours: Sequence[str]) -> 
             high = _height(up, curve.high)
             body += _area(x, low, high, colour, opacity=0.16)
         body += _line(x, _height(up, curve.y), colour)
-    return _svg(across, up, body, _readings(across, curves))
+    return _svg(across, up, body + _readings(across, curves), frame)
 
 
-def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
+def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray], frame: Frame) -> str:
     """One `<svg>` with areas on top of each other, in COLOURS."""
     thicknesses = [np.nan_to_num(layer) for layer in layers.values()]
     sums = np.cumsum(thicknesses, axis=0)
@@ -152,7 +155,7 @@ def stacked(x: np.ndarray, layers: Mapping[str, np.ndarray]) -> str:
 
     # The pointer shows the layers themselves, not the sums below them.
     curves = {name: Curve(x, layer, layer, layer) for name, layer in layers.items()}
-    return _svg(across, up, body, _readings(across, curves))
+    return _svg(across, up, body + _readings(across, curves), frame)
 
 
 def value_text(value: Number | None) -> str:
@@ -166,14 +169,15 @@ def value_text(value: Number | None) -> str:
     # From 999.95 on, four digits are a whole number.
     if is_whole or abs(value) >= 999.95:
         return f"{value:,.0f}"
-    return f"{value:.4g}"
+    # "#" keeps zeros at the end: 1.270 beside 3.411 shows that both were measured as closely.
+    return f"{value:#.4g}"
 
 
 def tick_text(value: Number) -> str:
     """A number for a scale: `250k`, `2e-4`."""
     for unit, letter in UNITS:
         if abs(value) >= unit:
-            return f"{value / unit:.5g}{letter}"
+            return f"{value / unit:.4g}{letter}"
     if 0 < abs(value) < 1e-3:
         digits, _, power = f"{value:.1e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
@@ -218,20 +222,21 @@ def _upwards(values: np.ndarray, frame: Frame) -> Axis:
     # An axis needs an end, also where no value is finite.
     if frame.zero or not len(values):
         values = np.append(values, 0.0)
-    return Axis(*_ends(values, margin=0.04))
+    low, high = _ends(values, margin=0.04)
+    # A value beyond what the quantity can be is a finding, and stays inside.
+    ends_at_most = values.max() <= frame.most < high and low < frame.most
+    return Axis(low, frame.most if ends_at_most else high)
 
 
 def _ends(values: np.ndarray, *, margin: float) -> tuple[float, float]:
     """Least and greatest with a margin; never the same."""
     low = float(values.min())
     high = float(values.max())
-    if low == high:
-        # A constant curve would divide by a range of zero.
-        space = abs(low) * 0.1 or 0.5
-        return low - space, high + space
-    space = (high - low) * margin
-    # No margin below zero.
-    return (low if low == 0 else low - space), high + space
+    # A constant curve would divide by a range of zero.
+    space = (high - low) * margin if low < high else abs(low) * 0.1 or 0.5
+    # No margin below zero where nothing is negative: a scale would show values that cannot be.
+    lowest = max(low - space, 0.0) if low >= 0 else low - space
+    return lowest, high + space
 
 
 def _place(across: Axis, values: np.ndarray) -> np.ndarray:
@@ -284,10 +289,10 @@ def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, *, opac
     return f'<path fill="{colour}" fill-opacity="{opacity}" d="{outline}z"/>'
 
 
-def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
-    """Grid and scales around the curves, which are clipped to the frame by an inner `<svg>`."""
+def _svg(across: Axis, up: Axis, body: str, frame: Frame) -> str:
+    """Grid, scales and what they measure around the curves, which an inner `<svg>` clips to the frame."""
     grid = ""
-    texts = ""
+    texts = _axis_names(up, frame)
     levels = up.ticks(4)
     for value, y in zip(levels, _height(up, np.array(levels)), strict=True):
         grid += f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}"
@@ -297,13 +302,15 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
     for value, x in zip(places, _place(across, np.array(places)), strict=True):
         # A centred text at the right end would be cut off.
         anchor = "end" if x > WIDTH - 24 else "middle"
-        texts += text_at(tick_text(value), x=f"{x:.1f}", y=f"{HEIGHT - 5}", anchor=anchor)
+        texts += text_at(tick_text(value), x=f"{x:.1f}", y=f"{HEIGHT - BOTTOM + 13}", anchor=anchor)
 
-    # The inner svg clips what is outside of a cropped frame. Two units more, for a line on the bottom.
+    # The inner svg clips what is outside of a cropped frame. Two units more, for lines on its edges.
+    y = TOP - 2
     width = WIDTH - LEFT
-    height = HEIGHT - BOTTOM + 2
+    height = HEIGHT - BOTTOM + 2 - y
     inner = (
-        f'x="{LEFT}" y="0" width="{width}" height="{height}" viewBox="{LEFT} 0 {width} {height}"'
+        f'x="{LEFT}" y="{y}" width="{width}" height="{height}" '
+        f'viewBox="{LEFT} {y} {width} {height}"'
     )
     bottom = f"M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"
     return (
@@ -311,13 +318,22 @@ def _svg(across: Axis, up: Axis, body: str, readings: str) -> str:
         f'<path class="grid" d="{grid}"/>'
         f'<path class="grid" d="{bottom}"/>'
         f'<g class="scale">{texts}</g>'
-        f"<svg {inner}>{body}{readings}</svg>"
+        f"<svg {inner}>{body}</svg>"
         "</svg>"
     )
 
 
+def _axis_names(up: Axis, frame: Frame) -> str:
+    """What the scales measure: the unit above the left one, the name of the x axis below."""
+    notes = [frame.unit, "log scale" if up.log else ""]
+    unit = ", ".join(note for note in notes if note)
+    above = text_at(escape(unit), x="2", y="10", anchor="start") if unit else ""
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return above + text_at(frame.along, x=f"{middle:.0f}", y=f"{HEIGHT - 4}", anchor="middle")
+
+
 def text_at(text: str, *, x: str, y: str, anchor: str) -> str:
-    """A text of a scale at a point of the chart; it has to be HTML."""
+    """A text of a scale at a point of the chart; it must be escaped."""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
 
 

@@ -10,9 +10,18 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from data_pipeline.settings import flat
-from launch.reporting.charts import COLOURS, Curve, Frame, lines, thinned, value_text
+from launch.reporting.charts import COLOURS, Curve, Frame, lines, thinned, tick_text, value_text
+from launch.reporting.curves import unit_of
 from launch.reporting.health import counted, summed, verdict_cell
-from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed, tokens
+from launch.reporting.numbers import (
+    held_out,
+    hours,
+    less_is_better,
+    recent,
+    speed,
+    throughput,
+    tokens,
+)
 from launch.reporting.page import (
     Cell,
     comparison_header,
@@ -193,16 +202,20 @@ def _against_all(
             curves[name] = thinned(x, smooth(column.values))
             colours.append(_colour(i))
         if curves:
-            yield _curves_figure(f"{metric} against {unit}", curves, colours)
+            # Of a loss, whose unit is that of all charts of the page.
+            frame = Frame(crop=True, unit=unit_of(metric)[0], along=unit)
+            yield _curves_figure(f"{metric} against {unit}", curves, colours, frame)
 
 
-def _curves_figure(caption: str, curves: Mapping[str, Curve], colours: Sequence[str]) -> str:
+def _curves_figure(
+    caption: str, curves: Mapping[str, Curve], colours: Sequence[str], frame: Frame
+) -> str:
     """A chart of a curve a run; the key holds the newest value of each."""
     keys = []
     for (name, curve), colour in zip(curves.items(), colours, strict=True):
         last = value_text(float(curve.y[-1]))
         keys.append((f"{name} {last}", colour))
-    return figure(caption, "", lines(curves, Frame(crop=True), colours), keys)
+    return figure(caption, "", lines(curves, frame, colours), keys)
 
 
 def _steps(phase: PhaseRecord) -> Column:
@@ -258,13 +271,15 @@ def _time(n_hours: Number) -> str:
 
 
 _percent = "{:.1%}".format
-_mfu = partial(recent, name="throughput/mfu")
-_hfu = partial(recent, name="throughput/hfu")
+_mfu = partial(throughput, name="mfu")
+_hfu = partial(throughput, name="hfu")
+_flops_per_s = partial(throughput, name="flops_per_s")
 _step_s = partial(recent, name="time/step_s")
 
 # HFU counts recomputed products too, so more of it is no gain; a step may be long because it has many tokens.
 MEASURES = (
     Measure("tokens/s", speed, value_text, less_is_better=False),
+    Measure("FLOP/s", _flops_per_s, tick_text, less_is_better=False),
     Measure("MFU", _mfu, _percent, less_is_better=False),
     Measure("HFU", _hfu, _percent, less_is_better=None),
     Measure("seconds a step", _step_s, value_text, less_is_better=None),

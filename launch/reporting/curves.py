@@ -1,7 +1,9 @@
 """Which metrics of a phase share a chart, and how a chart is framed."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +57,7 @@ PLACES = (  # a metric's place is the first that matches; charts are in this ord
     Place(r"norms/([^/]+)/(.+)/(\d+)/(.+)", r"norms/\1: \2/\4", r"layer \3", NORMS, LOG),
     Place("norms/([^/]+)/(.+)", r"norms/\1: the rest", r"\2", NORMS, LOG),
     Place("throughput/tokens_per_s", "throughput/tokens_per_s", "", SPEED, UPWARDS_WITH_BAND),
+    Place("throughput/flops_per_s", "throughput/flops_per_s", "", SPEED, UPWARDS_WITH_BAND),
     Place("throughput/(mfu|hfu)", "throughput: share of the peak", r"\1", SPEED, UPWARDS),
     # All but time/step_s, which is the next line's.
     Place("time/(?!step_s).+", "", "", NOWHERE),  # the stacked chart
@@ -62,12 +65,12 @@ PLACES = (  # a metric's place is the first that matches; charts are in this ord
     Place("goodput/frac", "goodput/frac", "", SPEED, UPWARDS),
     # shown as text
     Place("goodput/.+|time|data/.+|hosts/slowest|checkpoint/failed", "", "", NOWHERE),
-    Place("memory/(.+)_bytes", "memory, GiB", r"\1", SPEED, UPWARDS, GIB),
-    Place("hosts/(.+)_s", "hosts: seconds a step", r"\1", SPEED, LOG),
-    Place("checkpoint/(.+)_s", "checkpoint: seconds a save", r"\1", SPEED, UPWARDS),
+    Place("memory/(.+)_bytes", "memory", r"\1", SPEED, UPWARDS, GIB),
+    Place("hosts/(.+)_s", "hosts: time of a step", r"\1", SPEED, LOG),
+    Place("checkpoint/(.+)_s", "checkpoint: time of a save", r"\1", SPEED, UPWARDS),
     Place(
         pattern="checkpoint/peak_host_bytes",
-        chart="checkpoint: peak of host memory, GiB",
+        chart="checkpoint: peak of host memory",
         curve="",
         heading=SPEED,
         frame=UPWARDS,
@@ -76,6 +79,22 @@ PLACES = (  # a metric's place is the first that matches; charts are in this ord
     Place("guard/(.+)", "guard: steps", r"\1", LEARNING, UPWARDS),
     Place("(.+)", r"\1", "", OTHER),
 )
+# How a metric's name ends -> (unit of its scale, the most it can be); the first that matches.
+UNITS = {
+    "(.+_)?loss|loss/train|loss/source/.+|nll": ("nats", math.inf),
+    "bits_per_byte": ("bits a byte", math.inf),
+    "accuracy|accuracies|frac|mfu|hfu": ("share", 1.0),
+    "compression_ratio": ("bytes of text a coded byte", math.inf),
+    "logps/.+": ("nats a text", math.inf),
+    "tokens_per_s": ("tokens/s", math.inf),
+    "flops_per_s": ("FLOP/s", math.inf),
+    "tokens/source/.+": ("tokens", math.inf),
+    "epochs/source/.+": ("epochs", math.inf),
+    "norms/.+|grad_norm": ("Euclidean norm", math.inf),
+    ".+_bytes": ("GiB", math.inf),
+    ".+_s": ("seconds", math.inf),
+    "guard/.+": ("steps", math.inf),
+}
 # Means over sources are drawn in the colour of text, apart from the sources' own colours.
 SUMS = {"all": "var(--ink)", "macro": "var(--ink)", "micro": "var(--soft)"}
 MANY = 8  # more curves than this are a sequence
@@ -89,15 +108,16 @@ def charts(columns: Mapping[str, Column], heading: str) -> list[str]:
     for name, column in columns.items():
         # What was 0 throughout (skipped steps, failed saves) would be a flat line each.
         if np.any(column.values != 0):
-            placed.append((place_of(name), column))
+            placed.append((place_of(name), name, column))
     # Sorted, so that the order of the page does not depend on the order of the metrics.
     placed.sort(key=lambda each: each[0])
 
     groups: dict[str, tuple[Place, dict[str, Column]]] = {}
-    for (i, chart, curve), column in placed:
+    for (i, chart, curve), name, column in placed:
         if PLACES[i].heading == heading:
             # The chart's frame and unit are those of the first place that fills it.
-            place, of_chart = groups.setdefault(chart, (PLACES[i], {}))
+            first = PLACES[i]._replace(frame=_with_unit(PLACES[i].frame, name))
+            place, of_chart = groups.setdefault(chart, (first, {}))
             of_chart[curve] = Column(column.steps, column.values / place.unit)
     return [_figure(chart, place.frame, of_chart) for chart, (place, of_chart) in groups.items()]
 
@@ -111,6 +131,21 @@ def place_of(name: str) -> tuple[int, str, str]:
         if match:
             return i, match.expand(place.chart), match.expand(place.curve)
     raise AssertionError(f"the last pattern matches everything, and not {name!r}")
+
+
+@cache
+def unit_of(name: str) -> tuple[str, float]:
+    """(unit, the most it can be) of a metric's values; no unit for one that is not known."""
+    for ending, unit in UNITS.items():
+        # What stands before is a group or a held-out set, whose name may have slashes too.
+        if re.fullmatch(f"(.*/)?({ending})", name):
+            return unit
+    return "", math.inf
+
+
+def _with_unit(frame: Frame, name: str) -> Frame:
+    unit, most = unit_of(name)
+    return frame._replace(unit=unit, most=most)
 
 
 def _figure(chart: str, frame: Frame, columns: Mapping[str, Column]) -> str:
@@ -202,4 +237,5 @@ def time_split(columns: Mapping[str, Column]) -> str:
     for (part, layer), colour in zip(layers.items(), COLOURS, strict=False):
         mean_s = np.average(layer, weights=counts)
         keys.append((f"{part} {mean_s:.3g}", colour))
-    return figure("seconds a step, by what they go to", "", stacked(ends, layers), keys)
+    drawn = stacked(ends, layers, Frame(unit="seconds a step"))
+    return figure("time of a step, by what it goes to", "", drawn, keys)

@@ -11,7 +11,7 @@ from typing import Any
 from data_pipeline.documents.drops import NOT_DOCUMENTS
 from launch.reporting.histogram import histogram
 from launch.reporting.page import figure, fold, literal, paragraph, section, table, titled
-from launch.terminal.drop_table import drop_table, sources_of
+from launch.terminal.drop_table import cut_table, drop_table, sources_of
 
 SIDES = {"kept": "to train on", "held_out": "held out"}  # each with its documents, MB and tokens
 # (label: least and greatest size); 2**62 stands for no upper end.
@@ -63,8 +63,8 @@ def _amounts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _drops(source: str, result: Mapping[str, Any]) -> str:
-    """A row a reason, in the order of the recipe; what counts parts of documents (`_spans`, `_lines`,
-    `_bytes`) stands apart.
+    """Two tables with a row a reason, in the order of the recipe: documents, and what was cut out of others
+    (`_spans`, `_lines`, `_bytes`).
     """
     n_read = result.get("read", {}).get(source)
     sizes = result.get("dropped_bytes", {}).get(source, {})
@@ -72,12 +72,13 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
     bytes_per_token = fertility.get("bytes_per_token")
 
     rows = []
+    cut_rows = []
     for reason, n in result["dropped"].get(source, {}).items():
         if not n:
             continue  # a rule that dropped nothing has no row
         # Lines, spans and bytes that were cut out of documents which stayed.
         if reason.endswith(NOT_DOCUMENTS):
-            rows.append((reason, "", "", "", "", _count(n)))
+            cut_rows.append((reason, _count(n)))
             continue
         share = f"{n / n_read:.1%}" if n_read else ""
         size = sizes.get(reason)
@@ -86,19 +87,18 @@ def _drops(source: str, result: Mapping[str, Any]) -> str:
         # tokenizer's rate for this source.
         if size and bytes_per_token:
             tokens = _count(round(size / bytes_per_token))
-        rows.append((reason, _count(n), share, _mb(size), tokens, ""))
-    if not rows:
-        return ""
+        rows.append((reason, _count(n), share, _mb(size), tokens))
 
-    heads = ("reason", "documents", "of all", "MB", "tokens, about", "parts cut")
+    heads = ("reason", "documents", "of all", "MB", "tokens, about")
     drops = titled(f"Dropped of {source}", table(heads, rows))
-    return f"<div>{drops}</div>"
+    cuts = titled(f"Cut out of documents of {source}", table(("what", "how many"), cut_rows))
+    return f"<div>{drops}{cuts}</div>" if drops or cuts else ""
 
 
 def _examples(result: Mapping[str, Any]) -> str:
     examples = result.get("examples", {})
     # In the order in which the table of drops has them.
-    _, rows = drop_table(result)
+    rows = [*drop_table(result)[1], *cut_table(result)[1]]
     blocks = []
     for reason, *_ in rows:
         if examples.get(reason):

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from launch.reporting.charts import COLOURS, value_text
 from launch.reporting.page import Cell, bar, fold, paragraph, table
 from launch.reporting.record import PhaseRecord
@@ -33,6 +35,7 @@ WORDS = {
     "bad": "In trouble",
 }
 LOST = "goodput/lost_s/"
+MANY_SPIKES = 0.02  # of the steps
 SHOWN = 100  # events on the page before the older ones are folded away
 # Fields of an event that have a column; `began` repeats the time.
 OWN_COLUMNS = ("time", "life", "step", "event", "began")
@@ -71,7 +74,10 @@ def verdict(phase: PhaseRecord) -> str:
     loss_is_lost = last_loss is not None and not math.isfinite(last_loss)
     if stopped or streak or loss_is_lost:
         return "bad"
-    return "warn" if incidents(phase) else "good"
+    counts = incidents(phase)
+    # The guard dropped their updates: some spikes are no trouble, many are.
+    few_spikes = counts.get("spike", 0) <= MANY_SPIKES * phase.step
+    return "good" if few_spikes and counts.keys() <= {"spike"} else "warn"
 
 
 def verdict_cell(phases: Sequence[PhaseRecord]) -> Cell:
@@ -93,7 +99,7 @@ def counted(counts: Mapping[str, int]) -> str:
     times = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
     texts = []
     for name, n in counts.items():
-        words = name.replace("_", " ")
+        words = "spike (update dropped)" if name == "spike" else name.replace("_", " ")
         texts.append(f"{n:,}{times}{words}")
     return ", ".join(texts)
 
@@ -132,7 +138,10 @@ def events(phase: PhaseRecord) -> str:
         # Frequent events such as saves would hide rare ones.
         if n > SHOWN // 10 and not TROUBLE.search(name):
             often[name] = n
-    rows = [_event(event) for event in reversed(phase.events) if event.get("event") not in often]
+    logged = [event for event in phase.events if event.get("event") not in often]
+    # Of other versions a log may hold lines without a time: they stay at its beginning.
+    in_order = sorted([*logged, *dropped_steps(phase)], key=lambda event: event.get("time") or 0.0)
+    rows = [_event(event) for event in reversed(in_order)]
 
     heads = ("time (UTC)", "life", "step", "event", "what")
     first = table(heads, rows[:SHOWN], n_text=5)
@@ -140,6 +149,33 @@ def events(phase: PhaseRecord) -> str:
     older = table(heads, rows[SHOWN : 5 * SHOWN], n_text=5)
     left_out = paragraph(f"Not in the table: {counted(often)}.") if often else ""
     return first + left_out + fold("Older events (all of them stand in events.jsonl)", older)
+
+
+def dropped_steps(phase: PhaseRecord) -> list[dict[str, Any]]:
+    """The steps whose update the guard dropped, as events with their loss and gradient norm: they stand in
+    metrics.jsonl alone.
+    """
+    found = []
+    for name, counter in (("spike", "guard/spikes"), ("skipped", "guard/skipped")):
+        if counter not in phase.columns:
+            continue
+        steps, counts = phase.columns[counter]
+        # The counters add up over the phase: a step raised one if it is more than in the row before.
+        for step in steps[np.diff(counts, prepend=0.0) > 0].tolist():
+            event = {"time": _at_step(phase, "time", step), "event": name, "step": step}
+            for field, metric in (("loss", "loss/train"), ("gradient norm", "optimizer/grad_norm")):
+                event[field] = _at_step(phase, metric, step)
+            found.append(event | {"its update": "dropped"})
+    return found
+
+
+def _at_step(phase: PhaseRecord, name: str, step: int) -> float | None:
+    """A metric at a step; None where it was not written."""
+    column = phase.columns.get(name)
+    if column is None:
+        return None
+    found = column.values[column.steps == step]
+    return float(found[0]) if len(found) else None
 
 
 def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
@@ -151,7 +187,7 @@ def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
         is_metric = "/" in key
         if not is_metric and key not in OWN_COLUMNS:
             fields.append(f"{key}: {_plain(value)}")
-    mark = "warn" if TROUBLE.search(name) else ""
+    mark = "warn" if TROUBLE.search(name) and name != "spike" else ""
     return (
         clock(event.get("time")),
         str(event.get("life", "")),

@@ -56,10 +56,17 @@ def recent(phase: PhaseRecord, name: str) -> float | None:
     return statistics.median(phase.columns[name].values[-RECENT:].tolist())
 
 
+def throughput(phase: PhaseRecord, name: str) -> float | None:
+    """`tokens_per_s`, `flops_per_s`, `mfu` or `hfu`: of the whole phase when it is done, else of its newest
+    rows.
+    """
+    # One definition for tiles, tables and comparisons: two medians of the same name would differ.
+    return phase.results.get("summary", {}).get(name) or recent(phase, f"throughput/{name}")
+
+
 def speed(phase: PhaseRecord) -> float | None:
-    """Tokens a second: of the whole phase when it is done, else of its newest rows."""
-    summary = phase.results.get("summary", {})
-    return summary.get("tokens_per_s") or recent(phase, "throughput/tokens_per_s")
+    """Tokens a second, as `throughput` has them."""
+    return throughput(phase, "tokens_per_s")
 
 
 def hours(phase: PhaseRecord) -> Column | None:

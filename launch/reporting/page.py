@@ -138,6 +138,11 @@ def bar(shares: Sequence[tuple[str, float, str]]) -> str:
     return str(_bricks().bar(drawn) + _bricks().key(keys))
 
 
-def literal(text: str, prompt: str = "") -> str:
-    """Text as it is, with spaces and line ends, a prompt before it in a softer colour."""
-    return str(_bricks().literal(text, prompt))
+def literal(text: str) -> str:
+    """Text as it is, with spaces and line ends."""
+    return str(_bricks().literal(text))
+
+
+def sample(prompt: str, text: str) -> str:
+    """A prompt and what a model wrote after it, each in a box of its own."""
+    return str(_bricks().sample(prompt, text))

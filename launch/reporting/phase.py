@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from launch.reporting.charts import value_text
+from launch.reporting.charts import tick_text, value_text
 from launch.reporting.curves import LEARNING, NORMS, OTHER, SPEED, charts, time_split
 from launch.reporting.health import events, goodput
-from launch.reporting.page import fold, grid, literal, paragraph, section, table, titled
+from launch.reporting.page import fold, grid, paragraph, sample, section, table, titled
 from launch.reporting.record import PhaseRecord
 
 SAMPLES_SHOWN = 12  # of every prompt, evenly over the steps
@@ -74,7 +74,8 @@ def _summary(summary: Mapping[str, Any]) -> str:
         # Texts of the summary are elsewhere on the page.
         if not isinstance(value, int | float):
             continue
-        shown[key] = f"{value:.1%}" if key in PER_CENT else value_text(value)
+        text = tick_text if key == "flops_per_s" else value_text
+        shown[key] = f"{value:.1%}" if key in PER_CENT else text(value)
     return table(list(shown), [list(shown.values())], n_text=0)
 
 
@@ -96,7 +97,7 @@ def _slowest(phase: PhaseRecord) -> str:
 
 def _samples(phase: PhaseRecord) -> str:
     """Texts at the end, and in a fold those on the way."""
-    last = "".join(_sample_text(sample) for sample in phase.results.get("samples", []))
+    last = "".join(_sample_text(row) for row in phase.results.get("samples", []))
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for each in phase.samples:
         by_name.setdefault(str(each.get("name", "")), []).append(each)
@@ -116,10 +117,8 @@ def _on_the_way(samples: list[Mapping[str, Any]]) -> str:
     return "".join(texts)
 
 
-def _sample_text(sample: Mapping[str, Any]) -> str:
-    text = str(sample.get("text", ""))
-    prompt = str(sample.get("prompt", ""))
-    return literal(text, prompt)
+def _sample_text(row: Mapping[str, Any]) -> str:
+    return sample(str(row.get("prompt", "")), str(row.get("text", "")))
 
 
 def _last_values(phase: PhaseRecord) -> str:

@@ -5,17 +5,19 @@ import shlex
 import time
 from collections.abc import Sequence
 
-from launch.reporting.charts import value_text
+from launch.reporting.charts import tick_text, value_text
 from launch.reporting.data import data_section
 from launch.reporting.health import clock, counted, incidents, summed, verdict_cell
-from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed
+from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed, throughput
 from launch.reporting.page import Cell, fold, literal, page, run_header, section, table, tile
 from launch.reporting.phase import phase_section
 from launch.reporting.record import PhaseRecord, RunRecord
-from launch.terminal.console import duration
+from launch.terminal.console import duration, even
+from launch.terminal.summary import before_after
 
-# What a first look asks for; bits per byte before loss, since it compares runs with different tokenizers.
-FIRST = ("bits_per_byte", "loss")
+# What a first look asks for. Preferences first: their phases report a loss of text too, which is not what
+# they train. Bits per byte before loss, since it compares runs with different tokenizers.
+FIRST = ("rewards/accuracies", "bits_per_byte", "accuracy", "loss")
 
 
 def run_page(run: RunRecord) -> str:
@@ -63,21 +65,29 @@ def _header(run: RunRecord) -> str:
 def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
     """The first screen: is it healthy and what went wrong, how far, how good, how fast."""
     n_done = sum(phase.done for phase in phases)
-    far = f"{n_done} of {len(phases)} phases done"
+    plural = "" if len(phases) == 1 else "s"
+    far = f"{n_done} of {len(phases)} phase{plural} done"
     trained = [phase for phase in phases if phase.trained]
     if not trained:
         return [_health_tile(phases), tile("How far", far, "")]
 
     now = trained[-1]  # the phase under way, or the last one
     progress, progress_note = (far, "") if now.done else _progress(now, far)
-    quality, quality_note = _quality(now)
-    rate = value_text(speed(now))
+    # Of a finished run the phase that took longest: its speed is what decides the whole.
+    timed = max(trained, key=_hours_so_far) if now.done else now
+    rate = value_text(speed(timed))
     return [
         _health_tile(phases),
         tile("How far", progress, progress_note),
-        tile("How good", quality, quality_note),
-        tile("How fast", rate, f"tokens/s; {_efficiency(now)}"),
+        tile("How fast", rate, f"tokens/s in {timed.name}; {_efficiency(timed)}"),
+        # Of every phase: the last one may have made worse what an earlier one is for.
+        *(_quality_tile(phase) for phase in trained),
     ]
+
+
+def _hours_so_far(phase: PhaseRecord) -> float:
+    spent = hours(phase)
+    return spent.last if spent else 0.0
 
 
 def _health_tile(phases: Sequence[PhaseRecord]) -> str:
@@ -108,39 +118,51 @@ def _progress(phase: PhaseRecord, far: str) -> tuple[str, str]:
     return share, f"step {phase.step:,} of {steps:,} of {phase.name}{left}; {seen}"
 
 
-def _quality(phase: PhaseRecord) -> tuple[str, str]:
-    """The metric that is asked for first: of all sets together, or of the first; then of every set."""
-    numbers = {}
-    for name, pair in held_out(phase).items():
-        # (set, metric), or (metric,) alone
-        key = tuple(name.split("/", 1))
-        numbers[key] = pair
+def _quality_tile(phase: PhaseRecord) -> str:
+    """The held-out metric that is asked for first: of all sets together, or of the first, then of every
+    set.
+    """
+    title = f"How good: {phase.name}"
+    numbers = held_out(phase)
     if not numbers:
         loss = value_text(phase.last("loss/train"))
-        return loss, f"loss/train of {phase.name}; no held-out numbers yet"
+        return tile(title, loss, "training loss; no held-out numbers yet")
 
-    metrics = [key[-1] for key in numbers]
-    losses = [metric for metric in metrics if metric.endswith("loss")]
-    # From what a person asks first to whatever there is, so that one always exists.
-    in_order = (*FIRST, *losses, *metrics)
-    wanted = next(metric for metric in in_order if metric in metrics)
-
-    by_set = {key[0]: pair for key, pair in numbers.items() if key[-1] == wanted}
-    first = "macro" if "macro" in by_set else next(iter(by_set))  # macro: the mean over all sets
+    wanted = _main_metric(list(numbers))
+    by_set = {name: pair for name, pair in numbers.items() if f"/{name}".endswith(f"/{wanted}")}
+    # macro: the mean over all sets
+    first = next((name for name in by_set if "macro/" in name), next(iter(by_set)))
     before, now = by_set.pop(first)
-    notes = [f"{first}/{wanted} of {phase.name}, held out; {value_text(before)} before"]
-    for name, (_, value) in by_set.items():
-        notes.append(f"{name} {value_text(value)}")
-    return value_text(now), ", ".join(notes)
+    then, value, change = before_after(before, now)
+    notes = [f"{first}, held out"]
+    if then:
+        notes = [f"{first}, held out; {then} before, {change}"]
+    others = even(*(value for _, value in by_set.values()))
+    for name, text in zip(by_set, others, strict=True):
+        # Without the metric, which all of them share.
+        notes.append(f"{name.removesuffix(wanted).rstrip('/')} {text}")
+    return tile(title, value, ", ".join(notes), _mark(first, before, now))
+
+
+def _main_metric(names: Sequence[str]) -> str:
+    """What a person asks of a phase first, without the name of the set; a name of `names` if none is
+    known.
+    """
+    for wanted in FIRST:
+        if any(f"/{name}".endswith(f"/{wanted}") for name in names):
+            return wanted
+    losses = [name for name in names if name.endswith("loss")]
+    return [*losses, *names][0]
 
 
 def _efficiency(phase: PhaseRecord) -> str:
     shares = {
-        "MFU": recent(phase, "throughput/mfu"),
-        "HFU": recent(phase, "throughput/hfu"),
+        "MFU": throughput(phase, "mfu"),
+        "HFU": throughput(phase, "hfu"),
         "goodput": phase.last("goodput/frac"),
     }
-    shown = []
+    flops_per_s = throughput(phase, "flops_per_s")
+    shown = [] if flops_per_s is None else [f"{tick_text(flops_per_s)}FLOP/s"]
     for name, share in shares.items():
         if share is not None and math.isfinite(share):
             shown.append(f"{name} {share:.1%}")
@@ -156,6 +178,7 @@ def _phases(phases: Sequence[PhaseRecord]) -> str:
         "state",
         "time",
         "tokens/s",
+        "FLOP/s",
         "MFU",
         "goodput",
         Cell("what went wrong", "wrap"),
@@ -167,7 +190,8 @@ def _phases(phases: Sequence[PhaseRecord]) -> str:
 def _phase_row(phase: PhaseRecord) -> tuple[str | Cell, ...]:
     spent = hours(phase)
     wrong = counted(incidents(phase))
-    mfu = recent(phase, "throughput/mfu")
+    mfu = throughput(phase, "mfu")
+    flops_per_s = throughput(phase, "flops_per_s")
     useful = phase.last("goodput/frac")
     return (
         phase.name,
@@ -176,6 +200,7 @@ def _phase_row(phase: PhaseRecord) -> tuple[str | Cell, ...]:
         duration(3600 * spent.last) if spent else "",
         # A data phase has no speed in tokens.
         value_text(speed(phase)) if phase.trained else "",
+        "" if flops_per_s is None else tick_text(flops_per_s),
         _percent(mfu),
         _percent(useful),
         Cell(wrong, "wrap"),
@@ -191,13 +216,10 @@ def held_out_table(phases: Sequence[PhaseRecord]) -> str:
     rows = []
     for phase in phases:
         for metric, (before, now) in held_out(phase).items():
-            change = Cell(_change(before, now), _mark(metric, before, now))
-            rows.append((phase.name, metric, value_text(before), value_text(now), change))
+            then, value, change = before_after(before, now)
+            marked = Cell(change, _mark(metric, before, now))
+            rows.append((phase.name, metric, then, value, marked))
     return table(("phase", "metric", "before", "after", "change"), rows, n_text=2)
-
-
-def _change(before: float | None, now: float) -> str:
-    return "" if before is None else f"{now - before:+.3g}"
 
 
 def _mark(metric: str, before: float | None, now: float) -> str:

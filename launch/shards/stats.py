@@ -15,7 +15,7 @@ from data_pipeline.rows.plan import planned
 from data_pipeline.shards.shards import Shards
 from launch.shards.folders import label, shard_folders
 from launch.terminal.console import Console
-from launch.terminal.drop_table import drop_table
+from launch.terminal.drop_table import cut_table, drop_table
 
 # 1 % and 99 % too, because the longest document alone says little about the tail.
 QUANTILES = {"1 %": 0.01, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
@@ -48,9 +48,11 @@ def stats(args: argparse.Namespace) -> None:
             console.table(
                 "Tokenizer, on held-out text", ("source", "bytes/token", "tokens/word"), rows
             )
-        heads, rows = drop_table(result)
-        if rows:
-            console.table("Dropped", heads, rows)
+        drops = {"Documents dropped": drop_table, "Cut out of documents that stayed": cut_table}
+        for title, made in drops.items():
+            heads, rows = made(result)
+            if rows:
+                console.table(title, heads, rows)
 
 
 def amounts(name: str, shards: Shards) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 elsewhere.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +136,18 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self._rich.print(table)
+
+
+def even(*values: float | None) -> list[str]:
+    """Numbers that stand beside each other, all with as many decimals as give the largest four digits; ""
+    for None.
+    """
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    # of the largest: 0 for thousands, 3 for 8.140
+    decimals = 3 - math.floor(math.log10(max(sizes, default=1000.0)))
+    # More than six would be mostly zeros: such numbers are told apart by their own digits.
+    form = ".4g" if decimals > 6 else f",.{max(decimals, 0)}f"
+    return ["" if value is None else f"{value:{form}}" for value in values]
 
 
 def duration(seconds: int | float) -> str:

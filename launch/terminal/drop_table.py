@@ -1,19 +1,33 @@
-"""What a data phase dropped, as a table: a row a reason, in the order of the recipe, and a column a
-source.
+"""What a data phase dropped, as tables of documents and of parts of documents: a row a reason, in the order
+of the recipe, and a column a source.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from data_pipeline.documents.drops import NOT_DOCUMENTS
 
-def drop_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """(heads, rows) of the counts in results.json; a cell without drops is empty."""
-    counts = result.get("dropped", {})
-    dropped = {
-        source: counts[source]
-        for source in sources_of(result)
-        if any(counts.get(source, {}).values())
-    }
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # heads and rows
+
+
+def drop_table(result: Mapping[str, Any]) -> Table:
+    """The documents in results.json that were dropped; a cell without drops is empty."""
+    return _table(result, parts=False)
+
+
+def cut_table(result: Mapping[str, Any]) -> Table:
+    """The spans, lines and bytes that were cut out of documents which stayed."""
+    return _table(result, parts=True)
+
+
+def _table(result: Mapping[str, Any], *, parts: bool) -> Table:
+    dropped = {}
+    for source in sources_of(result):
+        of_source = result.get("dropped", {}).get(source, {})
+        # Spans and documents in one column could not be added up.
+        counts = {name: n for name, n in of_source.items() if name.endswith(NOT_DOCUMENTS) == parts}
+        if any(counts.values()):
+            dropped[source] = counts
     rows = [
         (
             reason,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from launch.terminal.console import Console
-from launch.terminal.drop_table import drop_table
+from launch.terminal.console import Console, even
+from launch.terminal.drop_table import cut_table, drop_table
 
 MOST_ROWS = 12  # of a phase, so that the table fits a screen
 # title -> (key, value of a run in which nothing went wrong); a column of such values is left out
@@ -83,7 +83,9 @@ def _print_corpora(console: Console, name: str, result: Mapping[str, Any]) -> No
     units = next(iter(result.get("kept", {}).values()), {})
     _print_rows(console, f"{name}: kept to train on", ("source", *units), rows, text_columns=1)
     heads, dropped = drop_table(result)
-    _print_rows(console, f"{name}: dropped", heads, dropped, text_columns=1)
+    _print_rows(console, f"{name}: documents dropped", heads, dropped, text_columns=1)
+    heads, cut = cut_table(result)
+    _print_rows(console, f"{name}: cut out of documents that stayed", heads, cut, text_columns=1)
 
 
 def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -100,21 +102,14 @@ def _comparison(name: str, result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             if metric.endswith("/bits_per_byte") and not metric.startswith(("macro/", "micro/"))
         ]
         shown = [*of_sets, *means] if len(of_sets) + len(means) <= MOST_ROWS else means
-    return [
-        (
-            name,
-            metric,
-            # Empty where the metric was not measured before the phase.
-            f"{before[metric]:.4g}" if metric in before else "",
-            f"{after[metric]:.4g}",
-            _change(before.get(metric), after[metric]),
-        )
-        for metric in shown
-    ]
+    return [(name, metric, *before_after(before.get(metric), after[metric])) for metric in shown]
 
 
-def _change(before: float | None, after: float) -> str:
-    return f"{after - before:+.3g}" if before is not None else ""
+def before_after(before: float | None, after: float) -> tuple[str, str, str]:
+    """(before, after, change), the first and the last empty where the metric was not measured before."""
+    change = None if before is None else after - before
+    then, now, changed = even(before, after, change)
+    return then, now, f"+{changed}" if change and change > 0 else changed
 
 
 def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -124,22 +119,25 @@ def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -
         for title, (key, calm) in TROUBLE.items()
         if any(each.get(key, calm) != calm for each in summaries.values())
     ]
+    # A CPU's peak depends on what else it does, so that only an accelerator has a share of it.
+    peak = "MFU" if any("mfu" in each for each in summaries.values()) else "FLOP/s"
     rows = [
-        (*_speed(name, each), *(_trouble(each, *TROUBLE[title]) for title in troubled))
+        (*_speed(name, each, peak), *(_trouble(each, *TROUBLE[title]) for title in troubled))
         for name, each in summaries.items()
     ]
-    heads = ("phase", "steps", "seconds", "tokens/s", "MFU", *troubled)
+    heads = ("phase", "steps", "seconds", "tokens/s", peak, *troubled)
     _print_rows(console, "Speed", heads, rows, text_columns=1)
 
 
-def _speed(name: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+def _speed(name: str, summary: Mapping[str, Any], peak: str) -> tuple[str, ...]:
     # A number that the summary lacks is an empty cell.
-    mfu = summary.get("mfu")
     numbers = (
         f"{summary[key]:,.0f}" if key in summary else ""
         for key in ("steps", "seconds", "tokens_per_s")
     )
-    return (name, *numbers, f"{mfu:.1%}" if mfu is not None else "")
+    key, form = ("mfu", ".1%") if peak == "MFU" else ("flops_per_s", ".3g")
+    value = summary.get(key)
+    return (name, *numbers, "" if value is None else f"{value:{form}}")
 
 
 def _trouble(summary: Mapping[str, Any], key: str, calm: int) -> str:

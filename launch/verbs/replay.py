@@ -50,7 +50,8 @@ def main(args: argparse.Namespace) -> int:
     mesh = run.mesh.make()
     # The same mesh as in training: another one adds partial sums in another order.
     with jax.set_mesh(mesh):
-        replayed = replay(run, folder / name, folder, args.step, say=console.say)
+        shown = {"say": console.say, "progress": console.progress}
+        replayed = replay(run, folder / name, folder, args.step, **shown)
         then = placed_at(folder / name, args.step)
         # Logs of older versions do not tell the devices.
         changes = (

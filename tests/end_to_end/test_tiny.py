@@ -172,7 +172,7 @@ def test_tensorboard_reads_what_every_phase_wrote(tiny, phase: str) -> None:
         "optimizer/learning_rate",
         "optimizer/grad_norm",
         "throughput/tokens_per_s",
-        "throughput/mfu",
+        "throughput/flops_per_s",
     }
     assert stable | {"time/step_s", "time/data_wait_s"} <= tags
     own = {

@@ -224,17 +224,29 @@ def test_the_first_screen_answers_how_healthy_far_good_and_fast(finished):
     tiles = [Page(tile).text for tile in re.findall(r'<div class="tile .*?</div>', finished)]
     assert [tile.split(" ")[0] for tile in tiles] == [
         "HealthRecovered3\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}loss",
-        "How",
-        "How",
-        "How",
+        *["How"] * 5,
     ]
     assert "4 of 4 phases done" in tiles[1]
-    assert (
-        "1.27" in tiles[2]
-        and "3.4 before" in tiles[2]
-        and "11,321" in tiles[3]
-        and "MFU 23.0%" in tiles[3]
-    )
+    # of the phase that took longest, and equal to its row in the table of phases
+    assert "11,321tokens/s in pretrain; " in tiles[2] and "MFU 23.7%" in tiles[2]
+    for tile, phase in zip(tiles[3:], ("pretrain", "sft", "dpo"), strict=True):
+        assert tile.startswith(f"How good: {phase}1.270") and "3.400 before, -2.130" in tile
+
+
+def test_a_preference_phase_is_judged_by_its_preferences_and_one_phase_is_one(tmp_path):
+    write_phase(tmp_path / "dpo", steps=3, sets=("pairs",), finished=True)
+    results = {
+        "before": {"chat/bits_per_byte": 1.678, "pairs/rewards/accuracies": 0.0},
+        "after": {"chat/bits_per_byte": 1.729, "pairs/rewards/accuracies": 0.7262},
+    }
+    (tmp_path / "dpo" / "results.json").write_text(json.dumps(results))
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "How good: dpo0.7262pairs/rewards/accuracies, held out; 0.0000 before" in text
+    assert "1 of 1 phase done" in text
+
+
+def test_a_prompt_and_what_follows_stand_apart(finished):
+    assert '<pre class="prompt">def parse(</pre>\n<pre>text):' in finished
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):

@@ -17,13 +17,14 @@ from launch.reporting.charts import (
     Axis,
     Curve,
     Frame,
+    _upwards,
     lines,
     stacked,
     thinned,
     tick_text,
     value_text,
 )
-from launch.reporting.curves import PLACES, charts, place_of, time_split
+from launch.reporting.curves import PLACES, charts, place_of, time_split, unit_of
 from launch.reporting.record import Column
 from tests.launch.test_report import Page
 
@@ -90,6 +91,37 @@ def test_a_wide_range_has_a_logarithmic_scale():
     assert set(re.findall(r'text-anchor="end">([^<]+)</text>', svg)) >= {"0.01", "1", "100", "10k"}
 
 
+def texts_of(svg: str) -> list[str]:
+    return re.findall("<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_scales_say_what_they_measure_and_end_where_the_quantity_does():
+    shares = texts_of(drawn([0.2, 0.6, 1.0], Frame(unit="share", most=1.0)))
+    assert {"share", "step"} <= set(shares) and "1.05" not in shares
+    assert Axis(0.16, 1.0) == _upwards(np.array([0.2, 1.0]), Frame(most=1.0))._replace(low=0.16)
+    assert _upwards(np.array([0.01, 1.0]), Frame()).low == 0, "no margin below what cannot be"
+    assert _upwards(np.array([0.5, 1.2]), Frame(most=1.0)).high > 1.2, "a finding stays inside"
+    wide = texts_of(drawn([0.01, 1.0, 10_000.0], Frame(log=True, unit="seconds")))
+    assert "seconds, log scale" in wide and "log scale" not in str(shares)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("loss/source/my/web", "nats"),
+        ("eval/pairs/dpo_loss", "nats"),
+        ("eval/macro/bits_per_byte", "bits a byte"),
+        ("eval/chat/accuracy", "share"),
+        ("throughput/tokens_per_s", "tokens/s"),
+        ("time/step_s", "seconds"),
+        ("memory/device_bytes", "GiB"),
+        ("my/own", ""),
+    ],
+)
+def test_a_metric_has_its_unit(name, unit):
+    assert unit_of(name)[0] == unit
+
+
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_are_few_and_within_the_ends(low, width):
     ticks = Axis(low, low + width).ticks(4)
@@ -100,7 +132,9 @@ def test_ticks_are_few_and_within_the_ends(low, width):
 
 def test_areas_on_top_of_each_other_end_at_their_sum():
     svg = stacked(
-        np.array([1, 2, 3]), {"compute": np.array([1.0, 2, 1]), "wait": np.array([1.0, 0, 1])}
+        np.array([1, 2, 3]),
+        {"compute": np.array([1.0, 2, 1]), "wait": np.array([1.0, 0, 1])},
+        Frame(unit="seconds"),
     )
     assert len(re.findall('fill-opacity="0.8"', svg)) == 2 and "compute 2, wait 0" in Page(svg).text
 
@@ -121,6 +155,7 @@ def test_a_scale_is_short(value, text):
         (1234567.8, "1,234,568"),
         (2241.3, "2,241"),
         (0.12345, "0.1235"),
+        (1.27, "1.270"),
         (math.nan, "nan"),
     ],
 )

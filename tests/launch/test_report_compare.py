@@ -72,7 +72,11 @@ def test_fields_that_differ_are_listed_and_no_others(html):
 
 
 def test_the_best_held_out_number_is_marked_by_its_direction(html):
-    assert row_of(html, "web/loss") == [("number", "3.02"), ("number best", "2.5"), ("number", "–")]
+    assert row_of(html, "web/loss") == [
+        ("number", "3.020"),
+        ("number best", "2.500"),
+        ("number", "–"),
+    ]
     assert [classes for classes, _ in row_of(html, "web/accuracy")] == [
         "number",
         "number best",

@@ -97,6 +97,20 @@ def test_what_went_wrong_is_counted_once_by_log_or_counter(tmp_path):
     assert found == {"spike": 2, "damaged": 1, "rollback": 1}
 
 
+def test_a_spike_that_changed_nothing_is_an_event_with_its_step_and_loss_and_no_trouble(tmp_path):
+    rows = [
+        {"step": step, "loss/train": 9.5 if step == 3 else 2.0, "guard/spikes": float(step >= 3)}
+        for step in range(1, 101)
+    ]
+    phase = write(tmp_path, rows, [{"time": 1e9, "event": "start", "step": 0}])
+    assert verdict(phase) == "good" and incidents(phase) == {"spike": 1}
+    html = events(phase)
+    assert "loss: 9.500" in html and "its update: dropped" in html and "warn" not in html
+    assert html.index("<td>3</td>") < html.index("<td>0</td>"), "newest first"
+    many = [{**row, "guard/spikes": row["step"] / 2} for row in rows]
+    assert verdict(write(tmp_path, many)) == "warn", "half of all steps are no few"
+
+
 def test_the_log_is_escaped_newest_first_and_counts_what_happens_all_the_time(tmp_path):
     log = [
         {"time": 1e9 + i, "life": 0, "step": i, "event": "saved", "bytes": 5} for i in range(300)
@@ -192,11 +206,11 @@ def test_sources_have_tokens_shares_and_epochs(tmp_path):
     }
     html = phase_section(write(tmp_path, [row]))
     assert (
-        '<td>web</td><td class="number">300</td><td class="number">1.5</td><td class="number">–</td><td class="number">75.0%</td>'
+        '<td>web</td><td class="number">300</td><td class="number">1.500</td><td class="number">–</td><td class="number">75.0%</td>'
         in html
     )
     assert (
-        '<td>code</td><td class="number">100</td><td class="number">–</td><td class="number">2.25</td><td class="number">25.0%</td>'
+        '<td>code</td><td class="number">100</td><td class="number">–</td><td class="number">2.250</td><td class="number">25.0%</td>'
         in html
     )
 

@@ -14,9 +14,12 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginAccumulator,
 )
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util import tensor_util
 
-from trainer.records.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from trainer.events import json_lines
+from trainer.records.metrics import METRICS_FILE, SAMPLES_FILE, MetricsWriter, read_metrics
+from trainer.records.tensorboard import tag_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +29,7 @@ def in_tensorboard(folder: Path) -> EventAccumulator:
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in in_tensorboard(folder).Scalars(tag)]
+    return [(event.step, event.value) for event in in_tensorboard(folder).Scalars(tag_of(tag))]
 
 
 def in_jsonl(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -152,6 +155,34 @@ def test_a_text_is_shown_character_for_character(tmp_path):
         for value in event.summary.value
     ]
     assert plugins == ["text"]
+
+
+def test_tensorboard_opens_on_the_loss_and_has_the_configuration(tmp_path):
+    names = ("checkpoint/save_s", "eval/web/loss", "loss/train", "rewards/margins", "time/step_s")
+    tags = sorted(tag_of(name) for name in names)
+    assert [tag.split()[1].split("/")[0] for tag in tags] == [
+        "loss",
+        "eval",
+        "rewards",
+        "time",
+        "checkpoint",
+    ]
+    writer = MetricsWriter(tmp_path, 0)
+    writer.configuration({"steps": 7, "optimizer": {"peak_lr": 0.5, "rule": {"type": "Muon"}}})
+    writer.text(1, "samples/0", "text", prompt="prompt")
+    writer.close()
+    shown = in_tensorboard(tmp_path)
+    (text,) = shown.Tensors("configuration")
+    assert b'"peak_lr": 0.5' in text.tensor_proto.string_val[0]
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    values = [value for event in EventFileLoader(str(path)).Load() for value in event.summary.value]
+    (start,) = [value for value in values if value.metadata.plugin_data.plugin_name == "hparams"]
+    settings = HParamsPluginData.FromString(start.metadata.plugin_data.content)
+    fields = settings.session_start_info.hparams
+    assert fields["optimizer.peak_lr"].number_value == 0.5 and fields["steps"].number_value == 7
+    assert fields["optimizer.rule.type"].string_value == "Muon"
+    (row,) = json_lines(tmp_path / SAMPLES_FILE)
+    assert (row["prompt"], row["text"]) == ("prompt", "text")
 
 
 def shown_histograms(folder: Path, name: str) -> list[tuple[int, list[list[float]]]]:

@@ -5,6 +5,7 @@ log-probabilities. They spare a second model in memory.
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +15,9 @@ from data_pipeline.files import is_proved, write_bytes
 from data_pipeline.rows.packed import PackedRows
 from data_pipeline.settings import digest
 from trainer.batches.layout import Layout
-from trainer.batches.shards import passes
+from trainer.batches.shards import n_passes, passes
 from trainer.cluster.coordination import first_says, is_first
+from trainer.following import no_progress
 from trainer.objective import Objective, Policies
 
 
@@ -30,6 +32,7 @@ def add_columns(
     resumed: bool,
     alive: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
+    progress: Callable[..., Any] = no_progress,
 ) -> None:
     """Add to the rows the columns that `objective.columns` computes under `policies()`, and cache them in
     `folder` for a resumed run. `layout` is that of the data without the columns, `made_by` a digest of what
@@ -57,15 +60,18 @@ def add_columns(
     )
     params = {role: tree for role, (_, tree) in models.items()}
     columns: dict[str, np.ndarray] = {}
-    for numbers, batch in passes(rows, layout):
-        # Every host holds the columns of all rows: in a later epoch it may read any of them.
-        values = multihost_utils.process_allgather(compute(params, batch), tiled=True)
-        for name, value_B in values.items():
-            column = columns.setdefault(
-                _in_row(name), np.zeros((len(rows), *value_B.shape[1:]), value_B.dtype)
-            )
-            column[numbers] = value_B[: len(numbers)]  # the last batch ends with filler rows
-        alive()
+    what = "    reference numbers"
+    with progress(what, n_passes(rows, layout), unit="batches") as advance:
+        for numbers, batch in passes(rows, layout):
+            # Every host holds the columns of all rows: in a later epoch it may read any of them.
+            values = multihost_utils.process_allgather(compute(params, batch), tiled=True)
+            for name, value_B in values.items():
+                column = columns.setdefault(
+                    _in_row(name), np.zeros((len(rows), *value_B.shape[1:]), value_B.dtype)
+                )
+                column[numbers] = value_B[: len(numbers)]  # the last batch ends with filler rows
+            alive()
+            advance()
     rows.columns.update(columns)
     if is_first():
         # Written when all columns are complete, by one rename: a partial cache would be taken for a full one.

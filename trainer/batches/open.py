@@ -72,5 +72,6 @@ def open_rows(phase: Phase, alive: Callable[[], None] = lambda: None) -> RowSequ
             resumed=phase.resumes(),
             alive=alive,
             say=phase.say,
+            progress=phase.progress,
         )
     return run.data.sequence(sources, run.seed)

@@ -173,6 +173,13 @@ def spread(rows: PackedRows, limit: int | None) -> list[int]:
     return [i * len(rows) // n for i in range(n)]
 
 
+def n_passes(rows: PackedRows, layout: Layout, limit: int | None = None) -> int:
+    """How many batches `passes` gives."""
+    return -(
+        -len(spread(rows, limit)) // layout.batch_size
+    )  # rounded up: the last one is filled up
+
+
 def passes(
     rows: PackedRows, layout: Layout, limit: int | None = None
 ) -> Iterator[tuple[list[int], Any]]:

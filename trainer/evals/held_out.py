@@ -15,7 +15,7 @@ from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Model, Params
 from trainer.batches.columns import add_columns
 from trainer.batches.layout import Layout
-from trainer.batches.shards import passes, spread
+from trainer.batches.shards import n_passes, passes, spread
 from trainer.cluster.agreement import check_alike
 from trainer.evals.subject import Findings, Subject
 from trainer.objective import Objective, Policies
@@ -89,6 +89,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
                 made_by=subject.first_policy_digest,
                 resumed=subject.resumed,
                 say=subject.say,
+                progress=subject.progress,
             )
             n_bytes[name] = self._n_bytes(rows, subject.tokenizer)
 
@@ -96,7 +97,7 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
             sums = {}
             means = {}
             for name, rows in sources.items():
-                sums[name] = _sums(subject, layout, rows, params, self.max_rows)
+                sums[name] = _sums(subject, layout, rows, params, self.max_rows, name)
                 means[name] = _means(sums[name], n_bytes[name])
             if len(sources) > 1:
                 # Macro: every source counts alike. Micro: every target counts alike.
@@ -139,18 +140,26 @@ class HeldOut(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _sums(
-    subject: Subject, layout: Layout, rows: PackedRows, params: Params, max_rows: int | None
+    subject: Subject,
+    layout: Layout,
+    rows: PackedRows,
+    params: Params,
+    max_rows: int | None,
+    name: str,
 ) -> Sums:
     """Each metric's sum and weight over all rows, added in float64."""
     sums: Sums = {}
     params_of = {role: tree for role, (_, tree) in subject.policies(params).items()}
     models = tuple(subject.models.items())  # a static argument has to be hashable
-    for _, batch in passes(rows, layout, max_rows):
-        metrics = _metrics(params_of, batch, models=models, objective=subject.objective)
-        # Python floats are float64: a float32 sum over millions of targets would lose digits.
-        for name, (total, weight) in jax.device_get(metrics).items():
-            total_before, weight_before = sums.get(name, (0.0, 0.0))
-            sums[name] = (total_before + float(total), weight_before + float(weight))
+    n_batches = n_passes(rows, layout, max_rows)
+    with subject.progress(f"    evaluate {name}", n_batches, unit="batches") as advance:
+        for _, batch in passes(rows, layout, max_rows):
+            metrics = _metrics(params_of, batch, models=models, objective=subject.objective)
+            # Python floats are float64: a float32 sum over millions of targets would lose digits.
+            for metric, (total, weight) in jax.device_get(metrics).items():
+                total_before, weight_before = sums.get(metric, (0.0, 0.0))
+                sums[metric] = (total_before + float(total), weight_before + float(weight))
+            advance()
     return sums
 
 

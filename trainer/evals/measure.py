@@ -27,6 +27,7 @@ class Measures:
             context=run.architecture.context,
             first_policy_digest=phase.first_policy_digest(),
             say=phase.say,
+            progress=phase.progress,
         )
         self.phase = phase
         # Opened once: the data and its columns stay the same while the policy changes.

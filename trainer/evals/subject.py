@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from model.api import Model, Params
+from trainer.following import no_progress
 from trainer.objective import Objective, Policies
 
 
@@ -27,6 +28,7 @@ class Subject(NamedTuple):
     context: int
     first_policy_digest: str = ""  # of the settings that the first policy depends on
     say: Callable[[str], None] = print  # a line for the user
+    progress: Callable[..., Any] = no_progress  # follows what takes long
 
     @property
     def model(self) -> Model:

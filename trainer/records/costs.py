@@ -18,10 +18,13 @@ BLOCK = 1000  # learning rates computed in one call
 
 
 class Costs(NamedTuple):
-    """The denominators of throughput."""
+    """What throughput is computed from."""
 
     tokens_of: Callable[[int], int]  # step -> tokens in its batch
-    peak_tokens_per_s: float  # if all devices computed at their peak FLOP/s; the denominator of MFU
+    flops_per_token: float  # of the model, in a training step
+    # FLOP/s of all devices together: the denominator of MFU. None on CPUs: what they reach depends on what
+    # else runs at that minute, so that a share of it would compare nothing.
+    peak_flops: float | None
     hardware_ratio: (
         float  # FLOPs computed, recomputation included, over the model's FLOPs: HFU / MFU
     )
@@ -55,12 +58,13 @@ def costs_of(phase: Phase) -> Costs:
     computed = hardware_flops_per_token_of(*policy, length=length, execution=run.execution)
     # of the policy alone: the other roles have no backward pass, so nothing of them is recomputed
     recomputed = computed - flops_per_token_of(*policy, length=length)
-    peak = peak_flops(jax.devices()[0]) * phase.mesh.size
+    device = jax.devices()[0]
+    peak = None if device.platform == "cpu" else peak_flops(device) * phase.mesh.size
 
     def tokens_of(step: int) -> int:
         return batch_size_at(step, run.data.batch_size, run.batch_ramp) * length
 
-    return Costs(tokens_of, peak / flops, hardware_ratio=1 + recomputed / flops)
+    return Costs(tokens_of, flops, peak, hardware_ratio=1 + recomputed / flops)
 
 
 def run_flops_per_token(run: Run, params: Mapping[str, Params]) -> float:

@@ -48,9 +48,13 @@ class MetricsWriter:
         numbers = {name: float(value) for name, value in row.items()}
         self._submit(lambda sink: sink.write(step, now, numbers))
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Record a text under a name, verbatim."""
-        self._submit(lambda sink: sink.text(step, name, text))
+    def text(self, step: int, name: str, text: str, *, prompt: str = "") -> None:
+        """Record a text under a name, verbatim, and the prompt that it answers or continues."""
+        self._submit(lambda sink: sink.text(step, name, text, prompt))
+
+    def configuration(self, settings: Mapping[str, Any]) -> None:
+        """Show the fields of a run in TensorBoard, as text and among the hyperparameters."""
+        self._submit(lambda sink: sink.configuration(settings))
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
         """Show in TensorBoard that counts[i] numbers lie between edges[i] and edges[i + 1]."""
@@ -134,12 +138,17 @@ class _JsonLines:
         # milliseconds are enough to order rows and to charge time
         self._rows.write(json.dumps({"step": step, "time": round(now, 3), **numbers}) + "\n")
 
-    def text(self, step: int, name: str, text: str) -> None:
+    def text(self, step: int, name: str, text: str, prompt: str) -> None:
         row = {"step": step, "time": round(time.time(), 3), "name": name, "text": text}
+        if prompt:
+            row["prompt"] = prompt
         self._texts.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def histogram(self, step: int, name: str, edges: np.ndarray, counts: np.ndarray) -> None:
         """Do nothing: histograms go to TensorBoard alone."""
+
+    def configuration(self, settings: Mapping[str, Any]) -> None:
+        """Do nothing: job.yaml has it."""
 
     def back_to(self, step: int) -> None:
         self.close()

@@ -159,22 +159,24 @@ class Recorder:
         for name, (edges, counts) in histograms.items():
             self.metrics.histogram(step.number, name, edges, counts)
         self._extra = {}
-        self._advance(
-            1, f"loss {row['loss/train']:.3f}, {row['throughput/tokens_per_s']:,.0f} tokens/s"
-        )
+        rate = f"{row['throughput/tokens_per_s']:,.0f} tokens/s, {step_s:.2g} s a step"
+        self._advance(1, f"loss {row['loss/train']:.3f}, {rate}")
         return verdict
 
     def _times(self, step: Step, step_s: float) -> dict[str, float]:
         tokens_per_s = self._costs.tokens_of(step.number) / step_s
-        mfu = tokens_per_s / self._costs.peak_tokens_per_s
-        return {
+        flops_per_s = tokens_per_s * self._costs.flops_per_token
+        row = {
             "time/step_s": step_s,
             "time/data_wait_s": step.data_wait_s,
             "time/compute_s": max(step_s - step.data_wait_s, 0.0),
             "throughput/tokens_per_s": tokens_per_s,
-            "throughput/mfu": mfu,
-            "throughput/hfu": mfu * self._costs.hardware_ratio,
+            "throughput/flops_per_s": flops_per_s,
         }
+        if self._costs.peak_flops is not None:
+            mfu = flops_per_s / self._costs.peak_flops
+            row |= {"throughput/mfu": mfu, "throughput/hfu": mfu * self._costs.hardware_ratio}
+        return row
 
     def _of_guard(self, step: Step, sums: dict[str, Any]) -> dict[str, float]:
         # The guard drops a bad step's optimizer state too, so the schedule lags by the number of bad steps.

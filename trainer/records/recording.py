@@ -34,6 +34,7 @@ def recording(
     # A life that begins after the last step only repeats the last evaluation.
     ended = first == run.steps
     metrics = MetricsWriter(phase.folder, first, active=is_first(), evaluates_again=ended)
+    metrics.configuration(phase.serialized)
     profiler = Profiler(phase.folder, profile)
     # The schedule alone, not the optimizer: only the logged rate is wanted on the host.
     rates = Rates(run.optimizer.learning_rate(run.steps))

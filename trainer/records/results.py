@@ -19,7 +19,7 @@ def write_findings(metrics: MetricsWriter, step: int, findings: Findings) -> dic
     numbers = {f"eval/{name}": value for name, value in findings.numbers.items()}
     metrics.write(step, numbers)
     for i, sample in enumerate(findings.texts):
-        metrics.text(step, f"samples/{i}", f"{sample['prompt']}\n\n{sample['text']}")
+        metrics.text(step, f"samples/{i}", sample["text"], prompt=sample["prompt"])
     return numbers
 
 
@@ -57,11 +57,11 @@ def summary_of(phase: Phase) -> dict[str, Any]:
     """Medians of throughput over the steps, their number and seconds, goodput, and counts of bad steps."""
     rows = [row for row in read_metrics(phase.folder) if "time/step_s" in row]
     summary: dict[str, Any] = {}
-    for name in ("tokens_per_s", "mfu", "hfu"):
+    for name in ("tokens_per_s", "flops_per_s", "mfu", "hfu"):
         values = [row.get(f"throughput/{name}") for row in rows]
         known_values = [value for value in values if is_number(value)]
         # The median: the first step after each start compiles, and would distort a mean. None is
-        # known where all rows of the phase were lost.
+        # known where all rows of the phase were lost, and no share of a peak on CPUs.
         if known_values:
             summary[name] = statistics.median(known_values)
     summary["steps"] = phase.run.steps

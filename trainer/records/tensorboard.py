@@ -1,7 +1,10 @@
 """TensorBoard's event file of a phase, by TensorBoard's own writer: no TensorFlow is needed."""
 
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -9,8 +12,38 @@ from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from data_pipeline.settings import flat
+
+# TensorBoard sorts groups of curves by name and opens the first ones: what a person looks at first has to
+# come first, and not `checkpoint/`. A group that is not named here is an objective's own.
+PLACES = {
+    "loss": 1,
+    "eval": 2,
+    "train": 3,
+    "optimizer": 5,
+    "throughput": 6,
+    "time": 6,
+    "norms": 7,
+    "tokens": 7,
+    "epochs": 7,
+    "guard": 8,
+    "goodput": 8,
+    "hosts": 8,
+    "memory": 8,
+    "checkpoint": 9,
+    "data": 9,
+}
+OWN_PLACE = 4
+
+
+def tag_of(name: str) -> str:
+    """The name of a metric in TensorBoard: `1 loss/train` for `loss/train`."""
+    group = name.split("/")[0]
+    return f"{PLACES.get(group, OWN_PLACE)} {name}"
 
 
 class EventFile:
@@ -33,11 +66,25 @@ class EventFile:
 
     def write(self, step: int, now: float, row: dict[str, float]) -> None:
         """Record numbers by name, at `now` (Unix seconds)."""
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()]
+        values = [
+            Summary.Value(tag=tag_of(name), simple_value=value) for name, value in row.items()
+        ]
         self._writer.add_event(Event(step=step, wall_time=now, summary=Summary(value=values)))
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Record a text, to be shown verbatim."""
+    def configuration(self, settings: Mapping[str, Any]) -> None:
+        """Record the fields of a run as text and as hyperparameters, dotted."""
+        self.text(0, "configuration", json.dumps(settings, indent=1, ensure_ascii=False), "")
+        # the plugin takes numbers, booleans and text alone
+        plain = {
+            field: value if isinstance(value, bool | int | float | str) else str(value)
+            for field, value in flat(settings).items()
+        }
+        summary = hparams_pb(plain, trial_id=self.folder.name)
+        self._writer.add_event(Event(step=0, wall_time=time.time(), summary=summary))
+
+    def text(self, step: int, name: str, text: str, prompt: str) -> None:
+        """Record a text, to be shown verbatim, below its prompt."""
+        text = f"{prompt}\n\n{text}" if prompt else text
         # the page renders Markdown, where an indent of four spaces makes a literal block
         verbatim = "\n".join("    " + line for line in text.split("\n"))
         # the text plugin reads a tensor of one string

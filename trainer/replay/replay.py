@@ -31,7 +31,13 @@ class Replayed(NamedTuple):
 
 
 def replay(
-    run: Run, folder: Path, job_folder: Path, step: int, *, say: Callable[[str], None]
+    run: Run,
+    folder: Path,
+    job_folder: Path,
+    step: int,
+    *,
+    say: Callable[[str], None],
+    progress: Callable[..., Any],
 ) -> Replayed:
     """Compute step `step` of the phase in `folder` again, with the steps between it and the last checkpoint
     before it. Call under `jax.set_mesh`.
@@ -48,14 +54,21 @@ def replay(
     durable = run.checkpoint.model_copy(update={"local": None, "local_every_steps": None})
     run = run.model_copy(update={"checkpoint": durable})
     with _folder_before(folder, step) as earlier:
-        phase = Phase(run, earlier, job_folder, jax.sharding.get_mesh(), say)
+        phase = Phase(run, earlier, job_folder, jax.sharding.get_mesh(), say, progress)
         state = phase.state()
         first = int(state.step)
         rows = open_rows(phase)
         # The same compiled step as in training: another program could round differently.
         train_step = step_of(phase)
-        for number in range(first + 1, step + 1):
-            state, metrics = train_step(state, _batch(phase, rows, history.rows_of(number)))
+        n_steps = step - first
+        start = f"the checkpoint of step {first}" if first else "the beginning: none is older"
+        say(f"  {n_steps} steps to make again, from {start}; compiling the step")
+        with progress(f"  replay {folder.name}", n_steps, unit="steps") as advance:
+            for number in range(first + 1, step + 1):
+                state, metrics = train_step(state, _batch(phase, rows, history.rows_of(number)))
+                # Waits, or the bar would run ahead of the devices.
+                metrics["loss/train"][0].block_until_ready()
+                advance()
         # Popped: norms are arrays by layer, while all other metrics are (sum, weight).
         norms, _ = run.watch.rows(step, metrics.pop("watch", {}))
         return Replayed(logged, norms | quotients(jax.device_get(metrics)), first)
