@@ -8,7 +8,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, WrapSerializer, WrapValidator
 from pydantic_core import PydanticCustomError, core_schema
@@ -80,14 +80,19 @@ def _is_component(value: Any, module: str) -> bool:
     return value.__module__ == module and bool(value.model_config.get("frozen"))
 
 
+class OneOf(NamedTuple):
+    """The packages whose components a field may hold, for those who read a field's type."""
+
+    places: tuple[str, ...]
+
+
 def one_of(*places: str) -> Any:
     """A field type that holds any component defined under `places`, tagged `type: ClassName` when written
     down.
     """
     # Any with a validator, not a union: the classes are not known when this module is imported.
-    return Annotated[
-        Any, WrapValidator(lambda value, handler: _read(value, places)), WrapSerializer(_write)
-    ]
+    reader = WrapValidator(lambda value, handler: _read(value, places))
+    return Annotated[Any, reader, WrapSerializer(_write), OneOf(places)]
 
 
 def _read(value: Any, places: tuple[str, ...]) -> BaseModel:

@@ -87,4 +87,4 @@ def pieces(news: Iterable[list[int]], tokenizer: Tokenizer) -> Iterator[str]:
         ready = tokenizer.decode(ids).rstrip("\ufffd")
         yield ready[n_shown:]
         n_shown = len(ready)
-    yield tokenizer.decode(ids)[n_shown:]
+    # What is still held back is the beginning of a character that the last token cut off: no text.

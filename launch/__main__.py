@@ -14,6 +14,7 @@ from types import ModuleType
 
 VERBS = {
     "run": "run the phases of a config in order; finished ones are skipped, a half-done one is resumed",
+    "explain": "what a component or a field is: types, defaults, values; or all components there are",
     "show": "print the effective configuration as YAML that runs the same",
     "data": "look into token shards: inspect, verify, stats, check; which documents a training step saw",
     "report": "write the HTML report of a run, finished or not, or one that compares several runs",

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from data_pipeline.component import components_in, imported_by_user
 from launch.job.overrides import override
 from launch.job.phase import Executable, Phase
+from launch.job.presets import with_presets
 from launch.job.problems import Problems, alike, components_named, explain_all, nearest
 from launch.job.yaml import read_yaml
 
@@ -55,7 +56,8 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
 
     # Problems of overrides are reported together with those that validation finds.
     wrong = override(tree, settings)
-    return Job(name, validate(tree, config, wrong), config)
+    # Again: a setting may name a preset too.
+    return Job(name, validate(with_presets(tree), config, wrong), config)
 
 
 def dump(phases: dict[str, Phase]) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _tree_of_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(_no_file(path))
-    tree = read_yaml(path)
+    tree = with_presets(read_yaml(path))
     try:
         return dump(validate(tree, str(path)))
     except Problems:

@@ -13,8 +13,9 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
     """Apply `a.b=value` settings to `tree` in place, in order; returns the problems of those that could not
     be applied.
 
-    The value is YAML, so `a.b='{type: Lion, …}'` replaces a component. An unknown field is set all the same,
-    and reported by the validation together with all other problems.
+    `*.b=value` sets the field in every phase that has it. The value is YAML, so `a.b='{type: Lion, …}'`
+    replaces a component. An unknown field is set all the same, and reported by the validation together with
+    all other problems.
     """
     problems = []
     for setting in settings:
@@ -26,10 +27,35 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
             )
             continue
         try:
-            _set(tree, dotted.split("."), parse_yaml(text, f"--set {dotted}"))
+            value = parse_yaml(text, f"--set {dotted}")
+            for path in _paths(tree, dotted.split(".")):
+                _set(tree, path, value)
         except ValueError as error:
             problems.append(str(error))
     return problems
+
+
+def _paths(tree: dict[str, Any], path: list[str]) -> list[list[str]]:
+    """The path, or for one that begins with `*` that of every phase which has the field.
+
+    Raises:
+        ValueError: no phase has it.
+    """
+    if path[0] != "*":
+        return [path]
+    paths = [[phase, *path[1:]] for phase in tree if _has(tree[phase], path[1:])]
+    if not paths:
+        field = ".".join(path[1:])
+        raise ValueError(f"*.{field}: no phase has the field {field}; name one that some phase has")
+    return paths
+
+
+def _has(node: Any, path: list[str]) -> bool:
+    for part in path:
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return bool(path)
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:

@@ -17,7 +17,7 @@ class Console:
     everything.
 
     Pass it on as two callables: `say(text)` and `with progress(what, total, unit=…) as advance: advance(n,
-    note)`.
+    note)`. `advance(0, note)` says what is done before the first unit.
     """
 
     def __init__(self, *, quiet: bool = False):
@@ -75,14 +75,21 @@ class Console:
             of="?" if total is None else f"{total:,.0f}",
         )
 
+        result = ""  # the last note about work that was done
+
         def advance(n: int = 1, note: str = "") -> None:
+            nonlocal result
             # Without a new note the bar keeps the old one.
             bars.update(task, advance=n, **({"note": note} if note else {}))
+            result = note if note and n else result
 
         try:
             yield advance
         finally:
             bars.remove_task(task)
+            # The bar disappears, and with it the last loss, which a person wants to keep.
+            if result:
+                self.say(f"{what}: {result}")
             # The last one ends the display, or its thread would go on drawing.
             if not bars.tasks:
                 bars.stop()
@@ -93,23 +100,36 @@ class Console:
         self, what: str, total: int | None, unit: str, done: int
     ) -> Iterator[Callable[..., None]]:
         start = last = time.monotonic()
-        count = done
+        count = timed_from = done
+        unsaid = ""  # the last note about work that was done, unless a line has said it
 
         def advance(n: int = 1, note: str = "") -> None:
-            nonlocal last, count
-            count += n
+            nonlocal start, last, count, timed_from, unsaid
+            if not n:
+                # what is done before the first unit, such as compiling
+                self.say(f"{what}: {note}")
+                return
             now = time.monotonic()
+            if count == done:
+                # The first unit took all that is done only once: the estimate begins after it.
+                start, timed_from = now, done + n
+            count += n
+            unsaid = note or unsaid
             if now - last >= LINE_EVERY_S:
                 last = now
                 amount = f"{count:,.0f}" + (f"/{total:,.0f}" if total else "")
                 line = f"{what}: {amount} {unit}".rstrip()
-                if total and count > done:
-                    # The mean speed since the start; what was done before says nothing about it.
-                    seconds_each = (now - start) / (count - done)
+                if total and count > timed_from:
+                    seconds_each = (now - start) / (count - timed_from)
                     line += f", {duration(seconds_each * (total - count))} left"
                 self.say(f"{line}, {note}" if note else line)
+                unsaid = ""
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            if unsaid:
+                self.say(f"{what}: {unsaid}")
 
     def table(
         self,

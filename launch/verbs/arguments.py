@@ -18,7 +18,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PHASE.FIELD=VALUE",
         action="append",
         default=[],  # argparse copies it before it appends, so parses do not share it
-        help="override one field, e.g. pretrain.optimizer.peak_lr=3e-4; the value is YAML; may be repeated",
+        help="override one field, e.g. pretrain.optimizer.peak_lr=3e-4, or '*.architecture.width=256' "
+        "in all phases that have it; the value is YAML; may be repeated",
     )
     add_import_argument(parser)
 

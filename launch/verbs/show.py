@@ -1,6 +1,7 @@
 """The verb `show`: the effective configuration as YAML that runs the same."""
 
 import argparse
+import json
 import shlex
 import sys
 
@@ -10,6 +11,7 @@ from launch.verbs.arguments import add_config_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a configuration alone: CONFIG, --set, --import."""
     add_config_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -21,6 +23,9 @@ def main(args: argparse.Namespace) -> int:
     from launch.job.yaml import to_yaml
 
     job = load(args.config, args.set, args.imports)
+    if args.json:
+        print(json.dumps(dump(job.phases), indent=2))
+        return 0
     # As a YAML comment, so that the output can be saved and run as it is.
     print(f"# {shlex.join(['meshwright', *args.argv])}")
     sys.stdout.write(to_yaml(dump(job.phases)))

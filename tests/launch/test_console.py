@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from launch.terminal import console as console_module
-from launch.terminal.console import Console, duration
+from launch.terminal.console import Console, duration, even
 from launch.terminal.summary import print_summary
 from tests.launch.command import environment
 
@@ -48,15 +48,33 @@ def test_the_tables_hold_every_number_and_markup_is_text(capsys):
 def test_without_a_terminal_long_work_prints_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(console_module, "LINE_EVERY_S", 0.0)
     with Console().progress("train", 4, unit="steps", done=1) as advance:
+        advance(0, "compiling the step")
         advance()
         advance(2, "loss 3.1")
-    lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0].startswith("train: 2/4 steps, ")
-        and lines[0].endswith(" left")
-        and lines[1].endswith("loss 3.1")
-        and "4/4" in lines[1]
-    )
+    compiling, first, last = capsys.readouterr().out.splitlines()
+    assert compiling == "train: compiling the step"
+    assert first == "train: 2/4 steps", "the first step holds the compilation: no estimate from it"
+    assert last.startswith("train: 4/4 steps, ") and last.endswith(" left, loss 3.1")
+
+
+def test_the_last_loss_stays_when_the_work_is_done(capsys):
+    with Console().progress("train", 2, unit="steps") as advance:
+        advance(1, "loss 3.1")
+        advance(1, "loss 2.9")
+    assert capsys.readouterr().out == "train: loss 2.9\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((8.14, 3.2656, -4.8744), ["8.140", "3.266", "-4.874"]),
+        ((None, 0.3634), ["", "0.3634"]),
+        ((1234.5, 2.0), ["1,234", "2"]),
+        ((0.0, 0.0), ["0", "0"]),
+    ],
+)
+def test_numbers_beside_each_other_have_equal_decimals(values, texts):
+    assert even(*values) == texts
 
 
 def test_short_work_prints_nothing_and_a_quiet_console_never(capsys, monkeypatch):

@@ -47,6 +47,13 @@ def test_every_setting_that_cannot_be_applied_is_told():
     assert len(problems) == 6 and tree == TREE
 
 
+def test_a_star_sets_the_field_in_every_phase_that_has_it():
+    problems, tree = changed("*.lr=2", "*.nix=1")
+    assert tree == {**TREE, "train": {"lr": 2}}
+    (problem,) = problems
+    assert problem.startswith("*.nix: no phase has the field nix; ")
+
+
 @given(st.text(), st.text())
 def test_no_text_crashes(path, value):
     problems, tree = changed(f"{path}={value}", f"data.{path}={value}")

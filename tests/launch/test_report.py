@@ -246,7 +246,7 @@ def test_a_preference_phase_is_judged_by_its_preferences_and_one_phase_is_one(tm
 
 
 def test_a_prompt_and_what_follows_stand_apart(finished):
-    assert '<pre class="prompt">def parse(</pre>\n<pre>text):' in finished
+    assert '<pre class="prompt">def parse(</pre><pre>text):' in finished
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
