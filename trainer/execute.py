@@ -88,7 +88,6 @@ def execute(
             if first == 0:
                 recorder.metrics.write(0, _as_evals(before))
             step = step_of(phase)
-            advance(0, "compiling the step")
             state = train(
                 phase, source, recorder, measures, step=step, state=state, steps=run.steps
             )

@@ -38,6 +38,8 @@ def recording(
     profiler = Profiler(phase.folder, profile)
     # The schedule alone, not the optimizer: only the logged rate is wanted on the host.
     rates = Rates(run.optimizer.learning_rate(run.steps))
+    # The first step takes as long as its compilation, during which no row is written.
+    advance(0, "compiling the step")
     try:
         yield Recorder(
             metrics,
