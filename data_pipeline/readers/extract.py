@@ -4,6 +4,8 @@ to take minutes.
 
 import re
 
+from data_pipeline.readers.charset import decoded
+
 MAX_DEPTH = 2_000  # resiliparse 2.0.1 is quadratic in nesting: 20,000 nested <div> take 11 s
 BLOCK_BYTES = 1 << 12
 # elements that have no end tag, or whose end tag HTML lets authors leave out: they do not nest by themselves
@@ -30,16 +32,12 @@ def extract(message: bytes) -> bytes:
         ValueError: The page is nested deeper than `MAX_DEPTH`.
     """
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     content, charset, html = message.split(b"\n", 2)
     # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
     if depth_bound(html) > MAX_DEPTH and depth(html) > MAX_DEPTH:
         raise ValueError("too deep")
-    try:
-        page = bytes_to_str(html, charset.decode() or detect_encoding(html, from_html_meta=True))
-    except LookupError:  # a charset that no codec has
-        page = bytes_to_str(html, detect_encoding(html, from_html_meta=True))
+    page = decoded(html, charset.decode())
     text = extract_plain_text(page, main_content=content == b"main", preserve_formatting=True)
     # table cells arrive as tabs: an empty leading cell is layout, one between two texts is a space; so is a
     # fixed space, on a page

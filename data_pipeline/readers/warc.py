@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from fastwarc.warc import WarcRecord
 from pydantic import BaseModel
 
 from data_pipeline.documents.document import Document
 from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.compressed import pieces
 from data_pipeline.readers.folder import files_of, parts_of_files
+from data_pipeline.readers.http_body import is_html, plain_body
 from data_pipeline.readers.pages import Content, Page, documents, utc
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.storage import Unreadable, mapped
@@ -32,7 +34,7 @@ class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
         timeout_s: Processor time for one page's extraction, in a child that is killed when it takes longer.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     paths: tuple[str, ...]
     content: Content = "main"
@@ -94,27 +96,18 @@ def pages_of(
 def page_of(
     raw_record: Found, place: str, max_page_bytes: int, source: str, drops: Drops
 ) -> Page | None:
-    """The page of a record; None when it holds none, and counted when it is an error page, too large or
-    undecodable.
+    """The page of a record; None when it holds none, and counted when it is an error page, too large,
+    undecodable, or of no known type.
     """
     if raw_record.kind not in ("response", "resource", "conversion"):
         return None
     record = raw_record.parsed()
     if record is None:
-        return drops.add(
-            source,
-            "damaged_warc_bytes",
-            f"{place}: {len(raw_record.data)} bytes",
-            len(raw_record.data),
-        )
-    content_type = (
-        (record.http_content_type or record.headers.get("Content-Type", ""))
-        .split(";")[0]
-        .strip()
-        .lower()
-    )
+        n_bytes = len(raw_record.data)
+        return drops.add(source, "damaged_warc_bytes", f"{place}: {n_bytes} bytes", n_bytes)
+    content_type = type_of(record)
     is_text = raw_record.kind == "conversion" and content_type == "text/plain"
-    if content_type not in HTML_TYPES and not is_text:
+    if content_type not in (*HTML_TYPES, "") and not is_text:
         return None
     url = record.headers.get("WARC-Target-URI", "").strip("<>")
     # Error pages and redirects have text too, but nobody wrote it to be read.
@@ -123,20 +116,39 @@ def page_of(
             source, "page_http_status", f"{place}: {record.http_headers.status_code}: {url}"
         )
     try:
-        # One byte more than allowed tells a page that is too long from one that just fits.
-        data = record.reader.read(max_page_bytes + 1)
+        data = body_of(record, max_page_bytes)
     except (OSError, ValueError):  # a damaged content encoding inside a sound record
         return drops.add(source, "page_undecodable", f"{place}: {url}")
     if len(data) > max_page_bytes:
         return drops.add(source, "page_too_large", f"{place}: {url}")
+    # A server that names no type leaves it to the browser to look.
+    if not content_type and not is_html(data):
+        return drops.add(source, "page_type_unknown", f"{place}: {url}")
     # Pages that differ in their query alone are held out, or trained on, together.
     group = url.split("#")[0].split("?")[0]
-    return Page(
-        place,
-        url or place,
-        group or place,
-        data,
-        record.http_charset,
-        utc(record.headers.get("WARC-Date", "")),
-        is_text,
+    time = utc(record.headers.get("WARC-Date", ""))
+    return Page(place, url or place, group or place, data, record.http_charset, time, is_text)
+
+
+def type_of(record: WarcRecord) -> str:
+    """The media type of a record's body in lower case; "" where an HTTP response names none."""
+    if record.http_headers is None:
+        content_type = record.headers.get("Content-Type", "")
+    else:
+        content_type = record.http_content_type or ""
+    return content_type.split(";")[0].strip().lower()
+
+
+def body_of(record: WarcRecord, max_page_bytes: int) -> bytes:
+    """The body with its encodings undone; one byte more than allowed tells a page that is too long.
+
+    Raises:
+        ValueError: It is not what its header says, and no markup either.
+    """
+    if record.http_headers is None:
+        return record.reader.read(max_page_bytes + 1)
+    headers = record.http_headers
+    transfer, content = (
+        ",".join(headers.get_multiple(name)) for name in ("Transfer-Encoding", "Content-Encoding")
     )
+    return plain_body(record.reader.read(), transfer, content, max_bytes=max_page_bytes)

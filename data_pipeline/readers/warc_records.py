@@ -12,10 +12,13 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from data_pipeline.documents.document import content_id
 from data_pipeline.readers.compressed import Lost, Piece
 
-VERSION = re.compile(rb"WARC/[01]\.\d{1,2}\r\n")
+# Some writers end lines with a bare newline, which the standards of WARC and HTTP do not allow.
+VERSION = re.compile(rb"WARC/[01]\.\d{1,2}\r?\n")
 VERSION_BYTES = 11
-TYPE = re.compile(rb"\r\nWARC-Type:[ \t]*(\w+)[ \t]*\r\n", re.IGNORECASE)
-LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+TYPE = re.compile(rb"\nWARC-Type:[ \t]*(\w+)[ \t]*\r?\n", re.IGNORECASE)
+LENGTH = re.compile(rb"\nContent-Length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 NEWLINES = re.compile(rb"[\r\n]*")
 HEADER_BYTES = 1 << 16  # a longer header is damage
 RECORD_BYTES = 64 << 20  # longer ones (films, disk images) are passed over
@@ -30,14 +33,13 @@ class Found(NamedTuple):
     offset: int  # where it, or the compressed member that it begins in, begins in the file
 
     def parsed(self) -> WarcRecord | None:
-        """The record with HTTP parsed and its encodings undone; None when fastwarc cannot read it."""
+        """The record with the head of HTTP parsed and its body as it is stored; None when fastwarc cannot
+        read it.
+        """
         try:
-            return next(
-                ArchiveIterator(
-                    io.BytesIO(self.data), record_types=WarcRecordType.any_type, auto_decode="all"
-                ),
-                None,
-            )
+            # Encodings are undone by `http_body.py`: fastwarc believes the headers, which are often wrong.
+            record = io.BytesIO(with_crlf(self.data))
+            return next(ArchiveIterator(record, record_types=WarcRecordType.any_type), None)
         except OSError:
             return None
 
@@ -99,24 +101,40 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
     """
     if not VERSION.match(data, start):
         return nothing_before(data, start, final)
-    head_end = data.find(b"\r\n\r\n", start, start + HEADER_BYTES)
-    if head_end < 0:
+    blank = HEAD_END.search(data, start, start + HEADER_BYTES)
+    if blank is None:
         may_go_on = len(data) - start < HEADER_BYTES and not final
         return (WAIT, start) if may_go_on else (DAMAGED, following(data, start))
-    head = bytes(data[start : head_end + 2])
+    head = bytes(data[start : blank.end()])
     kind, length = TYPE.search(head), LENGTH.search(head)
     # A second version line inside the header: the first record was cut off before its end.
     if not kind or not length or VERSION.search(head, 1):
         return DAMAGED, following(data, start)
-    end = head_end + 4 + int(length[1])
+    end = blank.end() + int(length[1])
     if int(length[1]) > RECORD_BYTES:
         return OVERSIZED, following(data, start)
     if end > len(data):
         return (DAMAGED, following(data, start)) if final else (WAIT, start)
     # Neither a line end nor the next record follows: the length is wrong.
-    if not b"\r\n".startswith(data[end : end + 2]) and not VERSION.match(data, end):
+    ends_line = b"\r\n".startswith(data[end : end + 2]) or data[end : end + 1] == b"\n"
+    if not ends_line and not VERSION.match(data, end):
         return DAMAGED, following(data, start)
     return kind[1].decode().lower(), end
+
+
+def with_crlf(record: bytes) -> bytes:
+    """The record with the line ends that the standards ask for in its head and in that of HTTP."""
+    blank = HEAD_END.search(record)
+    head, block = record[: blank.start()], record[blank.end() :]
+    http_end = HEAD_END.search(block, 0, HEADER_BYTES) if block.startswith(b"HTTP/") else None
+    http = block[: http_end.start()] if http_end else b""
+    if not BARE_NEWLINE.search(head) and not BARE_NEWLINE.search(http):
+        return record
+    if http_end:
+        block = BARE_NEWLINE.sub(b"\r\n", http) + b"\r\n\r\n" + block[http_end.end() :]
+    head = BARE_NEWLINE.sub(b"\r\n", head) + b"\r\n"
+    # The block is longer now by a character a line.
+    return LENGTH.sub(b"\nContent-Length: %d\r\n" % len(block), head) + b"\r\n" + block
 
 
 def nothing_before(data: bytearray, start: int, final: bool) -> tuple[str, int]:
