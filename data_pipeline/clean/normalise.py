@@ -21,10 +21,10 @@ CODE_LINE_END = re.compile(r"\r\n?|\n")
 # Not all white space: a line of ideographic spaces is somebody's layout.
 TRAILING = " \t\u00a0"
 BLANK_LINES = re.compile(r"\n{4,}")
-# Lines that may be UTF-8 read as Windows-1252 or, in Cyrillic, as Windows-1251: what a lead byte became, then
-# what its tail bytes became.
+# Lines that may be UTF-8 read as Windows-1252, ISO-8859-1 or, in Cyrillic, as Windows-1251: what a lead
+# byte became, then what its tail bytes became.
 LATIN_TAIL = (
-    r"[\u00a0-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
+    r"[\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
     r"\u2013-\u203a\u20ac\u2122]"
 )
 CYRILLIC_TAIL = (
@@ -46,7 +46,7 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         meant.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
@@ -62,14 +62,13 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         if not self.repair_mojibake:
             text = normalise(text, line_end=CODE_LINE_END)
             return text if text.strip() else ""
-        text = normalise(text)
-        # ftfy's model is slow, so it sees only lines that look like one encoding read as another.
+        # ftfy's model is slow, so it sees only lines that look like one encoding read as another. It goes
+        # first: what UTF-8 became as ISO-8859-1 has control characters, which `normalise` takes out.
         if not text.isascii() and SUSPECT.search(text):
-            text = normalise(
-                "\n".join(
-                    repair(line) if SUSPECT.search(line) else line for line in text.split("\n")
-                )
+            text = "\n".join(
+                repair(line) if SUSPECT.search(line) else line for line in text.split("\n")
             )
+        text = normalise(text)
         return text if text.strip() else ""
 
     def limits(self) -> tuple[Limit, ...]:

@@ -5,6 +5,7 @@ to take minutes.
 import re
 
 from data_pipeline.readers.charset import decoded
+from data_pipeline.readers.page_source import closed
 
 MAX_DEPTH = 2_000  # resiliparse 2.0.1 is quadratic in nesting: 20,000 nested <div> take 11 s
 BLOCK_BYTES = 1 << 12
@@ -13,7 +14,8 @@ NOT_NESTING = frozenset(
     b"area base br col embed hr img input link meta param source track wbr "
     b"p li dt dd tr td th option thead tbody tfoot".split()
 )
-TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+# A tag's name, and whether it ends its element itself: `<path/>` and `<path d=''/>`, not `<a href=x/>`.
+TAG = re.compile(rb"""<(/?)([a-zA-Z][a-zA-Z0-9]*)(?:(?:\s[^<>]*["'\s]|\s)?(/)>)?""")
 LEADING_CELL = re.compile(r"^ *\t[ \t]*", re.MULTILINE)
 CELL = re.compile(r" *\t[ \t]*")
 
@@ -34,11 +36,12 @@ def extract(message: bytes) -> bytes:
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
 
     content, charset, html = message.split(b"\n", 2)
+    page, main = closed(decoded(html, charset.decode())), content == b"main"
     # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
-    if depth_bound(html) > MAX_DEPTH and depth(html) > MAX_DEPTH:
+    data = page.encode(errors="replace")
+    if depth_bound(data) > MAX_DEPTH and depth(data) > MAX_DEPTH:
         raise ValueError("too deep")
-    page = decoded(html, charset.decode())
-    text = extract_plain_text(page, main_content=content == b"main", preserve_formatting=True)
+    text = extract_plain_text(page, main_content=main, preserve_formatting=True)
     # table cells arrive as tabs: an empty leading cell is layout, one between two texts is a space; so is a
     # fixed space, on a page
     return CELL.sub(" ", LEADING_CELL.sub("", text.replace("\xa0", " "))).encode(errors="replace")
@@ -65,8 +68,11 @@ def depth(html: bytes) -> int:
     """An upper estimate of how deep the page's elements nest, in one linear pass."""
     level = deepest = 0
     # Comments and scripts are counted as well: an upper estimate may be too high, never too low.
-    for end, name in TAG.findall(html):
+    for end, name, itself in TAG.findall(html):
         if name.lower() in NOT_NESTING:
+            continue
+        if itself:
+            deepest = max(deepest, level + 1)
             continue
         # A stray end tag closes nothing.
         level = max(0, level - 1) if end else level + 1

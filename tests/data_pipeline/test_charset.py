@@ -4,10 +4,14 @@ import gzip
 import zlib
 
 import brotli
+import ftfy
 import pytest
 import zstandard
 
+from data_pipeline.clean.normalise import Normalise
 from data_pipeline.readers.charset import codec_of, decoded
+from data_pipeline.readers.extract import depth
+from data_pipeline.readers.page_source import closed
 from data_pipeline.readers.warc import Warc
 from tests.data_pipeline.reading import read, record, warc_record
 
@@ -168,3 +172,20 @@ def test_a_response_without_a_type_is_looked_at(tmp_path):
     documents, counts = read(Warc(paths=(str(tmp_path),)), tmp_path)
     assert [d.text.strip() for d in documents] == [SENTENCE] * 2
     assert counts == {"page_type_unknown": 3}
+
+
+@pytest.mark.parametrize("text", ["Größe über Maß", "Привет, мир! Как дела?", "naïve café"])
+@pytest.mark.parametrize("codec", ["latin-1", "cp1252"])
+def test_utf_8_that_was_read_as_something_else_is_repaired_as_ftfy_does_alone(text, codec):
+    rule = Normalise(sources=("x",), repair_mojibake=True)
+    broken = text.encode().decode(codec, "replace")
+    assert rule.normalised(broken).strip() == ftfy.fix_encoding(broken)
+    assert "\ufffd" in broken or rule.normalised(broken).strip() == text
+
+
+def test_elements_that_end_themselves_hold_nothing_and_do_not_nest():
+    page = '<a id="x"/><p>after</p><br/><img src="y" /><a href=http://x/>link</a><i />'
+    whole = '<a id="x"></a><p>after</p><br/><img src="y" /><a href=http://x/>link</a><i ></i>'
+    assert closed(page) == whole
+    assert depth(b"<html><body><svg>" + b"<path d='M0 0'/>" * 2_100 + b"</svg></body></html>") == 4
+    assert depth(b"<a href=x/>" * 7) == 7
