@@ -10,9 +10,11 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, WrapSerializer, WrapValidator
+from pydantic import BaseModel, Field, WrapSerializer, WrapValidator
 from pydantic_core import PydanticCustomError, core_schema
 
+# numpy and jax take seeds of 32 bits alike; jax would silently drop the others
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 # modules named by `--import`; their components are found beside ours
 imported_by_user: list[str] = []
 
@@ -132,3 +134,19 @@ def _read(value: Any, places: tuple[str, ...]) -> BaseModel:
 def _write(value: BaseModel, handler: Any) -> dict[str, Any]:
     # What `_read` takes, so that a saved config can be read again.
     return {"type": type(value).__name__, **value.model_dump(mode="json")}
+
+
+def parts_of(component: BaseModel, path: str = "") -> Iterator[tuple[str, BaseModel]]:
+    """(dotted path, component) of all components inside of one, at any depth: in fields, lists and maps."""
+    for field, value in component:
+        # Indices of lists and keys of maps are names in a path, as in `--set`.
+        inside: Mapping[Any, Any] = {"": value}
+        if isinstance(value, tuple | list):
+            inside = dict(enumerate(value))
+        elif isinstance(value, Mapping):
+            inside = value
+        for key, each in inside.items():
+            if isinstance(each, BaseModel):
+                place = ".".join(filter(None, (path, field, str(key))))
+                yield place, each
+                yield from parts_of(each, place)

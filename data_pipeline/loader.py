@@ -57,6 +57,15 @@ class ShardData(Data, Protocol):
         ...
 
 
+@runtime_checkable
+class MakesShards(Protocol):
+    """A phase that makes shards; what reads them is checked against it before it begins."""
+
+    def shard_names(self) -> dict[str, tuple[str, ...]]:
+        """Folder inside of the phase's own -> the sources whose shards will be there."""
+        ...
+
+
 class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
     """Rows of `seq_len` positions packed from the shard folders `folder/<source>`, mixed by weight (of rows).
 

@@ -1,14 +1,15 @@
 """Prepare: the phase that turns raw input into a tokenizer and token shards, with held-out text apart."""
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
 from data_pipeline import settings
 from data_pipeline.clean.held_out import HeldOutFilter
-from data_pipeline.component import FrozenMap, one_of
+from data_pipeline.component import FrozenMap, Seed, one_of, parts_of
 from data_pipeline.engine.runner import Engine
 from data_pipeline.files import read_json, set_aside_damaged, write_json
 from data_pipeline.progress import Progress, Say, silent, unseen
@@ -19,6 +20,7 @@ from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import CleanSettings, clean, keys_of, misplaced
 from data_pipeline.stages.text import MODEL, STAGES
 from data_pipeline.tokenizers.tokenizer import Tokenizer
+from data_pipeline.tokenizers.trained import TrainedTokenizer
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 FREE = ("engine",)  # fields that nothing written depends on: another value makes nothing again
@@ -51,7 +53,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
     tokenizer: one_of("data_pipeline.tokenizers.tokenizer", "data_pipeline.tokenizers")
     tokenizer_weights: FrozenMap[SourceName, PositiveFloat] | None = None
     chats: DocstringChats | None = None
-    seed: NonNegativeInt
+    seed: Seed
     limit_mib: PositiveFloat | None = None
     shard_records: PositiveInt = 8192
     engine: Engine = Engine()
@@ -77,6 +79,43 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             problems.append(f"sources.{min(taken)}: {what}; choose another")
         problems += self._unknown_sources()
         return [*problems, *self._without_version(), *misplaced(self.recipe)]
+
+    def shard_names(self) -> dict[str, tuple[str, ...]]:
+        """The two sides, each with a folder of shards for every source, and for chats and pairs."""
+        names = (*self.sources, *(KINDS if self.chats else ()))
+        return {"train": names, "held_out": names}
+
+    def foreseen(self, folder: Path, before: Sequence[str]) -> list[str]:
+        """A sentence for each input that is not there: what readers list, and the files of other components;
+        `before` names the phases that come first and may make a tokenizer.
+
+        Nothing is written, and nothing read but what the first stages read again.
+        """
+        problems = []
+        for name, reader in self.sources.items():
+            try:
+                # Elsewhere, because readers put what they fetch there.
+                with tempfile.TemporaryDirectory() as work:
+                    reader.parts(name, work=Path(work))
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+        unreadable = {}
+        for path, part in parts_of(self):
+            if not path.startswith("sources.") and (reason := unreadable_file(part)):
+                # By its reason: what holds a component with a missing file cannot be read either.
+                unreadable.setdefault(reason, path)
+        problems += [f"{path}: {reason}" for reason, path in unreadable.items()]
+        return problems + self._no_tokenizer(before)
+
+    def _no_tokenizer(self, before: Sequence[str]) -> list[str]:
+        """A finished tokenizer is there, or is made by a phase before this one."""
+        finished = self.tokenizer
+        if not isinstance(finished, TrainedTokenizer) or Path(finished.path).is_file():
+            return []
+        if set(Path(finished.path).parts) & set(before):
+            return []
+        remedy = "name the tokenizer.model of a finished data phase"
+        return [f"tokenizer.path={finished.path} does not exist; {remedy}"]
 
     def _unknown_sources(self) -> list[str]:
         """A sentence for each name that a field gives and `sources` has not."""
@@ -227,6 +266,22 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         # If the process is killed after this, the data counts as begun and not as finished.
         done.unlink()
         return True
+
+
+def unreadable_file(part: BaseModel) -> str:
+    """Why the files that a component names cannot be read, as they will be when its stage begins; "" if they
+    can.
+    """
+    if not isinstance(part, settings.ReadsFiles):
+        return ""
+    try:
+        part.fingerprint()
+    except OSError as error:
+        missing = error.filename is not None
+        return f"{error.filename}: no such file; correct the path" if missing else str(error)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def lines_of(results: Mapping[str, Any]) -> Iterator[str]:

@@ -7,10 +7,12 @@ help is instant.
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 VERBS = {
     "run": "run the phases of a config in order; finished ones are skipped, a half-done one is resumed",
@@ -35,9 +37,26 @@ def verb_module(verb: str) -> ModuleType:
     return importlib.import_module(f"launch.verbs.{file}")
 
 
+class Parser(argparse.ArgumentParser):
+    """One that reports a wrong usage as every other error is: by one sentence and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        # Its usage, which argparse would print first, is many lines long for most verbs.
+        self.exit(2, f"meshwright: error: {message}; `{self.prog} --help` lists what there is\n")
+
+
+def version() -> str:
+    """What `meshwright --version` prints."""
+    try:
+        return f"meshwright {importlib.metadata.version('meshwright')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "meshwright, from sources that are not installed"
+
+
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The parser of all verbs; only the file of `verb` is imported for its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="meshwright",
         description="From raw text to an aligned language model: corpora, pretraining, SFT, DPO, text.",
         epilog="`meshwright VERB --help` lists the options of a verb.",
@@ -45,6 +64,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         # it ambiguous.
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=version())
     # Verbs that write into a run's folder set it; the log of a fault stands there.
     parser.set_defaults(run_dir=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -108,6 +128,10 @@ def _command() -> None:
         from launch.process.hardware import use_huge_pages
 
         use_huge_pages()
+    from launch.process.children import keep_out_working_directory
+
+    # After the restart above, which may need the working directory to find us.
+    keep_out_working_directory()
     code = main()
     # A normal exit waits for the peers of jax.distributed; without jax there are none.
     if "jax" in sys.modules:

@@ -8,7 +8,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType
 from pydantic import BaseModel, field_validator
 
-from model.sharding import ALPHABET, AXES, letters_of, named
+from model.sharding import ALPHABET, AXES, letters_of, spec
 
 
 class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -40,19 +40,27 @@ class Mesh(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: the product of the axis sizes is not the number of devices.
         """
         devices = jax.devices() if devices is None else devices
+        return make_mesh(devices, **self.sizes_on(len(devices)))
+
+    def sizes_on(self, n_devices: int) -> dict[str, int]:
+        """The size of each axis on so many devices, which need not be here.
+
+        Raises:
+            ValueError: the product of the axis sizes is not that number.
+        """
         sizes = self.sizes()
         # "all the rest" is defined for one axis alone
         open_axes = [axis for axis, size in sizes.items() if size == -1]
         fixed = math.prod(size for size in sizes.values() if size > 0)
-        if len(open_axes) == 1 and len(devices) % fixed == 0:
-            sizes[open_axes[0]] = len(devices) // fixed
-        if len(open_axes) > 1 or math.prod(sizes.values()) != len(devices):
+        if len(open_axes) == 1 and n_devices % fixed == 0:
+            sizes[open_axes[0]] = n_devices // fixed
+        if len(open_axes) > 1 or math.prod(sizes.values()) != n_devices:
             shown = (
                 ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
             )
             remedy = "set the sizes so that their product is that number"
-            raise ValueError(f"mesh ({shown}) does not divide {len(devices)} devices; {remedy}")
-        return make_mesh(devices, **sizes)
+            raise ValueError(f"mesh ({shown}) does not divide {n_devices} devices; {remedy}")
+        return sizes
 
 
 def make_mesh(devices: list[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
@@ -123,12 +131,15 @@ def undivided() -> jax.sharding.use_abstract_mesh:
     return jax.sharding.use_abstract_mesh(mesh.update_axis_types(automatic))
 
 
-def check_sizes(shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh) -> list[str]:
+def check_sizes(
+    shapes: dict[str, tuple[int, ...]], mesh: jax.sharding.Mesh | AbstractMesh
+) -> list[str]:
     """A sentence for each size that does not divide over the mesh; `shapes` are by dotted parameter name."""
     problems = []
     for name, shape in shapes.items():
         letters = letters_of(name)
-        entries = named(mesh, letters, shape, at_rest=True).spec
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            entries = spec(letters, shape, at_rest=True)
         for letter, size, entry in zip(letters, shape, entries, strict=True):
             axes = (entry,) if isinstance(entry, str) else entry or ()
             n = math.prod(mesh.shape[axis] for axis in axes)

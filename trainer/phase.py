@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import AbstractMesh
 
 from data_pipeline.settings import digest
 from data_pipeline.tokenizers.tokenizer import Tokenizer
@@ -214,7 +215,7 @@ def initial_state(
     return partial(new_state, model, adaptation_of(run), tx, guard=run.guard, rounds=rounds)
 
 
-def param_shapes(model: Model, mesh: jax.sharding.Mesh) -> Params:
+def param_shapes(model: Model, mesh: jax.sharding.Mesh | AbstractMesh) -> Params:
     """Shapes of a model's parameters, without layouts.
 
     Raises:
@@ -250,7 +251,7 @@ def state_shapes(
     return jax.eval_shape(initial_state(run, model, tx), key)
 
 
-def _check_divisible(shapes: Params, mesh: jax.sharding.Mesh) -> None:
+def _check_divisible(shapes: Params, mesh: jax.sharding.Mesh | AbstractMesh) -> None:
     leaves = jax.tree.leaves_with_path(shapes)
     sizes = {leaf_name(path): leaf.shape for path, leaf in leaves}
     if problems := check_sizes(sizes, mesh):

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from data_pipeline.component import FrozenMap, one_of
+from data_pipeline.component import FrozenMap, Seed, one_of
 from model.adapt import Full
 from model.execution import Execution, Precision
 from model.mesh import Mesh
@@ -48,7 +48,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     evals: tuple[one_of("trainer.evals"), ...] = ()  # measured before and after training
     evaluate_every: NonNegativeInt = 0  # and every so many steps; 0 = not in between
     tokenizer: str = "data/tokenizer.model"  # relative to the run folder
-    seed: NonNegativeInt = 0  # of the parameters and of the order of rows
+    seed: Seed = 0  # of the parameters and of the order of rows
 
     def fingerprint(self) -> str:
         """What a finished phase is known by: a hash of all fields that change what is learned."""

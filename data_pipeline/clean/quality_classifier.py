@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -75,9 +76,10 @@ def trained(positive: str, negative: str, fingerprint: str) -> LinearClassifier:
 
 def cache_folder() -> Path:
     """Where trained classifiers stay, by the XDG base directory rules."""
-    return Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "meshwright", "classifiers"
-    )
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if home.startswith("~"):  # neither HOME nor an entry for this user
+        home = os.path.join(tempfile.gettempdir(), f"cache-{os.getuid()}")
+    return Path(home, "meshwright", "classifiers")
 
 
 def examples_of(folder: str) -> list[str]:

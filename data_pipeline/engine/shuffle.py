@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from daft.pickle import dumps, loads
 
 from data_pipeline.engine.runner import Engine, opened, sealed
+from data_pipeline.engine.tables import literal
 
 ROUND_BYTES = 512 << 20  # of rows that the embedded runner, which spills nothing, holds at a time
 
@@ -44,7 +45,7 @@ def by_key[R](
         in_round = (column >= first) & (column <= last)
         numbers = [number for number in sizes if first <= number <= last]
         rows = (
-            daft.read_parquet([str(file) for file in files])
+            daft.read_parquet([literal(file) for file in files])
             .where(in_round)
             .where(column.is_in(numbers))
         )

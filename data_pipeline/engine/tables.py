@@ -7,6 +7,7 @@ nothing.
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,13 @@ def minhash(texts: list[str], *, n_permutations: int, shingle_words: int, seed: 
     return hashes.to_arrow().flatten().to_numpy().reshape(len(texts), n_permutations)
 
 
+def literal(path: Path) -> str:
+    """A path as daft takes it: absolute, because a relative one may look like a URL (`a:b`), and with its
+    special characters escaped, because else it is a pattern.
+    """
+    return re.sub(r"([*?\[\]{}\\])", r"\\\1", str(Path(path).absolute()))
+
+
 class Shared(NamedTuple):
     """Keys that several documents have.
 
@@ -82,7 +90,7 @@ def shared(tables: Sequence[Path], column: str, *, more_than: int) -> Shared:
     n_queries = _n_queries(tables, column)
     answers = [EMPTY]
     for residue in range(n_queries):
-        rows = daft.read_parquet([str(path) for path in tables]).select(
+        rows = daft.read_parquet([literal(path) for path in tables]).select(
             DOCUMENT, col(column).alias("key")
         )
         if is_list(tables[0], column):

@@ -11,7 +11,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import numpy as np
 
 from launch.bench.made_up_job import run_of, write_data
 from launch.job.yaml import to_yaml
+from launch.process.children import own_command, own_environment
 from launch.process.distributed import find_cluster, join_cluster
 from trainer.assemble import step_of
 from trainer.batches.open import open_source
@@ -116,11 +116,10 @@ def _start_s(folder: Path, cache: str) -> float:
         to_yaml({"train": {"type": "Run", **run_of(8, steps=2).model_dump(mode="json")}})
     )
     # The user's own cache would make the cold start warm.
-    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, "-m", "launch", "run", str(job), "--dir", str(run_dir)]
-    # The root, which holds the packages, so that `-m launch` finds them.
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    cache_at = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    env = {**os.environ, **own_environment(), **cache_at}
+    command = own_command(["run", str(job), "--dir", str(run_dir)])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(
             f"`{' '.join(command)}` ended with code {done.returncode}: {done.stderr}"

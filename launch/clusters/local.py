@@ -17,11 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from launch.process.children import own_command, own_environment
 from launch.process.distributed import free_port
 from launch.process.failures import PEER_LOST
 
 # After a failure the other processes have this long to notice it and leave; then they are killed.
 GRACE_S = 15.0
+# Opened now: between fork and exec a child may not wait for a lock that another thread held.
+LIBC = ctypes.CDLL(None)
 DOCUMENTED_CODES = (2, 3, 4, 75, 130, 143)  # of the README; any other exit code becomes 1
 
 
@@ -124,7 +127,7 @@ def _gpus(env: Mapping[str, str]) -> list[str]:
 def _die_with_parent() -> None:
     """Have this child killed when the launcher dies, however it dies (Linux only)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _copy_lines(lines: IO[bytes], mark: str) -> None:
@@ -224,8 +227,8 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
 
 def run_here(n: int, command: Sequence[str], *, devices: int, run_dir: Path, dry_run: bool) -> int:
     """The verb `run` on N processes of this machine."""
-    argv = [sys.executable, "-m", "launch", *command]
+    argv = own_command(command)
     if dry_run:
         print(f"{n} processes on this machine, each: {shlex.join(argv)}")
         return 0
-    return launch(n, argv, logs=run_dir / "logs", devices=devices)
+    return launch(n, argv, logs=run_dir / "logs", env=own_environment(), devices=devices)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from launch.job.overrides import override
 from launch.job.problems import Problems, explain_all
+from launch.process.children import own_command, own_environment
 
 TEMPLATE = """\
 #!/usr/bin/env bash
@@ -128,13 +129,12 @@ def slurm_from(settings: Sequence[str]) -> Slurm:
     return slurm
 
 
-def submit(
-    command: Sequence[str], *, name: str, run_dir: Path, settings: Sequence[str], dry_run: bool
-) -> int:
+def submit(slurm: Slurm, command: Sequence[str], *, name: str, run_dir: Path, dry_run: bool) -> int:
     """The verb `run` as a batch job: print the script, or hand it to sbatch."""
-    argv = [sys.executable, "-m", "launch", *command]
-    script = slurm_from(settings).script(
-        argv,
+    variables = [f"{key}={value}" for key, value in own_environment().items()]
+    argv = own_command(command)
+    script = slurm.script(
+        ["env", *variables, *argv] if variables else argv,
         name=f"meshwright-{name}",
         # Absolute, since SLURM resolves the path of its log before the script's `cd`.
         run_dir=run_dir.absolute(),

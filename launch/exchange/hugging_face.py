@@ -1,5 +1,6 @@
 """A foreign checkpoint → the folder of a phase, for the verb `import`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,12 @@ def open_source(path: Path) -> Source:
         # One file with weights, configuration and tokenizer.
         return Source(*open_gguf(path))
     remedy = "give the folder of a Hugging Face checkpoint, or a .gguf file"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        # What it looks like beside a path: the name of a model on the hub.
+        folder = path.name
+        remedy = (
+            f"download it first, `hf download {path} --local-dir {folder}`, and import {folder}"
+        )
     raise ValueError(f"{path}: no folder and no .gguf file; {remedy}")
 
 

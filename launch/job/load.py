@@ -9,6 +9,7 @@ import os
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
     """
     for module in imports:
         import_components(module)
-    path = Path(config)
+    path = Path(config).expanduser() if config.startswith("~") else Path(config)
     if path.suffix in (".yaml", ".yml"):
         tree, name = _tree_of_file(path), path.stem
     else:
@@ -137,18 +138,47 @@ def import_components(module: str) -> None:
     """Import a user's module, also from the folder one stands in, so that its components are found by
     name.
     """
+    if module.endswith(".py") or "/" in module:
+        name = Path(module).stem
+        raise ValueError(
+            f"--import {module}: must be the name of a module, not a path; "
+            f"write --import {name} and stand in its folder"
+        )
     if os.getcwd() not in sys.path:
         # Last, so that a user's file hides no module of ours or of a library.
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except Exception as error:  # whatever the user's module raises
         # error.name, because the missing module may be one that the user's own module imports.
-        raise ValueError(
-            f"--import {module}: there is no module {error.name}; add its folder to PYTHONPATH or stand in it"
-        ) from None
+        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or module):
+            raise ValueError(
+                f"--import {module}: there is no module {error.name}; "
+                "add its folder to PYTHONPATH or stand in it"
+            ) from None
+        raise ValueError(f"--import {module}: {failure_in(error)}") from None
     if module not in imported_by_user:
         imported_by_user.append(module)
+
+
+def failure_in(error: Exception, file: Path | None = None) -> str:
+    """Where and why a user's Python file fails, in a sentence; in `file`, or else in the innermost one that
+    is neither ours nor of the import system.
+    """
+    if isinstance(error, SyntaxError):
+        return f"{error.filename} line {error.lineno}: not Python, {error.msg}; mend it there"
+    frames = traceback.extract_tb(error.__traceback__)
+    # importlib's own frames stand between ours and the user's.
+    own = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith("<")
+        and (file is None or Path(frame.filename) == file)
+        and Path(frame.filename) not in (Path(__file__), Path(importlib.__file__))
+    ]
+    where = f" in {own[-1].filename} line {own[-1].lineno}" if own else ""
+    reason = str(error).splitlines() or ["no message"]
+    return f"fails with {type(error).__name__}{where}: {reason[0]}; mend it there"
 
 
 def _tree_of_file(path: Path) -> dict[str, Any]:
@@ -184,6 +214,9 @@ def config_names() -> list[str]:
 
 def _function_named(name: str) -> Callable[[], dict[str, Any]]:
     known = config_names()
+    if name.endswith(".json"):
+        remedy = "give a .py or .yaml file, or a name; `meshwright import` reads a model's folder"
+        raise ValueError(f"config {name}: a JSON file is no launch config; {remedy}")
     if name not in known:
         near = alike(name, known)
         hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
@@ -203,10 +236,12 @@ def _function_of_file(path: Path) -> Callable[[], dict[str, Any]]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise _refused_in(error, str(path)) from None
     except SyntaxError as error:
-        raise ValueError(
-            f"{path} line {error.lineno}: not Python, {error.msg}; mend it there"
-        ) from None
+        raise ValueError(failure_in(error)) from None
+    except Exception as error:  # whatever the user's file raises
+        raise ValueError(f"config {path} {failure_in(error)}") from None
     # A user's file: the function may be missing.
     function = getattr(module, path.stem, None)
     if not callable(function):
@@ -221,11 +256,21 @@ def _built(build: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
     try:
         phases = build()
     except ValidationError as error:
-        # The title of pydantic's error is the name of the class whose fields are wrong.
-        component = next(iter(components_named(error.title)), BaseModel)
-        raise Problems(where, explain_all(error, error.title, None, component)) from None
+        raise _refused_in(error, where) from None
+    except Exception as error:  # whatever the user's function raises
+        # Our own configs and components have sentences of their own, or a fault to look into.
+        if not where.endswith(".py") or isinstance(error, ValueError):
+            raise
+        raise ValueError(f"config {where} {failure_in(error)}") from None
     if not isinstance(phases, dict) or not all(is_phase(type(phase)) for phase in phases.values()):
         raise ValueError(
             f"{where}: its function must return a dict of phase name to phase (Prepare, Run, …)"
         )
     return phases
+
+
+def _refused_in(error: ValidationError, where: str) -> Problems:
+    """The problems of a component that refuses the fields a Python config gives it."""
+    # The title of pydantic's error is the name of the class whose fields are wrong.
+    component = next(iter(components_named(error.title)), BaseModel)
+    return Problems(where, explain_all(error, error.title, None, component))

@@ -26,6 +26,11 @@ def override(tree: dict[str, Any], settings: Sequence[str]) -> list[str]:
                 f"--set {setting!r}: must be PHASE.FIELD=VALUE, e.g. --set pretrain.steps=100"
             )
             continue
+        # Python's word, which YAML takes for text: it would name a folder, say.
+        if text.strip() == "None":
+            remedy = f"write {dotted}=null, or {dotted}='\"None\"' for the word"
+            problems.append(f"--set {dotted}=None: nothing is written null in YAML; {remedy}")
+            continue
         try:
             value = parse_yaml(text, f"--set {dotted}")
             for path in _paths(tree, dotted.split(".")):

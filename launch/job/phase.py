@@ -1,6 +1,6 @@
 """What launch asks of every phase of a job: a Run, Prepare, and those that users bring by `--import`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,5 +35,16 @@ class Executable(Phase, Protocol):
         """Do the work, and leave its results in `folder`.
 
         What else launch offers (`say`, `progress`, `allow_change` …) goes to those keywords that it names.
+        """
+        ...
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """A phase that can say before the job begins what would end it later."""
+
+    def foreseen(self, folder: Path, before: Sequence[str]) -> list[str]:
+        """A sentence for each input that is missing; `before` names the phases that come first. It writes
+        nothing.
         """
         ...

@@ -9,19 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from launch.job.yaml import to_yaml
+from launch.job.yaml import parse_yaml, to_yaml
 
 # pydantic's error type -> rule and remedy in our words; {…} is a value of the error's context
 RULES = {
     "missing": "must be given",
-    "int_type": "must be a whole number; write it without quotes, point or exponent",
-    "int_parsing": "must be a whole number; write it without quotes, point or exponent",
-    "int_from_float": "must be a whole number; write it without quotes, point or exponent",
-    "float_type": "must be a number; write it without quotes",
-    "float_parsing": "must be a number; write it without quotes",
+    "int_type": "must be a whole number; write it like 100, without point or exponent",
+    "int_parsing": "must be a whole number; write it like 100, without point or exponent",
+    "int_from_float": "must be a whole number; write it like 100, without point or exponent",
+    "float_type": "must be a number; write it like 3e-4",
+    "float_parsing": "must be a number; write it like 3e-4",
     "finite_number": "must be a finite number",
-    "bool_type": "must be true or false; write it without quotes",
-    "bool_parsing": "must be true or false; write it without quotes",
+    "bool_type": "must be true or false; write one of these words",
+    "bool_parsing": "must be true or false; write one of these words",
     "string_type": "must be text; put it in quotes",
     # filled in by str.format, to which double braces are literal ones
     "string_too_short": "must have at least {min_length} characters",
@@ -109,7 +109,19 @@ def _line(detail: Any, dotted: str, path: tuple, tree: Any, component: type[Base
         if kind in RULES
         else detail["msg"][0].lower() + detail["msg"][1:]
     )
+    if is_quoted(detail["input"], kind):
+        rule = f"{rule.partition(';')[0]}; write it without quotes"
     return f"{dotted}={_shown(detail['input'])}: {rule}"
+
+
+def is_quoted(value: Any, kind: str) -> bool:
+    """Whether a value is text that without its quotes would be the number or truth value that is wanted."""
+    if not isinstance(value, str) or not kind.startswith(("int_", "float_", "bool_")):
+        return False
+    try:
+        return not isinstance(parse_yaml(value, ""), str | None)
+    except ValueError:
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import tempfile
 import zlib
 
 from launch.process import stopping
@@ -17,6 +18,9 @@ def cache_folder() -> str:
     CPUs may share a home directory.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if home.startswith("~"):
+        # Neither HOME nor an entry for this user: a folder named ~ would be made where one stands.
+        home = os.path.join(tempfile.gettempdir(), f"cache-{os.getuid()}")
     return os.path.join(
         home,
         "meshwright",

@@ -9,37 +9,92 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from data_pipeline.files import write_bytes, write_json, writing
+from data_pipeline.settings import flat
 from launch.job.load import Job, dump
-from launch.job.yaml import to_yaml
+from launch.job.phase import Phase
+from launch.job.yaml import read_yaml, to_yaml
+
+EARLIER = "earlier"  # folder of phases that were set aside
+MAX_SHOWN = 5  # differing fields that an error names
 
 
 def lineage(job: Job) -> dict[str, dict[str, Any]]:
-    """For every phase what done.json holds at least: its fingerprint and those of all phases before it."""
+    """For every phase what done.json holds at least: its configuration, its fingerprint and those of
+    all phases before it.
+    """
     before: dict[str, str] = {}
     rows = {}
     for name, phase in job.phases.items():
         # A copy, because `before` grows with each phase.
-        rows[name] = {"fingerprint": phase.fingerprint(), "after": dict(before)}
+        config = phase.model_dump(mode="json")
+        rows[name] = {"fingerprint": phase.fingerprint(), "after": dict(before), "config": config}
         before[name] = rows[name]["fingerprint"]
     return rows
 
 
-def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
-    """`done`, `started` or `new`.
+class Answers(NamedTuple):
+    """What the user has said of phases that are there already.
+
+    Attributes:
+        allow_change: PHASE.FIELD of fields that may have another value now.
+        again: Phases that are set aside and made anew.
+    """
+
+    allow_change: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+
+    def own_changes(self, name: str) -> tuple[str, ...]:
+        """The allowed fields of one phase, without its name."""
+        prefix = f"{name}."
+        return tuple(
+            field.removeprefix(prefix) for field in self.allow_change if field.startswith(prefix)
+        )
+
+
+def states(job: Job, run_dir: Path, answers: Answers) -> tuple[dict[str, str], list[str]]:
+    """`done`, `started`, `again` (set aside, then new) or `new` for every phase, and a sentence for each
+    whose results do not belong to this configuration.
+    """
+    unknown = [name for name in answers.again if name not in job.phases]
+    problems = [
+        f"--again {name}: no such phase; there are {', '.join(job.phases)}" for name in unknown
+    ]
+    found = {}
+    for name, row in lineage(job).items():
+        try:
+            found[name] = state(run_dir, name, row, job.phases[name], answers)
+        except ValueError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def state(run_dir: Path, name: str, wanted: dict[str, Any], phase: Phase, answers: Answers) -> str:
+    """`done`, `started`, `again` or `new`.
 
     Raises:
-        ValueError: the phase was made after earlier phases that have another configuration now.
+        ValueError: the phase is finished with another configuration, or was made after earlier phases that
+            have another one now or are made anew.
     """
-    done = read_json(run_dir / name / "done.json")
-    if done is None or done.get("fingerprint") != wanted["fingerprint"]:
-        # Without a valid done.json the phase was interrupted; an empty folder was only just made.
-        return "started" if (run_dir / name).is_dir() and any((run_dir / name).iterdir()) else "new"
-
+    if name in answers.again:
+        return "again"
+    folder = run_dir / name
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return "new"  # an empty folder was only just made
+    anew = [phase for phase in answers.again if phase in wanted["after"]]
+    if anew:
+        remedy = f"add --again {name} to set it aside and make it anew too"
+        raise ValueError(f"{folder} was made after {anew[0]}, which is made anew; {remedy}")
+    done = read_json(folder / "done.json")
+    # Without a done.json of this job the phase was interrupted, or was imported.
+    if done is None or "fingerprint" not in done:
+        return "started"
     # Phases that are no longer in the job do not count.
     made_after = {
         phase: mark for phase, mark in done.get("after", {}).items() if phase in wanted["after"]
@@ -47,9 +102,103 @@ def state(run_dir: Path, name: str, wanted: dict[str, Any]) -> str:
     changed = [phase for phase, mark in made_after.items() if mark != wanted["after"][phase]]
     if changed:
         problem = f"was made after another {changed[0]} (its configuration has changed since)"
-        remedy = f"remove {run_dir / name} to make it again, or choose another --dir"
-        raise ValueError(f"{run_dir / name} {problem}; {remedy}")
-    return "done"
+        remedy = f"add --again {name} to set it aside and make it anew, or choose another --dir"
+        raise ValueError(f"{folder} {problem}; {remedy}")
+    return _state_of_finished(folder, done, wanted, phase, answers.own_changes(name))
+
+
+def _state_of_finished(
+    folder: Path,
+    done: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    phase: Phase,
+    allowed: Sequence[str],
+) -> str:
+    """`done`, or `started` where a finished phase has more to do."""
+    same_result = done["fingerprint"] == wanted["fingerprint"]
+    before, now = flat(_as_finished(folder, done, phase)), flat(wanted["config"])
+    differing = {
+        path: (before.get(path), now.get(path))
+        for path in {**before, **now}
+        if before.get(path) != now.get(path)
+    }
+    if same_result and not differing:
+        return "done"
+    trains = "steps" in now
+    # More steps go on from the last checkpoint, which is compared with the other fields.
+    if trains and now["steps"] > before.get("steps", now["steps"]):
+        return "started"
+    refused = [
+        path for path in differing if not any(f"{path}.".startswith(f"{a}.") for a in allowed)
+    ]
+    if refused or (trains and not same_result):
+        paths = refused or list(differing)
+        raise ValueError(_finished_otherwise(folder, differing, paths, same_result, trains))
+    # What decides no result may differ; other data is made again where it differs.
+    return "done" if same_result else "started"
+
+
+def _finished_otherwise(
+    folder: Path,
+    differing: Mapping[str, tuple[Any, Any]],
+    paths: Sequence[str],
+    same_result: bool,
+    trains: bool,
+) -> str:
+    """The sentence of a finished phase whose configuration has changed."""
+    name = folder.name
+    shown = [
+        f"{path}: {_short(differing[path][0])} there, {_short(differing[path][1])} now"
+        for path in paths[:MAX_SHOWN]
+    ]
+    if len(paths) > MAX_SHOWN:
+        # A changed recipe differs in hundreds of fields.
+        shown.append(f"and {len(paths) - MAX_SHOWN} more")
+    remedy = "restore them, choose another --dir, or add "
+    remedy += f"--again {name} to set it aside and make it anew"
+    if same_result and paths:
+        remedy += f", or --allow-change {name}.{paths[0]} to leave it as it is"
+    elif not trains and paths:
+        top = paths[0].split(".")[0]
+        remedy += f", or --allow-change {name}.{top} to make again what depends on it"
+    return f"{folder} is finished, with other settings ({'; '.join(shown)}); {remedy}"
+
+
+def _short(value: Any) -> str:
+    # As it would be written in the configuration.
+    return f"{to_yaml(value, flow=True):.60}"
+
+
+def _as_finished(folder: Path, done: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
+    """The configuration that a finished phase was made with, with the present defaults of fields that it did
+    not have yet.
+    """
+    saved = done.get("config")
+    if saved is None:
+        # Made before done.json held it: the record of the run has what ran last.
+        record = folder.parent / "job.yaml"
+        saved = (read_yaml(record) if record.is_file() else {}).get(folder.name, {})
+    try:
+        fields = {field: value for field, value in saved.items() if field != "type"}
+        # By way of JSON a strict model takes a list for a tuple.
+        filled = type(phase).model_validate_json(json.dumps(fields, default=str))
+    except ValidationError:
+        return saved
+    return filled.model_dump(mode="json")
+
+
+def set_aside(run_dir: Path, name: str) -> Path | None:
+    """Move what a phase has made into a folder of its own, `earlier/NAME-N`; None if there is nothing."""
+    folder = run_dir / name
+    if not folder.exists():
+        return None
+    earlier = run_dir / EARLIER
+    # Numbered, so that nothing that was ever made is overwritten.
+    number = 1 + sum(1 for _ in earlier.glob(f"{name}-*"))
+    with writing(earlier):
+        earlier.mkdir(exist_ok=True)
+        folder.rename(earlier / f"{name}-{number}")
+    return earlier / f"{name}-{number}"
 
 
 def read_json(path: Path) -> Any:
@@ -70,12 +219,17 @@ def mark_done(folder: Path, row: dict[str, Any]) -> None:
     write_json(folder / "done.json", {**(read_json(folder / "done.json") or {}), **row})
 
 
-def write_record(job: Job, run_dir: Path, argv: Sequence[str]) -> None:
-    """job.yaml is the configuration that ran last; launches.jsonl has a row for every start, with the
-    versions that ran it.
+def write_record(job: Job, run_dir: Path, argv: Sequence[str], done: Collection[str]) -> None:
+    """job.yaml is the configuration of what the folder holds: that of this start, and of the phases in `done`
+    the one that they were made with. launches.jsonl has a row for every start, with the versions that ran it.
     """
+    tree = dump(job.phases)
+    for name in done:
+        # A field that decides no result may differ now; what ran is what the record says.
+        row = read_json(run_dir / name / "done.json")
+        tree[name] = {**tree[name], **row.get("config", {})}
     # Written at every start: a resumed run may have another configuration than the first start.
-    write_bytes(run_dir / "job.yaml", to_yaml(dump(job.phases)).encode())
+    write_bytes(run_dir / "job.yaml", to_yaml(tree).encode())
     libraries = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
     versions = {name: importlib.metadata.version(name) for name in libraries}
     row = {"time": time.time(), "argv": list(argv), "python": platform.python_version(), **versions}

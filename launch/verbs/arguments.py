@@ -1,9 +1,30 @@
 """Arguments that several verbs share."""
 
 import argparse
+import re
 from pathlib import Path
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def local_folder(text: str) -> Path:
+    """The type of arguments that name a file or folder of ours: `~` is the home directory, also in quotes
+    and behind `=`, where no shell expands it.
+
+    Raises:
+        ArgumentTypeError: it is a URL.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+        remedy = "name a local or mounted folder, and copy it there afterwards"
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL, and runs are written to file systems alone; {remedy}"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is no such user, or no HOME
+        raise argparse.ArgumentTypeError(
+            f"{text}: there is no home directory to put for ~; write it out"
+        ) from None
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

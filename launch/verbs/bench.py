@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.verbs.arguments import local_folder
+
 KINDS = {  # what is measured -> help
     "train": "the training step on one batch: tokens a second, MFU and memory",
     "loop": "what the training loop costs beside its steps, and the time to the first step",
@@ -70,7 +72,7 @@ def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dir",
         metavar="FOLDER",
-        type=Path,
+        type=local_folder,
         default=Path("runs"),
         help="a folder on the disk to measure (default runs)",
     )
@@ -87,7 +89,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--web",
         metavar="PATH",
-        type=Path,
+        type=local_folder,
         help="a folder of HTML files or a WARC file (default: pydoc pages)",
     )
     parser.add_argument(
@@ -101,7 +103,9 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the table as JSON")
+    parser.add_argument(
+        "--json", metavar="FILE", type=local_folder, help="also write the table as JSON"
+    )
     parser.add_argument(
         "--small",
         action="store_true",
@@ -140,6 +144,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _bench_device(args: argparse.Namespace) -> int:
     from launch.bench.device import watch
+    from launch.process.children import own_command
 
     # Checked before the child starts, which would die on a failed import, once for every check.
     watch.check_imports()
@@ -153,15 +158,8 @@ def _bench_device(args: argparse.Namespace) -> int:
 
         work_from(args.first, small=args.small)
         return 0
-    # `-m launch`: with only the sources there is no console script on PATH.
-    command = [
-        sys.executable,
-        "-m",
-        "launch",
-        "bench",
-        "device",
-        *(["--small"] if args.small else []),
-    ]
+    # By this Python: with only the sources there is no console script on PATH.
+    command = own_command(["bench", "device", *(["--small"] if args.small else [])])
     # Progress goes to standard error, so that redirected output holds the table alone.
     report = watch.check_device(command, say=lambda text: print(text, file=sys.stderr, flush=True))
     watch.show(report)

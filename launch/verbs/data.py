@@ -4,9 +4,8 @@ training step saw.
 
 import argparse
 import importlib
-from pathlib import Path
 
-from launch.verbs.arguments import add_import_argument
+from launch.verbs.arguments import add_import_argument, local_folder
 
 # name -> (module of launch/shards, what it does); the function in the module has the action's name
 ACTIONS = {
@@ -72,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parsers[name].add_argument(
             "--tokenizer",
             metavar="FILE",
-            type=Path,
+            type=local_folder,
             help="default: tokenizer.model in a folder above the shards",
         )
     # They read configurations or tasks, which may name components of the user's own.
@@ -81,15 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_paths(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    parsers["inspect"].add_argument("path", metavar="SHARDS", type=Path, help=SHARDS)
+    parsers["inspect"].add_argument("path", metavar="SHARDS", type=local_folder, help=SHARDS)
     for name in ("verify", "stats", "check"):
         parsers[name].add_argument(
-            "path", metavar="RUN|FOLDER", type=Path, help=f"a run, its data folder, or {SHARDS}"
+            "path",
+            metavar="RUN|FOLDER",
+            type=local_folder,
+            help=f"a run, its data folder, or {SHARDS}",
         )
 
 
 def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    parsers["append"].add_argument("run", metavar="RUN", type=Path, help=RUN)
+    parsers["append"].add_argument("run", metavar="RUN", type=local_folder, help=RUN)
     for name, otherwise in (("at", "the only one"), ("seen", "all of them")):
         add_run_arguments(parsers[name])
         parsers[name].add_argument(
@@ -110,8 +112,10 @@ def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, which may also be written `--run RUN`; see `launch.shards.origin.run_of`."""
     # "?": RUN may be left out, because `--run` can name it; `run_of` refuses none and both.
-    parser.add_argument("run", metavar="RUN", type=Path, nargs="?", help=RUN)
-    parser.add_argument("--run", dest="run_option", metavar="RUN", type=Path, help="the same")
+    parser.add_argument("run", metavar="RUN", type=local_folder, nargs="?", help=RUN)
+    parser.add_argument(
+        "--run", dest="run_option", metavar="RUN", type=local_folder, help="the same"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch.verbs.arguments import add_import_argument
+from launch.verbs.arguments import add_import_argument, local_folder
 
 MIB = 1 << 20
 
@@ -14,11 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        type=Path,
+        type=local_folder,
         help="folder of a run (its newest finished phase), a phase, or a checkpoint",
     )
     parser.add_argument(
-        "--out", metavar="FOLDER", type=Path, required=True, help="the folder to make"
+        "--out", metavar="FOLDER", type=local_folder, required=True, help="the folder to make"
     )
     parser.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.running.find import WHERE, find_phase
-from launch.verbs.arguments import add_import_argument
+from launch.verbs.arguments import add_import_argument, local_folder
 
 if TYPE_CHECKING:  # these import jax, and verbs are parsed without it
     from inference.generating import SamplingRule
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # these import jax, and verbs are parsed without it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PATH, prompts, and how tokens are chosen."""
-    parser.add_argument("path", metavar="PATH", type=Path, help=f"the folder of {WHERE}")
+    parser.add_argument("path", metavar="PATH", type=local_folder, help=f"the folder of {WHERE}")
     parser.add_argument(
         "--prompt",
         metavar="TEXT",

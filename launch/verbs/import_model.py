@@ -3,7 +3,8 @@ and exported.
 """
 
 import argparse
-from pathlib import Path
+
+from launch.verbs.arguments import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,11 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        type=Path,
+        type=local_folder,
         help="folder with config.json and safetensors, or a .gguf file of a llama model",
     )
     parser.add_argument(
-        "--dir", type=Path, required=True, help="folder of the new phase, such as runs/x/imported"
+        "--dir",
+        type=local_folder,
+        required=True,
+        help="folder of the new phase, such as runs/x/imported",
     )
     parser.add_argument(
         "--params",

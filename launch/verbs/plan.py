@@ -5,10 +5,9 @@ or check its muP.
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from launch.verbs.arguments import add_config_arguments
+from launch.verbs.arguments import add_config_arguments, local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hlo",
         metavar="FILE",
-        type=Path,
+        type=local_folder,
         help="write the text of the compiled program to this file",
     )
 

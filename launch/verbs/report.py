@@ -1,7 +1,8 @@
 """The verb `report`: report.html of a run, finished or not, or a page that compares several runs."""
 
 import argparse
-from pathlib import Path
+
+from launch.verbs.arguments import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,13 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        type=Path,
+        type=local_folder,
         help="folder of a run, e.g. runs/tiny; several are compared",
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        type=Path,
+        type=local_folder,
         help="file to write (default: RUN/report.html, or comparison.html beside the runs)",
     )
 

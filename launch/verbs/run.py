@@ -5,8 +5,9 @@ cluster.
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
-from launch.verbs.arguments import add_config_arguments
+from launch.verbs.arguments import add_config_arguments, local_folder
 
 RUNS = Path("runs")
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--dir",
-        type=Path,
+        type=local_folder,
         metavar="RUN_DIR",
         help="folder of the run (default: runs/NAME OF THE CONFIG)",
     )
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would run, or the job that would be submitted",
+        help="check everything and print what would run, or the job that would be submitted",
     )
     parser.add_argument(
         "--allow-change",
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="accept another value of a field that decides the results of a run; may be repeated",
+    )
+    parser.add_argument(
+        "--again",
+        metavar="PHASE",
+        action="append",
+        default=[],
+        help="set what a phase has made aside, in RUN_DIR/earlier, and make it anew; may be repeated",
     )
     parser.add_argument(
         "--profile",
@@ -59,55 +67,70 @@ def main(args: argparse.Namespace) -> int:
     prepare_process()
     from launch.job.load import load
 
+    # Before the configuration, which takes seconds.
+    window = _window(args.profile)
     job = load(args.config, args.set, args.imports)
     # In args, because after a fault `failures.report` writes the traceback into the run folder.
     args.run_dir = args.dir or RUNS / job.name
+    # Not at the top: it imports what only a run needs.
+    from launch.running.lineage import Answers
+    from launch.running.phases import preview, run_phases
+
+    answers = Answers(tuple(args.allow_change), tuple(args.again))
     if args.on:
-        return hand_over(args, job.name)
+        return hand_over(args, job, answers)
     if args.cluster:
         raise ValueError(
             f"--cluster {args.cluster[0]} needs --on slurm; add it or leave --cluster out"
         )
-    # Not at the top: a job that is handed over to a cluster does not need it.
-    from launch.running.phases import preview, run_phases
-
     if args.dry_run:
-        preview(job, args.run_dir)
+        preview(job, args.run_dir, answers)
     else:
-        run_phases(
-            job, args.run_dir, allow_change=args.allow_change, profile=args.profile, argv=args.argv
-        )
+        run_phases(job, args.run_dir, answers=answers, profile=window, argv=args.argv)
 
     return 0
 
 
-def hand_over(args: argparse.Namespace, name: str) -> int:
-    """Start the same command in N processes here, or as a batch job."""
+def _window(profile: str | None) -> tuple[int, int] | None:
+    """First and last step of --profile. Raises ValueError if it has another form."""
+    if profile is None:
+        return None
+    from trainer.records.profiler import window_of  # with jax, which others do not wait for here
+
+    return window_of(profile)
+
+
+def hand_over(args: argparse.Namespace, job: Any, answers: Any) -> int:
+    """Start the same command in N processes here, or as a batch job, after the checks that this process can
+    make for them.
+    """
+    from launch.process.hardware import cpu_only
+    from launch.running.phases import check
+
+    # local:N or local:NxD; [1-9] first, so that local:0 is refused.
+    local = re.fullmatch(r"local:([1-9]\d*)(?:x([1-9]\d*))?", args.on)
+    if not local and args.on != "slurm":
+        raise ValueError(
+            f"--on {args.on}: no such cluster; choose local:N (N processes here) or slurm"
+        )
     # The command as it was typed, without the options that would make each process start others.
     command = without_options(args.argv, {"--on": 1, "--cluster": 1, "--dry-run": 0})
-
     # Named in the command, so that the processes do not each derive a default.
     if "--dir" not in command and not any(word.startswith("--dir=") for word in command):
         command += ["--dir", str(args.run_dir)]
-    # local:N or local:NxD; [1-9] first, so that local:0 is refused.
-    local = re.fullmatch(r"local:([1-9]\d*)(?:x([1-9]\d*))?", args.on)
     if local:
         from launch.clusters.local import run_here
 
-        return run_here(
-            int(local[1]),
-            command,
-            devices=int(local[2] or 1),
-            run_dir=args.run_dir,
-            dry_run=args.dry_run,
-        )
-    if args.on == "slurm":
-        from launch.clusters.slurm import submit
+        n, devices = int(local[1]), int(local[2] or 1)
+        # GPUs are counted by the processes that will use them: here they would be taken from those.
+        check(job, args.run_dir, answers, n_devices=n * devices if cpu_only() else None)
+        return run_here(n, command, devices=devices, run_dir=args.run_dir, dry_run=args.dry_run)
+    from launch.clusters.slurm import slurm_from, submit
 
-        return submit(
-            command, name=name, run_dir=args.run_dir, settings=args.cluster, dry_run=args.dry_run
-        )
-    raise ValueError(f"--on {args.on}: no such cluster; choose local:N (N processes here) or slurm")
+    slurm = slurm_from(args.cluster)
+    # Without GPUs on the nodes nobody here knows what devices they have; nor which kind of mesh they make.
+    check(job, args.run_dir, answers, n_devices=None)
+    return submit(slurm, command, name=job.name, run_dir=args.run_dir, dry_run=args.dry_run)
 
 
 def without_options(argv: list[str], options: dict[str, int]) -> list[str]:

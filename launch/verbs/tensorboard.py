@@ -5,13 +5,15 @@ import logging
 import threading
 from pathlib import Path
 
+from launch.verbs.arguments import local_folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN_DIR and where to serve."""
     parser.add_argument(
         "run_dir",
         metavar="RUN_DIR",
-        type=Path,
+        type=local_folder,
         help="folder of a run, e.g. runs/tiny; or of several",
     )
     parser.add_argument(

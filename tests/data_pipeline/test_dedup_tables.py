@@ -4,6 +4,7 @@ machine and on Ray.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -105,6 +106,14 @@ def test_keys_beyond_63_bits_are_told_apart(tmp_path, monkeypatch):
         write(tmp_path, {"document": np.arange(4), "key": keys}, 1), "key", more_than=1
     )
     assert [values.tolist() for values in found] == [[2**64 - 1], [0], [2]]
+
+
+def test_a_folder_is_never_taken_for_a_url_or_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a:b [1] {2,3} *?")
+    columns = {"document": np.arange(2), "a": np.array([7, 7], np.uint64)}
+    paths = [folder / path.name for path in write(folder, columns, 1)]
+    assert tables.shared(paths, "a", more_than=1).keys.tolist() == [7]
 
 
 def test_files_without_documents_are_passed_over(tmp_path):

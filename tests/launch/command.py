@@ -34,7 +34,7 @@ def meshwright(
     *argv: str, cwd: Path, timeout_s: float = 240, **extra: str
 ) -> subprocess.CompletedProcess:
     """Run the command to its end."""
-    command = [sys.executable, "-m", "launch", *argv]
+    command = [sys.executable, "-P", "-m", "launch", *argv]
     return subprocess.run(
         command,
         cwd=cwd,
@@ -47,7 +47,7 @@ def meshwright(
 
 def begin(*argv: str, cwd: Path, **extra: str) -> subprocess.Popen:
     """Start the command in a process group of its own."""
-    command = [sys.executable, "-m", "launch", *argv]
+    command = [sys.executable, "-P", "-m", "launch", *argv]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
         command, cwd=cwd, env=environment(**extra), start_new_session=True, **pipes

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 from launch.__main__ import VERBS
-from tests.launch.command import environment, meshwright
+from tests.launch.command import ROOT, environment, meshwright
 
 PROBE = """
 import sys
@@ -62,3 +63,13 @@ def test_an_unknown_verb_names_the_known_ones(tmp_path):
 def test_abbreviated_options_are_refused(tmp_path):
     done = meshwright("show", "tiny", "--se", "a.b=1", cwd=tmp_path)
     assert done.returncode == 2 and "--se" in done.stderr
+
+
+def test_the_version_is_that_of_the_package(tmp_path):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert meshwright("--version", cwd=tmp_path).stdout == f"meshwright {version}\n"
+
+
+def test_a_wrong_usage_is_one_sentence(tmp_path):
+    done = meshwright("run", "tiny", "--dir", "gs://b/x", cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -117,15 +117,18 @@ def test_an_override_gives_what_the_file_lacks(tmp_path):
         ("dta.steps=3", "dta: no such phase; nearest: data"),
         (
             "data.steps=many",
-            "data.steps=many: must be a whole number; write it without quotes, point or exponent",
+            "data.steps=many: must be a whole number; write it like 100, without point or exponent",
         ),
         (
             "data.steps=1e3",
-            "data.steps=1000.0: must be a whole number; write it without quotes, point or exponent",
+            "data.steps=1000.0: must be a whole number; write it like 100, without point or exponent",
         ),
         ("data.steps=0", "data.steps=0: must be greater than 0; raise it"),
         ("data.mode=fst", "data.mode=fst: must be 'fast' or 'slow'; choose one of them"),
-        ("data.weights.web=x", "data.weights.web=x: must be a number; write it without quotes"),
+        ("data.weights.web=x", "data.weights.web=x: must be a number; write it like 3e-4"),
+        ("data.weights.web=yes", "data.weights.web='yes': must be a number; write it like 3e-4"),
+        ("data.weights.web='2'", "data.weights.web='2': must be a number; write it without quotes"),
+        ("data.start_from=None", "--set data.start_from=None: nothing is written null in YAML"),
         ("data.start_from=1", "data.start_from=1: must be text; put it in quotes"),
         (
             "pretrain.parts.7.weight=2",
@@ -242,3 +245,35 @@ def test_a_python_config_that_is_wrong_is_told_in_a_sentence(tmp_path):
 def test_a_module_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="--import nowhere.toys: there is no module nowhere"):
         load("tiny", imports=["nowhere.toys"])
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "told"),
+    [
+        ("./mine_a.py", "", "must be the name of a module, not a path; write --import mine_a"),
+        ("mine_b", "import nowhere_at_all", "fails with ModuleNotFoundError in .*mine_b.py line 1"),
+        ("mine_c", "x = 1\nx.y", "fails with AttributeError in .*mine_c.py line 2: 'int'"),
+        ("mine_d", "def f(:", "mine_d.py line 1: not Python"),
+    ],
+)
+def test_a_users_module_that_fails_is_a_sentence(tmp_path, monkeypatch, module, text, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{module.removeprefix('./').removesuffix('.py')}.py").write_text(text)
+    with pytest.raises(ValueError, match=f"--import {module}: .*{told}"):
+        load("tiny", imports=[module])
+
+
+def test_a_config_that_fails_and_one_of_a_model_are_sentences(tmp_path):
+    (tmp_path / "mine.py").write_text("def mine():\n    return {}['x']\n")
+    with pytest.raises(ValueError, match=r"config .*mine.py fails with KeyError in .* line 2: 'x'"):
+        load(str(tmp_path / "mine.py"))
+    with pytest.raises(ValueError, match=r"config x/config.json: a JSON file is no launch config"):
+        load("x/config.json")
+
+
+@pytest.mark.parametrize("field", ["data.seed", "pretrain.seed"])
+def test_a_seed_has_32_bits(field):
+    assert load("tiny", [f"{field}=4294967295"])
+    with pytest.raises(Problems, match=f"{field}=4294967296: must be less than 4294967296; lower"):
+        load("tiny", [f"{field}=4294967296"])

@@ -39,6 +39,14 @@ def test_two_processes_make_one_run_and_one_process_finds_it_done(folder):
     assert again.stdout.count("done before, skipped") == 2
 
 
+def test_files_that_are_called_as_our_rooms_are_not_imported(folder):
+    for name in ("model", "trainer", "launch", "data_pipeline", "inference", "statistics"):
+        (folder / f"{name}.py").write_text("raise SystemExit('a file of the user')\n")
+    (folder / "mine.py").write_text("from tests.launch.toy import Count, Sum  # noqa: F401\n")
+    done = meshwright("run", "two.yaml", *TOYS, "--import", "mine", "--on", "local:2", cwd=folder)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
 def test_a_process_that_is_killed_ends_all_and_is_named(folder):
     done = meshwright(
         "run", "two.yaml", *TOYS, "--on", "local:2", "--set", "train.dies=1", cwd=folder

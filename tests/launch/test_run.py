@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.job.load import dump, load
+from launch.job.load import Job, dump, load
 from launch.job.yaml import read_yaml, to_yaml
-from launch.running.lineage import lineage, read_json, state
+from launch.running.lineage import Answers, lineage, read_json, states
 from launch.running.next_commands import next_commands
 from launch.verbs.run import without_options
 from tests.launch import toy
@@ -67,20 +67,104 @@ def test_finished_phases_are_skipped_and_the_tables_come_again(folder, capsys):
     assert (folder / "runs/toy/data/results.json").stat().st_mtime_ns == made
 
 
-def test_a_phase_with_another_configuration_is_not_done(folder, capsys):
+def everything_in(run_dir):
+    """Name → content of every file."""
+    return {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("way", [[], ["--dry-run"], ["--on", "local:2"]], ids=str)
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("pretrain.optimizer.peak_lr=1e-3", "optimizer.peak_lr: 1.0e-05 there, 0.001 now"),
+        ("pretrain.steps=3", "steps: 20 there, 3 now"),
+        ("pretrain.weights.web=2.0", "weights.web: 1.0 there, 2.0 now"),
+        ("data.mode=slow", "mode: fast there, slow now"),
+    ],
+)
+def test_a_finished_phase_with_another_field_is_refused_and_nothing_is_written(
+    folder, capsys, setting, told, way
+):
     run()
-    assert run("--set", "pretrain.steps=3", "--dry-run") == 0
-    out = capsys.readouterr().out
+    before = everything_in(folder)
+    assert run("--set", setting, *way) == 2
+    name = setting.partition(".")[0]
+    err = capsys.readouterr().err
+    assert f"runs/toy/{name} is finished, with other settings ({told})" in err
+    assert f"--again {name}" in err and "another --dir" in err
+    assert everything_in(folder) == before
+
+
+def test_more_steps_go_on_after_the_last_of_a_finished_phase(folder, capsys):
+    run()
+    assert run("--set", "pretrain.steps=30", "--dry-run") == 0
+    assert "runs/toy/pretrain: Count would be resumed" in capsys.readouterr().out
+
+
+def test_a_phase_is_made_again_beside_what_it_made_before(folder, capsys):
+    run()
+    other = ["--set", "pretrain.optimizer.peak_lr=1e-3"]
+    assert run(*other, "--again", "pretrain") == 0
+    assert "runs/toy/data: Count is done" not in capsys.readouterr().out
+    for path, rate in (("earlier/pretrain-1", 1e-5), ("pretrain", 1e-3)):
+        done = read_json(folder / "runs/toy" / path / "done.json")
+        assert done["config"]["optimizer"]["peak_lr"] == rate
+    assert read_yaml(folder / "runs/toy/job.yaml")["pretrain"]["optimizer"]["peak_lr"] == 1e-3
+    assert run("--again", "data") == 2
     assert (
-        "runs/toy/data: Count is done, would be skipped" in out
-        and "runs/toy/pretrain: Count would be resumed" in out
+        "pretrain was made after data, which is made anew; add --again" in capsys.readouterr().err
     )
+    assert run("--again", "data", "--again", "pretrain") == 0
+    assert (folder / "runs/toy/earlier/pretrain-2/done.json").exists()
+    assert run("--again", "dpo") == 2
+    assert "--again dpo: no such phase; there are data, pretrain" in capsys.readouterr().err
+
+
+def test_the_record_keeps_what_a_finished_phase_was_made_with(folder):
+    (folder / "placed.yaml").write_text("train: {type: Placed}\n")
+    assert main(["run", "placed.yaml", *TOYS]) == 0
+    moved = ["run", "placed.yaml", *TOYS, "--set", "train.where=there"]
+    assert main(moved) == 2
+    assert main([*moved, "--allow-change", "train.where"]) == 0
+    assert read_yaml(folder / "runs/placed/job.yaml")["train"]["where"] == "here"
 
 
 def test_a_phase_made_after_another_one_is_refused_with_the_remedy(folder, capsys):
     run()
-    assert run("--set", "data.steps=4") == 2
-    assert "runs/toy/pretrain was made after another data" in capsys.readouterr().err
+    assert run("--set", "data.steps=6") == 2
+    err = capsys.readouterr().err
+    assert "runs/toy/pretrain was made after another data" in err and "--again pretrain" in err
+
+
+def test_all_that_is_wrong_is_said_at_once_and_no_folder_is_made(folder, capsys):
+    assert run("--set", "data.foresees=a cloud", "--set", "pretrain.foresees=rain") == 2
+    err = capsys.readouterr().err
+    assert "2 problems:\n  data.mode: a cloud; wait\n  pretrain.mode: rain; wait\n" in err
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--dir", "gs://b/x"], "gs://b/x is a URL, and runs are written to file systems alone"),
+        (["--dir=s3://b/x"], "s3://b/x is a URL"),
+        (["--profile", "steps=5"], "--profile steps=5: must be steps=FIRST:LAST"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_nothing_is_written(folder, capsys, options, told):
+    try:
+        code = run(*options, "--dry-run")
+    except SystemExit as end:
+        code = end.code
+    err = capsys.readouterr().err
+    assert code == 2 and told in err and len(err.splitlines()) == 1
+    assert [path.name for path in folder.iterdir()] == ["toy.yaml"]
+
+
+def test_the_home_directory_is_written_with_a_tilde(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "me"))
+    assert run("--dir=~/x y") == 0
+    assert (folder / "me/x y/report.html").exists() and not (folder / "~").exists()
 
 
 def test_a_dry_run_writes_nothing(folder, capsys):
@@ -191,14 +275,12 @@ def test_half_a_cluster_in_the_environment_is_a_sentence(folder):
 
 
 def test_lineage_follows_the_order_of_phases(folder):
-    from launch.job.load import Job
-
     job = Job("toy", toy.job(), "toy")
     rows = lineage(job)
     assert rows["data"]["after"] == {} and rows["pretrain"]["after"] == {
         "data": rows["data"]["fingerprint"]
     }
-    assert state(folder, "data", rows["data"]) == "new"
+    assert states(job, folder, Answers()) == ({"data": "new", "pretrain": "new"}, [])
 
 
 @pytest.mark.parametrize(

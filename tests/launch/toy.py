@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,6 +54,11 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
     start_from: str | None = None
     step_s: float = 0.0
     fails_with: Literal["ValueError", "KeyError", "disk", "foreign"] | None = None
+    foresees: str | None = None
+
+    def foreseen(self, folder: Path, before: Sequence[str]) -> list[str]:
+        """What it is told to foresee."""
+        return [f"mode: {self.foresees}; wait"] if self.foresees else []
 
     def needs_devices(self) -> bool:
         """Host work needs none."""
@@ -96,6 +102,28 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
             "summary": {"steps": self.steps},
         }
         (folder / "results.json").write_text(json.dumps(results))
+
+
+class Placed(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Host work whose result does not depend on where it is done."""
+
+    where: str = "here"
+
+    def needs_devices(self) -> bool:
+        """Host work needs none."""
+        return False
+
+    def fingerprint(self) -> str:
+        """Nothing decides the result."""
+        return "0" * 16
+
+    def problems(self, job: dict[str, Any]) -> list[str]:
+        """No rules."""
+        return []
+
+    def execute(self, folder: Path, *, job_folder: Path) -> None:
+        """Write results.json."""
+        (folder / "results.json").write_text('{"before": {}, "after": {}, "summary": {}}')
 
 
 class Sum(DeviceWork):

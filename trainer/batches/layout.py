@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from data_pipeline.batch import fields_of
 from data_pipeline.rows.packed import Row
@@ -23,7 +23,7 @@ class Layout:
 
     batch_type: type
     sizes: dict[str, int]
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh  # abstract: to check sizes alone
     micro_batches: int = 1
 
     def __post_init__(self) -> None:
