@@ -11,7 +11,7 @@ from data_pipeline import settings
 from data_pipeline.clean.held_out import HeldOutFilter
 from data_pipeline.component import FrozenMap, Seed, one_of, parts_of
 from data_pipeline.engine.runner import Engine
-from data_pipeline.files import read_json, set_aside_damaged, write_json
+from data_pipeline.files import read_json, set_aside_damaged, sha256, write_json
 from data_pipeline.progress import Progress, Say, silent, unseen
 from data_pipeline.stages.append import new_text, write_segments
 from data_pipeline.stages.chats import KINDS
@@ -19,7 +19,6 @@ from data_pipeline.stages.deliver import TokenSettings, deliver
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import CleanSettings, clean, keys_of, misplaced
 from data_pipeline.stages.text import MODEL, STAGES
-from data_pipeline.tokenizers.tokenizer import Tokenizer
 from data_pipeline.tokenizers.trained import TrainedTokenizer
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -205,7 +204,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError(f"{folder} holds no finished data to append to; run its phase first")
         done = read_json(folder / "done.json")
         # The shards that follow must be of the same ids as those that are there.
-        if Tokenizer(folder / MODEL).fingerprint != done["tokenizer"]:
+        if sha256(folder / MODEL) != done["tokenizer"]:
             problem = f"{folder / MODEL} is not the tokenizer that the shards were written with"
             remedy = "remove done.json beside it and run the phase again, which brings it back"
             raise ValueError(f"{problem}; {remedy}")
