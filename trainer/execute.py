@@ -71,8 +71,9 @@ def execute(
             # Measured only once: a resumed phase reads before.json, since its first parameters are gone.
             before = measures.before(state)
         with contextlib.ExitStack() as opened:
-            bar = progress(f"  {folder.name}", run.steps, unit="steps", done=first)
-            advance = opened.enter_context(bar)
+            advance = opened.enter_context(
+                progress(f"  {folder.name}", run.steps, unit="steps", done=first)
+            )
             records = recording(
                 phase,
                 source,

@@ -20,6 +20,7 @@ from model.sharding import letters_of, named
 from model.size import flops_per_token_of, n_matmul_params, n_params
 from trainer.assemble import training_step
 from trainer.checkpoints.retention import Checkpoints
+from trainer.memory import memory_row, peak_host_bytes
 from trainer.models import model_of
 from trainer.norms import Watch
 from trainer.objectives.next_token import NextToken
@@ -27,7 +28,6 @@ from trainer.offload import at_rest
 from trainer.optimizer import Optimizer
 from trainer.phase import initial_state
 from trainer.records.breakdown import made_up_byte_lengths
-from trainer.records.memory import memory_row, peak_host_bytes
 from trainer.records.peak_flops import matmul_rates, n_sharers
 from trainer.run import Run
 

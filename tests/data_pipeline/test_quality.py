@@ -17,6 +17,7 @@ from tests.data_pipeline.texts import (
     assert_alone_as_in_a_batch,
     documents_of,
     has_alphanumeric,
+    is_letter,
     lines_of,
     signals_of,
     verdict,
@@ -46,7 +47,7 @@ def reference(text: str, language: str) -> dict[str, float]:
         "ellipsis_word_ratio": (text.count("...") + text.count("…")) / n_words,
         "bullet_line_frac": sum(line.startswith(bullets) for line in lines) / n_lines,
         "ellipsis_line_frac": sum(line.endswith(("...", "…")) for line in lines) / n_lines,
-        "alphabetic_word_frac": sum(any(map(str.isalpha, token)) for token in tokens)
+        "alphabetic_word_frac": sum(any(map(is_letter, token)) for token in tokens)
         / max(1, len(tokens)),
         "n_stop_words": stop_words,
     }

@@ -102,8 +102,22 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
+def belongs_to_letters(character: str) -> bool:
+    """A mark that makes one letter of another, as in Indic scripts; variation selectors make none."""
+    is_variation = 0xFE00 <= ord(character) <= 0xFE0F or 0xE0100 <= ord(character) <= 0xE01EF
+    return not is_variation and unicodedata.category(character) in ("Mn", "Mc")
+
+
+def is_letter(character: str) -> bool:
+    return character.isalpha() or belongs_to_letters(character)
+
+
+def is_alphanumeric(character: str) -> bool:
+    return character.isalnum() or belongs_to_letters(character)
+
+
 def has_alphanumeric(word: str) -> bool:
-    return any(map(str.isalnum, word))
+    return any(map(is_alphanumeric, word))
 
 
 def signals_of(rule, text: str, language: str = "en") -> dict[str, float]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from trainer.records.memory import memory_row
+from trainer.memory import memory_row
 from trainer.records.profiler import SIGNALLED_STEPS, Profiler, window_of
 
 

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from data_pipeline.files import OutputError
 from trainer.cluster.coordination import first_says, is_first
-from trainer.records.memory import host_bytes
+from trainer.memory import host_bytes
 
 # what TensorStore, Orbax and the system raise when a disk is full or missing
 DISK_TROUBLE = (OSError, RuntimeError, ValueError)

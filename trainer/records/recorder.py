@@ -12,10 +12,10 @@ from trainer.batches.source import BatchSource
 from trainer.cluster.hosts import Hosts
 from trainer.cluster.watchdog import Watchdog
 from trainer.guard import Verdict
+from trainer.memory import memory_row
 from trainer.norms import Watch
 from trainer.records.costs import Costs
 from trainer.records.goodput import Ledger
-from trainer.records.memory import memory_row
 from trainer.records.metrics import MetricsWriter
 from trainer.records.profiler import Profiler
 
