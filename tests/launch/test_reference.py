@@ -19,7 +19,7 @@ def test_every_component_of_a_run_and_of_a_data_phase_is_there():
         "Muon",
         "AdamW",
         "HeldOut",
-        "Gopher",
+        "GopherQuality",
         "Checkpoints",
         "Guard",
     )
