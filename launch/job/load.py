@@ -145,7 +145,11 @@ def import_components(module: str) -> None:
             f"write --import {name} and stand in its folder"
         )
     if os.getcwd() not in sys.path:
-        # Last, so that a user's file hides no module of ours or of a library.
+        # Ours are found now: in a linked install Python looks for them behind all of sys.path, and would take
+        # a user's model.py for our room.
+        for room in ("model", "data_pipeline", "inference", "trainer"):
+            importlib.import_module(room)
+        # Last, so that a user's file hides no module of a library.
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)

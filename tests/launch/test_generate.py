@@ -119,7 +119,8 @@ def test_the_pieces_join_to_the_text_of_the_generated_tokens(run_dir, chat):
         }
         model = loaded.architecture.build(Precision(compute="float32"))
         (new,) = generate(model, loaded.params, [ids], sampler=Greedy(), **options)
-    assert text_of(run_dir / "sft", "hello", as_chat=chat) == t.decode(new)
+    # bytes at the end that make no character are no text
+    assert text_of(run_dir / "sft", "hello", as_chat=chat) == t.decode(new).rstrip("\ufffd")
     assert t.decode(new)
 
 
