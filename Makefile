@@ -18,6 +18,11 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.1
 
 quickstart: .venv/base.installed
 	$(BIN)/meshwright run tiny
+	@echo "Installed: $$($(PIP) list --format=freeze | wc -l) packages, $$(du -sh .venv | cut -f1) in .venv; nothing more is fetched."
+	@echo "The command is .venv/bin/meshwright, or meshwright after \`source .venv/bin/activate\`. Next, for example:"
+	@echo "  .venv/bin/meshwright generate runs/tiny --chat --prompt 'What does \`json.dumps(obj)\` do?'"
+	@echo "  .venv/bin/meshwright run tiny --dir runs/mine --set data.sources.books.folder=FOLDER    # your .txt and .epub files"
+	@echo "  .venv/bin/meshwright --help"
 
 test: lint
 	$(PYTEST) -m "not slow"
@@ -47,13 +52,14 @@ clean:
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.12 or later found; install it, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { echo "make: $(PYTHON) is no Python 3.12 or later; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "creating .venv with $(PYTHON)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "make: $(PYTHON) makes no environment; install its venv module" >&2; exit 1; }
 
 # The package itself is linked by the pinned setuptools: without build isolation nothing unpinned is fetched.
 .venv/base.installed: requirements/base.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements/base.txt (once, some minutes)"
-	@$(PIP) install --require-hashes -r requirements/base.txt
+	@$(PIP) install --require-hashes -r requirements/base.txt || { echo "make: the packages could not be installed; is an index reachable? name yours: export PIP_INDEX_URL=…" >&2; exit 1; }
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
