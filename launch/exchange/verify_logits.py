@@ -17,6 +17,9 @@ from model.sharding import ALPHABET, einsum, named, shard
 
 # 64 positions: enough to find a wrong tensor, and few enough for a large model on a CPU.
 ROWS, TOKENS = 2, 32
+MOST_TOKENS = 1024  # of a row that passes a window: more would fill the memory with logits
+# Of the logits' standard deviation: float32 alone is within the first, rounded weights within the second.
+EXACT, ROUNDED = 2e-3, 0.25
 
 
 class Agreement(NamedTuple):
@@ -27,6 +30,21 @@ class Agreement(NamedTuple):
     max_abs_error: float
     kl_nats: float
     top1_frac: float
+    spread: float = 1.0  # standard deviation of their logits
+
+    def check(self, *, rounded: bool) -> None:
+        """Refuse logits that differ by more than rounding; `rounded`: of the weights of one side too.
+
+        Raises:
+            ValueError: they do.
+        """
+        limit = (ROUNDED if rounded else EXACT) * self.spread
+        if not self.max_abs_error <= limit:  # written so that NaN is refused too
+            raise ValueError(
+                f"--verify: our logits are not those of transformers ({self}; at most {limit:.2e} is "
+                "rounding); look at the rope, window and tie_word_embeddings fields of config.json, "
+                "and do not use these weights"
+            )
 
     def __str__(self) -> str:
         errors = f"max abs error {self.max_abs_error:.2e}, KL {self.kl_nats:.2e} nats"
@@ -63,7 +81,7 @@ def verify(
         np.prod([jax.sharding.get_mesh().shape[axis] for axis in ALPHABET["B"].in_use])
     )
     ids_BL = np.random.default_rng(0).integers(
-        0, architecture.vocab_size, (n_rows, TOKENS), dtype=np.int64
+        0, architecture.vocab_size, (n_rows, n_tokens(architecture)), dtype=np.int64
     )
     ours_BLV = logits(architecture, params, ids_BL)
     script = Path(__file__).with_name("reference_logits.py")
@@ -83,6 +101,14 @@ def verify(
             )
         theirs_BLV = np.load(logits_file, allow_pickle=False)
     return compare(ours_BLV, theirs_BLV)
+
+
+def n_tokens(architecture: Any) -> int:
+    """Positions of a row: past the windows and the context before scaling, as far as memory allows."""
+    windows = [layer.attention.window or 0 for layer in architecture.facts().layers]
+    scaling = dict(dict(architecture).get("rope_scaling") or {})
+    passed = max(*windows, scaling.get("original_context", 0), 0) + TOKENS // 2
+    return min(max(TOKENS, passed), MOST_TOKENS, architecture.context)
 
 
 def logits(
@@ -129,7 +155,10 @@ def compare(
     kl_BL = np.sum(np.exp(theirs_logp) * (theirs_logp - ours_logp), -1)
     same_BL = ours_BLV.argmax(-1) == theirs_BLV.argmax(-1)
     return Agreement(
-        float(np.abs(ours_BLV - theirs_BLV).max()), float(kl_BL.mean()), float(same_BL.mean())
+        float(np.abs(ours_BLV - theirs_BLV).max()),
+        float(kl_BL.mean()),
+        float(same_BL.mean()),
+        float(theirs_BLV.std()),
     )
 
 

@@ -81,7 +81,9 @@ def main(args: argparse.Namespace) -> int:
         n_bytes = sum(path.stat().st_size for path in args.out.iterdir())
         print(f"  {type(architecture).__name__} -> {args.out} ({n_bytes / 1e6:,.1f} MB)")
         if args.verify:
-            print(f"  beside transformers: {verify(architecture, params, args.out, python=python)}")
+            agreement = verify(architecture, params, args.out, python=python)
+            print(f"  beside transformers: {agreement}")
+            agreement.check(rounded=args.dtype == "bfloat16")
 
     return 0
 

@@ -69,9 +69,9 @@ def main(args: argparse.Namespace) -> int:
         model = f"{type(architecture).__name__} of {n_params(params):,} parameters"
         print(f"  {model} -> {args.dir / 'checkpoints' / '0'}")
         if args.verify:
-            print(
-                f"  beside transformers: {verify(architecture, params, args.path, python=python)}"
-            )
+            agreement = verify(architecture, params, args.path, python=python)
+            print(f"  beside transformers: {agreement}")
+            agreement.check(rounded=args.params != "float32")
     # the command that people type next
     print(f'meshwright generate {args.dir} --prompt "…"')
 

@@ -354,6 +354,9 @@ def test_agreement_is_counted_as_it_says():
     assert found.max_abs_error == pytest.approx(np.log(2)) and found.top1_frac == 0.5
     assert found.kl_nats == pytest.approx((0.5 * np.log(2) - 0.25 * np.log(2)) / 2)
     assert compare(theirs, theirs + 3).kl_nats == pytest.approx(0, abs=1e-12)
+    compare(theirs, theirs + 1e-4).check(rounded=False)
+    with pytest.raises(ValueError, match="--verify: our logits are not those of transformers"):
+        found.check(rounded=False)
     with pytest.raises(ValueError, match="have shape"):
         compare(ours, theirs[..., :2])
 
