@@ -71,9 +71,11 @@ def what_ends(tokenizer: Tokenizer, chat: ChatFormat | None) -> dict[str, Any]:
     """
     # ends of a turn too: a chat model may end a plain text the way it ends answers
     stop_ids = tokenizer.stop_ids if chat is None else chat.stop_ids
+    # what opens the call of a tool, in a chat
+    within = () if chat is None else chat.answer_ids
     # no other special id may be generated: they have no text
     allowed_V = tokenizer.byte_lengths > 0
-    allowed_V[list(stop_ids)] = True
+    allowed_V[[*stop_ids, *within]] = True
     return {"stop_ids": stop_ids, "allowed_V": allowed_V}
 
 

@@ -22,10 +22,12 @@ class ChatFormat(Protocol):
     Attributes:
         VERSION: Rises when the tokens of a conversation change; rendered rows are kept by it.
         stop_ids: Any of these ends an answer.
+        answer_ids: Control ids that may stand within an answer, such as the one that opens a call.
     """
 
     VERSION: int
     stop_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
 
     def render(self, messages: Sequence[Message]) -> Tokens:
         """A whole conversation; weight 1 exactly on trained parts and on what ends them.

@@ -33,6 +33,7 @@ class Roles:
             self._roles[TOOL] = tokenizer.control["<|tool|>"]
         self._call = tokenizer.control.get("<|tool_call|>")
         self.stop_ids = tokenizer.stop_ids
+        self.answer_ids = () if self._call is None else (self._call,)
 
     def render(self, messages: Sequence[Message]) -> Tokens:
         """Render a conversation, as `ChatFormat` says: weight 1 on trained parts and their ends."""

@@ -1,5 +1,6 @@
 """A SentencePiece model as `Tokenizer` uses one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sentencepiece
@@ -84,29 +85,38 @@ def _bytes_of(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes:
     return bytes.fromhex(piece[3:-1]) if model.is_byte(i) else b""
 
 
-def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any] | None:
-    """A BPE model in Hugging Face's format, without its control pieces; None for unigram."""
+def tokenizer_json(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
+    """A model in Hugging Face's format, without its control pieces."""
+    normalizer = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    file = {"version": "1.0", "added_tokens": [], "normalizer": normalizer}
     text = {model.id_to_piece(i): i for i in range(model.vocab_size()) if _is_text(model, i)}
-    # scores of BPE are ranks, those of unigram log-probabilities
-    if not all(model.get_score(i).is_integer() for i in text.values()):
-        return None
+    # scores of BPE are ranks, those of unigram log-probabilities, and so are those of single letters
+    is_bpe = all(model.get_score(i).is_integer() for i in text.values())
+    return {**file, "model": _bpe(model, text) if is_bpe else _unigram(model)}
+
+
+def _unigram(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
+    scores = {i: model.get_score(i) for i in range(model.vocab_size()) if _is_text(model, i)}
+    # Of control pieces and bytes the library would make text too: so rare that any other way is likelier,
+    # letter by letter, which takes at most 6 letters for <0x41>.
+    never = 100 * min(scores.values()) - 100
+    vocab = [[model.id_to_piece(i), scores.get(i, never)] for i in range(model.vocab_size())]
+    return {"type": "Unigram", "unk_id": model.unk_id(), "vocab": vocab, "byte_fallback": True}
+
+
+def _bpe(model: sentencepiece.SentencePieceProcessor, text: Mapping[str, int]) -> dict[str, Any]:
     # The model has no merges: any two pieces that make a third may merge, the likeliest first.
     ranked = sorted(text, key=lambda piece: -model.get_score(text[piece]))
     merges = [split for piece in ranked for split in _splits(piece) if text.keys() >= set(split)]
     byte_pieces = {model.id_to_piece(i): i for i in range(model.vocab_size()) if model.is_byte(i)}
     unknown = model.id_to_piece(model.unk_id())
     return {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-        "model": {
-            "type": "BPE",
-            "unk_token": unknown,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "vocab": {**text, **byte_pieces, unknown: model.unk_id()},
-            "merges": merges,
-        },
+        "type": "BPE",
+        "unk_token": unknown,
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "vocab": {**text, **byte_pieces, unknown: model.unk_id()},
+        "merges": merges,
     }
 
 

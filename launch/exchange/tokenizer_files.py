@@ -280,10 +280,8 @@ def exported(path: Path) -> dict[str, bytes]:
         )
     model = sentencepiece.SentencePieceProcessor(model_proto=data)
     names = (model.id_to_piece(i) for i in (model.bos_id(), model.eos_id(), model.pad_id()))
-    file = tokenizer_json(model)
-    # Without a tokenizer.json transformers can still read the SentencePiece model itself.
-    files = {} if file is None else _files(_with_control_pieces(file, model), *names, OUR_CHAT)
-    return {"tokenizer.model": data, **files}
+    file = _with_control_pieces(tokenizer_json(model), model)
+    return {"tokenizer.model": data, **_files(file, *names, OUR_CHAT)}
 
 
 def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -297,10 +295,12 @@ def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
+    vocab = file["model"]["vocab"]
     return {
         **file,
         "added_tokens": [{"id": i, "content": piece, **flags} for piece, i in pieces.items()],
-        "model": {**file["model"], "vocab": file["model"]["vocab"] | pieces},
+        # a unigram model's is a list by id, in which they have their places already
+        "model": {**file["model"], "vocab": vocab if isinstance(vocab, list) else vocab | pieces},
         # as our models read every text
         "post_processor": _bos_first(model.id_to_piece(model.bos_id()), model.bos_id()),
         "decoder": {"type": "Sequence", "decoders": decoders},

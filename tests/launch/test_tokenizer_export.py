@@ -1,0 +1,41 @@
+"""Laws of exported tokenizers: every kind of ours is a tokenizer.json with equal ids."""
+
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from data_pipeline.chat.roles import Roles
+from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
+from inference.text import what_ends
+from launch.exchange.tokenizer_files import exported
+
+TEXTS = [
+    "The list of words, in order.",
+    "héllo 🦊🦊\n\n  x\ty  中",
+    " leading and  runs   of spaces ",
+]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 380), ("unigram", 360), ("char", 310)])
+def test_an_exported_tokenizer_gives_our_ids_and_text(kind, size, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    source = Path(__file__).read_text(encoding="utf-8")
+    spec = SentencePiece(vocab_size=size, model=kind, character_coverage=0.99)
+    spec.train([part for part in source.split("\n\n") if "TEXTS =" not in part], path)
+    ours = Tokenizer(path)
+    theirs = tokenizers.Tokenizer.from_str(exported(path)["tokenizer.json"].decode())
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert theirs.encode(text, add_special_tokens=False).ids == ids
+        assert theirs.decode(ids) == text
+    assert theirs.encode("<|user|>", add_special_tokens=False).ids == [ours.roles["user"]]
+
+
+def test_an_answer_may_call_a_tool_and_a_text_may_not(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    SentencePiece(vocab_size=300, model="bpe").train(TEXTS, path)
+    tokenizer = Tokenizer(path)
+    call = tokenizer.control["<|tool_call|>"]
+    assert what_ends(tokenizer, Roles(tokenizer))["allowed_V"][call]
+    assert not what_ends(tokenizer, None)["allowed_V"][call]
