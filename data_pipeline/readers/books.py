@@ -27,7 +27,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         folder: A folder of .txt, .txt.gz and .epub files, one book each; none by default.
-        topics: Whether Python's `help()` topics are read too.
+        topics: Whether Python's `help()` topics are read too; `tiny` does, which needs no input.
         unit: What becomes one document; the group is the book either way.
         lines: Whether the lines of a hard-wrapped paragraph stay, or are joined (verse and tables always
         stay).
@@ -39,7 +39,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
     VERSION: ClassVar[int] = 1
 
     folder: str | None = None
-    topics: bool = True
+    topics: bool = False
     unit: Literal["book", "chapter"] = "book"
     lines: Literal["kept", "joined"] = "kept"
     min_letter_frac: float | None = Field(None, ge=0, le=1)

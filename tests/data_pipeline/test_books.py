@@ -330,7 +330,7 @@ def test_a_page_nested_without_end_costs_its_book_alone(tmp_path):
 
 
 def test_topics_come_without_a_folder(tmp_path):
-    documents = list(read_all(Books(), "books", work=tmp_path))
+    documents = list(read_all(Books(topics=True), "books", work=tmp_path))
     assert len(documents) > 60 and {d.licence for d in documents} == {"PSF-2.0"}
     assert (
         next(d for d in documents if d.group == "topic:while")

@@ -207,3 +207,17 @@ def test_an_edited_document_keeps_its_id_and_an_untouched_one_is_the_same_object
 def test_hostile_text_is_read_in_a_moment(text):
     (after,), _ = cleaned(text)  # the run of all tests has a limit; quadratic work would pass it
     assert after == text
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["8(495)739-70-00", "030/12345678", "(0171) 234 56 78", "0171 2345678", "0049 30 1234567"],
+)
+def test_russian_and_german_numbers_are_found_as_people_write_them(number):
+    (text,), counts = cleaned(f"Zentrale: {number}, bitte.")
+    assert number not in text and counts == {"phone": [1]}
+
+
+@pytest.mark.parametrize("text", ["1.3.132.34", "1.2.156.197", "2.16.156.197", "Teil 0123 456789"])
+def test_object_identifiers_are_no_addresses_and_parts_no_telephones(text):
+    assert cleaned(text) == ([text], {})

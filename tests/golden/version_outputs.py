@@ -56,6 +56,7 @@ from data_pipeline.readers.parquet import Parquet
 from data_pipeline.readers.part import Reader, read_all
 from data_pipeline.readers.stdlib_docs import StdlibDocs
 from data_pipeline.readers.text_file import TextFile
+from data_pipeline.readers.texts import Texts
 from data_pipeline.readers.warc import Warc
 from data_pipeline.rows import plan
 from data_pipeline.rows.fim import FillInTheMiddle
@@ -110,6 +111,7 @@ def reader_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
         HtmlFolder(folder=str(folder / "pages")),
         Warc(paths=(str(folder / "web.warc.gz"),)),
         Books(folder=str(folder / "books"), topics=False, unit="chapter", lines="joined"),
+        Texts(folder=str(folder / "books")),
         TextFile(path=str(folder / "books" / "plain.txt"), pieces=3),
         CodeTree(folder=str(folder / "code")),
         Jsonl(paths=(str(folder / "rows.jsonl"),), columns=COLUMNS),
