@@ -27,7 +27,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         folder: A folder of .txt, .txt.gz and .epub files, one book each; none by default.
-        topics: Whether Python's `help()` topics are read too; `tiny` does, which needs no input.
+        topics: Whether Python's `help()` topics are read; None = only where there is no folder.
         unit: What becomes one document; the group is the book either way.
         lines: Whether the lines of a hard-wrapped paragraph stay, or are joined (verse and tables always
         stay).
@@ -39,14 +39,14 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
     VERSION: ClassVar[int] = 1
 
     folder: str | None = None
-    topics: bool = False
+    topics: bool | None = None
     unit: Literal["book", "chapter"] = "book"
     lines: Literal["kept", "joined"] = "kept"
     min_letter_frac: float | None = Field(None, ge=0, le=1)
 
     def fingerprint(self) -> str:
         """The version of Python, whose topics are read; "" without them."""
-        return platform.python_version() if self.topics else ""
+        return platform.python_version() if self._reads_topics() else ""
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
         """The topics, then the folder's books by path in batches.
@@ -55,11 +55,13 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             FileNotFoundError: No such folder.
             ValueError: It holds no book; or there is neither folder nor topics.
         """
-        if self.folder is None and not self.topics:
+        if self.folder is None and not self._reads_topics():
             raise ValueError(
                 f"sources.{source}: folder=None and topics=False leave no books; set one of them"
             )
-        parts = [Part("00000", (pydoc_data.topics.__file__,), "topics")] if self.topics else []
+        parts = (
+            [Part("00000", (pydoc_data.topics.__file__,), "topics")] if self._reads_topics() else []
+        )
         if self.folder is not None:
             files = files_under(self.folder, SUFFIXES, field=f"sources.{source}.folder")
             for batch in batches(files):
@@ -87,6 +89,10 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             book = read_book(file, path, work, source, drops)
             if book is not None:
                 yield from self._documents(book, path, source, drops)
+
+    def _reads_topics(self) -> bool:
+        # Whoever names a folder wants his own books, not 79 pages of help among them.
+        return self.folder is None if self.topics is None else self.topics
 
     def _documents(self, book: Text, path: str, source: str, drops: Drops) -> Iterator[Document]:
         text, language = without_gutenberg(book.text)

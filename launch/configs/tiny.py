@@ -49,7 +49,7 @@ def tiny() -> dict[str, Any]:
     """Four phases: data, pretraining, SFT, DPO."""
     # Web pages, code and books, cleaned and tokenized; questions and preference pairs from docstrings.
     data = Prepare(
-        sources=FrozenMap(web=StdlibDocs(), code=StdlibCode(), books=Books(topics=True)),
+        sources=FrozenMap(web=StdlibDocs(), code=StdlibCode(), books=Books()),
         recipe=standard_recipe(),
         held_out_frac=0.05,
         held_out_filter=HeldOutFilter(jaccard=0.7, common_groups=8),

@@ -354,3 +354,11 @@ def test_nothing_to_read_is_one_clear_error(tmp_path):
         ValueError, match=r"sources\.books: folder=None and topics=False leave no books; set one"
     ):
         Books(topics=False).parts("books", work=tmp_path)
+
+
+def test_a_folder_of_books_has_no_topics_of_python_among_them(tmp_path):
+    (tmp_path / "mine.txt").write_text("My own book.\n")
+    reader = Books(folder=str(tmp_path))
+    assert [d.path for d in read_all(reader, "books", work=tmp_path)] == ["mine.txt"]
+    # Its bytes are the same under any Python.
+    assert reader.fingerprint() == ""
