@@ -19,10 +19,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.1
 quickstart: .venv/base.installed
 	$(BIN)/meshwright run tiny
 	@echo "Installed: $$($(BIN)/python -m pip list --format=freeze 2>/dev/null | wc -l) packages, $$(du -sh .venv | cut -f1) in .venv; nothing more is fetched."
-	@echo "The command is .venv/bin/meshwright, or meshwright after \`source .venv/bin/activate\`. Next, for example:"
-	@echo "  .venv/bin/meshwright generate runs/tiny --chat --prompt 'What does \`json.dumps(obj)\` do?'"
-	@echo "  .venv/bin/meshwright run tiny --dir runs/mine --set data.sources.books.folder=FOLDER    # your .txt and .epub files"
-	@echo "  .venv/bin/meshwright --help"
+	@echo "The command is $(BIN)/meshwright, or meshwright after \`source .venv/bin/activate\`; \`$(BIN)/meshwright --help\` lists what it does."
 
 test: lint
 	$(PYTEST) -m "not slow"

@@ -6,9 +6,12 @@ help is instant.
 """
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -75,8 +78,32 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
         )
         if name == verb:
+            # Before its own actions, whose parsers put themselves in its place.
+            child.set_defaults(parser=child)
             verb_module(name).add_arguments(child)
     return parser
+
+
+def wrong_verb(word: str) -> str:
+    """What to say of a first word that is no verb."""
+    from launch.verbs.arguments import CONFIGS
+
+    configs = {path.stem for path in CONFIGS.glob("*.py")}
+    if word in configs or word.endswith((".py", ".yaml", ".yml")):
+        return f"{word} is a config, and no verb; write `meshwright run {word}`"
+    near = difflib.get_close_matches(word, VERBS, 1)
+    remedy = f"nearest: {near[0]}" if near else f"choose one of {', '.join(VERBS)}"
+    return f"{word}: no such verb; {remedy}"
+
+
+def refuse_rest(parser: argparse.ArgumentParser, rest: Sequence[str]) -> NoReturn:
+    """End with a sentence about the first of the words that a verb's parser has left over."""
+    word = rest[0].partition("=")[0]
+    if not word.startswith("-"):
+        parser.error(f"{word}: one argument too many, or an option's name is missing before it")
+    # Only the help lists the options without private attributes of argparse.
+    near = difflib.get_close_matches(word, re.findall(r"--[a-z][a-z-]*", parser.format_help()), 1)
+    parser.error(f"{word}: no such option" + (f", nearest: {near[0]}" if near else ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,8 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
     # not argv[0]: `--help` may stand before the verb
-    verb = next((word for word in argv if word in VERBS), None)
-    args = build_parser(verb).parse_args(argv)
+    first = next((word for word in argv if not word.startswith("-")), None)
+    parser = build_parser(first)
+    if first is not None and first not in VERBS:
+        parser.error(wrong_verb(first))
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        refuse_rest(args.parser, rest)
     args.argv = argv
     run = verb_module(args.verb).main
     try:
@@ -124,6 +156,16 @@ def command() -> None:
 
 def _command() -> None:
     """`main`, then leave without waiting for peers that are gone."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another character set shows escapes, where Python would end the run by an error.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        remedy = "change into another one"
+        print(f"meshwright: error: the working directory was removed; {remedy}", file=sys.stderr)
+        sys.exit(2)
     if {"run", "bench", "replay"} & set(sys.argv[1:2]):  # the verbs that train on this machine
         from launch.process.hardware import use_huge_pages
 

@@ -46,8 +46,18 @@ class Sizes(NamedTuple):
     learned: dict[str, np.ndarray]
 
 
-def report(run: Run) -> tuple[list[str], int]:
-    """The tables of both parametrizations and a verdict; 3 when something grows in spite of `mup_base_width`.
+class Verdict(NamedTuple):
+    """The tables of both parametrizations with a line of what grows in each, the same as JSON, and the exit
+    code: 3 when something grows in spite of `mup_base_width`.
+    """
+
+    lines: list[str]
+    json: dict[str, Any]
+    code: int
+
+
+def report(run: Run) -> Verdict:
+    """The check of a phase.
 
     Raises:
         ValueError: the phase cannot be checked.
@@ -66,6 +76,7 @@ def report(run: Run) -> tuple[list[str], int]:
     widths = [architecture.width for architecture in models]
     lines = [f"mean |x| at steps 0 to {STEPS} by width, and how it goes with the width", ""]
     verdicts = []
+    checks = []
     code = 0
     # With muP, then without: the second table shows what muP prevents.
     for base_width in (widths[0], None):
@@ -77,9 +88,11 @@ def report(run: Run) -> tuple[list[str], int]:
         exponents = ", ".join(f"{name} {e:+.2f}" for name, e in growth.items())
         verdict = f"{' and '.join(growing)} grow" if growing else "flat"
         verdicts.append(f"mup_base_width={base_width}: {verdict} (learned ~ width^: {exponents})")
+        check = {"mup_base_width": base_width, "exponents": growth, "growing": growing}
+        checks.append({**check, "mean_abs": {name: x.tolist() for name, x in sizes.of.items()}})
         code = 3 if base_width and growing else code
 
-    return [*lines, *verdicts], code
+    return Verdict([*lines, *verdicts], {"widths": widths, "checks": checks}, code)
 
 
 def family(architecture: Any) -> list[Any]:

@@ -70,14 +70,12 @@ class Planner:
         """The fastest settings of mesh, rematerialisation, micro-batches and offload."""
         finalists = search(self.setting, n_finalists, self.answer, self.say)
         best = finalists[0].answer
-        if best is None:
-            return Report(
-                DOES_NOT_FIT,
-                [],
-                None,
-                f"none of the {len(finalists)} settings that were compiled fits; take more chips",
-            )
         ranking = ranking_json(finalists, self.setting, self.name)
+        if best is None:
+            problem = f"none of the {len(finalists)} settings that were compiled fits"
+            problem += "; take more chips"
+            refused = {"fits": False, "problem": problem, "ranking": ranking}
+            return Report(DOES_NOT_FIT, [], refused, problem)
         output = [*lines(best), *ranking_lines(finalists, self.setting, self.name)]
         return Report(DONE, output, {**as_json(best), "set": ranking[0]["set"], "ranking": ranking})
 

@@ -3,6 +3,8 @@ working directory does not stand in for one of ours.
 """
 
 import os
+import shlex
+import shutil
 import site
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,22 @@ def own_command(words: Sequence[str]) -> list[str]:
     """The command `meshwright WORDS`, by this Python."""
     # -P: without it the working directory comes first in sys.path.
     return [sys.executable, "-P", "-m", "launch", *words]
+
+
+def typed_command(words: Sequence[str | Path]) -> str:
+    """What a person types in this folder for `meshwright WORDS`; a word without spaces stays as it is."""
+    # Beside this Python, as pip puts it; not resolved, since a venv's Python is a link.
+    script = Path(sys.executable).parent / "meshwright"
+    on_path = shutil.which("meshwright")
+    # Another installation may stand on PATH under the same name.
+    if on_path and (not script.exists() or Path(on_path).samefile(script)):
+        name = "meshwright"
+    elif script.exists():
+        here = Path.cwd()
+        name = str(script.relative_to(here)) if script.is_relative_to(here) else str(script)
+    else:
+        return shlex.join([sys.executable, "-m", "launch", *map(str, words)])
+    return shlex.join([name, *map(str, words)])
 
 
 def own_environment() -> dict[str, str]:

@@ -1,11 +1,12 @@
 """What a person may type after a run: its text, its curves, and the same job on text of one's own."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.component import imported_by_user
 from launch.job.load import Job, dump
+from launch.process.children import typed_command
 
 
 def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
@@ -15,27 +16,26 @@ def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
     # As plain values: the classes of phases may import jax, which a data job does without.
     phases = dump(job.phases)
     runs = [phase for phase in phases.values() if phase["type"] == "Run"]
+    # What a configuration needs is also needed to read a checkpoint of it.
+    imports = [word for module in imported_by_user for word in ("--import", module)]
     commands = []
     if runs:
-        commands.append(
-            # The last phase that trains is the one that `generate` takes by default.
-            (f"meshwright generate {run_dir} {_prompt(runs[-1])}", "an answer to your prompt")
-        )
-        commands.append((f"meshwright tensorboard {run_dir}", "the curves of every phase"))
+        # The last phase that trains is the one that `generate` takes by default.
+        generate = ["generate", run_dir, *_prompt(runs[-1]), *imports]
+        commands.append((typed_command(generate), "an answer to your prompt"))
+        commands.append((typed_command(["tensorboard", run_dir]), "the curves of every phase"))
     for name, phase in phases.items():
         for source, reader in phase.get("sources", {}).items():
             if reader["type"] == "Books":
-                setting = f"--set {name}.sources.{source}.folder=FOLDER"
-                command = f"meshwright run {job.config} --dir runs/mine {setting}"
-                commands.append((command, "with your .txt and .epub files"))
+                setting = ["--set", f"{name}.sources.{source}.folder=FOLDER"]
+                run = ["run", job.config, "--dir", "runs/mine", *setting, *imports]
+                commands.append((typed_command(run), "with your .txt and .epub files"))
     return commands
 
 
-def _prompt(run: Mapping[str, Any]) -> str:
+def _prompt(run: Mapping[str, Any]) -> list[str]:
     """The options of `generate` for the first prompt whose text the phase shows."""
     samples = [each for each in run["evals"] if each["type"] == "Samples"]
     if not samples:
-        return "--prompt TEXT"
-    chat = "--chat " if samples[0]["chat"] else ""
-    # Quoted, because a shell would interpret spaces and special characters.
-    return f"{chat}--prompt {shlex.quote(samples[0]['prompts'][0])}"
+        return ["--prompt", "TEXT"]
+    return [*(["--chat"] if samples[0]["chat"] else []), "--prompt", samples[0]["prompts"][0]]

@@ -3,6 +3,7 @@ when it was made?
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Hit(NamedTuple):
 
 
 def check(args: argparse.Namespace) -> None:
-    """Print the documents that share words with each task.
+    """Print the documents that share words with each task, or all of them as JSON.
 
     Raises:
         ValueError: there are any.
@@ -50,6 +51,7 @@ def check(args: argparse.Namespace) -> None:
     # Before any document is read, so that a wrong --tokenizer is reported at once.
     tokenizers = {name: tokenizer_of(shards, args.tokenizer) for name, shards in folders.items()}
     rows = []
+    record: dict[str, Any] = {}  # of --json, by task
     for task in tasks:
         all_hits = [
             hit
@@ -59,14 +61,20 @@ def check(args: argparse.Namespace) -> None:
         rare = without_common(all_hits)
         n_rare = n_documents(rare)
         n_common = n_documents(all_hits) - n_rare
-        print(f"{task.name}: {n_rare:,} documents share words with it, {n_common:,} common ones")
         # Sorted, so that two runs print the same table.
         documents = sorted({(hit.folder, hit.document) for hit in rare})
         rows += [(task.name, *document) for document in documents]
+        named = [{"shards": folder, "document": document} for folder, document in documents]
+        record[task.name] = {"documents": named, "sharing_common_words": n_common}
+        if not args.json:
+            shared = f"{n_rare:,} documents share words with it, {n_common:,} common ones"
+            print(f"{task.name}: {shared}", flush=True)
+    if args.json:
+        print(json.dumps({"tasks": record}), flush=True)
     if rows:
-        Console().table(
-            "Contaminated", ("task", "shards", "document"), rows[:N_NAMED], text_columns=3
-        )
+        if not args.json:
+            heads = ("task", "shards", "document")
+            Console().table("Contaminated", heads, rows[:N_NAMED], text_columns=3)
         remedy = "add the task to Decontaminate in the recipe and run the data phase again"
         # A document that shares words with two tasks has a row for each.
         n_contaminated = len({row[1:] for row in rows})

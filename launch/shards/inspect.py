@@ -1,6 +1,7 @@
 """`meshwright data inspect`: the manifest of a folder of shards in words, and a document of it as text."""
 
 import argparse
+import json
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -19,21 +20,26 @@ ORIGIN = ("path", "language", "licence", "time")
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Print a line a subject about shards, and a document if `args.document` names one.
+    """Print a line a subject about shards, and a document if `args.document` names one; or all of it as
+    JSON.
 
     Raises:
-        ValueError: there is no such document, or --text without one.
+        ValueError: there is no such document, or --text without one or beside --json.
     """
+    if args.text and args.json:
+        raise ValueError("--text prints a text alone, and --json has it too; leave one of them out")
     if args.text and args.document is None:
         raise ValueError("--text prints a document; name one by --document N or --document ID")
     shards = Shards(args.path)
-    if not args.text:
+    if not args.text and not args.json:
         print("\n".join(described(shards)))
-    if args.document is None:
-        return
-    numbers = numbers_of(shards, args.document)
+    numbers = [] if args.document is None else numbers_of(shards, args.document)
     # Only now, because the manifest can be shown even if the tokenizer is missing.
-    tokenizer = tokenizer_of(shards, args.tokenizer)
+    tokenizer = tokenizer_of(shards, args.tokenizer) if numbers else None
+    if args.json:
+        documents = [as_json(shards, number, tokenizer) for number in numbers]
+        print(json.dumps({"manifest": shards.manifest, "documents": documents}))
+        return
     for number in numbers:
         record = shards[number]
         if args.text:
@@ -120,6 +126,22 @@ def shown(shards: Shards, number: int, record: Record, tokenizer: Tokenizer) -> 
         yield text[:FIRST_CHARS]
         if len(text) > FIRST_CHARS:
             yield f"… {len(text) - FIRST_CHARS:,} more characters; --text prints all"
+
+
+def as_json(shards: Shards, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A document with its whole text: a record for each of its sequences."""
+    record = shards[number]
+    sequences = [
+        {
+            "tokens": len(sequence.tokens),
+            "targets": int(sequence.weight.sum()),
+            "text": marked(sequence.tokens.tolist(), tokenizer),
+        }
+        for sequence in record.sequences
+    ]
+    # A time is no JSON.
+    origin = {name: str(value) for name, value in origin_of(shards, record.id).items() if value}
+    return {"number": number, "id": record.id, "origin": origin, "sequences": sequences}
 
 
 def marked(tokens: list[int], tokenizer: Tokenizer) -> str:

@@ -127,27 +127,32 @@ def spans_of(phase: Trained, step: int) -> Iterator[Span]:
 
 
 def seen(args: argparse.Namespace) -> None:
-    """Print for each phase and source which steps have read a document.
+    """Print for each phase and source which steps have read a document, or all of it as JSON.
 
     Raises:
         ValueError: no phase trains on it.
     """
     run = run_of(args)
-    is_known = False
+    found = []
     phases = dict([named_phase(args)]) if args.phase else reading_phases(run, args.imports)
-    for phase in (opened(run, name, each) for name, each in phases.items()):
+    for name, each in phases.items():
+        phase = opened(run, name, each)
         for source, rows in phase.rows.sources.items():
             if not rows.shards.find(args.document):
                 continue
-            is_known = True
             # ends[-1]: the number of rows that were read by now.
             read = phase.rows.rows_of(source, args.document, phase.past.ends[-1])
             steps = (
                 steps_of(read, phase.past.ends[1:], phase.past.skipped) if phase.past.step else []
             )
-            when = when_read(steps, phase.past.step)
-            print(f"{phase.name}: {source} document {args.document} {when}", flush=True)
-    if not is_known:
+            made = phase.past.step
+            found.append({"phase": name, "source": source, "steps": list(steps), "of_steps": made})
+            if not args.json:
+                when = when_read(steps, made)
+                print(f"{name}: {source} document {args.document} {when}", flush=True)
+    if args.json:
+        print(json.dumps({"document": args.document, "seen": found}), flush=True)
+    if not found:
         problem = f"no such document in what the phases of {run} train on"
         raise ValueError(f"{args.document}: {problem}; `meshwright data at` shows ids")
 
@@ -183,6 +188,8 @@ def named_phase(args: argparse.Namespace) -> tuple[str, Any]:
     """
     run = run_of(args)
     reading = reading_phases(run, args.imports)
+    if not reading:
+        raise ValueError(f"{run} has no phase that reads shards; give a run that trains on some")
     if not args.phase and len(reading) != 1:
         raise ValueError(
             f"{run} has several phases that read shards; choose one by --phase: {', '.join(reading)}"

@@ -19,31 +19,33 @@ from launch.terminal.drop_table import cut_table, drop_table
 
 # 1 % and 99 % too, because the longest document alone says little about the tail.
 QUANTILES = {"1 %": 0.01, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
+OF_A_PHASE = ("read", "kept", "held_out", "dropped", "fertility")  # of results.json
 
 
 def stats(args: argparse.Namespace) -> None:
-    """Print tables of amounts, lengths, packing, fertility and drops.
+    """Print tables of amounts, lengths, packing, fertility and drops, or all of it as JSON.
 
     Raises:
         ValueError: --seq-len is below 2.
     """
     if args.seq_len is not None and args.seq_len < 2:
         raise ValueError(f"--seq-len {args.seq_len}: must be at least 2; raise it")
-    console = Console()
     folders = {label(folder, args.path): Shards(folder) for folder in shard_folders(args.path)}
-    heads = ("shards", "documents", "tokens", "MB", "bytes/token")
-    console.table("Amounts", heads, [amounts(*item) for item in folders.items()])
-    console.table(
-        "Tokens a document", ("shards", *QUANTILES), [lengths(*item) for item in folders.items()]
-    )
-    if args.seq_len:
-        # `lengths` has a column for each sequence of a record; pairs, which have two, are packed
-        # in another way.
-        single = {name: shards for name, shards in folders.items() if shards.lengths.shape[1] == 1}
-        rows = [packed(name, shards, args.seq_len) for name, shards in single.items()]
+    amounts = {name: counted(shards, args.seq_len) for name, shards in folders.items()}
+    results = results_of(args.path, next(iter(folders.values())).folder)
+    if args.json:
+        phases = [{field: each.get(field, {}) for field in OF_A_PHASE} for each in results]
+        print(json.dumps({"shards": amounts, "data_phases": phases}))
+        return
+    console = Console()
+    rows = [amounts_row(*item) for item in amounts.items()]
+    console.table("Amounts", ("shards", "documents", "tokens", "MB", "bytes/token"), rows)
+    rows = [lengths_row(*item) for item in amounts.items()]
+    console.table("Tokens a document", ("shards", *QUANTILES), rows)
+    if rows := [packed_row(*item) for item in amounts.items() if "packed" in item[1]]:
         heads = ("shards", "rows", "full", "documents cut")
         console.table(f"Packed into rows of {args.seq_len:,}", heads, rows)
-    for result in results_of(args.path, next(iter(folders.values())).folder):
+    for result in results:
         if rows := fertility(result):
             console.table(
                 "Tokenizer, on held-out text", ("source", "bytes/token", "tokens/word"), rows
@@ -55,11 +57,42 @@ def stats(args: argparse.Namespace) -> None:
                 console.table(title, heads, rows)
 
 
-def amounts(name: str, shards: Shards) -> tuple[str, ...]:
+def counted(shards: Shards, seq_len: int | None) -> dict[str, Any]:
+    """The numbers of a folder; `packed` only with a row length, and where a record is one sequence."""
+    numbers = {unit: shards.manifest[unit] for unit in ("documents", "tokens", "bytes")}
+    numbers["tokens_a_document"] = lengths(shards)
+    # `lengths` has a column for each sequence of a record; pairs, which have two, are packed in
+    # another way.
+    if seq_len and shards.lengths.shape[1] == 1:
+        numbers["packed"] = packed(shards, seq_len)
+    return numbers
+
+
+def lengths(shards: Shards) -> dict[str, int]:
+    """Quantiles of the tokens a document."""
+    tokens = shards.lengths.sum(1)
+    if not len(tokens):
+        return dict.fromkeys(QUANTILES, 0)
+    # "lower": a length that occurs, not the mean of two.
+    quantiles = np.quantile(tokens, list(QUANTILES.values()), method="lower")
+    return {name: int(n) for name, n in zip(QUANTILES, quantiles, strict=True)}
+
+
+def packed(shards: Shards, seq_len: int) -> dict[str, Any]:
+    """How many rows there would be, and how full; the plan is made as the loader makes it, and not stored."""
+    targets = (shards.lengths[:, 0] - 1).clip(min=0)  # the first token is never a target
+    # In blocks of documents, as the loader plans corpora that are larger than memory.
+    plans = list(planned(len(targets), lambda block: BestFit().plan(targets[block], seq_len)))
+    n_rows = sum(map(len, plans))
+    n_cut = int((targets > seq_len).sum())
+    # A row that is full has seq_len targets.
+    full = float(targets.sum()) / max(1, n_rows * seq_len)
+    return {"seq_len": seq_len, "rows": n_rows, "full": full, "documents_cut": n_cut}
+
+
+def amounts_row(name: str, numbers: Mapping[str, Any]) -> tuple[str, ...]:
     """A row of the table of amounts."""
-    documents, tokens, n_bytes = (
-        shards.manifest[unit] for unit in ("documents", "tokens", "bytes")
-    )
+    documents, tokens, n_bytes = (numbers[unit] for unit in ("documents", "tokens", "bytes"))
     return (
         name,
         f"{documents:,}",
@@ -69,26 +102,15 @@ def amounts(name: str, shards: Shards) -> tuple[str, ...]:
     )
 
 
-def lengths(name: str, shards: Shards) -> tuple[str, ...]:
-    """A row of the table of lengths: quantiles of tokens a document."""
-    tokens = shards.lengths.sum(1)
-    if not len(tokens):
-        return name, *("0" for _ in QUANTILES)
-    # "lower": a length that occurs, not the mean of two.
-    quantiles = np.quantile(tokens, list(QUANTILES.values()), method="lower")
-    return name, *(f"{n:,.0f}" for n in quantiles)
+def lengths_row(name: str, numbers: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the table of lengths."""
+    return name, *(f"{n:,}" for n in numbers["tokens_a_document"].values())
 
 
-def packed(name: str, shards: Shards, seq_len: int) -> tuple[str, ...]:
-    """A row of the table of packing; the plan is made as the loader makes it, and not stored."""
-    targets = (shards.lengths[:, 0] - 1).clip(min=0)  # the first token is never a target
-    # In blocks of documents, as the loader plans corpora that are larger than memory.
-    plans = list(planned(len(targets), lambda block: BestFit().plan(targets[block], seq_len)))
-    n_rows = sum(map(len, plans))
-    n_cut = int((targets > seq_len).sum())
-    # A row that is full has seq_len targets.
-    full = targets.sum() / max(1, n_rows * seq_len)
-    return name, f"{n_rows:,}", f"{full:.2%}", f"{n_cut:,}"
+def packed_row(name: str, numbers: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the table of packing."""
+    rows, full, n_cut = (numbers["packed"][field] for field in ("rows", "full", "documents_cut"))
+    return name, f"{rows:,}", f"{full:.2%}", f"{n_cut:,}"
 
 
 def results_of(path: Path, folder: Path) -> list[dict[str, Any]]:

@@ -14,30 +14,38 @@ MAX_NAMED = 5
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Read every file once and print a line a folder.
+    """Read every file once and print a line a folder, or all of it as JSON.
 
     Raises:
         ValueError: something is damaged; the first MAX_NAMED problems are named.
     """
     folders = shard_folders(args.path)
     damage = []
+    amounts: dict[str, dict[str, int] | None] = {}  # by folder; None: damaged
     for folder in folders:
+        name = label(folder, args.path)
         try:
-            print(f"{label(folder, args.path)}: {verified(folder)}", flush=True)
+            amounts[name] = verified(folder)
         except (ValueError, OSError) as error:
-            print(f"{label(folder, args.path)}: damaged", flush=True)
+            amounts[name] = None
             damage.append(str(error))
+        if not args.json:
+            # One by one, since a large corpus takes minutes.
+            print(f"{name}: {in_words(amounts[name])}", flush=True)
     # Several folders of shards share one tokenizer, so it is compared once.
     for data in sorted({data_folder(folder) for folder in folders}):
         if problem := tokenizer_damage(data):
             damage.append(problem)
+    if args.json:
+        # Whole, although there may be damage: exit code 2 and standard error say so too.
+        print(json.dumps({"folders": amounts, "damage": damage}), flush=True)
     if damage:
         more = f"; and {len(damage) - MAX_NAMED} more" if len(damage) > MAX_NAMED else ""
         raise ValueError("; ".join(damage[:MAX_NAMED]) + more)
 
 
-def verified(folder: Path) -> str:
-    """A line about a folder of shards that is as it was written.
+def verified(folder: Path) -> dict[str, int]:
+    """How much is in a folder of shards that is as it was written.
 
     Raises:
         ValueError: something differs.
@@ -47,8 +55,18 @@ def verified(folder: Path) -> str:
     shards.verify()
     check_done(folder, shards)
     files = [shard for segment in shards.segments for shard in segment.manifest["shards"]]
-    megabytes = sum(file["size"] for file in files) / 1e6
-    return f"as written: {len(files)} shards, {len(shards):,} documents, {megabytes:,.2f} MB"
+    n_bytes = sum(file["size"] for file in files)
+    return {"shards": len(files), "documents": len(shards), "bytes": n_bytes}
+
+
+def in_words(amounts: dict[str, int] | None) -> str:
+    """What the line of a folder says."""
+    if amounts is None:
+        return "damaged"
+    megabytes = f"{amounts['bytes'] / 1e6:,.2f} MB"
+    return (
+        f"as written: {amounts['shards']} shards, {amounts['documents']:,} documents, {megabytes}"
+    )
 
 
 def data_folder(folder: Path) -> Path:

@@ -120,7 +120,7 @@ def _print_speed(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -
         if any(each.get(key, calm) != calm for each in summaries.values())
     ]
     # A CPU's peak depends on what else it does, so that only an accelerator has a share of it.
-    peak = "MFU" if any("mfu" in each for each in summaries.values()) else "FLOP/s"
+    peak = "MFU" if any("mfu" in each for each in summaries.values()) else "GFLOP/s"
     rows = [
         (*_speed(name, each, peak), *(_trouble(each, *TROUBLE[title]) for title in troubled))
         for name, each in summaries.items()
@@ -135,9 +135,11 @@ def _speed(name: str, summary: Mapping[str, Any], peak: str) -> tuple[str, ...]:
         f"{summary[key]:,.0f}" if key in summary else ""
         for key in ("steps", "seconds", "tokens_per_s")
     )
-    key, form = ("mfu", ".1%") if peak == "MFU" else ("flops_per_s", ".3g")
-    value = summary.get(key)
-    return (name, *numbers, "" if value is None else f"{value:{form}}")
+    if peak == "MFU":
+        share = f"{summary['mfu']:.1%}" if "mfu" in summary else ""
+    else:
+        share = f"{summary['flops_per_s'] / 1e9:,.1f}" if "flops_per_s" in summary else ""
+    return (name, *numbers, share)
 
 
 def _trouble(summary: Mapping[str, Any], key: str, calm: int) -> str:

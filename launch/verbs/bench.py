@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parsers["optimizers"].set_defaults(rounds=1)
     _add_data_arguments(parsers["data"])
     for name, each in parsers.items():
+        each.set_defaults(parser=each)
         if name != "device":  # its `--json` takes a file name, and it prints its table anyway
             each.add_argument("--json", action="store_true", help="print the figures as JSON")
     _add_device_arguments(parsers["device"])

@@ -74,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=local_folder,
             help="default: tokenizer.model in a folder above the shards",
         )
+    for name in ("inspect", "verify", "stats", "check", "at", "seen"):
+        parsers[name].add_argument("--json", action="store_true", help="print JSON, for machines")
+    for each in parsers.values():
+        each.set_defaults(parser=each)
     # They read configurations or tasks, which may name components of the user's own.
     for name in ("check", "append", "at", "seen"):
         add_import_argument(parsers[name])
@@ -106,7 +110,6 @@ def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
         "--step", metavar="N", type=int, required=True, help="the step, from 1"
     )
     parsers["at"].add_argument("--text", action="store_true", help="print the text of every span")
-    parsers["at"].add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

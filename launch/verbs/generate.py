@@ -1,7 +1,10 @@
 """The verb `generate`: text from a checkpoint of a run."""
 
 import argparse
+import io
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print an object a prompt, with `prompt` and `text`, once the text is complete",
+    )
     add_import_argument(parser)
 
 
@@ -79,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         import_components(module)
     sampler = sampler_of(args.temperature, args.top_k, args.top_p)
     # A generator: each line is answered when it comes, so that a person can type them.
-    prompts = args.prompt or (line.rstrip("\n") for line in sys.stdin)
+    prompts = args.prompt or lines_of(sys.stdin)
     # By default TPUs and recent GPUs round the factors of float32 products to bfloat16 or TF32.
     with jax.set_mesh(Mesh().make()), jax.default_matmul_precision("float32"):
         write = writer(
@@ -89,7 +97,11 @@ def main(args: argparse.Namespace) -> int:
             as_chat=args.chat,
             key=jax.random.key(args.seed),
         )
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(readable, prompts)):
+            if args.json:
+                row = {"prompt": prompt, "text": "".join(write(number, prompt))}
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+                continue
             # With --chat only the answer is shown; else the text continues the prompt.
             between_texts = "\n" if number else ""  # an empty line
             print(between_texts if args.chat else between_texts + prompt, end="", flush=True)
@@ -99,6 +111,33 @@ def main(args: argparse.Namespace) -> int:
             print(flush=True)
 
     return 0
+
+
+def lines_of(stream: io.TextIOBase) -> Iterator[str]:
+    """The lines of standard input, without their ends."""
+    if stream.isatty():
+        # Otherwise a command that waits looks like one that hangs.
+        print("Type a prompt a line; Ctrl-D ends.", file=sys.stderr, flush=True)
+    if isinstance(stream, io.TextIOWrapper):
+        # Whatever the terminal's character set is; `readable` refuses what is no UTF-8.
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for line in stream:
+        yield line.rstrip("\r\n")
+
+
+def readable(prompt: str) -> str:
+    """The prompt, which is text.
+
+    Raises:
+        ValueError: it holds bytes that are no UTF-8, which Python hands on as lone surrogates.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        shown = prompt.encode(errors="replace").decode()
+        problem = f"character {error.start + 1} of the prompt {shown!r} is not UTF-8"
+        raise ValueError(f"{problem}; give the text in UTF-8") from None
+    return prompt
 
 
 def load(folder: Path, step: int | None) -> "Loaded":

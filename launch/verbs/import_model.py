@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
     from launch.exchange.hugging_face import import_source, open_source
     from launch.exchange.verify_logits import check_transformers, verify
+    from launch.process.children import typed_command
     from model.execution import Precision
     from model.mesh import Mesh
     from model.size import n_params
@@ -73,6 +74,6 @@ def main(args: argparse.Namespace) -> int:
             print(f"  beside transformers: {agreement}")
             agreement.check(rounded=args.params != "float32")
     # the command that people type next
-    print(f'meshwright generate {args.dir} --prompt "…"')
+    print(typed_command(["generate", args.dir, "--prompt", "…"]))
 
     return 0

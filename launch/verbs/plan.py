@@ -116,6 +116,11 @@ def phase_of(job: Any, name: str | None) -> tuple[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> int:
+    # Otherwise they would be ignored without a word.
+    compiled = {"--search": args.search, "--hlo": args.hlo, "--slices": args.slices != 1}
+    if beside := [option for option, value in compiled.items() if value]:
+        remedy = "--coordinate-check compiles for no other chips; leave it out or name a --topology"
+        raise ValueError(f"{beside[0]} goes with --topology: {remedy}")
     from launch.job.load import load
     from launch.planning.coordinate_check import family, report
 
@@ -128,6 +133,6 @@ def _check(args: argparse.Namespace) -> int:
         file=sys.stderr,
         flush=True,
     )
-    lines, code = report(run)
-    print("\n".join(lines))
-    return code
+    verdict = report(run)
+    print(json.dumps(verdict.json, indent=2) if args.json else "\n".join(verdict.lines))
+    return verdict.code

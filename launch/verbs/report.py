@@ -1,6 +1,7 @@
 """The verb `report`: report.html of a run, finished or not, or a page that compares several runs."""
 
 import argparse
+import json
 
 from launch.verbs.arguments import local_folder
 
@@ -20,10 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=local_folder,
         help="file to write (default: RUN/report.html, or comparison.html beside the runs)",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print the numbers as JSON, and write no page"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
+    """Write the page and say where it is, or print the numbers.
+
+    Raises:
+        ValueError: --out stands beside --json.
+    """
+    if args.json:
+        return _print_numbers(args)
     from launch.reporting.write import write_comparison, write_report
 
     # Without --out both choose the name of the file themselves, and return it.
@@ -32,4 +42,14 @@ def main(args: argparse.Namespace) -> int:
     else:
         page = write_comparison(args.runs, args.out)
     print(page)
+    return 0
+
+
+def _print_numbers(args: argparse.Namespace) -> int:
+    from launch.reporting.as_json import runs_as_json
+    from launch.reporting.record import read_run
+
+    if args.out:
+        raise ValueError(f"--out {args.out}: --json writes no page; leave one of them out")
+    print(json.dumps({"runs": runs_as_json([read_run(each) for each in args.runs])}))
     return 0

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dir",
         type=local_folder,
         metavar="RUN_DIR",
-        help="folder of the run (default: runs/NAME OF THE CONFIG)",
+        help="folder of the run, with several hosts on a file system that all of them see "
+        "(default: runs/NAME OF THE CONFIG)",
     )
     parser.add_argument(
         "--on",

@@ -89,7 +89,7 @@ def test_a_good_run_ends_well_and_warns_of_nothing(tiny) -> None:
     assert done.stderr == ""
     assert "Warning" not in done.stdout and "Traceback" not in done.stdout
     assert "What to look at:\n  bits_per_byte" in done.stdout
-    assert "  meshwright generate runs/tiny --chat --prompt" in done.stdout
+    assert "meshwright generate runs/tiny --chat --prompt" in done.stdout
 
 
 def test_every_phase_improves_its_held_out_metric(tiny) -> None:

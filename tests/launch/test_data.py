@@ -175,6 +175,39 @@ def test_counts_are_those_of_the_manifest(made, capsys):
     assert re.search(r"web +2\.50 +1\.75", out)
 
 
+def test_a_program_reads_the_same_numbers_as_json(made, capsys):
+    code, out, _ = printed(capsys, "stats", made, "--seq-len", 64, "--json")
+    stats = json.loads(out)
+    assert code == 0 and stats["data_phases"][0]["dropped"]["web"]["near_duplicate"] == 1
+    for name, size in SIZES.items():
+        shards = Shards(made / "data/train" / name)
+        numbers = stats["shards"][f"data/train/{name}"]
+        assert (numbers["documents"], numbers["tokens"]) == (size, shards.manifest["tokens"])
+        assert numbers["tokens_a_document"]["longest"] == shards.lengths.max()
+        assert 0 < numbers["packed"]["full"] <= 1
+    web = made / "data/train/web"
+    code, out, _ = printed(capsys, "inspect", web, "--document", 20, "--json")
+    inspected = json.loads(out)
+    assert code == 0 and inspected["manifest"]["documents"] == SIZES["web"]
+    (document,) = inspected["documents"]
+    assert (document["number"], document["id"]) == (20, Shards(web)[20].id)
+    assert texts("web", SIZES["web"])[20] in document["sequences"][0]["text"]
+    code, _, error = printed(capsys, "inspect", web, "--document", 20, "--text", "--json")
+    assert code == 2 and "leave one of them out" in error
+
+
+def test_damage_is_json_on_standard_output_and_a_sentence_on_the_other(run, capsys):
+    code, out, _ = printed(capsys, "verify", run, "--json")
+    assert code == 0 and json.loads(out)["damage"] == []
+    assert json.loads(out)["folders"]["data/train/web"]["documents"] == SIZES["web"]
+    file = run / "data/train/books/00000.arrayrecord"
+    file.write_bytes(file.read_bytes()[:-1])
+    code, out, error = printed(capsys, "verify", run, "--json")
+    verified = json.loads(out)
+    assert code == 2 and verified["folders"]["data/train/books"] is None
+    assert len(verified["damage"]) == 1 and verified["damage"][0] in error
+
+
 def test_stats_of_one_folder_has_the_account_of_its_phase(made, capsys):
     assert "near_duplicate" in printed(capsys, "stats", made / "data/train/web")[1]
 
@@ -208,6 +241,10 @@ def test_a_question_that_is_in_the_corpus_is_found(made, capsys, tmp_path):
         and "Decontaminate" in error
     )
     assert printed(capsys, "check", made, "--task", unknown)[0] == 0
+    code, out, error = printed(capsys, "check", made, "--task", known, "--json")
+    shared = [{"shards": "data/train/web", "document": content_id(planted)}]
+    assert code == 2 and json.loads(out)["tasks"]["quiz"]["documents"] == shared
+    assert "share words with quiz" in error
 
 
 def test_a_document_that_two_tasks_share_is_one_and_both_are_named(made, capsys, tmp_path):

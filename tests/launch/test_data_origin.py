@@ -91,6 +91,9 @@ def test_a_step_read_a_document_just_when_the_document_is_in_the_step(run, logge
                     out == f"pretrain: {source} document {record.id} {when_read(steps, n_steps)}\n"
                 )
                 assert all(re.search(rf"\b{step}\b", out) for step in steps)
+                _, out, _ = printed(capsys, "seen", "--run", folder, record.id, "--json")
+                row = {"phase": "pretrain", "source": source, "steps": steps, "of_steps": n_steps}
+                assert json.loads(out) == {"document": record.id, "seen": [row]}
 
 
 def test_skipped_rows_belong_to_no_step(run):

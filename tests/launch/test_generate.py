@@ -1,5 +1,7 @@
 """The verb `generate`: which checkpoint a path means, and what is printed."""
 
+import io
+import json
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.decode import generate
 from inference.sample import Greedy, Sampler
 from inference.text import pieces, writer
+from launch.__main__ import main
 from launch.running.find import find_phase
 from launch.verbs.generate import load, sampler_of
 from model.adapt import Full
@@ -179,6 +182,25 @@ def test_the_command_prints_prompt_and_text(run_dir, tmp_path):
     assert done.stderr == ""
     expected = [prompt + text_of(run_dir / "sft", prompt) for prompt in ("hello", "there")]
     assert done.stdout == "\n\n".join(expected) + "\n"
+
+
+def test_a_program_reads_an_object_a_prompt(run_dir, capsys):
+    prompts = ("hello", "there")
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert main(["generate", str(run_dir), *words, "--max-tokens", "12", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        {"prompt": prompt, "text": text_of(run_dir / "sft", prompt)} for prompt in prompts
+    ]
+
+
+def test_a_prompt_that_is_no_text_is_a_sentence(run_dir, capsys, monkeypatch):
+    for words, stdin in ((["--prompt", "a\udcff"], b""), ([], b"hello\r\n\xff\n")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="ascii"))
+        assert main(["generate", str(run_dir), "--max-tokens", "1", "--json", *words]) == 2
+        out, error = capsys.readouterr()
+        assert "of the prompt" in error and "not UTF-8; give the text in UTF-8" in error
+        assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["hello"][: not words]
 
 
 def test_a_prompt_that_leaves_no_room_is_a_users_error(run_dir, tmp_path):

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from launch.__main__ import VERBS
+from launch.__main__ import VERBS, main
 from tests.launch.command import ROOT, environment, meshwright
 
 PROBE = """
@@ -55,14 +55,28 @@ def test_the_configs_are_listed(tmp_path):
     assert all(name in text for name in ("tiny", "shakespeare", "llama2_70b"))
 
 
-def test_an_unknown_verb_names_the_known_ones(tmp_path):
-    done = meshwright("rnu", cwd=tmp_path)
-    assert done.returncode == 2 and "'run'" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_abbreviated_options_are_refused(tmp_path):
-    done = meshwright("show", "tiny", "--se", "a.b=1", cwd=tmp_path)
-    assert done.returncode == 2 and "--se" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("rnu", "rnu: no such verb; nearest: run"),
+        ("tiny", "tiny is a config, and no verb; write `meshwright run tiny`"),
+        (
+            "mine.yaml --dir x",
+            "mine.yaml is a config, and no verb; write `meshwright run mine.yaml`",
+        ),
+        ("xyzzy", "xyzzy: no such verb; choose one of run, explain, "),
+        # An abbreviation is refused too.
+        ("show tiny --se a.b=1", "--se: no such option, nearest: --set; `meshwright show --help`"),
+        ("run tiny other", "other: one argument too many"),
+        ("data at runs/x --step 1 --txet", "nearest: --text; `meshwright data at --help` lists"),
+        ("bench loop --round 3", "nearest: --rounds; `meshwright bench loop --help` lists"),
+    ],
+)
+def test_a_slip_of_the_command_line_names_what_is_near(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and len(error.splitlines()) == 1
 
 
 def test_the_version_is_that_of_the_package(tmp_path):

@@ -329,9 +329,9 @@ def test_a_search_ranks_what_fits_and_writes_the_winners_set_line():
     steps = [each["predicted_step_s"] for each in report.json["ranking"]]
     assert report.code == 0 and len(steps) == 3 and steps == sorted(steps)
     assert report.json["predicted_step_s"] == steps[0] <= planner.one().json["predicted_step_s"]
-    assert report.lines[-1] == f"the fastest: {report.json['set']}" and report.json["set"].startswith(
-        "--set pretrain."
-    )
+    assert report.lines[-1] == f"the fastest: {report.json['set']}" and report.json[
+        "set"
+    ].startswith("--set pretrain.")
 
 
 def test_a_phase_is_found_by_name_or_is_the_first_that_trains():

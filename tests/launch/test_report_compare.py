@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from launch.__main__ import main as meshwright
 from launch.reporting.compare import names_of
 from launch.reporting.numbers import tokens
 from launch.reporting.record import read_run
@@ -41,6 +42,18 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(runs):
     return write_comparison(runs).read_text()
+
+
+def test_a_program_reads_the_numbers_of_the_page(runs, capsys):
+    code = meshwright(["report", str(runs[0]), str(runs[2]), "--json"])
+    done, at_work = json.loads(capsys.readouterr().out)["runs"]
+    assert code == 0 and (done["name"], done["health"]) == ("one", "Recovered")
+    (phase,) = done["phases"]
+    assert phase["held_out"]["web/loss"]["now"] == pytest.approx(3.02)
+    assert phase["last"]["loss/train"]["step"] == phase["steps"] == 120
+    # The loss of step 7 is NaN, which is no JSON.
+    assert phase["went_wrong"]["loss is not finite"] == 1
+    assert at_work["phases"][0]["state"] == "at step 40" and not at_work["phases"][0]["done"]
 
 
 def row_of(html: str, first: str) -> list[tuple[str, str]]:

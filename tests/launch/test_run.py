@@ -5,6 +5,7 @@ the house.
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,22 @@ def test_phases_run_in_order_and_leave_their_record(folder, capsys):
     assert read_json(folder / "runs/toy/pretrain/done.json")["after"].keys() == {"data"}
 
 
-def test_the_next_commands_are_those_that_the_job_allows(folder):
-    commands = [command for command, _ in next_commands(load("tiny"), Path("runs/x"))]
+def test_the_next_commands_are_those_that_the_job_allows(folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", f"{folder}/.venv/bin/python")
+    script = folder / ".venv/bin/meshwright"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    commands = [command for command, _ in next_commands(load("tiny"), Path("runs/my x"))]
+    # The environment is not activated: the bare name would be another program, or none.
     assert commands == [
-        "meshwright generate runs/x --chat --prompt 'What does `pathlib.Path.exists(self)` do?'",
-        "meshwright tensorboard runs/x",
-        "meshwright run tiny --dir runs/mine --set data.sources.books.folder=FOLDER",
+        ".venv/bin/meshwright generate 'runs/my x' --chat --prompt 'What does `pathlib.Path.exists(self)` do?'",
+        ".venv/bin/meshwright tensorboard 'runs/my x'",
+        ".venv/bin/meshwright run tiny --dir runs/mine --set data.sources.books.folder=FOLDER",
     ]
     load("tiny", [commands[-1].split()[-1]])  # the setting is one that the job has
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert next_commands(load("tiny"), Path("x"))[1][0] == "meshwright tensorboard x"
     assert next_commands(load("toy.yaml", imports=["tests.launch.toy"]), Path("runs/x")) == []
 
 

@@ -35,16 +35,19 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
         ends = what_ends(tokenizer, chat)
 
         def measure(params: Params) -> Findings:
-            answers = generate(
-                subject.model,
-                params,
-                prompts,
-                sampler=Greedy(),
-                key=jax.random.key(0),  # greedy tokens use no randomness
-                context=subject.context,
-                max_tokens=self.max_tokens,
-                **ends,
-            )
+            # Texts grow together, so that the bar shows that something is done, and for how long.
+            with subject.progress("    samples", len(prompts), unit="texts") as advance:
+                answers = generate(
+                    subject.model,
+                    params,
+                    prompts,
+                    sampler=Greedy(),
+                    key=jax.random.key(0),  # greedy tokens use no randomness
+                    context=subject.context,
+                    max_tokens=self.max_tokens,
+                    **ends,
+                )
+                advance(len(prompts))
             rows = []
             # the prompt as in the config, not as rendered by the chat format
             for prompt, ids in zip(self.prompts, answers, strict=True):

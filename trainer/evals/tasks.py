@@ -69,7 +69,9 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
         ends = what_ends(tokenizer, chat)
 
         # in batches of `ROWS`; the last one is smaller, which costs one more compilation
-        def answers(params: Params, questions: list[Asked]) -> list[str]:
+        def answers(
+            params: Params, questions: list[Asked], advance: Callable[..., None]
+        ) -> list[str]:
             texts = []
             for batch in batched(questions, ROWS):
                 rows = generate(
@@ -86,19 +88,24 @@ class TaskEval(BaseModel, frozen=True, extra="forbid", strict=True):
                     # a plain text may continue after the answer, while a chat message ends with it
                     text = chat.parse(ids).text if chat else answer_in(tokenizer.decode(ids))
                     texts.append(text)
+                advance(len(batch))
             return texts
 
         def measure(params: Params) -> Findings:
             numbers: dict[str, float] = {}
             texts = []
             for task, questions in asked.items():
-                said = answers(params, questions)
+                # The loss of the answers comes after them, under the full bar.
+                with subject.progress(
+                    f"    ask {task.name}", len(questions), unit="questions"
+                ) as bar:
+                    said = answers(params, questions, bar)
+                    loss = answer_loss(subject.model, params, questions, subject.mesh, rows=ROWS)
                 grades = []
                 for question, text in zip(questions, said, strict=True):
                     grades.append(task.grade(question.item, text))
                 # Grades may be fractions: a task decides what half an answer is worth.
                 numbers[f"{task.name}/accuracy"] = float(np.mean(grades))
-                loss = answer_loss(subject.model, params, questions, subject.mesh, rows=ROWS)
                 numbers[f"{task.name}/answer_loss"] = loss
                 numbers[f"{task.name}/questions"] = float(len(questions))
                 # one answer of each task is kept for people to read
