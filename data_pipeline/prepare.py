@@ -1,5 +1,7 @@
 """Prepare: the phase that turns raw input into a tokenizer and token shards, with held-out text apart."""
 
+import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,16 +187,31 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             "tokenizer": delivered.tokenizer,
             "contents": delivered.contents,
             "parts": keys_of(cleaned.read),
+            # What relative paths of the sources began at: `append` reads the same files from anywhere.
+            "read_from": os.getcwd(),
         }
         # Last, because its presence says that everything else is there.
         write_json(folder / "done.json", done)
 
-    def append(self, folder: Path, *, say: Say = silent, progress: Progress = unseen) -> None:
+    def append(
+        self,
+        folder: Path,
+        *,
+        read_from: Path | None = None,
+        say: Say = silent,
+        progress: Progress = unseen,
+    ) -> None:
         """Append what the sources have gained since then to the shards of finished data, which stay as they
         are; all of it is trained on.
 
         No chats or pairs are made of it, and the tokenizer and the held-out side stay. A run that goes on
         reads it from the mixture stage on that names the new segment.
+
+        Args:
+            folder: Of the finished data.
+            read_from: Where relative paths of the sources begin; None = where the data was made.
+            say: Told what was appended.
+            progress: Shown.
 
         Raises:
             ValueError: the data is not finished or was made with other settings.
@@ -210,10 +227,13 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError(f"{problem}; {remedy}")
         for damage in set_aside_damaged(folder / STAGES):
             say(f"  {damage}")
-        # limit_mib does not apply here: all that is new is wanted.
-        texts = new_text(
-            self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress
-        )
+        # Before the working directory changes.
+        folder = folder.absolute()
+        with contextlib.chdir(_start_of_paths(folder, done, read_from)):
+            # limit_mib does not apply here: all that is new is wanted.
+            texts = new_text(
+                self._clean_settings(), folder, done["parts"], engine=self.engine, progress=progress
+            )
         made_with = {
             "fingerprint": done["tokenizer"],
             "seed": self.seed,
@@ -265,6 +285,20 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         # If the process is killed after this, the data counts as begun and not as finished.
         done.unlink()
         return True
+
+
+def _start_of_paths(folder: Path, done: Mapping[str, Any], read_from: Path | None) -> Path:
+    """The folder at which relative paths of the sources begin.
+
+    Raises:
+        ValueError: it is gone.
+    """
+    # Data that is older than the record was read from wherever one stood, as before.
+    start = read_from or Path(done.get("read_from", "."))
+    if not start.is_dir():
+        what = f"relative paths of its sources begin at {start}, which is no folder"
+        raise ValueError(f"{folder}: {what}; say where they do now by --from FOLDER")
+    return start
 
 
 def unreadable_file(part: BaseModel) -> str:

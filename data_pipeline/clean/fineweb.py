@@ -28,7 +28,7 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         max_newline_word_ratio: Of newlines between the first word and the last, to words.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset(
         {
             "min_punctuated_line_frac",

@@ -7,9 +7,12 @@ operation; scores are then those of its formula (naive Bayes over the features m
 
 import functools
 import unicodedata
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+from data_pipeline.clean.languages import LANGUAGES
 
 
 class Model(NamedTuple):
@@ -50,6 +53,16 @@ def model() -> Model:
         labels,
         [labels.index(label) for label in labels],
     )
+
+
+def is_language(names: Iterable[str]) -> np.ndarray:
+    """Which of the names that documents have are languages' (ISO 639-1), bool [n]."""
+    names = list(names)
+    # The names of the table first: for those of ordinary corpora no model is opened.
+    known = set(LANGUAGES)
+    if not known.issuperset(filter(None, names)):
+        known.update(model().labels)
+    return np.array([name in known for name in names], bool)
 
 
 def probabilities(texts: list[str]) -> np.ndarray:

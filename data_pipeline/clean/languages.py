@@ -1,12 +1,12 @@
 """What differs from language to language: one table that every rule reads."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.clean.rule import Limit
+from data_pipeline.clean.rule import UNKNOWN, Limit
 
 
 class Entry(NamedTuple):
@@ -175,7 +175,8 @@ def per_language(
     """The limits of one signal where the bounds (least, most) differ by language.
 
     The first holds for every text, and is the loosest there is, so a language without an entry is held to
-    that; then each language that has a stricter one.
+    that; then each language that has a stricter one, and the strictest of all for a text of which no
+    language is known: it is more often a list or a mixture than prose.
     """
     bounds_of = {code: bounds(entry) for code, entry in LANGUAGES.items()}
     loosest = (
@@ -187,7 +188,20 @@ def per_language(
         for code, bound in bounds_of.items()
         if bound != loosest
     ]
-    return (Limit(reason, signal, *loosest), *stricter)
+    return (Limit(reason, signal, *loosest), *stricter, *_strictest(reason, signal, bounds_of.values()))
+
+
+def _strictest(
+    reason: str, signal: str, bounds: Collection[tuple[float, float]]
+) -> tuple[Limit, ...]:
+    """The limit of texts of no known language; none where it would be the loosest, or no range at all."""
+    least = max(least for least, _ in bounds)
+    most = min(most for _, most in bounds)
+    # With two ends (the length of a word) what the scripts have in common is no language's.
+    has_two_ends = least > 0 and most < np.inf
+    if has_two_ends or len(set(bounds)) == 1:
+        return ()
+    return (Limit(reason, signal, least, most, language=UNKNOWN),)
 
 
 def own[T](value: T | None, default: T) -> T:

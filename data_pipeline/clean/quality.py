@@ -64,7 +64,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         min_stop_words: Of the language's.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset(
         {
             "min_words",

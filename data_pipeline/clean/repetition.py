@@ -33,7 +33,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         max_repeated_gram_fracs: Of characters, in repeated runs of 5 to 10 words.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset(
         {
             "max_repeated_line_frac",

@@ -11,6 +11,8 @@ import numpy as np
 
 from data_pipeline.documents.document import Document
 
+# In `Limit.language`; documents themselves have "" or a name that is no language's.
+UNKNOWN = "unknown"
 # Name → one value a document: numbers [n], or for what documents are compared by, keys [n] or lists of keys.
 # A name that ends in _lines, _spans or _bytes counts what the rule cut or replaced; the sums are in the
 # table of drops.
@@ -28,7 +30,7 @@ class Limit(NamedTuple):
     signal: str
     least: float = -math.inf
     most: float = math.inf
-    language: str = ""  # "" = documents of any language
+    language: str = ""  # "" = documents of any language; UNKNOWN = of none that is known
     # Known only when the whole source was measured, so it is resolved between measuring and selecting.
     quantile: float | None = None
 

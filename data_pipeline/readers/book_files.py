@@ -1,12 +1,13 @@
-"""One book file, plain text or EPUB, local or remote → its text as it was written, or the reason why it
-cannot be read.
+"""One book or document, plain text, EPUB, PDF or DOCX, local or remote → its text as it was written, or the
+reason why it cannot be read.
 """
 
 import gzip
+import posixpath
 import re
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from resiliparse.parse.encoding import detect_encoding
 
@@ -17,8 +18,14 @@ from data_pipeline.readers.storage import Unreadable, opened
 from data_pipeline.readers.worker import kept_worker
 
 SUFFIXES = (".txt", ".txt.gz", ".epub")
-MAX_FILE_BYTES = 256 << 20  # of an EPUB, whose pictures are not read
-EPUB_TIMEOUT_S = 60.0
+# Of formats that a hostile file can abuse, what reads them: a function that runs in a child process.
+HANDLERS = {
+    ".epub": "data_pipeline.readers.epub:epub_text",
+    ".pdf": "data_pipeline.readers.pdf:pdf_text",
+    ".docx": "data_pipeline.readers.docx:docx_text",
+}
+MAX_FILE_BYTES = 256 << 20  # of those, whose pictures are not read
+TIMEOUT_S = 60.0
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -30,43 +37,65 @@ LINE_END = re.compile(r"\r\n?|\f")  # a form feed begins a page, which is no cha
 
 
 class Text(NamedTuple):
-    """A book as it was read; `\\f` stands before the headings that its markup has."""
+    """A text as it was read; `\\f` stands before the headings that its markup has."""
 
     text: str
     language: str = ""
 
 
 def read_book(file: str, path: str, work: Path, source: str, drops: Drops) -> Text | None:
-    """None, counted, when it cannot be read."""
-    name = path.lower()
-    most = MAX_FILE_BYTES if name.endswith(".epub") else MAX_TEXT_BYTES
+    """The text of a file, by the suffix of `path`; None, counted, when it cannot be read."""
+    suffix = posixpath.splitext(path.lower())[1]
+    most = MAX_FILE_BYTES if suffix in HANDLERS else MAX_TEXT_BYTES
     try:
         with opened(file, work) as raw:
             # One byte more than allowed tells a file that is too large; a bomb is not unpacked further.
-            data = (gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw).read(most + 1)
+            data = raw.read(most + 1) if suffix != ".gz" else _unpacked(raw, most + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError):
         return drops.add(source, "file_broken_gzip", path)
     except Unreadable as error:
         return drops.add(source, "file_unreadable", str(error))
     if len(data) > most:
         return drops.add(source, "file_too_large", path)
-    book = (
-        _of_epub(data, path, source, drops)
-        if name.endswith(".epub")
+    text = (
+        _of_child(suffix, data, path, source, drops)
+        if suffix in HANDLERS
         else _of_text(data, path, source, drops)
     )
-    return book if book is None or book.text.strip() else drops.add(source, "file_empty", path)
+    return text if text is None or text.text.strip() else drops.add(source, "file_empty", path)
 
 
-def _of_epub(data: bytes, path: str, source: str, drops: Drops) -> Text | None:
-    (answer,) = kept_worker("data_pipeline.readers.epub:epub_text").run(
-        [data], timeout_s=EPUB_TIMEOUT_S
-    )
+def _unpacked(packed: BinaryIO, most: int) -> bytes:
+    """At most so many bytes of the members of a gzip file; what stands behind the last one and is no member
+    is left out, as gzip itself does.
+
+    Raises:
+        gzip.BadGzipFile, zlib.error, EOFError: a member is damaged, or breaks off.
+    """
+    data = bytearray()
+    with gzip.GzipFile(fileobj=packed) as file:
+        while len(data) < most:
+            try:
+                # read1, because read would lose with the exception what it had of the member before.
+                chunk = file.read1(most - len(data))
+            except gzip.BadGzipFile as error:
+                # The same class tells of a wrong checksum, which is damage.
+                if data and str(error).startswith("Not a gzipped file"):
+                    break
+                raise
+            if not chunk:
+                break
+            data += chunk
+    return bytes(data)
+
+
+def _of_child(suffix: str, data: bytes, path: str, source: str, drops: Drops) -> Text | None:
+    (answer,) = kept_worker(HANDLERS[suffix]).run([data], timeout_s=TIMEOUT_S)
     if answer.error:
+        # A word is one of the handler's own; a sentence is that of a library.
         reason = answer.error.removeprefix("ValueError: ")
-        return drops.add(
-            source, f"epub_{reason if reason.isidentifier() else 'broken'}", f"{path}: {reason}"
-        )
+        word = reason if reason.isidentifier() else "broken"
+        return drops.add(source, f"{suffix[1:]}_{word}", f"{path}: {reason}")
     language, text = answer.data.decode().split("\n", 1)
     return Text(text, language)
 

@@ -29,7 +29,7 @@ def epub_text(data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as book:
             language, names = _spine(book)
-            text = "\n\n".join(_page_text(page) for page in _pages(book, names))
+            text = "\n\n".join(page_text(page) for page in _pages(book, names))
     except (
         zipfile.BadZipFile,
         KeyError,
@@ -104,7 +104,8 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
     return ElementTree.fromstring(data)
 
 
-def _page_text(page: bytes) -> str:
+def page_text(page: bytes) -> str:
+    """All text of an (X)HTML page, with `\\f` before each heading."""
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
 
     # Without <head>, whose title would be in the text of every page.

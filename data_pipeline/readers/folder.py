@@ -46,7 +46,11 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
     local = local_path(path)
     listed = _local_files(local, field) if local is not None else _remote_files(path, field)
     if listed is None:
-        what = "does not exist" if local is not None else "does not exist or cannot be reached"
+        what = "does not exist or cannot be reached"
+        if local is not None:
+            # What a relative path begins at is seldom looked at, and often the mistake.
+            is_relative = not os.path.isabs(os.path.expanduser(path)) and "://" not in path
+            what = f"does not exist in {os.getcwd()}" if is_relative else "does not exist"
         raise FileNotFoundError(f"{field}={path!r} {what}; name an existing file or folder")
     # A single file is taken whatever its suffix: the user has named it.
     if isinstance(listed, File):

@@ -25,6 +25,7 @@ SUFFIXES = tuple(
 
 # What tells where an element of an array ends; a backslash is taken with what it escapes.
 MARKS = re.compile(rb'[\[\]{},"]|\\.?', re.DOTALL)
+SEAM = re.compile(rb"\}\s*,\s*(?=\{)")  # between two objects of an array
 
 
 class Jsonl(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -116,11 +117,21 @@ def elements_of(pieces: Iterable[Piece], max_bytes: int) -> Iterator[bytes | Non
     that no array is in memory as a whole.
     """
     element, too_long = bytearray(), False
-    depth, in_string, is_cut = 0, False, False
+    depth, in_string, is_cut, is_lost = 0, False, False, False
     for piece in pieces:
         start = 0
+        if piece.broken or is_lost:
+            # Damage cut off what was open, and whether that was a string: go on where two objects meet.
+            if element.strip() or too_long:
+                yield None if too_long else bytes(element)
+            element, too_long, in_string, is_cut = bytearray(), False, False, False
+            seam = SEAM.search(piece.data)
+            is_lost = seam is None
+            if seam is None:
+                continue
+            depth, start = 1, seam.end()
         # What a backslash at the end of the piece before it takes is no mark.
-        for mark in MARKS.finditer(piece.data, int(is_cut)):
+        for mark in MARKS.finditer(piece.data, max(start, int(is_cut))):
             sign, at = mark[0], mark.start()
             if in_string:
                 in_string = sign != b'"'

@@ -1,7 +1,10 @@
 """A folder of one's own texts: notes, manuals and pages in the formats that people write in."""
 
+import contextlib
+import importlib.metadata
 import json
 import posixpath
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -16,55 +19,68 @@ from data_pipeline.readers.folder import File, batches, files_under, name_in
 from data_pipeline.readers.html_folder import HtmlFolder
 from data_pipeline.readers.part import Part
 
-# Read as they are: the marks of Markdown and reStructuredText are part of how their author writes.
-PLAIN = (".txt", ".txt.gz", ".text", ".md", ".markdown", ".rst")
 EVERYTHING = ("",)  # the suffix that every name ends in
+# Read as they are: the marks of Markdown and reStructuredText are part of how their author writes.
+PLAIN = (".txt", ".text", ".md", ".markdown", ".rst")
+KINDS: dict[str, tuple[str, ...]] = {
+    "plain": (*PLAIN, *(f"{suffix}.gz" for suffix in PLAIN), ".epub"),
+    "page": html_folder.SUFFIXES,
+    "pdf": (".pdf",),
+    "docx": (".docx",),
+}
+# What a kind is read with, of the extra `documents`.
+LIBRARIES = {"pdf": "pypdfium2", "docx": "mammoth"}
+INSTALL = "pip install 'meshwright[documents]'"
+# Numbers and long tails of names are no suffixes, and would each be a reason of its own.
+SUFFIX = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 
 class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The .txt, .md, .rst and .html files under a folder, one document each; what else lies there is counted
-    by its suffix.
+    """The .txt, .md, .rst, .html, .epub, .pdf and .docx files under a folder, one document each; what else lies
+    there is counted by its suffix. PDF and DOCX need `pip install 'meshwright[documents]'`.
 
     Attributes:
         folder: The folder, on disk or a URL.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     folder: str
 
     def parts(self, source: str, *, work: Path) -> list[Part]:
-        """Plain texts, then pages, each in batches by path; the first part knows what is left out.
+        """Plain texts, pages, then PDF and DOCX, each in batches by path; the first part knows what is left
+        out.
 
         Raises:
             FileNotFoundError: No such folder.
-            ValueError: It holds no text.
+            ValueError: It holds no text, or none that can be read with what is installed.
         """
         field = f"sources.{source}.folder"
         files = files_under(self.folder, EVERYTHING, field=field)
-        plain = [file for file in files if file.name.lower().endswith(PLAIN)]
-        pages = [file for file in files if file.name.lower().endswith(html_folder.SUFFIXES)]
-        if not plain and not pages:
-            wanted = ", ".join((*PLAIN, ".html"))
-            raise ValueError(
-                f"{field}={self.folder!r} holds no {wanted} file; name a folder that does"
-            )
-        read = {file.path for file in (*plain, *pages)}
-        left_out = _by_suffix([file for file in files if file.path not in read])
+        versions = _versions()
+        of_kind: dict[str, list[File]] = {kind: [] for kind in versions}
+        others = []
+        for file in files:
+            # Without its library a file is left out like any other that is not read.
+            of_kind.get(_kind(file), others).append(file)
+        if not any(of_kind.values()):
+            raise ValueError(f"{field}={self.folder!r} holds {_nothing(others)}")
         parts: list[Part] = []
-        for kind, of_kind in (("plain", plain), ("page", pages)):
-            for batch in batches(of_kind):
+        left_out = _by_suffix(others)
+        for kind, version in versions.items():
+            # With the version: another one may read other text, and the part is then read again.
+            for batch in batches(of_kind[kind]):
                 # Counted once, so only the first part brings it along.
-                detail = json.dumps([kind, {} if parts else left_out])
+                detail = json.dumps([kind, version, {} if parts else left_out])
                 name = f"{len(parts):05d}/{batch[0].name}"
                 parts.append(Part(name, tuple(file.path for file in batch), detail))
         return parts
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a file; path and group = path inside the folder."""
-        kind, left_out = json.loads(part.detail)
+        kind, _, left_out = json.loads(part.detail)
         for suffix, (n_files, example) in left_out.items():
-            drops.add(source, f"suffix_not_read_{suffix or 'none'}", example, n=n_files)
+            drops.add(source, f"suffix_not_read_{suffix}", example, n=n_files)
         if kind == "page":
             pages = HtmlFolder(folder=self.folder)
             yield from pages.read(part, source, work=work, drops=drops)
@@ -73,15 +89,44 @@ class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
             name = name_in(self.folder, path)
             content = read_book(path, name, work, source, drops)
             if content is not None:
-                text = content.text
-                yield Document(content_id(text), text, source, name, name)
+                # Form feeds mark headings for readers of books; in a document they are noise.
+                text = content.text.replace("\f", "")
+                language = content.language
+                yield Document(content_id(text), text, source, name, name, language)
+
+
+def _kind(file: File) -> str:
+    name = file.name.lower()
+    return next((kind for kind, suffixes in KINDS.items() if name.endswith(suffixes)), "")
+
+
+def _versions() -> dict[str, str]:
+    """The kinds that can be read here → the version of what reads them; "" = this package alone."""
+    versions = {}
+    for kind in KINDS:
+        library = LIBRARIES.get(kind)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[kind] = importlib.metadata.version(library) if library else ""
+    return versions
+
+
+def _nothing(others: list[File]) -> str:
+    """What stands in a folder without texts, and what to do."""
+    waiting = [file.name for file in others if _kind(file) in LIBRARIES]
+    if waiting:
+        return f"no text but {len(waiting)} files such as {waiting[0]!r}; read them after {INSTALL}"
+    wanted = ", ".join((*PLAIN, ".html", ".epub", ".pdf", ".docx"))
+    return f"no {wanted} file; name a folder that does"
 
 
 def _by_suffix(files: list[File]) -> dict[str, tuple[int, str]]:
-    """Suffix without its dot → how many files have it, and the first of them."""
+    """Suffix without its dot → how many files have it, and the first of them with what would read it."""
     found: dict[str, tuple[int, str]] = {}
     for file in files:
         suffix = posixpath.splitext(file.name)[1].lstrip(".").lower()
-        n_files, example = found.get(suffix, (0, file.name))
+        if not SUFFIX.fullmatch(suffix):
+            suffix = "other" if suffix else "none"
+        remedy = f": {INSTALL} reads it" if _kind(file) in LIBRARIES else ""
+        n_files, example = found.get(suffix, (0, file.name + remedy))
         found[suffix] = n_files + 1, example
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from data_pipeline.clean.rule import Limit
 from data_pipeline.documents.drops import NOT_DOCUMENTS, Drops
 from data_pipeline.stages.across import Judgement, Numbered
-from data_pipeline.stages.judge import Verdicts, numbers
+from data_pipeline.stages.judge import Verdicts, concerned, numbers
 
 N_BINS = 40
 
@@ -49,15 +49,15 @@ def histograms_of(part: Numbered, judgement: Judgement) -> list[dict[str, Any]]:
 
 def _concerned(limit: Limit, limits: Sequence[Limit], languages: np.ndarray) -> np.ndarray:
     """Which documents a limit looks at, bool [n]."""
+    looked_at = concerned(limit, languages)
     if limit.language:
-        return languages == limit.language
+        return looked_at
 
     # A limit for any language does not apply to languages with their own limit on the signal.
-    own_languages = []
     for other in limits:
         if other.language and (other.reason, other.signal) == (limit.reason, limit.signal):
-            own_languages.append(other.language)
-    return ~np.isin(languages, own_languages)
+            looked_at &= ~concerned(other, languages)
+    return looked_at
 
 
 def _histogram(values: np.ndarray, limit: Limit) -> dict[str, Any]:

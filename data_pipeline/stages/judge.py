@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from data_pipeline.clean.rule import Limit, Rule
+from data_pipeline.clean.identify import is_language
+from data_pipeline.clean.rule import UNKNOWN, Limit, Rule
 from data_pipeline.stages.annotate import EMPTY, Annotated
 
 STAYS = ""
@@ -75,7 +76,16 @@ def judge(
 def breaks(value: np.ndarray, least: float, limit: Limit, languages: np.ndarray) -> np.ndarray:
     """Which documents a limit drops, bool [n]."""
     outside = (value < least) | (value > limit.most)  # NaN, what was not measured, is neither
-    return outside & (languages == limit.language) if limit.language else outside
+    return outside & concerned(limit, languages)
+
+
+def concerned(limit: Limit, languages: np.ndarray) -> np.ndarray:
+    """Which documents are in the language of a limit, bool [n]."""
+    if not limit.language:
+        return np.ones(len(languages), bool)
+    if limit.language == UNKNOWN:
+        return ~is_language(languages)
+    return languages == limit.language
 
 
 def numbers(column: Any) -> np.ndarray:

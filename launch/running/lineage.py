@@ -7,6 +7,7 @@ import errno
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -232,7 +233,9 @@ def write_record(job: Job, run_dir: Path, argv: Sequence[str], done: Collection[
     write_bytes(run_dir / "job.yaml", to_yaml(tree).encode())
     libraries = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
     versions = {name: importlib.metadata.version(name) for name in libraries}
-    row = {"time": time.time(), "argv": list(argv), "python": platform.python_version(), **versions}
+    # The folder too: relative paths of the configuration begin there.
+    row = {"time": time.time(), "argv": list(argv), "folder": os.getcwd()}
+    row |= {"python": platform.python_version(), **versions}
     path = run_dir / "launches.jsonl"
     # Appended, never rewritten, so that an earlier start cannot be lost by a crash now.
     with writing(path), path.open("a", encoding="utf-8") as file:

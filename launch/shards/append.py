@@ -38,4 +38,10 @@ def append(args: argparse.Namespace) -> None:
     with locked(args.run), sigterm_raises():
         for name, phase in phases.items():
             console.say(f"{args.run / name}: appending")
-            phase.append(args.run / name, say=console.say, progress=console.progress)
+            phase.append(
+                args.run / name,
+                # Absolute, because the phase changes the working directory.
+                read_from=args.start and args.start.absolute(),
+                say=console.say,
+                progress=console.progress,
+            )

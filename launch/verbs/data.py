@@ -96,6 +96,13 @@ def _add_paths(parsers: dict[str, argparse.ArgumentParser]) -> None:
 
 def _add_origins(parsers: dict[str, argparse.ArgumentParser]) -> None:
     parsers["append"].add_argument("run", metavar="RUN", type=local_folder, help=RUN)
+    parsers["append"].add_argument(
+        "--from",
+        dest="start",  # `args.from` would be a syntax error
+        metavar="FOLDER",
+        type=local_folder,
+        help="where relative paths of the sources begin (default: where the data phase was run)",
+    )
     for name, otherwise in (("at", "the only one"), ("seen", "all of them")):
         add_run_arguments(parsers[name])
         parsers[name].add_argument(

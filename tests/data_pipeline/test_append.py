@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.component import FrozenMap
 from data_pipeline.documents.corpus import clean_text
 from data_pipeline.loader import PackedShards
+from data_pipeline.readers.books import Books
 from data_pipeline.rows.mix import Schedule, Stage
 from data_pipeline.rows.sequence import RowSequence
 from data_pipeline.shards.shards import Shards
@@ -99,3 +101,29 @@ def test_a_stage_that_names_the_new_segment_moves_no_row_before_it(grown):
         if NEW.strip() in document.text
     }
     assert new & {origin.document for i in range(40, 1200) for origin in after.origins(i)} == new
+
+
+def test_from_another_folder_the_same_files_are_read(tmp_path, monkeypatch):
+    here, there = make_raw(tmp_path / "here" / "raw"), make_raw(tmp_path / "there" / "raw")
+    relative = {"books": Books(folder="raw/books", topics=False)}
+    phase = prepare(here, sources=FrozenMap(relative), chats=None)
+    monkeypatch.chdir(tmp_path / "here")
+    phase.execute(Path("data"), job_folder=Path())
+    (here / "books" / "lighthouse.txt").write_text(NEW * 9)
+    (there / "books" / "other.txt").write_text("Another folder's own book, of the same name. " * 40)
+    monkeypatch.chdir(tmp_path / "there")
+    said: list[str] = []
+    phase.append(Path("../here/data"), say=said.append)
+    assert said == ["  books: 1 documents appended"] and Path.cwd() == tmp_path / "there"
+    texts = clean_text(tmp_path / "here" / "data", "train", "books")
+    assert [d.path for d in texts if d.path in ("lighthouse.txt", "other.txt")] == ["lighthouse.txt"]
+
+    # Moved: nothing is guessed, and what is named is read.
+    (tmp_path / "here").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"begin at .*here, which is no folder; .* --from FOLDER"):
+        phase.append(tmp_path / "moved" / "data")
+    said.clear()
+    phase.append(
+        tmp_path / "moved" / "data", read_from=tmp_path / "moved", say=said.append
+    )
+    assert said == ["  books: 0 documents appended"]

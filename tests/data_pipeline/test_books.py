@@ -296,6 +296,21 @@ def test_an_epub_is_read_in_the_order_of_its_spine_with_its_headings_as_chapters
     assert [d.text.split("\n")[0] for d in read(tmp_path, unit="chapter")[0]] == ["One", "Two"]
 
 
+def test_a_page_that_the_spine_names_by_its_places_is_read_once(tmp_path):
+    opf = (
+        "<package xmlns='http://www.idpf.org/2007/opf'><manifest>"
+        "<item id='a' href='page%200.xhtml#one' media-type='application/xhtml+xml'/>"
+        "<item id='b' href='page%200.xhtml#two' media-type='application/xhtml+xml'/>"
+        "<item id='c' href='page%201.xhtml' media-type='application/xhtml+xml'/></manifest>"
+        "<spine><itemref idref='c'/><itemref idref='a'/><itemref idref='b'/></spine></package>"
+    )
+    pages = [page("Places", BODY), page("Before", BODY)]
+    (tmp_path / "a.epub").write_bytes(epub(pages, entries={"OPS/book.opf": opf.encode()}))
+    (book,), counts = read(tmp_path)
+    assert counts == {} and book.text.count("Places") == 1
+    assert book.text.index("Before") < book.text.index("Places")
+
+
 def damaged(data: bytes) -> bytes:
     return data[:200] + b"\xff" * 40 + data[240:]
 

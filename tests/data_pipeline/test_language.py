@@ -2,13 +2,20 @@
 the document.
 """
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from data_pipeline.clean.fineweb import FineWeb
 from data_pipeline.clean.identify import classify
 from data_pipeline.clean.language import Language
+from data_pipeline.clean.languages import LANGUAGES
+from data_pipeline.clean.quality import GopherQuality
+from data_pipeline.clean.repetition import GopherRepetition
+from data_pipeline.clean.rule import UNKNOWN
+from data_pipeline.stages.judge import concerned
 from tests.data_pipeline.texts import (
     ENGLISH,
     LAW,
@@ -81,3 +88,19 @@ def test_an_unknown_language_is_one_clear_error():
         Language(sources=("web",), languages=("klingon",), first_chars=800).annotate(
             [document(ENGLISH)]
         )
+
+
+@pytest.mark.parametrize("rule", [FineWeb, GopherRepetition, GopherQuality])
+def test_a_text_of_no_known_language_is_held_to_the_strictest_limits(rule):
+    limits = rule(sources=("web",)).limits()
+    names = np.array(["", "und", "no-such", "pl", *LANGUAGES], object)
+    for strictest in (limit for limit in limits if limit.language == UNKNOWN):
+        own = [limit for limit in limits if limit.signal == strictest.signal]
+        assert strictest.least == max(limit.least for limit in own)
+        assert strictest.most == min(limit.most for limit in own)
+        # Polish is a known language without an entry, which the loosest limit is for.
+        assert concerned(strictest, names).tolist() == [True] * 3 + [False] * (len(names) - 3)
+    named = {limit.signal for limit in limits if limit.language}
+    unknown = {limit.signal for limit in limits if limit.language == UNKNOWN}
+    # The lengths of words in all scripts have nothing in common.
+    assert unknown and named - unknown <= {"mean_word_chars"}

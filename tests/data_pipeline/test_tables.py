@@ -335,3 +335,52 @@ def test_a_json_array_is_read_like_lines(tmp_path):
         cut = [Piece(data[i : i + size], i) for i in range(0, len(data), size)]
         assert [json.loads(row) for row in elements_of(cut, 1 << 20) if row] == rows
     assert list(elements_of([Piece(data, 0)], 20))[0] is None
+
+
+def test_of_a_damaged_array_no_row_is_put_together_from_two(tmp_path):
+    rows = [{"text": f"row {n} " + "and so on " * n} for n in range(60)]
+    data = json.dumps(rows).encode()
+    # Members of 100 bytes, which end anywhere in a row.
+    members = [gzip.compress(data[i : i + 100]) for i in range(0, len(data), 100)]
+    members[50] = members[50][:-12] + bytes(12)
+    (tmp_path / "a.json.gz").write_bytes(b"".join(members))
+    documents, counts = read(Jsonl(paths=(str(tmp_path),)), tmp_path)
+    texts, good = [d.text for d in documents], [row["text"] for row in rows]
+    assert [text for text in texts if text not in good] == [] and len(texts) >= 57
+    assert counts.pop("damaged_gzip_bytes") > 0 and counts == {"row_not_json": 1}
+
+
+# Rows as they come from other programs; a place says which row it was.
+ODD_LINES = {
+    "nul.jsonl": b'{"text": "a\0b"}\n{"text": "\\u0000 escaped"}\n',
+    "array_with_mark.json": b'\xef\xbb\xbf\r\n[{"text": "one"},\r\n{"text": "two"}]\r\n',
+    "array_unclosed.json": b'[{"text": "one"}, {"text": "tw',
+    "empty.jsonl": b"",
+    "utf16.jsonl": '{"text": "one"}\n'.encode("utf-16"),
+    "behind.jsonl.gz": gzip.compress(b'{"text": "one"}\n') + b"left over",
+    "numbers.jsonl": b'{"text": 3}\n[1, 2]\nnull\n\n',
+    "nan.jsonl": b'{"text": "one", "score": NaN}\n',
+    "huge.jsonl": b'{"text": "one", "n": ' + b"9" * 5000 + b"}\n",
+    "no_end.jsonl": b'{"text": "one"}',
+}
+
+
+def test_odd_files_of_rows_are_read_or_counted(tmp_path):
+    for name, data in ODD_LINES.items():
+        (tmp_path / name).write_bytes(data)
+    documents, drops = read_with_drops(Jsonl(paths=(str(tmp_path),)), tmp_path)
+    assert {d.path: d.text for d in documents} == {
+        "nul.jsonl:2": "\0 escaped",
+        "array_with_mark.json:1": "one",
+        "array_with_mark.json:2": "two",
+        "array_unclosed.json:1": "one",
+        "behind.jsonl.gz:1": "one",
+        "nan.jsonl:1": "one",
+        "no_end.jsonl:1": "one",
+    }
+    assert drops.counts["web"] == {
+        "damaged_gzip_bytes": len(b"left over"),
+        "row_not_json": 5,
+        "row_not_utf8": 1,
+        "row_without_text": 1,
+    }

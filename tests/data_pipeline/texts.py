@@ -6,11 +6,13 @@ Hertzog, Roland Mas and translators, licence CC-BY-SA-3.0 (or GPL-2.0-or-later).
 
 import unicodedata
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from data_pipeline.clean.characters import UNSPACED_BLOCKS
 from data_pipeline.documents.document import Document, content_id
+from data_pipeline.stages.judge import breaks
 
 ENGLISH = """The bisect module keeps a list in sorted order without having to sort the list after each insertion.
 For long lists of items with expensive comparison operations, this can be an improvement over the more common approach.
@@ -128,11 +130,10 @@ def signals_of(rule, text: str, language: str = "en") -> dict[str, float]:
 def verdict(rule, text: str, language: str = "en") -> tuple[str, str | None]:
     """The text as the rule leaves it, and the reason of the first limit that it breaks."""
     documents, signals = rule.annotate([document(text, language)])
+    languages = np.array([documents[0].language], object)
     for limit in rule.limits():
-        value = float(signals[limit.signal][0])
-        if limit.language in ("", documents[0].language) and (
-            value < limit.least or value > limit.most
-        ):
+        value = np.array([signals[limit.signal][0]], float)
+        if breaks(value, limit.least, limit, languages).all():
             return documents[0].text, limit.reason
     return documents[0].text, None
 

@@ -21,6 +21,7 @@ from data_pipeline.rows.mix import Schedule, Stage
 from data_pipeline.rows.packed import PackedRows
 from data_pipeline.rows.sequence import RowSequence
 from model.sharding import letters_of, named
+from tests.data_pipeline.shard_files import append, make
 from tests.examples import MESHES, ONE_DEVICE, random_documents, under, write_documents, write_pairs
 from trainer.batches.layout import Layout
 from trainer.batches.shards import ShardSource, passes, spread
@@ -135,6 +136,22 @@ def test_a_position_of_other_data_or_of_another_seed_is_refused_with_a_remedy(
         match=rf"rows before the checkpoint has changed: .*{difference}; restore the data, its weights",
     ):
         other.set_state(source.get_state())
+
+
+def test_after_an_append_the_refusal_names_what_goes_on_with_the_text_there_was(folder, tmp_path):
+    grown = shutil.copytree(folder, tmp_path / "grown")
+    source = ShardSource(rows_of(grown), layout())
+    batches(source, 3)
+    append(grown / "web", make(20))
+    with pytest.raises(
+        ValueError, match=r"text was appended since, so set data.schedule.segments=\{web: 1\} to go on"
+    ):
+        ShardSource(rows_of(grown), layout()).set_state(source.get_state())
+    schedule = Schedule(segments={"web": 1})
+    as_before = RowSequence(settings().sources(grown), settings().weights, 0, schedule)
+    resumed = ShardSource(as_before, layout())
+    resumed.set_state(source.get_state())
+    assert_equal(batches(resumed, 2), batches(source, 2))
 
 
 def test_what_comes_after_the_position_may_be_another_mixture_and_what_came_before_may_not(folder):

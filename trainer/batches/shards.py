@@ -138,12 +138,19 @@ class ShardSource:
             ValueError: under the present data and seed the rows before the position would be others.
         """
         # Only the past is compared: the rows after the position may change.
-        if difference := _difference(state["past"], self.rows.past(state["rows"])):
+        past = self.rows.past(state["rows"])
+        if difference := _difference(state["past"], past):
             changed = f"the data of the {state['rows']} rows before the checkpoint has changed: {difference}"
             remedy = (
                 "restore the data, its weights and the seed it was trained with "
                 "(new segments and stages may only begin later), or start a new run folder"
             )
+            if grown := _grown(state["past"], past):
+                segments = ", ".join(f"{source}: {n}" for source, n in grown.items())
+                remedy = (
+                    f"text was appended since, so set data.schedule.segments={{{segments}}} to go on with "
+                    "what there was, and data.schedule.stages to read all of it from later on"
+                )
             raise ValueError(f"{changed}; {remedy}")
         self._go_to(Position.of(state))
 
@@ -156,6 +163,26 @@ def _difference(saved: dict[str, Any], now: dict[str, Any]) -> str:
         if then != leg:
             return f"{_described(then)} then, {_described(leg)} now"
     return ""
+
+
+def _grown(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, int]:
+    """Source → how many segments it had at first, of those to which segments were added since; none if that
+    is not all that has changed.
+    """
+    before, after = _streams_at_first(saved), _streams_at_first(now)
+    if saved["seed"] != now["seed"] or not before.items() <= after.items():
+        return {}
+    added = {name.rpartition("/")[0] for name in after.keys() - before.keys()}
+    return {source: n for source in sorted(added) if (n := _n_segments(before, source))}
+
+
+def _streams_at_first(past: dict[str, Any]) -> dict[str, str]:
+    """SOURCE/SEGMENT → fingerprint of its rows."""
+    return {name: fingerprint for _, name, fingerprint, _ in past["legs"][0]["streams"]}
+
+
+def _n_segments(streams: dict[str, str], source: str) -> int:
+    return sum(name.rpartition("/")[0] == source for name in streams)
 
 
 def _described(leg: dict[str, Any] | None) -> str:
