@@ -188,7 +188,11 @@ def per_language(
         for code, bound in bounds_of.items()
         if bound != loosest
     ]
-    return (Limit(reason, signal, *loosest), *stricter, *_strictest(reason, signal, bounds_of.values()))
+    return (
+        Limit(reason, signal, *loosest),
+        *stricter,
+        *_strictest(reason, signal, bounds_of.values()),
+    )
 
 
 def _strictest(

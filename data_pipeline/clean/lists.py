@@ -3,6 +3,7 @@ change.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
@@ -31,7 +32,7 @@ def user_list(file: str, *, field: str) -> UserList:
     """
     try:
         # The cache is keyed by size and time too, so an edited list is read again within one process.
-        entries = _user_list(_state(Path(file).expanduser()))
+        entries = _user_list(_state(Path(os.path.expanduser(file))))
     except (OSError, UnicodeError) as error:
         raise ValueError(
             f"{field}={file!r} cannot be read ({error}); name a text file with an entry a line"
@@ -87,7 +88,7 @@ def files_in(folder: str) -> list[Path]:
     """Every .txt and .jsonl file below the folder, sorted."""
     return sorted(
         file
-        for file in Path(folder).expanduser().rglob("*")
+        for file in Path(os.path.expanduser(folder)).rglob("*")
         if file.suffix in (".txt", ".jsonl") and file.is_file()
     )
 

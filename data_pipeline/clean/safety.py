@@ -4,6 +4,7 @@ classifier.
 
 import csv
 import html
+import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -151,7 +152,7 @@ class Toxicity(BaseModel, frozen=True, extra="forbid", strict=True):
         return self._classifier().fingerprint()
 
     def _classifier(self) -> LinearClassifier:
-        return load(Path(self.model).expanduser() if self.model else TOXICITY_MODEL)
+        return load(Path(os.path.expanduser(self.model)) if self.model else TOXICITY_MODEL)
 
 
 def sentences_of(text: str) -> list[str]:

@@ -11,7 +11,9 @@ import zipfile
 from data_pipeline.readers.epub import page_text
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # of what Office encrypts, and of files before 2007
-MAX_XML_BYTES = 32 << 20  # of markup, unpacked: some twenty times the text; in memory thirty times that
+MAX_XML_BYTES = (
+    32 << 20
+)  # of markup, unpacked: some twenty times the text; in memory thirty times that
 
 
 def docx_text(data: bytes) -> bytes:

@@ -1,5 +1,5 @@
-"""PDF → the text of its pages, by PDFium; runs in a child process (`worker.py`), because a file can be built to
-take minutes or all memory.
+"""PDF → the text of its pages, by PDFium; runs in a child process (`worker.py`), because a file can be built
+to take minutes or all memory.
 
 PDFium is what Chrome shows PDFs with: it is fuzzed without pause, knows fonts without a table of characters,
 and is some ten times faster than readers in Python. pypdfium2 brings it as one wheel without dependencies.

@@ -36,8 +36,8 @@ SUFFIX = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 
 class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The .txt, .md, .rst, .html, .epub, .pdf and .docx files under a folder, one document each; what else lies
-    there is counted by its suffix. PDF and DOCX need `pip install 'meshwright[documents]'`.
+    """The .txt, .md, .rst, .html, .epub, .pdf and .docx files under a folder, one document each; what else
+    lies there is counted by its suffix. PDF and DOCX need `pip install 'meshwright[documents]'`.
 
     Attributes:
         folder: The folder, on disk or a URL.

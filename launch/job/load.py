@@ -45,7 +45,8 @@ def load(config: str, settings: Sequence[str] = (), imports: Sequence[str] = ())
     """
     for module in imports:
         import_components(module)
-    path = Path(config).expanduser() if config.startswith("~") else Path(config)
+    # Not Path.expanduser, which raises where there is no home directory.
+    path = Path(os.path.expanduser(config))
     if path.suffix in (".yaml", ".yml"):
         tree, name = _tree_of_file(path), path.stem
     else:

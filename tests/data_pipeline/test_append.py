@@ -116,14 +116,14 @@ def test_from_another_folder_the_same_files_are_read(tmp_path, monkeypatch):
     phase.append(Path("../here/data"), say=said.append)
     assert said == ["  books: 1 documents appended"] and Path.cwd() == tmp_path / "there"
     texts = clean_text(tmp_path / "here" / "data", "train", "books")
-    assert [d.path for d in texts if d.path in ("lighthouse.txt", "other.txt")] == ["lighthouse.txt"]
+    assert [d.path for d in texts if d.path in ("lighthouse.txt", "other.txt")] == [
+        "lighthouse.txt"
+    ]
 
     # Moved: nothing is guessed, and what is named is read.
     (tmp_path / "here").rename(tmp_path / "moved")
     with pytest.raises(ValueError, match=r"begin at .*here, which is no folder; .* --from FOLDER"):
         phase.append(tmp_path / "moved" / "data")
     said.clear()
-    phase.append(
-        tmp_path / "moved" / "data", read_from=tmp_path / "moved", say=said.append
-    )
+    phase.append(tmp_path / "moved" / "data", read_from=tmp_path / "moved", say=said.append)
     assert said == ["  books: 0 documents appended"]

@@ -40,7 +40,9 @@ def test_a_pdf_is_its_pages_in_their_lines(tmp_path):
 
 
 def test_a_docx_is_headings_paragraphs_tables_and_what_was_inserted(tmp_path):
-    body = paragraph("On bread", style="Heading1") + paragraph("Flour &amp; water.") + TABLE + TRACKED
+    body = (
+        paragraph("On bread", style="Heading1") + paragraph("Flour &amp; water.") + TABLE + TRACKED
+    )
     read_texts, counts = read_files(tmp_path, {"a.docx": docx_file(body)})
     lines = [line.strip() for line in read_texts["a.docx"].split("\n") if line.strip()]
     assert lines[:2] == ["On bread", "Flour & water."] and lines[-1] == "was inserted"

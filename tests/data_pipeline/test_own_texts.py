@@ -44,7 +44,9 @@ ODD = {
     "utf16.txt": "Größe\r\n".encode("utf-16"),
     "utf16be.txt": b"\xfe\xff" + "Größe\n".encode("utf-16-be"),
     "mark.md": b"\xef\xbb\xbf# Gr\xc3\xb6\xc3\x9fe\n",
-    "latin.txt": "Die Größe des Hauses überraschte die Gäste sehr, und später lachten sie.\n".encode("latin-1"),
+    "latin.txt": "Die Größe des Hauses überraschte die Gäste sehr, und später lachten sie.\n".encode(
+        "latin-1"
+    ),
     "nul.txt": b"a\0b",
     "empty.txt": b"",
     "blank.rst": b" \n\n",
