@@ -195,9 +195,7 @@ def per_language(
     )
 
 
-def _strictest(
-    reason: str, signal: str, bounds: Collection[tuple[float, float]]
-) -> tuple[Limit, ...]:
+def _strictest(reason: str, signal: str, bounds: Collection[tuple]) -> tuple[Limit, ...]:
     """The limit of texts of no known language; none where it would be the loosest, or no range at all."""
     least = max(least for least, _ in bounds)
     most = min(most for _, most in bounds)

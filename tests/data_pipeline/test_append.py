@@ -105,8 +105,8 @@ def test_a_stage_that_names_the_new_segment_moves_no_row_before_it(grown):
 
 def test_from_another_folder_the_same_files_are_read(tmp_path, monkeypatch):
     here, there = make_raw(tmp_path / "here" / "raw"), make_raw(tmp_path / "there" / "raw")
-    relative = {"books": Books(folder="raw/books", topics=False)}
-    phase = prepare(here, sources=FrozenMap(relative), chats=None)
+    relative = FrozenMap({"books": Books(folder="raw/books", topics=False)})
+    phase = prepare(here, sources=relative, recipe=(), chats=None)
     monkeypatch.chdir(tmp_path / "here")
     phase.execute(Path("data"), job_folder=Path())
     (here / "books" / "lighthouse.txt").write_text(NEW * 9)

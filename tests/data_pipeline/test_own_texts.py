@@ -81,7 +81,7 @@ def test_odd_files_are_read_as_they_were_written_or_counted(tmp_path):
         "file_undecodable": 1,
         "file_empty": 2,
         "file_broken_gzip": 2,
-        "page_empty": 1,
+        "page_without_text": 1,
     }
 
 

@@ -380,7 +380,7 @@ def test_odd_files_of_rows_are_read_or_counted(tmp_path):
     }
     assert drops.counts["web"] == {
         "damaged_gzip_bytes": len(b"left over"),
-        "row_not_json": 5,
+        "row_not_json": 6,
         "row_not_utf8": 1,
         "row_without_text": 1,
     }
