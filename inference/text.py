@@ -1,5 +1,6 @@
 """Generate text from prompts, yielded in pieces as it is generated."""
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -81,12 +82,8 @@ def what_ends(tokenizer: Tokenizer, chat: ChatFormat | None) -> dict[str, Any]:
 
 def pieces(news: Iterable[list[int]], tokenizer: Tokenizer) -> Iterator[str]:
     """Decode tokens as they come; a character is held back until all its bytes are there."""
-    ids: list[int] = []
-    n_shown = 0  # characters
+    # It tells the beginning of a character from bytes that make none, and from U+FFFD that was written.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for new in news:
-        ids += new
-        # Everything is decoded again, since incomplete bytes, which decode to U+FFFD, may now be complete.
-        ready = tokenizer.decode(ids).rstrip("\ufffd")
-        yield ready[n_shown:]
-        n_shown = len(ready)
+        yield decoder.decode(tokenizer.bytes_of(new))
     # What is still held back is the beginning of a character that the last token cut off: no text.

@@ -10,15 +10,23 @@ from data_pipeline.readers.worker import kept_worker
 # Processor seconds for one rendering; real templates take a thousandth of one. A child process runs it, since
 # nothing inside of Python stops a loop, or a string of 10^9 letters.
 LIMIT_S = 0.5
+CHARS_PER_S = (
+    1_000_000  # what long messages are given beside that; following each letter takes a third of it
+)
+MEMORY_BYTES = 1 << 30  # of address space; an idle child has a tenth
 HANDLER = "data_pipeline.chat.sandbox:render"
 OWN = -1  # the origin of what the template itself writes
 
 
 class Turn(NamedTuple):
-    """A message as templates read it; the parts' texts are joined to one."""
+    """A message as templates read it; the parts' texts are joined to one.
+
+    `calls` are the parts behind them, each the JSON of a call of a tool: {"name": …, "arguments": {…}}.
+    """
 
     role: str
     parts: tuple[str, ...]
+    calls: tuple[str, ...] = ()
 
 
 class Stretch(NamedTuple):
@@ -52,9 +60,12 @@ class JinjaTemplate:
             "now": datetime.datetime.now().isoformat(),
         }
         data = json.dumps(request).encode()
-        (answer,) = kept_worker(HANDLER).run([data], timeout_s=LIMIT_S)
+        limit_s = LIMIT_S + len(data) / CHARS_PER_S
+        worker = kept_worker(HANDLER, memory_bytes=MEMORY_BYTES)
+        (answer,) = worker.run([data], timeout_s=limit_s)
         if answer.error:
-            what = f"the model's chat template cannot be rendered ({_reason(answer.error)})"
+            reason = _reason(answer.error, limit_s)
+            what = f"the model's chat template cannot be rendered ({reason})"
             raise ValueError(f"{what}; prompt the model with text, without chat")
         return [Stretch(*stretch) for stretch in json.loads(answer.data)]
 
@@ -64,10 +75,10 @@ def text_of(stretches: Sequence[Stretch]) -> str:
     return "".join(stretch.text for stretch in stretches)
 
 
-def _reason(error: str) -> str:
+def _reason(error: str, limit_s: float) -> str:
     """Why a rendering failed, in a few words."""
     if error == "timeout":
-        return f"it takes more than {LIMIT_S} s of processor time"
+        return f"it takes more than {limit_s:.1f} s of processor time"
     if error == "crash":
         return "its process ended, as one out of memory does"
     kind, _, words = error.partition(": ")

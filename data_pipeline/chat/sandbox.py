@@ -85,12 +85,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A function or method; those of plain strings keep the origins of their arguments."""
+        # what compiled loops and blocks add for functions that are given the context
+        named = {name: kwargs[name] for name in kwargs if name not in ("_loop_vars", "_block_vars")}
         if isinstance(obj, BuiltinMethodType) and type(obj.__self__) is str:
             if self.is_safe_callable(obj):
-                return tracked.called(obj, args, kwargs)
+                return tracked.called(obj, args, named)
         # the sandbox's own stand-in for str.format
         if isinstance(obj, FunctionType) and obj.__name__ in ("format", "format_map"):
-            return tracked.shadowed(lambda args, kwargs: obj(*args, **kwargs), args, kwargs)
+            return tracked.shadowed(lambda args, named: obj(*args, **named), args, named)
         return super().call(context, obj, *args, **kwargs)
 
 
@@ -141,6 +143,24 @@ def _refuse(message: str) -> Any:
     raise TemplateError(message)
 
 
+def _tracked(value: Any, part: int) -> Any:
+    """A text, or JSON with texts in it, of which each letter comes from the part of that number."""
+    if isinstance(value, str):
+        return Tracked(value, chr(part + 1) * len(value))
+    if isinstance(value, dict):
+        return {_tracked(key, part): _tracked(item, part) for key, item in value.items()}
+    return [_tracked(item, part) for item in value] if isinstance(value, list) else value
+
+
+def _call(text: str, part: int) -> dict[str, Any]:
+    """A call of a tool as transformers gives it to templates."""
+    fields = _tracked(json.loads(text), part)
+    function = {"name": fields["name"], "arguments": fields["arguments"]}
+    call = {"type": "function", "function": function}
+    # Some templates ask for it, and the others do not know the field.
+    return {**call, "id": fields["id"]} if "id" in fields else call
+
+
 @lru_cache(maxsize=8)
 def compiled(source: str) -> Any:
     """A template ready to render."""
@@ -168,10 +188,14 @@ def render(request: bytes) -> bytes:
     fields = json.loads(request)
     n_parts = 0
     messages = []
-    for role, parts in fields["messages"]:
-        pieces = [Tracked(part, chr(n_parts + k + 1) * len(part)) for k, part in enumerate(parts)]
+    for role, parts, calls in fields["messages"]:
+        pieces = [_tracked(part, n_parts + k) for k, part in enumerate(parts)]
+        message: dict[str, Any] = {"role": role, "content": tracked.joined(pieces)}
         n_parts += len(parts)
-        messages.append({"role": role, "content": tracked.joined(pieces)})
+        if calls:
+            message["tool_calls"] = [_call(call, n_parts + k) for k, call in enumerate(calls)]
+        n_parts += len(calls)
+        messages.append(message)
     now = datetime.datetime.fromisoformat(fields["now"])
     text = compiled(fields["template"]).render(
         messages=messages,
@@ -181,6 +205,9 @@ def render(request: bytes) -> bytes:
         strftime_now=now.strftime,
         **fields["pieces"],
     )
+    tracked.plain(
+        text
+    ).encode()  # refuses lone surrogates, which a template can write and no text has
     stretches = []
     done = 0
     for origin, group in groupby(tracked.origins_of(text)):

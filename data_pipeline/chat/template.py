@@ -6,8 +6,9 @@ it cannot forge control pieces. And no token reaches over the start of a last an
 served reads a prompt, after which its own first token begins.
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import NamedTuple
@@ -142,6 +143,9 @@ class Template:
         shown = np.flatnonzero((part >= 0) & (part < len(trained)))
         if not len(shown) and "".join(turns[i].parts).strip():
             raise ValueError(f"{REFUSED} leaves the content of a message out; {REMEDY}")
+        calls = range(len(turns[i].parts), len(trained))
+        if not set(calls) <= set(part[shown].tolist()):
+            raise ValueError(f"{REFUSED} leaves a call of a tool out; {REMEDY}")
         start = None
         if message.role == ASSISTANT:
             start = self._prompt_length(rendered, turns, i)
@@ -161,7 +165,8 @@ class Template:
         others = (rendered.origins != OWN) & ((part < 0) | (part >= len(trained)))
         if others[begin:end].any():
             raise ValueError(f"{REFUSED} repeats the content of a message; {REMEDY}")
-        turn_end = _turn_end(rendered, end, others)
+        # behind a call there are pieces that close it, before the one that ends the turn
+        turn_end = _turn_end(rendered, end, others, self.stop_ids if calls else None)
         weights = np.zeros(len(rendered.text), np.uint8)
         weights[begin if start is None else start : begin] = trained[0]
         # what the template writes within an answer belongs to the part before it
@@ -221,29 +226,58 @@ class Template:
 
 
 def _turns(messages: Sequence[Message]) -> list[Turn]:
-    """Messages as a template reads them: each with one text."""
+    """Messages as a template reads them: each with one text, and calls of tools behind it."""
     if not messages:
         raise ValueError("the conversation is empty; it needs at least one message")
-    for message in messages:
-        kinds = {part.kind for part in message.parts}
-        if not kinds or not kinds <= {"text", "result"}:
-            what = f"message {message!r:.80} must have parts, of kinds text and result"
-            remedy = "rewrite its other parts as text"
-            raise ValueError(f"{what}: a model's own template is given texts; {remedy}")
-        if not ROLE.fullmatch(message.role):
-            rule = "must be of letters, digits, _ and -, so that it spells no control piece"
-            raise ValueError(f"role {message.role!r:.80} of a message {rule}; rename it")
-    return [
-        Turn(message.role, tuple(part.content for part in message.parts)) for message in messages
-    ]
+    return [_turn(message) for message in messages]
 
 
-def _turn_end(rendered: _Rendered, end: int, others: np.ndarray) -> int:
-    """Behind the first control piece that follows a message's content, which ends at `end`."""
+def _turn(message: Message) -> Turn:
+    kinds = [part.kind for part in message.parts]
+    n_calls = kinds.count("call")
+    n_texts = len(kinds) - n_calls
+    if not kinds or not {*kinds[:n_texts]} <= {"text", "result"} or "call" in kinds[:n_texts]:
+        what = f"message {message!r:.80} must have parts, of kinds text and result, then calls"
+        remedy = "rewrite its other parts as text"
+        raise ValueError(f"{what}: a model's own template is given texts; {remedy}")
+    if not ROLE.fullmatch(message.role):
+        rule = "must be of letters, digits, _ and -, so that it spells no control piece"
+        raise ValueError(f"role {message.role!r:.80} of a message {rule}; rename it")
+    contents = tuple(part.content for part in message.parts)
+    try:
+        "".join(contents).encode()
+    except UnicodeEncodeError as error:
+        what = f"message {message!r:.80} has a lone surrogate (U+D800-DFFF)"
+        raise ValueError(f"{what}; decode its file with errors='replace'") from error
+    for call in contents[n_texts:]:
+        _check_call(call)
+    return Turn(message.role, contents[:n_texts], contents[n_texts:])
+
+
+def _check_call(call: str) -> None:
+    try:
+        fields = json.loads(call)
+    except (ValueError, RecursionError):
+        fields = None
+    match fields:
+        case {"name": str(name), "arguments": {**_rest}} if name:
+            return
+    form = '{"name": …, "arguments": {…}}'
+    rule = f"must be JSON of the form {form} for a model's own template"
+    raise ValueError(f"call {call!r:.80} of a message {rule}; rewrite it")
+
+
+def _turn_end(
+    rendered: _Rendered, end: int, others: np.ndarray, stop_ids: Container[int] | None
+) -> int:
+    """Behind the first control piece that follows a message's content, which ends at `end`; with `stop_ids`
+    behind the first of these.
+    """
     # how far to look: up to what another message says
     behind = np.flatnonzero(others[end:])
     limit = end + int(behind[0]) if len(behind) else len(rendered.text)
-    ends = [each.end for each in rendered.controls if end <= each.start and each.end <= limit]
+    closing = [each for each in rendered.controls if end <= each.start and each.end <= limit]
+    ends = [each.end for each in closing if stop_ids is None or each.id in stop_ids]
     if not ends:
         raise ValueError(f"{REFUSED} writes no control piece behind an answer; {REMEDY}")
     return ends[0]

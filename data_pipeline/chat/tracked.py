@@ -199,13 +199,13 @@ def shadowed(run: Callable[..., str], *values: Any) -> str:
             hidden.append(value)
             return chr(STAND_IN + len(hidden) - 1) * len(value)
         if isinstance(value, dict):
-            return {key: hide(item) for key, item in value.items()}
+            return {hide(key): hide(item) for key, item in value.items()}
         return type(value)(map(hide, value)) if type(value) in (list, tuple) else value
 
     text = plain(run(*_plain(values)))
     try:
         stencil = run(*hide(values))
-    except (TypeError, ValueError):  # a message that is itself the format
+    except (TypeError, ValueError, LookupError):  # a message that is itself the format
         return tainted(text, values)
     pieces: list[str] = []
     for letter, group in groupby(stencil):
@@ -238,15 +238,16 @@ def to_json(value: Any, **options: Any) -> str:
             hidden.append(value)
             return f"{mark}{len(hidden) - 1}{mark}"
         if isinstance(value, dict):
-            return {key: hide(item) for key, item in value.items()}
+            return {hide(key): hide(item) for key, item in value.items()}
         return list(map(hide, value)) if isinstance(value, list | tuple) else value
 
     def escaped(string: Tracked) -> Tracked:
-        # an escape has no influence on those beside it, so each letter can be written alone
-        letters = [json.dumps(letter, **options)[1:-1] for letter in plain(string)]
+        # an escape has no influence on those beside it, so each letter can be written alone, once for all
+        letters = plain(string)
+        forms = {letter: json.dumps(letter, **options)[1:-1] for letter in set(letters)}
         origins = zip(letters, string._origins, strict=True)
-        spread = "".join(origin * len(letter) for letter, origin in origins)
-        return Tracked("".join(letters), spread)
+        spread = "".join([origin * len(forms[letter]) for letter, origin in origins])
+        return Tracked("".join(map(forms.__getitem__, letters)), spread)
 
     own_text, *rest = re.split(f"{mark}(\\d+){mark}", json.dumps(hide(value), **options))
     pieces = [own_text]

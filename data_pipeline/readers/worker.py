@@ -43,12 +43,13 @@ class Answer(NamedTuple):
 
 
 class Worker:
-    """One child process that runs `handler`, a function bytes → bytes named `package.module:function`;
-    started when it is needed.
+    """One child process that runs `handler`, a function bytes → bytes named `package.module:function`, in
+    `memory_bytes` of address space; started when it is needed.
     """
 
-    def __init__(self, handler: str):
+    def __init__(self, handler: str, *, memory_bytes: int = ADDRESS_SPACE_BYTES):
         self._handler = handler
+        self._memory_bytes = memory_bytes
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
 
@@ -102,6 +103,7 @@ class Worker:
 
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
+        arguments = f"{self._handler!r}, {os.getpid()}, {self._memory_bytes}"
         # A page must not be read differently because of an environment variable.
         inherited = {
             name: os.environ[name]
@@ -115,7 +117,7 @@ class Worker:
                 # ours.
                 "-P",
                 "-c",
-                f"from data_pipeline.readers.worker import serve; serve({self._handler!r}, {os.getpid()})",
+                f"from data_pipeline.readers.worker import serve; serve({arguments})",
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -162,18 +164,18 @@ class Worker:
 _kept: dict[tuple[int, str], Worker] = {}
 
 
-def kept_worker(handler: str) -> Worker:
+def kept_worker(handler: str, *, memory_bytes: int = ADDRESS_SPACE_BYTES) -> Worker:
     """This process's one worker for `handler`, which must answer alike whatever it answered before;
     starting one takes 0.3 s.
     """
     key = (os.getpid(), handler)  # a fork must not use its parent's
     if key not in _kept:
-        _kept[key] = Worker(handler)
+        _kept[key] = Worker(handler, memory_bytes=memory_bytes)
         atexit.register(_kept[key].close)
     return _kept[key]
 
 
-def serve(handler: str, parent: int) -> None:
+def serve(handler: str, parent: int, memory_bytes: int) -> None:
     """The child's side: answer batches from standard input until it closes. Prints of a handler go
     nowhere.
     """
@@ -183,7 +185,7 @@ def serve(handler: str, parent: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    _limit(parent)
+    _limit(parent, memory_bytes)
     module, function = handler.split(":")
     # A function by its name: the parent can send text alone.
     handle: Callable[[bytes], bytes] = getattr(importlib.import_module(module), function)
@@ -206,10 +208,10 @@ def serve(handler: str, parent: int) -> None:
             _reply(replies, *answer)
 
 
-def _limit(parent: int) -> None:
+def _limit(parent: int, memory_bytes: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     # A hard limit of -1 means none.
-    soft = ADDRESS_SPACE_BYTES if hard < 0 else min(ADDRESS_SPACE_BYTES, hard)
+    soft = memory_bytes if hard < 0 else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     # A crash is answered by the parent: a core dump of a foreign page helps nobody.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

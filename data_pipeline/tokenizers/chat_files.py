@@ -54,7 +54,7 @@ def read_settings(folder: Path) -> Settings:
     """The settings of a folder's tokenizer, with the template that newer ones keep in a file of its own.
 
     Raises:
-        ValueError: tokenizer_config.json is no JSON, or has a field of another type.
+        ValueError: tokenizer_config.json is no JSON, or has a field of another type; the template is no text.
     """
     file = folder / "tokenizer_config.json"
     values: Any = {}
@@ -70,7 +70,10 @@ def read_settings(folder: Path) -> Settings:
         raise ValueError(f"{what} ({first['msg']}); correct the field") from error
     own_file = folder / "chat_template.jinja"
     if own_file.exists():
-        template = own_file.read_text(encoding="utf-8")
+        try:
+            template = own_file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{own_file} is no UTF-8 text; mend or remove it") from error
         settings = settings.model_copy(update={"chat_template": template})
     return settings
 

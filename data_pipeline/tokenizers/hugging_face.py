@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from data_pipeline.component import FrozenMap
 from data_pipeline.files import write_bytes
-from data_pipeline.readers.worker import kept_worker
 from data_pipeline.tokenizers.chat_files import chat_of_folder
 from data_pipeline.tokenizers.control import (
     CONTROL_PIECES,
@@ -26,20 +25,18 @@ from data_pipeline.tokenizers.control import (
 from data_pipeline.tokenizers.fast_bpe import Encoder
 from data_pipeline.tokenizers.tokenizer_json import (
     AddedPiece,
+    Unusable,
     added_pieces,
     normalization,
     opened,
     plain_file,
     read_json_text,
+    read_tokenizer_json,
     structuring,
 )
+from data_pipeline.tokenizers.trial import check_in_child, long_texts, try_splitting
 
 NAME_A_FILE = "name a Hugging Face tokenizer.json"
-TRY = "data_pipeline.tokenizers.hugging_face:try_out"
-LIMIT_S = 10.0  # processor seconds; the largest vocabularies take two
-# What a regular expression that goes back without end is slow on: long runs of what it repeats.
-LONG_UNITS = ("a", "A", "aA", "a ", " ", "\n", "0", ".", "é", "中")
-LONG = 2000
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 # What normalizers, pre-tokenizers and added pieces are known to change or lose: a tokenizer that gives all of
 # these back exactly is taken to keep any text
@@ -72,7 +69,7 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
         chat, fill-in-the-middle, tools.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     path: str
     bos: str
@@ -98,8 +95,7 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
             ValueError: the file is no tokenizer.json, has no such piece, or does not keep text exactly.
             OSError: it cannot be read.
         """
-        what = f"tokenizer.path={self.path} is not JSON"
-        file = read_json_text(Path(self.path).read_bytes(), what, NAME_A_FILE)
+        file = read_tokenizer_json(Path(self.path), NAME_A_FILE)
         named = {
             "bos": self.bos,
             "eos": self.eos,
@@ -108,9 +104,9 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
             # so that a model that is trained on has the chat format that it came with
             **chat_of_folder(Path(self.path).parent),
         }
-        data = json.dumps({**named, "tokenizer": file}).encode()
-        _check_in_child(data, self.path)
-        write_bytes(path, data)
+        spec = {**named, "tokenizer": file}
+        check_in_child(spec, self.path)
+        write_bytes(path, json.dumps(spec).encode())
 
 
 class Special(NamedTuple):
@@ -162,7 +158,7 @@ class HuggingFaceModel:
         self._space = (
             [] if self._byte_level else [vocabulary.get(piece, 0) for piece in SPACE_BYTES]
         )
-        self._cut = _cuts(self.special)
+        self._cut = _cuts(self.special, matches_bytes=_matches_bytes(file["model"]))
 
         # the fast encoder must agree on hard texts and on every piece of the vocabulary
         probes = []
@@ -241,12 +237,12 @@ class HuggingFaceModel:
         Raises:
             ValueError: it has a lone surrogate, or would not come back exactly.
         """
-        text = self.normalized(text)
         try:
-            data = text.encode()
+            text.encode()  # before the library is given the text
         except UnicodeEncodeError as error:
             remedy = "decode its file with errors='replace'"
             raise ValueError(f"the text has a lone surrogate (U+D800-DFFF); {remedy}") from error
+        text = self.normalized(text)
         # Where U+2581 means a space, the same letter in a text is spelled in bytes.
         stretches = [text] if self._byte_level else text.split(SPACE)
         ids: list[int] = []
@@ -256,13 +252,13 @@ class HuggingFaceModel:
             for part in self._parts(stretch):
                 ids += self._encode_part(part)
         back = b"".join([self.pieces[i] for i in ids])
-        if back != data:
+        if back != text.encode():
             what = f"{text!r:.60} comes back as {back.decode(errors='replace')!r:.60}"
             remedy = (
                 "take a byte-level or byte-fallback tokenizer without normalizer or added space "
                 "(add_prefix_space=false, prepend_scheme=never)"
             )
-            raise ValueError(f"{self._name} does not keep text exactly: {what}; {remedy}")
+            raise Unusable(f"{self._name} does not keep text exactly: {what}; {remedy}")
         return ids
 
     def _parts(self, text: str) -> list[str]:
@@ -296,7 +292,7 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
 def _check(field: str, piece: str, special: Mapping[str, Special], name: str) -> None:
     if piece not in special:
         choices = ", ".join(sorted(special)) or "none"
-        raise ValueError(
+        raise Unusable(
             f"tokenizer.{field}={piece!r} is no special piece of {name}; choose one of {choices}"
         )
 
@@ -314,43 +310,45 @@ def _control_names(control: Mapping[str, str], added: Container[str]) -> dict[st
     return names
 
 
-def _check_in_child(data: bytes, name: str) -> None:
-    """Open the tokenizer and try it, where a regular expression without end or a library that aborts does no
-    harm.
-    """
-    request = json.dumps([data.decode(), name]).encode()
-    (answer,) = kept_worker(TRY).run([request], timeout_s=LIMIT_S)
-    if answer.error in ("timeout", "crash"):
-        what = f"takes more than {LIMIT_S:.0f} s to read or to encode a few texts"
-        if answer.error == "crash":
-            what = "ends the library that reads it"
-        raise ValueError(f"{name} {what}; take another tokenizer.json")
-    if answer.error:
-        kind, _, words = answer.error.partition(": ")
-        if kind == "ValueError":
-            raise ValueError(words)
-        raise ValueError(
-            f"{name} cannot be read as a tokenizer.json ({answer.error:.200}); {NAME_A_FILE}"
-        )
-
-
 def try_out(request: bytes) -> bytes:
-    """The child's side of the check.
+    """The child's side of `check_in_child`: a tokenizer with names, or a file that only cuts texts.
 
     Raises:
         ValueError: the tokenizer does not work.
     """
-    data, name = json.loads(request)
-    model = HuggingFaceModel(data.encode(), name)  # refuses what would not work
-    for unit in LONG_UNITS:
-        model.encode(unit * LONG + "!")
+    spec, name = json.loads(request)
+    if "tokenizer" not in spec:
+        try_splitting(spec, name)
+        return b""
+    model = HuggingFaceModel(json.dumps(spec).encode(), name)  # refuses what would not work
+    for text in long_texts(spec["tokenizer"]):
+        model.encode(text)
     return b""
 
 
-def _cuts(special: Iterable[str]) -> re.Pattern[str]:
+def _matches_bytes(model: Mapping[str, Any]) -> bool:
+    """Whether the model can read the five letters <0x41> of a text as the piece of that byte."""
+    if not model.get("byte_fallback"):
+        return False
+    # A unigram model finds any piece in a text, and so does BPE that looks whole words up first.
+    if model.get("type", "BPE") != "BPE" or model.get("ignore_merges"):
+        return True
+    # Otherwise BPE makes what its merges make; newer files have them as pairs, older ones with a space.
+    merges = model.get("merges", ())
+    pairs = (each.split(" ", 1) if isinstance(each, str) else each for each in merges)
+    # of half a million merges few end so, and joining all takes a second
+    return any(
+        second.endswith(">") and BYTE_PIECE.fullmatch(first + second) for first, second in pairs
+    )
+
+
+def _cuts(special: Iterable[str], *, matches_bytes: bool) -> re.Pattern[str]:
     """Where a control piece, as it is written or with its spaces as letters, or the name of a byte begins."""
     written = {form for piece in special for form in (piece, piece.replace(SPACE, " "))}
-    forms = [BYTE_PIECE.pattern, *map(re.escape, sorted(written))]
+    forms = list(map(re.escape, sorted(written)))
+    # Elsewhere the letters are those of a text, which a cut would give other ids than the file's.
+    if matches_bytes:
+        forms.append(BYTE_PIECE.pattern)
     # A lookahead, so that beginnings inside another piece are found too.
     return re.compile(f"(?={'|'.join(forms)})")
 

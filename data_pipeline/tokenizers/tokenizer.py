@@ -191,6 +191,10 @@ class Tokenizer:
         """`encode` for many texts, on one core; more cores need more processes."""
         return [self._model.encode(text) for text in texts]
 
+    def bytes_of(self, ids: Iterable[SupportsIndex]) -> bytes:
+        """The bytes of `ids`, which need not end where a character does; control ids have none."""
+        return b"".join([self._bytes[i] for i in ids])
+
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of `ids`; control ids are silent, and bytes that are no UTF-8 become U+FFFD."""
-        return b"".join([self._bytes[i] for i in ids]).decode(errors="replace")
+        return self.bytes_of(ids).decode(errors="replace")

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from data_pipeline.tokenizers.control import SPACE
 from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
 from data_pipeline.tokenizers.sentence_model import tokenizer_json
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from data_pipeline.tokenizers.tokenizer_json import added_pieces, read_json_text
+from data_pipeline.tokenizers.tokenizer_json import Unusable, added_pieces, read_tokenizer_json
 from model.hugging_face.checkpoint import Checkpoint, read_json
 
 # Pieces that end a chat turn (Phi, ChatML as in Qwen, Llama 3, Gemma …). The first of them that a
@@ -71,11 +71,18 @@ def imported(checkpoint: Checkpoint, metadata: Mapping[str, Any] | None, path: P
 
     A tokenizer that does not reproduce text exactly is left out, and the line says why; the weights are
     useful without it.
+
+    Raises:
+        ValueError: its files are damaged.
     """
     try:
         return _from_folder(checkpoint, path) if metadata is None else _from_gguf(metadata, path)
-    except (ValueError, KeyError) as error:
+    except Unusable as error:
         return f"  no tokenizer: {error}"
+    except ValueError as error:
+        # Not left out silently: a line among others would be overlooked.
+        instead = ", or remove it to import the weights alone" if metadata is None else ""
+        raise ValueError(f"{error}{instead}") from error
 
 
 def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
@@ -90,9 +97,7 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
         return f"  no tokenizer: {folder} has no tokenizer.json"
     settings = read_settings(folder)
     file = folder / "tokenizer.json"
-    tokens = added_pieces(
-        read_json_text(file.read_bytes(), f"{file} is not JSON", "mend it"), str(file)
-    )
+    tokens = added_pieces(read_tokenizer_json(file, "download it again"), str(file))
     # What stops generation may stand here, and in some models more of it than in config.json.
     config = folder / "generation_config.json"
     generation = read_json(config) if config.exists() else {}
@@ -149,40 +154,58 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
         if name.startswith("tokenizer.ggml.")
     }.get
     # "gpt2" means byte-level BPE; `pre` names how text is split before that.
-    if get("model") != "gpt2" or get("pre", "default") not in PRE_TOKENIZERS:
-        kind = f"the file has one of kind {get('model')!r}, {get('pre')!r}"
-        return f"  no tokenizer: {kind}, which is not read; take safetensors with a tokenizer.json"
-    tokens, kinds, merges = (
-        _list_in(metadata, name) for name in ("tokens", "token_type", "merges")
-    )
+    kind = (get("model"), get("pre", "default"))
+    if kind not in [("gpt2", pre) for pre in PRE_TOKENIZERS]:
+        what = f"the file has one of kind {kind[0]!r:.40}, {kind[1]!r:.40}"
+        raise Unusable(f"{what}, which is not read; take safetensors with a tokenizer.json")
+    tokens = _list_in(metadata, "tokens", str)
+    kinds = _list_in(metadata, "token_type", int)
+    merges = _list_in(metadata, "merges", str)
     if len(tokens) != len(kinds):
-        return f"  no tokenizer: the file has {len(tokens)} tokens and {len(kinds)} types; take safetensors"
-    ids = {"bos": get("bos_token_id"), "eos": get("eos_token_id"), "pad": get("padding_token_id")}
-    if wrong := [i for i in ids.values() if i is not None and not 0 <= i < len(tokens)]:
-        return f"  no tokenizer: id {wrong[0]} is none of {len(tokens)} tokens; take safetensors"
+        what = f"the file has {len(tokens)} tokens and {len(kinds)} types of tokens"
+        raise ValueError(f"{what}; download it again, or take safetensors")
+    ids = {
+        name: _gguf_id(get, f"{field}_token_id", len(tokens))
+        for name, field in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
     named = {name: None if i is None else tokens[i] for name, i in ids.items()}
-    file = _byte_level_file(tokens, kinds, merges, get("pre", "default"))
+    file = _byte_level_file(tokens, kinds, merges, kind[1])
     # llama.cpp's default where the file does not say
-    if named["bos"] and get("add_bos_token", get("pre") == "llama-bpe"):
+    if named["bos"] and get("add_bos_token", kind[1] == "llama-bpe"):
         file["post_processor"] = _bos_first(named["bos"], ids["bos"])
     # Llama 3 and others end a turn, and a call of a tool, with pieces of their own
-    ends = [get("eos_token_id"), get("eot_token_id"), get("eom_token_id")]
+    others = (_gguf_id(get, f"{field}_token_id", len(tokens)) for field in ("eot", "eom"))
+    stop_ids = [i for i in (ids["eos"], *others) if i is not None]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer_file = Path(folder) / "tokenizer.json"
         tokenizer_file.write_text(json.dumps(file), encoding="utf-8")
         special = {token["content"] for token in file["added_tokens"] if token["special"]}
         pieces = {f"{name}_token": piece for name, piece in named.items() if piece is not None}
-        template = metadata.get("tokenizer.chat_template")
-        chat = {"chat_template": template, "chat_pieces": pieces} if template else {}
-        stop_ids = [i for i in ends if i is not None]
-        return _write(tokenizer_file, path, named, special, {**chat, "stop_ids": stop_ids})
+        further = {**_gguf_chat(metadata, pieces), "stop_ids": stop_ids}
+        return _write(tokenizer_file, path, named, special, further)
 
 
-def _list_in(metadata: Mapping[str, Any], name: str) -> list[Any]:
+def _gguf_chat(metadata: Mapping[str, Any], pieces: Mapping[str, str]) -> dict[str, Any]:
+    template = metadata.get("tokenizer.chat_template") or ""
+    if not isinstance(template, str):
+        what = f"the file's tokenizer.chat_template={template!r:.40} must be a text"
+        raise ValueError(f"{what}; download it again, or take safetensors")
+    return {"chat_template": template, "chat_pieces": pieces} if template else {}
+
+
+def _gguf_id(get: Callable[[str], Any], field: str, n_tokens: int) -> int | None:
+    i = get(field)
+    if i is None or (type(i) is int and 0 <= i < n_tokens):
+        return i
+    what = f"the file's {field}={i!r:.40} is none of its {n_tokens} tokens"
+    raise ValueError(f"{what}; download it again, or take safetensors")
+
+
+def _list_in(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     field = f"tokenizer.ggml.{name}"
     value = metadata.get(field)
-    if not isinstance(value, list):
-        raise ValueError(f"the file has no list {field}; take safetensors")
+    if not isinstance(value, list) or not all(type(item) is kind for item in value):
+        raise ValueError(f"the file has no list {field} of {kind.__name__}; take safetensors")
     return value
 
 
@@ -275,13 +298,15 @@ def exported(path: Path) -> dict[str, bytes]:
     # JSON begins with a brace; a SentencePiece model is protobuf, which never does.
     if data.startswith(b"{"):
         spec = json.loads(data)
-        return _files(
-            spec["tokenizer"], spec["bos"], spec["eos"], spec["pad"], spec.get("chat_template")
-        )
+        # Of a model without bos, ours is another piece, which its template must not write.
+        pieces = spec.get("chat_pieces") or {"bos_token": spec["bos"], "eos_token": spec["eos"]}
+        pieces = {"eos_token": spec["eos"], "pad_token": spec["pad"], **pieces}
+        return _files(spec["tokenizer"], pieces, spec.get("chat_template"))
     model = sentencepiece.SentencePieceProcessor(model_proto=data)
-    names = (model.id_to_piece(i) for i in (model.bos_id(), model.eos_id(), model.pad_id()))
+    ids = {"bos_token": model.bos_id(), "eos_token": model.eos_id(), "pad_token": model.pad_id()}
+    pieces = {name: model.id_to_piece(i) for name, i in ids.items()}
     file = _with_control_pieces(tokenizer_json(model), model)
-    return {"tokenizer.model": data, **_files(file, *names, OUR_CHAT)}
+    return {"tokenizer.model": data, **_files(file, pieces, OUR_CHAT)}
 
 
 def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -308,14 +333,9 @@ def _with_control_pieces(file: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def _files(
-    file: Mapping[str, Any], bos: str, eos: str, pad: str, template: str | None
+    file: Mapping[str, Any], pieces: Mapping[str, str], template: str | None
 ) -> dict[str, bytes]:
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos,
-        "eos_token": eos,
-        "pad_token": pad,
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **pieces}
     # Its default would drop spaces before punctuation.
     settings["clean_up_tokenization_spaces"] = False
     if template:

@@ -324,26 +324,3 @@ def test_a_template_is_told_the_day_as_transformers_does(tmp_path):
     shown = tokenizer.decode(chat_format_of(tokenizer).prompt(chat_of("hi")))
     # midnight may pass in between
     assert shown in [*days, f"{datetime.date.today()} hi"]
-
-
-HOSTILE = {
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "memory": "{{ [0] * 10**12 }}",
-    "padding": "{{ 'x' | center(10**12) }}",
-    "output": "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "include": "{% include '/etc/passwd' %}",
-    "import": "{% import 'os' as os %}{{ os.x }}",
-    "arithmetic": "{{ 1 // 0 }}",
-    "power": "{{ 9 ** (9 ** (9 ** 9)) }}",
-    "nesting": "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
-    "sandbox": "{{ messages.__class__.__base__.__subclasses__() }}",
-}
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_a_template_without_end_is_stopped_and_said_in_one_sentence(case, tmp_path):
-    chat = chat_format_of(with_template(HOSTILE[case], tmp_path))
-    with pytest.raises(ValueError, match="cannot be rendered") as refused:
-        chat.prompt(chat_of("hi"))
-    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)

@@ -194,22 +194,6 @@ def test_a_byte_level_tokenizer_of_a_gguf_file_keeps_every_text(tmp_path):
     assert t.encode("the") == [3 + list(LETTER_TO_BYTE).index("t"), 259]
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"model": "llama"}, "kind 'llama', 'smollm'"),
-        ({"pre": "tekken"}, "kind 'gpt2', 'tekken'"),
-        ({"eos_token_id": None}, "ends a text"),
-        ({"merges": None}, "no list tokenizer.ggml.merges"),
-        ({"token_type": [3]}, "261 tokens and 1 types"),
-        ({"bos_token_id": 1 << 31}, "id 2147483648 is none of 261 tokens"),
-    ],
-)
-def test_a_tokenizer_that_cannot_be_read_is_left_out_and_said(changed, message, tmp_path):
-    assert message in imported(NOWHERE, gguf_metadata(**changed), tmp_path / "tokenizer.model")
-    assert not (tmp_path / "tokenizer.model").exists()
-
-
 def test_a_folder_names_its_pieces_by_text_or_by_id_and_brings_its_template(tmp_path):
     imported(NOWHERE, gguf_metadata(), tmp_path / "whole.model")
     files = exported(tmp_path / "whole.model")

@@ -1,14 +1,19 @@
 """Laws of exported tokenizers: every kind of ours is a tokenizer.json with equal ids."""
 
+import json
 from pathlib import Path
 
 import pytest
 import tokenizers
 
+from data_pipeline.chat.format import chat_format_of
+from data_pipeline.chat.message import text_message
 from data_pipeline.chat.roles import Roles
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.text import what_ends
-from launch.exchange.tokenizer_files import exported
+from launch.exchange.tokenizer_files import exported, imported
+from model.hugging_face.checkpoint import Checkpoint
+from tests.data_pipeline.templates import CHATML, library_tokenizer
 
 TEXTS = [
     "The list of words, in order.",
@@ -39,3 +44,34 @@ def test_an_answer_may_call_a_tool_and_a_text_may_not(tmp_path):
     call = tokenizer.control["<|tool_call|>"]
     assert what_ends(tokenizer, Roles(tokenizer))["allowed_V"][call]
     assert not what_ends(tokenizer, None)["allowed_V"][call]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        {"eos_token": "</s>", "pad_token": "</turn>"},  # Qwen's has no bos
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<turn>", "pad_token": "</s>"},
+    ],
+)
+def test_a_chat_template_and_the_pieces_that_it_names_survive_import_and_export(pieces, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours").mkdir()
+    library_tokenizer().save(str(tmp_path / "theirs" / "tokenizer.json"))
+    template = "{{ bos_token }}|{{ unk_token }}|{{ pad_token }}" + CHATML
+    settings = {**pieces, "chat_template": template}
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(settings))
+    prompts = []
+    for folder in ("theirs", "ours"):
+        path = tmp_path / f"{folder}.model"
+        imported(Checkpoint(tmp_path / folder, {}, ()), None, path)
+        files = exported(path)
+        for name, data in files.items():
+            (tmp_path / "ours" / name).write_bytes(data)
+        found = json.loads(files["tokenizer_config.json"])
+        assert {key: found.get(key) for key in (*pieces, "bos_token")} == {
+            "bos_token": None,
+            **pieces,
+        }
+        assert found["chat_template"] == template
+        prompts.append(chat_format_of(Tokenizer(path)).prompt([text_message("user", "hi")]))
+    assert prompts[0] == prompts[1]

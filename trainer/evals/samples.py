@@ -52,6 +52,9 @@ class Samples(BaseModel, frozen=True, extra="forbid", strict=True):
             # the prompt as in the config, not as rendered by the chat format
             for prompt, ids in zip(self.prompts, answers, strict=True):
                 text = chat.parse(ids).text if chat else tokenizer.decode(ids)
+                # The last of as many tokens as are allowed may end within a character, which is no text.
+                if len(ids) == self.max_tokens:
+                    text = text.removesuffix("\ufffd")
                 rows.append({"prompt": prompt, "text": text})
             return Findings({}, rows)
 
