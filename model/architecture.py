@@ -111,19 +111,3 @@ class Architecture(Importable, Exportable, Protocol):
     def facts(self) -> Facts:
         """Heads, widths, windows and experts of every layer; needs no mesh and no device."""
         ...
-
-
-def check_heads(*, heads: int, kv_heads: int, head_width: int) -> None:
-    """Check that query heads form equal groups, and that a head's entries form pairs to rotate.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if heads % kv_heads:
-        raise ValueError(
-            f"heads={heads} is not a multiple of kv_heads={kv_heads}; choose equal groups"
-        )
-    if head_width % 2:
-        raise ValueError(
-            f"head_width={head_width} is odd; rotary positions turn pairs, choose an even width"
-        )

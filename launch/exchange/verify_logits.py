@@ -1,5 +1,6 @@
 """`--verify` of import and export: our logits beside those of transformers on the same random tokens."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -88,9 +89,12 @@ def verify(
     with tempfile.TemporaryDirectory() as folder:
         ids_file = Path(folder) / "ids.npy"
         logits_file = Path(folder) / "logits.npy"
+        config_file = Path(folder) / "config.json"
+        config_file.write_text(json.dumps(architecture.to_hugging_face()))
         np.save(ids_file, ids_BL, allow_pickle=False)
         # In a process of its own, because torch and jax would compete for a GPU's memory.
-        command = [python, str(script), str(checkpoint), str(ids_file), str(logits_file)]
+        files = (checkpoint, ids_file, logits_file, config_file)
+        command = [python, str(script), *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             # The last line of a traceback is the error itself.

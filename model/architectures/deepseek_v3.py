@@ -22,8 +22,8 @@ from model.architecture import Facts
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import deepseek as checkpoint
-from model.hugging_face.config import require, rope_fields, rope_of, size
-from model.hugging_face.defaults import completed
+from model.hugging_face.config import rope_fields, rope_of, size
+from model.hugging_face.defaults import completed, require
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
 from model.layers.block import Block
@@ -33,7 +33,7 @@ from model.layers.moe import MoE
 from model.layers.mtp import Module, MultiToken
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
-from model.layers.rope_scaling import Scaling, YaRN, yarn_growth
+from model.layers.rope_scaling import LongRoPE, Scaling, YaRN, check_rotation, yarn_growth
 from model.layers.router import WEIGH, Router, move_biases
 from model.layers.stack import Stack
 
@@ -86,9 +86,11 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "DeepSeekV3":
-        if self.rope_width % 2:
+        check_rotation(self.rope_scaling, width=self.rope_width, name="rope_width")
+        if self.mscale_all_dim and isinstance(self.rope_scaling, LongRoPE):
             raise ValueError(
-                f"rope_width={self.rope_width} is odd; rotary positions turn pairs, choose an even width"
+                f"mscale_all_dim={self.mscale_all_dim} needs a scaling with one factor for all frequencies, "
+                "and longrope has many; set it to 0"
             )
         if self.dense_layers >= self.layers:
             raise ValueError(
@@ -213,12 +215,12 @@ class DeepSeekV3(BaseModel, frozen=True, extra="forbid", strict=True):
         require(config, num_key_value_heads=(heads,))
         rope = rope_of(_with_rope_width(config))
         get = partial(size, config)
-        # `mscale_all_dim` stands beside the factor, in the field of transformers 5 or in that of 4
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        # `mscale_all_dim` stands beside the factor; of two tables transformers reads the older one
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
         return cls(
             **{ours: get(theirs) for ours, theirs in FIELDS.items()},
             query_latent_width=config["q_lora_rank"],
-            mtp_layers=get("num_nextn_predict_layers", "num_mtp_layers", default=0),
+            mtp_layers=get("num_nextn_predict_layers", default=0),
             expert_weights="renormalised" if config["norm_topk_prob"] else "scores",
             balance_loss=get("aux_loss_alpha"),
             bias_rate=0.0,  # as at the end of the authors' training; a run may set it

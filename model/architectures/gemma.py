@@ -11,12 +11,12 @@ from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architecture import Facts, check_heads
+from model.architecture import Facts
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import gemma as checkpoint
-from model.hugging_face.config import local_and_global_fields, local_and_global_ropes, require
-from model.hugging_face.defaults import completed
+from model.hugging_face.config import local_and_global_fields, local_and_global_ropes
+from model.hugging_face.defaults import completed, require
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
 from model.layers.attention import Attention
@@ -24,7 +24,7 @@ from model.layers.block import Block
 from model.layers.feed_forward import FeedForward, gelu_tanh
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
-from model.layers.rope_scaling import Linear, Scaling
+from model.layers.rope_scaling import Linear, Scaling, check_heads
 from model.layers.stack import Stack
 
 
@@ -47,7 +47,7 @@ class _Gemma(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "_Gemma":
-        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        check_heads(self)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:

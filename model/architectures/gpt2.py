@@ -13,8 +13,8 @@ from model.api import Model
 from model.architecture import Facts
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
-from model.hugging_face.config import require, size
-from model.hugging_face.defaults import completed
+from model.hugging_face.config import size
+from model.hugging_face.defaults import completed, require
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
 from model.layers.attention import Attention

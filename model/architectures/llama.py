@@ -13,7 +13,7 @@ from flax import nnx
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architecture import Facts, check_heads
+from model.architecture import Facts
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
 from model.hugging_face import llama as checkpoint
@@ -24,7 +24,7 @@ from model.layers.block import Block
 from model.layers.feed_forward import FeedForward
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
-from model.layers.rope_scaling import Scaling
+from model.layers.rope_scaling import Scaling, check_heads
 from model.layers.stack import Stack
 
 
@@ -54,7 +54,7 @@ class Llama(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Llama":
-        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        check_heads(self)
         return self
 
     def build(self, precision: Precision, execution: Execution = DEFAULT) -> Model:

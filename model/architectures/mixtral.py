@@ -12,11 +12,11 @@ from flax import nnx
 from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from model.api import Model
-from model.architecture import Facts, check_heads
+from model.architecture import Facts
 from model.decoder import Decoder
 from model.execution import DEFAULT, Execution, Precision
-from model.hugging_face.config import decoder_fields, decoder_sizes, expert_sizes, require, size
-from model.hugging_face.defaults import completed
+from model.hugging_face.config import decoder_fields, decoder_sizes, expert_sizes, size
+from model.hugging_face.defaults import completed, require
 from model.hugging_face.names import attention_rows, expert_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 from model.kernels.choose import attend_of
@@ -25,7 +25,7 @@ from model.layers.block import Block
 from model.layers.moe import MoE
 from model.layers.norm import RMSNorm
 from model.layers.rope import Rope
-from model.layers.rope_scaling import Scaling
+from model.layers.rope_scaling import Scaling, check_heads
 from model.layers.router import WEIGH, Router
 from model.layers.stack import Stack
 
@@ -57,7 +57,7 @@ class _ExpertLlama(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "_ExpertLlama":
-        check_heads(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        check_heads(self)
         # at least as many experts as a token chooses
         _router(self).check(self.experts)
         return self

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,6 +15,9 @@ WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Listed only to refuse them with a reason: unpickling can run any code.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# The largest models have some 10^5 tensors, whose names and shapes take 130 bytes each. Without a limit a
+# file could fill the memory with them.
+MOST_JSON_BYTES = 1 << 26
 
 
 class File(NamedTuple):
@@ -69,16 +73,27 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is missing, or does not hold a JSON object.
     """
     try:
+        # of a pipe or a device, which have no size, the end might never come
+        _check_file(path, most_bytes=MOST_JSON_BYTES)
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         remedy = "name the folder of a Hugging Face checkpoint"
         raise ValueError(f"{path.parent} has no {path.name}; {remedy}") from None
-    # of the JSON, of bytes that are not UTF-8, or of brackets within brackets without end
+    # of its size, of the JSON, of bytes that are not UTF-8, or of brackets within brackets without end
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object; download it again")
     return value
+
+
+def _check_file(path: Path, *, most_bytes: int | None = None) -> None:
+    """Raises ValueError: it is no file, or a larger one. FileNotFoundError: there is nothing."""
+    n_bytes = path.stat().st_size
+    if not path.is_file():
+        raise ValueError("it is no file")
+    if most_bytes is not None and n_bytes > most_bytes:
+        raise ValueError(f"it has {n_bytes:,} bytes")
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -115,7 +130,7 @@ def _indexed_paths(folder: Path) -> list[Path]:
     if missing or not names:
         listed = ", ".join(missing) or "no file"
         remedy = "download the checkpoint again"
-        raise ValueError(f"{folder / INDEX} lists {listed}, not in the folder; {remedy}")
+        raise ValueError(f"{folder / INDEX} lists {listed:.200}, not in the folder; {remedy}")
     return [folder / name for name in sorted(names)]
 
 
@@ -135,11 +150,43 @@ def _check_once(files: tuple[File, ...]) -> None:
 
 
 def _file(path: Path) -> File:
+    n_bytes = _header_bytes(path)
     # shapes come from the file's header: no weights are read yet
     with _opened(path) as tensors:
         shapes = {name: tuple(x.get_shape()) for name, x in tensors.items()}
         dtypes = {name: x.get_dtype() for name, x in tensors.items()}
+    # behind the library, which has found that the header is as the format wants it
+    if name := _repeated_name(path, n_bytes):
+        raise _damage(path, f"its header has {name:.60} twice")
     return File(path, shapes, partial(_opened, path), dtypes)
+
+
+def _header_bytes(path: Path) -> int:
+    """The length that the header of a safetensors file is said to have, in its first 8 bytes."""
+    try:
+        _check_file(path)
+    except ValueError as error:
+        raise _damage(path, error) from None
+    with path.open("rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+    if n_bytes > MOST_JSON_BYTES:
+        raise _damage(path, f"its header is said to have {n_bytes:,} bytes")
+    return n_bytes
+
+
+def _repeated_name(path: Path, n_bytes: int) -> str | None:
+    """A name that the header has twice: readers of JSON keep one of them, and do not say so."""
+    repeated: list[str] = []
+
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(name for name, _ in pairs)
+        repeated.extend(name for name, n in counts.items() if n > 1)
+        return dict(pairs)
+
+    with path.open("rb") as file:
+        file.seek(8)
+        json.loads(file.read(n_bytes), object_pairs_hook=noted)
+    return next(iter(repeated), None)
 
 
 @contextlib.contextmanager
@@ -149,4 +196,8 @@ def _opened(path: Path) -> Iterator[dict[str, Any]]:
             yield {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 — not a dict
     except (SafetensorError, OSError) as error:
         # This also catches errors while tensors are read: a file may end earlier than its header says.
-        raise ValueError(f"{path} is cut short or damaged ({error}); download it again") from error
+        raise _damage(path, error) from error
+
+
+def _damage(path: Path, what: object) -> ValueError:
+    return ValueError(f"{path} is cut short or damaged ({what}); download it again")

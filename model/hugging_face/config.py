@@ -2,15 +2,16 @@
 read either, write both.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from model.hugging_face.defaults import check_type
 from model.layers.rope import Rope
-from model.layers.rope_scaling import Linear, Llama3, Scaling, YaRN, yarn_growth
+from model.layers.rope_scaling import Linear, Llama3, LongRoPE, Scaling, YaRN, yarn_growth
 
 Config = Mapping[str, Any]
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
 LAYER_KINDS = ("sliding_attention", "full_attention")
 ROPE_NUMBERS = (
     "rope_theta",
@@ -24,24 +25,7 @@ ROPE_NUMBERS = (
     "mscale",
     "mscale_all_dim",
 )
-
-
-def require(config: Config, **allowed: Sequence[Any]) -> None:
-    """Refuse configs that ask for a computation that ours does not do: a field that is set must have one of
-    its allowed values.
-
-    Raises:
-        ValueError: a field has another value.
-    """
-    for field, values in allowed.items():
-        value = config.get(field)
-        # a field that is null counts as absent
-        if value is not None and value not in values:
-            known = " or ".join(map(repr, values))
-            raise ValueError(
-                f"config.json has {field}={value!r}, and only {known} can be imported; "
-                "take another checkpoint"
-            )
+ROPE_LISTS = ("short_factor", "long_factor")
 
 
 def size(config: Config, *fields: str, default: Any = None) -> Any:
@@ -129,7 +113,7 @@ def expert_sizes(config: Config) -> dict[str, Any]:
         ValueError: one is missing.
     """
     return {
-        "experts": size(config, "num_local_experts", "num_experts"),
+        "experts": size(config, "num_local_experts", "num_experts"),  # Mixtral's name, and Qwen3's
         "top_k": size(config, "num_experts_per_tok"),
         "balance_loss": size(config, "router_aux_loss_coef"),
     }
@@ -221,6 +205,10 @@ def _table_of(config: Config, field: str) -> Config | None:
     for name, value in (table or {}).items():
         if name in ROPE_NUMBERS and value is not None:
             check_type(f"{field}.{name}", value, float)
+        if name in ROPE_LISTS and value is not None:
+            check_type(f"{field}.{name}", value, list)
+            for number in value:
+                check_type(f"{field}.{name}", number, float)
         # one table for each kind of layer, which only models with several ropes have
         if isinstance(value, Mapping):
             raise ValueError(
@@ -267,17 +255,12 @@ def _rope(scaling: Config, config: Config, default_theta: float) -> Rope:
 def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
     if kind == "default":
         return None
+    if kind == "longrope":
+        return _longrope(scaling, config)
     factor = float(size(scaling, "factor"))
     if kind == "linear":
         return Linear(factor=factor)
-    # The field at the top of the config wins over that in the table. Where both are missing,
-    # `max_position_embeddings` is the context before scaling.
-    field = "original_max_position_embeddings"
-    context = config.get("max_position_embeddings")
-    at_the_top = config.get(field)
-    if at_the_top is not None:
-        check_type(field, at_the_top, float)
-    original = int(size(scaling, field, default=context) if at_the_top is None else at_the_top)
+    original = _original_context(scaling, config)
     if kind == "llama3":
         return Llama3(
             factor=factor,
@@ -294,6 +277,41 @@ def _scaling(kind: str, scaling: Config, config: Config) -> Scaling | None:
         # whether the ends of the ramp are rounded to whole dimensions; GPT-OSS does not round
         truncate=size(scaling, "truncate", default=True),
     )
+
+
+def _longrope(scaling: Config, config: Config) -> LongRoPE:
+    """The factors of LongRoPE, where those for short and for long texts are the same."""
+    factors = size(scaling, "long_factor")
+    if size(scaling, "short_factor") != factors:
+        raise ValueError(
+            "config.json has a longrope whose short_factor and long_factor differ, and only one list for "
+            "texts of every length can be imported; take another checkpoint"
+        )
+    original = _original_context(scaling, config)
+    table_factor = scaling.get("attention_factor")
+    if table_factor is None:
+        context = config.get("max_position_embeddings") or original
+        growth = size(scaling, "factor", default=context / original)
+        # the paper's factor for contexts that grew (Ding et al. 2024, §3.3); 2: the logarithm of 1 is 0
+        share = math.log(max(growth, 1.0)) / math.log(max(original, 2))
+        table_factor = math.sqrt(1 + share)
+    return LongRoPE(
+        factors=tuple(factors), original_context=original, table_factor=float(table_factor)
+    )
+
+
+def _original_context(scaling: Config, config: Config) -> int:
+    """The context before scaling. The field at the top of the config wins over that in the table; where both
+    are missing, it is `max_position_embeddings`.
+    """
+    field = "original_max_position_embeddings"
+    at_the_top = config.get(field)
+    if at_the_top is not None:
+        check_type(field, at_the_top, float)
+    inner = {field: scaling.get(field) if at_the_top is None else at_the_top}
+    original = int(size(inner, field, default=config.get("max_position_embeddings")))
+    check_type(field, original, int)
+    return original
 
 
 def _table_factor(scaling: Config, factor: float) -> float | None:
@@ -316,7 +334,11 @@ def _scaling_fields(scaling: Scaling) -> dict[str, Any]:
         "original_context": "original_max_position_embeddings",
         "table_factor": "attention_factor",
     }
-    fields = scaling.model_dump(exclude={"type", *theirs})
+    fields = scaling.model_dump(exclude={"type", "factors", *theirs})
+    if isinstance(scaling, LongRoPE):
+        # 1: their factors, not a single one, say how much the context grew
+        lists = dict.fromkeys(ROPE_LISTS, list(scaling.factors))
+        fields = {**fields, "factor": 1.0, **lists}
     renamed = {
         theirs[name]: value for name, value in scaling if name in theirs and value is not None
     }

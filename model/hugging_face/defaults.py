@@ -7,7 +7,7 @@ values that its classes gave.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LLAMA = {
@@ -66,6 +66,7 @@ GEMMA2 = LLAMA | {
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
     "layer_types": None,
+    "sliding_window_pattern": 2,
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,
     "use_bidirectional_attention": False,
@@ -89,6 +90,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma3_text": GEMMA2
     | {
         "vocab_size": 262_208,
+        "sliding_window_pattern": 6,
         "max_position_embeddings": 131_072,
         "final_logit_softcapping": None,
         "attn_logit_softcapping": None,
@@ -130,11 +132,28 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
         "max_position_embeddings": 4096,
         "rope_interleave": True,
+        "num_nextn_predict_layers": 0,  # 1 in transformers, which computes none of them
         "aux_loss_alpha": 1e-4,  # of the authors' code: transformers has no such field
     },
 }
-# Another name that a class takes for the same field: a config has either.
-ALIASES = {"num_local_experts": "num_experts", "num_experts": "num_local_experts"}
+# Other names that a class takes for its fields (its `attribute_map`): theirs → the one above.
+ALIASES = {
+    "mixtral": {"num_experts": "num_local_experts"},
+    "qwen3_moe": {"num_local_experts": "num_experts"},
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+    "deepseek_v3": {
+        "num_local_experts": "n_routed_experts",
+        "num_mtp_layers": "num_nextn_predict_layers",
+    },
+}
+# Fields that every class obeys, with the only value that we compute: others let positions see later ones,
+# give single layers sizes of their own, or say that numbers have to be scaled before they are used.
+COMMON = {"is_causal": True, "per_layer_config": {}, "quantization_config": {}}
 # Null has a meaning of its own in these: no window, no soft cap, no latent, or derived from other sizes.
 # In the others a null is what is left out.
 NULLABLE = (
@@ -164,18 +183,20 @@ IN_WORDS = {
 # Far beyond every model: with more, lists as long as the layers would fill the memory.
 MOST = {"num_hidden_layers": 10_000, "n_layer": 10_000}
 MOST_OF_OTHERS = 1 << 31
-MAY_BE_ZERO = ("first_k_dense_replace", "n_shared_experts")
+MAY_BE_ZERO = ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers")
 
 
 def completed(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """`config` with the class's defaults where it leaves fields out.
 
     Raises:
-        ValueError: a field is of another type, or a size is negative or absurdly large.
+        ValueError: a field is of another type, a size is negative or absurdly large, two names of a field
+            have different values, or a field of `COMMON` is not what we compute.
     """
+    require(config, **{name: (value,) for name, value in COMMON.items()})
     defaults = DEFAULTS[kind]
     given = {}
-    for name, value in config.items():
+    for name, value in _under_one_name(config, ALIASES.get(kind, {})).items():
         if name in defaults and value is not None:
             default = defaults[name]
             check_type(name, value, TYPES.get(name, int) if default is None else type(default))
@@ -184,8 +205,41 @@ def completed(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
             value = False
         if value is not None or name in NULLABLE:
             given[name] = value
-    absent = {name for name in defaults if ALIASES.get(name) not in given}
-    return {**{name: value for name, value in defaults.items() if name in absent}, **given}
+    return {**defaults, **given}
+
+
+def _under_one_name(config: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The config with the class's own names of its fields."""
+    result = {name: value for name, value in config.items() if name not in aliases}
+    for alias, name in aliases.items():
+        value = config.get(alias)
+        if value is None:
+            continue
+        if result.get(name) not in (None, value):
+            raise ValueError(
+                f"config.json has {name}={result[name]!r:.60} and {alias}={value!r:.60}, "
+                "two names of one size; delete the wrong one"
+            )
+        result[name] = value
+    return result
+
+
+def require(config: Mapping[str, Any], **allowed: Sequence[Any]) -> None:
+    """Refuse configs that ask for a computation that ours does not do: a field that is set must have one of
+    its allowed values.
+
+    Raises:
+        ValueError: a field has another value.
+    """
+    for field, values in allowed.items():
+        value = config.get(field)
+        # a field that is null counts as absent
+        if value is not None and value not in values:
+            known = " or ".join(map(repr, values))
+            raise ValueError(
+                f"config.json has {field}={value!r:.200}, and only {known} can be imported; "
+                "take another checkpoint"
+            )
 
 
 def check_type(name: str, value: Any, kind: type) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.hugging_face.config import LAYER_KINDS, decoder_fields, decoder_sizes, require, size
+from model.hugging_face.config import LAYER_KINDS, decoder_fields, decoder_sizes, size
+from model.hugging_face.defaults import require
 from model.hugging_face.names import attention_rows, gated_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 
@@ -57,14 +58,14 @@ def layer_types(layers: int, full_every: int) -> list[str]:
     return [full if (i + 1) % full_every == 0 else sliding for i in range(layers)]
 
 
-def full_every(config: Mapping[str, Any], *, default: int = 6) -> int:
-    """The number of layers in a pattern, from any of the three fields that versions of config.json have."""
+def full_every(config: Mapping[str, Any]) -> int:
+    """The number of layers in a pattern, from either of the fields that versions of config.json have."""
     _, full = LAYER_KINDS
     kinds = config.get("layer_types") or ()
     if full in kinds:
         # a full layer ends the pattern, so the first one tells its length
         return kinds.index(full) + 1
-    return size(config, "sliding_window_pattern", "_sliding_window_pattern", default=default)
+    return config["sliding_window_pattern"]
 
 
 def check_pattern(config: Mapping[str, Any], layers: int, *, full_every: int) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.hugging_face.config import decoder_fields, decoder_sizes, require
-from model.hugging_face.defaults import completed
+from model.hugging_face.config import decoder_fields, decoder_sizes
+from model.hugging_face.defaults import completed, require
 from model.hugging_face.names import attention_rows, gated_rows, norm_rows, outer_rows
 from model.hugging_face.tensor import Tensor
 

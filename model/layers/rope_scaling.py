@@ -1,11 +1,11 @@
-"""Scaling of rotary frequencies for contexts longer than those of pretraining."""
+"""Scaling of rotary frequencies for contexts beyond those of pretraining, and the heads that they fit."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
 
 class Linear(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -35,6 +35,15 @@ class Llama3(BaseModel, frozen=True, extra="forbid", strict=True):
     low_freq_factor: PositiveFloat
     high_freq_factor: PositiveFloat
     original_context: PositiveInt
+
+    @model_validator(mode="after")
+    def _ramp_rises(self) -> "Llama3":
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if high <= low:
+            raise ValueError(
+                f"high_freq_factor={high} is not above low_freq_factor={low}; exchange them"
+            )
+        return self
 
     def stretch(
         self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int
@@ -90,7 +99,7 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
         low, high = max(low, 0), min(high, A - 1)
         indices_A2 = jnp.arange(A // 2, dtype=jnp.float32)
         # 1e-3: if both ends are equal the ramp is a step, as in the authors' code
-        ramp_A2 = jnp.clip((indices_A2 - low) / max(high - low, 1e-3), 0, 1)
+        ramp_A2 = jnp.clip((indices_A2 - low) / (high - low or 1e-3), 0, 1)
         return frequencies_A2 * (1 - ramp_A2) + frequencies_A2 / self.factor * ramp_A2
 
     def factor_of_tables(self) -> float:
@@ -101,9 +110,62 @@ class YaRN(BaseModel, frozen=True, extra="forbid", strict=True):
         return yarn_growth(self.factor, 1.0)
 
 
+class LongRoPE(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Each frequency divided by a factor of its own, the same for texts of every length (Ding et al. 2024,
+    whose second list, for short texts, we do not have).
+    """
+
+    type: Literal["longrope"] = "longrope"
+    factors: tuple[PositiveFloat, ...]  # A/2 of them, from the fastest frequency to the slowest
+    original_context: PositiveInt
+    table_factor: PositiveFloat = 1.0
+
+    def stretch(
+        self, frequencies_A2: Float[Array, "A2"], *, theta: float, A: int
+    ) -> Float[Array, "A2"]:
+        """Each frequency divided by its factor."""
+        return frequencies_A2 / jnp.asarray(self.factors, jnp.float32)
+
+    def factor_of_tables(self) -> float:
+        """Cosines and sines are multiplied by this factor."""
+        return self.table_factor
+
+
 def yarn_growth(factor: float, coefficient: float) -> float:
     """0.1 · coefficient · ln(factor) + 1, or 1 for factors up to 1."""
     return 1.0 if factor <= 1 else 0.1 * coefficient * math.log(factor) + 1.0
 
 
-Scaling = Linear | Llama3 | YaRN
+Scaling = Linear | Llama3 | YaRN | LongRoPE
+
+
+def check_rotation(scaling: Scaling | None, *, width: int, name: str) -> None:
+    """Check that `width` entries of a head, the field `name`, form pairs for which there are factors.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if width % 2:
+        raise ValueError(
+            f"{name}={width} is odd; rotary positions turn pairs, choose an even width"
+        )
+    if isinstance(scaling, LongRoPE) and len(scaling.factors) != width // 2:
+        n = len(scaling.factors)
+        raise ValueError(
+            f"rope_scaling.factors has {n} numbers, and {name}={width} has {width // 2} frequencies; "
+            "give one for each"
+        )
+
+
+def check_heads(sizes: Any) -> None:
+    """Check that query heads form equal groups, and that a head's entries form pairs to rotate; `sizes` has
+    the fields of an architecture that rotates whole heads.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if sizes.heads % sizes.kv_heads:
+        raise ValueError(
+            f"heads={sizes.heads} is not a multiple of kv_heads={sizes.kv_heads}; choose equal groups"
+        )
+    check_rotation(sizes.rope_scaling, width=sizes.head_width, name="head_width")

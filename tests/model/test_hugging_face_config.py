@@ -14,14 +14,13 @@ from model.hugging_face.config import (
     head_width,
     local_and_global_fields,
     local_and_global_ropes,
-    require,
     rope_fields,
     rope_of,
     size,
 )
-from model.hugging_face.defaults import DEFAULTS
+from model.hugging_face.defaults import DEFAULTS, require
 from model.layers.rope import Rope
-from model.layers.rope_scaling import Linear, Llama3, YaRN
+from model.layers.rope_scaling import Linear, Llama3, LongRoPE, YaRN
 
 ROPES = {
     "default": Rope(theta=5e5),
@@ -30,11 +29,21 @@ ROPES = {
         scaling=Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
     ),
     "yarn": Rope(scaling=YaRN(factor=4.0, original_context=4096)),
+    "longrope": Rope(scaling=LongRoPE(factors=(1.0, 2.0), original_context=4096, table_factor=1.5)),
     "yarn with a factor": Rope(
         scaling=YaRN(
             factor=4.0, original_context=4096, beta_fast=8.0, table_factor=1.25, truncate=False
         )
     ),
+}
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
 }
 
 
@@ -130,6 +139,28 @@ def test_the_original_context_at_the_top_of_a_config_wins():
     assert rope_of(config).scaling.original_context == 16
 
 
+@pytest.mark.parametrize(
+    ("kind", "alias", "field"),
+    [
+        ("gpt2", "num_attention_heads", "heads"),
+        ("gpt2", "num_hidden_layers", "layers"),
+        ("mixtral", "num_experts", "experts"),
+        ("qwen3_moe", "num_local_experts", "experts"),
+        ("deepseek_v3", "num_local_experts", "experts"),
+        ("deepseek_v3", "num_mtp_layers", "mtp_layers"),
+    ],
+)
+def test_other_names_that_a_class_takes_for_its_fields_are_read(kind, alias, field):
+    assert dict(architecture_of({"model_type": kind, alias: 16}))[field] == 16
+
+
+def test_a_pattern_of_layers_is_read_from_the_names_that_the_class_reads():
+    read = architecture_of
+    assert read({"model_type": "gemma3_text", "sliding_window_pattern": 2}).full_every == 2
+    # an attribute that some versions saved, and none reads
+    assert read({"model_type": "gemma3_text", "_sliding_window_pattern": 2}).full_every == 6
+
+
 def test_tables_of_gemma_3_without_theta_have_that_of_their_kind():
     tables = {"sliding_attention": {}, "full_attention": {"rope_type": "linear", "factor": 8.0}}
     local, full = local_and_global_ropes({"rope_parameters": tables})
@@ -154,6 +185,22 @@ def test_tables_of_gemma_3_without_theta_have_that_of_their_kind():
         ({"head_dim": 7}, "describes no Llama: head_width=7"),
         ({"rope_theta": -1.0}, "describes no Rope|describes no Llama: theta=-1.0"),
         ({"model_type": ["llama"]}, "model_type="),
+        ({"is_causal": False}, "is_causal=False, and only True"),
+        ({"per_layer_config": {"0": {"head_dim": 4}}}, "per_layer_config=.*, and only {}"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config=.*, and only {}"),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": "6"}, "pattern='6', which must"),
+        ({"model_type": "gpt2", "n_head": 4, "num_attention_heads": 2}, "two names of one size"),
+        (
+            {"model_type": "deepseek_v3", "rope_scaling": {"factor": 2, "type": "longrope"}},
+            "no long_factor",
+        ),
+        (
+            {
+                "head_dim": 8,
+                "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+            },
+            "describes no Llama: rope_scaling.factors has 1 numbers, and head_width=8 has 4",
+        ),
         ({"model_type": "deepseek_v3", "num_hidden_layers": 2}, "no DeepSeekV3: dense_layers=3"),
     ],
 )
@@ -167,8 +214,24 @@ def test_fields_that_no_model_can_have_are_refused_in_a_sentence(config, message
     ("config", "message"),
     [
         (
-            {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}},
-            "rope_type='longrope', and only default, linear, llama3, yarn",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+            "rope_type='dynamic', and only default, linear, llama3, yarn, longrope",
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+            "short_factor and long_factor differ",
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": ["2"]}},
+            "rope_scaling.long_factor='2', which must be a finite number",
+        ),
+        (
+            {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}},
+            "high_freq_factor=4.0 is not above low_freq_factor=4.0",
+        ),
+        (
+            {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 0.5}},
+            "original_max_position_embeddings=0, which must be from 1",
         ),
         (
             {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},

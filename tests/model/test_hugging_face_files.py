@@ -3,6 +3,7 @@ sentence.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -341,9 +342,69 @@ def misconfigured(folder: Path) -> None:
     (folder / "config.json").write_text("[1]")
 
 
+def with_header(header: bytes, n_bytes: int | None = None) -> Any:
+    """A damage: the file has this header, which is said to have `n_bytes`, and 16 bytes of data."""
+
+    def damage(folder: Path) -> None:
+        size = len(header) if n_bytes is None else n_bytes
+        data = size.to_bytes(8, "little") + header + bytes(16)
+        (folder / "model.safetensors").write_bytes(data)
+
+    return damage
+
+
+def tensor(name: str, *, shape: Any = (4,), dtype: Any = "F32", at: Any = (0, 16)) -> bytes:
+    return json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": at}})[1:-1].encode()
+
+
+def piped(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def configured_by_a_pipe(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
+HEADERS = {
+    "of 2^63 bytes": with_header(b"{}", 1 << 63),
+    "longer than the file": with_header(b"{}", 1 << 20),
+    "of nothing": with_header(b"", 0),
+    "of no object": with_header(b"[1, 2]"),
+    "of no JSON": with_header(b"{" + b" " * 30),
+    "nested": with_header(b'{"a":' * 100_000),
+    "with a name twice": with_header(b"{%b, %b}" % (tensor("a"), tensor("a"))),
+    "with tensors over one another": with_header(
+        b"{%b, %b}" % (tensor("a"), tensor("b", at=(8, 16), shape=(2,)))
+    ),
+    "with a hole": with_header(b"{%b}" % tensor("a", at=(8, 16), shape=(2,))),
+    "with a tensor outside": with_header(b"{%b}" % tensor("a", at=(0, 32), shape=(8,))),
+    "with a tensor backwards": with_header(b"{%b}" % tensor("a", at=(16, 0))),
+    "with a negative offset": with_header(b"{%b}" % tensor("a", at=(-16, 0))),
+    "with another size": with_header(b"{%b}" % tensor("a", shape=(5,))),
+    "with a size of 2^63": with_header(b"{%b}" % tensor("a", shape=(1 << 63, 2))),
+    "with a size in words": with_header(b"{%b}" % tensor("a", shape="4")),
+    "with an unknown dtype": with_header(b"{%b}" % tensor("a", dtype="F33")),
+    "with no dtype": with_header(b"{%b}" % tensor("a", dtype=None)),
+}
+
+
+@pytest.mark.parametrize("damage", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_lies_is_refused_in_a_sentence(damage, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(LLAMA, folder)
+    (folder / "model.safetensors").chmod(0o644)
+    damage(folder)
+    with pytest.raises(ValueError, match="model.safetensors is cut short or damaged .*again$"):
+        open_folder(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (piped, "model.safetensors is cut short or damaged .it is no file"),
+        (configured_by_a_pipe, "config.json is not JSON .it is no file"),
         (cut, "model.safetensors is cut short or damaged"),
         (garbled, "model.safetensors is cut short or damaged"),
         (pickled, "only pickles .pytorch_model.bin.*never opened"),

@@ -15,9 +15,12 @@ from model.architectures.llama import Llama
 from model.hugging_face.checkpoint import open_folder
 from model.hugging_face.gguf import NAMES, open_gguf
 from model.hugging_face.load import load
+from model.layers.rope import Rope
+from model.layers.rope_scaling import Linear, Llama3, LongRoPE, YaRN, yarn_growth
 from tests.examples import ONE_DEVICE, under
 
 FOLDER = Path(__file__).parent.parent / "data" / "hugging_face" / "llama_tied"
+ROOTS = ("general", "split", "tokenizer")  # of keys that are no model's
 FIELDS: dict[str, Any] = {
     "vocab_size": 101,
     "block_count": 2,
@@ -38,14 +41,27 @@ def permuted(x: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def written(path: Path, *, kind: str = "llama", quantized: bool = False, **fields: Any) -> Path:
-    """The reference model as a GGUF file."""
+def written(
+    path: Path,
+    *,
+    kind: str = "llama",
+    quantized: bool = False,
+    further: dict[str, np.ndarray] | None = None,
+    **fields: Any,
+) -> Path:
+    """The reference model as a GGUF file, with `further` tensors and other fields."""
     writer = gguf.GGUFWriter(path, kind)
     for name, value in (FIELDS | fields).items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[
-            type(value)
-        ]
-        add(f"{kind}.{name}", value)
+        add = {
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+            bool: writer.add_bool,
+            list: writer.add_array,
+        }[type(value)]
+        add(name if "." in name and name.split(".")[0] in ROOTS else f"{kind}.{name}", value)
+    for name, x in (further or {}).items():
+        writer.add_tensor(name, x)
     theirs = {hf.format(i): name.format(i) for name, hf in NAMES.items() for i in range(2)}
     for hf, x in load_file(FOLDER / "model.safetensors").items():
         heads = {"q_proj": 4, "k_proj": 2}.get(hf.split(".")[-2], 0)
@@ -104,8 +120,150 @@ def test_a_file_cut_short_is_refused_in_a_sentence(n_bytes, tmp_path):
         params_of(open_gguf(path).checkpoint)
 
 
-def test_linear_scaling_of_the_metadata_is_read(tmp_path):
-    path = written(
-        tmp_path / "tiny.gguf", **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+@pytest.mark.parametrize(
+    "name", ["blk.0.attn_q.bias", "blk", "blk.0", "model.norm.weight", "{x}.weight", "blk.{y}.z"]
+)
+def test_a_tensor_that_no_llama_has_is_named(name, tmp_path):
+    path = written(tmp_path / "tiny.gguf", further={name: np.ones(32, np.float32)})
+    with pytest.raises(ValueError, match="which no llama model has") as error:
+        open_gguf(path)
+    assert f"has a tensor {name}, " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rope.dimension_count": 4}, "llama.rope.dimension_count=4, which we do not compute"),
+        ({"attention.sliding_window": 16}, "llama.attention.sliding_window=16, which we do not"),
+        ({"attention.causal": False}, "llama.attention.causal=False, which we do not compute"),
+        ({"logit_scale": 0.5}, "llama.logit_scale=0.5, which we do not compute"),
+        ({"rope.scaling.yarn_log_multiplier": 0.1}, "yarn_log_multiplier"),
+        ({"rope.freq_base": "10000"}, "rope.freq_base='10000', which must be a finite number"),
+        ({"rope.freq_base": float("nan")}, "rope.freq_base=nan, which must be a finite number"),
+        ({"attention.head_count": [4, 4]}, r"head_count=\[4, 4\], which must be a finite number"),
+        ({"split.count": 3}, "is one of 3 files; join them with"),
+        (
+            {"rope.scaling.type": "su"},
+            "rope.scaling.type='su', and only none, linear, yarn, longrope",
+        ),
+        ({"rope.scaling.type": "longrope"}, "has no factors beside .*'longrope'"),
+        ({"rope.scaling.attn_factor": 1.5}, "attn_factor=1.5, and 1 alone is computed"),
+    ],
+)
+def test_what_we_would_compute_differently_is_refused(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        open_gguf(written(tmp_path / "tiny.gguf", **fields))
+
+
+def scaling_of(path: Path) -> Any:
+    return Llama.from_hugging_face(open_gguf(path).checkpoint.config).rope_scaling
+
+
+def test_keys_that_leave_a_feature_out_are_passed_over(tmp_path):
+    plain = {"rope.dimension_count": 8, "attention.causal": True, "expert_count": 0}
+    plain |= {"attention.sliding_window": 128, "rope.scaling.type": "none", "logit_scale": 0.0}
+    assert scaling_of(written(tmp_path / "tiny.gguf", **plain)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling"),
+    [
+        ({"type": "linear", "factor": 4.0}, Linear(factor=4.0)),
+        # llama.cpp takes a factor without a type for a linear one
+        ({"factor": 4.0}, Linear(factor=4.0)),
+        ({"type": "none", "factor": 4.0}, None),
+        (
+            {"type": "yarn", "factor": 4.0, "original_context_length": 32},
+            YaRN(factor=4.0, original_context=32),
+        ),
+        (
+            {"type": "yarn", "factor": 4.0, "yarn_beta_fast": 8.0, "attn_factor": 2.0},
+            YaRN(
+                factor=4.0,
+                original_context=128,
+                beta_fast=8.0,
+                table_factor=2 * yarn_growth(4.0, 1.0),
+            ),
+        ),
+    ],
+)
+def test_scaling_in_the_metadata_is_read(fields, scaling, tmp_path):
+    named = {f"rope.scaling.{name}": value for name, value in fields.items()}
+    assert scaling_of(written(tmp_path / "tiny.gguf", **named)) == scaling
+
+
+def converted(scaling: Llama3, theta: float, A: int = 8) -> np.ndarray:
+    """As llama.cpp's converter stores Llama 3.1's scaling (convert_hf_to_gguf.py,
+    `LlamaModel.generate_extra_tensors`).
+    """
+    factors = []
+    for frequency in 1.0 / theta ** (np.arange(0, A, 2, dtype=np.float32) / A):
+        wavelength = 2 * np.pi / frequency
+        if wavelength < scaling.original_context / scaling.high_freq_factor:
+            factors.append(1.0)
+        elif wavelength > scaling.original_context / scaling.low_freq_factor:
+            factors.append(scaling.factor)
+        else:
+            smooth = scaling.original_context / wavelength - scaling.low_freq_factor
+            smooth /= scaling.high_freq_factor - scaling.low_freq_factor
+            factors.append(1 / ((1 - smooth) / scaling.factor + smooth))
+    return np.array(factors, np.float32)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+@pytest.mark.parametrize("original", [8192, 6000])
+def test_factors_of_frequencies_turn_heads_as_llama_3_does(factor, original, tmp_path):
+    wanted = Llama3(
+        factor=factor, low_freq_factor=1.0, high_freq_factor=4.0, original_context=original
     )
-    assert Llama.from_hugging_face(open_gguf(path).checkpoint.config).rope_scaling.factor == 4.0
+    freqs = converted(wanted, theta=5e5)
+    assert 1 < freqs[2] < factor == freqs[3]  # a frequency on the slope, else the test is of little
+    further, fields = {"rope_freqs.weight": freqs}, {"rope.freq_base": 5e5}
+    found = scaling_of(written(tmp_path / "tiny.gguf", further=further, **fields))
+    # the released models' own scaling comes back by its name, any other one as what it does
+    assert found == wanted if original == 8192 else isinstance(found, LongRoPE)
+    positions_BL = np.array([[0, 1, 100, 8000]])
+    turned, expected = (
+        Rope(theta=5e5, scaling=scaling).rotations(positions_BL, 8) for scaling in (found, wanted)
+    )
+    np.testing.assert_allclose(turned, expected, atol=1e-4)
+
+
+def test_factors_are_multiplied_with_a_linear_one_and_ones_are_none(tmp_path):
+    factors = np.array([1, 2, 3, 4], np.float32)
+    linear = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}
+    path = written(tmp_path / "a.gguf", further={"rope_freqs.weight": factors}, **linear)
+    assert scaling_of(path).factors == (2, 4, 6, 8)
+    ones = {"rope_freqs.weight": np.ones(4, np.float32)}
+    assert scaling_of(written(tmp_path / "b.gguf", further=ones)) is None
+
+
+def test_one_list_for_all_lengths_is_read_and_two_are_refused(tmp_path):
+    short = np.array([1, 2, 3, 4], np.float32)
+    lists = {"rope_factors_short.weight": short, "rope_factors_long.weight": short}
+    fields = {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": 1.5}
+    found = scaling_of(written(tmp_path / "a.gguf", further=lists, **fields))
+    assert found == LongRoPE(factors=(1, 2, 3, 4), original_context=128, table_factor=1.5)
+    lists["rope_factors_long.weight"] = 2 * short
+    with pytest.raises(ValueError, match="different rope_factors_long.weight and rope_factors_sh"):
+        open_gguf(written(tmp_path / "b.gguf", further=lists, **fields))
+
+
+@pytest.mark.parametrize(
+    ("factors", "fields", "message"),
+    [
+        ([1, 2, 3], {}, "3 numbers in rope_freqs.weight, which must be 4 finite positive"),
+        ([1, 2, 3, 0], {}, "4 numbers in rope_freqs.weight, which must be 4 finite positive"),
+        ([1, 2, 3, np.nan], {}, "which must be 4 finite positive"),
+        ([1, 2, 3, 4], {"rope.scaling.type": "longrope"}, "rope_freqs.weight beside .*'longrope'"),
+        (
+            [1, 2, 3, 4],
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0},
+            "factors of frequencies beside yarn",
+        ),
+    ],
+)
+def test_factors_that_make_no_sense_are_refused(factors, fields, message, tmp_path):
+    further = {"rope_freqs.weight": np.array(factors, np.float32)}
+    with pytest.raises(ValueError, match=message):
+        open_gguf(written(tmp_path / "tiny.gguf", further=further, **fields))
