@@ -40,7 +40,7 @@ def rope_scaling(
         ValueError: the file has what config.json cannot say.
     """
 
-    def get(name: str, default: float) -> Any:
+    def get(name: str, default: float | int) -> Any:
         return number(path, metadata, f"llama.rope.scaling.{name}", default)
 
     # llama.cpp takes a file that names a factor and no type for a linear one, by either name of the factor
@@ -78,7 +78,7 @@ def rope_scaling(
     return {"rope_type": "linear", "factor": factor}
 
 
-def number(path: Path, metadata: Mapping[str, Any], name: str, default: float) -> Any:
+def number(path: Path, metadata: Mapping[str, Any], name: str, default: float | int) -> Any:
     """A number of the metadata, the default where there is none.
 
     Raises:

@@ -222,7 +222,7 @@ def test_factors_of_frequencies_turn_heads_as_llama_3_does(factor, original, tmp
     found = scaling_of(written(tmp_path / "tiny.gguf", further=further, **fields))
     # the released models' own scaling comes back by its name, any other one as what it does
     assert found == wanted if original == 8192 else isinstance(found, LongRoPE)
-    positions_BL = np.array([[0, 1, 100, 8000]])
+    positions_BL = jax.numpy.array([[0, 1, 100, 8000]])
     turned, expected = (
         Rope(theta=5e5, scaling=scaling).rotations(positions_BL, 8) for scaling in (found, wanted)
     )
