@@ -157,7 +157,7 @@ def _file(path: Path) -> File:
         dtypes = {name: x.get_dtype() for name, x in tensors.items()}
     # behind the library, which has found that the header is as the format wants it
     if name := _repeated_name(path, n_bytes):
-        raise _damage(path, f"its header has {name:.60} twice")
+        raise _damage(path, f"its header has {name!r:.60} twice")
     return File(path, shapes, partial(_opened, path), dtypes)
 
 

@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Stored]]:
             # a single row of each kind: most kinds can be read, and none need be tried twice
             dequantize(tensor.data.reshape(-1, tensor.data.shape[-1])[:1], tensor.kind)
         except NotImplementedError:
-            what = f"{tensor.name} as {tensor.kind.name}, which cannot be made floats"
+            what = f"{tensor.name!r:.60} as {tensor.kind.name}, which cannot be made floats"
             raise ValueError(f"{path} has {what}; take safetensors") from None
     return metadata, stored
 
@@ -205,7 +205,7 @@ def _their_name(path: Path, name: str) -> str:
     pattern = f"blk.{{}}.{rest}" if block == "blk" else name
     if pattern not in NAMES:
         raise ValueError(
-            f"{path} has a tensor {name:.60}, which no llama model has; take safetensors"
+            f"{path} has a tensor {name!r:.60}, which no llama model has; take safetensors"
         )
     return NAMES[pattern].format(layer)
 

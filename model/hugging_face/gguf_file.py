@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Stored]]:
     for _ in range(n_keys):
         key = cursor.text()
         if key in metadata:
-            raise ValueError(f"the key {key:.60} is there twice")
+            raise ValueError(f"the key {key!r:.60} is there twice")
         metadata[key] = cursor.value(cursor.number("I"))
     infos = [cursor.info() for _ in range(n_tensors)]
     alignment = metadata.get("general.alignment", ALIGNMENT)
@@ -152,7 +152,7 @@ class _Cursor:
         name = self.text()
         n_dimensions = self.number("I")
         if n_dimensions > MOST_DIMENSIONS:
-            raise ValueError(f"the tensor {name:.60} has {n_dimensions} dimensions")
+            raise ValueError(f"the tensor {name!r:.60} has {n_dimensions} dimensions")
         sizes = [self.number("Q") for _ in range(n_dimensions)]
         return _Info(name, tuple(reversed(sizes)), self.number("I"), self.number("Q"))
 
@@ -168,11 +168,11 @@ def _stored(data: mmap.mmap, infos: list[_Info], first: int) -> list[Stored]:
     tensors = {}
     for info in sorted(infos, key=lambda info: info.start):
         if info.name in seen:
-            raise ValueError(f"the tensor {info.name:.60} is there twice")
+            raise ValueError(f"the tensor {info.name!r:.60} is there twice")
         seen.add(info.name)
         start = first + info.start
         if start < end:
-            raise ValueError(f"the tensor {info.name:.60} begins within another one")
+            raise ValueError(f"the tensor {info.name!r:.60} begins within another one")
         tensor, end = _tensor(data, info, start)
         tensors[info.name] = tensor
     return [tensors[info.name] for info in infos]
@@ -183,7 +183,7 @@ def _tensor(data: mmap.mmap, info: _Info, start: int) -> tuple[Stored, int]:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import quant_shape_to_byte_shape
 
-    name = f"the tensor {info.name:.60}"
+    name = f"the tensor {info.name!r:.60}"
     if not info.shape or min(info.shape) == 0:
         raise ValueError(f"{name} has shape {list(info.shape)}")
     # a member of the enumeration equals its number

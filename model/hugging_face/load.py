@@ -177,7 +177,8 @@ def _check_tie(rows: Sequence[Tensor], checkpoint: Checkpoint) -> None:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
+    # a damaged header may have names of any length, with line breaks in them
+    shown = ", ".join(f"{name if name.isprintable() else repr(name):.150}" for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from pydantic import BaseModel, PositiveFloat
+from pydantic import BaseModel, PositiveFloat, model_validator
 
-from model.layers.rope_scaling import Scaling
+from model.layers.rope_scaling import Scaling, YaRN
 
 
 class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -12,6 +12,15 @@ class Rope(BaseModel, frozen=True, extra="forbid", strict=True):
 
     theta: PositiveFloat = 10_000.0
     scaling: Scaling | None = None
+
+    @model_validator(mode="after")
+    def _frequencies_differ(self) -> "Rope":
+        # YaRN divides by the logarithm of theta
+        if self.theta == 1 and isinstance(self.scaling, YaRN):
+            raise ValueError(
+                "theta=1.0 makes all frequencies equal, which yarn cannot scale; raise it"
+            )
+        return self
 
     def rotations(self, positions_BL: Int[Array, "B L"], A: int) -> Float[Array, "B L A2 2"]:
         """Cosine and sine of every position for the A/2 frequencies; float32."""

@@ -55,7 +55,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "of big-endian order": (b"GGUF" + struct.pack(">I", 3) + bytes(100), "version is 50331648"),
     "keys without end": (whole([], n_keys=1 << 63), "9223372036854775808 keys are said to follow"),
     "tensors without end": (whole([], n_tensors=HUGE), "tensors are said to follow"),
-    "more keys than there are": (whole([A], n_keys=3), "the key  is there twice"),
+    "more keys than there are": (whole([A], n_keys=3), "the key '' is there twice"),
     "a list without end": (whole([key("a", LIST, entries(U32, HUGE))]), "entries are said to"),
     "texts without end": (whole([key("a", LIST, entries(TEXT, HUGE))]), "entries are said to"),
     "a list of nothing": (whole([key("a", LIST, entries(99, 3))]), "has entries of type 99"),
@@ -65,7 +65,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "a key without end": (whole([struct.pack("<Q", HUGE)]), "letters are said"),
     "no UTF-8": (whole([key("a", TEXT, text(b"\xff\xfe"))]), "utf-8"),
     "an unknown type": (whole([key("a", 99, bytes(8))]), "of the unknown type 99"),
-    "a key twice": (whole([A, A]), "the key a is there twice"),
+    "a key twice": (whole([A, A]), "the key 'a' is there twice"),
     "an alignment of 0": (whole([key("general.alignment", U32, bytes(4))]), "alignment=0 is no"),
     "an alignment in words": (whole([key("general.alignment", TEXT, text("8"))]), "alignment='8'"),
     "a size of 0": (whole([], [tensor("t", 4, 0)]), r"has shape \[0, 4\]"),
@@ -79,8 +79,8 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
         "rows of 33, no multiple of Q4_0's 32",
     ),
     "outside": (whole([], [tensor("t", 4, start=1 << 63)]), "and the file at"),
-    "within another": (whole([], [tensor("t", 8), tensor("u", 8, start=16)]), "u begins within"),
-    "a tensor twice": (whole([], [tensor("t", 4), tensor("t", 4, start=32)]), "t is there twice"),
+    "within another": (whole([], [tensor("t", 8), tensor("u", 8, start=16)]), "'u' begins within"),
+    "a tensor twice": (whole([], [tensor("t", 4), tensor("t", 4, start=32)]), "'t' is there twice"),
 }
 
 
@@ -150,6 +150,6 @@ def test_kinds_of_numbers_that_are_no_weights_are_refused(tmp_path):
     path = Path(tmp_path / "a.gguf")
     path.write_bytes(whole([], [tensor("t", 4, kind=I32)]))
     with pytest.raises(
-        ValueError, match="has t as I32, which cannot be made floats; take safetens"
+        ValueError, match="has 't' as I32, which cannot be made floats; take safetens"
     ):
         open_gguf(path)

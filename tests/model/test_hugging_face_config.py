@@ -183,6 +183,10 @@ def test_tables_of_gemma_3_without_theta_have_that_of_their_kind():
         ({"rope_theta": "10000"}, "rope_theta='10000', which must be a finite number"),
         ({"rope_parameters": {"full_attention": {}}}, "a table in rope_parameters.full_attention"),
         ({"head_dim": 7}, "describes no Llama: head_width=7"),
+        (
+            {"rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "theta=1.0 makes all frequencies equal, which yarn cannot scale",
+        ),
         ({"rope_theta": -1.0}, "describes no Rope|describes no Llama: theta=-1.0"),
         ({"model_type": ["llama"]}, "model_type="),
         ({"is_causal": False}, "is_causal=False, and only True"),

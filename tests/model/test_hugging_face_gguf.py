@@ -127,7 +127,7 @@ def test_a_tensor_that_no_llama_has_is_named(name, tmp_path):
     path = written(tmp_path / "tiny.gguf", further={name: np.ones(32, np.float32)})
     with pytest.raises(ValueError, match="which no llama model has") as error:
         open_gguf(path)
-    assert f"has a tensor {name}, " in str(error.value)
+    assert f"has a tensor {name!r}, " in str(error.value)
 
 
 @pytest.mark.parametrize(
