@@ -12,9 +12,12 @@ from typing import Any
 from data_pipeline.readers.epub import MAX_TEXT_BYTES
 
 MAX_PAGES = 20_000  # of the longest books some 5,000; a tree of pages may name one a billion times
-# PDFium's sign for a hyphen at a line end that parts a word.
-SOFT_HYPHEN = re.compile("[\ufffe\u00ad]\n?")
-LINE_END = re.compile(r"[ \t\0]*\r?\n|\r")
+# PDFium's sign for a hyphen at a line end, behind which it puts the next line's first word.
+CUT_WORD = re.compile(r"(\w+)\x02(\w+)")
+HYPHENATED = re.compile(r"\w+-\w+")
+LINE_END = re.compile(r"[ \t]*\r?\n|\r")
+# What no text has: other marks of PDFium, and what fonts without a table of characters give.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\xad\ufffe\uffff]")
 
 
 def pdf_text(data: bytes) -> bytes:
@@ -33,7 +36,7 @@ def pdf_text(data: bytes) -> bytes:
         raise ValueError("encrypted" if "password" in str(error).lower() else "broken") from error
     if len(document) > MAX_PAGES:
         raise ValueError("too_large")
-    text = "\n\n".join(_pages(document))
+    text = _with_whole_words("\n\n".join(_pages(document)))
     # Pictures of pages, which only a program that recognises letters could read.
     if not text.strip():
         raise ValueError("without_text")
@@ -51,6 +54,20 @@ def _pages(document: Any) -> Iterator[str]:
         n_bytes += len(text)
         if n_bytes > MAX_TEXT_BYTES:
             raise ValueError("too_large")
-        text = SOFT_HYPHEN.sub("", LINE_END.sub("\n", text)).strip("\n")
+        text = LINE_END.sub("\n", text).strip("\n")
         if text.strip():
             yield text
+
+
+def _with_whole_words(text: str) -> str:
+    """The text without hyphens that the ends of lines brought in; a word that has one elsewhere in the text
+    keeps it.
+    """
+    hyphenated = set(HYPHENATED.findall(text))
+
+    def whole(cut: re.Match) -> str:
+        with_hyphen = f"{cut[1]}-{cut[2]}"
+        return with_hyphen if with_hyphen in hyphenated else cut[1] + cut[2]
+
+    # What is left stood beside a bracket or a dash, and was a hyphen of the author's.
+    return CONTROL.sub("", CUT_WORD.sub(whole, text).replace("\x02", "-"))

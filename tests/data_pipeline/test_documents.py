@@ -47,6 +47,13 @@ def test_a_pdf_is_its_pages_in_their_lines(tmp_path):
     assert counts == {}
 
 
+def test_words_that_line_ends_cut_are_whole_and_hyphens_of_the_text_stay(tmp_path):
+    lines = ["This is the first exam-", "ple of what a well-", "known author writes: well-known."]
+    read_texts, _ = read_files(tmp_path, {"a.pdf": pdf([lines])})
+    joined = "This is the first example of what a well-known author writes: well-known.\n"
+    assert read_texts["a.pdf"].replace("\n", " ").split() == joined.split()
+
+
 def test_a_docx_is_headings_paragraphs_tables_and_what_was_inserted(tmp_path):
     body = (
         paragraph("On bread", style="Heading1") + paragraph("Flour &amp; water.") + TABLE + TRACKED
