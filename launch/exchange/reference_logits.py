@@ -22,13 +22,18 @@ def main(checkpoint: str, ids: str, out: str, config: str) -> None:
 
 
 def _model(checkpoint: Path, config: Path) -> Any:
+    import torch
+    import transformers
     from transformers import AutoConfig, AutoModelForCausalLM
 
     # "eager", because the default (sdpa) leaves out Gemma's soft cap. local_files_only, because
     # else a wrong folder name would be looked up on the hub.
     options = {"attn_implementation": "eager", "local_files_only": True}
     if checkpoint.is_dir():
-        return AutoModelForCausalLM.from_pretrained(checkpoint, **options).float().eval()
+        # from the first: a cast behind it would leave Gemma's factor of embeddings as bfloat16 has it
+        name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+        options[name] = torch.float32
+        return AutoModelForCausalLM.from_pretrained(checkpoint, **options).eval()
     # A GGUF file is dequantized to float32 while it is read, and refuses a further cast.
     options["gguf_file"] = checkpoint.name
     # Of its metadata transformers leaves out how rotary positions are scaled.

@@ -171,6 +171,12 @@ def local_and_global_ropes(config: Config) -> tuple[Rope, Rope]:
     check_type("rope_local_base_freq", local_theta, float)
     check_type("rope_theta", full_theta, float)
     scaling = _table_of(config, "rope_scaling") or {}
+    # transformers adds it to a table that has a rope_type, beside which the older name counts for nothing
+    if "type" in scaling and "rope_type" not in scaling:
+        raise ValueError(
+            f"config.json has rope_scaling.type={scaling['type']!r:.40}, which classes of several ropes do "
+            "not read; rename it to rope_type"
+        )
     tables = {sliding: {}, full: {}}
     if _mapping_of(config, "rope_parameters"):
         tables = {kind: _parameters_of(config, kind) for kind in LAYER_KINDS}

@@ -6,7 +6,6 @@ Configs leave fields out, and the classes differ in what that means: a Qwen3 wit
 values that its classes gave.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -183,6 +182,7 @@ IN_WORDS = {
 # Far beyond every model: with more, lists as long as the layers would fill the memory.
 MOST = {"num_hidden_layers": 10_000, "n_layer": 10_000}
 MOST_OF_OTHERS = 1 << 31
+MOST_FLOAT = 3e38  # float32, in which rotations and norms are computed, ends there
 MAY_BE_ZERO = ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers")
 
 
@@ -251,7 +251,8 @@ def check_type(name: str, value: Any, kind: type) -> None:
     # JSON writes 1 for 1.0, and True is an int in Python
     of_kind = isinstance(value, int | float if kind is float else kind)
     is_wrong = not of_kind or (isinstance(value, bool) and kind is not bool)
-    if is_wrong or (kind is float and not math.isfinite(value)):
+    # written so that NaN is refused too; JSON's whole numbers may be too large for any float
+    if is_wrong or (kind is float and not abs(value) <= MOST_FLOAT):
         shown = f"{value!r:.60}"
         raise ValueError(
             f"config.json has {name}={shown}, which must be {IN_WORDS[kind]}; "

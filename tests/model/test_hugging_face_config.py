@@ -176,6 +176,8 @@ def test_tables_of_gemma_3_without_theta_have_that_of_their_kind():
         ({"num_attention_heads": 0}, "num_attention_heads=0, which must be from 1"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000, which must be from 1"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan, which must be a finite number"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps=1000.*, which must be a finite number"),
+        ({"rope_theta": 1e300}, r"rope_theta=1e\+300, which must be a finite number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes', which must be true or false"),
         ({"hidden_act": ["silu"]}, r"hidden_act=\['silu'\], which must be a text"),
         ({"rope_scaling": ["yarn", 4.0]}, "rope_scaling=.*, which must be an object"),
@@ -275,6 +277,8 @@ def test_two_ropes_come_back_from_either_layout(everywhere):
 def test_two_ropes_that_no_config_can_say_are_refused():
     with pytest.raises(ValueError, match="local_rope.scaling"):
         local_and_global_fields(Rope(scaling=Linear(factor=8.0)), Rope())
+    with pytest.raises(ValueError, match="rope_scaling.type='linear', .*; rename it to rope_type"):
+        local_and_global_ropes({"rope_scaling": {"type": "linear", "factor": 8.0}})
     with pytest.raises(ValueError, match="no rope_parameters.full_attention"):
         local_and_global_ropes({"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}})
 
