@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
         if args.verify:
             agreement = verify(architecture, params, args.out, python=python)
             print(f"  beside transformers: {agreement}")
-            agreement.check(rounded=args.dtype == "bfloat16")
+            agreement.check(rounded=False)
 
     return 0
 
@@ -91,8 +91,8 @@ def main(args: argparse.Namespace) -> int:
 def export_phase(
     phase: Path, step: int | None, out: Path, *, dtype: str | None, max_shard_bytes: int
 ) -> tuple[Any, Any]:
-    """Write a Hugging Face folder of a phase's checkpoint: (architecture, its parameters). Call under
-    `jax.set_mesh`.
+    """Write a Hugging Face folder of a phase's checkpoint: (architecture, its parameters, rounded to `dtype`
+    as they are in the folder). Call under `jax.set_mesh`.
 
     Raises:
         ValueError: the folder is there already, or the architecture has no name table.
@@ -102,7 +102,7 @@ def export_phase(
     from data_pipeline.tokenizers.tokenizer import Tokenizer
     from launch.exchange.tokenizer_files import exported, token_ids
     from model.architecture import Exportable
-    from model.hugging_face.save import save
+    from model.hugging_face.save import rounded, save
     from trainer.checkpoints.load import load_params
 
     loaded = load_params(phase, step)
@@ -130,4 +130,4 @@ def export_phase(
         token_ids=ids,
     )
 
-    return loaded.architecture, loaded.params
+    return loaded.architecture, rounded(loaded.architecture, loaded.params, dtype=stored)

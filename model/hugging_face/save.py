@@ -127,6 +127,16 @@ def stored_dtype(name: str, dtype: str) -> str:
     return "float32" if name.endswith(KEPT_FLOAT32) else dtype
 
 
+def rounded(architecture: Architecture, params: Params, *, dtype: str) -> Params:
+    """The parameters with the numbers that `save` writes of them, in their own dtypes."""
+    kept = {row.ours for row in architecture.tensors() if row.theirs.endswith(KEPT_FLOAT32)}
+
+    def as_stored(path: Any, x: jax.Array) -> jax.Array:
+        return x if leaf_name(path) in kept else x.astype(dtype).astype(x.dtype)
+
+    return jax.tree.map_with_path(as_stored, params)
+
+
 def _in_shards(
     n_bytes: Mapping[str, int],
     max_shard_bytes: int,

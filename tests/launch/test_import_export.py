@@ -339,8 +339,13 @@ def test_agreement_is_counted_as_it_says():
     assert found.kl_nats == pytest.approx((0.5 * np.log(2) - 0.25 * np.log(2)) / 2)
     assert compare(theirs, theirs + 3).kl_nats == pytest.approx(0, abs=1e-12)
     compare(theirs, theirs + 1e-4).check(rounded=False)
-    with pytest.raises(ValueError, match="--verify: our logits are not those of transformers"):
-        found.check(rounded=False)
+    for is_rounded in (False, True):
+        with pytest.raises(ValueError, match="--verify: our logits are not those of transformers"):
+            found.check(rounded=is_rounded)
+    # one token that chose another expert, among many that did not
+    found._replace(kl_nats=1e-3).check(rounded=True)
+    with pytest.raises(ValueError, match="at most 0.02 nats is rounding"):
+        found._replace(kl_nats=float("nan")).check(rounded=True)
     with pytest.raises(ValueError, match="have shape"):
         compare(ours, theirs[..., :2])
 

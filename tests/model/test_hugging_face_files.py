@@ -15,13 +15,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model.api import leaf_name, padded
+from model.architectures.deepseek_v3 import DeepSeekV3
 from model.architectures.gpt2 import GPT2
 from model.architectures.llama import Llama
 from model.architectures.mixtral import Mixtral
 from model.hugging_face import load as loading
 from model.hugging_face.checkpoint import INDEX, open_folder
 from model.hugging_face.load import load
-from model.hugging_face.save import on_host, save, stored_dtype
+from model.hugging_face.save import on_host, rounded, save, stored_dtype
 from model.hugging_face.tied import without_false_tie
 from model.mesh import make_mesh
 from model.sharding import letters_of, named
@@ -194,6 +195,18 @@ def test_router_biases_stay_in_float32_beside_weights_in_bfloat16():
     bias = "model.layers.3.mlp.gate.e_score_correction_bias"
     assert stored_dtype(bias, "bfloat16") == "float32"
     assert stored_dtype("model.norm.weight", "bfloat16") == "bfloat16"
+
+
+def test_a_rounded_export_is_compared_with_the_weights_that_are_in_it():
+    folder = ROOT / "deepseek_v3"
+    architecture = DeepSeekV3.from_hugging_face(open_folder(folder).config)
+    with jax.set_mesh(under(ONE_DEVICE)):
+        params = load(architecture, open_folder(folder), params="float32")
+        found, given = host(rounded(architecture, params, dtype="bfloat16")), host(params)
+    for name, x in found.items():
+        is_bias = "router_bias" in name
+        wanted = given[name] if is_bias else given[name].astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(x, wanted.astype(np.float32), name)
 
 
 def test_one_layer_is_fetched_from_the_devices_that_hold_it():
