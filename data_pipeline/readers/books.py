@@ -36,7 +36,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             with them page numbers, running heads and hyphens at line ends. None = the text was proofread.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     folder: str | None = None
     topics: bool | None = None

@@ -10,6 +10,9 @@ import zlib
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from data_pipeline.readers.extract import text_of_page
+from data_pipeline.readers.page_source import closed
+
 MAX_TEXT_BYTES = 64 << 20  # pages of one book, unpacked; the largest dictionaries have about 20 MB
 MAX_XML_BYTES = 8 << 20
 PAGE = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
@@ -106,17 +109,10 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
 
 def page_text(page: bytes) -> str:
     """All text of an (X)HTML page, with `\\f` before each heading."""
-    from resiliparse.extract.html2text import extract_plain_text  # in the child only
-
     # Without <head>, whose title would be in the text of every page.
-    text = HEAD.sub("", _decoded(page).replace(HEAD_MARK, ""), count=1)
-    text = extract_plain_text(
-        HEADING.sub(rf"\1{HEAD_MARK}", text),
-        main_content=False,
-        preserve_formatting=True,
-        alt_texts=False,
-    )
-    return "\n".join(_line(line) for line in text.replace("\xa0", " ").split("\n"))
+    page_html = HEAD.sub("", closed(_decoded(page)).replace(HEAD_MARK, ""), count=1)
+    text = text_of_page(HEADING.sub(rf"\1{HEAD_MARK}", page_html), main=False, alt_texts=False)
+    return "\n".join(_line(line) for line in text.split("\n"))
 
 
 def _decoded(page: bytes) -> str:

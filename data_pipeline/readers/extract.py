@@ -5,7 +5,10 @@ to take minutes.
 import re
 
 from data_pipeline.readers.charset import decoded
+from data_pipeline.readers.page_content import leave_main_text
+from data_pipeline.readers.page_parts import CLOSE, OPEN, finished, put_parts
 from data_pipeline.readers.page_source import closed
+from data_pipeline.readers.page_tree import page_tree
 
 MAX_DEPTH = 2_000  # resiliparse 2.0.1 is quadratic in nesting: 20,000 nested <div> take 11 s
 BLOCK_BYTES = 1 << 12
@@ -16,8 +19,6 @@ NOT_NESTING = frozenset(
 )
 # A tag's name, and whether it ends its element itself: `<path/>` and `<path d=''/>`, not `<a href=x/>`.
 TAG = re.compile(rb"""<(/?)([a-zA-Z][a-zA-Z0-9]*)(?:(?:\s[^<>]*["'\s]|\s)?(/)>)?""")
-LEADING_CELL = re.compile(r"^ *\t[ \t]*", re.MULTILINE)
-CELL = re.compile(r" *\t[ \t]*")
 
 
 def request(html: bytes, charset: str | None, content: str) -> bytes:
@@ -33,18 +34,33 @@ def extract(message: bytes) -> bytes:
     Raises:
         ValueError: The page is nested deeper than `MAX_DEPTH`.
     """
-    from resiliparse.extract.html2text import extract_plain_text  # in the child only
-
     content, charset, html = message.split(b"\n", 2)
-    page, main = closed(decoded(html, charset.decode())), content == b"main"
+    page = closed(decoded(html, charset.decode()))
     # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
     data = page.encode(errors="replace")
     if depth_bound(data) > MAX_DEPTH and depth(data) > MAX_DEPTH:
         raise ValueError("too deep")
-    text = extract_plain_text(page, main_content=main, preserve_formatting=True)
-    # table cells arrive as tabs: an empty leading cell is layout, one between two texts is a space; so is a
-    # fixed space, on a page
-    return CELL.sub(" ", LEADING_CELL.sub("", text.replace("\xa0", " "))).encode(errors="replace")
+    main = content == b"main"
+    return text_of_page(page, main=main, alt_texts=not main).encode(errors="replace")
+
+
+def text_of_page(page: str, *, main: bool, alt_texts: bool = False) -> str:
+    """The text of a page: its main text, or all; with `alt_texts` those of images as well."""
+    from resiliparse.extract.html2text import extract_plain_text  # in the child only
+    from resiliparse.parse.html import HTMLTree
+
+    tree = HTMLTree.parse(page.replace(OPEN, "").replace(CLOSE, ""))
+    if tree.body is None:
+        return ""
+    body = page_tree(tree.body)
+    if main:
+        leave_main_text(body)
+    codes = put_parts(
+        body, alt_texts=alt_texts, note_marks=not main, new_text=tree.create_text_node
+    )
+    # Its own choice of main content is not used: it loses lists near the top, and keeps most menus.
+    text = extract_plain_text(tree, main_content=False, preserve_formatting=True)
+    return finished(text, codes)
 
 
 def depth_bound(html: bytes) -> int:

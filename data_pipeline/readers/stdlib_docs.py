@@ -76,7 +76,7 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
         takes longer.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     modules: tuple[str, ...] = MODULES
     timeout_s: float = 30.0

@@ -43,7 +43,7 @@ class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
         folder: The folder, on disk or a URL.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     folder: str
 

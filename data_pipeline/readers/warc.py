@@ -34,7 +34,7 @@ class Warc(BaseModel, frozen=True, extra="forbid", strict=True):
         timeout_s: Processor time for one page's extraction, in a child that is killed when it takes longer.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     paths: tuple[str, ...]
     content: Content = "main"

@@ -1,0 +1,174 @@
+"""A page's main text is left in its tree, what surrounds it taken out."""
+
+from collections.abc import Iterator
+from itertools import takewhile
+
+from data_pipeline.readers.page_rules import (
+    LISTS,
+    is_link_block,
+    is_small_print,
+    is_surrounding,
+    opens_related,
+)
+from data_pipeline.readers.page_tree import HEADINGS, Element
+from data_pipeline.readers.page_words import AMBIGUOUS, CONTENT_NAME
+
+# Marked main content that holds less of the page's unlinked text is a wrong mark.
+LEAST_ROOT_FRAC = 0.3
+# Of nested elements that are all called content, the innermost that holds this much of the outermost's text.
+INNER_FRAC = 0.85
+# A group over what is offered besides has little text of its own, or is mostly links.
+RELATED_CHARS = 400
+RELATED_LINK_FRAC = 0.3
+
+
+def leave_main_text(body: Element) -> None:
+    """Take out of the tree what is not the page's main text."""
+    root, is_marked = content_root(body)
+    n_page = body.n_own
+    keep_alone(root)
+    waiting = [root]
+    while waiting:
+        parent = waiting.pop()
+        kept = left_of(parent, n_page=n_page, is_marked=is_marked)
+        waiting += [child for child in kept if child.children]
+
+
+def content_root(body: Element) -> tuple[Element, bool]:
+    """The element that the page marks as its main content, by tag, role or name, and whether it marks one.
+
+    Several side by side (the posts of a blog or a forum) mark none of them.
+    """
+    seen = [element for element in body.walk() if element.is_seen]
+    for is_wanted in (is_main, is_article, is_called_content):
+        wanted = [element for element in seen if is_wanted(element)]
+        root = innermost(wanted, least=LEAST_ROOT_FRAC * body.n_own)
+        if root is not None:
+            return root, True
+    return body, False
+
+
+def is_main(element: Element) -> bool:
+    """Whether HTML says so."""
+    return element.tag == "main" or element.attributes.get("role") == "main"
+
+
+def is_article(element: Element) -> bool:
+    """Whether HTML or schema.org calls it an article."""
+    return element.tag == "article" or element.attributes.get("itemprop") == "articleBody"
+
+
+def is_called_content(element: Element) -> bool:
+    """Whether class or id call it content."""
+    return (
+        element.tag in ("div", "section", "td")
+        and bool(element.names)
+        and bool(CONTENT_NAME.search(element.names))
+    )
+
+
+def innermost(wanted: list[Element], *, least: float) -> Element | None:
+    """The innermost of nested elements with (nearly) all the text; None when two stand side by side."""
+    large = [element for element in wanted if element.n_own > least]
+    if not large:
+        return None
+    # In the page's order the first of nested elements is the outermost.
+    outermost = root = large[0]
+    for element in large[1:]:
+        around = set(ancestors(element))
+        if outermost not in around:
+            return None
+        if root in around and element.n_own >= INNER_FRAC * outermost.n_own:
+            root = element
+    return root
+
+
+def ancestors(element: Element) -> Iterator[Element]:
+    """The elements around it, from the inside."""
+    above = element.parent
+    while above is not None:
+        yield above
+        above = above.parent
+
+
+def keep_alone(root: Element) -> None:
+    """Take out all that is not in `root`; the page's title, when it stands before it, moves into it."""
+    path = {root, *ancestors(root)}
+    body = [root, *ancestors(root)][-1]
+    titles = [each for each in body.walk() if each.tag == "h1" and each.n_chars]
+    inside = [title for title in titles if root in ancestors(title)]
+    outside = [title for title in titles if root not in ancestors(title)]
+    for element in path - {root}:
+        for child in element.children:
+            if child not in path:
+                child.node.remove()
+        element.children = [child for child in element.children if child in path]
+    # Of several titles one is the site's, and which cannot be told.
+    if not inside and len(outside) == 1:
+        title = outside[0]
+        root.node.prepend(title.node)
+        root.children.insert(0, title)
+        title.parent = root
+
+
+def left_of(parent: Element, *, n_page: int, is_marked: bool) -> list[Element]:
+    """The children that stay; the others are taken out, with headings that then stand over nothing."""
+    out = set(related_runs(parent, n_page=n_page))
+    kept: list[Element] = []
+    emptied: list[Element] = []
+    for child in parent.children:
+        before = kept[-1] if kept else None
+        if not child.is_seen or child in out:
+            child.node.remove()
+        elif is_surrounding(child, n_page=n_page, is_marked=is_marked) or is_small_print(child):
+            child.node.remove()
+        elif is_link_block(child, before, is_marked=is_marked):
+            child.node.remove()
+            if before is not None and before.tag in HEADINGS:
+                emptied.append(before)
+        else:
+            kept.append(child)
+    for heading in emptied:
+        after = kept[kept.index(heading) + 1 :][:1]
+        if heading.tag != "h1" and (not after or after[0].tag <= heading.tag in HEADINGS):
+            heading.node.remove()
+            kept.remove(heading)
+    parent.children = kept
+    return kept
+
+
+def related_runs(parent: Element, *, n_page: int) -> Iterator[Element]:
+    """Children that offer other pages: groups that begin with such a heading, and what follows one."""
+    children = [child for child in parent.children if child.is_seen]
+    for position, child in enumerate(children):
+        if not child.n_chars or not opens_related(child):
+            continue
+        run = [child]
+        if child.tag in HEADINGS:
+            # Up to the next heading, or to where the text goes on.
+            rest = children[position + 1 :]
+            run += takewhile(is_beside, rest)
+            # Text that goes on right under the heading is what it is over.
+            if len(run) == 1 and rest and rest[0].tag not in HEADINGS:
+                continue
+        if is_offer(run, n_page=n_page):
+            yield from run
+
+
+def is_beside(element: Element) -> bool:
+    """Whether an element may belong to an offer: it is a list or has links, or it is short."""
+    if element.tag in HEADINGS:
+        return False
+    return element.tag in LISTS or element.link_frac > RELATED_LINK_FRAC or element.n_own < 60
+
+
+def is_offer(run: list[Element], *, n_page: int) -> bool:
+    """Whether what stands under such a heading is links or little text, not a section of the page."""
+    n_chars = sum(each.n_chars for each in run)
+    n_linked = sum(each.n_linked for each in run)
+    heading = next(each for each in run[0].walk() if each.tag in HEADINGS)
+    is_linked = n_linked > RELATED_LINK_FRAC * n_chars
+    if AMBIGUOUS.fullmatch(heading.text.rstrip(" :…!?.")):
+        return n_linked > 2 * RELATED_LINK_FRAC * (n_chars - heading.n_chars) and n_linked > 0
+    # What holds the page's main text is no offer, whatever stands over it.
+    return is_linked or n_chars - n_linked < min(RELATED_CHARS, 0.5 * n_page)

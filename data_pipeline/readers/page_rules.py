@@ -1,0 +1,152 @@
+"""Which elements of a page are no main text: menus, banners, link lists, and what else surrounds it."""
+
+from data_pipeline.readers.page_tree import HEADINGS, Element, is_inside
+from data_pipeline.readers.page_words import (
+    ABOUT,
+    COPYRIGHT,
+    LINKED,
+    NOTE,
+    OPERATING,
+    PERMALINK,
+    RELATED,
+    ROLES,
+    STATES,
+    SURROUNDING_PHRASES,
+    SURROUNDINGS,
+)
+
+# An element that holds more of the page's unlinked text than this is its main text, whatever it is called.
+MAIN_FRAC = 0.5
+# Of which a menu may be made.
+LISTS = frozenset("ul ol menu dir dl table".split())
+# By these a page's designer groups things; prose itself stands in other elements.
+GROUPS = frozenset(
+    "div section nav header footer aside form ul ol menu dl table address center fieldset details "
+    "figure article p time td".split()
+)
+ABOUT_CHARS = 120
+# A list of which so much is links is one of links; in a row of them signs stand between.
+LINK_LIST_FRAC = 0.6
+LINK_ROW_FRAC = 0.5
+LINK_ROW_CHARS = 80
+# A form is a group of controls; what holds more text than this was only wrapped in one.
+FORM_CHARS = 200
+
+
+def is_surrounding(element: Element, *, n_page: int, is_marked: bool) -> bool:
+    """Whether an element is around the main text by its tag, role or names.
+
+    Args:
+        element: A seen one.
+        n_page: Unlinked characters of the page.
+        is_marked: Whether it stands in what the page itself marks as main.
+    """
+    tag = element.tag
+    if tag in HEADINGS or element.n_own > MAIN_FRAC * n_page:
+        return False
+    if tag == "nav" or element.attributes.get("role") in ROLES:
+        return True
+    if tag == "aside":
+        role = element.attributes.get("role", "")
+        is_note = role.startswith(("doc-", "note")) or bool(NOTE.search(element.names))
+        return not (is_marked and is_note)
+    if tag == "form":
+        return element.n_own < FORM_CHARS
+    if tag == "footer":
+        # A quotation's source is a footer too.
+        return not is_inside(element, "blockquote") and not element.names.startswith("blockquote")
+    if tag == "header" and not is_marked and not is_inside(element, "article"):
+        return not any(child.tag == "h1" for child in element.walk())
+    return bool(element.names) and is_named_surrounding(element)
+
+
+def is_named_surrounding(element: Element) -> bool:
+    """The same by class and id alone."""
+    words = [name.split("-") for name in element.names.split()]
+    kinds = {word for name in words if name[0] not in STATES for word in name}
+    if not SURROUNDINGS.isdisjoint(kinds) or SURROUNDING_PHRASES.search(element.names):
+        return True
+    if element.tag not in GROUPS or holds_matter(element):
+        return False
+    if not ABOUT.isdisjoint(kinds) and element.n_own < ABOUT_CHARS:
+        return True
+    return not LINKED.isdisjoint(kinds) and element.link_frac > LINK_LIST_FRAC
+
+
+def is_link_block(element: Element, before: Element | None, *, is_marked: bool) -> bool:
+    """Whether an element is a list of links that no text leads to, or a row of them.
+
+    Args:
+        element: A seen one.
+        before: The element before it, of the same parent.
+        is_marked: Whether it stands in what the page itself marks as main.
+    """
+    if element.link_frac <= LINK_ROW_FRAC:
+        return False
+    if element.tag in LISTS:
+        if element.link_frac <= LINK_LIST_FRAC:
+            return False
+        links = [each for each in element.walk() if each.tag == "a" and each.n_linked]
+        here = sum(link.attributes.get("href", "").startswith("#") for link in links)
+        # Links to places of the same page are its table of contents.
+        if len(links) > 2 and here == len(links):
+            return True
+        is_led_to = before is not None and (before.tag in HEADINGS or before.tag == "p")
+        return not (is_in_prose(element) or (is_marked and is_led_to))
+    if element.tag not in GROUPS:
+        return False
+    n_links = sum(each.tag == "a" and each.n_linked > 0 for each in element.walk())
+    text = element.text if element.n_chars < 60 else ""
+    if text and n_links == 1:
+        return bool(OPERATING.fullmatch(text))
+    is_row = not any(child.tag in LISTS or child.tag in HEADINGS for child in element.walk())
+    # Outside of marked content a box of links is one whatever its inner structure.
+    return n_links > 1 and element.n_own < LINK_ROW_CHARS and (is_row or not is_marked)
+
+
+def is_small_print(element: Element) -> bool:
+    """Whether an element is a line of copyright, or the mark at a heading that links to it."""
+    if element.tag == "a" and element.n_chars < 10:
+        href = element.attributes.get("href", "#")
+        return bool(PERMALINK.fullmatch(element.text)) and "#" in href and is_mark(element)
+    if element.tag not in GROUPS or element.n_chars > 200:
+        return False
+    return bool(COPYRIGHT.match(element.text))
+
+
+def is_mark(link: Element) -> bool:
+    """Whether a link stands at a heading, or holds no letter of its own."""
+    parent = link.parent
+    at_heading = parent is not None and (parent.tag in HEADINGS or parent.tag == "dt")
+    return at_heading or not any(letter.isalnum() for letter in link.text)
+
+
+def opens_related(element: Element) -> bool:
+    """Whether an element is a heading (or a group that begins with one) over what is offered besides."""
+    if element.tag in GROUPS or element.tag == "li":
+        for first in element.walk():
+            if first.tag in HEADINGS:
+                return is_related_heading(first)
+            if first.tag == "p" and first.n_chars:
+                return False
+        return False
+    return element.tag in HEADINGS and is_related_heading(element)
+
+
+def is_related_heading(heading: Element) -> bool:
+    """Whether a heading's words say that other pages follow, or controls."""
+    return heading.n_chars < 80 and bool(RELATED.fullmatch(heading.text.rstrip(" :…!?.")))
+
+
+def is_in_prose(element: Element) -> bool:
+    """Whether paragraphs stand beside the element, so that it is part of their text."""
+    parent = element.parent
+    if parent is None:
+        return False
+    beside = [child for child in parent.children if child.tag in ("p", "pre", "blockquote")]
+    return sum(child.n_own for child in beside) > 2 * ABOUT_CHARS
+
+
+def holds_matter(element: Element) -> bool:
+    """Whether a page's title, code or a formula is in it."""
+    return any(each.tag == "h1" or (each.kind and each.n_chars) for each in element.walk())

@@ -1,0 +1,211 @@
+"""A page's elements as the rules of main text see them: names, attributes, and how much text and link text
+each holds.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # resiliparse is imported in the child alone
+    from resiliparse.parse.html import ElementNode
+
+NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
+# What a browser does not show as text of the page, or shows as a control of it.
+UNSEEN = frozenset(
+    "script style template iframe frame object embed audio video canvas svg noscript dialog input select "
+    "option datalist textarea button label progress meter area".split()
+)
+# Their text is taken as it is, whatever elements stand in it.
+PREFORMATTED = frozenset("pre listing xmp plaintext".split())
+LEAST_CODE_LINES = 3  # fewer may be a word that the source broke
+KEEPS_SPACES = re.compile(
+    r"white-space\s*:\s*(?:pre|pre-wrap|break-spaces)\s*(?:;|$|!)", re.IGNORECASE
+)
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+JOINTS = re.compile(r"[-_:]+")
+UNSEEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+# Classes by which pages of many kinds hide text from all eyes, or show it to screen readers alone.
+UNSEEN_CLASS = re.compile(
+    r"(?:^| )(?:hidden|d-none|invisible|sr-only|screen-reader-text|(?:is-)?visually-?hidden|display-none"
+    r"|nocontent|noprint)(?: |$)"
+)
+# Around the forms, some of them hidden, in which renderers of formulas give each.
+FORMULA_CLASS = re.compile(
+    r"(?:^| )(?:katex(?:-display)?|mwe-math-element"
+    r"|math-jax(?:-(?:svg|c-?html))?(?:-(?:display|preview))?)(?: |$)"
+)
+FORMULA_TAGS = frozenset("span div nobr".split())
+
+
+@dataclass(slots=True, eq=False)
+class Element:
+    """One element of the page.
+
+    Attributes:
+        node: The parser's node, through which the page is edited.
+        tag: In lower case.
+        parent: None for the body.
+        attributes: By name.
+        names: The words of class and id in lower case, joined by hyphens: `siteHeader main_nav` →
+            `site-header main-nav`.
+        children: Elements in it, in order.
+        n_chars: Characters of its text.
+        n_linked: Those of them that are in links.
+        is_seen: Whether a reader of the page sees it.
+        kind: "code" or "formula" when it is one as a whole: then `children` is empty.
+    """
+
+    node: "ElementNode"
+    tag: str
+    parent: "Element | None"
+    attributes: Mapping[str, str] = NO_ATTRIBUTES
+    names: str = ""
+    children: list["Element"] = field(default_factory=list)
+    n_chars: int = 0
+    n_linked: int = 0
+    is_seen: bool = True
+    kind: str = ""
+
+    @property
+    def n_own(self) -> int:
+        """Characters that are in no link."""
+        return self.n_chars - self.n_linked
+
+    @property
+    def link_frac(self) -> float:
+        """The share of its text that is in links."""
+        return self.n_linked / self.n_chars if self.n_chars else 0.0
+
+    @property
+    def text(self) -> str:
+        """Its text on one line."""
+        return " ".join((self.node.text_content or "").split())
+
+    def walk(self) -> Iterator["Element"]:
+        """Itself and all elements in it, in the page's order."""
+        waiting = [self]
+        while waiting:
+            element = waiting.pop()
+            yield element
+            waiting += reversed(element.children)
+
+
+def page_tree(body: "ElementNode") -> Element:
+    """The elements of a page with their counts; what is in unseen elements counts nowhere.
+
+    Nodes are reached by first child and next sibling: the parser's lists of them take quadratic time.
+    """
+    root = current = element_of(body, "body", None)
+    node = body.first_child
+    while True:
+        while node is None:
+            if current is root:
+                return root
+            node, current = current.node.next_sibling, closed_into_parent(current)
+        tag = (node.node_name or "").lower()
+        if tag == "#text":
+            current.n_chars += len((node.node_value or "").strip())
+        elif tag[:1] not in ("#", "!"):  # no comment
+            child = element_of(node, tag, current)
+            current.children.append(child)
+            child.kind = kind_of(child)
+            child.is_seen = bool(child.kind) or is_seen(child)
+            if child.is_seen and not child.kind:
+                current, node = child, node.first_child
+                continue
+            if child.is_seen:
+                child.n_chars = len((node.text_content or "").strip())
+                current.n_chars += child.n_chars
+        node = node.next_sibling
+
+
+def element_of(node: "ElementNode", tag: str, parent: Element | None) -> Element:
+    """The element of a node, not yet counted."""
+    names = node.attrs
+    if not names:
+        return Element(node, tag, parent)
+    attributes = {name: node.getattr(name) or "" for name in names}
+    words = f"{attributes.get('class', '')} {attributes.get('id', '')}".strip()
+    if words:
+        words = " ".join(JOINTS.sub("-", CAMEL.sub("-", words)).lower().split())
+    return Element(node, tag, parent, attributes, words)
+
+
+def closed_into_parent(element: Element) -> Element:
+    """Add an element's counts to its parent's; returns the parent."""
+    if element.tag == "a" and "href" in element.attributes:
+        element.n_linked = element.n_chars
+    parent = element.parent
+    assert parent is not None
+    parent.n_chars += element.n_chars
+    parent.n_linked += element.n_linked
+    return parent
+
+
+def is_seen(element: Element) -> bool:
+    """Whether a reader of the page sees an element that is no formula."""
+    attributes, tag = element.attributes, element.tag
+    if tag in UNSEEN:
+        # Questions that unfold are buttons in headings.
+        return tag == "button" and is_in_heading(element)
+    if not attributes or tag in HEADINGS:
+        return True
+    # "until-found" is text that a browser unfolds when it is searched for.
+    if "hidden" in attributes and attributes["hidden"] != "until-found":
+        return False
+    return not (
+        attributes.get("aria-hidden") == "true"
+        or UNSEEN_CLASS.search(element.names)
+        or UNSEEN_STYLE.search(attributes.get("style", ""))
+    )
+
+
+def is_in_heading(element: Element) -> bool:
+    """Whether a heading is around the element, perhaps with wrappers between."""
+    above = element.parent
+    while above is not None and above.tag in ("span", "a", "div"):
+        above = above.parent
+    return above is not None and (above.tag in HEADINGS or above.tag in ("summary", "dt"))
+
+
+def kind_of(element: Element) -> str:
+    """Whether the element as a whole is "code" or a "formula"; "" when it is neither."""
+    tag = element.tag
+    if tag in PREFORMATTED or is_drawn_code(element):
+        return "code"
+    if tag in ("math", "mjx-container") or is_tex_script(element):
+        return "formula"
+    # A class of the page's body may say that formulas are in it; what is around one is an inline group.
+    is_formula = tag in FORMULA_TAGS and element.names and FORMULA_CLASS.search(element.names)
+    return "formula" if is_formula else ""
+
+
+def is_tex_script(element: Element) -> bool:
+    """Whether the element is a formula as MathJax 2 takes it."""
+    return element.tag == "script" and element.attributes.get("type", "").startswith("math/tex")
+
+
+def is_drawn_code(element: Element) -> bool:
+    """Whether an element is code that style sheets alone show as such: by its own style, as lines of
+    Doxygen, or because it has lines that could not be read on one.
+    """
+    if element.tag == "code":
+        text = element.node.text_content or ""
+        if text.strip().count("\n") >= LEAST_CODE_LINES - 1:
+            return True
+    if not element.attributes or element.tag not in ("code", "div", "samp", "td"):
+        return False
+    if element.names in ("fragment", "code-mirror-code"):
+        return True
+    return bool(KEEPS_SPACES.search(element.attributes.get("style", "")))
+
+
+def is_inside(element: Element, tag: str) -> bool:
+    """Whether an element of that tag is around it."""
+    above = element.parent
+    while above is not None and above.tag != tag:
+        above = above.parent
+    return above is not None
