@@ -33,6 +33,8 @@ LIBRARIES = {"pdf": "pypdfium2", "docx": "mammoth"}
 INSTALL = "pip install 'meshwright[documents]'"
 # Numbers and long tails of names are no suffixes, and would each be a reason of its own.
 SUFFIX = re.compile(r"[a-z][a-z0-9]{0,11}")
+OTHER = "other"
+MAX_SUFFIXES = 12  # counted by name: of files named README.this, notes.that, each is its own
 
 
 class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -121,12 +123,19 @@ def _nothing(others: list[File]) -> str:
 
 def _by_suffix(files: list[File]) -> dict[str, tuple[int, str]]:
     """Suffix without its dot → how many files have it, and the first of them with what would read it."""
-    found: dict[str, tuple[int, str]] = {}
+    named: dict[str, list[File]] = {}
     for file in files:
         suffix = posixpath.splitext(file.name)[1].lstrip(".").lower()
         if not SUFFIX.fullmatch(suffix):
-            suffix = "other" if suffix else "none"
-        remedy = f": {INSTALL} reads it" if _kind(file) in LIBRARIES else ""
-        n_files, example = found.get(suffix, (0, file.name + remedy))
-        found[suffix] = n_files + 1, example
-    return found
+            suffix = OTHER if suffix else "none"
+        named.setdefault(suffix, []).append(file)
+    # The most frequent ones alone; of equally frequent ones the first by name, whatever was found first.
+    suffixes = named.keys() - {OTHER}
+    ranked = sorted(suffixes, key=lambda suffix: (-len(named[suffix]), suffix))
+    for suffix in ranked[MAX_SUFFIXES:]:
+        named[OTHER] = named.get(OTHER, []) + named.pop(suffix)
+    return {suffix: (len(of), _example(of[0])) for suffix, of in sorted(named.items())}
+
+
+def _example(file: File) -> str:
+    return f"{file.name}: {INSTALL} reads it" if _kind(file) in LIBRARIES else file.name

@@ -3,8 +3,8 @@ data.sources.notes.folder=FOLDER`.
 
 FOLDER holds .txt, .md, .rst, .html, .epub, .pdf or .docx files (the last two after `pip install
 'meshwright[documents]'`), at least two, better a megabyte. A tenth of the files is held out; docs/corpora.md
-says what else may be set. Hardware: any CPU; about 4 minutes on 2 cores. Expect: the held-out loss falls as
-long as there is text that was not read often; of a small folder the model learns sentences by heart.
+says what else may be set. Hardware: any CPU; about 3 minutes on 2 cores. Expect: of 101 manuals (2.8 MB of
+text) the held-out bits per byte fall from 5.1 to 2.0; of a small folder the model learns sentences by heart.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def notes() -> dict[str, Any]:
         checkpoint=Checkpoints(every_steps=200),
         evals=(
             HeldOut(data=rows("held_out"), max_rows=64),
-            Samples(prompts=("I", "The"), chat=False, max_tokens=64),
+            Samples(prompts=("The", "It is"), chat=False, max_tokens=64),
         ),
     )
     return {"data": data, "pretrain": pretrain}

@@ -101,3 +101,15 @@ def test_a_document_above_the_limit_is_counted_and_never_judged(tmp_path, monkey
     )
     assert part.n_documents == 2 and part.report()["dropped"] == {"mine": {"document_too_large": 1}}
     assert part.report()["examples"] == {"document_too_large": ["2.txt: 120 bytes"]}
+
+
+def test_of_many_suffixes_the_frequent_ones_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("A text.\n")
+    for n in range(30):
+        (tmp_path / f"notes.about{n}").write_bytes(b"x")
+    for n in range(3):
+        (tmp_path / f"{n}.png").write_bytes(b"x")
+    (tmp_path / "log.1").write_bytes(b"x")
+    _, counts = read(Texts(folder=str(tmp_path)), tmp_path)
+    assert counts.pop("suffix_not_read_png") == 3 and counts.pop("suffix_not_read_other") == 20
+    assert len(counts) == 11 and set(counts.values()) == {1}

@@ -145,7 +145,7 @@ def test_after_an_append_the_refusal_names_what_goes_on_with_the_text_there_was(
     append(grown / "web", make(20))
     with pytest.raises(
         ValueError,
-        match=r"text was appended since, so set data.schedule.segments=\{web: 1\} to go on",
+        match=r"text was appended since, so add --set PHASE.data.schedule.segments='\{web: 1\}' to go on",
     ):
         ShardSource(rows_of(grown), layout()).set_state(source.get_state())
     schedule = Schedule(segments={"web": 1})

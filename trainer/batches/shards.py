@@ -148,8 +148,8 @@ class ShardSource:
             if grown := _grown(state["past"], past):
                 segments = ", ".join(f"{source}: {n}" for source, n in grown.items())
                 remedy = (
-                    f"text was appended since, so set data.schedule.segments={{{segments}}} to go on with "
-                    "what there was, and data.schedule.stages to read all of it from later on"
+                    f"text was appended since, so add --set PHASE.data.schedule.segments='{{{segments}}}' to "
+                    "go on with what there was, and a stage in data.schedule.stages to read all from later on"
                 )
             raise ValueError(f"{changed}; {remedy}")
         self._go_to(Position.of(state))
