@@ -3,18 +3,19 @@ what pages stay.
 """
 
 import re
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from data_pipeline.clean.characters import CLOSERS, TERMINAL, codes
+from data_pipeline.clean.code_blocks import listing_lines
 from data_pipeline.clean.languages import LANGUAGES, by_language, chars_per_word
+from data_pipeline.clean.line_cuts import cut_lines, without_code
 from data_pipeline.clean.normalise import retext
 from data_pipeline.clean.quality import is_ellipsis
 from data_pipeline.clean.rule import Limit, Signals
-from data_pipeline.clean.words import Layout, layouts, measured
+from data_pipeline.clean.words import Layout, measured
 from data_pipeline.documents.document import Document
 
 # What Wikipedia's own pages leave in their text: footnote marks and links to the editor.
@@ -28,9 +29,6 @@ NOTICES = (
     "use of cookies",
     "use cookies",
 )
-
-# Reason → which of `layout.lines` fall to it, bool.
-BadLines = Callable[[Layout, list[Document]], dict[str, np.ndarray]]
 
 
 class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -47,6 +45,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         notices: Phrases, lower case, for which a line is cut, besides those of the text's language in
         `languages.py`.
         max_notice_chars: Longer lines are prose about such things and stay; C4 has no such bound.
+        skip_code: Lines of code blocks stay as they are, `a[0]` and `}` too; C4 drops pages with code.
     """
 
     VERSION: ClassVar[int] = 1
@@ -57,20 +56,20 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
     max_word_chars: int = 1_000
     notices: tuple[str, ...] = NOTICES
     max_notice_chars: int | None = None
+    skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """How many lines were cut for each reason (of several, the first) and how many marks."""
-        edited, signals = cut_lines(documents, self.bad_lines)
-        unmarked = [
-            WIKI_MARK.subn("", document.text) if "[" in document.text else ("", 0)
-            for document in documents
-        ]
+        edited, signals = cut_lines(documents, self.bad_lines, skip_code=self.skip_code)
+        unmarked = [self.without_marks(document.text) for document in documents]
         marks = np.array([n for _, n in unmarked], np.float64)
         # Only the few documents that lost a mark are laid out again; the arrays of the others are cached
         # from the rule before.
         marked = np.flatnonzero(marks)
         again, recounted = cut_lines(
-            [retext(documents[number], unmarked[number][0]) for number in marked], self.bad_lines
+            [retext(documents[number], unmarked[number][0]) for number in marked],
+            self.bad_lines,
+            skip_code=self.skip_code,
         )
         # Their lines may be bad in another way now, so both text and counts are those of the second pass.
         for number, document in zip(marked, again, strict=True):
@@ -78,6 +77,21 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         for name, values in recounted.items():
             signals[name][marked] = values
         return edited, {"wiki_mark_spans": marks, **signals}
+
+    def without_marks(self, text: str) -> tuple[str, int]:
+        """The text without Wikipedia's marks, and how many there were."""
+        if "[" not in text or not WIKI_MARK.search(text):
+            return text, 0
+        if not self.skip_code:
+            return WIKI_MARK.subn("", text)
+        layout = Layout([text])
+        in_code = frozenset(layout.lines.number[listing_lines(layout)].tolist())
+        n_marks, lines = 0, text.split("\n")
+        for number, line in enumerate(lines):
+            if number not in in_code:
+                lines[number], n = WIKI_MARK.subn("", line)
+                n_marks += n
+        return "\n".join(lines), n_marks
 
     def bad_lines(self, layout: Layout, documents: list[Document]) -> dict[str, np.ndarray]:
         """Reason → bool [lines], which of `layout.lines` are cut for it."""
@@ -172,40 +186,40 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
 
     Attributes:
         sources: The sources it applies to.
-        max_curly_brackets: Of `{`; None for sources in which code is meant.
+        max_curly_word_ratio: Of `{` to words; None for sources in which code is meant. C4's 0 drops a book
+        for one bracket.
         min_sentences: Of a page.
+        skip_code: Measured without code blocks.
     """
 
-    VERSION: ClassVar[int] = 1
-    LATE: ClassVar[frozenset[str]] = frozenset({"max_curly_brackets", "min_sentences"})
+    VERSION: ClassVar[int] = 2
+    LATE: ClassVar[frozenset[str]] = frozenset({"max_curly_word_ratio", "min_sentences"})
     EDITS: ClassVar[bool] = False
     sources: tuple[str, ...]
-    max_curly_brackets: int | None = 0
+    max_curly_word_ratio: float | None = 0.0
     min_sentences: int = 3
+    skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
-        """`lorem_ipsum` (0 or 1), `n_curly_brackets`, `n_sentences`."""
+        """`lorem_ipsum` (0 or 1), `curly_word_ratio`, `n_sentences`."""
+        prose = without_code(documents, self.skip_code)
         lorem = [
-            b"lorem ipsum" in document.text.encode(errors="replace").lower()
-            for document in documents
+            b"lorem ipsum" in document.text.encode(errors="replace").lower() for document in prose
         ]
-        # C4 drops pages with a curly bracket as code; its threshold is zero.
-        curly = [document.text.count("{") for document in documents]
-        sentences = measured(
-            documents, lambda layout, languages: {"n_sentences": n_sentences(layout)}
-        )
+        curly = np.array([document.text.count("{") for document in prose], np.float64)
+        signals = measured(prose, page_signals)
         return documents, {
             "lorem_ipsum": np.array(lorem, np.float64),
-            "n_curly_brackets": np.array(curly, np.float64),
-            **sentences,
+            "curly_word_ratio": curly / np.maximum(1, signals["n_words"]),
+            "n_sentences": signals["n_sentences"],
         }
 
     def limits(self) -> tuple[Limit, ...]:
         """The limits in the order of C4's code, which decides the reason where several fail."""
         curly = (
             ()
-            if self.max_curly_brackets is None
-            else (Limit("curly_bracket", "n_curly_brackets", most=self.max_curly_brackets),)
+            if self.max_curly_word_ratio is None
+            else (Limit("curly_bracket", "curly_word_ratio", most=self.max_curly_word_ratio),)
         )
         return (
             Limit("lorem_ipsum", "lorem_ipsum", most=0),
@@ -227,49 +241,12 @@ def phrases_of(notices: tuple[str, ...], language: str) -> list[bytes]:
     ]
 
 
-def cut_lines(documents: list[Document], bad_lines: BadLines) -> tuple[list[Document], Signals]:
-    """The documents without the lines that `bad_lines(layout, documents)` names, and how many fell to each
-    reason first.
-    """
-    edited, chunk_counts, position = [], [], 0
-    for layout in layouts(tuple(document.text for document in documents)):
-        chunk = documents[position : position + layout.n]
-        position += layout.n
-        # A line that is bad for several reasons is counted for the first, so that the counts add up to
-        # lines cut.
-        reasons = bad_lines(layout, chunk)
-        cut = np.zeros(len(layout.lines.first), bool)
-        counted = {}
-        for reason, bad in reasons.items():
-            counted[reason] = layout.per_line_text(bad & ~cut)
-            cut |= bad
-        chunk_counts.append(counted)
-        edited += without_lines(layout, chunk, cut)
-    return edited, {
-        name: np.concatenate([signals[name] for signals in chunk_counts])
-        for name in chunk_counts[0]
+def page_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
+    """Words and sentences of each text."""
+    return {
+        "n_words": layout.n_words / chars_per_word(languages),
+        "n_sentences": n_sentences(layout),
     }
-
-
-def without_lines(layout: Layout, documents: list[Document], cut: np.ndarray) -> list[Document]:
-    """The documents of a chunk without the marked ones of its `lines`."""
-    lines = layout.lines
-    # A difference array: +1 where a cut line begins, -1 after its newline. The second is an addition,
-    # because the end of one cut line may be the beginning of the next.
-    change = np.zeros(len(layout.chars) + 1, np.int8)
-    change[lines.end[cut] + 1] = -1
-    change[lines.begin[cut]] += 1
-    stays = np.cumsum(change[:-1], dtype=np.int8) == 0
-    text = layout.chars[stays].tobytes().decode("utf-32-le", "surrogatepass")
-    # How many kept characters come before each position: turns bounds in the old text into bounds in the
-    # new one.
-    before = np.concatenate([[0], np.cumsum(stays)])
-    documents = list(documents)
-    for number in np.unique(lines.document[cut]):
-        start, stop = before[layout.text_start[number]], before[layout.text_end[number] + 1]
-        left = text[start : max(start, stop - 1)]  # without the last line's newline
-        documents[number] = retext(documents[number], left if left.strip() else "")
-    return documents
 
 
 def n_sentences(layout: Layout) -> np.ndarray:

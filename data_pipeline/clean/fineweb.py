@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from data_pipeline.clean.characters import TERMINAL
 from data_pipeline.clean.languages import chars_per_word, own, per_language
+from data_pipeline.clean.line_cuts import without_code
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, measured
 from data_pipeline.documents.document import Document
@@ -26,6 +27,7 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         max_repeated_line_char_frac: Of the lines' characters, in lines that repeat an earlier one; the
         paper's text has 0.1, its code 0.01.
         max_newline_word_ratio: Of newlines between the first word and the last, to words.
+        skip_code: Measured without code blocks.
     """
 
     VERSION: ClassVar[int] = 2
@@ -44,10 +46,11 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
     max_short_line_frac: float = 0.67
     max_repeated_line_char_frac: float = 0.01
     max_newline_word_ratio: float = 0.3
+    skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Measures one signal for each limit."""
-        return documents, measured(documents, self.signals)
+        return documents, measured(without_code(documents, self.skip_code), self.signals)
 
     def signals(self, layout: Layout, languages: tuple[str, ...]) -> Signals:
         """The signals of the texts of one chunk, [n] each."""

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from data_pipeline.clean.c4 import cut_lines
 from data_pipeline.clean.characters import DIGIT, UPPER
 from data_pipeline.clean.languages import chars_per_word
+from data_pipeline.clean.line_cuts import cut_lines
 from data_pipeline.clean.normalise import retext
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, measured

@@ -14,6 +14,7 @@ from data_pipeline.clean.languages import (
     own,
     per_language,
 )
+from data_pipeline.clean.line_cuts import without_code
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, hash_of, measured
 from data_pipeline.documents.document import Document
@@ -62,6 +63,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         ellipsis.
         min_alphabetic_word_frac: Of words, marks standing alone included, that have a letter.
         min_stop_words: Of the language's.
+        skip_code: Measured without code blocks.
     """
 
     VERSION: ClassVar[int] = 2
@@ -86,11 +88,13 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
     max_ellipsis_line_frac: float = 0.3
     min_alphabetic_word_frac: float = 0.8
     min_stop_words: int = 2
+    skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Measures one signal for each limit."""
+        prose = without_code(documents, self.skip_code)
         signals = measured(
-            documents,
+            prose,
             lambda layout, languages: {
                 **word_signals(layout, languages),
                 **line_signals(layout, languages),
@@ -98,9 +102,9 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid", strict=True):
         )
         # A text without words divides by one, and fails the limit on words anyway.
         n_words = np.maximum(1, signals["n_words"])
-        hashes = np.array([document.text.count("#") for document in documents], np.float64)
+        hashes = np.array([document.text.count("#") for document in prose], np.float64)
         ellipses = np.array(
-            [sum(map(document.text.count, ELLIPSES)) for document in documents], np.float64
+            [sum(map(document.text.count, ELLIPSES)) for document in prose], np.float64
         )
         return documents, {
             **signals,

@@ -11,6 +11,7 @@ from data_pipeline.clean.code import CodeKind, CodeQuality
 from data_pipeline.clean.dedup import ExactDedup
 from data_pipeline.clean.fineweb import FineWeb
 from data_pipeline.clean.language import Language
+from data_pipeline.clean.menus import Menus
 from data_pipeline.clean.near_dedup import NearDedup
 from data_pipeline.clean.normalise import Normalise
 from data_pipeline.clean.pii import Pii
@@ -18,6 +19,7 @@ from data_pipeline.clean.quality import GopherQuality, TooShort
 from data_pipeline.clean.repetition import GopherRepetition
 from data_pipeline.clean.rule import Rule
 from data_pipeline.clean.secrets import Secrets
+from data_pipeline.clean.site_menus import SiteMenus
 
 NOTICES = (
     "enable javascript",
@@ -48,7 +50,7 @@ def standard_recipe(
         Normalise(sources=prose, repair_mojibake=True),
         Normalise(sources=code, repair_mojibake=False),
         # Pages about programming have braces and few sentences, so only placeholder text is dropped.
-        C4Page(sources=web, max_curly_brackets=None, min_sentences=0),
+        C4Page(sources=web, max_curly_word_ratio=None, min_sentences=0),
         C4Lines(sources=web, min_line_words=0, notices=NOTICES, max_notice_chars=299),
         # Gopher (Rae et al. 2021, A1) has 50, for web pages that are articles.
         TooShort(sources=prose, min_words=30),
@@ -70,24 +72,33 @@ def standard_recipe(
 def web_recipe(
     *, sources: tuple[str, ...], languages: tuple[str, ...] = ("en",)
 ) -> tuple[Rule, ...]:
-    """FineWeb's (Penedo et al. 2024), for crawled pages: its rules and thresholds in its order, C4 without
-    the rule of end marks.
+    """FineWeb's (Penedo et al. 2024), for crawled pages: its rules in its order, C4 without the rule of end
+    marks.
 
-    Differs in that personal data is replaced, telephone numbers and accounts too, before near-duplicates are
-    looked for.
+    Differs in that menus are cut; that code blocks are neither cut nor measured, so that a page that explains
+    code is judged by its prose; and that personal data is replaced, telephone numbers and accounts too,
+    before near-duplicates are looked for.
     """
+    skip_code = {"sources": sources, "skip_code": True}
     return (
         Normalise(sources=sources, repair_mojibake=True),
+        # First, so that no page is dropped for the repeated words of its menus.
+        Menus(sources=sources),
         Language(sources=sources, languages=languages, first_chars=2_000),
-        GopherRepetition(sources=sources),
-        GopherQuality(sources=sources),
+        GopherRepetition(**skip_code),
+        GopherQuality(**skip_code),
         # datatrove's defaults, which FineWeb takes: lines of 3 words, pages of 5 sentences.
-        C4Lines(sources=sources, min_line_words=3),
-        C4Page(sources=sources, min_sentences=5),
-        FineWeb(sources=sources),
+        C4Lines(min_line_words=3, **skip_code),
+        # C4 and FineWeb drop a page for a single `{`; here ten in a thousand words, outside of code.
+        C4Page(max_curly_word_ratio=0.01, min_sentences=5, **skip_code),
+        # The paper's text has 0.1, its code 0.01, which drops a page whose title stands twice; FineWeb-2
+        # has 0.1 for every other language.
+        FineWeb(max_repeated_line_char_frac=0.1, **skip_code),
         Pii(sources=sources, kinds=("email", "ip", "phone", "iban", "card")),
         ExactDedup(sources=sources, max_removed_frac=0.9),
         NearDedup(sources=sources, max_removed_frac=0.9),
+        # After duplicates, whose lines would all count as the site's.
+        SiteMenus(sources=sources),
     )
 
 

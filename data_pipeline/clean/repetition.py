@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from data_pipeline.clean.languages import Entry, chars_per_word, own, per_language
+from data_pipeline.clean.line_cuts import without_code
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout, Runs, grouped, measured, salts
 from data_pipeline.documents.document import Document
@@ -31,6 +32,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         max_repeated_line_char_frac, max_repeated_paragraph_char_frac: Of their characters.
         max_top_gram_fracs: Of characters, in the most frequent run of 2, 3, 4 words.
         max_repeated_gram_fracs: Of characters, in repeated runs of 5 to 10 words.
+        skip_code: Measured without code blocks.
     """
 
     VERSION: ClassVar[int] = 2
@@ -59,11 +61,12 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         0.11,
         0.10,
     )
+    skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
         """Measures one signal for each limit."""
         return documents, measured(
-            documents,
+            without_code(documents, self.skip_code),
             lambda layout, languages: {
                 **stretch_signals(layout),
                 **gram_signals(layout, languages),

@@ -164,11 +164,10 @@ class Layout:
         return np.bincount(self.lines.document, weights=values, minlength=self.n).astype(np.float64)
 
 
-@functools.lru_cache(maxsize=1)
+# Two batches: the texts as they are, and what is left of them without code.
+@functools.lru_cache(maxsize=2)
 def layouts(texts: tuple[str, ...]) -> tuple[Layout, ...]:
-    """The batch in chunks of some hundred thousand characters; kept until another batch is asked for, so
-    the next rule finds it.
-    """
+    """The batch in chunks of some hundred thousand characters; kept for the rules that follow."""
     chunks: list[list[str]] = [[]]
     n_chars = 0
     for text in texts:

@@ -151,4 +151,4 @@ def test_the_standard_recipe_cuts_notices_and_marks_but_not_long_prose():
 
 def test_thresholds_are_those_of_the_reference_code():
     assert (LINES.min_line_words, LINES.max_word_chars, LINES.max_notice_chars) == (5, 1_000, None)
-    assert (PAGE.max_curly_brackets, PAGE.min_sentences) == (0, 3)
+    assert (PAGE.max_curly_word_ratio, PAGE.min_sentences) == (0, 3)

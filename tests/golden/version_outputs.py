@@ -29,6 +29,7 @@ from data_pipeline.clean.held_out import (
 from data_pipeline.clean.language import Language
 from data_pipeline.clean.line_dedup import LineDedup
 from data_pipeline.clean.line_edits import LineEdits
+from data_pipeline.clean.menus import Menus
 from data_pipeline.clean.near_dedup import NearDedup
 from data_pipeline.clean.normalise import Normalise
 from data_pipeline.clean.overlap import HeldOutIndex
@@ -39,6 +40,7 @@ from data_pipeline.clean.repetition import GopherRepetition
 from data_pipeline.clean.rule import AcrossRule, Rule
 from data_pipeline.clean.safety import Blocklist, Toxicity
 from data_pipeline.clean.secrets import Secrets
+from data_pipeline.clean.site_menus import SiteMenus
 from data_pipeline.clean.substring_dedup import SubstringDedup
 from data_pipeline.clean.url import UrlFilter
 from data_pipeline.component import FrozenMap
@@ -149,6 +151,7 @@ def rule_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
         FineWeb(sources=SOURCE),
         Language(sources=SOURCE, languages=("en", "ru"), first_chars=800),
         LineEdits(sources=SOURCE),
+        Menus(sources=SOURCE),
         Normalise(sources=SOURCE, repair_mojibake=True),
         Pii(sources=SOURCE),
         GopherQuality(sources=SOURCE),
@@ -162,6 +165,7 @@ def rule_outputs(folder: Path) -> Iterator[tuple[str, int, Any]]:
         ExactDedup(sources=SOURCE, max_removed_frac=0.9),
         NearDedup(sources=SOURCE, max_removed_frac=0.9, shingle_words=3),
         LineDedup(sources=SOURCE, part="line", max_documents=1, min_words=3, max_removed_frac=0.9),
+        SiteMenus(sources=SOURCE, max_pages=1),
         SubstringDedup(sources=SOURCE, min_bytes=60, max_removed_frac=0.99),
         Decontaminate(sources=SOURCE, tasks=(task,), action="cut", max_removed_frac=1.0),
     ]
