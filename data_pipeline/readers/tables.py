@@ -62,9 +62,20 @@ def documents_of(
 
 
 def _value(scalar: pa.Scalar) -> Any:
-    """The value as Python has it; of nanoseconds, which it has not, the microseconds."""
-    if pa.types.is_timestamp(scalar.type) and scalar.type.unit == "ns" and scalar.is_valid:
-        scalar = pa.scalar(scalar.value // 1000, pa.timestamp("us", scalar.type.tz))
+    """The value as Python has it; of nanoseconds, which it has not, the microseconds, in UTC whatever the
+    name of the zone.
+    """
+    kind = scalar.type
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_struct(kind):
+        return {kind.field(i).name: _value(scalar[i]) for i in range(kind.num_fields)}
+    if pa.types.is_timestamp(kind):
+        # Arrow counts from 1970 in UTC wherever there is a zone, whose name need not be known here.
+        zone = "UTC" if kind.tz else None
+        nanoseconds = kind.unit == "ns"
+        value = scalar.value // 1000 if nanoseconds else scalar.value
+        scalar = pa.scalar(value, pa.timestamp("us" if nanoseconds else kind.unit, zone))
     return scalar.as_py()
 
 

@@ -1,5 +1,6 @@
 """Hugging Face datasets on disk: saved ones by split, and those of the hub by split and config."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -156,3 +157,20 @@ def test_a_missing_or_empty_source_is_one_clear_error(tmp_path, make):
         match=r"sources\.mine\.\w+='.*empty' holds no \.\w+.* file; name a folder that does",
     ):
         make(str(tmp_path / "empty")).parts("mine", work=tmp_path)
+
+
+def test_times_inside_structs_odd_zones_and_decimals_cost_no_row(tmp_path):
+    moment = pa.array([1_577_934_245_000_000_001, None], pa.int64()).cast(pa.timestamp("ns"))
+    inside = pa.StructArray.from_arrays([moment, pa.array(["a", "b"])], ["time", "name"])
+    zoned = moment.cast(pa.timestamp("us"), safe=False).cast(pa.timestamp("us", "Mars/Olympus"))
+    prices = pa.array([Decimal("1.50"), None])
+    table = pa.table({"text": ["one", "two"], "meta": inside, "zoned": zoned, "price": prices})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for time in ("meta.time", "zoned"):
+        columns = Columns(path="meta.name", time=time, licence="price")
+        documents, counts = read(Parquet(paths=(str(tmp_path),), columns=columns), tmp_path)
+        assert counts == {}
+        assert [(d.path, d.time, d.licence) for d in documents] == [
+            ("a", "2020-01-02T03:04:05Z", "1.50"),
+            ("b", "", ""),
+        ]
