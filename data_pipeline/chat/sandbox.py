@@ -7,14 +7,14 @@ import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache, wraps
 from itertools import groupby
-from types import BuiltinMethodType, FunctionType
+from types import BuiltinMethodType
 from typing import Any
 
-from jinja2 import TemplateError, filters, nodes, pass_eval_context
+from jinja2 import TemplateError, filters, nodes, pass_environment
 from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from data_pipeline.chat import tracked
 from data_pipeline.chat.tracked import Tracked
@@ -23,6 +23,7 @@ MAX_CHARS = 1 << 24  # of a rendered conversation: more than any context holds
 # Filters of Jinja that make a new string of their argument's letters in ways that are not followed.
 REWRITING = ("title", "wordwrap", "striptags", "urlize", "urlencode", "escape", "e", "forceescape")
 REWRITING += ("xmlattr", "pprint")
+AS_TEXT = ("trim", "upper", "lower", "capitalize", "center", "string")
 
 
 class Generation(Extension):
@@ -87,13 +88,28 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """A function or method; those of plain strings keep the origins of their arguments."""
         # what compiled loops and blocks add for functions that are given the context
         named = {name: kwargs[name] for name in kwargs if name not in ("_loop_vars", "_block_vars")}
-        if isinstance(obj, BuiltinMethodType) and type(obj.__self__) is str:
+        is_method = isinstance(obj, BuiltinMethodType)
+        if is_method and isinstance(obj.__self__, Tracked) and obj.__name__ == "encode":
+            raise SecurityError("it makes bytes of a message, which could forge control pieces")
+        if is_method and type(obj.__self__) is str:
             if self.is_safe_callable(obj):
                 return tracked.called(obj, args, named)
-        # the sandbox's own stand-in for str.format
-        if isinstance(obj, FunctionType) and obj.__name__ in ("format", "format_map"):
-            return tracked.shadowed(lambda args, named: obj(*args, **named), args, named)
         return super().call(context, obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Jinja's stand-in for `str.format`, with origins; None for all else."""
+        if super().wrap_str_format(value) is None:
+            return None
+        form = tracked.plain(value.__self__)
+        method = form.format if value.__name__ == "format" else form.format_map
+        run = super().wrap_str_format(method)
+
+        def formatted(*args: Any, **kwargs: Any) -> str:
+            text = tracked.shadowed(lambda args, named: run(*args, **named), args, kwargs)
+            # a message that is itself the format
+            return tracked.tainted(text, value.__self__)
+
+        return formatted
 
 
 def _tainting(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,9 +121,22 @@ def _tainting(run: Callable[..., Any]) -> Callable[..., Any]:
     return tainting
 
 
-@pass_eval_context
-def _join(context: Any, value: Any, d: str = "", attribute: str | int | None = None) -> str:
-    return filters.sync_do_join(context, value, tracked.own(d), attribute)
+def _of_text(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is given its value as text: Jinja's own would write a list or mapping without origins."""
+
+    @wraps(run)
+    def of_text(value: Any, *args: Any, **kwargs: Any) -> Any:
+        return run(as_text(value), *args, **kwargs)
+
+    return of_text
+
+
+@pass_environment
+def _join(environment: Any, value: Any, d: str = "", attribute: str | int | None = None) -> str:
+    items = value
+    if attribute is not None:
+        items = map(filters.make_attrgetter(environment, attribute), value)
+    return tracked.own(as_text(d)).join(map(as_text, items))
 
 
 def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
@@ -117,14 +146,14 @@ def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     margin = width if isinstance(width, str) else " " * width
     # Jinja's own, line by line: it ends a text with a line break before it splits it.
-    head, *rest = (tracked.own(text) + "\n").splitlines()
+    head, *rest = tracked.own(text + "\n").splitlines()
     lines = [line if not line and not blank else margin + line for line in rest]
     indented = tracked.own("\n").join([head, *lines])
     return margin + indented if first else indented
 
 
 def _format(text: str, *args: Any, **kwargs: Any) -> str:
-    return tracked.shadowed(lambda form, values: form % values, text, kwargs or args)
+    return tracked.shadowed(lambda form, values: form % values, as_text(text), kwargs or args)
 
 
 def _to_json(
@@ -175,6 +204,10 @@ def compiled(source: str) -> Any:
     environment.globals["raise_exception"] = _refuse
     for name in REWRITING:
         environment.filters[name] = _tainting(environment.filters[name])
+    for name in AS_TEXT:
+        environment.filters[name] = _of_text(environment.filters[name])
+    # A text marked as safe is one like any other where nothing is escaped.
+    environment.filters["safe"] = as_text
     own_filters = {"join": _join, "replace": _replace, "indent": _indent, "format": _format}
     environment.filters.update(own_filters, tojson=_to_json)
     return environment.from_string(source)

@@ -50,7 +50,7 @@ class _Rendered(NamedTuple):
 class Template:
     """The template that stands in the tokenizer's file, as that of an imported model does."""
 
-    VERSION = 2
+    VERSION = 3
     answer_ids = ()  # what opens a call is text to `parse`, and where a file hides it, nothing shows it
 
     def __init__(self, tokenizer: Tokenizer):

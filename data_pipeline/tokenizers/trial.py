@@ -76,7 +76,8 @@ def _refusal(error: str, name: str, too_slow: str) -> ValueError:
     if error == "timeout":
         reason = too_slow
     if error == "crash":
-        reason = "ends the library that reads it"
+        # the library gives up on an expression after millions of tries, and ends
+        reason = "ends the library that reads it, as regular expressions without end do"
     if kind == "MemoryError":
         reason = "takes more memory than any tokenizer should"
     return ValueError(f"{name} {reason}; {NAME_ANOTHER}")

@@ -90,6 +90,12 @@ TEMPLATES = {
     + "<turn>{{ unk_token }}{{ pad_token }}"
     + FI,
 }
+# What a random comparison with Jinja found: texts within lists and mappings, methods of plain strings in a
+# loop, and texts marked as safe.
+TEMPLATES["within"] = chatml(
+    "({m.content: [m.content]} | trim) ~ [m.content, m.role] ~ ([m.content] | join('-'))"
+)
+TEMPLATES["safe"] = chatml("(m.content | safe) ~ ' x '.strip() ~ ' '.join([m.role, m.content])")
 U, A, S = "user", "assistant", "system"
 CONVERSATIONS = [
     [(U, "hi")],

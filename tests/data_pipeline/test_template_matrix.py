@@ -1,4 +1,4 @@
-"""Prompts of 24 templates for 14 conversations have the ids of transformers' apply_chat_template."""
+"""Prompts of 26 templates for 14 conversations have the ids of transformers' apply_chat_template."""
 
 import hashlib
 import json
