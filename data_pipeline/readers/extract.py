@@ -54,7 +54,7 @@ def text_of_page(page: str, *, main: bool, alt_texts: bool = False) -> str:
         return ""
     body = page_tree(tree.body)
     if main:
-        leave_main_text(body)
+        leave_main_text(body, title=tree.title or "")
     codes = put_parts(
         body, alt_texts=alt_texts, note_marks=not main, new_text=tree.create_text_node
     )

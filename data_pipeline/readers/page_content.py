@@ -22,11 +22,11 @@ RELATED_CHARS = 400
 RELATED_LINK_FRAC = 0.3
 
 
-def leave_main_text(body: Element) -> None:
-    """Take out of the tree what is not the page's main text."""
+def leave_main_text(body: Element, *, title: str) -> None:
+    """Take out of the tree what is not the page's main text; `title` is that of its head."""
     root, is_marked = content_root(body)
     n_page = body.n_own
-    keep_alone(root)
+    keep_alone(root, title=title)
     waiting = [root]
     while waiting:
         parent = waiting.pop()
@@ -91,24 +91,30 @@ def ancestors(element: Element) -> Iterator[Element]:
         above = above.parent
 
 
-def keep_alone(root: Element) -> None:
-    """Take out all that is not in `root`; the page's title, when it stands before it, moves into it."""
+def keep_alone(root: Element, *, title: str) -> None:
+    """Take out all that is not in `root`; the page's first heading, when it stands outside, moves into it."""
     path = {root, *ancestors(root)}
     body = [root, *ancestors(root)][-1]
-    titles = [each for each in body.walk() if each.tag == "h1" and each.n_chars]
-    inside = [title for title in titles if root in ancestors(title)]
-    outside = [title for title in titles if root not in ancestors(title)]
+    headings = [each for each in body.walk() if each.tag == "h1" and each.n_chars]
+    inside = [heading for heading in headings if root in ancestors(heading)]
+    outside = [heading for heading in headings if root not in ancestors(heading)]
     for element in path - {root}:
         for child in element.children:
             if child not in path:
                 child.node.remove()
         element.children = [child for child in element.children if child in path]
-    # Of several titles one is the site's, and which cannot be told.
-    if not inside and len(outside) == 1:
-        title = outside[0]
-        root.node.prepend(title.node)
-        root.children.insert(0, title)
-        title.parent = root
+    # Of several headings one is the site's, and which cannot be told. A title ends with the site's name.
+    if not inside and len(outside) == 1 and not is_site_name(outside[0].text, title):
+        heading = outside[0]
+        root.node.prepend(heading.node)
+        root.children.insert(0, heading)
+        heading.parent = root
+
+
+def is_site_name(text: str, title: str) -> bool:
+    """Whether a page's title ends with the text, after another: `Rye - The Bread Book`."""
+    title = " ".join(title.split())
+    return len(title) > len(text) and title.endswith(text)
 
 
 def left_of(parent: Element, *, n_page: int, is_marked: bool) -> list[Element]:

@@ -123,7 +123,7 @@ def code_text(element: Element) -> str:
             is_empty = len(pieces) == n_before and tag in ("div", "li", "p")
             end_line(pieces, always=is_empty)
         elif tag[:1] not in ("#", "!") and (node is element.node or is_code(node, tag)):
-            if tag in LINES and node is not element.node:
+            if (tag in LINES or follows_code(node, tag)) and node is not element.node:
                 end_line(pieces)
                 waiting.append((node, len(pieces)))
             child = node.last_child
@@ -135,6 +135,14 @@ def code_text(element: Element) -> str:
     if NUMBERS_ALONE.fullmatch(text) and "\n" in text.strip() and is_column(element):
         return ""
     return text.strip("\n").rstrip()
+
+
+def follows_code(node: "Node", tag: str) -> bool:
+    """Whether an element of code stands right behind another: the same in two languages, of which a switch
+    shows one.
+    """
+    before = node.previous_sibling if tag == "code" else None
+    return before is not None and before.node_name == "CODE"
 
 
 def end_line(pieces: list[str], *, always: bool = False) -> None:

@@ -28,7 +28,11 @@ ABOUT_CHARS = 120
 # A list of which so much is links is one of links; in a row of them signs stand between.
 LINK_LIST_FRAC = 0.6
 LINK_ROW_FRAC = 0.5
-LINK_ROW_CHARS = 80
+SIGNS_CHARS = 12
+SIGNS_CHARS_PER_LINK = 4
+CELL_LINES = frozenset("br div p li".split())
+# After these a list of links goes on with what they tell.
+LEADING = HEADINGS | frozenset("p ul ol dl pre blockquote".split())
 # A form is a group of controls; what holds more text than this was only wrapped in one.
 FORM_CHARS = 200
 
@@ -81,27 +85,39 @@ def is_link_block(element: Element, before: Element | None, *, is_marked: bool) 
         before: The element before it, of the same parent.
         is_marked: Whether it stands in what the page itself marks as main.
     """
-    if element.link_frac <= LINK_ROW_FRAC:
+    if element.link_frac <= LINK_ROW_FRAC or element.tag not in GROUPS:
         return False
+    links = [each for each in element.walk() if each.tag == "a" and each.n_linked]
+    # Between links of a menu stand signs; a sentence that names many has words of its own.
+    is_told = element.n_own > SIGNS_CHARS + SIGNS_CHARS_PER_LINK * len(links)
     if element.tag in LISTS:
-        if element.link_frac <= LINK_LIST_FRAC:
-            return False
-        links = [each for each in element.walk() if each.tag == "a" and each.n_linked]
-        here = sum(link.attributes.get("href", "").startswith("#") for link in links)
-        # Links to places of the same page are its table of contents.
-        if len(links) > 2 and here == len(links):
-            return True
-        is_led_to = before is not None and (before.tag in HEADINGS or before.tag == "p")
-        return not (is_in_prose(element) or (is_marked and is_led_to))
-    if element.tag not in GROUPS:
-        return False
-    n_links = sum(each.tag == "a" and each.n_linked > 0 for each in element.walk())
-    text = element.text if element.n_chars < 60 else ""
-    if text and n_links == 1:
-        return bool(OPERATING.fullmatch(text))
-    is_row = not any(child.tag in LISTS or child.tag in HEADINGS for child in element.walk())
+        return not is_told and is_link_list(element, links, before, is_marked=is_marked)
+    if len(links) == 1:
+        return element.n_chars < 60 and bool(OPERATING.fullmatch(element.text))
+    inside = {child.tag for child in element.walk()} - {element.tag}
+    if element.tag == "td":
+        # In a table of data a cell may hold links; in a layout's, lines of them.
+        return not is_marked and not is_told and not inside.isdisjoint(CELL_LINES)
     # Outside of marked content a box of links is one whatever its inner structure.
-    return n_links > 1 and element.n_own < LINK_ROW_CHARS and (is_row or not is_marked)
+    is_row = inside.isdisjoint(LISTS | HEADINGS)
+    return len(links) > 1 and not is_told and (is_row or not is_marked)
+
+
+def is_link_list(
+    element: Element, links: list[Element], before: Element | None, *, is_marked: bool
+) -> bool:
+    """The same of a list."""
+    if element.link_frac <= LINK_LIST_FRAC:
+        return False
+    # What is around a nested list was judged with it.
+    if element.parent is not None and element.parent.tag in ("li", "dd"):
+        return False
+    here = sum(link.attributes.get("href", "").startswith("#") for link in links)
+    # Links to places of the same page are its table of contents.
+    if len(links) > 2 and here == len(links):
+        return True
+    is_led_to = before is not None and before.tag in LEADING
+    return not (is_in_prose(element) or (is_marked and is_led_to))
 
 
 def is_small_print(element: Element) -> bool:

@@ -52,8 +52,9 @@ class Element:
         names: The words of class and id in lower case, joined by hyphens: `siteHeader main_nav` →
             `site-header main-nav`.
         children: Elements in it, in order.
-        n_chars: Characters of its text.
+        n_chars: Characters of its text, without spaces.
         n_linked: Those of them that are in links.
+        n_unseen: Characters of what is unseen in it.
         is_seen: Whether a reader of the page sees it.
         kind: "code" or "formula" when it is one as a whole: then `children` is empty.
     """
@@ -66,6 +67,7 @@ class Element:
     children: list["Element"] = field(default_factory=list)
     n_chars: int = 0
     n_linked: int = 0
+    n_unseen: int = 0
     is_seen: bool = True
     kind: str = ""
 
@@ -97,29 +99,34 @@ def page_tree(body: "ElementNode") -> Element:
     """The elements of a page with their counts; what is in unseen elements counts nowhere.
 
     Nodes are reached by first child and next sibling: the parser's lists of them take quadratic time.
+    Those of text are not visited: a visit costs more than to read an element's text once more a level.
     """
     root = current = element_of(body, "body", None)
-    node = body.first_child
+    node = body.first_element_child
     while True:
         while node is None:
+            current.n_chars = n_signs(current) - current.n_unseen
             if current is root:
                 return root
-            node, current = current.node.next_sibling, closed_into_parent(current)
-        tag = (node.node_name or "").lower()
-        if tag == "#text":
-            current.n_chars += len((node.node_value or "").strip())
-        elif tag[:1] not in ("#", "!"):  # no comment
-            child = element_of(node, tag, current)
-            current.children.append(child)
-            child.kind = kind_of(child)
-            child.is_seen = bool(child.kind) or is_seen(child)
-            if child.is_seen and not child.kind:
-                current, node = child, node.first_child
-                continue
-            if child.is_seen:
-                child.n_chars = len((node.text_content or "").strip())
-                current.n_chars += child.n_chars
-        node = node.next_sibling
+            node, current = current.node.next_element_sibling, closed_into_parent(current)
+        child = element_of(node, (node.local_name or "").lower(), current)
+        current.children.append(child)
+        child.kind = kind_of(child)
+        child.is_seen = bool(child.kind) or is_seen(child)
+        if child.is_seen and not child.kind:
+            current, node = child, node.first_element_child
+            continue
+        if child.is_seen:
+            child.n_chars = n_signs(child)
+        else:
+            current.n_unseen += n_signs(child)
+        node = node.next_element_sibling
+
+
+def n_signs(element: Element) -> int:
+    """Characters of all text in an element, without spaces between words and lines."""
+    text = element.node.text_content or ""
+    return len(text) - text.count(" ") - text.count("\n") - text.count("\t")
 
 
 def element_of(node: "ElementNode", tag: str, parent: Element | None) -> Element:
@@ -140,8 +147,8 @@ def closed_into_parent(element: Element) -> Element:
         element.n_linked = element.n_chars
     parent = element.parent
     assert parent is not None
-    parent.n_chars += element.n_chars
     parent.n_linked += element.n_linked
+    parent.n_unseen += element.n_unseen
     return parent
 
 
@@ -164,11 +171,13 @@ def is_seen(element: Element) -> bool:
 
 
 def is_in_heading(element: Element) -> bool:
-    """Whether a heading is around the element, perhaps with wrappers between."""
+    """Whether the element is all that a heading holds, perhaps with wrappers between."""
     above = element.parent
     while above is not None and above.tag in ("span", "a", "div"):
         above = above.parent
-    return above is not None and (above.tag in HEADINGS or above.tag in ("summary", "dt"))
+    if above is None or not (above.tag in HEADINGS or above.tag in ("summary", "dt")):
+        return False
+    return n_signs(above) <= n_signs(element) + 2  # a sign that shows whether it is unfolded
 
 
 def kind_of(element: Element) -> str:

@@ -94,7 +94,7 @@ OPERATING = re.compile(
     ),
     re.IGNORECASE,
 )
-COPYRIGHT = re.compile(r"(?:©|\(c\) ?\d|copyright\b)", re.IGNORECASE)
+COPYRIGHT = re.compile(r"(?:©|\(c\) ?\d|copyright ?(?:©|\(c\)|\d{4}|by\b))", re.IGNORECASE)
 # Signs on links at headings; the last are of the private use that fonts of icons make.
 PERMALINK = re.compile(
     r"[\s¶#§🔗∞^↑↩\ufe0e\ue000-\uf8ff]*|link|permalink|\[?edit\]?|anchor", re.IGNORECASE

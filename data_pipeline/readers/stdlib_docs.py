@@ -110,7 +110,8 @@ class StdlibDocs(BaseModel, frozen=True, extra="forbid", strict=True):
             for record in self._records(part.detail.split(), source, drops)
         ]
         write_bytes(archive, b"".join(records))
-        pages = Warc(paths=(str(archive),))
+        # A module's page is its text: no menus, and lists of links that tell what a module is made of.
+        pages = Warc(paths=(str(archive),), content="all")
         for document in read_all(pages, source, work=work, drops=drops):
             module = document.path.removeprefix(SITE).removesuffix(".html")
             yield document._replace(group=module.split(".")[0], time="")

@@ -219,6 +219,7 @@ def test_mathml_is_written_as_tex(mathml, tex):
         ("<p>So they say.<sup><a href='#n1'>[1]</a></sup></p>", "So they say."),
         ("<p>She said <q>bread</q> on <time>Monday</time>.</p>", "She said “bread” on Monday."),
         ("<h3><button aria-expanded='false'>What is rye?</button></h3><div>A grain.</div>", "What is rye?\n\nA grain."),
+        ("<h2>Rye <button>Copy link</button></h2><p>Dark.</p>", "Rye\n\nDark."),
         ("<div class='alert' role='alert'>Mind the crust.</div>", "Mind the crust."),
         ("<aside class='note'><p>Mind the crust.</p></aside>", "Mind the crust."),
         ("<blockquote><p>Bread is life.</p><footer>A baker</footer></blockquote>", "Bread is life.\n\nA baker"),
@@ -226,12 +227,25 @@ def test_mathml_is_written_as_tex(mathml, tex):
         ("<h2>You may also like</h2><ul><li><a href='/a'>Cake</a></li></ul>", ""),
         ("<h2>Contents</h2><ul><li><a href='#a'>A</a></li><li><a href='#b'>B</a></li><li><a href='#c'>C</a></li></ul>", ""),
         ("<h2>Read more</h2><p>Of what the bakers of the town wrote down in those years, one letter survives.</p>", "Read more\n\nOf what the bakers of the town wrote down in those years, one letter survives."),
+        ("<p>It is <a href='/a'>dark_and_sour</a>, <a href='/b'>pale_and_mild</a> or <a href='/c'>sweet_and_heavy</a>, as the baker likes it.</p>", "It is dark_and_sour, pale_and_mild or sweet_and_heavy, as the baker likes it."),
+        ("<ul><li>Grains: those of which bread is made<ul><li><a href='/a'>Rye</a></li><li><a href='/b'>Oats</a></li></ul></li></ul>", "• Grains: those of which bread is made\n    • Rye\n    • Oats"),
+        ("<table><tr><th>Rye</th><td><a href='/a'>dark</a>, <a href='/b'>sour</a></td></tr><tr><th>Oats, for horses</th><td>pale</td></tr></table>", "Rye dark, sour\nOats, for horses pale"),
+        ("<p>Copyright law lasts for seventy years.</p>", "Copyright law lasts for seventy years."),
         ("<p>Sources:</p><ul><li><a href='/a'>A long history of bread</a></li></ul>", "Sources:\n\n  • A long history of bread"),
         ("<p>Line one<br>line two</p>", "Line one\nline two"),
     ],
 )  # fmt: skip
 def test_parts_of_a_page_are_read_as_they_are_meant(html, text):
     assert between(html) == text
+
+
+@pytest.mark.parametrize(
+    ("title", "is_kept"), [("Rye", True), ("Rye - Grains", True), ("Oats - Rye", False)]
+)
+def test_the_heading_before_marked_content_is_kept_unless_it_is_the_sites_name(title, is_kept):
+    body = f"<header><h1>Rye</h1></header><main><h2>Of grain</h2><p>{LONG}</p></main>"
+    page = f"<html><head><title>{title}</title></head><body>{body}</body></html>"
+    assert text_of_page(page, main=True).startswith("Rye\n\nOf grain" if is_kept else "Of grain")
 
 
 def test_all_text_keeps_menus_and_whole_code():
