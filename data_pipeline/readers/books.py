@@ -1,5 +1,6 @@
 """Long prose: the topics that `help()` explains, and a user's folder of books as plain text or EPUB."""
 
+import json
 import platform
 import pydoc_data.topics
 import re
@@ -13,11 +14,17 @@ from data_pipeline.documents.document import Document, content_id
 from data_pipeline.documents.drops import Drops
 from data_pipeline.readers.book_files import SUFFIXES, Text, read_book
 from data_pipeline.readers.chapters import chapters
-from data_pipeline.readers.folder import batches, files_under, name_in
+from data_pipeline.readers.folder import batches, files_and_others, name_in
 from data_pipeline.readers.gutenberg import without_gutenberg
+from data_pipeline.readers.left_out import by_suffix, count
 from data_pipeline.readers.part import Part
 from data_pipeline.readers.scans import without_scan_noise
 
+# What is no book here may be a text of one's own.
+OTHER_READER = {
+    suffix: "a source of type Texts reads it"
+    for suffix in ("md", "markdown", "rst", "text", "html", "htm", "xhtml", "pdf", "docx")
+}
 WRAP_CHARS = 50  # no line of a hard-wrapped paragraph but its last is shorter
 
 
@@ -26,7 +33,8 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
     detected to be in.
 
     Attributes:
-        folder: A folder of .txt, .txt.gz and .epub files, one book each; none by default.
+        folder: A folder of .txt, .txt.gz and .epub files, one book each; none by default. What else lies
+            there is counted by its suffix.
         topics: Whether Python's `help()` topics are read; None = only where there is no folder.
         unit: What becomes one document; the group is the book either way.
         lines: Whether the lines of a hard-wrapped paragraph stay, or are joined (verse and tables always
@@ -63,9 +71,14 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             [Part("00000", (pydoc_data.topics.__file__,), "topics")] if self._reads_topics() else []
         )
         if self.folder is not None:
-            files = files_under(self.folder, SUFFIXES, field=f"sources.{source}.folder")
+            field = f"sources.{source}.folder"
+            files, others = files_and_others(self.folder, SUFFIXES, field=field)
+            # Counted once, so only the first part of the folder brings it along.
+            detail = json.dumps(by_suffix(others, OTHER_READER)) if others else ""
             for batch in batches(files):
-                parts.append(Part(f"{len(parts):05d}", tuple(file.path for file in batch)))
+                name = f"{len(parts):05d}"
+                parts.append(Part(name, tuple(file.path for file in batch), detail))
+                detail = ""
         return parts
 
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
@@ -84,6 +97,8 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
                     "PSF-2.0",
                 )
             return
+        if part.detail:
+            count(json.loads(part.detail), source, drops)
         for file in part.inputs:
             path = name_in(self.folder, file)
             book = read_book(file, path, work, source, drops)

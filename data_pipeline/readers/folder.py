@@ -32,8 +32,15 @@ class File(NamedTuple):
 
 
 def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[File]:
+    """The first of `files_and_others`, which says what is raised."""
+    return files_and_others(path, suffixes, field=field)[0]
+
+
+def files_and_others(
+    path: str, suffixes: tuple[str, ...], *, field: str
+) -> tuple[list[File], list[File]]:
     """`path` itself when it is a file, else the files below it that end in one of `suffixes` (in any case),
-    sorted by name.
+    sorted by name; and those that do not.
 
     Names that begin with a dot are left out. A link to a folder is followed where no other way leads there,
     so that nothing is read twice, or for ever.
@@ -54,19 +61,17 @@ def files_under(path: str, suffixes: tuple[str, ...], *, field: str) -> list[Fil
         raise FileNotFoundError(f"{field}={path!r} {what}; name an existing file or folder")
     # A single file is taken whatever its suffix: the user has named it.
     if isinstance(listed, File):
-        return [listed]
-    wanted = [
-        file
-        for file in listed
-        if file.name.lower().endswith(suffixes)
-        and not posixpath.basename(file.name).startswith(".")
-    ]
+        return [listed], []
+    wanted, others = [], []
+    # Listings come in any order; the corpus must not depend on it.
+    for file in sorted(listed, key=lambda file: (file.name, file.path)):
+        if not posixpath.basename(file.name).startswith("."):
+            (wanted if file.name.lower().endswith(suffixes) else others).append(file)
     if not wanted:
         raise ValueError(
             f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does"
         )
-    # Listings come in any order; the corpus must not depend on it.
-    return sorted(wanted, key=lambda file: (file.name, file.path))
+    return wanted, others
 
 
 def _local_files(root: str, field: str) -> Iterable[File] | File | None:

@@ -3,8 +3,6 @@
 import contextlib
 import importlib.metadata
 import json
-import posixpath
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +15,7 @@ from data_pipeline.readers import html_folder
 from data_pipeline.readers.book_files import read_book
 from data_pipeline.readers.folder import File, batches, files_under, name_in
 from data_pipeline.readers.html_folder import HtmlFolder
+from data_pipeline.readers.left_out import by_suffix, count
 from data_pipeline.readers.part import Part
 
 EVERYTHING = ("",)  # the suffix that every name ends in
@@ -31,10 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 # What a kind is read with, of the extra `documents`.
 LIBRARIES = {"pdf": "pypdfium2", "docx": "mammoth"}
 INSTALL = "pip install 'meshwright[documents]'"
-# Numbers and long tails of names are no suffixes, and would each be a reason of its own.
-SUFFIX = re.compile(r"[a-z][a-z0-9]{0,11}")
-OTHER = "other"
-MAX_SUFFIXES = 12  # counted by name: of files named README.this, notes.that, each is its own
+REMEDIES = {kind: f"{INSTALL} reads it" for kind in LIBRARIES}
 
 
 class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -68,7 +64,7 @@ class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
         if not any(of_kind.values()):
             raise ValueError(f"{field}={self.folder!r} holds {_nothing(others)}")
         parts: list[Part] = []
-        left_out = _by_suffix(others)
+        left_out = by_suffix(others, REMEDIES)
         for kind, version in versions.items():
             # With the version: another one may read other text, and the part is then read again.
             for batch in batches(of_kind[kind]):
@@ -81,8 +77,7 @@ class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
     def read(self, part: Part, source: str, *, work: Path, drops: Drops) -> Iterator[Document]:
         """One document a file; path and group = path inside the folder."""
         kind, _, left_out = json.loads(part.detail)
-        for suffix, (n_files, example) in left_out.items():
-            drops.add(source, f"suffix_not_read_{suffix}", example, n=n_files)
+        count(left_out, source, drops)
         if kind == "page":
             pages = HtmlFolder(folder=self.folder)
             yield from pages.read(part, source, work=work, drops=drops)
@@ -119,23 +114,3 @@ def _nothing(others: list[File]) -> str:
         return f"no text but {len(waiting)} files such as {waiting[0]!r}; read them after {INSTALL}"
     wanted = ", ".join((*PLAIN, ".html", ".epub", ".pdf", ".docx"))
     return f"no {wanted} file; name a folder that does"
-
-
-def _by_suffix(files: list[File]) -> dict[str, tuple[int, str]]:
-    """Suffix without its dot → how many files have it, and the first of them with what would read it."""
-    named: dict[str, list[File]] = {}
-    for file in files:
-        suffix = posixpath.splitext(file.name)[1].lstrip(".").lower()
-        if not SUFFIX.fullmatch(suffix):
-            suffix = OTHER if suffix else "none"
-        named.setdefault(suffix, []).append(file)
-    # The most frequent ones alone; of equally frequent ones the first by name, whatever was found first.
-    suffixes = named.keys() - {OTHER}
-    ranked = sorted(suffixes, key=lambda suffix: (-len(named[suffix]), suffix))
-    for suffix in ranked[MAX_SUFFIXES:]:
-        named[OTHER] = named.get(OTHER, []) + named.pop(suffix)
-    return {suffix: (len(of), _example(of[0])) for suffix, of in sorted(named.items())}
-
-
-def _example(file: File) -> str:
-    return f"{file.name}: {INSTALL} reads it" if _kind(file) in LIBRARIES else file.name

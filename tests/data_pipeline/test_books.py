@@ -377,3 +377,13 @@ def test_a_folder_of_books_has_no_topics_of_python_among_them(tmp_path):
     assert [d.path for d in read_all(reader, "books", work=tmp_path)] == ["mine.txt"]
     # Its bytes are the same under any Python.
     assert reader.fingerprint() == ""
+
+
+def test_what_is_no_book_is_counted_by_its_suffix(tmp_path):
+    for n in range(3):
+        (tmp_path / f"{n}.txt").write_text("A book.\n")
+        (tmp_path / f"{n}.md").write_text("# A note\n")
+    (tmp_path / "cover.JPG").write_bytes(b"x")
+    documents, counts = read(tmp_path)
+    assert len(documents) == 3
+    assert counts == {"suffix_not_read_md": 3, "suffix_not_read_jpg": 1}

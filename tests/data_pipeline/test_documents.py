@@ -107,4 +107,4 @@ def test_without_the_extra_they_are_counted_and_the_remedy_is_named(tmp_path, mo
     documents, drops = read_with_drops(Texts(folder=str(tmp_path)), tmp_path)
     assert [document.path for document in documents] == ["a.txt"]
     assert drops.counts["web"] == {"suffix_not_read_pdf": 1}
-    assert drops.examples["suffix_not_read_pdf"] == [f"a.pdf: {texts.INSTALL} reads it"]
+    assert drops.examples["suffix_not_read_pdf"] == [f"a.pdf: {texts.REMEDIES['pdf']}"]
