@@ -6,6 +6,7 @@ PROCESSES PORT`.
 
 import json
 import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from trainer.checkpoints.checkpointer import Checkpointer, Checkpoints
 from trainer.checkpoints.stored import arrays_of
 from trainer.fingerprints import fingerprints
 
+SMALL = 2**18  # bytes; a shard of LARGE is larger
 LARGE = {"w_DF": np.random.default_rng(1).normal(size=(1024, 512)).astype(np.float32)}
 
 
@@ -76,6 +78,14 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
         while not checkpointer.due(step):
             step += 2  # never a multiple of 2: only the save that is owed is due
             checkpointer.poll(step)
+        for i in range(n):
+            # One of them alone cannot write its files: the others learn of it at once. Orbax's own time-out
+            # is longer than the test's.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL if i == process else -1, -1))
+            checkpointer.save(state_on(mesh, 20 + i, LARGE), POSITION, RUN)
+            while len(events.of("save_failed")) < 2 + i:
+                checkpointer.poll(20 + i)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
         save(8)
         checkpointer.wait()
         found["after_retry"] = checkpointer.verify_latest()

@@ -225,7 +225,13 @@ def test_several_processes_fail_retry_and_fall_back_together(tmp_path):
         "process 0 alone looks at the files"
     )
     assert first == second and first["sums"] == first["expected"]
-    wanted = {"latest_at_first": None, "after_two": 4, "failed": [6], "after_retry": 8, "newest": 4}
+    wanted = {
+        "latest_at_first": None,
+        "after_two": 4,
+        "failed": [6],
+        "after_retry": 8,
+        "newest": 4,
+    }
     assert {name: first[name] for name in wanted} == wanted
     with jax.set_mesh(under(ONE_DEVICE)):  # what two processes saved
         checkpointer = Checkpointer(tmp_path, Checkpoints(every_steps=2), event=Events())

@@ -1,5 +1,6 @@
 """Checkpoints of a phase: a save starts between two steps, and is written and hashed in the background."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ RETRY_S, LONGEST_RETRY_S = (
     1.0,
     300.0,
 )  # first and longest pause before a retry; it doubles per failure
+AGREE_S = 1.0  # how often processes that wait for a save ask one another whether it has failed
 LAST_PAUSES_S = (
     0.0,
     1.0,
@@ -116,6 +118,7 @@ class Checkpointer:
         # A save that failed or was postponed is owed. `_retry`: whether process 0 had reached `_retry_at` at
         # the last step; each process's own clock could decide differently.
         self._owed = False
+        self._postponed = False  # it is owed since an earlier one was still being written
         self._retry_at = 0.0
         self._retry = False
 
@@ -172,12 +175,14 @@ class Checkpointer:
         # A save that is still owed would be of the abandoned steps.
         self._asked = None
         self._owed = False
+        self._postponed = False
         self._newest_durable = min(self._newest_durable, step)
         self._catalogue.remove_after(step)
 
     def due(self, step: int) -> bool:
         """Whether to save after this step: the settings ask for it, or an earlier save is owed."""
-        retries = self._owed and self._retry
+        # not while another save is written: it would be postponed again at every step
+        retries = self._owed and self._retry and self._running is None
         return step % self.settings.every_steps == 0 or self._local_is_due(step) or retries
 
     def _local_is_due(self, step: int) -> bool:
@@ -269,8 +274,10 @@ class Checkpointer:
             why = f"the save of step {self._running.step} is still being written"
             self._event("save_postponed", asked.step, why=why)
             self._owed = True
+            self._postponed = True
             self._retry_at = 0.0
             return
+        self._postponed = False
         if is_first():
             remove_leftovers(self._folders)
         # made on first use: a phase that only restores needs no threads
@@ -310,18 +317,26 @@ class Checkpointer:
         running = self._running
         if running is None and not self._owed:
             return {}
-        if running:
-            # `measured` ends after `committed`, so when it is done both are.
-            wait([running.measured], None if limit_s is None else max(limit_s, 0.0))
-        done = running is not None and running.measured.done()
-        failed = done and running.committed.exception() is not None
-        # One collective for all three answers, so that every process takes the same branch below.
-        answers = all_say(done, failed, time.monotonic() >= self._retry_at)
-        self._retry = bool(answers[0, 2])
+        ends_at = math.inf if limit_s is None else time.perf_counter() + limit_s
+        while True:
+            remaining_s = max(ends_at - time.perf_counter(), 0.0)
+            if running:
+                # `measured` ends after `committed`, so when it is done both are.
+                wait([running.measured], min(remaining_s, AGREE_S))
+            done = running is not None and running.measured.done()
+            failed = done and running.committed.exception() is not None
+            late = remaining_s <= AGREE_S
+            # One collective for all answers, so that every process takes the same branch below.
+            answers = all_say(done, failed, time.monotonic() >= self._retry_at, late)
+            self._retry = bool(answers[0, 2])
+            if running and answers[:, 1].any():
+                # If any process failed, the checkpoint is incomplete; those that wait for it need not.
+                self._writer.abandon()
+            if running is None or answers[:, 0].all() or answers[0, 3]:
+                break
         if running is None or not answers[:, 0].all():
             return {}
         self._running = None
-        # If any process failed, the checkpoint is incomplete.
         return self._failed(running) if answers[:, 1].any() else self._succeeded(running)
 
     def _succeeded(self, running: Running) -> dict[str, float]:
@@ -334,7 +349,7 @@ class Checkpointer:
         }
         if running.folder.parent == self.folder:
             self._newest_durable = running.step
-            self._owed = False
+            self._owed = self._postponed
             self._n_failed_in_a_row = 0
         if is_first():
             # in a thread: hashing reads back everything that was written, while the loop goes on

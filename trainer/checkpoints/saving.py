@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
 from data_pipeline.files import OutputError
-from trainer.cluster.coordination import first_says, is_first
+from trainer.cluster.coordination import client_of_several, first_says, is_first
 from trainer.memory import host_bytes
 
 # what TensorStore, Orbax and the system raise when a disk is full or missing
@@ -53,8 +54,11 @@ class Writer:
             )
         for name in JSON_ITEMS:
             handlers[name] = ocp.JsonCheckpointHandler()
-        # when it commits, Orbax waits so long for the other processes
-        options = ocp.options.AsyncOptions(timeout_secs=COMMIT_S)
+        self._n_begun = 0
+        self._abandoned = Event()
+        options = ocp.options.AsyncOptions(
+            timeout_secs=COMMIT_S, barrier_sync_fn=self._wait_for_all
+        )
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(**handlers), async_options=options
         )
@@ -68,6 +72,8 @@ class Writer:
         """
         began = time.perf_counter()
         bytes_before = host_bytes()
+        self._n_begun += 1
+        self._abandoned.clear()
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
         try:
@@ -81,10 +87,40 @@ class Writer:
         measured = self._pool.submit(_measure, committed, began, bytes_before)
         return Running(int(folder.name), folder, began, committed, measured)
 
+    def abandon(self) -> None:
+        """Let the running save fail here too: another process has said that it could not write its part."""
+        self._abandoned.set()
+
+    def _wait_for_all(self, *, key: str, timeout_ms: int) -> None:
+        """Wait until all processes have written; ends early if the save is abandoned.
+
+        Orbax's own wait would last `COMMIT_S` although the process that failed never comes.
+        """
+        client = client_of_several()
+        if client is None:
+            return
+        # The number makes the name new: a wait that was abandoned counts as arrived, and the same step may
+        # be saved again.
+        name = f"{key}.{self._n_begun}"
+        arrived = Future()
+        Thread(target=_arrive, args=(client, name, timeout_ms, arrived), daemon=True).start()
+        while not wait([arrived], SAMPLE_S).done:
+            if self._abandoned.is_set():
+                raise OSError("another process could not write its part")
+        arrived.result()
+
     def close(self) -> None:
         """Wait for the threads and end them."""
         self._orbax.close()
         self._pool.shutdown()
+
+
+def _arrive(client: Any, name: str, timeout_ms: int, arrived: Future) -> None:
+    # The client's wait cannot be interrupted: it has a thread of its own, which is left behind if need be.
+    try:
+        arrived.set_result(client.wait_at_barrier(name, timeout_ms))
+    except jax.errors.JaxRuntimeError as error:
+        arrived.set_exception(error)
 
 
 def _measure(committed: Future, began: float, bytes_before: int) -> tuple[float, int]:
