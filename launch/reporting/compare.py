@@ -7,7 +7,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import median_filter
 
 from data_pipeline.settings import flat
 from launch.reporting.charts import COLOURS, Curve, Frame, lines, thinned, tick_text, value_text
@@ -226,6 +225,9 @@ def _steps(phase: PhaseRecord) -> Column:
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
     """Medians of the rows around each, which a spike does not bend."""
+    # here, not above: its import takes a second, and every start of a run imports this module
+    from scipy.ndimage import median_filter
+
     rows = np.arange(len(values))
     finite = np.isfinite(values)
     # NaN would spread to the medians around it, so it is bridged by straight lines first.

@@ -126,28 +126,6 @@ def test_rows_on_1_then_4_then_2_processes_are_those_of_the_uninterrupted_run(
         )
 
 
-def test_several_cpu_processes_take_no_program_from_the_compilation_cache(
-    prepared: Path, tmp_path: Path
-) -> None:
-    """Process 0 alone would, and hang: its collectives come in another order. One process does keep its
-    programs.
-    """
-    for processes in (2, 1):
-        cache = {
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache{processes}"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        finish(
-            copied(prepared, tmp_path / f"job{processes}"),
-            "--set",
-            "pretrain.steps=4",
-            "--on",
-            f"local:{processes}",
-            **cache,
-        )
-        assert bool(list((tmp_path / f"cache{processes}").glob("jit_step-*"))) == (processes == 1)
-
-
 def test_the_rows_that_are_compared_come_of_stages_and_a_cap(prepared: Path) -> None:
     data = pretrain().data
     legs = RowSequence(
@@ -163,8 +141,6 @@ def test_a_larger_batch_goes_on_at_the_next_row(uninterrupted: Path, tmp_path: P
     rewind(job, 5 * SAVE_EVERY)
     finish(
         job,
-        "--on",
-        "local:2",
         "--set",
         "pretrain.data.batch_size=12",
         "--set",
@@ -174,15 +150,21 @@ def test_a_larger_batch_goes_on_at_the_next_row(uninterrupted: Path, tmp_path: P
     assert len(rows(job)) == 8 * SAVE_EVERY and seen(rows(job)) == expected[:n]
 
 
-def test_a_run_that_is_resumed_within_a_ramp_of_its_batch_size_goes_on_at_the_next_row(
+def test_a_run_resumed_on_more_processes_within_a_batch_ramp_goes_on_at_the_next_row(
     prepared: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    job, ramp = (
-        copied(prepared, tmp_path / "job"),
-        ("--set", "pretrain.batch_ramp=[[2, 3], [4, 6]]"),
-    )
+    job = copied(prepared, tmp_path / "job")
+    ramp = ("--set", "pretrain.batch_ramp=[[2, 3], [4, 6]]")
     for processes, steps in ((1, 5), (2, 12)):
-        finish(job, *ramp, "--set", f"pretrain.steps={steps}", "--on", f"local:{processes}")
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache{processes}"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        until = ("--set", f"pretrain.steps={steps}")
+        finish(job, *ramp, *until, "--on", f"local:{processes}", **cache)
+        # Of several CPU processes process 0 alone would read its programs from the cache, and hang: its
+        # collectives come in another order.
+        assert bool(list((tmp_path / f"cache{processes}").glob("jit_step-*"))) == (processes == 1)
     assert (
         seen(rows(job)) == seen(rows(uninterrupted))[: 3 * 2 + 6 * 4 + 3 * 8]
         and len(rows(job)) == 12

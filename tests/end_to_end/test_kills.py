@@ -32,7 +32,7 @@ from trainer.optimizers.adamw import AdamW
 from trainer.run import Run
 from trainer.schedules import WarmupCosine
 
-STEPS, SAVE_EVERY, KILLS = 200, 10, 4
+STEPS, SAVE_EVERY, KILLS = 120, 10, 2
 
 
 def pretrain() -> Run:
