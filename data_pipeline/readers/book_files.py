@@ -96,7 +96,11 @@ def _of_child(suffix: str, data: bytes, path: str, source: str, drops: Drops) ->
         reason = answer.error.removeprefix("ValueError: ")
         word = reason if reason.isidentifier() else "broken"
         return drops.add(source, f"{suffix[1:]}_{word}", f"{path}: {reason}")
-    language, text = answer.data.decode().split("\n", 1)
+    head, text = answer.data.decode().split("\n", 1)
+    # What is lost of a file that is read otherwise: pages of a PDF.
+    language, _, n_lost = head.partition(" ")
+    if n_lost.strip("0"):
+        drops.add(source, f"{suffix[1:]}_damaged_page_spans", path, n=int(n_lost))
     return Text(text, language)
 
 

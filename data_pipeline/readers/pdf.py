@@ -6,7 +6,6 @@ and is some ten times faster than readers in Python. pypdfium2 brings it as one 
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.readers.epub import MAX_TEXT_BYTES
@@ -21,8 +20,8 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\xad\ufffe\uffff]")
 
 
 def pdf_text(data: bytes) -> bytes:
-    """An empty line, where a language would stand, then the text: lines as they are on the page, a blank line
-    between pages.
+    """A space and the number of pages that could not be read; then, on lines as the pages have them, the text,
+    a blank line between pages.
 
     Raises:
         ValueError: One word why it cannot be read: broken, encrypted, too_large, without_text.
@@ -36,27 +35,32 @@ def pdf_text(data: bytes) -> bytes:
         raise ValueError("encrypted" if "password" in str(error).lower() else "broken") from error
     if len(document) > MAX_PAGES:
         raise ValueError("too_large")
-    text = _with_whole_words("\n\n".join(_pages(document)))
-    # Pictures of pages, which only a program that recognises letters could read.
-    if not text.strip():
-        raise ValueError("without_text")
-    return f"\n{text}\n".encode(errors="replace")
-
-
-def _pages(document: Any) -> Iterator[str]:
-    n_bytes = 0
-    for page in document:
-        text_page = page.get_textpage()
-        text = text_page.get_text_bounded()
-        # At once: what PDFium keeps of a page may be many times its text.
-        text_page.close()
-        page.close()
+    pages, n_bytes = [], 0
+    for number in range(len(document)):
+        try:
+            text = _text_of(document[number])
+        except pypdfium2.PdfiumError:
+            continue  # counted at the end: one damaged page costs no other
         n_bytes += len(text)
         if n_bytes > MAX_TEXT_BYTES:
             raise ValueError("too_large")
-        text = LINE_END.sub("\n", text).strip("\n")
-        if text.strip():
-            yield text
+        pages.append(text)
+    if not pages:
+        raise ValueError("broken")
+    text = _with_whole_words("\n\n".join(filter(str.strip, pages)))
+    # Pictures of pages, which only a program that recognises letters could read.
+    if not text.strip():
+        raise ValueError("without_text")
+    return f" {len(document) - len(pages)}\n{text}\n".encode(errors="replace")
+
+
+def _text_of(page: Any) -> str:
+    text_page = page.get_textpage()
+    text = text_page.get_text_bounded()
+    # At once: what PDFium keeps of a page may be many times its text.
+    text_page.close()
+    page.close()
+    return LINE_END.sub("\n", text).strip("\n")
 
 
 def _with_whole_words(text: str) -> str:

@@ -95,6 +95,14 @@ def test_hostile_files_cost_themselves_alone_and_are_counted_by_reason(tmp_path)
     }
 
 
+def test_a_damaged_page_costs_itself_alone_and_is_counted(tmp_path):
+    pages = [["The first page."], ["Lost."], ["The third page."]]
+    data = pdf(pages).replace(b"/Kids [4 0 R 6 0 R 8 0 R]", b"/Kids [4 0 R 3 0 R 8 0 R]")
+    read_texts, counts = read_files(tmp_path, {"a.pdf": data})
+    assert read_texts == {"a.pdf": "The first page.\n\nThe third page.\n"}
+    assert counts == {"pdf_damaged_page_spans": 1}
+
+
 def test_without_the_extra_they_are_counted_and_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(texts.LIBRARIES, "pdf", "no-such-package")
     (tmp_path / "a.pdf").write_bytes(pdf([["A page."]]))
