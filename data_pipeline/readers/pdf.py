@@ -20,7 +20,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\xad\ufffe\uffff]")
 
 
 def pdf_text(data: bytes) -> bytes:
-    """A space and the number of pages that could not be read; then, on lines as the pages have them, the text,
+    """A space and how many pages could not be read; then, on lines as the pages have them, the text, with
     a blank line between pages.
 
     Raises:
