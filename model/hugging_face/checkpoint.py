@@ -17,7 +17,7 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # The largest models have some 10^5 tensors, whose names and shapes take 130 bytes each. Without a limit a
 # file could fill the memory with them.
-MOST_JSON_BYTES = 1 << 26
+MOST_JSON_BYTES = 1 << 25
 
 
 class File(NamedTuple):
@@ -179,9 +179,12 @@ def _repeated_name(path: Path, n_bytes: int) -> str | None:
     repeated: list[str] = []
 
     def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(name for name, _ in pairs)
-        repeated.extend(name for name, n in counts.items() if n > 1)
-        return dict(pairs)
+        fields = dict(pairs)
+        # counted only where one is missing: a header has an object for every tensor
+        if len(fields) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            repeated.extend(name for name, n in counts.items() if n > 1)
+        return fields
 
     with path.open("rb") as file:
         file.seek(8)

@@ -33,9 +33,9 @@ TEXT, LIST = 8, 9
 # Limits far beyond every model, so that a file of many gigabytes cannot fill the memory with metadata: the
 # largest vocabularies have a quarter of a million entries, each with a score, a type and some merges.
 MOST_KEYS = 1 << 16
-MOST_TENSORS = 1 << 20
-MOST_ENTRIES = 1 << 22  # of all lists together
-MOST_BYTES = 1 << 28  # of all metadata
+MOST_TENSORS = 1 << 17
+MOST_ENTRIES = 1 << 21  # of all lists together
+MOST_BYTES = 1 << 27  # of all metadata
 MOST_DIMENSIONS = 4  # of ggml's tensors
 ALIGNMENT = 32  # of tensors, where the metadata does not say
 
