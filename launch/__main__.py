@@ -45,8 +45,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""
+        if choice := re.search(r"invalid choice: '?(.+?)'? \(choose from (.+)\)", message):
+            known = choice[2].replace("'", "").split(", ")
+            near = difflib.get_close_matches(choice[1], known, 1)
+            remedy = f"nearest: {near[0]}" if near else f"choose one of {', '.join(known)}"
+            message = f"{choice[1]}: no such choice; {remedy}"
+        # A sentence of ours ends with its remedy.
+        hint = "" if "; " in message else f"; `{self.prog} --help` lists what there is"
         # Its usage, which argparse would print first, is many lines long for most verbs.
-        self.exit(2, f"meshwright: error: {message}; `{self.prog} --help` lists what there is\n")
+        self.exit(2, f"meshwright: error: {message}{hint}\n")
 
 
 def version() -> str:

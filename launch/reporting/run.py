@@ -50,7 +50,8 @@ def _header(run: RunRecord) -> str:
     command = ["meshwright", *map(str, argv)]
     versions = []
     for name, version in run.launch.items():
-        if name not in ("time", "argv"):
+        # The folder in which the command was typed says nothing to another reader.
+        if name not in ("time", "argv", "folder"):
             versions.append(f"{name} {version}")
     return run_header(
         name=run.name,
@@ -162,7 +163,12 @@ def _efficiency(phase: PhaseRecord) -> str:
         "goodput": phase.last("goodput/frac"),
     }
     flops_per_s = throughput(phase, "flops_per_s")
-    shown = [] if flops_per_s is None else [f"{tick_text(flops_per_s)}FLOP/s"]
+    shown = []
+    if flops_per_s is not None:
+        # `28.11G`: the letter belongs to the unit.
+        text = tick_text(flops_per_s)
+        digits = text.rstrip("kMGTP")
+        shown.append(f"{digits}\N{NO-BREAK SPACE}{text.removeprefix(digits)}FLOP/s")
     for name, share in shares.items():
         if share is not None and math.isfinite(share):
             shown.append(f"{name} {share:.1%}")

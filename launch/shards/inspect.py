@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_pipeline.shards.record import Record
-from data_pipeline.shards.shards import Shards
+from data_pipeline.shards.shards import MANIFEST, Shards
 from data_pipeline.tokenizers.tokenizer import Tokenizer
-from launch.shards.folders import tokenizer_of
+from launch.shards.folders import shard_folders, tokenizer_of
 
 FIRST_CHARS = 1000  # of a document, unless --text asks for all of it
 N_SHOWN = 3  # raw files
@@ -30,6 +30,10 @@ def inspect(args: argparse.Namespace) -> None:
         raise ValueError("--text prints a text alone, and --json has it too; leave one of them out")
     if args.text and args.document is None:
         raise ValueError("--text prints a document; name one by --document N or --document ID")
+    if not (args.path / MANIFEST).is_file():
+        # Of a run or a data folder: its shards are somewhere below.
+        names = [str(folder) for folder in shard_folders(args.path)]
+        raise ValueError(f"{args.path} is no folder of shards; name one of {', '.join(names)}")
     shards = Shards(args.path)
     if not args.text and not args.json:
         print("\n".join(described(shards)))

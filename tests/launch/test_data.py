@@ -85,6 +85,11 @@ def test_a_document_that_is_not_there_is_said_so(made, capsys):
         )
 
 
+def test_a_run_has_several_folders_of_shards_to_inspect(made, capsys):
+    code, _, error = printed(capsys, "inspect", made)
+    assert code == 2 and f"name one of {made}/data/train/books, {made}/data/train/web" in error
+
+
 def test_shards_are_read_with_the_tokenizer_that_made_them(run, capsys, tmp_path):
     other = tmp_path / "other.model"
     (run / "data" / "tokenizer.model").rename(other)

@@ -67,6 +67,7 @@ def test_the_configs_are_listed(tmp_path):
         ("xyzzy", "xyzzy: no such verb; choose one of run, explain, "),
         # An abbreviation is refused too.
         ("show tiny --se a.b=1", "--se: no such option, nearest: --set; `meshwright show --help`"),
+        ("bench trian", "error: trian: no such choice; nearest: train\n"),
         ("run tiny other", "other: one argument too many"),
         ("data at runs/x --step 1 --txet", "nearest: --text; `meshwright data at --help` lists"),
         ("bench loop --round 3", "nearest: --rounds; `meshwright bench loop --help` lists"),

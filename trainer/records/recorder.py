@@ -64,6 +64,7 @@ class Recorder:
         self._costs = costs
         self._advance = advance
         self._under_way: Step | None = None
+        self._is_first = True  # of this process's steps
         # of the step that is being dispatched
         self._data_wait_s = 0.0
         self._call_s = 0.0
@@ -159,9 +160,17 @@ class Recorder:
         for name, (edges, counts) in histograms.items():
             self.metrics.histogram(step.number, name, edges, counts)
         self._extra = {}
-        rate = f"{row['throughput/tokens_per_s']:,.0f} tokens/s, {step_s:.2g} s a step"
-        self._advance(1, f"loss {row['loss/train']:.3f}, {rate}")
+        self._advance(1, f"loss {row['loss/train']:.3f}, {self._speed(row)}")
         return verdict
+
+    def _speed(self, row: dict[str, float]) -> str:
+        """What is shown of a step's time."""
+        if self._is_first:
+            # Compiling is a part of it, so that it says nothing of the steps to come.
+            self._is_first = False
+            return f"compiled and made in {row['time/step_s']:.2g} s"
+        rate = f"{row['throughput/tokens_per_s']:,.0f} tokens/s"
+        return f"{rate}, {row['time/step_s']:.2g} s a step"
 
     def _times(self, step: Step, step_s: float) -> dict[str, float]:
         tokens_per_s = self._costs.tokens_of(step.number) / step_s
