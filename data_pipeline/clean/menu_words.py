@@ -48,6 +48,8 @@ başlangıç|içindekiler|lên|đầu|mục lục|atas|beranda|πάνω|αρχή
 """
 # Of links and buttons around a page, each alone on its line.
 LABELS = """
+available languages|verfügbare sprachen|langues disponibles|idiomas disponibles|línguas disponíveis
+доступные языки|mevcut diller|가능한 언어|可用语言|言語|tilgængelige sprog
 skip to content|skip to main content|skip to navigation|jump to navigation|jump to content
 toggle navigation|toggle sidebar|toggle menu|open menu|close menu|main menu|menu|navigation
 site navigation|breadcrumb|breadcrumbs|you are here|on this page|in this article|this page

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from data_pipeline.clean import menu_words
-from data_pipeline.clean.code_blocks import listing_lines, paragraphs_of
+from data_pipeline.clean.code_blocks import code_lines, listing_lines, paragraphs_of
 from data_pipeline.clean.line_cuts import cut_lines
 from data_pipeline.clean.menu_words import entries, plain
 from data_pipeline.clean.rule import Limit, Signals
@@ -37,6 +37,7 @@ NOT_A_TRAIL = re.compile(r"[«=;{}]|[.?!。！？]$")
 LABELLED = re.compile(r"^\W*([^:：,|]{1,24})\s*[:：]\s*\S")
 ARROW = re.compile(r"^[«‹←⇐◀◄]\s*\S.{0,120}$|^.{0,120}\S\s*[»›→⇒▶►]$")
 END = re.compile(r"[.?!。！？…:;,：；，]\W*$")
+FULL_STOP = re.compile(r"[.。…:;,：；，]\W*$")
 BULLETS = "•◦▪*-–—"
 MAX_ITEM_WORDS = 6
 MAX_ITEM_CHARS = 60
@@ -51,7 +52,8 @@ MAX_TITLE_CHARS = 120
 # Lines at the top and at the bottom in which a label alone is a menu: elsewhere it may be a heading.
 N_EDGE_LINES = 12
 N_HEAD_LINES = 4  # of which DocBook's tables above and below a page are
-TITLE_ROW = re.compile(r"\S.* \d+(?:\.\d+)+\.?\s+\S")
+# "1.2. Files 1.4. Names", "Chapter 2. Files Chapter 4. Names": a number after a title.
+TITLE_ROW = re.compile(r"\S.* (?:(?:\d+|[A-Z])(?:\.\d+)+\.?|[^\W\d_]+ (?:\d+|[A-Z]|[IVX]+)\.)\s+\S")
 
 
 class Menus(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -64,7 +66,7 @@ class Menus(BaseModel, frozen=True, extra="forbid", strict=True):
         sources: The sources it applies to: web pages.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
@@ -99,12 +101,13 @@ def menu_lines(layout: Layout, documents: list[Document]) -> dict[str, np.ndarra
     # A menu of one line may have the signs of code (`[ Next ]`), a listing the words of a menu (`next`).
     paragraph = paragraphs_of(layout)
     is_alone = np.bincount(paragraph, minlength=1)[paragraph] == 1
-    may_go = ~listing_lines(layout) | is_alone
+    may_go = ~code_lines(layout) | is_alone
     return {
         "language_menu_lines": languages & may_go,
         "page_turn_lines": turns & may_go,
         "trail_lines": trails & may_go,
-        "link_list_lines": links & may_go,
+        # Labels in a row are as good as a listing of commands.
+        "link_list_lines": links & (~listing_lines(layout) | is_alone),
     }
 
 
@@ -171,8 +174,13 @@ def names_languages(text: str) -> bool:
     # The shortest three names, with spaces between, and the longest list.
     if not 8 <= len(text) <= 3 * MAX_TURN_CHARS or END.search(text):
         return False
-    words = [plain(word) for word in re.split(r"[\s,|/·•]+", text)]
-    words = [word for word in words if word]
+    label, _, named = text.partition(":")
+    is_labelled = bool(named) and plain(label) in LABELS
+    pieces = re.split(r"[\s,|/·•]+", named if is_labelled else text)
+    words = [word for word in map(plain, pieces) if word]
+    # "Available languages: en | fr".
+    if is_labelled:
+        return all(word in LANGUAGE_NAMES or word in LANGUAGE_CODES for word in words)
     # Codes are words of many languages, but not in capitals.
     names = LANGUAGE_NAMES | LANGUAGE_CODES if text.isupper() else LANGUAGE_NAMES
     n_names = sum(word in names for word in words)
@@ -192,7 +200,14 @@ def turn_lines(texts: list[str]) -> list[bool]:
             if follows and is_title(texts[line + 1]) and not is_turn[line + 1]:
                 is_turn[line + 1] = near_end(line, len(texts))
     for line in {*range(min(N_HEAD_LINES, len(texts))), *range(len(texts))[-N_HEAD_LINES:]}:
-        is_turn[line] |= is_half_row(texts[line]) or (line > 0 and is_title_row(texts[line]))
+        is_turn[line] |= is_half_row(texts[line])
+    if len(texts) > 2:
+        is_turn[-1] |= is_title_row(texts[-1])
+    # Three lines: the page before, the book's title, the page after.
+    for line in range(len(texts) - 2):
+        if is_turn[line] and is_turn[line + 2] and is_title(texts[line + 1]):
+            is_between = plain(texts[line]) in BACK and plain(texts[line + 2]) in ON
+            is_turn[line + 1] |= is_between
     return mark_repeated_title(texts, is_turn)
 
 
@@ -206,13 +221,16 @@ def is_half_row(text: str) -> bool:
 
 def is_title_row(text: str) -> bool:
     """Whether a line holds the titles of two sections: "1.2. Files 1.4. Names"."""
-    return len(text) <= MAX_TURN_CHARS and bool(TITLE_ROW.match(text)) and not END.search(text)
+    # A title may ask something, and says nothing in a full stop.
+    if len(text) > MAX_TURN_CHARS or FULL_STOP.search(text) or text.startswith(tuple(BULLETS)):
+        return False
+    return TITLE_ROW.match(text) is not None
 
 
 def mark_repeated_title(texts: list[str], is_turn: list[bool]) -> list[bool]:
     """Marks a title above the same title, as a table of navigation has it, with what is between."""
     for line in range(1, min(N_HEAD_LINES, len(texts))):
-        if texts[line] == texts[0] and is_title(texts[line]):
+        if texts[line] == texts[0] and len(texts[0]) <= MAX_TITLE_CHARS:
             return [True] * line + is_turn[line:]
     return is_turn
 
@@ -228,6 +246,10 @@ def turns_pages(text: str) -> bool:
         return False
     if plain(text) in BACK_OR_ON or is_row(text):
         return True
+    words = text.split()
+    # DocBook's row: "Prev Part II. Files Next".
+    if len(words) > 1 and plain(words[0]) in BACK and plain(words[-1]) in ON:
+        return True
     # "Next: Files" is a link; "Next: we boil the water." is a sentence.
     if END.search(text):
         return False
@@ -237,9 +259,7 @@ def turns_pages(text: str) -> bool:
     # Between « and » stands a quotation.
     if ARROW.match(text) and not ("«" in text and "»" in text):
         return len(text.split()) <= 3 * MAX_ITEM_WORDS
-    words = text.split()
-    # DocBook's row: "Prev Part II. Files Next".
-    return len(words) > 1 and plain(words[0]) in BACK and plain(words[-1]) in ON
+    return False
 
 
 def is_row(text: str) -> bool:
@@ -281,10 +301,7 @@ def link_lines(texts: list[str], numbers: np.ndarray) -> list[bool]:
         n_labels = sum(is_label[each] for each in block)
         short = all(is_short(texts[each]) for each in block)
         is_list = len(block) >= MIN_MENU_LINES and n_labels >= MIN_LABEL_FRAC * len(block)
-        # Three lines or two: the page before, perhaps the book's title, the page after.
-        labels = {plain(texts[each]) for each in block}
-        is_turn = 1 < len(block) < MIN_MENU_LINES and labels & BACK and labels & ON
-        if (short and is_list) or is_turn:
+        if short and is_list:
             is_link[begin:line] = [True] * len(block)
         begin = line
     return is_link

@@ -85,12 +85,14 @@ def web_recipe(
         # First, so that no page is dropped for the repeated words of its menus.
         Menus(sources=sources),
         Language(sources=sources, languages=languages, first_chars=2_000),
-        GopherRepetition(**skip_code),
+        # As datatrove counts: with first occurrences a long good manual has the limit's share.
+        GopherRepetition(count_first=False, **skip_code),
         GopherQuality(**skip_code),
-        # datatrove's defaults, which FineWeb takes: lines of 3 words, pages of 5 sentences.
+        # Lines of 3 words as in datatrove and FineWeb; pages of 3 sentences as in C4, for 5 drop whole
+        # paragraphs of long ones.
         C4Lines(min_line_words=3, **skip_code),
         # C4 and FineWeb drop a page for a single `{`; here ten in a thousand words, outside of code.
-        C4Page(max_curly_word_ratio=0.01, min_sentences=5, **skip_code),
+        C4Page(max_curly_word_ratio=0.01, min_sentences=3, **skip_code),
         # The paper's text has 0.1, its code 0.01, which drops a page whose title stands twice; FineWeb-2
         # has 0.1 for every other language.
         FineWeb(max_repeated_line_char_frac=0.1, **skip_code),

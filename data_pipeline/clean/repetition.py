@@ -32,6 +32,8 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         max_repeated_line_char_frac, max_repeated_paragraph_char_frac: Of their characters.
         max_top_gram_fracs: Of characters, in the most frequent run of 2, 3, 4 words.
         max_repeated_gram_fracs: Of characters, in repeated runs of 5 to 10 words.
+        count_first: Whether of a repeated run of 5 to 10 words the first occurrence counts too; datatrove, by
+        which FineWeb's pages were chosen, counts the others alone.
         skip_code: Measured without code blocks.
     """
 
@@ -61,6 +63,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         0.11,
         0.10,
     )
+    count_first: bool = True
     skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
@@ -69,7 +72,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
             without_code(documents, self.skip_code),
             lambda layout, languages: {
                 **stretch_signals(layout),
-                **gram_signals(layout, languages),
+                **gram_signals(layout, languages, count_first=self.count_first),
             },
         )
 
@@ -153,7 +156,9 @@ def stretch_signals(layout: Layout) -> Signals:
     }
 
 
-def gram_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
+def gram_signals(
+    layout: Layout, languages: tuple[str, ...], *, count_first: bool = True
+) -> Signals:
     """Shares of characters in repeated n-grams; n counts words of the language, several characters each
     without spaces.
     """
@@ -161,7 +166,7 @@ def gram_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:
     scales = chars_per_word(languages)
     # Languages of one scale together; mostly there is one, and this is a single pass.
     for scale in np.unique(scales) if len(scales) else [1]:
-        shares = Grams(layout, scales == scale).signals(int(scale))
+        shares = Grams(layout, scales == scale).signals(int(scale), count_first=count_first)
         for name, values in shares.items():
             signals[name] = np.where(scales == scale, values, signals.get(name, 0.0))
     return signals
@@ -180,8 +185,10 @@ class Grams:
         self.n_chars = np.maximum(1, np.bincount(self.document, np.diff(self.chars), self.n))
         self.salt = salts(self.n)[self.document]
 
-    def signals(self, scale: int) -> Signals:
-        """The shares, [n] each; n-grams have `scale` times as many words."""
+    def signals(self, scale: int, *, count_first: bool) -> Signals:
+        """The shares, [n] each; n-grams have `scale` times as many words, and count from their first
+        occurrence on or from the second.
+        """
         signals: Signals = {}
         # An n-gram can repeat only if its shorter ones do, so each length looks at few places (as in
         # Apriori).
@@ -199,11 +206,13 @@ class Grams:
                 signals[f"top_{n}_gram_frac"] = (
                     self.top(at[order[repeats]], same[repeats], size) / self.n_chars
                 )
+            again = np.sort(at[order[same]])
             at, before = np.sort(at[order[repeats]]), size
             if n in REPEATED:
-                signals[f"repeated_{n}_gram_frac"] = (
-                    np.bincount(self.document[at], self.new_chars(at, size), self.n) / self.n_chars
-                )
+                counted = at if count_first else again
+                marked = self.new_chars(counted, size)
+                n_marked = np.bincount(self.document[counted], marked, self.n)
+                signals[f"repeated_{n}_gram_frac"] = n_marked / self.n_chars
         return signals
 
     def extended(self, at: np.ndarray, before: int, size: int) -> np.ndarray:

@@ -17,6 +17,7 @@ MENUS = {
     "bar of dots": "Home · Archive · Contact",
     "brackets": "[ Previous ] [ Next ] [ Contents ]",
     "languages on one line": "English Deutsch Français Español 日本語",
+    "languages behind a label": "Available Languages: en | fr | pt-br",
     "languages on lines": "English\nDeutsch\nFrançais\nPortuguês (BR)\nРусский\n简体中文",
     "texinfo": "Next: Invoking make, Previous: Overview of make, Up: GNU make [Contents][Index]",
     "docbook": "Prev Part II. First Steps Next",
@@ -69,6 +70,21 @@ def test_the_titles_behind_previous_and_next_go_with_them():
     assert verdict(RULE, page + menu)[0].split() == page.split()
     docbook = "Prev Up Next\n1.2. Files Home 1.4. Names\n"
     assert verdict(RULE, page + docbook)[0].split() == page.split()
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        ("1.3. Data types\nChapter 1. Programs Next\n", "1.2. Files Home 1.4. Names\n"),
+        ("1.3. Data types\n上一页 第 1 章 程序 下一页\n", "1.2. 文件 起始页 1.4. 名字\n"),
+        ("1.3. Data types\nПред. Глава 1. Языки След.\n", "1.2. Что? Начало 1.4. Имена!\n"),
+        ("", "Capitolo 2. I file Capitolo 4. I nomi\n"),
+        ("• Anterior\n• O Manual do(a) programador(a)\n• Próxima\n\n", ""),
+    ],
+)
+def test_tables_of_navigation_go_and_the_title_stays_once(above, below):
+    page = f"1.3. Data types\n\n{ENGLISH}"
+    assert verdict(RULE, f"{above}{page}\n{below}")[0].split() == page.split()
 
 
 def test_what_is_cut_is_counted_by_form():

@@ -16,6 +16,11 @@ RECIPES = {
     "book": book_recipe(sources=("books",)),
 }
 CODE = 'def f(x):\r\n\t"""Double it."""\r\n\tif x:   \r\n\t\treturn 2 * x\r\n\treturn f(1) + 0  # the least it can be\r\n'
+# Two sentences of fifty words and more.
+TWO = (
+    ENGLISH.replace("\n", " ").replace(". ", ", and ", 1).replace(". ", ", and ", 1).strip()
+    + " And so on it goes.\n"
+)
 ARTICLE = (
     ENGLISH
     + "Its functions find the place of an item. They insert items too! Which of them is right depends on equal items.\n"
@@ -66,7 +71,7 @@ def test_code_is_still_code_after_its_recipes():
         ("standard", "elsewhere", "x", None),
         ("web", "web", ARTICLE, None),
         ("web", "web", REAL["ru"], None),
-        ("web", "web", ENGLISH, "few_sentences"),
+        ("web", "web", TWO, "few_sentences"),
         ("web", "web", REAL["zh"], "language"),
         ("book", "books", ARTICLE, None),
         ("book", "books", "\n\n".join([ENGLISH] * 3), "gopher_repeated_paragraph"),

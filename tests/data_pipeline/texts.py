@@ -133,7 +133,7 @@ def verdict(rule, text: str, language: str = "en") -> tuple[str, str | None]:
     languages = np.array([documents[0].language], object)
     for limit in rule.limits():
         value = np.array([signals[limit.signal][0]], float)
-        if breaks(value, limit.least, limit, languages).all():
+        if breaks(value, float(limit.least), limit, languages).all():
             return documents[0].text, limit.reason
     return documents[0].text, None
 
