@@ -18,7 +18,7 @@ from model.execution import Precision
 from model.hugging_face.checkpoint import open_folder
 from model.hugging_face.config import LAYER_KINDS
 from model.hugging_face.load import load
-from model.hugging_face.save import save
+from model.hugging_face.save import KEPT_FLOAT32, save
 from tests.examples import ONE_DEVICE, quick_jit, under
 
 ROOT = Path(__file__).parent.parent / "data" / "hugging_face"
@@ -120,9 +120,18 @@ def test_our_parameters_become_the_tensors_that_they_came_from_bit_by_bit(folder
             max_shard_bytes=1 << 30,
             files={},
         )
-    assert tensors_in(tmp_path / "out" / "model.safetensors") == tensors_in(
-        ROOT / folder / "model.safetensors"
-    )
+    found = tensors_in(tmp_path / "out" / "model.safetensors")
+    wanted = tensors_in(ROOT / folder / "model.safetensors")
+    assert found == {name: widened(name, *tensor) for name, tensor in wanted.items()}
+
+
+def widened(name: str, entry: dict[str, Any], data: bytes) -> tuple[Any, bytes]:
+    """A router bias in float32, as transformers reads it whatever its file has; other tensors as they are."""
+    if not name.endswith(KEPT_FLOAT32) or entry["dtype"] != "BF16":
+        return entry, data
+    # the two bytes of a bfloat16 are the upper ones of the same number in float32
+    halves = [data[i : i + 2] for i in range(0, len(data), 2)]
+    return {**entry, "dtype": "F32"}, b"".join(b"\0\0" + half for half in halves)
 
 
 def agree(ours: Any, theirs: Any) -> bool:
@@ -165,7 +174,7 @@ def test_a_config_in_the_fields_of_transformers_4_alone_says_the_same(folder):
         ("llama_tied", {"hidden_act": "gelu"}),
         ("llama_tied", {"attention_bias": True}),
         ("llama_tied", {"mlp_bias": True}),
-        ("llama_tied", {"hidden_size": None}),
+        ("llama_tied", {"hidden_size": "32"}),
         ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}),
         ("qwen2", {"use_sliding_window": True}),
         ("qwen3", {"attention_bias": True}),
