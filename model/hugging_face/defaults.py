@@ -151,8 +151,8 @@ ALIASES = {
     },
 }
 # Fields that every class obeys, with the only value that we compute: others let positions see later ones,
-# give single layers sizes of their own, or say that numbers have to be scaled before they are used.
-COMMON = {"is_causal": True, "per_layer_config": {}, "quantization_config": {}}
+# or give single layers sizes of their own.
+COMMON = {"is_causal": True, "per_layer_config": {}}
 # Null has a meaning of its own in these: no window, no soft cap, no latent, or derived from other sizes.
 # In the others a null is what is left out.
 NULLABLE = (
@@ -194,6 +194,11 @@ def completed(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
             have different values, or a field of `COMMON` is not what we compute.
     """
     require(config, **{name: (value,) for name, value in COMMON.items()})
+    if config.get("quantization_config"):
+        raise ValueError(
+            f"config.json has quantization_config={config['quantization_config']!r:.200}: it is quantized; "
+            "take the one in bfloat16, or delete the field if its tensors are"
+        )
     defaults = DEFAULTS[kind]
     given = {}
     for name, value in _under_one_name(config, ALIASES.get(kind, {})).items():
