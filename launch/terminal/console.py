@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+LEAST_TEXT = 12  # columns that texts of a table keep on a narrow terminal
 LINE_EVERY_S = 20.0  # in a log: few lines, yet often enough to see that the work goes on
 
 
@@ -146,16 +147,23 @@ class Console:
         table = Table(
             title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
         )
+        can_fold = 0  # columns of the terminal that folding of texts saves
         for i, column in enumerate(columns):
-            table.add_column(
-                column,
-                justify="left" if i < text_columns else "right",
-                # "fold" wraps a long text; the default would cut it with an ellipsis.
-                overflow="fold",
-            )
+            is_text = i < text_columns
+            longest = max(len(each[i]) for each in (columns, *rows))
+            can_fold += max(longest - LEAST_TEXT, 0) if is_text else 0
+            # "fold" wraps a long text; the default would cut it with an ellipsis. A number on two
+            # lines would be read as two.
+            justify = "left" if is_text else "right"
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=not is_text)
         for row in rows:
             table.add_row(*row)
-        self._rich.print(table)
+        unbounded = self._rich.options.update(width=10_000)
+        needed = self._rich.measure(table, options=unbounded).maximum - can_fold
+        # Wider than the terminal rather than cut.
+        if needed > self._rich.width:
+            table.width = needed
+        self._rich.print(table, crop=False)
 
 
 def even(*values: float | None) -> list[str]:

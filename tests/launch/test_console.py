@@ -131,6 +131,18 @@ def test_on_a_terminal_bars_show_what_is_left():
         assert text in shown
 
 
+def test_a_number_stays_on_its_line_on_a_narrow_terminal(capsys):
+    console = Console()
+    console._rich.width = 40
+    rows = [("data/held_out/books", "1,234,567", "2,930,853", "12,345,678")]
+    console.table("Amounts", ("shards", "documents", "tokens", "bytes"), rows)
+    lines = capsys.readouterr().out.splitlines()
+    (numbers,) = [line for line in lines if "1,234,567" in line]
+    assert numbers.split()[1:] == ["1,234,567", "2,930,853", "12,345,678"]
+    # The text is folded, since numbers are not.
+    assert numbers.split()[0] == "data/held_ou" and any("t/books" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (-1, "0 s")],
