@@ -85,8 +85,8 @@ def web_recipe(
         # First, so that no page is dropped for the repeated words of its menus.
         Menus(sources=sources),
         Language(sources=sources, languages=languages, first_chars=2_000),
-        # As datatrove counts: with first occurrences a long good manual has the limit's share.
-        GopherRepetition(count_first=False, **skip_code),
+        # With first occurrences counted, a long manual in good prose has more than the limit's share.
+        GopherRepetition(as_in_datatrove=True, **skip_code),
         GopherQuality(**skip_code),
         # Lines of 3 words as in datatrove and FineWeb; pages of 3 sentences as in C4, for 5 drop whole
         # paragraphs of long ones.

@@ -32,8 +32,8 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         max_repeated_line_char_frac, max_repeated_paragraph_char_frac: Of their characters.
         max_top_gram_fracs: Of characters, in the most frequent run of 2, 3, 4 words.
         max_repeated_gram_fracs: Of characters, in repeated runs of 5 to 10 words.
-        count_first: Whether of a repeated run of 5 to 10 words the first occurrence counts too; datatrove, by
-        which FineWeb's pages were chosen, counts the others alone.
+        as_in_datatrove: Repeated runs of 5 to 10 words are counted as FineWeb's limits were set: from their
+        second occurrence on, among all characters, white space too.
         skip_code: Measured without code blocks.
     """
 
@@ -63,7 +63,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
         0.11,
         0.10,
     )
-    count_first: bool = True
+    as_in_datatrove: bool = False
     skip_code: bool = False
 
     def annotate(self, documents: list[Document]) -> tuple[list[Document], Signals]:
@@ -72,7 +72,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid", strict=True):
             without_code(documents, self.skip_code),
             lambda layout, languages: {
                 **stretch_signals(layout),
-                **gram_signals(layout, languages, count_first=self.count_first),
+                **gram_signals(layout, languages, as_in_datatrove=self.as_in_datatrove),
             },
         )
 
@@ -157,7 +157,7 @@ def stretch_signals(layout: Layout) -> Signals:
 
 
 def gram_signals(
-    layout: Layout, languages: tuple[str, ...], *, count_first: bool = True
+    layout: Layout, languages: tuple[str, ...], *, as_in_datatrove: bool = False
 ) -> Signals:
     """Shares of characters in repeated n-grams; n counts words of the language, several characters each
     without spaces.
@@ -166,7 +166,7 @@ def gram_signals(
     scales = chars_per_word(languages)
     # Languages of one scale together; mostly there is one, and this is a single pass.
     for scale in np.unique(scales) if len(scales) else [1]:
-        shares = Grams(layout, scales == scale).signals(int(scale), count_first=count_first)
+        shares = Grams(layout, scales == scale).signals(int(scale), as_in_datatrove=as_in_datatrove)
         for name, values in shares.items():
             signals[name] = np.where(scales == scale, values, signals.get(name, 0.0))
     return signals
@@ -183,12 +183,11 @@ class Grams:
         # characters before each word
         self.chars = np.concatenate([[0], np.cumsum((layout.end - layout.start)[counted])])
         self.n_chars = np.maximum(1, np.bincount(self.document, np.diff(self.chars), self.n))
+        self.n_all_chars = np.maximum(1, layout.text_end - layout.text_start)
         self.salt = salts(self.n)[self.document]
 
-    def signals(self, scale: int, *, count_first: bool) -> Signals:
-        """The shares, [n] each; n-grams have `scale` times as many words, and count from their first
-        occurrence on or from the second.
-        """
+    def signals(self, scale: int, *, as_in_datatrove: bool) -> Signals:
+        """The shares, [n] each; n-grams have `scale` times as many words."""
         signals: Signals = {}
         # An n-gram can repeat only if its shorter ones do, so each length looks at few places (as in
         # Apriori).
@@ -209,10 +208,11 @@ class Grams:
             again = np.sort(at[order[same]])
             at, before = np.sort(at[order[repeats]]), size
             if n in REPEATED:
-                counted = at if count_first else again
+                counted = again if as_in_datatrove else at
                 marked = self.new_chars(counted, size)
                 n_marked = np.bincount(self.document[counted], marked, self.n)
-                signals[f"repeated_{n}_gram_frac"] = n_marked / self.n_chars
+                of_chars = self.n_all_chars if as_in_datatrove else self.n_chars
+                signals[f"repeated_{n}_gram_frac"] = n_marked / of_chars
         return signals
 
     def extended(self, at: np.ndarray, before: int, size: int) -> np.ndarray:

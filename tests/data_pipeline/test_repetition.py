@@ -124,13 +124,13 @@ def test_a_page_that_repeats_itself_is_dropped_for_what_it_repeats(text, reason)
     assert verdict(RULE, text)[1] == reason
 
 
-def test_the_first_occurrence_of_a_run_counts_or_not():
+def test_datatrove_counts_from_the_second_occurrence_on_among_all_characters():
     run = " ".join(f"a{n}" for n in range(9))
     text = f"{run} b1 b2 {run} c1 c2 {run}"
-    from_first = signals_of(RULE, text)["repeated_5_gram_frac"]
-    from_second = signals_of(RULE.model_copy(update={"count_first": False}), text)
-    assert from_first == pytest.approx(27 / 31)
-    assert from_second["repeated_5_gram_frac"] == pytest.approx(18 / 31)
+    ours = signals_of(RULE, text)["repeated_5_gram_frac"]
+    as_there = signals_of(RULE.model_copy(update={"as_in_datatrove": True}), text)
+    assert ours == pytest.approx(27 / 31)
+    assert as_there["repeated_5_gram_frac"] == pytest.approx(2 * 18 / len(text))
 
 
 def test_repeated_chinese_is_found_without_spaces():
@@ -145,7 +145,7 @@ def test_thresholds_are_late_and_those_of_the_paper():
     defaults = {
         name: field.default
         for name, field in GopherRepetition.model_fields.items()
-        if name not in ("sources", "count_first", "skip_code")
+        if name not in ("sources", "as_in_datatrove", "skip_code")
     }
     assert set(defaults) == GopherRepetition.LATE
     assert list(defaults.values()) == [
