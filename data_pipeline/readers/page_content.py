@@ -13,13 +13,12 @@ from data_pipeline.readers.page_rules import (
 from data_pipeline.readers.page_tree import HEADINGS, Element
 from data_pipeline.readers.page_words import AMBIGUOUS, CONTENT_NAME
 
-# Marked main content that holds less of the page's unlinked text is a wrong mark.
-LEAST_ROOT_FRAC = 0.3
 # Of nested elements that are all called content, the innermost that holds this much of the outermost's text.
 INNER_FRAC = 0.85
 # A group over what is offered besides has little text of its own, or is mostly links.
 RELATED_CHARS = 400
 RELATED_LINK_FRAC = 0.3
+LEAD_CHARS = 60
 
 
 def leave_main_text(body: Element, *, title: str) -> None:
@@ -40,9 +39,9 @@ def content_root(body: Element) -> tuple[Element, bool]:
     Several side by side (the posts of a blog or a forum) mark none of them.
     """
     seen = [element for element in body.walk() if element.is_seen]
-    for is_wanted in (is_main, is_article, is_called_content):
+    for is_wanted, least_frac in LEAST_ROOT_FRACS.items():
         wanted = [element for element in seen if is_wanted(element)]
-        root = innermost(wanted, least=LEAST_ROOT_FRAC * body.n_own)
+        root = innermost(wanted, least=least_frac * body.n_own)
         if root is not None:
             return root, True
     return body, False
@@ -65,6 +64,10 @@ def is_called_content(element: Element) -> bool:
         and bool(element.names)
         and bool(CONTENT_NAME.search(element.names))
     )
+
+
+# Main content that holds less of the page's unlinked text is a wrong mark; a name says less than a tag.
+LEAST_ROOT_FRACS = {is_main: 0.3, is_article: 0.4, is_called_content: 0.6}
 
 
 def innermost(wanted: list[Element], *, least: float) -> Element | None:
@@ -98,17 +101,28 @@ def keep_alone(root: Element, *, title: str) -> None:
     headings = [each for each in body.walk() if each.tag == "h1" and each.n_chars]
     inside = [heading for heading in headings if root in ancestors(heading)]
     outside = [heading for heading in headings if root not in ancestors(heading)]
-    for element in path - {root}:
-        for child in element.children:
-            if child not in path:
-                child.node.remove()
-        element.children = [child for child in element.children if child in path]
     # Of several headings one is the site's, and which cannot be told. A title ends with the site's name.
-    if not inside and len(outside) == 1 and not is_site_name(outside[0].text, title):
-        heading = outside[0]
+    is_alone = not inside and len(outside) == 1 and not is_site_name(outside[0].text, title)
+    heading = outside[0] if is_alone else None
+    for element in path - {root}:
+        # Beside what is only called content may stand the paragraph that leads to it.
+        leads = [] if is_main(root) else [child for child in element.children if is_lead(child)]
+        stays = path.union(leads, [heading] if heading else [])
+        for child in element.children:
+            if child not in stays:
+                child.node.remove()
+        element.children = [child for child in element.children if child in stays]
+    if heading is not None and heading.parent not in path:
         root.node.prepend(heading.node)
         root.children.insert(0, heading)
         heading.parent = root
+
+
+def is_lead(element: Element) -> bool:
+    """Whether an element is a paragraph of text, no line of a menu or a notice."""
+    return (
+        element.tag == "p" and element.n_own > LEAD_CHARS and element.link_frac < RELATED_LINK_FRAC
+    )
 
 
 def is_site_name(text: str, title: str) -> bool:

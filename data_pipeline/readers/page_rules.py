@@ -1,6 +1,8 @@
 """Which elements of a page are no main text: menus, banners, link lists, and what else surrounds it."""
 
-from data_pipeline.readers.page_tree import HEADINGS, Element, is_inside
+from itertools import islice
+
+from data_pipeline.readers.page_tree import HEADINGS, Element, hyphened, is_inside
 from data_pipeline.readers.page_words import (
     ABOUT,
     COPYRIGHT,
@@ -25,11 +27,20 @@ GROUPS = frozenset(
     "figure article p time td".split()
 )
 ABOUT_CHARS = 120
+FIRST_ELEMENTS = 30  # among which a group's heading stands; each level of nesting looks for it anew
+SECTION_CHARS = 200
+SECTION_LINK_FRAC = 0.3
 # A list of which so much is links is one of links; in a row of them signs stand between.
 LINK_LIST_FRAC = 0.6
 LINK_ROW_FRAC = 0.5
 SIGNS_CHARS = 12
 SIGNS_CHARS_PER_LINK = 4
+# Text stands in them only by way of other elements.
+BOXES = frozenset("body main article section div header footer center".split())
+# A link after one of these begins a line, or is one of a row.
+APART = HEADINGS | frozenset(
+    "a button p div ul ol dl table pre blockquote figure hr br img".split()
+)
 CELL_LINES = frozenset("br div p li".split())
 # After these a list of links goes on with what they tell.
 LEADING = HEADINGS | frozenset("p ul ol dl pre blockquote".split())
@@ -61,20 +72,31 @@ def is_surrounding(element: Element, *, n_page: int, is_marked: bool) -> bool:
         return not is_inside(element, "blockquote") and not element.names.startswith("blockquote")
     if tag == "header" and not is_marked and not is_inside(element, "article"):
         return not any(child.tag == "h1" for child in element.walk())
-    return bool(element.names) and is_named_surrounding(element)
+    return bool(element.names) and is_named_surrounding(element, is_marked=is_marked)
 
 
-def is_named_surrounding(element: Element) -> bool:
+def is_named_surrounding(element: Element, *, is_marked: bool) -> bool:
     """The same by class and id alone."""
-    words = [name.split("-") for name in element.names.split()]
+    is_group = element.tag in GROUPS
+    # The id of a heading's mark repeats its words: `<span id="Social_history">`.
+    names = element.names if is_group else hyphened(element.attributes.get("class", ""))
+    words = [name.split("-") for name in names.split()]
     kinds = {word for name in words if name[0] not in STATES for word in name}
-    if not SURROUNDINGS.isdisjoint(kinds) or SURROUNDING_PHRASES.search(element.names):
-        return True
-    if element.tag not in GROUPS or holds_matter(element):
+    # So does that of a section of the text, which is long and seldom links.
+    is_section = element.n_own > SECTION_CHARS and element.link_frac < SECTION_LINK_FRAC
+    if not SURROUNDINGS.isdisjoint(kinds) or SURROUNDING_PHRASES.search(names):
+        return not (is_section and (is_marked or element.tag == "section"))
+    if not is_group or holds_matter(element):
         return False
     if not ABOUT.isdisjoint(kinds) and element.n_own < ABOUT_CHARS:
-        return True
+        return not is_told_about(element)
     return not LINKED.isdisjoint(kinds) and element.link_frac > LINK_LIST_FRAC
+
+
+def is_told_about(element: Element) -> bool:
+    """Whether an element has a heading with a paragraph: it is a part of the text, however short."""
+    tags = {each.tag for each in element.walk() if each.n_own}
+    return "p" in tags and not tags.isdisjoint(HEADINGS)
 
 
 def is_link_block(element: Element, before: Element | None, *, is_marked: bool) -> bool:
@@ -121,13 +143,25 @@ def is_link_list(
 
 
 def is_small_print(element: Element) -> bool:
-    """Whether an element is a line of copyright, or the mark at a heading that links to it."""
-    if element.tag == "a" and element.n_chars < 10:
-        href = element.attributes.get("href", "#")
-        return bool(PERMALINK.fullmatch(element.text)) and "#" in href and is_mark(element)
+    """Whether an element is a line of copyright, or a link that is a mark or a control."""
+    if element.tag == "a":
+        return element.n_chars < 30 and is_control(element)
     if element.tag not in GROUPS or element.n_chars > 200:
         return False
     return bool(COPYRIGHT.match(element.text))
+
+
+def is_control(link: Element) -> bool:
+    """Whether a link is the mark at a heading, or works the page from a place of its own."""
+    text = link.text
+    if PERMALINK.fullmatch(text):
+        return "#" in link.attributes.get("href", "#") and is_mark(link)
+    before, parent = link.node.previous_sibling, link.parent
+    while before is not None and not (before.text_content or "").strip(" \n\t|·•[](){}"):
+        before = before.previous_sibling
+    is_apart = before is None or (before.node_name or "").lower() in APART
+    is_in_group = parent is not None and parent.tag in BOXES
+    return is_in_group and is_apart and bool(OPERATING.fullmatch(text.strip("[]() ")))
 
 
 def is_mark(link: Element) -> bool:
@@ -140,7 +174,7 @@ def is_mark(link: Element) -> bool:
 def opens_related(element: Element) -> bool:
     """Whether an element is a heading (or a group that begins with one) over what is offered besides."""
     if element.tag in GROUPS or element.tag == "li":
-        for first in element.walk():
+        for first in islice(element.walk(), FIRST_ELEMENTS):
             if first.tag in HEADINGS:
                 return is_related_heading(first)
             if first.tag == "p" and first.n_chars:

@@ -135,10 +135,14 @@ def element_of(node: "ElementNode", tag: str, parent: Element | None) -> Element
     if not names:
         return Element(node, tag, parent)
     attributes = {name: node.getattr(name) or "" for name in names}
-    words = f"{attributes.get('class', '')} {attributes.get('id', '')}".strip()
-    if words:
-        words = " ".join(JOINTS.sub("-", CAMEL.sub("-", words)).lower().split())
-    return Element(node, tag, parent, attributes, words)
+    words = f"{attributes.get('class', '')} {attributes.get('id', '')}"
+    return Element(node, tag, parent, attributes, hyphened(words))
+
+
+def hyphened(words: str) -> str:
+    """Names in the one form in which rules compare them."""
+    words = words.strip()
+    return " ".join(JOINTS.sub("-", CAMEL.sub("-", words)).lower().split()) if words else ""
 
 
 def closed_into_parent(element: Element) -> Element:
