@@ -300,8 +300,12 @@ def exported(path: Path) -> dict[str, bytes]:
         spec = json.loads(data)
         # Of a model without bos, ours is another piece, which its template must not write.
         pieces = spec.get("chat_pieces") or {"bos_token": spec["bos"], "eos_token": spec["eos"]}
-        pieces = {"eos_token": spec["eos"], "pad_token": spec["pad"], **pieces}
-        return _files(spec["tokenizer"], pieces, spec.get("chat_template"))
+        template = spec.get("chat_template") or ""
+        # The piece that fills our rows, so that it agrees with the id in config.json; a template that writes
+        # the file's own keeps that.
+        pad = pieces.get("pad_token") if "pad_token" in template else spec["pad"]
+        pieces = {"eos_token": spec["eos"], **pieces, "pad_token": pad or spec["pad"]}
+        return _files(spec["tokenizer"], pieces, template)
     model = sentencepiece.SentencePieceProcessor(model_proto=data)
     ids = {"bos_token": model.bos_id(), "eos_token": model.eos_id(), "pad_token": model.pad_id()}
     pieces = {name: model.id_to_piece(i) for name, i in ids.items()}

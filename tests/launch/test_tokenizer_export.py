@@ -9,6 +9,7 @@ import tokenizers
 from data_pipeline.chat.format import chat_format_of
 from data_pipeline.chat.message import text_message
 from data_pipeline.chat.roles import Roles
+from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
 from data_pipeline.tokenizers.tokenizer import SentencePiece, Tokenizer
 from inference.text import what_ends
 from launch.exchange.tokenizer_files import exported, imported
@@ -75,3 +76,14 @@ def test_a_chat_template_and_the_pieces_that_it_names_survive_import_and_export(
         assert found["chat_template"] == template
         prompts.append(chat_format_of(Tokenizer(path)).prompt([text_message("user", "hi")]))
     assert prompts[0] == prompts[1]
+
+
+def test_the_piece_that_fills_rows_is_exported_as_its_id_is(tmp_path):
+    library_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "pad_token": "<turn>", "chat_template": CHATML}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    path = tmp_path / "ours.model"
+    spec = HuggingFaceTokenizer(path=str(tmp_path / "tokenizer.json"), bos="<s>", eos="</s>")
+    spec.make({}, path, weights={})
+    pad = json.loads(exported(path)["tokenizer_config.json"])["pad_token"]
+    assert pad == "</s>" == Tokenizer(path).piece_of(Tokenizer(path).pad)
