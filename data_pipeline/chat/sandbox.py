@@ -143,7 +143,7 @@ def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
     return tracked.own(as_text(text)).replace(old, new, -1 if count is None else count)
 
 
-def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     margin = width if isinstance(width, str) else " " * width
     # Jinja's own, line by line: it ends a text with a line break before it splits it.
     head, *rest = tracked.own(text + "\n").splitlines()
@@ -152,7 +152,7 @@ def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = 
     return margin + indented if first else indented
 
 
-def _format(text: str, *args: Any, **kwargs: Any) -> str:
+def _format(text: Any, *args: Any, **kwargs: Any) -> str:
     return tracked.shadowed(lambda form, values: form % values, as_text(text), kwargs or args)
 
 
