@@ -20,6 +20,8 @@ from data_pipeline.documents.document import Document
 
 # What Wikipedia's own pages leave in their text: footnote marks and links to the editor.
 WIKI_MARK = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+# Of code; in TeX one stands behind a command, another bracket, `^` or `_`.
+CURLY = re.compile(r"(?<![\w^_}\]\\])\{")
 NOTICES = (
     "javascript",
     "terms of use",
@@ -189,7 +191,7 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
         max_curly_word_ratio: Of `{` to words; None for sources in which code is meant. C4's 0 drops a book
         for one bracket.
         min_sentences: Of a page.
-        skip_code: Measured without code blocks.
+        skip_code: Measured without code blocks and formulas.
     """
 
     VERSION: ClassVar[int] = 2
@@ -206,7 +208,8 @@ class C4Page(BaseModel, frozen=True, extra="forbid", strict=True):
         lorem = [
             b"lorem ipsum" in document.text.encode(errors="replace").lower() for document in prose
         ]
-        curly = np.array([document.text.count("{") for document in prose], np.float64)
+        count = count_curly if self.skip_code else lambda text: text.count("{")
+        curly = np.array([count(document.text) for document in prose], np.float64)
         signals = measured(prose, page_signals)
         return documents, {
             "lorem_ipsum": np.array(lorem, np.float64),
@@ -239,6 +242,11 @@ def phrases_of(notices: tuple[str, ...], language: str) -> list[bytes]:
         for phrase in phrases
         for form in {phrase, phrase if phrase.isascii() else phrase.capitalize()}
     ]
+
+
+def count_curly(text: str) -> int:
+    """How many curly brackets open in a text, those of formulas (`\\frac{a}{b}`, `x_{n}`) left out."""
+    return len(CURLY.findall(text)) if "{" in text else 0
 
 
 def page_signals(layout: Layout, languages: tuple[str, ...]) -> Signals:

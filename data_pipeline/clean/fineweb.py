@@ -26,11 +26,11 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         max_short_line_frac: Of lines.
         max_repeated_line_char_frac: Of the lines' characters, in lines that repeat an earlier one; the
         paper's text has 0.1, its code 0.01.
-        max_newline_word_ratio: Of newlines between the first word and the last, to words.
+        max_newline_word_ratio: Of newlines between lines to words.
         skip_code: Measured without code blocks.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LATE: ClassVar[frozenset[str]] = frozenset(
         {
             "min_punctuated_line_frac",
@@ -59,17 +59,13 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
         # At least 1: a text without lines would be divided by 0.
         n_lines = np.maximum(1, np.bincount(lines.document, minlength=layout.n))
         punctuated = (layout.kinds[layout.end[lines.stop - 1] - 1] & TERMINAL) != 0
-        # Newlines between the first and the last line with words: blank lines around a text do not count.
-        last = np.zeros(layout.n, np.int64)
-        np.maximum.at(last, lines.document, lines.number)
-        # A text without any words has no leading line; `minimum` makes its span zero.
-        first = np.minimum(last, leading(layout))
         return {
             "punctuated_line_frac": layout.per_line_text(punctuated) / n_lines,
             "short_line_frac": layout.per_line_text(chars <= self.short_line_chars) / n_lines,
             "repeated_line_char_frac": layout.per_line_text(repeated * chars)
             / np.maximum(1, layout.per_line_text(chars)),
-            "newline_word_ratio": (last - first)
+            # Blank lines do not count: trafilatura, whose text FineWeb measured, writes none.
+            "newline_word_ratio": (n_lines - 1)
             / np.maximum(1, layout.n_words / chars_per_word(languages)),
         }
 
@@ -99,10 +95,3 @@ class FineWeb(BaseModel, frozen=True, extra="forbid", strict=True):
                 lambda entry: (0, own(entry.max_newline_word_ratio, self.max_newline_word_ratio)),
             ),
         )
-
-
-def leading(layout: Layout) -> np.ndarray:
-    """Number of each text's first line that is not blank, [n]; where all are, more than any."""
-    first = np.full(layout.n, np.iinfo(np.int64).max)
-    np.minimum.at(first, layout.lines.document, layout.lines.number)
-    return first

@@ -112,3 +112,5 @@ def test_one_bracket_in_a_long_text_is_no_code_and_a_page_of_code_is():
     rule = C4Page(sources=("web",), max_curly_word_ratio=0.01, skip_code=True)
     assert verdict(rule, ENGLISH * 3 + "He wrote {sic} here.\n")[1] is None
     assert verdict(rule, ENGLISH + "Write {a} or {b} for the words of it.\n")[1] == "curly_bracket"
+    formulas = r"The mean is $\frac{a}{b}$ of $x_{1}$ and $x^{2}$, or \sqrt{n}." + "\n"
+    assert verdict(rule, ENGLISH + formulas)[1] is None

@@ -32,7 +32,7 @@ def reference(text: str, language: str) -> dict[str, float]:
         / max(1, len(lines)),
         "short_line_frac": sum(len(line) <= 30 for line in lines) / max(1, len(lines)),
         "repeated_line_char_frac": again / max(1, sum(map(len, lines))),
-        "newline_word_ratio": text.strip().count("\n")
+        "newline_word_ratio": (max(1, len(lines)) - 1)
         / max(1, sum(map(has_alphanumeric, words_of(text))) / scale),
     }
 
@@ -72,13 +72,15 @@ def test_a_document_is_measured_alone(pairs):
         ),
         (ENGLISH + ENGLISH, "en", "fineweb_repeated_line"),
         (
-            "\n\n\n\n".join(
-                f"Here stands the only line by itself, {'abcdefghi'[n]}." for n in range(9)
+            "\n\n".join(
+                f"Internationalization internationalize{'abcdefghi'[n]}." for n in range(9)
             ),
             "en",
             "fineweb_newlines",
         ),
         (REAL["ru"], "ru", None),
+        # Blank lines between paragraphs are no lines of their own.
+        ("\n\n\n".join(f"A line of seven words stands here, {n}." for n in range(9)), "en", None),
     ],
 )
 def test_a_page_is_dropped_for_the_first_limit_it_breaks(text, language, reason):
