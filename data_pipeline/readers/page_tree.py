@@ -5,6 +5,7 @@ each holds.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:  # resiliparse is imported in the child alone
 
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
+# No rule asks for these when nothing else is in them; their text counts in what is around them.
+EMPHASIS = frozenset("b i em strong u s small var tt font".split())
+# No rule asks how much text is in these alone; they are the most of a page's elements.
+UNCOUNTED = frozenset("span code br img hr wbr kbd samp abbr".split())
 # What a browser does not show as text of the page, or shows as a control of it.
 UNSEEN = frozenset(
     "script style template iframe frame object embed audio video canvas svg noscript dialog input select "
@@ -105,11 +110,16 @@ def page_tree(body: "ElementNode") -> Element:
     node = body.first_element_child
     while True:
         while node is None:
-            current.n_chars = n_signs(current) - current.n_unseen
+            if current.children or current.tag not in UNCOUNTED:
+                current.n_chars = n_signs(current) - current.n_unseen
             if current is root:
                 return root
             node, current = current.node.next_element_sibling, closed_into_parent(current)
-        child = element_of(node, (node.local_name or "").lower(), current)
+        tag = (node.local_name or "").lower()
+        if tag in EMPHASIS and not node.attrs and node.first_element_child is None:
+            node = node.next_element_sibling
+            continue
+        child = element_of(node, tag, current)
         current.children.append(child)
         child.kind = kind_of(child)
         child.is_seen = bool(child.kind) or is_seen(child)
@@ -139,6 +149,7 @@ def element_of(node: "ElementNode", tag: str, parent: Element | None) -> Element
     return Element(node, tag, parent, attributes, hyphened(words))
 
 
+@lru_cache(maxsize=1 << 12)  # a page repeats the classes of its rows and lines
 def hyphened(words: str) -> str:
     """Names in the one form in which rules compare them."""
     words = words.strip()
