@@ -7,6 +7,7 @@ from data_pipeline.readers.page_words import (
     ABOUT,
     COPYRIGHT,
     LINKED,
+    MARKS,
     NOTE,
     OPERATING,
     PERMALINK,
@@ -35,6 +36,8 @@ LINK_LIST_FRAC = 0.6
 LINK_ROW_FRAC = 0.5
 SIGNS_CHARS = 12
 SIGNS_CHARS_PER_LINK = 4
+# A link or a mark in one of these is part of its text.
+SENTENCES = frozenset("p li td dd figcaption blockquote em strong i b".split())
 # Text stands in them only by way of other elements.
 BOXES = frozenset("body main article section div header footer center".split())
 # A link after one of these begins a line, or is one of a row.
@@ -77,20 +80,30 @@ def is_surrounding(element: Element, *, n_page: int, is_marked: bool) -> bool:
 
 def is_named_surrounding(element: Element, *, is_marked: bool) -> bool:
     """The same by class and id alone."""
-    is_group = element.tag in GROUPS
-    # The id of a heading's mark repeats its words: `<span id="Social_history">`.
-    names = element.names if is_group else hyphened(element.attributes.get("class", ""))
-    words = [name.split("-") for name in names.split()]
-    kinds = {word for name in words if name[0] not in STATES for word in name}
+    classes = hyphened(element.attributes.get("class", ""))
+    if element.tag not in GROUPS:
+        # The id of a heading's mark repeats its words: `<span id="Social_history">`. A word of a sentence
+        # goes only if it is a mark.
+        kinds = kinds_of(classes)
+        in_text = element.parent is not None and element.parent.tag in SENTENCES
+        return not kinds.isdisjoint(MARKS if in_text else SURROUNDINGS)
+    kinds = kinds_of(element.names)
     # So does that of a section of the text, which is long and seldom links.
     is_section = element.n_own > SECTION_CHARS and element.link_frac < SECTION_LINK_FRAC
-    if not SURROUNDINGS.isdisjoint(kinds) or SURROUNDING_PHRASES.search(names):
-        return not (is_section and (is_marked or element.tag == "section"))
-    if not is_group or holds_matter(element):
+    if not SURROUNDINGS.isdisjoint(kinds) or SURROUNDING_PHRASES.search(element.names):
+        by_id = SURROUNDINGS.isdisjoint(kinds_of(classes)) and is_told_about(element)
+        return not ((is_section or by_id) and (is_marked or element.tag == "section"))
+    if holds_matter(element):
         return False
     if not ABOUT.isdisjoint(kinds) and element.n_own < ABOUT_CHARS:
         return not is_told_about(element)
     return not LINKED.isdisjoint(kinds) and element.link_frac > LINK_LIST_FRAC
+
+
+def kinds_of(names: str) -> set[str]:
+    """The words that say what an element is."""
+    words = [name.split("-") for name in names.split()]
+    return {word for name in words if name[0] not in STATES for word in name}
 
 
 def is_told_about(element: Element) -> bool:

@@ -17,6 +17,8 @@ SURROUNDINGS = frozenset(
     editsection printfooter catlinks headerlink permalink anchorjs hashlink
     """.split()
 )
+# Of these the ones at headings and behind words.
+MARKS = frozenset("editsection headerlink permalink anchorjs hashlink skiplink printfooter".split())
 # The same in two words, of which each alone would say less.
 SURROUNDING_PHRASES = re.compile(
     r"\b(?:jump-link|skip-(?:link|to|nav)|(?:back-)?to-top|read-(?:more|next)|also-like|table-of-contents"

@@ -236,6 +236,8 @@ def test_mathml_is_written_as_tex(mathml, tex):
         ("<div class='author'><h2>Ann Mill</h2><p>Keeps the wheel.</p></div>", "Ann Mill\n\nKeeps the wheel."),
         ("<div><p>Rye is dark.</p><a href='/r'>Read more</a></div>", "Rye is dark."),
         ("<div>Rye is dark. <a href='/r'>Next</a> comes wheat.</div>", "Rye is dark. Next comes wheat."),
+        ("<p>He <span class='author'>Knuth</span> wrote <a class='related' href='/x'>a related page</a> too.</p>", "He Knuth wrote a related page too."),
+        ("<section id='ads'><h2>Ads in papers</h2><p>Short.</p></section>", "Ads in papers\n\nShort."),
         ("<p>Sources:</p><ul><li><a href='/a'>A long history of bread</a></li></ul>", "Sources:\n\n  • A long history of bread"),
         ("<p>Line one<br>line two</p>", "Line one\nline two"),
     ],
