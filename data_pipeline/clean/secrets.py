@@ -61,12 +61,14 @@ URL_PASSWORD = re.compile(
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
     r"(?=[^\0]{0,400}?[A-Za-z0-9+/=]{16})"
-    r"(?:(?:Proc-Type|DEK-Info|Version|Comment)[^\n\\]{0,100}|(?!-----)[A-Za-z0-9+/=\s\\\"'`,.:;#*|>&-]){1,20000}?"
+    r"(?:(?:Proc-Type|DEK-Info|Version|Comment)[^\n\\]{0,100}"
+    r"|(?!-----)[A-Za-z0-9+/=\s\\\"'`,.:;#*|>&-]){1,20000}?"
     r"-----END [A-Z0-9 ]{1,40}-----"
 )
 # Django's, which has punctuation among its letters; `django-insecure-` is what startproject writes.
 DJANGO = re.compile(
-    r"SECRET_KEY[\"']?\s{0,3}[:=]\s{0,3}[rbu]?(?P<quote>[\"'])(?P<value>[a-z0-9!@#$%^&*()_=+-]{40,80})(?P=quote)"
+    r"SECRET_KEY[\"']?\s{0,3}[:=]\s{0,3}[rbu]?(?P<quote>[\"'])"
+    r"(?P<value>[a-z0-9!@#$%^&*()_=+-]{40,80})(?P=quote)"
 )
 BEARER = re.compile(r"\b[Bb]earer[ ]{1,2}(?P<value>[A-Za-z0-9._~+/-]{20,500}={0,2})(?![\w.~+/=-])")
 # `curl -u name:password`; only where a program that takes it stands before it on the line.
@@ -76,7 +78,8 @@ USER_PASSWORD = re.compile(
 )
 CLIENT = re.compile(r"\b(?:curl|http|https|httpie|wget)\b")
 PLACEHOLDER = re.compile(
-    r"(?:x+|\*+|\.+|your\w*|my|the|api|user|some)?[-_]?(?:pass\w*|pwd|secret|token|x-oauth-basic|key|api_?token)?",
+    r"(?:x+|\*+|\.+|your\w*|my|the|api|user|some)?[-_]?(?:pass\w*|pwd|secret|token|x-oauth-basic|key"
+    r"|api_?token)?",
     re.IGNORECASE,
 )
 HUGGING_FACE = re.compile(r"(?<!\w)hf_[A-Za-z0-9]{34}(?!\w)")  # seldom with a digit

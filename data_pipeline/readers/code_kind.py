@@ -22,7 +22,8 @@ LOCK_FILES = frozenset(
 )
 GENERATED_NAME = re.compile(
     r"(?:^|/)(?:moc|ui|qrc)_\w+\.(?:cpp|cc|cxx|h)$|(?:^|/)moc_\w+|_rc\.py$|(?:^|/)(?:aclocal\.m4|ltmain\.sh)$"
-    r"|(?:^|/)Makefile\.in$|\.bundle\.[cm]?js$|(?:^|/)\w+_wrap\.(?:c|cpp|cxx)$|_pb2(?:_grpc)?\.pyi?$|\.pb(?:\.gw|_grpc)?\.(?:go|cc|h)$|_grpc\.pb\.|\.(?:pb|freezed|g)\.dart$"
+    r"|(?:^|/)Makefile\.in$|\.bundle\.[cm]?js$|(?:^|/)\w+_wrap\.(?:c|cpp|cxx)$|_pb2(?:_grpc)?\.pyi?$"
+    r"|\.pb(?:\.gw|_grpc)?\.(?:go|cc|h)$|_grpc\.pb\.|\.(?:pb|freezed|g)\.dart$"
     r"|\.pbxproj$|\.designer\.(?:cs|vb)$|\.g\.cs$|_generated\.\w+$|\.generated\.\w+$"
     r"|\.tab\.[ch]$|(?:^|/)lex\.yy\.c$|\.(?:js|css)\.map$",
     re.IGNORECASE,

@@ -26,8 +26,10 @@ BINDING = re.compile(
 )
 # In the head of a file, whose other sentences are about its code: without the words that such prose is of.
 BINDING_HEAD = re.compile(
-    r"shall|prohibit\w*|forbid\w*|forbidden|restrict(?:ed|ions?)|conditions|oblig\w+|granted|permi(?:t|tted|ssion)"
-    r"|revok\w+|sell|sale|resale|fees?|royalt\w+|commercial\w*|noncommercial|academic|military|nuclear|weapons?"
+    r"shall|prohibit\w*|forbid\w*|forbidden|restrict(?:ed|ions?)|conditions|oblig\w+|granted"
+    r"|permi(?:t|tted|ssion)"
+    r"|revok\w+|sell|sale|resale|fees?|royalt\w+|commercial\w*|noncommercial|academic|military"
+    r"|nuclear|weapons?"
     r"|evil|patents?|trademarks?|endorse\w*|advertis\w+|acknowledg\w+|copyleft|proprietary|redistribut\w+"
     r"|warrant\w+|liab\w+|indemnif\w+|solely|required|exporting|relicens\w+|must"
 )

@@ -22,7 +22,8 @@ MARKS = frozenset("editsection headerlink permalink anchorjs hashlink skiplink p
 # The same in two words, of which each alone would say less.
 SURROUNDING_PHRASES = re.compile(
     r"\b(?:jump-link|skip-(?:link|to|nav)|(?:back-)?to-top|read-(?:more|next)|also-like|table-of-contents"
-    r"|more-(?:link|stories|posts|articles|news)|editors?-picks|share-(?:buttons?|bar|links?|icons?|tools?|this)"
+    r"|more-(?:link|stories|posts|articles|news)|editors?-picks|share-(?:buttons?|bar|links?|icons?"
+    r"|tools?|this)"
     r"|log-?in|sign-?(?:in|up)|user-(?:menu|nav|actions)|search-(?:form|box|bar)|follow-us"
     r"|tag-(?:list|cloud|links)|cat-links|post-tags|(?:about-(?:the-)?)?author-(?:bio|box|card)"
     r"|comment-(?:form|respond|reply)|reply-(?:form|link)|interlanguage-links?"
@@ -103,6 +104,7 @@ PERMALINK = re.compile(
 )
 CONTENT_NAME = re.compile(
     r"(?:^| )(?:(?:main|page|body|post|entry|article|story|blog|single|mw|site)-(?:content|body|text)"
-    r"(?:-text)?|content|content-(?:main|body|area)|mw-parser-output|markdown-body|article|post|entry|main|document"
+    r"(?:-text)?|content|content-(?:main|body|area)|mw-parser-output|markdown-body|article|post|entry"
+    r"|main|document"
     r"|documentwrapper|bodywrapper|primary|text-body)(?: |$)"
 )
