@@ -10,6 +10,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from launch.process.children import typed_command
+
 OUR_ROOMS = ("launch", "trainer", "model", "data_pipeline", "inference")
 DONE = 0
 UNEXPECTED = 1
@@ -251,7 +253,7 @@ def _report_sentence(code: int, sentence: str, args: argparse.Namespace) -> str:
     was_stopped = code in (INTERRUPTED, TERMINATED)
     again = ""
     if was_stopped and args.verb == "run":
-        again = f"; `{shlex.join(['meshwright', *args.argv])}` continues"
+        again = f"; `{typed_command(args.argv)}` continues"
     kind = "" if was_stopped else "error: "
     print(f"meshwright: {kind}{sentence}{again}", file=sys.stderr, flush=True)
     return sentence

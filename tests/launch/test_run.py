@@ -13,6 +13,7 @@ import pytest
 from launch.__main__ import main
 from launch.job.load import Job, dump, load
 from launch.job.yaml import read_yaml, to_yaml
+from launch.process.children import typed_command
 from launch.running.lineage import Answers, lineage, read_json, states
 from launch.running.next_commands import next_commands
 from launch.verbs.run import without_options
@@ -246,10 +247,8 @@ def test_a_signal_during_host_work_ends_with_its_code_and_how_to_go_on(folder, n
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert (
-        err
-        == f"meshwright: {told}; `meshwright run toy.yaml --import tests.launch.toy --set data.step_s=5` continues\n"
-    )
+    again = typed_command(["run", "toy.yaml", *TOYS, "--set", "data.step_s=5"])
+    assert err == f"meshwright: {told}; `{again}` continues\n"
     assert not (folder / "runs/toy/data/done.json").exists()
 
 
