@@ -19,7 +19,7 @@ from tensorboard.util import tensor_util
 
 from trainer.events import json_lines
 from trainer.records.metrics import METRICS_FILE, SAMPLES_FILE, MetricsWriter, read_metrics
-from trainer.records.tensorboard import tag_of
+from trainer.records.tensorboard import EventFile, tag_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +117,12 @@ def test_a_phase_begun_again_from_zero_hides_the_first_attempt_with_its_step_zer
     write_losses(tmp_path, start_step=0, steps=range(0, 3), offset=0.5)
     expected = [(step, step + 0.5) for step in range(3)]
     assert scalars(tmp_path, "loss/train") == in_jsonl(tmp_path, "loss/train") == expected
+
+
+def test_event_files_begun_at_once_have_names_of_different_seconds(tmp_path):
+    for _ in range(2):
+        EventFile(tmp_path, 0).close()
+    assert len({path.name.split(".")[3] for path in tmp_path.iterdir()}) == 2
 
 
 def test_a_torn_last_line_is_dropped_and_what_follows_stands_on_its_own_line(tmp_path):

@@ -46,13 +46,21 @@ def tag_of(name: str) -> str:
     return f"{PLACES.get(group, OWN_PLACE)} {name}"
 
 
+def _new_file(folder: Path) -> EventFileWriter:
+    # Readers take files in the order of their names: the second, then a counter, where ".10" comes before
+    # ".9". A second has one file therefore.
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
+    return EventFileWriter(str(folder))
+
+
 class EventFile:
     """A new event file in `folder`; rows of steps from `first_step` on in older files there are hidden."""
 
     def __init__(self, folder: Path, first_step: int):
         is_resumed = any(folder.glob("events.out.tfevents.*"))
         self.folder = folder
-        self._writer = EventFileWriter(str(folder))
+        self._writer = _new_file(folder)
         if is_resumed:
             self.back_to(first_step - 1)
 
@@ -123,7 +131,7 @@ class EventFile:
         try:
             self._writer.flush()
         except OSError:  # it ended the writer's thread, so that this writer can write no more
-            self._writer = EventFileWriter(str(self.folder))
+            self._writer = _new_file(self.folder)
             raise
 
     def close(self) -> None:
