@@ -6,15 +6,18 @@ import difflib
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field, WrapSerializer, WrapValidator
+from pydantic import AfterValidator, BaseModel, Field, WrapSerializer, WrapValidator
 from pydantic_core import PydanticCustomError, core_schema
 
 # numpy and jax take seeds of 32 bits alike; jax would silently drop the others
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+# A path; `~` is the home directory here too, where no shell puts it in.
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 # modules named by `--import`; their components are found beside ours
 imported_by_user: list[str] = []
 

@@ -66,7 +66,7 @@ def partial_file(path: Path, *, writer: str = "", sealed: bool = False) -> Itera
         yield partial
         if sealed:
             # Before the file: one that is there without its seal would be believed unproved.
-            write_json(_seal_beside(path), {path.name: sha256(partial)})
+            write_json(seal_beside(path), {path.name: sha256(partial)})
         with writing(path):
             # Atomic, because both paths are on one file system.
             partial.replace(path)
@@ -144,6 +144,18 @@ def new_folder(folder: Path, *, sealed: bool = False) -> Iterator[Path]:
         raise
 
 
+def remove_partials(folder: Path) -> None:
+    """Delete what killed writers have left anywhere in `folder`; call it while nobody writes there.
+
+    Of a stage that is not wanted again, after a change of settings, no next writer would.
+    """
+    for partial in list(folder.rglob(".*.partial")):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
 def replace_folder(folder: Path, new: Path) -> None:
     """Put the finished folder `new` in the place of `folder`, on the same disk."""
     with writing(folder):
@@ -161,13 +173,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _seal_beside(path: Path) -> Path:
+def seal_beside(path: Path) -> Path:
+    """Where the hash of a single sealed file is."""
     return path.with_name(f".{path.name}{SEAL}")
 
 
 def is_proved(path: Path) -> bool:
     """Whether a file is there, and is what was written with `sealed`."""
-    seal = _seal_beside(path)
+    seal = seal_beside(path)
     return path.is_file() and seal.is_file() and damage_of(seal) is None
 
 

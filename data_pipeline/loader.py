@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from data_pipeline.batch import PreferenceBatch, TokenBatch
-from data_pipeline.component import FrozenMap, one_of
+from data_pipeline.component import FrozenMap, PathText, one_of
 from data_pipeline.rows.fim import FillInTheMiddle
 from data_pipeline.rows.mix import Schedule
 from data_pipeline.rows.pack import BestFit
@@ -87,7 +87,7 @@ class PackedShards(BaseModel, frozen=True, extra="forbid", strict=True):
             is made.
     """
 
-    folder: str
+    folder: PathText
     weights: FrozenMap[str, PositiveFloat]
     seq_len: PositiveInt
     batch_size: PositiveInt
@@ -155,7 +155,7 @@ class PackedPairs(BaseModel, frozen=True, extra="forbid", strict=True):
     The other fields are those of `PackedShards`.
     """
 
-    folder: str
+    folder: PathText
     weights: FrozenMap[str, PositiveFloat]
     seq_len: PositiveInt
     batch_size: PositiveInt

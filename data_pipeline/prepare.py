@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +12,22 @@ from data_pipeline import settings
 from data_pipeline.clean.held_out import HeldOutFilter
 from data_pipeline.component import FrozenMap, Seed, one_of, parts_of
 from data_pipeline.engine.runner import Engine
-from data_pipeline.files import read_json, set_aside_damaged, sha256, write_json
+from data_pipeline.files import (
+    read_json,
+    remove_partials,
+    set_aside_damaged,
+    sha256,
+    write_json,
+)
 from data_pipeline.progress import Progress, Say, silent, unseen
 from data_pipeline.stages.append import new_text, write_segments
 from data_pipeline.stages.chats import KINDS
 from data_pipeline.stages.deliver import TokenSettings, deliver
 from data_pipeline.stages.docstring_chats import DocstringChats
 from data_pipeline.stages.flow import CleanSettings, clean, keys_of, misplaced
+from data_pipeline.stages.proof import set_aside_damaged_shards, set_aside_damaged_work
 from data_pipeline.stages.text import MODEL, STAGES
+from data_pipeline.temporary import temporary_folder
 from data_pipeline.tokenizers.trained import TrainedTokenizer
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -96,8 +103,8 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         for name, reader in self.sources.items():
             try:
                 # Elsewhere, because readers put what they fetch there.
-                with tempfile.TemporaryDirectory() as work:
-                    reader.parts(name, work=Path(work))
+                with temporary_folder() as work:
+                    reader.parts(name, work=work)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
         unreadable = {}
@@ -167,8 +174,8 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
         # Finished with these settings, so there is nothing to do.
         if not self._take_up(folder, allow_change):
             return
-        # Before any stage: each takes what is there for what it would make.
-        for damage in set_aside_damaged(folder / STAGES):
+        self._prove(folder, say)
+        for damage in set_aside_damaged_shards(folder):
             say(f"  {damage}")
         clean_settings = self._clean_settings()
         token_settings = TokenSettings(
@@ -225,8 +232,7 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             problem = f"{folder / MODEL} is not the tokenizer that the shards were written with"
             remedy = "remove done.json beside it and run the phase again, which brings it back"
             raise ValueError(f"{problem}; {remedy}")
-        for damage in set_aside_damaged(folder / STAGES):
-            say(f"  {damage}")
+        self._prove(folder, say)
         # Before the working directory changes.
         folder = folder.absolute()
         with contextlib.chdir(_start_of_paths(folder, done, read_from)):
@@ -247,6 +253,12 @@ class Prepare(BaseModel, frozen=True, extra="forbid", strict=True):
             )
             say(f"  {source}: {added.get(source, 0):,} documents appended")
         write_json(folder / "done.json", done)
+
+    def _prove(self, folder: Path, say: Say) -> None:
+        """Before any stage, because each takes what is there for what it would make."""
+        remove_partials(folder)
+        for damage in (*set_aside_damaged(folder / STAGES), *set_aside_damaged_work(folder)):
+            say(f"  {damage}")
 
     def _clean_settings(self) -> CleanSettings:
         return CleanSettings(

@@ -177,6 +177,9 @@ def _command() -> None:
         from launch.process.hardware import use_huge_pages
 
         use_huge_pages()
+        from launch.process.aborts import explain_aborts
+
+        explain_aborts()
     from launch.process.children import keep_out_working_directory
 
     # After the restart above, which may need the working directory to find us.

@@ -41,6 +41,9 @@ WITH_STATE = (
 )
 
 
+MOST_SHOWN = 4  # differing fields of architectures that a sentence names
+
+
 def is_free(path: str) -> bool:
     """Whether a checkpoint may be resumed with another value of this field.
 
@@ -99,6 +102,21 @@ def check_identity(
             f"choose another --dir, restore the values, or pass {allow}"
         )
     return [f"{path}: {old!r} -> {new!r}" for path, (old, new) in differing.items()]
+
+
+def architecture_difference(other: Any, own: Any, where: str) -> str:
+    """The fields in which the architecture of `where`, a few words, differs from a run's own."""
+    dumped = [
+        {"type": type(each).__name__, **each.model_dump(mode="json")} for each in (other, own)
+    ]
+    differing = changes(*dumped)
+    shown = [
+        f"{path}: {_in_yaml(old)} there, {_in_yaml(new)} here"
+        for path, (old, new) in list(differing.items())[:MOST_SHOWN]
+    ]
+    if more := len(differing) - len(shown):
+        shown.append(f"and {more} more")
+    return f"differs from that of {where} ({'; '.join(shown)})"
 
 
 def _in_yaml(value: Any) -> str:

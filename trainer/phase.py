@@ -22,6 +22,7 @@ from trainer.cluster.coordination import is_first
 from trainer.events import append_event
 from trainer.following import no_progress
 from trainer.heads import fitted
+from trainer.identity import architecture_difference
 from trainer.models import adaptation_of, models_of
 from trainer.objective import Policies
 from trainer.offload import at_rest, placed_at_rest
@@ -301,6 +302,7 @@ def _loaded(run: Run, start_from: str, architecture: Any, job_folder: Path, wher
         parent_folder(start_from, job_folder), rounds=run.execution.pipeline.rounds
     )
     if loaded.architecture != architecture:
-        rule = f"{where} has another architecture ({loaded.architecture})"
-        raise ValueError(f"{rule}; make this run's the same")
+        difference = architecture_difference(loaded.architecture, architecture, where)
+        owner = where.partition("start_from=")[0]  # "", or "roles.NAME."
+        raise ValueError(f"{owner}architecture {difference}; make them the same")
     return loaded.params

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipeline.batch import fields_of
 from data_pipeline.tokenizers.tokenizer import SentencePiece
+from trainer.identity import architecture_difference
 from trainer.objective import Objective
 
 
@@ -54,9 +55,11 @@ def start_problems(
 ) -> list[str]:
     """A phase has the architecture of the one that it starts from; `architectures` are those of the job."""
     # A folder outside of the job is looked at when the phase begins.
-    if architectures.get(start_from, architecture) == architecture:
+    other = architectures.get(start_from, architecture)
+    if other == architecture:
         return []
-    return [f"architecture differs from that of start_from={start_from}; make them the same"]
+    difference = architecture_difference(other, architecture, f"start_from={start_from}")
+    return [f"architecture {difference}; make them the same"]
 
 
 def vocabulary_problems(vocab_size: int, job: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from data_pipeline.component import one_of
+from data_pipeline.component import PathText, one_of
 from trainer.objective import Objective
 
 
@@ -18,7 +18,7 @@ class Role(BaseModel, frozen=True, extra="forbid", strict=True):
         architecture: None = that of the policy.
     """
 
-    start_from: str
+    start_from: PathText
     architecture: one_of("model.architectures") | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from data_pipeline.component import FrozenMap, Seed, one_of
+from data_pipeline.component import FrozenMap, PathText, Seed, one_of
 from model.adapt import Full
 from model.execution import Execution, Precision
 from model.mesh import Mesh
@@ -34,7 +34,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     checkpoint: Checkpoints  # when the state is saved, and which saves are kept
     adaptation: one_of("model.adapt") = Full()  # what is trained: all parameters, some, or LoRA's
     # A phase of the job, or the folder of any: its newest checkpoint gives the parameters; None = none does.
-    start_from: str | None = None
+    start_from: PathText | None = None
     roles: FrozenMap[str, Role] = FrozenMap()  # further models that the objective reads: a teacher
     mesh: Mesh = Mesh()  # how many devices divide the batch, the layers, the weights
     precision: Precision = Precision()  # dtypes of parameters and products
@@ -47,7 +47,7 @@ class Run(BaseModel, frozen=True, extra="forbid", strict=True):
     watch: Watch = Watch()  # norms and histograms by layer
     evals: tuple[one_of("trainer.evals"), ...] = ()  # measured before and after training
     evaluate_every: NonNegativeInt = 0  # and every so many steps; 0 = not in between
-    tokenizer: str = "data/tokenizer.model"  # relative to the run folder
+    tokenizer: PathText = "data/tokenizer.model"  # relative to the run folder
     seed: Seed = 0  # of the parameters and of the order of rows
 
     def fingerprint(self) -> str:

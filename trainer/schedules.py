@@ -1,4 +1,6 @@
-"""Learning rate over the steps of a phase: linear from 0 to the peak, then as each schedule says."""
+"""Learning rate over the steps of a phase: a warmup in a straight line, peak · i/warmup_steps at its step i
+= 1, 2, …, so that no step has rate 0; then as each schedule says.
+"""
 
 from typing import Any, Literal
 
@@ -29,11 +31,10 @@ class WarmupCosine(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def of(self, peak_lr: PositiveFloat, steps: int) -> optax.Schedule:
         """Step number -> learning rate."""
-        # optax's `decay_steps` includes the warmup and must exceed it.
-        decay_steps = max(steps, self.warmup_steps + 1)
-        return optax.warmup_cosine_decay_schedule(
-            0.0, peak_lr, self.warmup_steps, decay_steps, peak_lr * self.end_frac
-        )
+        # at least 1, which optax requires, where all steps are warmup
+        decay_steps = max(steps - self.warmup_steps, 1)
+        decay = optax.cosine_decay_schedule(peak_lr, decay_steps, alpha=self.end_frac)
+        return _after_warmup(peak_lr, self.warmup_steps, decay)
 
     def problems(self, steps: int) -> list[str]:
         """Sentences on fields that do not fit a phase of `steps`."""
@@ -115,8 +116,11 @@ def _after_warmup(peak_lr: float, warmup_steps: int, then: optax.Schedule) -> op
     """A linear rise to the peak, and then the schedule `then`, whose steps count from the warmup's end."""
     if warmup_steps == 0:
         return then
-    # The first step has rate 0 and changes nothing, as in optax's own cosine with warmup.
-    warmup = optax.linear_schedule(0.0, peak_lr, warmup_steps)
+
+    def warmup(step: Any) -> Any:
+        # + 1: optax counts steps from 0, and a first step of rate 0 would change nothing.
+        return peak_lr * (step + 1) / warmup_steps
+
     # join_schedules calls `then` with the step minus the boundary.
     return optax.join_schedules([warmup, then], [warmup_steps])
 

@@ -14,8 +14,11 @@ os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the launcher has its own
 os.environ.setdefault("DAFT_RUNNER", "native")
 
 import daft  # noqa: E402
+from daft.execution.udf import SharedMemoryTransport
 from daft.pickle import dumps, loads
 from pydantic import BaseModel, PositiveInt
+
+from data_pipeline.temporary import SHARED_MEMORY, files_in_own_folder, own_folder
 
 MAX_LOST = 3  # workers lost in a row without a task done in between
 # how daft's embedded runner reports a dead worker: by a RuntimeError with one of these words
@@ -58,10 +61,12 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         n_lost = 0  # workers in a row
         while waiting:
             try:
-                for number, outcome in self._outcomes(function, waiting):
-                    n_lost = 0
-                    del waiting[number]
-                    yield number, outcome
+                # Sockets to workers, which nobody deletes after a kill.
+                with files_in_own_folder():
+                    for number, outcome in self._outcomes(function, waiting):
+                        n_lost = 0
+                        del waiting[number]
+                        yield number, outcome
             except RuntimeError as error:
                 # A dead worker ends daft's query; the remaining tasks go into a new one.
                 n_lost += 1
@@ -71,6 +76,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         """Choose daft's runner, once a process."""
         if self.ray is not None:
             _join_ray(self.ray)
+        name_segments(own_folder().name)
         # Results come in the order in which tasks finish, since their sizes differ.
         daft.set_execution_config(maintain_order=False)
 
@@ -89,7 +95,7 @@ class Engine(BaseModel, frozen=True, extra="forbid", strict=True):
         n_workers = min(self.n_workers(), len(waiting))
         worker = daft.cls(_Worker, use_process=True, max_concurrency=n_workers, max_retries=0)
         tasks = {"number": list(waiting), "task": [dumps(task) for task in waiting.values()]}
-        work = worker(dumps(function), tuple(sys.path))
+        work = worker(dumps(function), tuple(sys.path), own_folder().name)
         outcome = work.do(daft.col("task")).alias("outcome")
         # Batches of one task, or a worker would be given many at a time.
         frame = daft.from_pydict(tasks).into_batches(1).select("number", outcome)
@@ -111,7 +117,9 @@ def _require_lost(error: RuntimeError, n_lost: int, waiting: dict[int, Any]) -> 
 class _Worker:
     """One process: the function is unpickled once."""
 
-    def __init__(self, function: bytes, path: tuple[str, ...]):
+    def __init__(self, function: bytes, path: tuple[str, ...], owner: str):
+        # Its answers too are in shared memory.
+        name_segments(owner)
         # The parent's sys.path, because `function` may be of a user's own module.
         sys.path += [entry for entry in path if entry not in sys.path]
         self.function = loads(function)
@@ -120,6 +128,27 @@ class _Worker:
     def do(self, task: bytes) -> bytes:
         """The sealed outcome of a task."""
         return sealed(self.function, loads(task))
+
+
+@cache
+def name_segments(owner: str) -> None:
+    """Name the shared memory by which daft sends tasks and outcomes after `owner`, the folder of
+    `own_folder`.
+
+    One process makes a segment and another one deletes it, so after a kill nobody does, and daft's own names
+    do not tell whose they are.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return
+    write = SharedMemoryTransport.write_and_close
+
+    def named(transport: SharedMemoryTransport, data: bytes) -> tuple[str, int]:
+        name, size = write(transport, data)
+        # A segment is a file there; it is not open between the two processes.
+        os.rename(SHARED_MEMORY / name, SHARED_MEMORY / f"{owner}-{name}")
+        return f"{owner}-{name}", size
+
+    SharedMemoryTransport.write_and_close = named
 
 
 def sealed(function: Callable, argument: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipeline.files import sha256
+from data_pipeline.files import damage_of, seal_beside, sha256
 from data_pipeline.shards.npy import read_array
 
 # NumPy parses the header of a .npy file as Python: a damaged one may raise what a parser does
@@ -47,11 +47,15 @@ class Segment(NamedTuple):
     first: int
 
     def check_index(self) -> None:
-        """Read the index whole, and compare it with its digest.
+        """Read manifest and index whole, and compare them with their digests.
 
         Raises:
-            ValueError: it is not what was written.
+            ValueError: one is not what was written.
         """
+        seal = seal_beside(self.folder / MANIFEST)
+        # Shards of an earlier version have none.
+        if seal.is_file() and (why := damage_of(seal)):
+            raise ValueError(f"{self.folder} is damaged: {why}; {AGAIN}")
         if sha256(self.folder / INDEX) != self.manifest["index_sha256"]:
             raise ValueError(
                 f"{self.folder / INDEX} is damaged (its SHA-256 is not the manifest's); {AGAIN}"

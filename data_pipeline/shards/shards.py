@@ -188,7 +188,8 @@ def finish_shards(
         "tools": {name: version(name) for name in ("array_record", "msgpack", "sentencepiece")},
         "lineage": lineage,
     }
-    write_json(folder / MANIFEST, manifest)
+    # Sealed: it proves all other files, and nothing else proves it.
+    write_json(folder / MANIFEST, manifest, sealed=True)
 
     # only now: a kill before must find the parts of the index again
     for shard in shards:

@@ -1,5 +1,6 @@
 """Conversations and preference pairs made of the documents of one source, and their token shards."""
 
+import shutil
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -85,6 +86,8 @@ def write_tokens(
         records = list(chats.records(read_json_lines(rows), chat))
         # The old shards stay until the new ones are whole.
         partial_folder = target.with_name(f".{target.name}.new")
+        # of a process that was killed before it could put them in their place
+        shutil.rmtree(partial_folder, ignore_errors=True)
         write_shards(
             partial_folder,
             (record for record, _ in records),

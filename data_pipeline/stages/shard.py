@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.files import write_json
+from data_pipeline.files import sha256, write_json
 from data_pipeline.shards.record import Record
 from data_pipeline.shards.record import Sequence as Tokens
 from data_pipeline.shards.shards import write_shard
 
+SHARDS, DESCRIBED = "shards", "described"  # folders in the work folder of a source
 # Equal documents of two files have equal ids and ranks; then their tokens decide, not the order of arrival.
 ORDER = [("rank", "ascending"), ("id", "ascending"), ("tokens", "ascending")]
 
@@ -33,8 +34,12 @@ def write_rows(folder: Path, rows: pa.Table) -> int:
     """Write all documents of one shard in the order of their ranks; returns its number. A process does it."""
     shard = rows["shard"][0].as_py()
     folder.mkdir(parents=True, exist_ok=True)
-    written = write_shard(folder / f"{shard:05}.arrayrecord", _records(rows.sort_by(ORDER)))
-    write_json(described(folder, shard), written)  # last: where it is, the shard is whole
+    path = folder / f"{shard:05}.arrayrecord"
+    written = write_shard(path, _records(rows.sort_by(ORDER)))
+    # By its hash a later start knows that it is undamaged, as it knows the shard by that in `written`.
+    written["index_sha256"] = sha256(index_part(path))
+    # Last: where it is, the shard is whole.
+    write_json(described(folder, shard), written, sealed=True)
     return shard
 
 
@@ -49,4 +54,9 @@ def _records(rows: pa.Table) -> Iterator[Record]:
 def described(folder: Path, shard: int) -> Path:
     """The file that holds what the manifest will say of a shard in `folder`."""
     # Beside the shards' folder, which is moved as a whole and must hold nothing else.
-    return folder.with_name("described") / f"{shard:05}.json"
+    return folder.with_name(DESCRIBED) / f"{shard:05}.json"
+
+
+def index_part(shard: Path) -> Path:
+    """The part of the index that is written with a shard."""
+    return shard.with_suffix(".npy")

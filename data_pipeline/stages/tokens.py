@@ -16,7 +16,8 @@ from data_pipeline.shards.segment import MANIFEST, SEGMENTS
 from data_pipeline.shards.shards import VERSION as SHARDS_VERSION
 from data_pipeline.shards.shards import finish_shards, next_segment
 from data_pipeline.stages.encode import Encoding, encode
-from data_pipeline.stages.shard import described, sizes_of, write_rows
+from data_pipeline.stages.proof import damage_of_shards
+from data_pipeline.stages.shard import SHARDS, described, sizes_of, write_rows
 from data_pipeline.stages.text import MODEL, STAGES, Text
 
 VERSION = 1  # of what this stage makes of the same texts and tokenizer
@@ -90,6 +91,9 @@ def segment(texts: Sequence[Text], data: Path, **made_with: Any) -> ShardsToWrit
         # the same texts in another segment: an interrupted append that had come to its end
         written = wanted._replace(folder=manifest.parent)
         if is_written(written):
+            if damage := damage_of_shards(manifest.parent):
+                problem = f"{manifest.parent} is damaged ({damage})"
+                raise ValueError(f"{problem}; delete that folder and append again")
             return written
     folder, after = next_segment(wanted.folder)
     return wanted._replace(folder=folder, after=after)
@@ -124,8 +128,21 @@ def is_written(shards: ShardsToWrite) -> bool:
 
 def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
     """Bring the documents of each shard together and write it; then the folder takes its place."""
+    written = shards.work / SHARDS
+    if not (written / MANIFEST).exists():
+        _gather(shards, written, engine)
+    # A process killed before this may have left them, without which the shards are complete.
+    for part in written.glob("[0-9]*.npy"):
+        part.unlink()
+    replace_folder(shards.folder, written)
+
+    # Only now: a process killed before this must find its work again.
+    shutil.rmtree(shards.work)
+
+
+def _gather(shards: ShardsToWrite, written: Path, engine: Engine) -> None:
+    """Write the shards of a source, but for those that were written before a kill, and their manifest."""
     encoded = [path for _, path, _ in shards.tasks()]
-    written = shards.work / "shards"
 
     # a shard that was written before a kill is not gathered again
     sizes = sizes_of(encoded)
@@ -142,10 +159,6 @@ def _shuffle(shards: ShardsToWrite, engine: Engine) -> None:
         lineage=shards.written_lineage(),
         after=shards.after,
     )
-    replace_folder(shards.folder, written)
-
-    # Only now: a process killed before this must find its work again.
-    shutil.rmtree(shards.work)
 
 
 def _lineage(text: Text, data: Path) -> dict[str, Any]:

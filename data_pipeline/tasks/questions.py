@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from data_pipeline.component import PathText
 from data_pipeline.tasks.task import Item
 
 # A minus right after a word or a digit is no sign: 7-5.
@@ -35,7 +36,7 @@ class Questions(BaseModel, frozen=True, extra="forbid", strict=True):
     VERSION: ClassVar[int] = 1
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    path: str
+    path: PathText
     question: Annotated[tuple[str, ...], Field(min_length=1)]
     answer: str
     grading: Literal["number", "text"] = "text"

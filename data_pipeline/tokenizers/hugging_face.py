@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from data_pipeline.component import FrozenMap
+from data_pipeline.component import FrozenMap, PathText
 from data_pipeline.files import write_bytes
 from data_pipeline.tokenizers.chat_files import chat_of_folder
 from data_pipeline.tokenizers.control import (
@@ -71,7 +71,7 @@ class HuggingFaceTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
 
     VERSION: ClassVar[int] = 3
 
-    path: str
+    path: PathText
     bos: str
     eos: str
     pad: str | None = None

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
+from data_pipeline.component import PathText
 from data_pipeline.files import write_bytes
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 
@@ -18,7 +19,7 @@ class TrainedTokenizer(BaseModel, frozen=True, extra="forbid", strict=True):
 
     VERSION: ClassVar[int] = 1
 
-    path: str
+    path: PathText
 
     def fingerprint(self) -> str:
         """SHA-256 of the file; "" while it is not there yet, as when a phase before makes it."""

@@ -25,6 +25,15 @@ from launch.process.failures import PEER_LOST
 GRACE_S = 15.0
 # Opened now: between fork and exec a child may not wait for a lock that another thread held.
 LIBC = ctypes.CDLL(None)
+# what most often is behind a signal that nobody has sent
+OF_LIMITS = "most often threads or memory ran out: lower workers or batch sizes, or raise `ulimit`"
+MOST_OFTEN = {
+    "SIGKILL": "unless somebody did, by the system for want of memory: lower workers or batch sizes",
+    "SIGABRT": OF_LIMITS,
+    "SIGSEGV": OF_LIMITS,
+    # a file mapped into memory that cannot be filled
+    "SIGBUS": "most often a full disk or /dev/shm: free some space there",
+}
 DOCUMENTED_CODES = (2, 3, 4, 75, 130, 143)  # of the README; any other exit code becomes 1
 
 
@@ -192,15 +201,20 @@ def _report_failure(processes: Sequence[subprocess.Popen]) -> int:
     # 130 and 143 are 128 + SIGINT and SIGTERM: the user knows why the run ended.
     stopped_by_user = code in (130, 143)
     if running or not stopped_by_user:
-        how = (
-            f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        )
+        how = _killed(-code) if code < 0 else f"ended with code {code}"
         silent = [f"process {i} does not answer and is killed" for i in running]
         what = ", ".join([f"process {failed} {how}", *silent])
         print(f"meshwright: {what}; the others are ended", file=sys.stderr, flush=True)
     if code in DOCUMENTED_CODES:
         return code
     return PEER_LOST if code < 0 else 1
+
+
+def _killed(number: int) -> str:
+    """How a process ended that a signal has killed, and what most often does that."""
+    name = signal.Signals(number).name
+    cause = MOST_OFTEN.get(name, "")
+    return f"was killed by {name}{cause and f' ({cause})'}"
 
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:

@@ -1,7 +1,6 @@
 """Tokenizers of foreign checkpoints → ours, and ours → the files that transformers reads."""
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import sentencepiece
 
 from data_pipeline.files import write_bytes
+from data_pipeline.temporary import temporary_folder
 from data_pipeline.tokenizers.chat_files import chat_of_folder, read_settings
 from data_pipeline.tokenizers.control import SPACE
 from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
@@ -176,8 +176,8 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path) -> str:
     # Llama 3 and others end a turn, and a call of a tool, with pieces of their own
     others = (_gguf_id(get, f"{field}_token_id", len(tokens)) for field in ("eot", "eom"))
     stop_ids = [i for i in (ids["eos"], *others) if i is not None]
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer_file = Path(folder) / "tokenizer.json"
+    with temporary_folder() as folder:
+        tokenizer_file = folder / "tokenizer.json"
         tokenizer_file.write_text(json.dumps(file), encoding="utf-8")
         special = {token["content"] for token in file["added_tokens"] if token["special"]}
         pieces = {f"{name}_token": piece for name, piece in named.items() if piece is not None}

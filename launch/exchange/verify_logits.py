@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from data_pipeline.temporary import temporary_folder
 from model.api import ModelInputs, Params, finish_logits
 from model.execution import Precision
 from model.sharding import ALPHABET, einsum, named, shard
@@ -91,10 +91,10 @@ def verify(
     )
     ours_BLV = logits(architecture, params, ids_BL)
     script = Path(__file__).with_name("reference_logits.py")
-    with tempfile.TemporaryDirectory() as folder:
-        ids_file = Path(folder) / "ids.npy"
-        logits_file = Path(folder) / "logits.npy"
-        config_file = Path(folder) / "config.json"
+    with temporary_folder() as folder:
+        ids_file = folder / "ids.npy"
+        logits_file = folder / "logits.npy"
+        config_file = folder / "config.json"
         config_file.write_text(json.dumps(architecture.to_hugging_face()))
         np.save(ids_file, ids_BL, allow_pickle=False)
         # In a process of its own, because torch and jax would compete for a GPU's memory.

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from launch.process import stopping
-from launch.process.failures import PEER_LOST, PeerFailed, explain
-from trainer.cluster.c_signals import CHandler, handle_in_c
+from launch.process.aborts import explain_aborts_of_peers
+from launch.process.failures import PeerFailed, explain
+from trainer.cluster.c_signals import CHandler
 
 # A process may be silent for so long (a slow disk, swapping) before it counts as lost.
 HEARTBEAT_S = 30
@@ -169,46 +170,7 @@ def _initialize(cluster: Cluster | None) -> None:
         )
         # A single process has no peer to lose.
         if cluster.n > 1:
-            explain_aborts(cluster.address if cluster.process else None)
-
-
-def explain_aborts(coordinator: str | None) -> None:
-    """From now on, when jax's heartbeat aborts this process (in C++, by SIGABRT) because another one is gone,
-    say which, and leave with exit code 75.
-
-    A signal handler, because jax cannot be given a callback (0.12 cannot convert its argument to Python).
-    `coordinator` is None in the process that coordinates.
-    """
-
-    # Imported now, because a handler of SIGABRT should import nothing.
-    from trainer.ending import present_peers
-
-    def aborted(number: int) -> None:
-        peers = present_peers()
-        lost = peers.lost() if peers else None
-        if lost:
-            gone = lost.lost
-        elif coordinator is None or _answers(coordinator):
-            gone = "another process of this run is gone; the lines of jax above number it"
-        else:
-            gone = "process 0, which coordinates, is gone"
-        print(
-            f"meshwright: error: {gone}; start the same command again", file=sys.stderr, flush=True
-        )
-        # os._exit: exit handlers would wait for the peers that are gone.
-        os._exit(lost.code if lost else PEER_LOST)
-
-    handle_in_c(signal.SIGABRT, aborted)
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    # One second is plenty: a coordinator that is alive answers in milliseconds.
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
+            explain_aborts_of_peers(cluster.address if cluster.process else None)
 
 
 def _shares_gpus() -> bool:

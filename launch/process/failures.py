@@ -132,7 +132,12 @@ LIMITS_IN_WORDS = {
     "larger than a file may be": FILE_SIZE,
     "can't start new thread": THREADS,
     "Resource temporarily unavailable": THREADS,
+    "pthread_create": THREADS,
     "Cannot allocate memory": MEMORY,
+    "cannot allocate memory": MEMORY,
+    # the loader, of a library that is imported
+    "failed to map segment": MEMORY,
+    "std::bad_alloc": MEMORY,
 }
 
 
@@ -142,10 +147,14 @@ def _limit_of(error: BaseException, number: int | None) -> tuple[str, str] | Non
         return MEMORY
     if number is not None:
         return LIMITS.get(number)
-    # What XLA says of memory is of the devices' (`_of_devices`).
-    if type(error).__name__ == "JaxRuntimeError" or not isinstance(error, RuntimeError | OSError):
+    # By name: a panic of a library in Rust is no Exception, and its class is in no module.
+    by_library = isinstance(error, RuntimeError | OSError | ImportError)
+    if not by_library and type(error).__name__ != "PanicException":
         return None
     text = str(error)
+    # What XLA says of memory is of the devices' (`_of_devices`).
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in text:
+        return None
     return next((limit for words, limit in LIMITS_IN_WORDS.items() if words in text), None)
 
 

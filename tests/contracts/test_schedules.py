@@ -36,8 +36,8 @@ def test_it_survives_being_written_down(name):
 def test_it_rises_in_a_line_to_its_peak_then_never_rises_and_ends_where_it_says(name):
     schedule, end = EXAMPLES[name]
     found = values(schedule, STEPS)
-    assert found[:5] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert all(x >= y - 1e-9 for x, y in zip(found[4:], found[5:], strict=False))
+    assert found[:5] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2])
+    assert all(x >= y - 1e-9 for x, y in zip(found[3:], found[4:], strict=False))
     assert found[STEPS] == pytest.approx(PEAK * end, rel=1e-5)
     assert min(found[STEPS:]) > 0
 
@@ -64,6 +64,14 @@ def test_what_does_not_fit_the_phase_is_told_with_both_numbers(name):
 def test_without_warmup_the_first_step_has_the_peak_rate(name):
     schedule, _ = EXAMPLES[name]
     assert values(schedule.model_copy(update={"warmup_steps": 0}), STEPS)[0] == pytest.approx(PEAK)
+
+
+@EVERY
+@pytest.mark.parametrize("warmup_steps", [1, 3, 24])
+def test_no_step_of_a_warmup_has_rate_0(name, warmup_steps):
+    schedule = EXAMPLES[name][0].model_copy(update={"warmup_steps": warmup_steps})
+    first = values(schedule, STEPS)[:warmup_steps]
+    assert first == pytest.approx([PEAK * i / warmup_steps for i in range(1, warmup_steps + 1)])
 
 
 def test_each_goes_down_as_its_name_says():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from data_pipeline.component import FrozenMap, components_in, imported_by_user, one_of
+from data_pipeline.component import FrozenMap, PathText, components_in, imported_by_user, one_of
 
 
 class Near(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -199,3 +199,10 @@ def test_components_are_the_frozen_models_defined_in_a_place_and_those_of_the_us
         assert "Near" in components_in("model.adapt")
     finally:
         imported_by_user.remove("tests.data_pipeline.test_component")
+
+
+def test_a_path_begins_at_home_where_it_is_written_so(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    read = TypeAdapter(PathText | None).validate_python
+    assert read("~/runs/a") == "/home/me/runs/a" and read("data/~x") == "data/~x"
+    assert read(None) is None

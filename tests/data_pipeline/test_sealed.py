@@ -8,6 +8,7 @@ import pytest
 
 from data_pipeline.files import (
     SEAL,
+    OutputError,
     is_proved,
     new_folder,
     read_json,
@@ -53,6 +54,70 @@ def test_a_flipped_bit_in_a_file_of_any_stage_is_said_and_the_data_is_the_same(r
     (again / "done.json").unlink()
     prepare(raw).execute(again, job_folder=tmp_path, say=said.append)
     assert not [line for line in said if "is damaged" in line]
+
+
+SHARDS = (
+    "train/web/00000.arrayrecord",
+    "train/code/index.npy",
+    "held_out/books/manifest.json",
+    "train/pairs/manifest.json",
+)
+
+
+def test_a_flipped_bit_in_finished_shards_is_said_and_they_are_the_same_again(raw, data, tmp_path):
+    again = tmp_path / "data"
+    shutil.copytree(data, again)
+    (again / "done.json").unlink()
+    for name in SHARDS:
+        flip(again / name)
+    said = []
+    prepare(raw).execute(again, job_folder=tmp_path, say=said.append)
+    warnings = [line for line in said if "is damaged" in line]
+    assert len(warnings) == len(SHARDS)
+    for name in SHARDS:
+        folder = Path(name).parent
+        aside = f"{folder.parent}-{folder.name}.damaged"
+        assert [
+            line for line in warnings if f"{again / folder} is damaged" in line and aside in line
+        ]
+        assert (again / "stages" / aside).is_dir()
+    assert outputs(again) == outputs(data)
+
+
+@pytest.mark.parametrize("damaged", ["00000.arrayrecord", "00001.npy"])
+def test_a_flipped_bit_in_a_shard_of_an_unfinished_source_is_said_and_it_is_the_same_again(
+    raw, data, tmp_path, damaged
+):
+    again, said = tmp_path / "data", []
+    shutil.copytree(data, again)
+    (again / "done.json").unlink()
+    key = read_json(again / "train/code/manifest.json")["lineage"]["work"]
+    shutil.rmtree(again / "train/code")
+    shards = again / "stages/tokens" / key / "shards"
+    # It is written beside the shards when all of them are.
+    (shards / "index.npy").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"index\.npy"):
+        prepare(raw).execute(again, job_folder=tmp_path)
+    (shards / "index.npy").rmdir()
+    flip(shards / damaged)
+    prepare(raw).execute(again, job_folder=tmp_path, say=said.append)
+    (warning,) = [line for line in said if "is damaged" in line]
+    assert f"{damaged} has other contents" in warning
+    assert outputs(again) == outputs(data)
+
+
+def test_what_killed_writers_left_is_removed(raw, data, tmp_path):
+    again = tmp_path / "data"
+    shutil.copytree(data, again)
+    (again / "done.json").unlink()
+    (again / "stages/select/.of_another_key.partial").mkdir()
+    (again / "stages/tokens/.x.parquet.77.partial").write_bytes(b"x")
+    # finished, and not yet in its place
+    shutil.copytree(again / "train/chat", again / "train/.chat.new")
+    shutil.rmtree(again / "train/chat")
+    prepare(raw).execute(again, job_folder=tmp_path)
+    assert not [*again.rglob("*.partial"), *again.rglob("*.new")]
+    assert outputs(again) == outputs(data)
 
 
 def test_files_that_are_missing_or_exchanged_are_found_in_every_sealed_folder(tmp_path):

@@ -67,7 +67,7 @@ def test_the_same_records_give_the_same_files(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / name, make(30))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(files) == 7
+    assert len(files) == 8
     assert all(
         (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         for file in files

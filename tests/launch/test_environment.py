@@ -160,8 +160,8 @@ def test_the_notifier_of_jax_stands_again_after_host_work():
 
 ABORTED = """
 import ctypes, os, sys
-from launch.process.distributed import explain_aborts
-explain_aborts(sys.argv[1] or None)
+from launch.process.aborts import explain_aborts_of_peers
+explain_aborts_of_peers(sys.argv[1] or None)
 ctypes.CDLL(None).abort()
 """
 
@@ -183,6 +183,28 @@ def test_an_abort_of_jax_is_explained_and_has_the_code_of_a_lost_peer(coordinato
         and told in ended.stderr
         and "start the same command again" in ended.stderr
     )
+
+
+OF_A_LIBRARY = """
+import ctypes, threading
+from launch.process.aborts import explain_aborts
+explain_aborts()
+thread = threading.Thread(target=ctypes.CDLL(None).abort)
+thread.start()
+thread.join()
+"""
+
+
+def test_an_abort_of_a_library_is_a_sentence_on_limits():
+    ended = subprocess.run(
+        [sys.executable, "-c", OF_A_LIBRARY],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 75 and "raise `ulimit -u`" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 STACKS = """

@@ -30,6 +30,10 @@ class JaxRuntimeError(RuntimeError):
     """Named like XLA's."""
 
 
+class PanicException(BaseException):
+    """Named like that of libraries in Rust."""
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -43,6 +47,9 @@ class JaxRuntimeError(RuntimeError):
         (RuntimeError("can't start new thread"), 2),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 2),
         (MemoryError(), 2),
+        (ImportError("libx.so: failed to map segment from shared object"), 2),
+        (JaxRuntimeError("INTERNAL: pthread_create failed: Resource temporarily unavailable"), 2),
+        (PanicException("failed to spawn thread: Resource temporarily unavailable"), 2),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), 2),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 3),

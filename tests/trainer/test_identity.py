@@ -5,7 +5,14 @@ import pytest
 from data_pipeline.loader import PackedShards
 from tests.examples import SIZES
 from trainer.checkpoints.checkpointer import Checkpoints
-from trainer.identity import changes, check_identity, flat, is_free, run_fingerprint
+from trainer.identity import (
+    architecture_difference,
+    changes,
+    check_identity,
+    flat,
+    is_free,
+    run_fingerprint,
+)
 from trainer.objectives.next_token import NextToken
 from trainer.optimizer import Optimizer
 from trainer.optimizers.adamw import AdamW
@@ -113,6 +120,14 @@ def test_every_identity_field_that_differs_is_shown_with_both_values():
             folder="x",
         )
     assert "steps" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_architectures_that_differ_are_told_by_the_fields_that_do():
+    wider = SIZES.model_copy(update={"width": 32, "norm_eps": 0.5})
+    sentence = architecture_difference(wider, SIZES, "start_from=base")
+    there = f"width: 32 there, {SIZES.width} here"
+    assert sentence.startswith("differs from that of start_from=base (") and there in sentence
+    assert "norm_eps: 0.5 there" in sentence and "Llama" not in sentence
 
 
 def test_the_same_run_has_no_differences():

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from orbax.checkpoint import checkpoint_managers as policies
 from pydantic import BaseModel, PositiveInt, model_validator
 
+from data_pipeline.component import PathText
 from trainer.checkpoints.manifest import Level
 
 
@@ -45,7 +46,7 @@ class Checkpoints(BaseModel, frozen=True, extra="forbid", strict=True):
     best: Best | None = None
     verify: Level = "full"
     # A copy in memory is lost with the machine, so it never replaces the durable one.
-    local: str | None = None
+    local: PathText | None = None
     local_every_steps: PositiveInt | None = None
     # None needs as much host memory as the state takes on this host's devices.
     host_gb: PositiveInt | None = None

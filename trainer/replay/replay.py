@@ -1,7 +1,6 @@
 """Replay one step of a phase, from the nearest checkpoint before it and on the rows that it read."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from data_pipeline.rows.sequence import RowSequence
+from data_pipeline.temporary import temporary_folder
 from trainer.assemble import step_of
 from trainer.batches.open import open_rows
 from trainer.checkpoints.stored import steps_in
@@ -77,8 +77,8 @@ def replay(
 @contextmanager
 def _folder_before(folder: Path, step: int) -> Iterator[Path]:
     """A temporary folder with the columns of `folder` and links to its checkpoints before `step`."""
-    with tempfile.TemporaryDirectory() as name:
-        earlier = Path(name) / folder.name
+    with temporary_folder() as temporary:
+        earlier = temporary / folder.name
         (earlier / "checkpoints").mkdir(parents=True)
         for saved in steps_in(folder / "checkpoints"):
             # not `<=`: the checkpoint of the step itself holds its result, not what it started from
