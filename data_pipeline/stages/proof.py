@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_pipeline.files import DAMAGED, read_json, sha256, writing
+from data_pipeline.files import DAMAGED, read_json, seal_beside, sha256, writing
 from data_pipeline.shards.segment import MANIFEST
 from data_pipeline.shards.shards import Shards
 from data_pipeline.stages.shard import DESCRIBED, SHARDS, index_part
@@ -43,6 +43,7 @@ def set_aside_damaged_work(data: Path) -> Iterator[str]:
         shard = _file_of(path)
         # First, because with it the shard would be taken for whole.
         path.unlink()
+        seal_beside(path).unlink(missing_ok=True)
         aside = data / STAGES / "tokens" / f"{path.parents[1].name}-{shard.name}{DAMAGED}"
         yield _set_aside(shard, aside, why)
 
@@ -86,10 +87,11 @@ def _examined(
 
 
 def _set_aside(path: Path, aside: Path, why: str) -> str:
+    kept = f"kept as {aside.name} and " if path.exists() else ""
     with writing(aside):
         if aside.is_dir():
             shutil.rmtree(aside)
         if path.exists():
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
-    return f"{path} is damaged ({why}); it is kept as {aside.name} and made again"
+    return f"{path} is damaged ({why}); it is {kept}made again"
