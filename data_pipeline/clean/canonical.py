@@ -31,6 +31,8 @@ UNSPACED = (  # Thai and Lao, Myanmar, Khmer, kana, Han with its compatibility f
 )
 # The large blocks of letters without case or accents, which stand for themselves.
 THEMSELVES = (HANGUL, *(characters for characters in UNSPACED if len(characters) > 5000))
+# Beginnings of the names of letters whose accents are left out; CJK: compatibility forms.
+FOLDED = ("LATIN", "GREEK", "ARABIC", "HEBREW", "CJK")
 LAST = 0x323B0  # from here on there are no letters
 # The arrays of one chunk stay in the processor's cache: a quarter faster than whole batches.
 CHUNK_CHARS = 1 << 16
@@ -205,10 +207,11 @@ def letter(character: str, numbers_alike: bool) -> int:
     if kind[0] not in "LN" and kind != "Mc":
         return SPACE
     lower = character.lower()
-    # Cyrillic letters with a breve or dots are letters of their own; only ё is also written without.
-    if "CYRILLIC" in unicodedata.name(lower[0], "") and lower != "ё":
-        return ord(lower[0])
-    return ord(unicodedata.normalize("NFD", lower)[0])
+    base = unicodedata.normalize("NFD", lower)[0]
+    # Accents are left out in the scripts that people also write without them. Elsewhere what Unicode takes
+    # apart is another letter: й, が, the Bengali o. Of Cyrillic only ё is also written without.
+    folded = unicodedata.name(base, "").startswith(FOLDED) or lower == "ё"
+    return ord(base if folded else lower[0])
 
 
 def is_accent(code: int) -> bool:

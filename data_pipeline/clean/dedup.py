@@ -96,7 +96,8 @@ def text_keys(texts: Sequence[str], languages: Sequence[str] | None = None) -> n
 
 def is_code(text: str, language: str) -> bool:
     """Whether a text is source code, as its reader says or by the form of its lines."""
-    if language in PROGRAMMING_LANGUAGES:
+    # Columns of data sets write Python and C++ with capitals.
+    if language.lower() in PROGRAMMING_LANGUAGES:
         return True
     # The first lines are enough: a text of code is code from its beginning.
     head = text[:4000]

@@ -17,6 +17,8 @@ from data_pipeline.documents.document import Document
 CONTROL = re.compile(
     r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
 )
+# Code keeps what its strings may hold: of it only what no file can hold goes, and a mark at its beginning.
+CODE_CONTROL = re.compile(r"\A[\s\x00\ufeff\ud800-\udfff]*\ufeff|[\x00\ud800-\udfff]")
 CODE_LINE_END = re.compile(r"\r\n?|\n")
 # Not all white space: a line of ideographic spaces is somebody's layout.
 TRAILING = " \t\u00a0"
@@ -43,10 +45,10 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
     Attributes:
         sources: The sources it applies to.
         repair_mojibake: Undo double encoding (`cafÃ©` → `café`); off for code, where such characters may be
-        meant.
+        meant, and whose characters all stay.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LATE: ClassVar[frozenset[str]] = frozenset()
     EDITS: ClassVar[bool] = True
     sources: tuple[str, ...]
@@ -58,9 +60,8 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def normalised(self, text: str) -> str:
         """The text, or "" where nothing but white space is left."""
-        # What may be code keeps the line ends that only prose has: in code they stand in strings.
         if not self.repair_mojibake:
-            text = normalise(text, line_end=CODE_LINE_END)
+            text = normalise_code(text)
             return text if text.strip() else ""
         # ftfy's model is slow, so it sees only lines that look like one encoding read as another. It goes
         # first: what UTF-8 became as ISO-8859-1 has control characters, which `normalise` takes out.
@@ -76,14 +77,30 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         return ()
 
 
-def normalise(text: str, *, line_end: re.Pattern | None = None) -> str:
+def normalise(text: str) -> str:
     """NFC, `\\n` line ends, no control characters, no trailing spaces, at most two blank lines in a row,
     one newline at the end.
     """
     text = unicodedata.normalize("NFC", CONTROL.sub("", text))
     # `splitlines` knows all of Unicode's line ends; from here on there is `\n` alone.
-    lines = text.splitlines() if line_end is None else line_end.split(text)
-    text = "\n".join([line.rstrip(TRAILING) for line in lines])
+    return joined([line.rstrip(TRAILING) for line in text.splitlines()])
+
+
+def normalise_code(text: str) -> str:
+    """The same for what may be code, whose strings stay as they are: line ends of prose, accents apart from
+    their letters, joiners and control characters are what they say.
+    """
+    lines = []
+    for line in CODE_LINE_END.split(CODE_CONTROL.sub("", text)):
+        bare = line.rstrip(TRAILING)
+        # A space behind a backslash is not the end of the line, and without it the next line would be joined.
+        lines.append(line[: len(bare) + 1] if bare.endswith("\\") else bare)
+    return joined(lines)
+
+
+def joined(lines: list[str]) -> str:
+    """The lines, at most two blank ones in a row, with one newline at the end."""
+    text = "\n".join(lines)
     # A plain search first: most texts have no run of blank lines, and `re` is slower.
     if "\n\n\n\n" in text:
         text = BLANK_LINES.sub("\n\n\n", text)

@@ -33,7 +33,7 @@ class Pii(BaseModel, frozen=True, extra="forbid", strict=True):
         max_hits: Documents with more are dropped (dolma: 5); None drops none.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LATE: ClassVar[frozenset[str]] = frozenset({"max_hits"})
     EDITS: ClassVar[bool] = True
 

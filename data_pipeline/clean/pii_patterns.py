@@ -132,8 +132,8 @@ def is_global(address: str) -> bool:
         return False
 
 
-# Before each further digit: a space, dot or hyphen, a bracket, and again one of them.
-NEXT = r"(?:[ .\-\u00a0\u2010\u2011]{0,2}[()]?[ \-\u00a0]?[0-9])"
+# Before each further digit: a space, dot, slash or hyphen, a bracket, and again one of them.
+NEXT = r"(?:[ ./\-\u00a0\u2010-\u2013]{0,2}[()]?[ /\-\u00a0]{0,2}[0-9])"
 PHONE_REGEX = re.compile(
     r"(?:"
     # E.164; North America and Russia: eleven digits
@@ -144,11 +144,31 @@ PHONE_REGEX = re.compile(
     r"|8[ -]?(?:\([3489][0-9]{2}\)[ -]?|[3489][0-9]{2}[ -])[0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{2}"
     r"|8[ -]?\([3489][0-9]{3,4}\)[ -]?[0-9]{1,2}(?:-?[0-9]{2}){2}"  # 8 (48535) 2-31-00
     r"|89[0-9]{9}"  # a Russian mobile number
-    # Germany: 0049 and an area code, or 030 12345678, (089) 123 45-67, 0171/1234567
+    # 0049 and an area code, or another country's code with a gap behind it
     r"|0049[ -]?(?:\(0\))?(?:[ /-]?[0-9]){8,11}"
+    r"|00[2-9][0-9]{1,2}[ /-](?:\(0\)[ ]?)?[1-9](?:[ /-]?[0-9]){6,10}"
+    # Germany: 030 12345678, (089) 123 45-67, 0171/1234567
     r"|(?P<german>(?:\(0[1-9][0-9]{1,4}\)|0[1-9][0-9]{1,4})[ ]?[ /\u2013-][ ]?"
-    r"[0-9]{2,8}(?:[ -][0-9]{1,5}){0,3}))"
+    r"[0-9]{2,8}(?:[ -][0-9]{1,5}){0,3})"
+    # France: five pairs, among no others
+    r"|(?<![0-9] )(?P<french>0[1-9](?:(?P<pairs>[ .])[0-9]{2})(?:(?P=pairs)[0-9]{2}){3})(?![ ][0-9])"
+    r"|\([1-9][0-9]\) ?9?[0-9]{4}-[0-9]{4}"  # Brazil
+    r"|1[3-9][0-9](?P<chinese>[ -])[0-9]{4}(?P=chinese)[0-9]{4})"
     r")(?!\w|[-./]\w)"
+)
+# A word for a telephone in the languages of the web, then any number long enough.
+CALLED_REGEX = re.compile(
+    r"(?<!\w)(?:tel|t[eé]l[eé](?:phone|fono?|fone)?s?|telefon\w{0,4}|fon|phone|ruf\w{0,9}|(?:tele)?fax"
+    r"|mobil\w{0,8}"
+    r"|handy|cell|hotline|whatsapp|viber|тел|телефон\w{0,3}|факс|моб|звон\w{1,6}|điện thoại|โทร|هاتف"
+    r"|טלפון|تلفن"
+    r"|전화|[联聯]?[系繫]?[电電][话話]|手[机機]|传真|傳真)"
+    r"(?:[ ](?:number|nr|no|nummer|num[eé]ro|номер)\b)?[ .:：/)]{0,4}"
+    rf"(?P<number>\+?\(?[0-9]{NEXT}{{8,13}})(?!\w|[-./:]\w)",
+    re.IGNORECASE,
+)
+DATE = re.compile(
+    r"(?:19|20)[0-9]{2}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:19|20)[0-9]{2}"
 )
 # dolma: neither within 100 characters of one of the words nor of "#"; here "#" must stand before the number
 # itself
@@ -173,12 +193,11 @@ AREAS = (
 )
 
 
-# Before a German number without slash or brackets, which else may be any number with a zero in front.
-CALLED = re.compile(
-    r"\b(?:tel|telefon\w*|fon|fone|phone|ruf\w*|fax|telefax|mobil\w*|handy|hotline|t|m|f)\b[.:\s]*$",
-    re.IGNORECASE,
-)
 MOBILE = re.compile(r"01[567]")
+# One of two numbers with a point that stand together: degrees, or measurements.
+DECIMAL = re.compile(r"\+?[0-9]{1,3}\.[0-9]+")
+NEIGHBOUR = re.compile(r"\s?(?:°|[,;]\s?[+-]?[0-9]{1,3}\.[0-9])")
+NEIGHBOUR_BEFORE = re.compile(r"[0-9]\.[0-9]+°?\s?[NSEW]?[,;]\s?$")
 
 
 def is_german(match: re.Match) -> bool:
@@ -186,8 +205,24 @@ def is_german(match: re.Match) -> bool:
     digits = only_digits(match[0])
     if not 9 <= len(digits) <= 12:
         return False
-    sure = "/" in match[0] or "(" in match[0] or (MOBILE.match(digits) and len(digits) in (11, 12))
-    return bool(sure or CALLED.search(line_before(match, 30)))
+    # Without slash or brackets it may be any number with a zero in front.
+    return bool(
+        "/" in match[0] or "(" in match[0] or (MOBILE.match(digits) and len(digits) in (11, 12))
+    )
+
+
+def is_french(match: re.Match) -> bool:
+    """Whether five pairs are no row, as of a lottery or of pages."""
+    pairs = [int(pair) for pair in re.findall("[0-9]{2}", match[0])]
+    return pairs != sorted(pairs) and len(set(pairs)) > 2
+
+
+def is_decimal(match: re.Match) -> bool:
+    """Whether it is a number with a point, beside another one."""
+    after = match.string[match.end() : match.end() + 12]
+    return DECIMAL.fullmatch(match[0]) is not None and bool(
+        NEIGHBOUR.match(after) or NEIGHBOUR_BEFORE.search(line_before(match, 24))
+    )
 
 
 def nine_digits(chars: np.ndarray, digits: np.ndarray) -> Candidates:
@@ -197,14 +232,27 @@ def nine_digits(chars: np.ndarray, digits: np.ndarray) -> Candidates:
 
 def phone(match: re.Match) -> str:
     """`+1-AREA-555-01xx`, which is kept free for fiction."""
-    digits = only_digits(match[0])
-    if match["german"] and not is_german(match):
+    if match["german"] and not is_german(match) or match["french"] and not is_french(match):
         return ""
-    fictional = len(digits) in (10, 11) and digits[-7:-2] == "55501" and match[0][0] != "8"
-    if fictional or OTHER_NUMBER.search(line_before(match, 100)):
+    return "" if is_decimal(match) else fictional(match, match[0])
+
+
+def called(match: re.Match) -> str:
+    """The same behind a word that says what the number is."""
+    if DATE.search(match["number"]):
         return ""
-    number = choice(digits[-10:], 100 * len(AREAS))  # +7 and 8, +1 and nothing are the same country
-    return f"+1-{AREAS[number // 100]}-555-01{number % 100:02d}"
+    number = fictional(match, match["number"])
+    return match[0][: match.start("number") - match.start()] + number if number else ""
+
+
+def fictional(match: re.Match, number: str) -> str:
+    """What takes the number's place; "" where it is kept free already, or named as something else."""
+    digits = only_digits(number)
+    free = len(digits) in (10, 11) and digits[-7:-2] == "55501" and number[0] != "8"
+    if free or OTHER_NUMBER.search(line_before(match, 100)):
+        return ""
+    chosen = choice(digits[-10:], 100 * len(AREAS))  # +7 and 8, +1 and nothing are the same country
+    return f"+1-{AREAS[chosen // 100]}-555-01{chosen % 100:02d}"
 
 
 def only_digits(text: str) -> str:
@@ -296,5 +344,7 @@ NUMERIC = (
     Pattern("ip", IPV6_REGEX, coloned, 1, 48, ipv6),
     Pattern("iban", IBAN_REGEX, country_and_check_digits, 3, 48, iban),
     Pattern("card", CARD_REGEX, fifteen_digits, 1, 24, card),
+    # 40 before: the longest word for a telephone and what joins it to the number.
+    Pattern("phone", CALLED_REGEX, nine_digits, 40, 48, called),
     Pattern("phone", PHONE_REGEX, nine_digits, 8, 48, phone),
 )

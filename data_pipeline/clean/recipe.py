@@ -64,6 +64,7 @@ def standard_recipe(
             min_alphabetic_word_frac=0.6,
         ),
         CodeQuality(sources=code),
+        Pii(sources=web, kinds=("email", "ip", "phone", "iban", "card")),
         # Last, because documents that differ in raw text may be equal when they are cleaned.
         ExactDedup(sources=(*prose, *code), max_removed_frac=0.5),
     )

@@ -5,6 +5,9 @@ by its head.
 import re
 from typing import Literal
 
+from data_pipeline.readers.comments import comments
+from data_pipeline.readers.generated_marks import CODE, says_generated
+
 Kind = Literal["git_ignored", "vendored", "generated", "minified"]
 KINDS: tuple[Kind, ...] = ("git_ignored", "vendored", "generated", "minified")
 
@@ -14,49 +17,69 @@ VENDORED_FOLDERS = frozenset(
     vendored vendors _vendor _vendored _vendors third_party third-party thirdparty 3rdparty 3rd_party
     site-packages dist-packages _bundled""".split()
 )
-# Written by package managers, thousands of lines at a time.
-LOCK_FILES = frozenset(
-    """bun.lock cargo.lock composer.lock flake.lock gemfile.lock go.sum gradle.lockfile mix.lock
-    npm-shrinkwrap.json package-lock.json packages.lock.json pdm.lock pipfile.lock pnpm-lock.yaml
-    podfile.lock poetry.lock pubspec.lock pylock.toml uv.lock yarn.lock""".split()
+# Scripts and libraries that people copy under their own names, as github-linguist lists them.
+VENDORED_NAME = re.compile(
+    r"^(?:(?:jquery|jquery-ui|jquery\.ui|bootstrap|angular|react|vue|lodash|underscore|backbone"
+    r"|prototype|moment"
+    r"|three|d3|raphael|require)[.-]v?[0-9][\w.-]*|jquery(?:[.-]ui|\.slim)?|modernizr[\w.-]*"
+    r"|mootools[\w.-]*|html5shiv"
+    r"|bootstrap\.bundle|d3\.v[0-9]|lodash|react(?:-dom)?\.(?:development|production))\.(?:[cm]?js|css)$"
+    r"|^(?:gradlew(?:\.bat)?|mvnw(?:\.cmd)?|config\.(?:guess|sub)|install-sh|depcomp|ltmain\.sh"
+    r"|ez_setup\.py"
+    r"|get-pip\.py|cpplint\.py|versioneer\.py|waf)$"
 )
-GENERATED_NAME = re.compile(
-    r"(?:^|/)(?:moc|ui|qrc)_\w+\.(?:cpp|cc|cxx|h)$|(?:^|/)moc_\w+|_rc\.py$|(?:^|/)(?:aclocal\.m4|ltmain\.sh)$"
-    r"|(?:^|/)Makefile\.in$|\.bundle\.[cm]?js$|(?:^|/)\w+_wrap\.(?:c|cpp|cxx)$|_pb2(?:_grpc)?\.pyi?$"
-    r"|\.pb(?:\.gw|_grpc)?\.(?:go|cc|h)$|_grpc\.pb\.|\.(?:pb|freezed|g)\.dart$"
-    r"|\.pbxproj$|\.designer\.(?:cs|vb)$|\.g\.cs$|_generated\.\w+$|\.generated\.\w+$"
-    r"|\.tab\.[ch]$|(?:^|/)lex\.yy\.c$|\.(?:js|css)\.map$",
+# The comment at the top of a library that somebody copied: name and version of the whole of it.
+VENDORED_HEAD = re.compile(
+    r"\A\s*/\*[!*]?[\s*]*(?:@license\s+)?(?:jQuery (?:JavaScript Library|UI|v)|Bootstrap (?:v\d|Reboot)"
+    r"|Modernizr "
+    r"|Underscore\.js \d|Lodash <|AngularJS v\d|Vue\.js v\d|React v\d|normalize\.css v\d"
+    r"|Font Awesome (?:Free )?\d"
+    r"|Sizzle |Prototype JavaScript framework|MooTools|Backbone\.js \d)",
     re.IGNORECASE,
 )
+# Written by package managers, thousands of lines at a time.
+LOCK_FILES = frozenset(
+    """bun.lock cargo.lock cartfile.resolved composer.lock conda-lock.yml deno.lock flake.lock gemfile.lock
+    go.sum go.work.sum gopkg.lock gradle.lockfile mix.lock module.bazel.lock npm-shrinkwrap.json
+    package-lock.json package.resolved packages.lock.json paket.lock pdm.lock pipfile.lock pixi.lock
+    pnpm-lock.yaml podfile.lock poetry.lock pubspec.lock pylock.toml rebar.lock shard.lock stack.yaml.lock
+    symfony.lock uv.lock yarn.lock""".split()
+)
+GENERATED_NAME = re.compile(
+    r"^(?:moc|ui|qrc)_\w+\.(?:cpp|cc|cxx|h)$|_rc\.py$|^(?:aclocal\.m4|parsetab\.py|lextab\.py"
+    r"|cmake_install\.cmake|CTestTestfile\.cmake)$|\.bundle\.[cm]?js$|^\w+_wrap\.(?:c|cpp|cxx)$"
+    r"|_pb2(?:_grpc)?\.pyi?$|_pb\.(?:[cm]?js|ts|rb)$|\.pb(?:-c)?(?:\.gw|_grpc)?\.(?:go|cc|c|h|swift)$"
+    r"|_grpc\.pb\."
+    r"|\.(?:pb|pbenum|pbjson|pbserver|freezed|g|gr|mocks)\.dart$|^zz_generated\.\w+\.go$|^bindata\.go$"
+    r"|\.pbxproj$|\.designer\.(?:cs|vb)$|\.g(?:\.i)?\.cs$|_generated\.\w+$|\.generated\.\w+$"
+    r"|\.tab\.(?:c|h|cc|cpp|hh)$|^lex\.\w+\.c$|\.(?:js|css)\.map$|^(?:BuildConfig|R)\.java$",
+    re.IGNORECASE,
+)
+# Where builds put what they made of the sources of the same package.
+BUILT_FOLDERS = frozenset(("dist",))
+BUILT_NAME = re.compile(r"\.(?:[cm]?js|css|d\.[cm]?ts)$", re.IGNORECASE)
 MINIFIED_NAME = re.compile(r"[.-]min\.(?:[cm]?js|css)$", re.IGNORECASE)
-COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|;|%|<!--|\(\*|\"\"\"|'''|rem\b|dnl\b)", re.IGNORECASE)
-# What programs write about their output. "Do not edit" alone is prose, unless it is shouted or all that the
-# line says.
-GENERATED = re.compile(
-    r"@generated\b|<auto-?generated\b|\bDO NOT (?:EDIT|MODIFY|CHANGE)(?=\W*$|[.!;,]| THIS| BY HAND| MANUALLY)"
-    r"|^\W*(?i:(?:please )?do not (?:edit|modify|change)(?: this (?:file|script|module|code))?"
-    r"(?: (?:by hand|manually|directly))?)\W*$"
-    r"|(?i:\b(?:auto-?|automatically |machine[ -])generated\b"
-    r"|^\W*(?:code |file |source )?generated (?:at \S+ )?(?:by|from|with|using)\b"
-    r"|\bthis (?:\w+ ){0,2}(?:file|code|module|table|script|class|source) (?:was|is|has been) "
-    r"(?:auto\w* )?(?:generated|created|produced) (?:by|from|with|using)\b"
-    r"|\bgenerated (?:by|from|with|using) (?:the |gnu )?(?:flex|bison|automake|autoconf|autoheader|aclocal"
-    r"|libtool|swig|cython|antlr|thrift|protoc|protocol buffer|coffeescript|re2c|gperf"
-    r"|lemon|cmake|bindgen|reading)\b"
-    r"|\b(?:lexical scanner generated by|bison parser,? made by|code produced by gperf|meta object code from"
-    r"|resource object code|(?:form|form implementation) generated from"
-    r"|created by: (?:the )?(?:qt|pyqt|pyside)"
-    r"|all changes made in this file will be lost|this always generated file))"
-)
-# Runtimes that bundlers put before the code of many files, which lines of code show.
+# Runtimes that bundlers and compilers put before the code of many files, which lines of code show.
 BUNDLE = re.compile(
-    r"\bwebpack(?:Bootstrap|UniversalModuleDefinition|Chunk\w*)\b|\b__webpack_(?:require|modules|exports)__\b"
-    r"|\bparcelRequire\b|^\s*(?:var|const) __(?:defProp|commonJS|esm|export) ?="
+    r"\bwebpack(?:Bootstrap|UniversalModuleDefinition|Chunk\w*)\b|\b__webpack_(?:require|modules"
+    r"|exports)__\b"
+    r"|\bparcelRequire\b|^\s*(?:var|const|let) __(?:defProp|commonJS|commonJSMin|esm|export|create"
+    r"|toESM) ?="
     r"|^\W*\(?function(?: \w+)?\(\w,\w,\w\) ?\{ ?function \w+\(\w,\w\)"
+    # rollup's and TypeScript's wrappers
+    r"|typeof exports === ['\"]object['\"] && typeof module !== ['\"]undefined['\"]"
+    r" \? (?:module\.exports = )?factory\("
+    r"|^(?:var|const) __(?:awaiter|generator|extends|assign|rest|decorate|importDefault|importStar"
+    r"|createBinding|spreadArray)"
+    r" = \(?(?:this && this\.__|function)"
+    r"|^Object\.defineProperty\(exports, ['\"]__esModule['\"], \{|^System\.register\(\["
+    r"|^\(function\(scope\)\{|^\s*// node_modules/\S+\.[cm]?[jt]sx?$"
 )
-HEAD_LINES, HEAD_CHARS = 25, 4_000
+SOURCE_MAP = re.compile(r"^\s*(?://|/\*)[#@] ?source(?:Mapping)?URL=", re.MULTILINE)
+TAIL_CHARS = 400
+HEAD_LINES, HEAD_CHARS = 40, 4_000
 MINIFIABLE = frozenset(("javascript", "css"))
-BUNDLED = frozenset(("javascript", "typescript"))
+BUNDLED = frozenset(("javascript", "typescript", "css"))
 MEAN_LINE_CHARS = 110  # of JavaScript and CSS: github-linguist's rule
 MAX_LINE_CHARS = 100_000  # of any language: StarCoder 2 (Lozhkov et al. 2024, §2.2)
 
@@ -68,9 +91,13 @@ def kind_of_path(path: str) -> Kind | None:
     *folders, name = path.split("/")
     if any(folder.lower() in VENDORED_FOLDERS for folder in folders):
         return "vendored"
+    if MINIFIED_NAME.search(name):
+        return "minified"
     if name.lower() in LOCK_FILES or GENERATED_NAME.search(name):
         return "generated"
-    return "minified" if MINIFIED_NAME.search(name) else None
+    if BUILT_NAME.search(name) and BUILT_FOLDERS.intersection(folders):
+        return "generated"
+    return "vendored" if VENDORED_NAME.search(name) else None
 
 
 def kind_of_text(text: str, language: str) -> Kind | None:
@@ -79,10 +106,14 @@ def kind_of_text(text: str, language: str) -> Kind | None:
     """
     # Cut first: splitting all lines of a minified file would take longer than reading it.
     head = text[:HEAD_CHARS].splitlines()[:HEAD_LINES]
+    if language in MINIFIABLE and VENDORED_HEAD.match(text):
+        return "vendored"
     # Only in comments: code that prints `generated by` was written by a person.
-    if any(COMMENT.match(line) and GENERATED.search(line) for line in head):
+    if any(says_generated(comment) for comment in comments("\n".join(head), language)):
         return "generated"
-    if language in BUNDLED and any(BUNDLE.search(line) for line in head):
+    if CODE.search("\n".join(head)):
+        return "generated"
+    if language in BUNDLED and is_bundle(text, head):
         return "minified"
     n_lines = text.count("\n") + 1
     if language in MINIFIABLE and len(text) / n_lines > MEAN_LINE_CHARS and len(text) > 1_000:
@@ -90,3 +121,8 @@ def kind_of_text(text: str, language: str) -> Kind | None:
     if len(text) > MAX_LINE_CHARS and max(map(len, text.split("\n"))) > MAX_LINE_CHARS:
         return "minified"
     return None
+
+
+def is_bundle(text: str, head: list[str]) -> bool:
+    """Whether a bundler or compiler made it: its runtime stands above, or a map of the source is named below."""
+    return any(BUNDLE.search(line) for line in head) or SOURCE_MAP.search(text[-TAIL_CHARS:]) is not None

@@ -117,9 +117,9 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
             if content is None:
                 continue
             # A file's own header binds before what its package says.
-            licence = licence_of_head(content.text)
+            licence = licence_of_head(content.text, content.language)
             if not licence:
-                licence = OTHER if is_closed(content.text) else packages.of(path)
+                licence = OTHER if is_closed(content.text, content.language) else packages.of(path)
             if self.licences is not None and not (licence and allowed(licence, self.licences)):
                 drops.add(
                     source,

@@ -26,12 +26,12 @@ BINDING = re.compile(
 )
 # In the head of a file, whose other sentences are about its code: without the words that such prose is of.
 BINDING_HEAD = re.compile(
-    r"shall|prohibit\w*|forbid\w*|forbidden|restrict(?:ed|ions?)|conditions|oblig\w+|granted"
-    r"|permi(?:t|tted|ssion)"
-    r"|revok\w+|sell|sale|resale|fees?|royalt\w+|commercial\w*|noncommercial|academic|military"
-    r"|nuclear|weapons?"
+    r"shall|prohibit\w*|forbid\w*|forbidden|restrict(?:ed|ions?)|conditions|oblig\w+|granted|permi(?:t"
+    r"|tted|ssion)"
+    r"|revok\w+|sell|sale|resale|fees?|royalt\w+|commercial\w*|noncommercial|academic|military|nuclear"
+    r"|weapons?"
     r"|evil|patents?|trademarks?|endorse\w*|advertis\w+|acknowledg\w+|copyleft|proprietary|redistribut\w+"
-    r"|warrant\w+|liab\w+|indemnif\w+|solely|required|exporting|relicens\w+|must"
+    r"|warrant\w+|liab\w+|indemnif\w+|solely|required|exporting|relicens\w+|must|a?l?gpl(?:v?[0-9])?"
 )
 # Said around licences without binding anybody.
 HARMLESS = (
@@ -61,6 +61,7 @@ STRONG = re.compile(
     r"|business source license|functional source license|server side public license|elastic license"
     r"|polyform|change date|good not evil|source available|unauthori[sz]ed (?:copying|reproduction)"
     r"|(?:proprietary and confidential|confidential and proprietary)"
+    r"|enterprise (?:edition )?licen[cs]e|commercial licen[cs]e agreement|subscription agreement"
     r"|evaluation purposes|no (?:license|licence|permission) is granted|all uses? (?:is|are) prohibited"
 )
 

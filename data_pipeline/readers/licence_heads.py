@@ -6,8 +6,10 @@ Comments also speak of the licences of others ("uses foo, which is licensed unde
 import re
 from collections.abc import Iterator
 
+from data_pipeline.readers.comments import comments
 from data_pipeline.readers.licence_conditions import NEAR
 from data_pipeline.readers.licences import (
+    OTHER,
     PERMISSIVE,
     allowed,
     expression,
@@ -19,12 +21,10 @@ from data_pipeline.readers.licences import (
 # How much of a file's head is searched: the longest common licence there (BSD-3-Clause, after a list of
 # copyrights) ends far before.
 HEAD_CHARS = 6_000
-SPDX_TAG = re.compile(r"^[^\w\n]*SPDX-License-Identifier:[ \t]*([^\n]*)", re.MULTILINE)
-LINE_COMMENT = re.compile(
-    r"[ \t]*(?:#+|//+|--|;+|%+|!|'|\*+(?!/)|dnl\b|rem\b)[ \t]?(.*)", re.IGNORECASE
-)
-OPEN = re.compile(r"[ \t]*(?:[rRuU]?(\"\"\"|''')|(/\*)|(<!--)|(\(\*)|(\{-))(.*)")
-CLOSE = ('"""', "*/", "-->", "*)", "-}")
+TAG = "SPDX-License-Identifier:"
+SPDX_TAG = re.compile(r"^[^\w\n]*SPDX-License-Identifier:[ \t]*([^\n]*)", re.MULTILINE | re.IGNORECASE)
+# Tags between these two are of a piece of another's file.
+SNIPPET = re.compile(r"SPDX-SnippetBegin.*?(?:SPDX-SnippetEnd|\Z)", re.DOTALL)
 # What a sentence says before "licensed under …" when it speaks of its own file.
 OWN = frozenset(
     """a all also and any are be by code content contents copyright covered copy document documentation dual
@@ -34,7 +34,8 @@ OWN = frozenset(
     your""".split()
 )
 GRANT = re.compile(
-    r"\b(?:licen[sc]e[ds]|released|distributed|available|covered|governed|provided|published)\b[^.;:]{0,40}?"
+    r"\b(?:licen[sc]e[ds]|released|distributed|available|covered|governed|provided"
+    r"|published)\b[^.;:]{0,40}?"
     r"\bunder\b",
     re.IGNORECASE,
 )
@@ -46,34 +47,76 @@ OTHERS = re.compile(
 )
 SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z(\"'])|\n[ \t]*\n")
 CLOSED = re.compile(
-    r"proprietary and confidential|confidential and proprietary|unauthori[sz]ed (?:copying|reproduction)"
-    r"|trade secrets? of|all rights reserved proprietary|proprietary information of|proprietary software of"
+    r"proprietary and confidential|confidential and proprietary|unauthori[sz]ed (?:copying|reproduction"
+    r"|use)"
+    r"|trade secrets? of|all rights reserved proprietary|proprietary (?:information|software|property"
+    r"|code) of"
+    r"|(?:is|contains) proprietary|no part of this \w+ (?:\w+ )?may be|internal use only"
+    r"|may not be (?:used|copied|distributed|disclosed|reproduced)[\w ]{0,80} without[\w ]{0,40}"
+    r"(?:permission|consent|authori[sz]ation)"
+    r"|(?:free|only|solely|available|licen[cs]ed?|permitted) for (?:non ?commercial|academic|personal"
+    r"|educational|research)"
+    r"|for (?:non ?commercial|academic|personal|educational|research)[\w ]{0,20} (?:use|purposes?) only"
+    r"|(?:requires?|under|purchase) a commercial licen[cs]e|commercial use (?:is )?(?:prohibited"
+    r"|not permitted|requires)"
+)
+SHOUTED = re.compile(
+    r"^\W*(?:[\w.]+ ){0,3}(?:CONFIDENTIAL|PROPRIETARY)\b|^\W*Proprietary\W*$", re.MULTILINE
+)
+# Names of licences that bind further, in whatever language the sentence around them is.
+BINDING_NAME = re.compile(
+    r"general public licen[cs]e|creative commons(?! zero)|mozilla public licen[cs]e"
+    r"|eclipse public licen[cs]e"
+    r"|cecill|eupl|business source licen[cs]e|server side public licen[cs]e|elastic licen[cs]e"
+    r"|\b(?:under|unter|sous|bajo|secondo|licen[cs]e[ds]?|lizenz|licencia|licenza|лиценз\w*)\b[\w ]{0,40}"
+    r"\b(?:a?l?gpl|gpl|mpl|cddl|epl|osl|cpal|sspl|busl|cc by)(?:v?[0-9]+)?\b"
 )
 
 
-def licence_of_head(text: str) -> str:
-    """What a source file says of its own licence: its SPDX tag, else what the comments in its head grant."""
-    head = text[:HEAD_CHARS]
-    tags = []
-    for tag in SPDX_TAG.findall(head):
-        if spdx := expression(tag.split("*/")[0].split("-->")[0]):
-            tags.append(spdx)
-    if tags:
+def licence_of_head(text: str, language: str = "") -> str:
+    """What a source file says of its own licence: its SPDX tags, wherever they stand, else what the comments
+    in its head grant. Of a file in a known language only comments count.
+    """
+    if tags := tags_of(text, language):
         # A choice keeps its brackets when another tag stands beside it.
         each = (f"({tag})" if len(tags) > 1 and " OR " in tag else tag for tag in tags)
         return " AND ".join(dict.fromkeys(each))
+    head = text[:HEAD_CHARS]
     found: list[str] = []
-    blocks = comments(head)
+    blocks = [comment.text for comment in comments(head, language)]
     # A text whose lines have no signs of comments is looked at whole.
-    for comment in blocks if blocks and _of_comment(blocks[0]) else [*blocks, head]:
-        licence = _of_comment(comment)
+    if not language and not (blocks and _of_comment(blocks[0])):
+        blocks.append(head)
+    for block in blocks:
+        licence = _of_comment(block)
         found += [part for part in licence.split(" AND ") if part and part not in found]
     return " AND ".join(found)
 
 
-def is_closed(text: str) -> bool:
-    """Whether the comments in a file's head say that it is nobody's to copy."""
-    return any(CLOSED.search(words(comment)) for comment in comments(text[:HEAD_CHARS]))
+def tags_of(text: str, language: str) -> list[str]:
+    """The SPDX tags in a file's comments; one that names no licence we know is OTHER."""
+    if TAG.lower() not in text.lower():
+        return []
+    blocks = [comment.text for comment in comments(text, language)] if language else [text]
+    tags = []
+    for block in blocks:
+        for tag in SPDX_TAG.findall(SNIPPET.sub("", block)):
+            name = re.split(r"\*/|-->|\*\)|-\}", tag)[0].strip(" \t.;,\"'`")
+            tags += [expression(name) or OTHER] if name else []
+    return tags
+
+
+def is_closed(text: str, language: str = "") -> bool:
+    """Whether the comments in a file's head say that it is nobody's to copy, or name a licence that binds
+    further than a permissive one.
+    """
+    for comment in comments(text[:HEAD_CHARS], language):
+        plain = words(comment.text)
+        if CLOSED.search(plain) or SHOUTED.search(comment.text):
+            return True
+        if comment.is_first and BINDING_NAME.search(words(" ".join(_own_sentences(comment.text)))):
+            return True
+    return False
 
 
 def _of_comment(comment: str) -> str:
@@ -110,27 +153,3 @@ def _is_of_others(sentence: str) -> bool:
     # Names and years of a copyright line may come before it; its own subject is the last line.
     subject = re.sub(r"copyright.*", "", before, flags=re.IGNORECASE).lower()
     return not set(re.findall(r"[a-z]+", subject)) <= OWN
-
-
-def comments(head: str) -> list[str]:
-    """The blocks of comment in the head of a file, without their signs; lines of code part them."""
-    blocks: list[list[str]] = [[]]
-    closing = ""
-    for line in head.split("\n"):
-        opened = None if closing else OPEN.match(line)
-        if opened:
-            number = next(i for i, mark in enumerate(opened.groups()[:5]) if mark)
-            closing, line = opened[1] or CLOSE[number], opened[6]
-        if closing:
-            text, ended, _ = line.partition(closing)
-            blocks[-1].append(text.strip().lstrip("*").strip())
-            closing = "" if ended else closing
-            continue
-        comment = LINE_COMMENT.fullmatch(line)
-        if comment:
-            blocks[-1].append(comment[1].strip())
-        elif line.strip():
-            blocks.append([])
-        else:
-            blocks[-1].append("")
-    return [text for block in blocks if (text := "\n".join(block).strip())]

@@ -3,10 +3,11 @@ file.
 """
 
 import re
+import unicodedata
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from data_pipeline.readers.licence_conditions import binds_further
+from data_pipeline.readers.licence_conditions import STRONG, binds_further
 
 # Licences that ask for no more than a notice: the common core of The Stack and its successors.
 PERMISSIVE = tuple(
@@ -41,6 +42,12 @@ LATER = "or at your option any later version"
 SIGNATURES = (
     ("MIT", f"{MIT} + {INCLUDED}", ADVERTISING),
     ("X11", f"{MIT} + {INCLUDED} + {ADVERTISING}", ""),
+    (
+        "MIT",
+        "licensed under the mit license | released under the mit license | available under the mit license | "
+        "distributed under the mit license | under the terms of the mit license | licensed under the mit licence",
+        MIT,
+    ),
     ("MIT-0", f"{MIT} + to deal in the software without restriction", INCLUDED),
     (
         "Apache-2.0",
@@ -160,6 +167,22 @@ DECLARED = {
     "the mit license": "MIT",
     "the mit license mit": "MIT",
     "expat license": "MIT",
+    **dict.fromkeys(("mit licence", "mit x11", "mit x11 license", "mit expat", "expat"), "MIT"),
+    **dict.fromkeys(
+        (
+            "the apache software license version 2 0",
+            "apache software license version 2 0",
+            "apache 2 0 license",
+            "apache license v2",
+            "apache license 2",
+            "apache public license 2 0",
+        ),
+        "Apache-2.0",
+    ),
+    **dict.fromkeys(("bsd3", "bsd 3 clause", "the bsd 3 clause license"), "BSD-3-Clause"),
+    **dict.fromkeys(("bsd2", "bsd 2 clause", "the bsd 2 clause license"), "BSD-2-Clause"),
+    **dict.fromkeys(("zlib license", "the zlib license"), "Zlib"),
+    **dict.fromkeys(("boost software license 1 0", "boost software license version 1 0"), "BSL-1.0"),
     **dict.fromkeys(
         (
             "apache 2 0",
@@ -226,12 +249,30 @@ DECLARED = {
     "university of illinois ncsa open source license": "NCSA",
 }
 NOT_WORD = re.compile(r"[^a-z0-9+]+")
+INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")  # soft hyphens, joiners
+# One of several licences that a sentence leaves the choice of.
+CHOICE = re.compile(
+    r"(?:dual|double|tri|triple"
+    r"|multi) ?licensed under (?:either )?(?:of )?(?:the )?(?:terms of )?(?:either )?(?:the )?"
+    r"(mit|bsd 3 clause|bsd 2 clause|apache 2 0|isc) (?:licen[cs]e )?or (?:the )?(?:gnu )?(?:l?gpl"
+    r"|general|lesser)"
+)
+CHOSEN = {
+    "mit": "MIT",
+    "bsd 3 clause": "BSD-3-Clause",
+    "bsd 2 clause": "BSD-2-Clause",
+    "apache 2 0": "Apache-2.0",
+    "isc": "ISC",
+}
 
 
 def words(text: str) -> str:
     """Lower-case words between single spaces, so that line breaks, comment signs and quotes make no
     difference.
     """
+    if not text.isascii():
+        # Ligatures and full-width letters, as copied from other documents.
+        text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     return NOT_WORD.sub(" ", text.lower()).strip()
 
 
@@ -252,12 +293,17 @@ def licence_of_text(text: str) -> str:
     """The licences that a text holds or grants, joined by AND (all that is granted is bound by all of
     them); "" for none we know. One that holds a permissive licence and conditions beside it is also OTHER.
     """
-    return with_other(granted(words(text)), words(text))
+    plain = words(text)
+    licence = granted(plain)
+    # A text that we do not know and that keeps rights back is none beside which others count alone.
+    return OTHER if not licence and STRONG.search(plain) else with_other(licence, plain)
 
 
 def with_other(licence: str, text: str, near: int | None = None) -> str:
     """The licence, with OTHER where a permissive one alone was found and the words around it bind further."""
-    if licence and allowed(licence, PERMISSIVE) and binds_further(text, near=near):
+    # The other licence of a choice binds nobody who takes this one.
+    rest = CHOICE.sub(" ", text)
+    if licence and allowed(licence, PERMISSIVE) and binds_further(rest, near=near):
         return f"{licence} AND {OTHER}"
     return licence
 
@@ -275,6 +321,8 @@ def granted(text: str) -> str:
             and not any(p in text for p in no)
         ):
             granted.append(spdx)
+    if not granted and (choice := CHOICE.search(text)):
+        granted.append(CHOSEN[choice[1]])
     # The LGPL 3 is a supplement to the GPL 3, whose text is shipped with it.
     if any(spdx.startswith("LGPL-3") for spdx in granted):
         granted = [spdx for spdx in granted if not spdx.startswith("GPL-3")]

@@ -3,18 +3,24 @@ lie beside it.
 """
 
 import csv
-import json
 import re
-import tomllib
 from collections.abc import Callable
-from email.parser import HeaderParser
 from pathlib import PurePosixPath
 
 from data_pipeline.readers.languages import PROGRAMMING_LANGUAGES, language_of_name
-from data_pipeline.readers.licences import expression, licence_of_text
+from data_pipeline.readers.licences import licence_of_text
+from data_pipeline.readers.package_declarations import (
+    core_metadata,
+    declared_by,
+    in_order,
+    is_declaration,
+)
 
-LICENCE_FILE = re.compile(r"(?:li[cs]en[cs]e|copying|unlicen[cs]e)(?![a-z])", re.IGNORECASE)
-CLASSIFIER = "License :: OSI Approved :: "
+LICENCE_FILE = re.compile(
+    r"(?:(?:mit|bsd|apache|isc)[-_.])?(?:li[cs]en[cs]es?|copying|unlicen[cs]e)(?![a-z])", re.IGNORECASE
+)
+# Holds a licence now and then, and more often names of people alone.
+COPYRIGHT_FILE = re.compile(r"copyright(?![a-z])", re.IGNORECASE)
 Read = Callable[[str], str]
 
 
@@ -23,12 +29,13 @@ def is_evidence(path: str) -> bool:
     parts = PurePosixPath(path).parts
     if any(part.endswith(".dist-info") for part in parts[:-1]):
         return parts[-1] in ("METADATA", "RECORD") or is_licence_file(parts[-1])
-    return parts[-1] in DECLARATIONS or is_licence_file(parts[-1])
+    return is_declaration(parts[-1]) or is_licence_file(parts[-1])
 
 
 def is_licence_file(name: str) -> bool:
-    """LICENSE, COPYING.LESSER, Licence-MIT.md …, but no program of that name."""
-    return bool(LICENCE_FILE.match(name)) and language_of_name(name) not in PROGRAMMING_LANGUAGES
+    """LICENSE, COPYING.LESSER, Licence-MIT.md, COPYRIGHT …, but no program of that name."""
+    named = LICENCE_FILE.match(name) or COPYRIGHT_FILE.match(name)
+    return bool(named) and language_of_name(name) not in PROGRAMMING_LANGUAGES
 
 
 def home(path: str) -> str:
@@ -90,14 +97,17 @@ class PackageLicences:
         """None: nothing there speaks of a licence."""
         names = {PurePosixPath(path).name: path for path in paths}
         # What a package declares binds before the texts beside it, which may be of bundled code.
-        for name, declaration in DECLARATIONS.items():
-            if name in names and (licence := declaration(self._read(names[name]))):
+        for name in in_order(names):
+            if licence := declared_by(name, self._read(names[name])):
                 return licence
-        texts = [
-            licence_of_text(self._read(path))
-            for name, path in sorted(names.items())
-            if is_licence_file(name)
-        ]
+        texts = []
+        for name, path in sorted(names.items()):
+            if not is_licence_file(name):
+                continue
+            licence = licence_of_text(self._read(path))
+            # A list of names says nothing; a licence that we do not know says that it is another one.
+            if licence or not COPYRIGHT_FILE.match(name):
+                texts.append(licence)
         return joined(texts) if texts else None
 
     def _installed(self, paths: list[str]) -> dict[str, str]:
@@ -128,81 +138,3 @@ def joined(licences: list[str]) -> str:
     if any(part.startswith("LGPL-") for part in identifiers):
         identifiers = [part for part in identifiers if not part.startswith("GPL-")]
     return " AND ".join(identifiers)
-
-
-def core_metadata(text: str) -> str:
-    """Of a wheel's METADATA: License-Expression (PEP 639), else License, else the one classifier that is
-    clear.
-    """
-    headers = HeaderParser().parsestr(text)
-    for name in ("License-Expression", "License"):
-        if licence := expression(str(headers.get(name, ""))):
-            return licence
-    classifiers = [
-        str(value).removeprefix(CLASSIFIER)
-        for value in headers.get_all("Classifier", [])
-        if str(value).startswith(CLASSIFIER)
-    ]
-    # Two classifiers may mean AND or OR: nothing is concluded.
-    return expression(classifiers[0]) if len(classifiers) == 1 else ""
-
-
-def pyproject(text: str) -> str:
-    """`project.license` as PEP 639 and PEP 621 write it, or Poetry's."""
-    data = _toml(text)
-    project, poetry = _table(data, "project"), _table(_table(data, "tool"), "poetry")
-    # PEP 639 has a string, PEP 621 a table with `text`; Poetry wrote a string before either.
-    declared = project.get("license", poetry.get("license"))
-    return _expression(declared.get("text") if isinstance(declared, dict) else declared)
-
-
-def cargo(text: str) -> str:
-    """`package.license`; its old form writes OR as a slash."""
-    declared = _table(_toml(text), "package").get("license")
-    return _expression(declared.replace("/", " OR ") if isinstance(declared, str) else declared)
-
-
-def package_json(text: str) -> str:
-    """`license`, or the older `{"type": …}`."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    declared = data.get("license") if isinstance(data, dict) else None
-    return _expression(declared.get("type") if isinstance(declared, dict) else declared)
-
-
-def composer_json(text: str) -> str:
-    """`license`: an expression, or a list of those that one may choose from."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    declared = data.get("license") if isinstance(data, dict) else None
-    if isinstance(declared, list):
-        return _expression(" OR ".join(map(str, declared)))
-    return _expression(declared)
-
-
-DECLARATIONS: dict[str, Callable[[str], str]] = {
-    "pyproject.toml": pyproject,
-    "Cargo.toml": cargo,
-    "package.json": package_json,
-    "composer.json": composer_json,
-}
-
-
-def _expression(declared: object) -> str:
-    return expression(declared) if isinstance(declared, str) else ""
-
-
-def _table(data: dict, name: str) -> dict:
-    value = data.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _toml(text: str) -> dict:
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return {}

@@ -53,10 +53,40 @@ def test_case_accents_spacing_and_punctuation_are_not_seen_and_numbers_where_ask
 
 def test_every_character_of_a_script_without_spaces_is_a_word():
     assert canonical(["猫が好き。Tom很好", "ไทย", "한국어 말"]).joined() == [
-        "猫 か 好 き tom 很 好",
+        "猫 が 好 き tom 很 好",
         "ไ ท ย",
         "한국어 말",
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("мой", "мои"),  # Russian: й is no и with an accent
+        ("її", "іі"),  # Ukrainian
+        ("ўсё", "усё"),  # Belarusian
+        ("かき", "がき"),  # Japanese
+        ("ハハ", "パパ"),
+        ("কে", "কো"),  # Bengali: the sign of o is written as two
+        ("கெ", "கொ"),  # Tamil
+        ("കെ", "കൊ"),  # Malayalam
+        ("ಕೆ", "ಕೊ"),  # Kannada
+        ("කෙ", "කො"),  # Sinhala
+        ("कम", "काम"),  # Hindi
+        ("ดี", "ดำ"),  # Thai
+        ("ကို", "ကု"),  # Burmese
+        ("가", "각"),  # Korean
+    ],
+)
+def test_signs_that_make_another_letter_are_seen(one, other):
+    assert keys([one])[0] != keys([other])[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("élève", "ELEVE"), ("ёлка", "елка"), ("Ελλάδα", "ελλαδα"), ("שָׁלוֹם", "שלום")]
+)
+def test_accents_that_people_leave_out_are_not_seen(one, other):
+    assert keys([one])[0] == keys([other])[0]
 
 
 @given(TEXTS)

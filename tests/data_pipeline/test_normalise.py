@@ -1,5 +1,6 @@
 """Normalising: the same characters for the same text, and double encoding undone where it happened."""
 
+import ast
 import unicodedata
 
 import pytest
@@ -76,3 +77,36 @@ def test_code_keeps_the_line_ends_that_stand_in_its_strings():
     text = 'a = "x\u2028y\x85z\x0c"  \r\nb = 1\r\n'
     assert normalised(text, code) == 'a = "x\u2028y\x85z\x0c"\nb = 1\n'
     assert normalised("x\u2028y\n") == "x\ny\n"
+
+
+CODE_RULE = Normalise(sources=("code",), repair_mojibake=False)
+# What strings of code may hold: line ends and separators of prose, joiners, marks apart from their letters,
+# control characters, tabs.
+IN_STRINGS = st.text(
+    st.one_of(
+        st.sampled_from("\u2028\u2029\x85\x0b\x0c\x1b\x1c\x1f\x7f\t\u00a0\u200b\u200c\u200d\u2060\ufeff\u0301йकि가가"),
+        st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0\\\"'{}"),
+    ),
+    max_size=12,
+)
+
+
+@LAW
+@given(IN_STRINGS, st.sampled_from(("\n", "\r\n", "\r")), st.sampled_from(("", "\ufeff")))
+def test_python_means_the_same_after_normalising(inside, line_end, mark):
+    lines = ["def f(x):   ", f'\ts = "{inside}"\t ', "\x0c", "\tt = b'x' + \\", "\t\tx", "", "\treturn s"]
+    text = line_end.join(lines)
+    after = normalised(mark + text, CODE_RULE)
+    assert ast.dump(ast.parse(after)) == ast.dump(ast.parse(text))
+    assert normalised(after, CODE_RULE) == after and "\r" not in after
+
+
+@LAW
+@given(st.one_of(ANY, st.text(st.sampled_from("a\\ \t\ufeff\0\r\n\ud800\u200b"), max_size=12)))
+def test_normalising_code_twice_is_normalising_it_once(text):
+    once = normalised(text, CODE_RULE)
+    assert normalised(once, CODE_RULE) == once
+
+
+def test_a_space_behind_a_backslash_keeps_the_next_line_apart():
+    assert normalised("echo a\\  \necho b \\\n  c  \n", CODE_RULE) == "echo a\\ \necho b \\\n  c\n"

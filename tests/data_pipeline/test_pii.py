@@ -3,6 +3,7 @@ alone.
 """
 
 import ipaddress
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -220,4 +221,93 @@ def test_russian_and_german_numbers_are_found_as_people_write_them(number):
 
 @pytest.mark.parametrize("text", ["1.3.132.34", "1.2.156.197", "2.16.156.197", "Teil 0123 456789"])
 def test_object_identifiers_are_no_addresses_and_parts_no_telephones(text):
+    assert cleaned(text) == ([text], {})
+
+
+# As contact pages of many countries write them.
+NUMBERS = (
+    "Zentrale: +49 (0)30 123456-78",
+    "Tel. +49 30 / 123 45 67",
+    "Telefon: 030 12345678",
+    "Tel.: 089 1234 5678",
+    "Fax (0511) 123-4567",
+    "Handy 0171 2345678",
+    "0049 (0)89 12345678",
+    "Rufnummer 0221/1234567",
+    "Phone: 020 7946 0018",
+    "Phone 01632 960 001",
+    "+44 (0)20 7946 0018",
+    "+33 1 42 68 53 00",
+    "Tél : 01 42 68 53 00",
+    "06 12 34 56 78",
+    "01.42.68.53.00",
+    "0033 1 42 68 53 00",
+    "Teléfono: 912 345 678",
+    "+34 912 345 678",
+    "Telefono 06 1234 5678",
+    "+39 06 1234 5678",
+    "+41 44 668 18 00",
+    "0041 44 668 18 00",
+    "tel: 22 123 45 67 89",
+    "+48 22 123 45 67",
+    "+7 (812) 123-45-67",
+    "8(495)739-70-00",
+    "8 (812) 123-45-67",
+    "тел. 8 800 555 35 35",
+    "телефон: (495) 739-70-00 доб. 12, +7 495 739-70-00",
+    "факс 739-70-00-11",
+    "+380 44 123 4567",
+    "(11) 91234-5678",
+    "+55 11 91234-5678",
+    "电话：010-12345678",
+    "手机 138 1234 5678",
+    "138-1234-5678",
+    "+86 138 1234 5678",
+    "電話 03-1234-5678",
+    "+81 3-1234-5678",
+    "+91 98765 43210",
+    "전화 02-1234-5678",
+    "(415) 262-2671",
+    "415.262.2671",
+    "+1 415 262 2671",
+    "1-800-262-2671",
+    "+1 (415) 262-2671",
+)
+OTHER_NUMBERS = (
+    "ISBN 978-3-16-148410-0, 3-16-148410-X, ISBN-13: 9783161484100",
+    "ISSN 2049-3630, EAN 4006381333931, UPC 036000291452",
+    "arXiv:2401.12345v2, arXiv:hep-th/9901001",
+    "doi:10.1103/PhysRevLett.116.061102, https://doi.org/10.1000/182",
+    "2024-01-02 03:04:05, 02.01.2024 13:14, 20240102T030405Z, 1999-2024",
+    "Fax sent 2024-01-02 12:34, phone call on 02.01.2024 at 12:30",
+    "v2.10.4.1, version 120.45.66.77, 1.2.3-rc.4+build.5678",
+    "1.3.6.1.4.1.311.21.20, 2.16.840.1.113730.3.1",
+    "48.8566, 2.3522; +48.85661400, +2.35222190; 40.7127837° N",
+    "+51.47739880, -0.00147530",
+    "Lotto: 01 07 12 23 34 45, pages 01 02 03 04 05",
+    "hex 05 12 33 44 55 66 77",
+    "3.14159265358979, 6.02214076e+23, 1,234,567,890.12, +1.602176634e-19",
+    "order 4539578763621487, invoice 2024/000123/45, case 1:20-cv-03010",
+    "CAS 7732-18-5, PMID 12345678, EC 1.1.1.1, UN 1203",
+    "RFC 2822, ISO 8601-1:2019, IEC 60601-1-2, DIN 33430",
+    "123e4567-e89b-12d3-a456-426614174000, 550e8400e29b41d4a716446655440000",
+    "id=8912345678901234567, 0000-0002-1825-0097, 10.5281/zenodo.1234567",
+    "The phone 8 has 128 GB; hotline since 1998; 8 800 books",
+    "Population 1 234 567 890, area 357 022 km²",
+    "00 11 22 33 44 55 66 77 88 99",
+    "Chrome/120.0.6099.109 Safari/537.36",
+    "Zip 94105-1234, NSN 5330-00-123-4567, Part 0123-456-789",
+)
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_telephones_of_many_countries_go(text):
+    (after,), counts = cleaned(f"{text}.\n")
+    assert list(counts) == ["phone"]
+    left = re.sub(r"\+1-[0-9]{3}-555-01[0-9]{2}", "", after)
+    assert len(re.findall("[0-9]", left)) <= 2
+
+
+@pytest.mark.parametrize("text", OTHER_NUMBERS)
+def test_numbers_of_books_dates_places_and_versions_stay(text):
     assert cleaned(text) == ([text], {})

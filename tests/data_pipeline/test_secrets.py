@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.clean.secrets import KEY, PASSWORD, Secrets
 from data_pipeline.documents.document import Document
+from tests.data_pipeline import secret_samples
 
 RULE = Secrets(sources=("code",), max_hits=3)
 HEX = "0123456789abcdef"
@@ -178,3 +179,14 @@ def test_secrets_known_by_the_word_before_them_go(text, placeholder):
 )
 def test_placeholders_and_code_about_keys_stay(text):
     assert cleaned(text) == (text, 0, 0)
+
+
+@pytest.mark.parametrize(("place", "secret"), secret_samples.SECRETS)
+def test_a_secret_goes_as_it_stands_in_code_settings_and_commands(place, secret):
+    after = cleaned(place.replace("{}", secret) + "\n")[0]
+    assert after in [place.replace("{}", name) + "\n" for name in (KEY, PASSWORD)]
+
+
+@pytest.mark.parametrize("text", secret_samples.HARMLESS)
+def test_what_looks_like_a_secret_and_is_none_stays(text):
+    assert cleaned(text + "\n") == (text + "\n", 0, 0)
