@@ -1,6 +1,7 @@
 """What personal data looks like, what it is not, and what takes its place."""
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -146,7 +147,7 @@ PHONE_REGEX = re.compile(
     r"|89[0-9]{9}"  # a Russian mobile number
     # 0049 and an area code, or another country's code with a gap behind it
     r"|0049[ -]?(?:\(0\))?(?:[ /-]?[0-9]){8,11}"
-    r"|00[2-9][0-9]{1,2}[ /-](?:\(0\)[ ]?)?[1-9](?:[ /-]?[0-9]){6,10}"
+    r"|(?<![0-9] )00[2-9][0-9]{1,2}[ /-](?:\(0\)[ ]?)?[1-9](?:[ /-]?[0-9]){6,10}(?! [0-9])"
     # Germany: 030 12345678, (089) 123 45-67, 0171/1234567
     r"|(?P<german>(?:\(0[1-9][0-9]{1,4}\)|0[1-9][0-9]{1,4})[ ]?[ /\u2013-][ ]?"
     r"[0-9]{2,8}(?:[ -][0-9]{1,5}){0,3})"
@@ -214,7 +215,8 @@ def is_german(match: re.Match) -> bool:
 def is_french(match: re.Match) -> bool:
     """Whether five pairs are no row, as of a lottery or of pages."""
     pairs = [int(pair) for pair in re.findall("[0-9]{2}", match[0])]
-    return pairs != sorted(pairs) and len(set(pairs)) > 2
+    steps = {after - before for before, after in itertools.pairwise(pairs)}
+    return len(steps) > 1
 
 
 def is_decimal(match: re.Match) -> bool:
@@ -239,7 +241,9 @@ def phone(match: re.Match) -> str:
 
 def called(match: re.Match) -> str:
     """The same behind a word that says what the number is."""
-    if DATE.search(match["number"]):
+    at = match.start("number")
+    # Payment cards and addresses have patterns of their own.
+    if DATE.search(match["number"]) or CARD_REGEX.match(match.string, at) or IPV4_REGEX.match(match.string, at):
         return ""
     number = fictional(match, match["number"])
     return match[0][: match.start("number") - match.start()] + number if number else ""

@@ -48,7 +48,7 @@ ASSIGNMENT = re.compile(
     r"|account[_-]?key|private[_-]?key|signing[_-]?key|encryption[_-]?key|credential)"
     r"(?P<tail>[\w-]{0,40})"
     r"(?:\\?[\"'])?\s{0,3}(?::=|=>|[:=]|(?<=[\"'])(?:,|\s?value=)|>)\s{0,3}(?:default\s?=\s?)?[rbu]?"
-    r"(?P<quote>\\?[\"'`]?)(?P<value>[A-Za-z0-9+/_=.~!@%^*#?$-]{16,200})(?P=quote)"
+    r"(?P<quote>\\?[\"'`]?)(?P<value>[A-Za-z0-9+/_=.~!%^*#?$-]{16,200})(?P=quote)"
     r"(?![^\s\"'`;,)}\]<&\\])",
     re.IGNORECASE,
 )
@@ -91,10 +91,10 @@ DJANGO = re.compile(
     r"(?P<value>[A-Za-z0-9!@#$%^&*()_=+-]{40,80})(?P=quote)(?![^\s,;)\]}])"
 )
 SALTS = re.compile(  # WordPress
-    r"define\(\s?'(?:AUTH|SECURE_AUTH|LOGGED_IN|NONCE)_(?:KEY|SALT)',\s{0,8}'(?P<value>[^'\n]{40,80})'"
+    r"define\(\s?'(?:AUTH|SECURE_AUTH|LOGGED_IN|NONCE)_(?:KEY|SALT)',\s{0,20}'(?P<value>[^'\n]{40,80})'"
 )
 BEARER = re.compile(
-    r"\b(?:bearer|authorization[\"']?\s?[:=,]\s?[\"']?(?:token|apikey|api-key"
+    r"\b(?:bearer|authorization[\"']?\]?\s?[:=,]\s?[\"']?(?:token|apikey|api-key"
     r"|key))[ ]{1,2}(?:token=)?[\"']?"
     r"(?P<value>[A-Za-z0-9._~+/-]{20,500}={0,2})(?![\w.~+/=-])",
     re.IGNORECASE,
@@ -144,7 +144,8 @@ WORDS_OF_EXAMPLES = re.compile(
     re.IGNORECASE,
 )
 ROWS = re.compile(  # of one character, of a keyboard or of the alphabet
-    r"[x*]{5}|0{8}|1{8}|1234567890|0123456789|abcdefghij|0a1b2c3d|deadbeef|qwertyuiop", re.IGNORECASE
+    r"[x*]{5}|0{8}|1{8}|1234567890|0123456789|abcdefghij|0a1b2c3d|deadbeef|qwertyuiop",
+    re.IGNORECASE,
 )
 WEB_TOKEN_EXAMPLE = ".eyJzdWIiOiIxMjM0NTY3ODkwIi"  # subject 1234567890: the one that jwt.io shows
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -162,9 +163,11 @@ SIGNS = "!@#$%^&*?~+"  # of passwords; hyphens, dots and underscores are of name
 AS_LETTERS = str.maketrans("013457$@", "oieastsa")
 # Names of algorithms and encodings have a digit between letters as well.
 ALGORITHM = re.compile(
-    r"(?:base|sha|md|utf|oauth|http|aes|des|rc|x|int|uint|float|pbkdf|win|iso|rsa|ed|v)-?[0-9]+",
-    re.IGNORECASE,
+    r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
+    r"(?i:base|sha|md|utf|oauth|http|aes|des|rc|x|int|uint|float|pbkdf|win|iso|rsa|ed|v)-?[0-9]+"
 )
+# Words of a name such as OAuth2PasswordCredentials2: with a vowel, and never four consonants in a row.
+CAPITALISED = re.compile(r"[A-Z](?=[a-z]{0,2}[aeiou])(?:(?![b-df-hj-np-tv-xz]{4})[a-z]){3,}")
 
 
 def is_token(match: re.Match) -> bool:
@@ -190,6 +193,7 @@ def looks_random(value: str) -> bool:
     mixed = mixed or signs >= 2 and len(re.findall("[0-9]", value)) >= 2
     return (
         mixed
+        and sum(map(len, CAPITALISED.findall(value))) < 0.6 * len(value)
         and not UUID.fullmatch(value)
         and not is_example(value)
         and "${" not in value

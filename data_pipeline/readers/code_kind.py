@@ -66,6 +66,7 @@ BUNDLE = re.compile(
     r"|\bparcelRequire\b|^\s*(?:var|const|let) __(?:defProp|commonJS|commonJSMin|esm|export|create"
     r"|toESM) ?="
     r"|^\W*\(?function(?: \w+)?\(\w,\w,\w\) ?\{ ?function \w+\(\w,\w\)"
+    r"|^\W*\(?function\(\)\{function r\(e,n,t\)\{function o\(i,f\)"
     # rollup's and TypeScript's wrappers
     r"|typeof exports === ['\"]object['\"] && typeof module !== ['\"]undefined['\"]"
     r" \? (?:module\.exports = )?factory\("
@@ -124,5 +125,8 @@ def kind_of_text(text: str, language: str) -> Kind | None:
 
 
 def is_bundle(text: str, head: list[str]) -> bool:
-    """Whether a bundler or compiler made it: its runtime stands above, or a map of the source is named below."""
-    return any(BUNDLE.search(line) for line in head) or SOURCE_MAP.search(text[-TAIL_CHARS:]) is not None
+    """Whether a bundler or compiler made it: its runtime stands above, or its source's map is named below."""
+    return (
+        any(BUNDLE.search(line) for line in head)
+        or SOURCE_MAP.search(text[-TAIL_CHARS:]) is not None
+    )

@@ -22,7 +22,9 @@ from data_pipeline.readers.licences import (
 # copyrights) ends far before.
 HEAD_CHARS = 6_000
 TAG = "SPDX-License-Identifier:"
-SPDX_TAG = re.compile(r"^[^\w\n]*SPDX-License-Identifier:[ \t]*([^\n]*)", re.MULTILINE | re.IGNORECASE)
+SPDX_TAG = re.compile(
+    r"^[^\w\n]*SPDX-License-Identifier:[ \t]*([^\n]*)", re.MULTILINE | re.IGNORECASE
+)
 # Tags between these two are of a piece of another's file.
 SNIPPET = re.compile(r"SPDX-SnippetBegin.*?(?:SPDX-SnippetEnd|\Z)", re.DOTALL)
 # What a sentence says before "licensed under …" when it speaks of its own file.

@@ -45,7 +45,8 @@ SIGNATURES = (
     (
         "MIT",
         "licensed under the mit license | released under the mit license | available under the mit license | "
-        "distributed under the mit license | under the terms of the mit license | licensed under the mit licence",
+        "distributed under the mit license | under the terms of the mit license | "
+        "licensed under the mit licence",
         MIT,
     ),
     ("MIT-0", f"{MIT} + to deal in the software without restriction", INCLUDED),
@@ -182,7 +183,9 @@ DECLARED = {
     **dict.fromkeys(("bsd3", "bsd 3 clause", "the bsd 3 clause license"), "BSD-3-Clause"),
     **dict.fromkeys(("bsd2", "bsd 2 clause", "the bsd 2 clause license"), "BSD-2-Clause"),
     **dict.fromkeys(("zlib license", "the zlib license"), "Zlib"),
-    **dict.fromkeys(("boost software license 1 0", "boost software license version 1 0"), "BSL-1.0"),
+    **dict.fromkeys(
+        ("boost software license 1 0", "boost software license version 1 0"), "BSL-1.0"
+    ),
     **dict.fromkeys(
         (
             "apache 2 0",

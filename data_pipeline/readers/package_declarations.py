@@ -21,8 +21,8 @@ RESERVED = re.compile(
 MAX_NAME_CHARS = 100  # of a name; what is longer is a licence's text
 # A line of a manifest that is code or has a form of its own: `s.licenses = ["MIT"]`, `license: BSD3`.
 LINE = re.compile(
-    r"^[ \t]*(?:\w+\.)?\"?licen[cs]es?\"?[ \t]*(?:=>|[:=])[ \t]*(?P<value>[^\n]+)", re.MULTILINE "
-    r"| re.IGNORECASE
+    r"^[ \t]*(?:\w+\.)?\"?licen[cs]es?\"?[ \t]*(?:=>|[:=])[ \t]*(?P<value>[^\n]+)",
+    re.MULTILINE | re.IGNORECASE,
 )
 LIST = re.compile(r"\[(?P<list>[^\]\n]*)\]")
 TYPE = re.compile(r"(?::type\s*=>|\btype:)\s*['\"]([^'\"]+)")  # CocoaPods' older form
@@ -96,12 +96,16 @@ def lines(text: str) -> str:
         return _expression(typed[1])
     quoted = re.match(r"['\"]([^'\"]+)", value)
     # R writes `MIT + file LICENSE`, which gives the years and names.
-    return _expression(re.sub(r" \+ file LICEN[CS]E", "", quoted[1] if quoted else value.rstrip(",;")))
+    return _expression(
+        re.sub(r" \+ file LICEN[CS]E", "", quoted[1] if quoted else value.rstrip(",;"))
+    )
 
 
 def setup_cfg(text: str) -> str:
     """`license` of setup.cfg and, as it is in the same form, the argument of setup.py."""
-    found = re.search(r"^[ \t]*license[ \t]*=[ \t]*['\"]?([^'\"\n,()]+)['\"]?,?[ \t]*$", text, re.MULTILINE)
+    found = re.search(
+        r"^[ \t]*license[ \t]*=[ \t]*['\"]?([^'\"\n,()]+)['\"]?,?[ \t]*$", text, re.MULTILINE
+    )
     return _expression(found[1]) if found else ""
 
 

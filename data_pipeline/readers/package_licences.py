@@ -17,7 +17,8 @@ from data_pipeline.readers.package_declarations import (
 )
 
 LICENCE_FILE = re.compile(
-    r"(?:(?:mit|bsd|apache|isc)[-_.])?(?:li[cs]en[cs]es?|copying|unlicen[cs]e)(?![a-z])", re.IGNORECASE
+    r"(?:(?:mit|bsd|apache|isc)[-_.])?(?:li[cs]en[cs]es?|copying|unlicen[cs]e)(?![a-z])",
+    re.IGNORECASE,
 )
 # Holds a licence now and then, and more often names of people alone.
 COPYRIGHT_FILE = re.compile(r"copyright(?![a-z])", re.IGNORECASE)

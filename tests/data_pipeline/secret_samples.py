@@ -48,16 +48,35 @@ SECRETS = (
     ("https://api.telegram.org/bot{}/getMe", "5112345678" + ":AA" + drawn(14, 33, URL)),
     ("client.run('{}')", "M" + drawn(15, 25, ALL) + ".Gq3xYz." + drawn(16, 38, URL)),
     ("SLACK={}", "xox" + "b-" + "248109876543-2481098765432-" + drawn(17, 24, ALL)),
-    ("{}", "https://hooks.slack.com".removeprefix("https://") + "/services/T0" + drawn(18, 34, ALL)),
-    ("url = 'https://{}'", "discord.com/api" + "/webhooks/104857600123456789/" + drawn(19, 68, URL)),
-    ("aws_access_key_id = {}", "AKI" + "A" + drawn(20, 16, string.ascii_uppercase + "234567").upper()),
+    (
+        "{}",
+        "https://hooks.slack.com".removeprefix("https://") + "/services/T0" + drawn(18, 34, ALL),
+    ),
+    (
+        "url = 'https://{}'",
+        "discord.com/api" + "/webhooks/1048576009988776655/" + drawn(19, 68, URL),
+    ),
+    (
+        "aws_access_key_id = {}",
+        "AKI" + "A" + drawn(20, 16, string.ascii_uppercase + "234567").upper(),
+    ),
     ("aws_secret_access_key = {}", drawn(21, 40, ALL + "/+")),
     ('"api_key": "{}"', "AI" + "za" + drawn(22, 35, URL)),
     ("GITHUB_TOKEN={}", "gh" + "p_" + drawn(23, 36, ALL)),
     ("git clone https://x-access-token:{}@github.com/a/b", "gh" + "s_" + drawn(24, 36, ALL)),
     ("CI_TOKEN: {}", "gl" + "pat-" + drawn(25, 20, URL)),
     ("stripe.api_key = '{}'", "sk" + "_live_" + drawn(26, 24, ALL)),
-    ("token = '{}'", "ey" + "J" + drawn(27, 33, ALL) + ".ey" + "J" + drawn(28, 60, ALL) + "." + drawn(29, 43, URL)),
+    (
+        "token = '{}'",
+        "ey"
+        + "J"
+        + drawn(27, 33, ALL)
+        + ".ey"
+        + "J"
+        + drawn(28, 60, ALL)
+        + "."
+        + drawn(29, 43, URL),
+    ),
     ("openai.api_key = '{}'", "sk-" + "proj-" + drawn(30, 60, ALL)),
     ("DATABASE_URL=postgres://app:{}@db.acme.io:5432/app", "s3cr3t" + "Pa55"),
     ("engine = create_engine('mysql+pymysql://root:{}@10.1.2.3/db')", "p%40ss" + "w0rT"),
@@ -88,9 +107,9 @@ HARMLESS = (
     "    --hash=sha256:" + drawn(5, 64, HEX) + " \\",
     "github.com/pkg/errors v0.9.1 h1:" + drawn(6, 43, ALL + "+/") + "=",
     'checksum = "' + drawn(7, 64, HEX) + '"',
-    "ETag: \"" + drawn(8, 32, HEX) + '"',
+    'ETag: "' + drawn(8, 32, HEX) + '"',
     "md5: " + drawn(9, 32, HEX),
-    "resolved \"https://registry.yarnpkg.com/a/-/a-1.0.0.tgz#" + drawn(10, 40, HEX) + '"',
+    'resolved "https://registry.yarnpkg.com/a/-/a-1.0.0.tgz#' + drawn(10, 40, HEX) + '"',
     f"token = '{UUID}'",
     f"id: {UUID}",
     f"session_secret_name = '{UUID}'",
@@ -167,7 +186,8 @@ HARMLESS = (
     "mysqldump --port=3306 -u root shop",
     "class sk-estimator-doc-link-wrapper-2024 { }",
     "hf_hub_download_of_a_file_with_a_long_name",
-    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9" + ".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIn0.x",
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    + ".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIn0.x",
     "1234567:this is line one of the file",
     "2024-05-01T12:34:56.789012Z",
     "ISBN 978-3-16-148410-0",

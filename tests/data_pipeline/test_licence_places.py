@@ -77,10 +77,16 @@ def test_a_tag_counts_in_comments_alone(text, language, licence):
     [
         ("Licensed under the MIT license.", True),
         ("Dual licensed under the MIT or GPL Version 2 licenses.", True),
-        ("Licensed under the Apache License, Version 2.0 or the MIT license, at your option.", True),
+        (
+            "Licensed under the Apache License, Version 2.0 or the MIT license, at your option.",
+            True,
+        ),
         ("Released under the MIT license, for non-commercial use only.", False),
         ("Licensed under the MIT license and the GPL.", False),
-        ("Licensed under the MIT license, except for the parts that Acme sells; commercial use is prohibited.", False),
+        (
+            "Licensed under the MIT license, except for the parts that Acme sells; commercial use is prohibited.",
+            False,
+        ),
         ("Licensed under the MIT License with the Commons Clause.", False),
         (f"{MIT}\n\nThe Software shall not be used for military purposes.", False),
         (f"{MIT}\n\n{GPL}", False),
@@ -129,9 +135,17 @@ def test_ordinary_heads_leave_it_to_the_package():
     ("name", "text", "licence"),
     [
         ("composer.json", '{"license": "MIT"}', "MIT"),
-        ("composer.json", '{"license": ["LGPL-2.1-only", "GPL-3.0-or-later"]}', "LGPL-2.1-only OR GPL-3.0-or-later"),
+        (
+            "composer.json",
+            '{"license": ["LGPL-2.1-only", "GPL-3.0-or-later"]}',
+            "LGPL-2.1-only OR GPL-3.0-or-later",
+        ),
         ("composer.json", '{"license": "proprietary"}', OTHER),
-        ("package.json", '{"licenses": [{"type": "MIT"}, {"type": "Apache-2.0"}]}', "MIT OR Apache-2.0"),
+        (
+            "package.json",
+            '{"licenses": [{"type": "MIT"}, {"type": "Apache-2.0"}]}',
+            "MIT OR Apache-2.0",
+        ),
         ("package.json", '{"license": "UNLICENSED"}', OTHER),
         ("package.json", '{"license": "MIT AND Commons-Clause"}', OTHER),
         ("package.json", '{"license": "SEE LICENSE IN LICENSE.md"}', ""),
@@ -140,7 +154,11 @@ def test_ordinary_heads_leave_it_to_the_package():
         ("setup.py", "setup(\n    name='x',\n    license='MIT',\n)\n", "MIT"),
         ("PKG-INFO", "Metadata-Version: 2.1\nName: x\nLicense: BSD-3-Clause\n", "BSD-3-Clause"),
         ("x.gemspec", "Gem::Specification.new do |s|\n  s.licenses = ['MIT']\nend\n", "MIT"),
-        ("x.podspec", "Pod::Spec.new do |s|\n  s.license = { :type => 'MIT', :file => 'LICENSE' }\n", "MIT"),
+        (
+            "x.podspec",
+            "Pod::Spec.new do |s|\n  s.license = { :type => 'MIT', :file => 'LICENSE' }\n",
+            "MIT",
+        ),
         ("x.cabal", "name: x\nlicense:             BSD3\nlicense-file: LICENSE\n", "BSD-3-Clause"),
         ("DESCRIPTION", "Package: x\nLicense: MIT + file LICENSE\n", "MIT"),
         ("DESCRIPTION", "Package: x\nLicense: GPL (>= 2)\n", OTHER),

@@ -84,7 +84,9 @@ CODE_RULE = Normalise(sources=("code",), repair_mojibake=False)
 # control characters, tabs.
 IN_STRINGS = st.text(
     st.one_of(
-        st.sampled_from("\u2028\u2029\x85\x0b\x0c\x1b\x1c\x1f\x7f\t\u00a0\u200b\u200c\u200d\u2060\ufeff\u0301йकि가가"),
+        st.sampled_from(
+            "\u2028\u2029\x85\x0b\x0c\x1b\x1c\x1f\x7f\t\u00a0\u200b\u200c\u200d\u2060\ufeff\u0301йकि가가"
+        ),
         st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0\\\"'{}"),
     ),
     max_size=12,
@@ -94,7 +96,15 @@ IN_STRINGS = st.text(
 @LAW
 @given(IN_STRINGS, st.sampled_from(("\n", "\r\n", "\r")), st.sampled_from(("", "\ufeff")))
 def test_python_means_the_same_after_normalising(inside, line_end, mark):
-    lines = ["def f(x):   ", f'\ts = "{inside}"\t ', "\x0c", "\tt = b'x' + \\", "\t\tx", "", "\treturn s"]
+    lines = [
+        "def f(x):   ",
+        f'\ts = "{inside}"\t ',
+        "\x0c",
+        "\tt = b'x' + \\",
+        "\t\tx",
+        "",
+        "\treturn s",
+    ]
     text = line_end.join(lines)
     after = normalised(mark + text, CODE_RULE)
     assert ast.dump(ast.parse(after)) == ast.dump(ast.parse(text))
