@@ -39,7 +39,7 @@ class ExactDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         max_removed_frac: More of the documents gone is an error: a broken reader makes all documents equal.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     sources: tuple[str, ...]
     max_removed_frac: float = Field(gt=0, le=1)

@@ -32,7 +32,7 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         max_removed_frac: More of the parts gone is an error.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     sources: tuple[str, ...]
     part: Literal["line", "paragraph", "3_sentences"]

@@ -33,7 +33,7 @@ class NearDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         rows: Permutations in a group.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     sources: tuple[str, ...]
     max_removed_frac: float = Field(gt=0, le=1)

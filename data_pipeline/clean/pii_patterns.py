@@ -243,7 +243,11 @@ def called(match: re.Match) -> str:
     """The same behind a word that says what the number is."""
     at = match.start("number")
     # Payment cards and addresses have patterns of their own.
-    if DATE.search(match["number"]) or CARD_REGEX.match(match.string, at) or IPV4_REGEX.match(match.string, at):
+    if (
+        DATE.search(match["number"])
+        or CARD_REGEX.match(match.string, at)
+        or IPV4_REGEX.match(match.string, at)
+    ):
         return ""
     number = fictional(match, match["number"])
     return match[0][: match.start("number") - match.start()] + number if number else ""

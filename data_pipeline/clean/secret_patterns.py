@@ -193,7 +193,7 @@ def looks_random(value: str) -> bool:
     mixed = mixed or signs >= 2 and len(re.findall("[0-9]", value)) >= 2
     return (
         mixed
-        and sum(map(len, CAPITALISED.findall(value))) < 0.6 * len(value)
+        and sum(map(len, CAPITALISED.findall(value))) < 0.7 * len(value)
         and not UUID.fullmatch(value)
         and not is_example(value)
         and "${" not in value

@@ -48,7 +48,7 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
         part_bytes: About how much one process reads.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     folder: str
     languages: tuple[str, ...] | None = None
@@ -144,7 +144,7 @@ class CodeTree(BaseModel, frozen=True, extra="forbid", strict=True):
 class StdlibCode(BaseModel, frozen=True, extra="forbid", strict=True):
     """The standard library's own Python files, without its tests; `exclude` as in `CodeTree`."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     exclude: tuple[str, ...] = STDLIB_EXCLUDE
 

@@ -12,7 +12,7 @@ from pathlib import Path
 TEXTS = Path(__file__).with_name("permissive_licences.txt.gz")
 RUN = 4  # words: shorter runs of a licence's words stand in any text about software
 NEAR = (
-    40  # words around a licence in the head of a file that can bind it; further off the file speaks
+    60  # words around a licence in the head of a file that can bind it; further off the file speaks
 )
 # Words that a condition cannot do without. Titles, names and copyrights have none of them.
 BINDING = re.compile(
@@ -62,6 +62,7 @@ STRONG = re.compile(
     r"|polyform|change date|good not evil|source available|unauthori[sz]ed (?:copying|reproduction)"
     r"|(?:proprietary and confidential|confidential and proprietary)"
     r"|enterprise (?:edition )?licen[cs]e|commercial licen[cs]e agreement|subscription agreement"
+    r"|export of this software|shall be modified such that the original author"
     r"|evaluation purposes|no (?:license|licence|permission) is granted|all uses? (?:is|are) prohibited"
 )
 

@@ -70,8 +70,15 @@ BINDING_NAME = re.compile(
     r"general public licen[cs]e|creative commons(?! zero)|mozilla public licen[cs]e"
     r"|eclipse public licen[cs]e"
     r"|cecill|eupl|business source licen[cs]e|server side public licen[cs]e|elastic licen[cs]e"
-    r"|\b(?:under|unter|sous|bajo|secondo|licen[cs]e[ds]?|lizenz|licencia|licenza|лиценз\w*)\b[\w ]{0,40}"
-    r"\b(?:a?l?gpl|gpl|mpl|cddl|epl|osl|cpal|sspl|busl|cc by)(?:v?[0-9]+)?\b"
+    r"|\b(?:under|unter|sous|bajo|secondo|licen[cs]e[ds]?|lizenz|licencia|licenza)\b"
+    r"(?: (?:the|a|terms|of|version|conditions|der|den|bedingungen|la|le|los|gnu|is|v?[0-9]+)){0,6}"
+    r" (?:a?l?gpl|mpl|cddl|epl|osl|cpal|sspl|busl|cc by)(?:v?[0-9]+)?\b"
+)
+# Words of other scripts are gone from what `words` makes.
+BINDING_ELSEWHERE = re.compile(
+    r"(?:лиценз\w*|许可|許可|授权|授權|라이선스)[^\n]{0,30}\b(?:a?l?gpl|mpl|cc[ -]by)"
+    r"|\b(?:a?l?gpl|mpl|cc[ -]by)[\w .-]{0,12}(?:лиценз|许可|許可|授权|授權|ライセンス|라이선스)",
+    re.IGNORECASE,
 )
 
 
@@ -116,7 +123,8 @@ def is_closed(text: str, language: str = "") -> bool:
         plain = words(comment.text)
         if CLOSED.search(plain) or SHOUTED.search(comment.text):
             return True
-        if comment.is_first and BINDING_NAME.search(words(" ".join(_own_sentences(comment.text)))):
+        own = " ".join(_own_sentences(comment.text)) if comment.is_first else ""
+        if BINDING_NAME.search(words(own)) or BINDING_ELSEWHERE.search(own):
             return True
     return False
 
