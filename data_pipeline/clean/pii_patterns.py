@@ -76,6 +76,7 @@ VERSION = re.compile(
 SMALL = 32
 # Roots of object identifiers: ITU-T 0, ISO 1.0 to 1.3, joint 2.5, 2.16, 2.23. Hardly an address begins so.
 OID_ROOT = re.compile(r"0\.|1\.[023]\.|2\.(?:5|16|23)\.")
+EXAMPLE_ADDRESSES = frozenset(("123.45.67.89", "12.34.56.78", "123.123.123.123"))
 IPV4_REGEX = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.\w|-\w)")
 IPV6_REGEX = re.compile(
     r"(?<![\w:.])[23][0-9a-f]{3}(?:::?[0-9a-f]{1,4}){0,7}(?:::)?(?![\w]|:\w)", re.IGNORECASE
@@ -107,6 +108,7 @@ def ipv4(match: re.Match) -> str:
     numbers = [int(part) for part in match[0].split(".")]
     if (
         sorted(numbers)[-2] < SMALL
+        or match[0] in EXAMPLE_ADDRESSES
         or OID_ROOT.match(match[0])
         or VERSION.search(line_before(match, 20))
         or not is_global(match[0])

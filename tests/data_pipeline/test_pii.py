@@ -295,6 +295,7 @@ OTHER_NUMBERS = (
     "The phone 8 has 128 GB; hotline since 1998; 8 800 books",
     "Population 1 234 567 890, area 357 022 km²",
     "00 11 22 33 44 55 66 77 88 99",
+    "inet_aton() takes 123.45.67.89",
     "Chrome/120.0.6099.109 Safari/537.36",
     "Zip 94105-1234, NSN 5330-00-123-4567, Part 0123-456-789",
 )
