@@ -43,7 +43,7 @@ class SiteMenus(BaseModel, frozen=True, extra="forbid", strict=True):
         max_removed_frac: More of the lines gone is an error.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     sources: tuple[str, ...]
     max_pages: PositiveInt = 2
