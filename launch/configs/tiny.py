@@ -70,8 +70,8 @@ def pretrain() -> Run:
         objective=NextToken(),
         data=packed("data/train", shares, batch_size=4),
         optimizer=optimizer(peak_lr=0.009, warmup_steps=100),
-        steps=1800,
-        evaluate_every=900,
+        steps=2000,
+        evaluate_every=1000,
         checkpoint=Checkpoints(every_steps=100),
         evals=(held_out, Samples(prompts=starts, chat=False, max_tokens=48)),
         watch=Watch(histograms_every=600),  # 0.4 s each
