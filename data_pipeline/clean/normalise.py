@@ -63,18 +63,27 @@ class Normalise(BaseModel, frozen=True, extra="forbid", strict=True):
         if not self.repair_mojibake:
             text = normalise_code(text)
             return text if text.strip() else ""
-        # ftfy's model is slow, so it sees only lines that look like one encoding read as another. It goes
-        # first: what UTF-8 became as ISO-8859-1 has control characters, which `normalise` takes out.
-        if not text.isascii() and SUSPECT.search(text):
-            text = "\n".join(
-                repair(line) if SUSPECT.search(line) else line for line in text.split("\n")
-            )
-        text = normalise(text)
-        return text if text.strip() else ""
+        normal = normalise(repaired(text))
+        # What was taken out may have stood between two characters that only now look like a wrong encoding.
+        while not normal.isascii() and SUSPECT.search(normal):
+            again = normalise(repaired(normal))
+            if again == normal:
+                break
+            normal = again
+        return normal if normal.strip() else ""
 
     def limits(self) -> tuple[Limit, ...]:
         """No limit: a text that is empty afterwards is dropped without one."""
         return ()
+
+
+def repaired(text: str) -> str:
+    """The text with its double encoding undone."""
+    # ftfy's model is slow, so it sees only lines that look like one encoding read as another. It goes before
+    # `normalise`: what UTF-8 became as ISO-8859-1 has control characters, which that takes out.
+    if text.isascii() or not SUSPECT.search(text):
+        return text
+    return "\n".join(repair(line) if SUSPECT.search(line) else line for line in text.split("\n"))
 
 
 def normalise(text: str) -> str:

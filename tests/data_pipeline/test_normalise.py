@@ -4,7 +4,7 @@ import ast
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_pipeline.clean.normalise import Normalise, retext
@@ -18,6 +18,7 @@ def normalised(text: str, rule: Normalise = RULE) -> str:
 
 
 @LAW
+@example("Â\x08¡")
 @given(
     st.one_of(
         ANY, PLAYED, st.text(st.sampled_from("aÃ©Ð¸€™РСёџ \u0301\r\n\x85\x00\u2028"), max_size=12)

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_pipeline.shards.shards import Shards
 from data_pipeline.tokenizers.tokenizer import Tokenizer
 from tests.launch.command import AS_USERS, meshwright
+from trainer.records.tensorboard import tag_of
 
 WEB = "[json, textwrap, csv, shlex, string, random, heapq, bisect, calendar, argparse, glob, fnmatch, tempfile, queue, sched, hashlib]"
 SIZES = {
@@ -174,19 +175,17 @@ def test_tensorboard_reads_what_every_phase_wrote(tiny, phase: str) -> None:
         "throughput/tokens_per_s",
         "throughput/flops_per_s",
     }
-    assert stable | {"time/step_s", "time/data_wait_s"} <= tags
+    assert {tag_of(name) for name in (*stable, "time/step_s", "time/data_wait_s")} <= tags
     own = {
         "pretrain": "eval/web/bits_per_byte",
         "sft": "eval/chat/accuracy",
         "dpo": "rewards/margins",
     }
-    assert own[phase] in tags
-    evaluated = [
-        event.step
-        for event in events.Scalars(next(tag for tag in sorted(tags) if tag.startswith("eval/")))
-    ]
+    assert tag_of(own[phase]) in tags
+    measured = next(tag for tag in sorted(tags) if tag.startswith(tag_of("eval/")))
+    evaluated = [event.step for event in events.Scalars(measured)]
     assert evaluated[0] == 0 and len(evaluated) >= 2, "before and after"
-    steps = [event.step for event in events.Scalars("loss/train")]
+    steps = [event.step for event in events.Scalars(tag_of("loss/train"))]
     assert steps == list(range(1, len(steps) + 1))
 
 
