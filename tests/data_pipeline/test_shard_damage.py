@@ -16,7 +16,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from data_pipeline.documents.document import content_id
-from data_pipeline.files import OutputError
+from data_pipeline.files import OutputError, write_json
 from data_pipeline.shards.record import Record, Sequence, pack, unpack
 from data_pipeline.shards.shards import (
     Shards,
@@ -98,7 +98,7 @@ def test_a_shard_edited_by_hand_is_refused_by_file_record_and_document(change, t
     _edit(path, 3, change)
     manifest = json.loads((tmp_path / "code" / "manifest.json").read_text())
     manifest["shards"][2]["size"] = path.stat().st_size  # the edit may pack better or worse
-    (tmp_path / "code" / "manifest.json").write_text(json.dumps(manifest))
+    write_json(tmp_path / "code" / "manifest.json", manifest, sealed=True)
     shards = Shards(tmp_path / "code")
     assert_equal(shards.__getitems__([0, 16, 18]), [records[i] for i in (0, 16, 18)])
     for read in (lambda: shards[17], lambda: shards.__getitems__(range(30)), shards.verify):
