@@ -331,7 +331,7 @@ class Checkpointer:
             self._retry = bool(answers[0, 2])
             if running and answers[:, 1].any():
                 # If any process failed, the checkpoint is incomplete; those that wait for it need not.
-                self._writer.abandon()
+                self._writer.abandon(failed_here=failed)
             if running is None or answers[:, 0].all() or answers[0, 3]:
                 break
         if running is None or not answers[:, 0].all():

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +55,9 @@ class Writer:
         for name in JSON_ITEMS:
             handlers[name] = ocp.JsonCheckpointHandler()
         self._n_begun = 0
+        self._n_waits = 0  # for the other processes, in the running save
         self._abandoned = Event()
+        self._barriers = ThreadPoolExecutor(2, thread_name_prefix="checkpoint barrier")
         options = ocp.options.AsyncOptions(
             timeout_secs=COMMIT_S, barrier_sync_fn=self._wait_for_all
         )
@@ -73,6 +75,7 @@ class Writer:
         began = time.perf_counter()
         bytes_before = host_bytes()
         self._n_begun += 1
+        self._n_waits = 0
         self._abandoned.clear()
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
@@ -87,40 +90,45 @@ class Writer:
         measured = self._pool.submit(_measure, committed, began, bytes_before)
         return Running(int(folder.name), folder, began, committed, measured)
 
-    def abandon(self) -> None:
-        """Let the running save fail here too: another process has said that it could not write its part."""
+    def abandon(self, *, failed_here: bool) -> None:
+        """Let the running save fail in every process: one has said that it could not write its part."""
+        if self._abandoned.is_set():
+            return
         self._abandoned.set()
+        if failed_here and client_of_several():
+            # It comes to where the others wait: a thread that waited on would abort the process at its end.
+            client_of_several().key_value_set(f"{self._failure()}{jax.process_index()}", "1")
+            self._arrive(COMMIT_S * 1000)
 
     def _wait_for_all(self, *, key: str, timeout_ms: int) -> None:
         """Wait until all processes have written; ends early if the save is abandoned.
 
         Orbax's own wait would last `COMMIT_S` although the process that failed never comes.
         """
-        client = client_of_several()
-        if client is None:
+        if client_of_several() is None:
             return
-        # The number makes the name new: a wait that was abandoned counts as arrived, and the same step may
-        # be saved again.
-        name = f"{key}.{self._n_begun}"
-        arrived = Future()
-        Thread(target=_arrive, args=(client, name, timeout_ms, arrived), daemon=True).start()
+        arrived = self._arrive(timeout_ms)
         while not wait([arrived], SAMPLE_S).done:
             if self._abandoned.is_set():
                 raise OSError("another process could not write its part")
         arrived.result()
+        if client_of_several().key_value_dir_get(self._failure()):
+            raise OSError("another process could not write its part")
+
+    def _failure(self) -> str:
+        return f"save {self._n_begun} failed/"
+
+    def _arrive(self, timeout_ms: int) -> Future:
+        # Named by numbers that all processes count alike: the same step may be saved again.
+        name = f"save {self._n_begun}.{self._n_waits}"
+        self._n_waits += 1
+        return self._barriers.submit(client_of_several().wait_at_barrier, name, timeout_ms)
 
     def close(self) -> None:
         """Wait for the threads and end them."""
         self._orbax.close()
         self._pool.shutdown()
-
-
-def _arrive(client: Any, name: str, timeout_ms: int, arrived: Future) -> None:
-    # The client's wait cannot be interrupted: it has a thread of its own, which is left behind if need be.
-    try:
-        arrived.set_result(client.wait_at_barrier(name, timeout_ms))
-    except jax.errors.JaxRuntimeError as error:
-        arrived.set_exception(error)
+        self._barriers.shutdown()
 
 
 def _measure(committed: Future, began: float, bytes_before: int) -> tuple[float, int]:
