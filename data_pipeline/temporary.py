@@ -14,8 +14,8 @@ from pathlib import Path
 
 PREFIX = "meshwright-tmp-"
 SHARED_MEMORY = Path("/dev/shm")
-# A Unix socket's path has 107 bytes at most; one in the folder needs 32 of them behind its parent.
-LONGEST_PARENT = 75
+# A Unix socket's path has 107 bytes at most; one in the folder needs 36 of them behind its parent.
+LONGEST_PARENT = 71
 
 
 @functools.cache

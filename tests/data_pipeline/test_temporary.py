@@ -55,7 +55,8 @@ def start(parent: Path) -> None:
     subprocess.run([sys.executable, "-c", STARTS], env=env, check=True, timeout=120)
 
 
-def test_the_next_start_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+def test_the_next_start_removes_what_a_killed_one_left_and_nothing_else(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("t")  # short: sockets lie in it
     process, folder = begin(tmp_path)
     # as a task on its way to a worker, which is deleted by nobody else
     segment = SHARED_MEMORY / f"{folder.name}-psm_0"
