@@ -99,6 +99,10 @@ def cluster(folder: Path, process: int, n: int, port: int) -> None:
             "sums": fingerprints(arrays_of(state)),
         }
         found["expected"] = fingerprints(arrays_of(state_on(mesh, step)))
+        # a later phase of the same processes
+        again.save(state_on(mesh, 10), POSITION, RUN)
+        again.close()
+        found["of_another"] = again.verify_latest()
     checkpointer.close()
     print("FOUND", json.dumps(found), flush=True)
 

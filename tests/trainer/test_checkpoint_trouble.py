@@ -231,6 +231,7 @@ def test_several_processes_fail_retry_and_fall_back_together(tmp_path):
         "failed": [6],
         "after_retry": 8,
         "newest": 4,
+        "of_another": 10,
     }
     assert {name: first[name] for name in wanted} == wanted
     with jax.set_mesh(under(ONE_DEVICE)):  # what two processes saved

@@ -16,6 +16,7 @@ from trainer.checkpoints.catalogue import Catalogue
 from trainer.checkpoints.retention import Checkpoints
 from trainer.checkpoints.saving import (
     DISK_TROUBLE,
+    OTHER_FAILED,
     Running,
     Writer,
     cause_of,
@@ -358,7 +359,7 @@ class Checkpointer:
         return {f"checkpoint/{name}": value for name, value in numbers.items()}
 
     def _failed(self, running: Running) -> dict[str, float]:
-        error = running.committed.exception() or OSError("another process could not write its part")
+        error = running.committed.exception() or OSError(OTHER_FAILED)
         # any other error is a bug, which a retry would not fix
         if not isinstance(error, DISK_TROUBLE):
             raise error

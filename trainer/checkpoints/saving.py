@@ -1,6 +1,7 @@
 """A single save: started by the step loop, written by Orbax in the background."""
 
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -24,6 +25,8 @@ DISK_TROUBLE = (OSError, RuntimeError, ValueError)
 COMMIT_S = (
     600  # how long processes wait for one that could not write its shards; Orbax's default is 1,200
 )
+SAVES = itertools.count(1)  # of this process, over all phases
+OTHER_FAILED = "another process could not write its part"
 SAMPLE_S = 0.02  # between two samples of the process's memory
 ARRAY_ITEMS = ("params", "optimizer")
 JSON_ITEMS = ("position", "run", "numbers", "fingerprints")
@@ -54,8 +57,9 @@ class Writer:
             )
         for name in JSON_ITEMS:
             handlers[name] = ocp.JsonCheckpointHandler()
-        self._n_begun = 0
-        self._n_waits = 0  # for the other processes, in the running save
+        self._save = 0  # number of the running save
+        self._n_waits = 0  # of that save, for the other processes
+        self._has_come = False  # whether the others need not wait for this process
         self._abandoned = Event()
         self._barriers = ThreadPoolExecutor(2, thread_name_prefix="checkpoint barrier")
         options = ocp.options.AsyncOptions(
@@ -74,8 +78,9 @@ class Writer:
         """
         began = time.perf_counter()
         bytes_before = host_bytes()
-        self._n_begun += 1
+        self._save = next(SAVES)
         self._n_waits = 0
+        self._has_come = False
         self._abandoned.clear()
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
@@ -91,36 +96,43 @@ class Writer:
         return Running(int(folder.name), folder, began, committed, measured)
 
     def abandon(self, *, failed_here: bool) -> None:
-        """Let the running save fail in every process: one has said that it could not write its part."""
-        if self._abandoned.is_set():
-            return
+        """Let the running save fail in every process, since one has said that it could not write its part.
+
+        Call it again as long as the save runs: another process may fail later.
+        """
         self._abandoned.set()
-        if failed_here and client_of_several():
+        client = client_of_several()
+        if client and failed_here and not self._has_come:
             # It comes to where the others wait: a thread that waited on would abort the process at its end.
-            client_of_several().key_value_set(f"{self._failure()}{jax.process_index()}", "1")
-            self._arrive(COMMIT_S * 1000)
+            self._has_come = True
+            client.key_value_set(f"{self._failures()}{jax.process_index()}", "")
+            self._come(COMMIT_S * 1000)
 
     def _wait_for_all(self, *, key: str, timeout_ms: int) -> None:
         """Wait until all processes have written; ends early if the save is abandoned.
 
         Orbax's own wait would last `COMMIT_S` although the process that failed never comes.
         """
-        if client_of_several() is None:
+        client = client_of_several()
+        if client is None:
             return
-        arrived = self._arrive(timeout_ms)
-        while not wait([arrived], SAMPLE_S).done:
+        self._has_come = True
+        everybody = self._come(timeout_ms)
+        while not wait([everybody], SAMPLE_S).done:
             if self._abandoned.is_set():
-                raise OSError("another process could not write its part")
-        arrived.result()
-        if client_of_several().key_value_dir_get(self._failure()):
-            raise OSError("another process could not write its part")
+                raise OSError(OTHER_FAILED)
+        everybody.result()
+        # One that has failed has said so before it came.
+        if client.key_value_dir_get(self._failures()):
+            raise OSError(OTHER_FAILED)
+        self._has_come = False
 
-    def _failure(self) -> str:
-        return f"save {self._n_begun} failed/"
+    def _failures(self) -> str:
+        return f"save {self._save} failed in/"
 
-    def _arrive(self, timeout_ms: int) -> Future:
-        # Named by numbers that all processes count alike: the same step may be saved again.
-        name = f"save {self._n_begun}.{self._n_waits}"
+    def _come(self, timeout_ms: int) -> Future:
+        # Named by numbers that all processes count alike, as a name is good for one wait alone.
+        name = f"save {self._save}, wait {self._n_waits}"
         self._n_waits += 1
         return self._barriers.submit(client_of_several().wait_at_barrier, name, timeout_ms)
 
