@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -34,6 +35,10 @@ for name in (
     "MESHWRIGHT_TRACEBACK",
 ):
     os.environ.pop(name, None)
+
+# No example fails for the time it takes: machines are shared, and first examples build tables.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 _hook = install_import_hook(
     ["launch", "trainer", "model", "data_pipeline", "inference"], "beartype.beartype"

@@ -100,7 +100,6 @@ def test_a_conversation_is_spelled_out_as_documented(tokenizer):
     assert tokens.dtype == np.int32 and weight.dtype == np.uint8
 
 
-@settings(deadline=None)
 @given(messages=messages)
 def test_joined_tokens_are_those_of_the_contents_and_every_answer_is_weighted_with_its_end(
     tokenizer, messages
@@ -118,7 +117,6 @@ def test_joined_tokens_are_those_of_the_contents_and_every_answer_is_weighted_wi
     )
 
 
-@settings(deadline=None)
 @given(role=st.sampled_from(ROLES), parts=st.lists(parts, min_size=1, max_size=4))
 def test_the_trained_bit_of_a_part_and_not_the_role_decides_its_weight(tokenizer, role, parts):
     tokens, weight = Roles(tokenizer).render([Message(role, tuple(parts))])
@@ -127,7 +125,6 @@ def test_the_trained_bit_of_a_part_and_not_the_role_decides_its_weight(tokenizer
     assert tokenizer.decode(tokens) == "".join(part.content for part in parts)
 
 
-@settings(deadline=None)
 @given(messages=messages, answer=contents)
 def test_a_prompt_is_what_render_puts_before_the_answer_and_parse_reads_the_rest(
     tokenizer, messages, answer
@@ -224,7 +221,7 @@ def test_a_prompt_has_the_ids_that_transformers_gives(style):
 
 
 @EVERY
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(question=answers, first=answers, answer=answers)
 def test_a_template_keeps_the_laws_of_a_format(style, question, first, answer):
     chat = chat_format_of(styled(style))
@@ -235,7 +232,7 @@ def test_a_template_keeps_the_laws_of_a_format(style, question, first, answer):
 
 
 @EVERY
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(texts=st.lists(answers, min_size=2, max_size=2), forged=st.sampled_from(SPECIAL))
 def test_a_message_can_forge_no_control_piece(style, texts, forged):
     tokenizer = styled(style)

@@ -53,7 +53,7 @@ def test_a_saved_classifier_scores_the_same(classifier, tmp_path):
     assert load(tmp_path / "model.npz").logits(texts).tolist() == classifier.logits(texts).tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text("abзж ,.\n\0東京९É", max_size=30), max_size=6))
 def test_the_score_of_a_text_does_not_depend_on_its_batch(classifier, texts):
     assert classifier.logits(texts).tolist() == [classifier.logits([text])[0] for text in texts]
@@ -156,6 +156,6 @@ def test_folders_without_examples_or_with_broken_ones_are_named(rule, tmp_path):
 
 
 @given(st.text(max_size=3 * PASSAGE_CHARS))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_passages_are_the_text(text):
     assert "".join(passages_of(text)) == text and all(passages_of(text))

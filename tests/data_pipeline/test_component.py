@@ -4,7 +4,7 @@ import datetime
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -40,7 +40,6 @@ PARTS = TypeAdapter(one_of("tests.data_pipeline.test_component"))
 maps = st.dictionaries(st.text(max_size=3), st.integers(), max_size=5)
 
 
-@settings(deadline=None)
 @given(items=maps)
 def test_a_frozen_map_is_the_mapping_it_was_made_from_in_the_same_order(items):
     frozen = FrozenMap(items)
@@ -53,7 +52,6 @@ def test_a_frozen_map_is_the_mapping_it_was_made_from_in_the_same_order(items):
     assert all(frozen[key] == items[key] for key in items)
 
 
-@settings(deadline=None)
 @given(items=maps, data=st.data())
 def test_equal_frozen_maps_have_equal_hashes_in_whatever_order_they_were_written(items, data):
     shuffled = data.draw(st.permutations(list(items.items())))
@@ -79,7 +77,6 @@ def test_components_are_hashable_and_equal_by_value():
         parts[0].rate = 2.0
 
 
-@settings(deadline=None)
 @given(
     rate=st.floats(allow_nan=False, allow_infinity=False),
     shape=st.lists(st.integers(), max_size=3).map(tuple),

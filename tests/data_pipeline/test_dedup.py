@@ -37,7 +37,7 @@ def test_the_first_of_equal_documents_stays_whatever_their_case_and_punctuation(
     ]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(TEXTS)
 def test_exactly_one_of_each_set_of_equal_documents_stays(tmp_path_factory, texts):
     left = left_of(
@@ -132,7 +132,7 @@ def test_paragraphs_and_spans_of_three_sentences_are_cut_whole(tmp_path):
     assert left_of(lines("3_sentences"), texts, tmp_path / "2") == [texts[0], "Ha! Ho!", texts[2]]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(TEXTS)
 def test_after_cutting_lines_no_two_documents_share_one(tmp_path_factory, texts):
     left = left_of(lines(), texts, tmp_path_factory.mktemp("keys"))
@@ -161,7 +161,7 @@ def naive_repeats(texts, n_bytes):
     return cut
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(st.sampled_from("abé"), max_size=14), min_size=1, max_size=4))
 def test_substrings_are_cut_exactly_where_they_stood_before(tmp_path_factory, texts):
     rule = SubstringDedup(sources=("web",), min_bytes=4, max_removed_frac=1.0)

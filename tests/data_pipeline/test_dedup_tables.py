@@ -44,7 +44,7 @@ def lowest_of_each(rows):
     return lowest
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(KEYS, st.integers(1, 3))
 def test_clusters_are_the_documents_joined_by_chains_of_shared_keys(
     tmp_path_factory, rows, n_files

@@ -13,7 +13,6 @@ from data_pipeline.clean.canonical import (
     CHUNK_CHARS,
     canonical,
     chunks,
-    letters,
     mixed,
     without,
 )
@@ -22,12 +21,6 @@ from data_pipeline.engine.tables import NO_KEY
 TEXTS = st.lists(
     st.text(st.sampled_from("aBé\u0301 0٣.,_\n猫ไ한\ud800ﬁß–"), max_size=12), max_size=6
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def tables_of_letters():
-    """Made once a process, which no deadline of an example allows for."""
-    letters(False), letters(True)
 
 
 def keys(texts, n_words=2):

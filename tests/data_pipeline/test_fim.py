@@ -80,7 +80,7 @@ def parts_of(tokens: list[int], tokenizer: Tokenizer) -> tuple[str, str, str, bo
     return (first, third, second, False) if at_suffix > 2 else ("", third, second, True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=st.text(min_size=1, max_size=40), epoch=st.integers(0, 5))
 def test_a_turned_document_has_its_text_and_the_orders_of_the_paper(tokenizer, text, epoch):
     always = FillInTheMiddle(rate=1.0)

@@ -145,7 +145,7 @@ def tokenizer(request, file, tmp_path_factory) -> Tokenizer:
     return tokenizer
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=any_text)
 @example(text="▁ ▁▁<s><s>s><<s> ▁<PRE> <PRE>")
 @example(text="  leading, trailing \n\n\tand\tinner   spaces  ")
@@ -157,7 +157,7 @@ def test_decoding_what_was_encoded_gives_the_text_back_without_a_special_id(toke
     assert not {file.token_to_id(piece) for piece in SPECIAL} & set(ids)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=st.lists(st.one_of(words, st.text(max_size=20)), max_size=8).map("".join))
 def test_the_ids_are_those_of_the_file(tokenizer, file, text):
     text = text.replace("▁", "")

@@ -60,7 +60,7 @@ def test_a_page_that_takes_too_long_costs_itself_alone(tmp_path):
         )
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_quick_bound_of_a_pages_depth_is_never_too_low_when_it_closes_what_it_opened(steps):
     html, level = b"", 0
     for step, between in steps:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.rows.keyed import Permutation, key_from, uniform
@@ -10,7 +10,6 @@ from data_pipeline.rows.keyed import Permutation, key_from, uniform
 keys = st.integers(0, 2**64 - 1)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 600), key=keys)
 def test_a_permutation_has_every_number_once_and_its_inverse_undoes_it(n, key):
     order = Permutation(n, key)
@@ -19,7 +18,6 @@ def test_a_permutation_has_every_number_once_and_its_inverse_undoes_it(n, key):
     assert order.inverse(values).tolist() == list(range(n))
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(2**32, 2**62),
     key=keys,

@@ -62,7 +62,7 @@ def test_a_host_may_hold_rows_that_are_not_next_to_one_another_and_a_part_of_the
     np.testing.assert_array_equal(part["tokens_L"], [sequence[i]["tokens_L"][3:7] for i in (1, 6)])
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(position=st.integers(0, 3000), batch_size=st.integers(1, 9))
 def test_the_stream_from_a_position_is_the_stream_from_0_after_as_many_rows(
     sequence, position, batch_size

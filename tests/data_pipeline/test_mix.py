@@ -36,7 +36,7 @@ def small_blocks(monkeypatch) -> int:
     return 100
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(weights=weights, seed=st.integers(0, 2**64), block=st.integers(0, 2**40))
 def test_every_block_has_the_same_exact_counts_and_shares_within_one_row_of_the_weights(
     weights, seed, block
@@ -52,7 +52,7 @@ def test_every_block_has_the_same_exact_counts_and_shares_within_one_row_of_the_
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(weights=weights, seed=st.integers(0, 2**32))
 def test_each_stream_is_counted_without_a_gap_in_order_and_can_be_found_again(weights, seed):
     made, seen = mixture(weights, seed=seed), Counter()
@@ -65,7 +65,7 @@ def test_each_stream_is_counted_without_a_gap_in_order_and_can_be_found_again(we
         assert made.cursors(index)[stream] == before
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(weights=weights, first=st.integers(0, 3 * BLOCK), n=st.integers(1, 2000))
 def test_every_stretch_of_rows_has_the_shares_of_the_whole(weights, first, n):
     made = mixture(weights)
@@ -135,7 +135,7 @@ def test_a_stage_has_its_shares_from_its_first_row_on(small_blocks):
     assert set(streams(made, 390, 600)) == {1, 2}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     caps=st.lists(st.none() | st.integers(0, 400), min_size=3, max_size=3),
     seed=st.integers(0, 9),

@@ -206,7 +206,7 @@ def pair(request, tmp_path_factory) -> tuple[Tokenizer, tokenizers.Tokenizer]:
     return tokenizer, tokenizer_file(kind)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=fuzz)
 def test_texts_have_the_ids_of_the_file_and_come_back_as_it_has_them(pair, text):
     tokenizer, file = pair

@@ -82,7 +82,7 @@ def test_case_accents_punctuation_and_numbers_do_not_count():
     assert (keys[0] == keys[1]).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(st.sampled_from("ab ."), max_size=9), min_size=2, max_size=2))
 def test_short_documents_are_equal_exactly_when_their_words_are(texts):
     one, other = (text.replace(".", " ").split()[:4] for text in texts)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.rows.pack import (
@@ -28,7 +28,6 @@ def positions(pieces: np.ndarray) -> list[tuple[int, int]]:
     ]
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_short(
     lengths, capacity
@@ -41,7 +40,6 @@ def test_pieces_cover_every_position_once_and_only_the_last_of_a_document_is_sho
     assert (np.delete(pieces[:, 2], last) == capacity).all() and (pieces[:, 2] > 0).all()
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17), max_pieces=st.integers(1, 5))
 def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_pieces(
     lengths, capacity, max_pieces
@@ -54,7 +52,6 @@ def test_a_plan_holds_every_piece_once_and_no_row_has_too_many_positions_or_piec
     assert all(1 <= len(row) <= max_pieces and row[:, 2].sum() <= capacity for row in rows)
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17), max_pieces=st.integers(1, 5))
 def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
     """Against the definition: the longest piece first, into the fullest row that takes it, else into a new
@@ -78,7 +75,6 @@ def test_a_plan_is_best_fit_decreasing(lengths, capacity, max_pieces):
     assert len(plan) >= -(-pieces[:, 2].sum() // capacity)
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_equal_lengths_give_equal_plans(lengths, capacity):
     one, other = (best_fit(cut_documents(lengths.copy(), capacity), capacity, 3) for _ in range(2))
@@ -110,7 +106,6 @@ def test_a_row_of_a_plan_is_its_pieces():
     assert [plan.row(i).tolist() for i in range(2)] == [[[0, 0, 5], [2, 0, 3]], [[1, 0, 8]]]
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(2, 17), data=st.data())
 def test_windows_of_a_long_document_reach_back_by_the_overlap_and_have_every_position_as_a_target_once(
     lengths, capacity, data
@@ -125,7 +120,6 @@ def test_windows_of_a_long_document_reach_back_by_the_overlap_and_have_every_pos
     ]
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_concatenated_rows_are_the_stream_of_all_documents_and_full(lengths, capacity):
     plan = ConcatenateAndSplit().plan(lengths, capacity)
@@ -137,7 +131,6 @@ def test_concatenated_rows_are_the_stream_of_all_documents_and_full(lengths, cap
     assert sizes == [capacity] * full + [rest] * (rest > 0)
 
 
-@settings(deadline=None)
 @given(lengths=documents, capacity=st.integers(1, 17))
 def test_one_a_row_has_one_piece_in_every_row(lengths, capacity):
     plan = OnePerRow().plan(lengths, capacity)

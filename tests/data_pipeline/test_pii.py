@@ -96,7 +96,7 @@ PERSONAL = {
 
 
 @pytest.mark.parametrize("kind", PERSONAL)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_nothing_of_a_match_survives_and_the_rest_stays_byte_for_byte(kind, data):
     value, sentence = data.draw(PERSONAL[kind]), data.draw(st.sampled_from(SENTENCES))
@@ -113,7 +113,7 @@ def test_nothing_of_a_match_survives_and_the_rest_stays_byte_for_byte(kind, data
 TEXTS = st.text("ab@.com:+-()0123456789 \n\0IDEрф/", max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(TEXTS, *PERSONAL.values()), max_size=6))
 def test_a_document_in_a_batch_equals_the_document_alone(texts):
     together, counts = RULE.annotate([document(text) for text in texts])

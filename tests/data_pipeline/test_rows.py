@@ -95,7 +95,7 @@ def test_the_overlap_is_read_and_is_no_target(folder):
     assert starts and all(start % (L - 3) == 0 for start in starts)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_part_of_a_row_is_that_part_of_the_whole_row(web, data):
     start = data.draw(st.integers(0, L - 1))

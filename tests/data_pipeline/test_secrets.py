@@ -80,7 +80,7 @@ def test_a_key_of_a_known_form_becomes_a_placeholder_wherever_it_stands(form, pl
         "client_secret => '{}'",
     ),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1 << 30), n=st.sampled_from((32, 40)))
 def test_a_random_value_of_a_name_that_says_so_becomes_a_placeholder(place, seed, n):
     value = made_up(seed, ("k1", n - 4, ALL), ("4z", 0, ALL))
@@ -122,7 +122,7 @@ def test_hashes_names_and_placeholders_are_no_keys(text):
     assert cleaned(text) == (text, 0, 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.one_of(

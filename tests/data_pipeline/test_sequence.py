@@ -260,7 +260,7 @@ def test_stages_that_do_not_follow_one_another_are_refused(sources):
         RowSequence(sources, WEIGHTS, 0, Schedule(stages=stages))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_rows_do_not_depend_on_how_many_are_read_together(sources, sizes):
     sequence = RowSequence(sources, WEIGHTS, 0, Schedule(stages=(LATER,), max_epochs={"code": 3.0}))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.shards.record import Record, Sequence, pack, unpack
@@ -31,7 +31,6 @@ def test_records_come_back_as_written_in_any_order(n_sequences, vocab_size, tmp_
     assert shards.__getitems__([]) == []
 
 
-@settings(deadline=None)
 @given(
     tokens=st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 70_000), min_size=1, max_size=9),
     bits=st.integers(0, 2**9 - 1),

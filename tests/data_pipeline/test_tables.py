@@ -148,7 +148,7 @@ LINES = st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"")
 
 
 @given(lines=LINES, sizes=st.lists(st.integers(1, 9)), most=st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_lines_do_not_depend_on_how_the_data_is_cut_into_pieces(lines, sizes, most):
     data, pieces, start = b"".join(line + b"\n" for line in lines), [], 0
     for size in [*sizes, len(data)]:

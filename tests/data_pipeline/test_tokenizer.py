@@ -72,7 +72,7 @@ def reference(model_path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=str(model_path))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=any_text)
 @example(text="▁")
 @example(text=" ▁ ▁▁")
@@ -84,7 +84,7 @@ def test_decoding_what_was_encoded_gives_the_text_back(tokenizer, text):
     assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=any_text)
 def test_no_text_gives_a_control_id(tokenizer, text):
     control = {
@@ -99,7 +99,7 @@ def test_no_text_gives_a_control_id(tokenizer, text):
     assert not control & set(tokenizer.encode(text))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=st.one_of(any_text, code))
 @example(text="/" * 7 + " " * 13 + "=" * 40 + "  ")
 def test_the_ids_are_those_of_sentencepiece(tokenizer, reference, text):
@@ -226,7 +226,6 @@ def test_the_same_texts_give_the_same_file_in_any_order(model, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "elsewhere" / "b").read_bytes()
 
 
-@settings(deadline=None)
 @given(
     texts=st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=30),
     n_bytes=st.integers(40, 400),
@@ -242,7 +241,7 @@ def test_a_sample_fits_its_limit_and_does_not_depend_on_the_order(texts, n_bytes
 letters = st.lists(st.integers(1, 30_000), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     sizes=st.tuples(letters, letters, letters),
     weights=st.tuples(*[st.integers(1, 9)] * 3),

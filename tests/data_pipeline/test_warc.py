@@ -98,7 +98,7 @@ def test_a_truncated_archive_loses_only_the_record_it_breaks_off_in(tmp_path, su
 
 
 @EACH_COMPRESSION
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     damaged=st.sets(st.integers(0, 8), min_size=1),
     at=st.floats(0, 1, exclude_max=True),
@@ -145,7 +145,7 @@ def test_an_archive_compressed_as_a_whole_is_read_up_to_the_damage(tmp_path, suf
 
 
 @given(sizes=st.lists(st.integers(1, 3_000), min_size=1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_records_do_not_depend_on_how_the_data_is_cut_into_pieces(sizes):
     wrong = record(4).replace(b"Content-Length: 1", b"Content-Length: 9")
     data = b"".join([record(0), b"junk\r\n", record(1), record(2)[:-30], record(3), wrong])

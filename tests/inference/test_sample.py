@@ -52,7 +52,7 @@ def test_distribution_is_that_of_hugging_face(settings, expected):
     np.testing.assert_allclose(distribution(Sampler(**settings), LOGITS), expected, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     logits=st.lists(st.integers(-8, 8).map(lambda n: n / 2), min_size=7, max_size=7),
     temperature=st.sampled_from([0.5, 1.0, 2.0]),

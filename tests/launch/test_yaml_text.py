@@ -1,7 +1,7 @@
 """YAML is read as people mean it, and what is written is read back the same."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.job.yaml import parse_yaml, read_yaml, to_yaml
@@ -40,13 +40,11 @@ def test_a_scalar_is_what_it_looks_like(text, value):
     assert found == value and type(found) is type(value)
 
 
-@settings(deadline=None)
 @given(TREES)
 def test_what_is_written_is_read_back_equal(tree):
     assert parse_yaml(to_yaml(tree), "test") == tree
 
 
-@settings(deadline=None)
 @given(TREES)
 def test_one_line_is_read_back_equal(tree):
     text = to_yaml(tree, flow=True)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from pydantic import ValidationError
@@ -54,7 +54,6 @@ def test_the_alphabet_has_the_letters_of_the_table_and_no_other_names_a_known_ax
     )
 
 
-@settings(deadline=None)
 @given(
     letters=st.text("".join(ALPHABET) + ".", max_size=7),
     sizes=st.tuples(*[st.sampled_from([1, 2])] * len(AXES)),
