@@ -27,7 +27,8 @@ def epub_text(data: bytes) -> bytes:
     """Language, a newline, then the text of the book; `\\f` before each heading.
 
     Raises:
-        ValueError: One word why it cannot be read: broken, encrypted, too_large, no_pages.
+        ValueError: One word why it cannot be read: broken, encrypted, too_large, too_deep,
+            no_pages.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as book:

@@ -32,23 +32,27 @@ def extract(message: bytes) -> bytes:
     """The page's main text, or all its text, UTF-8, line structure kept.
 
     Raises:
-        ValueError: The page is nested deeper than `MAX_DEPTH`.
+        ValueError: See `text_of_page`.
     """
     content, charset, html = message.split(b"\n", 2)
     page = closed(decoded(html, charset.decode()))
-    # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
-    data = page.encode(errors="replace")
-    if depth_bound(data) > MAX_DEPTH and depth(data) > MAX_DEPTH:
-        raise ValueError("too deep")
     main = content == b"main"
     return text_of_page(page, main=main, alt_texts=not main).encode(errors="replace")
 
 
 def text_of_page(page: str, *, main: bool, alt_texts: bool = False) -> str:
-    """The text of a page: its main text, or all; with `alt_texts` those of images as well."""
+    """The text of a page: its main text, or all; with `alt_texts` those of images as well.
+
+    Raises:
+        ValueError: too_deep, where elements nest deeper than `MAX_DEPTH`.
+    """
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
     from resiliparse.parse.html import HTMLTree
 
+    # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
+    data = page.encode(errors="replace")
+    if depth_bound(data) > MAX_DEPTH and depth(data) > MAX_DEPTH:
+        raise ValueError("too_deep")
     tree = HTMLTree.parse(page.replace(OPEN, "").replace(CLOSE, ""))
     if tree.body is None:
         return ""

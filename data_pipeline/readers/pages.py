@@ -89,7 +89,7 @@ def answered(answer: Answer) -> tuple[str, str]:
         "": "",
         "timeout": "page_timeout",
         "crash": "page_crash",
-        "ValueError: too deep": "page_too_deep",
+        "ValueError: too_deep": "page_too_deep",
     }
     return answer.data.decode(), known.get(answer.error, "page_not_extracted")
 
