@@ -81,9 +81,7 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
             cuts.append(np.stack([document[cut], number[cut]]))
         document, number = np.concatenate(cuts, axis=1)
         require_most_left(self, len(document), n, f"parts ({self.part})")
-        # One order however the keys are spread over files: the verdicts are the same bytes.
-        order = np.lexsort((number, document))
-        tables.write_table(out, pa.table({tables.DOCUMENT: document[order], "line": number[order]}))
+        write_cuts(out, document, number)
 
     def dropped(self, verdicts: Mapping[str, np.ndarray]) -> np.ndarray:
         """No document goes whole: only its repeated parts are cut."""
@@ -96,3 +94,10 @@ class LineDedup(BaseModel, frozen=True, extra="forbid", strict=True):
         # Parts are numbered as `annotate` numbered them, by the same function on the same text.
         parts = self._parts([document.text], canonical([document.text])).where(verdicts["line"])
         return list(zip(parts.start.tolist(), parts.end.tolist(), strict=True))
+
+
+def write_cuts(out: Path, document: np.ndarray, number: np.ndarray) -> None:
+    """Verdicts of a rule that cuts lines: which documents, and which of their lines, int64 [cuts] both."""
+    # One order however the keys are spread over files: the verdicts are the same bytes.
+    order = np.lexsort((number, document))
+    tables.write_table(out, pa.table({tables.DOCUMENT: document[order], "line": number[order]}))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from pydantic import BaseModel, Field, PositiveInt
 
@@ -16,6 +15,7 @@ from data_pipeline.clean import units
 from data_pipeline.clean.canonical import canonical, chunks, mixed
 from data_pipeline.clean.code_blocks import listing_lines
 from data_pipeline.clean.dedup import require_most_left
+from data_pipeline.clean.line_dedup import write_cuts
 from data_pipeline.clean.rule import Limit, Signals
 from data_pipeline.clean.words import Layout
 from data_pipeline.documents.document import Document
@@ -99,9 +99,7 @@ class SiteMenus(BaseModel, frozen=True, extra="forbid", strict=True):
             cuts.append(np.stack([whole, np.full(len(whole), WHOLE)]))
         document, number = np.concatenate(cuts, axis=1)
         require_most_left(self, int((number != WHOLE).sum()), n, "lines")
-        # One order however the keys are spread over files: the verdicts are the same bytes.
-        order = np.lexsort((number, document))
-        tables.write_table(out, pa.table({tables.DOCUMENT: document[order], "line": number[order]}))
+        write_cuts(out, document, number)
 
     def in_menu(self, page: "Pages", is_shared: np.ndarray) -> np.ndarray:
         """Which lines stand at an edge, with shared lines alone between, or in a run, bool [lines]."""

@@ -48,8 +48,10 @@ def tag_of(name: str) -> str:
 
 def _new_file(folder: Path) -> EventFileWriter:
     # Readers take files in the order of their names: the second, then a counter, where ".10" comes before
-    # ".9". A second has one file therefore.
-    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+    # ".9". A second has one file therefore; not so where the clock stands still.
+    for _ in range(30):
+        if not any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            break
         time.sleep(0.05)
     return EventFileWriter(str(folder))
 
