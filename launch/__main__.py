@@ -195,6 +195,9 @@ def _command() -> None:
     if code and "daft" in sys.modules:
         # Its threads may still be working, and would abort the interpreter while it shuts down.
         os._exit(code)
+    # Python remembers that Ctrl-C has broken off an `exec` of text, such as a dataclass makes, whoever caught
+    # it, and `python -m` then ends by the signal in place of the code; the next such `exec` makes it forget.
+    exec("")
     sys.exit(code)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.command import TOYS, begin, environment, until
+from tests.launch.command import TOYS, begin, environment, meshwright, until
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 JOB = "data: {type: Count, steps: 2}\ntrain: {type: Sum, rounds: 4}\n"
@@ -76,6 +76,17 @@ def test_a_signal_while_the_command_imports_ends_it_with_its_code(tmp_path, numb
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, out + err
     assert "Traceback" not in err and "stopped by" in err
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_inside_text_that_is_executed_ends_the_command_with_its_code(tmp_path, number, code):
+    (tmp_path / "two.yaml").write_text(JOB)
+    # as a dataclass is made while the command imports
+    text = f"import os; os.kill(os.getpid(), {number.value})"
+    (tmp_path / "stops.py").write_text(f"exec({text!r})\n")
+    done = meshwright("run", "two.yaml", "--import", "stops", cwd=tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "stopped by" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
