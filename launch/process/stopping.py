@@ -6,6 +6,7 @@ Python drops what is raised in a callback of the garbage collector or in `__del_
 turn it into an error of its own. So what is asked is noted too, and asked again.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -40,6 +41,8 @@ def listen() -> None:
     """Note Ctrl-C and SIGTERM from now on, and raise KeyboardInterrupt or Terminated for them."""
     global _listener
     _listener = os.getpid()
+    # Registered first, so called after all other exit handlers.
+    atexit.register(_leaving)
     sys.unraisablehook = _ask_again(sys.unraisablehook)
     for number in CODES:
         # A shell starts background jobs with SIGINT ignored, and `nohup` is to be respected too.
@@ -87,6 +90,15 @@ def check() -> None:
     """Raise what was asked for and lost; call it where work begins that takes long."""
     if error := asked():
         raise error
+
+
+def _leaving() -> None:
+    """Ignore signals while Python takes itself down: it would restore their default action, by which one
+    that comes now would take the place of the exit code.
+    """
+    for number in CODES:
+        if os.getpid() == _listener:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def end_at_once() -> None:

@@ -66,6 +66,30 @@ def test_a_stop_that_a_callback_swallows_or_a_library_turns_into_an_error_comes_
     assert done.stdout.strip() == expected[number], done.stderr
 
 
+# A module is torn down after the last exit handler, when Python has its own signal handlers no more.
+LEAVING = """
+import os, signal, sys
+from launch.process import stopping
+
+stopping.listen()
+
+class TornDown:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=getattr(signal, sys.argv[1])):
+        kill(pid, number)
+
+sys.modules["kept_until_the_end"] = TornDown()
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 130])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_takes_itself_down_does_not_take_the_place_of_the_code(number, code):
+    command = [sys.executable, "-c", LEAVING, number.name, str(code)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_while_the_command_imports_ends_it_with_its_code(tmp_path, number, code):
     (tmp_path / "two.yaml").write_text(JOB)
@@ -79,7 +103,9 @@ def test_a_signal_while_the_command_imports_ends_it_with_its_code(tmp_path, numb
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_inside_text_that_is_executed_ends_the_command_with_its_code(tmp_path, number, code):
+def test_a_signal_inside_text_that_is_executed_ends_the_command_with_its_code(
+    tmp_path, number, code
+):
     (tmp_path / "two.yaml").write_text(JOB)
     # as a dataclass is made while the command imports
     text = f"import os; os.kill(os.getpid(), {number.value})"
