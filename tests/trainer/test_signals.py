@@ -12,6 +12,7 @@ import pytest
 
 from tests.launch.command import environment
 from trainer.cluster.c_signals import CHandler
+from trainer.cluster.signals import StopSignals
 
 PROGRAM = """
 import os, signal, sys, time
@@ -59,6 +60,18 @@ def test_a_signal_sent_twice_at_a_time_asks_once_for_the_end_by_its_name(number)
 def test_outside_of_a_cluster_a_signal_ends_this_process_after_its_step():
     out, err = begun("alone", signal.SIGTERM).communicate(timeout=120)
     assert out.split() == ["SIGTERM", "again"] and not err
+
+
+def test_a_signal_that_the_shell_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.reached() is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN])

@@ -40,17 +40,20 @@ class StopSignals:
         read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)  # required by set_wakeup_fd
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        # Python writes a signal's number to the pipe only if it has a Python handler.
-        self._handlers_before = {
-            number: signal.signal(number, lambda *_: None) for number in EXIT_CODES
-        }
+        self._handlers_before = {}
+        for number in EXIT_CODES:
+            # What is ignored stays so: a shell ignores SIGINT for a job that it starts in the background.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                # Python writes a signal's number to the pipe only if it has a Python handler.
+                self._handlers_before[number] = signal.signal(number, lambda *_: None)
         Thread(target=self._listen, args=(read_end,), daemon=True, name="signals").start()
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._handlers_before[signal.SIGINT])
+        if signal.SIGINT in self._handlers_before:
+            signal.signal(signal.SIGINT, self._handlers_before[signal.SIGINT])
         self._handler_of_jax.restore()
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._write_end)  # ends the thread
