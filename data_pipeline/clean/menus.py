@@ -278,12 +278,15 @@ def is_row(text: str) -> bool:
 
 def is_turns(words: list[str]) -> bool:
     """Whether words are labels that turn pages one after another, some of two or three words."""
-    if not words:
-        return True
-    return any(
-        " ".join(words[:n]) in TURNS and is_turns(words[n:])
-        for n in range(1, min(MAX_LABEL_WORDS, len(words)) + 1)
-    )
+    # The places that labels from the first word on may end at, in one pass: "back to top" is two labels as
+    # well as one, and all ways to read a line of them would be too many.
+    ends = {0}
+    for start in range(len(words)):
+        if start in ends:
+            for stop in range(start + 1, min(start + MAX_LABEL_WORDS, len(words)) + 1):
+                if " ".join(words[start:stop]) in TURNS:
+                    ends.add(stop)
+    return len(words) in ends
 
 
 def link_lines(texts: list[str], numbers: np.ndarray) -> list[bool]:

@@ -136,7 +136,8 @@ def is_global(address: str) -> bool:
 
 
 # Before each further digit: a space, dot, slash or hyphen, a bracket, and again one of them.
-NEXT = r"(?:[ ./\-\u00a0\u2010-\u2013]{0,2}[()]?[ /\-\u00a0]{0,2}[0-9])"
+# Atomic, because a lone sign may be of either and the ways to share out thirteen of them are 2^13.
+NEXT = r"(?>[ ./\-\u00a0\u2010-\u2013]{0,2}[()]?[ /\-\u00a0]{0,2}[0-9])"
 PHONE_REGEX = re.compile(
     r"(?:"
     # E.164; North America and Russia: eleven digits

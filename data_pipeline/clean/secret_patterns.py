@@ -77,11 +77,12 @@ URL_PASSWORD = re.compile(
     r"(?P<value>(?:[^\s:/@\"'<>{}$%()]|%[0-9A-Fa-f]{2}){3,128})@(?=[\w\[])"
 )
 # Between the marks of a key block: base64, headers, and in code the signs that join lines of strings. Code
-# that only names the marks has other characters between them, or no line of base64.
+# that only names the marks has other characters between them, or no line of base64. A header is read in one
+# way alone (`?>`, and never over a mark): else the ways through many of them would be tried for hours.
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
     r"(?=[^\0]{0,400}?[A-Za-z0-9+/=]{16})"
-    r"(?:(?:Proc-Type|DEK-Info|Version|Comment)[^\n\\]{0,100}"
+    r"(?>(?:Proc-Type|DEK-Info|Version|Comment)(?:(?!-----)[^\n\\]){0,100}"
     r"|(?!-----)[A-Za-z0-9+/=\s\\\"'`,.:;#*|>&-]){1,20000}?"
     r"-----END [A-Z0-9 ]{1,40}-----"
 )

@@ -20,7 +20,8 @@ BREAKS_OFF = "the compressed body breaks off"
 HEAD_BYTES = 1 << 10
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 HTML = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style"
+    # Atomic, because a comment could else go on over the next one's end: in 2^n ways through n of them.
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->)\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style"
     rb"|table|div|p|h[1-6]|article|main|section|a|br|font|center|b)[\s>/]",
     re.IGNORECASE | re.DOTALL,
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipeline.clean.menus import Menus
+from data_pipeline.clean.menus import Menus, is_turns
 from data_pipeline.clean.site_menus import SiteMenus, site_of
 from data_pipeline.documents.document import Document, content_id
 from tests.data_pipeline.across import left_of
@@ -85,6 +85,12 @@ def test_the_titles_behind_previous_and_next_go_with_them():
 def test_tables_of_navigation_go_and_the_title_stays_once(above, below):
     page = f"1.3. Data types\n\n{ENGLISH}"
     assert verdict(RULE, f"{above}{page}\n{below}")[0].split() == page.split()
+
+
+def test_words_that_are_labels_in_many_ways_are_read_in_one_pass():
+    # "back to top" is one label, and "back" and "to top" are two: 2^n ways through n of them.
+    words = ["back", "to", "top"] * 100
+    assert is_turns(words) and not is_turns([*words, "z"])
 
 
 def test_what_is_cut_is_counted_by_form():

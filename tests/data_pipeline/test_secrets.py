@@ -92,6 +92,9 @@ def test_private_key_blocks_and_passwords_in_urls_go():
         "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\nabc=\n-----END RSA PRIVATE KEY-----"
     )
     assert cleaned(f"a\n{block}\nb\n") == (f"a\n{KEY}\nb\n", 1, 0)
+    headed = block.replace("KEY-----\nMII", "KEY-----\nVersion: GnuPG v2 (a) Comment: @\n\nMII", 1)
+    for one in (headed, headed.replace("\n", " ")):
+        assert cleaned(f"a\n{one}\nb\n") == (f"a\n{KEY}\nb\n", 1, 0)
     assert cleaned("postgres://bob:hunter2@db.corp.com/x") == (
         f"postgres://bob:{PASSWORD}@db.corp.com/x",
         0,
@@ -175,6 +178,8 @@ def test_secrets_known_by_the_word_before_them_go(text, placeholder):
         "SECRET_KEY = 'change-me-to-something-else-before-you-deploy-it'\n",
         "if '-----BEGIN PRIVATE KEY-----' in text:\n    body = text.split(mark)[1]\n"
         "END = '-----END PRIVATE KEY-----'\n",
+        # Neither end nor other signs, with many words that may each begin a header: once 2^n steps.
+        "-----BEGIN PGP PRIVATE KEY BLOCK-----\nlQdGBGQxAAABEACAA\n" + "Version: 1\n" * 100 + "~\n",
     ],
 )
 def test_placeholders_and_code_about_keys_stay(text):
