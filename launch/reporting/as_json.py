@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.reporting.health import incidents, verdict_cell
-from launch.reporting.numbers import held_out, hours
+from launch.reporting.numbers import held_out, hours_so_far
 from launch.reporting.record import PhaseRecord, RunRecord
 
 
@@ -26,7 +26,6 @@ def runs_as_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 def _phase(phase: PhaseRecord) -> dict[str, Any]:
     """A phase by the numbers of its part of the page; what it has not got yet is None or empty."""
-    spent = hours(phase)
     numbers = {
         metric: {"before": before, "now": now} for metric, (before, now) in held_out(phase).items()
     }
@@ -36,7 +35,7 @@ def _phase(phase: PhaseRecord) -> dict[str, Any]:
         "done": phase.done,
         "step": phase.step,
         "steps": phase.config.get("steps"),
-        "hours": spent.last if spent else None,
+        "hours": hours_so_far(phase),
         "went_wrong": incidents(phase),
         "held_out": numbers,
         # The step beside the value: slowly changing numbers are not in every row.

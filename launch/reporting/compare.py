@@ -15,6 +15,7 @@ from launch.reporting.health import counted, summed, verdict_cell
 from launch.reporting.numbers import (
     held_out,
     hours,
+    hours_so_far,
     less_is_better,
     recent,
     speed,
@@ -246,11 +247,6 @@ def _tokens_so_far(phase: PhaseRecord) -> float | None:
     return None if column is None else column.last
 
 
-def _hours_so_far(phase: PhaseRecord) -> float | None:
-    column = hours(phase)
-    return None if column is None else column.last
-
-
 def _goodput(phase: PhaseRecord) -> float | None:
     return phase.last("goodput/frac")
 
@@ -288,7 +284,7 @@ MEASURES = (
     Measure("goodput", _goodput, _percent, less_is_better=False),
     Measure("steps", _step, value_text, less_is_better=None),
     Measure("tokens", _tokens_so_far, value_text, less_is_better=None),
-    Measure("time in steps", _hours_so_far, _time, less_is_better=None),
+    Measure("time in steps", hours_so_far, _time, less_is_better=None),
     Measure("device memory, GiB", _device_bytes, _gib, less_is_better=None),
 )
 

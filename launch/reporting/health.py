@@ -14,6 +14,7 @@ from launch.reporting.charts import COLOURS, value_text
 from launch.reporting.page import Cell, bar, fold, paragraph, table
 from launch.reporting.record import PhaseRecord
 from launch.terminal.console import duration
+from trainer.events import is_number
 
 # Words in the names of events, because the log may have kinds of events that this page does not know.
 FATAL = re.compile("hang|hung|stuck|lost|diverg")  # an event that ends a run
@@ -139,8 +140,7 @@ def events(phase: PhaseRecord) -> str:
         if n > SHOWN // 10 and not TROUBLE.search(name):
             often[name] = n
     logged = [event for event in phase.events if event.get("event") not in often]
-    # Of other versions a log may hold lines without a time: they stay at its beginning.
-    in_order = sorted([*logged, *dropped_steps(phase)], key=lambda event: event.get("time") or 0.0)
+    in_order = sorted([*logged, *dropped_steps(phase)], key=_time_of)
     rows = [_event(event) for event in reversed(in_order)]
 
     heads = ("time (UTC)", "life", "step", "event", "what")
@@ -149,6 +149,12 @@ def events(phase: PhaseRecord) -> str:
     older = table(heads, rows[SHOWN : 5 * SHOWN], n_text=5)
     left_out = paragraph(f"Not in the table: {counted(often)}.") if often else ""
     return first + left_out + fold("Older events (all of them stand in events.jsonl)", older)
+
+
+def _time_of(event: Mapping[str, Any]) -> float:
+    # Of other versions a log may hold lines without a time: they stay at its beginning.
+    time = event.get("time")
+    return time if is_number(time) else 0.0
 
 
 def dropped_steps(phase: PhaseRecord) -> list[dict[str, Any]]:
@@ -200,17 +206,23 @@ def _event(event: Mapping[str, Any]) -> tuple[str | Cell, ...]:
 def _plain(value: Any) -> str:
     if isinstance(value, str) or value is None:
         return value or ""
-    # bool is a subclass of int in Python.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number:
+    # NaN too, which is a finding; bool is a subclass of int in Python.
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return value_text(value)
     return json.dumps(value)
 
 
 def clock(seconds: Any) -> str:
-    """Unix seconds as a date and time of day, UTC."""
-    if not isinstance(seconds, int | float):
+    """Unix seconds as a date and time of day, UTC; empty where they are none."""
+    if not is_number(seconds):
         return ""
-    # UTC, because a reader may be in another time zone than the machines.
-    moment = datetime.fromtimestamp(seconds, UTC)
+    try:
+        # UTC, because a reader may be in another time zone than the machines.
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (
+        ValueError,
+        OverflowError,
+        OSError,
+    ):  # beyond the years of the calendar, or of the system
+        return ""
     return moment.strftime("%Y-%m-%d %H:%M:%S")

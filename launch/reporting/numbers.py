@@ -84,6 +84,12 @@ def hours(phase: PhaseRecord) -> Column | None:
     return Column(total.steps, total.values / 3600)
 
 
+def hours_so_far(phase: PhaseRecord) -> float | None:
+    """The newest of `hours`; None for a phase without steps."""
+    spent = hours(phase)
+    return None if spent is None else spent.last
+
+
 def tokens(phase: PhaseRecord) -> Column | None:
     """Tokens trained on, by step: as counted by source, else from the speed."""
     counted = []

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from launch.reporting.charts import tick_text, value_text
 from launch.reporting.data import data_section
 from launch.reporting.health import clock, counted, incidents, summed, verdict_cell
-from launch.reporting.numbers import held_out, hours, less_is_better, recent, speed, throughput
+from launch.reporting.numbers import (
+    held_out,
+    hours_so_far,
+    less_is_better,
+    recent,
+    speed,
+    throughput,
+)
 from launch.reporting.page import Cell, fold, literal, page, run_header, section, table, tile
 from launch.reporting.phase import phase_section
 from launch.reporting.record import PhaseRecord, RunRecord
@@ -75,7 +82,7 @@ def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
     now = trained[-1]  # the phase under way, or the last one
     progress, progress_note = (far, "") if now.done else _progress(now, far)
     # Of a finished run the phase that took longest: its speed is what decides the whole.
-    timed = max(trained, key=_hours_so_far) if now.done else now
+    timed = max(trained, key=lambda phase: hours_so_far(phase) or 0.0) if now.done else now
     rate = value_text(speed(timed))
     return [
         _health_tile(phases),
@@ -84,11 +91,6 @@ def _tiles(phases: Sequence[PhaseRecord]) -> list[str]:
         # Of every phase: the last one may have made worse what an earlier one is for.
         *(_quality_tile(phase) for phase in trained),
     ]
-
-
-def _hours_so_far(phase: PhaseRecord) -> float:
-    spent = hours(phase)
-    return spent.last if spent else 0.0
 
 
 def _health_tile(phases: Sequence[PhaseRecord]) -> str:
@@ -194,7 +196,7 @@ def _phases(phases: Sequence[PhaseRecord]) -> str:
 
 
 def _phase_row(phase: PhaseRecord) -> tuple[str | Cell, ...]:
-    spent = hours(phase)
+    spent = hours_so_far(phase)
     wrong = counted(incidents(phase))
     mfu = throughput(phase, "mfu")
     flops_per_s = throughput(phase, "flops_per_s")
@@ -203,7 +205,7 @@ def _phase_row(phase: PhaseRecord) -> tuple[str | Cell, ...]:
         phase.name,
         verdict_cell([phase]),
         phase.state,
-        duration(3600 * spent.last) if spent else "",
+        "" if spent is None else duration(3600 * spent),
         # A data phase has no speed in tokens.
         value_text(speed(phase)) if phase.trained else "",
         "" if flops_per_s is None else tick_text(flops_per_s),

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from launch.reporting.health import events, goodput, incidents, verdict
+from launch.reporting.health import clock, events, goodput, incidents, verdict
 from launch.reporting.numbers import hours, tokens
 from launch.reporting.phase import phase_section
 from launch.reporting.record import read_columns, read_run
@@ -56,6 +56,15 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
     )
     assert read_columns(path)["a"].values.tolist() == [2.0, 3.0]
     assert len(list(json_lines(path))) == 4 and read_columns(tmp_path / "absent") == {}
+
+
+@pytest.mark.parametrize("time", ["noon", 1e20, -1e17, math.nan, True, [0.0], None])
+def test_an_event_whose_time_is_none_is_shown_without_one(tmp_path, time):
+    log = [{"time": 1e9, "event": "saved"}, {"time": time, "event": "noted"}]
+    phase = write(tmp_path, [{"step": 1, "loss/train": 1.0}], log)
+    page = Page(events(phase))
+    assert "2001-09-09 01:46:40" in page.text and "noted" in page.text
+    assert clock(phase.last("time")) and not clock(time)
 
 
 @pytest.mark.parametrize(
