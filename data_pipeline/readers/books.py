@@ -44,7 +44,7 @@ class Books(BaseModel, frozen=True, extra="forbid", strict=True):
             with them page numbers, running heads and hyphens at line ends. None = the text was proofread.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     folder: str | None = None
     topics: bool | None = None

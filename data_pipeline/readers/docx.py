@@ -30,7 +30,7 @@ def docx_text(data: bytes) -> bytes:
     # A picture becomes nothing, so that none is decoded and none elsewhere is opened.
     no_pictures = mammoth.images.img_element(lambda image: {})
     page = mammoth.convert_to_html(io.BytesIO(data), convert_image=no_pictures).value
-    return f"\n{page_text(page.encode())}\n".encode(errors="replace")
+    return f"\n{page_text(page)}\n".encode(errors="replace")
 
 
 def _check(data: bytes) -> None:

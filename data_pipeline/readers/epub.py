@@ -10,16 +10,15 @@ import zlib
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from data_pipeline.readers.charset import decoded
 from data_pipeline.readers.extract import text_of_page
-from data_pipeline.readers.page_source import closed
 
 MAX_TEXT_BYTES = 64 << 20  # pages of one book, unpacked; the largest dictionaries have about 20 MB
 MAX_XML_BYTES = 8 << 20
 PAGE = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
 HEAD_MARK = "\ue000"  # private: put before a heading, so that it is known from the lines around it
-HEADING = re.compile(r"(<h[1-3](?:\s[^>]*)?>)", re.IGNORECASE)
+HEADING = re.compile(r"(<h[1-3](?:\s[^>]*)?(?<!/)>)", re.IGNORECASE)  # not one that ends itself
 HEAD = re.compile(r"<head\b[^>]*>.*?</head>", re.IGNORECASE | re.DOTALL)
-XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([\w.-]+)["']""")
 MARKED_LINE = re.compile(rf"[ \t]*{HEAD_MARK}[ \t{HEAD_MARK}]*")
 
 
@@ -33,7 +32,7 @@ def epub_text(data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as book:
             language, names = _spine(book)
-            text = "\n\n".join(page_text(page) for page in _pages(book, names))
+            text = "\n\n".join(page_text(decoded(page, "")) for page in _pages(book, names))
     except (
         zipfile.BadZipFile,
         KeyError,
@@ -108,29 +107,12 @@ def _xml(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
     return ElementTree.fromstring(data)
 
 
-def page_text(page: bytes) -> str:
+def page_text(page: str) -> str:
     """All text of an (X)HTML page, with `\\f` before each heading."""
     # Without <head>, whose title would be in the text of every page.
-    page_html = HEAD.sub("", closed(_decoded(page)).replace(HEAD_MARK, ""), count=1)
+    page_html = HEAD.sub("", page.replace(HEAD_MARK, ""), count=1)
     text = text_of_page(HEADING.sub(rf"\1{HEAD_MARK}", page_html), main=False, alt_texts=False)
     return "\n".join(_line(line) for line in text.split("\n"))
-
-
-def _decoded(page: bytes) -> str:
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-
-    declared = XML_ENCODING.match(page)
-    text = _decoded_as(page, "utf-8-sig")
-    if text is None and declared:
-        text = _decoded_as(page, declared[1].decode())
-    return bytes_to_str(page, detect_encoding(page, from_html_meta=True)) if text is None else text
-
-
-def _decoded_as(page: bytes, encoding: str) -> str | None:
-    try:
-        return page.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        return None
 
 
 def _line(line: str) -> str:

@@ -7,18 +7,19 @@ import re
 from data_pipeline.readers.charset import decoded
 from data_pipeline.readers.page_content import leave_main_text
 from data_pipeline.readers.page_parts import CLOSE, OPEN, finished, put_parts
-from data_pipeline.readers.page_source import closed
+from data_pipeline.readers.page_source import VOID, closed
 from data_pipeline.readers.page_tree import page_tree
 
 MAX_DEPTH = 2_000  # resiliparse 2.0.1 is quadratic in nesting: 20,000 nested <div> take 11 s
 BLOCK_BYTES = 1 << 12
 # elements that have no end tag, or whose end tag HTML lets authors leave out: they do not nest by themselves
 NOT_NESTING = frozenset(
-    b"area base br col embed hr img input link meta param source track wbr "
-    b"p li dt dd tr td th option thead tbody tfoot".split()
+    [
+        *(name.encode() for name in VOID),
+        *b"p li dt dd tr td th option thead tbody tfoot".split(),
+    ]
 )
-# A tag's name, and whether it ends its element itself: `<path/>` and `<path d=''/>`, not `<a href=x/>`.
-TAG = re.compile(rb"""<(/?)([a-zA-Z][a-zA-Z0-9]*)(?:(?:\s[^<>]*["'\s]|\s)?(/)>)?""")
+TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 
 
 def request(html: bytes, charset: str | None, content: str) -> bytes:
@@ -35,7 +36,7 @@ def extract(message: bytes) -> bytes:
         ValueError: See `text_of_page`.
     """
     content, charset, html = message.split(b"\n", 2)
-    page = closed(decoded(html, charset.decode()))
+    page = decoded(html, charset.decode())
     main = content == b"main"
     return text_of_page(page, main=main, alt_texts=not main).encode(errors="replace")
 
@@ -49,6 +50,7 @@ def text_of_page(page: str, *, main: bool, alt_texts: bool = False) -> str:
     from resiliparse.extract.html2text import extract_plain_text  # in the child only
     from resiliparse.parse.html import HTMLTree
 
+    page = closed(page)
     # The cheap bound first: nearly every page passes it, and the exact count runs on the others alone.
     data = page.encode(errors="replace")
     if depth_bound(data) > MAX_DEPTH and depth(data) > MAX_DEPTH:
@@ -57,6 +59,7 @@ def text_of_page(page: str, *, main: bool, alt_texts: bool = False) -> str:
     if tree.body is None:
         return ""
     body = page_tree(tree.body)
+    elements = list(body.walk())
     if main:
         leave_main_text(body, title=tree.title or "")
     codes = put_parts(
@@ -64,6 +67,10 @@ def text_of_page(page: str, *, main: bool, alt_texts: bool = False) -> str:
     )
     # Its own choice of main content is not used: it loses lists near the top, and keeps most menus.
     text = extract_plain_text(tree, main_content=False, preserve_formatting=True)
+    # An element and what is in it hold one another. Left to the collector, the parser's nodes would be
+    # dropped by whatever thread it runs in, and they belong to this one.
+    for element in elements:
+        element.parent = None
     return finished(text, codes)
 
 
@@ -85,14 +92,11 @@ def depth_bound(html: bytes) -> int:
 
 
 def depth(html: bytes) -> int:
-    """An upper estimate of how deep the page's elements nest, in one linear pass."""
+    """An upper estimate of how deep the elements of a `closed` page nest, in one linear pass."""
     level = deepest = 0
     # Comments and scripts are counted as well: an upper estimate may be too high, never too low.
-    for end, name, itself in TAG.findall(html):
+    for end, name in TAG.findall(html):
         if name.lower() in NOT_NESTING:
-            continue
-        if itself:
-            deepest = max(deepest, level + 1)
             continue
         # A stray end tag closes nothing.
         level = max(0, level - 1) if end else level + 1

@@ -10,7 +10,7 @@ from data_pipeline.readers.page_rules import (
     is_surrounding,
     opens_related,
 )
-from data_pipeline.readers.page_tree import HEADINGS, Element
+from data_pipeline.readers.page_tree import HEADINGS, Element, ancestors
 from data_pipeline.readers.page_words import AMBIGUOUS, CONTENT_NAME
 
 # Of nested elements that are all called content, the innermost that holds this much of the outermost's text.
@@ -84,14 +84,6 @@ def innermost(wanted: list[Element], *, least: float) -> Element | None:
         if root in around and element.n_own >= INNER_FRAC * outermost.n_own:
             root = element
     return root
-
-
-def ancestors(element: Element) -> Iterator[Element]:
-    """The elements around it, from the inside."""
-    above = element.parent
-    while above is not None:
-        yield above
-        above = above.parent
 
 
 def keep_alone(root: Element, *, title: str) -> None:

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data_pipeline.readers.page_math import DRAWN, IMAGE_CLASS, formula, quoted
-from data_pipeline.readers.page_tree import LEAST_CODE_LINES, Element, is_in_heading, is_inside
+from data_pipeline.readers.page_tree import (
+    LEAST_CODE_LINES,
+    Element,
+    ancestors,
+    is_in_heading,
+    is_inside,
+)
 
 if TYPE_CHECKING:  # resiliparse is imported in the child alone
     from resiliparse.parse.html import Node
@@ -161,10 +167,8 @@ def is_code(node: "Node", tag: str) -> bool:
 
 def is_column(element: Element) -> bool:
     """Whether another cell stands beside the element's."""
-    above = element.parent
-    while above is not None and above.tag != "td":
-        above = above.parent
-    return above is not None and above.parent is not None and len(above.parent.children) > 1
+    cell = next((above for above in ancestors(element) if above.tag == "td"), None)
+    return cell is not None and cell.parent is not None and len(cell.parent.children) > 1
 
 
 def put_aside(code: str, codes: list[str]) -> str:

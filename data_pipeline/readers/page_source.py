@@ -2,11 +2,12 @@
 
 import re
 
-VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
+# Elements that have no end tag.
+VOID = "area base br col embed hr img input link meta param source track wbr".split()
 # `<a id="x"/>` ends itself in XHTML alone; an HTML parser leaves it open to the end of the page. A slash
 # right after an unquoted value (`<a href=x/>`) belongs to the value.
 SELF_CLOSED = re.compile(
-    rf"""<(?!(?:{VOID})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*["'\s]|\s)?)/>""", re.IGNORECASE
+    rf"""<(?!(?:{"|".join(VOID)})\b)([a-zA-Z][\w:-]*)((?:\s[^<>]*["'\s]|\s)?)/>""", re.IGNORECASE
 )
 
 

@@ -187,9 +187,8 @@ def is_seen(element: Element) -> bool:
 
 def is_in_heading(element: Element) -> bool:
     """Whether the element is all that a heading holds, perhaps with wrappers between."""
-    above = element.parent
-    while above is not None and above.tag in ("span", "a", "div"):
-        above = above.parent
+    wrappers = ("span", "a", "div")
+    above = next((each for each in ancestors(element) if each.tag not in wrappers), None)
     if above is None or not (above.tag in HEADINGS or above.tag in ("summary", "dt")):
         return False
     return n_signs(above) <= n_signs(element) + 2  # a sign that shows whether it is unfolded
@@ -227,9 +226,14 @@ def is_drawn_code(element: Element) -> bool:
     return bool(KEEPS_SPACES.search(element.attributes.get("style", "")))
 
 
+def ancestors(element: Element) -> Iterator[Element]:
+    """The elements around it, from the inside."""
+    above = element.parent
+    while above is not None:
+        yield above
+        above = above.parent
+
+
 def is_inside(element: Element, tag: str) -> bool:
     """Whether an element of that tag is around it."""
-    above = element.parent
-    while above is not None and above.tag != tag:
-        above = above.parent
-    return above is not None
+    return any(above.tag == tag for above in ancestors(element))

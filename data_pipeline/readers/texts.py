@@ -41,7 +41,7 @@ class Texts(BaseModel, frozen=True, extra="forbid", strict=True):
         folder: The folder, on disk or a URL.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     folder: str
 

@@ -36,7 +36,7 @@ def read(folder: Path, **fields):
 
 
 def epub(
-    pages: list[str],
+    pages: list[str | bytes],
     *,
     language: str = "en",
     entries: dict[str, bytes] | None = None,
@@ -58,7 +58,10 @@ def epub(
         "META-INF/container.xml": f"{container}</rootfiles></container>".encode(),
         "OPS/book.opf": opf.encode(),
         "OPS/nav.xhtml": b"<html><body><p>Contents of the navigation</p></body></html>",
-        **{f"OPS/page {n}.xhtml": page.encode() for n, page in enumerate(pages)},
+        **{
+            f"OPS/page {n}.xhtml": page if isinstance(page, bytes) else page.encode()
+            for n, page in enumerate(pages)
+        },
         **(entries or {}),
     }
     data = io.BytesIO()
@@ -388,3 +391,22 @@ def test_what_is_no_book_is_counted_by_its_suffix(tmp_path):
     documents, counts = read(tmp_path)
     assert len(documents) == 3
     assert counts == {"suffix_not_read_md": 3, "suffix_not_read_jpg": 1}
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ('<?xml version="1.0" encoding="iso-8859-2"?>', "iso8859-2"),
+        ('<meta charset="windows-1250"/>', "cp1250"),
+        ("", "utf-16"),
+        ('<?xml version="1.0" encoding="iso-8859-1"?>', "utf-8"),  # a wrong declaration
+    ],
+)
+def test_a_page_of_an_epub_is_decoded_as_other_pages_are(head, encoding):
+    text = "Příliš žluťoučký kůň úpěl ďábelské ódy."
+    data = f"{head}<html><body><p>{text}</p></body></html>".encode(encoding)
+    assert epub_text(epub([data])).decode() == f"en\n{text}"
+    # One broken byte costs its letter, not all letters beyond ASCII.
+    if encoding == "utf-8":
+        broken = data.replace("ž".encode(), b"\xc5", 1)
+        assert epub_text(epub([broken])).decode() == f"en\n{text.replace('ž', chr(0xFFFD), 1)}"

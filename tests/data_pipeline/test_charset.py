@@ -189,5 +189,6 @@ def test_elements_that_end_themselves_hold_nothing_and_do_not_nest():
     page = '<a id="x"/><p>after</p><br/><img src="y" /><a href=http://x/>link</a><i />'
     whole = '<a id="x"></a><p>after</p><br/><img src="y" /><a href=http://x/>link</a><i ></i>'
     assert closed(page) == whole
-    assert depth(b"<html><body><svg>" + b"<path d='M0 0'/>" * 2_100 + b"</svg></body></html>") == 4
-    assert depth(b"<a href=x/>" * 7) == 7
+    paths = "<html><body><svg>" + "<path d='M0 0'/>" * 2_100 + "</svg></body></html>"
+    assert depth(closed(paths).encode()) == 4
+    assert depth(closed("<a href=x/>" * 7).encode()) == 7

@@ -1,5 +1,6 @@
 """Main text of web pages, against pages whose text was written down by hand, and kind by kind."""
 
+import gc
 import re
 from collections import Counter
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.readers.extract import text_of_page
+from data_pipeline.readers.page_tree import Element
 
 PAGES = Path(__file__).parents[1] / "data" / "web_pages"
 NAMES = sorted(path.stem for path in PAGES.glob("*.html"))
@@ -276,3 +278,13 @@ def test_all_text_keeps_menus_and_whole_code():
 def test_odd_pages_are_read_without_error(page):
     for main in (True, False):
         assert "\ufdd0" not in text_of_page(page, main=main)
+
+
+def test_nothing_of_a_page_is_left_to_the_collector_of_garbage():
+    gc.collect()
+    gc.disable()
+    try:
+        assert between("<div><p>A</p><nav><a href=/>B</a></nav></div><h2>C</h2>")
+        assert not [each for each in gc.get_objects() if isinstance(each, Element)]
+    finally:
+        gc.enable()
