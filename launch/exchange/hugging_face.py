@@ -85,7 +85,8 @@ def _described(name: str, error: ValidationError) -> str:
         # pydantic's word before a sentence of ours
         problems.append(fields + detail["msg"].removeprefix("Value error, "))
     return (
-        f"config.json describes no {name}: {'; '.join(problems)}; correct it, or download it again"
+        f"the checkpoint's configuration describes no {name}: {'; '.join(problems)}; "
+        "correct it, or download it again"
     )
 
 

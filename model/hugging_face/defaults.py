@@ -247,26 +247,27 @@ def require(config: Mapping[str, Any], **allowed: Sequence[Any]) -> None:
             )
 
 
-def check_type(name: str, value: Any, kind: type) -> None:
-    """Check a field's type; a whole number must be positive and below a limit, a float finite.
+def check_type(name: str, value: Any, kind: type, *, said: str | None = None) -> None:
+    """Check a field's type; a whole number must be positive and below a limit, a float finite. `said` is how
+    the message names the field, where it was not read from config.json.
 
     Raises:
         ValueError: it is another.
     """
+    said = said or f"config.json has {name}"
     # JSON writes 1 for 1.0, and True is an int in Python
     of_kind = isinstance(value, int | float if kind is float else kind)
     is_wrong = not of_kind or (isinstance(value, bool) and kind is not bool)
+    rule = ""
     # written so that NaN is refused too; JSON's whole numbers may be too large for any float
     if is_wrong or (kind is float and not abs(value) <= MOST_FLOAT):
-        shown = f"{value!r:.60}"
+        rule = IN_WORDS[kind]
+    else:
+        most = MOST.get(name, MOST_OF_OTHERS)
+        least = 0 if name in MAY_BE_ZERO else 1
+        if kind is int and not least <= value <= most:
+            rule = f"from {least} to {most}"
+    if rule:
         raise ValueError(
-            f"config.json has {name}={shown}, which must be {IN_WORDS[kind]}; "
-            "correct it, or download it again"
-        )
-    most = MOST.get(name, MOST_OF_OTHERS)
-    least = 0 if name in MAY_BE_ZERO else 1
-    if kind is int and not least <= value <= most:
-        raise ValueError(
-            f"config.json has {name}={value}, which must be from {least} to {most}; "
-            "correct it, or download it again"
+            f"{said}={value!r:.60}, which must be {rule}; correct it, or download it again"
         )

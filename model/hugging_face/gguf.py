@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.hugging_face.checkpoint import Checkpoint, File
+from model.hugging_face.defaults import check_type
 from model.hugging_face.gguf_file import Stored, read
 from model.hugging_face.gguf_rope import ROTARY, number, rope_scaling
 
@@ -179,6 +180,11 @@ def _config(
         raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; take another file")
     sizes = {ours: number(path, known, name, 0) for ours, name in fields.items()}
     width = number(path, metadata, "llama.attention.key_length", 0)
+    if width:
+        fields["head_dim"], sizes["head_dim"] = "llama.attention.key_length", width
+    for ours, value in sizes.items():
+        kind = float if ours == "rms_norm_eps" else int
+        check_type(ours, value, kind, said=f"{path} has {fields[ours]}")
     head_width = width or sizes["hidden_size"] // sizes["num_attention_heads"]
     # of a head, the entries that are rotated; the others stay, as in StableLM
     n_rotated = number(path, metadata, "llama.rope.dimension_count", head_width)
@@ -189,7 +195,7 @@ def _config(
         # the format has no field for tied embeddings
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_theta": number(path, metadata, "llama.rope.freq_base", 10_000.0),
-        "head_dim": width or None,
+        "head_dim": None,
         **sizes,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from model.hugging_face.defaults import check_type
 from model.hugging_face.gguf_file import Stored
 from model.layers.rope_scaling import yarn_growth
 
@@ -85,11 +86,8 @@ def number(path: Path, metadata: Mapping[str, Any], name: str, default: float | 
         ValueError: what stands there is no finite number.
     """
     value = metadata.get(name, default)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
-        raise ValueError(
-            f"{path} has {name}={value!r:.40}, which must be a finite number; download it again"
-        )
+    # a double of 1e300 too is infinite in float32
+    check_type(name, value, float, said=f"{path} has {name}")
     # The shortest decimal of a float32: 1e-05 instead of 9.999999747378752e-06, as it is stored.
     return float(str(np.float32(value))) if isinstance(value, float) else value
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from model.architectures.llama import Llama
 from model.hugging_face.checkpoint import open_folder
 from model.hugging_face.gguf import NAMES, open_gguf
+from model.hugging_face.gguf_rope import number
 from model.hugging_face.load import load
 from model.layers.rope import Rope
 from model.layers.rope_scaling import Linear, Llama3, LongRoPE, YaRN, yarn_growth
@@ -141,6 +142,16 @@ def test_a_tensor_that_no_llama_has_is_named(name, tmp_path):
         ({"rope.freq_base": "10000"}, "rope.freq_base='10000', which must be a finite number"),
         ({"rope.freq_base": float("nan")}, "rope.freq_base=nan, which must be a finite number"),
         ({"attention.head_count": [4, 4]}, r"head_count=\[4, 4\], which must be a finite number"),
+        (
+            {"block_count": 20_000},
+            "tiny.gguf has llama.block_count=20000, which must be from 1 to 10",
+        ),
+        ({"attention.head_count": 0.5}, "llama.attention.head_count=0.5, which must be a whole"),
+        (
+            {"feed_forward_length": 0.5},
+            "llama.feed_forward_length=0.5, which must be a whole number",
+        ),
+        ({"attention.key_length": 1.5}, "llama.attention.key_length=1.5, which must be a whole"),
         ({"split.count": 3}, "is one of 3 files; join them with"),
         (
             {"rope.scaling.type": "su"},
@@ -153,6 +164,13 @@ def test_a_tensor_that_no_llama_has_is_named(name, tmp_path):
 def test_what_we_would_compute_differently_is_refused(fields, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         open_gguf(written(tmp_path / "tiny.gguf", **fields))
+
+
+@pytest.mark.parametrize("value", [1e300, -(10**400)])
+def test_a_number_beyond_float32_is_refused_by_the_name_that_the_file_has_for_it(value, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    with pytest.raises(ValueError, match="tiny.gguf has llama.x=.*, which must be a finite number"):
+        number(path, {"llama.x": value}, "llama.x", 0)
 
 
 def scaling_of(path: Path) -> Any:
