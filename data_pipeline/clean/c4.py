@@ -121,8 +121,7 @@ class C4Lines(BaseModel, frozen=True, extra="forbid", strict=True):
         """Which lines have one of the phrases."""
         lines = layout.lines
         has_notice = np.zeros(len(lines.first), bool)
-        # `bounds[i] : bounds[i + 1]` are the lines of document i.
-        bounds = np.searchsorted(lines.document, np.arange(layout.n + 1))
+        bounds = layout.line_bounds
         for number, document in enumerate(documents):
             phrases = phrases_of(self.notices, document.language)
             # Bytes, because lowering and searching them is several times faster than str; only ASCII is

@@ -84,8 +84,7 @@ def menu_lines(layout: Layout, documents: list[Document]) -> dict[str, np.ndarra
     """Reason → bool [lines], which of `layout.lines` are menus of that form."""
     lines = layout.lines
     trails, languages, turns, links = (np.zeros(len(lines.first), bool) for _ in range(4))
-    # `bounds[i] : bounds[i + 1]` are the lines of document i.
-    bounds = np.searchsorted(lines.document, np.arange(layout.n + 1))
+    bounds = layout.line_bounds
     for number, document in enumerate(documents):
         own = slice(bounds[number], bounds[number + 1])
         numbers = lines.number[own]

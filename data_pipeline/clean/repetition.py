@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel
 
+from data_pipeline.clean.code_blocks import paragraphs_of
 from data_pipeline.clean.languages import Entry, chars_per_word, own, per_language
 from data_pipeline.clean.line_cuts import without_code
 from data_pipeline.clean.rule import Limit, Signals
@@ -131,13 +132,8 @@ def stretch_signals(layout: Layout) -> Signals:
     """Shares of repeated lines and paragraphs, of their number and of their characters."""
     lines = layout.lines
     repeated, chars = layout.repeated_lines
-    begins = np.ones(len(lines.first), bool)
-    # A paragraph begins where the text is another or a blank line was left out (numbers count blank lines).
-    begins[1:] = (lines.document[1:] != lines.document[:-1]) | (
-        lines.number[1:] != lines.number[:-1] + 1
-    )
-    begin = np.flatnonzero(begins)
-    last = np.append(begin[1:], len(begins))[: len(begin)] - 1
+    begin = np.flatnonzero(np.diff(paragraphs_of(layout), prepend=-1))
+    last = np.append(begin[1:], len(lines.first))[: len(begin)] - 1
     document = lines.document[begin]
     # A paragraph is its stretch of words, whatever line breaks lie inside.
     paragraph_repeated = layout.repeated(lines.first[begin], lines.stop[last], document)

@@ -134,6 +134,11 @@ class Layout:
             )
         )
 
+    @property
+    def line_bounds(self) -> np.ndarray:
+        """`line_bounds[i] : line_bounds[i + 1]` are those of `lines` that are of text i."""
+        return np.searchsorted(self.lines.document, np.arange(self.n + 1))
+
     @functools.cached_property
     def repeated_lines(self) -> tuple[np.ndarray, np.ndarray]:
         """Of `lines`: whether an earlier line of the text has the same words; characters from its first

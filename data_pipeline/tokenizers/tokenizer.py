@@ -156,10 +156,6 @@ class Tokenizer:
     def __setstate__(self, state: tuple[bytes, str]) -> None:
         self._open(*state)
 
-    def piece_of(self, i: int) -> str:
-        """How the file spells a special id; "" for any other."""
-        return next((piece for piece, special in self.special.items() if special.id == i), "")
-
     @property
     def fim(self) -> dict[str, int]:
         """prefix, suffix, middle → id, of the pieces for fill-in-the-middle.

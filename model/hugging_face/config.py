@@ -51,12 +51,6 @@ def head_width(config: Config) -> int:
     return size(config, "head_dim", default=shared)
 
 
-def dtype_of(config: Config) -> str:
-    """The dtype of the stored weights according to the config."""
-    # some configs include the module: `torch.bfloat16`
-    return size(config, "dtype", "torch_dtype", default="float32").removeprefix("torch.")
-
-
 def dtype_fields(dtype: str) -> dict[str, str]:
     """The fields of a dtype for transformers 5 and 4."""
     return {"dtype": dtype, "torch_dtype": dtype}

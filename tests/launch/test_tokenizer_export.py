@@ -86,4 +86,5 @@ def test_the_piece_that_fills_rows_is_exported_as_its_id_is(tmp_path):
     spec = HuggingFaceTokenizer(path=str(tmp_path / "tokenizer.json"), bos="<s>", eos="</s>")
     spec.make({}, path, weights={})
     pad = json.loads(exported(path)["tokenizer_config.json"])["pad_token"]
-    assert pad == "</s>" == Tokenizer(path).piece_of(Tokenizer(path).pad)
+    tokenizer = Tokenizer(path)
+    assert pad == "</s>" and tokenizer.special[pad].id == tokenizer.pad

@@ -9,8 +9,6 @@ from model.architectures.gemma import Gemma2
 from model.architectures.llama import Llama
 from model.architectures.mixtral import Mixtral
 from model.hugging_face.config import (
-    dtype_fields,
-    dtype_of,
     head_width,
     local_and_global_fields,
     local_and_global_ropes,
@@ -74,7 +72,6 @@ def test_the_old_name_of_the_type_is_read_and_a_missing_original_length_is_the_c
 def test_what_nothing_says_is_the_default():
     assert rope_of({}) == Rope(theta=10_000.0)
     assert rope_of({}, default_theta=1e6) == Rope(theta=1e6)
-    assert dtype_of({}) == "float32"
 
 
 SIZES = {
@@ -290,9 +287,3 @@ def test_fields_are_required_or_restricted_by_name():
     with pytest.raises(ValueError, match="no n_head or num_attention_heads"):
         size({}, "n_head", "num_attention_heads")
     assert head_width({"head_dim": None, "hidden_size": 48, "num_attention_heads": 4}) == 12
-
-
-@pytest.mark.parametrize("version", ["dtype", "torch_dtype"])
-def test_a_dtype_is_read_by_either_name(version):
-    assert dtype_of({version: dtype_fields("bfloat16")[version]}) == "bfloat16"
-    assert dtype_of({version: "torch.float32"}) == "float32"
