@@ -5,6 +5,7 @@ What is the user's comes after: rules that need lists, examples or tasks (`Block
 dedup of a wider scope.
 """
 
+from data_pipeline.clean import c4
 from data_pipeline.clean.book import BookQuality
 from data_pipeline.clean.c4 import C4Lines, C4Page
 from data_pipeline.clean.code import CodeKind, CodeQuality
@@ -21,15 +22,8 @@ from data_pipeline.clean.rule import Rule
 from data_pipeline.clean.secrets import Secrets
 from data_pipeline.clean.site_menus import SiteMenus
 
-NOTICES = (
-    "enable javascript",
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
+# C4's, but pages about programming speak of JavaScript itself.
+NOTICES = ("enable javascript", *(notice for notice in c4.NOTICES if notice != "javascript"))
 
 
 def standard_recipe(

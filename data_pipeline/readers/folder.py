@@ -68,9 +68,9 @@ def files_and_others(
         if not posixpath.basename(file.name).startswith("."):
             (wanted if file.name.lower().endswith(suffixes) else others).append(file)
     if not wanted:
-        raise ValueError(
-            f"{field}={path!r} holds no {' or '.join(suffixes)} file; name a folder that does"
-        )
+        # Every name ends in "".
+        kind = f"{' or '.join(suffixes)} file".lstrip()
+        raise ValueError(f"{field}={path!r} holds no {kind}; name a folder that does")
     return wanted, others
 
 

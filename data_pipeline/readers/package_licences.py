@@ -101,27 +101,27 @@ class PackageLicences:
         for name in in_order(names):
             if licence := declared_by(name, self._read(names[name])):
                 return licence
-        texts = []
-        for name, path in sorted(names.items()):
+        licences = self._of_texts(paths)
+        return joined(licences) if licences else None
+
+    def _of_texts(self, paths: list[str]) -> list[str]:
+        """The licences of those of the files that are licence texts, "" for one that we do not know."""
+        licences = []
+        for path in sorted(paths):
+            name = PurePosixPath(path).name
             if not is_licence_file(name):
                 continue
             licence = licence_of_text(self._read(path))
             # A list of names says nothing; a licence that we do not know says that it is another one.
             if licence or not COPYRIGHT_FILE.match(name):
-                texts.append(licence)
-        return joined(texts) if texts else None
+                licences.append(licence)
+        return licences
 
     def _installed(self, paths: list[str]) -> dict[str, str]:
         """Top-level name → licence, of one installed distribution."""
         names = {PurePosixPath(path).name: path for path in paths}
         licence = core_metadata(self._read(names["METADATA"])) if "METADATA" in names else ""
-        licence = licence or joined(
-            [
-                licence_of_text(self._read(path))
-                for path in paths
-                if is_licence_file(PurePosixPath(path).name)
-            ]
-        )
+        licence = licence or joined(self._of_texts(paths))
         # A wheel's RECORD lists what it installed: those top-level names are under its licence.
         files = csv.reader(self._read(names["RECORD"]).splitlines()) if "RECORD" in names else ()
         tops = {row[0].split("/")[0] for row in files if row}

@@ -34,6 +34,8 @@ def test_every_text_is_a_document_and_the_rest_is_counted(tmp_path):
 
 
 def test_a_folder_without_texts_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no file; name a folder that does"):
+        Texts(folder=str(tmp_path)).parts("mine", work=tmp_path)
     (tmp_path / "a.png").write_bytes(b"%")
     with pytest.raises(ValueError, match=r"holds no \.txt, .*\.docx file; name a folder that does"):
         Texts(folder=str(tmp_path)).parts("mine", work=tmp_path)
