@@ -31,3 +31,9 @@ def read(reader, work: Path):
 
 def tree(root: Path, **fields):
     return read(CodeTree(folder=str(root), **fields), root)
+
+
+def licences_in(root: Path, files: dict[str, bytes | str]) -> dict[str, str]:
+    """Path → licence of the documents that these files give."""
+    write(root, files)
+    return {document.path: document.licence for document in tree(root)[0]}

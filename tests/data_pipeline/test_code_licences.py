@@ -5,7 +5,7 @@ import pytest
 from data_pipeline.readers.git_checkout import revision
 from data_pipeline.readers.licence_heads import licence_of_head
 from data_pipeline.readers.licences import PERMISSIVE, allowed, expression, licence_of_text
-from tests.data_pipeline.code_files import CODE, MIT, tree, write
+from tests.data_pipeline.code_files import CODE, MIT, licences_in, tree, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -104,9 +104,7 @@ def test_a_files_licence_is_its_own_else_that_of_the_nearest_package(tmp_path):
         "py/x.py": CODE,
         "py/license.py": CODE,
     }
-    write(tmp_path, files)
-    licences = {d.path: d.licence for d in tree(tmp_path)[0]}
-    assert licences == {
+    assert licences_in(tmp_path, files) == {
         **{
             "a.py": "MIT",
             "head.py": "Apache-2.0",
@@ -266,9 +264,7 @@ def test_a_closed_head_binds_before_the_package_and_more_packages_say_their_lice
         "png/LICENSE": "PNG Reference Library License version 2\n",
         "png/x.c": "int x;\n",
     }
-    write(tmp_path, files)
-    licences = {d.path: d.licence for d in tree(tmp_path)[0]}
-    assert licences == {
+    assert licences_in(tmp_path, files) == {
         "a.c": "LicenseRef-other-conditions",
         "php/x.php": "MIT OR GPL-3.0-or-later",
         "tcl/x.c": "TCL",

@@ -7,7 +7,7 @@ import pytest
 from data_pipeline.readers.licence_heads import is_closed, licence_of_head
 from data_pipeline.readers.licences import OTHER, PERMISSIVE, allowed, licence_of_text
 from data_pipeline.readers.package_declarations import declared_by
-from tests.data_pipeline.code_files import CODE, MIT, tree, write
+from tests.data_pipeline.code_files import CODE, MIT, licences_in, tree, write
 
 GPL = """This program is free software; you can redistribute it and/or modify it under the terms of the GNU
 General Public License as published by the Free Software Foundation; either version 2 of the License, or (at your
@@ -205,9 +205,7 @@ def test_licences_in_packages_of_many_kinds(tmp_path):
         "none/LICENSE": MIT,
         "none/a.js": "x = 1;\n",
     }
-    write(tmp_path, files)
-    licences = {d.path: d.licence for d in tree(tmp_path)[0]}
-    assert licences == {
+    assert licences_in(tmp_path, files) == {
         "text/a.go": "BSD-3-Clause",
         "png/a.c": "libpng-2.0",
         "gem/a.rb": "MIT",

@@ -22,6 +22,17 @@ SLURM = {
 JAX = {"JAX_COORDINATOR_ADDRESS": "host:99", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "1"}
 
 
+def ran(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Python that runs the code in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def test_nothing_set_is_one_process_on_loopback():
     cluster = find_cluster({})
     assert (
@@ -101,8 +112,7 @@ def test_open_mpi_and_tpu_pods_are_left_to_jax():
 def test_flags_are_added_on_a_cpu_and_never_replaced(platforms, flags, result):
     act = "from launch.process.environment import prepare_process; prepare_process()"
     probe = f"{act}; import os, sys; print(os.environ['XLA_FLAGS'], 'jax' in sys.modules)"
-    env = environment(JAX_PLATFORMS=platforms, XLA_FLAGS=flags)
-    done = subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, text=True)
+    done = ran(probe, JAX_PLATFORMS=platforms, XLA_FLAGS=flags)
     assert done.stdout.strip() == f"{result} False"
 
 
@@ -148,13 +158,7 @@ leave(143)
 
 
 def test_the_notifier_of_jax_stands_again_after_host_work():
-    done = subprocess.run(
-        [sys.executable, "-c", NOTIFIER],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = ran(NOTIFIER)
     assert done.stdout.split() == ["raised", "noted"] and done.returncode == 143, done.stderr
 
 
@@ -171,13 +175,7 @@ ctypes.CDLL(None).abort()
     [("127.0.0.1:9", "process 0, which coordinates, is gone"), ("", "lines of jax above")],
 )
 def test_an_abort_of_jax_is_explained_and_has_the_code_of_a_lost_peer(coordinator, told):
-    ended = subprocess.run(
-        [sys.executable, "-c", ABORTED, coordinator],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = ran(ABORTED, coordinator)
     assert (
         ended.returncode == 75
         and told in ended.stderr
@@ -196,13 +194,7 @@ thread.join()
 
 
 def test_an_abort_of_a_library_is_a_sentence_on_limits():
-    ended = subprocess.run(
-        [sys.executable, "-c", OF_A_LIBRARY],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = ran(OF_A_LIBRARY)
     assert ended.returncode == 75 and "raise `ulimit -u`" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
@@ -219,11 +211,5 @@ print("goes on")
 
 
 def test_sigusr1_shows_all_stacks_and_ends_nothing():
-    done = subprocess.run(
-        [sys.executable, "-c", STACKS],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = ran(STACKS)
     assert done.stdout == "goes on\n" and "in here" in done.stderr and done.returncode == 0
