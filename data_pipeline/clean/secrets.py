@@ -137,12 +137,16 @@ def is_drawn(match: re.Match) -> bool:
     return n_digits >= 2 and bits_per_char(match["value"]) >= MIN_BITS
 
 
+def is_filled_in(match: re.Match) -> bool:
+    """Whether the value does more than say that one goes here."""
+    return not is_placeholder(match["value"])
+
+
 def is_of(program: re.Pattern) -> Callable[[re.Match], bool]:
     """Whether that program stands before the match on its line, and the value is no placeholder."""
 
     def test(match: re.Match) -> bool:
-        called = program.search(line_before(match, 300)) is not None
-        return called and not is_placeholder(match["value"])
+        return program.search(line_before(match, 300)) is not None and is_filled_in(match)
 
     return test
 
@@ -165,23 +169,11 @@ NAMED = (
         PASSWORD,
         lambda match: is_login(match["value"]),
     ),
-    Named(re.compile(":_"), NPM_RC, "key", KEY, lambda match: not is_placeholder(match["value"])),
+    Named(re.compile(":_"), NPM_RC, "key", KEY, is_filled_in),
     Named(re.compile("APP_KEY=base64"), LARAVEL, "key", KEY, is_drawn),
     Named(re.compile("HEROKU_"), HEROKU, "key", KEY, is_drawn),
-    Named(
-        re.compile("login"),
-        NET_RC,
-        "password",
-        PASSWORD,
-        lambda match: not is_placeholder(match["value"]),
-    ),
-    Named(
-        re.compile(":[0-9*]{1,5}:"),
-        PG_PASS,
-        "password",
-        PASSWORD,
-        lambda match: not is_placeholder(match["value"]),
-    ),
+    Named(re.compile("login"), NET_RC, "password", PASSWORD, is_filled_in),
+    Named(re.compile(":[0-9*]{1,5}:"), PG_PASS, "password", PASSWORD, is_filled_in),
     Named(re.compile("-u"), USER_PASSWORD, "password", PASSWORD, is_of(CLIENT)),
     Named(re.compile("mysql|mariadb|sshpass"), P_PASSWORD, "password", PASSWORD, is_of(MYSQL)),
 )
@@ -202,7 +194,7 @@ def passwords(text: str) -> Iterator[Span]:
     """Passwords in URLs, and short ones that their names tell."""
     at = positions_of(text, "://") if "@" in text else np.zeros(0, np.int64)
     for match in matches_near(text, URL_PASSWORD, at, at, before=0, after=200):
-        if not is_placeholder(match["value"]):
+        if is_filled_in(match):
             yield Span(*match.span("value"), "password", PASSWORD)
     at = np.fromiter((match.start() for match in PASSWORD_NAME.finditer(text)), np.int64)
     for pattern in (PASSWORD_IN_QUOTES, PASSWORD_IN_SETTINGS):

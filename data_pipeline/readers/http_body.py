@@ -21,7 +21,8 @@ HEAD_BYTES = 1 << 10
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 HTML = re.compile(
     # Atomic, because a comment could else go on over the next one's end: in 2^n ways through n of them.
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->)\s*)*<(?:!doctype\s+html|html|head|body|title|meta|script|style"
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->)\s*)*"
+    rb"<(?:!doctype\s+html|html|head|body|title|meta|script|style"
     rb"|table|div|p|h[1-6]|article|main|section|a|br|font|center|b)[\s>/]",
     re.IGNORECASE | re.DOTALL,
 )

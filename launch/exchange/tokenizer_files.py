@@ -9,7 +9,7 @@ import sentencepiece
 
 from data_pipeline.files import write_bytes
 from data_pipeline.temporary import temporary_folder
-from data_pipeline.tokenizers.chat_files import chat_of_folder, read_settings
+from data_pipeline.tokenizers.chat_files import read_settings
 from data_pipeline.tokenizers.control import SPACE
 from data_pipeline.tokenizers.hugging_face import HuggingFaceTokenizer
 from data_pipeline.tokenizers.sentence_model import tokenizer_json
@@ -109,20 +109,20 @@ def _from_folder(checkpoint: Checkpoint, path: Path) -> str:
         )
         for name in ("bos", "eos", "pad")
     }
-    ends = {"stop_ids": _ids(checkpoint.config) + _ids(generation)}
-    return _write(file, path, named, set(added.values()), {**chat_of_folder(folder), **ends})
+    stop_ids = _ids(checkpoint.config, folder / "config.json") + _ids(generation, config)
+    return _write(file, path, named, set(added.values()), {"stop_ids": stop_ids})
 
 
 def _without_null(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _ids(config: Mapping[str, Any]) -> list[int]:
-    """All ids that end a text according to a config: it has one, a list, or none."""
+def _ids(config: Mapping[str, Any], file: Path) -> list[int]:
+    """All ids that end a text according to the config in `file`: it has one, a list, or none."""
     ids = config.get("eos_token_id")
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if wrong := [i for i in ids if type(i) is not int]:
-        raise ValueError(f"eos_token_id has {wrong[0]!r:.40}, which is no id; correct it")
+        raise ValueError(f"{file} has eos_token_id={wrong[0]!r:.40}, which is no id; correct it")
     return ids
 
 
@@ -256,7 +256,9 @@ def _write(
     special: set[str],
     further: Mapping[str, Any],
 ) -> str:
-    """Write a tokenizer.json to `path` in our form, with its special pieces and its chat template."""
+    """Write a tokenizer.json to `path` in our form, with its special pieces, the chat template that lies
+    beside it, and `further` fields.
+    """
     if named["eos"] is None:
         what = f"nothing says which piece of {file} ends a text"
         return f"  no tokenizer: {what}; add eos_token to tokenizer_config.json"
@@ -273,11 +275,11 @@ def _write(
         control={"<|end|>": end},
     )
     tokenizer.make({}, path, weights={})
-    if further:
-        write_bytes(path, json.dumps({**json.loads(path.read_bytes()), **further}).encode())
+    spec = {**json.loads(path.read_bytes()), **further}
+    write_bytes(path, json.dumps(spec).encode())
     n_entries = len(Tokenizer(path).byte_lengths)
 
-    has_template = bool(further.get("chat_template"))
+    has_template = bool(spec.get("chat_template"))
     return f"  tokenizer of {n_entries:,} entries" + (
         ", with its chat template" if has_template else ""
     )

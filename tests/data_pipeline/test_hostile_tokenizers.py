@@ -1,6 +1,7 @@
 """Damaged and hostile tokenizer.json files are refused in one sentence, within limits on time and memory."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,7 @@ def test_a_file_larger_than_any_is_not_read(tmp_path):
 def test_files_beside_it_are_refused_alike(name, data, tmp_path):
     checkpoint = folder_with({}, tmp_path)
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=rf"{name.split('.')[0]}|eos_token_id") as refused:
+    with pytest.raises(ValueError, match=re.escape(name)) as refused:
         imported(checkpoint, None, tmp_path / "tokenizer.model")
     assert "\n" not in str(refused.value)
 
