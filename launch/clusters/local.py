@@ -23,6 +23,8 @@ from launch.process.failures import PEER_LOST
 
 # After a failure the other processes have this long to notice it and leave; then they are killed.
 GRACE_S = 15.0
+# What process 0 has printed at its end has this long to be read, by a slow terminal or pipe.
+LAST_LINES_S = 60.0
 # Opened now: between fork and exec a child may not wait for a lock that another thread held.
 LIBC = ctypes.CDLL(None)
 # what most often is behind a signal that nobody has sent
@@ -49,8 +51,14 @@ def launch(
     `logs`/process-i.log.
     """
     processes = start(n, argv, logs=logs, env=env, devices=devices)
+    # A daemon: it must not keep the launcher alive where a grandchild holds the pipe open.
+    copying = threading.Thread(target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True)
+    copying.start()
     with _forwarded_once(processes):
-        return wait(processes)
+        code = wait(processes)
+        # Where nobody reads as fast as process 0 wrote, its last lines are still on their way.
+        copying.join(LAST_LINES_S)
+        return code
 
 
 def start(
@@ -60,11 +68,8 @@ def start(
     logs: Path,
     env: Mapping[str, str] | None = None,
     devices: int = 1,
-    prefix: bool = True,
 ) -> list[subprocess.Popen]:
-    """Start `argv` n times with `env` over this environment; process 0 prints here, each line marked if
-    `prefix`.
-    """
+    """Start `argv` n times with `env` over this environment; what process 0 prints is in its pipe."""
     logs.mkdir(parents=True, exist_ok=True)
 
     base = {**os.environ, **(env or {})}
@@ -84,24 +89,18 @@ def start(
                 # "ab": a resumed run appends to the log of its first start.
                 out = files.enter_context(open(logs / f"process-{i}.log", "ab"))
             else:
-                out = subprocess.PIPE if prefix else None
+                out = subprocess.PIPE
             child = subprocess.Popen(
                 argv,
                 env={**base, **own},
                 # Processes that read one terminal would each get a part of what is typed.
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=subprocess.STDOUT if out is not None else None,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on once
                 preexec_fn=_die_with_parent,
             )
         processes.append(child)
-    if prefix:
-        # A daemon: it must not keep the launcher alive once all processes have ended.
-        threading.Thread(
-            target=_copy_lines, args=(processes[0].stdout, "[0] "), daemon=True
-        ).start()
-
     return processes
 
 
@@ -144,9 +143,13 @@ def _copy_lines(lines: IO[bytes], mark: str) -> None:
     for line in lines:
         # gloo, which sums the gradients of CPU processes, greets on stdout.
         if not line.startswith(b"[Gloo]"):
-            # "replace": what a library prints need not be UTF-8.
-            sys.stdout.write(mark + line.decode(errors="replace"))
-            sys.stdout.flush()
+            try:
+                # "replace": what a library prints need not be UTF-8.
+                sys.stdout.write(mark + line.decode(errors="replace"))
+                sys.stdout.flush()
+            except BrokenPipeError:  # as in `… | head`
+                # Read on: with its pipe full process 0 would wait for ever, and the others for it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

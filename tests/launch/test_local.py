@@ -1,12 +1,15 @@
 """`--on local:N`: real jax.distributed processes over loopback, saved together, ended together."""
 
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from launch.clusters.local import share
 from launch.running.lineage import read_json
-from tests.launch.command import TOYS, begin, meshwright, until
+from tests.launch.command import TOYS, begin, environment, meshwright, until
 
 JOB = "data: {type: Count, steps: 2}\ntrain: {type: Sum, rounds: 4}\n"
 
@@ -125,3 +128,31 @@ def test_devices_are_shared_out():
     assert share({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 1, 2, 1) == {"CUDA_VISIBLE_DEVICES": "2,3"}
     with pytest.raises(ValueError, match="needs 3 GPUs, there are 2"):
         share({"CUDA_VISIBLE_DEVICES": "0,1"}, 0, 3, 1)
+
+
+def copying(folder, *, n_lines):
+    """A launcher whose one process prints lines, and then makes the file `ended`."""
+    words = f"for i in range({n_lines}): print('line', i)"
+    words += f"\nopen({str(folder / 'ended')!r}, 'w')"
+    launcher = "import sys; from pathlib import Path; from launch.clusters.local import launch; "
+    launcher += "sys.exit(launch(1, [sys.executable, '-uc', sys.argv[1]], logs=Path(sys.argv[2])))"
+    command = [sys.executable, "-c", launcher, words, str(folder)]
+    return subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_slow_reader_gets_the_last_line_of_process_0_too(tmp_path):
+    # More than one pipe holds (64 KiB), and less than two: process 0 ends before anything is read.
+    launcher = copying(tmp_path, n_lines=8000)
+    until((tmp_path / "ended").exists, "process 0")
+    time.sleep(0.5)
+    out, err = launcher.communicate(timeout=60)
+    assert (out.splitlines()[-1], err, launcher.returncode) == ("[0] line 7999", "", 0)
+
+
+def test_a_run_whose_output_nobody_reads_on_comes_to_its_end(tmp_path):
+    launcher = copying(tmp_path, n_lines=40_000)
+    assert launcher.stdout.readline() == "[0] line 0\n"
+    launcher.stdout.close()
+    assert launcher.wait(60) == 0 and launcher.stderr.read() == ""
