@@ -91,8 +91,13 @@ def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a file that `write_json` wrote."""
-    return json.loads(path.read_bytes())
+    """The value in a file that `write_json` wrote. Raises ValueError if it is broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise ValueError(
+            f"{path}: not JSON; it was damaged, remove it to run its phase again"
+        ) from None
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

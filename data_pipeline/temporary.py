@@ -4,6 +4,7 @@ process has left is told from what a living one uses, and the next start removes
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -16,6 +17,8 @@ PREFIX = "meshwright-tmp-"
 SHARED_MEMORY = Path("/dev/shm")
 # A Unix socket's path has 107 bytes at most; one in the folder needs 36 of them behind its parent.
 LONGEST_PARENT = 71
+# what file systems without locks answer, as some of a network are
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @functools.cache
@@ -30,9 +33,9 @@ def own_folder() -> Path:
     remove_leftovers(Path(parent))
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        # Never closed: the system gives the lock up when the process ends, however it ends.
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
-        # Another process may have taken it for a dead one's before it was locked.
+        # Another process may take it for a dead one's, and remove it, before it is opened or locked.
+        with contextlib.suppress(FileNotFoundError):
+            _lock(os.open(folder, os.O_RDONLY))
         if folder.exists():
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             return folder
@@ -46,6 +49,16 @@ def remove_leftovers(parent: Path) -> None:
             for segment in SHARED_MEMORY.glob(f"{folder.name}-*"):
                 segment.unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a folder for as long as this process lives: nobody closes it, and the system gives it up."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        # Where there are no locks others get none either, and so remove nothing.
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 @contextlib.contextmanager

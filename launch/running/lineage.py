@@ -3,7 +3,6 @@ they were made.
 """
 
 import contextlib
-import errno
 import fcntl
 import importlib.metadata
 import json
@@ -16,8 +15,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from data_pipeline import files
 from data_pipeline.files import write_bytes, write_json, writing
 from data_pipeline.settings import flat
+from data_pipeline.temporary import NO_LOCKS
 from launch.job.load import Job, dump
 from launch.job.phase import Phase
 from launch.job.yaml import read_yaml, to_yaml
@@ -194,8 +195,9 @@ def set_aside(run_dir: Path, name: str) -> Path | None:
     if not folder.exists():
         return None
     earlier = run_dir / EARLIER
-    # Numbered, so that nothing that was ever made is overwritten.
-    number = 1 + sum(1 for _ in earlier.glob(f"{name}-*"))
+    # Numbered, so that nothing that was ever made is overwritten. Not counted: a person may have deleted one.
+    numbers = [int(path.name.removeprefix(f"{name}-")) for path in earlier.glob(f"{name}-[0-9]*")]
+    number = 1 + max(numbers, default=0)
     with writing(earlier):
         earlier.mkdir(exist_ok=True)
         folder.rename(earlier / f"{name}-{number}")
@@ -205,13 +207,9 @@ def set_aside(run_dir: Path, name: str) -> Path | None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file, None if there is no such file. Raises ValueError if it is broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise ValueError(
-            f"{path}: not JSON; it was damaged, remove it to run its phase again"
-        ) from None
 
 
 def mark_done(folder: Path, row: dict[str, Any]) -> None:
@@ -262,7 +260,7 @@ def locked(run_dir: Path) -> Iterator[None]:
                 f"{run_dir}: another meshwright run is writing there; {remedy}"
             ) from None
         except OSError as error:
-            # Some network file systems have no locks; a shared folder there must still be usable.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            # A shared folder without locks must still be usable.
+            if error.errno not in NO_LOCKS:
                 raise
         yield

@@ -24,8 +24,10 @@ def next_commands(job: Job, run_dir: Path) -> list[tuple[str, str]]:
         generate = ["generate", run_dir, *_prompt(runs[-1]), *imports]
         commands.append((typed_command(generate), "an answer to your prompt"))
         commands.append((typed_command(["tensorboard", run_dir]), "the curves of every phase"))
-    for name, phase in phases.items():
-        for source, reader in phase.get("sources", {}).items():
+    # A user's own phase may have a field `sources` that means something else.
+    prepared = {name: phase for name, phase in phases.items() if phase["type"] == "Prepare"}
+    for name, phase in prepared.items():
+        for source, reader in phase["sources"].items():
             if reader["type"] == "Books":
                 setting = ["--set", f"{name}.sources.{source}.folder=FOLDER"]
                 run = ["run", job.config, "--dir", "runs/mine", *setting, *imports]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.files import read_json
 from data_pipeline.rows.pack import BestFit
 from data_pipeline.rows.plan import planned
 from data_pipeline.shards.shards import Shards
@@ -119,7 +120,7 @@ def results_of(path: Path, folder: Path) -> list[dict[str, Any]]:
     files = [*path.glob("results.json"), *path.glob("*/results.json")] or [
         folder.parents[1] / "results.json"
     ]
-    results = [json.loads(file.read_bytes()) for file in files if file.is_file()]
+    results = [read_json(file) for file in files if file.is_file()]
     # Results of trained phases have no drops.
     return [result for result in results if "dropped" in result]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_pipeline.files import sha256
 from data_pipeline.shards.shards import Shards
+from launch.running.lineage import read_json
 from launch.shards.folders import label, shard_folders
 
 # More would fill the screen with effects of one cause.
@@ -20,7 +21,7 @@ def verify(args: argparse.Namespace) -> None:
         ValueError: something is damaged; the first MAX_NAMED problems are named.
     """
     folders = shard_folders(args.path)
-    damage = []
+    damage: list[str] = []
     amounts: dict[str, dict[str, int] | None] = {}  # by folder; None: damaged
     for folder in folders:
         name = label(folder, args.path)
@@ -34,8 +35,12 @@ def verify(args: argparse.Namespace) -> None:
             print(f"{name}: {in_words(amounts[name])}", flush=True)
     # Several folders of shards share one tokenizer, so it is compared once.
     for data in sorted({data_folder(folder) for folder in folders}):
-        if problem := tokenizer_damage(data):
-            damage.append(problem)
+        try:
+            check_tokenizer(data)
+        except ValueError as error:
+            damage.append(str(error))
+    # A done.json that is broken was read for each folder.
+    damage = list(dict.fromkeys(damage))
     if args.json:
         # Whole, although there may be damage: exit code 2 and standard error say so too.
         print(json.dumps({"folders": amounts, "damage": damage}), flush=True)
@@ -76,8 +81,7 @@ def data_folder(folder: Path) -> Path:
 
 def done_of(data: Path) -> dict[str, Any]:
     """done.json of a data phase, with the digests of what it made; {} where there is none."""
-    done = data / "done.json"
-    return json.loads(done.read_bytes()) if done.is_file() else {}
+    return read_json(data / "done.json") or {}
 
 
 def check_done(folder: Path, shards: Shards) -> None:
@@ -95,11 +99,15 @@ def check_done(folder: Path, shards: Shards) -> None:
         raise ValueError(f"{problem}; delete both and prepare again")
 
 
-def tokenizer_damage(data: Path) -> str:
-    """What is wrong with the tokenizer of a finished data phase; "" if nothing."""
+def check_tokenizer(data: Path) -> None:
+    """Compare the tokenizer of a finished data phase with its done.json.
+
+    Raises:
+        ValueError: they differ.
+    """
     expected = done_of(data).get("tokenizer")
     model = data / "tokenizer.model"
     if expected is None or (model.is_file() and sha256(model) == expected):
-        return ""
+        return
     problem = f"{model} is not the tokenizer that the data phase made (its SHA-256 differs)"
-    return f"{problem}; delete {data / 'done.json'} and prepare again"
+    raise ValueError(f"{problem}; delete {data / 'done.json'} and prepare again")

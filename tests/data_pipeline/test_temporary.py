@@ -2,10 +2,13 @@
 living one uses is not.
 """
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from daft.execution.udf import SharedMemoryTransport
@@ -93,3 +96,30 @@ def test_a_temporary_folder_is_deleted_after_its_block():
         (folder / "file").write_bytes(b"")
         assert folder.parent == own_folder()
     assert not folder.exists() and own_folder().exists()
+
+
+def test_a_folder_that_another_process_has_removed_is_made_again(tmp_path, monkeypatch):
+    made = []
+
+    def mkdtemp(**where):
+        # The first is gone before it can be opened.
+        made.append(make(**where))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    make = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert str(own_folder.__wrapped__()) == made[1]
+
+
+def test_a_file_system_without_locks_is_used_unlocked(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folders = [own_folder.__wrapped__() for _ in range(2)]
+    # Neither has been taken for one that a dead process left.
+    assert all(folder.is_dir() for folder in folders)

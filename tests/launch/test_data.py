@@ -213,6 +213,16 @@ def test_damage_is_json_on_standard_output_and_a_sentence_on_the_other(run, caps
     assert len(verified["damage"]) == 1 and verified["damage"][0] in error
 
 
+def test_a_broken_account_of_a_phase_is_named_once_and_in_words(run, capsys):
+    (run / "data/done.json").write_text('{"tokenizer": ')
+    code, out, error = printed(capsys, "verify", run, "--json")
+    assert code == 2 and error.count("data/done.json: not JSON; it was damaged") == 1
+    assert len(json.loads(out)["damage"]) == 1
+    (run / "data/results.json").write_bytes(b"")
+    code, _, error = printed(capsys, "stats", run)
+    assert code == 2 and "data/results.json: not JSON; it was damaged" in error
+
+
 def test_stats_of_one_folder_has_the_account_of_its_phase(made, capsys):
     assert "near_duplicate" in printed(capsys, "stats", made / "data/train/web")[1]
 
@@ -290,6 +300,9 @@ def test_what_a_source_has_gained_is_appended(tmp_path, capsys):
     assert {file: file.read_bytes() for file in before} == before
     assert printed(capsys, "verify", run)[0] == 0
     assert "0 documents appended" in printed(capsys, "append", run)[1]
+    (run / "data/done.json").write_text("{")
+    code, _, error = printed(capsys, "append", run)
+    assert code == 2 and "data/done.json: not JSON; it was damaged" in error
 
 
 def write_job(path, *, sources: dict) -> None:

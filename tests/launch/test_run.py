@@ -4,6 +4,7 @@ the house.
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -64,7 +65,10 @@ def test_the_next_commands_are_those_that_the_job_allows(folder, monkeypatch):
     load("tiny", [commands[-1].split()[-1]])  # the setting is one that the job has
     monkeypatch.setenv("PATH", str(script.parent))
     assert next_commands(load("tiny"), Path("x"))[1][0] == "meshwright tensorboard x"
-    assert next_commands(load("toy.yaml", imports=["tests.launch.toy"]), Path("runs/x")) == []
+    # `sources` of a user's own phase are no readers.
+    sources = "data.sources=[a, b]"
+    toys = load("toy.yaml", [sources], imports=["tests.launch.toy"])
+    assert next_commands(toys, Path("runs/x")) == []
 
 
 def test_finished_phases_are_skipped_and_the_tables_come_again(folder, capsys):
@@ -126,6 +130,10 @@ def test_a_phase_is_made_again_beside_what_it_made_before(folder, capsys):
     )
     assert run("--again", "data", "--again", "pretrain") == 0
     assert (folder / "runs/toy/earlier/pretrain-2/done.json").exists()
+    # A person who wants the space back deletes the oldest.
+    shutil.rmtree(folder / "runs/toy/earlier/pretrain-1")
+    assert run("--again", "pretrain") == 0
+    assert (folder / "runs/toy/earlier/pretrain-3/done.json").exists()
     assert run("--again", "dpo") == 2
     assert "--again dpo: no such phase; there are data, pretrain" in capsys.readouterr().err
 

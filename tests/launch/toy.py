@@ -55,6 +55,7 @@ class Count(BaseModel, frozen=True, extra="forbid", strict=True):
     step_s: float = 0.0
     fails_with: Literal["ValueError", "KeyError", "disk", "foreign"] | None = None
     foresees: str | None = None
+    sources: tuple[str, ...] = ()
 
     def foreseen(self, folder: Path, before: Sequence[str]) -> list[str]:
         """What it is told to foresee."""
