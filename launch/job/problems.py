@@ -116,10 +116,12 @@ def _line(detail: Any, dotted: str, path: tuple, tree: Any, component: type[Base
 
 def is_quoted(value: Any, kind: str) -> bool:
     """Whether a value is text that without its quotes would be the number or truth value that is wanted."""
-    if not isinstance(value, str) or not kind.startswith(("int_", "float_", "bool_")):
+    wanted = {"int": (int,), "float": (int, float), "bool": (bool,)}.get(kind.partition("_")[0])
+    if not isinstance(value, str) or wanted is None:
         return False
     try:
-        return not isinstance(parse_yaml(value, ""), str | None)
+        # By the type itself: to Python true is an int.
+        return type(parse_yaml(value, "")) in wanted
     except ValueError:
         return False
 

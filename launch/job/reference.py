@@ -70,12 +70,12 @@ def entries(component: Component) -> list[Entry]:
 def fields_named(name: str) -> Iterator[tuple[str, Entry]]:
     """(component, field) for `peak_lr` or `Optimizer.peak_lr`, or the end of a path as --set takes it."""
     *above, field = name.split(".")
-    for title, component in components().items():
-        for entry in entries(component):
-            # Of `Optimizer.peak_lr` the part before is a class; of `optimizer.peak_lr` it is a field.
-            fits = not above or above[-1] == title or above[-1] not in components()
-            if entry.name == field and fits:
-                yield title, entry
+    known = components()
+    # Of `Optimizer.peak_lr` the part before is a class; of `optimizer.peak_lr` it is a field.
+    of_class = above[-1] if above and above[-1] in known else None
+    for title, component in known.items():
+        if of_class in (None, title):
+            yield from ((title, entry) for entry in entries(component) if entry.name == field)
 
 
 def named(name: str) -> Component | list[tuple[str, Entry]]:

@@ -128,6 +128,8 @@ def test_an_override_gives_what_the_file_lacks(tmp_path):
         ("data.weights.web=x", "data.weights.web=x: must be a number; write it like 3e-4"),
         ("data.weights.web=yes", "data.weights.web='yes': must be a number; write it like 3e-4"),
         ("data.weights.web='2'", "data.weights.web='2': must be a number; write it without quotes"),
+        ("data.steps='3.5'", "data.steps='3.5': must be a whole number; write it like 100"),
+        ("data.weights.web='[2]'", "data.weights.web='[2]': must be a number; write it like 3e-4"),
         ("data.start_from=None", "--set data.start_from=None: nothing is written null in YAML"),
         ("data.start_from=1", "data.start_from=1: must be text; put it in quotes"),
         (
