@@ -20,7 +20,7 @@ from trainer.phase import Phase
 from trainer.records.damage import mend_logs
 from trainer.records.goodput import Ledger, process_started
 from trainer.records.recording import recording
-from trainer.records.results import write_last_findings, write_results
+from trainer.records.results import write_findings, write_results
 from trainer.run import Run
 
 
@@ -94,7 +94,7 @@ def execute(
             )
             with recorder.pausing("evaluate"):
                 after = measures(state)
-            write_last_findings(recorder.metrics, folder, run.steps, after)
+            write_findings(recorder.metrics, run.steps, after)
             # Waits for the last save: when results.json appears, the final checkpoint is on the disk.
             with recorder.pausing("checkpoint"):
                 phase.checkpointer.close()

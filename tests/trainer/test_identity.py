@@ -109,6 +109,13 @@ def test_a_field_that_adds_or_removes_optimizer_state_cannot_be_switched(path, v
     assert told == ["optimizer.clip_norm: 1.0 -> 2.0"]
 
 
+def test_another_rule_is_told_by_its_type_and_not_by_fields_that_it_has_not():
+    saved = with_("optimizer.rule", {"type": "AdamW", "b1": 0.9})
+    now = with_("optimizer.rule", {"type": "Adafactor", "b1": None})
+    with pytest.raises(ValueError, match=r"another run \(optimizer.rule.type: 'AdamW' saved"):
+        check_identity(saved, now, allow_change=(), folder="runs/x/pretrain")
+
+
 def test_every_identity_field_that_differs_is_shown_with_both_values():
     with pytest.raises(
         ValueError, match=r"architecture.width: 16 saved, 32 asked for; seed: 0 saved, 7 asked for"

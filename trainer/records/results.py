@@ -1,7 +1,6 @@
 """results.json of a finished phase, and the numbers of evaluations among the metrics."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import write_json
@@ -21,19 +20,6 @@ def write_findings(metrics: MetricsWriter, step: int, findings: Findings) -> dic
     for i, sample in enumerate(findings.texts):
         metrics.text(step, f"samples/{i}", sample["text"], prompt=sample["prompt"])
     return numbers
-
-
-def write_last_findings(
-    metrics: MetricsWriter, folder: Path, step: int, findings: Findings
-) -> None:
-    """Record the evaluation after the last step, unless an earlier life has: one that was stopped behind it,
-    or whose done.json was removed.
-    """
-    names = {f"eval/{name}" for name in findings.numbers}
-    rows = [row for row in read_metrics(folder) if row["step"] == step]
-    # All of its names: with other evaluations than then, this one is new.
-    if not names or not any(names <= row.keys() for row in rows):
-        write_findings(metrics, step, findings)
 
 
 def write_results(phase: Phase, *, before: dict[str, float], after: Findings) -> None:
