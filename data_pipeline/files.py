@@ -183,6 +183,11 @@ def seal_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}{SEAL}")
 
 
+def _sealed(seal: Path) -> str:
+    """The name of the single file that a seal is of."""
+    return seal.name[1 : -len(SEAL)]
+
+
 def is_proved(path: Path) -> bool:
     """Whether a file is there, and is what was written with `sealed`."""
     seal = seal_beside(path)
@@ -194,8 +199,12 @@ def damage_of(seal: Path) -> str | None:
     written.
     """
     try:
-        digests = dict(read_json(seal))
-    except (ValueError, TypeError):
+        digests = read_json(seal)
+    except (ValueError, RecursionError):  # a damaged file may open thousands of brackets
+        digests = None
+    # The seal of a single file that has no hash of it would prove whatever is there.
+    is_seal = isinstance(digests, dict) and (seal.name == SEAL or set(digests) == {_sealed(seal)})
+    if not is_seal:
         return f"{seal.name} is not what was written"
     for name, digest in digests.items():
         path = seal.parent / name
@@ -231,7 +240,7 @@ def _is_read(path: Path, folder: Path) -> bool:
 def _set_aside(seal: Path, why: str) -> str:
     """Rename the folder or the file of a seal; what stands in that name's place is deleted."""
     alone = seal.name != SEAL  # of a single file
-    path = seal.with_name(seal.name[1 : -len(SEAL)]) if alone else seal.parent
+    path = seal.with_name(_sealed(seal)) if alone else seal.parent
     aside = path.with_name(f"{path.name}{DAMAGED}")
     with writing(aside):
         if aside.is_dir():

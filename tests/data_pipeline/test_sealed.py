@@ -141,7 +141,9 @@ def test_files_that_are_missing_or_exchanged_are_found_in_every_sealed_folder(tm
 def test_a_damaged_seal_proves_nothing(tmp_path):
     path = tmp_path / "x.json"
     seal = tmp_path / f".x.json{SEAL}"
-    for damage in (seal.unlink, lambda: seal.write_bytes(b"{"), lambda: flip(seal)):
+    others = (b"{", b"{}", b"[]", b"[[1, 2]]", b'{"y.json": ""}', b"[" * 100_000)
+    damages = [lambda data=data: seal.write_bytes(data) for data in others]
+    for damage in (seal.unlink, lambda: flip(seal), *damages):
         write_json(path, {"loss": 1.0}, sealed=True)
         assert is_proved(path)
         damage()
