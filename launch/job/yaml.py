@@ -3,6 +3,7 @@ twice is an error.
 """
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class _Representer(SafeRepresenter):
         style = None
         if RARE_LINE_ENDS.search(data):
             style = '"'
-        elif OTHER_IN_YAML_1_1.fullmatch(data):
+        # Within brackets ruamel.yaml does not read back a plain key that begins with one of these.
+        elif OTHER_IN_YAML_1_1.fullmatch(data) or data.startswith((":", "?")):
             style = "'"
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
@@ -75,12 +77,16 @@ def parse_yaml(text: str, name: str) -> Any:
     """The value that `text` holds.
 
     Raises:
-        ValueError: it is not YAML; the sentence has line and column, and `name` says where the text stands.
+        ValueError: it is not YAML, or contains itself; `name` says where the text stands, and the sentence
+            has line and column if they are known.
     """
     reader = YAML(typ="safe", pure=True)  # pure, because libyaml knows only YAML 1.1
     reader.Constructor = _Constructor
     try:
-        return reader.load(text)
+        value = reader.load(text)
+        # An alias may stand within what it names; JSON, which validation goes by, cannot say that.
+        json.dumps(value, default=str)
+        return value
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -89,6 +95,8 @@ def parse_yaml(text: str, name: str) -> Any:
     except YAMLError as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{name}: not YAML, {problem}; mend it there") from None
+    except (ValueError, RecursionError) as error:  # a whole number of 10,000 digits, say
+        raise ValueError(f"{name}: cannot be read, {error}; mend it there") from None
 
 
 def read_yaml(path: Path) -> Any:

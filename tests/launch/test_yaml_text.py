@@ -1,7 +1,7 @@
 """YAML is read as people mean it, and what is written is read back the same."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.job.yaml import parse_yaml, read_yaml, to_yaml
@@ -41,11 +41,13 @@ def test_a_scalar_is_what_it_looks_like(text, value):
 
 
 @given(TREES)
+@example({":0": None})
 def test_what_is_written_is_read_back_equal(tree):
     assert parse_yaml(to_yaml(tree), "test") == tree
 
 
 @given(TREES)
+@example({"?0": None})
 def test_one_line_is_read_back_equal(tree):
     text = to_yaml(tree, flow=True)
     assert parse_yaml(text, "test") == tree
@@ -55,6 +57,9 @@ def test_one_line_is_read_back_equal(tree):
     ("text", "where"),
     [
         ("a: 1\nb: [1, 2\nc: 3\n", "line 3, column 2"),
+        ("a: &a\n  b: *a\n", "config.yaml: cannot be read, Circular reference"),
+        ("a: " + "[" * 3000, "config.yaml: cannot be read, maximum recursion depth"),
+        ("a: " + "1" * 5000, "config.yaml: cannot be read, Exceeds the limit"),
         ("a: 1\na: 2\n", "line 2, column 1: not YAML, the key 'a' stands twice"),
         ("a: b: c\n", "line 1, column 5"),
         ("1: a\n", "the key 1 is not text"),
