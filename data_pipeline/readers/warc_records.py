@@ -77,7 +77,7 @@ class Records:
 
     def _take(self, *, final: bool) -> Iterator[Found]:
         data, start = self._data, 0
-        while (start := NEWLINES.match(data, start).end()) < len(data):
+        while (start := self._past_newlines(start)) < len(data):
             verdict, end = framed(data, start, final)
             if verdict == WAIT:
                 break
@@ -91,6 +91,10 @@ class Records:
             start = end
         self._offset += start * self._flat
         del data[:start]
+
+    def _past_newlines(self, start: int) -> int:
+        # Behind a record they belong to nothing; within damage they are a part of it, wherever a piece ends.
+        return start if self._losing else NEWLINES.match(self._data, start).end()
 
 
 def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
@@ -115,6 +119,11 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
         return OVERSIZED, following(data, start)
     if end > len(data):
         return (DAMAGED, following(data, start)) if final else (WAIT, start)
+    rest = bytes(data[end : end + VERSION_BYTES])
+    is_cut = rest == b"\r" or (len(rest) < VERSION_BYTES and b"WARC/".startswith(rest[:5]))
+    if is_cut and not final:
+        # The next piece tells what follows.
+        return WAIT, start
     # Neither a line end nor the next record follows: the length is wrong.
     ends_line = b"\r\n".startswith(data[end : end + 2]) or data[end : end + 1] == b"\n"
     if not ends_line and not VERSION.match(data, end):
