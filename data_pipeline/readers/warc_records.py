@@ -125,8 +125,8 @@ def framed(data: bytearray, start: int, final: bool) -> tuple[str, int]:
         # The next piece tells what follows.
         return WAIT, start
     # Neither a line end nor the next record follows: the length is wrong.
-    ends_line = b"\r\n".startswith(data[end : end + 2]) or data[end : end + 1] == b"\n"
-    if not ends_line and not VERSION.match(data, end):
+    ends_line = b"\r\n".startswith(rest[:2]) or rest[:1] == b"\n"
+    if not ends_line and not VERSION.match(rest):
         return DAMAGED, following(data, start)
     return kind[1].decode().lower(), end
 

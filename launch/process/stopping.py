@@ -96,8 +96,9 @@ def _leaving() -> None:
     """Ignore signals while Python takes itself down: it would restore their default action, by which one
     that comes now would take the place of the exit code.
     """
-    for number in CODES:
-        if os.getpid() == _listener:
+    # A forked child that ends like this has its own actions (`raise_stop`).
+    if os.getpid() == _listener:
+        for number in CODES:
             signal.signal(number, signal.SIG_IGN)
 
 

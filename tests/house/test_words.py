@@ -68,7 +68,7 @@ def is_stub(node: ast.AST) -> bool:
 
 
 def swallows_everything(node: ast.AST) -> bool:
-    """`except Exception: pass` and its like; `except psutil.Error: continue` names what it expects."""
+    """Whether a handler takes any error and does nothing; one that names what it expects may do so."""
     if not isinstance(node, ast.ExceptHandler):
         return False
     is_broad = node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
