@@ -3,6 +3,7 @@ our packages are imported.
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,11 @@ for name in (
     "MESHWRIGHT_TRACEBACK",
 ):
     os.environ.pop(name, None)
+
+# A shell has SIGINT ignored for what it starts in the background, and ignored it stays in all processes of the
+# tests, many of which are sent one.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example fails for the time it takes: machines are shared, and first examples build tables.
 hypothesis.settings.register_profile("no deadline", deadline=None)
